@@ -1,0 +1,128 @@
+"""What supervisor and its children (workers, router) tell each other: one JSON object a line over an inherited socket pair.
+
+The end of the stream means that the other side is gone: a child then stops at once (its calls are answered by nobody).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class Topology(msgspec.Struct, frozen=True):
+    """Which worker owns which shard, and where each worker listens. Changes only with a larger `epoch`."""
+
+    epoch: int
+    owners: tuple[int, ...]
+    """Worker index by shard. Its length is the number of shards, a power of two."""
+    endpoints: tuple[str | None, ...]
+    """ZeroMQ endpoint by worker index, None while that worker is down."""
+
+
+# Supervisor to child
+
+
+class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
+    """Everything one worker process needs to know to start."""
+
+    index: int
+    workers: int
+    incarnation: int
+    """Grows each time this worker index is started; part of its endpoint, so that nothing old can reach it."""
+    start: int
+    """Number of this start of the service; names the logs."""
+    cpu: int | None
+    shards: tuple[int, ...]
+    shards_total: int
+    data_dir: str
+    run_dir: str
+    app: str
+    cache_bytes: int
+    idle_evict_s: float
+    dev: bool
+
+
+class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
+    index: int
+    listen: str
+    run_dir: str
+    shards_total: int
+    workers: int
+
+
+class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):
+    topology: Topology
+
+
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    number: int
+
+
+class Drain(msgspec.Struct, frozen=True, tag="drain"):
+    """Start nothing new, finish what was accepted within `timeout_s`, then answer `Drained` and exit 0."""
+
+    timeout_s: float
+
+
+class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
+    """To the router, which answers the system call `status` with it."""
+
+    status: dict[str, Any]
+
+
+ToChild = WorkerSpec | RouterSpec | TopologyChanged | Ping | Drain | StatusChanged
+
+
+# Child to supervisor
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The child answers calls from now on."""
+
+    endpoint: str
+    classes: dict[str, Any] = {}
+    """By class name: what the system call `classes` answers. Only from workers."""
+    recovered_records: int = 0
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    number: int
+    statistics: dict[str, Any] = {}
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """The child cannot go on and will exit. `fatal`: starting it again would not help (a broken app, a port in use)."""
+
+    operation: str
+    place: str
+    problem: str
+    hint: str
+    traceback: str = ""
+    fatal: bool = True
+
+
+class Drained(msgspec.Struct, frozen=True, tag="drained"):
+    unanswered: int = 0
+
+
+FromChild = Ready | Pong | Failed | Drained
+
+_encode = msgspec.json.Encoder().encode
+decode_to_child = msgspec.json.Decoder(ToChild).decode
+decode_from_child = msgspec.json.Decoder(FromChild).decode
+
+
+def encode_line(message: ToChild | FromChild) -> bytes:
+    return _encode(message) + b"\n"
+
+
+class LineBuffer:
+    """Joins what arrives and cuts it into lines."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def feed(self, data: bytes) -> list[bytes]:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line for line in lines if line]

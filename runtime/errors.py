@@ -1,0 +1,191 @@
+"""One tree of errors: what a caller may conclude from each.
+
+Every error carries `code`, `message`, `retryable`, `overloaded` and `outcome` (contract, section 7). The class says whose
+fault it is and whether the call ran; the same classes are raised by the client and by stubs inside objects.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+Outcome = Literal["not_executed", "executed", "unknown"]
+
+
+class TidegateError(Exception):
+    """Base of everything Tidegate raises on purpose."""
+
+
+class CallError(TidegateError):
+    """A call was answered by an error. `outcome` says whether the method ran."""
+
+    code: ClassVar[str] = "internal"
+    retryable_default: ClassVar[bool] = False
+    overloaded: ClassVar[bool] = False
+    outcome_default: ClassVar[Outcome] = "not_executed"
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        outcome: Outcome | None = None,
+        retryable: bool | None = None,
+        details: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.outcome: Outcome = outcome if outcome is not None else self.outcome_default
+        self.retryable = retryable if retryable is not None else self.retryable_default
+        self.details = details or {}
+
+    def to_wire(self) -> dict[str, Any]:
+        """The error map of wire protocol 1."""
+        return {
+            "code": self.code,
+            "message": self.message,
+            "retryable": self.retryable,
+            "overloaded": self.overloaded,
+            "outcome": self.outcome,
+            **self.details,
+        }
+
+
+class BadRequest(CallError):
+    """The message is not a request of wire protocol 1."""
+
+    code = "bad_request"
+
+
+class BadArguments(CallError):
+    """The arguments do not fit the method's annotations; the message names the offending place."""
+
+    code = "bad_arguments"
+
+
+class UnknownClass(CallError):
+    """The running app has no such object class."""
+
+    code = "unknown_class"
+
+
+class UnknownMethod(CallError):
+    """The class has no such public method."""
+
+    code = "unknown_method"
+
+
+class MethodRaised(CallError):
+    """The method raised. `type` is the name of the exception's class, `message` its text, `traceback` only in --dev."""
+
+    code = "exception"
+    outcome_default = "executed"
+
+    @property
+    def type(self) -> str:
+        return str(self.details.get("type", ""))
+
+
+class StartFailed(CallError):
+    """The object could not be started: its `__init__` or `on_start` raised. The next call tries again."""
+
+    code = "start_failed"
+
+
+class ObjectReset(CallError):
+    """The object was reset before the call's writes were durable: a failed write, a broken gate, `abort`."""
+
+    code = "object_reset"
+    retryable_default = True
+    outcome_default = "unknown"
+
+
+class Overloaded(CallError):
+    """Refused because a bound was reached. Not executed; try again later, more slowly."""
+
+    code = "overloaded"
+    retryable_default = True
+    overloaded = True
+
+
+class DeadlineExceeded(CallError):
+    """Not answered in time. From the server: not executed. From the client's own timeout: unknown."""
+
+    code = "deadline_exceeded"
+
+
+class TooLarge(CallError):
+    """An argument, result or message is over its limit."""
+
+    code = "too_large"
+
+
+class Moved(CallError):
+    """This worker does not own the object; ask for the topology again."""
+
+    code = "moved"
+    retryable_default = True
+
+
+class Unavailable(CallError):
+    """Nobody can take the call now: starting, draining or flapping. Not executed."""
+
+    code = "unavailable"
+    retryable_default = True
+
+
+class ShardLost(CallError):
+    """The worker died with the call in flight. Its outcome is unknown; everything confirmed before is kept."""
+
+    code = "shard_lost"
+    retryable_default = True
+    outcome_default = "unknown"
+
+
+class Unauthorized(CallError):
+    """The client may not do this."""
+
+    code = "unauthorized"
+
+
+class Internal(CallError):
+    """A fault of Tidegate itself. The log of the service has the rest."""
+
+    code = "internal"
+    outcome_default = "unknown"
+
+
+BY_CODE: dict[str, type[CallError]] = {
+    cls.code: cls
+    for cls in (
+        BadRequest, BadArguments, UnknownClass, UnknownMethod, MethodRaised, StartFailed, ObjectReset, Overloaded,
+        DeadlineExceeded, TooLarge, Moved, Unavailable, ShardLost, Unauthorized, Internal,
+    )
+}  # fmt: skip
+
+_ENVELOPE = frozenset({"code", "message", "retryable", "overloaded", "outcome"})
+
+
+def from_wire(error: dict[str, Any]) -> CallError:
+    """The exception for an error map. Unknown codes (of a newer server) become `Internal` with the code in `details`."""
+    code = error.get("code")
+    cls = BY_CODE.get(code) if isinstance(code, str) else None
+    details = {key: value for key, value in error.items() if key not in _ENVELOPE}
+    if cls is None:
+        cls, details = Internal, {**details, "code": code}
+    outcome = error.get("outcome")
+    return cls(
+        str(error.get("message", "")),
+        outcome=outcome if outcome in ("not_executed", "executed", "unknown") else None,
+        retryable=bool(error.get("retryable")),
+        details=details,
+    )
+
+
+class OperatorError(TidegateError):
+    """Something the operator must see: an operation, a place and a next step."""
+
+    def __init__(self, operation: str, place: object, problem: str, hint: str) -> None:
+        super().__init__(f"{operation} {place}: {problem} ({hint})")
+        self.operation = operation
+        self.place = place
+        self.problem = problem
+        self.hint = hint

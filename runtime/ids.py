@@ -1,0 +1,71 @@
+"""Names of objects and where they live: object -> slot -> shard.
+
+The mapping object -> slot is part of wire protocol 1 and of the data format; it never changes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+from zlib import crc32
+
+from runtime.limits import CLASS_BYTES_MAX, NAME_BYTES_MAX, SLOTS
+
+SLOT_MASK = SLOTS - 1
+OBJECT_KEY_BYTES = 16
+
+
+class ObjectId(NamedTuple):
+    """The identity of an object. `str(id)` is `Class/name`."""
+
+    class_name: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.class_name}/{self.name}"
+
+
+def tag_of(class_name: str, name: str) -> str:
+    """The text that decides placement: what stands between the first `{` and the next `}` of the name, if anything
+    does, so that objects can be kept together; else class and name."""
+    start = name.find("{")
+    if start >= 0:
+        end = name.find("}", start + 1)
+        if end > start + 1:
+            return name[start + 1 : end]
+    return f"{class_name}/{name}"
+
+
+def slot_of(class_name: str, name: str) -> int:
+    """Contract, section 9: `crc32(utf8(tag)) & 16383`. Raises UnicodeEncodeError for lone surrogates."""
+    if "{" in name:
+        return crc32(tag_of(class_name, name).encode()) & SLOT_MASK
+    return crc32(f"{class_name}/{name}".encode()) & SLOT_MASK
+
+
+def shard_of_slot(slot: int, shards: int) -> int:
+    """Slots are dealt to shards in equal, contiguous ranges; `shards` is a power of two (see `SlotTable`)."""
+    return slot * shards // SLOTS
+
+
+def object_key(class_name: str, name: str) -> bytes:
+    """16 bytes that stand for the object in the store: its slot (big-endian, so that a slot is one key range) and 112
+    bits of BLAKE2b of `Class/name`. Two objects share one with probability n²/2¹¹³."""
+    identity = f"{class_name}/{name}".encode()
+    digest = hashlib.blake2b(identity, digest_size=OBJECT_KEY_BYTES - 2).digest()
+    return slot_of(class_name, name).to_bytes(2, "big") + digest
+
+
+def check_object_id(class_name: object, name: object) -> str | None:
+    """Why this cannot name an object, or None. Class names contain no slash, so that `Class/name` is unambiguous."""
+    if not isinstance(class_name, str) or not isinstance(name, str):
+        return "class and name must be strings"
+    try:
+        class_bytes, name_bytes = len(class_name.encode()), len(name.encode())
+    except UnicodeEncodeError:
+        return "class and name must be valid Unicode"
+    if not 1 <= class_bytes <= CLASS_BYTES_MAX or "/" in class_name:
+        return f"the class name must have 1 to {CLASS_BYTES_MAX} bytes of UTF-8 and no slash"
+    if not 1 <= name_bytes <= NAME_BYTES_MAX:
+        return f"the name must have 1 to {NAME_BYTES_MAX} bytes of UTF-8"
+    return None

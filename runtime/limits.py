@@ -1,0 +1,60 @@
+"""Every bound of the system, with its unit, and how the bounds relate.
+
+A bound that depends on another is asserted here, at import, so that a change of one cannot silently break the other.
+"""
+
+# Names, keys, values (contract, sections 4 and 9).
+CLASS_BYTES_MAX = 256
+NAME_BYTES_MAX = 1_024
+KEY_BYTES_MAX = 480
+VALUE_BYTES_MAX = 2 << 20
+KEYS_PER_READ_MAX = 128
+IDEMPOTENCY_KEY_BYTES_MAX = 64
+
+# Messages (contract, section 9).
+MESSAGE_BYTES_MAX = 16 << 20
+FRAMES_PER_MESSAGE_MAX = 1_024
+REPLY_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
+"""A result above this is answered `too_large`; the rest of a message is left for the envelope."""
+
+# Placement (contract, section 9).
+SLOTS = 16_384
+SHARDS_MAX = 4_096
+
+# Queues. Beyond a bound a call is answered `overloaded` at once and is not executed.
+OBJECT_CALLS_MAX = 1_000
+"""Calls that wait to be started on one object."""
+WORKER_CALLS_MAX = 200_000
+"""Calls accepted by one worker and not yet answered."""
+WORKER_CALL_BYTES_MAX = 256 << 20
+ROUTER_CALLS_PER_WORKER_MAX = 200_000
+"""Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
+ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
+CLIENT_OUTBOX_BYTES_MAX = 64 << 20
+"""Replies kept for a client that does not read; beyond, they are dropped and counted."""
+
+# Turns: how much one pass of a process does before others get their chance.
+TURN_MESSAGES_MAX = 64
+"""Messages read from one socket before the loop runs again."""
+CHECKPOINT_SLICE_KEYS = 64
+"""Keys put into LMDB before the loop runs again: about 0.1 ms."""
+
+# Gates (contract, section 2).
+SECTION_DEPTH_MAX = 64
+SECTION_TIMEOUT_S = 30.0
+
+# Commits and log.
+SEGMENT_BYTES = 32 << 20
+LOG_SEGMENTS_MAX = 8
+COMMIT_BYTES_MAX = 24 << 20
+UNDURABLE_BYTES_MAX = 16 << 20
+"""Bytes written and not yet durable above which a worker starts no new event (backpressure)."""
+
+# Life of an object (contract, section 6).
+IDLE_EVICT_S = 10.0
+
+assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"
+assert SLOTS <= 65_536, "slots are stored as two bytes"
+assert SHARDS_MAX <= SLOTS
+assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"
+assert UNDURABLE_BYTES_MAX + VALUE_BYTES_MAX * 2 <= COMMIT_BYTES_MAX, "what backpressure admits must fit in one commit"
