@@ -1,0 +1,245 @@
+"""The edge of a child process (worker, router): its tie to the supervisor, its signals, its log, its core.
+
+A child never outlives its supervisor. Three things see to that, because each alone has a gap: the kernel kills it when the
+supervisor's main thread ends (PR_SET_PDEATHSIG, which a supervisor already dead does not trigger), it refuses to start when
+its parent is not the process that made the control socket, and it stops at the end of the control stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import logging
+import os
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import TextIO
+
+from runtime.control import (
+    Drain,
+    FromChild,
+    LineBuffer,
+    Ping,
+    RouterSpec,
+    StatusChanged,
+    TopologyChanged,
+    WorkerSpec,
+    decode_to_child,
+    encode_line,
+)
+
+LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
+"""Environment variable by which the supervisor tells its children the level of their logs."""
+
+FromSupervisor = TopologyChanged | Ping | Drain | StatusChanged
+"""What arrives after the spec."""
+
+_PR_SET_PDEATHSIG = 1
+_READ_BYTES = 64 << 10
+
+log = logging.getLogger("tidegate")
+
+
+class SupervisorGone(Exception):
+    """The control stream ended before the spec, or the parent is not the supervisor: there is nobody to work for."""
+
+
+# Life and death
+
+
+def prepare_child(role: str, control_fd: int) -> None:
+    """Call first in a child's `main`, from the main thread. `role` names the process in its log, e.g. `worker 3`."""
+    set_up_logging(role)
+    _die_with_supervisor(control_fd)
+    # The supervisor decides about the end of its children, by `Drain`; a Ctrl-C or a `kill -TERM` meant for the whole group
+    # must not cut calls. An empty handler, not SIG_IGN: ignored signals stay ignored in processes that user code starts.
+    signal.signal(signal.SIGINT, _ignore)
+    signal.signal(signal.SIGTERM, _ignore)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+
+
+def _ignore(_signal: int, _frame: object) -> None:
+    pass
+
+
+def _die_with_supervisor(control_fd: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    # The supervisor may have died before the line above; then the parent is now somebody else. The credentials of a socket
+    # pair are those of the process that made it, so this holds in any pid namespace and under any subreaper.
+    with socket.socket(fileno=os.dup(control_fd)) as control:
+        credentials = control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    supervisor_pid = struct.unpack("3i", credentials)[0]
+    if os.getppid() != supervisor_pid:
+        raise SupervisorGone(f"the parent is {os.getppid()}, the supervisor was {supervisor_pid}")
+
+
+def pin(cpu: int | None) -> bool:
+    """Keeps this process on one core. False, with one line in the log, where that is not possible: work goes on unpinned."""
+    if cpu is None:
+        return False
+    try:
+        os.sched_setaffinity(0, {cpu})
+    except OSError as error:  # EINVAL: the core is offline or not ours. EPERM: a seccomp filter.
+        log.warning("cannot pin to core %d, running unpinned: %s", cpu, error.strerror)
+        return False
+    return True
+
+
+# The log
+
+
+class _LineFormatter(logging.Formatter):
+    """One line of time, level, process and text on a terminal; for journald, its priority on every line instead."""
+
+    def __init__(self, role: str, *, journal: bool) -> None:
+        super().__init__(f"{role}: %(message)s" if journal else f"%(asctime)s.%(msecs)03d %(levelname)-7s {role}: %(message)s")
+        self.datefmt = "%H:%M:%S"
+        self._journal = journal
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if not self._journal:
+            return text
+        priority = _journal_priority(record.levelno)
+        return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+
+
+def _journal_priority(level: int) -> int:
+    if level >= logging.CRITICAL:
+        return 2
+    if level >= logging.ERROR:
+        return 3
+    if level >= logging.WARNING:
+        return 4
+    return 6 if level >= logging.INFO else 7
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Whether the stream ends in journald: JOURNAL_STREAM is `device:inode` of the pipe that systemd gave us."""
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def set_up_logging(role: str, level: str | None = None) -> None:
+    """Everything logged in this process goes to stderr in one format. `level` defaults to what the supervisor said."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_LineFormatter(role, journal=_is_journal(sys.stderr)))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel((level or os.environ.get(LOG_LEVEL_VARIABLE) or "info").upper())
+
+
+# The control stream
+
+
+def receive_spec(control_fd: int) -> WorkerSpec | RouterSpec:
+    """Waits for the first line. Leaves everything after it to `ControlChannel`. Raises SupervisorGone."""
+    with socket.socket(fileno=os.dup(control_fd)) as control:
+        control.setblocking(True)
+        line = b""
+        while not line.endswith(b"\n"):
+            seen = control.recv(_READ_BYTES, socket.MSG_PEEK)
+            if not seen:
+                raise SupervisorGone("the control stream ended before the spec")
+            end = seen.find(b"\n")
+            line += control.recv(end + 1 if end >= 0 else len(seen))
+    spec = decode_to_child(line)
+    assert isinstance(spec, WorkerSpec | RouterSpec), spec
+    return spec
+
+
+def send_blocking(control_fd: int, message: FromChild) -> None:
+    """For the time before there is a loop: a `Failed` that must be out before the exit. Silent if nobody listens."""
+    with socket.socket(fileno=os.dup(control_fd)) as control:
+        control.setblocking(True)
+        try:
+            control.sendall(encode_line(message))
+        except OSError:
+            pass
+
+
+class ControlChannel:
+    """Messages to and from the supervisor on a running loop. Sends never block; `on_closed` is called exactly once."""
+
+    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._socket.setblocking(False)
+        self._loop = loop
+        self._lines = LineBuffer()
+        self._unsent = b""
+        self._closed = False
+        self._on_message: Callable[[FromSupervisor], None] | None = None
+        self._on_closed: Callable[[], None] | None = None
+
+    def start(self, on_message: Callable[[FromSupervisor], None], on_closed: Callable[[], None]) -> None:
+        """`on_closed` means that the supervisor is dead: exit at once."""
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._loop.add_reader(self._socket.fileno(), self._on_readable)
+
+    def send(self, message: FromChild) -> None:
+        if self._closed:
+            return
+        was_empty = not self._unsent
+        self._unsent += encode_line(message)
+        if was_empty:
+            self._on_writable(watched=False)
+
+    def flush_blocking(self) -> None:
+        """Waits until everything sent is in the kernel's hands; for the last message (`Drained`) before the exit."""
+        if self._closed or not self._unsent:
+            return
+        self._socket.setblocking(True)
+        try:
+            self._socket.sendall(self._unsent)
+        except OSError:
+            pass
+        self._unsent = b""
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._socket.fileno())
+        self._loop.remove_writer(self._socket.fileno())
+        self._socket.close()
+
+    def _on_writable(self, *, watched: bool = True) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:  # The reader side reports the end of the stream.
+            self._unsent = b""
+            sent = 0
+        self._unsent = self._unsent[sent:]
+        if self._unsent and not watched:
+            self._loop.add_writer(self._socket.fileno(), self._on_writable)
+        elif not self._unsent and watched:
+            self._loop.remove_writer(self._socket.fileno())
+
+    def _on_readable(self) -> None:
+        try:
+            data = self._socket.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        assert self._on_message is not None
+        assert self._on_closed is not None
+        if not data:
+            self.close()
+            self._on_closed()
+            return
+        for line in self._lines.feed(data):
+            message = decode_to_child(line)
+            assert not isinstance(message, WorkerSpec | RouterSpec), message
+            self._on_message(message)
