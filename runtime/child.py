@@ -34,6 +34,9 @@ from runtime.control import (
 LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 """Environment variable by which the supervisor tells its children the level of their logs."""
 
+LOCK_FD_VARIABLE = "TIDEGATE_LOCK_FD"
+"""Descriptor of the data directory's lock. Children keep it open: the lock is free only when the last of them is gone."""
+
 FromSupervisor = TopologyChanged | Ping | Drain | StatusChanged
 """What arrives after the spec."""
 
@@ -54,6 +57,10 @@ def prepare_child(role: str, control_fd: int) -> None:
     """Call first in a child's `main`, from the main thread. `role` names the process in its log, e.g. `worker 3`."""
     set_up_logging(role)
     _die_with_supervisor(control_fd)
+    # What user code starts must hold neither our control stream open nor the lock.
+    os.set_inheritable(control_fd, False)
+    if lock_fd := os.environ.pop(LOCK_FD_VARIABLE, ""):
+        os.set_inheritable(int(lock_fd), False)
     # The supervisor decides about the end of its children, by `Drain`; a Ctrl-C or a `kill -TERM` meant for the whole group
     # must not cut calls. An empty handler, not SIG_IGN: ignored signals stay ignored in processes that user code starts.
     signal.signal(signal.SIGINT, _ignore)
@@ -243,3 +250,5 @@ class ControlChannel:
             message = decode_to_child(line)
             assert not isinstance(message, WorkerSpec | RouterSpec), message
             self._on_message(message)
+            if self._closed:
+                return
