@@ -1,1 +1,7 @@
+"""One harness for every figure we quote: named workloads, peers to compare with, results that are kept.
 
+A run counts only if its answers are right: a number given twice, a gap or an error fails it. Figures of different runs of
+one machine drift by tens of percent, so peers are compared in interleaved rounds of one run, by medians and ratios.
+
+`python -m benchmarks --help` lists the commands.
+"""
