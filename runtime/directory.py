@@ -1,0 +1,237 @@
+"""The data directory: one service at a time, one format, and a number for every start.
+
+DATA/tidegate.json   {"format": 1, "shards": 8, "starts": 12}
+DATA/lock            locked while any process of a service that uses the directory lives; holds the supervisor's pid
+DATA/log/…           commit logs, one folder for each start and worker
+DATA/shards/…        one LMDB environment for each shard
+
+Rule 1: what is written here has reached the disk, names included, before anything relies on it.
+Rule 2: a directory that this version does not understand is left exactly as it was.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tempfile
+import time
+from pathlib import Path
+
+import msgspec
+
+from runtime.errors import OperatorError
+from runtime.limits import SHARDS_MAX
+
+FORMAT = 1
+RUN_PATH_BYTES_MAX = 90
+"""Of the run directory: 108 bytes are what the kernel takes for a unix socket's path; the rest is for the socket's name."""
+LEFT_BEHIND_S_MAX = 10.0
+"""How long a start waits for the processes of a supervisor that died: they are dying too, perhaps in the middle of a sync."""
+
+_LOG_NAME = re.compile(r"(\d{8})-\d{4}")
+_DELETED = "deleted-"
+_OURS_BEFORE_FORMAT = frozenset({"lock", "run", "tidegate.json.new", "lost+found"})
+"""What may be in a directory that has no tidegate.json yet: the beginnings of a creation cut short."""
+
+
+class _Description(msgspec.Struct):
+    format: int
+    shards: int
+    starts: int
+
+
+class DataDirectory:
+    """A locked data directory at one start of the service. `close` gives it back."""
+
+    def __init__(self, path: Path, lock_fd: int, shards: int, start: int) -> None:
+        self.path = path
+        self.lock_fd = lock_fd
+        self.shards = shards
+        self.start = start
+        """Number of this start, from 1; no two starts have the same."""
+
+    def delete_logs_of_earlier_starts(self) -> int:
+        """Call when every worker has checkpointed what they hold. Returns how many were deleted."""
+        logs = self.path / "log"
+        earlier = [name for name in os.listdir(logs) if (match := _LOG_NAME.fullmatch(name)) and int(match[1]) < self.start]
+        for name in earlier:  # Renamed first: a recovery must never meet half a log.
+            os.rename(logs / name, logs / (_DELETED + name))
+        if earlier:
+            _sync_directory(logs)
+        _remove_deleted(logs)
+        return len(earlier)
+
+    def close(self) -> None:
+        os.close(self.lock_fd)
+
+
+def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
+    """Creates it if it does not exist, locks it, counts this start. Raises OperatorError."""
+    try:
+        _create(path)
+        lock_fd = _lock(path)
+        try:
+            return _begin_start(path, lock_fd, shards_if_new)
+        except BaseException:
+            os.close(lock_fd)
+            raise
+    except OSError as error:
+        hint = "give it to the user who runs the service, or choose another with --data"
+        raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
+
+
+def _create(path: Path) -> None:
+    if not path.exists():
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _sync_directory(path.parent)
+
+
+def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
+    description = _read_description(path) or _Description(FORMAT, shards_if_new, 0)
+    description.starts += 1
+    for name in ("log", "shards"):
+        (path / name).mkdir(mode=0o700, exist_ok=True)
+    _remove_deleted(path / "log")
+    _write_durably(path / "tidegate.json", msgspec.json.encode(description) + b"\n")
+    return DataDirectory(path, lock_fd, description.shards, description.starts)
+
+
+def _read_description(path: Path) -> _Description | None:
+    """None for a directory that is still empty."""
+    file = path / "tidegate.json"
+    try:
+        text = file.read_bytes()
+    except FileNotFoundError:
+        strangers = sorted(set(os.listdir(path)) - _OURS_BEFORE_FORMAT)
+        if strangers:
+            problem = f"not a data directory of Tidegate: it holds {strangers[0]} but no tidegate.json"
+            raise OperatorError("open data directory", path, problem, "choose an empty directory with --data") from None
+        return None
+    try:
+        version = msgspec.json.decode(text, type=dict[str, object]).get("format")
+        if version != FORMAT:
+            problem = f"format {version} is of another version of Tidegate; this one reads format {FORMAT}"
+            raise OperatorError("open data directory", path, problem, "start the version that wrote it")
+        description = msgspec.json.decode(text, type=_Description)
+    except msgspec.MsgspecError as error:
+        raise OperatorError("read", file, f"damaged: {error}", "restore the file from a backup") from error
+    if not 1 <= description.shards <= SHARDS_MAX or description.shards & (description.shards - 1) or description.starts < 0:
+        raise OperatorError("read", file, "damaged: impossible numbers", "restore the file from a backup")
+    return description
+
+
+# The lock
+
+
+def _lock(path: Path) -> int:
+    lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        _take_lock(path, lock_fd)
+    except BaseException:
+        os.close(lock_fd)
+        raise
+    os.ftruncate(lock_fd, 0)
+    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+    return lock_fd
+
+
+def _take_lock(path: Path, lock_fd: int) -> None:
+    give_up_at = time.monotonic() + LEFT_BEHIND_S_MAX
+    while True:
+        try:
+            return fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pass
+        holder = os.pread(lock_fd, 32, 0).strip()
+        if holder.isdigit() and _is_alive(int(holder)):
+            problem, hint = f"in use by the service with pid {holder.decode()}", "stop it first, or choose another with --data"
+            raise OperatorError("open data directory", path, problem, hint)
+        if time.monotonic() >= give_up_at:
+            problem = "still in use by processes of a service whose supervisor died"
+            raise OperatorError("open data directory", path, problem, f"find them with: fuser -v {path / 'lock'}")
+        time.sleep(0.02)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+# The run directory
+
+
+class RunDirectory:
+    """Where the sockets between processes are. Nobody else can enter it; `close` removes what may be removed."""
+
+    def __init__(self, path: Path, *, temporary: bool) -> None:
+        self.path = path
+        self._temporary = temporary
+
+    def close(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self.path, ignore_errors=True)
+        else:
+            _remove_sockets(self.path)
+
+
+def open_run_directory(data: Path, runtime_directory: str | None) -> RunDirectory:
+    """In systemd's runtime directory, else in the data directory, else (paths too long for a socket) a temporary one.
+
+    Call with the data directory locked: a second bind of a socket's path would steal it silently.
+    """
+    candidates = [data / "run"]
+    if runtime_directory:  # Named after the data, so that two services started from one unit cannot meet.
+        name = hashlib.blake2b(os.fsencode(data), digest_size=4).hexdigest()
+        candidates.insert(0, Path(runtime_directory.split(":")[0]) / name)
+    for path in candidates:
+        if len(os.fsencode(path)) <= RUN_PATH_BYTES_MAX:
+            path.mkdir(mode=0o700, exist_ok=True)
+            path.chmod(0o700)
+            _remove_sockets(path)
+            return RunDirectory(path, temporary=False)
+    return RunDirectory(Path(tempfile.mkdtemp(prefix="tidegate-")), temporary=True)
+
+
+def _remove_sockets(path: Path) -> None:
+    for entry in os.scandir(path):
+        if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+            os.unlink(entry.path)
+
+
+# Writing so that it stays
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """All of the new content or all of the old, whatever happens."""
+    new = path.with_name(path.name + ".new")
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, data)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    os.rename(new, path)
+    _sync_directory(path.parent)
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _remove_deleted(logs: Path) -> None:
+    for name in os.listdir(logs):
+        if name.startswith(_DELETED):
+            shutil.rmtree(logs / name)

@@ -1,0 +1,137 @@
+"""One child process: started, spoken to, watched, killed. Knows nothing of what the child does.
+
+Start children from the main thread only: the kernel kills them when the *thread* that started them ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+
+from runtime.child import LOCK_FD_VARIABLE
+from runtime.control import FromChild, LineBuffer, ToChild, decode_from_child, encode_line
+
+_READ_BYTES = 64 << 10
+
+
+def describe_exit(returncode: int) -> str:
+    """What happened, in words: `exited with code 3`, `was killed by SIGSEGV`."""
+    if returncode >= 0:
+        return f"exited with code {returncode}"
+    try:
+        name = signal.Signals(-returncode).name
+    except ValueError:
+        name = f"signal {-returncode}"
+    # The kernel leaves no other trace in the process that it chose.
+    return f"was killed by {name}" + (" (perhaps for lack of memory)" if name == "SIGKILL" else "")
+
+
+class ChildProcess:
+    """Messages arrive in the order sent, all of them before `on_exit`, which is called exactly once."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str],
+        lock_fd: int | None,
+        loop: asyncio.AbstractEventLoop,
+        on_message: Callable[[FromChild], None],
+        on_exit: Callable[[int], None],
+    ) -> None:
+        """Starts it. `--control-fd N` is added to the command. Raises OSError."""
+        self._loop = loop
+        self._on_message = on_message
+        self._on_exit = on_exit
+        self._lines = LineBuffer()
+        self._unsent = b""
+        self._control, theirs = socket.socketpair()
+        with theirs:
+            self._popen = _start(command, theirs, environment, lock_fd)
+        self.pid = self._popen.pid
+        self._pidfd = os.pidfd_open(self.pid)
+        self._control.setblocking(False)
+        self._hearing = True
+        loop.add_reader(self._control.fileno(), self._on_readable)
+        loop.add_reader(self._pidfd, self._on_exited)
+
+    def send(self, message: ToChild) -> None:
+        """Never blocks and never fails: a child that does not read is for liveness to judge."""
+        was_empty = not self._unsent
+        self._unsent += encode_line(message)
+        if was_empty and self._hearing:
+            self._write(watched=False)
+
+    def kill(self) -> None:
+        """SIGKILL. `on_exit` follows."""
+        self._popen.kill()
+
+    def _write(self, *, watched: bool = True) -> None:
+        try:
+            sent = self._control.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:  # It is dying; `on_exit` follows.
+            self._unsent, sent = b"", 0
+        self._unsent = self._unsent[sent:]
+        if self._unsent and not watched:
+            self._loop.add_writer(self._control.fileno(), self._write)
+        elif not self._unsent and watched:
+            self._loop.remove_writer(self._control.fileno())
+
+    def _on_readable(self) -> None:
+        self._receive()
+
+    def _receive(self) -> bool:
+        """Whether more may be waiting."""
+        try:
+            data = self._control.recv(_READ_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._stop_hearing()
+            return False
+        for line in self._lines.feed(data):
+            self._on_message(decode_from_child(line))
+        return True
+
+    def _stop_hearing(self) -> None:
+        self._hearing = False
+        self._loop.remove_reader(self._control.fileno())
+        self._loop.remove_writer(self._control.fileno())
+
+    def _on_exited(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        returncode = self._popen.wait()
+        # Its last words first: they say why. Not up to the end of the stream, which a process forked by user code may hold
+        # open, but all that is there: the child writes no more.
+        while self._hearing and self._receive():
+            pass
+        if self._hearing:
+            self._stop_hearing()
+        self._control.close()
+        self._on_exit(returncode)
+
+
+def _start(
+    command: Sequence[str], control: socket.socket, environment: Mapping[str, str], lock_fd: int | None
+) -> subprocess.Popen[bytes]:
+    kept = [control.fileno()]
+    environment = dict(environment)
+    if lock_fd is not None:
+        kept.append(lock_fd)
+        environment[LOCK_FD_VARIABLE] = str(lock_fd)
+    return subprocess.Popen(
+        [*command, "--control-fd", str(control.fileno())],
+        stdin=subprocess.DEVNULL,
+        pass_fds=kept,
+        env=environment,
+        process_group=0,  # A Ctrl-C on the terminal is for the supervisor alone.
+    )

@@ -1,0 +1,374 @@
+"""The rules of the supervisor: who is started, watched, drained, killed, and what everybody is told.
+
+Rule 1: pure. No process, socket or clock: events come in with `now`, effects come back as values.
+Rule 2: a topology never names an endpoint at which nobody listens any more: a loss is announced before anything else.
+Rule 3: every wait has a deadline. `next_deadline` says when `timer` wants to be called.
+
+A *seat* is a place to be filled by a process: the router's, or one worker's. It outlives the processes in it.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.control import Drain, Drained, Failed, FromChild, Ping, Pong, Ready, ToChild, Topology, TopologyChanged
+from runtime.restart import RestartPolicy
+
+PING_INTERVAL_S = 2.0
+START_S_MAX = 900.0
+"""A child that recovers is given this long to become ready; it is not pinged before, because it may be reading a long log."""
+START_FAILURES_MAX = 5
+"""Failures of one child before the service was ever ready, after which the start is given up."""
+DRAIN_ROUTER_SHARE = 0.55
+"""Part of the time for a stop in which the router answers what is in flight; the rest is for checkpoints of the workers."""
+HURRY_S = 1.0
+"""What a second request to stop leaves everybody."""
+EPOCHS_PER_START = 1 << 20
+"""Epochs begin above those of every earlier start, so that a client which remembers an old topology takes the new one."""
+
+ROUTER = -1
+
+
+class Seat(enum.Enum):
+    EMPTY = "down"  # Nobody there; `restart_at` says when somebody is started. Next: STARTING.
+    STARTING = "starting"  # A process that has not said Ready. Next: READY, EMPTY.
+    READY = "ready"  # Answers calls and pings. Next: DRAINING, EMPTY.
+    DRAINING = "draining"  # Finishes what it has and exits. Next: EMPTY.
+
+
+# Effects
+
+
+@dataclass(frozen=True)
+class Spawn:
+    seat: int
+    incarnation: int
+
+
+@dataclass(frozen=True)
+class Send:
+    seat: int
+    message: ToChild
+
+
+@dataclass(frozen=True)
+class Kill:
+    seat: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """A line for the operator."""
+
+    severity: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ServiceReady:
+    """Every child is ready, for the first time: every worker has checkpointed what it recovered."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Nobody is left. `failure` says why the service could not go on; None after a stop that was asked for."""
+
+    failure: Failed | None
+
+
+Effect = Spawn | Send | Kill | Report | ServiceReady | Finish
+
+
+@dataclass
+class Occupancy:
+    """What is known of one seat and of the process in it."""
+
+    state: Seat = Seat.EMPTY
+    incarnation: int = 0
+    restart_at: float | None = None
+    deadline: float | None = None
+    """When the process there is killed unless it has become ready, or gone."""
+    ready: Ready | None = None
+    statistics: dict[str, Any] = field(default_factory=dict)
+    pinged_at: float | None = None
+    """When the ping was sent to which no answer has come; None when all are answered."""
+    ping_number: int = 0
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+    flapping: bool = False
+    failed: Failed | None = None
+    """Its last words, if it had time for any."""
+    last_problem: str = ""
+
+
+def seat_name(seat: int) -> str:
+    return "router" if seat == ROUTER else f"worker {seat}"
+
+
+class Supervision:
+    """Keeps every seat filled until asked to stop, then empties them in order, the router's first."""
+
+    def __init__(self, owners: tuple[int, ...], workers: int, start: int, liveness_s: float, stop_s: float) -> None:
+        self._owners = owners
+        self._liveness_s = liveness_s
+        self._stop_s = stop_s
+        self.seats: dict[int, Occupancy] = {ROUTER: Occupancy(), **{index: Occupancy() for index in range(workers)}}
+        self.epoch = start * EPOCHS_PER_START
+        self.was_ready = False
+        self.stopping = False
+        self._stop_requests = 0
+        self._stop_by = 0.0
+        self._workers_drain = False
+        self._finished = False
+        self._failure: Failed | None = None
+        self._next_ping_at = 0.0
+        self._effects: list[Effect] = []
+
+    # Questions
+
+    @property
+    def topology(self) -> Topology:
+        seats = self.seats
+        endpoints = [o.ready.endpoint if (o := seats[index]).ready else None for index in range(len(seats) - 1)]
+        return Topology(self.epoch, self._owners, tuple(endpoints))
+
+    @property
+    def all_ready(self) -> bool:
+        return all(occupancy.state is Seat.READY for occupancy in self.seats.values())
+
+    def all_answer(self, now: float) -> bool:
+        """Every child is ready and owes no answer for longer than one interval: what the watchdog is told."""
+        return self.all_ready and all(
+            occupancy.pinged_at is None or now - occupancy.pinged_at < PING_INTERVAL_S for occupancy in self.seats.values()
+        )
+
+    def next_deadline(self) -> float | None:
+        times = [time for o in self.seats.values() for time in (o.restart_at, o.deadline) if time is not None]
+        if not self.stopping:
+            times.append(self._next_ping_at)
+        return min(times, default=None)
+
+    # Events
+
+    def start(self, now: float) -> list[Effect]:
+        self._next_ping_at = now + PING_INTERVAL_S
+        for seat in self.seats:
+            self._spawn(seat, now)
+        return self._taken_effects()
+
+    def spawn_failed(self, seat: int, problem: str, now: float) -> list[Effect]:
+        self._empty(seat, f"could not be started: {problem}", now)
+        return self._taken_effects()
+
+    def child_said(self, seat: int, message: FromChild, now: float) -> list[Effect]:
+        occupancy = self.seats[seat]
+        if isinstance(message, Pong):
+            if message.number == occupancy.ping_number:
+                occupancy.pinged_at = None
+            occupancy.statistics = message.statistics
+        elif isinstance(message, Failed):
+            occupancy.failed = message
+        elif isinstance(message, Ready):
+            if occupancy.state is Seat.STARTING:  # Else it came when we had already decided to end it.
+                self._seat_ready(seat, message, now)
+        elif message.unanswered:
+            assert isinstance(message, Drained)
+            self._report("warning", f"{seat_name(seat)} left {message.unanswered} calls unanswered at its end")
+        return self._taken_effects()
+
+    def child_exited(self, seat: int, how: str, expected: bool, now: float) -> list[Effect]:
+        """`expected`: it exited with code 0."""
+        if self.seats[seat].state is Seat.DRAINING and expected:
+            how = ""
+        self._empty(seat, how, now)
+        return self._taken_effects()
+
+    def stop_requested(self, now: float) -> list[Effect]:
+        """The first time: in order and with time to answer. The second: hurry. The third: at once."""
+        self._stop_requests += 1
+        if not self.stopping:
+            self._begin_stop(now, self._stop_s)
+        elif self._stop_requests == 2:
+            self._report("warning", f"asked again to stop: killing what is left in {HURRY_S:g} s")
+            self._stop_by = min(self._stop_by, now + HURRY_S)
+            self._drain_workers(now)
+            for occupancy in self.seats.values():
+                if occupancy.deadline is not None:
+                    occupancy.deadline = min(occupancy.deadline, self._stop_by)
+        else:
+            for seat, occupancy in self.seats.items():
+                if occupancy.state is not Seat.EMPTY:
+                    self._effects.append(Kill(seat))
+        return self._taken_effects()
+
+    def slept(self, now: float) -> None:
+        """The supervisor itself did not run for a while (stopped, starved): nobody is late because of that."""
+        for occupancy in self.seats.values():
+            if occupancy.pinged_at is not None:
+                occupancy.pinged_at = now
+
+    def timer(self, now: float) -> list[Effect]:
+        for seat, occupancy in self.seats.items():
+            if occupancy.deadline is not None and now >= occupancy.deadline:
+                self._out_of_time(seat, occupancy)
+            elif occupancy.restart_at is not None and now >= occupancy.restart_at:
+                self._spawn(seat, now)
+        if not self.stopping and now >= self._next_ping_at:
+            self._next_ping_at = now + PING_INTERVAL_S
+            for seat, occupancy in self.seats.items():
+                if occupancy.state is Seat.READY:
+                    self._ping(seat, occupancy, now)
+        return self._taken_effects()
+
+    # Filling seats
+
+    def _spawn(self, seat: int, now: float) -> None:
+        occupancy = self.seats[seat]
+        assert occupancy.state is Seat.EMPTY, occupancy
+        assert not self.stopping
+        occupancy.state = Seat.STARTING
+        occupancy.incarnation += 1
+        occupancy.restart_at = None
+        occupancy.deadline = now + START_S_MAX
+        occupancy.failed = None
+        self._effects.append(Spawn(seat, occupancy.incarnation))
+
+    def _seat_ready(self, seat: int, message: Ready, now: float) -> None:
+        occupancy = self.seats[seat]
+        occupancy.state = Seat.READY
+        occupancy.ready = message
+        occupancy.deadline = None
+        occupancy.pinged_at = None
+        occupancy.policy.ready(now)
+        recovered = f", {message.recovered_records} records recovered" if message.recovered_records else ""
+        if self.was_ready:
+            self._report("info", f"{seat_name(seat)} is ready again{recovered}")
+        if seat == ROUTER:
+            self._effects.append(Send(ROUTER, TopologyChanged(self.topology)))
+        else:
+            self._topology_changed()
+        if not self.was_ready and self.all_ready:
+            self.was_ready = True
+            self._effects.append(ServiceReady())
+
+    def _topology_changed(self) -> None:
+        """To everybody who can hear it. Who starts just now gets it at its own Ready."""
+        self.epoch += 1
+        change = TopologyChanged(self.topology)
+        for seat, occupancy in self.seats.items():
+            if occupancy.state in (Seat.READY, Seat.DRAINING):
+                self._effects.append(Send(seat, change))
+
+    # Emptying seats
+
+    def _empty(self, seat: int, how: str, now: float) -> None:
+        occupancy = self.seats[seat]
+        was = occupancy.state
+        occupancy.state = Seat.EMPTY
+        occupancy.deadline = occupancy.pinged_at = None
+        occupancy.statistics = {}
+        had_endpoint, occupancy.ready = occupancy.ready is not None, None
+        if had_endpoint and seat != ROUTER:
+            self._topology_changed()
+        if occupancy.failed is not None:
+            how = f"{occupancy.failed.operation} {occupancy.failed.place}: {occupancy.failed.problem}"
+        if how:
+            occupancy.last_problem = how
+        if self.stopping:
+            self._continue_stop(seat, was, how, now)
+        elif self._cannot_start(occupancy):
+            self._give_up(seat, occupancy, how, now)
+        else:
+            self._restart_later(seat, occupancy, how or "exited", now)
+
+    def _cannot_start(self, occupancy: Occupancy) -> bool:
+        if self.was_ready:
+            return False
+        fatal = occupancy.failed is not None and occupancy.failed.fatal
+        return fatal or occupancy.policy.failures >= START_FAILURES_MAX - 1
+
+    def _give_up(self, seat: int, occupancy: Occupancy, how: str, now: float) -> None:
+        self._failure = occupancy.failed or Failed("start", seat_name(seat), how, "its messages above say more")
+        self._begin_stop(now, HURRY_S)
+
+    def _restart_later(self, seat: int, occupancy: Occupancy, how: str, now: float) -> None:
+        restart = occupancy.policy.failed(now)
+        occupancy.restart_at = now + restart.delay_s
+        occupancy.flapping = restart.flapping
+        again = f"starting it again in {restart.delay_s:g} s" if restart.delay_s else "starting it again"
+        if restart.flapping:
+            text = f"{seat_name(seat)} is FLAPPING, {occupancy.policy.failures} failures so far; this time it {how}; {again}"
+            self._report("critical", text)
+        else:
+            self._report("error", f"{seat_name(seat)} {how}; {again}")
+
+    # Watching
+
+    def _ping(self, seat: int, occupancy: Occupancy, now: float) -> None:
+        if occupancy.pinged_at is None:
+            occupancy.ping_number += 1
+            occupancy.pinged_at = now
+            self._effects.append(Send(seat, Ping(occupancy.ping_number)))
+        elif now - occupancy.pinged_at >= self._liveness_s:
+            self._report("error", f"{seat_name(seat)} has not answered for {now - occupancy.pinged_at:.0f} s; killing it")
+            occupancy.pinged_at = now  # The kill may take effect later; do not repeat it at every interval.
+            self._effects.append(Kill(seat))
+
+    def _out_of_time(self, seat: int, occupancy: Occupancy) -> None:
+        wanted = "become ready" if occupancy.state is Seat.STARTING else "finish"
+        self._report("error", f"{seat_name(seat)} did not {wanted} in time; killing it")
+        occupancy.deadline = None
+        self._effects.append(Kill(seat))
+
+    # Stopping
+
+    def _begin_stop(self, now: float, stop_s: float) -> None:
+        self.stopping = True
+        self._stop_by = now + stop_s
+        for seat, occupancy in self.seats.items():
+            occupancy.restart_at = occupancy.pinged_at = None
+            if occupancy.state is Seat.STARTING:  # It has accepted no call, and recovery may be cut anywhere.
+                occupancy.deadline = None
+                self._effects.append(Kill(seat))
+        if self.seats[ROUTER].state is Seat.READY:
+            self._drain(ROUTER, now, stop_s * DRAIN_ROUTER_SHARE)
+        else:
+            self._drain_workers(now)
+        self._finish_if_empty()
+
+    def _continue_stop(self, seat: int, was: Seat, how: str, now: float) -> None:
+        if how and was is not Seat.STARTING:
+            self._report("error", f"{seat_name(seat)} {how} while stopping")
+        if seat == ROUTER:
+            self._drain_workers(now)
+        self._finish_if_empty()
+
+    def _drain_workers(self, now: float) -> None:
+        if self._workers_drain:
+            return
+        self._workers_drain = True
+        for seat, occupancy in self.seats.items():
+            if seat != ROUTER and occupancy.state is Seat.READY:
+                self._drain(seat, now, max(self._stop_by - now, 0.0))
+
+    def _drain(self, seat: int, now: float, time_s: float) -> None:
+        """A child is asked to be done a little before it is killed for not being done."""
+        occupancy = self.seats[seat]
+        occupancy.state = Seat.DRAINING
+        occupancy.deadline = now + time_s
+        self._effects.append(Send(seat, Drain(timeout_s=time_s * 0.9)))
+
+    def _finish_if_empty(self) -> None:
+        if not self._finished and all(occupancy.state is Seat.EMPTY for occupancy in self.seats.values()):
+            self._finished = True
+            self._effects.append(Finish(self._failure))
+
+    # Effects
+
+    def _report(self, severity: str, text: str) -> None:
+        self._effects.append(Report(severity, text))
+
+    def _taken_effects(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
