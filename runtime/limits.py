@@ -14,6 +14,8 @@ IDEMPOTENCY_KEY_BYTES_MAX = 64
 # Messages (contract, section 9).
 MESSAGE_BYTES_MAX = 16 << 20
 FRAMES_PER_MESSAGE_MAX = 1_024
+FORWARDED_BYTES_MAX = MESSAGE_BYTES_MAX + (64 << 10)
+"""What a worker accepts: a largest message to which the router has given its own call id."""
 REPLY_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
 """A result above this is answered `too_large`; the rest of a message is left for the envelope."""
 
@@ -31,11 +33,15 @@ ROUTER_CALLS_PER_WORKER_MAX = 200_000
 """Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
 ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
 CLIENT_OUTBOX_BYTES_MAX = 64 << 20
-"""Replies kept for a client that does not read; beyond, they are dropped and counted."""
+"""Replies kept for a client that does not read; beyond, short errors are kept in their place, half as much again."""
+OUTBOX_BYTES_MAX = 512 << 20
+"""The same for all clients of one endpoint together."""
 
 # Turns: how much one pass of a process does before others get their chance.
 TURN_MESSAGES_MAX = 64
 """Messages read from one socket before the loop runs again."""
+TURN_REQUESTS_MAX = 4_096
+"""Requests after which no further message is read in this turn."""
 CHECKPOINT_SLICE_KEYS = 64
 """Keys put into LMDB before the loop runs again: about 0.1 ms."""
 

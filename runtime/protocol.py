@@ -9,22 +9,25 @@ The codec of a body is MessagePack, or JSON when its first byte is `[` or `{` (c
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import msgspec
 
-from runtime.errors import BadRequest, CallError
+from runtime.errors import BadRequest, CallError, Internal, TooLarge
 from runtime.limits import FRAMES_PER_MESSAGE_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MESSAGE_BYTES_MAX
 
-NO_RAW = msgspec.Raw(b"")
+NO_RAW = msgspec.Raw(b"\xc0")
+"""Nil: what `args` and `options` are when left out, so that a request can be encoded again as it is (an empty Raw would
+encode to nothing and shift what follows)."""
+NO_RAW_JSON = msgspec.Raw(b"null")
 
 OK = 0
 ERROR = 1
 
 
 class Request(msgspec.Struct, array_like=True, gc=False):
-    """One call as it travels. `args` and `options` are undecoded, empty when left out."""
+    """One call as it travels. `args` and `options` are undecoded, nil when left out."""
 
     id: int | str
     cls: str
@@ -32,6 +35,13 @@ class Request(msgspec.Struct, array_like=True, gc=False):
     method: str
     args: msgspec.Raw = NO_RAW
     options: msgspec.Raw = NO_RAW
+
+
+class JsonRequest(Request, array_like=True, gc=False):
+    """The same in a JSON body: what is left out is `null`."""
+
+    args: msgspec.Raw = NO_RAW_JSON
+    options: msgspec.Raw = NO_RAW_JSON
 
 
 class Reply(msgspec.Struct, array_like=True, gc=False):
@@ -59,20 +69,33 @@ class Malformed(Exception):
     """Not a message of wire protocol 1, and no request id to answer to."""
 
 
-class Origin:
-    """Where the replies of one message go, and in which form. One is shared by all requests of the message."""
+class Envelope:
+    """The answer to a message that began with an empty frame. A REQ socket reads exactly one message for each that it
+    sent, so all replies to all bodies are gathered until none is missing."""
 
-    __slots__ = ("client", "delimiter", "gathered", "json", "missing", "plain", "single")
+    __slots__ = ("bodies", "client", "missing")
 
-    def __init__(self, client: bytes, *, delimiter: bool, json: bool, single: bool, requests: int) -> None:
+    def __init__(self, client: bytes, missing: int) -> None:
         self.client = client
-        self.delimiter = delimiter
+        self.missing = missing
+        """Bodies whose replies are still to come."""
+        self.bodies: list[bytes] = []
+
+
+class Origin:
+    """Where the replies of one body go, and in which form. One is shared by all requests of the body."""
+
+    __slots__ = ("client", "envelope", "gathered", "json", "missing", "plain", "single")
+
+    def __init__(self, client: bytes, *, envelope: Envelope | None, json: bool, single: bool, requests: int) -> None:
+        self.client = client
+        self.envelope = envelope
         self.json = json
         self.single = single
-        self.plain = not (delimiter or json or single)
-        """Replies may share a message with those of other messages of this client."""
+        self.plain = not (json or single or envelope)
+        """Replies may share a message with those of other bodies of this client."""
         self.missing = requests
-        """Replies still to come. A REQ socket reads exactly one message, so its replies are gathered until this is 0."""
+        """Replies still to come, counted where there is an envelope."""
         self.gathered: list[tuple[Any, int, Any]] = []
 
 
@@ -92,10 +115,12 @@ _decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
 _decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 _decode_options = msgspec.msgpack.Decoder(Options | None).decode
-_json_decode_request = msgspec.json.Decoder(Request).decode
-_json_decode_requests = msgspec.json.Decoder(list[Request]).decode
+_json_decode_request = msgspec.json.Decoder(JsonRequest).decode
+_json_decode_requests = cast("Callable[[bytes], list[Request]]", msgspec.json.Decoder(list[JsonRequest]).decode)
 _json_decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _json_decode_any = msgspec.json.Decoder().decode
+_decode_raw_map = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
+_json_decode_raw_map = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _json_decode_options = msgspec.json.Decoder(Options | None).decode
 
 encode = msgspec.msgpack.Encoder().encode
@@ -122,28 +147,31 @@ def _is_batch(body: bytes) -> bool:
     return _is_array(body[at])
 
 
-def parse_body(client: bytes, body: bytes, *, delimiter: bool = False) -> Message:
+def _is_json_batch(body: bytes) -> bool:
+    if body[0] != 0x5B:
+        return False
+    start = body[1:64].lstrip(_JSON_SPACE) or body[1:].lstrip(_JSON_SPACE)
+    return start[:1] == b"["
+
+
+def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None) -> Message:
     """Takes one body frame apart. Requests that are not well-formed are answered `bad_request` where their id can be
     read. Raises Malformed when nothing can be answered."""
     if not body:
         raise Malformed("empty body")
     json = body[0] in _JSON_FIRST
-    if json:
-        batch = body[0] == 0x5B and body[1:64].lstrip(_JSON_SPACE)[:1] == b"["
-    else:
-        batch = _is_batch(body)
+    batch = _is_json_batch(body) if json else _is_batch(body)
     try:
         if batch:
             requests = (_json_decode_requests if json else _decode_requests)(body)
         else:
             requests = [(_json_decode_request if json else _decode_request)(body)]
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return _parse_piecewise(client, body, delimiter=delimiter, json=json, batch=batch)
-    origin = Origin(client, delimiter=delimiter, json=json, single=not batch, requests=len(requests))
-    return Message(origin, requests, [])
+        return _parse_piecewise(client, body, envelope, json=json, batch=batch)
+    return Message(Origin(client, envelope=envelope, json=json, single=not batch, requests=len(requests)), requests, [])
 
 
-def _parse_piecewise(client: bytes, body: bytes, *, delimiter: bool, json: bool, batch: bool) -> Message:
+def _parse_piecewise(client: bytes, body: bytes, envelope: Envelope | None, *, json: bool, batch: bool) -> Message:
     """The slow path for bodies of which some part is wrong: every request is judged alone."""
     try:
         raws = (_json_decode_raws if json else _decode_raws)(body) if batch else [msgspec.Raw(body)]
@@ -162,8 +190,8 @@ def _parse_piecewise(client: bytes, body: bytes, *, delimiter: bool, json: bool,
                 refused.append((request_id, BadRequest(f"{exc}; {shape}")))
     if not requests and not refused:
         raise Malformed("no request id can be read")
-    origin = Origin(client, delimiter=delimiter, json=json, single=not batch, requests=len(requests) + len(refused))
-    return Message(origin, requests, refused)
+    replies = len(requests) + len(refused)
+    return Message(Origin(client, envelope=envelope, json=json, single=not batch, requests=replies), requests, refused)
 
 
 def _request_id(raw: msgspec.Raw, *, json: bool) -> int | str | None:
@@ -178,26 +206,34 @@ def _request_id(raw: msgspec.Raw, *, json: bool) -> int | str | None:
     return None
 
 
-def parse_message(frames: Sequence[bytes]) -> tuple[list[Message], int]:
+def parse_message(frames: Sequence[bytes], bytes_max: int = MESSAGE_BYTES_MAX) -> tuple[list[Message], int]:
     """Takes apart a whole message as a ROUTER socket hands it out: `[client, (empty), body, …]`. Returns the messages,
     one per body, and how many bodies had to be dropped."""
-    client, rest = frames[0], frames[1:]
-    delimiter = bool(rest) and not rest[0]
-    bodies = rest[1:] if delimiter else rest
-    if not bodies or len(frames) > FRAMES_PER_MESSAGE_MAX or sum(map(len, bodies)) > MESSAGE_BYTES_MAX:
+    client = frames[0]
+    if len(frames) == 2 and 0 < len(frames[1]) <= bytes_max:  # The usual case.
+        try:
+            return [parse_body(client, frames[1])], 0
+        except Malformed:
+            return [], 1
+    delimiter = len(frames) > 1 and not frames[1]
+    bodies = frames[2:] if delimiter else frames[1:]
+    if not bodies or len(frames) > FRAMES_PER_MESSAGE_MAX or sum(map(len, bodies)) > bytes_max:
         return [], max(len(bodies), 1)
+    envelope = Envelope(client, 0) if delimiter else None
     messages: list[Message] = []
     for body in bodies:
         try:
-            messages.append(parse_body(client, body, delimiter=delimiter))
+            messages.append(parse_body(client, body, envelope))
         except Malformed:
             pass
+    if envelope is not None:
+        envelope.missing = len(messages)
     return messages, len(bodies) - len(messages)
 
 
 def parse_options(raw: msgspec.Raw, *, json: bool) -> Options:
     """Raises BadRequest for options that are not a map of known types. Unknown names are ignored."""
-    if not raw:
+    if raw is NO_RAW or raw is NO_RAW_JSON:
         return NO_OPTIONS
     try:
         options = (_json_decode_options if json else _decode_options)(raw) or NO_OPTIONS
@@ -208,10 +244,57 @@ def parse_options(raw: msgspec.Raw, *, json: bool) -> Options:
     return options
 
 
+_NESTING_MARGIN = 64
+_NESTING_SAFE_BYTES = 512
+_decode_raw = msgspec.msgpack.Decoder(msgspec.Raw).decode
+_json_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
+
+
+def is_too_deep(raw: msgspec.Raw, *, json: bool) -> bool:
+    """Whether arrays and maps are nested so deeply that this could be read here but perhaps not in a batch by another
+    process, where it would spoil the calls of others. Asks for a margin by reading it inside more arrays."""
+    if len(raw) < _NESTING_SAFE_BYTES:  # Each level takes a byte.
+        return False
+    try:
+        if json:
+            _json_decode_raw(b"[" * _NESTING_MARGIN + raw + b"]" * _NESTING_MARGIN)
+        else:
+            _decode_raw(b"\x91" * _NESTING_MARGIN + raw)
+    except RecursionError:
+        return True
+    return False
+
+
+def with_deadline_ms(raw: msgspec.Raw, deadline_ms: int, *, json: bool) -> msgspec.Raw:
+    """The same options (they have been parsed before) with another deadline."""
+    options = (_json_decode_raw_map if json else _decode_raw_map)(raw)
+    encoder = encode_json if json else encode
+    return msgspec.Raw(encoder({**options, "deadline_ms": deadline_ms}))
+
+
 def encode_replies(rows: Sequence[tuple[Any, int, Any]], *, json: bool, single: bool) -> bytes:
     """One reply body from rows `(id, status, result)`; a result may be `msgspec.Raw` of the same codec."""
     encoder = encode_json if json else encode
     return encoder(rows[0] if single else rows)
+
+
+def encode_bodies(rows: Sequence[tuple[Any, int, Any]], *, json: bool, single: bool) -> list[bytes]:
+    """The same in as many bodies as the limit on messages asks for. A result that cannot be encoded, or is too large alone,
+    becomes an error: every call is answered. `single` asks for exactly one row."""
+    try:
+        body = encode_replies(rows, json=json, single=single)
+        if len(body) <= MESSAGE_BYTES_MAX:
+            return [body]
+        error: CallError = TooLarge(f"the reply has {len(body)} bytes", outcome="executed")
+    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError, RecursionError) as exc:
+        error = Internal(f"the result cannot be encoded: {exc}", outcome="executed")
+    if len(rows) == 1:
+        return [encode_replies([(rows[0][0], ERROR, error.to_wire())], json=json, single=single)]
+    half = len(rows) // 2
+    return [
+        *encode_bodies(rows[:half], json=json, single=single),
+        *encode_bodies(rows[half:], json=json, single=single),
+    ]
 
 
 decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode
@@ -226,9 +309,13 @@ def parse_replies(body: bytes) -> list[Reply]:
     """One reply or an array of them, in either codec. Raises Malformed."""
     try:
         if is_json(body):
-            if body[1:64].lstrip(_JSON_SPACE)[:1] in (b"[", b"]"):
+            if _is_json_batch(body) or body[1:].strip(_JSON_SPACE) == b"]":
                 return _json_decode_replies(body)
             return [_json_decode_reply(body)]
-        return decode_replies(body) if body and _is_batch(body) else [_decode_reply(body)]
+        if body == b"\x90":
+            return []
+        if not body:
+            raise Malformed("empty body")
+        return decode_replies(body) if _is_batch(body) else [_decode_reply(body)]
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
         raise Malformed(str(exc)) from None

@@ -33,7 +33,10 @@ class SlotTable:
             raise ValueError(f"{self.shards} shards: not a power of two from 1 to {SHARDS_MAX}")
         if not all(0 <= owner < len(topology.endpoints) for owner in topology.owners):
             raise ValueError(f"a shard is owned by a worker that is not among the {len(topology.endpoints)} workers")
-        self.worker_by_slot = [topology.owners[shard_of_slot(slot, self.shards)] for slot in range(SLOTS)]
+        self.worker_by_slot: list[int] = []
+        for shard, owner in enumerate(topology.owners):
+            first, last = slot_range(shard, self.shards)
+            self.worker_by_slot += [owner] * (last + 1 - first)
 
     def shard_of(self, class_name: str, name: str) -> int:
         return shard_of_slot(slot_of(class_name, name), self.shards)
