@@ -37,6 +37,14 @@ CLIENT_OUTBOX_BYTES_MAX = 64 << 20
 OUTBOX_BYTES_MAX = 512 << 20
 """The same for all clients of one endpoint together."""
 
+# The callers' side.
+CALL_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
+"""Encoded arguments of one call; the rest of a message is left for the envelope."""
+CLIENT_CALLS_MAX = 200_000
+"""Calls of one client that one router or worker has not answered; beyond, a call is refused before it is sent."""
+BATCH_CALLS_MAX = 1_024
+"""Calls in one message, so that the first of many are being run while the last are still being sent."""
+
 # Turns: how much one pass of a process does before others get their chance.
 TURN_MESSAGES_MAX = 64
 """Messages read from one socket before the loop runs again."""
@@ -60,6 +68,7 @@ UNDURABLE_BYTES_MAX = 16 << 20
 IDLE_EVICT_S = 10.0
 
 assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"
+assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with room to spare"
 assert SLOTS <= 65_536, "slots are stored as two bytes"
 assert SHARDS_MAX <= SLOTS
 assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"
