@@ -26,8 +26,7 @@ def describe_exit(returncode: int) -> str:
         name = signal.Signals(-returncode).name
     except ValueError:
         name = f"signal {-returncode}"
-    # The kernel leaves no other trace in the process that it chose.
-    return f"was killed by {name}" + (" (perhaps for lack of memory)" if name == "SIGKILL" else "")
+    return f"was killed by {name}"
 
 
 class ChildProcess:

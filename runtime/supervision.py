@@ -17,6 +17,8 @@ from runtime.control import Drain, Drained, Failed, FromChild, Ping, Pong, Ready
 from runtime.restart import RestartPolicy
 
 PING_INTERVAL_S = 2.0
+SLEPT_S = 5.0
+"""A timer this late says that the supervisor itself was stopped or starved."""
 START_S_MAX = 900.0
 """A child that recovers is given this long to become ready; it is not pinged before, because it may be reading a long log."""
 START_FAILURES_MAX = 5
@@ -99,6 +101,8 @@ class Occupancy:
     flapping: bool = False
     failed: Failed | None = None
     """Its last words, if it had time for any."""
+    killed_because: str = ""
+    """Why we killed it; empty when nobody did, or somebody else."""
     last_problem: str = ""
 
 
@@ -199,14 +203,8 @@ class Supervision:
         else:
             for seat, occupancy in self.seats.items():
                 if occupancy.state is not Seat.EMPTY:
-                    self._effects.append(Kill(seat))
+                    self._kill(seat, "was killed by a hurried stop")
         return self._taken_effects()
-
-    def slept(self, now: float) -> None:
-        """The supervisor itself did not run for a while (stopped, starved): nobody is late because of that."""
-        for occupancy in self.seats.values():
-            if occupancy.pinged_at is not None:
-                occupancy.pinged_at = now
 
     def timer(self, now: float) -> list[Effect]:
         for seat, occupancy in self.seats.items():
@@ -215,6 +213,8 @@ class Supervision:
             elif occupancy.restart_at is not None and now >= occupancy.restart_at:
                 self._spawn(seat, now)
         if not self.stopping and now >= self._next_ping_at:
+            if now - self._next_ping_at > SLEPT_S:
+                self._slept(now)
             self._next_ping_at = now + PING_INTERVAL_S
             for seat, occupancy in self.seats.items():
                 if occupancy.state is Seat.READY:
@@ -232,6 +232,7 @@ class Supervision:
         occupancy.restart_at = None
         occupancy.deadline = now + START_S_MAX
         occupancy.failed = None
+        occupancy.killed_because = ""
         self._effects.append(Spawn(seat, occupancy.incarnation))
 
     def _seat_ready(self, seat: int, message: Ready, now: float) -> None:
@@ -271,7 +272,9 @@ class Supervision:
         had_endpoint, occupancy.ready = occupancy.ready is not None, None
         if had_endpoint and seat != ROUTER:
             self._topology_changed()
-        if occupancy.failed is not None:
+        if occupancy.killed_because:
+            how = occupancy.killed_because
+        elif occupancy.failed is not None:
             how = f"{occupancy.failed.operation} {occupancy.failed.place}: {occupancy.failed.problem}"
         if how:
             occupancy.last_problem = how
@@ -311,14 +314,24 @@ class Supervision:
             occupancy.pinged_at = now
             self._effects.append(Send(seat, Ping(occupancy.ping_number)))
         elif now - occupancy.pinged_at >= self._liveness_s:
-            self._report("error", f"{seat_name(seat)} has not answered for {now - occupancy.pinged_at:.0f} s; killing it")
+            silence_s = now - occupancy.pinged_at
             occupancy.pinged_at = now  # The kill may take effect later; do not repeat it at every interval.
-            self._effects.append(Kill(seat))
+            self._kill(seat, f"had not answered for {silence_s:.0f} s and was killed")
+
+    def _slept(self, now: float) -> None:
+        """This process itself did not run for a while (stopped, starved): nobody is late because of that."""
+        self._report("warning", f"the supervisor did not run for {now - self._next_ping_at:.0f} s")
+        for occupancy in self.seats.values():
+            if occupancy.pinged_at is not None:
+                occupancy.pinged_at = now
 
     def _out_of_time(self, seat: int, occupancy: Occupancy) -> None:
         wanted = "become ready" if occupancy.state is Seat.STARTING else "finish"
-        self._report("error", f"{seat_name(seat)} did not {wanted} in time; killing it")
         occupancy.deadline = None
+        self._kill(seat, f"did not {wanted} in time and was killed")
+
+    def _kill(self, seat: int, because: str) -> None:
+        self.seats[seat].killed_because = because
         self._effects.append(Kill(seat))
 
     # Stopping
@@ -330,7 +343,7 @@ class Supervision:
             occupancy.restart_at = occupancy.pinged_at = None
             if occupancy.state is Seat.STARTING:  # It has accepted no call, and recovery may be cut anywhere.
                 occupancy.deadline = None
-                self._effects.append(Kill(seat))
+                self._kill(seat, "was killed before it was ready")
         if self.seats[ROUTER].state is Seat.READY:
             self._drain(ROUTER, now, stop_s * DRAIN_ROUTER_SHARE)
         else:

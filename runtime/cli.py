@@ -1,0 +1,307 @@
+"""The command line: what was asked, one line when it failed, an exit code.
+
+0: done. 1: it failed; one line on stderr names the operation, the place and the next step. 2: the command line is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtime.child import set_up_logging
+from runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
+from runtime.control import Failed
+from runtime.cores import read_cores
+from runtime.directory import open_directory, open_run_directory
+from runtime.errors import CallError, DeadlineExceeded, OperatorError, TidegateError, Unavailable
+from runtime.placement import place, shards_for
+from runtime.status import classes, listen_endpoint
+from runtime.supervisor import Service, Supervisor, supervise
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except OperatorError as error:
+        return _fail(str(error))
+    except BrokenPipeError:  # The reader of our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(text: str) -> int:
+    print(f"tidegate: {text}", file=sys.stderr)
+    return EXIT_FAILED
+
+
+# The grammar
+
+_EPILOG = """examples:
+  tidegate serve counter.py                          serve the objects of counter.py from this directory
+  tidegate call Counter alice get_unique_number      call a method, print its result as JSON
+  tidegate status                                    how the service is
+"""
+
+_SERVE_EPILOG = """examples:
+  tidegate serve counter.py
+  tidegate serve shop.objects:Cart,Order --workers 4 --data /var/lib/shop
+  tidegate serve --config /etc/tidegate/tidegate.toml
+
+Stops on SIGTERM or Ctrl-C: answers what is in flight, writes checkpoints, exits 0.
+"""
+
+_CALL_EPILOG = """examples:
+  tidegate call Counter alice get_unique_number
+  tidegate call Bank main transfer '"alice"' '"bob"' 10
+  tidegate call Bank main transfer source='"alice"' target='"bob"' amount=10
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
+    parser.add_argument("--version", action="version", version=f"tidegate {version()}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    serve = commands.add_parser("serve", help="run a service", epilog=_SERVE_EPILOG, formatter_class=raw)
+    serve.add_argument("app", nargs="?", metavar="APP", help="a file app.py, or module, or module:Class,Class")
+    serve.add_argument("--config", metavar="FILE", help="a TOML file; options given here go before it")
+    serve.add_argument("--data", metavar="DIR", help=f"data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})")
+    serve.add_argument("--listen", metavar="ENDPOINT", help=f"where clients connect (default: {LISTEN_DEFAULT})")
+    serve.add_argument("--workers", metavar="N|auto", type=_workers, help="worker processes (default: auto, one for each core)")
+    serve.add_argument("--log-level", dest="level", metavar="LEVEL", help="debug, info, warning or error (default: info)")
+    serve.add_argument("--dev", action="store_true", default=None, help="errors carry tracebacks to the caller")
+    serve.set_defaults(run=_serve)
+
+    call = commands.add_parser("call", help="call a method of an object", epilog=_CALL_EPILOG, formatter_class=raw)
+    call.add_argument("class_name", metavar="CLASS")
+    call.add_argument("name", metavar="NAME")
+    call.add_argument("method", metavar="METHOD")
+    call.add_argument("arguments", nargs="*", metavar="JSON", help="an argument, or name=JSON for one passed by keyword")
+    _add_client_options(call)
+    call.add_argument("--json", action="store_true", help="print errors as JSON too, on stdout")
+    call.set_defaults(run=_call)
+
+    status = commands.add_parser("status", help="show how a service is")
+    _add_client_options(status)
+    status.add_argument("--json", action="store_true", help="print everything known as JSON")
+    status.set_defaults(run=_status)
+    return parser
+
+
+def _add_client_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--connect", metavar="ENDPOINT", default=LISTEN_DEFAULT, help="the service (default: %(default)s)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=10.0, help="give up after this time (default: 10)")
+
+
+def _workers(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("tidegate")
+    except importlib.metadata.PackageNotFoundError:  # Run from a source tree that was never installed.
+        return "unknown"
+
+
+# serve
+
+
+def _serve(options: argparse.Namespace) -> int:
+    config = read_config(options, os.environ)
+    set_up_logging("supervisor", config.log.level)
+    cores = read_cores()
+    wanted = config.service.workers
+    workers = wanted if isinstance(wanted, int) else None
+    directory = open_directory(Path(config.service.data), shards_for(cores, workers))
+    try:
+        placement = place(cores, directory.shards, workers)
+        run_directory = open_run_directory(directory.path, os.environ.get("RUNTIME_DIRECTORY"))
+        try:
+            failure = supervise(Service(config, directory, run_directory, placement, version()), os.environ, _banner)
+        finally:
+            run_directory.close()
+    finally:
+        directory.close()
+    return EXIT_OK if failure is None else _fail(describe_failure(failure))
+
+
+def describe_failure(failure: Failed) -> str:
+    text = f"{failure.operation} {failure.place}: {failure.problem} ({failure.hint})"
+    return f"{text}\n{failure.traceback.rstrip()}" if failure.traceback else text
+
+
+def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> Config:
+    """Defaults, file, command line; paths made absolute. Raises OperatorError."""
+    config = Config()
+    if options.config is not None:
+        try:
+            text = Path(options.config).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OperatorError("read", options.config, _reason(error), "correct --config") from error
+        config = merge(config, parse_toml(text, options.config), options.config)
+    service = {name: getattr(options, name) for name in ("app", "data", "listen", "workers", "dev")}
+    given = {name: value for name, value in service.items() if value is not None}
+    log = {"level": options.level} if options.level is not None else {}
+    config = merge(config, {"service": given, "log": log}, "command line")
+    data = config.service.data or environment.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
+    final = {"app": _app(config.service.app), "data": os.path.abspath(data)}
+    return merge(config, {"service": final}, "command line")
+
+
+def _app(app: str) -> str:
+    if not app:
+        raise OperatorError("serve", "APP", "no app given", "name a file: tidegate serve app.py")
+    file, colon, names = app.partition(":")
+    if not file.endswith(".py") and "/" not in file:
+        return app
+    if not os.path.isfile(file):
+        problem = "is a directory, not a file" if os.path.isdir(file) else "no such file"
+        raise OperatorError("serve", file, problem, "name the Python file that defines your objects")
+    return os.path.abspath(file) + colon + names
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
+
+
+def _banner(supervisor: Supervisor) -> None:
+    identity, supervision = supervisor.identity, supervisor.supervision
+    names = classes(supervision)
+    workers, shards = len(identity.placement.workers), len(identity.placement.owners)
+    print(
+        f"Tidegate {identity.version} is ready on {listen_endpoint(supervision)}\n"
+        f"  {_plural(len(names), 'class', 'classes')}: {', '.join(names)}\n"
+        f"  {_plural(workers, 'worker')}, {_plural(shards, 'shard')}, data in {identity.data}",
+        flush=True,
+    )
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+# call
+
+
+def _call(options: argparse.Namespace) -> int:
+    target = f"{options.class_name}/{options.name}"
+    try:
+        positional, keywords = parse_arguments(options.arguments)
+    except ValueError as error:
+        print(f"tidegate: call {target} {options.method}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        result = _ask(options, options.class_name, options.name, options.method, positional, keywords)
+    except CallError as error:
+        if options.json:
+            print(json.dumps({"error": error.to_wire()}))
+        fate = {"not_executed": "not executed", "executed": "executed", "unknown": "may have been executed"}[error.outcome]
+        kind = f"{error.details['type']}: " if error.details.get("type") else ""
+        return _fail(f"call {target} {options.method}: {error.code}: {kind}{error.message} ({fate})")
+    print(msgspec.json.encode(result).decode())
+    return EXIT_OK
+
+
+def parse_arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
+    """Positional and keyword arguments. JSON never begins with `name=`. Raises ValueError."""
+    positional: list[Any] = []
+    keywords: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        by_keyword = bool(equals) and name.isidentifier()
+        try:
+            parsed = json.loads(value if by_keyword else text)
+        except json.JSONDecodeError:
+            wrong = value if by_keyword else text
+            raise ValueError(f"{wrong!r} is not JSON (a text needs its quotes: '{json.dumps(wrong)}')") from None
+        if by_keyword:
+            keywords[name] = parsed
+        elif keywords:
+            raise ValueError(f"{text!r} is positional and must stand before those with a name")
+        else:
+            positional.append(parsed)
+    return positional, keywords
+
+
+def _ask(
+    options: argparse.Namespace, class_name: str, name: str, method: str, positional: list[Any], keywords: dict[str, Any]
+) -> Any:
+    from runtime.client_sync import connect_sync  # Here, because `serve` needs no client.
+
+    with connect_sync(options.connect) as client:
+        try:
+            return client.call(class_name, name, method, positional, keywords, timeout=options.timeout)
+        except (DeadlineExceeded, Unavailable) as error:
+            raise _unanswered(options, error) from error
+
+
+def _unanswered(options: argparse.Namespace, error: CallError) -> TidegateError:
+    return OperatorError(
+        "connect", options.connect, f"no answer in {options.timeout:g} s", "is the service running? tidegate serve APP"
+    )
+
+
+# status
+
+
+def _status(options: argparse.Namespace) -> int:
+    status = _ask(options, "", "", "status", [], {})
+    print(json.dumps(status, indent=2) if options.json else render_status(status, time.time_ns() // 1_000_000))
+    return EXIT_OK
+
+
+def render_status(status: Mapping[str, Any], now_ms: int) -> str:
+    """A page to read; `--json` has everything."""
+    uptime = _duration(max(0, now_ms - status["started_at_ms"]) // 1_000)
+    lines = [
+        f"{status['state']} on {status['listen']} for {uptime} (Tidegate {status['version']}, start {status['start']})",
+        f"app {status['app']}: {', '.join(status['classes']) or 'no classes'}",
+        f"data {status['data']}: {_plural(status['shards'], 'shard')}",
+        "",
+    ]
+    rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
+    rows.append(_row("supervisor", {**status["supervisor"], "state": "", "restarts": ""}))
+    rows.append(_row("router", status["router"]))
+    rows += [_row(f"worker {worker['index']}", worker) for worker in status["workers"]]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _row(name: str, process: Mapping[str, Any]) -> tuple[str, ...]:
+    def text(key: str, unit: str = "") -> str:
+        value = process.get(key)
+        return "-" if value is None else f"{value}{unit}"
+
+    state = text("state") + (" FLAPPING" if process.get("flapping") else "")
+    last_problem = process.get("last_problem") or ""
+    return (
+        name, state, text("pid"), text("cpu"), text("rss_mib", " MiB"), text("cpu_percent", " %"), text("restarts"), last_problem,
+    )  # fmt: skip
+
+
+def _duration(seconds: int) -> str:
+    days, rest = divmod(seconds, 86_400)
+    hours, rest = divmod(rest, 3_600)
+    minutes, seconds = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    shown = [f"{count} {unit}" for count, unit in parts if count][:2]
+    return " ".join(shown) or "0 s"

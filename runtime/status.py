@@ -1,0 +1,113 @@
+"""What `tidegate status` shows: one plain snapshot of the whole service, put together by the supervisor.
+
+Only numbers that mean something later are in it (a time of start, not an uptime), so that an idle service, whose snapshot
+does not change, sends none.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from runtime.config import Config
+from runtime.placement import Placement
+from runtime.supervision import ROUTER, Occupancy, Supervision
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What does not change while the service runs."""
+
+    version: str
+    start: int
+    started_at_ms: int
+    """Unix time."""
+    data: str
+    config: Config
+    placement: Placement
+
+
+class Usage:
+    """Memory and processor time of the processes, as the kernel counts them."""
+
+    def __init__(self) -> None:
+        self._processes: dict[int, psutil.Process] = {}
+
+    def of(self, pid: int | None) -> dict[str, int]:
+        """Empty for a process that is gone. `cpu_percent` is of one core, since the last question."""
+        if pid is None:
+            return {}
+        try:
+            if pid not in self._processes:
+                self._processes[pid] = psutil.Process(pid)
+            process = self._processes[pid]
+            with process.oneshot():
+                percent = round(process.cpu_percent(None))
+                return {"rss_mib": round(process.memory_info().rss / (1 << 20)), "cpu_percent": percent}
+        except psutil.Error:
+            self._processes.pop(pid, None)
+            return {}
+
+    def forget_all_but(self, pids: set[int]) -> None:
+        self._processes = {pid: process for pid, process in self._processes.items() if pid in pids}
+
+
+def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage) -> dict[str, Any]:
+    """`pids` by seat."""
+    usage.forget_all_but({os.getpid(), *pids.values()})
+    seats = supervision.seats
+    workers = []
+    for place in identity.placement.workers:
+        entry = _occupancy(seats[place.index], pids.get(place.index), usage)
+        workers.append({"index": place.index, "cpu": place.cpu, "shards": list(place.shards), **entry})
+    service = identity.config.service
+    return {
+        "version": identity.version,
+        "state": "stopping" if supervision.stopping else "serving" if supervision.all_ready else "degraded",
+        "app": service.app,
+        "data": identity.data,
+        "listen": listen_endpoint(supervision) or service.listen,
+        "start": identity.start,
+        "started_at_ms": identity.started_at_ms,
+        "epoch": supervision.epoch,
+        "shards": len(identity.placement.owners),
+        "supervisor": {"pid": os.getpid(), **usage.of(os.getpid())},
+        "router": _occupancy(seats[ROUTER], pids.get(ROUTER), usage),
+        "workers": workers,
+        "classes": classes(supervision),
+    }
+
+
+def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage) -> dict[str, Any]:
+    return {
+        "state": occupancy.state.value,
+        "pid": pid,
+        "restarts": max(0, occupancy.incarnation - 1),
+        "flapping": occupancy.flapping,
+        "last_problem": occupancy.last_problem,
+        "endpoint": occupancy.ready.endpoint if occupancy.ready else None,
+        **usage.of(pid),
+        "statistics": occupancy.statistics,
+    }
+
+
+def listen_endpoint(supervision: Supervision) -> str | None:
+    """Where the router really listens; None while it is down."""
+    ready = supervision.seats[ROUTER].ready
+    return ready.endpoint if ready else None
+
+
+def classes(supervision: Supervision) -> dict[str, Any]:
+    """The object classes of the app: every worker has the same."""
+    for seat, occupancy in supervision.seats.items():
+        if seat != ROUTER and occupancy.ready is not None:
+            return dict(occupancy.ready.classes)
+    return {}
+
+
+def now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,257 @@
+"""The supervisor's shell: a loop around `Supervision` that starts processes, carries messages and obeys its effects.
+
+Everything is decided in `runtime/supervision.py`. The loop runs in the main thread, because children die with the thread
+that started them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runtime.child import LOG_LEVEL_VARIABLE
+from runtime.config import Config
+from runtime.control import Failed, FromChild, RouterSpec, StatusChanged, WorkerSpec
+from runtime.directory import DataDirectory, RunDirectory
+from runtime.notify import Notifier, environment_for_children
+from runtime.placement import Placement
+from runtime.process import ChildProcess, describe_exit
+from runtime.status import Identity, Usage, classes, listen_endpoint, now_ms, snapshot
+from runtime.supervision import (
+    PING_INTERVAL_S,
+    ROUTER,
+    Effect,
+    Finish,
+    Kill,
+    Report,
+    Send,
+    ServiceReady,
+    Spawn,
+    Supervision,
+    seat_name,
+)
+
+log = logging.getLogger("tidegate")
+
+_EXTEND_START_S = 30.0
+
+# `-P`: a file `router.py` or `shard.py` in the current directory must not take the place of ours.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "shard")
+ROUTER_COMMAND = (sys.executable, "-P", "-m", "router")
+
+
+@dataclass(frozen=True)
+class Service:
+    """Everything a supervisor supervises with."""
+
+    config: Config
+    directory: DataDirectory
+    run_directory: RunDirectory
+    placement: Placement
+    version: str
+    worker_command: Sequence[str] = WORKER_COMMAND
+    router_command: Sequence[str] = ROUTER_COMMAND
+
+
+class Supervisor:
+    """`run` returns when the last child is gone."""
+
+    def __init__(self, service: Service, notifier: Notifier, on_ready: Callable[[Supervisor], None]) -> None:
+        """`on_ready` is called once, when every child answers."""
+        config = service.config
+        self._service = service
+        self._notifier = notifier
+        self._on_ready = on_ready
+        self._children: dict[int, ChildProcess] = {}
+        self._usage = Usage()
+        self._status_sent: dict[str, Any] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._listen: str | None = None
+        """Where the router listened first; None before the service was ready."""
+        self.identity = Identity(
+            service.version, service.directory.start, now_ms(), str(service.directory.path), config, service.placement
+        )
+        self.supervision = Supervision(
+            service.placement.owners,
+            len(service.placement.workers),
+            service.directory.start,
+            liveness_s=config.service.liveness_s,
+            stop_s=config.service.stop_s,
+        )
+        self._environment = {**environment_for_children(), LOG_LEVEL_VARIABLE: config.log.level}
+
+    async def run(self) -> Failed | None:
+        """None after a stop that was asked for; else why the service could not go on."""
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[Failed | None] = self._loop.create_future()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.add_signal_handler(number, self._on_stop_signal)
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: log.info("SIGHUP: nothing can be reloaded yet"))
+        self._obey(self.supervision.start(self._now()))
+        self._beat()
+        return await self._finished
+
+    # Events
+
+    def _now(self) -> float:
+        return time.monotonic()
+
+    def _on_stop_signal(self) -> None:
+        if not self.supervision.stopping:
+            log.info("stopping: answering what is in flight, then checkpointing")
+            self._notifier.stopping()
+        self._obey(self.supervision.stop_requested(self._now()))
+
+    def _on_message(self, seat: int, message: FromChild) -> None:
+        self._obey(self.supervision.child_said(seat, message, self._now()))
+
+    def _on_exit(self, seat: int, returncode: int) -> None:
+        del self._children[seat]
+        effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now())
+        self._obey(effects)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._obey(self.supervision.timer(self._now()))
+
+    def _beat(self) -> None:
+        """Every ping interval: systemd and the router hear how things are."""
+        if self.supervision.all_answer(self._now()):
+            self._notifier.watchdog()
+        if not self.supervision.was_ready and not self.supervision.stopping:
+            self._notifier.extend_start(_EXTEND_START_S)
+        self._tell_status()
+        self._loop.call_later(PING_INTERVAL_S, self._beat)
+
+    # Effects
+
+    def _obey(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                if (child := self._children.get(effect.seat)) is not None:
+                    child.send(effect.message)
+            elif isinstance(effect, Spawn):
+                self._spawn(effect.seat, effect.incarnation)
+            elif isinstance(effect, Kill):
+                if (child := self._children.get(effect.seat)) is not None:
+                    child.kill()
+            elif isinstance(effect, Report):
+                log.log(logging.getLevelNamesMapping()[effect.severity.upper()], "%s", effect.text)
+            elif isinstance(effect, ServiceReady):
+                self._service_ready()
+            elif not self._finished.done():
+                assert isinstance(effect, Finish)
+                self._finished.set_result(effect.failure)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        deadline = self.supervision.next_deadline()
+        if self._timer is not None:
+            if deadline == self._timer.when():
+                return
+            self._timer.cancel()
+            self._timer = None
+        if deadline is not None:
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _spawn(self, seat: int, incarnation: int) -> None:
+        command = self._service.router_command if seat == ROUTER else self._service.worker_command
+        try:
+            child = ChildProcess(
+                command,
+                environment=self._environment,
+                lock_fd=self._service.directory.lock_fd,
+                loop=self._loop,
+                on_message=lambda message: self._on_message(seat, message),
+                on_exit=lambda returncode: self._on_exit(seat, returncode),
+            )
+        except OSError as error:
+            problem = error.strerror or str(error)
+            self._loop.call_soon(lambda: self._obey(self.supervision.spawn_failed(seat, problem, self._now())))
+            return
+        self._children[seat] = child
+        if seat == ROUTER:
+            self._status_sent = {}
+        child.send(self._router_spec() if seat == ROUTER else self._worker_spec(seat, incarnation))
+        log.debug("%s is process %d", seat_name(seat), child.pid)
+
+    def _worker_spec(self, index: int, incarnation: int) -> WorkerSpec:
+        service, config = self._service, self._service.config
+        place = service.placement.workers[index]
+        return WorkerSpec(
+            index=index,
+            workers=len(service.placement.workers),
+            incarnation=incarnation,
+            start=service.directory.start,
+            cpu=place.cpu,
+            shards=place.shards,
+            shards_total=service.directory.shards,
+            data_dir=str(service.directory.path),
+            run_dir=str(service.run_directory.path),
+            app=config.service.app,
+            cache_bytes=config.storage.cache_mib << 20,
+            idle_evict_s=config.storage.idle_evict_s,
+            dev=config.service.dev,
+        )
+
+    def _router_spec(self) -> RouterSpec:
+        service = self._service
+        # After a restart the same port again, also when the system chose it.
+        listen = self._listen or service.config.service.listen
+        return RouterSpec(
+            index=0,
+            listen=listen,
+            run_dir=str(service.run_directory.path),
+            shards_total=service.directory.shards,
+            workers=len(service.placement.workers),
+        )
+
+    def _service_ready(self) -> None:
+        self._listen = listen_endpoint(self.supervision)
+        self._tell_status()
+        self._notifier.ready(self._status_line())
+        self._on_ready(self)
+        self._loop.run_in_executor(None, self._delete_logs)
+
+    def _delete_logs(self) -> None:
+        try:
+            deleted = self._service.directory.delete_logs_of_earlier_starts()
+        except OSError as error:  # They cost space, and nothing else: the next start tries again.
+            log.warning("cannot delete logs of earlier starts: %s", error)
+        else:
+            log.debug("deleted %d logs of earlier starts", deleted)
+
+    # Status
+
+    def _tell_status(self) -> None:
+        pids = {seat: child.pid for seat, child in self._children.items()}
+        status = snapshot(self.identity, self.supervision, pids, self._usage)
+        if status != self._status_sent and (router := self._children.get(ROUTER)) is not None:
+            self._status_sent = status
+            router.send(StatusChanged(status))
+        if self.supervision.was_ready and not self.supervision.stopping:
+            self._notifier.status(self._status_line())
+
+    def _status_line(self) -> str:
+        supervision = self.supervision
+        workers = len(self._service.placement.workers)
+        if supervision.all_ready:
+            return f"serving {len(classes(supervision))} classes on {listen_endpoint(supervision)} with {workers} workers"
+        down = [seat_name(seat) for seat, occupancy in supervision.seats.items() if occupancy.ready is None]
+        return f"degraded: {', '.join(down)} not ready"
+
+
+def supervise(service: Service, environment: Mapping[str, str], on_ready: Callable[[Supervisor], None]) -> Failed | None:
+    """Runs the service until it is asked to stop. Must be called in the main thread."""
+    notifier = Notifier(environment, os.getpid())
+    try:
+        return asyncio.run(Supervisor(service, notifier, on_ready).run())
+    finally:
+        notifier.close()

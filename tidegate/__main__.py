@@ -1,0 +1,8 @@
+"""`tidegate` and `python -m tidegate`."""
+
+import sys
+
+from runtime.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
