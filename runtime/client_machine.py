@@ -1,0 +1,554 @@
+"""The callers' side of wire protocol 1: calls in flight, where each goes, and what becomes of it.
+
+Rule 1: pure. No socket, coroutine or clock; `now` is an argument; what the shell must do comes back as effects.
+Rule 2: every call is answered once: by its reply, by its deadline, or because the link it was sent on was lost.
+Rule 3: the calls to one object are delivered in the order in which they were made. A call changes its route (router or
+straight to the worker) only when none to an object of the same slot is in flight on the other one.
+
+A *link* is one connection, made once and lost once. There is always one to the router; those to workers are opened when
+the first call needs them, and the calls wait the moment that takes. What was sent on a lost link may have been executed
+(`ShardLost`); what was not sent yet goes to the router's link, and there it waits for its deadline if need be.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import msgspec
+
+from runtime.control import Topology
+from runtime.encoding import Decode, error_from_raw, exception_for_caller, result_mismatch
+from runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, TooLarge, Unavailable
+from runtime.ids import slot_of
+from runtime.limits import BATCH_CALLS_MAX, CLIENT_CALLS_MAX, MESSAGE_BYTES_MAX, SLOTS
+from runtime.protocol import OK, Malformed, Reply, decode_replies, encode, parse_replies
+from runtime.slots import SlotTable
+
+CONNECT_S = 1.0
+"""How long calls wait for the link to a worker before they go through the router."""
+AVOID_S = 5.0
+"""How long a worker whose link was lost is left to the router. A restarted worker has another endpoint."""
+TOPOLOGY_ASK_S = 1.0
+"""The topology is asked for again at most this often, and only while calls have to go round."""
+SWEEP_S = 0.005
+"""Deadlines are met with this granularity, so that no call needs a timer of its own."""
+
+_NIL = msgspec.Raw(b"\xc0")
+_NO_SLOT = -1
+
+
+class Waiter(Protocol):
+    """Who waits for the reply; a future is one. The machine calls nothing else."""
+
+    def done(self) -> bool: ...
+    def set_result(self, result: Any, /) -> None: ...
+    def set_exception(self, exception: Any, /) -> None: ...
+
+
+Row = tuple[Any, ...]
+"""A request of the wire protocol; its first element is the call id, which grows with every call."""
+Entry = tuple[Waiter, Decode, float, Row, int]
+"""A call in flight: who waits, how to read the result, deadline, request, and the slot it is counted for or -1."""
+
+
+@dataclass(frozen=True)
+class Open:
+    """Connect. `reconnect`: keep trying until it succeeds; otherwise the first failure is `link_lost`."""
+
+    link: int
+    endpoint: str
+    reconnect: bool
+
+
+@dataclass(frozen=True)
+class Close:
+    """The link is no longer used; nothing of it may be delivered any more."""
+
+    link: int
+
+
+@dataclass(frozen=True)
+class AskTopology:
+    """Call the system's `topology` and report it by `topology_received`."""
+
+
+Effect = Open | Close | AskTopology
+
+
+@dataclass(frozen=True)
+class ClientStatistics:
+    calls_in_flight: int
+    calls_unsent: int
+    links_connected: int
+    """Of them one is the router's."""
+    slots_direct: int
+    """Slots whose calls go straight to their worker."""
+    replies_unexpected: int
+    """Replies that came after their deadline, and messages that were none."""
+
+
+class _Link:
+    """`calls` has every call not answered, in order of their ids; `rows` those of them which were not sent yet."""
+
+    __slots__ = ("calls", "connected", "connecting_until", "endpoint", "number", "rows")
+
+    def __init__(self, number: int, endpoint: str) -> None:
+        self.number = number
+        self.endpoint = endpoint
+        self.connected = False
+        self.connecting_until: float | None = None
+        self.calls: dict[int, Entry] = {}
+        self.rows: list[Row] = []
+
+
+class _Moving:
+    """A slot on its way from one link to the router: new calls are held until the old link has answered all of its own."""
+
+    __slots__ = ("held", "remaining", "source")
+
+    def __init__(self, source: _Link, remaining: int, held: _Link) -> None:
+        self.source = source
+        self.remaining = remaining
+        self.held = held
+
+
+class ClientMachine:
+    """See the rules above. After any event the shell takes messages, then effects, then the next deadline."""
+
+    def __init__(self, endpoint: str, *, timeout: float, direct: bool, deadline_to_server: bool) -> None:
+        """`timeout` is that of calls which name none; the service is told of it only with `deadline_to_server`."""
+        self._timeout = timeout
+        self._options = _deadline_options(timeout) if deadline_to_server else None
+        self._direct = direct
+        self._links: dict[int, _Link] = {}
+        self._effects: list[Effect] = []
+        self._dirty: list[_Link] = []
+        self._next_call = 1
+        self._next_link = 1
+        self._lanes: list[_Link | None] = [None] * SLOTS if direct else []
+        """By slot: the link to the worker that owns it, None where calls go through the router."""
+        self._pins: dict[int, int] = {}
+        """By slot: calls in flight through the router, plus one while the slot is moving. Such a slot stays there."""
+        self._moving: dict[int, _Moving] = {}
+        self._epoch = -1
+        self._avoid: dict[str, float] = {}
+        self._incomplete = False
+        self._ask_at = -math.inf
+        self._sweep_at = math.inf
+        self._unexpected = 0
+        self._closed = False
+        self._router = self._open_router(endpoint)
+
+    # Calls
+
+    def call(
+        self, waiter: Waiter, class_name: str, name: str, method: str,
+        args: msgspec.Raw, decode: Decode, timeout: float | None, now: float,
+    ) -> None:  # fmt: skip
+        """Accepts one call; it leaves with the next `take_messages`. Raises Overloaded, Unavailable or BadRequest,
+        and then the call has not been accepted."""
+        link, slot = self._router, _NO_SLOT
+        if self._direct and class_name:
+            try:
+                slot = slot_of(class_name, name)
+            except UnicodeEncodeError:
+                raise BadRequest("class and name must be valid Unicode") from None
+            lane = self._lanes[slot]
+            link = lane if lane is not None and slot not in self._pins else self._pin(slot, now)
+        if len(link.calls) >= CLIENT_CALLS_MAX or self._closed:
+            self._refuse(link, slot)
+        call_id = self._next_call
+        self._next_call = call_id + 1
+        options = self._options
+        if timeout is None:
+            timeout = self._timeout
+        else:
+            options = _deadline_options(timeout)
+        row: Row
+        if options is not None:
+            row = (call_id, class_name, name, method, args or _NIL, options)
+        elif args:
+            row = (call_id, class_name, name, method, args)
+        else:
+            row = (call_id, class_name, name, method)
+        deadline = now + timeout
+        if deadline < self._sweep_at:
+            self._sweep_at = deadline
+        link.calls[call_id] = (waiter, decode, deadline, row, slot)
+        if not link.rows:
+            self._dirty.append(link)
+        link.rows.append(row)
+
+    def _pin(self, slot: int, now: float) -> _Link:
+        """The slot's calls go through the router, or are held while it moves there."""
+        moving = self._moving.get(slot)
+        if moving is not None:
+            return moving.held
+        if self._incomplete and now >= self._ask_at:
+            self._ask(now)
+        self._pins[slot] = self._pins.get(slot, 0) + 1
+        return self._router
+
+    def _unpin(self, slot: int) -> None:
+        left = self._pins[slot] - 1
+        if left:
+            self._pins[slot] = left
+        else:
+            del self._pins[slot]
+
+    def _refuse(self, link: _Link, slot: int) -> None:
+        if slot != _NO_SLOT and link is self._router:
+            self._unpin(slot)
+        if self._closed:
+            raise Unavailable("the client is closed")
+        raise Overloaded(f"{CLIENT_CALLS_MAX} calls of this client wait for replies")
+
+    # Out
+
+    def take_messages(self, now: float) -> list[tuple[int, bytes]]:
+        """`(link, body)` in the order of sending: all calls accepted since, for every link that is connected."""
+        messages: list[tuple[int, bytes]] = []
+        dirty, self._dirty = self._dirty, []
+        for link in dirty:
+            if link.connected:
+                if link.rows:
+                    rows, link.rows = link.rows, []
+                    self._encode(link, rows, messages)
+            elif link.connecting_until is None and link.number in self._links:
+                link.connecting_until = now + CONNECT_S
+                self._sweep_at = min(self._sweep_at, link.connecting_until)
+                self._effects.append(Open(link.number, link.endpoint, reconnect=False))
+        return messages
+
+    def _encode(self, link: _Link, rows: list[Row], messages: list[tuple[int, bytes]]) -> None:
+        for batch in _batches(rows):
+            try:
+                body = encode(batch)
+            except UnicodeEncodeError as exc:
+                if len(batch) == 1:
+                    self._reject(link, batch[0][0], BadRequest(f"class, name and method must be valid Unicode: {exc}"))
+                else:
+                    for row in batch:
+                        self._encode(link, [row], messages)
+                continue
+            if len(body) > MESSAGE_BYTES_MAX:
+                self._reject(link, batch[0][0], TooLarge(f"the call has {len(body)} bytes, more than {MESSAGE_BYTES_MAX}"))
+            else:
+                messages.append((link.number, body))
+
+    def take_effects(self) -> list[Effect]:
+        effects, self._effects = self._effects, []
+        return effects
+
+    def has_work(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._dirty or self._effects)
+
+    def next_deadline(self) -> float:
+        """When `handle_timer` wants to be called; infinity for never."""
+        return self._sweep_at
+
+    # In
+
+    def message_received(self, number: int, body: bytes, now: float) -> None:
+        link = self._links.get(number)
+        if link is None:
+            return
+        try:
+            replies = decode_replies(body)
+        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+            replies = self._parse(body)
+        calls, from_router = link.calls, link is self._router
+        for reply in replies:
+            entry = calls.pop(reply.id, None)  # type: ignore[call-overload]  # a foreign id is simply not found
+            if entry is None:
+                self._unexpected += 1
+                continue
+            waiter, decode, _, row, slot = entry
+            if reply.status == OK:
+                if not waiter.done():
+                    try:
+                        result = decode(reply.result)
+                    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
+                        waiter.set_exception(result_mismatch(row[1], row[3], exc))
+                    else:
+                        waiter.set_result(result)
+            else:
+                self._failed(link, entry, reply, now)
+            if slot >= 0 and (from_router or self._moving):
+                self._settle(link, slot)
+
+    def _parse(self, body: bytes) -> list[Reply]:
+        try:
+            return parse_replies(body)
+        except Malformed:
+            self._unexpected += 1
+            return []
+
+    def _failed(self, link: _Link, entry: Entry, reply: Reply, now: float) -> None:
+        error = error_from_raw(reply.result)
+        if isinstance(error, Moved) and link is not self._router and entry[4] >= 0:
+            self._start_moving(entry[4], link)
+            moving = self._moving[entry[4]]
+            moving.remaining += 1  # This call's own; `_settle` takes it away again.
+            moving.held.calls[entry[3][0]] = entry
+            moving.held.rows.append(entry[3])
+            self._incomplete = True
+            if now >= self._ask_at:
+                self._ask(now)
+        elif not entry[0].done():
+            entry[0].set_exception(exception_for_caller(error))
+
+    def _settle(self, link: _Link, slot: int) -> None:
+        """A call counted for the slot was answered on this link, or will never be."""
+        if link is self._router:
+            self._unpin(slot)
+            return
+        moving = self._moving.get(slot)
+        if moving is not None and moving.source is link:
+            moving.remaining -= 1
+            if moving.remaining == 0:
+                self._finish_moving(slot, moving)
+
+    # Links
+
+    def link_connected(self, number: int, now: float) -> None:
+        link = self._links.get(number)
+        if link is None:
+            return
+        link.connected = True
+        link.connecting_until = None
+        for row in [row for row in link.rows if link.calls[row[0]][0].done()]:  # Given up before it could be sent.
+            self._drop(link, row[0])
+        self._dirty.append(link)
+        if link is self._router and self._direct:
+            self._epoch = -1  # Another router, perhaps of another start of the service.
+            self._ask(now)
+
+    def link_lost(self, number: int, now: float) -> None:
+        """What was sent on it is answered ShardLost. The shell delivers what the link had received before it says this."""
+        link = self._links.pop(number, None)
+        if link is None:
+            return
+        self._effects.append(Close(number))
+        unsent, link.rows = link.rows, []
+        unsent_entries = [link.calls.pop(row[0]) for row in unsent]
+        lost, link.calls = link.calls, {}
+        if link is self._router:
+            self._router = self._open_router(link.endpoint)
+            self._router.rows = unsent
+            self._router.calls = {entry[3][0]: entry for entry in unsent_entries}
+            for entry in lost.values():
+                if entry[4] >= 0:
+                    self._unpin(entry[4])
+        else:
+            self._leave(link)
+            self._avoid[link.endpoint] = now + AVOID_S
+            self._incomplete = True
+            for slot, moving in [(slot, moving) for slot, moving in self._moving.items() if moving.source is link]:
+                self._finish_moving(slot, moving)
+            self._resend(unsent_entries)
+            if now >= self._ask_at:
+                self._ask(now)
+        for entry in lost.values():
+            if not entry[0].done():
+                entry[0].set_exception(ShardLost(f"the connection to {link.endpoint} was lost with the call in flight"))
+
+    def close(self) -> None:
+        """Answers everything: the client gives up."""
+        self._closed = True
+        for link in list(self._links.values()):
+            unsent = {row[0] for row in link.rows}
+            for call_id, entry in link.calls.items():
+                if not entry[0].done():
+                    lost: CallError = Unavailable("the client was closed before the call was sent")
+                    if call_id not in unsent:
+                        lost = ShardLost("the client was closed with the call in flight")
+                    entry[0].set_exception(lost)
+            link.calls, link.rows = {}, []
+            self._effects.append(Close(link.number))
+        self._links.clear()
+        self._dirty.clear()
+        self._sweep_at = math.inf
+
+    def _new_link(self, endpoint: str) -> _Link:
+        link = _Link(self._next_link, endpoint)
+        self._next_link += 1
+        self._links[link.number] = link
+        return link
+
+    def _open_router(self, endpoint: str) -> _Link:
+        link = self._new_link(endpoint)
+        link.connecting_until = math.inf
+        self._effects.append(Open(link.number, endpoint, reconnect=True))
+        return link
+
+    def _leave(self, link: _Link) -> None:
+        self._lanes = [None if lane is link else lane for lane in self._lanes]
+
+    def _resend(self, entries: list[Entry]) -> None:
+        """Through the router: calls which were not sent, or answered `moved`. Their slots have no lane of their own."""
+        router = self._router
+        if entries and not router.rows:
+            self._dirty.append(router)
+        for entry in entries:
+            if entry[4] >= 0:
+                self._pins[entry[4]] = self._pins.get(entry[4], 0) + 1
+            router.calls[entry[3][0]] = entry
+            router.rows.append(entry[3])
+
+    # Topology
+
+    def _ask(self, now: float) -> None:
+        self._ask_at = now + TOPOLOGY_ASK_S
+        self._effects.append(AskTopology())
+
+    def topology_received(self, topology: Topology, reachable: Container[str], now: float) -> None:
+        """Calls go straight to the workers whose endpoints are `reachable`, to the others through the router."""
+        if not self._direct or self._closed or topology.epoch < self._epoch:
+            return
+        self._epoch = topology.epoch
+        self._incomplete = False
+        known = {link.endpoint: link for link in self._links.values() if link is not self._router and link.endpoint}
+        links = [self._link_to(endpoint, known, reachable, now) for endpoint in topology.endpoints]
+        lanes = [links[worker] for worker in SlotTable(topology).worker_by_slot]
+        used = {link.number for link in links if link is not None}
+        old, self._lanes = self._lanes, lanes
+        for link in known.values():
+            for slot in sorted({entry[4] for entry in link.calls.values()}):
+                if lanes[slot] is not link and old[slot] is link:
+                    self._start_moving(slot, link)
+            if link.number not in used and not link.calls:
+                del self._links[link.number]
+                if link.connected or link.connecting_until is not None:
+                    self._effects.append(Close(link.number))
+
+    def _link_to(self, endpoint: str | None, known: dict[str, _Link], reachable: Container[str], now: float) -> _Link | None:
+        if endpoint is None or self._avoid.get(endpoint, now) > now:
+            self._incomplete = True
+            return None
+        if endpoint not in reachable:
+            return None
+        self._avoid.pop(endpoint, None)
+        if endpoint not in known:
+            known[endpoint] = self._new_link(endpoint)
+        return known[endpoint]
+
+    def _start_moving(self, slot: int, source: _Link) -> None:
+        """From now on the slot's calls go through the router, as soon as the source has answered those it was sent."""
+        if slot in self._moving:
+            return
+        if self._lanes[slot] is source:
+            self._lanes[slot] = None
+        held = self._new_link("")
+        held.connecting_until = math.inf  # Is no connection and never becomes one.
+        held.rows = [row for row in source.rows if source.calls[row[0]][4] == slot]
+        held.calls = {row[0]: source.calls.pop(row[0]) for row in held.rows}
+        source.rows = [row for row in source.rows if row[0] not in held.calls]
+        remaining = sum(entry[4] == slot for entry in source.calls.values())
+        self._pins[slot] = self._pins.get(slot, 0) + 1
+        moving = self._moving[slot] = _Moving(source, remaining, held)
+        if remaining == 0 and held.calls:
+            self._finish_moving(slot, moving)
+
+    def _finish_moving(self, slot: int, moving: _Moving) -> None:
+        del self._moving[slot]
+        del self._links[moving.held.number]
+        self._resend([moving.held.calls[call_id] for call_id in sorted(moving.held.calls)])
+        self._unpin(slot)
+        moving.held.rows, moving.held.calls = [], {}
+
+    # Time
+
+    def handle_timer(self, now: float) -> None:
+        """Answers what is overdue. Looks at every call in flight, so it is called once a deadline, not once a call."""
+        self._sweep_at = math.inf
+        for link in list(self._links.values()):
+            if link.connecting_until is not None and link.connecting_until <= now:
+                self.link_lost(link.number, now)
+        next_at = math.inf
+        for link in list(self._links.values()):
+            expired = [(call_id, entry) for call_id, entry in link.calls.items() if entry[2] <= now]
+            if expired:
+                self._expire(link, expired)
+            if link.connecting_until is not None:
+                next_at = min(next_at, link.connecting_until)
+            if link.calls:
+                next_at = min(next_at, min(entry[2] for entry in link.calls.values()))
+        self._sweep_at = max(next_at, now + SWEEP_S)
+
+    def _expire(self, link: _Link, expired: list[tuple[int, Entry]]) -> None:
+        unsent = {row[0] for row in link.rows}
+        for call_id, entry in expired:
+            if call_id in unsent:
+                error = DeadlineExceeded(f"not sent in time: no connection to {self._router.endpoint}")
+            else:
+                error = DeadlineExceeded("not answered in time", outcome="unknown")
+            self._reject(link, call_id, error)
+
+    def _reject(self, link: _Link, call_id: int, error: CallError) -> None:
+        entry = link.calls.get(call_id)
+        if entry is not None and not entry[0].done():
+            entry[0].set_exception(error)
+        self._drop(link, call_id)
+
+    def _drop(self, link: _Link, call_id: int) -> None:
+        """Forgets a call, sent or not."""
+        entry = link.calls.pop(call_id, None)
+        if entry is None:
+            return
+        if link.rows:
+            link.rows = [row for row in link.rows if row[0] != call_id]
+        if entry[4] >= 0:
+            self._settle(link, entry[4])
+
+    # Numbers
+
+    def statistics(self) -> ClientStatistics:
+        links = self._links.values()
+        return ClientStatistics(
+            calls_in_flight=sum(len(link.calls) - len(link.rows) for link in links),
+            calls_unsent=sum(len(link.rows) for link in links),
+            links_connected=sum(link.connected for link in links),
+            slots_direct=sum(lane is not None for lane in self._lanes),
+            replies_unexpected=self._unexpected,
+        )
+
+    def check_invariants(self) -> None:
+        """Recomputes every count from the calls. Tests call it after every step."""
+        pins: dict[int, int] = dict.fromkeys(self._moving, 1)
+        for entry in self._router.calls.values():
+            if entry[4] >= 0:
+                pins[entry[4]] = pins.get(entry[4], 0) + 1
+        assert pins == self._pins, (pins, self._pins)
+        for slot, moving in self._moving.items():
+            sent = sum(entry[4] == slot for entry in moving.source.calls.values())
+            assert moving.remaining == sent > 0, (slot, moving.remaining, sent)
+            assert moving.source.number in self._links
+        for link in self._links.values():
+            assert all(row[0] in link.calls for row in link.rows), link.endpoint
+            assert list(link.calls) == sorted(link.calls) or link.endpoint == "", link.endpoint
+            assert all(entry[2] >= self._sweep_at - SWEEP_S for entry in link.calls.values()), self._sweep_at
+
+
+def _deadline_options(timeout: float) -> msgspec.Raw:
+    return msgspec.Raw(encode({"deadline_ms": max(0, math.ceil(timeout * 1_000))}))
+
+
+def _batches(rows: list[Row]) -> list[list[Row]]:
+    """Cut so that each fits in a message, however large the arguments."""
+    if len(rows) == 1:
+        return [rows]
+    batches: list[list[Row]] = [[]]
+    size = 0
+    for row in rows:
+        if len(row) > 4:
+            size += len(row[4])
+        if batches[-1] and (len(batches[-1]) >= BATCH_CALLS_MAX or size > MESSAGE_BYTES_MAX // 2):
+            batches.append([])
+            size = len(row[4]) if len(row) > 4 else 0
+        batches[-1].append(row)
+    return batches

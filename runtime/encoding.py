@@ -1,0 +1,123 @@
+"""What a caller writes into a call and reads out of its reply: arguments, results, errors.
+
+Rule 1: pure. Used by the client and by stubs inside objects, so that both see the same values and the same exceptions.
+Rule 2: a value is a snapshot. Arguments are encoded at the call, so that changing them afterwards changes nothing sent.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
+from runtime.limits import CALL_BYTES_MAX
+from runtime.protocol import NO_RAW
+
+Decode = Callable[[Any], Any]
+"""Raw result to value. Raises msgspec.MsgspecError or ValueError when it is not what the annotation says."""
+
+
+def _encode_foreign(value: Any) -> Any:
+    """What msgspec does not know itself: Pydantic models, without importing Pydantic."""
+    dump = getattr(value, "model_dump", None)
+    if dump is None or isinstance(value, type):
+        raise TypeError(f"MessagePack cannot carry a {type(value).__name__}")
+    return dump()
+
+
+def _decode_foreign(wanted: type, value: Any) -> Any:
+    validate = getattr(wanted, "model_validate", None)
+    if validate is None:
+        raise TypeError(f"a result cannot be converted to {wanted!r}")
+    return validate(value)
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_encode_foreign).encode
+decode_any: Decode = msgspec.msgpack.Decoder().decode
+_decode_error = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> msgspec.Raw:
+    """An array of the positional or a map of the keyword arguments; empty when there are none. The wire has no place for
+    both: that is TypeError (a stub made from a class has bound them to names before)."""
+    if kwargs:
+        if args:
+            raise TypeError(
+                "positional and keyword arguments in one call need the method's signature: "
+                "make the stub from the class, not from its name, or use one kind only"
+            )
+        arguments: Any = kwargs
+    elif args:
+        arguments = args
+    else:
+        return NO_RAW
+    try:
+        encoded = _encode(arguments)
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
+        raise BadArguments(f"the arguments cannot be encoded: {exc}") from exc
+    if len(encoded) > CALL_BYTES_MAX:
+        raise TooLarge(f"the arguments have {len(encoded)} bytes encoded, more than {CALL_BYTES_MAX}")
+    return msgspec.Raw(encoded)
+
+
+def result_decoder(result_type: Any) -> Decode:
+    """Made once per type. Raises TypeError for an annotation that no MessagePack value can have."""
+    try:
+        return _cached_decoder(result_type)
+    except TypeError:  # Not hashable (an Annotated with a list in it), or no type of a result: the second try tells.
+        return _make_decoder(result_type)
+
+
+def _make_decoder(result_type: Any) -> Decode:
+    if result_type is Any:
+        return decode_any
+    return msgspec.msgpack.Decoder(result_type, dec_hook=_decode_foreign).decode
+
+
+_cached_decoder = functools.lru_cache(maxsize=1_024)(_make_decoder)
+
+
+def result_mismatch(class_name: str, method: str, problem: Exception) -> Internal:
+    """The method ran and answered something else than its annotation, as this caller knows it, says."""
+    return Internal(f"the result of {class_name}.{method} is not what its annotation says: {problem}", outcome="executed")
+
+
+def error_from_raw(raw: Any) -> CallError:
+    """The error in a reply whose status is not 0."""
+    try:
+        return from_wire(_decode_error(raw))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+        return Internal(f"an error came back that cannot be read: {exc}")
+
+
+_UNRAISABLE = (StopIteration, StopAsyncIteration, GeneratorExit)
+"""Python gives these a meaning of its own when they leave a coroutine."""
+
+
+def exception_for_caller(error: CallError) -> Exception:
+    """What to raise for an error: a built-in exception that the method raised comes back as itself, caused by the
+    `MethodRaised`; everything else as the error."""
+    if not isinstance(error, MethodRaised):
+        return error
+    builtin = getattr(builtins, error.type, None)
+    if not (isinstance(builtin, type) and issubclass(builtin, Exception)) or issubclass(builtin, _UNRAISABLE):
+        return error
+    try:
+        raised = builtin(_key_of(error.message) if builtin is KeyError else error.message)
+    except TypeError:  # UnicodeDecodeError, ExceptionGroup: more than a text is needed.
+        return error
+    raised.__cause__ = error
+    return raised
+
+
+def _key_of(message: str) -> Any:
+    """The text of a KeyError is the repr of its key; raised as it is, the quotes would double."""
+    try:
+        return ast.literal_eval(message)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return message

@@ -1,0 +1,128 @@
+"""A local handle on a remote object: attribute access makes callables, calling one sends a call.
+
+Used by the clients and inside objects (`self.stub`); whoever sends the calls is the `Caller`. A stub holds no connection
+and no state of the object: it stays usable after any error, and costs as little as the object it names is far.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Protocol
+
+HOOKS = frozenset({"on_start", "alarm"})
+"""Called by the runtime only, never from outside (contract, section 1)."""
+
+
+class Caller(Protocol):
+    """What a stub needs. Positional and keyword arguments never come together."""
+
+    def call(
+        self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any
+    ) -> Any:
+        """Sends the call. The asynchronous callers return an awaitable, the synchronous ones the result."""
+        ...
+
+
+class Stub:
+    """`Stub(caller, Counter, "alice").get_unique_number()` calls it. Made from a class, it knows the methods, binds
+    arguments to names and gives results their annotated type; made from a class name, it takes every public name."""
+
+    def __init__(self, caller: Caller, target: type | str, name: str) -> None:
+        self._caller = caller
+        self._class = target if isinstance(target, type) else None
+        self._class_name = target.__name__ if isinstance(target, type) else target
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Callable[..., Any]:
+        if attribute.startswith("_"):
+            raise AttributeError(f"{attribute} is not public: only methods without a leading underscore can be called")
+        if attribute in HOOKS:
+            raise AttributeError(f"{attribute} is a hook: only the runtime calls it")
+        if self._class is None:
+            method = _untyped_method(self._caller, self._class_name, self._name, attribute)
+        else:
+            shape = method_shape(self._class, attribute)
+            method = _typed_method(self._caller, self._class_name, self._name, attribute, shape)
+        self.__dict__[attribute] = method  # The next access does not come here.
+        return method
+
+    def __repr__(self) -> str:
+        return f"<stub of {self._class_name}/{self._name}>"
+
+
+def _untyped_method(caller: Caller, class_name: str, name: str, method: str) -> Callable[..., Any]:
+    call = caller.call
+
+    def send(*args: Any, **kwargs: Any) -> Any:
+        return call(class_name, name, method, args, kwargs, Any)
+
+    return send
+
+
+def _typed_method(caller: Caller, class_name: str, name: str, method: str, shape: MethodShape) -> Callable[..., Any]:
+    call, result_type = caller.call, shape.result_type
+
+    def send(*args: Any, **kwargs: Any) -> Any:
+        if args and kwargs:
+            args, kwargs = (), shape.by_name(args, kwargs)
+        return call(class_name, name, method, args, kwargs, result_type)
+
+    return send
+
+
+class MethodShape:
+    """What a caller must know of a method: the type of its result, and the names of its parameters."""
+
+    def __init__(self, class_name: str, name: str, function: types.FunctionType) -> None:
+        self._title = f"{class_name}.{name}"
+        self._signature = inspect.signature(function)
+        self.result_type = _result_type(self._title, function)
+
+    def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Everything as keywords, since the wire carries an array or a map. Raises TypeError where Python would, and
+        for parameters that have no name to be called by."""
+        try:
+            bound = self._signature.bind(None, *args, **kwargs)
+        except TypeError as exc:
+            raise TypeError(f"{self._title}: {exc}") from None
+        named: dict[str, Any] = {}
+        for index, parameter in enumerate(self._signature.parameters.values()):
+            if index == 0 or parameter.name not in bound.arguments:
+                continue
+            value = bound.arguments[parameter.name]
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                named.update(value)
+            elif parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY):
+                raise TypeError(
+                    f"{self._title}: `{parameter.name}` can only be passed by position, and a call carries either "
+                    "positional or keyword arguments: pass all by position, or give it a name in the method"
+                )
+            else:
+                named[parameter.name] = value
+        return named
+
+
+def _result_type(title: str, function: types.FunctionType) -> Any:
+    if "return" not in function.__annotations__:
+        return Any
+    # The parameters' annotations may name what only the service imports: only the result's is looked at.
+    only_result = types.SimpleNamespace(__annotations__={"return": function.__annotations__["return"]})
+    try:
+        return typing.get_type_hints(only_result, function.__globals__, include_extras=True)["return"]
+    except NameError as exc:
+        raise TypeError(f"the return annotation of {title} cannot be resolved here: {exc}") from None
+
+
+@functools.lru_cache(maxsize=4_096)
+def method_shape(cls: type, name: str) -> MethodShape:
+    """Raises AttributeError for what is not a public method of an object class."""
+    function = inspect.getattr_static(cls, name, None)
+    if function is None:
+        raise AttributeError(f"{cls.__name__} has no method {name}")
+    if not isinstance(function, types.FunctionType) or not inspect.iscoroutinefunction(function):
+        raise AttributeError(f"{cls.__name__}.{name} cannot be called from outside: only `async def` methods can")
+    return MethodShape(cls.__name__, name, function)

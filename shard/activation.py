@@ -1,0 +1,310 @@
+"""One object in memory: its instance, gate, cache and tasks.
+
+Guarantee: at most one activation of an object is alive on its worker. A *broken* one takes no more events: its callers have
+been answered, its code is being cancelled, its memory counts no longer, and its storage refuses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Awaitable, Coroutine
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+from runtime.errors import CallError, DeadlineExceeded, ObjectReset
+from runtime.ids import ObjectId
+from runtime.limits import SECTION_TIMEOUT_S
+from runtime.protocol import Origin, Request
+from shard.cache import ObjectCache
+from shard.input_gate import InputGate, Section
+from shard.methods import Method, ObjectClass
+from shard.object import DurableObject
+from shard.storage import DONE, Storage
+from shard.task import CURRENT, NEUTRAL, ObjectTask, StorageFuture
+
+if TYPE_CHECKING:
+    from shard.host import Host
+    from shard.outbound import Caller
+
+GRANTS_PER_TURN = 100
+"""Events delivered to one object before others get their chance."""
+
+
+class Aborted(BaseException):
+    """Unwinds the code that called `abort`. Not an Exception, so that no handler of the object swallows it."""
+
+
+class Activation:
+    __slots__ = (
+        "__weakref__",
+        "broken",
+        "cache",
+        "caller",
+        "context",
+        "gate",
+        "host",
+        "id",
+        "instance",
+        "last_used_s",
+        "object_class",
+        "pumping",
+        "queued_calls",
+        "storage",
+        "tasks",
+    )
+
+    def __init__(self, host: Host, object_class: ObjectClass, name: str, cache: ObjectCache, caller: Caller) -> None:
+        self.host = host
+        self.object_class = object_class
+        self.id = ObjectId(object_class.name, name)
+        self.cache = cache
+        cache.owner = self
+        self.gate = InputGate()
+        self.storage = Storage(cache, self)
+        self.caller = caller
+        caller.activation = self
+        self.tasks: set[ObjectTask] = set()
+        self.queued_calls = 0
+        self.last_used_s = host.now_s
+        self.pumping = False
+        self.broken: CallError | None = None
+        self.instance: DurableObject
+        self.context = contextvars.Context()
+        self.context.run(CURRENT.set, self)
+
+    def construct(self) -> None:
+        """Makes the user's instance. `__init__` may use `self.id` and `self.storage`. Raises what `__init__` raises."""
+        cls = self.object_class.cls
+        instance = self.instance = cls.__new__(cls)
+        instance.id = self.id
+        instance.storage = self.storage
+        instance._activation = self
+        self.context.copy().run(cls.__init__, instance)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing runs, waits or is undurable: it may be evicted, which loses only memory."""
+        cache = self.cache
+        return (
+            not self.tasks
+            and self.gate.open
+            and not self.queued_calls
+            and not cache.dirty
+            and cache.committing is None
+            and not cache.cleared
+            and cache.confirm_seq <= self.host.commits.durable_seq
+        )
+
+    # Tasks
+
+    def current_section(self) -> Section:
+        """Where work that is started now belongs."""
+        task = asyncio.current_task()
+        section = section_of(task, self)
+        return self.gate.root if section is None else self.gate.living(section)
+
+    def task_done(self, task: ObjectTask) -> None:
+        self.tasks.discard(task)
+        self.last_used_s = self.host.now_s
+        if task.call is not None:
+            self.host.call_done(self, task)
+        elif task.when_done is not None:
+            task.when_done(task)
+
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> ObjectTask:
+        loop = self.host.loop
+        task = ObjectTask(loop).adopt(coro, self, self.current_section(), self.context.copy())
+        task.when_done = self._log_failure
+        task.start_running()
+        task.schedule()
+        return task
+
+    def _log_failure(self, task: asyncio.Future[Any]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.host.log.error("%s: a background task failed", self.id, exc_info=error)
+
+    # Gate
+
+    def pump(self) -> None:
+        """Delivers waiting events, one at a time, for as long as the gate lets them in."""
+        self.pumping = False
+        self.host.touch()
+        for _ in range(GRANTS_PER_TURN):
+            waiter = self.gate.grant()
+            if waiter is None:
+                return
+            waiter.deliver()
+        self.schedule_pump()
+
+    def schedule_pump(self) -> None:
+        if not self.pumping and self.gate.has_waiters:
+            self.pumping = True
+            self.host.loop.call_soon(self.pump, context=NEUTRAL)
+
+    def enter_section(self, *, breaks: bool) -> CriticalSection:
+        return CriticalSection(self, breaks=breaks)
+
+    # Durability
+
+    def wait_durable(self) -> Awaitable[None]:
+        """Completes when every write made so far is durable. Raises ObjectReset when one of them fails."""
+        cache, commits = self.cache, self.host.commits
+        if cache.dirty or cache.cleared:
+            seq = commits.open_seq
+        elif cache.committing is not None:
+            assert commits.in_flight is not None
+            seq = commits.in_flight.seq
+        else:
+            return DONE
+        future = self.host.loop.create_future()
+        self.host.hold(self, seq, lambda: _settle(future), lambda error: _fail(future, error))
+        return future
+
+    def wait_capacity(self) -> Awaitable[None]:
+        """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""
+        future = StorageFuture(loop=self.host.loop)
+        section = self.current_section()
+        self.gate.lock(section)
+
+        def settle(error: CallError | None = None) -> None:
+            self.gate.unlock(section)
+            self.schedule_pump()
+            if error is not None:
+                _fail(future, error)
+            else:
+                _settle(future)
+
+        self.host.hold(self, self.host.commits.open_seq, settle, settle)
+        return future
+
+    def abort(self, reason: str) -> NoReturn:
+        self.host.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
+        raise Aborted(reason)
+
+
+def section_of(task: object, activation: Activation) -> Section | None:
+    """Where in its gate a task of this activation is; None for any other task."""
+    return task.section if isinstance(task, ObjectTask) and task._owner is activation else None
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[Any], error: CallError) -> None:
+    if not future.done():
+        future.set_exception(error)
+        future.exception()  # Retrieved: an object that is reset may never look.
+
+
+class QueuedCall:
+    """A call that waits at the gate to be started."""
+
+    __slots__ = ("activation", "deadline_s", "method", "origin", "request")
+
+    def __init__(
+        self, activation: Activation, method: Method, request: Request, origin: Origin, deadline_s: float | None
+    ) -> None:
+        self.activation = activation
+        self.method = method
+        self.request = request
+        self.origin = origin
+        self.deadline_s = deadline_s
+
+    def deliver(self) -> None:
+        activation = self.activation
+        host = activation.host
+        activation.queued_calls -= 1
+        host.queued_calls -= 1
+        if self.deadline_s is not None and host.loop.time() > self.deadline_s:
+            host.answer_error(self.origin, self.request.id, DeadlineExceeded("the deadline passed before the call was started"))
+        else:
+            host.start(activation, self.method, self.request, self.origin)
+
+
+class CriticalSection:
+    """Async context manager: while its body runs, only events that it started itself are delivered to the object.
+
+    With `breaks`, an exception that escapes it, or 30 s in its body, resets the object."""
+
+    __slots__ = ("_activation", "_breaks", "_future", "_section", "_task", "_timer", "_withdrawn")
+
+    def __init__(self, activation: Activation, *, breaks: bool) -> None:
+        self._activation = activation
+        self._breaks = breaks
+        self._task: ObjectTask
+        self._section: Section | None = None
+        self._future: StorageFuture | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._withdrawn = False
+
+    async def __aenter__(self) -> CriticalSection:
+        activation = self._activation
+        task = asyncio.current_task()
+        section = section_of(task, activation)
+        if section is None:
+            raise RuntimeError("critical sections and transactions can be entered by the object's own code only")
+        if self._section is not None:
+            raise RuntimeError("a critical section is entered once")
+        gate = activation.gate
+        self._section, running = gate.enter(section, self)
+        if not running:
+            self._future = StorageFuture(loop=activation.host.loop)
+            activation.schedule_pump()
+            try:
+                await self._future
+            except BaseException:
+                self._give_up()
+                raise
+        self._task = cast("ObjectTask", task)
+        self._task.section = self._section
+        if self._breaks:
+            self._timer = activation.host.loop.call_later(SECTION_TIMEOUT_S, self._timed_out, context=NEUTRAL)
+        return self
+
+    def deliver(self) -> None:
+        """The gate has started the section."""
+        assert self._future is not None
+        if self._future.done():  # Cancelled while it waited: what was granted is given back at once.
+            self._withdrawn = True
+            self._leave()
+        else:
+            self._future.set_result(None)
+
+    def _give_up(self) -> None:
+        assert self._section is not None
+        assert self._future is not None
+        if self._withdrawn or self._activation.broken is not None:
+            return
+        if self._future.cancelled():
+            self._activation.gate.withdraw(self._section)
+            self._activation.schedule_pump()
+        else:
+            self._leave()
+
+    def _leave(self) -> None:
+        assert self._section is not None
+        self._activation.gate.leave(self._section)
+        self._activation.schedule_pump()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        activation = self._activation
+        if activation.broken is not None:
+            return
+        assert self._section is not None
+        self._task.section = self._section.parent
+        self._leave()
+        if error is not None and self._breaks:
+            activation.host.reset(activation, ObjectReset(f"{activation.id} was reset: a critical section failed: {error!r}"))
+
+    def _timed_out(self) -> None:
+        activation = self._activation
+        if activation.broken is None:
+            text = f"{activation.id} was reset: a critical section took longer than {SECTION_TIMEOUT_S:g} s"
+            activation.host.reset(activation, ObjectReset(text))

@@ -1,0 +1,321 @@
+"""The write-back cache of one object: answers reads from memory and absorbs writes until they are durable.
+
+Guarantee: writes are visible at once and durable later; a read never sees a write made after it was asked. All writes made
+without a suspension in between are in one commit, because commits are cut only between turns. Intermediate values of a key
+are never committed. Writing what is already there commits nothing.
+
+What is not durable is never evicted: keys of `dirty` and of the commit in flight are always in `values`. So a key that
+is missing from `values` is answered by the store, which knows exactly what is durable.
+
+Rule: no file, clock or task. The store behind is asked through two methods, `get` and `scan`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+
+from shard.codec import SCALARS, Encoded, decode, encode
+from shard.commit import GroupCommit
+from shard.record import ObjectWrites
+
+ENTRY_BYTES: Final = 120
+"""What a cached entry costs beside its bytes: a dict slot, the key, the value's header."""
+
+HEADER: Final = ""
+"""The key under which an object keeps what the runtime knows about it. Never visible to user code."""
+
+
+class Sentinel:
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+ABSENT: Final = Sentinel("ABSENT")
+"""Cached: the key is known not to exist."""
+MISS: Final = Sentinel("MISS")
+"""Not cached."""
+
+
+class Store(Protocol):
+    """Durable state of one shard: what recovery would find."""
+
+    def get(self, object_key: bytes, key: str) -> bytes | None: ...
+
+    def scan(
+        self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
+    ) -> list[tuple[str, bytes]]: ...
+
+
+def restore(raw: bytes) -> Any:
+    """A stored value as the cache keeps it."""
+    value = decode(raw)
+    return value if value.__class__ in SCALARS else Encoded(raw)
+
+
+def to_raw(value: Any) -> bytes:
+    return value.raw if value.__class__ is Encoded else encode(value)
+
+
+class Budget:
+    """How much memory the caches of a worker may take, and take."""
+
+    __slots__ = ("bytes_max", "used_bytes")
+
+    def __init__(self, bytes_max: int) -> None:
+        self.bytes_max = bytes_max
+        self.used_bytes = 0
+
+
+class ObjectCache:
+    """One object's entries. `confirm_seq` is the commit that the object's messages must wait for."""
+
+    __slots__ = (
+        "budget",
+        "bytes",
+        "cleared",
+        "commits",
+        "committing",
+        "complete",
+        "confirm_seq",
+        "dirty",
+        "dirty_bytes",
+        "has_header",
+        "header",
+        "key",
+        "owner",
+        "shard",
+        "store",
+        "values",
+    )
+
+    def __init__(self, key: bytes, shard: int, store: Store, commits: GroupCommit, budget: Budget, header: bytes) -> None:
+        self.owner: Any = None
+        """The activation whose cache this is."""
+        self.budget = budget
+        self.key = key
+        self.shard = shard
+        self.store = store
+        self.commits = commits
+        self.header = header
+        """Written with the object's first write."""
+        self.values: dict[str, Any] = {}
+        """By key: a scalar, `Encoded`, or ABSENT."""
+        self.dirty: dict[str, bytes | None] = {}
+        """Written, in no commit yet; None means deleted."""
+        self.dirty_bytes = 0
+        self.cleared = False
+        """Everything was deleted before what is in `dirty` was written."""
+        self.committing: ObjectWrites | None = None
+        self.confirm_seq = 0
+        self.has_header = store.get(key, HEADER) is not None
+        self.complete = not self.has_header
+        """`values` holds every key there is: what it lacks does not exist."""
+        self.bytes = 0
+        """Estimate of the memory that `values` takes."""
+
+    # Reading
+
+    def read(self, key: str) -> Any:
+        """The cached value, or ABSENT; asks the store on a miss and remembers the answer."""
+        value = self.values.get(key, MISS)
+        if value is MISS:
+            if self.complete:
+                return ABSENT
+            value = self.peek(key)
+            self.values[key] = value
+            self._account(ENTRY_BYTES + _size(value))
+        return value
+
+    def peek(self, key: str) -> Any:
+        """Like `read`, and leaves no trace in the cache."""
+        value = self.values.get(key, MISS)
+        if value is not MISS:
+            return value
+        if self.complete:
+            return ABSENT
+        raw = self.store.get(self.key, key)
+        return ABSENT if raw is None else restore(raw)
+
+    def scan(
+        self, start: str | None, end: str | None, *, reverse: bool = False, limit: int | None = None
+    ) -> list[tuple[str, Any]]:
+        """Keys in byte order with their values: `start` inclusive, `end` exclusive."""
+        if self.complete:
+            keys = [key for key, value in self.values.items() if value is not ABSENT and _within(key, start, end)]
+            keys.sort(reverse=reverse)
+            return [(key, self.values[key]) for key in keys[:limit]]
+        pinned = {key for writes in self._undurable() for key in writes if key != HEADER and _within(key, start, end)}
+        if not pinned:
+            rows = self.store.scan(self.key, start, end, reverse=reverse, limit=limit)
+            return [(key, restore(raw)) for key, raw in rows]
+        asked = None if limit is None else limit + len(pinned)
+        merged = {
+            key: restore(raw)
+            for key, raw in self.store.scan(self.key, start, end, reverse=reverse, limit=asked)
+            if key not in pinned
+        }
+        for key in pinned:
+            if (value := self.values[key]) is not ABSENT:
+                merged[key] = value
+        keys = sorted(merged, reverse=reverse)
+        return [(key, merged[key]) for key in keys[:limit]]
+
+    def _undurable(self) -> list[dict[str, bytes | None]]:
+        return [self.dirty] if self.committing is None else [self.dirty, self.committing.writes]
+
+    # Writing
+
+    def write(self, key: str, raw: bytes, value: Any, *, confirmed: bool = True) -> None:
+        """`value` is `raw` as the cache keeps it."""
+        old = self.values.get(key, MISS)
+        if old is MISS:
+            old = self.peek(key)
+            self._account(ENTRY_BYTES)
+        kind = value.__class__
+        if kind is old.__class__:
+            if kind is int or kind is bool:
+                if value == old:
+                    self.values[key] = value
+                    return
+            elif value == old and to_raw(old) == raw:  # The bytes decide: 0.0 == -0.0.
+                self.values[key] = old
+                return
+            else:
+                self._account(_size(value) - _size(old))
+        else:
+            self._account(_size(value) - _size(old))
+        self.values[key] = value
+        self._mark(key, raw, confirmed)
+
+    def delete(self, key: str, *, confirmed: bool = True) -> bool:
+        """Whether the key existed. Deleting what does not exist commits nothing."""
+        old = self.read(key)
+        if old is ABSENT:
+            return False
+        self._account(-_size(old))
+        self.values[key] = ABSENT
+        self._mark(key, None, confirmed)
+        return True
+
+    def clear(self, *, confirmed: bool = True) -> None:
+        """Deletes everything, atomically with the writes that follow in the same turn."""
+        if self.complete and not self.has_header:
+            return
+        self._forget_dirty()
+        self.values = {}
+        self._account(-self.bytes)
+        self.complete = True
+        self.has_header = False
+        self.cleared = True
+        self._register(0, confirmed)
+
+    def _mark(self, key: str, raw: bytes | None, confirmed: bool) -> None:
+        dirty = self.dirty
+        if not self.has_header:
+            self.has_header = True
+            size = len(self.header)
+            if not dirty and not self.cleared:
+                self.commits.dirty.append(self)
+            dirty[HEADER] = self.header
+            self.dirty_bytes += size
+            self.commits.open_bytes += size
+        elif not dirty and not self.cleared:
+            self.commits.dirty.append(self)
+        dirty[key] = raw
+        size = 48 + len(key) if raw is None else 48 + len(key) + len(raw)
+        self.dirty_bytes += size
+        self.commits.open_bytes += size
+        if confirmed:
+            self.confirm_seq = self.commits.open_seq
+
+    def _register(self, size: int, confirmed: bool) -> None:
+        if self not in self.commits.dirty:
+            self.commits.dirty.append(self)
+        self.dirty_bytes += size
+        self.commits.open_bytes += size
+        if confirmed:
+            self.confirm_seq = self.commits.open_seq
+
+    def _account(self, size: int) -> None:
+        self.bytes += size
+        self.budget.used_bytes += size
+
+    def _forget_dirty(self) -> None:
+        self.dirty = {}
+        self.commits.open_bytes -= self.dirty_bytes
+        self.dirty_bytes = 0
+
+    # Committing
+
+    def begin_commit(self) -> ObjectWrites:
+        """Hands over what is dirty. Until `end_commit` it stays readable here, because the store does not know it yet."""
+        assert self.committing is None
+        writes = self.committing = ObjectWrites(self.key, self.cleared, self.dirty)
+        self.dirty = {}
+        self.dirty_bytes = 0
+        self.cleared = False
+        return writes
+
+    def end_commit(self) -> None:
+        """The writes are durable and the store answers with them."""
+        self.committing = None
+
+    def evict(self) -> int:
+        """Forgets clean entries. Returns how many bytes that freed."""
+        before = self.bytes
+        if self.committing is None and not self.dirty and not self.cleared:
+            self.values = {}
+            self._account(-self.bytes)
+            self.complete = not self.has_header
+        return before - self.bytes
+
+    def break_with(self, error: Exception) -> None:
+        """From now on every operation raises `error`: the object has been reset, what its code does no longer counts."""
+        self.values = _Refusing(error)
+        self.dirty = {}
+        self.dirty_bytes = 0
+        self.cleared = False
+
+    def check_invariants(self) -> None:
+        """Recomputes what is kept incrementally. For tests."""
+        for writes in self._undurable():
+            if not self.complete:
+                assert all(key == HEADER or key in self.values for key in writes), "what is not durable is never evicted"
+        assert (self in self.commits.dirty) == (bool(self.dirty) or self.cleared)
+        assert self.bytes >= 0
+        committing = self.committing.writes if self.committing and not self.cleared else {}
+        for key, raw in {**committing, **self.dirty}.items():
+            if key != HEADER:
+                value = self.values[key]
+                assert (raw is None) == (value is ABSENT)
+                assert raw is None or to_raw(value) == raw
+
+
+class _Refusing(dict[str, Any]):
+    """The entries of a broken cache."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self._error = error
+
+    def get(self, *_: Any) -> Any:
+        raise self._error
+
+    __getitem__ = __setitem__ = items = get
+
+
+def _size(value: Any) -> int:
+    kind = value.__class__
+    if kind is Encoded:
+        return len(value.raw)
+    return len(value) if kind is str or kind is bytes else 0
+
+
+def _within(key: str, start: str | None, end: str | None) -> bool:
+    """Byte order of UTF-8 is the order of code points, which is how Python compares str."""
+    return (start is None or key >= start) and (end is None or key < end)

@@ -1,0 +1,106 @@
+"""Group commit and output gate: which writes become durable together, and which messages wait for them.
+
+Guarantee: a message is released only when every write made before it, by the object that sends it, is durable; never
+later than that. If such a write fails, the message is not released but handed back as failed.
+
+Commits are numbered. Writes go into the *open* commit; `cut` closes it and opens the next one; one commit at most is being
+made durable. An object's `confirm_seq` is the newest commit that its messages must wait for, so that the output gate is one
+comparison of integers. Since the number only grows, an object's messages leave in the order in which they were produced.
+
+Rule: no file, thread or clock. The shell asks for a cut when none is in flight, and says how it ended.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shard.cache import ObjectCache
+
+
+
+
+class Commit:
+    """The commit in flight: what it makes durable, and the messages that wait for it."""
+
+    __slots__ = ("held", "members", "seq")
+
+    def __init__(self, seq: int, members: list[ObjectCache], held: list[Any]) -> None:
+        self.seq = seq
+        self.members = members
+        self.held = held
+
+
+class GroupCommit:
+    """The open commit, the one in flight, and the messages held behind each."""
+
+    __slots__ = ("dirty", "durable_seq", "held", "in_flight", "open_bytes", "open_seq")
+
+    def __init__(self) -> None:
+        self.open_seq = 1
+        self.durable_seq = 0
+        self.dirty: list[ObjectCache] = []
+        """Caches with writes since the last cut, in the order of their first write."""
+        self.held: list[Any] = []
+        """Messages that wait for the open commit."""
+        self.in_flight: Commit | None = None
+        self.open_bytes = 0
+
+    def hold(self, confirm_seq: int, message: Any) -> None:
+        """Keeps a message until commit `confirm_seq` is durable. The caller has seen that it is not yet."""
+        if confirm_seq == self.open_seq:
+            self.held.append(message)
+        else:
+            assert self.in_flight is not None
+            assert confirm_seq == self.in_flight.seq, (confirm_seq, self.in_flight.seq)
+            self.in_flight.held.append(message)
+
+    @property
+    def can_cut(self) -> bool:
+        return self.in_flight is None and bool(self.dirty)
+
+    def cut(self, bytes_max: int) -> Commit:
+        """Closes the open commit: all its members, or as many of the first ones as fit in `bytes_max` (at least one).
+        The messages held so far wait for it; where members stay behind, all messages wait for the last of them."""
+        assert self.can_cut
+        members = self.dirty
+        if self.open_bytes <= bytes_max:
+            self.dirty = []
+            self.open_bytes = 0
+            held, self.held = self.held, []
+        else:
+            count, size = 0, 0
+            for member in members:
+                if count and size + member.dirty_bytes > bytes_max:
+                    break
+                count, size = count + 1, size + member.dirty_bytes
+            members, self.dirty = members[:count], members[count:]
+            self.open_bytes -= size
+            held = []
+            if not self.dirty:
+                held, self.held = self.held, []
+        commit = self.in_flight = Commit(self.open_seq, members, held)
+        self.open_seq += 1
+        for member in self.dirty:  # Those that did not fit: what reveals their writes must wait for the next commit.
+            if member.confirm_seq == commit.seq:
+                member.confirm_seq = self.open_seq
+        return commit
+
+    def succeeded(self) -> Commit:
+        """The commit in flight is durable. Its held messages may leave."""
+        commit = self.in_flight
+        assert commit is not None
+        self.in_flight = None
+        self.durable_seq = commit.seq
+        return commit
+
+    def failed(self) -> Commit:
+        """The commit in flight is lost. Its number counts as settled, because nobody may wait for it any longer; the
+        caller resets its members, whose messages were never released."""
+        return self.succeeded()
+
+    def forget(self, member: ObjectCache) -> None:
+        """Drops a member's writes from the open commit, because its object is reset."""
+        if member in self.dirty:
+            self.dirty.remove(member)
+            self.open_bytes -= member.dirty_bytes

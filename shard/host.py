@@ -1,0 +1,569 @@
+"""The host: everything between a request and its reply, inside one worker.
+
+Guarantee: every request handed to `handle` is answered exactly once through `answer`; a reply leaves only when every write
+that it may reveal is durable; at most one activation of an object is alive.
+
+Rule 1: no socket, thread or file, and no wall clock. The shell (worker or simulator) hands in messages, takes replies, and
+makes commits durable: it calls `cut`, then `committed` or `commit_failed`.
+Rule 2: a call that touches only cached storage is finished inside `start`; it allocates no task.
+Rule 3: what opens or closes a gate is decided in `input_gate`, what waits for which commit in `commit`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from sys import getrefcount
+from typing import Any, Protocol
+
+import msgspec
+
+from runtime.errors import (
+    BadRequest,
+    CallError,
+    MethodRaised,
+    Moved,
+    ObjectReset,
+    Overloaded,
+    StartFailed,
+    TooLarge,
+    UnknownClass,
+    UnknownMethod,
+)
+from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
+from runtime.limits import (
+    COMMIT_BYTES_MAX,
+    IDLE_EVICT_S,
+    OBJECT_CALLS_MAX,
+    REPLY_BYTES_MAX,
+    UNDURABLE_BYTES_MAX,
+    WORKER_CALLS_MAX,
+)
+from runtime.protocol import ERROR, OK, Message, Origin, Request, encode, encode_json, parse_options
+from shard.activation import Aborted, Activation, QueuedCall
+from shard.cache import Budget, ObjectCache, Store
+from shard.codec import SCALARS
+from shard.commit import Commit, GroupCommit
+from shard.methods import Method, ObjectClass
+from shard.outbound import Caller, LocalOrigin
+from shard.record import ObjectWrites, ShardCommit
+from shard.task import ObjectTask
+
+ACTIVATION_BYTES = 2_048
+"""What an idle activation costs beside its cached entries."""
+
+
+class ShardStore(Store, Protocol):
+    """The durable state of one shard, as the host uses it."""
+
+    seq: int
+
+    def apply(self, seq: int, objects: list[ObjectWrites]) -> None: ...
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    shards_total: int
+    cache_bytes: int = 256 << 20
+    idle_evict_s: float = IDLE_EVICT_S
+    dev: bool = False
+    """Tracebacks of methods that raised cross to the caller."""
+
+
+@dataclass(frozen=True)
+class HostStatistics:
+    activations: int
+    tasks: int
+    queued_calls: int
+    held_messages: int
+    cache_bytes: int
+    calls: int
+    commits: int
+    commit_writes: int
+    resets: int
+    evictions: int
+
+
+class Kept:
+    """A class and its activations."""
+
+    __slots__ = ("activations", "object_class")
+
+    def __init__(self, object_class: ObjectClass) -> None:
+        self.object_class = object_class
+        self.activations: dict[str, Activation] = {}
+
+
+class Host:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        classes: Iterable[ObjectClass],
+        stores: Mapping[int, ShardStore],
+        settings: HostSettings,
+        *,
+        reply: Callable[[Origin, Any, int, Any], None],
+        touch: Callable[[], None],
+        send: Callable[[Request, LocalOrigin], None],
+    ) -> None:
+        """`reply` sends a reply to a caller outside; `touch` asks for an end of turn soon (a commit may be due, replies may
+        have to be flushed); `send` carries a call to an object of another worker."""
+        self.loop = loop
+        self.classes = {object_class.name: Kept(object_class) for object_class in classes}
+        self.stores = stores
+        self.settings = settings
+        self.touch = touch
+        self.log = logging.getLogger("tidegate.objects")
+        self.commits = GroupCommit()
+        self.budget = Budget(settings.cache_bytes)
+        self.now_s = loop.time()
+        self.queued_calls = 0
+        self.draining: CallError | None = None
+        self._reply = reply
+        self._send = send
+        self._spare = ObjectTask(loop)
+        self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
+        self._stalled: collections.deque[tuple[Request, Origin]] = collections.deque()
+        """Calls that came while too much was not durable."""
+        self._settling: dict[bytes, list[tuple[Request, Origin]]] = {}
+        """By object: calls that wait for the last commit of an activation that was reset."""
+        self._by_age: collections.deque[tuple[Activation, float]] = collections.deque()
+        """Activations, roughly least recently used first (a clock: see `evict_idle`)."""
+        self._running_calls = 0
+        self._calls = self._commits_done = self._commit_writes = self._resets = self._evictions = 0
+        self._pieces: tuple[Commit, list[ShardCommit]] | None = None
+
+    # Calls in
+
+    def handle(self, message: Message) -> None:
+        """All requests of one message, in order."""
+        origin = message.origin
+        waiting = self._running_calls + self.queued_calls + len(self.commits.held)
+        if waiting > WORKER_CALLS_MAX:
+            for request in message.requests:
+                self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
+            return
+        for request in message.requests:
+            self.deliver(request, origin)
+
+    def deliver(self, request: Request, origin: Origin) -> None:
+        """One call arrives. Must be called from the loop, not from object code."""
+        kept = self.classes.get(request.cls)
+        if kept is None:
+            self.answer_error(origin, request.id, self._unknown_class(request))
+            return
+        activation = kept.activations.get(request.name)
+        if activation is None:
+            activation = self._activate(kept, request, origin)
+            if activation is None:
+                return
+        method = kept.object_class.methods.get(request.method)
+        if method is None:
+            self.answer_error(origin, request.id, self._unknown_method(kept, request))
+        elif activation.gate.open and len(request.options) < 2 and self.commits.open_bytes < UNDURABLE_BYTES_MAX:
+            activation.last_used_s = self.now_s
+            self.start(activation, method, request, origin)
+        else:
+            self._deliver_slowly(activation, method, request, origin)
+
+    def _deliver_slowly(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
+        deadline_s = None
+        try:
+            options = parse_options(request.options, json=origin.json)
+        except BadRequest as exc:
+            self.answer_error(origin, request.id, exc)
+            return
+        if self.draining is not None and not isinstance(origin, LocalOrigin):
+            self.answer_error(origin, request.id, self.draining)
+            return
+        if self._stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
+            self._stalled.append((request, origin))
+            return
+        if options.deadline_ms is not None:
+            deadline_s = self.loop.time() + options.deadline_ms / 1_000
+        if activation.gate.open and (deadline_s is None or deadline_s > self.loop.time()):
+            self.start(activation, method, request, origin)
+        elif activation.queued_calls >= OBJECT_CALLS_MAX:
+            text = f"{activation.id} has {activation.queued_calls} calls waiting"
+            self.answer_error(origin, request.id, Overloaded(text))
+        else:
+            activation.queued_calls += 1
+            self.queued_calls += 1
+            activation.gate.wait(activation.gate.root, QueuedCall(activation, method, request, origin, deadline_s))
+            activation.schedule_pump()
+
+    def start(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
+        """Runs the first step of a call; for most calls that is all. The gate has let it in."""
+        self._calls += 1
+        try:
+            if method.empty_ok and len(request.args) < 2:
+                coro = method.function(activation.instance)
+            else:
+                args, kwargs = method.arguments(request.args, json=origin.json)
+                coro = method.function(activation.instance, *args, **kwargs)
+        except CallError as exc:
+            self.answer_error(origin, request.id, exc)
+            return
+        task = self._spare
+        task._coro = coro
+        task._owner = activation
+        task.section = activation.gate.root
+        task._context = activation.context.copy()
+        try:
+            yielded = task.begin()
+        except StopIteration as stop:
+            if task._must_cancel:
+                self._finish_error(activation, origin, request.id, asyncio.CancelledError())
+            else:
+                self._finish(activation, origin, request.id, stop.value)
+        except BaseException as exc:
+            self._finish_error(activation, origin, request.id, exc)
+        else:
+            self._spare = ObjectTask(self.loop)
+            self._running_calls += 1
+            task.call = (origin, request.id)
+            task.start_running()
+            task.suspend_on(yielded)
+            return
+        if getrefcount(task) > self._spare_refs or task._num_cancels_requested:
+            self._spare = ObjectTask(self.loop)  # Somebody kept it, as current_task(), or it was marked.
+
+    def call_done(self, activation: Activation, task: ObjectTask) -> None:
+        """A call that had suspended has finished."""
+        origin, request_id = task.call
+        task.call = None
+        self._running_calls -= 1
+        if task.cancelled():
+            self._finish_error(activation, origin, request_id, asyncio.CancelledError())
+        elif (error := task.exception()) is not None:
+            self._finish_error(activation, origin, request_id, error)
+        else:
+            self._finish(activation, origin, request_id, task.result())
+
+    def _finish(self, activation: Activation, origin: Origin, request_id: Any, value: Any) -> None:
+        if activation.broken is not None:
+            self.answer_error(origin, request_id, activation.broken)
+            return
+        if value.__class__ not in SCALARS:
+            try:
+                raw = encode_json(value) if origin.json else encode(value)
+            except Exception as exc:
+                error = TypeError(f"the result cannot be sent: {exc}")
+                self._finish_error(activation, origin, request_id, error.with_traceback(exc.__traceback__))
+                return
+            if len(raw) > REPLY_BYTES_MAX:
+                text = f"the result has {len(raw)} bytes; the limit is {REPLY_BYTES_MAX}"
+                self._finish_status(activation, origin, request_id, ERROR, TooLarge(text, outcome="executed").to_wire())
+                return
+            value = msgspec.Raw(raw)
+        if activation.cache.confirm_seq <= self.commits.durable_seq:
+            self.answer(origin, request_id, OK, value)
+        else:
+            self.commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, OK, value))
+
+    def _finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:
+        if activation.cache.confirm_seq <= self.commits.durable_seq:
+            self.answer(origin, request_id, status, value)
+        else:
+            self.commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
+
+    def _finish_error(self, activation: Activation, origin: Origin, request_id: Any, error: BaseException) -> None:
+        if activation.broken is not None or isinstance(error, Aborted):
+            self.answer_error(origin, request_id, activation.broken or ObjectReset(str(error)))
+            return
+        self.log.warning("%s: a method raised", activation.id, exc_info=error)
+        details = {"type": type(error).__name__}
+        if self.settings.dev:
+            details["traceback"] = "".join(traceback.format_exception(error))
+        raised = MethodRaised(str(error), details=details)
+        self._finish_status(activation, origin, request_id, ERROR, raised.to_wire())
+
+    def answer(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
+        if origin.__class__ is Origin:
+            self._reply(origin, request_id, status, result)
+        else:
+            origin.answer(status, result)  # type: ignore[attr-defined]  # the only other origin is LocalOrigin
+
+    def answer_error(self, origin: Origin, request_id: Any, error: CallError) -> None:
+        self.answer(origin, request_id, ERROR, error.to_wire())
+        self.touch()
+
+    def _unknown_class(self, request: Request) -> CallError:
+        known = ", ".join(sorted(self.classes)) or "none"
+        return UnknownClass(f"the running app has no object class {request.cls!r}; it has: {known}")
+
+    def _unknown_method(self, kept: Kept, request: Request) -> CallError:
+        known = ", ".join(sorted(kept.object_class.methods)) or "none"
+        return UnknownMethod(f"{request.cls} has no public method {request.method!r}; it has: {known}")
+
+    # Calls out
+
+    def call_out(self, activation: Activation, request: Request, origin: LocalOrigin) -> None:
+        """A call made by object code: it leaves when everything the object has written is durable."""
+        if activation.broken is not None:
+            origin.fail(activation.broken)
+        elif activation.cache.confirm_seq <= self.commits.durable_seq:
+            self._route(request, origin)
+        else:
+            self.hold(activation, activation.cache.confirm_seq, lambda: self._route(request, origin), origin.fail)
+
+    def _route(self, request: Request, origin: LocalOrigin) -> None:
+        if shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
+            self.loop.call_soon(self._deliver_local, request, origin)
+        else:
+            self._send(request, origin)
+
+    def _deliver_local(self, request: Request, origin: LocalOrigin) -> None:
+        self.deliver(request, origin)
+        self.touch()
+
+    def hold(
+        self, activation: Activation, seq: int, release: Callable[[], object], discard: Callable[[CallError], object]
+    ) -> None:
+        """Keeps something other than a reply behind the output gate."""
+        self.commits.hold(seq, (activation, None, release, discard, None))
+
+    # Life of objects
+
+    def _activate(self, kept: Kept, request: Request, origin: Origin) -> Activation | None:
+        """Brings an object into memory. None when the request has been answered or queued instead."""
+        problem = check_object_id(request.cls, request.name)
+        if problem is not None:
+            self.answer_error(origin, request.id, BadRequest(problem))
+            return None
+        if self.draining is not None and not isinstance(origin, LocalOrigin):
+            self.answer_error(origin, request.id, self.draining)
+            return None
+        shard = shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total)
+        store = self.stores.get(shard)
+        if store is None:
+            self.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
+            return None
+        if request.method not in kept.object_class.methods:
+            self.answer_error(origin, request.id, self._unknown_method(kept, request))
+            return None
+        key = object_key(request.cls, request.name)
+        if key in self._settling:
+            self._settling[key].append((request, origin))
+            return None
+        header = encode([request.cls, request.name])
+        cache = ObjectCache(key, shard, store, self.commits, self.budget, header)
+        activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
+        try:
+            activation.construct()
+        except BaseException as exc:
+            self._start_failed(activation, exc, [(request, origin)])
+            return None
+        kept.activations[request.name] = activation
+        self._by_age.append((activation, self.now_s))
+        self.budget.used_bytes += ACTIVATION_BYTES
+        if kept.object_class.starts:
+            self._run_on_start(activation)
+            if activation.broken is not None:  # on_start failed at once; nobody else waited yet.
+                self.answer_error(origin, request.id, activation.broken)
+                return None
+        return activation
+
+    def _run_on_start(self, activation: Activation) -> None:
+        gate = activation.gate
+        section, running = gate.enter(gate.root, None)
+        assert running
+        task = ObjectTask(self.loop).adopt(
+            activation.instance.on_start(), activation, section, activation.context.copy()
+        )
+
+        def done(task: ObjectTask) -> None:
+            if activation.broken is not None:
+                return
+            error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
+                self._start_failed(activation, error, [])
+            else:
+                gate.leave(section)
+                activation.schedule_pump()
+
+        task.when_done = done
+        task.start_running()
+        task.deliver()
+
+    def _start_failed(self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]) -> None:
+        self.log.error("%s could not be started", activation.id, exc_info=error)
+        failure = StartFailed(f"{activation.id} could not be started: {type(error).__name__}: {error}")
+        for request, origin in callers:
+            self.answer_error(origin, request.id, failure)
+        self._break(activation, failure, queued_too=True)
+
+    def reset(self, activation: Activation, error: CallError) -> None:
+        """Drops the instance and everything it has written that is in no commit yet. Its callers get `error`; calls that had
+        not been started go to the next instance."""
+        if activation.broken is None:
+            self._resets += 1
+            self.log.warning("%s", error)
+            self._break(activation, error, queued_too=False)
+
+    def _break(self, activation: Activation, error: CallError, *, queued_too: bool) -> None:
+        activation.broken = error
+        kept = self.classes[activation.object_class.name]
+        if kept.activations.get(activation.id.name) is activation:
+            del kept.activations[activation.id.name]
+            self.budget.used_bytes -= ACTIVATION_BYTES
+        cache = activation.cache
+        self.commits.forget(cache)
+        self.budget.used_bytes -= cache.bytes
+        if cache.committing is not None:
+            self._settling.setdefault(cache.key, [])
+        cache.break_with(error)
+        held, self.commits.held = self.commits.held, []
+        for message in held:
+            if message[0] is activation:
+                self._discard(message, error)
+            else:
+                self.commits.held.append(message)
+        queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
+        for task in list(activation.tasks):
+            if task.call is not None:
+                origin, request_id = task.call
+                task.call = None
+                self._running_calls -= 1
+                self.answer_error(origin, request_id, error)
+            task.abandon()
+        self.queued_calls -= len(queued)
+        for waiter in queued:
+            if queued_too:
+                self.answer_error(waiter.origin, waiter.request.id, error)
+            else:
+                self.loop.call_soon(self._deliver_again, waiter.request, waiter.origin)
+        self.touch()
+
+    def _deliver_again(self, request: Request, origin: Origin) -> None:
+        self.deliver(request, origin)
+        self.touch()
+
+    def evict_idle(self, now_s: float) -> float | None:
+        """Evicts what has been idle for long enough, and, over the memory budget, the least recently used. Returns when to
+        come again, or None when nothing is in memory. Costs O(1) per activation and idle period."""
+        self.now_s = now_s
+        by_age, idle_s = self._by_age, self.settings.idle_evict_s
+        for _ in range(len(by_age)):
+            activation, seen_s = by_age[0]
+            pressed = self.budget.used_bytes > self.budget.bytes_max
+            if not pressed and seen_s + idle_s > now_s:
+                break
+            by_age.popleft()
+            if activation.broken is not None:
+                continue
+            if activation.last_used_s > seen_s and not pressed:
+                by_age.append((activation, activation.last_used_s))
+            elif activation.idle:
+                self._evict(activation)
+            else:
+                activation.cache.evict()
+                by_age.append((activation, now_s))
+        return by_age[0][1] + idle_s if by_age else None
+
+    def _evict(self, activation: Activation) -> None:
+        del self.classes[activation.object_class.name].activations[activation.id.name]
+        self._evictions += 1
+        self.budget.used_bytes -= ACTIVATION_BYTES + activation.cache.bytes
+        evicted = ObjectReset(f"{activation.id} was evicted")
+        activation.broken = evicted
+        activation.cache.break_with(evicted)
+
+    @property
+    def over_budget(self) -> bool:
+        return self.budget.used_bytes > self.budget.bytes_max
+
+    # Commits
+
+    def cut(self) -> list[ShardCommit]:
+        """Closes the open commit and returns what has to become durable, by shard."""
+        commit = self.commits.cut(COMMIT_BYTES_MAX)
+        by_shard: dict[int, list[ObjectWrites]] = {}
+        for cache in commit.members:
+            writes = cache.begin_commit()
+            objects = by_shard.get(cache.shard)
+            if objects is None:
+                by_shard[cache.shard] = [writes]
+            else:
+                objects.append(writes)
+        pieces = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
+        self._pieces = (commit, pieces)
+        return pieces
+
+    def committed(self) -> None:
+        """What `cut` returned is durable: the stores take it over and the held messages leave."""
+        assert self._pieces is not None
+        commit, pieces = self._pieces
+        self._pieces = None
+        for piece in pieces:
+            self.stores[piece.shard].apply(piece.seq, piece.objects)
+        self._commits_done += 1
+        self._commit_writes += len(commit.members)
+        for cache in commit.members:
+            cache.committing = None
+        self.commits.succeeded()
+        answer = self.answer
+        for _, origin, first, second, third in commit.held:
+            if origin is not None:
+                answer(origin, first, second, third)
+            else:
+                first()
+        self._settled()
+
+    def commit_failed(self, problem: str) -> None:
+        """What `cut` returned is not durable and never will be: its objects are reset, their messages never leave."""
+        self._pieces = None
+        commit = self.commits.failed()
+        error = ObjectReset(f"a write could not be made durable: {problem}")
+        for message in commit.held:
+            self._discard(message, error)
+        for cache in commit.members:
+            cache.committing = None
+            self.reset(cache.owner, error)
+        self._settled()
+
+    def _discard(self, message: Any, error: CallError) -> None:
+        _, origin, first, second, _ = message
+        if origin is not None:
+            self.answer_error(origin, first, error)
+        else:
+            second(error)
+
+    def _settled(self) -> None:
+        if self._settling:
+            waiting, self._settling = self._settling, {}
+            for calls in waiting.values():
+                for request, origin in calls:
+                    self.loop.call_soon(self._deliver_again, request, origin)
+        if self._stalled:
+            stalled, self._stalled = self._stalled, collections.deque()
+            for request, origin in stalled:
+                self.loop.call_soon(self._deliver_again, request, origin)
+
+    # Numbers
+
+    @property
+    def unanswered(self) -> int:
+        """Calls that were accepted and not answered yet."""
+        in_flight = self.commits.in_flight
+        held = len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0)
+        return self._running_calls + self.queued_calls + held + len(self._stalled)
+
+    def statistics(self) -> HostStatistics:
+        in_flight = self.commits.in_flight
+        return HostStatistics(
+            activations=sum(len(kept.activations) for kept in self.classes.values()),
+            tasks=self._running_calls,
+            queued_calls=self.queued_calls,
+            held_messages=len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0),
+            cache_bytes=self.budget.used_bytes,
+            calls=self._calls,
+            commits=self._commits_done,
+            commit_writes=self._commit_writes,
+            resets=self._resets,
+            evictions=self._evictions,
+        )

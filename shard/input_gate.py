@@ -1,0 +1,190 @@
+"""The input gate: decides when an event may be delivered to an object.
+
+Guarantee: while the gate is locked, or a critical section runs, no event is delivered but those that the section started
+itself. Events that wait are delivered one at a time, first come first served; sections that wait to start go before them.
+
+Rule 1: every change of a gate's state happens in this file.
+Rule 2: this file does not know what a task, a future or a clock is. A waiter is any object; the caller delivers it.
+Rule 3: whoever is granted is granted before anything else can be asked: `grant` is the only way past a queue.
+
+Sections form a tree. The *active* node is its deepest running section (or the root); only events of the active node can
+pass. A section that ends while work it started is unfinished hands that work to its parent (it is re-parented): the work
+neither deadlocks nor opens the gate early. Chains of ended sections are followed in a loop, never by recursion.
+"""
+
+from __future__ import annotations
+
+import collections
+from typing import Any
+
+from runtime.limits import SECTION_DEPTH_MAX
+
+
+class SectionsTooDeep(RuntimeError):
+    """Critical sections are nested deeper than 64. Raised at entry; the object is unharmed."""
+
+
+class Section:
+    """A node of the gate: the root, or one critical section."""
+
+    __slots__ = ("child", "depth", "locks", "over", "parent", "starters", "waiters")
+
+    def __init__(self, parent: Section | None) -> None:
+        self.parent = parent
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.locks = 0
+        """Storage operations at work. Each closes the node until it is released."""
+        self.child: Section | None = None
+        """The section that runs in this one."""
+        self.starters: collections.deque[tuple[Any, Section]] = collections.deque()
+        self.waiters: collections.deque[Any] = collections.deque()
+        self.over = False
+
+
+class InputGate:
+    """One per activation. `open` tells, without a call, whether an event of the root may be delivered right now."""
+
+    __slots__ = ("active", "open", "root")
+
+    def __init__(self) -> None:
+        self.root = self.active = Section(None)
+        self.open = True
+
+    # Asking
+
+    def living(self, section: Section) -> Section:
+        """The section itself, or the nearest ancestor that is not over: to whom its events belong now."""
+        while section.over:
+            assert section.parent is not None, "the root is never over"
+            section = section.parent
+        return section
+
+    def passes(self, section: Section) -> bool:
+        """Whether an event of this section may be delivered now. False also when others wait: nobody overtakes."""
+        if section.over:
+            section = self.living(section)
+        return section is self.active and not section.locks and not section.waiters and not section.starters
+
+    def wait(self, section: Section, waiter: Any) -> None:
+        """Queues a waiter that did not pass."""
+        self.living(section).waiters.append(waiter)
+        self._refresh()
+
+    def grant(self) -> Any | None:
+        """Takes the next waiter that may be delivered now, or None. For a starter its section has been started."""
+        active = self.active
+        if active.locks:
+            return None
+        if active.starters:
+            waiter, section = active.starters.popleft()
+            self._run(section)
+            return waiter
+        if active.waiters:
+            waiter = active.waiters.popleft()
+            self._refresh()
+            return waiter
+        return None
+
+    @property
+    def has_waiters(self) -> bool:
+        """Whether `grant` would return somebody."""
+        active = self.active
+        return not active.locks and bool(active.starters or active.waiters)
+
+    # Storage operations
+
+    def lock(self, section: Section) -> None:
+        self.living(section).locks += 1
+        self._refresh()
+
+    def unlock(self, section: Section) -> None:
+        section = self.living(section)
+        assert section.locks > 0, "unlocked more often than locked"
+        section.locks -= 1
+        self._refresh()
+
+    # Critical sections
+
+    def enter(self, section: Section, waiter: Any) -> tuple[Section, bool]:
+        """Begins a critical section inside `section`. Returns it, and whether it runs already; if not, `grant` will
+        return `waiter` once it does. Raises SectionsTooDeep."""
+        parent = self.living(section)
+        if parent.depth + 1 > SECTION_DEPTH_MAX:
+            raise SectionsTooDeep(f"critical sections are nested too deeply (limit {SECTION_DEPTH_MAX})")
+        begun = Section(parent)
+        if parent is self.active and not parent.locks and not parent.starters:
+            self._run(begun)
+            return begun, True
+        parent.starters.append((waiter, begun))
+        self._refresh()
+        return begun, False
+
+    def withdraw(self, section: Section) -> None:
+        """A section that was entered and does not run yet will never run."""
+        assert section.parent is not None
+        parent = self.living(section.parent)
+        parent.starters = collections.deque(entry for entry in parent.starters if entry[1] is not section)
+        section.over = True
+        self._refresh()
+
+    def leave(self, section: Section) -> None:
+        """The section ends. What it started and did not finish now belongs to its parent."""
+        assert not section.over, "a section ends once"
+        assert section.parent is not None
+        parent = self.living(section.parent)
+        assert parent.child is section
+        section.over = True
+        parent.child = section.child
+        if section.child is not None:
+            section.child.parent = parent
+        elif self.active is section:
+            self.active = parent
+        parent.locks += section.locks
+        parent.waiters.extend(section.waiters)
+        for waiter, starting in section.starters:
+            starting.parent = parent
+            parent.starters.append((waiter, starting))
+        section.locks, section.child = 0, None
+        section.waiters.clear()
+        section.starters.clear()
+        self._refresh()
+
+    def drain(self) -> list[Any]:
+        """Takes out everybody who waits anywhere, in order: for an object that is being reset."""
+        everybody: list[Any] = []
+        section: Section | None = self.root
+        while section is not None:
+            everybody.extend(waiter for waiter, _ in section.starters)
+            everybody.extend(section.waiters)
+            section.starters.clear()
+            section.waiters.clear()
+            section = section.child
+        self._refresh()
+        return everybody
+
+    def _run(self, section: Section) -> None:
+        assert section.parent is not None
+        section.parent.child = section
+        section.depth = section.parent.depth + 1
+        self.active = section
+        self._refresh()
+
+    def _refresh(self) -> None:
+        root = self.root
+        self.open = root is self.active and not root.locks and not root.waiters and not root.starters
+
+    def check_invariants(self) -> None:
+        """Recomputes what is kept incrementally. For tests."""
+        deepest = self.root
+        seen = [deepest]
+        while deepest.child is not None:
+            assert deepest.child.parent is deepest
+            deepest = deepest.child
+            assert not deepest.over
+            seen.append(deepest)
+        assert deepest is self.active
+        for section in seen:
+            assert section.locks >= 0
+            assert all(self.living(starting.parent) is section for _, starting in section.starters if starting.parent)
+        root = self.root
+        assert self.open == (root is self.active and not (root.locks or root.waiters or root.starters))

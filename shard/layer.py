@@ -1,0 +1,69 @@
+"""What an open transaction has written, over the cache or over the transaction around it.
+
+Guarantee: nothing of a layer is visible outside the transaction, or committed, before it is merged; merging takes one step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shard.cache import ABSENT, MISS, ObjectCache
+
+
+class Layer:
+    __slots__ = ("below", "cleared", "cleared_confirmed", "writes")
+
+    def __init__(self, below: Layer | None) -> None:
+        self.below = below
+        self.cleared = False
+        """Everything below is deleted."""
+        self.cleared_confirmed = False
+        self.writes: dict[str, tuple[bytes | None, Any, bool]] = {}
+        """By key: bytes (None: deleted), the value as the cache keeps it, whether messages wait for it."""
+
+    def find(self, key: str) -> Any:
+        """The value written here, ABSENT, or MISS when a lower layer has to answer."""
+        entry = self.writes.get(key)
+        if entry is not None:
+            return entry[1]
+        return ABSENT if self.cleared else MISS
+
+    def write(self, key: str, raw: bytes, value: Any, *, confirmed: bool) -> None:
+        self.writes[key] = (raw, value, confirmed)
+
+    def delete(self, key: str, *, confirmed: bool) -> None:
+        self.writes[key] = (None, ABSENT, confirmed)
+
+    def clear(self, *, confirmed: bool) -> None:
+        self.writes = {}
+        self.cleared = True
+        self.cleared_confirmed |= confirmed
+
+    def scan(
+        self, cache: ObjectCache, start: str | None, end: str | None, *, reverse: bool, limit: int | None
+    ) -> list[tuple[str, Any]]:
+        """The range as the transaction sees it."""
+        merged: dict[str, Any] = {}
+        layer: Layer | None = self
+        while layer is not None:
+            for key, (_, value, _) in layer.writes.items():
+                if (start is None or key >= start) and (end is None or key < end):
+                    merged.setdefault(key, value)
+            if layer.cleared:
+                break
+            layer = layer.below
+        else:
+            asked = None if limit is None else limit + len(merged)
+            for key, value in cache.scan(start, end, reverse=reverse, limit=asked):
+                merged.setdefault(key, value)
+        keys = sorted((key for key, value in merged.items() if value is not ABSENT), reverse=reverse)
+        return [(key, merged[key]) for key in keys[:limit]]
+
+    def merge_into(self, below: Layer | ObjectCache) -> None:
+        if self.cleared:
+            below.clear(confirmed=self.cleared_confirmed)
+        for key, (raw, value, confirmed) in self.writes.items():
+            if raw is None:
+                below.delete(key, confirmed=confirmed)
+            else:
+                below.write(key, raw, value, confirmed=confirmed)

@@ -1,0 +1,179 @@
+"""What a class offers: its public methods, compiled once into decoders of their arguments.
+
+Guarantee: only public `async def` methods of the class, or of a base other than `DurableObject`, can be called from outside;
+arguments are converted and validated before any code of the object runs, and a mismatch names the offending place.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from runtime.errors import BadArguments
+from shard.object import HOOKS, DurableObject
+
+_EMPTY = (b"", b"\x90", b"\xc0", b"\x80")
+"""Arguments left out: nothing, an empty array, nil, an empty map."""
+_EMPTY_JSON = (b"", b"[]", b"null", b"{}")
+
+_DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowError)
+
+
+class AppError(Exception):
+    """The app cannot be served as it is written; the message says what to change."""
+
+
+class Method:
+    """One callable method."""
+
+    __slots__ = ("_decode_all", "_names", "_required", "_signature", "_types", "_variable", "empty_ok", "function", "name")
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.function = function
+        self._signature = inspect.signature(function)
+        parameters = list(self._signature.parameters.values())[1:]
+        try:
+            hints = typing.get_type_hints(function, include_extras=True)
+        except Exception as exc:
+            raise AppError(f"{function.__qualname__}: an annotation cannot be resolved: {exc}") from None
+        self._types: dict[str, Any] = {}
+        for parameter in parameters:
+            self._types[parameter.name] = kind = hints.get(parameter.name, Any)
+            try:
+                msgspec.msgpack.Decoder(kind, dec_hook=_decode_custom)
+            except TypeError as exc:
+                raise AppError(f"{function.__qualname__}: parameter {parameter.name!r}: {exc}") from None
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        self._names = [p.name for p in positional]
+        self._required = sum(p.default is p.empty for p in positional)
+        self.empty_ok = all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
+        """May be called without arguments."""
+        self._variable = next((self._types[p.name] for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        every = tuple[tuple(self._types[name] for name in self._names)] if self._names else tuple[()]  # type: ignore[misc]
+        self._decode_all = msgspec.msgpack.Decoder(every, dec_hook=_decode_custom).decode
+
+    def arguments(self, raw: msgspec.Raw, *, json: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments. Raises BadArguments."""
+        if not json and self._names:
+            try:
+                return self._decode_all(raw), {}
+            except _DECODE_ERRORS:
+                pass  # Another number of arguments, keywords, or an error to be explained.
+        return self._arguments(bytes(raw), json)
+
+    def _arguments(self, raw: bytes, json: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if raw in (_EMPTY_JSON if json else _EMPTY):
+            return self._bind((), {})
+        codec: Any = msgspec.json if json else msgspec.msgpack
+        keywords = raw[:1] == b"{" if json else raw[0] & 0xF0 == 0x80 or raw[0] in (0xDE, 0xDF)
+        try:
+            if keywords:
+                return self._bind((), codec.decode(raw, type=dict[str, msgspec.Raw]), codec)
+            return self._bind(tuple(codec.decode(raw, type=list[msgspec.Raw])), {}, codec)
+        except _DECODE_ERRORS as exc:
+            raise BadArguments(f"{self.name}: the arguments are neither an array nor a map: {exc}") from None
+
+    def _bind(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], codec: Any = msgspec.msgpack
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        try:
+            self._signature.bind(None, *args, **kwargs)
+        except TypeError as exc:
+            raise BadArguments(f"{self.name}: {exc}; it takes {self._shown()}") from None
+        converted = tuple(
+            self._convert(codec, value, self._names[at], self._types[self._names[at]])
+            if at < len(self._names)
+            else self._convert(codec, value, f"*[{at}]", self._variable)
+            for at, value in enumerate(args)
+        )
+        extra = next((p.name for p in self._signature.parameters.values() if p.kind is p.VAR_KEYWORD), "")
+        named = {
+            name: self._convert(codec, value, name, self._types.get(name, self._types.get(extra, Any)))
+            for name, value in kwargs.items()
+        }
+        return converted, named
+
+    def _convert(self, codec: Any, raw: msgspec.Raw, name: str, kind: Any) -> Any:
+        try:
+            return codec.decode(raw, type=kind, dec_hook=_decode_custom)
+        except _DECODE_ERRORS as exc:
+            raise BadArguments(f"{self.name}: argument {name!r}: {exc}", details={"argument": name}) from None
+
+    def _shown(self) -> str:
+        parameters = list(self._signature.parameters.values())[1:]
+        return str(self._signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+
+    def describe(self) -> dict[str, Any]:
+        """The entry of the system call `classes`: parameters, documentation and a JSON Schema of the arguments."""
+        required = self._names[: self._required]
+        try:
+            properties = {name: _schema(kind) for name, kind in self._types.items()}
+        except TypeError:
+            properties = {name: {} for name in self._types}
+        return {
+            "signature": self._shown(),
+            "doc": inspect.getdoc(self.function) or "",
+            "arguments": {"type": "object", "properties": properties, "required": required},
+        }
+
+
+class ObjectClass:
+    """A user's class, ready to be called."""
+
+    __slots__ = ("cls", "methods", "name", "starts")
+
+    def __init__(self, cls: type[DurableObject]) -> None:
+        """Raises AppError for a class that breaks a rule of section 1 of the contract."""
+        self.cls = cls
+        self.name = cls.__name__
+        self.methods: dict[str, Method] = {}
+        for name in dir(cls):
+            if name.startswith("_") or _owner(cls, name) in (DurableObject, object):
+                continue
+            function = inspect.getattr_static(cls, name)
+            if not inspect.isfunction(function):
+                continue
+            _check_public(cls, name, function)
+            if name not in HOOKS:
+                self.methods[name] = Method(name, function)
+        self.starts = cls.on_start is not DurableObject.on_start
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "doc": inspect.getdoc(self.cls) or "",
+            "methods": {name: method.describe() for name, method in self.methods.items()},
+        }
+
+
+def _check_public(cls: type, name: str, function: Callable[..., Any]) -> None:
+    where = f"{cls.__name__}.{name}"
+    hide = f"name it _{name} if it is not to be called from outside"
+    if inspect.isasyncgenfunction(function):
+        raise AppError(f"{where} is an async generator; return a list, or {hide}")
+    if not inspect.iscoroutinefunction(function):
+        raise AppError(f"{where} is a plain `def`; write `async def {name}`, or {hide}")
+
+
+def _owner(cls: type, name: str) -> type:
+    return next(base for base in cls.__mro__ if name in base.__dict__)
+
+
+def _decode_custom(kind: Any, value: Any) -> Any:
+    """Types that msgspec does not know: Pydantic models validate themselves."""
+    validate = getattr(kind, "model_validate", None)
+    if validate is None:
+        raise NotImplementedError(f"type {kind!r} cannot be received; use msgspec types, dataclasses or Structs")
+    try:
+        return validate(value)
+    except ValueError as exc:
+        raise msgspec.ValidationError(str(exc)) from None
+
+
+def _schema(kind: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = msgspec.json.schema(kind, schema_hook=lambda custom: getattr(custom, "model_json_schema", dict)())
+    return schema

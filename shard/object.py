@@ -1,0 +1,62 @@
+"""The base class of durable objects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
+
+from runtime.ids import ObjectId
+from runtime.stub import Stub
+from shard.storage import SectionEntry, Storage
+
+if TYPE_CHECKING:
+    from shard.activation import Activation
+
+HOOKS = frozenset({"on_start", "alarm"})
+"""Called by the runtime, never from outside."""
+
+T = TypeVar("T")
+ObjectT = TypeVar("ObjectT", bound="DurableObject")
+
+
+class DurableObject:
+    """Derive from this class. Each named instance is single-threaded, has private storage, and loses nothing that it has
+    confirmed.
+
+    Public `async def` methods can be called from outside. While a storage operation or a critical section of the object is
+    at work, no other event is delivered to it; no reply leaves before the writes that it may reveal are durable.
+    """
+
+    id: ObjectId
+    """`id.class_name`, `id.name`; `str(id)` is `Counter/alice`."""
+    storage: Storage
+    _activation: Activation
+
+    async def on_start(self) -> None:
+        """Runs before the first event of an instance, with the input gate closed. If it raises, every waiting caller gets
+        `start_failed`, and the next call tries again with a new instance."""
+
+    @overload
+    def stub(self, object_class: type[ObjectT], name: str) -> ObjectT: ...
+
+    @overload
+    def stub(self, object_class: str, name: str) -> Stub: ...
+
+    def stub(self, object_class: type[Any] | str, name: str) -> Any:
+        """A handle on another object. Calls leave only when everything this object has written is durable."""
+        return Stub(self._activation.caller, object_class, name)
+
+    def spawn(self, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Starts a background task that the object owns: gated, counted as activity, cancelled when the object is reset. An
+        exception that escapes it is logged."""
+        return cast("asyncio.Task[T]", self._activation.spawn(coro))
+
+    def block_concurrency(self) -> SectionEntry:
+        """`async with self.block_concurrency():` a critical section. Only events that its own code started are delivered
+        while it runs. An exception that escapes it, or 30 s in it, resets the object."""
+        return self._activation.enter_section(breaks=True)
+
+    def abort(self, reason: str = "aborted") -> NoReturn:
+        """Drops what has been written and is in no commit yet, and resets the object. Callers get `object_reset`."""
+        self._activation.abort(reason)

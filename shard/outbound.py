@@ -1,0 +1,78 @@
+"""Calls that object code makes to other objects.
+
+Guarantee: a call leaves only when everything its object has written before is durable, and calls of one object to another
+leave in the order in which they were made. The result is delivered to the object through its input gate, because it is
+awaited as an ordinary future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtime.encoding import encode_arguments, error_from_raw, exception_for_caller, result_decoder
+from runtime.errors import BadRequest, CallError
+from runtime.ids import check_object_id
+from runtime.protocol import ERROR, Origin, Request, encode
+
+if TYPE_CHECKING:
+    from shard.activation import Activation
+    from shard.host import Host
+
+_numbers = itertools.count(1).__next__
+
+
+class LocalOrigin(Origin):
+    """The reply goes to a future of this process."""
+
+    __slots__ = ("future", "result_type")
+
+    def __init__(self, future: asyncio.Future[Any], result_type: Any) -> None:
+        super().__init__(b"", envelope=None, json=False, single=False, requests=1)
+        self.future = future
+        self.result_type = result_type
+
+    def answer(self, status: int, result: Any) -> None:
+        """`result` is Raw, or what would be encoded into it."""
+        future = self.future
+        if future.done():  # The caller no longer waits.
+            return
+        try:
+            raw = result if isinstance(result, msgspec.Raw) else encode(result)
+            if status == ERROR:
+                future.set_exception(exception_for_caller(error_from_raw(raw)))
+            else:
+                future.set_result(result_decoder(self.result_type)(raw))
+        except (msgspec.MsgspecError, OverflowError, UnicodeError) as exc:
+            future.set_exception(exc)
+
+    def fail(self, error: CallError) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+            self.future.exception()  # Retrieved: the object that asked may have been reset.
+
+
+class Caller:
+    """What the stubs of one activation call through."""
+
+    __slots__ = ("_host", "activation")
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self.activation: Activation
+
+    def call(
+        self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any = Any
+    ) -> Awaitable[Any]:
+        problem = check_object_id(class_name, name)
+        if problem is not None:
+            raise BadRequest(problem)
+        future = self._host.loop.create_future()
+        raw = encode_arguments(args, kwargs)  # At once: what the caller changes later does not travel.
+        request = Request(_numbers(), class_name, name, method, raw)
+        self._host.call_out(self.activation, request, LocalOrigin(future, result_type))
+        return future

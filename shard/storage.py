@@ -1,0 +1,346 @@
+"""`self.storage`: what user code sees of an object's private storage.
+
+Guarantee: every operation takes effect when it is called, in program order, awaited or not. What can be answered from memory
+is answered without yielding to the event loop, so that no event can run between question and answer. Errors of use (a bad
+key, a value that would not come back equal, a size over its limit) are raised by the call itself; nothing is written then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Generator, Iterable, Mapping
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
+from shard.cache import ABSENT, MISS, ObjectCache
+from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
+from shard.layer import Layer
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Ready(Generic[T_co]):
+    """An awaitable that is already done: awaiting it never yields to the event loop."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: T_co) -> None:
+        self._value = value
+
+    def __await__(self) -> Generator[Any, None, T_co]:
+        return self._value
+        yield  # type: ignore[unreachable]  # makes this a generator
+
+
+DONE: Ready[None] = Ready(None)
+
+
+class Host(Protocol):
+    """What storage needs of the activation it belongs to."""
+
+    def wait_durable(self) -> Awaitable[None]: ...
+
+    def wait_capacity(self) -> Awaitable[None]: ...
+
+    def enter_section(self, *, breaks: bool) -> SectionEntry: ...
+
+
+class SectionEntry(Protocol):
+    """A critical section as an async context manager."""
+
+    async def __aenter__(self) -> object: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None: ...
+
+
+class Storage:
+    """Private, durable, transactional storage of one object: an ordered map from str to values."""
+
+    __slots__ = ("_cache", "_host", "_layer")
+
+    def __init__(self, cache: ObjectCache, host: Host) -> None:
+        self._cache = cache
+        self._host = host
+        self._layer: Layer | None = None
+        """What the innermost open transaction has written."""
+
+    # Reading
+
+    def get(
+        self, key: str, default: Any = None, *, type: Any = None, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Ready[Any]:
+        """The value of `key`, or `default`. With `type` the value is converted and validated (msgspec types)."""
+        if self._layer is None and type is None:
+            value = self._cache.values.get(key, MISS)
+            if value.__class__ in SCALARS:
+                return Ready(value)
+            if value is ABSENT:
+                return Ready(default)
+        return Ready(self._get(key, default, type, no_cache))
+
+    def get_many(self, keys: Iterable[str], *, allow_concurrency: bool = False, no_cache: bool = False) -> Ready[dict[str, Any]]:
+        """The values of those keys that exist, in key order. At most 128 keys: ValueError."""
+        wanted = sorted(set(_str_keys(keys)))
+        if len(wanted) > KEYS_PER_READ_MAX:
+            raise ValueError(f"get_many takes at most {KEYS_PER_READ_MAX} keys; {len(wanted)} were given")
+        found = ((key, self._get(key, MISS, None, no_cache)) for key in wanted)
+        return Ready({key: value for key, value in found if value is not MISS})
+
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Ready[dict[str, Any]]:
+        """The pairs of a key range in byte order of the keys. `start` is inclusive and `end` exclusive, also with
+        `reverse`, which only flips the order and the side from which `limit` counts. Raises ValueError for `start` with
+        `start_after` and for a limit below 1."""
+        if start is not None and start_after is not None:
+            raise ValueError("list takes start or start_after, not both")
+        if limit is not None and limit <= 0:
+            raise ValueError("list takes a limit of at least 1")
+        if start_after is not None:
+            start = start_after + "\0"
+        if prefix:
+            start = prefix if start is None else max(start, prefix)
+            after = _after_prefix(prefix)
+            if after is not None:
+                end = after if end is None else min(end, after)
+        if start is not None and end is not None and start >= end:
+            return Ready({})
+        rows = self._scan(start, end, reverse, limit)
+        return Ready({key: decode(value.raw) if value.__class__ is Encoded else value for key, value in rows})
+
+    def _get(self, key: str, default: Any, type: Any, no_cache: bool) -> Any:
+        value = self._find(key, no_cache)
+        if value is ABSENT:
+            return default
+        if type is not None:
+            return decode_as(value.raw if value.__class__ is Encoded else encode(value), type)
+        return decode(value.raw) if value.__class__ is Encoded else value
+
+    def _find(self, key: str, no_cache: bool = False) -> Any:
+        layer = self._layer
+        while layer is not None:
+            value = layer.find(key)
+            if value is not MISS:
+                return value
+            layer = layer.below
+        value = self._cache.values.get(key, MISS)
+        if value is not MISS:
+            return value
+        check_key(key)
+        return self._cache.peek(key) if no_cache else self._cache.read(key)
+
+    def _scan(self, start: str | None, end: str | None, reverse: bool, limit: int | None) -> Iterable[tuple[str, Any]]:
+        if self._layer is None:
+            return self._cache.scan(start, end, reverse=reverse, limit=limit)
+        return self._layer.scan(self._cache, start, end, reverse=reverse, limit=limit)
+
+    # Writing
+
+    def put(
+        self, key: str, value: Any, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
+    ) -> Awaitable[None]:
+        """Stores `value`. Awaiting it is not needed for the write to happen, and waits only under backpressure.
+
+        allow_unconfirmed: messages do not wait for this write; if its commit fails the object is reset all the same.
+        Raises TypeError or ValueError, at the call, for a key or value that cannot be stored exactly."""
+        cache = self._cache
+        if value.__class__ in SCALARS:
+            raw, kept = _encode_scalar(value), value
+        else:
+            raw = encode_value(value)
+            kept = Encoded(raw)
+        if self._layer is None:
+            if key not in cache.values:
+                check_key(key)
+            cache.write(key, raw, kept, confirmed=not allow_unconfirmed)
+            return DONE if cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._host.wait_capacity()
+        check_key(key)
+        self._layer.write(key, raw, kept, confirmed=not allow_unconfirmed)
+        return DONE
+
+    def put_many(
+        self,
+        mapping: Mapping[str, Any],
+        *,
+        allow_concurrency: bool = False,
+        allow_unconfirmed: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[None]:
+        """Stores all pairs. Every pair is checked before any is applied."""
+        checked: list[tuple[str, bytes, Any]] = []
+        for key, value in mapping.items():
+            check_key(key)
+            if value.__class__ in SCALARS:
+                checked.append((key, _encode_scalar(value), value))
+            else:
+                raw = encode_value(value)
+                checked.append((key, raw, Encoded(raw)))
+        for key, raw, kept in checked:
+            (self._layer or self._cache).write(key, raw, kept, confirmed=not allow_unconfirmed)
+        return DONE if self._cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._host.wait_capacity()
+
+    def delete(
+        self, key: str, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
+    ) -> Ready[bool]:
+        """Whether the key existed."""
+        check_key(key)
+        return Ready(self._delete(key, not allow_unconfirmed))
+
+    def delete_many(
+        self, keys: Iterable[str], *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
+    ) -> Ready[int]:
+        """How many of the keys existed, each counted once."""
+        wanted = list(_str_keys(keys))
+        return Ready(sum(self._delete(key, not allow_unconfirmed) for key in wanted))
+
+    def delete_all(self, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False) -> Awaitable[None]:
+        """Deletes everything, atomically."""
+        (self._layer or self._cache).clear(confirmed=not allow_unconfirmed)
+        return DONE
+
+    def _delete(self, key: str, confirmed: bool) -> bool:
+        if self._layer is None:
+            return self._cache.delete(key, confirmed=confirmed)
+        existed = self._find(key) is not ABSENT
+        if existed:
+            self._layer.delete(key, confirmed=confirmed)
+        return existed
+
+    # Durability and transactions
+
+    def sync(self) -> Awaitable[None]:
+        """Completes when all writes issued before it are durable. Leaves the input gate open."""
+        return self._host.wait_durable()
+
+    def transaction(self) -> Transaction:
+        """`async with storage.transaction() as txn:` all or nothing; rolled back when the block raises. Other events are not
+        delivered to the object meanwhile."""
+        return Transaction(self)
+
+    def _commit_layer(self, layer: Layer) -> None:
+        assert self._layer is layer
+        self._layer = layer.below
+        layer.merge_into(self._layer or self._cache)
+
+    def _drop_layer(self, layer: Layer) -> None:
+        """Also drops the layers above, which can only be there when the block was left by an exception."""
+        below: Layer | None = self._layer
+        while below is not None and below is not layer:
+            below = below.below
+        if below is layer:
+            self._layer = layer.below
+
+
+class TransactionOver(RuntimeError):
+    """The transaction has been committed or rolled back and takes no more operations."""
+
+
+class Transaction:
+    """Storage operations that are committed together when the block ends, and rolled back when it raises.
+
+    Reads see the transaction's own writes. Operations on `self.storage` inside the block belong to it as well."""
+
+    __slots__ = ("_layer", "_over", "_section", "_storage")
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._section: SectionEntry | None = None
+        self._layer: Layer | None = None
+        self._over = False
+
+    async def __aenter__(self) -> Transaction:
+        if self._section is not None:
+            raise TransactionOver("a transaction is entered once; call storage.transaction() again")
+        self._section = self._storage._host.enter_section(breaks=False)
+        await self._section.__aenter__()
+        self._layer = self._storage._layer = Layer(self._storage._layer)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._section is not None
+        try:
+            if not self._over and self._layer is not None:
+                if error is None:
+                    self._storage._commit_layer(self._layer)
+                else:
+                    self._storage._drop_layer(self._layer)
+            self._over = True
+        finally:
+            await self._section.__aexit__(None, None, None)
+
+    def rollback(self) -> None:
+        """Undoes everything the transaction has done. It takes no more operations."""
+        self._check()
+        assert self._layer is not None
+        self._storage._drop_layer(self._layer)
+        self._over = True
+
+    def _check(self) -> Storage:
+        if self._over or self._layer is None:
+            raise TransactionOver("the transaction is over" if self._over else "enter the transaction with `async with` first")
+        return self._storage
+
+    def get(self, key: str, default: Any = None, **options: Any) -> Ready[Any]:
+        return self._check().get(key, default, **options)
+
+    def get_many(self, keys: Iterable[str], **options: Any) -> Ready[dict[str, Any]]:
+        return self._check().get_many(keys, **options)
+
+    def list(self, **options: Any) -> Ready[dict[str, Any]]:
+        return self._check().list(**options)
+
+    def put(self, key: str, value: Any, **options: Any) -> Awaitable[None]:
+        return self._check().put(key, value, **options)
+
+    def put_many(self, mapping: Mapping[str, Any], **options: Any) -> Awaitable[None]:
+        return self._check().put_many(mapping, **options)
+
+    def delete(self, key: str, **options: Any) -> Ready[bool]:
+        return self._check().delete(key, **options)
+
+    def delete_many(self, keys: Iterable[str], **options: Any) -> Ready[int]:
+        return self._check().delete_many(keys, **options)
+
+    def delete_all(self, **options: Any) -> Awaitable[None]:
+        return self._check().delete_all(**options)
+
+
+def _encode_scalar(value: Any) -> bytes:
+    try:
+        raw = encode(value)
+    except (OverflowError, UnicodeEncodeError) as exc:
+        raise ValueError(f"the value cannot be stored: {exc}") from None
+    if len(raw) > 16:
+        check_size(raw)
+    return raw
+
+
+def _str_keys(keys: Iterable[str]) -> Iterable[str]:
+    if isinstance(keys, str):
+        raise TypeError("a list of keys is wanted, not one str")
+    for key in keys:
+        check_key(key)
+        yield key
+
+
+def _after_prefix(prefix: str) -> str | None:
+    """The smallest str above every str with this prefix, or None when there is none."""
+    for at in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[at])
+        if code < 0x10FFFF:
+            following = 0xE000 if code + 1 == 0xD800 else code + 1  # Surrogates are no characters.
+            return prefix[:at] + chr(following)
+    return None

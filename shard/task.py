@@ -1,0 +1,256 @@
+"""The task that runs object code: every resumption of it passes the object's input gate.
+
+Guarantee: code of an object continues only when its gate lets the event in. Apart from that an `ObjectTask` behaves as an
+`asyncio.Task` does: timeouts, task groups, gather, cancellation, `current_task` and context variables work.
+
+Rule 1: a call that never suspends costs no task: `begin` runs its first step in a spare one, which is used again.
+Rule 2: this file decides nothing about gates; it asks `owner.gate` and queues itself there.
+Rule 3: done-callbacks run in a neutral context. A callback inside the task's own context could not enter it again.
+
+`_enter_task` and `_leave_task` are documented for third-party tasks; they refuse while another task is current, so steps
+start from loop callbacks only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+from asyncio import futures
+from collections.abc import Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, Final
+
+from shard.input_gate import Section
+
+if TYPE_CHECKING:
+    from shard.activation import Activation
+
+CURRENT: Final[contextvars.ContextVar[Activation]] = contextvars.ContextVar("tidegate_activation")
+"""The activation whose code runs in this context."""
+
+NEUTRAL: Final = contextvars.Context()
+
+_enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._enter_task
+_leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._leave_task
+_register_task: Callable[[Any], None] = asyncio.tasks._register_task
+_get_loop = futures._get_loop  # type: ignore[attr-defined]
+_numbers = itertools.count(1).__next__
+
+
+class StorageFuture(asyncio.Future[Any]):
+    """The completion of an object's own storage operation: it is delivered although the gate is closed for it."""
+
+
+class ObjectTask(asyncio.Future[Any]):
+    """Drives one coroutine of an object: a call that suspended, a background task, or a sub-task of these."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._task_loop = loop
+        self._coro: Coroutine[Any, Any, Any] | None = None
+        self._context: contextvars.Context = NEUTRAL
+        self._owner: Activation | None = None
+        self._fut_waiter: asyncio.Future[Any] | None = None
+        self._granted: asyncio.Future[Any] | None = None
+        """The future whose completion is being delivered, while this task waits at the gate."""
+        self._must_cancel = False
+        self._num_cancels_requested = 0
+        self._task_name: str | None = None
+        self.section: Section | None = None
+        """The critical section in which the task is, or the root of the gate."""
+        self.call: Any = None
+        """The call that this task answers, if it is not a sub-task."""
+        self.when_done: Callable[[ObjectTask], None] | None = None
+
+    def adopt(
+        self, coro: Coroutine[Any, Any, Any], owner: Activation, section: Section, context: contextvars.Context
+    ) -> ObjectTask:
+        """Gives the task its work. It has not begun."""
+        self._coro = coro
+        self._owner = owner
+        self.section = section
+        self._context = context
+        return self
+
+    # Running
+
+    def deliver(self) -> None:
+        """The gate lets the task in."""
+        future, self._granted = self._granted, None
+        if future is None:
+            self._step(None)
+            return
+        try:
+            future.result()
+        except BaseException as exc:
+            self._step(exc)
+        else:
+            self._step(None)
+
+    def start_running(self) -> None:
+        """From now on the task is one of its object's."""
+        _register_task(self)
+        self._owner.tasks.add(self)  # type: ignore[union-attr]  # adopted before
+
+    def schedule(self) -> None:
+        """Asks the gate to begin (or, after a bare yield, to go on) in a later turn."""
+        self._task_loop.call_soon(self._wake, None, context=NEUTRAL)
+
+    def _wake(self, future: asyncio.Future[Any] | None) -> None:
+        owner = self._owner
+        assert owner is not None
+        assert self.section is not None
+        self._granted = future
+        self._fut_waiter = None
+        if future.__class__ is StorageFuture or owner.broken is not None or owner.gate.passes(self.section):
+            owner.host.touch()
+            self.deliver()
+        else:
+            owner.gate.wait(self.section, self)
+
+    def _step(self, error: BaseException | None) -> None:
+        if self.done():
+            return
+        if self._must_cancel:
+            if not isinstance(error, asyncio.CancelledError):
+                error = self._make_cancelled_error()  # type: ignore[attr-defined]  # of every Future
+            self._must_cancel = False
+        coro = self._coro
+        assert coro is not None
+        loop = self._task_loop
+        _enter_task(loop, self)
+        try:
+            if error is None:
+                yielded = self._context.run(coro.send, None)
+            else:
+                yielded = self._context.run(coro.throw, error)
+        except StopIteration as stop:
+            if self._must_cancel:
+                self._must_cancel = False
+                super().cancel(self._cancel_message)
+            else:
+                super().set_result(stop.value)
+        except asyncio.CancelledError:
+            super().cancel(self._cancel_message)
+        except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
+            super().set_exception(exc if isinstance(exc, Exception) else RuntimeError(f"{type(exc).__name__}: {exc}"))
+        else:
+            self.suspend_on(yielded)
+        finally:
+            _leave_task(loop, self)
+            del error
+        if self.done():
+            self._owner.task_done(self)  # type: ignore[union-attr]  # a task that runs has an owner
+
+    def suspend_on(self, yielded: Any) -> None:
+        """The coroutine waits for what it yielded."""
+        blocking = getattr(yielded, "_asyncio_future_blocking", None)
+        if blocking:
+            if yielded is self:
+                self._fail_step(f"Task cannot await on itself: {self!r}")
+            elif _get_loop(yielded) is not self._task_loop:
+                self._fail_step(f"Task {self!r} got Future {yielded!r} attached to a different loop")
+            else:
+                yielded._asyncio_future_blocking = False
+                yielded.add_done_callback(self._wake, context=NEUTRAL)
+                self._fut_waiter = yielded
+                if self._must_cancel and yielded.cancel(self._cancel_message):
+                    self._must_cancel = False
+        elif yielded is None:
+            self.schedule()
+        else:
+            self._fail_step(f"Task got bad yield: {yielded!r}; await it")
+
+    def _fail_step(self, text: str) -> None:
+        self._task_loop.call_soon(self._step, RuntimeError(text), context=NEUTRAL)
+
+    # What a Task offers
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.done():
+            return False
+        self._num_cancels_requested += 1
+        if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
+            return True
+        self._must_cancel = True
+        self._cancel_message = msg
+        return True
+
+    def cancelling(self) -> int:
+        return self._num_cancels_requested
+
+    def uncancel(self) -> int:
+        if self._num_cancels_requested > 0:
+            self._num_cancels_requested -= 1
+            if self._num_cancels_requested == 0:
+                self._must_cancel = False
+        return self._num_cancels_requested
+
+    def get_coro(self) -> Coroutine[Any, Any, Any] | None:
+        return self._coro
+
+    def get_context(self) -> contextvars.Context:
+        return self._context
+
+    def get_name(self) -> str:
+        if self._task_name is None:
+            self._task_name = f"ObjectTask-{_numbers()}"
+        return self._task_name
+
+    def set_name(self, value: object) -> None:
+        self._task_name = str(value)
+
+    def set_result(self, result: Any) -> None:
+        raise RuntimeError("Task does not support set_result operation")
+
+    def set_exception(self, exception: Any) -> None:
+        raise RuntimeError("Task does not support set_exception operation")
+
+    def get_stack(self, *, limit: int | None = None) -> list[Any]:
+        return asyncio.base_tasks._task_get_stack(self, limit)  # type: ignore[attr-defined,no-any-return]
+
+    def print_stack(self, *, limit: int | None = None, file: Any = None) -> None:
+        asyncio.base_tasks._task_print_stack(self, limit, file)  # type: ignore[attr-defined]
+
+    def __repr__(self) -> str:
+        state = "done" if self.done() else "waiting at the gate" if self._granted is not None else "pending"
+        return f"<ObjectTask {self.get_name()} {state} coro={getattr(self._coro, '__qualname__', self._coro)}>"
+
+    # A call that may finish in its first step
+
+    def begin(self) -> Any:
+        """Runs the first step. Raises StopIteration with the result, or what the coroutine raised, when that was all;
+        else returns what the coroutine yielded, for `suspend_on`."""
+        loop = self._task_loop
+        _enter_task(loop, self)
+        try:
+            return self._context.run(self._coro.send, None)  # type: ignore[union-attr]
+        finally:
+            _leave_task(loop, self)
+
+    def abandon(self) -> None:
+        """The object is reset: its code gets a cancellation and may clean up, but nothing it does counts any longer."""
+        if self.done():
+            return
+        self._granted = None
+        if self._fut_waiter is None or not self._fut_waiter.cancel():
+            self._must_cancel = True
+            self.schedule()
+
+
+def object_task_factory(
+    loop: asyncio.AbstractEventLoop, coro: Any, context: contextvars.Context | None = None, **options: Any
+) -> asyncio.Future[Any]:
+    """The loop's task factory: what object code starts belongs to the object; everything else is an ordinary task."""
+    owner = CURRENT.get(None) if context is None else context.get(CURRENT)
+    if owner is None or owner.broken is not None:
+        name = options.get("name")
+        return asyncio.Task(coro, loop=loop, context=context, name=name)
+    if isinstance(coro, Generator):
+        raise TypeError(f"a coroutine was expected, got {coro!r}")
+    task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context or contextvars.copy_context())
+    if "name" in options and options["name"] is not None:
+        task.set_name(options["name"])
+    task.start_running()
+    task.schedule()
+    return task

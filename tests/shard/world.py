@@ -1,0 +1,157 @@
+"""A host without a worker: the real core over memory, with commits that the test makes durable, or fails, when it wants."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from runtime.control import Topology
+from runtime.errors import CallError, from_wire
+from runtime.ids import object_key
+from runtime.protocol import NO_RAW, Message, Origin, Request
+from runtime.slots import SlotTable
+from shard.activation import Activation
+from shard.host import Host, HostSettings
+from shard.memory_state import MemoryState
+from shard.methods import ObjectClass
+from shard.object import DurableObject
+from shard.store import ShardStore
+from shard.task import object_task_factory
+
+SHARDS = 4
+
+
+class Call:
+    """A call in flight, and later its answer."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.reply: asyncio.Future[Any] = loop.create_future()
+
+    @property
+    def answered(self) -> bool:
+        return self.reply.done()
+
+    @property
+    def error(self) -> CallError:
+        exc = self.reply.exception()
+        assert isinstance(exc, CallError), exc
+        return exc
+
+    @property
+    def result(self) -> Any:
+        return self.reply.result()
+
+
+class World:
+    """`auto` makes every commit durable at the end of its turn; otherwise the test calls `commit` or `fail_commit`."""
+
+    def __init__(self, *classes: type[DurableObject], auto: bool = True, **settings: Any) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.loop.set_task_factory(object_task_factory)  # type: ignore[arg-type]
+        self.states = {shard: MemoryState(shard) for shard in range(SHARDS)}
+        self.classes = [ObjectClass(cls) for cls in classes]
+        self.settings = HostSettings(shards_total=SHARDS, **settings)
+        self.auto = auto
+        self.commits = 0
+        self.calls: dict[Any, Call] = {}
+        self.numbers = itertools.count(1)
+        self.touched = False
+        self.table = SlotTable(Topology(1, (0,) * SHARDS, ("inproc://none",)))
+        self.boot()
+
+    def boot(self) -> None:
+        """A host over what is durable: at the start, and after a crash."""
+        self.stores = {shard: ShardStore(state) for shard, state in self.states.items()}
+        self.host = Host(
+            self.loop,
+            self.classes,
+            self.stores,
+            self.settings,
+            reply=self._reply,
+            touch=self._touch,
+            send=self._send,
+        )
+
+    def _reply(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
+        call = self.calls.pop(request_id)
+        assert not call.answered, "a call is answered once"
+        value = msgspec.msgpack.decode(result) if isinstance(result, msgspec.Raw) else result
+        if status:
+            call.reply.set_exception(from_wire(value))
+            call.reply.exception()
+        else:
+            call.reply.set_result(value)
+
+    def _send(self, request: Request, origin: Any) -> None:
+        raise AssertionError("every shard is here")
+
+    def _touch(self) -> None:
+        if not self.touched:
+            self.touched = True
+            self.loop.call_soon(self._end_turn)
+
+    def _end_turn(self) -> None:
+        self.touched = False
+        while self.auto and self.host.commits.can_cut:
+            self.commit()
+
+    def call(self, target: type[DurableObject] | str, name: str, method: str, *args: Any, **options: Any) -> Call:
+        """Hands one call to the host at once, as the socket would. Must not be used from object code."""
+        number = next(self.numbers)
+        call = self.calls[number] = Call(self.loop)
+        cls = target if isinstance(target, str) else target.__name__
+        raw_options = msgspec.Raw(msgspec.msgpack.encode(options)) if options else NO_RAW
+        request = Request(number, cls, name, method, msgspec.Raw(msgspec.msgpack.encode(args)), raw_options)
+        origin = Origin(b"test", envelope=None, json=False, single=False, requests=1)
+        self.loop.call_soon(self._handle, Message(origin, [request], []))
+        return call
+
+    def _handle(self, message: Message) -> None:
+        self.host.now_s = self.loop.time()
+        self.host.handle(message)
+        self._end_turn()
+
+    async def ask(self, target: type[DurableObject] | str, name: str, method: str, *args: Any, **options: Any) -> Any:
+        return await self.call(target, name, method, *args, **options).reply
+
+    async def ask_all(self, calls: Iterable[Call]) -> list[Any]:
+        return [await call.reply for call in calls]
+
+    def commit(self) -> None:
+        """Cuts what is open and makes it durable."""
+        self.host.cut()
+        self.commits += 1
+        self.host.committed()
+
+    def cut(self) -> None:
+        self.host.cut()
+
+    def fail_commit(self, problem: str = "the disk said no") -> None:
+        if self.host.commits.in_flight is None:
+            self.host.cut()
+        self.host.commit_failed(problem)
+
+    async def settle(self, turns: int = 20) -> None:
+        """Lets everything that can happen without time happen."""
+        for _ in range(turns):
+            await asyncio.sleep(0)
+
+    def activation(self, cls: type[DurableObject], name: str) -> Activation:
+        return self.host.classes[cls.__name__].activations[name]
+
+    def durable(self, cls: type[DurableObject], name: str) -> dict[str, Any]:
+        """What recovery would find of an object."""
+        key = object_key(cls.__name__, name)
+        shard = self.table.shard_of(cls.__name__, name)
+        return {k: msgspec.msgpack.decode(raw) for k, raw in self.stores[shard].scan(key)}
+
+    def check(self) -> None:
+        """What must hold whenever nothing runs."""
+        for kept in self.host.classes.values():
+            for activation in kept.activations.values():
+                activation.gate.check_invariants()
+                activation.cache.check_invariants()
