@@ -1,0 +1,389 @@
+"""Moves what the log made durable from memory into the shards' states, so that the log can forget it.
+
+Guarantee: the log is truncated only up to a position whose records are all in synced states; a checkpoint that fails, at any
+step, loses nothing and changes no answer. A batch that covers only part of a frozen memtable is committed without raising
+the applied sequence: after a crash all of it is applied again from the log, to the same end.
+
+Rule 1: `checkpoint_steps` and `checkpoint_due` are pure; they run in the simulator too. The `Checkpointer` is their shell.
+Rule 2: puts happen on the loop thread in slices (a helper thread would wait for the GIL at every put); only what blocks,
+        commits and truncation, happens in the helper thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from bisect import bisect_left
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from time import perf_counter
+from typing import NamedTuple, Protocol, TypeVar
+
+from runtime.errors import OperatorError
+from runtime.limits import CHECKPOINT_SLICE_KEYS
+from shard.memtable import Memtable
+from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
+
+MEMTABLE_ENTRIES_MAX = 200_000
+"""Entries in all shards of a worker at which a checkpoint starts."""
+MEMTABLE_BYTES_MAX = 64 << 20
+CHECKPOINT_IDLE_S = 3.0
+"""A checkpoint starts when nothing was written for so long, so that the next start has little to recover."""
+CHECKPOINT_COMMIT_ENTRIES = 100_000
+"""Entries in one batch. LMDB holds a batch's pages in memory, and beyond 131,071 of them it writes some in mid-put."""
+CHECKPOINT_COMMIT_BYTES = 32 << 20
+CHECKPOINT_SLICE_BYTES = 128 << 10
+"""A slice ends here too, for large values: copying them takes time."""
+RETRY_S_MAX = 30.0
+URGENT_SHARE = 0.75
+"""Share of the log or of twice a memtable bound from which on the checkpoint takes every other turn of the loop."""
+
+Sortable = TypeVar("Sortable", str, bytes)
+_SORT_STEP = 2_048
+
+
+# What to do, pure
+
+
+class Pressure(NamedTuple):
+    """How much there is to checkpoint, and how near the bounds are."""
+
+    entries: int
+    size_bytes: int
+    log_segments_used: int
+    log_segments_max: int
+
+    def share(self) -> float:
+        """1.0: a bound is reached beyond which writes would have to wait, or memory would grow without need."""
+        return max(
+            self.entries / (2 * MEMTABLE_ENTRIES_MAX),
+            self.size_bytes / (2 * MEMTABLE_BYTES_MAX),
+            (self.log_segments_used - 1) / (self.log_segments_max - 1),
+        )
+
+
+def checkpoint_due(pressure: Pressure) -> bool:
+    """Whether to start now rather than wait for an idle moment: a memtable bound, or half of the log, is reached."""
+    return pressure.share() >= 0.5 and pressure.entries > 0
+
+
+def pause_s(slice_s: float, pressure: Pressure) -> float:
+    """How long to leave the loop to others after a slice that took `slice_s`: a quarter of the time is ours, half if urgent."""
+    return 0.0 if pressure.share() >= URGENT_SHARE else 3 * slice_s
+
+
+def retry_delay_s(failures: int) -> float:
+    return float(min(2 ** (failures - 1), RETRY_S_MAX))
+
+
+def sorted_steps(keys: Callable[[], Iterator[Sortable]], count: int) -> Iterator[list[Sortable]]:
+    """The keys in order, in pieces; sometimes an empty piece, so that no step takes long: sorting a million keys at once would
+    stop the loop for a second. Samples the keys for pivots, deals them to buckets, sorts bucket by bucket. `keys` is asked
+    for its iterator twice."""
+    if count <= _SORT_STEP:
+        yield sorted(keys())
+        return
+    sample: list[Sortable] = []
+    every = max(1, _SORT_STEP // 32)
+    rest = keys()
+    while piece := list(islice(rest, _SORT_STEP * 4)):
+        sample.extend(piece[::every])
+        yield []
+    pivots = sorted(sample)[:: max(1, len(sample) * _SORT_STEP // (4 * count))]
+    buckets: list[list[Sortable]] = [[] for _ in range(len(pivots) + 1)]
+    rest = keys()
+    while piece := list(islice(rest, _SORT_STEP)):
+        for key in piece:
+            buckets[bisect_left(pivots, key)].append(key)
+        yield []
+    for index, bucket in enumerate(buckets):
+        bucket.sort()
+        yield bucket
+        buckets[index] = []
+
+
+class Slice(NamedTuple):
+    """A few changes, in key order: ranges to empty first, then puts and deletes."""
+
+    cleared: bytes | None
+    puts: list[tuple[bytes, bytes]]
+    deletes: list[bytes]
+    size_bytes: int
+
+
+def slices(memtable: Memtable) -> Iterator[Slice]:
+    """The memtable as slices, sorted as the state is: neighbours then share its pages."""
+    puts: list[tuple[bytes, bytes]] = []
+    deletes: list[bytes] = []
+    size = 0
+    for object_keys in sorted_steps(memtable.object_keys, len(memtable)):
+        if not object_keys:
+            yield Slice(None, [], [], 0)
+        for object_key in object_keys:
+            held = memtable.object(object_key)
+            writes = held.writes
+            if held.cleared:
+                yield Slice(object_key, puts, deletes, size)
+                puts, deletes, size = [], [], 0
+            for keys in sorted_steps(writes.__iter__, len(writes)) if len(writes) > 1 else (writes,):
+                if not keys:
+                    yield Slice(None, [], [], 0)
+                for key in keys:
+                    value = writes[key]
+                    if value is None:
+                        deletes.append(object_key + key.encode())
+                    else:
+                        puts.append((object_key + key.encode(), value))
+                        size += len(value)
+                    if len(puts) + len(deletes) >= CHECKPOINT_SLICE_KEYS or size >= CHECKPOINT_SLICE_BYTES:
+                        yield Slice(None, puts, deletes, size)
+                        puts, deletes, size = [], [], 0
+    yield Slice(None, puts, deletes, size)
+
+
+def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]:
+    """Puts the frozen memtable into the state, a slice a step. A step that yields a batch wants it committed before the next
+    step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand."""
+    frozen = store.frozen
+    assert frozen is not None, store.shard
+    batch: StateBatch | None = store.state.begin()
+    entries = size = 0
+    try:
+        for part in slices(frozen):
+            if batch is None:
+                batch, entries, size = store.state.begin(), 0, 0
+            batch.put_many(part.puts)
+            batch.delete_many(part.deletes)
+            if part.cleared is not None:
+                while not batch.delete_range(part.cleared, part.cleared + ABOVE_KEYS, CHECKPOINT_SLICE_KEYS):
+                    entries += CHECKPOINT_SLICE_KEYS
+                    yield None
+            entries += len(part.puts) + len(part.deletes)
+            size += part.size_bytes
+            if entries >= CHECKPOINT_COMMIT_ENTRIES or size >= CHECKPOINT_COMMIT_BYTES:
+                ready, batch = batch, None
+                yield ready
+            else:
+                yield None
+        batch = batch or store.state.begin()
+        batch.set_applied_seq(store.frozen_seq)
+        ready, batch = batch, None
+        yield ready
+    finally:
+        if batch is not None:
+            batch.abort()
+
+
+# Doing it
+
+
+class TruncatableLog(Protocol):
+    @property
+    def segments_used(self) -> int: ...
+
+    @property
+    def segments_max(self) -> int: ...
+
+    def truncate(self, position: int) -> None: ...
+
+
+class CheckpointTrouble(NamedTuple):
+    error: OperatorError
+    fatal: bool
+    """True: the worker must end, recovery will sort it out. False: nothing is lost and it is tried again."""
+    retry_s: float
+
+
+class CheckpointStatistics(NamedTuple):
+    checkpoints: int
+    entries: int
+    """Entries moved so far."""
+    last_s: float
+    """Duration of the last complete checkpoint."""
+    slice_s_max: float
+    """Longest time that the loop was held up at once."""
+    commit_s_max: float
+    failures: int
+    """Failed attempts since the last success."""
+
+
+class Checkpointer:
+    """Keeps memory and log bounded. All methods are called on the loop thread; one checkpoint runs at a time."""
+
+    def __init__(
+        self,
+        stores: Sequence[ShardStore],
+        log: TruncatableLog,
+        applied_position: Callable[[], int],
+        report: Callable[[CheckpointTrouble], None],
+    ) -> None:
+        """`applied_position`: position of the newest log record applied to the stores. `report` is told of each failure."""
+        self._stores = stores
+        self._log = log
+        self._applied_position = applied_position
+        self._report = report
+        self._helper = ThreadPoolExecutor(1, "checkpoint")
+        self._task: asyncio.Task[None] | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._idle_position = 0
+        self._checkpointed_position = 0
+        self._freeze_position: int | None = None
+        self._retry_now = asyncio.Event()
+        self._fatal: OperatorError | None = None
+        self._closing = False
+        self._checkpoints = self._entries = self._failures = 0
+        self._last_s = self._slice_s_max = self._commit_s_max = 0.0
+
+    # When
+
+    def note_applied(self) -> None:
+        """To be called after each commit was applied. Starts a checkpoint if one is due, else sees to it that an idle moment
+        is used."""
+        if self._task is not None or self._fatal is not None or self._closing:
+            return
+        if checkpoint_due(self.pressure()):
+            self._start()
+        elif self._idle_timer is None:
+            self._watch_for_idleness()
+
+    def pressure(self) -> Pressure:
+        entries = size = 0
+        for store in self._stores:
+            entries += store.active.entries
+            size += store.active.size_bytes
+        return Pressure(entries, size, self._log.segments_used, self._log.segments_max)
+
+    def _watch_for_idleness(self) -> None:
+        self._idle_position = self._applied_position()
+        self._idle_timer = asyncio.get_running_loop().call_later(CHECKPOINT_IDLE_S, self._idle_timer_fired)
+
+    def _idle_timer_fired(self) -> None:
+        self._idle_timer = None
+        position = self._applied_position()
+        if self._task is not None or self._closing or position == self._checkpointed_position:
+            return
+        if position == self._idle_position:
+            self._start()
+        else:
+            self._watch_for_idleness()
+
+    async def finish(self) -> None:
+        """Returns when everything applied before the call is in synced states and the log is truncated accordingly. Raises
+        the `OperatorError` that prevents it for good. While there is no room it goes on trying."""
+        position = self._applied_position()
+        while self._checkpointed_position < position:
+            if self._fatal is not None:
+                raise self._fatal
+            assert not self._closing
+            self._retry_now.set()
+            task = self._task or self._start()
+            await asyncio.wait([task])
+
+    def _start(self) -> asyncio.Task[None]:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="checkpoint")
+        self._task.add_done_callback(self._ended)
+        return self._task
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            fatal = error if isinstance(error, OperatorError) else OperatorError("checkpoint", "store", repr(error), "report it")
+            self._fatal = fatal
+            self._report(CheckpointTrouble(fatal, True, 0.0))
+        elif not self._closing and self._applied_position() != self._checkpointed_position:
+            self.note_applied()  # What came meanwhile may be enough for the next one.
+
+    # How
+
+    async def _run(self) -> None:
+        """One checkpoint, however many attempts it takes."""
+        began = perf_counter()
+        position = self._freeze()
+        while True:
+            try:
+                for store in self._stores:
+                    if store.frozen is not None:
+                        await self._move(store)
+                await self._in_helper(self._log.truncate, position)
+                break
+            except StoreFull as error:
+                self._failures += 1
+                await self._wait_retry(error)
+        self._failures = 0
+        self._checkpointed_position = position
+        self._freeze_position = None
+        self._checkpoints += 1
+        self._last_s = perf_counter() - began
+
+    def _freeze(self) -> int:
+        """Sets aside what all shards have now; the log position it reaches to. All in one turn, so the two agree."""
+        assert self._freeze_position is None
+        for store in self._stores:
+            store.freeze()
+        self._freeze_position = self._applied_position()
+        return self._freeze_position
+
+    async def _move(self, store: ShardStore) -> None:
+        assert store.frozen is not None
+        entries = store.frozen.entries
+        steps = checkpoint_steps(store)
+        try:
+            while True:
+                began = perf_counter()
+                try:
+                    batch = next(steps)
+                except StopIteration:
+                    break
+                took = perf_counter() - began
+                self._slice_s_max = max(self._slice_s_max, took)
+                if batch is None:
+                    await asyncio.sleep(pause_s(took, self.pressure()))
+                else:
+                    await self._in_helper(batch.commit)
+                    self._commit_s_max = max(self._commit_s_max, perf_counter() - began - took)
+        finally:
+            steps.close()
+        self._entries += entries
+        await self._empty(store.drop_frozen())
+
+    @staticmethod
+    async def _empty(memtable: Memtable) -> None:
+        while memtable.discard_some(CHECKPOINT_SLICE_KEYS * 8):  # Freeing is about ten times faster than putting.
+            await asyncio.sleep(0)
+
+    async def _in_helper(self, function: Callable[..., None], *arguments: int) -> None:
+        """Runs it to its end even if this task is cancelled: a commit must not be left half watched."""
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._helper, function, *arguments))
+
+    async def _wait_retry(self, error: OperatorError) -> None:
+        delay = retry_delay_s(self._failures)
+        self._report(CheckpointTrouble(error, False, delay))
+        self._retry_now.clear()
+        try:
+            async with asyncio.timeout(delay):
+                await self._retry_now.wait()
+        except TimeoutError:
+            pass
+
+    async def close(self) -> None:
+        """Stops. What is not checkpointed stays in the log; a commit that is under way is waited for."""
+        self._closing = True
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        if (task := self._task) is not None:
+            task.cancel()
+            await asyncio.wait([task])
+        await asyncio.get_running_loop().run_in_executor(None, self._helper.shutdown)
+
+    def statistics(self) -> CheckpointStatistics:
+        return CheckpointStatistics(
+            checkpoints=self._checkpoints,
+            entries=self._entries,
+            last_s=self._last_s,
+            slice_s_max=self._slice_s_max,
+            commit_s_max=self._commit_s_max,
+            failures=self._failures,
+        )

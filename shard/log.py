@@ -1,0 +1,316 @@
+"""The commit log of one worker: `append` returns when the record survives power loss.
+
+Rule 1: this file knows no shard, no LMDB and no record format; a record is bytes.
+Rule 2: segments are written with zeros and synced before use, or recycled. An append then changes no metadata of the file
+        system, which makes it more than twice as fast (6,900/s against 2,700/s where this was measured).
+Rule 3: after a failed write or sync nothing is known about the file; the log is broken for ever and says so. Only recovery, by
+        another process, finds out what became durable.
+
+Threads: `append` is called by one thread at a time; `prepare_segment` and `truncate` may run in others meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from runtime.errors import OperatorError
+from runtime.limits import COMMIT_BYTES_MAX, LOG_SEGMENTS_MAX, SEGMENT_BYTES
+from shard.segment import FRAME_BYTES, HEADER_BYTES, SALT_BYTES, SegmentHeader, encode_frame_head, encode_header
+
+SEGMENT_BYTES_FIRST = 4 << 20
+"""A log starts small and doubles, so that a worker which writes little starts fast and takes little disk."""
+_ZEROS = bytes(1 << 20)
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+assert COMMIT_BYTES_MAX + HEADER_BYTES + FRAME_BYTES <= SEGMENT_BYTES
+
+
+class LogFull(OperatorError):
+    """Nothing was written and the log is intact; an append succeeds again once there is room (after `truncate`)."""
+
+
+class LogBroken(OperatorError):
+    """A write or sync failed. Whether the record is durable is unknown, and this log takes no more."""
+
+
+class LogStatistics(NamedTuple):
+    position: int
+    """Position of the newest record."""
+    segments_used: int
+    """Segments that hold records, the one being written included."""
+    segments_prepared: int
+    segments_max: int
+    used_bytes: int
+    appends: int
+
+
+@dataclass(slots=True)
+class _Segment:
+    number: int
+    path: Path
+    fd: int
+    size: int
+    salt: bytes = b""
+    last_position: int = 0
+    """Set when the segment is left."""
+
+
+def segment_path(directory: Path, number: int) -> Path:
+    return directory / f"{number:08d}.seg"
+
+
+def list_segments(directory: Path) -> list[tuple[int, Path]]:
+    """The segments of a log directory by number. Other files are none of our business."""
+    found = [(int(path.stem), path) for path in directory.glob("*.seg") if path.stem.isdecimal()]
+    return sorted(found)
+
+
+def sync_directory(path: Path) -> None:
+    """Makes creations, renames and removals in this directory durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_directory(path: Path) -> None:
+    """Creates the directory and the missing ones above it, durably."""
+    if path.is_dir():
+        return
+    make_directory(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_directory(path.parent)
+
+
+def _write_all(fd: int, parts: list[bytes], offset: int) -> None:
+    expected = sum(map(len, parts))
+    written = os.pwritev(fd, parts, offset)
+    if written == expected:
+        return
+    rest = memoryview(b"".join(parts))[written:]  # A short write: rare enough to pay for a copy.
+    while rest:
+        offset, written = offset + written, os.pwrite(fd, rest, offset + written)
+        rest = rest[written:]
+
+
+class CommitLog:
+    """Records in the order of their positions; each durable before the next is written."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        segment_bytes_first: int = SEGMENT_BYTES_FIRST,
+        segments_max: int = LOG_SEGMENTS_MAX,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        """Starts an empty log. What the directory holds is discarded: its records must be checkpointed before."""
+        self._directory = directory
+        self._segment_bytes = segment_bytes
+        self._next_bytes = min(segment_bytes_first, segment_bytes)
+        self._segments_max = segments_max
+        self._random_bytes = random_bytes
+        self._files = threading.Lock()  # Whoever creates, renames or removes files holds it.
+        self._full: deque[_Segment] = deque()
+        self._prepared: deque[_Segment] = deque()
+        self._broken: str | None = None
+        self._position = 0
+        self._link = 0
+        self._appends = 0
+        self._next_number = self._discard_old()
+        try:
+            self._active = self._create_segment(header_position=1)
+        except OSError as error:
+            raise self._cannot("start log", directory, error) from error
+        self._offset = HEADER_BYTES
+
+    def _discard_old(self) -> int:
+        """Removes the segments of an earlier worker; the number that follows theirs. Nothing new appears before they are
+        durably gone, so old and new can never be mixed up."""
+        try:
+            make_directory(self._directory)
+            old = list_segments(self._directory)
+            for _, path in old:
+                path.unlink()
+            if old:
+                sync_directory(self._directory)
+        except OSError as error:
+            raise self._cannot("start log", self._directory, error) from error
+        return old[-1][0] + 1 if old else 1
+
+    # Appending
+
+    def append(self, record: bytes) -> int:
+        """Blocks until `record` is durable; its position. Raises `LogFull` (not written) or `LogBroken` (unknown)."""
+        if self._broken is not None:
+            raise LogBroken("append", self._directory, self._broken, "restart the worker; it recovers what is durable")
+        need = FRAME_BYTES + len(record)
+        while self._offset + need > self._active.size:
+            self._advance(need)
+        position = self._position + 1
+        head, crc = encode_frame_head(self._active.salt, position, self._link, record)
+        try:
+            _write_all(self._active.fd, [head, record], self._offset)
+            os.fdatasync(self._active.fd)
+        except OSError as error:
+            raise self._broke("append", self._active.path, error) from error
+        self._offset += need
+        self._position = position
+        self._link = crc
+        self._appends += 1
+        return position
+
+    def _advance(self, need: int) -> None:
+        """Continues in the next prepared segment, whose header is durable on return."""
+        if HEADER_BYTES + need > self._segment_bytes:
+            raise ValueError(f"a record of {need - FRAME_BYTES} bytes fits in no segment of {self._segment_bytes}")
+        if not self._prepared:
+            with self._files:
+                if not self._prepared:
+                    self._prepare(HEADER_BYTES + need)
+        segment = self._prepared.popleft()
+        segment.salt = self._random_bytes(SALT_BYTES)
+        header = SegmentHeader(segment.salt, segment.number, self._position + 1, self._link)
+        try:
+            _write_all(segment.fd, [encode_header(header)], 0)
+            os.fdatasync(segment.fd)
+        except OSError as error:
+            raise self._broke("start segment", segment.path, error) from error
+        self._active.last_position = self._position
+        self._full.append(self._active)
+        self._active, self._offset = segment, HEADER_BYTES
+
+    # Segments ahead of use and after it
+
+    @property
+    def needs_segment(self) -> bool:
+        """Whether `prepare_segment` should run now, in a helper thread: the segment being written is half full, and no other
+        is ready."""
+        if self._prepared or self._offset * 2 < self._active.size or self._broken is not None:
+            return False
+        return len(self._full) + 1 < self._segments_max
+
+    def prepare_segment(self) -> None:
+        """Makes one more segment ready, unless there is one. Raises `LogFull` when there is no room for it."""
+        with self._files:
+            if not self._prepared and self._broken is None:
+                self._prepare(0)
+
+    def _prepare(self, size_min: int) -> None:
+        if len(self._full) + 1 >= self._segments_max:
+            raise LogFull(
+                "append to log", self._directory, f"all {self._segments_max} segments hold records not yet checkpointed",
+                "wait for the checkpoint; if this lasts, the disk is too slow or the checkpoint fails",
+            )  # fmt: skip
+        if size_min > self._next_bytes:
+            self._next_bytes = self._segment_bytes
+        try:
+            self._prepared.append(self._create_segment())
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise LogFull(
+                    "prepare segment in", self._directory, error.strerror or str(error),
+                    f"free at least {self._next_bytes >> 20} MiB on this file system; appends are tried again",
+                ) from error  # fmt: skip
+            raise self._broke("prepare segment in", self._directory, error) from error
+
+    def _create_segment(self, header_position: int | None = None) -> _Segment:
+        """A new file of zeros, durable in content and name; with a header if it is to be used at once."""
+        size, number = self._next_bytes, self._next_number
+        path = segment_path(self._directory, number)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        segment = _Segment(number, path, fd, size)
+        try:
+            whole, rest = divmod(size, len(_ZEROS))
+            _write_all(fd, [_ZEROS] * whole + [bytes(rest)], 0)  # One system call: each return would wait for the GIL.
+            if header_position is not None:
+                segment.salt = self._random_bytes(SALT_BYTES)
+                _write_all(fd, [encode_header(SegmentHeader(segment.salt, number, header_position, self._link))], 0)
+            os.fsync(fd)
+            sync_directory(self._directory)
+        except OSError:
+            os.close(fd)
+            path.unlink(missing_ok=True)
+            raise
+        self._next_number += 1
+        self._next_bytes = min(size * 2, self._segment_bytes)
+        return segment
+
+    def truncate(self, position: int) -> None:
+        """Records up to `position` are no longer needed; segments that hold no other are recycled. Blocks for a disk write."""
+        with self._files:
+            if self._broken is not None or not self._full or self._full[0].last_position > position:
+                return
+            try:
+                while self._full and self._full[0].last_position <= position:
+                    self._recycle(self._full[0])
+                    self._full.popleft()
+                sync_directory(self._directory)
+            except OSError as error:
+                raise self._broke("recycle segment in", self._directory, error) from error
+
+    def _recycle(self, segment: _Segment) -> None:
+        """Gives the segment the next number. Its header still has the old one, so until it is used it counts as unused."""
+        if segment.size < self._segment_bytes:
+            segment.path.unlink()  # From the log's small beginnings.
+            os.close(segment.fd)
+            return
+        path = segment_path(self._directory, self._next_number)
+        segment.path.rename(path)
+        segment.path, segment.number = path, self._next_number
+        self._next_number += 1
+        self._prepared.append(segment)
+
+    # Faults, numbers, end
+
+    def _broke(self, operation: str, place: Path, error: OSError) -> LogBroken:
+        self._broken = f"{operation} failed earlier: {error.strerror or error}"
+        return LogBroken(
+            operation, place, error.strerror or str(error),
+            "the worker restarts and recovers what is durable; check the disk and the kernel's log",
+        )  # fmt: skip
+
+    @staticmethod
+    def _cannot(operation: str, place: Path, error: OSError) -> OperatorError:
+        hint = "free some space" if error.errno in _NO_SPACE else "check the permissions and the disk"
+        return OperatorError(operation, place, error.strerror or str(error), hint)
+
+    @property
+    def is_broken(self) -> bool:
+        return self._broken is not None
+
+    @property
+    def segments_used(self) -> int:
+        return len(self._full) + 1
+
+    @property
+    def segments_max(self) -> int:
+        return self._segments_max
+
+    def statistics(self) -> LogStatistics:
+        return LogStatistics(
+            position=self._position,
+            segments_used=self.segments_used,
+            segments_prepared=len(self._prepared),
+            segments_max=self._segments_max,
+            used_bytes=sum(segment.size for segment in tuple(self._full)) + self._offset,
+            appends=self._appends,
+        )
+
+    def close(self) -> None:
+        """Closes the files. Nothing is flushed: whatever `append` confirmed is durable already."""
+        with self._files:
+            self._broken = self._broken or "the log was closed"
+            for segment in (*self._full, self._active, *self._prepared):
+                os.close(segment.fd)
+            self._full.clear()
+            self._prepared.clear()

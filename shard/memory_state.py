@@ -1,0 +1,81 @@
+"""A shard's state without files, for tests and the simulator: same protocol, same atomicity as the LMDB state.
+
+What a batch did not commit is gone, as after a crash; what it committed stays for whoever opens the state again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Generator
+
+
+class MemoryState:
+    """Committed rows in a dict and a sorted list of their keys."""
+
+    def __init__(self, shard: int) -> None:
+        self.shard = shard
+        self.applied_seq = 0
+        self.commits = 0
+        self.rows: dict[bytes, bytes] = {}
+        self._ordered: list[bytes] = []
+        self._batch: MemoryBatch | None = None
+        self.commit_error: Exception | None = None
+        """Raised instead of the next commit, once; nothing of that batch is kept."""
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.rows.get(key)
+
+    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+        keys = self.keys(start, end)
+        for key in reversed(keys) if reverse else keys:
+            yield key, self.rows[key]
+
+    def keys(self, start: bytes, end: bytes) -> list[bytes]:
+        return self._ordered[bisect_left(self._ordered, start) : bisect_left(self._ordered, end)]
+
+    def begin(self) -> MemoryBatch:
+        assert self._batch is None, "one batch at a time"
+        self._batch = MemoryBatch(self)
+        return self._batch
+
+    def end_batch(self, batch: MemoryBatch) -> None:
+        assert self._batch is batch
+        self._batch = None
+
+    def replace_rows(self, rows: dict[bytes, bytes], applied_seq: int) -> None:
+        self.rows, self._ordered, self.applied_seq = rows, sorted(rows), applied_seq
+        self.commits += 1
+
+
+class MemoryBatch:
+    """Changes a copy, which replaces the state's rows at commit."""
+
+    def __init__(self, state: MemoryState) -> None:
+        self._state = state
+        self._rows = dict(state.rows)
+        self._applied_seq = state.applied_seq
+
+    def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
+        self._rows.update(items)
+
+    def delete_many(self, keys: list[bytes]) -> None:
+        for key in keys:
+            self._rows.pop(key, None)
+
+    def delete_range(self, start: bytes, end: bytes, keys_max: int) -> bool:
+        inside = sorted(key for key in self._rows if start <= key < end)
+        self.delete_many(inside[:keys_max])
+        return len(inside) <= keys_max
+
+    def set_applied_seq(self, seq: int) -> None:
+        self._applied_seq = seq
+
+    def commit(self) -> None:
+        self._state.end_batch(self)
+        if (error := self._state.commit_error) is not None:
+            self._state.commit_error = None
+            raise error
+        self._state.replace_rows(self._rows, self._applied_seq)
+
+    def abort(self) -> None:
+        self._state.end_batch(self)

@@ -1,0 +1,173 @@
+"""Durable writes of one shard which its LMDB environment has not got yet.
+
+Rule 1: pure; it knows neither log nor LMDB.
+Rule 2: it says "unknown" (`UNKNOWN`) where something older must be asked, and never guesses.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from shard.record import ObjectWrites
+
+ENTRY_OVERHEAD_BYTES = 120
+"""Estimate of what a dict entry with its two Python objects takes beyond the bytes of key and value."""
+OBJECT_OVERHEAD_BYTES = 300
+
+
+class Unknown(enum.Enum):
+    """The type of `UNKNOWN`; an enum because type checkers follow `is` comparisons with its only member."""
+
+    UNKNOWN = enum.auto()
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
+class Memtable:
+    """The newest value of every key written since the memtable was new. Only one thread touches it."""
+
+    __slots__ = ("_objects", "_sorted", "entries", "size_bytes")
+
+    def __init__(self) -> None:
+        self._objects: dict[bytes, ObjectWrites] = {}
+        self._sorted: dict[bytes, list[str]] = {}  # Keys in order, of the objects that were scanned.
+        self.entries = 0
+        self.size_bytes = 0
+        """Estimate of the memory held."""
+
+    def __bool__(self) -> bool:
+        return bool(self._objects)
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def apply(self, objects: Iterable[ObjectWrites]) -> None:
+        """Takes over `objects` and their dicts: the caller must not touch them again (no copy, this is the hot path)."""
+        held_by_key = self._objects
+        for change in objects:
+            held = held_by_key.get(change.key)
+            if held is None:
+                held_by_key[change.key] = change
+                self._count_object(change, 1)
+            elif change.cleared:
+                self._count_object(held, -1)
+                held_by_key[change.key] = change
+                self._count_object(change, 1)
+                self._sorted.pop(change.key, None)
+            else:
+                self._merge(held, change)
+
+    def _merge(self, held: ObjectWrites, change: ObjectWrites) -> None:
+        writes = held.writes
+        added = 0
+        for key, value in change.writes.items():
+            if key in writes:
+                old = writes[key]
+                if old is not None:
+                    added -= len(old)
+            else:
+                added += ENTRY_OVERHEAD_BYTES + len(key)
+                self.entries += 1
+                if self._sorted and (ordered := self._sorted.get(held.key)) is not None:
+                    insort(ordered, key)
+            if value is not None:
+                added += len(value)
+            writes[key] = value
+        self.size_bytes += added
+
+    def _count_object(self, change: ObjectWrites, sign: int) -> None:
+        size = OBJECT_OVERHEAD_BYTES
+        for key, value in change.writes.items():
+            size += ENTRY_OVERHEAD_BYTES + len(key)
+            if value is not None:
+                size += len(value)
+        self.size_bytes += sign * size
+        self.entries += sign * len(change.writes)
+
+    def get(self, object_key: bytes, key: str) -> bytes | Unknown | None:
+        """The value, None if the key is known to be absent, `UNKNOWN` if this memtable does not say."""
+        held = self._objects.get(object_key)
+        if held is None:
+            return UNKNOWN
+        return held.writes.get(key, None if held.cleared else UNKNOWN)
+
+    def has(self, object_key: bytes) -> bool:
+        return object_key in self._objects
+
+    def hides_older(self, object_key: bytes) -> bool:
+        """Whether the object was cleared here, so that nothing older counts."""
+        held = self._objects.get(object_key)
+        return held is not None and held.cleared
+
+    def rows(self, object_key: bytes, start: str, end: str | None, reverse: bool) -> Iterator[tuple[str, bytes | None]]:
+        """The written keys in [start, end) in order, deleted ones too. Sorting is paid once per object, then kept up."""
+        held = self._objects.get(object_key)
+        if held is None:
+            return
+        ordered = self._sorted.get(object_key)
+        if ordered is None:
+            ordered = self._sorted[object_key] = sorted(held.writes)  # By code point, which is UTF-8 byte order.
+        low = bisect_left(ordered, start)
+        high = len(ordered) if end is None else bisect_left(ordered, end)
+        writes = held.writes
+        for index in range(high - 1, low - 1, -1) if reverse else range(low, high):
+            key = ordered[index]
+            yield key, writes[key]
+
+    def object_keys(self) -> Iterator[bytes]:
+        return iter(self._objects)
+
+    def object(self, object_key: bytes) -> ObjectWrites:
+        return self._objects[object_key]
+
+    def discard_some(self, entries_max: int) -> bool:
+        """Frees at most so many entries; whether any are left. A million at once would stop the loop for a third of a second.
+        The memtable is useless afterwards."""
+        self._sorted.clear()
+        objects = self._objects
+        while objects and entries_max > 0:
+            object_key, held = objects.popitem()
+            writes = held.writes
+            if len(writes) > entries_max:
+                for _ in range(entries_max):
+                    writes.popitem()
+                objects[object_key] = held
+                return True
+            entries_max -= 1 + len(writes)
+        return bool(objects)
+
+    def check_invariants(self) -> None:
+        """Recomputes what is kept up incrementally."""
+        probe = Memtable()
+        for held in self._objects.values():
+            probe._count_object(held, 1)
+        assert (probe.entries, probe.size_bytes) == (self.entries, self.size_bytes), (probe.size_bytes, self.size_bytes)
+        for object_key, ordered in self._sorted.items():
+            assert ordered == sorted(self._objects[object_key].writes), object_key
+
+
+def merge_over(
+    upper: Iterator[tuple[str, bytes | None]], lower: Iterator[tuple[str, bytes | None]], reverse: bool
+) -> Iterator[tuple[str, bytes | None]]:
+    """The rows of both, in order; where both have a key, the upper one's row."""
+    above, below = next(upper, None), next(lower, None)
+    while above is not None and below is not None:
+        if above[0] == below[0]:
+            yield above
+            above, below = next(upper, None), next(lower, None)
+        elif (above[0] < below[0]) is not reverse:
+            yield above
+            above = next(upper, None)
+        else:
+            yield below
+            below = next(lower, None)
+    if above is not None:
+        yield above
+        yield from upper
+    if below is not None:
+        yield below
+        yield from lower

@@ -1,0 +1,157 @@
+"""Brings the states of a worker's shards up to everything durable, before the worker serves.
+
+Guarantee: after `recover` each state contains, synced, every record of its shard that any log of an earlier worker holds, in
+order and without a gap, or recovery refuses with the reason. Logs may then be discarded.
+
+It never relies on what the page cache says about an earlier worker's writes: a worker may have been ended by a failed sync, so
+every shard that any record mentions gets a fresh synced commit, also if its state seems up to date.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import NamedTuple
+
+from runtime.errors import OperatorError
+from shard.checkpoint import slices
+from shard.log_reading import LogCorrupt, read_log
+from shard.memtable import Memtable
+from shard.record import UnreadShardCommit, decode_objects, decode_unread_record
+from shard.store import ABOVE_KEYS, ShardState
+
+RECOVERY_ENTRIES_MAX = 500_000
+"""Entries gathered from the logs, of all shards, before they are committed: bounds memory."""
+RECOVERY_BYTES_MAX = 256 << 20
+_CHECK_BYTES = 4 << 20  # Log bytes between two looks at those bounds.
+_RANGE_KEYS = 10_000
+
+
+class RecoveryReport(NamedTuple):
+    logs: int
+    records: int
+    """Log records read, those of other workers' shards included."""
+    commits: int
+    """Shard commits that were not in the states yet."""
+    entries: int
+    """Keys written into the states."""
+    took_s: float
+
+
+class LogDirectory(NamedTuple):
+    start: int
+    worker: int
+    path: Path
+
+
+def log_path(data_dir: Path, start: int, worker: int) -> Path:
+    return data_dir / "log" / f"{start:08d}-{worker:04d}"
+
+
+def list_logs(data_dir: Path) -> list[LogDirectory]:
+    """All logs, those of earlier starts first."""
+    found = []
+    for path in (data_dir / "log").glob("*-*"):
+        start, _, worker = path.name.partition("-")
+        if start.isdecimal() and worker.isdecimal():
+            found.append(LogDirectory(int(start), int(worker), path))
+    return sorted(found)
+
+
+def logs_to_recover(data_dir: Path, start: int, worker: int) -> list[LogDirectory]:
+    """Logs that may hold records of this worker's shards: those of earlier starts, and its own if it was started again. Other
+    workers of this start have other shards, and are writing."""
+    return [log for log in list_logs(data_dir) if log.start < start or (log.start, log.worker) == (start, worker)]
+
+
+class _Gathered:
+    """What one shard's records add up to since its last commit."""
+
+    def __init__(self, state: ShardState) -> None:
+        self.state = state
+        self.applied_before = state.applied_seq
+        self.seq = state.applied_seq
+        self.memtable = Memtable()
+        self.mentioned = False
+
+    def add(self, commit: UnreadShardCommit, place: Path) -> bool:
+        """Takes the commit, unless the state has it."""
+        self.mentioned = True
+        if commit.seq <= self.applied_before:
+            return False
+        if commit.seq <= self.seq:
+            raise LogCorrupt(
+                "recover", place, f"commit {commit.seq} of shard {self.state.shard} occurs a second time",
+                "two services wrote this data directory; restore from a backup, or move the wrong log away",
+            )  # fmt: skip
+        if commit.seq != self.seq + 1:
+            raise LogCorrupt(
+                "recover", place,
+                f"shard {self.state.shard} continues with commit {commit.seq}, but {self.seq + 1} comes after its state and logs",
+                "a log was removed or damaged; put it back, or restore from a backup",
+            )  # fmt: skip
+        self.memtable.apply(decode_objects(commit.objects))
+        self.seq = commit.seq
+        return True
+
+    def write(self) -> int:
+        """Commits what was gathered; the number of entries."""
+        batch = self.state.begin()
+        try:
+            for part in slices(self.memtable):
+                batch.put_many(part.puts)
+                batch.delete_many(part.deletes)
+                if part.cleared is not None:
+                    while not batch.delete_range(part.cleared, part.cleared + ABOVE_KEYS, _RANGE_KEYS):
+                        pass
+            batch.set_applied_seq(self.seq)
+        except OperatorError:
+            batch.abort()
+            raise
+        batch.commit()
+        entries = self.memtable.entries
+        self.memtable = Memtable()
+        self.mentioned = False
+        return entries
+
+
+def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> RecoveryReport:
+    """See the guarantee above. The logs are only read; to discard them is up to the caller."""
+    began = perf_counter()
+    by_shard = {state.shard: _Gathered(state) for state in states}
+    logs = logs_to_recover(data_dir, start, worker)
+    records = commits = entries = unchecked_bytes = 0
+    for log in logs:
+        for payload in read_log(log.path):
+            records += 1
+            for commit in _decode(payload, log.path):
+                gathered = by_shard.get(commit.shard)
+                if gathered is not None and gathered.add(commit, log.path):
+                    commits += 1
+            unchecked_bytes += len(payload)
+            if unchecked_bytes >= _CHECK_BYTES:
+                unchecked_bytes = 0
+                if _is_enough(by_shard):
+                    entries += _write_all(by_shard)
+    entries += _write_all(by_shard)
+    return RecoveryReport(len(logs), records, commits, entries, perf_counter() - began)
+
+
+def _decode(payload: memoryview, place: Path) -> list[UnreadShardCommit]:
+    try:
+        return decode_unread_record(payload).shards
+    except ValueError as error:
+        raise LogCorrupt(
+            "recover", place, f"a record with a good checksum cannot be decoded: {error}",
+            "a newer version may have written it; start that version",
+        ) from error  # fmt: skip
+
+
+def _is_enough(by_shard: Mapping[int, _Gathered]) -> bool:
+    tables = [gathered.memtable for gathered in by_shard.values()]
+    return sum(t.entries for t in tables) >= RECOVERY_ENTRIES_MAX or sum(t.size_bytes for t in tables) >= RECOVERY_BYTES_MAX
+
+
+def _write_all(by_shard: Mapping[int, _Gathered]) -> int:
+    return sum(gathered.write() for gathered in by_shard.values() if gathered.mentioned)

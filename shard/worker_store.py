@@ -1,0 +1,95 @@
+"""The store of one worker, put together: states, recovery, a fresh log, the shards' stores, the checkpointer.
+
+Life: `open` (blocking, before the worker serves) recovers; then for each group commit `append`, on any one thread at a time,
+and `applied`, on the loop thread; `close` at the end. What `append` returned for is durable whatever happens next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from runtime.errors import OperatorError
+from shard.checkpoint import Checkpointer, CheckpointTrouble
+from shard.log import CommitLog
+from shard.record import CommitRecord, ShardCommit, encode_record
+from shard.recovery import RecoveryReport, log_path, recover
+from shard.state import MAP_BYTES_MAX, LmdbState
+from shard.store import ShardStore
+
+ADDRESS_BYTES_MAX = 32 << 40
+"""Address space for the maps of all shards of a worker: a quarter of what a process has."""
+
+
+class WorkerStore:
+    """Everything one worker keeps on disk."""
+
+    def __init__(
+        self, states: Sequence[LmdbState], log: CommitLog, report: RecoveryReport, trouble: Callable[[CheckpointTrouble], None]
+    ) -> None:
+        self.shards = {state.shard: ShardStore(state) for state in states}
+        self.log = log
+        self.recovery = report
+        self.applied_position = 0
+        """Log position of the newest record whose writes are visible."""
+        self.checkpointer = Checkpointer(list(self.shards.values()), log, lambda: self.applied_position, trouble)
+        self._trouble = trouble
+        self._states = states
+        self._preparer = ThreadPoolExecutor(1, "segments")
+        self._preparing: asyncio.Future[None] | None = None
+
+    @classmethod
+    def open(
+        cls, data_dir: Path, start: int, worker: int, shards: Sequence[int], trouble: Callable[[CheckpointTrouble], None]
+    ) -> WorkerStore:
+        """Blocks until everything durable is recovered and the log is ready. Raises OperatorError. `trouble` is called on the
+        loop thread when a checkpoint or the preparation of a segment fails: to be logged, and if fatal, to end the worker."""
+        map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, len(shards)))
+        states: list[LmdbState] = []
+        try:
+            for shard in shards:
+                states.append(LmdbState(data_dir / "shards" / f"{shard:04d}", shard, map_bytes=map_bytes))
+            report = recover(data_dir, states, start, worker)
+            log = CommitLog(log_path(data_dir, start, worker))
+        except BaseException:
+            for state in states:
+                state.close()
+            raise
+        return cls(states, log, report, trouble)
+
+    def append(self, record: CommitRecord) -> int:
+        """Blocks until the record is durable; its log position. Raises `LogFull` (nothing was written: await
+        `checkpointer.finish()` and try again) or `LogBroken` (the outcome is unknown: the worker must end)."""
+        return self.log.append(encode_record(record))
+
+    def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
+        """Makes the commits of the record at `position` visible to reads. Takes over their objects. On the loop thread, in the
+        order of positions."""
+        for commit in commits:
+            self.shards[commit.shard].apply(commit.seq, commit.objects)
+        self.applied_position = position
+        self.checkpointer.note_applied()
+        if self.log.needs_segment and self._preparing is None:
+            self._prepare_segment()
+
+    def _prepare_segment(self) -> None:
+        self._preparing = asyncio.get_running_loop().run_in_executor(self._preparer, self.log.prepare_segment)
+        self._preparing.add_done_callback(self._prepared)
+
+    def _prepared(self, future: asyncio.Future[None]) -> None:
+        self._preparing = None
+        error = None if future.cancelled() else future.exception()
+        if isinstance(error, OperatorError):
+            self._trouble(CheckpointTrouble(error, self.log.is_broken, 0.0))
+        elif error is not None:
+            raise error
+
+    async def close(self) -> None:
+        """Closes all files. To leave nothing for recovery, await `checkpointer.finish()` before."""
+        await self.checkpointer.close()
+        await asyncio.get_running_loop().run_in_executor(None, self._preparer.shutdown)
+        self.log.close()
+        for state in self._states:
+            state.close()
