@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-import os
+import secrets
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,6 @@ _QUIET_S = 0.1
 _QUIET_S_MAX = 5.0
 _QUIET_SHARE_MAX = 0.05
 _RUN_S_MAX = 600.0
-_run_numbers = itertools.count()
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -63,7 +61,7 @@ def measure(peer: Peer, plan: Plan) -> Measurement:
         concurrency=plan.concurrency,
         requests=plan.requests,
         objects=plan.objects,
-        prefix=f"{os.getpid():x}-{time.time_ns():x}-{next(_run_numbers)}-",
+        prefix=f"{secrets.token_hex(4)}-",
         generator=plan.generator,
         pids=pids,
     )

@@ -90,7 +90,7 @@ class Now:
 
     def __await__(self) -> Generator[None, None, Any]:
         return self.value
-        yield  # Makes it a generator.
+        yield  # type: ignore[unreachable]  # makes it a generator
 
 
 _DONE = Now(None)
@@ -127,7 +127,7 @@ class Counter:
         self.storage.put("counter", value + 1)
         return value
 
-    async def peek(self) -> int:
+    async def current(self) -> int:
         value: int = await self.storage.get("counter", 0)
         return value
 
