@@ -102,9 +102,13 @@ class Origin:
 class Message:
     """One message taken apart: the requests that can be run, and the answers that can be given at once."""
 
-    __slots__ = ("origin", "refused", "requests")
+    __slots__ = ("body", "origin", "refused", "requests")
 
-    def __init__(self, origin: Origin, requests: list[Request], refused: list[tuple[int | str, CallError]]) -> None:
+    def __init__(
+        self, origin: Origin, requests: list[Request], refused: list[tuple[int | str, CallError]], body: bytes = b""
+    ) -> None:
+        self.body = body
+        """What the requests were read from, and keep in memory by their raw parts."""
         self.origin = origin
         self.requests = requests
         self.refused = refused
@@ -168,7 +172,8 @@ def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None) -> 
             requests = [(_json_decode_request if json else _decode_request)(body)]
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return _parse_piecewise(client, body, envelope, json=json, batch=batch)
-    return Message(Origin(client, envelope=envelope, json=json, single=not batch, requests=len(requests)), requests, [])
+    origin = Origin(client, envelope=envelope, json=json, single=not batch, requests=len(requests))
+    return Message(origin, requests, [], body)
 
 
 def _parse_piecewise(client: bytes, body: bytes, envelope: Envelope | None, *, json: bool, batch: bool) -> Message:
@@ -191,7 +196,8 @@ def _parse_piecewise(client: bytes, body: bytes, envelope: Envelope | None, *, j
     if not requests and not refused:
         raise Malformed("no request id can be read")
     replies = len(requests) + len(refused)
-    return Message(Origin(client, envelope=envelope, json=json, single=not batch, requests=replies), requests, refused)
+    origin = Origin(client, envelope=envelope, json=json, single=not batch, requests=replies)
+    return Message(origin, requests, refused, body)
 
 
 def _request_id(raw: msgspec.Raw, *, json: bool) -> int | str | None:
@@ -250,7 +256,7 @@ _decode_raw = msgspec.msgpack.Decoder(msgspec.Raw).decode
 _json_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def is_too_deep(raw: msgspec.Raw, *, json: bool) -> bool:
+def is_too_deep(raw: bytes | msgspec.Raw, *, json: bool) -> bool:
     """Whether arrays and maps are nested so deeply that this could be read here but perhaps not in a batch by another
     process, where it would spoil the calls of others. Asks for a margin by reading it inside more arrays."""
     if len(raw) < _NESTING_SAFE_BYTES:  # Each level takes a byte.

@@ -1,0 +1,83 @@
+"""The edge of the router process: `python -m router --control-fd N`, started by the supervisor and by nobody else."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import resource
+import sys
+from typing import Any
+
+import uvloop
+import zmq
+
+from router.server import RouterServer
+from runtime.child import ControlChannel, SupervisorGone, prepare_child, receive_spec, send_blocking
+from runtime.control import Drained, Failed, Ready, RouterSpec
+
+_HINTS = {
+    errno.EADDRINUSE: "stop the process that uses it, or choose another endpoint with --listen",
+    errno.EACCES: "choose a port above 1023 or a directory that this user may write to with --listen",
+    errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --listen",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m router", description=__doc__)
+    parser.add_argument("--control-fd", type=int, required=True)
+    control_fd = parser.parse_args(arguments).control_fd
+    try:
+        prepare_child("router", control_fd)
+        spec = receive_spec(control_fd)
+    except SupervisorGone:
+        return 1
+    assert isinstance(spec, RouterSpec), spec
+    _allow_many_connections()
+    context: zmq.Context[Any] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    return _serve(spec, context, control_fd)
+
+
+def _allow_many_connections() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # Each client is a file descriptor; 1,024 are few.
+
+
+def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
+    loop = uvloop.new_event_loop()
+    control = ControlChannel(control_fd, loop)
+
+    def drained(unanswered: int) -> None:
+        control.send(Drained(unanswered))
+        loop.stop()
+
+    server = RouterServer(spec, context, loop, control.send, drained)
+    try:
+        bound = server.bind(spec.listen)
+    except zmq.ZMQError as error:
+        send_blocking(control_fd, _cannot_listen(spec.listen, error))
+        server.close()
+        context.term()
+        return 1
+    control.start(server.on_control, _supervisor_gone)
+    server.start()
+    control.send(Ready(endpoint=bound))
+    loop.run_forever()
+    server.close()
+    control.flush_blocking()
+    context.term()  # Waits until the last replies have left, two seconds at most.
+    return 0
+
+
+def _cannot_listen(endpoint: str, error: zmq.ZMQError) -> Failed:
+    hint = _HINTS.get(error.errno or 0, "use an endpoint such as tcp://127.0.0.1:7711 or ipc:///run/tidegate/router")
+    return Failed(operation="listen", place=endpoint, problem=error.strerror or str(error), hint=hint, fatal=True)
+
+
+def _supervisor_gone() -> None:
+    os._exit(1)  # Nobody is left to report to, and clients must see the end at once.
+
+
+if __name__ == "__main__":
+    sys.exit(main())

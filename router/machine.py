@@ -1,0 +1,240 @@
+"""The rules of the router: which worker gets a call, how many may wait, and who is answered when.
+
+Rule 1: pure. Replies leave through the function given; what is to be sent to a worker is asked for; `now` is an argument.
+Rule 2: every call is answered exactly once: by its worker's reply, or by an error that says whether it may have run.
+Rule 3: calls of one client to one object reach the worker in the order sent.
+Rule 4: arguments, options and results stay raw. Only of a call that has to wait are the options read, for its deadline.
+
+Whether a worker is alive is the supervisor's knowledge: it tells by a new topology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from zlib import crc32
+
+from router.inflight import InFlight, Unanswered
+from router.system import SystemCalls
+from runtime.control import Topology
+from runtime.errors import (
+    BadRequest,
+    CallError,
+    DeadlineExceeded,
+    Overloaded,
+    ShardLost,
+    Unavailable,
+)
+from runtime.ids import SLOT_MASK, slot_of
+from runtime.limits import (
+    ROUTER_CALL_BYTES_PER_WORKER_MAX,
+    ROUTER_CALLS_PER_WORKER_MAX,
+    WAIT_DOWN_S,
+)
+from runtime.protocol import ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
+from runtime.slots import SlotTable
+
+ReplyTo = Callable[[Origin, int | str, int, Any], None]
+
+_CALL_OVERHEAD_BYTES = 256
+"""What a call costs beside its bytes: the request, its entry, its tuple."""
+
+
+class RouterMachine:
+    """Takes messages of clients, replies of workers, topologies and time; answers through `reply`."""
+
+    def __init__(
+        self,
+        topology: Topology,
+        reply: ReplyTo,
+        *,
+        calls_max: int = ROUTER_CALLS_PER_WORKER_MAX,
+        bytes_max: int = ROUTER_CALL_BYTES_PER_WORKER_MAX,
+    ) -> None:
+        self._reply = reply
+        self._calls_max = calls_max
+        self._bytes_max = bytes_max
+        self._table = SlotTable(topology)
+        self._system = SystemCalls(self._table)
+        self._next_token = 0
+        self._draining = False
+        self._refused = self._lost = self._stray = 0
+        self.workers: list[InFlight] = []
+        self._by_slot: list[InFlight] = []
+        self.topology_changed(topology, 0.0)
+
+    # Calls of clients
+
+    def handle(self, message: Message, now: float) -> None:
+        origin, requests = message.origin, message.requests
+        # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
+        size = len(message.body) // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
+        if origin.json or self._draining or is_too_deep(message.body, json=False):
+            for request in requests:
+                self._route(origin, request, size, now)
+            return
+        by_slot, calls_max, bytes_max = self._by_slot, self._calls_max, self._bytes_max
+        for request in requests:
+            name = request.name
+            if not name or not request.cls or "{" in name:
+                self._route(origin, request, size, now)
+                continue
+            worker = by_slot[crc32(f"{request.cls}/{name}".encode()) & SLOT_MASK]
+            unanswered = worker.unanswered
+            if worker.endpoint is None or len(unanswered) >= calls_max or worker.bytes >= bytes_max:
+                self._take(worker, origin, request, size, now)
+                continue
+            # What follows is `worker.add` for MessagePack, written out: calling it costs a third of the whole.
+            token = self._next_token
+            self._next_token = token + 1
+            unanswered[token] = (origin, request.id, size)
+            worker.bytes += size
+            request.id = token
+            worker.rows.append(request)
+
+    def _route(self, origin: Origin, request: Request, size: int, now: float) -> None:
+        """The same for one request that needs a closer look."""
+        if not request.cls:
+            self._answer_system(origin, request)
+        elif self._draining:
+            self._refuse(origin, request.id, Unavailable("the service is stopping"))
+        elif not request.name:
+            self._refuse(origin, request.id, BadRequest("the name must not be empty"))
+        elif is_too_deep(request.args, json=origin.json) or is_too_deep(request.options, json=origin.json):
+            self._refuse(origin, request.id, BadRequest("the arguments or options are nested too deeply"))
+        else:
+            self._take(self._by_slot[slot_of(request.cls, request.name)], origin, request, size, now)
+
+    def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float) -> None:
+        if len(worker.unanswered) >= self._calls_max or worker.bytes >= self._bytes_max:
+            self._refuse(origin, request.id, Overloaded(f"too many calls wait for worker {worker.worker}"))
+            return
+        token = self._next_token
+        if worker.endpoint is None:
+            try:
+                deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
+            except BadRequest as error:
+                self._refuse(origin, request.id, error)
+                return
+            worker.add_deadline(token, now, WAIT_DOWN_S, deadline_ms)
+        self._next_token += 1
+        worker.add(token, request, origin, size)
+
+    def _refuse(self, origin: Origin, request_id: int | str, error: CallError) -> None:
+        self._refused += 1
+        self._reply(origin, request_id, ERROR, error.to_wire())
+
+    def _answer_system(self, origin: Origin, request: Request) -> None:
+        try:
+            self._reply(origin, request.id, OK, self._system.answer(request.method, self.statistics()))
+        except CallError as error:
+            self._reply(origin, request.id, ERROR, error.to_wire())
+
+    # Replies of workers
+
+    def replied(self, worker: InFlight, replies: list[Reply]) -> None:
+        pop: Callable[[Any, None], Unanswered | None] = worker.unanswered.pop
+        reply_to = self._reply
+        freed = 0
+        for reply in replies:
+            call = pop(reply.id, None)
+            if call is None:
+                self._stray += 1
+                continue
+            origin, request_id, size = call
+            freed += size
+            reply_to(origin, request_id, reply.status, reply.result)
+        worker.bytes -= freed
+
+    # Workers come and go
+
+    def topology_changed(self, topology: Topology, now: float) -> None:
+        """Calls in flight to a worker that is down, or another process than before, are answered `shard_lost`; the
+        replies that it sent before must have been given to `replied`. Calls that waited for it may go out."""
+        table = SlotTable(topology)
+        while len(self.workers) < len(topology.endpoints):
+            self.workers.append(InFlight(len(self.workers)))
+        endpoints = (*topology.endpoints, *[None] * (len(self.workers) - len(topology.endpoints)))
+        for worker, endpoint in zip(self.workers, endpoints, strict=True):
+            if worker.endpoint is not None and worker.endpoint != endpoint:
+                error = ShardLost(f"worker {worker.worker} was lost with the call in flight")
+                self._answer_all(worker.take_lost(now, WAIT_DOWN_S), error)
+            if endpoint is not None and worker.endpoint is None:
+                worker.came_up(endpoint, now)
+        moved = table.owners != self._table.owners
+        self._table = table
+        self._system.topology_changed(table)
+        self._by_slot = [self.workers[worker] for worker in table.worker_by_slot]
+        if moved:
+            self._reroute_unsent(now)
+
+    def _reroute_unsent(self, now: float) -> None:
+        """Shards have changed hands: what waits must wait at the new owner."""
+        for call, request in [taken for worker in self.workers for taken in worker.take_unsent()]:
+            self._route(call[0], request, call[2], now)
+
+    def status_changed(self, status: dict[str, Any]) -> None:
+        self._system.status_changed(status)
+
+    # Time
+
+    def next_deadline(self) -> float | None:
+        """When `handle_timer` wants to be called; None when nothing waits."""
+        deadlines = [deadline for worker in self.workers if (deadline := worker.next_deadline()) is not None]
+        return min(deadlines, default=None)
+
+    def handle_timer(self, now: float) -> None:
+        for worker in self.workers:
+            for (origin, request_id, _), of_caller in worker.take_expired(now):
+                if of_caller:
+                    self._refuse(origin, request_id, DeadlineExceeded("the deadline passed before the worker was back"))
+                else:
+                    self._refuse(origin, request_id, Unavailable(f"worker {worker.worker} is down"))
+
+    # The end
+
+    def start_drain(self) -> None:
+        """From now on calls are refused as `unavailable`; those already taken go on."""
+        self._draining = True
+
+    def give_up(self) -> int:
+        """Answers everything that is still unanswered. Returns how many calls that were."""
+        given_up = 0
+        for worker in self.workers:
+            unsent = worker.take_unsent()
+            self._answer_all([call for call, _ in unsent], Unavailable("the service is stopping"))
+            sent = worker.take_all()
+            self._answer_all(sent, ShardLost("the service stopped with the call in flight"))
+            given_up += len(unsent) + len(sent)
+        return given_up
+
+    def _answer_all(self, calls: list[Unanswered], error: CallError) -> None:
+        wire = error.to_wire()
+        self._lost += len(calls)
+        for origin, request_id, _ in calls:
+            self._reply(origin, request_id, ERROR, wire)
+
+    # Numbers
+
+    def unanswered(self) -> int:
+        return sum(len(worker.unanswered) for worker in self.workers)
+
+    def endpoint_of(self, worker: int) -> str | None:
+        return self.workers[worker].endpoint if worker < len(self.workers) else None
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            "epoch": self._table.epoch,
+            "draining": self._draining,
+            "calls": self._next_token,
+            "refused": self._refused,
+            "lost": self._lost,
+            "stray_replies": self._stray,
+            "in_flight": [len(worker.unanswered) for worker in self.workers],
+            "in_flight_bytes": [worker.bytes for worker in self.workers],
+        }
+
+    def check_invariants(self) -> None:
+        for worker in self.workers:
+            worker.check_invariants()
+            assert worker.endpoint == (self._table.endpoints + (None,) * len(self.workers))[worker.worker]

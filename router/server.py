@@ -1,0 +1,152 @@
+"""The shell of the router: sockets, control messages and timers around `RouterMachine`. No rules.
+
+A turn begins with something readable (a client's message, a worker's reply, a control message) or a timer, and ends in
+`_end_turn`: what the machine has for each worker is sent, then the replies of the turn leave, each in few messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import zmq
+
+from router.backend import Backend
+from router.machine import RouterMachine
+from runtime.child import FromSupervisor
+from runtime.control import Drain, FromChild, Ping, Pong, RouterSpec, StatusChanged, Topology, TopologyChanged
+from runtime.endpoint import Endpoint
+from runtime.limits import MESSAGE_BYTES_MAX
+from runtime.protocol import Message
+
+_DRAIN_POLL_S = 0.02
+
+log = logging.getLogger("tidegate")
+
+
+def first_topology(spec: RouterSpec) -> Topology:
+    """What holds before the supervisor has said anything: every worker is down, so calls wait for it."""
+    owners = tuple(shard % spec.workers for shard in range(spec.shards_total))
+    return Topology(0, owners, (None,) * spec.workers)
+
+
+class RouterServer:
+    """Serves clients from `start` to the end of a drain, which is reported by `drained(unanswered)`."""
+
+    def __init__(
+        self,
+        spec: RouterSpec,
+        context: zmq.Context[Any],
+        loop: asyncio.AbstractEventLoop,
+        send_control: Callable[[FromChild], None],
+        drained: Callable[[int], None],
+    ) -> None:
+        self._context = context
+        self._loop = loop
+        self._send_control = send_control
+        self._drained: Callable[[int], None] | None = drained
+        self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=MESSAGE_BYTES_MAX)
+        self._machine = RouterMachine(first_topology(spec), self._endpoint.reply)
+        self._backends: dict[int, Backend] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._drain_ends: float | None = None
+
+    def bind(self, endpoint: str) -> str:
+        """Returns the endpoint really bound. Raises zmq.ZMQError."""
+        return self._endpoint.bind(endpoint)
+
+    def start(self) -> None:
+        self._endpoint.start(self._loop)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for backend in self._backends.values():
+            backend.close()
+        self._backends.clear()
+        self._endpoint.close()
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            **self._machine.statistics(),
+            **dataclasses.asdict(self._endpoint.statistics()),
+            "unreadable_replies": sum(backend.unreadable for backend in self._backends.values()),
+        }
+
+    # Turns
+
+    def _handle(self, message: Message) -> None:
+        self._machine.handle(message, self._loop.time())
+
+    def _end_turn(self) -> None:
+        for worker in self._machine.workers:
+            if worker.has_unsent():
+                backend = self._backends.get(worker.worker)
+                if backend is not None:
+                    backend.send(worker.take_bodies())
+                else:
+                    self._set_timer()
+        self._endpoint.flush()
+
+    def _set_timer(self) -> None:
+        deadline = self._machine.next_deadline()
+        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._machine.handle_timer(self._loop.time())
+        self._end_turn()
+
+    # The supervisor speaks
+
+    def on_control(self, message: FromSupervisor) -> None:
+        if isinstance(message, TopologyChanged):
+            self._topology_changed(message.topology)
+        elif isinstance(message, StatusChanged):
+            self._machine.status_changed(message.status)
+        elif isinstance(message, Ping):
+            self._send_control(Pong(message.number, self.statistics()))
+        elif isinstance(message, Drain):
+            self._start_drain(message.timeout_s)
+
+    def _topology_changed(self, topology: Topology) -> None:
+        for index, backend in list(self._backends.items()):
+            endpoint = topology.endpoints[index] if index < len(topology.endpoints) else None
+            if endpoint != self._machine.endpoint_of(index):
+                backend.read_rest()  # Replies that the lost worker managed to send are good.
+                backend.close()
+                del self._backends[index]
+        self._machine.topology_changed(topology, self._loop.time())
+        for index, endpoint in enumerate(topology.endpoints):
+            if endpoint is not None and index not in self._backends:
+                replied = partial(self._machine.replied, self._machine.workers[index])
+                self._backends[index] = Backend(self._context, endpoint, self._loop, replied, self._end_turn)
+        self._end_turn()
+
+    # The end
+
+    def _start_drain(self, timeout_s: float) -> None:
+        if self._drain_ends is None:
+            self._machine.start_drain()
+            self._drain_ends = self._loop.time() + timeout_s
+            self._check_drained()
+
+    def _check_drained(self) -> None:
+        assert self._drain_ends is not None
+        late = self._loop.time() >= self._drain_ends
+        unanswered = self._machine.give_up() if late else self._machine.unanswered()
+        self._end_turn()
+        if late or not (unanswered or self._endpoint.statistics().kept_bytes):
+            drained, self._drained = self._drained, None
+            if drained is not None:
+                drained(unanswered)
+        else:
+            self._loop.call_later(_DRAIN_POLL_S, self._check_drained)
