@@ -273,29 +273,26 @@ def render_status(status: Mapping[str, Any], now_ms: int) -> str:
     uptime = _duration(max(0, now_ms - status["started_at_ms"]) // 1_000)
     lines = [
         f"{status['state']} on {status['listen']} for {uptime} (Tidegate {status['version']}, start {status['start']})",
-        f"app {status['app']}: {', '.join(status['classes']) or 'no classes'}",
+        f"app {status['app']}: {', '.join(status['class_names']) or 'no classes'}",
         f"data {status['data']}: {_plural(status['shards'], 'shard')}",
         "",
     ]
     rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
-    rows.append(_row("supervisor", {**status["supervisor"], "state": "", "restarts": ""}))
-    rows.append(_row("router", status["router"]))
-    rows += [_row(f"worker {worker['index']}", worker) for worker in status["workers"]]
+    rows += [_row(process) for process in status["processes"]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
 
 
-def _row(name: str, process: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(process: Mapping[str, Any]) -> tuple[str, ...]:
     def text(key: str, unit: str = "") -> str:
         value = process.get(key)
         return "-" if value is None else f"{value}{unit}"
 
+    memory, cpu = text("rss_mib", " MiB"), text("cpu_percent", " %")
     state = text("state") + (" FLAPPING" if process.get("flapping") else "")
     last_problem = process.get("last_problem") or ""
-    return (
-        name, state, text("pid"), text("cpu"), text("rss_mib", " MiB"), text("cpu_percent", " %"), text("restarts"), last_problem,
-    )  # fmt: skip
+    return (process["name"], state, text("pid"), text("core"), memory, cpu, text("restarts"), last_problem)
 
 
 def _duration(seconds: int) -> str:

@@ -15,7 +15,7 @@ import psutil
 
 from runtime.config import Config
 from runtime.placement import Placement
-from runtime.supervision import ROUTER, Occupancy, Supervision
+from runtime.supervision import ROUTER, Occupancy, Supervision, seat_name
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,15 @@ class Usage:
 
 
 def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage) -> dict[str, Any]:
-    """`pids` by seat."""
+    """`pids` by seat. `classes` is what the system call of that name answers; the router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
+    router = {"name": seat_name(ROUTER), **_occupancy(seats[ROUTER], pids.get(ROUTER), usage)}
     workers = []
     for place in identity.placement.workers:
-        entry = _occupancy(seats[place.index], pids.get(place.index), usage)
-        workers.append({"index": place.index, "cpu": place.cpu, "shards": list(place.shards), **entry})
+        occupancy = _occupancy(seats[place.index], pids.get(place.index), usage)
+        workers.append({"name": seat_name(place.index), "core": place.cpu, "shards": list(place.shards), **occupancy})
+    known = classes(supervision)
     service = identity.config.service
     return {
         "version": identity.version,
@@ -75,10 +77,9 @@ def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int],
         "started_at_ms": identity.started_at_ms,
         "epoch": supervision.epoch,
         "shards": len(identity.placement.owners),
-        "supervisor": {"pid": os.getpid(), **usage.of(os.getpid())},
-        "router": _occupancy(seats[ROUTER], pids.get(ROUTER), usage),
-        "workers": workers,
-        "classes": classes(supervision),
+        "class_names": list(known),
+        "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid())}, router, *workers],
+        "classes": known,
     }
 
 

@@ -153,6 +153,22 @@ class Supervision:
             times.append(self._next_ping_at)
         return min(times, default=None)
 
+    def check_invariants(self) -> None:
+        """For tests: what holds between any two events."""
+        for seat, occupancy in self.seats.items():
+            there = occupancy.state is not Seat.EMPTY
+            speaks = occupancy.state in (Seat.READY, Seat.DRAINING)
+            assert (occupancy.ready is not None) == speaks, (seat, occupancy)
+            assert occupancy.pinged_at is None or occupancy.state is Seat.READY, (seat, occupancy)
+            if self.stopping:
+                assert occupancy.restart_at is None, (seat, occupancy)
+            elif self.was_ready or not there:
+                assert there != (occupancy.restart_at is not None), (seat, occupancy)
+            if occupancy.state in (Seat.STARTING, Seat.DRAINING):  # Rule 3.
+                assert occupancy.deadline is not None or occupancy.killed_because, (seat, occupancy)
+        if self._finished:
+            assert all(occupancy.state is Seat.EMPTY for occupancy in self.seats.values())
+
     # Events
 
     def start(self, now: float) -> list[Effect]:

@@ -1,0 +1,63 @@
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from runtime.config import Config, merge, parse_toml
+from runtime.errors import OperatorError
+
+
+def test_later_values_win_and_others_stay() -> None:
+    file = merge(Config(), {"service": {"workers": 4, "listen": "tcp://127.0.0.1:9"}}, "file")
+    line = merge(file, {"service": {"workers": 8}}, "command line")
+    assert line.service.workers == 8
+    assert line.service.listen == "tcp://127.0.0.1:9"
+    assert line.storage == Config().storage
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"service": {"workres": 4}}, r"read t.toml \[service\] workres: unknown option \(did you mean workers\?\)"),
+        ({"storrage": {}}, r"read t.toml: unknown section \[storrage\] \(did you mean storage\?\)"),
+        ({"zzz": {}}, r"unknown section \[zzz\] \(known are service, storage, log\)"),
+        ({"service": 3}, "service is not a section"),
+        ({"service": {"workers": 0}}, r"\[service\] workers: must be \"auto\" or a whole number from 1 to 4096, not 0"),
+        ({"service": {"workers": "many"}}, "must be \"auto\" or a whole number"),
+        ({"service": {"workers": True}}, "whole number"),
+        ({"service": {"app": ""}}, "must be a text that is not empty, not ''"),
+        ({"service": {"dev": 1}}, "must be true or false, not 1"),
+        ({"service": {"listen": "7711"}}, "must be an endpoint such as tcp://127.0.0.1:7711"),
+        ({"service": {"listen": "tcp://host:99999"}}, "must be an endpoint"),
+        ({"service": {"liveness_s": 0}}, "must be a number from 1 to 3600, not 0"),
+        ({"storage": {"cache_mib": 1.5}}, "must be a whole number from 1 to"),
+        ({"log": {"level": "loud"}}, "must be one of debug, info, warning, error, not 'loud'"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place_and_the_next_step(values: dict[str, object], message: str) -> None:
+    with pytest.raises(OperatorError, match=message):
+        merge(Config(), values, "t.toml")  # type: ignore[arg-type]  # wrong on purpose
+
+
+@pytest.mark.parametrize("listen", ["tcp://127.0.0.1:0", "tcp://*:7711", "tcp://[::1]:7711", "ipc:///run/t.sock"])
+def test_usual_endpoints_are_accepted(listen: str) -> None:
+    assert merge(Config(), {"service": {"listen": listen}}, "x").service.listen == listen
+
+
+def test_a_file_that_is_not_toml_is_refused_with_the_line() -> None:
+    with pytest.raises(OperatorError, match=r"read t.toml: not TOML: .*line 2"):
+        parse_toml("[service]\nworkers =\n", "t.toml")
+
+
+def test_the_example_file_is_valid_and_names_every_option_with_its_default() -> None:
+    text = (Path(__file__).parents[2] / "systemd" / "tidegate.toml").read_text()
+    merge(Config(), parse_toml(text, "tidegate.toml"), "tidegate.toml")
+    everything = tomllib.loads(re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE))
+    config = Config()
+    for section in ("service", "storage", "log"):
+        defaults = vars(getattr(config, section))
+        assert set(everything[section]) == set(defaults)
+        for name, value in everything[section].items():
+            if (section, name) not in {("service", "app"), ("service", "data")}:
+                assert value == defaults[name], (section, name)

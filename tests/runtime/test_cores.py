@@ -1,0 +1,49 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.cores import read_cores, read_quota
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n")
+
+
+def test_the_cores_are_those_of_the_affinity() -> None:
+    assert read_cores().cpus == tuple(sorted(os.sched_getaffinity(0)))
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"), [("max 100000", None), ("150000 100000", 1.5), ("50000 100000", 0.5), ("nonsense", None), ("1 0", None)]
+)
+def test_the_quota_of_cgroup_v2_is_read(tmp_path: Path, text: str, quota: float | None) -> None:
+    write(tmp_path / "membership", "0::/service")
+    write(tmp_path / "cgroup/service/cpu.max", text)
+    assert read_quota(tmp_path / "cgroup", tmp_path / "membership") == quota
+
+
+def test_the_smallest_quota_on_the_way_to_the_root_counts(tmp_path: Path) -> None:
+    write(tmp_path / "membership", "0::/slice/service")
+    write(tmp_path / "cgroup/slice/cpu.max", "200000 100000")
+    write(tmp_path / "cgroup/slice/service/cpu.max", "400000 100000")
+    assert read_quota(tmp_path / "cgroup", tmp_path / "membership") == 2.0
+
+
+def test_in_a_container_whose_path_is_the_hosts_the_quota_at_the_root_counts(tmp_path: Path) -> None:
+    write(tmp_path / "membership", "0::/docker/0123")
+    write(tmp_path / "cgroup/cpu.max", "300000 100000")
+    assert read_quota(tmp_path / "cgroup", tmp_path / "membership") == 3.0
+
+
+@pytest.mark.parametrize(("quota_us", "quota"), [("-1", None), ("250000", 2.5)])
+def test_the_quota_of_cgroup_v1_is_read(tmp_path: Path, quota_us: str, quota: float | None) -> None:
+    write(tmp_path / "membership", "4:cpu,cpuacct:/service\n2:memory:/service")
+    write(tmp_path / "cgroup/cpu/service/cpu.cfs_quota_us", quota_us)
+    write(tmp_path / "cgroup/cpu/service/cpu.cfs_period_us", "100000")
+    assert read_quota(tmp_path / "cgroup", tmp_path / "membership") == quota
+
+
+def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
+    assert read_quota(tmp_path / "none", tmp_path / "nowhere") is None

@@ -1,0 +1,159 @@
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime import directory as directory_module
+from runtime.directory import RUN_PATH_BYTES_MAX, open_directory, open_run_directory
+from runtime.errors import OperatorError
+
+
+def test_a_new_directory_is_private_and_described(tmp_path: Path) -> None:
+    data = open_directory(tmp_path / "a" / "data", shards_if_new=16)
+    assert stat.S_IMODE((tmp_path / "a" / "data").stat().st_mode) == 0o700
+    assert json.loads((data.path / "tidegate.json").read_text()) == {"format": 1, "shards": 16, "starts": 1}
+    assert (data.shards, data.start) == (16, 1)
+    data.close()
+
+
+def test_every_start_has_its_own_number_and_the_shards_never_change(tmp_path: Path) -> None:
+    for start in (1, 2, 3):
+        data = open_directory(tmp_path / "data", shards_if_new=2**start)
+        assert (data.shards, data.start) == (2, start)
+        data.close()
+
+
+def test_a_directory_in_use_is_refused_with_the_pid_of_its_service(tmp_path: Path) -> None:
+    data = open_directory(tmp_path / "data", 8)
+    with pytest.raises(OperatorError, match=rf"in use by the service with pid {os.getpid()} \(stop it first"):
+        open_directory(tmp_path / "data", 8)
+    data.close()
+    open_directory(tmp_path / "data", 8).close()
+
+
+def test_a_refused_start_is_not_counted(tmp_path: Path) -> None:
+    data = open_directory(tmp_path / "data", 8)
+    with pytest.raises(OperatorError):
+        open_directory(tmp_path / "data", 8)
+    assert json.loads((tmp_path / "data" / "tidegate.json").read_text())["starts"] == 1
+    data.close()
+
+
+def test_a_start_waits_for_the_last_process_of_a_supervisor_that_died(tmp_path: Path) -> None:
+    data = open_directory(tmp_path / "data", 8)
+    left_behind = subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, pass_fds=[data.lock_fd]
+    )
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    os.pwrite(data.lock_fd, f"{dead.pid}\n".encode(), 0)
+    data.close()
+    successor = subprocess.Popen(
+        [sys.executable, "-c", f"from pathlib import Path; from runtime.directory import *; print(1, flush=True);"
+         f" print(open_directory(Path({str(tmp_path / 'data')!r}), 8).start)"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert successor.stdout is not None
+    assert successor.stdout.readline() == "1\n"
+    with pytest.raises(subprocess.TimeoutExpired):
+        successor.wait(0.1)
+    left_behind.communicate()
+    assert successor.communicate(timeout=5)[0] == "2\n"
+
+
+def test_a_start_gives_up_on_processes_left_behind_that_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_module, "LEFT_BEHIND_S_MAX", 0.05)
+    data = open_directory(tmp_path / "data", 8)
+    os.ftruncate(data.lock_fd, 0)
+    with pytest.raises(OperatorError, match=r"still in use by processes of a service whose supervisor died.*fuser"):
+        open_directory(tmp_path / "data", 8)
+    data.close()
+
+
+def test_a_directory_of_another_format_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    text = '{"format": 2, "shards": {"new": "meaning"}}'
+    (tmp_path / "tidegate.json").write_text(text)
+    with pytest.raises(OperatorError, match=r"format 2 is of another version of Tidegate; this one reads format 1"):
+        open_directory(tmp_path, 8)
+    assert (tmp_path / "tidegate.json").read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 1, "shards": 3, "starts": 1}', '{"format": 1, "shards": 8}'])
+def test_a_damaged_description_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tidegate.json").write_text(text)
+    with pytest.raises(OperatorError, match="damaged"):
+        open_directory(tmp_path, 8)
+
+
+def test_a_directory_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(OperatorError, match=r"it holds thesis.txt but no tidegate.json \(choose an empty directory"):
+        open_directory(tmp_path, 8)
+
+
+def test_a_creation_that_was_cut_short_is_completed(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "tidegate.json.new").write_text("{")
+    open_directory(tmp_path, 8).close()
+
+
+def test_a_place_where_no_directory_can_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OperatorError, match=r"Not a directory \(give it to the user"):
+        open_directory(tmp_path / "file" / "data", 8)
+
+
+def test_only_logs_of_earlier_starts_are_deleted(tmp_path: Path) -> None:
+    for _ in range(3):
+        open_directory(tmp_path / "data", 8).close()
+    data = open_directory(tmp_path / "data", 8)
+    for name in ("00000001-0000", "00000003-0007", "00000004-0000", "00000005-0000", "notes"):
+        (data.path / "log" / name).mkdir()
+        (data.path / "log" / name / "00000001.seg").touch()
+    assert data.delete_logs_of_earlier_starts() == 2
+    assert sorted(os.listdir(data.path / "log")) == ["00000004-0000", "00000005-0000", "notes"]
+    data.close()
+
+
+def test_a_deletion_that_was_cut_short_is_completed_at_the_next_start(tmp_path: Path) -> None:
+    open_directory(tmp_path / "data", 8).close()
+    (tmp_path / "data" / "log" / "deleted-00000001-0000").mkdir()
+    open_directory(tmp_path / "data", 8).close()
+    assert os.listdir(tmp_path / "data" / "log") == []
+
+
+def test_sockets_are_in_the_data_directory_without_systemd(tmp_path: Path) -> None:
+    run = open_run_directory(tmp_path, None)
+    assert run.path == tmp_path / "run"
+    assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
+
+
+def test_two_services_of_one_unit_do_not_share_a_run_directory(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    runs = [open_run_directory(tmp_path / name, str(tmp_path / "run")).path for name in ("a", "b")]
+    assert runs[0] != runs[1]
+    assert {run.parent for run in runs} == {tmp_path / "run"}
+
+
+def test_a_path_too_long_for_a_socket_gets_a_temporary_directory_that_goes_away(tmp_path: Path) -> None:
+    data = tmp_path / ("x" * RUN_PATH_BYTES_MAX)
+    data.mkdir()
+    run = open_run_directory(data, None)
+    assert len(str(run.path)) <= RUN_PATH_BYTES_MAX
+    assert run.path.is_dir()
+    run.close()
+    assert not run.path.exists()
+
+
+def test_sockets_left_by_a_crash_are_removed_and_files_are_not(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "file").touch()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "run" / "worker-0.1"))
+    open_run_directory(tmp_path, None)
+    assert os.listdir(tmp_path / "run") == ["file"]

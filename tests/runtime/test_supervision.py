@@ -1,0 +1,376 @@
+import random
+
+import pytest
+
+from runtime.control import Drain, Drained, Failed, Ping, Pong, Ready, TopologyChanged
+from runtime.supervision import (
+    EPOCHS_PER_START,
+    HURRY_S,
+    PING_INTERVAL_S,
+    ROUTER,
+    START_FAILURES_MAX,
+    START_S_MAX,
+    Effect,
+    Finish,
+    Kill,
+    Report,
+    Seat,
+    Send,
+    ServiceReady,
+    Spawn,
+    Supervision,
+)
+
+LIVENESS_S = 10.0
+STOP_S = 8.0
+
+
+def supervision(workers: int = 2, start: int = 1) -> Supervision:
+    return Supervision((0, 1) * 2 if workers == 2 else (0,), workers, start, LIVENESS_S, STOP_S)
+
+
+def ready(seat: int, incarnation: int = 1) -> Ready:
+    return Ready("tcp://router" if seat == ROUTER else f"ipc://worker-{seat}.{incarnation}")
+
+
+def serving() -> Supervision:
+    machine = supervision()
+    machine.start(0.0)
+    for seat in (ROUTER, 0, 1):
+        machine.child_said(seat, ready(seat), 1.0)
+    assert machine.all_ready
+    return machine
+
+
+def topologies(effects: list[Effect], seat: int) -> list[tuple[str | None, ...]]:
+    return [
+        effect.message.topology.endpoints
+        for effect in effects
+        if isinstance(effect, Send) and effect.seat == seat and isinstance(effect.message, TopologyChanged)
+    ]
+
+
+def of(kind: type[Effect], effects: list[Effect]) -> list[Effect]:
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+# Starting
+
+
+def test_all_children_are_started_at_once() -> None:
+    assert supervision().start(0.0) == [Spawn(ROUTER, 1), Spawn(0, 1), Spawn(1, 1)]
+
+
+def test_the_service_is_ready_once_when_every_worker_and_the_router_are() -> None:
+    machine = supervision()
+    machine.start(0.0)
+    assert of(ServiceReady, machine.child_said(0, ready(0), 1.0)) == []
+    assert of(ServiceReady, machine.child_said(ROUTER, ready(ROUTER), 1.0)) == []
+    assert of(ServiceReady, machine.child_said(1, ready(1), 1.0)) == [ServiceReady()]
+    machine.child_exited(1, "exited with code 1", False, 2.0)
+    machine.timer(2.0)
+    assert of(ServiceReady, machine.child_said(1, ready(1, 2), 3.0)) == []
+    assert machine.all_ready
+
+
+def test_a_router_that_is_ready_before_the_workers_hears_of_each_when_it_comes() -> None:
+    machine = supervision()
+    machine.start(0.0)
+    assert topologies(machine.child_said(ROUTER, ready(ROUTER), 1.0), ROUTER) == [(None, None)]
+    assert topologies(machine.child_said(1, ready(1), 1.0), ROUTER) == [(None, "ipc://worker-1.1")]
+
+
+def test_a_router_that_is_ready_after_the_workers_hears_of_all_at_once() -> None:
+    machine = supervision()
+    machine.start(0.0)
+    machine.child_said(0, ready(0), 1.0)
+    machine.child_said(1, ready(1), 1.0)
+    heard = topologies(machine.child_said(ROUTER, ready(ROUTER), 1.0), ROUTER)
+    assert heard == [("ipc://worker-0.1", "ipc://worker-1.1")]
+
+
+def test_epochs_of_a_later_start_are_above_all_of_an_earlier_one() -> None:
+    earlier, later = supervision(start=1), supervision(start=2)
+    assert later.topology.epoch - earlier.topology.epoch == EPOCHS_PER_START
+
+
+def test_a_fatal_failure_before_the_first_readiness_ends_the_service_with_its_words() -> None:
+    machine = supervision()
+    machine.start(0.0)
+    machine.child_said(ROUTER, ready(ROUTER), 0.5)
+    failed = Failed("import", "app.py", "boom", "mend it", "Traceback")
+    machine.child_said(0, failed, 1.0)
+    effects = machine.child_exited(0, "exited with code 1", False, 1.0)
+    assert Kill(1) in effects
+    assert any(isinstance(effect, Send) and isinstance(effect.message, Drain) for effect in effects)
+    machine.child_exited(ROUTER, "exited with code 0", True, 1.1)
+    assert machine.child_exited(1, "was killed by SIGKILL", False, 1.1)[-1] == Finish(failed)
+
+
+def test_a_child_that_never_gets_ready_is_tried_a_few_times_and_then_ends_the_start() -> None:
+    machine = supervision(workers=1)
+    machine.start(0.0)
+    now = 0.0
+    for _ in range(START_FAILURES_MAX - 1):
+        assert not machine.stopping
+        machine.child_exited(0, "exited with code 3", False, now)
+        deadline = machine.seats[0].restart_at
+        assert deadline is not None
+        now = deadline
+        effects = machine.timer(now)
+        assert Spawn(0, machine.seats[0].incarnation) in effects
+    machine.child_exited(0, "exited with code 3", False, now)
+    assert machine.stopping
+    assert of(Finish, machine.child_exited(ROUTER, "was killed", False, now)) == [
+        Finish(Failed("start", "worker 0", "exited with code 3", "its messages above say more"))
+    ]
+
+
+def test_a_child_that_takes_too_long_to_start_is_killed_and_not_pinged_before() -> None:
+    machine = supervision()
+    machine.start(0.0)
+    assert of(Send, machine.timer(PING_INTERVAL_S)) == []
+    assert Kill(0) in machine.timer(START_S_MAX)
+
+
+# Restarting
+
+
+def test_a_lost_worker_is_announced_to_everybody_before_it_is_started_again() -> None:
+    machine = serving()
+    epoch = machine.epoch
+    effects = machine.child_exited(0, "was killed by SIGKILL", False, 100.0)
+    assert topologies(effects, ROUTER) == [(None, "ipc://worker-1.1")]
+    assert topologies(effects, 1) == [(None, "ipc://worker-1.1")]
+    assert machine.epoch == epoch + 1
+    assert Report("error", "worker 0 was killed by SIGKILL; starting it again") in effects
+    assert Spawn(0, 2) in machine.timer(100.0)
+    back = machine.child_said(0, ready(0, 2), 101.0)
+    assert [topologies(back, seat) for seat in (ROUTER, 0, 1)] == [[("ipc://worker-0.2", "ipc://worker-1.1")]] * 3
+
+
+def test_a_lost_router_is_started_again_and_told_the_topology() -> None:
+    machine = serving()
+    machine.child_exited(ROUTER, "was killed by SIGKILL", False, 100.0)
+    assert Spawn(ROUTER, 2) in machine.timer(100.0)
+    heard = topologies(machine.child_said(ROUTER, ready(ROUTER), 101.0), ROUTER)
+    assert heard == [("ipc://worker-0.1", "ipc://worker-1.1")]
+
+
+def test_a_fatal_failure_after_the_first_readiness_takes_only_that_worker_down() -> None:
+    machine = serving()
+    machine.child_said(0, Failed("commit", "log", "disk full", "make room"), 5.0)
+    effects = machine.child_exited(0, "exited with code 1", False, 5.0)
+    assert Report("error", "worker 0 commit log: disk full; starting it again") in effects
+    assert not machine.stopping
+
+
+def test_a_worker_that_fails_again_and_again_is_reported_as_flapping_and_still_tried() -> None:
+    machine = serving()
+    now, reports = 5.0, []
+    for _ in range(8):
+        reports += of(Report, machine.child_exited(0, "exited with code 1", False, now))
+        now = machine.seats[0].restart_at or now
+        machine.timer(now)
+        assert machine.seats[0].state is Seat.STARTING
+    assert any(isinstance(report, Report) and "FLAPPING" in report.text for report in reports)
+    assert machine.seats[0].flapping
+
+
+def test_a_child_that_cannot_be_started_at_all_is_tried_again_later() -> None:
+    machine = serving()
+    machine.child_exited(0, "was killed by SIGKILL", False, 5.0)
+    machine.timer(5.0)
+    effects = machine.spawn_failed(0, "no memory", 5.0)
+    assert Report("error", "worker 0 could not be started: no memory; starting it again in 0.1 s") in effects
+    assert Spawn(0, 3) in machine.timer(5.2)
+
+
+# Watching
+
+
+def test_every_ready_child_is_pinged_at_every_interval() -> None:
+    machine = serving()
+    sent = [effect for effect in machine.timer(PING_INTERVAL_S) if isinstance(effect, Send)]
+    assert sent == [Send(seat, Ping(1)) for seat in (ROUTER, 0, 1)]
+
+
+def test_a_silent_child_is_killed_after_the_liveness_time_and_only_it() -> None:
+    machine = serving()
+    now, killed_at = PING_INTERVAL_S, None
+    while killed_at is None:
+        effects = machine.timer(now)
+        for seat in (ROUTER, 1):
+            machine.child_said(seat, Pong(machine.seats[seat].ping_number), now)
+        if kills := of(Kill, effects):
+            assert kills == [Kill(0)]
+            killed_at = now
+        now += PING_INTERVAL_S
+    assert LIVENESS_S <= killed_at - PING_INTERVAL_S <= LIVENESS_S + PING_INTERVAL_S
+    effects = machine.child_exited(0, "was killed by SIGKILL", False, now)
+    assert any(isinstance(effect, Report) and "had not answered for 10 s and was killed" in effect.text for effect in effects)
+
+
+def test_the_watchdog_is_fed_only_while_every_child_answers() -> None:
+    machine = serving()
+    machine.timer(2.0)
+    assert machine.all_answer(2.1)
+    assert not machine.all_answer(4.1)
+    for seat in (ROUTER, 0, 1):
+        machine.child_said(seat, Pong(1), 4.2)
+    assert machine.all_answer(4.3)
+    machine.child_exited(1, "was killed by SIGKILL", False, 4.4)
+    assert not machine.all_answer(4.4)
+
+
+def test_an_answer_to_an_older_ping_does_not_count() -> None:
+    machine = serving()
+    machine.timer(2.0)
+    machine.child_said(0, Pong(0), 2.1)
+    assert machine.seats[0].pinged_at is not None
+
+
+def test_nobody_is_late_because_the_supervisor_slept() -> None:
+    machine = serving()
+    machine.timer(2.0)
+    assert of(Kill, machine.timer(2.0 + LIVENESS_S * 3)) == []
+    assert not of(Kill, machine.timer(4.0 + LIVENESS_S * 3))
+
+
+# Stopping
+
+
+def test_a_stop_drains_the_router_first_and_then_the_workers() -> None:
+    machine = serving()
+    first = [effect for effect in machine.stop_requested(100.0) if isinstance(effect, Send)]
+    assert [effect.seat for effect in first] == [ROUTER]
+    then = [effect for effect in machine.child_exited(ROUTER, "exited with code 0", True, 101.0) if isinstance(effect, Send)]
+    assert [(effect.seat, type(effect.message)) for effect in then] == [(0, Drain), (1, Drain)]
+    machine.child_said(0, Drained(), 102.0)
+    machine.child_exited(0, "exited with code 0", True, 102.0)
+    assert of(Finish, machine.child_exited(1, "exited with code 0", True, 102.0)) == [Finish(None)]
+
+
+def test_a_stop_ends_in_time_whoever_does_not_drain() -> None:
+    machine = serving()
+    machine.stop_requested(100.0)
+    finished_at = None
+    while finished_at is None:
+        now = machine.next_deadline()
+        assert now is not None
+        for effect in machine.timer(now):
+            if isinstance(effect, Kill) and of(Finish, machine.child_exited(effect.seat, "was killed by SIGKILL", False, now)):
+                finished_at = now
+    assert finished_at <= 100.0 + STOP_S
+
+
+def test_a_worker_that_is_lost_while_stopping_is_announced_and_not_started_again() -> None:
+    machine = serving()
+    machine.stop_requested(100.0)
+    effects = machine.child_exited(0, "was killed by SIGSEGV", False, 101.0)
+    assert topologies(effects, ROUTER) == [(None, "ipc://worker-1.1")]
+    assert Report("error", "worker 0 was killed by SIGSEGV while stopping") in effects
+    assert machine.seats[0].restart_at is None
+
+
+def test_a_worker_that_is_starting_when_the_stop_comes_is_killed() -> None:
+    machine = serving()
+    machine.child_exited(0, "was killed by SIGKILL", False, 50.0)
+    machine.timer(50.0)
+    assert Kill(0) in machine.stop_requested(50.1)
+
+
+def test_a_second_request_to_stop_leaves_little_time_and_a_third_none() -> None:
+    machine = serving()
+    machine.stop_requested(100.0)
+    hurried = machine.stop_requested(101.0)
+    assert [effect.seat for effect in hurried if isinstance(effect, Send) and isinstance(effect.message, Drain)] == [0, 1]
+    deadline = machine.next_deadline()
+    assert deadline is not None
+    assert deadline <= 101.0 + HURRY_S
+    assert of(Kill, machine.stop_requested(101.1)) == [Kill(ROUTER), Kill(0), Kill(1)]
+
+
+def test_calls_left_unanswered_are_reported() -> None:
+    machine = serving()
+    machine.stop_requested(100.0)
+    assert machine.child_said(ROUTER, Drained(3), 101.0) == [Report("warning", "router left 3 calls unanswered at its end")]
+
+
+# Random worlds
+
+
+class World:
+    """Processes as they may be: they obey, or die, or are slow, or say things late."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.machine = supervision()
+        self.now = 0.0
+        self.alive: dict[int, int] = {}
+        self.doomed: set[int] = set()
+        self.listening: dict[int, str] = {}
+        self.epoch_seen = 0
+        self.finished = False
+
+    def obey(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            assert not self.finished, effect
+            if isinstance(effect, Spawn):
+                assert effect.seat not in self.alive, "two processes in one seat"
+                self.alive[effect.seat] = effect.incarnation
+            elif isinstance(effect, Kill):
+                self.doomed.add(effect.seat)
+            elif isinstance(effect, Finish):
+                assert not self.alive, "somebody was left behind"
+                self.finished = True
+            elif isinstance(effect, Send) and isinstance(effect.message, TopologyChanged):
+                topology = effect.message.topology
+                assert topology.epoch >= self.epoch_seen
+                self.epoch_seen = topology.epoch
+                assert [topology.endpoints[seat] for seat in (0, 1)] == [self.listening.get(seat) for seat in (0, 1)]
+        self.machine.check_invariants()
+
+    def step(self) -> None:
+        deadline = self.machine.next_deadline()
+        assert deadline is not None or self.doomed, "nothing will ever happen again"
+        if deadline is not None and (not self.alive or self.random.random() < 0.3):
+            self.now = max(self.now, deadline)
+            self.obey(self.machine.timer(self.now))
+            return
+        self.now += self.random.random() * 0.2
+        seat = self.random.choice(sorted(self.alive))
+        if seat in self.doomed or self.random.random() < 0.15:
+            self.leave(seat)
+        elif self.random.random() < 0.6:
+            endpoint = ready(seat, self.alive[seat])
+            if self.machine.seats[seat].state is Seat.STARTING and seat != ROUTER:
+                self.listening[seat] = endpoint.endpoint
+            self.obey(self.machine.child_said(seat, endpoint, self.now))
+        else:
+            self.obey(self.machine.child_said(seat, Pong(self.machine.seats[seat].ping_number), self.now))
+
+    def leave(self, seat: int) -> None:
+        del self.alive[seat]
+        self.doomed.discard(seat)
+        self.listening.pop(seat, None)
+        self.obey(self.machine.child_exited(seat, "left", self.random.random() < 0.5, self.now))
+
+
+@pytest.mark.parametrize("seed", range(150))
+def test_in_every_random_world_seats_are_filled_once_topologies_are_true_and_a_stop_ends(seed: int) -> None:
+    world = World(seed)
+    world.obey(world.machine.start(0.0))
+    for _ in range(200):
+        if world.finished:
+            return  # The start was given up.
+        world.step()
+    if not world.machine.stopping:
+        world.obey(world.machine.stop_requested(world.now))
+    asked_at = world.now
+    for _ in range(200):
+        if world.finished:
+            assert world.now <= asked_at + STOP_S * 2
+            return
+        world.step()
+    pytest.fail(f"the stop did not end: {world.machine.seats}")
