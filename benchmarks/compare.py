@@ -68,11 +68,12 @@ def schedule(plans: Sequence[Plan], peers: int, rounds: int) -> Iterator[Step]:
             yield Step(number, plan, peer)
 
 
-Case = tuple[str, Route, Generator, int]
+Case = tuple[str, Route, int]
+"""Workload, route, concurrency. Not the generator: the pipeline has only the lean one to compare with."""
 
 
 def _case(one: Measurement) -> Case:
-    return one.workload, one.route, one.generator, one.concurrency
+    return one.workload, one.route, one.concurrency
 
 
 def _by_case(measurements: Iterable[Measurement]) -> dict[Case, dict[str, list[Measurement]]]:
@@ -90,13 +91,13 @@ def summarise(measurements: Iterable[Measurement]) -> list[Summary]:
 
 
 def _summary(peer: str, case: Case, runs: list[Measurement]) -> Summary:
-    workload, route, generator, concurrency = case
+    workload, route, concurrency = case
     rates = [run.rate for run in runs]
     return Summary(
         peer=peer,
         workload=workload,
         route=route,
-        generator=generator,
+        generator=runs[0].generator,
         concurrency=concurrency,
         rounds=len(runs),
         rate=statistics.median(rates),
@@ -114,7 +115,7 @@ def _medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def compare(measurements: Iterable[Measurement], peer: str, against: str) -> list[Ratio]:
     """One ratio for each case in which both were measured."""
     ratios = []
-    for (workload, route, generator, concurrency), peers in _by_case(measurements).items():
+    for (workload, route, concurrency), peers in _by_case(measurements).items():
         if peer not in peers or against not in peers:
             continue
         pairs = list(zip(peers[peer], peers[against], strict=True))
@@ -126,7 +127,7 @@ def compare(measurements: Iterable[Measurement], peer: str, against: str) -> lis
                 against=against,
                 workload=workload,
                 route=route,
-                generator=generator,
+                generator=pairs[0][0].generator,
                 concurrency=concurrency,
                 rate=round(statistics.median(rates), 3),
                 rate_min=round(min(rates), 3),

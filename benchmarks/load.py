@@ -12,7 +12,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 import msgspec
 import zmq
@@ -40,6 +40,12 @@ class Door(msgspec.Struct, frozen=True):
     endpoints: tuple[str, ...]
     owners: tuple[int, ...] = (0,)
     """Index of the endpoint by shard."""
+    front: str = ""
+    """The router, for a client that finds the workers by itself."""
+
+    @property
+    def is_direct(self) -> bool:
+        return self.endpoints != (self.front,)
 
     def endpoint_of(self, class_name: str, name: str) -> int:
         return self.owners[shard_of_slot(slot_of(class_name, name), len(self.owners))]
@@ -101,7 +107,6 @@ class LeanGenerator:
         self._context.destroy(linger=0)
 
     def call(self, first: int, last: int, concurrency: int, results: list[Any]) -> array[float]:
-        """Makes calls `first` to `last - 1`, puts each answer at its number into `results`, and returns the latencies."""
         names, groups, class_name, method = self._names, self._groups, self._class_name, self._method
         objects, clock, poll = len(names), time.perf_counter, self._poller.poll
         encode, decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[_Answer]).decode
@@ -177,8 +182,19 @@ def run_job(job: Job) -> Load:
     )
 
 
-def make_generator(job: Job) -> LeanGenerator:
-    return LeanGenerator(job)
+class LoadGenerator(Protocol):
+    def call(self, first: int, last: int, concurrency: int, results: list[Any]) -> array[float]:
+        """Makes calls `first` to `last - 1`, puts each answer at its number into `results`, and returns the latencies."""
+
+    def close(self) -> None: ...
+
+
+def make_generator(job: Job) -> LoadGenerator:
+    if job.generator == "lean":
+        return LeanGenerator(job)
+    from benchmarks.client_load import ClientGenerator  # Here, because it imports this file.
+
+    return ClientGenerator(job)
 
 
 class Outcome(msgspec.Struct, frozen=True):

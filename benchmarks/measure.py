@@ -29,6 +29,7 @@ class Plan(msgspec.Struct, frozen=True):
     requests: int
     objects: int
     generator: Generator = "lean"
+    """Used where the peer knows it."""
 
 
 class Measurement(msgspec.Struct, frozen=True):
@@ -54,6 +55,7 @@ def requests_for(concurrency: int) -> int:
 def measure(peer: Peer, plan: Plan) -> Measurement:
     """Raises BenchmarkFailed when an answer is wrong or missing."""
     pids = peer.pids(plan.route)
+    generator = plan.generator if plan.generator in peer.generators else "lean"
     wait_quiet(pids)
     job = Job(
         door=peer.door(plan.route),
@@ -62,7 +64,7 @@ def measure(peer: Peer, plan: Plan) -> Measurement:
         requests=plan.requests,
         objects=plan.objects,
         prefix=f"{secrets.token_hex(4)}-",
-        generator=plan.generator,
+        generator=generator,
         pids=pids,
     )
     process = start_module("benchmarks.load")
@@ -83,7 +85,7 @@ def measure(peer: Peer, plan: Plan) -> Measurement:
         peer=peer.name,
         workload=plan.workload.name,
         route=plan.route,
-        generator=plan.generator,
+        generator=generator,
         concurrency=plan.concurrency,
         requests=load.requests,
         objects=plan.objects,

@@ -19,7 +19,7 @@ import msgspec
 import psutil
 import zmq
 
-from benchmarks.load import Door
+from benchmarks.load import Door, Generator
 from benchmarks.workloads import BenchmarkFailed
 from runtime.slots import topology_from_reply
 
@@ -37,6 +37,8 @@ class Peer(Protocol):
     """A running system. `close` stops everything that was started for it."""
 
     name: str
+    generators: frozenset[Generator]
+    """Which load generators can call it."""
 
     def door(self, route: Route) -> Door: ...
 
@@ -86,6 +88,7 @@ class Pipeline:
     """Direct and routed shards are different processes; what is not called is idle."""
 
     name = "pipeline"
+    generators: frozenset[Generator] = frozenset({"lean"})
 
     def __init__(self, folder: Path, *, shards: int, sync: Sync, routes: Sequence[Route]) -> None:
         self._doors: dict[Route, Door] = {}
@@ -142,6 +145,7 @@ class Tidegate:
     """`tidegate serve`, as a user starts it, on a fresh data directory."""
 
     name = "tidegate"
+    generators: frozenset[Generator] = frozenset({"lean", "client"})
 
     def __init__(self, folder: Path, *, workers: int | None, transport: Literal["ipc", "tcp"], app: Path = APP) -> None:
         front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
@@ -185,8 +189,8 @@ class Tidegate:
 
     def door(self, route: Route) -> Door:
         if route == "router":
-            return Door(endpoints=(self._front,))
-        return direct_door(self._topology)
+            return Door(endpoints=(self._front,), front=self._front)
+        return direct_door(self._front, self._topology)
 
     def pids(self, route: Route) -> dict[str, list[int]]:
         return self._layers
@@ -197,13 +201,13 @@ class Tidegate:
         _wait(self._process)
 
 
-def direct_door(reply: Any) -> Door:
+def direct_door(front: str, reply: Any) -> Door:
     """What the system call `topology` answers, as a door. Raises BenchmarkFailed while a worker is down."""
     topology = topology_from_reply(reply)
     endpoints = tuple(endpoint for endpoint in topology.endpoints if endpoint is not None)
     if len(endpoints) < len(topology.endpoints):
         raise BenchmarkFailed("a worker of the service is down")
-    return Door(endpoints=endpoints, owners=topology.owners)
+    return Door(endpoints=endpoints, owners=topology.owners, front=front)
 
 
 def system_call(endpoint: str, method: str, *, timeout_ms: int = _SYSTEM_CALL_MS_MAX) -> Any:
