@@ -172,9 +172,7 @@ class InFlight:
 
     def _take_batches(self) -> list[tuple[bool, list[Request]]]:
         batches, rows = self._batches, self.rows
-        self.rows = []
-        if batches:
-            self._batches = []
+        self.rows, self._batches = [], []
         if rows:
             batches.append((False, rows))
         if self._expired:

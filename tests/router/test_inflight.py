@@ -1,0 +1,175 @@
+"""Calls in flight to one worker: every small world, and the cases that matter one by one."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from router.inflight import InFlight
+from runtime.limits import MESSAGE_BYTES_MAX
+from runtime.protocol import NO_RAW, Origin, Request, parse_options
+
+PLAIN = Origin(b"client", envelope=None, json=False, single=False, requests=1)
+JSON = Origin(b"client", envelope=None, json=True, single=False, requests=1)
+
+
+def request(request_id: int | str, *, json: bool = False, **options: object) -> Request:
+    codec = msgspec.json if json else msgspec.msgpack
+    raw = msgspec.Raw(codec.encode(options)) if options else msgspec.Raw(codec.encode(None))
+    return Request(request_id, "C", "n", "m", msgspec.Raw(codec.encode([1])), raw)
+
+
+def sent(inflight: InFlight) -> list[int]:
+    """The tokens of everything handed out now, in order."""
+    tokens = []
+    for body in inflight.take_bodies():
+        rows = msgspec.json.decode(body) if body[:1] == b"[" else msgspec.msgpack.decode(body)
+        tokens += [row[0] for row in rows]
+    return tokens
+
+
+STEPS = ("add", "add json", "send", "answer oldest", "lose", "up", "time", "take unsent")
+
+
+def every_sequence(length: int) -> Iterator[tuple[str, ...]]:
+    return itertools.product(STEPS, repeat=length)
+
+
+class Story:
+    """Runs steps and counts what happened to each call."""
+
+    def __init__(self) -> None:
+        self.inflight = InFlight(0)
+        self.now = 0.0
+        self.added: list[int] = []
+        self.given_back: Counter[int | str] = Counter()
+        self.handed_out: list[int] = []
+
+    def give_back(self, request_id: int | str) -> None:
+        self.given_back[request_id] += 1
+
+    def step(self, step: str) -> None:
+        inflight = self.inflight
+        if step.startswith("add"):
+            json = step == "add json"
+            token = len(self.added)
+            self.added.append(token)
+            if inflight.endpoint is None:
+                inflight.add_deadline(token, self.now, 1.5, None)
+            inflight.add(token, request(token, json=json), JSON if json else PLAIN, 10)
+        elif step == "send":
+            if inflight.endpoint is not None:
+                self.handed_out += sent(inflight)
+        elif step == "answer oldest":
+            waiting = [token for token in self.handed_out if token in inflight.unanswered]
+            if waiting and inflight.endpoint is not None:
+                call = inflight.answered(waiting[0])
+                assert call is not None
+                self.give_back(call[1])
+                assert inflight.answered(waiting[0]) is None
+        elif step == "lose":
+            if inflight.endpoint is not None:
+                for call in inflight.take_lost(self.now, 1.5):
+                    assert call[1] in self.handed_out
+                    self.give_back(call[1])
+        elif step == "up":
+            if inflight.endpoint is None:
+                inflight.came_up("there", self.now)
+        elif step == "time":
+            self.now += 1
+            for call, _ in inflight.take_expired(self.now):
+                assert call[1] not in self.handed_out
+                self.give_back(call[1])
+        else:
+            for call, again in inflight.take_unsent():
+                assert call[1] == again.id
+                assert call[1] not in self.handed_out
+                self.give_back(call[1])
+        inflight.check_invariants()
+
+    def finish(self) -> None:
+        for call in self.inflight.take_all():
+            self.give_back(call[1])
+        assert self.given_back == Counter(self.added)
+        assert self.handed_out == sorted(set(self.handed_out)), "sent twice or out of order"
+        assert not self.inflight.has_unsent()
+        assert self.inflight.next_deadline() is None
+        assert self.inflight.bytes == 0
+
+
+@pytest.mark.parametrize("first", STEPS)
+def test_every_call_is_given_back_exactly_once_and_sent_at_most_once_and_in_order_in_every_small_world(first: str) -> None:
+    for steps in every_sequence(4):
+        story = Story()
+        for step in ("up", first, *steps):
+            story.step(step)
+        story.finish()
+
+
+def test_codecs_alternate_in_the_order_of_the_calls() -> None:
+    inflight = InFlight(0)
+    for token, json in enumerate((False, True, True, False, True, False)):
+        inflight.add(token, request(token, json=json), JSON if json else PLAIN, 1)
+    assert [body[:1] == b"[" for body in inflight.take_bodies()] == [False, True, False, True, False]
+    assert inflight.take_bodies() == []
+
+
+def test_a_body_above_the_limit_on_messages_is_split() -> None:
+    inflight = InFlight(0)
+    inflight.came_up("there", 0.0)
+    large = msgspec.Raw(msgspec.msgpack.encode([b"x" * (5 << 20)]))
+    for token in range(7):
+        inflight.add(token, Request(token, "C", "n", "m", large), PLAIN, 1)
+    bodies = inflight.take_bodies()
+    assert all(len(body) <= MESSAGE_BYTES_MAX for body in bodies)
+    assert [row[0] for body in bodies for row in msgspec.msgpack.decode(body)] == list(range(7))
+
+
+def test_what_was_left_out_is_sent_as_nil_so_that_nothing_shifts() -> None:
+    inflight = InFlight(0)
+    inflight.add(7, Request("id", "C", "n", "m"), PLAIN, 1)
+    assert [msgspec.msgpack.decode(body) for body in inflight.take_bodies()] == [[[7, "C", "n", "m", None, None]]]
+    assert NO_RAW == msgspec.Raw(b"\xc0")
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_the_time_waited_is_taken_off_the_deadline_and_other_options_stay(json: bool) -> None:
+    inflight = InFlight(0)
+    inflight.add_deadline(0, now=10.0, wait_s=5.0, deadline_ms=3_000)
+    inflight.add(0, request(0, json=json, deadline_ms=3_000, key="k", later=[1, 2]), JSON if json else PLAIN, 1)
+    inflight.came_up("there", now=11.25)
+    body = inflight.take_bodies()[0]
+    options = (msgspec.json if json else msgspec.msgpack).decode(body)[0][5]
+    assert options == {"deadline_ms": 1_750, "key": "k", "later": [1, 2]}
+
+
+def test_a_call_waits_no_longer_than_its_own_deadline_and_no_longer_than_the_router_allows() -> None:
+    inflight = InFlight(0)
+    for token, deadline_ms in ((0, None), (1, 2_000), (2, 60_000)):
+        inflight.add_deadline(token, now=0.0, wait_s=5.0, deadline_ms=deadline_ms)
+        inflight.add(token, request(token), PLAIN, 1)
+    assert inflight.next_deadline() == 2.0
+    assert inflight.take_expired(1.99) == []
+    assert [(call[1], of_caller) for call, of_caller in inflight.take_expired(2.0)] == [(1, True)]
+    assert sorted((call[1], of_caller) for call, of_caller in inflight.take_expired(5.0)) == [(0, False), (2, False)]
+    inflight.came_up("there", 6.0)
+    assert inflight.take_bodies() == []
+
+
+def test_requests_of_expired_calls_do_not_pile_up_while_the_worker_stays_down() -> None:
+    inflight = InFlight(0)
+    for token in range(10_000):
+        inflight.add_deadline(token, now=float(token), wait_s=5.0, deadline_ms=None)
+        inflight.add(token, request(token), PLAIN, 1)
+        inflight.take_expired(float(token))
+    assert len(inflight.unanswered) == 5
+    assert len(inflight.rows) < 100
+    inflight.check_invariants()
+
+
+def test_options_that_carry_a_deadline_are_read_as_they_were_written() -> None:
+    assert parse_options(request(1, deadline_ms=5).options, json=False).deadline_ms == 5
