@@ -14,17 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 import msgspec
 
+from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Entry, Link, Moving, Open, Row, Waiter, batches_of
 from runtime.control import Topology
 from runtime.encoding import Decode, error_from_raw, exception_for_caller, result_mismatch
 from runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, TooLarge, Unavailable
 from runtime.ids import slot_of
-from runtime.limits import BATCH_CALLS_MAX, CLIENT_CALLS_MAX, MESSAGE_BYTES_MAX, SLOTS
-from runtime.protocol import OK, Malformed, Reply, decode_replies, encode, parse_replies
+from runtime.limits import CLIENT_CALLS_MAX, MESSAGE_BYTES_MAX, SLOTS
+from runtime.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, encode, parse_replies
 from runtime.slots import SlotTable
 
 CONNECT_S = 1.0
@@ -36,83 +35,7 @@ TOPOLOGY_ASK_S = 1.0
 SWEEP_S = 0.005
 """Deadlines are met with this granularity, so that no call needs a timer of its own."""
 
-_NIL = msgspec.Raw(b"\xc0")
 _NO_SLOT = -1
-
-
-class Waiter(Protocol):
-    """Who waits for the reply; a future is one. The machine calls nothing else."""
-
-    def done(self) -> bool: ...
-    def set_result(self, result: Any, /) -> None: ...
-    def set_exception(self, exception: Any, /) -> None: ...
-
-
-Row = tuple[Any, ...]
-"""A request of the wire protocol; its first element is the call id, which grows with every call."""
-Entry = tuple[Waiter, Decode, float, Row, int]
-"""A call in flight: who waits, how to read the result, deadline, request, and the slot it is counted for or -1."""
-
-
-@dataclass(frozen=True)
-class Open:
-    """Connect. `reconnect`: keep trying until it succeeds; otherwise the first failure is `link_lost`."""
-
-    link: int
-    endpoint: str
-    reconnect: bool
-
-
-@dataclass(frozen=True)
-class Close:
-    """The link is no longer used; nothing of it may be delivered any more."""
-
-    link: int
-
-
-@dataclass(frozen=True)
-class AskTopology:
-    """Call the system's `topology` and report it by `topology_received`."""
-
-
-Effect = Open | Close | AskTopology
-
-
-@dataclass(frozen=True)
-class ClientStatistics:
-    calls_in_flight: int
-    calls_unsent: int
-    links_connected: int
-    """Of them one is the router's."""
-    slots_direct: int
-    """Slots whose calls go straight to their worker."""
-    replies_unexpected: int
-    """Replies that came after their deadline, and messages that were none."""
-
-
-class _Link:
-    """`calls` has every call not answered, in order of their ids; `rows` those of them which were not sent yet."""
-
-    __slots__ = ("calls", "connected", "connecting_until", "endpoint", "number", "rows")
-
-    def __init__(self, number: int, endpoint: str) -> None:
-        self.number = number
-        self.endpoint = endpoint
-        self.connected = False
-        self.connecting_until: float | None = None
-        self.calls: dict[int, Entry] = {}
-        self.rows: list[Row] = []
-
-
-class _Moving:
-    """A slot on its way from one link to the router: new calls are held until the old link has answered all of its own."""
-
-    __slots__ = ("held", "remaining", "source")
-
-    def __init__(self, source: _Link, remaining: int, held: _Link) -> None:
-        self.source = source
-        self.remaining = remaining
-        self.held = held
 
 
 class ClientMachine:
@@ -123,16 +46,16 @@ class ClientMachine:
         self._timeout = timeout
         self._options = _deadline_options(timeout) if deadline_to_server else None
         self._direct = direct
-        self._links: dict[int, _Link] = {}
+        self._links: dict[int, Link] = {}
         self._effects: list[Effect] = []
-        self._dirty: list[_Link] = []
+        self._dirty: list[Link] = []
         self._next_call = 1
         self._next_link = 1
-        self._lanes: list[_Link | None] = [None] * SLOTS if direct else []
+        self._lanes: list[Link | None] = [None] * SLOTS if direct else []
         """By slot: the link to the worker that owns it, None where calls go through the router."""
         self._pins: dict[int, int] = {}
         """By slot: calls in flight through the router, plus one while the slot is moving. Such a slot stays there."""
-        self._moving: dict[int, _Moving] = {}
+        self._moving: dict[int, Moving] = {}
         self._epoch = -1
         self._avoid: dict[str, float] = {}
         self._incomplete = False
@@ -169,8 +92,8 @@ class ClientMachine:
             options = _deadline_options(timeout)
         row: Row
         if options is not None:
-            row = (call_id, class_name, name, method, args or _NIL, options)
-        elif args:
+            row = (call_id, class_name, name, method, args, options)
+        elif args is not NO_RAW:
             row = (call_id, class_name, name, method, args)
         else:
             row = (call_id, class_name, name, method)
@@ -182,7 +105,7 @@ class ClientMachine:
             self._dirty.append(link)
         link.rows.append(row)
 
-    def _pin(self, slot: int, now: float) -> _Link:
+    def _pin(self, slot: int, now: float) -> Link:
         """The slot's calls go through the router, or are held while it moves there."""
         moving = self._moving.get(slot)
         if moving is not None:
@@ -199,7 +122,7 @@ class ClientMachine:
         else:
             del self._pins[slot]
 
-    def _refuse(self, link: _Link, slot: int) -> None:
+    def _refuse(self, link: Link, slot: int) -> None:
         if slot != _NO_SLOT and link is self._router:
             self._unpin(slot)
         if self._closed:
@@ -223,8 +146,8 @@ class ClientMachine:
                 self._effects.append(Open(link.number, link.endpoint, reconnect=False))
         return messages
 
-    def _encode(self, link: _Link, rows: list[Row], messages: list[tuple[int, bytes]]) -> None:
-        for batch in _batches(rows):
+    def _encode(self, link: Link, rows: list[Row], messages: list[tuple[int, bytes]]) -> None:
+        for batch in batches_of(rows):
             try:
                 body = encode(batch)
             except UnicodeEncodeError as exc:
@@ -263,7 +186,7 @@ class ClientMachine:
             replies = self._parse(body)
         calls, from_router = link.calls, link is self._router
         for reply in replies:
-            entry = calls.pop(reply.id, None)  # type: ignore[call-overload]  # a foreign id is simply not found
+            entry = calls.pop(reply.id, None)  # type: ignore[arg-type]  # an id that is no int is not found
             if entry is None:
                 self._unexpected += 1
                 continue
@@ -288,11 +211,10 @@ class ClientMachine:
             self._unexpected += 1
             return []
 
-    def _failed(self, link: _Link, entry: Entry, reply: Reply, now: float) -> None:
+    def _failed(self, link: Link, entry: Entry, reply: Reply, now: float) -> None:
         error = error_from_raw(reply.result)
         if isinstance(error, Moved) and link is not self._router and entry[4] >= 0:
-            self._start_moving(entry[4], link)
-            moving = self._moving[entry[4]]
+            moving = self._start_moving(entry[4], link)
             moving.remaining += 1  # This call's own; `_settle` takes it away again.
             moving.held.calls[entry[3][0]] = entry
             moving.held.rows.append(entry[3])
@@ -302,7 +224,7 @@ class ClientMachine:
         elif not entry[0].done():
             entry[0].set_exception(exception_for_caller(error))
 
-    def _settle(self, link: _Link, slot: int) -> None:
+    def _settle(self, link: Link, slot: int) -> None:
         """A call counted for the slot was answered on this link, or will never be."""
         if link is self._router:
             self._unpin(slot)
@@ -374,19 +296,19 @@ class ClientMachine:
         self._dirty.clear()
         self._sweep_at = math.inf
 
-    def _new_link(self, endpoint: str) -> _Link:
-        link = _Link(self._next_link, endpoint)
+    def _new_link(self, endpoint: str) -> Link:
+        link = Link(self._next_link, endpoint)
         self._next_link += 1
         self._links[link.number] = link
         return link
 
-    def _open_router(self, endpoint: str) -> _Link:
+    def _open_router(self, endpoint: str) -> Link:
         link = self._new_link(endpoint)
         link.connecting_until = math.inf
         self._effects.append(Open(link.number, endpoint, reconnect=True))
         return link
 
-    def _leave(self, link: _Link) -> None:
+    def _leave(self, link: Link) -> None:
         self._lanes = [None if lane is link else lane for lane in self._lanes]
 
     def _resend(self, entries: list[Entry]) -> None:
@@ -420,13 +342,15 @@ class ClientMachine:
         for link in known.values():
             for slot in sorted({entry[4] for entry in link.calls.values()}):
                 if lanes[slot] is not link and old[slot] is link:
-                    self._start_moving(slot, link)
+                    moving = self._start_moving(slot, link)
+                    if moving.remaining == 0:
+                        self._finish_moving(slot, moving)
             if link.number not in used and not link.calls:
                 del self._links[link.number]
                 if link.connected or link.connecting_until is not None:
                     self._effects.append(Close(link.number))
 
-    def _link_to(self, endpoint: str | None, known: dict[str, _Link], reachable: Container[str], now: float) -> _Link | None:
+    def _link_to(self, endpoint: str | None, known: dict[str, Link], reachable: Container[str], now: float) -> Link | None:
         if endpoint is None or self._avoid.get(endpoint, now) > now:
             self._incomplete = True
             return None
@@ -437,10 +361,11 @@ class ClientMachine:
             known[endpoint] = self._new_link(endpoint)
         return known[endpoint]
 
-    def _start_moving(self, slot: int, source: _Link) -> None:
+    def _start_moving(self, slot: int, source: Link) -> Moving:
         """From now on the slot's calls go through the router, as soon as the source has answered those it was sent."""
-        if slot in self._moving:
-            return
+        moving = self._moving.get(slot)
+        if moving is not None:
+            return moving
         if self._lanes[slot] is source:
             self._lanes[slot] = None
         held = self._new_link("")
@@ -450,11 +375,10 @@ class ClientMachine:
         source.rows = [row for row in source.rows if row[0] not in held.calls]
         remaining = sum(entry[4] == slot for entry in source.calls.values())
         self._pins[slot] = self._pins.get(slot, 0) + 1
-        moving = self._moving[slot] = _Moving(source, remaining, held)
-        if remaining == 0 and held.calls:
-            self._finish_moving(slot, moving)
+        moving = self._moving[slot] = Moving(source, remaining, held)
+        return moving
 
-    def _finish_moving(self, slot: int, moving: _Moving) -> None:
+    def _finish_moving(self, slot: int, moving: Moving) -> None:
         del self._moving[slot]
         del self._links[moving.held.number]
         self._resend([moving.held.calls[call_id] for call_id in sorted(moving.held.calls)])
@@ -469,33 +393,34 @@ class ClientMachine:
         for link in list(self._links.values()):
             if link.connecting_until is not None and link.connecting_until <= now:
                 self.link_lost(link.number, now)
-        next_at = math.inf
         for link in list(self._links.values()):
-            expired = [(call_id, entry) for call_id, entry in link.calls.items() if entry[2] <= now]
+            expired = [call_id for call_id, entry in link.calls.items() if entry[2] <= now]
             if expired:
                 self._expire(link, expired)
+        next_at = math.inf
+        for link in self._links.values():
             if link.connecting_until is not None:
                 next_at = min(next_at, link.connecting_until)
             if link.calls:
                 next_at = min(next_at, min(entry[2] for entry in link.calls.values()))
         self._sweep_at = max(next_at, now + SWEEP_S)
 
-    def _expire(self, link: _Link, expired: list[tuple[int, Entry]]) -> None:
+    def _expire(self, link: Link, expired: list[int]) -> None:
         unsent = {row[0] for row in link.rows}
-        for call_id, entry in expired:
+        for call_id in expired:
             if call_id in unsent:
                 error = DeadlineExceeded(f"not sent in time: no connection to {self._router.endpoint}")
             else:
                 error = DeadlineExceeded("not answered in time", outcome="unknown")
             self._reject(link, call_id, error)
 
-    def _reject(self, link: _Link, call_id: int, error: CallError) -> None:
+    def _reject(self, link: Link, call_id: int, error: CallError) -> None:
         entry = link.calls.get(call_id)
         if entry is not None and not entry[0].done():
             entry[0].set_exception(error)
         self._drop(link, call_id)
 
-    def _drop(self, link: _Link, call_id: int) -> None:
+    def _drop(self, link: Link, call_id: int) -> None:
         """Forgets a call, sent or not."""
         entry = link.calls.pop(call_id, None)
         if entry is None:
@@ -530,25 +455,10 @@ class ClientMachine:
             assert moving.source.number in self._links
         for link in self._links.values():
             assert all(row[0] in link.calls for row in link.rows), link.endpoint
-            assert list(link.calls) == sorted(link.calls) or link.endpoint == "", link.endpoint
             assert all(entry[2] >= self._sweep_at - SWEEP_S for entry in link.calls.values()), self._sweep_at
 
 
-def _deadline_options(timeout: float) -> msgspec.Raw:
+def _deadline_options(timeout: float) -> msgspec.Raw | None:
+    if timeout == math.inf:
+        return None
     return msgspec.Raw(encode({"deadline_ms": max(0, math.ceil(timeout * 1_000))}))
-
-
-def _batches(rows: list[Row]) -> list[list[Row]]:
-    """Cut so that each fits in a message, however large the arguments."""
-    if len(rows) == 1:
-        return [rows]
-    batches: list[list[Row]] = [[]]
-    size = 0
-    for row in rows:
-        if len(row) > 4:
-            size += len(row[4])
-        if batches[-1] and (len(batches[-1]) >= BATCH_CALLS_MAX or size > MESSAGE_BYTES_MAX // 2):
-            batches.append([])
-            size = len(row[4]) if len(row) > 4 else 0
-        batches[-1].append(row)
-    return batches

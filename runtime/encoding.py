@@ -42,8 +42,8 @@ decode_any: Decode = msgspec.msgpack.Decoder().decode
 _decode_error = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
 
-def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> msgspec.Raw:
-    """An array of the positional or a map of the keyword arguments; empty when there are none. The wire has no place for
+def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> msgspec.Raw:
+    """An array of the positional or a map of the keyword arguments; nil when there are none. The wire has no place for
     both: that is TypeError (a stub made from a class has bound them to names before)."""
     if kwargs:
         if args:

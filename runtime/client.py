@@ -1,0 +1,274 @@
+"""The asynchronous client: `async with connect(endpoint) as client`.
+
+Rule 1: no rules here. `client_machine` decides; this file moves bytes, completes futures and keeps one timer.
+Rule 2: one loop, one thread. `client_sync` is for the others.
+
+All calls made in one turn of the loop leave together, one message for each link.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import stat
+from typing import Any, TypeVar, overload
+
+import zmq
+
+from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open
+from runtime.client_machine import ClientMachine
+from runtime.dealer import Dealer
+from runtime.encoding import encode_arguments, result_decoder
+from runtime.errors import CallError
+from runtime.limits import TURN_MESSAGES_MAX
+from runtime.slots import topology_from_reply
+from runtime.stub import Stub
+
+T = TypeVar("T")
+
+TIMEOUT_S = 30.0
+"""Of calls that name no timeout of their own. The service is told only of timeouts that were named."""
+_FIRST_TOPOLOGY_S = 1.0
+"""How long entering the client waits to learn where the objects live. Later is no error: calls then go round."""
+
+
+def connect(endpoint: str, *, timeout: float | None = None, direct: bool = True) -> Client:
+    """The client of a service, to be entered with `async with`.
+
+    `timeout`: seconds for calls that name none (default 30); a call not answered by then raises `DeadlineExceeded`.
+    `direct`: talk straight to the workers whose sockets are on this machine. A service that is not there is waited
+    for, each call as long as its timeout.
+    """
+    return Client(endpoint, timeout=timeout, direct=direct)
+
+
+class Client:
+    """Calls objects. Usable until the `async with` block is left; a stub of it stays usable after any error."""
+
+    def __init__(self, endpoint: str, *, timeout: float | None = None, direct: bool = True) -> None:
+        self._machine = ClientMachine(
+            endpoint,
+            timeout=TIMEOUT_S if timeout is None else timeout,
+            direct=direct and is_local(endpoint),
+            deadline_to_server=timeout is not None,
+        )
+        self._direct = direct and is_local(endpoint)
+        self._context: zmq.Context[Any] | None = None
+        self._dealers: dict[int, Dealer] = {}
+        self._flushing = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = math.inf
+
+    async def __aenter__(self) -> Client:
+        if self._context is not None:
+            raise RuntimeError("a client is entered once; make another one with connect()")
+        self._loop = asyncio.get_running_loop()
+        self._call_soon = self._loop.call_soon
+        self._create_future = self._loop.create_future
+        self._time = self._loop.time
+        self._context = zmq.Context()
+        self._topology_known = self._create_future()
+        try:
+            self._flush()
+        except ValueError:  # No endpoint at all.
+            self.close()
+            raise
+        if self._direct:
+            await asyncio.wait([self._topology_known], timeout=_FIRST_TOPOLOGY_S)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Calls in flight are answered by an error. Entered or not, closed or not: harmless."""
+        self._machine.close()
+        self._perform(self._machine.take_effects())
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._context is not None:
+            self._context.term()
+
+    # Calls
+
+    @overload
+    def stub(self, target: type[T], name: str, *, timeout: float | None = None) -> T: ...
+    @overload
+    def stub(self, target: str, name: str, *, timeout: float | None = None) -> Any: ...
+    def stub(self, target: type[T] | str, name: str, *, timeout: float | None = None) -> T | Any:
+        """The object's methods as awaitables. Made from a class, it is typed as that class, and results have their
+        annotated types. `timeout` is that of every call made with this stub."""
+        return Stub(self if timeout is None else TimedCaller(self, timeout), target, name)
+
+    def call(
+        self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
+        result_type: Any = Any, timeout: float | None = None,
+    ) -> asyncio.Future[Any]:  # fmt: skip
+        """One call without a stub. Arguments that cannot be sent raise here; everything else comes with the future."""
+        future = self._create_future()
+        self._machine.call(
+            future, class_name, name, method,
+            encode_arguments(args, kwargs), result_decoder(result_type), timeout, self._time(),
+        )  # fmt: skip
+        if not self._flushing:
+            self._flushing = True
+            self._call_soon(self._flush)
+        return future
+
+    async def ping(self, timeout: float | None = None) -> Any:
+        """Answers when the service does."""
+        return await self.call("", "", "ping", timeout=timeout)
+
+    async def topology(self, timeout: float | None = None) -> Any:
+        """Epoch, slots of the shards, endpoint of each shard's worker."""
+        return await self.call("", "", "topology", timeout=timeout)
+
+    async def classes(self, timeout: float | None = None) -> Any:
+        """Classes of the running app, their methods, the JSON Schema of the arguments."""
+        return await self.call("", "", "classes", timeout=timeout)
+
+    async def status(self, timeout: float | None = None) -> Any:
+        """What the supervisor knows of its processes."""
+        return await self.call("", "", "status", timeout=timeout)
+
+    def statistics(self) -> ClientStatistics:
+        return self._machine.statistics()
+
+    # Bytes
+
+    def _flush(self) -> None:
+        self._flushing = False
+        machine, dealers = self._machine, self._dealers
+        while machine.has_work():
+            for number, body in machine.take_messages(self._time()):
+                dealer = dealers.get(number)
+                if dealer is None:
+                    continue
+                if not dealer.send(body):
+                    self._lost(number, dealer)
+                elif dealer.readable():  # The send may have consumed the edge.
+                    self._call_soon(self._read, number)
+            self._perform(machine.take_effects())
+        if machine.next_deadline() < self._timer_at:
+            self._set_timer()
+
+    def _flush_soon(self) -> None:
+        if not self._flushing and self._machine.has_work():
+            self._flushing = True
+            self._call_soon(self._flush)
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Open():
+                    self._open(effect)
+                case Close():
+                    dealer = self._dealers.pop(effect.link, None)
+                    if dealer is not None:
+                        self._loop.remove_reader(dealer.socket.fileno())
+                        self._loop.remove_reader(dealer.monitor.fileno())
+                        dealer.close()
+                case AskTopology():
+                    self.call("", "", "topology").add_done_callback(self._topology_answered)
+
+    def _open(self, effect: Open) -> None:
+        assert self._context is not None
+        try:
+            dealer = Dealer(self._context, effect.endpoint, effect.link, reconnect=effect.reconnect)
+        except zmq.ZMQError as exc:
+            if effect.reconnect:
+                raise ValueError(f"{effect.endpoint}: {exc}") from exc
+            self._machine.link_lost(effect.link, self._time())
+            return
+        self._dealers[effect.link] = dealer
+        self._loop.add_reader(dealer.socket.fileno(), self._read, effect.link)
+        self._loop.add_reader(dealer.monitor.fileno(), self._watch, effect.link)
+        self._call_soon(self._watch, effect.link)
+
+    def _read(self, number: int) -> None:
+        dealer = self._dealers.get(number)
+        if dealer is None:
+            return
+        bodies = dealer.receive(TURN_MESSAGES_MAX)
+        for body in bodies:
+            self._machine.message_received(number, body, self._time())
+        if len(bodies) == TURN_MESSAGES_MAX:
+            self._call_soon(self._read, number)
+        self._flush_soon()
+
+    def _watch(self, number: int) -> None:
+        dealer = self._dealers.get(number)
+        change = dealer.change() if dealer is not None else None
+        while dealer is not None and change is not None:
+            if change == "lost":
+                self._lost(number, dealer)
+                break
+            self._machine.link_connected(number, self._time())
+            change = dealer.change()
+        self._flush_soon()
+
+    def _lost(self, number: int, dealer: Dealer) -> None:
+        while bodies := dealer.receive(TURN_MESSAGES_MAX):
+            for body in bodies:
+                self._machine.message_received(number, body, self._time())
+        self._machine.link_lost(number, self._time())
+
+    # Time and topology
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = self._machine.next_deadline()
+        if self._timer_at < math.inf:
+            self._timer = self._loop.call_at(self._timer_at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._machine.handle_timer(self._time())
+        self._set_timer()
+        self._flush_soon()
+
+    def _topology_answered(self, answer: asyncio.Future[Any]) -> None:
+        try:
+            topology = topology_from_reply(answer.result())
+        except (CallError, ValueError, asyncio.CancelledError):
+            pass  # The link was lost, and the next one asks again; or a service that has no topology to tell.
+        else:
+            self._machine.topology_received(topology, local_sockets(topology.endpoints), self._time())
+        if not self._topology_known.done():
+            self._topology_known.set_result(None)
+        self._flush_soon()
+
+
+class TimedCaller:
+    """The caller behind a stub that has a timeout of its own."""
+
+    def __init__(self, client: Any, timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+
+    def call(
+        self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any
+    ) -> Any:
+        return self._client.call(class_name, name, method, args, kwargs, result_type, self._timeout)
+
+
+def is_local(endpoint: str) -> bool:
+    """Whether the service is on this machine, so that the paths of its sockets mean the same here."""
+    scheme, _, address = endpoint.partition("://")
+    return scheme == "ipc" or (scheme == "tcp" and address.startswith(("127.", "localhost:", "[::1]:")))
+
+
+def local_sockets(endpoints: tuple[str | None, ...]) -> frozenset[str]:
+    """Those of the workers' endpoints that are sockets in the file system of this machine."""
+    found = set()
+    for endpoint in endpoints:
+        if endpoint is not None and endpoint.startswith("ipc://"):
+            try:
+                mode = os.stat(endpoint.removeprefix("ipc://")).st_mode
+            except OSError:
+                continue
+            if stat.S_ISSOCK(mode):
+                found.add(endpoint)
+    return frozenset(found)

@@ -1,0 +1,101 @@
+"""One DEALER socket with its monitor: a link as the operating system sees it.
+
+Rule 1: nothing waits here. The shells ask after a file descriptor became readable, or after they waited with a poller.
+Rule 2: a readiness edge is never lost: whoever sends or receives asks `readable` before waiting again.
+Rule 3: what arrived before the link was lost is received before the loss is told.
+
+A socket of a link that may not reconnect has its reconnect interval set to days instead of switched off: switched off,
+libzmq throws away replies which had arrived and were not yet read (seen with 4.3.5; see the test named after it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, cast
+
+import zmq
+from zmq.backend import Socket as BackendSocket
+from zmq.utils.monitor import parse_monitor_message
+
+_send = BackendSocket.send
+_recv = BackendSocket.recv
+_get = cast("Callable[[Any, int], int]", BackendSocket.get)
+_NOBLOCK = int(zmq.NOBLOCK)
+_EVENTS = int(zmq.EVENTS)
+_POLLIN = int(zmq.POLLIN)
+
+_RECONNECT_MS = 50
+_RECONNECT_MS_MAX = 1_000
+_NEVER_MS = 7 * 24 * 3_600 * 1_000
+_HEARTBEAT_MS = 5_000
+_HEARTBEAT_TIMEOUT_MS = 20_000
+"""A peer whose machine or process stopped without closing is lost after this long."""
+
+Change = Literal["connected", "lost"]
+
+
+class Dealer:
+    """Connects at once. With `reconnect` it tries until it succeeds the first time; without, a failure is a loss."""
+
+    def __init__(self, context: zmq.Context[Any], endpoint: str, number: int, *, reconnect: bool) -> None:
+        """`number` is unique in the context. Raises zmq.ZMQError for an endpoint that is none."""
+        self._reconnect = reconnect
+        self._connected = False
+        self.socket = context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, 0),  # What may be in flight is bounded by the machine.
+            (zmq.RCVHWM, 0),
+            (zmq.IPV6, 1),
+            (zmq.RECONNECT_IVL, _RECONNECT_MS if reconnect else _NEVER_MS),
+            (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if reconnect else 0),
+            (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
+        ):
+            self.socket.setsockopt(option, value)
+        address = f"inproc://link-{number}"
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+        self.socket.monitor(address, events)
+        self.monitor = context.socket(zmq.PAIR)
+        self.monitor.setsockopt(zmq.LINGER, 0)
+        self.monitor.connect(address)
+        try:
+            self.socket.connect(endpoint)
+        except zmq.ZMQError:
+            self.close()
+            raise
+
+    def send(self, body: bytes) -> bool:
+        """False when the body cannot be taken: the link is as good as lost."""
+        try:
+            _send(self.socket, body, _NOBLOCK)
+        except zmq.ZMQError:
+            return False
+        return True
+
+    def receive(self, messages_max: int) -> list[bytes]:
+        """What has arrived, up to a bound. Empty: nothing was there, and the edge is armed again."""
+        socket = self.socket
+        bodies: list[bytes] = []
+        while len(bodies) < messages_max and _get(socket, _EVENTS) & _POLLIN:
+            bodies.append(_recv(socket, _NOBLOCK))  # A message of several frames is several bodies.
+        return bodies
+
+    def readable(self) -> bool:
+        return bool(_get(self.socket, _EVENTS) & _POLLIN)
+
+    def change(self) -> Change | None:
+        """The next thing that happened to the link. None: nothing did, and the edge of the monitor is armed again."""
+        while _get(self.monitor, _EVENTS) & _POLLIN:
+            event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))["event"]
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._connected = True
+                return "connected"
+            if self._connected or not self._reconnect:
+                return "lost"
+        return None
+
+    def close(self) -> None:
+        self.socket.disable_monitor()
+        self.monitor.close()
+        self.socket.close()
