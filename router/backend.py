@@ -42,10 +42,14 @@ class Backend:
         loop: asyncio.AbstractEventLoop,
         replied: Callable[[list[Reply]], None],
         end_turn: Callable[[], None],
+        *,
+        identity: bytes | None = None,
     ) -> None:
         self._socket = context.socket(zmq.DEALER)
         for option, value in ((zmq.SNDHWM, 0), (zmq.RCVHWM, 0), (zmq.LINGER, 0), (zmq.RECONNECT_IVL, 20)):
             self._socket.setsockopt(option, value)
+        if identity is not None:
+            self._socket.setsockopt(zmq.ROUTING_ID, identity)
         self._socket.connect(endpoint)
         self._loop = loop
         self._replied = replied

@@ -84,12 +84,11 @@ def sorted_steps(keys: Callable[[], Iterator[Sortable]], count: int) -> Iterator
         yield sorted(keys())
         return
     sample: list[Sortable] = []
-    every = max(1, _SORT_STEP // 32)
     rest = keys()
     while piece := list(islice(rest, _SORT_STEP * 4)):
-        sample.extend(piece[::every])
+        sample.extend(piece[:: _SORT_STEP // 8])
         yield []
-    pivots = sorted(sample)[:: max(1, len(sample) * _SORT_STEP // (4 * count))]
+    pivots = sorted(sample)[::4]
     buckets: list[list[Sortable]] = [[] for _ in range(len(pivots) + 1)]
     rest = keys()
     while piece := list(islice(rest, _SORT_STEP)):

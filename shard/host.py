@@ -51,7 +51,7 @@ from shard.commit import Commit, GroupCommit
 from shard.methods import Method, ObjectClass
 from shard.outbound import Caller, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
-from shard.task import ObjectTask
+from shard.task import NEUTRAL, ObjectTask
 
 ACTIVATION_BYTES = 2_048
 """What an idle activation costs beside its cached entries."""
@@ -61,8 +61,7 @@ class ShardStore(Store, Protocol):
     """The durable state of one shard, as the host uses it."""
 
     seq: int
-
-    def apply(self, seq: int, objects: list[ObjectWrites]) -> None: ...
+    """Sequence of the newest commit that was applied."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +108,12 @@ class Host:
         reply: Callable[[Origin, Any, int, Any], None],
         touch: Callable[[], None],
         send: Callable[[Request, LocalOrigin], None],
+        apply: Callable[[list[ShardCommit]], None],
+        system: Callable[[Request, Origin], None],
     ) -> None:
         """`reply` sends a reply to a caller outside; `touch` asks for an end of turn soon (a commit may be due, replies may
-        have to be flushed); `send` carries a call to an object of another worker."""
+        have to be flushed); `send` carries a call to an object of another worker; `apply` makes a durable commit visible in
+        the stores; `system` answers calls to the empty class."""
         self.loop = loop
         self.classes = {object_class.name: Kept(object_class) for object_class in classes}
         self.stores = stores
@@ -122,9 +124,10 @@ class Host:
         self.budget = Budget(settings.cache_bytes)
         self.now_s = loop.time()
         self.queued_calls = 0
-        self.draining: CallError | None = None
         self._reply = reply
         self._send = send
+        self._apply = apply
+        self._system = system
         self._spare = ObjectTask(loop)
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
         self._stalled: collections.deque[tuple[Request, Origin]] = collections.deque()
@@ -154,6 +157,9 @@ class Host:
         """One call arrives. Must be called from the loop, not from object code."""
         kept = self.classes.get(request.cls)
         if kept is None:
+            if not request.cls:
+                self._system(request, origin)
+                return
             self.answer_error(origin, request.id, self._unknown_class(request))
             return
         activation = kept.activations.get(request.name)
@@ -176,9 +182,6 @@ class Host:
             options = parse_options(request.options, json=origin.json)
         except BadRequest as exc:
             self.answer_error(origin, request.id, exc)
-            return
-        if self.draining is not None and not isinstance(origin, LocalOrigin):
-            self.answer_error(origin, request.id, self.draining)
             return
         if self._stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
             self._stalled.append((request, origin))
@@ -313,11 +316,11 @@ class Host:
 
     def _route(self, request: Request, origin: LocalOrigin) -> None:
         if shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
-            self.loop.call_soon(self._deliver_local, request, origin)
+            self.loop.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
         else:
-            self._send(request, origin)
+            self.loop.call_soon(self._send, request, origin, context=NEUTRAL)
 
-    def _deliver_local(self, request: Request, origin: LocalOrigin) -> None:
+    def _deliver_later(self, request: Request, origin: Origin) -> None:
         self.deliver(request, origin)
         self.touch()
 
@@ -334,9 +337,6 @@ class Host:
         problem = check_object_id(request.cls, request.name)
         if problem is not None:
             self.answer_error(origin, request.id, BadRequest(problem))
-            return None
-        if self.draining is not None and not isinstance(origin, LocalOrigin):
-            self.answer_error(origin, request.id, self.draining)
             return None
         shard = shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total)
         store = self.stores.get(shard)
@@ -436,11 +436,7 @@ class Host:
             if queued_too:
                 self.answer_error(waiter.origin, waiter.request.id, error)
             else:
-                self.loop.call_soon(self._deliver_again, waiter.request, waiter.origin)
-        self.touch()
-
-    def _deliver_again(self, request: Request, origin: Origin) -> None:
-        self.deliver(request, origin)
+                self.loop.call_soon(self._deliver_later, waiter.request, waiter.origin, context=NEUTRAL)
         self.touch()
 
     def evict_idle(self, now_s: float) -> float | None:
@@ -474,6 +470,10 @@ class Host:
         activation.cache.break_with(evicted)
 
     @property
+    def has_activations(self) -> bool:
+        return bool(self._by_age)
+
+    @property
     def over_budget(self) -> bool:
         return self.budget.used_bytes > self.budget.bytes_max
 
@@ -499,8 +499,7 @@ class Host:
         assert self._pieces is not None
         commit, pieces = self._pieces
         self._pieces = None
-        for piece in pieces:
-            self.stores[piece.shard].apply(piece.seq, piece.objects)
+        self._apply(pieces)
         self._commits_done += 1
         self._commit_writes += len(commit.members)
         for cache in commit.members:
@@ -538,11 +537,11 @@ class Host:
             waiting, self._settling = self._settling, {}
             for calls in waiting.values():
                 for request, origin in calls:
-                    self.loop.call_soon(self._deliver_again, request, origin)
+                    self.loop.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
         if self._stalled:
             stalled, self._stalled = self._stalled, collections.deque()
             for request, origin in stalled:
-                self.loop.call_soon(self._deliver_again, request, origin)
+                self.loop.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
 
     # Numbers
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runtime.errors import OperatorError
 from shard.log import list_segments
-from shard.segment import HEADER_BYTES, SegmentHeader, decode_header, find_frame, first_frame_continues, frames, unknown_format
+from shard.segment import SegmentHeader, decode_header, find_frame, first_frame_continues, frames, unknown_format
 
 
 class LogCorrupt(OperatorError):
@@ -71,10 +71,8 @@ def read_log(directory: Path) -> Iterator[memoryview]:
         if number_before is not None and number != number_before + 1:
             raise _corrupt(path, f"segment {number_before + 1} before it is missing")
         number_before = number
-        position, link, end = header.first_position, header.link, HEADER_BYTES
-        for frame in frames(data, header):
-            yield frame.payload
-            position, link, end = frame.position + 1, frame.crc, frame.end
-        if (later := find_frame(data, end, header.salt, position)) is not None:
-            raise _corrupt(path, f"record {position} at byte {end} is damaged, but a good one follows at byte {later}")
-        chain.next_position, chain.link = position, link
+        tail = yield from frames(data, header)
+        if (later := find_frame(data, tail.offset, header.salt, tail.position)) is not None:
+            problem = f"record {tail.position} at byte {tail.offset} is damaged, but a good one follows at byte {later}"
+            raise _corrupt(path, problem)
+        chain.next_position, chain.link = tail.position, tail.link

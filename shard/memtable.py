@@ -49,35 +49,35 @@ class Memtable:
         """Takes over `objects` and their dicts: the caller must not touch them again (no copy, this is the hot path)."""
         held_by_key = self._objects
         for change in objects:
-            held = held_by_key.get(change.key)
+            key = change.key
+            held = held_by_key.get(key)
             if held is None:
-                held_by_key[change.key] = change
+                held_by_key[key] = change
                 self._count_object(change, 1)
             elif change.cleared:
                 self._count_object(held, -1)
-                held_by_key[change.key] = change
+                held_by_key[key] = change
                 self._count_object(change, 1)
-                self._sorted.pop(change.key, None)
+                self._sorted.pop(key, None)
             else:
-                self._merge(held, change)
+                self._merge(held.writes, change)
 
-    def _merge(self, held: ObjectWrites, change: ObjectWrites) -> None:
-        writes = held.writes
-        added = 0
+    def _merge(self, writes: dict[str, bytes | None], change: ObjectWrites) -> None:
+        grown = 0
         for key, value in change.writes.items():
-            if key in writes:
-                old = writes[key]
-                if old is not None:
-                    added -= len(old)
-            else:
-                added += ENTRY_OVERHEAD_BYTES + len(key)
+            old = writes.get(key, UNKNOWN)
+            if old is UNKNOWN:
+                grown += ENTRY_OVERHEAD_BYTES + len(key)
                 self.entries += 1
-                if self._sorted and (ordered := self._sorted.get(held.key)) is not None:
+                if self._sorted and (ordered := self._sorted.get(change.key)) is not None:
                     insort(ordered, key)
+            elif old is not None:
+                grown -= len(old)
             if value is not None:
-                added += len(value)
+                grown += len(value)
             writes[key] = value
-        self.size_bytes += added
+        if grown:
+            self.size_bytes += grown
 
     def _count_object(self, change: ObjectWrites, sign: int) -> None:
         size = OBJECT_OVERHEAD_BYTES

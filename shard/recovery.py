@@ -15,11 +15,10 @@ from time import perf_counter
 from typing import NamedTuple
 
 from runtime.errors import OperatorError
-from shard.checkpoint import slices
 from shard.log_reading import LogCorrupt, read_log
 from shard.memtable import Memtable
 from shard.record import UnreadShardCommit, decode_objects, decode_unread_record
-from shard.store import ABOVE_KEYS, ShardState
+from shard.store import ABOVE_KEYS, ShardState, StateBatch
 
 RECOVERY_ENTRIES_MAX = 500_000
 """Entries gathered from the logs, of all shards, before they are committed: bounds memory."""
@@ -99,12 +98,7 @@ class _Gathered:
         """Commits what was gathered; the number of entries."""
         batch = self.state.begin()
         try:
-            for part in slices(self.memtable):
-                batch.put_many(part.puts)
-                batch.delete_many(part.deletes)
-                if part.cleared is not None:
-                    while not batch.delete_range(part.cleared, part.cleared + ABOVE_KEYS, _RANGE_KEYS):
-                        pass
+            _fill(batch, self.memtable)
             batch.set_applied_seq(self.seq)
         except OperatorError:
             batch.abort()
@@ -114,6 +108,25 @@ class _Gathered:
         self.memtable = Memtable()
         self.mentioned = False
         return entries
+
+
+def _fill(batch: StateBatch, memtable: Memtable) -> None:
+    """Like `shard.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
+    puts: list[tuple[bytes, bytes]] = []
+    deletes: list[bytes] = []
+    for object_key in sorted(memtable.object_keys()):
+        held = memtable.object(object_key)
+        if held.cleared:
+            while not batch.delete_range(object_key, object_key + ABOVE_KEYS, _RANGE_KEYS):
+                pass
+        for key, value in held.writes.items():
+            if value is None:
+                deletes.append(object_key + key.encode())
+            else:
+                puts.append((object_key + key.encode(), value))
+    puts.sort()
+    batch.put_many(puts)
+    batch.delete_many(deletes)
 
 
 def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> RecoveryReport:

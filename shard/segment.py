@@ -13,7 +13,7 @@ of a log can be torn, and a good frame behind a bad one proves damage.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import NamedTuple
 from zlib import crc32
 
@@ -27,10 +27,12 @@ HEADER_BYTES = 64
 """What stands before the first frame; the rest of it is zeros."""
 
 _FRAME = struct.Struct("<8sIQI")  # salt, payload length, position, checksum of the frame before
-FRAME_BYTES = _FRAME.size + _CRC.size
+_WHOLE_FRAME = struct.Struct("<8sIQII")
+FRAME_BYTES = _WHOLE_FRAME.size
 """What a frame adds to its payload."""
 
 assert _HEADER.size + _CRC.size <= HEADER_BYTES
+assert FRAME_BYTES == _FRAME.size + _CRC.size
 
 
 class SegmentHeader(NamedTuple):
@@ -46,10 +48,15 @@ class SegmentHeader(NamedTuple):
 class Frame(NamedTuple):
     position: int
     previous: int
-    crc: int
-    payload: memoryview
-    end: int
-    """Offset of the byte after the frame."""
+    """Checksum of the frame before."""
+
+
+class Tail(NamedTuple):
+    """What follows the last good frame of a chain: where it would start, its position and link."""
+
+    offset: int
+    position: int
+    link: int
 
 
 def encode_header(header: SegmentHeader) -> bytes:
@@ -98,18 +105,25 @@ def frame_at(data: bytes, offset: int, salt: bytes) -> Frame | None:
     payload = view[start:end]
     if crc != crc32(payload, crc32(view[offset : offset + _FRAME.size])):
         return None
-    return Frame(position, previous, crc, payload, end)
+    return Frame(position, previous)
 
 
-def frames(data: bytes, header: SegmentHeader) -> Iterator[Frame]:
-    """The unbroken chain of frames from the start of the segment."""
-    offset, position, link, salt = HEADER_BYTES, header.first_position, header.link, header.salt
-    while True:
-        frame = frame_at(data, offset, salt)
-        if frame is None or frame.position != position or frame.previous != link:
-            return
-        yield frame
-        offset, position, link = frame.end, position + 1, frame.crc
+def frames(data: bytes, header: SegmentHeader) -> Generator[memoryview, None, Tail]:
+    """The payloads of the unbroken chain of frames from the start of the segment; returns where it ends. The same checks as
+    `frame_at`, spelt out: recovery reads millions."""
+    offset, position, link = HEADER_BYTES, header.first_position, header.link
+    view, size, head_bytes = memoryview(data), len(data), _FRAME.size
+    while (start := offset + FRAME_BYTES) <= size:
+        salt, length, found_position, previous, crc = _WHOLE_FRAME.unpack_from(data, offset)
+        end = start + length
+        if salt != header.salt or end > size or found_position != position or previous != link:
+            break
+        payload = view[start:end]
+        if crc != crc32(payload, crc32(view[offset : offset + head_bytes])):
+            break
+        yield payload
+        offset, position, link = end, position + 1, crc
+    return Tail(offset, position, link)
 
 
 def find_frame(data: bytes, offset: int, salt: bytes, position_min: int) -> int | None:

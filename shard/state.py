@@ -158,10 +158,9 @@ class LmdbBatch:
             raise _failure("begin checkpoint of", state.path, error) from error
 
     def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
-        put = self._txn.put
         try:
-            for key, value in items:
-                put(key, value)
+            with self._txn.cursor() as cursor:
+                cursor.putmulti(items)
         except lmdb.Error as error:
             raise _failure("checkpoint into", self._state.path, error) from error
 

@@ -19,8 +19,9 @@ from shard.host import Host, HostSettings
 from shard.memory_state import MemoryState
 from shard.methods import ObjectClass
 from shard.object import DurableObject
+from shard.record import ShardCommit
 from shard.store import ShardStore
-from shard.task import object_task_factory
+from shard.task import NEUTRAL, object_task_factory
 
 SHARDS = 4
 
@@ -74,6 +75,8 @@ class World:
             reply=self._reply,
             touch=self._touch,
             send=self._send,
+            apply=self._apply,
+            system=self._system,
         )
 
     def _reply(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
@@ -89,10 +92,17 @@ class World:
     def _send(self, request: Request, origin: Any) -> None:
         raise AssertionError("every shard is here")
 
+    def _system(self, request: Request, origin: Origin) -> None:
+        raise AssertionError("no system calls here")
+
+    def _apply(self, commits: list[ShardCommit]) -> None:
+        for commit in commits:
+            self.stores[commit.shard].apply(commit.seq, commit.objects)
+
     def _touch(self) -> None:
         if not self.touched:
             self.touched = True
-            self.loop.call_soon(self._end_turn)
+            self.loop.call_soon(self._end_turn, context=NEUTRAL)
 
     def _end_turn(self) -> None:
         self.touched = False
@@ -107,7 +117,7 @@ class World:
         raw_options = msgspec.Raw(msgspec.msgpack.encode(options)) if options else NO_RAW
         request = Request(number, cls, name, method, msgspec.Raw(msgspec.msgpack.encode(args)), raw_options)
         origin = Origin(b"test", envelope=None, json=False, single=False, requests=1)
-        self.loop.call_soon(self._handle, Message(origin, [request], []))
+        self.loop.call_soon(self._handle, Message(origin, [request], []), context=NEUTRAL)
         return call
 
     def _handle(self, message: Message) -> None:

@@ -1,0 +1,95 @@
+"""The edge of a worker process: `python -m shard --control-fd N`, started by the supervisor and by nobody else."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import uvloop
+import zmq
+
+from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
+from runtime.control import Drained, Failed, Ready, WorkerSpec
+from runtime.errors import OperatorError
+from shard.app import load_app
+from shard.checkpoint import CheckpointTrouble
+from shard.methods import AppError, ObjectClass
+from shard.worker import Worker
+from shard.worker_store import WorkerStore
+
+SWITCH_INTERVAL_S = 0.000_5
+"""A helper thread that returns from the disk waits at most this long for the busy loop thread (5 ms by default)."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m shard", description=__doc__)
+    parser.add_argument("--control-fd", type=int, required=True)
+    control_fd = parser.parse_args(arguments).control_fd
+    try:
+        prepare_child("worker", control_fd)
+        spec = receive_spec(control_fd)
+    except SupervisorGone:
+        return 1
+    assert isinstance(spec, WorkerSpec), spec
+    pin(spec.cpu)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        classes = load_app(spec.app)
+    except (Exception, SystemExit) as exc:
+        send_blocking(control_fd, _cannot_load(spec.app, exc))
+        return 1
+    return _serve(spec, classes, control_fd)
+
+
+def _cannot_load(app: str, error: BaseException) -> Failed:
+    if isinstance(error, AppError):
+        return Failed("load", app, str(error), "correct the app and start again")
+    text = "".join(traceback.format_exception(error))
+    problem = f"importing it raised {type(error).__name__}: {error}"
+    return Failed("load", app, problem, "correct the app and start again", traceback=text)
+
+
+def _serve(spec: WorkerSpec, classes: list[ObjectClass], control_fd: int) -> int:
+    loop = uvloop.new_event_loop()
+    control = ControlChannel(control_fd, loop)
+    context: zmq.Context[Any] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    exit_codes: list[int] = []
+
+    def ended(exit_code: int, unanswered: int) -> None:
+        if exit_code == 0:
+            control.send(Drained(unanswered))
+        exit_codes.append(exit_code)
+        loop.stop()
+
+    def open_store(trouble: Callable[[CheckpointTrouble], None]) -> WorkerStore:
+        return WorkerStore.open(Path(spec.data_dir), spec.start, spec.index, spec.shards, trouble)
+
+    try:
+        worker = Worker(spec, context, loop, classes, open_store, control.send, ended)
+    except OperatorError as exc:
+        failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=True)
+        send_blocking(control_fd, failed)
+        return 1
+    endpoint = worker.bind(f"ipc://{spec.run_dir}/worker-{spec.index}.{spec.incarnation}")
+    control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
+    worker.start()
+    described = {object_class.name: object_class.describe() for object_class in classes}
+    control.send(Ready(endpoint, described, worker.store.recovery.records))
+    loop.run_forever()
+    worker.close()
+    control.flush_blocking()
+    context.term()  # Waits until the last replies have left, two seconds at most.
+    logging.shutdown()
+    os._exit(exit_codes[0])  # User threads and executors must not keep a worker alive that is done.
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The user's app: a file or a module, and the object classes in it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from shard.methods import AppError, ObjectClass
+from shard.object import DurableObject
+
+
+def load_app(app: str) -> list[ObjectClass]:
+    """`app.py`, `package.module`, or `package.module:Class,Class`. Raises AppError when it cannot be served, and whatever
+    importing it raises."""
+    if app.endswith(".py"):
+        module, names = _import_file(Path(app)), []
+    else:
+        target, _, chosen = app.partition(":")
+        sys.path.insert(0, "")
+        module, names = importlib.import_module(target), [name for name in chosen.split(",") if name]
+    classes = [_named(module, name) for name in names] if names else _defined_in(module)
+    if not classes:
+        raise AppError(f"{app} has no object class; derive at least one class from tidegate.DurableObject")
+    by_name: dict[str, type[DurableObject]] = {}
+    for cls in classes:
+        if by_name.setdefault(cls.__name__, cls) is not cls:
+            raise AppError(f"{app} has two object classes named {cls.__name__}; objects are found by class name, rename one")
+    return [ObjectClass(cls) for cls in by_name.values()]
+
+
+def _import_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise AppError(f"there is no file {path}")
+    sys.path.insert(0, str(path.parent.resolve()))  # What stands beside the file can be imported, as with `python app.py`.
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise AppError(f"{path} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _named(module: ModuleType, name: str) -> type[DurableObject]:
+    cls = getattr(module, name, None)
+    if not isinstance(cls, type) or not issubclass(cls, DurableObject):
+        raise AppError(f"{module.__name__} has no object class {name}; it must derive from tidegate.DurableObject")
+    return cls
+
+
+def _defined_in(module: ModuleType) -> list[type[DurableObject]]:
+    return [
+        value
+        for name, value in vars(module).items()
+        if isinstance(value, type)
+        and issubclass(value, DurableObject)
+        and value is not DurableObject
+        and not name.startswith("_")
+    ]

@@ -1,0 +1,131 @@
+"""Calls to objects that live on other workers.
+
+Guarantee: every call ends by a reply or an error. What was sent to a worker that died ends in `shard_lost`; what waits for one
+that is down is sent when it is back, or ends in `unavailable` after a few seconds. Calls to one worker leave in order.
+
+The rules are those of the router towards its workers, and so is the code: `InFlight` per worker, a `Backend` socket each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from functools import partial
+from typing import Any
+
+import zmq
+
+from router.backend import Backend
+from router.inflight import InFlight
+from runtime.control import Topology
+from runtime.errors import CallError, Overloaded, ShardLost, Unavailable
+from runtime.limits import ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX, WAIT_DOWN_S
+from runtime.protocol import Reply, Request
+from runtime.slots import SlotTable
+from shard.outbound import LocalOrigin
+from shard.task import NEUTRAL
+
+
+class Peers:
+    """The other workers, as this one reaches them."""
+
+    def __init__(self, context: zmq.Context[Any], loop: asyncio.AbstractEventLoop, identity: bytes) -> None:
+        self._context = context
+        self._loop = loop
+        self._identity = identity
+        self._table: SlotTable | None = None
+        self._workers: list[InFlight] = []
+        self._backends: dict[int, Backend] = {}
+        self._tokens = itertools.count(1).__next__
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing = False
+
+    @property
+    def unanswered(self) -> int:
+        return sum(len(worker.unanswered) for worker in self._workers)
+
+    def send(self, request: Request, origin: LocalOrigin) -> None:
+        """Sends at the end of the turn."""
+        if self._table is None:
+            origin.fail(Unavailable("the worker has no topology yet"))
+            return
+        worker = self._workers[self._table.worker_of(request.cls, request.name)]
+        size = len(request.args)
+        if len(worker.unanswered) >= ROUTER_CALLS_PER_WORKER_MAX or worker.bytes + size > ROUTER_CALL_BYTES_PER_WORKER_MAX:
+            origin.fail(Overloaded(f"too many calls are in flight to worker {worker.worker}"))
+            return
+        token = self._tokens()
+        worker.add(token, request, origin, size)
+        if worker.endpoint is None:
+            worker.add_deadline(token, self._loop.time(), WAIT_DOWN_S, None)
+            self._set_timer()
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush, context=NEUTRAL)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        for index, backend in self._backends.items():
+            worker = self._workers[index]
+            if worker.has_unsent():
+                backend.send(worker.take_bodies())
+
+    def _replied(self, worker: InFlight, replies: list[Reply]) -> None:
+        for reply in replies:
+            call = worker.answered(reply.id) if isinstance(reply.id, int) else None
+            if call is not None:
+                call[0].answer(reply.status, reply.result)  # type: ignore[attr-defined]  # a LocalOrigin: `send` added it
+
+    def topology_changed(self, topology: Topology) -> None:
+        now = self._loop.time()
+        self._table = SlotTable(topology)
+        self._workers += [InFlight(index) for index in range(len(self._workers), len(topology.endpoints))]
+        for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
+            if worker.endpoint == endpoint:
+                continue
+            if worker.endpoint is not None:
+                self._lose(worker, now)
+            if endpoint is not None:
+                worker.came_up(endpoint, now)
+                replied = partial(self._replied, worker)
+                self._backends[worker.worker] = Backend(
+                    self._context, endpoint, self._loop, replied, _nothing, identity=self._identity
+                )
+        self._flush()
+
+    def _lose(self, worker: InFlight, now: float) -> None:
+        backend = self._backends.pop(worker.worker)
+        backend.read_rest()  # Replies that the lost worker managed to send are good.
+        backend.close()
+        lost = ShardLost(f"worker {worker.worker} was lost with the call in flight")
+        for origin, _, _ in worker.take_lost(now, WAIT_DOWN_S):
+            _fail(origin, lost)
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is None:
+            deadlines = [deadline for worker in self._workers if (deadline := worker.next_deadline()) is not None]
+            if deadlines:
+                self._timer = self._loop.call_at(min(deadlines), self._on_timer, context=NEUTRAL)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        for worker in self._workers:
+            for (origin, _, _), _ in worker.take_expired(self._loop.time()):
+                _fail(origin, Unavailable(f"worker {worker.worker} is down"))
+        self._set_timer()
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for backend in self._backends.values():
+            backend.close()
+        self._backends.clear()
+
+
+def _fail(origin: Any, error: CallError) -> None:
+    origin.fail(error)
+
+
+def _nothing() -> None:
+    """A burst of replies needs no end: what it woke runs in turns of its own."""

@@ -1,0 +1,212 @@
+"""The shell of a worker: sockets, disk and control messages around `Host`. No rules.
+
+A turn begins with something readable, a timer or a finished commit, and ends in `_end_turn`: what was written is committed
+(if no commit is in flight) and the replies that may leave do, each client's in few messages.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import zmq
+
+from runtime.child import FromSupervisor
+from runtime.control import Drain, FromChild, Ping, Pong, TopologyChanged, WorkerSpec
+from runtime.endpoint import Endpoint
+from runtime.errors import OperatorError, Unavailable, UnknownMethod
+from runtime.limits import FORWARDED_BYTES_MAX
+from runtime.protocol import OK, Message, Origin, Request
+from runtime.slots import SlotTable, topology_reply
+from shard.checkpoint import CheckpointTrouble
+from shard.committer import Committer
+from shard.host import Host, HostSettings
+from shard.methods import ObjectClass
+from shard.peers import Peers
+from shard.record import ShardCommit
+from shard.task import NEUTRAL, object_task_factory
+from shard.worker_store import WorkerStore
+
+EVICT_INTERVAL_S = 1.0
+PEER_IDENTITY = b"tidegate-worker-"
+"""What the routing id of a worker's own calls begins with: they are served while the service drains."""
+_DRAIN_POLL_S = 0.02
+_DRAIN_CHECKPOINT_S = 4.0
+
+log = logging.getLogger("tidegate")
+
+
+class Worker:
+    """Serves calls from `start` on. `ended(exit_code)` is called once, when it has drained or cannot go on."""
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        context: zmq.Context[Any],
+        loop: asyncio.AbstractEventLoop,
+        classes: Iterable[ObjectClass],
+        open_store: Callable[[Callable[[CheckpointTrouble], None]], WorkerStore],
+        send_control: Callable[[FromChild], None],
+        ended: Callable[[int, int], None],
+    ) -> None:
+        self._spec = spec
+        self._loop = loop
+        self._send_control = send_control
+        self._ended: Callable[[int, int], None] | None = ended
+        loop.set_task_factory(object_task_factory)
+        self.store = open_store(self._on_trouble)
+        self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX)
+        self._peers = Peers(context, loop, b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation))
+        self._host = Host(
+            loop,
+            classes,
+            self.store.shards,
+            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev),
+            reply=self._endpoint.reply,
+            touch=self._touch,
+            send=self._peers.send,
+            apply=self._apply,
+            system=self._answer_system,
+        )
+        self._committer = Committer(loop, self._host, self.store, self._on_broken)
+        self._table: SlotTable | None = None
+        self._touched = False
+        self._evicting: asyncio.TimerHandle | None = None
+        self._draining: Unavailable | None = None
+        self._drain_ends_s = 0.0
+
+    def bind(self, endpoint: str) -> str:
+        return self._endpoint.bind(endpoint)
+
+    def start(self) -> None:
+        gc.collect()
+        gc.freeze()  # What the start has made stays; the collector need not look at it again.
+        self._endpoint.start(self._loop)
+
+    def close(self) -> None:
+        if self._evicting is not None:
+            self._evicting.cancel()
+        self._peers.close()
+        self._endpoint.close()
+
+    # Turns
+
+    def _handle(self, message: Message) -> None:
+        if self._draining is not None and not message.origin.client.startswith(PEER_IDENTITY):
+            for request in message.requests:
+                self._endpoint.reply_error(message.origin, request.id, self._draining)
+            return
+        self._host.now_s = self._loop.time()
+        self._host.handle(message)
+
+    def _touch(self) -> None:
+        if not self._touched:
+            self._touched = True
+            self._loop.call_soon(self._end_touched_turn, context=NEUTRAL)
+
+    def _end_touched_turn(self) -> None:
+        self._touched = False
+        self._host.now_s = self._loop.time()
+        self._end_turn()
+
+    def _end_turn(self) -> None:
+        self._committer.commit_if_due()
+        self._endpoint.flush()
+        if self._host.over_budget:
+            self._evict()
+        elif self._evicting is None and self._host.has_activations:
+            self._evicting = self._loop.call_later(EVICT_INTERVAL_S, self._evict_on_time, context=NEUTRAL)
+
+    def _apply(self, commits: list[ShardCommit]) -> None:
+        self.store.applied(self._committer.position, commits)
+
+    def _evict_on_time(self) -> None:
+        self._evicting = None
+        self._evict()
+
+    def _evict(self) -> None:
+        again_s = self._host.evict_idle(self._loop.time())
+        if again_s is not None and self._evicting is None:
+            delay_s = max(EVICT_INTERVAL_S, again_s - self._loop.time())
+            self._evicting = self._loop.call_later(delay_s, self._evict_on_time, context=NEUTRAL)
+
+    def _answer_system(self, request: Request, origin: Origin) -> None:
+        if request.method == "ping":
+            result: Any = "pong"
+        elif request.method == "topology" and self._table is not None:
+            result = topology_reply(self._table)
+        else:
+            error = UnknownMethod(f"a worker has no system call {request.method!r}; ask the router")
+            self._endpoint.reply_error(origin, request.id, error)
+            return
+        self._endpoint.reply(origin, request.id, OK, result)
+
+    # The supervisor speaks
+
+    def on_control(self, message: FromSupervisor) -> None:
+        if isinstance(message, TopologyChanged):
+            self._table = SlotTable(message.topology)
+            self._peers.topology_changed(message.topology)
+        elif isinstance(message, Ping):
+            self._send_control(Pong(message.number, self.statistics()))
+        elif isinstance(message, Drain):
+            self._start_drain(message.timeout_s)
+
+    def statistics(self) -> dict[str, Any]:
+        return {
+            **dataclasses.asdict(self._host.statistics()),
+            **dataclasses.asdict(self._endpoint.statistics()),
+            **dataclasses.asdict(self._committer.statistics()),
+            "log": self.store.log.statistics()._asdict(),
+            "checkpoint": self.store.checkpointer.statistics()._asdict(),
+        }
+
+    # Trouble
+
+    def _on_trouble(self, trouble: CheckpointTrouble) -> None:
+        log.error("%s", trouble.error)
+        if trouble.fatal:
+            self._end(1, 0)
+
+    def _on_broken(self, error: OperatorError) -> None:
+        """The log is unusable and everybody who waited has been told. Only a new process can find out what is durable."""
+        log.error("%s; this worker ends and recovers from disk", error)
+        self._draining = Unavailable("the worker restarts after a disk error")
+        self._endpoint.flush()
+        self._end(1, 0)
+
+    # The end
+
+    def _start_drain(self, timeout_s: float) -> None:
+        if self._draining is None:
+            self._draining = Unavailable("the service is stopping")
+            self._drain_ends_s = self._loop.time() + timeout_s
+            self._check_drained()
+
+    def _check_drained(self) -> None:
+        self._end_turn()
+        left = self._host.unanswered + self._peers.unanswered
+        kept = self._host.commits.in_flight is not None or self._host.commits.dirty
+        if (left or kept or self._endpoint.statistics().kept_bytes) and self._loop.time() < self._drain_ends_s:
+            self._loop.call_later(_DRAIN_POLL_S, self._check_drained, context=NEUTRAL)
+        else:
+            self._loop.create_task(self._finish(left), context=NEUTRAL)
+
+    async def _finish(self, unanswered: int) -> None:
+        """A checkpoint spares the next start the recovery; without it nothing is lost, the log has everything."""
+        try:
+            async with asyncio.timeout(_DRAIN_CHECKPOINT_S):
+                await self.store.checkpointer.finish()
+        except (OperatorError, TimeoutError) as exc:
+            log.warning("no checkpoint before the stop (%s); the next start recovers from the log", exc or "it took too long")
+        self._end(0, unanswered)
+
+    def _end(self, exit_code: int, unanswered: int) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(exit_code, unanswered)
+
