@@ -181,7 +181,7 @@ class ControlChannel:
         self._socket.setblocking(False)
         self._loop = loop
         self._lines = LineBuffer()
-        self._unsent = b""
+        self._unsent = bytearray()
         self._closed = False
         self._on_message: Callable[[FromSupervisor], None] | None = None
         self._on_closed: Callable[[], None] | None = None
@@ -209,7 +209,7 @@ class ControlChannel:
             self._socket.sendall(self._unsent)
         except OSError:
             pass
-        self._unsent = b""
+        self._unsent.clear()
 
     def close(self) -> None:
         if self._closed:
@@ -225,9 +225,9 @@ class ControlChannel:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:  # The reader side reports the end of the stream.
-            self._unsent = b""
+            self._unsent.clear()
             sent = 0
-        self._unsent = self._unsent[sent:]
+        del self._unsent[:sent]
         if self._unsent and not watched:
             self._loop.add_writer(self._socket.fileno(), self._on_writable)
         elif not self._unsent and watched:

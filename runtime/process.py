@@ -47,7 +47,7 @@ class ChildProcess:
         self._on_message = on_message
         self._on_exit = on_exit
         self._lines = LineBuffer()
-        self._unsent = b""
+        self._unsent = bytearray()
         self._control, theirs = socket.socketpair()
         with theirs:
             self._popen = _start(command, theirs, environment, lock_fd)
@@ -75,8 +75,9 @@ class ChildProcess:
         except (BlockingIOError, InterruptedError):
             sent = 0
         except OSError:  # It is dying; `on_exit` follows.
-            self._unsent, sent = b"", 0
-        self._unsent = self._unsent[sent:]
+            self._unsent.clear()
+            sent = 0
+        del self._unsent[:sent]
         if self._unsent and not watched:
             self._loop.add_writer(self._control.fileno(), self._write)
         elif not self._unsent and watched:

@@ -1,0 +1,32 @@
+"""A real supervisor over stand-in children: `stand_in_service.py DATA WORKERS BEHAVIOUR [OPTION=NUMBER…]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from runtime.child import set_up_logging
+from runtime.config import Config, merge
+from runtime.directory import open_directory, open_run_directory
+from runtime.placement import Cores, place
+from runtime.supervisor import Service, supervise
+
+CHILD = (sys.executable, str(Path(__file__).with_name("stand_in_child.py")))
+
+
+def main() -> int:
+    data, workers, behaviour, *options = sys.argv[1:]
+    numbers = {name: float(number) for name, number in (option.split("=") for option in options)}
+    config = merge(Config(), {"service": {"app": behaviour, **numbers}}, "test")
+    set_up_logging("supervisor", "debug")
+    directory = open_directory(Path(data), 8)
+    placement = place(Cores((0,), None), directory.shards, int(workers))
+    service = Service(config, directory, open_run_directory(directory.path, None), placement, "0", CHILD, CHILD)
+    failure = supervise(service, os.environ, lambda _: print("READY", flush=True))
+    print(f"FINISHED {failure.problem if failure else 'well'}", flush=True)
+    return 1 if failure else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

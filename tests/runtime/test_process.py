@@ -1,0 +1,119 @@
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from runtime.control import Drained, FromChild, Ping, Pong, Ready
+from runtime.process import ChildProcess, describe_exit
+
+
+@pytest.mark.parametrize(
+    ("returncode", "words"),
+    [(0, "exited with code 0"), (3, "exited with code 3"), (-9, "was killed by SIGKILL"), (-11, "was killed by SIGSEGV")],
+)
+def test_an_exit_is_told_in_words(returncode: int, words: str) -> None:
+    assert describe_exit(returncode) == words
+
+
+def test_an_unnamed_signal_is_told_by_its_number() -> None:
+    assert describe_exit(-40) == "was killed by signal 40"
+
+
+PRELUDE = """
+import os, sys
+from runtime.control import *
+fd = int(sys.argv[sys.argv.index("--control-fd") + 1])
+"""
+
+
+def run_child(
+    script: str, act: Callable[[ChildProcess], None] = lambda child: None, lock_fd: int | None = None
+) -> tuple[list[FromChild], int]:
+    """Messages and exit code of a child that runs the script; `act` is done to it once it has said Ready."""
+
+    async def run() -> tuple[list[FromChild], int]:
+        loop = asyncio.get_running_loop()
+        messages: list[FromChild] = []
+        over: asyncio.Future[int] = loop.create_future()
+
+        def on_message(message: FromChild) -> None:
+            assert not over.done()
+            messages.append(message)
+            if isinstance(message, Ready):
+                act(child)
+
+        child = ChildProcess(
+            [sys.executable, "-c", PRELUDE + script],
+            environment=dict(os.environ),
+            lock_fd=lock_fd,
+            loop=loop,
+            on_message=on_message,
+            on_exit=over.set_result,
+        )
+        return messages, await asyncio.wait_for(over, 10)
+
+    return asyncio.run(run())
+
+
+def test_last_words_arrive_before_the_exit_however_long_they_are() -> None:
+    messages, code = run_child("for _ in range(3000): os.write(fd, encode_line(Drained(7)))\nsys.exit(5)")
+    assert messages == [Drained(7)] * 3000
+    assert code == 5
+
+
+def test_a_kill_ends_it() -> None:
+    _, code = run_child("os.write(fd, encode_line(Ready('x'))); import time; time.sleep(60)", lambda child: child.kill())
+    assert code == -9
+
+
+def test_what_is_sent_arrives_whole_though_the_child_reads_late() -> None:
+    def send(child: ChildProcess) -> None:
+        for number in range(20_000):  # Far more than a socket's buffer.
+            child.send(Ping(number))
+
+    messages, code = run_child(
+        """
+os.write(fd, encode_line(Ready('x')))
+import time; time.sleep(0.1)
+lines = LineBuffer()
+count = 0
+while count < 20000:
+    for line in lines.feed(os.read(fd, 65536)):
+        assert decode_to_child(line).number == count
+        count += 1
+os.write(fd, encode_line(Pong(count)))
+""",
+        send,
+    )
+    assert messages[1:] == [Pong(20_000)]
+    assert code == 0
+
+
+def test_sending_to_a_child_that_is_gone_does_no_harm() -> None:
+    def send(child: ChildProcess) -> None:
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        child.send(Ping(1))
+
+    _, code = run_child("os.write(fd, encode_line(Ready('x'))); import time; time.sleep(60)", send)
+    assert code == -9
+
+
+def test_the_end_is_noticed_though_a_grandchild_keeps_the_stream_open() -> None:
+    script = "pid = os.fork()\nif pid == 0:\n    import time; time.sleep(30)\nos.write(fd, encode_line(Pong(pid)))"
+    messages, code = run_child(script)
+    assert code == 0
+    assert isinstance(messages[0], Pong)
+    os.kill(messages[0].number, 9)
+
+
+def test_a_child_holds_the_lock_and_nothing_else_of_ours(tmp_path: Path) -> None:
+    with open(tmp_path / "lock", "w") as lock, open(tmp_path / "secret", "w"):
+        script = "links = [os.readlink(f'/proc/self/fd/{n}') for n in range(3, 64) if os.path.exists(f'/proc/self/fd/{n}')]"
+        messages, _ = run_child(script + "\nos.write(fd, encode_line(Ready(' '.join(links))))", lock_fd=lock.fileno())
+    assert isinstance(messages[0], Ready)
+    assert str(tmp_path / "lock") in messages[0].endpoint
+    assert "secret" not in messages[0].endpoint
