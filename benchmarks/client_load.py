@@ -10,9 +10,10 @@ from typing import Any
 
 import uvloop
 
-import tidegate
 from benchmarks.load import Job, object_names
 from benchmarks.workloads import BenchmarkFailed
+from runtime.client import connect
+from runtime.errors import CallError
 
 
 class ClientGenerator:
@@ -20,7 +21,7 @@ class ClientGenerator:
 
     def __init__(self, job: Job) -> None:
         self._loop = uvloop.new_event_loop()
-        self._client = tidegate.connect(job.door.front, direct=job.door.is_direct)
+        self._client = connect(job.door.front, direct=job.door.is_direct)
         self._loop.run_until_complete(self._client.__aenter__())
         stubs = [self._client.stub(job.workload.class_name, name) for name in object_names(job)]
         self._methods = [getattr(stub, job.workload.method) for stub in stubs]
@@ -46,6 +47,6 @@ class ClientGenerator:
             async with asyncio.TaskGroup() as callers:
                 for _ in itertools.repeat(None, min(concurrency, last - first)):
                     callers.create_task(caller())
-        except* tidegate.CallError as errors:
+        except* CallError as errors:
             raise BenchmarkFailed(f"a call was answered by an error: {errors.exceptions[0]!r}") from None
         return latencies

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, Any, Literal, Protocol
 
 import msgspec
-import psutil
 import zmq
 
 from benchmarks.load import Door, Generator
@@ -154,43 +153,40 @@ class Tidegate:
         arguments += ["--workers", str(workers)] if workers else []
         with self._log_path.open("wb") as log:
             self._process = start_module("tidegate", *arguments, stderr=log)
+        self._front = front
         try:
-            self._topology = self._wait_ready(front)
+            self._direct = self._wait_ready(front)
             self._layers = self._find_layers()
         except BaseException:
             self.close()
             raise
-        self._front = front
 
-    def _wait_ready(self, front: str) -> Any:
+    def _wait_ready(self, front: str) -> Door:
+        """The service answers when its router is up, a moment before all workers are."""
         deadline = time.monotonic() + _START_S_MAX
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise BenchmarkFailed(f"the service ended with code {self._process.returncode}: {self._log_tail()}")
             try:
-                return system_call(front, "topology", timeout_ms=500)
+                return direct_door(front, system_call(front, "topology", timeout_ms=500))
             except BenchmarkFailed:
-                continue
+                time.sleep(0.02)
         raise BenchmarkFailed(f"the service did not answer within {_START_S_MAX:.0f} s: {self._log_tail()}")
 
     def _log_tail(self) -> str:
         return self._log_path.read_text(errors="replace")[-2_000:].strip()
 
     def _find_layers(self) -> dict[str, list[int]]:
-        layers: dict[str, list[int]] = {"workers": [], "router": [], "supervisor": [self._process.pid]}
-        for child in psutil.Process(self._process.pid).children():
-            command = child.cmdline()
-            for layer, module in (("workers", "shard"), ("router", "router")):
-                if module in command:
-                    layers[layer].append(child.pid)
-        if not layers["workers"] or not layers["router"]:
-            raise BenchmarkFailed("the service has no worker or no router process")
+        layers: dict[str, list[int]] = {"workers": [], "router": [], "supervisor": []}
+        for process in system_call(self._front, "status")["processes"]:
+            layer = process["name"].split()[0]  # "router", "worker 3"
+            layers["workers" if layer == "worker" else layer].append(process["pid"])
         return layers
 
     def door(self, route: Route) -> Door:
         if route == "router":
             return Door(endpoints=(self._front,), front=self._front)
-        return direct_door(self._front, self._topology)
+        return self._direct
 
     def pids(self, route: Route) -> dict[str, list[int]]:
         return self._layers
