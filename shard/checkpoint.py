@@ -115,11 +115,12 @@ def slices(memtable: Memtable) -> Iterator[Slice]:
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
     size = 0
-    for object_keys in sorted_steps(memtable.object_keys, len(memtable)):
+    objects = memtable.objects
+    for object_keys in sorted_steps(objects.__iter__, len(objects)):
         if not object_keys:
             yield Slice(None, [], [], 0)
         for object_key in object_keys:
-            held = memtable.object(object_key)
+            held = objects[object_key]
             writes = held.writes
             if held.cleared:
                 yield Slice(object_key, puts, deletes, size)

@@ -30,24 +30,22 @@ UNKNOWN: Final = Unknown.UNKNOWN
 class Memtable:
     """The newest value of every key written since the memtable was new. Only one thread touches it."""
 
-    __slots__ = ("_objects", "_sorted", "entries", "size_bytes")
+    __slots__ = ("_sorted", "entries", "objects", "size_bytes")
 
     def __init__(self) -> None:
-        self._objects: dict[bytes, ObjectWrites] = {}
+        self.objects: dict[bytes, ObjectWrites] = {}
+        """By object key, in no particular order. To be changed by this class only."""
         self._sorted: dict[bytes, list[str]] = {}  # Keys in order, of the objects that were scanned.
         self.entries = 0
         self.size_bytes = 0
         """Estimate of the memory held."""
 
     def __bool__(self) -> bool:
-        return bool(self._objects)
-
-    def __len__(self) -> int:
-        return len(self._objects)
+        return bool(self.objects)
 
     def apply(self, objects: Iterable[ObjectWrites]) -> None:
         """Takes over `objects` and their dicts: the caller must not touch them again (no copy, this is the hot path)."""
-        held_by_key = self._objects
+        held_by_key = self.objects
         for change in objects:
             key = change.key
             held = held_by_key.get(key)
@@ -90,22 +88,22 @@ class Memtable:
 
     def get(self, object_key: bytes, key: str) -> bytes | Unknown | None:
         """The value, None if the key is known to be absent, `UNKNOWN` if this memtable does not say."""
-        held = self._objects.get(object_key)
+        held = self.objects.get(object_key)
         if held is None:
             return UNKNOWN
         return held.writes.get(key, None if held.cleared else UNKNOWN)
 
     def has(self, object_key: bytes) -> bool:
-        return object_key in self._objects
+        return object_key in self.objects
 
     def hides_older(self, object_key: bytes) -> bool:
         """Whether the object was cleared here, so that nothing older counts."""
-        held = self._objects.get(object_key)
+        held = self.objects.get(object_key)
         return held is not None and held.cleared
 
     def rows(self, object_key: bytes, start: str, end: str | None, reverse: bool) -> Iterator[tuple[str, bytes | None]]:
         """The written keys in [start, end) in order, deleted ones too. Sorting is paid once per object, then kept up."""
-        held = self._objects.get(object_key)
+        held = self.objects.get(object_key)
         if held is None:
             return
         ordered = self._sorted.get(object_key)
@@ -118,17 +116,11 @@ class Memtable:
             key = ordered[index]
             yield key, writes[key]
 
-    def object_keys(self) -> Iterator[bytes]:
-        return iter(self._objects)
-
-    def object(self, object_key: bytes) -> ObjectWrites:
-        return self._objects[object_key]
-
     def discard_some(self, entries_max: int) -> bool:
         """Frees at most so many entries; whether any are left. A million at once would stop the loop for a third of a second.
         The memtable is useless afterwards."""
         self._sorted.clear()
-        objects = self._objects
+        objects = self.objects
         while objects and entries_max > 0:
             object_key, held = objects.popitem()
             writes = held.writes
@@ -143,11 +135,11 @@ class Memtable:
     def check_invariants(self) -> None:
         """Recomputes what is kept up incrementally."""
         probe = Memtable()
-        for held in self._objects.values():
+        for held in self.objects.values():
             probe._count_object(held, 1)
         assert (probe.entries, probe.size_bytes) == (self.entries, self.size_bytes), (probe.size_bytes, self.size_bytes)
         for object_key, ordered in self._sorted.items():
-            assert ordered == sorted(self._objects[object_key].writes), object_key
+            assert ordered == sorted(self.objects[object_key].writes), object_key
 
 
 def merge_over(

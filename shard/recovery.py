@@ -9,6 +9,7 @@ every shard that any record mentions gets a fresh synced commit, also if its sta
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
@@ -114,8 +115,9 @@ def _fill(batch: StateBatch, memtable: Memtable) -> None:
     """Like `shard.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
-    for object_key in sorted(memtable.object_keys()):
-        held = memtable.object(object_key)
+    objects = memtable.objects
+    for object_key in sorted(objects):
+        held = objects[object_key]
         if held.cleared:
             while not batch.delete_range(object_key, object_key + ABOVE_KEYS, _RANGE_KEYS):
                 pass
@@ -132,8 +134,19 @@ def _fill(batch: StateBatch, memtable: Memtable) -> None:
 def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> RecoveryReport:
     """See the guarantee above. The logs are only read; to discard them is up to the caller."""
     began = perf_counter()
-    by_shard = {state.shard: _Gathered(state) for state in states}
     logs = logs_to_recover(data_dir, start, worker)
+    by_shard = {state.shard: _Gathered(state) for state in states}
+    collecting = gc.isenabled()
+    gc.disable()  # Millions of small objects, none of them in a cycle: looking for cycles takes a quarter of the time.
+    try:
+        records, commits, entries = _replay(logs, by_shard)
+    finally:
+        if collecting:
+            gc.enable()
+    return RecoveryReport(len(logs), records, commits, entries, perf_counter() - began)
+
+
+def _replay(logs: Sequence[LogDirectory], by_shard: Mapping[int, _Gathered]) -> tuple[int, int, int]:
     records = commits = entries = unchecked_bytes = 0
     for log in logs:
         for payload in read_log(log.path):
@@ -148,7 +161,7 @@ def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: in
                 if _is_enough(by_shard):
                     entries += _write_all(by_shard)
     entries += _write_all(by_shard)
-    return RecoveryReport(len(logs), records, commits, entries, perf_counter() - began)
+    return records, commits, entries
 
 
 def _decode(payload: memoryview, place: Path) -> list[UnreadShardCommit]:

@@ -32,7 +32,7 @@ FRAME_BYTES = _WHOLE_FRAME.size
 """What a frame adds to its payload."""
 
 assert _HEADER.size + _CRC.size <= HEADER_BYTES
-assert FRAME_BYTES == _FRAME.size + _CRC.size
+assert _FRAME.size + _CRC.size == FRAME_BYTES
 
 
 class SegmentHeader(NamedTuple):
