@@ -97,9 +97,9 @@ def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage) -> dict[str,
 
 
 def listen_endpoint(supervision: Supervision) -> str | None:
-    """Where the router really listens; None while it is down."""
+    """Where the router really listens, as one would write it; None while it is down."""
     ready = supervision.seats[ROUTER].ready
-    return ready.endpoint if ready else None
+    return ready.endpoint.replace("[::ffff:127.0.0.1]", "127.0.0.1") if ready else None
 
 
 def classes(supervision: Supervision) -> dict[str, Any]:
