@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import gc
 import os
 import resource
 import sys
@@ -34,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     assert isinstance(spec, RouterSpec), spec
     _allow_many_connections()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 20)  # Calls in flight are many tracked tuples and no cycles: 0.4 µs less for each call.
     context: zmq.Context[Any] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
     return _serve(spec, context, control_fd)

@@ -164,8 +164,8 @@ class RouterMachine:
         moved = table.owners != self._table.owners
         self._table = table
         self._system.topology_changed(table)
-        self._by_slot = [self.workers[worker] for worker in table.worker_by_slot]
-        if moved:
+        if moved or not self._by_slot:
+            self._by_slot = [self.workers[worker] for worker in table.worker_by_slot]
             self._reroute_unsent(now)
 
     def _reroute_unsent(self, now: float) -> None:

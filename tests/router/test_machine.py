@@ -1,0 +1,336 @@
+"""The rules of the router: every small world of calls, replies, losses and time, and each rule by name."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+
+from router.machine import RouterMachine
+from runtime.control import Topology
+from runtime.ids import slot_of
+from runtime.limits import WAIT_DOWN_S
+from runtime.protocol import OK, Message, Origin, Reply, parse_body
+from runtime.slots import SlotTable
+
+OWNERS = (0, 1, 0, 1)
+
+
+def topology(*endpoints: str | None, epoch: int = 1, owners: tuple[int, ...] = OWNERS) -> Topology:
+    return Topology(epoch, owners, endpoints)
+
+
+def names_of_worker(worker: int, count: int) -> list[str]:
+    table = SlotTable(topology(None, None))
+    return [name for name in map(str, range(1_000)) if table.worker_of("C", name) == worker][:count]
+
+
+class Net:
+    """A machine with ears: what was answered, and what each worker was sent."""
+
+    def __init__(self, *endpoints: str | None, **bounds: int) -> None:
+        self.answers: list[tuple[Origin, Any, int, Any]] = []
+        self.machine = RouterMachine(topology(*endpoints), self._reply, **bounds)
+        self.sent: dict[int, list[list[Any]]] = {0: [], 1: []}
+
+    def _reply(self, origin: Origin, request_id: int | str, status: int, result: Any) -> None:
+        self.answers.append((origin, request_id, status, result))
+
+    def call(self, *requests: list[Any], now: float = 0.0, json: bool = False, client: bytes = b"client") -> Message:
+        encode = msgspec.json.encode if json else msgspec.msgpack.encode
+        message = parse_body(client, encode(list(requests)))
+        assert not message.refused
+        self.machine.handle(message, now)
+        self.machine.check_invariants()
+        return message
+
+    def send(self) -> dict[int, list[list[Any]]]:
+        """Hands out what the workers that are up get, as the shell does at the end of a turn."""
+        for worker in self.machine.workers:
+            if worker.endpoint is not None:
+                for body in worker.take_bodies():
+                    decode = msgspec.json.decode if body[:1] == b"[" else msgspec.msgpack.decode
+                    self.sent[worker.worker] += decode(body)
+        self.machine.check_invariants()
+        return self.sent
+
+    def reply(self, worker: int, token: int, result: Any = None) -> None:
+        raw = msgspec.Raw(msgspec.msgpack.encode(result))
+        self.machine.replied(self.machine.workers[worker], [Reply(token, OK, raw)])
+        self.machine.check_invariants()
+
+    def error(self, index: int = -1) -> tuple[Any, str, str]:
+        """Id, code and outcome of an answer that must be an error."""
+        _, request_id, status, error = self.answers[index]
+        assert status == 1, self.answers[index]
+        return request_id, error["code"], error["outcome"]
+
+
+STEPS = ("call", "json call", "turn", "reply", "lose", "new process", "up", "2 s later")
+
+
+class Story:
+    """One worker's calls through every kind of event; each call must be answered exactly once, truthfully."""
+
+    def __init__(self) -> None:
+        self.net = Net(None, None)
+        self.now = 0.0
+        self.calls = self.incarnation = self.epoch = 0
+        self.up = False
+        self.answered_by_worker: list[int] = []
+
+    def step(self, step: str) -> None:
+        net = self.net
+        if step in ("call", "json call"):
+            net.call([self.calls, "C", NAME, "m"], now=self.now, json=step == "json call")
+            self.calls += 1
+        elif step == "turn":
+            net.send()
+        elif step == "reply":
+            tokens = [row[0] for row in net.sent[0] if row[0] in net.machine.workers[0].unanswered]
+            if tokens:
+                self.answered_by_worker.append(net.machine.workers[0].unanswered[tokens[0]][1])  # type: ignore[arg-type]  # ints here
+                net.reply(0, tokens[0])
+                net.reply(0, tokens[0])  # Twice: the second must reach nobody.
+        elif step == "2 s later":
+            self.now += 2
+            net.machine.handle_timer(self.now)
+        else:
+            self.up = step != "lose"
+            if step == "new process" or (step == "up" and net.machine.endpoint_of(0) is None):
+                self.incarnation += 1
+            self.epoch += 1
+            endpoint = f"worker-0.{self.incarnation}" if self.up else None
+            net.machine.topology_changed(topology(endpoint, None, epoch=self.epoch), self.now)
+        net.machine.check_invariants()
+
+    def finish(self) -> None:
+        net = self.net
+        net.machine.give_up()
+        answered = Counter(request_id for _, request_id, _, _ in net.answers)
+        assert answered == Counter(range(self.calls)), "not exactly once"
+        tokens = [row[0] for row in net.sent[0]]
+        assert len(tokens) == len(set(tokens)), "sent twice"
+        assert tokens == sorted(tokens), "out of order"
+        for _, request_id, status, result in net.answers:
+            if status == OK:
+                assert request_id in self.answered_by_worker
+            else:
+                seen = request_id in tokens  # Tokens equal ids here: both count the calls from 0.
+                assert result["outcome"] == ("unknown" if seen else "not_executed"), result
+        assert net.machine.unanswered() == 0
+
+
+NAME = names_of_worker(0, 1)[0]
+
+
+@pytest.mark.parametrize("first", STEPS)
+def test_every_call_is_answered_exactly_once_with_the_right_outcome_in_every_small_world(first: str) -> None:
+    length = 4 if os.environ.get("TIDEGATE_FULL") else 3
+    for steps in itertools.product(STEPS, repeat=length):
+        story = Story()
+        for step in ("up", "call", first, *steps):
+            story.step(step)
+        story.finish()
+
+
+def test_a_call_goes_to_the_worker_that_owns_its_slot() -> None:
+    net = Net("a", "b")
+    rows = [[i, "C", name, "m", [i], {"key": "k"}] for i, name in enumerate(["x", "y", "{tag}1", "{tag}2", "{}", "a{b"])]
+    net.call(*rows)
+    sent = net.send()
+    assert sum(map(len, sent.values())) == len(rows)
+    for worker, worker_rows in sent.items():
+        for _, cls, name, _, _, _ in worker_rows:
+            assert OWNERS[slot_of(cls, name) * 4 // 16_384] == worker
+
+
+def test_arguments_and_options_arrive_as_they_were_sent() -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m", {"by": "name"}, {"traceparent": "t"}], ["two", "C", NAME, "m"])
+    assert [row[1:] for row in net.send()[0]] == [
+        ["C", NAME, "m", {"by": "name"}, {"traceparent": "t"}],
+        ["C", NAME, "m", None, None],
+    ]
+
+
+def test_equal_ids_of_different_clients_are_answered_apart() -> None:
+    net = Net("a", "b")
+    one = net.call([1, "C", NAME, "m"], client=b"one")
+    two = net.call([1, "C", NAME, "m"], client=b"two")
+    tokens = [row[0] for row in net.send()[0]]
+    net.reply(0, tokens[1], "second")
+    net.reply(0, tokens[0], "first")
+    assert [(origin, request_id) for origin, request_id, _, _ in net.answers] == [(two.origin, 1), (one.origin, 1)]
+
+
+def test_an_unknown_token_is_counted_and_answers_nobody() -> None:
+    net = Net("a", "b")
+    for token in (0, 99):
+        net.reply(0, token)
+    net.machine.replied(net.machine.workers[0], [Reply("text", OK, msgspec.Raw(b"\xc0")), Reply(None, OK, msgspec.Raw(b"\xc0"))])
+    assert net.answers == []
+    assert net.machine.statistics()["stray_replies"] == 4
+
+
+def test_beyond_the_bound_on_calls_a_call_is_answered_overloaded_and_not_sent() -> None:
+    net = Net("a", "b", calls_max=2)
+    net.call(*[[i, "C", NAME, "m"] for i in range(3)])
+    assert net.error() == (2, "overloaded", "not_executed")
+    assert len(net.send()[0]) == 2
+    net.reply(0, net.sent[0][0][0])
+    net.call([3, "C", NAME, "m"])
+    assert len(net.send()[0]) == 3
+
+
+def test_beyond_the_bound_on_bytes_a_call_is_answered_overloaded_whether_or_not_the_worker_is_up() -> None:
+    for endpoint in ("a", None):
+        net = Net(endpoint, "b", bytes_max=10_000)
+        for i in range(3):
+            net.call([i, "C", NAME, "m", [b"x" * 6_000]])
+        assert [answer[1] for answer in net.answers] == [2]
+        assert net.error() == (2, "overloaded", "not_executed")
+
+
+def test_a_worker_at_its_bound_does_not_stop_calls_to_another() -> None:
+    net = Net("a", "b", calls_max=1)
+    other = names_of_worker(1, 1)[0]
+    net.call([1, "C", NAME, "m"], [2, "C", NAME, "m"], [3, "C", other, "m"])
+    assert len(net.send()[1]) == 1
+
+
+def test_a_call_for_a_worker_that_is_down_waits_and_goes_out_when_it_is_back() -> None:
+    net = Net(None, "b")
+    net.call([1, "C", NAME, "m"], now=1.0)
+    assert net.send()[0] == []
+    assert net.machine.next_deadline() == 1.0 + WAIT_DOWN_S
+    net.machine.topology_changed(topology("a", "b", epoch=2), 2.0)
+    assert len(net.send()[0]) == 1
+    assert net.machine.next_deadline() is None
+    assert net.answers == []
+
+
+def test_a_call_that_waited_too_long_is_unavailable_and_one_past_its_deadline_says_so() -> None:
+    net = Net(None, "b")
+    net.call([1, "C", NAME, "m"], [2, "C", NAME, "m", None, {"deadline_ms": 100}], now=0.0)
+    assert net.machine.next_deadline() == 0.1
+    net.machine.handle_timer(0.1)
+    assert net.error() == (2, "deadline_exceeded", "not_executed")
+    net.machine.handle_timer(WAIT_DOWN_S)
+    assert net.error() == (1, "unavailable", "not_executed")
+
+
+def test_options_that_cannot_be_read_are_refused_when_the_call_has_to_wait() -> None:
+    net = Net(None, "b")
+    net.call([1, "C", NAME, "m", None, {"deadline_ms": "soon"}], [2, "C", NAME, "m", None, [1]])
+    assert [net.error(0)[1], net.error(1)[1]] == ["bad_request", "bad_request"]
+
+
+def test_calls_that_a_lost_worker_may_have_seen_are_answered_unknown_and_the_unsent_wait_for_its_successor() -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m"])
+    net.send()
+    net.call([2, "C", NAME, "m"])
+    net.machine.topology_changed(topology(None, "b", epoch=2), 1.0)
+    assert [answer[1] for answer in net.answers] == [1]
+    assert net.error() == (1, "shard_lost", "unknown")
+    assert net.machine.next_deadline() == 1.0 + WAIT_DOWN_S
+    net.machine.topology_changed(topology("a2", "b", epoch=3), 2.0)
+    assert len(net.send()[0]) == 2
+
+
+def test_a_new_process_under_a_new_endpoint_is_a_loss_even_if_the_supervisor_never_said_down() -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m"])
+    net.send()
+    net.machine.topology_changed(topology("a2", "b", epoch=2), 0.0)
+    assert net.error() == (1, "shard_lost", "unknown")
+
+
+def test_the_same_topology_again_disturbs_nothing() -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m"])
+    net.send()
+    net.machine.topology_changed(topology("a", "b", epoch=2), 0.0)
+    assert net.answers == []
+
+
+def test_what_waits_follows_its_shard_to_another_worker() -> None:
+    net = Net(None, "b")
+    net.call([1, "C", NAME, "m"], [2, "C", NAME, "m"], now=0.0)
+    net.call([3, "C", NAME, "m"], now=0.0, json=True)
+    net.machine.topology_changed(topology(None, "b", epoch=2, owners=(1, 1, 1, 1)), 1.0)
+    assert [row[2] for row in net.send()[1]] == [NAME] * 3
+    net.machine.check_invariants()
+    for row in net.sent[1]:
+        net.reply(1, row[0])
+    assert [answer[1] for answer in net.answers] == [1, 2, 3]
+
+
+def test_a_call_without_a_name_is_a_bad_request() -> None:
+    net = Net("a", "b")
+    net.call([1, "C", "", "m"])
+    assert net.error() == (1, "bad_request", "not_executed")
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_arguments_nested_too_deeply_are_refused_and_the_rest_of_the_batch_is_not(json: bool) -> None:
+    net = Net("a", "b")
+    depth = 930
+    deep = b"[" * depth + b"]" * depth if json else b"\x91" * depth + b"\xc0"
+    codec = msgspec.json if json else msgspec.msgpack
+    body = codec.encode([[1, "C", NAME, "m", msgspec.Raw(deep)], [2, "C", NAME, "m"]])
+    message = parse_body(b"client", body)
+    assert len(message.requests) == 2, "deep enough to be dangerous, not so deep that it cannot be read here"
+    net.machine.handle(message, 0.0)
+    assert net.error() == (1, "bad_request", "not_executed")
+    assert len(net.send()[0]) == 1
+
+
+def test_system_calls_are_answered_at_once() -> None:
+    net = Net("a", None)
+    net.machine.status_changed({"workers": 2, "classes": {"C": {"methods": {}}}})
+    net.call(*[[method, "", "", method] for method in ("ping", "topology", "classes", "status")])
+    answers = {request_id: result for _, request_id, status, result in net.answers if status == OK}
+    assert answers["ping"] == "pong"
+    assert answers["topology"]["shards"][1] == {"shard": 1, "slots": [4_096, 8_191], "worker": 1, "endpoint": None}
+    assert answers["classes"] == {"C": {"methods": {}}}
+    assert answers["status"]["workers"] == 2
+    assert answers["status"]["router"]["in_flight"] == [0, 0]
+    assert "classes" not in answers["status"]
+    for result in answers.values():
+        msgspec.json.encode(result)
+        msgspec.msgpack.encode(result)
+
+
+def test_an_unknown_system_call_is_an_unknown_method() -> None:
+    net = Net("a", "b")
+    net.call([1, "", "", "shutdown"])
+    assert net.error() == (1, "unknown_method", "not_executed")
+
+
+def test_while_draining_new_calls_are_unavailable_and_old_ones_are_answered() -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m"])
+    net.send()
+    net.machine.start_drain()
+    net.call([2, "C", NAME, "m"], [3, "", "", "ping"])
+    assert net.error(0) == (2, "unavailable", "not_executed")
+    assert net.answers[1][1:] == (3, OK, "pong")
+    assert net.machine.unanswered() == 1
+    net.reply(0, net.sent[0][0][0])
+    assert net.machine.unanswered() == 0
+
+
+def test_giving_up_answers_everything_and_says_what_may_have_run() -> None:
+    net = Net("a", None)
+    net.call([1, "C", NAME, "m"], [2, "C", names_of_worker(1, 1)[0], "m"])
+    net.send()
+    net.call([3, "C", NAME, "m"])
+    assert net.machine.give_up() == 3
+    outcomes = {request_id: error["outcome"] for _, request_id, _, error in net.answers}
+    assert outcomes == {1: "unknown", 2: "not_executed", 3: "not_executed"}
