@@ -81,7 +81,6 @@ class Endpoint:
             (zmq.ROUTER_MANDATORY, 1),
             (zmq.MAXMSGSIZE, message_bytes_max),
             (zmq.LINGER, 2_000),
-            (zmq.IPV6, 1),
             (zmq.BACKLOG, 1_024),
             (zmq.TCP_KEEPALIVE, 1),  # A client whose machine has gone is noticed within two minutes.
             (zmq.TCP_KEEPALIVE_IDLE, 60),
@@ -103,6 +102,8 @@ class Endpoint:
 
     def bind(self, endpoint: str) -> str:
         """Returns the endpoint really bound (a port of 0 is replaced). Raises zmq.ZMQError."""
+        if "[" in endpoint or "*" in endpoint:
+            self._socket.setsockopt(zmq.IPV6, 1)
         self._socket.bind(endpoint)
         return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
 

@@ -45,16 +45,14 @@ from runtime.limits import (
 )
 from runtime.protocol import ERROR, OK, Message, Origin, Request, encode, encode_json, parse_options
 from shard.activation import Aborted, Activation, QueuedCall
-from shard.cache import Budget, ObjectCache, Store
+from shard.cache import ObjectCache, Store
 from shard.codec import SCALARS
 from shard.commit import Commit, GroupCommit
 from shard.methods import Method, ObjectClass
 from shard.outbound import Caller, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
+from shard.table import ActivationTable, Kept
 from shard.task import NEUTRAL, ObjectTask
-
-ACTIVATION_BYTES = 2_048
-"""What an idle activation costs beside its cached entries."""
 
 
 class ShardStore(Store, Protocol):
@@ -87,16 +85,6 @@ class HostStatistics:
     evictions: int
 
 
-class Kept:
-    """A class and its activations."""
-
-    __slots__ = ("activations", "object_class")
-
-    def __init__(self, object_class: ObjectClass) -> None:
-        self.object_class = object_class
-        self.activations: dict[str, Activation] = {}
-
-
 class Host:
     def __init__(
         self,
@@ -115,13 +103,13 @@ class Host:
         have to be flushed); `send` carries a call to an object of another worker; `apply` makes a durable commit visible in
         the stores; `system` answers calls to the empty class."""
         self.loop = loop
-        self.classes = {object_class.name: Kept(object_class) for object_class in classes}
+        self.commits = GroupCommit()
+        self.table = ActivationTable(classes, self.commits, settings.cache_bytes, settings.idle_evict_s)
+        self.classes = self.table.classes
         self.stores = stores
         self.settings = settings
         self.touch = touch
         self.log = logging.getLogger("tidegate.objects")
-        self.commits = GroupCommit()
-        self.budget = Budget(settings.cache_bytes)
         self.now_s = loop.time()
         self.queued_calls = 0
         self._reply = reply
@@ -134,10 +122,8 @@ class Host:
         """Calls that came while too much was not durable."""
         self._settling: dict[bytes, list[tuple[Request, Origin]]] = {}
         """By object: calls that wait for the last commit of an activation that was reset."""
-        self._by_age: collections.deque[tuple[Activation, float]] = collections.deque()
-        """Activations, roughly least recently used first (a clock: see `evict_idle`)."""
         self._running_calls = 0
-        self._calls = self._commits_done = self._commit_writes = self._resets = self._evictions = 0
+        self._calls = self._commits_done = self._commit_writes = self._resets = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
 
     # Calls in
@@ -351,16 +337,14 @@ class Host:
             self._settling[key].append((request, origin))
             return None
         header = encode([request.cls, request.name])
-        cache = ObjectCache(key, shard, store, self.commits, self.budget, header)
+        cache = ObjectCache(key, shard, store, self.commits, self.table.budget, header)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
         try:
             activation.construct()
         except BaseException as exc:
             self._start_failed(activation, exc, [(request, origin)])
             return None
-        kept.activations[request.name] = activation
-        self._by_age.append((activation, self.now_s))
-        self.budget.used_bytes += ACTIVATION_BYTES
+        self.table.add(activation, self.now_s)
         if kept.object_class.starts:
             self._run_on_start(activation)
             if activation.broken is not None:  # on_start failed at once; nobody else waited yet.
@@ -407,13 +391,9 @@ class Host:
 
     def _break(self, activation: Activation, error: CallError, *, queued_too: bool) -> None:
         activation.broken = error
-        kept = self.classes[activation.object_class.name]
-        if kept.activations.get(activation.id.name) is activation:
-            del kept.activations[activation.id.name]
-            self.budget.used_bytes -= ACTIVATION_BYTES
         cache = activation.cache
+        self.table.remove(activation)
         self.commits.forget(cache)
-        self.budget.used_bytes -= cache.bytes
         if cache.committing is not None:
             self._settling.setdefault(cache.key, [])
         cache.break_with(error)
@@ -438,44 +418,6 @@ class Host:
             else:
                 self.loop.call_soon(self._deliver_later, waiter.request, waiter.origin, context=NEUTRAL)
         self.touch()
-
-    def evict_idle(self, now_s: float) -> float | None:
-        """Evicts what has been idle for long enough, and, over the memory budget, the least recently used. Returns when to
-        come again, or None when nothing is in memory. Costs O(1) per activation and idle period."""
-        self.now_s = now_s
-        by_age, idle_s = self._by_age, self.settings.idle_evict_s
-        for _ in range(len(by_age)):
-            activation, seen_s = by_age[0]
-            pressed = self.budget.used_bytes > self.budget.bytes_max
-            if not pressed and seen_s + idle_s > now_s:
-                break
-            by_age.popleft()
-            if activation.broken is not None:
-                continue
-            if activation.last_used_s > seen_s and not pressed:
-                by_age.append((activation, activation.last_used_s))
-            elif activation.idle:
-                self._evict(activation)
-            else:
-                activation.cache.evict()
-                by_age.append((activation, now_s))
-        return by_age[0][1] + idle_s if by_age else None
-
-    def _evict(self, activation: Activation) -> None:
-        del self.classes[activation.object_class.name].activations[activation.id.name]
-        self._evictions += 1
-        self.budget.used_bytes -= ACTIVATION_BYTES + activation.cache.bytes
-        evicted = ObjectReset(f"{activation.id} was evicted")
-        activation.broken = evicted
-        activation.cache.break_with(evicted)
-
-    @property
-    def has_activations(self) -> bool:
-        return bool(self._by_age)
-
-    @property
-    def over_budget(self) -> bool:
-        return self.budget.used_bytes > self.budget.bytes_max
 
     # Commits
 
@@ -555,14 +497,14 @@ class Host:
     def statistics(self) -> HostStatistics:
         in_flight = self.commits.in_flight
         return HostStatistics(
-            activations=sum(len(kept.activations) for kept in self.classes.values()),
+            activations=len(self.table),
             tasks=self._running_calls,
             queued_calls=self.queued_calls,
             held_messages=len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0),
-            cache_bytes=self.budget.used_bytes,
+            cache_bytes=self.table.budget.used_bytes,
             calls=self._calls,
             commits=self._commits_done,
             commit_writes=self._commit_writes,
             resets=self._resets,
-            evictions=self._evictions,
+            evictions=self.table.evictions,
         )

@@ -32,6 +32,7 @@ from shard.task import NEUTRAL, object_task_factory
 from shard.worker_store import WorkerStore
 
 EVICT_INTERVAL_S = 1.0
+EVICT_PAUSE_S = 0.005
 PEER_IDENTITY = b"tidegate-worker-"
 """What the routing id of a worker's own calls begins with: they are served while the service drains."""
 _DRAIN_POLL_S = 0.02
@@ -116,9 +117,9 @@ class Worker:
     def _end_turn(self) -> None:
         self._committer.commit_if_due()
         self._endpoint.flush()
-        if self._host.over_budget:
+        if self._host.table.over_budget:
             self._evict()
-        elif self._evicting is None and self._host.has_activations:
+        elif self._evicting is None and not self._host.table.is_empty:
             self._evicting = self._loop.call_later(EVICT_INTERVAL_S, self._evict_on_time, context=NEUTRAL)
 
     def _apply(self, commits: list[ShardCommit]) -> None:
@@ -129,9 +130,10 @@ class Worker:
         self._evict()
 
     def _evict(self) -> None:
-        again_s = self._host.evict_idle(self._loop.time())
+        again_s = self._host.table.evict_idle(self._loop.time())
         if again_s is not None and self._evicting is None:
-            delay_s = max(EVICT_INTERVAL_S, again_s - self._loop.time())
+            wait_s = again_s - self._loop.time()
+            delay_s = max(EVICT_INTERVAL_S, wait_s) if wait_s > 0 else EVICT_PAUSE_S  # Or more are due at once.
             self._evicting = self._loop.call_later(delay_s, self._evict_on_time, context=NEUTRAL)
 
     def _answer_system(self, request: Request, origin: Origin) -> None:
