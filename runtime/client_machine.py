@@ -214,8 +214,10 @@ class ClientMachine:
     def _failed(self, link: Link, entry: Entry, reply: Reply, now: float) -> None:
         error = error_from_raw(reply.result)
         if isinstance(error, Moved) and link is not self._router and entry[4] >= 0:
-            moving = self._start_moving(entry[4], link)
-            moving.remaining += 1  # This call's own; `_settle` takes it away again.
+            slot = entry[4]
+            is_first = slot not in self._moving
+            moving = self._start_moving(slot, link)
+            moving.remaining += is_first  # This call was not seen there, and `_settle` takes it away.
             moving.held.calls[entry[3][0]] = entry
             moving.held.rows.append(entry[3])
             self._incomplete = True
