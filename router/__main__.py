@@ -57,6 +57,7 @@ def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
 
     server = RouterServer(spec, context, loop, control.send, drained)
     try:
+        _check_port(spec.listen)
         bound = server.bind(spec.listen)
     except zmq.ZMQError as error:
         send_blocking(control_fd, _cannot_listen(spec.listen, error))
@@ -73,9 +74,16 @@ def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
     return 0
 
 
+def _check_port(endpoint: str) -> None:
+    """ZeroMQ takes a port modulo 65,536 and listens there."""
+    port = endpoint.rpartition(":")[2]
+    if endpoint.startswith("tcp://") and port.isdecimal() and int(port) > 65_535:
+        raise zmq.ZMQError(errno.EINVAL, f"there is no port {port}")
+
+
 def _cannot_listen(endpoint: str, error: zmq.ZMQError) -> Failed:
     hint = _HINTS.get(error.errno or 0, "use an endpoint such as tcp://127.0.0.1:7711 or ipc:///run/tidegate/router")
-    return Failed(operation="listen", place=endpoint, problem=error.strerror or str(error), hint=hint, fatal=True)
+    return Failed("listen", endpoint, problem=error.strerror or str(error), hint=hint, fatal=True)
 
 
 def _supervisor_gone() -> None:

@@ -48,10 +48,13 @@ class RouterMachine:
         topology: Topology,
         reply: ReplyTo,
         *,
+        statistics: Callable[[], dict[str, Any]] | None = None,
         calls_max: int = ROUTER_CALLS_PER_WORKER_MAX,
         bytes_max: int = ROUTER_CALL_BYTES_PER_WORKER_MAX,
     ) -> None:
+        """`statistics` is what the system call `status` tells about this router; the machine's own unless given."""
         self._reply = reply
+        self._statistics = statistics or self.statistics
         self._calls_max = calls_max
         self._bytes_max = bytes_max
         self._table = SlotTable(topology)
@@ -126,7 +129,7 @@ class RouterMachine:
 
     def _answer_system(self, origin: Origin, request: Request) -> None:
         try:
-            self._reply(origin, request.id, OK, self._system.answer(request.method, self.statistics()))
+            self._reply(origin, request.id, OK, self._system.answer(request.method, self._statistics))
         except CallError as error:
             self._reply(origin, request.id, ERROR, error.to_wire())
 

@@ -50,7 +50,7 @@ class RouterServer:
         self._send_control = send_control
         self._drained: Callable[[int], None] | None = drained
         self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=MESSAGE_BYTES_MAX)
-        self._machine = RouterMachine(first_topology(spec), self._endpoint.reply)
+        self._machine = RouterMachine(first_topology(spec), self._endpoint.reply, statistics=self.statistics)
         self._backends: dict[int, Backend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._drain_ends: float | None = None

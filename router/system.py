@@ -5,6 +5,7 @@ Pure: method name in, plain value out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from runtime.errors import UnknownMethod
@@ -29,7 +30,7 @@ class SystemCalls:
         self._status = {key: value for key, value in status.items() if key != "classes"}
         self._classes = status.get("classes", {})
 
-    def answer(self, method: str, statistics: dict[str, Any]) -> Any:
+    def answer(self, method: str, statistics: Callable[[], dict[str, Any]]) -> Any:
         """Raises UnknownMethod."""
         if method == "ping":
             return "pong"
@@ -38,5 +39,5 @@ class SystemCalls:
         if method == "classes":
             return self._classes
         if method == "status":
-            return {**self._status, "router": statistics}
+            return {**self._status, "router": statistics()}
         raise UnknownMethod(f"the system has no method {method[:64]!r}; it has {', '.join(SYSTEM_METHODS)}")

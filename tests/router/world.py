@@ -35,12 +35,12 @@ DEADLINE_S = 10.0
 class FakeWorker:
     """Answers every call with its own arguments, in the codec of the batch; `hold` keeps calls to itself."""
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str) -> None:
+    def __init__(self, context: zmq.Context[Any], endpoint: str, changed: threading.Condition) -> None:
         self.endpoint = endpoint
         self.hold = False
         self.seen: list[list[Any]] = []
         self.held: list[tuple[bytes, bool, list[Any]]] = []
-        self._changed = threading.Condition()
+        self._changed = changed
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 1_000)
         self._socket.setsockopt(zmq.SNDHWM, 0)
@@ -60,7 +60,8 @@ class FakeWorker:
                     self._take(*self._socket.recv_multipart())
                 else:
                     self._woken.recv(64)
-                    self._release()
+                    if not self._stopping:
+                        self._release()
         self._socket.close()
 
     def _take(self, client: bytes, body: bytes) -> None:
@@ -87,11 +88,6 @@ class FakeWorker:
         self.hold = False
         self._wake.send(b"x")
 
-    def wait_seen(self, count: int) -> list[list[Any]]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.seen) >= count, DEADLINE_S), self.seen
-        return self.seen
-
     def stop(self) -> None:
         self._stopping = True
         self._wake.send(b"x")
@@ -106,6 +102,7 @@ class World:
         self.workers: list[FakeWorker | None] = [None] * workers
         self.shards = shards
         self.context: zmq.Context[Any] = zmq.Context()
+        self.changed = threading.Condition()
         self._epoch = 0
         self._started = 0
         self._lines = LineBuffer()
@@ -150,11 +147,28 @@ class World:
 
     def start_worker(self, index: int = 0, *, hold: bool = False) -> FakeWorker:
         self._started += 1
-        worker = FakeWorker(self.context, f"ipc://{self.directory}/worker-{index}.{self._started}")
+        worker = FakeWorker(self.context, f"ipc://{self.directory}/worker-{index}.{self._started}", self.changed)
         worker.hold = hold
         self.workers[index] = worker
         self.tell_topology()
         return worker
+
+    def up(self) -> list[FakeWorker]:
+        return [worker for worker in self.workers if worker is not None]
+
+    def hold(self) -> None:
+        """From now on the workers keep what they get."""
+        for worker in self.up():
+            worker.hold = True
+
+    def release(self) -> None:
+        for worker in self.up():
+            worker.release()
+
+    def wait_seen(self, count: int) -> None:
+        """Until the workers that are up have got `count` calls."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: sum(len(worker.seen) for worker in self.up()) >= count, DEADLINE_S)
 
     def lose_worker(self, index: int = 0) -> None:
         worker = self.workers[index]
