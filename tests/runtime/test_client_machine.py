@@ -1,0 +1,224 @@
+"""The callers' rules, without a socket: seeded worlds, and the cases worth a name."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+import msgspec
+import pytest
+from client_world import ROUTER, Answer, World
+
+from runtime.client_link import AskTopology, Close, Open
+from runtime.client_machine import AVOID_S, CONNECT_S, ClientMachine
+from runtime.control import Topology
+from runtime.encoding import decode_any, encode_arguments
+from runtime.errors import DeadlineExceeded, Overloaded, ShardLost, Unavailable
+from runtime.limits import CLIENT_CALLS_MAX
+from runtime.protocol import NO_RAW, OK, encode
+
+WORKER = "ipc://worker-0.1"
+SEEDS = 20_000 if os.environ.get("TIDEGATE_FULL") else 300
+
+
+def test_in_any_world_every_call_is_answered_once_and_runs_in_the_order_made() -> None:
+    ways: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        world = World(seed)
+        try:
+            for _ in range(150):
+                world.step()
+            world.settle()
+            world.judge()
+        except AssertionError as exc:
+            raise AssertionError(f"seed {seed}: {exc}") from exc
+        ways.update(world.ways)
+    assert min(ways[way] for way in ("router", "direct", "moved")) > SEEDS // 20, ways
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_without_direct_routes_no_link_but_the_routers_is_ever_opened(seed: int) -> None:
+    world = World(seed, direct=False)
+    for _ in range(150):
+        world.step()
+        assert {pipe.endpoint for pipe in world.pipes.values()} <= {ROUTER}
+    world.settle()
+    world.judge()
+
+
+class Machine:
+    """A machine with one worker, of which the test is router, worker and shell."""
+
+    def __init__(self, *, connected: bool = True, direct: bool = True, timeout: float = 30.0) -> None:
+        self.core = ClientMachine(ROUTER, timeout=timeout, direct=direct, deadline_to_server=False)
+        (opened,) = self.core.take_effects()
+        assert opened == Open(1, ROUTER, reconnect=True)
+        if connected:
+            self.core.link_connected(1, 0.0)
+            if direct:
+                assert self.core.take_effects() == [AskTopology()]
+                self.core.topology_received(Topology(1, (0,), (WORKER,)), {WORKER}, 0.0)
+
+    def call(self, *args: Any, name: str = "a", timeout: float | None = None, now: float = 0.0) -> Answer:
+        answer = Answer()
+        self.core.call(answer, "C", name, "m", encode_arguments(args, {}), decode_any, timeout, now)
+        self.core.check_invariants()
+        return answer
+
+    def sent(self, now: float = 0.0) -> list[tuple[int, list[Any]]]:
+        return [(link, msgspec.msgpack.decode(body)) for link, body in self.core.take_messages(now)]
+
+    def answer(self, link: int, *rows: tuple[int, int, Any], now: float = 0.0) -> None:
+        self.core.message_received(link, encode(rows), now)
+        self.core.check_invariants()
+
+
+def test_calls_wait_while_the_link_to_their_worker_is_made_and_go_out_together() -> None:
+    machine = Machine()
+    machine.call(1)
+    machine.call(2)
+    assert machine.sent() == []
+    assert machine.core.take_effects() == [Open(2, WORKER, reconnect=False)]
+    machine.core.link_connected(2, 0.0)
+    assert machine.sent() == [(2, [[1, "C", "a", "m", [1]], [2, "C", "a", "m", [2]]])]
+
+
+def test_a_worker_that_does_not_let_itself_be_connected_to_in_time_is_reached_through_the_router() -> None:
+    machine = Machine()
+    answer = machine.call()
+    assert machine.sent() == []
+    assert machine.core.take_effects() == [Open(2, WORKER, reconnect=False)]
+    assert machine.core.next_deadline() == CONNECT_S
+    machine.core.handle_timer(CONNECT_S)
+    assert machine.core.take_effects() == [Close(2), AskTopology()]
+    assert machine.sent() == [(1, [[1, "C", "a", "m"]])]
+    machine.answer(1, (1, OK, "done"))
+    assert answer.answers == ["done"]
+
+
+def test_a_route_changes_only_when_no_call_to_the_object_is_in_flight_on_the_other_one() -> None:
+    machine = Machine()
+    machine.core.topology_received(Topology(2, (0,), (None,)), set(), 0.0)
+    machine.call(1)
+    assert machine.sent() == [(1, [[1, "C", "a", "m", [1]]])]
+    machine.core.topology_received(Topology(3, (0,), (WORKER,)), {WORKER}, 0.0)
+    machine.call(2)
+    assert machine.sent() == [(1, [[2, "C", "a", "m", [2]]])], "the first call is still on its way through the router"
+    machine.answer(1, (1, OK, None), (2, OK, None))
+    machine.call(3)
+    assert machine.sent() == []
+    opened = machine.core.take_effects()[-1]
+    assert isinstance(opened, Open)
+    assert opened.endpoint == WORKER
+    machine.core.link_connected(opened.link, 0.0)
+    assert machine.sent() == [(opened.link, [[3, "C", "a", "m", [3]]])]
+
+
+def test_a_lost_worker_is_left_to_the_router_for_a_while() -> None:
+    machine = Machine()
+    machine.call()
+    machine.sent()
+    machine.core.link_lost(2, 1.0)
+    machine.core.topology_received(Topology(1, (0,), (WORKER,)), {WORKER}, 1.0)
+    assert machine.core.statistics().slots_direct == 0
+    machine.core.topology_received(Topology(1, (0,), (WORKER,)), {WORKER}, 1.0 + AVOID_S)
+    assert machine.core.statistics().slots_direct == 16_384
+
+
+def test_an_older_topology_of_the_same_router_is_ignored_and_that_of_another_router_is_not() -> None:
+    machine = Machine()
+    machine.core.topology_received(Topology(7, (0,), (None,)), set(), 0.0)
+    machine.core.topology_received(Topology(6, (0,), (WORKER,)), {WORKER}, 0.0)
+    assert machine.core.statistics().slots_direct == 0
+    machine.core.link_lost(1, 0.0)
+    opened = [effect for effect in machine.core.take_effects() if isinstance(effect, Open)]
+    machine.core.link_connected(opened[-1].link, 0.0)
+    machine.core.topology_received(Topology(2, (0,), (WORKER,)), {WORKER}, 0.0)
+    assert machine.core.statistics().slots_direct == 16_384
+
+
+def test_the_topology_is_asked_for_again_only_while_calls_have_to_go_round_and_not_too_often() -> None:
+    machine = Machine()
+    machine.core.topology_received(Topology(2, (0,), (None,)), set(), 0.0)
+    for now in (0.5, 0.9, 1.5, 1.6):
+        machine.call(now=now)
+    machine.sent()
+    assert machine.core.take_effects() == [AskTopology()]
+
+
+def test_a_call_expires_at_its_own_deadline_whatever_the_order_they_were_made_in() -> None:
+    machine = Machine(direct=False)
+    late, soon = machine.call(timeout=5.0), machine.call(timeout=1.0)
+    machine.sent()
+    assert machine.core.next_deadline() == 1.0
+    machine.core.handle_timer(1.0)
+    assert isinstance(soon.answers[0], DeadlineExceeded)
+    assert soon.answers[0].outcome == "unknown"
+    assert not late.done()
+    assert machine.core.next_deadline() == 5.0
+    machine.answer(1, (2, OK, "too late"), (1, OK, "in time"), now=2.0)
+    assert late.answers == ["in time"]
+    assert machine.core.statistics().replies_unexpected == 1
+
+
+def test_a_call_that_expires_before_it_was_sent_never_is() -> None:
+    machine = Machine(connected=False, direct=False)
+    answer = machine.call(timeout=1.0)
+    machine.core.handle_timer(1.0)
+    assert answer.answers[0].outcome == "not_executed"
+    machine.core.link_connected(1, 2.0)
+    assert machine.sent() == []
+
+
+def test_a_call_given_up_while_there_was_no_connection_is_not_sent_later() -> None:
+    machine = Machine(connected=False, direct=False)
+    given_up, wanted = machine.call(1), machine.call(2)
+    given_up.answers.append("cancelled")
+    machine.core.link_connected(1, 0.0)
+    assert machine.sent() == [(1, [[2, "C", "a", "m", [2]]])]
+    machine.answer(1, (2, OK, 2))
+    assert wanted.answers == [2]
+
+
+def test_the_loss_of_the_router_fails_what_was_sent_and_keeps_what_was_not() -> None:
+    machine = Machine(direct=False)
+    sent = machine.call(1)
+    machine.sent()
+    unsent = machine.call(2)
+    machine.core.link_lost(1, 0.0)
+    assert isinstance(sent.answers[0], ShardLost)
+    assert machine.core.take_effects() == [Close(1), Open(2, ROUTER, reconnect=True)]
+    machine.core.link_connected(2, 0.0)
+    assert machine.sent() == [(2, [[2, "C", "a", "m", [2]]])]
+    machine.answer(2, (2, OK, 2))
+    assert unsent.answers == [2]
+
+
+def test_more_calls_than_the_bound_are_refused_before_they_are_sent() -> None:
+    machine = Machine(direct=False)
+    for _ in range(CLIENT_CALLS_MAX):
+        machine.core.call(Answer(), "C", "a", "m", NO_RAW, decode_any, None, 0.0)
+    with pytest.raises(Overloaded) as caught:
+        machine.call()
+    assert caught.value.outcome == "not_executed"
+
+
+def test_a_refused_call_is_not_counted_for_its_slot() -> None:
+    machine = Machine()
+    machine.core.close()
+    with pytest.raises(Unavailable):
+        machine.call()
+    machine.core.check_invariants()
+
+
+def test_messages_that_are_none_are_counted_and_harm_nobody() -> None:
+    machine = Machine(direct=False)
+    answer = machine.call()
+    machine.sent()
+    for body in (b"", b"\xc1", b"garbage", b"\x93\x01", encode([["x", 0, 1]]), encode([[None, 1, {}]]), encode({"a": 1})):
+        machine.core.message_received(1, body, 0.0)
+    machine.core.message_received(99, encode([[1, OK, 1]]), 0.0)
+    assert not answer.done()
+    machine.answer(1, (1, OK, 1))
+    assert answer.answers == [1]
