@@ -9,6 +9,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_to
 from runtime.control import Failed
 from runtime.cores import read_cores
 from runtime.directory import open_directory, open_run_directory
-from runtime.errors import CallError, DeadlineExceeded, OperatorError, TidegateError, Unavailable
+from runtime.errors import CallError, OperatorError
 from runtime.placement import place, shards_for
 from runtime.status import classes, listen_endpoint
 from runtime.supervisor import Service, Supervisor, supervise
@@ -210,18 +211,30 @@ def _call(options: argparse.Namespace) -> int:
         return EXIT_USAGE
     try:
         result = _ask(options, options.class_name, options.name, options.method, positional, keywords)
-    except CallError as error:
-        if options.json:
-            print(json.dumps({"error": error.to_wire()}))
-        fate = {"not_executed": "not executed", "executed": "executed", "unknown": "may have been executed"}[error.outcome]
-        kind = f"{error.details['type']}: " if error.details.get("type") else ""
-        return _fail(f"call {target} {options.method}: {error.code}: {kind}{error.message} ({fate})")
+    except OperatorError:
+        raise
+    except Exception as error:  # A built-in exception that the method raised comes back as itself, with the reply as its cause.
+        reply = error if isinstance(error, CallError) else error.__cause__
+        if not isinstance(reply, CallError):
+            raise
+        return _report_call_error(f"call {target} {options.method}", reply, as_json=options.json)
     print(msgspec.json.encode(result).decode())
     return EXIT_OK
 
 
+def _report_call_error(operation: str, error: CallError, *, as_json: bool) -> int:
+    if as_json:
+        print(json.dumps({"error": error.to_wire()}))
+    fate = {"not_executed": "not executed", "executed": "executed", "unknown": "may have been executed"}[error.outcome]
+    kind = f"{error.details['type']}: " if error.details.get("type") else ""
+    code = _fail(f"{operation}: {error.code}: {kind}{error.message} ({fate})")
+    if trace := error.details.get("traceback"):  # Only from a service in --dev.
+        print(trace, file=sys.stderr)
+    return code
+
+
 def parse_arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional and keyword arguments. JSON never begins with `name=`. Raises ValueError."""
+    """Positional or keyword arguments, not both (the wire has one place). JSON never begins with `name=`. Raises ValueError."""
     positional: list[Any] = []
     keywords: dict[str, Any] = {}
     for text in texts:
@@ -234,10 +247,10 @@ def parse_arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
             raise ValueError(f"{wrong!r} is not JSON (a text needs its quotes: '{json.dumps(wrong)}')") from None
         if by_keyword:
             keywords[name] = parsed
-        elif keywords:
-            raise ValueError(f"{text!r} is positional and must stand before those with a name")
         else:
             positional.append(parsed)
+    if positional and keywords:
+        raise ValueError("pass all arguments by position or all by name")
     return positional, keywords
 
 
@@ -246,24 +259,36 @@ def _ask(
 ) -> Any:
     from runtime.client_sync import connect_sync  # Here, because `serve` needs no client.
 
-    with connect_sync(options.connect) as client:
-        try:
-            return client.call(class_name, name, method, positional, keywords, timeout=options.timeout)
-        except (DeadlineExceeded, Unavailable) as error:
-            raise _unanswered(options, error) from error
+    _check_somebody_listens(options.connect)
+    with connect_sync(options.connect, timeout=options.timeout, direct=False) as client:
+        return client.call(class_name, name, method, tuple(positional), keywords)
 
 
-def _unanswered(options: argparse.Namespace, error: CallError) -> TidegateError:
-    return OperatorError(
-        "connect", options.connect, f"no answer in {options.timeout:g} s", "is the service running? tidegate serve APP"
-    )
+def _check_somebody_listens(endpoint: str) -> None:
+    """ZeroMQ connects in the background and for ever; a person wants to know at once. Silent about what it cannot judge."""
+    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        hint = "start a service: tidegate serve APP, or name another endpoint with --connect"
+        raise OperatorError("connect", endpoint, "nothing is listening there", hint) from None
+    except OSError as error:
+        raise OperatorError("connect", endpoint, error.strerror or str(error), "correct --connect") from None
 
 
 # status
 
 
 def _status(options: argparse.Namespace) -> int:
-    status = _ask(options, "", "", "status", [], {})
+    try:
+        status = _ask(options, "", "", "status", [], {})
+    except CallError as error:
+        problem = f"{error.code}: {error.message}"
+        raise OperatorError("status", options.connect, problem, "look at the log of the service") from error
+    if "state" not in status:  # The router was asked before it had heard from the supervisor.
+        raise OperatorError("status", options.connect, "the service is just starting", "ask again in a moment")
     print(json.dumps(status, indent=2) if options.json else render_status(status, time.time_ns() // 1_000_000))
     return EXIT_OK
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from runtime.child import LOG_LEVEL_VARIABLE
 from runtime.config import Config
-from runtime.control import Failed, FromChild, RouterSpec, StatusChanged, WorkerSpec
+from runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
 from runtime.directory import DataDirectory, RunDirectory
 from runtime.notify import Notifier, environment_for_children
 from runtime.placement import Placement
@@ -111,11 +111,14 @@ class Supervisor:
 
     def _on_message(self, seat: int, message: FromChild) -> None:
         self._obey(self.supervision.child_said(seat, message, self._now()))
+        if isinstance(message, Ready):
+            self._tell_status()
 
     def _on_exit(self, seat: int, returncode: int) -> None:
         del self._children[seat]
         effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now())
         self._obey(effects)
+        self._tell_status()
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -177,9 +180,10 @@ class Supervisor:
             self._loop.call_soon(lambda: self._obey(self.supervision.spawn_failed(seat, problem, self._now())))
             return
         self._children[seat] = child
+        child.send(self._router_spec() if seat == ROUTER else self._worker_spec(seat, incarnation))
         if seat == ROUTER:
             self._status_sent = {}
-        child.send(self._router_spec() if seat == ROUTER else self._worker_spec(seat, incarnation))
+            self._tell_status()
         log.debug("%s is process %d", seat_name(seat), child.pid)
 
     def _worker_spec(self, index: int, incarnation: int) -> WorkerSpec:
@@ -215,7 +219,6 @@ class Supervisor:
 
     def _service_ready(self) -> None:
         self._listen = listen_endpoint(self.supervision)
-        self._tell_status()
         self._notifier.ready(self._status_line())
         self._on_ready(self)
         self._loop.run_in_executor(None, self._delete_logs)

@@ -1,0 +1,209 @@
+"""The unit as systemd sees it: verified, judged, and started for real in a systemd booted over a copy of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+ROOT = Path(__file__).parents[2]
+UNIT = ROOT / "systemd" / "tidegate.service"
+DEADLINE_S = 45.0
+EXPOSURE_MAX = 15
+"""Tenths of the points of `systemd-analyze security`."""
+
+needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (package systemd)")
+
+
+def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
+
+
+@pytest.fixture
+def unit(tmp_path: Path) -> Path:
+    """The unit with a program that exists."""
+    file = tmp_path / UNIT.name
+    file.write_text(UNIT.read_text().replace("/opt/tidegate/bin/tidegate", "/bin/true"))
+    return file
+
+
+@needs_analyze
+def test_systemd_has_nothing_to_say_about_the_unit(unit: Path) -> None:
+    verified = run("systemd-analyze", "verify", "--man=no", str(unit))
+    assert verified.stdout + verified.stderr == ""  # It exits with 0 for keys that it does not know.
+
+
+@needs_analyze
+def test_a_key_that_systemd_does_not_know_would_be_noticed(unit: Path) -> None:
+    unit.write_text(unit.read_text().replace("[Service]", "[Service]\nProtectEverything=yes"))
+    verified = run("systemd-analyze", "verify", "--man=no", str(unit))
+    assert "ProtectEverything" in verified.stdout + verified.stderr
+
+
+@needs_analyze
+def test_the_sandbox_is_tight(unit: Path) -> None:
+    judged = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", "--no-pager", str(unit))
+    assert judged.returncode == 0, judged.stdout.splitlines()[-1]
+
+
+# Booted
+
+
+class Machine:
+    """A booted systemd in which the service is installed."""
+
+    def __init__(self, log: Path) -> None:
+        site = Path(msgspec.__file__).parents[1]
+        boot = str(Path(__file__).with_name("boot.sh"))
+        with open(log, "w") as output:
+            command = ["unshare", "--mount", boot, str(ROOT), sys.base_prefix, str(site)]
+            self._nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        self._log = log
+        self._init = ""
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        return run("nsenter", "-t", self._init, "-m", "-u", "-i", "-p", "-n", "-C", "--", *command)
+
+    def wait_until_booted(self) -> None:
+        """Skips the test where containers cannot be made; fails where they can and the machine does not come up."""
+
+        def booted() -> bool:
+            if self._nspawn.poll() is not None:
+                pytest.skip(f"cannot boot a systemd here: {self._log.read_text()[-500:]}")
+            children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
+            self._init = children[0] if children else ""
+            return bool(self._init) and self.run("systemctl", "is-active", "basic.target").stdout == "active\n"
+
+        self.wait_until(booted, "the boot")
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        give_up_at = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < give_up_at, f"{what}: not within {DEADLINE_S:g} s\n{self.journal()}"
+            time.sleep(0.1)
+
+    def state(self) -> dict[str, str]:
+        """What systemd knows about the service."""
+        names = "ActiveState,SubState,Result,StatusText,MainPID,NRestarts,ExecMainStatus"
+        shown = self.run("systemctl", "show", "tidegate", f"--property={names}").stdout
+        return dict(line.split("=", 1) for line in shown.splitlines())
+
+    def journal(self) -> str:
+        return self.run("journalctl", "-u", "tidegate", "--no-pager", "-o", "cat").stdout if self._init else self._log.read_text()
+
+    def tidegate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return self.run("/opt/tidegate/bin/tidegate", *arguments)
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.tidegate("status", "--json").stdout))
+
+    def processes(self) -> dict[str, dict[str, Any]]:
+        return {process["name"]: process for process in self.status()["processes"]}
+
+    def restarted(self, name: str) -> bool:
+        """False also while nobody can be asked."""
+        answered = self.tidegate("status", "--json")
+        if answered.returncode != 0:
+            return False
+        process = next(process for process in json.loads(answered.stdout)["processes"] if process["name"] == name)
+        return bool(process["restarts"] == 1 and process["state"] == "ready")
+
+    def close(self) -> None:
+        self._nspawn.kill()
+        self._nspawn.wait()
+
+
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root to boot a systemd")
+    for program, package in (("systemd-nspawn", "systemd-container"), ("nsenter", "util-linux"), ("dbus-daemon", "dbus")):
+        if not shutil.which(program):
+            pytest.skip(f"needs {program} (package {package})")
+    machine = Machine(tmp_path_factory.mktemp("machine") / "boot.log")
+    try:
+        machine.wait_until_booted()
+        yield machine
+    finally:
+        machine.close()
+
+
+def wait_until_active(machine: Machine) -> None:
+    machine.wait_until(lambda: machine.state()["ActiveState"] == "active", "the service to be active")
+
+
+# The tests of the booted machine share it, and run in this order.
+
+
+@pytest.mark.root
+def test_the_booted_service_is_active_when_it_answers(machine: Machine) -> None:
+    wait_until_active(machine)
+    assert machine.state()["StatusText"].startswith("serving 4 classes on tcp://127.0.0.1:7711 with")
+    called = machine.tidegate("call", "Counter", "alice", "get_unique_number")
+    assert (called.stdout, called.returncode) == ("0\n", 0), called.stderr
+
+
+@pytest.mark.root
+def test_in_the_sandbox_workers_are_pinned_and_only_the_service_reads_its_data(machine: Machine) -> None:
+    wait_until_active(machine)
+    assert "unpinned" not in machine.journal()
+    workers = [process for name, process in machine.processes().items() if name.startswith("worker")]
+    for worker in workers:
+        if worker["core"] is not None:
+            assert machine.run("taskset", "-cp", str(worker["pid"])).stdout.endswith(f": {worker['core']}\n")
+    owner = machine.run("stat", "-c", "%U %a", "/var/lib/tidegate", "/run/tidegate", "/var/lib/tidegate/tidegate.json").stdout
+    assert owner.splitlines() == ["tidegate 700", "tidegate 700", "tidegate 600"]
+
+
+@pytest.mark.root
+def test_the_booted_service_survives_the_loss_of_a_worker_and_of_the_router(machine: Machine) -> None:
+    wait_until_active(machine)
+    main_pid = machine.state()["MainPID"]
+    for number, name in ((1, "worker 0"), (2, "router")):
+        machine.run("kill", "-9", str(machine.processes()[name]["pid"]))
+        machine.wait_until(lambda name=name: machine.restarted(name), f"the restart of {name}")
+        assert machine.tidegate("call", "Counter", "alice", "get_unique_number").stdout == f"{number}\n"
+    assert machine.state()["MainPID"] == main_pid
+    assert machine.state()["NRestarts"] == "0"
+
+
+@pytest.mark.root
+def test_systemd_starts_the_service_again_when_its_supervisor_is_killed(machine: Machine) -> None:
+    wait_until_active(machine)
+    machine.run("kill", "-9", machine.state()["MainPID"])
+    machine.wait_until(lambda: machine.state()["NRestarts"] == "1", "the restart")
+    wait_until_active(machine)
+    assert machine.tidegate("call", "Counter", "alice", "get_unique_number").stdout == "3\n"
+
+
+@pytest.mark.root
+def test_the_booted_service_stops_cleanly_and_quickly(machine: Machine) -> None:
+    wait_until_active(machine)
+    began_at = time.monotonic()
+    assert machine.run("systemctl", "stop", "tidegate").returncode == 0
+    assert time.monotonic() - began_at < 10
+    state = machine.state()
+    assert (state["ActiveState"], state["Result"], state["ExecMainStatus"]) == ("inactive", "success", "0")
+
+
+@pytest.mark.root
+def test_what_was_confirmed_is_there_after_the_next_start(machine: Machine) -> None:
+    assert machine.run("systemctl", "restart", "tidegate").returncode == 0, machine.journal()
+    assert machine.tidegate("call", "Counter", "alice", "get_unique_number").stdout == "4\n"
+
+
+@pytest.mark.root
+def test_a_broken_app_makes_the_start_fail_with_its_traceback_in_the_journal(machine: Machine) -> None:
+    machine.run("sh", "-c", "echo 'import no_such_module' > /etc/tidegate/app.py")
+    assert machine.run("systemctl", "restart", "tidegate").returncode != 0
+    assert "No module named 'no_such_module'" in machine.journal()
+    machine.run("systemctl", "stop", "tidegate")
