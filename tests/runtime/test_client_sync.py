@@ -1,0 +1,146 @@
+"""The synchronous client against real sockets in another thread (`echo_service`)."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+from echo_service import echo_thread
+
+from runtime.client_sync import connect_sync
+from runtime.errors import DeadlineExceeded, MethodRaised, ShardLost, Unavailable
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Points:
+    async def echo(self, *points: Point) -> list[Point]: ...  # type: ignore[empty-body]
+
+
+def test_calls_return_results_typed_and_untyped(tmp_path: Path) -> None:
+    with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+        assert client.stub("Echo", "a").echo(1, "two") == [1, "two"]
+        assert client.stub("Echo", "a").echo(x=1) == {"x": 1}
+        assert client.stub(Points, "a").echo(Point(1)) == [Point(1)]
+        assert client.call("Echo", "a", "echo", (1,), {}, timeout=5) == [1]
+        assert client.ping() == "pong"
+        assert client.topology()["slots"] == 16_384
+
+
+def test_calls_go_straight_to_the_worker_unless_told_not_to(tmp_path: Path) -> None:
+    with echo_thread(tmp_path) as running:
+        with connect_sync(running.service.endpoint) as client:
+            assert client.stub("Echo", "a").where().startswith("worker")
+        with connect_sync(running.service.endpoint, direct=False) as client:
+            assert client.stub("Echo", "a").where() == "router"
+
+
+def test_errors_of_methods_are_raised_as_themselves(tmp_path: Path) -> None:
+    with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+        stub = client.stub("Echo", "a")
+        with pytest.raises(ValueError, match="no") as caught:
+            stub.error({"code": "exception", "type": "ValueError", "message": "no"})
+        assert isinstance(caught.value.__cause__, MethodRaised)
+        assert stub.echo(1) == [1]
+
+
+def test_many_threads_share_one_client(tmp_path: Path) -> None:
+    with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+        def work(thread: int) -> list[int]:
+            stub = client.stub("Echo", f"object {thread}")
+            return [stub.echo(number)[0] for number in range(100)]
+
+        with ThreadPoolExecutor(8) as pool:
+            assert list(pool.map(work, range(8))) == [list(range(100))] * 8
+        doors = (running.service.worker(0), running.service.worker(1))
+        assert sum(len(door.seen) for door in doors) == 800
+        for door in doors:
+            for name in {request.name for request in door.seen}:
+                numbers = [msgspec.msgpack.decode(request.args)[0] for request in door.seen if request.name == name]
+                assert numbers == sorted(numbers)
+
+
+def test_a_call_has_its_own_timeout(tmp_path: Path) -> None:
+    with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+        started = time.monotonic()
+        with pytest.raises(DeadlineExceeded) as caught:
+            client.stub("Echo", "a", timeout=0.05).hold()
+        assert caught.value.outcome == "unknown"
+        assert 0.05 <= time.monotonic() - started < 5
+        assert client.stub("Echo", "a").echo(1) == [1]
+
+
+def test_a_service_that_is_not_there_is_waited_for_until_the_timeout(tmp_path: Path) -> None:
+    with connect_sync(f"ipc://{tmp_path}/nobody", timeout=0.05, direct=False) as client:
+        with pytest.raises(DeadlineExceeded, match="nobody") as caught:
+            client.stub("Echo", "a").echo()
+        assert caught.value.outcome == "not_executed"
+
+
+def test_a_worker_lost_with_the_call_in_flight_is_reported_and_the_next_call_goes_round(tmp_path: Path) -> None:
+    with echo_thread(tmp_path, workers=1) as running, connect_sync(running.service.endpoint) as client:
+        stub = client.stub("Echo", "a")
+        assert stub.where() == "worker 0"
+        seen = running.service.worker(0).seen
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(stub.hold)
+            give_up_at = time.monotonic() + 10
+            while len(seen) < 2 and time.monotonic() < give_up_at:
+                threading.Event().wait(0.001)
+            running.do(running.service.lose_worker, 0)
+            with pytest.raises(ShardLost):
+                call.result(10)
+        assert stub.where() == "router"
+
+
+def test_a_worker_lost_while_nobody_called_is_noticed_before_the_next_call_is_sent(tmp_path: Path) -> None:
+    with echo_thread(tmp_path, workers=1) as running, connect_sync(running.service.endpoint) as client:
+        stub = client.stub("Echo", "a")
+        assert stub.where() == "worker 0"
+        running.do(running.service.lose_worker, 0)
+        running.do(lambda: None)
+        give_up_at = time.monotonic() + 10
+        answers = set()
+        while "router" not in answers and time.monotonic() < give_up_at:
+            try:
+                answers.add(stub.where())
+            except ShardLost:  # The kernel had not told us yet.
+                continue
+        assert answers == {"router"}
+
+
+def test_it_works_where_a_loop_is_running(tmp_path: Path) -> None:
+    async def main() -> None:
+        with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+            assert client.stub("Echo", "a").echo(1) == [1]
+
+    asyncio.run(main())
+
+
+def test_a_closed_client_refuses_calls_and_lets_those_of_other_threads_finish(tmp_path: Path) -> None:
+    with echo_thread(tmp_path, workers=0) as running:
+        client = connect_sync(running.service.endpoint)
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(client.stub("Echo", "a").hold)
+            give_up_at = time.monotonic() + 10
+            while not running.service.router.seen and time.monotonic() < give_up_at:
+                threading.Event().wait(0.001)
+            client.close()
+            with pytest.raises(Unavailable, match="closed"):
+                client.stub("Echo", "a").echo(1)
+            running.do(running.service.router.release)
+            assert call.result(10) == "router"
+
+
+def test_an_endpoint_that_is_none_is_refused_at_the_first_call() -> None:
+    with connect_sync("nonsense") as client, pytest.raises(ValueError, match="nonsense"):
+        client.ping()
