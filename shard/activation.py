@@ -38,6 +38,7 @@ class Aborted(BaseException):
 class Activation:
     __slots__ = (
         "__weakref__",
+        "alarm_lock",
         "broken",
         "cache",
         "caller",
@@ -65,6 +66,7 @@ class Activation:
         self.caller = caller
         caller.activation = self
         self.tasks: set[ObjectTask] = set()
+        self.alarm_lock: asyncio.Lock | None = None
         self.queued_calls = 0
         self.last_used_s = host.now_s
         self.pumping = False
@@ -144,6 +146,14 @@ class Activation:
 
     def enter_section(self, *, breaks: bool) -> CriticalSection:
         return CriticalSection(self, breaks=breaks)
+
+    # Alarm
+
+    def alarm_now_us(self) -> int:
+        if self.object_class.alarm is None:
+            cls = self.object_class.name
+            raise TypeError(f"{cls} has no alarm handler; write `async def alarm(self, info: AlarmInfo)` to set alarms")
+        return self.host.wall_us()
 
     # Durability
 

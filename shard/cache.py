@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
+from shard.alarms import ABANDONED_KEY, INDEX_KEY, Alarm, Header, decode_header, encode_header, index_writes
 from shard.codec import SCALARS, Encoded, decode, encode
 from shard.commit import GroupCommit
 from shard.record import ObjectWrites
@@ -75,8 +76,11 @@ class ObjectCache:
     """One object's entries. `confirm_seq` is the commit that the object's messages must wait for."""
 
     __slots__ = (
+        "abandoned",
+        "alarm",
         "budget",
         "bytes",
+        "class_name",
         "cleared",
         "commits",
         "committing",
@@ -84,16 +88,21 @@ class ObjectCache:
         "confirm_seq",
         "dirty",
         "dirty_bytes",
+        "due_us",
         "has_header",
-        "header",
+        "indexed_us",
         "key",
+        "name",
         "owner",
+        "ringing",
         "shard",
         "store",
         "values",
     )
 
-    def __init__(self, key: bytes, shard: int, store: Store, commits: GroupCommit, budget: Budget, header: bytes) -> None:
+    def __init__(
+        self, key: bytes, class_name: str, name: str, shard: int, store: Store, commits: GroupCommit, budget: Budget
+    ) -> None:
         self.owner: Any = None
         """The activation whose cache this is."""
         self.budget = budget
@@ -101,8 +110,8 @@ class ObjectCache:
         self.shard = shard
         self.store = store
         self.commits = commits
-        self.header = header
-        """Written with the object's first write."""
+        self.class_name = class_name
+        self.name = name
         self.values: dict[str, Any] = {}
         """By key: a scalar, `Encoded`, or ABSENT."""
         self.dirty: dict[str, bytes | None] = {}
@@ -112,7 +121,16 @@ class ObjectCache:
         """Everything was deleted before what is in `dirty` was written."""
         self.committing: ObjectWrites | None = None
         self.confirm_seq = 0
-        self.has_header = store.get(key, HEADER) is not None
+        header = store.get(key, HEADER)
+        self.has_header = header is not None
+        """Written with the object's first write."""
+        self.alarm: Alarm | None = None if header is None else decode_header(header).alarm
+        self.due_us = self.indexed_us = None if self.alarm is None else self.alarm.due_us
+        """When the alarm is due, and when the alarm index says so."""
+        self.ringing: Alarm | None = None
+        """The alarm whose handler runs."""
+        self.abandoned: tuple[str, bytes] | None = None
+        """A row for the list of abandoned alarms."""
         self.complete = not self.has_header
         """`values` holds every key there is: what it lacks does not exist."""
         self.bytes = 0
@@ -211,17 +229,28 @@ class ObjectCache:
         self._account(-self.bytes)
         self.complete = True
         self.has_header = False
+        self.alarm = self.due_us = None
         self.cleared = True
         self._register(0, confirmed)
+
+    def set_alarm(self, alarm: Alarm | None, *, confirmed: bool = True) -> None:
+        """Replaces the alarm. While its handler runs, an alarm like the one that rings is a new one."""
+        if alarm == self.alarm and (alarm is None or self.alarm is not self.ringing):
+            return
+        self.alarm = alarm
+        self.due_us = None if alarm is None else alarm.due_us
+        self.has_header = True
+        self._mark(HEADER, encode_header(Header(self.class_name, self.name, alarm)), confirmed)
 
     def _mark(self, key: str, raw: bytes | None, confirmed: bool) -> None:
         dirty = self.dirty
         if not self.has_header:
             self.has_header = True
-            size = len(self.header)
+            header = encode_header(Header(self.class_name, self.name))
+            size = len(header)
             if not dirty and not self.cleared:
                 self.commits.dirty.append(self)
-            dirty[HEADER] = self.header
+            dirty[HEADER] = header
             self.dirty_bytes += size
             self.commits.open_bytes += size
         elif not dirty and not self.cleared:
@@ -261,9 +290,16 @@ class ObjectCache:
         self.cleared = False
         return writes
 
-    def end_commit(self) -> None:
-        """The writes are durable and the store answers with them."""
-        self.committing = None
+    def take_index_writes(self) -> list[ObjectWrites]:
+        """What the commit has to change beside the object itself: the alarm index, the list of abandoned alarms."""
+        moved = index_writes(self.key, self.indexed_us, self.due_us, self.class_name, self.name)
+        self.indexed_us = self.due_us
+        writes = [ObjectWrites(INDEX_KEY, False, moved)]
+        if self.abandoned is not None:
+            key, row = self.abandoned
+            self.abandoned = None
+            writes.append(ObjectWrites(ABANDONED_KEY, False, {key: row}))
+        return writes
 
     def evict(self) -> int:
         """Forgets clean entries. Returns how many bytes that freed."""

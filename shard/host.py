@@ -14,11 +14,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
+import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from random import Random
 from sys import getrefcount
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import msgspec
 
@@ -45,11 +47,13 @@ from runtime.limits import (
 )
 from runtime.protocol import ERROR, OK, Message, Origin, Request, encode, encode_json, parse_options
 from shard.activation import Aborted, Activation, QueuedCall
+from shard.alarm_clock import RINGING, AlarmClock, AlarmOrigin
+from shard.alarms import Due
 from shard.cache import ObjectCache, Store
 from shard.codec import SCALARS
 from shard.commit import Commit, GroupCommit
 from shard.methods import Method, ObjectClass
-from shard.outbound import Caller, LocalOrigin
+from shard.outbound import Caller, InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
 from shard.table import ActivationTable, Kept
 from shard.task import NEUTRAL, ObjectTask
@@ -97,11 +101,14 @@ class Host:
         touch: Callable[[], None],
         send: Callable[[Request, LocalOrigin], None],
         apply: Callable[[list[ShardCommit]], None],
+        wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        random: Random | None = None,
         system: Callable[[Request, Origin], None],
     ) -> None:
         """`reply` sends a reply to a caller outside; `touch` asks for an end of turn soon (a commit may be due, replies may
         have to be flushed); `send` carries a call to an object of another worker; `apply` makes a durable commit visible in
-        the stores; `system` answers calls to the empty class."""
+        the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms; `random` gives their
+        retries jitter."""
         self.loop = loop
         self.commits = GroupCommit()
         self.table = ActivationTable(classes, self.commits, settings.cache_bytes, settings.idle_evict_s)
@@ -116,6 +123,8 @@ class Host:
         self._send = send
         self._apply = apply
         self._system = system
+        self.wall_us = wall_us
+        self.alarms = AlarmClock(self, stores, random or Random())
         self._spare = ObjectTask(loop)
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
         self._stalled: collections.deque[tuple[Request, Origin]] = collections.deque()
@@ -155,7 +164,10 @@ class Host:
                 return
         method = kept.object_class.methods.get(request.method)
         if method is None:
-            self.answer_error(origin, request.id, self._unknown_method(kept, request))
+            if isinstance(origin, AlarmOrigin):
+                self._deliver_slowly(activation, RINGING, request, origin)
+            else:
+                self.answer_error(origin, request.id, self._unknown_method(kept, request))
         elif activation.gate.open and len(request.options) < 2 and self.commits.open_bytes < UNDURABLE_BYTES_MAX:
             activation.last_used_s = self.now_s
             self.start(activation, method, request, origin)
@@ -275,7 +287,7 @@ class Host:
         if origin.__class__ is Origin:
             self._reply(origin, request_id, status, result)
         else:
-            origin.answer(status, result)  # type: ignore[attr-defined]  # the only other origin is LocalOrigin
+            cast("InternalOrigin", origin).answer(status, result)
 
     def answer_error(self, origin: Origin, request_id: Any, error: CallError) -> None:
         self.answer(origin, request_id, ERROR, error.to_wire())
@@ -329,15 +341,14 @@ class Host:
         if store is None:
             self.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
             return None
-        if request.method not in kept.object_class.methods:
+        if request.method not in kept.object_class.methods and not isinstance(origin, AlarmOrigin):
             self.answer_error(origin, request.id, self._unknown_method(kept, request))
             return None
         key = object_key(request.cls, request.name)
         if key in self._settling:
             self._settling[key].append((request, origin))
             return None
-        header = encode([request.cls, request.name])
-        cache = ObjectCache(key, shard, store, self.commits, self.table.budget, header)
+        cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
         try:
             activation.construct()
@@ -429,9 +440,13 @@ class Host:
             writes = cache.begin_commit()
             objects = by_shard.get(cache.shard)
             if objects is None:
-                by_shard[cache.shard] = [writes]
+                objects = by_shard[cache.shard] = [writes]
             else:
                 objects.append(writes)
+            if cache.due_us != cache.indexed_us or cache.abandoned is not None:
+                objects.extend(cache.take_index_writes())
+                if cache.due_us is not None:
+                    self.alarms.committing(cache.shard, Due(cache.due_us, cache.key, cache.class_name, cache.name))
         pieces = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
         self._pieces = (commit, pieces)
         return pieces
@@ -446,6 +461,7 @@ class Host:
         self._commit_writes += len(commit.members)
         for cache in commit.members:
             cache.committing = None
+        self.alarms.committed()
         self.commits.succeeded()
         answer = self.answer
         for _, origin, first, second, third in commit.held:
@@ -459,6 +475,7 @@ class Host:
         """What `cut` returned is not durable and never will be: its objects are reset, their messages never leave."""
         self._pieces = None
         commit = self.commits.failed()
+        self.alarms.commit_failed()
         error = ObjectReset(f"a write could not be made durable: {problem}")
         for message in commit.held:
             self._discard(message, error)

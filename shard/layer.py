@@ -7,17 +7,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from shard.cache import ABSENT, MISS, ObjectCache
+from shard.alarms import Alarm
+from shard.cache import ABSENT, MISS, ObjectCache, Sentinel
 
 
 class Layer:
-    __slots__ = ("below", "cleared", "cleared_confirmed", "writes")
+    __slots__ = ("alarm", "alarm_confirmed", "below", "cleared", "cleared_confirmed", "writes")
 
     def __init__(self, below: Layer | None) -> None:
         self.below = below
         self.cleared = False
         """Everything below is deleted."""
         self.cleared_confirmed = False
+        self.alarm: Alarm | Sentinel | None = MISS
+        """MISS while the transaction has not changed it."""
+        self.alarm_confirmed = False
         self.writes: dict[str, tuple[bytes | None, Any, bool]] = {}
         """By key: bytes (None: deleted), the value as the cache keeps it, whether messages wait for it."""
 
@@ -38,6 +42,11 @@ class Layer:
         self.writes = {}
         self.cleared = True
         self.cleared_confirmed |= confirmed
+        self.alarm = None
+
+    def set_alarm(self, alarm: Alarm | None, *, confirmed: bool) -> None:
+        self.alarm = alarm
+        self.alarm_confirmed |= confirmed
 
     def scan(
         self, cache: ObjectCache, start: str | None, end: str | None, *, reverse: bool, limit: int | None
@@ -67,3 +76,5 @@ class Layer:
                 below.delete(key, confirmed=confirmed)
             else:
                 below.write(key, raw, value, confirmed=confirmed)
+        if not isinstance(self.alarm, Sentinel):
+            below.set_alarm(self.alarm, confirmed=self.alarm_confirmed)

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from runtime.errors import BadArguments
-from shard.object import HOOKS, DurableObject
+from shard.object import ALARM, HOOKS, DurableObject
 
 _EMPTY = (b"", b"\x90", b"\xc0", b"\x80")
 """Arguments left out: nothing, an empty array, nil, an empty map."""
@@ -125,7 +125,7 @@ class Method:
 class ObjectClass:
     """A user's class, ready to be called."""
 
-    __slots__ = ("cls", "methods", "name", "starts")
+    __slots__ = ("alarm", "cls", "methods", "name", "starts")
 
     def __init__(self, cls: type[DurableObject]) -> None:
         """Raises AppError for a class that breaks a rule of section 1 of the contract."""
@@ -141,6 +141,8 @@ class ObjectClass:
             _check_public(cls, name, function)
             if name not in HOOKS:
                 self.methods[name] = Method(name, function)
+        self.alarm = getattr(cls, ALARM, None)
+        """The alarm handler."""
         self.starts = cls.on_start is not DurableObject.on_start
 
     def describe(self) -> dict[str, Any]:

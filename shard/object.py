@@ -13,7 +13,8 @@ from shard.storage import SectionEntry, Storage
 if TYPE_CHECKING:
     from shard.activation import Activation
 
-HOOKS = frozenset({"on_start", "alarm"})
+ALARM = "alarm"
+HOOKS = frozenset({"on_start", ALARM})
 """Called by the runtime, never from outside."""
 
 T = TypeVar("T")

@@ -26,18 +26,33 @@ if TYPE_CHECKING:
 _numbers = itertools.count(1).__next__
 
 
-class LocalOrigin(Origin):
+class InternalOrigin(Origin):
+    """A call that came from this process. Its reply is an `answer` here, not a message."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(b"", envelope=None, json=False, single=False, requests=1)
+
+    def answer(self, status: int, result: Any) -> None:
+        """`result` is Raw, or what would be encoded into it."""
+        raise AssertionError("every kind of origin says what it does with a reply")
+
+    def fail(self, error: CallError) -> None:
+        self.answer(ERROR, error.to_wire())
+
+
+class LocalOrigin(InternalOrigin):
     """The reply goes to a future of this process."""
 
     __slots__ = ("future", "result_type")
 
     def __init__(self, future: asyncio.Future[Any], result_type: Any) -> None:
-        super().__init__(b"", envelope=None, json=False, single=False, requests=1)
+        super().__init__()
         self.future = future
         self.result_type = result_type
 
     def answer(self, status: int, result: Any) -> None:
-        """`result` is Raw, or what would be encoded into it."""
         future = self.future
         if future.done():  # The caller no longer waits.
             return

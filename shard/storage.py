@@ -7,12 +7,14 @@ key, a value that would not come back equal, a size over its limit) are raised b
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Awaitable, Generator, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
-from shard.cache import ABSENT, MISS, ObjectCache
+from shard.alarms import Alarm, to_datetime, to_unix_us
+from shard.cache import ABSENT, MISS, ObjectCache, Sentinel
 from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 from shard.layer import Layer
 
@@ -37,6 +39,10 @@ DONE: Ready[None] = Ready(None)
 
 class Host(Protocol):
     """What storage needs of the activation it belongs to."""
+
+    def alarm_now_us(self) -> int:
+        """Raises TypeError when the class has no alarm handler."""
+        ...
 
     def wait_durable(self) -> Awaitable[None]: ...
 
@@ -217,6 +223,37 @@ class Storage:
             self._layer.delete(key, confirmed=confirmed)
         return existed
 
+    # Alarm
+
+    def get_alarm(self) -> Ready[datetime.datetime | None]:
+        """When the alarm will ring, in UTC, or None. While its handler runs: None, unless a new one was set."""
+        layer = self._layer
+        while layer is not None:
+            if not isinstance(layer.alarm, Sentinel):
+                return Ready(None if layer.alarm is None else to_datetime(layer.alarm.due_us))
+            layer = layer.below
+        alarm = self._cache.alarm
+        return Ready(None if alarm is None or alarm is self._cache.ringing else to_datetime(alarm.due_us))
+
+    def set_alarm(
+        self, when: datetime.datetime | datetime.timedelta | float, *, allow_unconfirmed: bool = False
+    ) -> Awaitable[None]:
+        """Sets the object's one alarm: at a time (aware datetime or Unix seconds) or after a timedelta; a past time means now.
+        Replaces an earlier one. Commits with the writes made around it. Raises TypeError or ValueError for what is no time, and
+        TypeError when the class has no `alarm` handler."""
+        now_us = self._host.alarm_now_us()
+        asked_us = to_unix_us(when, now_us)
+        ringing = self._cache.ringing
+        # A new alarm never has the time of the one that rings: it would be taken for it.
+        due_us = max(asked_us, now_us, 0 if ringing is None else ringing.due_us + 1)
+        (self._layer or self._cache).set_alarm(Alarm(asked_us, due_us), confirmed=not allow_unconfirmed)
+        return DONE
+
+    def delete_alarm(self, *, allow_unconfirmed: bool = False) -> Awaitable[None]:
+        """Removes the alarm. A handler that runs goes on."""
+        (self._layer or self._cache).set_alarm(None, confirmed=not allow_unconfirmed)
+        return DONE
+
     # Durability and transactions
 
     def sync(self) -> Awaitable[None]:
@@ -316,6 +353,15 @@ class Transaction:
 
     def delete_all(self, **options: Any) -> Awaitable[None]:
         return self._check().delete_all(**options)
+
+    def get_alarm(self) -> Ready[datetime.datetime | None]:
+        return self._check().get_alarm()
+
+    def set_alarm(self, when: datetime.datetime | datetime.timedelta | float, **options: Any) -> Awaitable[None]:
+        return self._check().set_alarm(when, **options)
+
+    def delete_alarm(self, **options: Any) -> Awaitable[None]:
+        return self._check().delete_alarm(**options)
 
 
 def _encode_scalar(value: Any) -> bytes:

@@ -87,6 +87,7 @@ class Worker:
         gc.collect()
         gc.freeze()  # What the start has made stays; the collector need not look at it again.
         self._endpoint.start(self._loop)
+        self._host.alarms.start()
 
     def close(self) -> None:
         if self._evicting is not None:
@@ -187,6 +188,7 @@ class Worker:
         if self._draining is None:
             self._draining = Unavailable("the service is stopping")
             self._drain_ends_s = self._loop.time() + timeout_s
+            self._host.alarms.stop()
             self._check_drained()
 
     def _check_drained(self) -> None:

@@ -20,10 +20,12 @@ from runtime.errors import (
     UnknownMethod,
 )
 from runtime.ids import ObjectId
+from shard.alarms import AlarmInfo
 from shard.object import DurableObject
 from shard.storage import Storage, Transaction, TransactionOver
 
 __all__ = [
+    "AlarmInfo",
     "BadArguments",
     "BadRequest",
     "CallError",

@@ -1,0 +1,196 @@
+"""Alarms: one durable wake-up per object, delivered at least once.
+
+Guarantee: an alarm that was confirmed fires, whatever is killed; it is removed only when its handler has succeeded and that is
+durable. A handler that raises is retried with growing delays, then recorded as abandoned, never silently.
+
+An object's alarm is part of its header, so that it commits, rolls back and is deleted with everything else. Beside it stands one
+row in the shard's *alarm index*, a pseudo-object whose keys begin with the due time: the rows due next are one short range,
+whatever the number of alarms. Both change in the same commit.
+
+Rule: pure. The time and the randomness are arguments.
+"""
+
+from __future__ import annotations
+
+import datetime
+import heapq
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+
+INDEX_KEY = b"\xfe" * 16
+"""Object key of the alarm index. Object keys begin with a slot, so with a byte below 0x40."""
+ABANDONED_KEY = b"\xfd" * 16
+"""Object key of the list of alarms that were given up."""
+
+RETRIES_MAX = 6
+RETRY_FIRST_US = 2_000_000
+RETRY_JITTER = 0.25
+WINDOW_ROWS = 1_000
+"""Rows of the index that are kept in memory at a time."""
+
+
+class Alarm(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """`scheduled_us` is what the object asked for, `due_us` when the handler runs next (both Unix microseconds)."""
+
+    scheduled_us: int
+    due_us: int
+    retry_count: int = 0
+
+
+class Header(msgspec.Struct, array_like=True, gc=False):
+    """What the runtime stores about an object, under its empty key."""
+
+    class_name: str
+    name: str
+    alarm: Alarm | None = None
+
+
+encode_header = msgspec.msgpack.Encoder().encode
+decode_header = msgspec.msgpack.Decoder(Header).decode
+
+
+@dataclass(frozen=True)
+class AlarmInfo:
+    """What an alarm handler is told."""
+
+    scheduled_for: datetime.datetime
+    """The time that was set, in UTC. The handler never runs before it."""
+    retry_count: int
+    """How many earlier runs of this alarm raised."""
+
+
+def info_of(alarm: Alarm) -> AlarmInfo:
+    return AlarmInfo(to_datetime(alarm.scheduled_us), alarm.retry_count)
+
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+
+
+def to_datetime(unix_us: int) -> datetime.datetime:
+    return _EPOCH + unix_us * _MICROSECOND
+
+
+def to_unix_us(when: datetime.datetime | datetime.timedelta | float, now_us: int) -> int:
+    """Raises TypeError or ValueError for what is no time."""
+    if isinstance(when, datetime.timedelta):
+        return now_us + when // _MICROSECOND
+    if isinstance(when, datetime.datetime):
+        if when.utcoffset() is None:
+            raise ValueError("an alarm needs a datetime with a time zone, for instance datetime.now(UTC) + ...")
+        return (when - _EPOCH) // _MICROSECOND
+    if isinstance(when, bool) or not isinstance(when, int | float):
+        raise TypeError(f"an alarm is set for a datetime, a timedelta or Unix seconds, not {type(when).__name__}")
+    unix_us = round(when * 1_000_000)  # Raises for nan and inf.
+    to_datetime(unix_us)
+    return unix_us
+
+
+def retried(alarm: Alarm, now_us: int, jitter: float) -> Alarm | None:
+    """The alarm after one more failure: 2·2ⁿ s later, plus 0 to 25 % (`jitter` from 0 to 1); None when it is given up."""
+    if alarm.retry_count >= RETRIES_MAX:
+        return None
+    delay_us = (RETRY_FIRST_US << alarm.retry_count) * (1 + RETRY_JITTER * jitter)
+    return Alarm(alarm.scheduled_us, now_us + int(delay_us), alarm.retry_count + 1)
+
+
+# The index
+
+
+class Due(NamedTuple):
+    """One row of the index. Sorts by time."""
+
+    due_us: int
+    object_key: bytes
+    class_name: str
+    name: str
+
+    @property
+    def row_key(self) -> str:
+        return index_row_key(self.due_us, self.object_key)
+
+
+def index_row_key(due_us: int, object_key: bytes) -> str:
+    return f"{max(due_us, 0):016x}{object_key.hex()}"
+
+
+def index_writes(
+    object_key: bytes, before_us: int | None, after_us: int | None, class_name: str, name: str
+) -> dict[str, bytes | None]:
+    """What changes in the index when an object's alarm moves."""
+    writes: dict[str, bytes | None] = {}
+    if before_us is not None:
+        writes[index_row_key(before_us, object_key)] = None
+    if after_us is not None:
+        writes[index_row_key(after_us, object_key)] = msgspec.msgpack.encode((class_name, name))
+    return writes
+
+
+class IndexStore(Protocol):
+    def get(self, object_key: bytes, key: str) -> bytes | None: ...
+
+    def scan(
+        self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
+    ) -> list[tuple[str, bytes]]: ...
+
+
+class ShardAlarms:
+    """The pending alarms of one shard: the next ones in memory, all of them in the index.
+
+    Every row due before `_horizon` is in the heap. Rows may be stale there: `take_due` asks the index again."""
+
+    def __init__(self, store: IndexStore) -> None:
+        self._store = store
+        self._heap: list[tuple[int, Due]] = []
+        """When to try, and what."""
+        self._horizon: str | None = ""
+        self._load()
+
+    def _load(self) -> None:
+        """Reads the next window of the index."""
+        rows = self._store.scan(INDEX_KEY, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
+        for key, raw in rows:
+            class_name, name = msgspec.msgpack.decode(raw)
+            due = Due(int(key[:16], 16), bytes.fromhex(key[16:]), class_name, name)
+            self._heap.append((due.due_us, due))
+        heapq.heapify(self._heap)
+        self._horizon = rows[-1][0] + "\0" if len(rows) == WINDOW_ROWS else None
+
+    def note(self, due: Due) -> None:
+        """An alarm that has become durable."""
+        if self._horizon is None or due.row_key < self._horizon:
+            heapq.heappush(self._heap, (due.due_us, due))
+
+    def try_again(self, due: Due, at_us: int) -> None:
+        """One that was taken and did not get through, through no fault of its object."""
+        heapq.heappush(self._heap, (at_us, due))
+
+    def next_due_us(self) -> int | None:
+        if not self._heap and self._horizon is not None:
+            self._load()
+        return self._heap[0][0] if self._heap else None
+
+    def take_due(self, now_us: int, most: int) -> list[Due]:
+        """Removes and returns at most so many alarms that are due; they are in the index still."""
+        taken: list[Due] = []
+        while len(taken) < most and (due_us := self.next_due_us()) is not None and due_us <= now_us:
+            _, due = heapq.heappop(self._heap)
+            if due not in taken[-1:] and self._store.get(INDEX_KEY, due.row_key) is not None:
+                taken.append(due)
+        return taken
+
+
+def abandoned_row(
+    object_key: bytes, class_name: str, name: str, alarm: Alarm, error: BaseException, now_us: int
+) -> tuple[str, bytes]:
+    """Key and value under which an alarm is recorded that was given up."""
+    row: dict[str, Any] = {
+        "class": class_name,
+        "name": name,
+        "scheduled_for": to_datetime(alarm.scheduled_us),
+        "abandoned_at": to_datetime(now_us),
+        "error": f"{type(error).__name__}: {error}",
+    }
+    return index_row_key(now_us, object_key), msgspec.msgpack.encode(row)
