@@ -1,0 +1,267 @@
+"""The command line over a real service: what is printed, what is said when something is wrong, and the exit codes."""
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from service_process import ServiceProcess, running
+
+from runtime.cli import main, parse_arguments, read_config, render_status
+
+APP = """
+from tidegate import DurableObject
+
+class Counter(DurableObject):
+    async def get_unique_number(self) -> int:
+        value = await self.storage.get("counter", 0)
+        await self.storage.put("counter", value + 1)
+        return value
+
+    async def join(self, first: str, second: list[int], *, sep: str = "-") -> dict[str, str]:
+        return {"joined": f"{first}{sep}{second}"}
+
+    async def fail(self) -> None:
+        raise ValueError("not today")
+"""
+
+
+def serve(*arguments: str) -> list[str]:
+    return ["-P", "-m", "tidegate", "serve", *arguments]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServiceProcess, str, Path]]:
+    """A running service, its endpoint, its folder."""
+    folder = tmp_path_factory.mktemp("service")
+    (folder / "app.py").write_text(APP)
+    # A module of the user's that has the name of one of ours must not take its place.
+    (folder / "router.py").write_text("raise SystemExit('the wrong router')")
+    (folder / "shard.py").write_text("raise SystemExit('the wrong shard')")
+    with running(serve("app.py", "--listen", "tcp://127.0.0.1:0", "--workers", "2"), cwd=str(folder)) as service:
+        endpoint = service.wait_for(r"is ready on (\S+)")[1]
+        yield service, endpoint, folder
+        assert service.stop() == 0
+
+
+def tidegate(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "tidegate", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=cwd)
+
+
+def fails(*arguments: str, cwd: Path | None = None) -> str:
+    """What a command that must fail says, one line."""
+    done = tidegate(*arguments, cwd=cwd)
+    assert done.returncode == 1, done
+    assert done.stderr.startswith("tidegate: ")
+    return done.stderr.removeprefix("tidegate: ").rstrip("\n")
+
+
+# call
+
+
+def test_a_call_prints_the_result(service: tuple[ServiceProcess, str, Path]) -> None:
+    for number in ("0\n", "1\n", "2\n"):
+        done = tidegate("call", "--connect", service[1], "Counter", "alice", "get_unique_number")
+        assert (done.stdout, done.stderr, done.returncode) == (number, "", 0)
+
+
+@pytest.mark.parametrize("arguments", [['"a"', "[1, 2]"], ['first="a"', "second=[1,2]"]])
+def test_arguments_are_json_by_position_or_by_name(service: tuple[ServiceProcess, str, Path], arguments: list[str]) -> None:
+    done = tidegate("call", "--connect", service[1], "Counter", "x", "join", *arguments)
+    assert json.loads(done.stdout) == {"joined": "a-[1, 2]"}, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Nothing", "x", "m"], "call Nothing/x m: unknown_class: .*(not executed)"),
+        (["Counter", "x", "nothing"], "call Counter/x nothing: unknown_method: .*(not executed)"),
+        (["Counter", "x", "join", "1", "2"], "call Counter/x join: bad_arguments: .*(not executed)"),
+        (["Counter", "x", "fail"], "call Counter/x fail: exception: ValueError: not today (executed)"),
+    ],
+)
+def test_an_error_is_one_line_with_its_fate(
+    service: tuple[ServiceProcess, str, Path], arguments: list[str], message: str
+) -> None:
+    said = fails("call", "--connect", service[1], *arguments)
+    start, _, end = message.partition(".*")
+    assert said.startswith(start)
+    assert said.endswith(end)
+    assert "\n" not in said
+
+
+def test_an_error_can_be_had_as_json(service: tuple[ServiceProcess, str, Path]) -> None:
+    done = tidegate("call", "--connect", service[1], "Counter", "x", "fail", "--json")
+    assert json.loads(done.stdout)["error"]["type"] == "ValueError"
+    assert done.returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["hello"], "'hello' is not JSON (a text needs its quotes: '\"hello\"')"),
+        (["a=hello"], "'hello' is not JSON"),
+        (["1", "a=2"], "pass all arguments by position or all by name"),
+    ],
+)
+def test_arguments_that_cannot_be_understood_are_a_wrong_command_line(arguments: list[str], message: str) -> None:
+    done = tidegate("call", "Counter", "x", "m", *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
+def test_texts_that_contain_an_equals_sign_are_still_texts() -> None:
+    assert parse_arguments(['"a=b"', '{"a=": 1}']) == (["a=b", {"a=": 1}], {})
+
+
+@pytest.mark.parametrize("command", [["call", "Counter", "x", "m"], ["status"]])
+def test_nothing_listening_is_said_at_once(command: list[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        endpoint = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+    said = fails(*command, "--connect", endpoint)
+    assert said.startswith(f"connect {endpoint}: nothing is listening there (start a service: tidegate serve APP")
+
+
+def test_a_silent_listener_is_given_up_after_the_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        said = fails("call", "Counter", "x", "m", "--connect", endpoint, "--timeout", "0.3")
+    assert said.startswith("call Counter/x m: ")
+
+
+# status
+
+
+def test_status_is_a_page_to_read(service: tuple[ServiceProcess, str, Path]) -> None:
+    page = tidegate("status", "--connect", service[1]).stdout
+    assert page.startswith(f"serving on {service[1]} for ")
+    assert f"app {service[2] / 'app.py'}: Counter\n" in page
+    assert [line.split()[0] for line in page.splitlines()[5:]] == ["supervisor", "router", "worker", "worker"]
+
+
+def test_status_as_json_has_everything(service: tuple[ServiceProcess, str, Path]) -> None:
+    status = json.loads(tidegate("status", "--connect", service[1], "--json").stdout)
+    assert status["state"] == "serving"
+    assert status["data"] == str(service[2] / "tidegate-data")
+    assert [process["name"] for process in status["processes"]] == ["supervisor", "router", "worker 0", "worker 1"]
+    assert status["processes"][0]["pid"] == service[0].pid
+    assert sorted(status["processes"][2]["shards"] + status["processes"][3]["shards"]) == list(range(status["shards"]))
+
+
+def test_a_degraded_service_shows_what_is_wrong_with_which_process() -> None:
+    worker = {"name": "worker 0", "state": "down", "pid": None, "core": 1, "restarts": 7}
+    worker |= {"flapping": True, "last_problem": "disk full"}
+    status = {
+        "state": "degraded", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000, "app": "a.py",
+        "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
+    }  # fmt: skip
+    page = render_status(status, now_ms=1_000 + 1_000 * (2 * 86_400 + 3 * 3_600 + 59))
+    assert page.startswith("degraded on tcp://x:1 for 2 d 3 h (Tidegate 1, start 3)\napp a.py: no classes\ndata /d: 1 shard\n")
+    assert page.splitlines()[-1].split() == ["worker", "0", "down", "FLAPPING", "-", "1", "-", "-", "7", "disk", "full"]
+
+
+# serve
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "serve APP: no app given (name a file: tidegate serve app.py)"),
+        (["nothing.py"], "serve nothing.py: no such file (name the Python file that defines your objects)"),
+        (["folder/"], "serve folder/: is a directory, not a file"),
+        (["app.py", "--workers", "0"], "read command line [service] workers: must be"),
+        (["app.py", "--workers", "many"], "read command line [service] workers: must be"),
+        (["app.py", "--listen", "7711"], "read command line [service] listen: must be an endpoint"),
+        (["app.py", "--config", "none.toml"], "read none.toml: No such file or directory (correct --config)"),
+        (["app.py", "--config", "bad.toml"], "read bad.toml [service] workres: unknown option (did you mean workers?)"),
+        (["app.py", "--data", "full"], "open data directory {cwd}/full: not a data directory of Tidegate: it holds thesis.txt"),
+        (["app.py", "--data", "newer"], "open data directory {cwd}/newer: format 7 is of another version of Tidegate"),
+    ],
+)
+def test_a_start_that_cannot_work_is_refused_in_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "bad.toml").write_text("[service]\nworkres = 3\n")
+    for folder in ("folder", "full", "newer"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    (tmp_path / "newer" / "tidegate.json").write_text('{"format": 7}')
+    said = fails("serve", *arguments, cwd=tmp_path)
+    assert said.startswith(message.format(cwd=tmp_path))
+    assert "\n" not in said
+
+
+def test_an_app_that_cannot_be_imported_is_refused_with_its_own_traceback(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text("def helper():\n    import no_such_module\n\nhelper()\n")
+    said = fails("serve", "app.py", "--listen", "tcp://127.0.0.1:0", cwd=tmp_path)
+    assert "No module named 'no_such_module'" in said.splitlines()[0]
+    assert f'File "{tmp_path}/app.py", line 2, in helper' in said
+    assert "runpy" not in said
+
+
+def test_a_port_that_is_taken_is_refused_with_the_endpoint(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        endpoint = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        said = fails("serve", "app.py", "--listen", endpoint, cwd=tmp_path)
+    assert said.startswith(f"listen {endpoint}: Address already in use")
+    assert said.endswith("(stop the process that uses it, or choose another endpoint with --listen)")
+
+
+def test_a_data_directory_in_use_is_refused_with_the_pid(service: tuple[ServiceProcess, str, Path]) -> None:
+    said = fails("serve", "app.py", "--listen", "tcp://127.0.0.1:0", cwd=service[2])
+    place = f"open data directory {service[2]}/tidegate-data"
+    assert said.startswith(f"{place}: in use by the service with pid {service[0].pid} (stop it first")
+
+
+def test_more_workers_than_shards_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "tidegate.json").write_text('{"format": 1, "shards": 2, "starts": 5}')
+    said = fails("serve", "app.py", "--data", "data", "--workers", "3", cwd=tmp_path)
+    assert said == "place 3 workers: the data directory has only 2 shards (use --workers 2 or fewer)"
+
+
+def test_later_sources_of_configuration_win(tmp_path: Path) -> None:
+    (tmp_path / "app.py").touch()
+    (tmp_path / "t.toml").write_text(f'[service]\napp = "{tmp_path}/app.py"\nworkers = 3\nlisten = "tcp://127.0.0.1:1"\n')
+    given = dict.fromkeys(("app", "data", "listen", "level", "dev"))
+    options = argparse.Namespace(**given, config=str(tmp_path / "t.toml"), workers=5)
+    config = read_config(options, {"STATE_DIRECTORY": "/var/lib/tidegate:/x"})
+    assert config.service.workers == 5
+    assert config.service.listen == "tcp://127.0.0.1:1"
+    assert config.service.data == "/var/lib/tidegate"
+
+
+# The grammar
+
+
+def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(["--help"])
+    assert exit_info.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("serve", "call", "status"):
+        assert f"  tidegate {command}" in text
+    for command in ("serve", "call", "status"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["dance"], ["call", "Counter"], ["serve", "app.py", "--colour"]])
+def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_info:
+        main(arguments)
+    assert exit_info.value.code == 2
+    assert "usage: tidegate" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error_with_a_traceback(service: tuple[ServiceProcess, str, Path]) -> None:
+    command = f"{sys.executable} -m tidegate status --json --connect {service[1]} | true"
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, env=dict(os.environ))
+    assert "Traceback" not in done.stderr
