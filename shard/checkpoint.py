@@ -15,6 +15,7 @@ import asyncio
 from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from itertools import islice
 from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
@@ -223,6 +224,7 @@ class Checkpointer:
         self._applied_position = applied_position
         self._report = report
         self._helper = ThreadPoolExecutor(1, "checkpoint")
+        self._context = copy_context()  # Of the start: a checkpoint is nobody's task, whoever's write made it due.
         self._task: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._idle_position = 0
@@ -255,7 +257,9 @@ class Checkpointer:
 
     def _watch_for_idleness(self) -> None:
         self._idle_position = self._applied_position()
-        self._idle_timer = asyncio.get_running_loop().call_later(CHECKPOINT_IDLE_S, self._idle_timer_fired)
+        self._idle_timer = asyncio.get_running_loop().call_later(
+            CHECKPOINT_IDLE_S, self._idle_timer_fired, context=self._context
+        )
 
     def _idle_timer_fired(self) -> None:
         self._idle_timer = None
@@ -283,7 +287,7 @@ class Checkpointer:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="checkpoint")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="checkpoint", context=self._context)
         self._task.add_done_callback(self._ended)
         return self._task
 

@@ -1,0 +1,324 @@
+"""shard.checkpoint: what is checkpointed is in synced states before the log forgets it, and no answer changes meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import shard.checkpoint as checkpoint_module
+from runtime.errors import OperatorError
+from shard.checkpoint import (
+    Checkpointer,
+    CheckpointTrouble,
+    Pressure,
+    checkpoint_due,
+    checkpoint_steps,
+    pause_s,
+    retry_delay_s,
+    slices,
+    sorted_steps,
+)
+from shard.memory_state import MemoryState
+from shard.memtable import Memtable
+from shard.record import ObjectWrites
+from shard.store import ShardStore, StoreFailed, StoreFull
+
+CALM = Pressure(10, 1000, 1, 8)
+
+
+def object_key(number: int) -> bytes:
+    return number.to_bytes(2, "big") + b"object".ljust(14)
+
+
+# Pure
+
+
+def test_a_checkpoint_is_due_at_each_bound_and_not_before() -> None:
+    assert not checkpoint_due(CALM)
+    assert checkpoint_due(CALM._replace(entries=checkpoint_module.MEMTABLE_ENTRIES_MAX))
+    assert checkpoint_due(CALM._replace(size_bytes=checkpoint_module.MEMTABLE_BYTES_MAX))
+    assert checkpoint_due(CALM._replace(log_segments_used=5))
+    assert not checkpoint_due(CALM._replace(log_segments_used=4))
+    assert not checkpoint_due(Pressure(0, 0, 8, 8)), "there is nothing to move"
+
+
+def test_the_loop_is_left_to_others_unless_it_is_urgent() -> None:
+    assert pause_s(0.001, CALM) == pytest.approx(0.003)
+    assert pause_s(0.001, CALM._replace(log_segments_used=8)) == 0.0
+
+
+def test_retries_back_off_up_to_a_bound() -> None:
+    assert [retry_delay_s(failures) for failures in (1, 2, 3, 4, 5, 6, 7)] == [1, 2, 4, 8, 16, 30, 30]
+
+
+@given(st.sets(st.binary(max_size=4)))
+def test_sorting_in_steps_gives_every_key_once_in_order(keys: set[bytes]) -> None:
+    steps = list(sorted_steps(keys.__iter__, len(keys)))
+    assert [key for step in steps for key in step] == sorted(keys)
+
+
+@pytest.mark.parametrize("order", ["random", "ascending", "descending"])
+def test_no_step_of_sorting_is_large(order: str) -> None:
+    keys = [f"{number:07}" for number in range(60_000)]
+    if order == "random":
+        Random(1).shuffle(keys)
+    elif order == "descending":
+        keys.reverse()
+    steps = list(sorted_steps(keys.__iter__, len(keys)))
+    assert max(map(len, steps)) <= 4 * 2048
+    assert [key for step in steps for key in step] == sorted(keys)
+
+
+def test_slices_are_sorted_and_bounded_in_keys_and_bytes() -> None:
+    memtable = Memtable()
+    random = Random(2)
+    for number in random.sample(range(3000), 1000):
+        memtable.apply([ObjectWrites(object_key(number), False, {"a": b"1", "b": None, "big": bytes(random.randrange(9000))})])
+    parts = list(slices(memtable))
+    puts = [key for part in parts for key, _ in part.puts]
+    assert puts == sorted(puts)
+    assert len(puts) == 2000
+    assert sum(len(part.deletes) for part in parts) == 1000
+    assert max(len(part.puts) + len(part.deletes) for part in parts) <= 64
+    assert max(part.size_bytes for part in parts) <= checkpoint_module.CHECKPOINT_SLICE_BYTES + 9000
+
+
+def test_the_applied_sequence_is_raised_only_by_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crash between two batches then replays all of it from the log."""
+    monkeypatch.setattr(checkpoint_module, "CHECKPOINT_COMMIT_ENTRIES", 100)
+    store = ShardStore(MemoryState(0))
+    store.apply(1, [ObjectWrites(object_key(number), False, {"a": b"1"}) for number in range(1000)])
+    store.freeze()
+    seen = []
+    for batch in checkpoint_steps(store):
+        if batch is not None:
+            batch.commit()
+            seen.append((len(store.state.rows), store.state.applied_seq))  # type: ignore[attr-defined]  # It is a MemoryState.
+    assert len(seen) >= 8
+    assert [seq for _, seq in seen] == [0] * (len(seen) - 1) + [1]
+    assert seen[-1] == (1000, 1)
+
+
+def test_a_checkpoint_given_up_halfway_aborts_its_batch() -> None:
+    state = MemoryState(0)
+    store = ShardStore(state)
+    store.apply(1, [ObjectWrites(object_key(number), False, {"a": b"1"}) for number in range(1000)])
+    store.freeze()
+    steps = checkpoint_steps(store)
+    next(steps)
+    steps.close()
+    assert state.rows == {}
+    state.begin().abort()  # Possible only if no batch is open.
+
+
+# With a loop
+
+
+class ListedLog:
+    """Counts instead of writing: which positions the log was told to forget, and in which thread."""
+
+    segments_used = 1
+    segments_max = 8
+
+    def __init__(self) -> None:
+        self.truncated: list[int] = []
+        self.threads: set[str] = set()
+
+    def truncate(self, position: int) -> None:
+        self.truncated.append(position)
+        self.threads.add(threading.current_thread().name)
+
+
+class Bench:
+    """Some shards in memory, their checkpointer, and the writing to them."""
+
+    def __init__(self, shards: int = 2) -> None:
+        self.states = [MemoryState(shard) for shard in range(shards)]
+        self.stores = [ShardStore(state) for state in self.states]
+        self.log = ListedLog()
+        self.position = 0
+        self.troubles: list[CheckpointTrouble] = []
+        self.told = asyncio.Event()
+        self.checkpointer = Checkpointer(self.stores, self.log, lambda: self.position, self._trouble)
+
+    def _trouble(self, trouble: CheckpointTrouble) -> None:
+        self.troubles.append(trouble)
+        self.told.set()
+
+    def write(self, shard: int, writes: dict[str, bytes | None], number: int = 0, cleared: bool = False) -> None:
+        store = self.stores[shard]
+        store.apply(store.seq + 1, [ObjectWrites(object_key(number), cleared, writes)])
+        self.position += 1
+        self.checkpointer.note_applied()
+
+    def check_moved(self) -> None:
+        for store, state in zip(self.stores, self.states, strict=True):
+            assert store.frozen is None
+            assert not store.active
+            assert state.applied_seq == store.seq
+
+
+def with_bench(test: Callable[[Bench], Awaitable[None]], shards: int = 2) -> None:
+    async def run() -> None:
+        bench = Bench(shards)
+        try:
+            async with asyncio.timeout(20):
+                await test(bench)
+        finally:
+            await bench.checkpointer.close()
+
+    asyncio.run(run())
+
+
+def test_finish_moves_everything_and_then_truncates_the_log_in_a_helper_thread() -> None:
+    async def test(bench: Bench) -> None:
+        bench.write(0, {"a": b"1"})
+        bench.write(1, {"b": b"2"}, 7)
+        await bench.checkpointer.finish()
+        bench.check_moved()
+        assert bench.states[1].rows == {object_key(7) + b"b": b"2"}
+        assert bench.log.truncated == [2]
+        assert threading.main_thread().name not in bench.log.threads
+        await bench.checkpointer.finish()
+        assert bench.log.truncated == [2], "there was nothing to do"
+
+    with_bench(test)
+
+
+def test_writes_made_during_a_checkpoint_stay_in_memory_and_are_not_truncated_away() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(500):
+            bench.write(0, {"a": b"old"}, number)
+        finishing = asyncio.create_task(bench.checkpointer.finish())
+        while bench.stores[0].frozen is None:
+            await asyncio.sleep(0)
+        bench.write(0, {"a": b"new"}, 3)
+        assert bench.stores[0].get(object_key(3), "a") == b"new"
+        await finishing
+        assert bench.log.truncated == [500]
+        assert bench.stores[0].get(object_key(3), "a") == b"new"
+        assert bench.states[0].get(object_key(3) + b"a") == b"old"
+
+    with_bench(test)
+
+
+def test_no_answer_changes_at_any_turn_of_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_module, "CHECKPOINT_COMMIT_ENTRIES", 200)
+
+    async def test(bench: Bench) -> None:
+        store = bench.stores[0]
+        for number in range(300):
+            bench.write(0, {"a": b"1", "b": b"1"}, number)
+        await bench.checkpointer.finish()
+        for number in range(0, 300, 3):
+            bench.write(0, {"c": b"2"}, number, cleared=True)
+            bench.write(0, {"b": None}, number + 1)
+        expected = [store.scan(object_key(number)) for number in range(300)]
+        finishing = asyncio.create_task(bench.checkpointer.finish())
+        turns = 0
+        while not finishing.done():
+            assert [store.scan(object_key(number)) for number in range(300)] == expected
+            turns += 1
+            await asyncio.sleep(0)
+        assert turns > 5
+        assert [store.scan(object_key(number)) for number in range(300)] == expected
+
+    with_bench(test)
+
+
+def test_reaching_a_bound_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_module, "MEMTABLE_ENTRIES_MAX", 50)
+
+    async def test(bench: Bench) -> None:
+        for number in range(49):
+            bench.write(number % 2, {"a": b"1"}, number)
+            await asyncio.sleep(0)
+        assert bench.stores[0].frozen is None
+        bench.write(0, {"a": b"1"}, 1000)
+        while not bench.log.truncated:
+            await asyncio.sleep(0.001)
+        assert bench.log.truncated == [50]
+
+    with_bench(test)
+
+
+def test_an_idle_moment_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_module, "CHECKPOINT_IDLE_S", 0.02)
+
+    async def test(bench: Bench) -> None:
+        bench.write(0, {"a": b"1"})
+        while not bench.log.truncated:
+            await asyncio.sleep(0.001)
+        bench.check_moved()
+        assert bench.checkpointer.statistics().checkpoints == 1
+        assert bench.checkpointer._idle_timer is None, "an idle worker has no timer running"
+
+    with_bench(test)
+
+
+def test_no_room_loses_nothing_and_is_tried_again() -> None:
+    async def test(bench: Bench) -> None:
+        bench.write(0, {"a": b"1"})
+        bench.write(1, {"a": b"2"})
+        bench.states[1].commit_error = StoreFull("checkpoint into", "memory", "no space left", "free some space")
+        finishing = asyncio.create_task(bench.checkpointer.finish())
+        await bench.told.wait()
+        assert [(trouble.fatal, trouble.retry_s) for trouble in bench.troubles] == [(False, 1.0)]
+        assert bench.log.truncated == []
+        assert bench.stores[1].get(object_key(0), "a") == b"2"
+        assert bench.checkpointer.statistics().failures == 1
+        bench.write(1, {"b": b"3"})
+        finish_now = asyncio.create_task(bench.checkpointer.finish())  # Whoever asks again need not wait for the back-off.
+        await asyncio.gather(finishing, finish_now)
+        bench.check_moved()
+        assert bench.states[1].rows == {object_key(0) + b"a": b"2", object_key(0) + b"b": b"3"}
+        assert bench.checkpointer.statistics().failures == 0
+
+    with_bench(test)
+
+
+def test_a_failure_of_the_disk_is_fatal_and_truncates_nothing() -> None:
+    async def test(bench: Bench) -> None:
+        bench.states[0].commit_error = StoreFailed("checkpoint into", "memory", "Input/output error", "check the disk")
+        bench.write(0, {"a": b"1"})
+        with pytest.raises(StoreFailed):
+            await bench.checkpointer.finish()
+        assert [trouble.fatal for trouble in bench.troubles] == [True]
+        assert bench.log.truncated == []
+        assert bench.stores[0].get(object_key(0), "a") == b"1"
+        bench.write(0, {"a": b"2"})
+        assert bench.stores[0].get(object_key(0), "a") == b"2"
+
+    with_bench(test)
+
+
+def test_an_unexpected_error_is_fatal_and_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(bench: Bench) -> None:
+        monkeypatch.setattr(bench.log, "truncate", lambda position: 1 // 0)
+        bench.write(0, {"a": b"1"})
+        with pytest.raises(OperatorError, match="ZeroDivisionError"):
+            await bench.checkpointer.finish()
+        assert bench.troubles[0].fatal
+
+    with_bench(test)
+
+
+def test_close_during_a_checkpoint_ends_it_without_truncating() -> None:
+    async def test(bench: Bench) -> None:
+        for number in range(2000):
+            bench.write(0, {"a": b"1"}, number)
+        finishing = asyncio.create_task(bench.checkpointer.finish())
+        while bench.stores[0].frozen is None:
+            await asyncio.sleep(0)
+        finishing.cancel()
+        await bench.checkpointer.close()
+        assert bench.log.truncated == []
+        assert bench.stores[0].get(object_key(5), "a") == b"1"
+
+    with_bench(test)

@@ -1,0 +1,255 @@
+"""shard.log: appends are durable, in order; a full log is refused cleanly, a broken one for ever."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import OperatorError
+from shard.log import CommitLog, LogBroken, LogFull, list_segments
+from shard.log_reading import read_log
+
+SEGMENT = 4096
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    return tmp_path / "log" / "00000001-0000"
+
+
+@pytest.fixture
+def log(directory: Path) -> Iterator[CommitLog]:
+    log = small_log(directory)
+    yield log
+    log.close()
+
+
+def small_log(directory: Path, segments_max: int = 4) -> CommitLog:
+    return CommitLog(directory, segment_bytes=SEGMENT, segment_bytes_first=SEGMENT, segments_max=segments_max)
+
+
+def records(directory: Path) -> list[bytes]:
+    return [bytes(record) for record in read_log(directory)]
+
+
+def fill(log: CommitLog, count: int, size: int = 900) -> list[bytes]:
+    added = [b"%d:" % log.statistics().position + os.urandom(size) for _ in range(count)]
+    for record in added:
+        log.append(record)
+    return added
+
+
+def test_records_are_read_back_in_the_order_of_their_positions(log: CommitLog, directory: Path) -> None:
+    assert [log.append(record) for record in (b"a", b"", b"c" * 2000)] == [1, 2, 3]
+    assert records(directory) == [b"a", b"", b"c" * 2000]
+
+
+def test_a_record_is_on_the_file_before_append_returns(
+    log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[list[bytes]] = []
+    real = os.fdatasync
+    monkeypatch.setattr(os, "fdatasync", lambda fd: (real(fd), synced.append(records(directory)))[0])
+    log.append(b"a")
+    log.append(b"b")
+    assert synced == [[b"a"], [b"a", b"b"]]
+
+
+def test_an_append_changes_neither_size_nor_blocks_of_the_file(log: CommitLog, directory: Path) -> None:
+    [(_, path)] = list_segments(directory)
+    before = path.stat()
+    fill(log, 3)
+    after = path.stat()
+    assert (after.st_size, after.st_blocks) == (before.st_size, before.st_blocks)
+    assert before.st_blocks * 512 >= SEGMENT, "the segment was written, not merely allocated"
+
+
+def test_records_go_on_in_the_next_segment_and_are_all_read(log: CommitLog, directory: Path) -> None:
+    added = fill(log, 12)
+    assert len(list_segments(directory)) == 3
+    assert records(directory) == added
+
+
+def test_a_record_that_fills_a_segment_to_the_last_byte_fits(log: CommitLog, directory: Path) -> None:
+    record = b"x" * (SEGMENT - 64 - 28)
+    assert [log.append(record) for _ in range(3)] == [1, 2, 3]
+    assert records(directory) == [record] * 3
+
+
+def test_a_record_larger_than_any_segment_is_a_programming_error(log: CommitLog, directory: Path) -> None:
+    with pytest.raises(ValueError, match="fits in no segment"):
+        log.append(b"x" * SEGMENT)
+    assert log.append(b"small") == 1
+    assert records(directory) == [b"small"]
+
+
+def test_a_full_log_refuses_writes_nothing_and_goes_on_after_truncation(log: CommitLog, directory: Path) -> None:
+    added = fill(log, 16)
+    with pytest.raises(LogFull, match="4 segments hold records not yet checkpointed"):
+        log.append(b"x" * 900)
+    assert records(directory) == added
+    log.truncate(4)
+    assert log.append(b"after" * 180) == 17
+    assert records(directory) == [*added[4:], b"after" * 180]
+
+
+def test_truncation_keeps_every_segment_that_holds_a_later_record(log: CommitLog, directory: Path) -> None:
+    added = fill(log, 12)
+    for position in range(1, 13):
+        log.truncate(position)
+        kept = records(directory)
+        assert kept == added[len(added) - len(kept) :]
+        assert len(kept) >= 12 - position
+    assert log.statistics().segments_used == 1
+
+
+def test_truncating_the_whole_log_recycles_and_stale_bytes_are_never_read(log: CommitLog, directory: Path) -> None:
+    """Equal record sizes put new frames exactly over old ones: only the salt tells them apart."""
+    for _ in range(5):
+        fill(log, 9)
+        log.truncate(log.statistics().position)
+    assert len(list_segments(directory)) == log.statistics().segments_prepared + 1
+    kept = records(directory)
+    position = log.statistics().position
+    added = fill(log, 1)
+    assert records(directory) == kept + added
+    assert added[0].startswith(b"%d:" % position)
+
+
+def test_recycled_segments_are_used_again_instead_of_new_ones(log: CommitLog, directory: Path) -> None:
+    fill(log, 12)
+    log.truncate(12)
+    inodes = {path.stat().st_ino for _, path in list_segments(directory)}
+    fill(log, 8)
+    assert {path.stat().st_ino for _, path in list_segments(directory)} == inodes
+
+
+def test_a_segment_is_wanted_when_half_of_the_one_in_use_is_full(log: CommitLog, directory: Path) -> None:
+    assert not log.needs_segment
+    fill(log, 3)
+    assert log.needs_segment
+    log.prepare_segment()
+    assert not log.needs_segment
+    assert log.statistics().segments_prepared == 1
+    log.prepare_segment()
+    assert log.statistics().segments_prepared == 1, "one ahead is enough"
+    added = records(directory) + fill(log, 6)
+    assert records(directory) == added
+
+
+def test_no_segment_is_wanted_beyond_the_limit(directory: Path) -> None:
+    log = small_log(directory, segments_max=2)
+    fill(log, 8)
+    assert not log.needs_segment
+    with pytest.raises(LogFull):
+        log.prepare_segment()
+    log.close()
+
+
+def test_segments_double_in_size_up_to_the_limit_and_small_ones_are_not_kept(directory: Path) -> None:
+    log = CommitLog(directory, segment_bytes=16384, segment_bytes_first=2048, segments_max=8)
+    added = fill(log, 40)
+    assert [path.stat().st_size for _, path in list_segments(directory)] == [2048, 4096, 8192, 16384, 16384]
+    assert records(directory) == added
+    log.truncate(40)
+    assert {path.stat().st_size for _, path in list_segments(directory)} == {16384}
+    log.close()
+
+
+def test_a_record_too_large_for_the_first_small_segments_still_fits(directory: Path) -> None:
+    log = CommitLog(directory, segment_bytes=16384, segment_bytes_first=2048, segments_max=8)
+    log.append(b"x" * 15000)
+    log.append(b"y")
+    assert records(directory) == [b"x" * 15000, b"y"]
+    log.close()
+
+
+def test_a_record_too_large_for_the_prepared_segment_skips_it(directory: Path) -> None:
+    log = CommitLog(directory, segment_bytes=16384, segment_bytes_first=2048, segments_max=8)
+    fill(log, 1, 1500)
+    log.prepare_segment()
+    log.append(b"x" * 15000)
+    log.append(b"y")
+    assert records(directory)[1:] == [b"x" * 15000, b"y"]
+    log.close()
+
+
+def test_a_new_log_discards_what_its_directory_held(directory: Path) -> None:
+    old = small_log(directory)
+    fill(old, 9)
+    old.close()
+    new = small_log(directory)
+    assert records(directory) == []
+    new.append(b"new")
+    assert records(directory) == [b"new"]
+    new.close()
+
+
+def fail_with(code: int, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def failing(*arguments: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, name, failing)
+
+
+@pytest.mark.parametrize("call", ["pwritev", "fdatasync"])
+def test_after_a_failed_write_or_sync_the_log_is_broken_for_ever(
+    log: CommitLog, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    log.append(b"good")
+    fail_with(errno.EIO, monkeypatch, call)
+    with pytest.raises(LogBroken, match="Input/output error"):
+        log.append(b"bad")
+    monkeypatch.undo()
+    with pytest.raises(LogBroken, match="failed earlier"):
+        log.append(b"never")
+    assert log.is_broken
+    assert not log.needs_segment
+
+
+def test_a_failed_sync_of_a_new_segments_header_breaks_the_log(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(log, 4)
+    log.prepare_segment()
+    fail_with(errno.EIO, monkeypatch, "fdatasync")
+    with pytest.raises(LogBroken, match="start segment"):
+        log.append(b"x" * 900)
+    assert log.is_broken
+
+
+def test_a_full_disk_refuses_the_append_and_it_succeeds_once_there_is_room(
+    log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    added = fill(log, 4)
+    fail_with(errno.ENOSPC, monkeypatch, "pwritev")
+    with pytest.raises(LogFull, match=r"No space left on device.*free at least"):
+        log.append(b"x" * 900)
+    monkeypatch.undo()
+    assert len(list_segments(directory)) == 1, "the file that could not be filled is gone"
+    added += fill(log, 1)
+    assert records(directory) == added
+
+
+def test_a_short_write_is_completed(log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, offset: real(fd, [b"".join(parts)[:40]], offset))
+    log.append(b"x" * 500)
+    monkeypatch.undo()
+    log.append(b"y")
+    assert records(directory) == [b"x" * 500, b"y"]
+
+
+def test_a_directory_that_cannot_be_made_is_reported_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "log").write_text("in the way")
+    with pytest.raises(OperatorError, match=r"start log .*log/1"):
+        CommitLog(tmp_path / "log" / "1")
+
+
+def test_a_closed_log_takes_nothing(directory: Path) -> None:
+    log = small_log(directory)
+    log.close()
+    with pytest.raises(LogBroken, match="closed"):
+        log.append(b"x")

@@ -1,0 +1,187 @@
+"""shard.recovery: everything durable is in the states before a worker serves, or it refuses."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+import shard.recovery as recovery
+from shard.log import CommitLog, list_segments
+from shard.log_reading import LogCorrupt
+from shard.memory_state import MemoryState
+from shard.record import CommitRecord, ObjectWrites, ShardCommit, encode_record
+from shard.recovery import list_logs, log_path, logs_to_recover, recover
+from shard.state import LmdbState
+from shard.store import ShardStore
+
+KEY = b"\0\1" + b"object".ljust(14)
+
+
+def commit(shard: int, seq: int, writes: dict[str, bytes | None], cleared: bool = False) -> ShardCommit:
+    return ShardCommit(shard, seq, [ObjectWrites(KEY, cleared, writes)])
+
+
+def write_log(data_dir: Path, start: int, worker: int, records: Sequence[Sequence[ShardCommit]]) -> None:
+    log = CommitLog(log_path(data_dir, start, worker), segment_bytes=4096, segment_bytes_first=4096, segments_max=100)
+    for commits in records:
+        log.append(encode_record(CommitRecord(0, list(commits))))
+    log.close()
+
+
+def values(state: MemoryState) -> dict[str, bytes]:
+    return dict(ShardStore(state).scan(KEY))
+
+
+def test_nothing_to_recover_is_fine(tmp_path: Path) -> None:
+    report = recover(tmp_path, [MemoryState(0)], 1, 0)
+    assert report[:4] == (0, 0, 0, 0)
+
+
+def test_every_commit_above_the_applied_sequence_is_applied_in_order(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, seq, {"n": b"%d" % seq, f"k{seq}": b""})] for seq in range(1, 6)])
+    state = MemoryState(0)
+    state.replace_rows({KEY + b"n": b"old"}, 3)
+    report = recover(tmp_path, [state], 2, 0)
+    assert values(state) == {"n": b"5", "k4": b"", "k5": b""}
+    assert state.applied_seq == 5
+    assert (report.logs, report.records, report.commits, report.entries) == (1, 5, 2, 3)
+
+
+def test_a_shard_is_gathered_from_the_logs_of_several_workers_and_starts(tmp_path: Path) -> None:
+    """Shard 1 moved from worker 1 of 2 to worker 0 of 1 and on to worker 1 of 4."""
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"})]])
+    write_log(tmp_path, 1, 1, [[commit(1, 1, {"n": b"1"})]])
+    write_log(tmp_path, 2, 0, [[commit(0, 2, {"a": b"2"}), commit(1, 2, {"n": b"2", "m": b"2"})]])
+    write_log(tmp_path, 10, 1, [[commit(1, 3, {"n": b"3"})]])
+    states = [MemoryState(0), MemoryState(1)]
+    recover(tmp_path, states, 11, 0)
+    assert values(states[0]) == {"a": b"2"}
+    assert values(states[1]) == {"n": b"3", "m": b"2"}
+    assert [state.applied_seq for state in states] == [2, 3]
+
+
+def test_other_shards_are_left_alone(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"}), commit(1, 500, {"b": b"1"})]])
+    state = MemoryState(0)
+    assert recover(tmp_path, [state], 2, 0).commits == 1
+    assert values(state) == {"a": b"1"}
+
+
+def test_only_earlier_starts_and_the_workers_own_log_are_read(tmp_path: Path) -> None:
+    for start, worker in ((1, 0), (1, 1), (2, 0), (2, 1), (3, 0)):
+        write_log(tmp_path, start, worker, [])
+    (tmp_path / "log" / "lost+found").mkdir()
+    assert [(log.start, log.worker) for log in list_logs(tmp_path)] == [(1, 0), (1, 1), (2, 0), (2, 1), (3, 0)]
+    assert [(log.start, log.worker) for log in logs_to_recover(tmp_path, 2, 1)] == [(1, 0), (1, 1), (2, 1)]
+
+
+def test_a_worker_that_starts_again_recovers_its_own_log(tmp_path: Path) -> None:
+    write_log(tmp_path, 7, 1, [[commit(1, 1, {"a": b"1"})]])
+    state = MemoryState(1)
+    recover(tmp_path, [state], 7, 1)
+    assert values(state) == {"a": b"1"}
+
+
+def test_clearing_and_deleting_are_recovered(tmp_path: Path) -> None:
+    write_log(
+        tmp_path, 1, 0,
+        [
+            [commit(0, 1, {"a": b"1", "b": b"1"})],
+            [commit(0, 2, {"c": b"2"}, cleared=True)],
+            [commit(0, 3, {"d": b"3", "c": None})],
+        ],
+    )  # fmt: skip
+    state = MemoryState(0)
+    state.replace_rows({KEY + b"old": b"x", KEY + b"": b"header", b"\0\2" + KEY[2:] + b"other": b"stays"}, 0)
+    recover(tmp_path, [state], 2, 0)
+    assert state.rows == {KEY + b"d": b"3", b"\0\2" + KEY[2:] + b"other": b"stays"}
+
+
+def test_recovering_twice_changes_nothing(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, seq, {"n": b"%d" % seq}, cleared=seq == 3)] for seq in range(1, 6)])
+    state = MemoryState(0)
+    recover(tmp_path, [state], 2, 0)
+    rows = dict(state.rows)
+    report = recover(tmp_path, [state], 3, 0)
+    assert (report.commits, report.entries) == (0, 0)
+    assert state.rows == rows
+
+
+def test_a_state_that_seems_up_to_date_is_committed_again(tmp_path: Path) -> None:
+    """The worker before may have died of a failed sync: what its state shows may be in the page cache only."""
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"})]])
+    state = MemoryState(0)
+    state.replace_rows({KEY + b"a": b"1"}, 1)
+    commits = state.commits
+    recover(tmp_path, [state], 2, 0)
+    assert state.commits == commits + 1
+
+
+def test_a_gap_in_a_shards_commits_is_refused(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"})]])
+    write_log(tmp_path, 3, 0, [[commit(0, 3, {"a": b"3"})]])
+    state = MemoryState(0)
+    with pytest.raises(LogCorrupt, match="shard 0 continues with commit 3, but 2 comes after"):
+        recover(tmp_path, [state], 4, 0)
+    assert state.rows == {}
+    assert gc.isenabled()
+
+
+def test_a_log_that_begins_too_late_is_refused(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 5, {"a": b"1"})]])
+    state = MemoryState(0)
+    state.replace_rows({}, 3)
+    with pytest.raises(LogCorrupt, match="continues with commit 5, but 4 comes after"):
+        recover(tmp_path, [state], 2, 0)
+
+
+def test_two_logs_with_the_same_commit_are_refused(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"})]])
+    write_log(tmp_path, 1, 1, [[commit(0, 1, {"a": b"2"})]])
+    with pytest.raises(LogCorrupt, match="commit 1 of shard 0 occurs a second time"):
+        recover(tmp_path, [MemoryState(0)], 2, 0)
+
+
+def test_a_record_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
+    log = CommitLog(log_path(tmp_path, 1, 0), segment_bytes=4096, segment_bytes_first=4096)
+    log.append(b"\xc1 not a record")
+    log.close()
+    with pytest.raises(LogCorrupt, match="cannot be decoded"):
+        recover(tmp_path, [MemoryState(0)], 2, 0)
+
+
+def test_damage_in_any_log_refuses_the_recovery(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, seq, {"n": b"%d" % seq * 50})] for seq in range(1, 6)])
+    path = list_segments(log_path(tmp_path, 1, 0))[0][1]
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(LogCorrupt, match="is damaged, but a good one follows"):
+        recover(tmp_path, [MemoryState(0)], 2, 0)
+
+
+def test_recovery_in_several_rounds_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory is bounded: what was gathered is committed, with its sequence, whenever it is enough."""
+    monkeypatch.setattr(recovery, "RECOVERY_ENTRIES_MAX", 3)
+    monkeypatch.setattr(recovery, "_CHECK_BYTES", 1)
+    write_log(tmp_path, 1, 0, [[commit(seq % 2, (seq + 1) // 2, {f"k{seq}": b"v", "n": b"%d" % seq})] for seq in range(1, 41)])
+    states = [MemoryState(0), MemoryState(1)]
+    report = recover(tmp_path, states, 2, 0)
+    assert report.commits == 40
+    assert states[0].commits > 3
+    assert [state.applied_seq for state in states] == [20, 20]
+    assert values(states[0]) == {**{f"k{seq}": b"v" for seq in range(2, 41, 2)}, "n": b"40"}
+
+
+def test_recovery_writes_into_lmdb_what_a_reopened_state_shows(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1", "b": b"1"})], [commit(0, 2, {"a": None, "c": b"2"})]])
+    state = LmdbState(tmp_path / "shards" / "0000", 0)
+    recover(tmp_path, [state], 2, 0)
+    state.close()
+    again = LmdbState(tmp_path / "shards" / "0000", 0)
+    assert ShardStore(again).scan(KEY) == [("b", b"1"), ("c", b"2")]
+    assert again.applied_seq == 2
+    again.close()

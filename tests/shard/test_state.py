@@ -1,0 +1,241 @@
+"""shard.state: the LMDB environment of a shard. The tests of reading and batches run over `MemoryState` too, so that both
+keep the same promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+
+from runtime.errors import OperatorError
+from shard.memory_state import MemoryState
+from shard.state import LmdbState
+from shard.store import ShardState, StoreFull
+
+LOW, HIGH = b"", b"\xfe"
+
+
+@pytest.fixture(params=["lmdb", "memory"])
+def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ShardState]:
+    if request.param == "memory":
+        yield MemoryState(3)
+        return
+    state = LmdbState(tmp_path / "shards" / "0003", 3)
+    yield state
+    state.close()
+
+
+def put(state: ShardState, rows: dict[bytes, bytes], seq: int | None = None) -> None:
+    batch = state.begin()
+    batch.put_many(sorted(rows.items()))
+    if seq is not None:
+        batch.set_applied_seq(seq)
+    batch.commit()
+
+
+def test_a_new_state_is_empty(state: ShardState) -> None:
+    assert state.shard == 3
+    assert state.applied_seq == 0
+    assert state.get(b"a") is None
+    assert list(state.scan(LOW, HIGH, False)) == []
+    assert list(state.scan(LOW, HIGH, True)) == []
+
+
+def test_a_batch_is_seen_when_it_is_committed_and_not_before(state: ShardState) -> None:
+    batch = state.begin()
+    batch.put_many([(b"a", b"1"), (b"b", b"2")])
+    batch.set_applied_seq(9)
+    assert (state.get(b"a"), state.applied_seq) == (None, 0)
+    batch.commit()
+    assert (state.get(b"a"), state.get(b"b"), state.applied_seq) == (b"1", b"2", 9)
+
+
+def test_an_aborted_batch_leaves_nothing(state: ShardState) -> None:
+    put(state, {b"a": b"1"}, 1)
+    batch = state.begin()
+    batch.put_many([(b"a", b"2")])
+    batch.delete_many([b"a"])
+    batch.set_applied_seq(2)
+    batch.abort()
+    assert (state.get(b"a"), state.applied_seq) == (b"1", 1)
+
+
+def test_a_scan_includes_its_start_excludes_its_end_and_goes_both_ways(state: ShardState) -> None:
+    put(state, {bytes([letter]): b"x" for letter in b"abcdef"}, 1)
+    assert [key for key, _ in state.scan(b"b", b"e", False)] == [b"b", b"c", b"d"]
+    assert [key for key, _ in state.scan(b"b", b"e", True)] == [b"d", b"c", b"b"]
+    assert [key for key, _ in state.scan(b"bb", b"dd", True)] == [b"d", b"c"]
+    assert [key for key, _ in state.scan(b"e", b"z", True)] == [b"f", b"e"]
+    assert list(state.scan(b"x", b"z", False)) == []
+    assert list(state.scan(b"0", b"1", True)) == []
+
+
+def test_the_states_own_key_is_in_no_objects_range(state: ShardState) -> None:
+    put(state, {b"\x3f\xff" + b"k" * 14 + b"a": b"1"}, 1)
+    object_key = b"\x3f\xff" + b"k" * 14
+    assert [value for _, value in state.scan(object_key, object_key + b"\xff", True)] == [b"1"]
+
+
+def test_a_range_is_deleted_in_pieces(state: ShardState) -> None:
+    put(state, {b"%03d" % number: b"" for number in range(10)}, 1)
+    batch = state.begin()
+    done = [batch.delete_range(b"002", b"008", 4), batch.delete_range(b"002", b"008", 4)]
+    batch.commit()
+    assert done == [False, True]
+    assert [key for key, _ in state.scan(LOW, HIGH, False)] == [b"000", b"001", b"008", b"009"]
+
+
+def test_a_range_up_to_the_last_row_can_be_deleted(state: ShardState) -> None:
+    put(state, {b"a": b"", b"b": b""})
+    batch = state.begin()
+    assert batch.delete_range(b"a", b"z", 2)
+    assert batch.delete_range(b"a", b"z", 2)
+    batch.commit()
+    assert list(state.scan(LOW, HIGH, False)) == []
+
+
+def test_deleting_what_is_not_there_is_no_error(state: ShardState) -> None:
+    batch = state.begin()
+    batch.delete_many([b"a"])
+    batch.commit()
+    assert state.get(b"a") is None
+
+
+def test_an_abandoned_scan_does_not_disturb_the_next_commits(state: ShardState) -> None:
+    put(state, {b"a": b"1", b"b": b"1"})
+    rows = state.scan(LOW, HIGH, False)
+    next(rows)
+    rows.close()
+    put(state, {b"a": b"2"})
+    assert state.get(b"a") == b"2"
+
+
+def test_a_commit_may_run_in_another_thread(state: ShardState) -> None:
+    batch = state.begin()
+    batch.put_many([(b"a", b"1")])
+    batch.set_applied_seq(4)
+    thread = threading.Thread(target=batch.commit)
+    thread.start()
+    thread.join()
+    assert (state.get(b"a"), state.applied_seq) == (b"1", 4)
+
+
+# LMDB only
+
+
+def test_a_reopened_state_has_its_rows_and_sequence(tmp_path: Path) -> None:
+    state = LmdbState(tmp_path, 1)
+    put(state, {b"a": b"1"}, 77)
+    state.close()
+    again = LmdbState(tmp_path, 1)
+    assert (again.get(b"a"), again.applied_seq) == (b"1", 77)
+    again.close()
+
+
+def test_a_state_of_another_shard_is_refused(tmp_path: Path) -> None:
+    LmdbState(tmp_path, 1).close()
+    with pytest.raises(OperatorError, match="it holds shard 1"):
+        LmdbState(tmp_path, 2)
+
+
+def test_a_state_of_an_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shard.state.FORMAT", 7)
+    LmdbState(tmp_path, 1).close()
+    monkeypatch.undo()
+    with pytest.raises(OperatorError, match="format 7 is unknown"):
+        LmdbState(tmp_path, 1)
+
+
+def test_a_file_that_is_no_environment_is_refused_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "data.mdb").write_bytes(b"garbage" * 2000)
+    with pytest.raises(OperatorError, match=f"open store {tmp_path}"):
+        LmdbState(tmp_path, 1)
+
+
+def test_a_full_map_is_reported_and_loses_nothing(tmp_path: Path) -> None:
+    state = LmdbState(tmp_path, 1, map_bytes=1 << 20)
+    put(state, {b"a": b"1"}, 1)
+    batch = state.begin()
+    with pytest.raises(StoreFull, match="the map is full"):
+        batch.put_many([(b"key%d" % number, b"x" * 4000) for number in range(1000)])
+    batch.abort()
+    assert (state.get(b"a"), state.applied_seq) == (b"1", 1)
+    put(state, {b"b": b"2"}, 2)
+    assert state.get(b"b") == b"2"
+    state.close()
+
+
+def test_a_scan_that_is_open_across_one_commit_reads_its_own_snapshot(tmp_path: Path) -> None:
+    """The loop thread may scan while the helper thread commits; the next batch begins on the loop thread, after the scan."""
+    state = LmdbState(tmp_path, 1)
+    put(state, {b"%05d" % number: b"old" * 50 for number in range(5000)}, 1)
+    batch = state.begin()
+    batch.put_many([(b"%05d" % number, b"new" * 50) for number in range(5000)])
+    rows = state.scan(LOW, HIGH, False)
+    first = [next(rows) for _ in range(100)]
+    batch.commit()
+    assert {value for _, value in [*first, *rows]} == {b"old" * 50}
+    assert {value for _, value in state.scan(LOW, HIGH, False)} == {b"new" * 50}
+    state.close()
+
+
+def test_reads_leave_no_page_pinned(tmp_path: Path) -> None:
+    """One reader left open pins what later commits free, and the file grows without bound."""
+    state = LmdbState(tmp_path, 1)
+
+    def commit_and_read(rounds: int) -> int:
+        for number in range(rounds):
+            put(state, {b"%04d" % key: b"%d" % number * 20 for key in range(200)}, number)
+            state.get(b"0001")
+            rows = state.scan(LOW, HIGH, False)
+            next(rows)
+            rows.close()
+        return state.page_count()
+
+    settled = commit_and_read(10)
+    assert commit_and_read(30) <= settled + 5
+    state.close()
+
+
+def test_a_system_that_grants_little_address_space_gets_a_smaller_map(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys, pathlib; resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))\n"
+        "from shard.state import LmdbState\n"
+        "state = LmdbState(pathlib.Path(sys.argv[1]), 1)\n"
+        "print(state.applied_seq)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=30, check=False)
+    assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
+
+
+def test_an_older_binding_without_the_format_parameter_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real: Callable[..., lmdb.Environment] = lmdb.open
+
+    def older(path: str, map_size: int, **options: object) -> lmdb.Environment:
+        if "lib_version" in options:
+            raise TypeError("'lib_version' is an invalid keyword argument")
+        return real(path, map_size=map_size, **options)
+
+    monkeypatch.setattr(lmdb, "open", older)
+    state = LmdbState(tmp_path, 1)
+    put(state, {b"a": b"1"}, 1)
+    assert state.get(b"a") == b"1"
+    state.close()
+
+
+def test_new_files_and_the_names_on_the_way_to_them_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+    place = tmp_path / "shards" / "0001"
+    LmdbState(place, 1).close()
+    assert {str(place / "data.mdb"), str(place), str(place.parent), str(tmp_path)} <= set(synced)
+    synced.clear()
+    LmdbState(place, 1).close()
+    assert synced == []

@@ -1,0 +1,130 @@
+"""shard.store: a read sees the newest durable value, whichever layer has it."""
+
+from __future__ import annotations
+
+import pytest
+
+from shard.checkpoint import checkpoint_steps
+from shard.memory_state import MemoryState
+from shard.record import ObjectWrites
+from shard.store import ShardStore
+
+ALICE, BOB = b"\0\0" + b"alice".ljust(14), b"\0\0" + b"bob".ljust(14)
+
+
+@pytest.fixture
+def store() -> ShardStore:
+    return ShardStore(MemoryState(0))
+
+
+def write(store: ShardStore, writes: dict[str, bytes | None], key: bytes = ALICE, cleared: bool = False) -> None:
+    store.apply(store.seq + 1, [ObjectWrites(key, cleared, writes)])
+
+
+def checkpoint(store: ShardStore) -> None:
+    assert store.freeze()
+    put_into_state(store)
+
+
+def test_a_commit_is_visible_once_applied(store: ShardStore) -> None:
+    assert store.get(ALICE, "a") is None
+    write(store, {"a": b"1"})
+    assert store.get(ALICE, "a") == b"1"
+    assert store.get(BOB, "a") is None
+
+
+def test_commits_are_applied_in_sequence_without_a_gap(store: ShardStore) -> None:
+    with pytest.raises(AssertionError):
+        store.apply(2, [])
+    store.apply(1, [])
+    with pytest.raises(AssertionError):
+        store.apply(1, [])
+
+
+def test_the_newest_layer_counts(store: ShardStore) -> None:
+    write(store, {"a": b"state", "b": b"state", "c": b"state", "d": b"state"})
+    checkpoint(store)
+    write(store, {"a": b"frozen", "b": b"frozen", "c": None})
+    store.freeze()
+    write(store, {"a": b"active", "d": None})
+    assert [store.get(ALICE, key) for key in "abcde"] == [b"active", b"frozen", None, None, None]
+    assert store.scan(ALICE) == [("a", b"active"), ("b", b"frozen")]
+    assert store.scan(ALICE, reverse=True) == [("b", b"frozen"), ("a", b"active")]
+
+
+def put_into_state(store: ShardStore) -> None:
+    """The frozen memtable reaches the state."""
+    for batch in checkpoint_steps(store):
+        if batch is not None:
+            batch.commit()
+    store.drop_frozen()
+
+
+@pytest.mark.parametrize("layer", ["active", "frozen", "state"])
+def test_a_cleared_object_hides_everything_older(store: ShardStore, layer: str) -> None:
+    write(store, {"a": b"1", "b": b"1", "": b"header"})
+    checkpoint(store)
+    write(store, {"b": b"2", "c": b"2"})
+    store.freeze()
+    if layer != "active":
+        put_into_state(store)
+    write(store, {"d": b"3"}, cleared=True)
+    if layer != "active":
+        store.freeze()
+    if layer == "state":
+        put_into_state(store)
+    assert [store.get(ALICE, key) for key in ("", "a", "b", "c", "d")] == [None, None, None, None, b"3"]
+    assert store.scan(ALICE) == [("d", b"3")]
+
+
+def test_a_scan_never_shows_the_header_or_another_object(store: ShardStore) -> None:
+    write(store, {"": b"header", "a": b"1"})
+    write(store, {"": b"header", "b": b"2"}, BOB)
+    assert store.scan(ALICE) == [("a", b"1")]
+    checkpoint(store)
+    assert store.scan(ALICE) == [("a", b"1")]
+    assert store.scan(ALICE, start="") == [("a", b"1")]
+    assert store.scan(BOB, reverse=True) == [("b", b"2")]
+    assert store.get(ALICE, "") == b"header"
+
+
+def test_a_limit_counts_present_rows_from_the_side_the_scan_starts(store: ShardStore) -> None:
+    write(store, dict.fromkeys("abcdef", b"old"))
+    checkpoint(store)
+    write(store, {"a": None, "b": b"new", "f": None})
+    assert store.scan(ALICE, limit=2) == [("b", b"new"), ("c", b"old")]
+    assert store.scan(ALICE, reverse=True, limit=2) == [("e", b"old"), ("d", b"old")]
+    assert store.scan(ALICE, start="c", end="e", limit=9) == [("c", b"old"), ("d", b"old")]
+    assert store.scan(BOB, limit=1) == []
+
+
+def test_an_empty_range_has_no_rows(store: ShardStore) -> None:
+    write(store, {"a": b"1", "b": b"2"})
+    assert store.scan(ALICE, "b", "b") == []
+    assert store.scan(ALICE, "b", "a") == []
+    assert store.scan(ALICE, None, "") == []
+
+
+def test_keys_of_any_text_are_kept_apart_and_in_byte_order(store: ShardStore) -> None:
+    keys = ["\0", "\x7f", "é", "\u0800", "\uffff", "\U0010ffff", "a/b", "a"]
+    write(store, {key: key.encode() for key in keys})
+    checkpoint(store)
+    ordered = sorted(keys, key=str.encode)
+    assert [key for key, _ in store.scan(ALICE)] == ordered
+    assert [key for key, _ in store.scan(ALICE, reverse=True)] == ordered[::-1]
+    assert [key for key, _ in store.scan(ALICE, start="é", end="\U0010ffff")] == ["é", "\u0800", "\uffff"]
+
+
+def test_freezing_nothing_is_nothing(store: ShardStore) -> None:
+    assert not store.freeze()
+    assert store.frozen is None
+
+
+def test_statistics_say_how_much_is_in_which_layer(store: ShardStore) -> None:
+    write(store, {"a": b"1", "b": b"2"})
+    store.freeze()
+    write(store, {"a": b"3"})
+    numbers = store.statistics()
+    assert (numbers.seq, numbers.applied_seq) == (2, 0)
+    assert (numbers.active_entries, numbers.frozen_entries) == (1, 2)
+    assert numbers.frozen_bytes > numbers.active_bytes > 0

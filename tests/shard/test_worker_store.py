@@ -1,0 +1,163 @@
+"""shard.worker_store: the whole store of a worker over real files, opened, written, closed, opened again."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+import shard.checkpoint as checkpoint_module
+import shard.log as log_module
+from runtime.errors import OperatorError
+from shard.checkpoint import CheckpointTrouble
+from shard.log import LogFull, list_segments
+from shard.record import CommitRecord, ObjectWrites, ShardCommit
+from shard.recovery import log_path
+from shard.worker_store import WorkerStore
+
+
+def object_key(number: int) -> bytes:
+    return number.to_bytes(2, "big") + b"object".ljust(14)
+
+
+def write(store: WorkerStore, shard: int, writes: dict[str, bytes | None], number: int = 1) -> None:
+    record = CommitRecord(0, [ShardCommit(shard, store.shards[shard].seq + 1, [ObjectWrites(object_key(number), False, writes)])])
+    store.applied(store.append(record), record.shards)
+
+
+def with_store(
+    data_dir: Path,
+    test: Callable[[WorkerStore], Awaitable[None]],
+    start: int = 1,
+    worker: int = 0,
+    shards: tuple[int, ...] = (0, 1),
+) -> list[CheckpointTrouble]:
+    """Runs `test` on a store that is opened before and closed after, without a checkpoint."""
+    troubles: list[CheckpointTrouble] = []
+
+    async def run() -> None:
+        store = WorkerStore.open(data_dir, start, worker, shards, troubles.append)
+        try:
+            async with asyncio.timeout(20):
+                await test(store)
+        finally:
+            await store.close()
+
+    asyncio.run(run())
+    return troubles
+
+
+def test_what_was_appended_is_there_after_opening_again_without_a_checkpoint(tmp_path: Path) -> None:
+    async def first(store: WorkerStore) -> None:
+        write(store, 0, {"a": b"1"})
+        write(store, 1, {"b": b"2"})
+        write(store, 0, {"a": b"3"})
+
+    async def second(store: WorkerStore) -> None:
+        assert store.shards[0].get(object_key(1), "a") == b"3"
+        assert store.shards[1].get(object_key(1), "b") == b"2"
+        assert (store.shards[0].seq, store.shards[1].seq) == (2, 1)
+        assert store.recovery.commits == 3
+        write(store, 0, {"a": b"4"})
+
+    async def third(store: WorkerStore) -> None:
+        assert store.shards[0].get(object_key(1), "a") == b"4"
+
+    with_store(tmp_path, first)
+    with_store(tmp_path, second)  # The same start: the worker was restarted.
+    with_store(tmp_path, third, start=2)
+
+
+def test_shards_move_freely_between_numbers_of_workers(tmp_path: Path) -> None:
+    """Every start deals the shards differently; nothing is copied, and everything is there."""
+    shards_total = 8
+    expected = {}
+    for start, workers in enumerate((1, 4, 2, 8, 1), 1):
+        for worker in range(workers):
+            shards = tuple(shard for shard in range(shards_total) if shard % workers == worker)
+
+            async def test(store: WorkerStore, shards: tuple[int, ...] = shards, start: int = start) -> None:
+                for shard in shards:
+                    assert dict(store.shards[shard].scan(object_key(1))) == expected.get(shard, {})
+                    write(store, shard, {f"start{start}": b"x"})
+                    expected.setdefault(shard, {})[f"start{start}"] = b"x"
+
+            with_store(tmp_path, test, start=start, worker=worker, shards=shards)
+
+
+def test_after_a_checkpoint_nothing_is_left_to_recover(tmp_path: Path) -> None:
+    async def first(store: WorkerStore) -> None:
+        write(store, 0, {"a": b"1"})
+        await store.checkpointer.finish()
+
+    async def second(store: WorkerStore) -> None:
+        assert store.recovery.commits == 0
+        assert store.shards[0].get(object_key(1), "a") == b"1"
+
+    with_store(tmp_path, first)
+    with_store(tmp_path, second)
+
+
+def small_segments(monkeypatch: pytest.MonkeyPatch, size: int, segments_max: int) -> None:
+    monkeypatch.setattr(log_module, "SEGMENT_BYTES_FIRST", size)
+    defaults = log_module.CommitLog.__init__.__kwdefaults__
+    monkeypatch.setitem(defaults, "segment_bytes", size)
+    monkeypatch.setitem(defaults, "segment_bytes_first", size)
+    monkeypatch.setitem(defaults, "segments_max", segments_max)
+
+
+def test_the_next_segment_is_prepared_before_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_segments(monkeypatch, 4096, 8)
+
+    async def test(store: WorkerStore) -> None:
+        while not store.log.needs_segment:
+            write(store, 0, {"a": b"x" * 500})
+        while not store.log.statistics().segments_prepared:
+            await asyncio.sleep(0.001)
+        assert store.log.statistics().segments_used == 1
+
+    assert with_store(tmp_path, test) == []
+
+
+def test_endless_writing_keeps_the_log_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_segments(monkeypatch, 4096, 8)
+
+    async def test(store: WorkerStore) -> None:
+        for number in range(600):
+            write(store, number % 2, {"a": b"%d" % number + b"x" * 300}, number % 50)
+            await asyncio.sleep(0)
+        assert store.checkpointer.statistics().checkpoints >= 5
+        assert len(list_segments(log_path(tmp_path, 1, 0))) <= 8
+        assert store.shards[1].get(object_key(49), "a") == b"599" + b"x" * 300
+
+    with_store(tmp_path, test)
+
+
+def test_a_full_log_has_room_again_after_finish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_segments(monkeypatch, 4096, 2)
+    monkeypatch.setattr(checkpoint_module, "checkpoint_due", lambda pressure: False)
+
+    async def test(store: WorkerStore) -> None:
+        with pytest.raises(LogFull):  # noqa: PT012 - which of the writes is refused does not matter
+            while True:
+                write(store, 0, {"a": b"x" * 500})
+        await store.checkpointer.finish()
+        write(store, 0, {"a": b"there is room"})
+        assert store.shards[0].get(object_key(1), "a") == b"there is room"
+
+    with_store(tmp_path, test)
+
+
+def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:
+    (tmp_path / "shards" / "0001").mkdir(parents=True)
+    (tmp_path / "shards" / "0001" / "data.mdb").write_bytes(b"garbage" * 2000)
+    with pytest.raises(OperatorError, match="shards/0001"):
+        WorkerStore.open(tmp_path, 1, 0, (0, 1), print)
+    (tmp_path / "shards" / "0001" / "data.mdb").unlink()
+
+    async def test(store: WorkerStore) -> None:
+        assert store.shards.keys() == {0, 1}
+
+    with_store(tmp_path, test)
