@@ -13,7 +13,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 
-from runtime.limits import MESSAGE_BYTES_MAX
+from runtime.limits import MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX
 from runtime.protocol import Origin, Request, encode, encode_json, parse_options, with_deadline_ms
 
 Unanswered = tuple[Origin, int | str, int]
@@ -78,7 +78,8 @@ class InFlight:
         return bool(self.rows or self._batches)
 
     def take_bodies(self) -> list[bytes]:
-        """Hands out everything unsent, in order, as bodies of one codec each and not above the limit on messages."""
+        """Hands out everything unsent, in order, as bodies of one codec each, not above the limit on messages, and of no
+        more requests than the worker takes in a turn."""
         bodies = []
         for json, rows in self._take_batches():
             bodies += _encode_batch(rows, json=json)
@@ -193,8 +194,9 @@ class InFlight:
 
 
 def _encode_batch(rows: list[Request], *, json: bool) -> list[bytes]:
-    body = encode_json(rows) if json else encode(rows)
-    if len(body) <= MESSAGE_BYTES_MAX or len(rows) == 1:
-        return [body]
+    if len(rows) <= TURN_REQUESTS_MAX:
+        body = encode_json(rows) if json else encode(rows)
+        if len(body) <= MESSAGE_BYTES_MAX or len(rows) == 1:
+            return [body]
     half = len(rows) // 2
     return [*_encode_batch(rows[:half], json=json), *_encode_batch(rows[half:], json=json)]

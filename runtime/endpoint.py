@@ -74,6 +74,7 @@ class Endpoint:
         end_turn: Callable[[], None],
         *,
         message_bytes_max: int = FORWARDED_BYTES_MAX,
+        outbox: Outbox | None = None,
     ) -> None:
         """`handle` is called for every message; `end_turn` after every burst of them, and must call `flush`."""
         self._socket = context.socket(zmq.ROUTER)
@@ -94,7 +95,7 @@ class Endpoint:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rows: dict[bytes, list[Row]] = {}
         self._formed: dict[Origin, list[Row]] = {}
-        self._outbox = Outbox()
+        self._outbox = Outbox() if outbox is None else outbox
         self._outbox_retry_s = _OUTBOX_RETRY_S
         self._again = False
         self._edge_used = False

@@ -77,14 +77,6 @@ class Outbox:
         if not queue.messages:
             del self._queues[client]
 
-    def forget(self, client: bytes) -> int:
-        """The client has gone. Returns how many messages were kept for it."""
-        queue = self._queues.pop(client, None)
-        if queue is None:
-            return 0
-        self.total -= queue.total
-        return len(queue.messages)
-
     def check_invariants(self) -> None:
         assert self.total == sum(queue.total for queue in self._queues.values())
         for queue in self._queues.values():

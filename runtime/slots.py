@@ -72,11 +72,13 @@ def topology_from_reply(reply: Any) -> Topology:
     try:
         rows = sorted(reply["shards"], key=lambda row: row["shard"])
         owners = tuple(int(row["worker"]) for row in rows)
+        if not all(0 <= owner < SHARDS_MAX for owner in owners):
+            raise ValueError(f"worker {max(owners)}")
         endpoints: list[str | None] = [None] * (max(owners) + 1)
         for row in rows:
             endpoints[row["worker"]] = row["endpoint"]
         topology = Topology(int(reply["epoch"]), owners, tuple(endpoints))
         SlotTable(topology)
-    except (KeyError, TypeError, IndexError, AttributeError) as exc:
+    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as exc:
         raise ValueError(f"not a topology: {exc!r}") from None
     return topology

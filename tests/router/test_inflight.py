@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from router.inflight import InFlight
-from runtime.limits import MESSAGE_BYTES_MAX
+from runtime.limits import MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX
 from runtime.protocol import Origin, Request, parse_options
 
 PLAIN = Origin(b"client", envelope=None, json=False, single=False, requests=1)
@@ -127,6 +127,15 @@ def test_a_body_above_the_limit_on_messages_is_split() -> None:
     bodies = inflight.take_bodies()
     assert all(len(body) <= MESSAGE_BYTES_MAX for body in bodies)
     assert [row[0] for body in bodies for row in msgspec.msgpack.decode(body)] == list(range(7))
+
+
+def test_a_great_batch_is_split_into_turns_of_the_worker() -> None:
+    inflight = InFlight(0)
+    for token in range(10_000):
+        inflight.add(token, request(token), PLAIN, 1)
+    batches = [msgspec.msgpack.decode(body) for body in inflight.take_bodies()]
+    assert max(map(len, batches)) <= TURN_REQUESTS_MAX
+    assert [row[0] for rows in batches for row in rows] == list(range(10_000))
 
 
 def test_what_was_left_out_is_sent_as_nil_so_that_nothing_shifts() -> None:

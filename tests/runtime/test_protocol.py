@@ -1,0 +1,320 @@
+"""Wire protocol 1 without a socket."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from runtime.errors import BadRequest
+from runtime.limits import FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX
+from runtime.protocol import (
+    NO_OPTIONS,
+    NO_RAW,
+    NO_RAW_JSON,
+    OK,
+    Malformed,
+    Message,
+    encode,
+    encode_bodies,
+    encode_json,
+    encode_replies,
+    is_too_deep,
+    parse_body,
+    parse_message,
+    parse_options,
+    parse_replies,
+    with_deadline_ms,
+)
+
+CODECS = pytest.mark.parametrize("json", [False, True], ids=["MessagePack", "JSON"])
+
+
+def packed(value: Any, *, json: bool) -> bytes:
+    return encode_json(value) if json else encode(value)
+
+
+def read(raw: Any, *, json: bool) -> Any:
+    return (msgspec.json if json else msgspec.msgpack).decode(raw)
+
+
+# Requests
+
+
+@CODECS
+@pytest.mark.parametrize("request_id", [0, -1, 2**63, "text", ""])
+def test_a_single_request_keeps_its_id_and_its_raw_parts(json: bool, request_id: int | str) -> None:
+    message = parse_body(b"client", packed([request_id, "C", "n", "m", {"a": [1]}, {"key": "k"}], json=json))
+    (request,) = message.requests
+    assert (request.id, request.cls, request.name, request.method) == (request_id, "C", "n", "m")
+    assert read(request.args, json=json) == {"a": [1]}
+    assert read(request.options, json=json) == {"key": "k"}
+    assert (message.origin.single, message.origin.json, message.origin.plain) == (True, json, False)
+
+
+@CODECS
+def test_a_batch_is_an_array_of_requests(json: bool) -> None:
+    message = parse_body(b"client", packed([[i, "C", str(i), "m", [i]] for i in range(200)], json=json))
+    assert [request.id for request in message.requests] == list(range(200))
+    assert (message.origin.single, message.origin.plain, message.origin.missing) == (False, not json, 200)
+
+
+@CODECS
+def test_what_is_left_out_is_nil_and_can_be_encoded_again(json: bool) -> None:
+    body = packed([[1, "C", "n", "m"], [2, "C", "n", "m", None], [3, "C", "n", "m", [], None]], json=json)
+    message = parse_body(b"client", body)
+    again = read(packed(message.requests, json=json), json=json)
+    assert again == [[1, "C", "n", "m", None, None], [2, "C", "n", "m", None, None], [3, "C", "n", "m", [], None]]
+    assert all(parse_options(request.options, json=json) == NO_OPTIONS for request in message.requests)
+
+
+@CODECS
+def test_later_versions_may_add_elements_to_a_request(json: bool) -> None:
+    assert parse_body(b"client", packed([1, "C", "n", "m", [], {}, "more"], json=json)).requests[0].id == 1
+
+
+@pytest.mark.parametrize("space", [" ", "\n\t\r ", " " * 100], ids=["one", "mixed", "many"])
+def test_json_may_have_white_space_after_its_first_byte(space: str) -> None:
+    message = parse_body(b"client", f'[{space}[1,"C","n","m"]{space},{space}[2,"C","n","m"]]'.encode())
+    assert [request.id for request in message.requests] == [1, 2]
+    assert not message.origin.single
+    assert parse_body(b"client", f'[{space}1,"C","n","m"]'.encode()).origin.single
+
+
+@CODECS
+@pytest.mark.parametrize(
+    ("request_row", "problem"),
+    [([1], "length"), ([1, "C", "n"], "length"), ([1, "C", "n", 5], "str"), ([1, None, "n", "m"], "str"), ({"id": 1}, "array")],
+)
+def test_a_request_of_the_wrong_shape_is_answered_where_its_id_can_be_read(json: bool, request_row: Any, problem: str) -> None:
+    good = [2, "C", "n", "m"]
+    message = parse_body(b"client", packed([good, request_row, good], json=json))
+    assert [request.id for request in message.requests] == [2, 2]
+    ((request_id, error),) = message.refused
+    assert request_id == 1
+    assert error.code == "bad_request"
+    assert re.search(problem, error.message)
+    assert message.origin.missing == 3
+
+
+@CODECS
+@pytest.mark.parametrize("body", [[], [[]], [None, "C", "n", "m"], [1.5, "C", "n", "m"], [True, "C", "n", 1], {}, [{}]])
+def test_without_an_id_there_is_nothing_to_answer(json: bool, body: Any) -> None:
+    with pytest.raises(Malformed):
+        parse_body(b"client", packed(body, json=json))
+
+
+@pytest.mark.parametrize("byte", [byte for byte in range(256) if byte not in b"[{"])
+def test_one_byte_alone_is_malformed(byte: int) -> None:
+    with pytest.raises(Malformed):
+        parse_body(b"client", bytes([byte]))
+
+
+def test_bodies_nested_without_end_are_malformed() -> None:
+    for body in (b"[" * 100_000, b"\x91" * 100_000, b'[1,"C","n","m",' + b"[" * 50_000 + b"]" * 50_001):
+        with pytest.raises(Malformed):
+            parse_body(b"client", body)
+
+
+# Messages
+
+
+def test_every_body_frame_is_a_message_of_its_own() -> None:
+    good = encode([1, "C", "n", "m"])
+    messages, malformed = parse_message([b"client", good, b"\xc1", encode_json([[2, "C", "n", "m"]]), b""])
+    assert [message.requests[0].id for message in messages] == [1, 2]
+    assert malformed == 2
+    assert all(message.origin.envelope is None for message in messages)
+
+
+def test_bodies_after_an_empty_frame_share_an_envelope_that_counts_those_which_can_be_answered() -> None:
+    good = encode([1, "C", "n", "m"])
+    messages, malformed = parse_message([b"client", b"", good, b"\xc1", good])
+    envelopes = {message.origin.envelope for message in messages}
+    assert malformed == 1
+    assert len(envelopes) == 1
+    (envelope,) = envelopes
+    assert envelope is not None
+    assert envelope.missing == 2
+    assert not any(message.origin.plain for message in messages)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"client"],
+        [b"client", b""],
+        [b"client", b"", b""],
+        [b"client", *[b"\x94\x01\xa1C\xa1n\xa1m"] * FRAMES_PER_MESSAGE_MAX],
+        [b"client", b"x" * (MESSAGE_BYTES_MAX + 1)],
+        [b"client", b"x" * (MESSAGE_BYTES_MAX // 2 + 1), b"x" * (MESSAGE_BYTES_MAX // 2)],
+    ],
+)
+def test_messages_without_body_or_beyond_a_limit_are_dropped_and_counted(frames: list[bytes]) -> None:
+    messages, malformed = parse_message(frames)
+    assert messages == []
+    assert malformed >= 1
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=5) | st.binary(max_size=5),
+    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=20,
+)
+rows = st.lists(st.integers() | st.text(max_size=3) | anything, max_size=7)
+
+
+def bodies() -> st.SearchStrategy[bytes]:
+    def pack(value: Any) -> bytes:
+        try:
+            return encode(value)
+        except (OverflowError, ValueError):
+            return b"\xc1"
+
+    def pack_json(value: Any) -> bytes:
+        try:
+            return encode_json(value)
+        except ValueError:
+            return b"["
+
+    values = rows | st.lists(rows, max_size=4) | anything
+    whole = values.map(pack) | values.map(pack_json)
+    cut = st.tuples(whole, st.integers(0, 40)).map(lambda pair: pair[0][: pair[1]])
+    spoiled = st.tuples(whole, st.integers(0, 40), st.integers(0, 255)).map(
+        lambda triple: triple[0][: triple[1]] + bytes([triple[2]]) + triple[0][triple[1] + 1 :]
+    )
+    return st.binary(max_size=60) | st.binary(max_size=40).map(lambda tail: b"[" + tail) | whole | cut | spoiled
+
+
+@given(st.lists(bodies(), max_size=4))
+@example([b'[1,"\\ud800","n","m"]'])
+@example([b'["\xed\xa0\x80","C","n","m"]'])
+@example([b"\x94\x01\xa1\xff\xa1n\xa1m"])
+@example([b"\xdd\xff\xff\xff\xff\x91"])
+@example([b"[" + b" " * 70])
+def test_whatever_a_stranger_sends_is_taken_apart_or_counted(frames: list[bytes]) -> None:
+    messages, malformed = parse_message([b"client", *frames])
+    body_count = len(frames) - bool(frames and not frames[0])
+    assert len(messages) + malformed == max(body_count, 1)
+    for message in messages:
+        check_is_answerable(message)
+
+
+def check_is_answerable(message: Message) -> None:
+    """Everything a parsed message leads to can be encoded: forwarded, refused, replied to, in its own codec."""
+    json = message.origin.json
+    assert message.requests or message.refused
+    assert message.origin.missing == len(message.requests) + len(message.refused)
+    for request in message.requests:
+        f"{request.cls}/{request.name}".encode()
+        try:
+            parse_options(request.options, json=json)
+        except BadRequest:
+            pass
+    assert len(read(packed(message.requests, json=json), json=json)) == len(message.requests)
+    replies = [(request.id, OK, request.args) for request in message.requests]
+    replies += [(request_id, 1, error.to_wire()) for request_id, error in message.refused]
+    (body,) = encode_bodies(replies, json=json, single=False)
+    assert [reply.id for reply in parse_replies(body)] == [row[0] for row in replies]
+
+
+# Options
+
+
+@CODECS
+@pytest.mark.parametrize("options", [[1], "x", 7, {"deadline_ms": "soon"}, {"key": 5}, {"key": "k" * 65}, {"traceparent": 1}])
+def test_options_of_unknown_types_are_a_bad_request(json: bool, options: Any) -> None:
+    with pytest.raises(BadRequest, match="options"):
+        parse_options(msgspec.Raw(packed(options, json=json)), json=json)
+
+
+@CODECS
+def test_options_are_read_and_unknown_ones_ignored(json: bool) -> None:
+    options = parse_options(msgspec.Raw(packed({"deadline_ms": 5, "key": "é" * 32, "new": []}, json=json)), json=json)
+    assert (options.deadline_ms, options.key, options.traceparent) == (5, "é" * 32, None)
+    assert parse_options(NO_RAW_JSON if json else NO_RAW, json=json) is NO_OPTIONS
+    assert parse_options(msgspec.Raw(packed(None, json=json)), json=json) == NO_OPTIONS
+
+
+@given(st.binary(max_size=30), st.booleans())
+def test_options_never_raise_anything_but_bad_request(raw: bytes, json: bool) -> None:
+    try:
+        parse_options(msgspec.Raw(raw), json=json)
+    except BadRequest:
+        pass
+
+
+@CODECS
+def test_another_deadline_leaves_the_other_options_as_they_were(json: bool) -> None:
+    raw = msgspec.Raw(packed({"deadline_ms": 5, "key": "k", "new": [1, {"a": None}]}, json=json))
+    assert read(with_deadline_ms(raw, 3, json=json), json=json) == {"deadline_ms": 3, "key": "k", "new": [1, {"a": None}]}
+
+
+@CODECS
+@pytest.mark.parametrize("depth", [10, 500, 800])
+def test_ordinary_nesting_is_not_too_deep(json: bool, depth: int) -> None:
+    raw = b"[" * depth + b"]" * depth if json else b"\x91" * depth + b"\xc0"
+    assert not is_too_deep(msgspec.Raw(raw), json=json)
+
+
+@CODECS
+def test_what_is_not_too_deep_can_be_read_from_a_deeper_stack_inside_a_batch(json: bool) -> None:
+    def from_deeper(frames: int, body: bytes) -> Message:
+        return from_deeper(frames - 1, body) if frames else parse_body(b"client", body)
+
+    verdicts = set()
+    for depth in range(700, 1_100, 5):
+        raw = msgspec.Raw(b"[" * depth + b"]" * depth if json else b"\x91" * depth + b"\xc0")
+        too_deep = is_too_deep(raw, json=json)
+        verdicts.add(too_deep)
+        if not too_deep:
+            body = packed([[1, "C", "n", "m", raw], [2, "C", "n", "m"]], json=json)
+            assert len(from_deeper(30, body).requests) == 2
+    assert verdicts == {False, True}
+
+
+# Replies
+
+
+@CODECS
+@pytest.mark.parametrize("single", [False, True])
+def test_replies_are_read_as_they_were_written(json: bool, single: bool) -> None:
+    body = encode_replies([(7, OK, msgspec.Raw(packed([1, "x"], json=json)))], json=json, single=single)
+    (reply,) = parse_replies(body)
+    assert (reply.id, reply.status) == (7, OK)
+    assert read(reply.result, json=json) == [1, "x"]
+
+
+@CODECS
+def test_no_replies_are_no_replies(json: bool) -> None:
+    assert parse_replies(encode_replies([], json=json, single=False)) == []
+
+
+@given(bodies())
+def test_replies_never_raise_anything_but_malformed(body: bytes) -> None:
+    try:
+        parse_replies(body)
+    except Malformed:
+        pass
+
+
+@CODECS
+def test_a_result_that_cannot_be_encoded_becomes_an_error_and_the_others_stay(json: bool) -> None:
+    rows = [(1, OK, "fine"), (2, OK, object()), (3, OK, 5)]
+    replies = [reply for body in encode_bodies(rows, json=json, single=False) for reply in parse_replies(body)]
+    assert [(reply.id, reply.status) for reply in replies] == [(1, 0), (2, 1), (3, 0)]
+    error = read(replies[1].result, json=json)
+    assert (error["code"], error["outcome"]) == ("internal", "executed")
+
+
+def test_replies_too_large_together_are_split_and_one_too_large_alone_becomes_an_error() -> None:
+    large = b"x" * (7 << 20)
+    bodies = encode_bodies([(i, OK, large) for i in range(5)] + [(5, OK, b"x" * (17 << 20))], json=False, single=False)
+    assert all(len(body) <= MESSAGE_BYTES_MAX for body in bodies)
+    replies = [reply for body in bodies for reply in parse_replies(body)]
+    assert [(reply.id, reply.status) for reply in replies] == [(i, 0) for i in range(5)] + [(5, 1)]
+    assert read(replies[5].result, json=False)["code"] == "too_large"
