@@ -1,0 +1,17 @@
+// Calls a durable counter and prints the number:  npm install && node client.mjs [ENDPOINT [NAME]]
+import { Request } from "zeromq";
+
+const [endpoint = "tcp://127.0.0.1:7711", name = "alice"] = process.argv.slice(2);
+const socket = new Request({ linger: 0, receiveTimeout: 10_000 });
+socket.connect(endpoint);
+
+async function call(className, name, method, ...args) {
+  await socket.send(JSON.stringify([1, className, name, method, args]));
+  const [body] = await socket.receive();
+  const [, status, result] = JSON.parse(body);
+  if (status !== 0) throw new Error(`${result.code}: ${result.message} (${result.outcome})`);
+  return result;
+}
+
+console.log(await call("Counter", name, "get_unique_number"));
+socket.close();
