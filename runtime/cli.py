@@ -128,6 +128,7 @@ def version() -> str:
 def _serve(options: argparse.Namespace) -> int:
     config = read_config(options, os.environ)
     set_up_logging("supervisor", config.log.level)
+    _check_path_is_free(config.service.listen)
     cores = read_cores()
     wanted = config.service.workers
     workers = wanted if isinstance(wanted, int) else None
@@ -142,6 +143,18 @@ def _serve(options: argparse.Namespace) -> int:
     finally:
         directory.close()
     return EXIT_OK if failure is None else _fail(describe_failure(failure))
+
+
+def _check_path_is_free(endpoint: str) -> None:
+    """A second bind of a unix socket's path takes it away from the first, silently."""
+    if not endpoint.startswith("ipc://"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(endpoint.removeprefix("ipc://"))
+        except OSError:  # Nobody there, or a path that the router will complain about.
+            return
+    raise OperatorError("listen", endpoint, "another process listens there", "stop it, or choose another with --listen")
 
 
 def describe_failure(failure: Failed) -> str:

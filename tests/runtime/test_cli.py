@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_process import ServiceProcess, running
+from service_process import ServiceProcess, running, wait_until
 
 from runtime.cli import main, parse_arguments, read_config, render_status
 
@@ -211,6 +212,26 @@ def test_a_port_that_is_taken_is_refused_with_the_endpoint(tmp_path: Path) -> No
         said = fails("serve", "app.py", "--listen", endpoint, cwd=tmp_path)
     assert said.startswith(f"listen {endpoint}: Address already in use")
     assert said.endswith("(stop the process that uses it, or choose another endpoint with --listen)")
+
+
+def test_a_unix_socket_that_another_process_listens_on_is_not_taken_away_from_it(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "door"))
+        other.listen()
+        said = fails("serve", "app.py", "--listen", f"ipc://{tmp_path}/door", cwd=tmp_path)
+    assert said.startswith(f"listen ipc://{tmp_path}/door: another process listens there (stop it")
+
+
+def test_a_router_that_was_killed_comes_back_on_the_port_the_system_chose(service: tuple[ServiceProcess, str, Path]) -> None:
+    def router() -> dict[str, object]:
+        answered = tidegate("status", "--connect", service[1], "--json")
+        return dict(json.loads(answered.stdout)["processes"][1]) if answered.returncode == 0 else {}
+
+    before = router()
+    os.kill(int(str(before["pid"])), signal.SIGKILL)
+    wait_until(lambda: router().get("restarts") == 1, "the restart of the router")
+    assert tidegate("call", "--connect", service[1], "Counter", "bob", "get_unique_number").stdout == "0\n"
 
 
 def test_a_data_directory_in_use_is_refused_with_the_pid(service: tuple[ServiceProcess, str, Path]) -> None:

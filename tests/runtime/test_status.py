@@ -1,0 +1,68 @@
+import os
+import subprocess
+
+from runtime.config import Config, merge
+from runtime.control import Pong, Ready
+from runtime.placement import Cores, place
+from runtime.status import Identity, Usage, classes, listen_endpoint, snapshot
+from runtime.supervision import ROUTER, Supervision
+
+PLACEMENT = place(Cores((0, 1), None), 4, 2)
+IDENTITY = Identity("1.0", 7, 1_000, "/data", merge(Config(), {"service": {"app": "app.py"}}, "test"), PLACEMENT)
+
+
+def serving() -> Supervision:
+    machine = Supervision(PLACEMENT.owners, 2, 7, 30.0, 9.0)
+    machine.start(0.0)
+    machine.child_said(ROUTER, Ready("tcp://[::ffff:127.0.0.1]:7711"), 1.0)
+    machine.child_said(0, Ready("ipc://w0", classes={"Counter": {"methods": {}}}), 1.0)
+    machine.child_said(1, Ready("ipc://w1", classes={"Counter": {"methods": {}}}), 1.0)
+    return machine
+
+
+def test_the_snapshot_of_a_service_names_every_process_with_its_numbers() -> None:
+    machine = serving()
+    machine.child_said(1, Pong(0, {"calls": 5}), 2.0)
+    status = snapshot(IDENTITY, machine, {ROUTER: os.getpid(), 0: os.getpid()}, Usage())
+    assert (status["state"], status["start"], status["shards"], status["class_names"]) == ("serving", 7, 4, ["Counter"])
+    assert status["listen"] == "tcp://127.0.0.1:7711"
+    by_name = {process["name"]: process for process in status["processes"]}
+    assert list(by_name) == ["supervisor", "router", "worker 0", "worker 1"]
+    assert by_name["worker 1"]["statistics"] == {"calls": 5}
+    assert by_name["worker 0"]["shards"] == [0, 2]
+    assert by_name["router"]["rss_mib"] > 0
+    assert "rss_mib" not in by_name["worker 1"]
+
+
+def test_a_lost_worker_makes_the_service_degraded_and_is_shown_with_its_end() -> None:
+    machine = serving()
+    machine.child_exited(1, "was killed by SIGSEGV", False, 3.0)
+    machine.timer(3.0)
+    status = snapshot(IDENTITY, machine, {}, Usage())
+    assert status["state"] == "degraded"
+    lost = status["processes"][-1]
+    assert (lost["state"], lost["restarts"], lost["endpoint"]) == ("starting", 1, None)
+    assert lost["last_problem"] == "was killed by SIGSEGV"
+    assert classes(machine) == {"Counter": {"methods": {}}}
+
+
+def test_an_idle_service_has_the_same_snapshot_twice() -> None:
+    machine, usage = serving(), Usage()
+    first, second = (snapshot(IDENTITY, machine, {}, usage) for _ in range(2))
+    for status in (first, second):
+        status["processes"][0].pop("cpu_percent")  # This process is not idle.
+        status["processes"][0].pop("rss_mib")
+    assert first == second
+
+
+def test_before_the_router_listens_nothing_is_claimed() -> None:
+    machine = Supervision(PLACEMENT.owners, 2, 7, 30.0, 9.0)
+    assert listen_endpoint(machine) is None
+    assert classes(machine) == {}
+
+
+def test_a_process_that_is_gone_uses_nothing() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    assert Usage().of(gone.pid) == {}
+    assert Usage().of(None) == {}
