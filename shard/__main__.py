@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import uvloop
 import zmq
 
 from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
@@ -20,6 +19,7 @@ from runtime.control import Drained, Failed, Ready, WorkerSpec
 from runtime.errors import OperatorError
 from shard.app import load_app
 from shard.checkpoint import CheckpointTrouble
+from shard.loop import new_worker_loop
 from shard.methods import AppError, ObjectClass
 from shard.worker import Worker
 from shard.worker_store import WorkerStore
@@ -57,7 +57,7 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
 
 
 def _serve(spec: WorkerSpec, classes: list[ObjectClass], control_fd: int) -> int:
-    loop = uvloop.new_event_loop()
+    loop = new_worker_loop()
     control = ControlChannel(control_fd, loop)
     context: zmq.Context[Any] = zmq.Context()
     context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))

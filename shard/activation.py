@@ -171,6 +171,14 @@ class Activation:
         self.host.hold(self, seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
+    def wait_confirmed(self) -> Awaitable[None]:
+        """Completes when a message that leaves now may leave: the output gate for what is not a reply."""
+        if self.cache.confirm_seq <= self.host.commits.durable_seq:
+            return DONE
+        future = self.host.loop.create_future()
+        self.host.hold(self, self.cache.confirm_seq, lambda: _settle(future), lambda error: _fail(future, error))
+        return future
+
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""
         future = StorageFuture(loop=self.host.loop)

@@ -57,6 +57,7 @@ from shard.outbound import Caller, InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
 from shard.table import ActivationTable, Kept
 from shard.task import NEUTRAL, ObjectTask
+from shard.web import Web
 
 
 class ShardStore(Store, Protocol):
@@ -124,6 +125,7 @@ class Host:
         self._apply = apply
         self._system = system
         self.wall_us = wall_us
+        self.web = Web()
         self.alarms = AlarmClock(self, stores, random or Random())
         self._spare = ObjectTask(loop)
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared

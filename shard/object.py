@@ -11,6 +11,8 @@ from runtime.stub import Stub
 from shard.storage import SectionEntry, Storage
 
 if TYPE_CHECKING:
+    import aiohttp
+
     from shard.activation import Activation
 
 ALARM = "alarm"
@@ -57,6 +59,12 @@ class DurableObject:
         """`async with self.block_concurrency():` a critical section. Only events that its own code started are delivered
         while it runs. An exception that escapes it, or 30 s in it, resets the object."""
         return self._activation.enter_section(breaks=True)
+
+    @property
+    def fetch(self) -> aiohttp.ClientSession:
+        """An aiohttp client session. Its requests leave only when everything this object has written is durable. Raises
+        RuntimeError where aiohttp is not installed."""
+        return self._activation.host.web.session()
 
     def abort(self, reason: str = "aborted") -> NoReturn:
         """Drops what has been written and is in no commit yet, and resets the object. Callers get `object_reset`."""

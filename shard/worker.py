@@ -28,7 +28,7 @@ from shard.host import Host, HostSettings
 from shard.methods import ObjectClass
 from shard.peers import Peers
 from shard.record import ShardCommit
-from shard.task import NEUTRAL, object_task_factory
+from shard.task import NEUTRAL
 from shard.worker_store import WorkerStore
 
 EVICT_INTERVAL_S = 1.0
@@ -58,7 +58,6 @@ class Worker:
         self._loop = loop
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended
-        loop.set_task_factory(object_task_factory)
         self.store = open_store(self._on_trouble)
         self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX)
         self._peers = Peers(context, loop, b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation))
@@ -201,13 +200,17 @@ class Worker:
             self._loop.create_task(self._finish(left), context=NEUTRAL)
 
     async def _finish(self, unanswered: int) -> None:
+        await self._host.web.close()
+        await self._checkpoint()
+        self._end(0, unanswered)
+
+    async def _checkpoint(self) -> None:
         """A checkpoint spares the next start the recovery; without it nothing is lost, the log has everything."""
         try:
             async with asyncio.timeout(_DRAIN_CHECKPOINT_S):
                 await self.store.checkpointer.finish()
         except (OperatorError, TimeoutError) as exc:
             log.warning("no checkpoint before the stop (%s); the next start recovers from the log", exc or "it took too long")
-        self._end(0, unanswered)
 
     def _end(self, exit_code: int, unanswered: int) -> None:
         ended, self._ended = self._ended, None

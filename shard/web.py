@@ -1,0 +1,36 @@
+"""`self.fetch`: one HTTP client session for all objects of a worker.
+
+Shared, because connections are worth keeping and because the output gate knows by itself whose bytes it holds (`loop.py`).
+Cookies are not kept: what one object receives must not be sent by another.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+class Web:
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    def session(self) -> aiohttp.ClientSession:
+        """Made at the first use, in a context that belongs to no object."""
+        if self._session is None or self._session.closed:
+            self._session = contextvars.Context().run(_new_session)
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+def _new_session() -> aiohttp.ClientSession:
+    try:
+        import aiohttp
+    except ImportError:
+        raise RuntimeError("self.fetch needs aiohttp: pip install 'tidegate[fetch]'") from None
+    return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
