@@ -1,6 +1,6 @@
 #!/bin/sh
 # Boots a systemd of its own over a throw-away copy of this machine's root, with the service installed and enabled, and stays
-# in the foreground. Run it in a mount namespace of its own: unshare --mount boot.sh SOURCE PYTHON SITE_PACKAGES
+# in the foreground. Run it in mount and process namespaces of its own, by: boot.sh SOURCE PYTHON SITE_PACKAGES
 set -eu
 source=$1 python=$2 site=$3
 mount --make-rprivate /

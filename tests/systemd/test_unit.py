@@ -65,8 +65,10 @@ class Machine:
         site = Path(msgspec.__file__).parents[1]
         boot = str(Path(__file__).with_name("boot.sh"))
         with open(log, "w") as output:
-            command = ["unshare", "--mount", boot, str(ROOT), sys.base_prefix, str(site)]
-            self._nspawn = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            # In a process namespace of its own, which dies with this process: killing nspawn alone leaves the machine running.
+            alone = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+            command = [*alone, boot, str(ROOT), sys.base_prefix, str(site)]
+            self._machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self._log = log
         self._init = ""
 
@@ -77,10 +79,9 @@ class Machine:
         """Skips the test where containers cannot be made; fails where they can and the machine does not come up."""
 
         def booted() -> bool:
-            if self._nspawn.poll() is not None:
+            if self._machine.poll() is not None:
                 pytest.skip(f"cannot boot a systemd here: {self._log.read_text()[-500:]}")
-            children = Path(f"/proc/{self._nspawn.pid}/task/{self._nspawn.pid}/children").read_text().split()
-            self._init = children[0] if children else ""
+            self._init = only_child(only_child(str(self._machine.pid)))
             return bool(self._init) and self.run("systemctl", "is-active", "basic.target").stdout == "active\n"
 
         self.wait_until(booted, "the boot")
@@ -118,8 +119,16 @@ class Machine:
         return bool(process["restarts"] == 1 and process["state"] == "ready")
 
     def close(self) -> None:
-        self._nspawn.kill()
-        self._nspawn.wait()
+        self._machine.kill()
+        self._machine.wait()
+
+
+def only_child(pid: str) -> str:
+    """Empty while there is none."""
+    try:
+        return Path(f"/proc/{pid}/task/{pid}/children").read_text().strip().split(" ")[0]
+    except OSError:
+        return ""
 
 
 @pytest.fixture(scope="module")
