@@ -1,0 +1,324 @@
+"""The door of router and workers, on real sockets and a real loop, with plain clients in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+import zmq
+
+from runtime.endpoint import Endpoint, EndpointStatistics
+from runtime.limits import TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
+from runtime.outbox import Outbox
+from runtime.protocol import OK, Message
+
+DEADLINE_S = 10.0
+
+
+class Server:
+    """An endpoint on a loop in a thread. `handle` may be replaced; at first every call is answered with its arguments."""
+
+    def __init__(self, outbox: Outbox | None = None) -> None:
+        self.context: zmq.Context[Any] = zmq.Context()
+        self.loop = uvloop.new_event_loop()
+        self.handle: Callable[[Message], None] = self.echo
+        self.errors: list[Any] = []
+        self.turns: list[list[int]] = [[]]
+        """For each turn, the number of requests of each message."""
+        self.loop.set_exception_handler(lambda _, context: self.errors.append(context.get("exception")))
+        self.endpoint = Endpoint(self.context, self._handle, self._end_turn, message_bytes_max=1 << 20, outbox=outbox)
+        self.address = self.endpoint.bind("tcp://127.0.0.1:0")
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self.endpoint.start(self.loop)
+        self._thread.start()
+
+    def _handle(self, message: Message) -> None:
+        self.turns[-1].append(len(message.requests))
+        self.handle(message)
+
+    def _end_turn(self) -> None:
+        self.turns.append([])
+        self.endpoint.flush()
+
+    def echo(self, message: Message) -> None:
+        for request in message.requests:
+            self.endpoint.reply(message.origin, request.id, OK, request.args)
+
+    def client(self, kind: int = zmq.DEALER, identity: bytes | None = None, **options: int) -> zmq.Socket[Any]:
+        client = self.context.socket(kind)
+        client.setsockopt(zmq.LINGER, 0)
+        client.setsockopt(zmq.SNDHWM, 0)
+        client.setsockopt(zmq.RCVHWM, 0)
+        client.setsockopt(zmq.RCVTIMEO, int(DEADLINE_S * 1_000))
+        for name, value in options.items():
+            client.setsockopt(getattr(zmq, name), value)
+        if identity is not None:
+            client.setsockopt(zmq.IDENTITY, identity)
+        client.connect(self.address)
+        return client
+
+    def in_loop(self, function: Callable[[], Any]) -> Any:
+        async def call() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(DEADLINE_S)
+
+    def wait_until(self, condition: Callable[[EndpointStatistics], bool]) -> None:
+        deadline = time.monotonic() + DEADLINE_S
+        while not condition(statistics := self.in_loop(self.endpoint.statistics)):
+            assert time.monotonic() < deadline, statistics
+
+    def stop(self) -> None:
+        self.in_loop(self.endpoint.close)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        self.context.destroy(linger=0)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+    assert not server.errors
+
+
+def request(request_id: int | str, args: Any = None) -> bytes:
+    return msgspec.msgpack.encode([request_id, "C", "n", "m", args])
+
+
+def answer(client: zmq.Socket[Any]) -> Any:
+    return msgspec.msgpack.decode(client.recv())
+
+
+def test_a_req_client_reads_one_message_for_one_however_many_bodies_it_sent(server: Server) -> None:
+    client = server.client(zmq.REQ)
+    for number in range(20):
+        client.send_multipart([request(number, [1]), b"[%d]" % number, msgspec.msgpack.encode([[number, "C", "n", "m", [2]]])])
+        single, refused, batch = sorted(client.recv_multipart(), key=lambda body: (body[:1] == b"\x91", body[:1] == b"["))
+        assert msgspec.msgpack.decode(single) == [number, 0, [1]]
+        assert msgspec.json.decode(refused)[:2] == [number, 1]
+        assert msgspec.msgpack.decode(batch) == [[number, 0, [2]]]
+
+
+def test_a_req_client_reads_one_message_even_if_its_replies_must_be_split(server: Server) -> None:
+    client = server.client(zmq.REQ)
+    large = b"x" * (9 << 20)
+
+    def handle(message: Message) -> None:
+        for incoming in message.requests:
+            server.endpoint.reply(message.origin, incoming.id, OK, large)
+
+    server.handle = handle
+    client.send(msgspec.msgpack.encode([[number, "C", "n", "m"] for number in range(2)]))
+    bodies = client.recv_multipart()
+    assert [msgspec.msgpack.decode(body)[0][0] for body in bodies] == [0, 1]
+    server.handle = server.echo
+    client.send(request(3))
+    assert answer(client) == [3, 0, None]
+
+
+def test_replies_to_a_req_client_are_gathered_over_turns(server: Server) -> None:
+    waiting: list[Message] = []
+    server.handle = waiting.append
+    client = server.client(zmq.REQ)
+    client.send_multipart([msgspec.msgpack.encode([[1, "C", "n", "m"], [2, "C", "n", "m"]]), request(3)])
+    server.wait_until(lambda statistics: len(waiting) == 2)
+    for message, index in ((waiting[1], 0), (waiting[0], 1), (waiting[0], 0)):
+        assert not client.poll(5)
+
+        def reply(message: Message = message, index: int = index) -> None:
+            server.endpoint.reply(message.origin, message.requests[index].id, OK, None)
+            server.endpoint.flush()
+
+        server.in_loop(reply)
+    single, batch = client.recv_multipart()
+    assert msgspec.msgpack.decode(single) == [3, 0, None]
+    assert msgspec.msgpack.decode(batch) == [[2, 0, None], [1, 0, None]]
+
+
+def test_replies_of_one_turn_to_a_pipelining_client_share_one_message(server: Server) -> None:
+    client = server.client()
+    client.send(msgspec.msgpack.encode([[number, "C", "n", "m"] for number in range(100)]))
+    assert len(answer(client)) == 100
+    client.send(msgspec.json.encode([[number, "C", "n", "m"] for number in range(100)]))
+    assert len(msgspec.json.decode(client.recv())) == 100
+
+
+def test_no_edge_is_lost_however_sends_and_receives_interleave(server: Server) -> None:
+    """A client that asks again only when answered hangs at the first edge that is lost."""
+    turn = 0
+
+    def handle(message: Message) -> None:
+        nonlocal turn
+        turn += 1
+        if turn % 3 == 0:
+            server.echo(message)
+            server.endpoint.flush()  # In the middle of a burst.
+        elif turn % 3 == 1:
+            server.echo(message)
+        else:
+
+            def later() -> None:
+                server.echo(message)
+                server.endpoint.flush()
+
+            server.loop.call_soon(later)
+
+    server.handle = handle
+
+    def ask_many(kind: int) -> int:
+        client = server.client(kind)
+        for number in range(400):
+            client.send(request(number))
+            assert answer(client) == [number, 0, None]
+        client.close()
+        return 400
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sum(pool.map(ask_many, [zmq.REQ, zmq.DEALER] * 4)) == 3_200
+
+
+def test_a_turn_reads_a_bounded_number_of_messages_and_of_requests(server: Server) -> None:
+    client = server.client()
+    blocked = threading.Event()
+    server.loop.call_soon_threadsafe(blocked.wait, DEADLINE_S)
+    for number in range(300):
+        client.send(request(number))
+    while_blocked = server.client()
+    great = msgspec.msgpack.encode([[number, "C", "n", "m"] for number in range(TURN_REQUESTS_MAX)])
+    for _ in range(5):
+        while_blocked.send(great)
+    blocked.set()
+    assert [answer(client)[0] for _ in range(300)] == list(range(300))
+    for _ in range(5):
+        assert len(answer(while_blocked)) == TURN_REQUESTS_MAX
+    assert max(map(len, server.turns)) == TURN_MESSAGES_MAX
+    assert max(map(sum, server.turns)) < TURN_REQUESTS_MAX + TURN_MESSAGES_MAX
+
+
+def test_a_handler_that_raises_costs_its_own_message_and_no_other() -> None:
+    server = Server()
+
+    def handle(message: Message) -> None:
+        if message.requests[0].method == "raise":
+            raise RuntimeError("a bug")
+        server.echo(message)
+
+    server.handle = handle
+    client = server.client()
+    for number in range(10):
+        client.send(msgspec.msgpack.encode([number, "C", "n", "raise"]))
+        client.send(request(number))
+    assert [answer(client)[0] for _ in range(10)] == list(range(10))
+    server.stop()
+    assert len(server.errors) == 10
+
+
+def test_extra_frames_never_make_the_next_frame_an_identity(server: Server) -> None:
+    victim = server.client(identity=b"victim")
+    victim.send(request(1))
+    assert answer(victim) == [1, 0, None]
+    stranger = server.client()
+    for count in (2, 3, 1_023, 1_024, 1_025, 5_000):
+        stranger.send_multipart([b"victim", b"", request(666)] * count)
+        stranger.send_multipart([b"", b"victim", request(667)])
+    victim.send(request(2))
+    assert answer(victim) == [2, 0, None]
+    assert not victim.poll(50)
+
+
+def test_messages_of_too_many_frames_are_read_to_the_end_and_counted(server: Server) -> None:
+    client = server.client()
+    client.send_multipart([request(1)] * 2_000)
+    client.send_multipart([b"x" * (600 << 10)] * 3)
+    client.send(request(2))
+    assert answer(client) == [2, 0, None]
+    assert server.in_loop(server.endpoint.statistics).malformed >= 1_024 + 2
+
+
+def test_an_identity_belongs_to_its_connection_while_that_is_open(server: Server) -> None:
+    waiting: list[Message] = []
+    server.handle = waiting.append
+    owner = server.client(identity=b"same")
+    owner.send(request("secret"))
+    server.wait_until(lambda statistics: len(waiting) == 1)
+    other = server.client(identity=b"same")
+    other.send(request("other"))
+    fresh = server.client()
+    fresh.send(request("fresh"))
+    server.wait_until(lambda statistics: len(waiting) >= 2)
+    server.in_loop(lambda: [server.echo(message) for message in waiting] and server.endpoint.flush())
+    assert answer(owner)[0] == "secret"
+    assert answer(fresh)[0] == "fresh"
+    assert not other.poll(50)
+
+
+def test_replies_to_a_client_that_has_gone_are_dropped_and_counted(server: Server) -> None:
+    waiting: list[Message] = []
+    server.handle = waiting.append
+    client = server.client(LINGER=1_000)
+    client.send_multipart([request(1), request(2)])
+    server.wait_until(lambda statistics: len(waiting) == 2)
+    client.close()
+
+    def undeliverable(statistics: EndpointStatistics) -> bool:
+        server.in_loop(lambda: server.echo(waiting[0]) or server.endpoint.flush())
+        return statistics.undeliverable > 0
+
+    server.wait_until(undeliverable)
+
+
+def test_a_client_that_reads_late_gets_everything_in_order_and_nobody_else_waits(server: Server) -> None:
+    slow = server.client(RCVHWM=1, RCVBUF=4_096)
+    for number in range(3_000):
+        slow.send(request(number, b"x" * 3_000))
+    server.wait_until(lambda statistics: statistics.kept_bytes > 0)
+    other = server.client()
+    started = time.monotonic()
+    for number in range(100):
+        other.send(request(number))
+        answer(other)
+    assert time.monotonic() - started < 2
+    assert [answer(slow)[0] for _ in range(3_000)] == list(range(3_000))
+    server.wait_until(lambda statistics: statistics.kept_bytes == 0)
+
+
+def test_a_client_that_never_reads_gets_short_errors_for_what_is_above_its_bound() -> None:
+    server = Server(Outbox(client_bytes_max=1 << 20))
+    slow = server.client(RCVHWM=1, RCVBUF=4_096)
+    for number in range(1, 6_001):
+        slow.send(request(number, b"x" * 3_000))
+    server.wait_until(lambda statistics: statistics.messages_in == 6_000)
+    statistics = server.in_loop(server.endpoint.statistics)
+    assert (1 << 20) < statistics.kept_bytes < (3 << 20)
+    answers = [answer(slow) for _ in range(6_000)]
+    assert [row[0] for row in answers] == list(range(1, 6_001))
+    errors = [row[2] for row in answers if row[1]]
+    assert errors
+    assert {(error["code"], error["outcome"]) for error in errors} == {("overloaded", "unknown")}
+    server.stop()
+
+
+def test_flushing_and_replying_after_the_end_is_harmless(server: Server) -> None:
+    messages: list[Message] = []
+    server.handle = messages.append
+    client = server.client()
+    client.send(request(1))
+    server.wait_until(lambda statistics: len(messages) == 1)
+
+    def end() -> None:
+        server.endpoint.close()
+        server.echo(messages[0])
+        server.endpoint.flush()
+        server.endpoint.close()
+
+    server.in_loop(end)
