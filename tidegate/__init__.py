@@ -1,5 +1,7 @@
 """Tidegate: durable objects for Python. Named, single-threaded objects with private storage that lose nothing they confirmed."""
 
+from runtime.client import Client, connect
+from runtime.client_sync import SyncClient, connect_sync
 from runtime.errors import (
     BadArguments,
     BadRequest,
@@ -29,6 +31,7 @@ __all__ = [
     "BadArguments",
     "BadRequest",
     "CallError",
+    "Client",
     "DeadlineExceeded",
     "DurableObject",
     "Internal",
@@ -40,6 +43,7 @@ __all__ = [
     "ShardLost",
     "StartFailed",
     "Storage",
+    "SyncClient",
     "TidegateError",
     "TooLarge",
     "Transaction",
@@ -48,4 +52,6 @@ __all__ = [
     "Unavailable",
     "UnknownClass",
     "UnknownMethod",
+    "connect",
+    "connect_sync",
 ]
