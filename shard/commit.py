@@ -7,6 +7,11 @@ Commits are numbered. Writes go into the *open* commit; `cut` closes it and open
 made durable. An object's `confirm_seq` is the newest commit that its messages must wait for, so that the output gate is one
 comparison of integers. Since the number only grows, an object's messages leave in the order in which they were produced.
 
+Objects of one worker may answer each other before the disk has: what one has seen of another's undurable writes it *inherits*, so
+that its own messages wait for them too, and so do those of whoever it tells. That is safe because one log makes all commits of
+a worker durable in order: nothing that an heir writes can be durable before what it inherited. Where inherited writes are lost,
+the heir is reset with the object that made them.
+
 Rule: no file, thread or clock. The shell asks for a cut when none is in flight, and says how it ended.
 """
 
@@ -20,21 +25,26 @@ if TYPE_CHECKING:
 
 
 
+Inheritance = tuple["ObjectCache", "ObjectCache"]
+"""Who has seen undurable writes, and whose."""
+
+
 class Commit:
     """The commit in flight: what it makes durable, and the messages that wait for it."""
 
-    __slots__ = ("held", "members", "seq")
+    __slots__ = ("heirs", "held", "members", "seq")
 
-    def __init__(self, seq: int, members: list[ObjectCache], held: list[Any]) -> None:
+    def __init__(self, seq: int, members: list[ObjectCache], held: list[Any], heirs: list[Inheritance]) -> None:
         self.seq = seq
         self.members = members
         self.held = held
+        self.heirs = heirs
 
 
 class GroupCommit:
     """The open commit, the one in flight, and the messages held behind each."""
 
-    __slots__ = ("dirty", "durable_seq", "held", "in_flight", "open_bytes", "open_seq")
+    __slots__ = ("dirty", "durable_seq", "heirs", "held", "in_flight", "open_bytes", "open_seq", "split_seq")
 
     def __init__(self) -> None:
         self.open_seq = 1
@@ -43,8 +53,30 @@ class GroupCommit:
         """Caches with writes since the last cut, in the order of their first write."""
         self.held: list[Any] = []
         """Messages that wait for the open commit."""
+        self.heirs: list[Inheritance] = []
+        """Who has seen writes of the open commit."""
         self.in_flight: Commit | None = None
         self.open_bytes = 0
+        self.split_seq = 0
+        """The newest commit from which members were left behind."""
+
+    def inherit(self, heir: ObjectCache, source: ObjectCache, seq: int) -> None:
+        """`heir` sees what `source` had written up to commit `seq`."""
+        if seq <= self.durable_seq or heir is source:
+            return
+        if seq == self.split_seq:
+            seq = self.open_seq  # Its writes may have been left behind.
+        if heir.confirm_seq < seq:
+            heir.confirm_seq = seq
+        if self.in_flight is not None and seq == self.in_flight.seq:
+            self.in_flight.heirs.append((heir, source))
+        else:
+            assert seq == self.open_seq, (seq, self.open_seq)
+            self.heirs.append((heir, source))
+
+    def heirs_of(self, source: ObjectCache) -> list[ObjectCache]:
+        """Who has seen what `source` has written and is in no commit yet."""
+        return [heir for heir, seen in self.heirs if seen is source]
 
     def hold(self, confirm_seq: int, message: Any) -> None:
         """Keeps a message until commit `confirm_seq` is durable. The caller has seen that it is not yet."""
@@ -79,11 +111,15 @@ class GroupCommit:
             held = []
             if not self.dirty:
                 held, self.held = self.held, []
-        commit = self.in_flight = Commit(self.open_seq, members, held)
+        heirs, self.heirs = self.heirs, []
+        commit = self.in_flight = Commit(self.open_seq, members, held, heirs)
         self.open_seq += 1
-        for member in self.dirty:  # Those that did not fit: what reveals their writes must wait for the next commit.
-            if member.confirm_seq == commit.seq:
-                member.confirm_seq = self.open_seq
+        if self.dirty:  # Some did not fit: what reveals their writes must wait for the next commit.
+            self.split_seq = commit.seq
+            self.heirs = list(heirs)
+            for cache in [*self.dirty, *(heir for heir, _ in heirs)]:
+                if cache.confirm_seq == commit.seq:
+                    cache.confirm_seq = self.open_seq
         return commit
 
     def succeeded(self) -> Commit:

@@ -202,6 +202,8 @@ class Host:
     def start(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
         """Runs the first step of a call; for most calls that is all. The gate has let it in."""
         self._calls += 1
+        if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
+            return
         try:
             if method.empty_ok and len(request.args) < 2:
                 coro = method.function(activation.instance)
@@ -263,14 +265,17 @@ class Host:
                 self._finish_status(activation, origin, request_id, ERROR, TooLarge(text, outcome="executed").to_wire())
                 return
             value = msgspec.Raw(raw)
-        if activation.cache.confirm_seq <= self.commits.durable_seq:
-            self.answer(origin, request_id, OK, value)
-        else:
-            self.commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, OK, value))
+        self._finish_status(activation, origin, request_id, OK, value)
 
     def _finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:
+        """Through the output gate."""
         if activation.cache.confirm_seq <= self.commits.durable_seq:
             self.answer(origin, request_id, status, value)
+        elif origin.__class__ is LocalOrigin:
+            caller = origin.caller
+            if caller.broken is None:
+                self.commits.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
+                self.answer(origin, request_id, status, value)
         else:
             self.commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
 
@@ -306,19 +311,27 @@ class Host:
     # Calls out
 
     def call_out(self, activation: Activation, request: Request, origin: LocalOrigin) -> None:
-        """A call made by object code: it leaves when everything the object has written is durable."""
+        """A call made by object code: it leaves the worker when everything the object has written is durable."""
         if activation.broken is not None:
             origin.fail(activation.broken)
-        elif activation.cache.confirm_seq <= self.commits.durable_seq:
-            self._route(request, origin)
-        else:
-            self.hold(activation, activation.cache.confirm_seq, lambda: self._route(request, origin), origin.fail)
-
-    def _route(self, request: Request, origin: LocalOrigin) -> None:
-        if shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
+        elif shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
             self.loop.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
+        elif activation.cache.confirm_seq <= self.commits.durable_seq:
+            self._send_soon(request, origin)
         else:
-            self.loop.call_soon(self._send, request, origin, context=NEUTRAL)
+            seq = activation.cache.confirm_seq
+            self.hold(activation, seq, lambda: self._send_soon(request, origin), origin.fail)
+
+    def _send_soon(self, request: Request, origin: LocalOrigin) -> None:
+        self.loop.call_soon(self._send, request, origin, context=NEUTRAL)
+
+    def _inherit_from_caller(self, activation: Activation, origin: LocalOrigin) -> bool:
+        """The callee sees what the call reveals. False when that has been lost: then the call must not run."""
+        if origin.caller.broken is not None and origin.confirm_seq > self.commits.durable_seq:
+            origin.fail(origin.caller.broken)
+            return False
+        self.commits.inherit(activation.cache, origin.caller.cache, origin.confirm_seq)
+        return True
 
     def _deliver_later(self, request: Request, origin: Origin) -> None:
         self.deliver(request, origin)
@@ -402,10 +415,18 @@ class Host:
             self.log.warning("%s", error)
             self._break(activation, error, queued_too=False)
 
-    def _break(self, activation: Activation, error: CallError, *, queued_too: bool) -> None:
+    def _reset_heir(self, heir: ObjectCache, error: CallError) -> None:
+        """It has seen writes that are lost."""
+        if heir.owner.broken is None:
+            self._resets += 1
+            self.log.warning("%s was reset with an object whose undurable writes it had seen", heir.owner.id)
+            self._break(heir.owner, error, queued_too=False, inherited=True)
+
+    def _break(self, activation: Activation, error: CallError, *, queued_too: bool, inherited: bool = False) -> None:
         activation.broken = error
         cache = activation.cache
         self.table.remove(activation)
+        heirs = self.commits.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
         self.commits.forget(cache)
         if cache.committing is not None:
             self._settling.setdefault(cache.key, [])
@@ -430,6 +451,8 @@ class Host:
                 self.answer_error(waiter.origin, waiter.request.id, error)
             else:
                 self.loop.call_soon(self._deliver_later, waiter.request, waiter.origin, context=NEUTRAL)
+        for heir in heirs:
+            self._reset_heir(heir, error)
         self.touch()
 
     # Commits
@@ -484,6 +507,8 @@ class Host:
         for cache in commit.members:
             cache.committing = None
             self.reset(cache.owner, error)
+        for heir, _ in commit.heirs:
+            self._reset_heir(heir, error)
         self._settled()
 
     def _discard(self, message: Any, error: CallError) -> None:

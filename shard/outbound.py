@@ -1,8 +1,9 @@
 """Calls that object code makes to other objects.
 
-Guarantee: a call leaves only when everything its object has written before is durable, and calls of one object to another
-leave in the order in which they were made. The result is delivered to the object through its input gate, because it is
-awaited as an ordinary future.
+Guarantee: a call leaves the worker only when everything its object has written before is durable, and calls of one object to
+another leave in the order in which they were made. A call to an object of the same worker waits for no disk: the other object
+inherits what the call reveals, and the caller what the reply does (see `commit.py`). The result is delivered to the object
+through its input gate, because it is awaited as an ordinary future.
 """
 
 from __future__ import annotations
@@ -45,10 +46,13 @@ class InternalOrigin(Origin):
 class LocalOrigin(InternalOrigin):
     """The reply goes to a future of this process."""
 
-    __slots__ = ("future", "result_type")
+    __slots__ = ("caller", "confirm_seq", "future", "result_type")
 
-    def __init__(self, future: asyncio.Future[Any], result_type: Any) -> None:
+    def __init__(self, caller: Activation, future: asyncio.Future[Any], result_type: Any) -> None:
         super().__init__()
+        self.caller = caller
+        self.confirm_seq = caller.cache.confirm_seq
+        """What the caller had written when it made the call."""
         self.future = future
         self.result_type = result_type
 
@@ -89,5 +93,5 @@ class Caller:
         future = self._host.loop.create_future()
         raw = encode_arguments(args, kwargs)  # At once: what the caller changes later does not travel.
         request = Request(_numbers(), class_name, name, method, raw)
-        self._host.call_out(self.activation, request, LocalOrigin(future, result_type))
+        self._host.call_out(self.activation, request, LocalOrigin(self.activation, future, result_type))
         return future
