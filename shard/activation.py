@@ -113,6 +113,8 @@ class Activation:
             self.host.call_done(self, task)
         elif task.when_done is not None:
             task.when_done(task)
+        elif self.broken is not None and not task.cancelled():
+            task.exception()  # Retrieved: nobody is left who would look.
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> ObjectTask:
         loop = self.host.loop
