@@ -41,6 +41,7 @@ class Summary(msgspec.Struct, frozen=True):
     rate_max: float
     percentiles_ms: dict[str, float]
     cpu_us: dict[str, float]
+    others_cores: float
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -105,6 +106,7 @@ def _summary(peer: str, case: Case, runs: list[Measurement]) -> Summary:
         rate_max=max(rates),
         percentiles_ms=_medians([run.percentiles_ms for run in runs]),
         cpu_us=_medians([run.cpu_us for run in runs]),
+        others_cores=statistics.median(run.others_cores for run in runs),
     )
 
 

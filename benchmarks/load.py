@@ -18,7 +18,7 @@ import msgspec
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from benchmarks.cpu import cpu_s_by_layer
+from benchmarks.cpu import cpu_s_by_layer, machine_cpu_s
 from benchmarks.workloads import UNANSWERED, BenchmarkFailed, Workload, check_answers
 from runtime.ids import shard_of_slot, slot_of
 
@@ -74,6 +74,8 @@ class Load(msgspec.Struct, frozen=True):
     percentiles_ms: dict[str, float]
     cpu_us: dict[str, float]
     """CPU time per call, by layer; `load` is the generator itself."""
+    others_cores: float
+    """How many cores everybody else kept busy meanwhile, the kernel's own threads included. Much of it spoils the run."""
 
 
 class _Answer(msgspec.Struct, array_like=True, gc=False):
@@ -166,10 +168,11 @@ def run_job(job: Job) -> Load:
         total = job.objects + job.requests
         results: list[Any] = [UNANSWERED] * total
         generator.call(0, job.objects, _WARM_UP_CONCURRENCY, results)
-        cpu_before, own_before, started = cpu_s_by_layer(job.pids), time.process_time(), time.perf_counter()
+        cpu_before, own_before, machine_before_s = cpu_s_by_layer(job.pids), time.process_time(), machine_cpu_s()
+        started = time.perf_counter()
         latencies = generator.call(job.objects, total, job.concurrency, results)
         elapsed_s, own = time.perf_counter() - started, time.process_time() - own_before
-        cpu_after = cpu_s_by_layer(job.pids)
+        cpu_after, machine_s = cpu_s_by_layer(job.pids), machine_cpu_s() - machine_before_s
     finally:
         generator.close()
     check_answers(job.workload.answers, results, job.objects)
@@ -179,6 +182,7 @@ def run_job(job: Job) -> Load:
         elapsed_s=elapsed_s,
         percentiles_ms=percentiles_ms(latencies),
         cpu_us={layer: round(spent / job.requests * 1e6, 2) for layer, spent in spent_s.items()},
+        others_cores=round(max(0.0, machine_s - sum(spent_s.values())) / elapsed_s, 2),
     )
 
 

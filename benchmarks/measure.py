@@ -45,6 +45,8 @@ class Measurement(msgspec.Struct, frozen=True):
     percentiles_ms: dict[str, float]
     cpu_us: dict[str, float]
     """CPU time per call, by layer."""
+    others_cores: float
+    """Cores that everybody else kept busy meanwhile."""
 
 
 def requests_for(concurrency: int) -> int:
@@ -92,6 +94,7 @@ def measure(peer: Peer, plan: Plan) -> Measurement:
         rate=round(load.requests / load.elapsed_s, 1),
         percentiles_ms=load.percentiles_ms,
         cpu_us=load.cpu_us,
+        others_cores=load.others_cores,
     )
 
 

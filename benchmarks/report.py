@@ -33,10 +33,10 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
 
 def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
     layers = [layer for layer in _LAYERS if any(layer in summary.cpu_us for summary in summaries)]
-    table = Table(box=box.SIMPLE_HEAD, title="calls per second, latency in ms, CPU µs per call", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, title="calls per second, latency in ms, CPU µs per call, cores that others kept busy", title_justify="left")
     for name in ("workload", "peer", "load", "route"):
         table.add_column(name)
-    for name in ("at once", "rate", "min", "max", "p50", "p99", "max ms", *(f"{layer} µs" for layer in layers)):
+    for name in ("at once", "rate", "min", "max", "p50", "p99", "max ms", *(f"{layer} µs" for layer in layers), "others"):
         table.add_column(name, justify="right")
     for one in summaries:
         latency = one.percentiles_ms
@@ -45,6 +45,7 @@ def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
             f"{one.rate:,.0f}", f"{one.rate_min:,.0f}", f"{one.rate_max:,.0f}",
             f"{latency['p50']:.2f}", f"{latency['p99']:.2f}", f"{latency['max']:.1f}",
             *(f"{one.cpu_us[layer]:.1f}" if layer in one.cpu_us else "" for layer in layers),
+            f"{one.others_cores:.2f}",
         )  # fmt: skip
     console.print(table)
 

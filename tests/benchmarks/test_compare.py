@@ -18,6 +18,7 @@ def measurement(peer: str, rate: float, p50: float = 1.0, concurrency: int = 64)
         rate=rate,
         percentiles_ms={"p50": p50},
         cpu_us={"load": 2.0},
+        others_cores=0.0,
     )
 
 

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.cpu import cpu_s, cpu_s_by_layer
+from benchmarks.cpu import cpu_s, cpu_s_by_layer, machine_cpu_s
 
 SPIN_S = 0.05
 
@@ -25,6 +25,13 @@ def test_a_layer_has_the_time_of_all_its_processes() -> None:
     layers = cpu_s_by_layer({"both": [0, 0], "none": []})  # 0 is the process that asks.
     assert layers["none"] == 0
     assert layers["both"] >= 2 * before_s
+
+
+def test_the_machine_is_busy_at_least_as_long_as_this_process() -> None:
+    tick_s, own_s, machine_s = 0.01, time.process_time(), machine_cpu_s()
+    while time.process_time() - own_s < SPIN_S:
+        pass
+    assert machine_cpu_s() - machine_s >= SPIN_S - 2 * tick_s
 
 
 def test_a_process_that_has_gone_is_an_error_and_no_zero() -> None:
