@@ -33,7 +33,8 @@ def progress(steps: int) -> Iterator[Callable[[str], None]]:
 
 def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:
     layers = [layer for layer in _LAYERS if any(layer in summary.cpu_us for summary in summaries)]
-    table = Table(box=box.SIMPLE_HEAD, title="calls per second, latency in ms, CPU µs per call, cores that others kept busy", title_justify="left")
+    title = "calls per second, latency in ms, CPU µs per call, cores that others kept busy"
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left")
     for name in ("workload", "peer", "load", "route"):
         table.add_column(name)
     for name in ("at once", "rate", "min", "max", "p50", "p99", "max ms", *(f"{layer} µs" for layer in layers), "others"):
