@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from shard.host import Host
     from shard.outbound import Caller
 
+NO_TASKS: frozenset[ObjectTask] = frozenset()
 GRANTS_PER_TURN = 100
 """Events delivered to one object before others get their chance."""
 
@@ -65,7 +66,7 @@ class Activation:
         self.storage = Storage(cache, self)
         self.caller = caller
         caller.activation = self
-        self.tasks: set[ObjectTask] = set()
+        self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
         self.alarm_lock: asyncio.Lock | None = None
         self.queued_calls = 0
         self.last_used_s = host.now_s
@@ -106,8 +107,15 @@ class Activation:
         section = section_of(task, self)
         return self.gate.root if section is None else self.gate.living(section)
 
+    def add_task(self, task: ObjectTask) -> None:
+        if isinstance(self.tasks, set):
+            self.tasks.add(task)
+        else:
+            self.tasks = {task}
+
     def task_done(self, task: ObjectTask) -> None:
-        self.tasks.discard(task)
+        if isinstance(self.tasks, set):
+            self.tasks.discard(task)
         self.last_used_s = self.host.now_s
         if task.call is not None:
             self.host.call_done(self, task)

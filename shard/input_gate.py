@@ -15,13 +15,25 @@ neither deadlocks nor opens the gate early. Chains of ended sections are followe
 from __future__ import annotations
 
 import collections
-from typing import Any
+from typing import Any, TypeVar
 
 from runtime.limits import SECTION_DEPTH_MAX
 
 
 class SectionsTooDeep(RuntimeError):
     """Critical sections are nested deeper than 64. Raised at entry; the object is unharmed."""
+
+
+Item = TypeVar("Item")
+Queue = collections.deque[Item] | tuple[()]
+"""Most objects never queue anybody, and an empty deque takes 600 bytes: it is made when it is needed."""
+
+
+def _joined(queue: Queue[Item], *items: Item) -> collections.deque[Item]:
+    if not isinstance(queue, collections.deque):
+        return collections.deque(items)
+    queue.extend(items)
+    return queue
 
 
 class Section:
@@ -36,8 +48,8 @@ class Section:
         """Storage operations at work. Each closes the node until it is released."""
         self.child: Section | None = None
         """The section that runs in this one."""
-        self.starters: collections.deque[tuple[Any, Section]] = collections.deque()
-        self.waiters: collections.deque[Any] = collections.deque()
+        self.starters: Queue[tuple[Any, Section]] = ()
+        self.waiters: Queue[Any] = ()
         self.over = False
 
 
@@ -67,7 +79,8 @@ class InputGate:
 
     def wait(self, section: Section, waiter: Any) -> None:
         """Queues a waiter that did not pass."""
-        self.living(section).waiters.append(waiter)
+        section = self.living(section)
+        section.waiters = _joined(section.waiters, waiter)
         self._refresh()
 
     def grant(self) -> Any | None:
@@ -115,7 +128,7 @@ class InputGate:
         if parent is self.active and not parent.locks and not parent.starters:
             self._run(begun)
             return begun, True
-        parent.starters.append((waiter, begun))
+        parent.starters = _joined(parent.starters, (waiter, begun))
         self._refresh()
         return begun, False
 
@@ -140,13 +153,13 @@ class InputGate:
         elif self.active is section:
             self.active = parent
         parent.locks += section.locks
-        parent.waiters.extend(section.waiters)
+        if section.waiters:
+            parent.waiters = _joined(parent.waiters, *section.waiters)
         for waiter, starting in section.starters:
             starting.parent = parent
-            parent.starters.append((waiter, starting))
+            parent.starters = _joined(parent.starters, (waiter, starting))
         section.locks, section.child = 0, None
-        section.waiters.clear()
-        section.starters.clear()
+        section.waiters = section.starters = ()
         self._refresh()
 
     def drain(self) -> list[Any]:
@@ -156,8 +169,7 @@ class InputGate:
         while section is not None:
             everybody.extend(waiter for waiter, _ in section.starters)
             everybody.extend(section.waiters)
-            section.starters.clear()
-            section.waiters.clear()
+            section.starters = section.waiters = ()
             section = section.child
         self._refresh()
         return everybody

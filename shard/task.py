@@ -90,7 +90,7 @@ class ObjectTask(asyncio.Future[Any]):
     def start_running(self) -> None:
         """From now on the task is one of its object's."""
         _register_task(self)
-        self._owner.tasks.add(self)  # type: ignore[union-attr]  # adopted before
+        self._owner.add_task(self)  # type: ignore[union-attr]  # adopted before
 
     def schedule(self) -> None:
         """Asks the gate to begin (or, after a bare yield, to go on) in a later turn."""
