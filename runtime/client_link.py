@@ -79,12 +79,15 @@ class Link:
 class Moving:
     """A slot on its way from one link to the router: new calls are held until the old link has answered all of its own."""
 
-    __slots__ = ("held", "remaining", "source")
+    __slots__ = ("held", "passed", "remaining", "source")
 
     def __init__(self, source: Link, remaining: int, held: Link) -> None:
         self.source = source
         self.remaining = remaining
         self.held = held
+        self.passed = 0
+        """The newest call that the source may have run. Older ones that it refused can no longer be sent: they would
+        run after it."""
 
 
 def batches_of(rows: list[Row]) -> list[list[Row]]:

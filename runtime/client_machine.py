@@ -191,6 +191,7 @@ class ClientMachine:
                 self._unexpected += 1
                 continue
             waiter, decode, _, row, slot = entry
+            ran_last = row[0]
             if reply.status == OK:
                 if not waiter.done():
                     try:
@@ -199,10 +200,10 @@ class ClientMachine:
                         waiter.set_exception(result_mismatch(row[1], row[3], exc))
                     else:
                         waiter.set_result(result)
-            else:
-                self._failed(link, entry, reply, now)
+            elif self._is_moved(link, entry, reply, now):
+                ran_last = 0
             if slot >= 0 and (from_router or self._moving):
-                self._settle(link, slot)
+                self._settle(link, slot, ran_last)
 
     def _parse(self, body: bytes) -> list[Reply]:
         try:
@@ -211,28 +212,32 @@ class ClientMachine:
             self._unexpected += 1
             return []
 
-    def _failed(self, link: Link, entry: Entry, reply: Reply, now: float) -> None:
+    def _is_moved(self, link: Link, entry: Entry, reply: Reply, now: float) -> bool:
+        """Gives an error to who waits; but a worker's `moved` is kept from him, and the call goes to the router."""
         error = error_from_raw(reply.result)
-        if isinstance(error, Moved) and link is not self._router and entry[4] >= 0:
-            slot = entry[4]
-            is_first = slot not in self._moving
-            moving = self._start_moving(slot, link)
-            moving.remaining += is_first  # This call was not seen there, and `_settle` takes it away.
-            moving.held.calls[entry[3][0]] = entry
-            moving.held.rows.append(entry[3])
-            self._incomplete = True
-            if now >= self._ask_at:
-                self._ask(now)
-        elif not entry[0].done():
-            entry[0].set_exception(exception_for_caller(error))
+        waiter, _, _, row, slot = entry
+        if not isinstance(error, Moved) or link is self._router or slot < 0:
+            if not waiter.done():
+                waiter.set_exception(exception_for_caller(error))
+            return False
+        is_first = slot not in self._moving
+        moving = self._start_moving(slot, link)
+        moving.remaining += is_first  # This call was not seen there, and `_settle` takes it away.
+        moving.held.calls[row[0]] = entry
+        moving.held.rows.append(row)
+        self._incomplete = True
+        if now >= self._ask_at:
+            self._ask(now)
+        return True
 
-    def _settle(self, link: Link, slot: int) -> None:
-        """A call counted for the slot was answered on this link, or will never be."""
+    def _settle(self, link: Link, slot: int, ran_last: int) -> None:
+        """A call counted for the slot was answered on this link, or will never be. `ran_last`: its id, if it may have run."""
         if link is self._router:
             self._unpin(slot)
             return
         moving = self._moving.get(slot)
         if moving is not None and moving.source is link:
+            moving.passed = max(moving.passed, ran_last)
             moving.remaining -= 1
             if moving.remaining == 0:
                 self._finish_moving(slot, moving)
@@ -273,6 +278,7 @@ class ClientMachine:
             self._avoid[link.endpoint] = now + AVOID_S
             self._incomplete = True
             for slot, moving in [(slot, moving) for slot, moving in self._moving.items() if moving.source is link]:
+                moving.passed = max(call_id for call_id, entry in lost.items() if entry[4] == slot)
                 self._finish_moving(slot, moving)
             self._resend(unsent_entries)
             if now >= self._ask_at:
@@ -383,9 +389,12 @@ class ClientMachine:
     def _finish_moving(self, slot: int, moving: Moving) -> None:
         del self._moving[slot]
         del self._links[moving.held.number]
+        for call_id in [call_id for call_id in moving.held.calls if call_id < moving.passed]:
+            waiter = moving.held.calls.pop(call_id)[0]
+            if not waiter.done():
+                waiter.set_exception(Moved("the object moved with calls in flight, and a later one has run"))
         self._resend([moving.held.calls[call_id] for call_id in sorted(moving.held.calls)])
         self._unpin(slot)
-        moving.held.rows, moving.held.calls = [], {}
 
     # Time
 
@@ -395,7 +404,8 @@ class ClientMachine:
         for link in list(self._links.values()):
             if link.connecting_until is not None and link.connecting_until <= now:
                 self.link_lost(link.number, now)
-        for link in list(self._links.values()):
+        # Held calls first: an answer on the link they wait for sends them to the router's, which may have been looked at.
+        for link in sorted(self._links.values(), key=lambda link: link.endpoint != ""):
             expired = [call_id for call_id, entry in link.calls.items() if entry[2] <= now]
             if expired:
                 self._expire(link, expired)
@@ -430,7 +440,7 @@ class ClientMachine:
         if link.rows:
             link.rows = [row for row in link.rows if row[0] != call_id]
         if entry[4] >= 0:
-            self._settle(link, entry[4])
+            self._settle(link, entry[4], call_id)
 
     # Numbers
 

@@ -146,13 +146,19 @@ class World:
         if not self.queues[worker]:
             return
         arrived = self.queues[worker].popleft()
-        call_id, class_name, name, _, args = arrived.request[:5]
-        if SlotTable(self.topology()).worker_of(class_name, name) != worker:
-            arrived.pipe.replies.append(encode([[call_id, ERROR, Moved().to_wire()]]))
-            self.ways.add("moved")
+        call_id, _, name, _, args = arrived.request[:5]
+        if self.refuse_foreign(worker, arrived):
             return
         self.executed[name].append(args[0])
         arrived.pipe.replies.append(encode([[call_id, OK, args[0]]]))
+
+    def refuse_foreign(self, worker: int, arrived: Arrived) -> bool:
+        """Answers `moved` where the worker does not own the object."""
+        if SlotTable(self.topology()).worker_of(arrived.request[1], arrived.request[2]) == worker:
+            return False
+        arrived.pipe.replies.append(encode([[arrived.request[0], ERROR, Moved().to_wire()]]))
+        self.ways.add("moved")
+        return True
 
     def deliver_reply(self) -> None:
         waiting = [pipe for pipe in self.pipes.values() if pipe.replies]
@@ -187,9 +193,15 @@ class World:
             self.lose(pipe)
 
     def move_shard(self) -> None:
+        """The old owner refuses what it has queued, so that nothing of it can run once the shard has come back."""
         shard = self.random.randrange(4)
-        self.owners = (*self.owners[:shard], 1 - self.owners[shard], *self.owners[shard + 1 :])
+        old = self.owners[shard]
+        self.owners = (*self.owners[:shard], 1 - old, *self.owners[shard + 1 :])
         self.epoch += 1
+        queued, self.queues[old] = self.queues[old], deque()
+        for arrived in queued:
+            if not self.refuse_foreign(old, arrived):
+                self.queues[old].append(arrived)
 
     def drop_link(self) -> None:
         pipes = [pipe for pipe in self.pipes.values() if pipe.up]

@@ -14,11 +14,12 @@ from runtime.client_link import AskTopology, Close, Open
 from runtime.client_machine import AVOID_S, CONNECT_S, ClientMachine
 from runtime.control import Topology
 from runtime.encoding import decode_any, encode_arguments
-from runtime.errors import DeadlineExceeded, Overloaded, ShardLost, Unavailable
+from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from runtime.limits import CLIENT_CALLS_MAX
-from runtime.protocol import NO_RAW, OK, encode
+from runtime.protocol import ERROR, NO_RAW, OK, encode
 
 WORKER = "ipc://worker-0.1"
+OTHER_WORKER = "ipc://worker-1.1"
 SEEDS = 20_000 if os.environ.get("TIDEGATE_FULL") else 300
 
 
@@ -222,3 +223,61 @@ def test_messages_that_are_none_are_counted_and_harm_nobody() -> None:
     assert not answer.done()
     machine.answer(1, (1, OK, 1))
     assert answer.answers == [1]
+
+
+def test_calls_to_an_object_that_went_to_another_worker_wait_for_those_the_old_worker_has() -> None:
+    machine = Machine()
+    first = machine.call(1)
+    machine.sent()
+    machine.core.link_connected(2, 0.0)
+    assert machine.sent() == [(2, [[1, "C", "a", "m", [1]]])]
+    machine.core.topology_received(Topology(2, (1,), (WORKER, OTHER_WORKER)), {WORKER, OTHER_WORKER}, 0.0)
+    machine.call(2)
+    assert machine.sent() == []
+    machine.answer(2, (1, OK, 1))
+    assert first.answers == [1]
+    assert machine.sent() == [(1, [[2, "C", "a", "m", [2]]])]
+
+
+def test_a_call_refused_as_moved_is_not_sent_again_when_a_later_one_has_run() -> None:
+    machine = Machine()
+    first, second, third = machine.call(1), machine.call(2), machine.call(3)
+    machine.sent()
+    machine.core.link_connected(2, 0.0)
+    assert [len(rows) for _, rows in machine.sent()] == [3]
+    machine.answer(2, (1, ERROR, Moved().to_wire()))
+    machine.answer(2, (2, OK, 2))
+    machine.answer(2, (3, ERROR, Moved().to_wire()))
+    assert isinstance(first.answers[0], Moved)
+    assert first.answers[0].outcome == "not_executed"
+    assert second.answers == [2]
+    assert machine.sent() == [(1, [[3, "C", "a", "m", [3]]])]
+    machine.answer(1, (3, OK, 3))
+    assert third.answers == [3]
+
+
+def test_a_call_refused_as_moved_goes_through_the_router_once_and_a_second_refusal_is_told() -> None:
+    machine = Machine()
+    answer = machine.call(1)
+    machine.sent()
+    machine.core.link_connected(2, 0.0)
+    machine.sent()
+    machine.answer(2, (1, ERROR, Moved().to_wire()))
+    assert machine.sent() == [(1, [[1, "C", "a", "m", [1]]])]
+    machine.answer(1, (1, ERROR, Moved().to_wire()))
+    assert isinstance(answer.answers[0], Moved)
+
+
+def test_a_call_refused_as_moved_is_not_sent_again_when_the_fate_of_a_later_one_is_unknown() -> None:
+    machine = Machine()
+    first, second = machine.call(1), machine.call(2)
+    machine.sent()
+    machine.core.link_connected(2, 0.0)
+    machine.sent()
+    machine.answer(2, (1, ERROR, Moved().to_wire()))
+    third = machine.call(3)
+    machine.core.link_lost(2, 0.0)
+    assert isinstance(second.answers[0], ShardLost)
+    assert isinstance(first.answers[0], Moved)
+    assert not third.done()
+    assert machine.sent() == [(1, [[3, "C", "a", "m", [3]]])]
