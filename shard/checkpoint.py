@@ -293,7 +293,9 @@ class Checkpointer:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            self._closing = True  # By `close`, or by whoever ends the loop; what is frozen stays so, and is in the log.
+        elif (error := task.exception()) is not None:
             fatal = error if isinstance(error, OperatorError) else OperatorError("checkpoint", "store", repr(error), "report it")
             self._fatal = fatal
             self._report(CheckpointTrouble(fatal, True, 0.0))

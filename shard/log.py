@@ -82,12 +82,11 @@ def sync_directory(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Creates the directory and the missing ones above it, durably."""
-    if path.is_dir():
-        return
-    make_directory(path.parent)
-    path.mkdir(exist_ok=True)
+    """Creates the directory and the missing ones above it, and makes the two last names durable, also if somebody created them
+    before and may not have come to that."""
+    path.mkdir(parents=True, exist_ok=True)
     sync_directory(path.parent)
+    sync_directory(path.parent.parent)
 
 
 def _write_all(fd: int, parts: list[bytes], offset: int) -> None:

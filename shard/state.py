@@ -72,34 +72,39 @@ class LmdbState:
         self.shard = shard
         self.path = path
         try:
-            fresh = not (path / "data.mdb").exists()
-            make_directory(path)
+            path.mkdir(parents=True, exist_ok=True)
             self._env = open_environment(path, map_bytes)
         except (OSError, lmdb.Error, MemoryError) as error:
             raise OperatorError(
                 "open store", path, str(error), "check the permissions, the address space limit (ulimit -v) and the disk",
             ) from error  # fmt: skip
-        if fresh:
-            self._sync_new_files()
-        self.applied_seq = self._read_applied_seq()
-
-    def _sync_new_files(self) -> None:
-        """LMDB syncs what it commits, but neither its new file's first pages nor the names on the way to it."""
-        fd = os.open(self.path / "data.mdb", os.O_RDONLY)
         try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        sync_directory(self.path)
-        sync_directory(self.path.parent)
+            meta = self.get(_META_KEY)
+            self.applied_seq = self._create() if meta is None else self._check(meta)
+        except BaseException:
+            self._env.close()
+            raise
 
-    def _read_applied_seq(self) -> int:
-        meta = self.get(_META_KEY)
-        if meta is None:
-            batch = self.begin()
-            batch.set_applied_seq(0)
-            batch.commit()
-            return 0
+    def _create(self) -> int:
+        """The first commit. It comes after the file and the names on the way to it are durable, which LMDB does not see to; so
+        a state that has a commit has durable names."""
+        try:
+            fd = os.open(self.path / "data.mdb", os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            sync_directory(self.path)
+            make_directory(self.path)
+        except OSError as error:
+            raise _failure("create store", self.path, error) from error
+        batch = self.begin()
+        batch.set_applied_seq(0)
+        batch.commit()
+        return 0
+
+    def _check(self, meta: bytes) -> int:
+        """The applied sequence, if the environment is ours."""
         version, shard, applied_seq = _META.unpack(meta)
         if version != FORMAT:
             raise OperatorError("open store", self.path, f"format {version} is unknown", "use the version that wrote it")
