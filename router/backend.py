@@ -1,7 +1,8 @@
 """A DEALER socket to one worker: encoded requests out, replies in.
 
 Rule 1: nothing is decided here, and nothing is bounded here: the machine bounds the calls in flight, so the socket has no
-bound of its own and a send never waits.
+bound of its own and a send never waits. What is sent before the connection stands is queued (no ZMQ_IMMEDIATE), since the
+supervisor names an endpoint only once its worker listens there.
 Rule 2: a readiness edge is never lost (see `runtime/endpoint.py`): `EVENTS` is asked after every burst, sends too.
 Rule 3: one socket serves one process. A new process of the worker listens elsewhere and gets a new socket, so that nothing
 queued for the old one can reach it.
