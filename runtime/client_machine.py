@@ -81,7 +81,7 @@ class ClientMachine:
                 raise BadRequest("class and name must be valid Unicode") from None
             lane = self._lanes[slot]
             link = lane if lane is not None and slot not in self._pins else self._pin(slot, now)
-        if len(link.calls) >= CLIENT_CALLS_MAX or self._closed:
+        if self._closed or (class_name and len(link.calls) >= CLIENT_CALLS_MAX):
             self._refuse(link, slot)
         call_id = self._next_call
         self._next_call = call_id + 1
@@ -290,6 +290,7 @@ class ClientMachine:
     def close(self) -> None:
         """Answers everything: the client gives up."""
         self._closed = True
+        self._effects = [effect for effect in self._effects if isinstance(effect, Close)]
         for link in list(self._links.values()):
             unsent = {row[0] for row in link.rows}
             for call_id, entry in link.calls.items():

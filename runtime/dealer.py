@@ -5,7 +5,7 @@ Rule 2: a readiness edge is never lost: whoever sends or receives asks `readable
 Rule 3: what arrived before the link was lost is received before the loss is told.
 
 A socket of a link that may not reconnect has its reconnect interval set to days instead of switched off: switched off,
-libzmq throws away replies which had arrived and were not yet read (seen with 4.3.5; see the test named after it).
+libzmq throws away replies which had arrived and were not yet read (seen with 4.3.5, and in `test_dealer`).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from typing import Any
@@ -203,6 +204,17 @@ def test_more_calls_than_the_bound_are_refused_before_they_are_sent() -> None:
     with pytest.raises(Overloaded) as caught:
         machine.call()
     assert caught.value.outcome == "not_executed"
+    machine.core.call(Answer(), "", "", "topology", NO_RAW, decode_any, None, 0.0)  # Never refused.
+
+
+def test_closing_asks_for_nothing_but_that_every_link_be_closed() -> None:
+    machine = Machine(connected=False)
+    machine.core.link_connected(1, 0.0)
+    unsent = machine.call()
+    machine.core.close()
+    assert machine.core.take_effects() == [Close(1)]
+    assert isinstance(unsent.answers[0], Unavailable)
+    assert machine.core.next_deadline() == math.inf
 
 
 def test_a_refused_call_is_not_counted_for_its_slot() -> None:

@@ -1,0 +1,89 @@
+"""One link as the operating system sees it, with real sockets on both ends."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from runtime.dealer import Change, Dealer
+
+
+@pytest.fixture
+def context() -> Iterator[zmq.Context[Any]]:
+    with zmq.Context() as context:
+        yield context
+        context.destroy(linger=0)
+
+
+def next_change(dealer: Dealer) -> Change | None:
+    """Waits for it."""
+    while (change := dealer.change()) is None:
+        if not dealer.monitor.poll(5_000):
+            return None
+    return change
+
+
+def received(dealer: Dealer, count: int) -> list[bytes]:
+    bodies: list[bytes] = []
+    while len(bodies) < count and dealer.socket.poll(5_000):
+        bodies += dealer.receive(100)
+    return bodies
+
+
+def test_replies_which_arrived_before_the_link_was_lost_can_be_received_after_it(context: zmq.Context[Any], tmp_path: Path) -> None:
+    router = context.socket(zmq.ROUTER)
+    router.bind(f"ipc://{tmp_path}/router")
+    dealer = Dealer(context, f"ipc://{tmp_path}/router", 1, reconnect=False)
+    assert next_change(dealer) == "connected"
+    assert dealer.send(b"call")
+    client, _ = router.recv_multipart()
+    for number in range(3):
+        router.send_multipart([client, b"reply %d" % number])
+    assert dealer.socket.poll(5_000)
+    router.close(linger=1_000)
+    assert next_change(dealer) == "lost"
+    assert received(dealer, 3) == [b"reply 0", b"reply 1", b"reply 2"]
+    dealer.close()
+
+
+def test_a_link_that_may_not_reconnect_is_lost_when_nobody_listens(context: zmq.Context[Any], tmp_path: Path) -> None:
+    dealer = Dealer(context, f"ipc://{tmp_path}/nobody", 1, reconnect=False)
+    assert next_change(dealer) == "lost"
+    dealer.close()
+
+
+def test_a_link_that_may_reconnect_waits_for_somebody_to_listen_and_is_lost_once(context: zmq.Context[Any], tmp_path: Path) -> None:
+    dealer = Dealer(context, f"ipc://{tmp_path}/late", 1, reconnect=True)
+    assert not dealer.monitor.poll(120) or dealer.change() is None, "a failed attempt is no loss"
+    router = context.socket(zmq.ROUTER)
+    router.bind(f"ipc://{tmp_path}/late")
+    assert next_change(dealer) == "connected"
+    router.close(linger=0)
+    assert next_change(dealer) == "lost"
+    dealer.close()
+
+
+def test_what_arrives_is_received_in_portions_and_frames_are_bodies(context: zmq.Context[Any], tmp_path: Path) -> None:
+    router = context.socket(zmq.ROUTER)
+    router.bind(f"ipc://{tmp_path}/router")
+    dealer = Dealer(context, f"ipc://{tmp_path}/router", 1, reconnect=False)
+    assert dealer.receive(10) == []
+    dealer.send(b"call")
+    client, _ = router.recv_multipart()
+    router.send_multipart([client, b"0", b"1", b"2"])
+    assert dealer.socket.poll(5_000)
+    assert dealer.receive(2) == [b"0", b"1"]
+    assert dealer.readable()
+    assert dealer.receive(2) == [b"2"]
+    assert not dealer.readable()
+    dealer.close()
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "carrier://pigeon", ""])
+def test_an_endpoint_that_is_none_is_refused_and_leaves_nothing_open(context: zmq.Context[Any], endpoint: str) -> None:
+    with pytest.raises(zmq.ZMQError):
+        Dealer(context, endpoint, 1, reconnect=True)
