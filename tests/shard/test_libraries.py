@@ -14,6 +14,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -202,26 +203,27 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def postgres_server() -> Iterator[None]:
     programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not programs:
         pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
-    folder = tmp_path_factory.mktemp("postgres")
-    user: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        yield from _run_postgres(programs[-1], Path(folder))
+
+
+def _run_postgres(initdb: Path, folder: Path) -> Iterator[None]:
+    user: dict[str, Any] = {"cwd": folder}
     if os.geteuid() == 0:  # The server refuses to run as root.
         account = pwd.getpwnam("postgres")
         os.chown(folder, account.pw_uid, account.pw_gid)
-        for parent in list(folder.parents)[:3]:
-            parent.chmod(0o755)
-        user = {"user": account.pw_uid, "group": account.pw_gid, "cwd": folder}
-    data = folder / "data"
-    subprocess.run([programs[-1], "-D", data, "-A", "trust", "-U", "tide"], check=True, capture_output=True, **user)
+        user |= {"user": account.pw_uid, "group": account.pw_gid}
+    subprocess.run([initdb, "-D", "data", "-A", "trust", "-U", "tide"], check=True, capture_output=True, **user)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    server = [programs[-1].with_name("postgres"), "-D", data, "-p", str(port), "-h", "127.0.0.1", "-k", folder]
+    server = [initdb.with_name("postgres"), "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", folder]
     with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as process:
-        ready = [programs[-1].with_name("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "20"]
+        ready = [initdb.with_name("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "20"]
         give_up_at = time.monotonic() + 20
         while subprocess.run(ready, check=False).returncode:
             assert time.monotonic() < give_up_at, "PostgreSQL does not get ready"
