@@ -249,25 +249,28 @@ class CommitLog:
         with self._files:
             if self._broken is not None or not self._full or self._full[0].last_position > position:
                 return
+            recycled = []
             try:
                 while self._full and self._full[0].last_position <= position:
-                    self._recycle(self._full[0])
-                    self._full.popleft()
+                    segment = self._full.popleft()
+                    if segment.size < self._segment_bytes:
+                        segment.path.unlink()  # From the log's small beginnings.
+                        os.close(segment.fd)
+                    else:
+                        self._renumber(segment)
+                        recycled.append(segment)
                 sync_directory(self._directory)
             except OSError as error:
                 raise self._broke("recycle segment in", self._directory, error) from error
+            self._prepared.extend(recycled)  # Not before its name is durable: `append` may take it at once, and under the old
+            #                                  name what it then confirms would not be found.
 
-    def _recycle(self, segment: _Segment) -> None:
+    def _renumber(self, segment: _Segment) -> None:
         """Gives the segment the next number. Its header still has the old one, so until it is used it counts as unused."""
-        if segment.size < self._segment_bytes:
-            segment.path.unlink()  # From the log's small beginnings.
-            os.close(segment.fd)
-            return
         path = segment_path(self._directory, self._next_number)
         segment.path.rename(path)
         segment.path, segment.number = path, self._next_number
         self._next_number += 1
-        self._prepared.append(segment)
 
     # Faults, numbers, end
 

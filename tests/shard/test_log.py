@@ -12,6 +12,7 @@ import pytest
 from runtime.errors import OperatorError
 from shard.log import CommitLog, LogBroken, LogFull, list_segments
 from shard.log_reading import read_log
+from shard.segment import decode_header
 
 SEGMENT = 4096
 
@@ -253,3 +254,74 @@ def test_a_closed_log_takes_nothing(directory: Path) -> None:
     log.close()
     with pytest.raises(LogBroken, match="closed"):
         log.append(b"x")
+
+
+def test_each_use_of_a_segment_has_a_salt_of_its_own(log: CommitLog, directory: Path) -> None:
+    """Positions alone tell old frames from new ones too; the salt does so even for the search behind a damaged frame."""
+    salts = set()
+    for _ in range(6):
+        fill(log, 8)
+        salts.update(header.salt for _, path in list_segments(directory) if (header := decode_header(path.read_bytes())))
+        log.truncate(log.statistics().position)
+    assert len(salts) >= 12
+
+
+class Trace:
+    """What is created, removed and synced, in order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.events: list[tuple[str, str]] = []
+        self._fsync, self._open, self._unlink = os.fsync, os.open, os.unlink
+        monkeypatch.setattr(os, "fsync", self.fsync)
+        monkeypatch.setattr(os, "open", self.open)
+        monkeypatch.setattr(os, "unlink", self.unlink)
+
+    def fsync(self, fd: int) -> None:
+        self.events.append(("sync", Path(os.readlink(f"/proc/self/fd/{fd}")).name))
+        self._fsync(fd)
+
+    def open(self, path: Path, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_CREAT:
+            self.events.append(("create", Path(path).name))
+        return self._open(path, flags, mode)
+
+    def unlink(self, path: Path) -> None:
+        self.events.append(("remove", Path(path).name))
+        self._unlink(path)
+
+
+def test_old_segments_are_durably_gone_before_a_new_one_appears(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = small_log(directory)
+    fill(old, 8)
+    old.close()
+    trace = Trace(monkeypatch)
+    small_log(directory).close()
+    events = trace.events
+    removed = [event for event in events if event[0] == "remove"]
+    assert [name for _, name in removed] == ["00000001.seg", "00000002.seg"]
+    created = events.index(("create", "00000003.seg"))
+    assert events.index(removed[-1]) < created
+    assert ("sync", directory.name) in events[events.index(removed[-1]) : created]
+
+
+def test_a_new_segment_is_durable_in_content_and_name_before_it_is_used(
+    log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Trace(monkeypatch)
+    log.prepare_segment()
+    assert trace.events == [("create", "00000002.seg"), ("sync", "00000002.seg"), ("sync", directory.name)]
+
+
+def test_a_recycled_segments_name_is_durable_before_it_is_used(log: CommitLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(log, 9)
+    prepared_when_synced: list[int] = []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        prepared_when_synced.append(log.statistics().segments_prepared)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    log.truncate(8)
+    assert prepared_when_synced == [0], "an append in another thread could take it before"
+    assert log.statistics().segments_prepared == 2
