@@ -34,7 +34,7 @@ def received(dealer: Dealer, count: int) -> list[bytes]:
     return bodies
 
 
-def test_replies_which_arrived_before_the_link_was_lost_can_be_received_after_it(context: zmq.Context[Any], tmp_path: Path) -> None:
+def test_replies_that_arrived_before_the_loss_can_be_received_after_it(context: zmq.Context[Any], tmp_path: Path) -> None:
     router = context.socket(zmq.ROUTER)
     router.bind(f"ipc://{tmp_path}/router")
     dealer = Dealer(context, f"ipc://{tmp_path}/router", 1, reconnect=False)
@@ -56,7 +56,7 @@ def test_a_link_that_may_not_reconnect_is_lost_when_nobody_listens(context: zmq.
     dealer.close()
 
 
-def test_a_link_that_may_reconnect_waits_for_somebody_to_listen_and_is_lost_once(context: zmq.Context[Any], tmp_path: Path) -> None:
+def test_a_link_that_may_reconnect_waits_for_a_listener_and_is_lost_once(context: zmq.Context[Any], tmp_path: Path) -> None:
     dealer = Dealer(context, f"ipc://{tmp_path}/late", 1, reconnect=True)
     assert not dealer.monitor.poll(120) or dealer.change() is None, "a failed attempt is no loss"
     router = context.socket(zmq.ROUTER)
