@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from router.inflight import InFlight, Unanswered
 from router.system import SystemCalls
 from runtime.control import Topology
 from runtime.errors import (
@@ -26,6 +25,7 @@ from runtime.errors import (
     Unavailable,
 )
 from runtime.ids import SLOT_MASK, slot_of
+from runtime.inflight import InFlight, Unanswered
 from runtime.limits import (
     ROUTER_CALL_BYTES_PER_WORKER_MAX,
     ROUTER_CALLS_PER_WORKER_MAX,

@@ -15,8 +15,8 @@ from typing import Any
 
 import zmq
 
-from router.backend import Backend
 from router.machine import RouterMachine
+from runtime.backend import Backend
 from runtime.child import FromSupervisor
 from runtime.control import Drain, FromChild, Ping, Pong, RouterSpec, StatusChanged, Topology, TopologyChanged
 from runtime.endpoint import Endpoint

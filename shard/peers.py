@@ -15,10 +15,10 @@ from typing import Any
 
 import zmq
 
-from router.backend import Backend
-from router.inflight import InFlight
+from runtime.backend import Backend
 from runtime.control import Topology
 from runtime.errors import CallError, Overloaded, ShardLost, Unavailable
+from runtime.inflight import InFlight
 from runtime.limits import ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX, WAIT_DOWN_S
 from runtime.protocol import Reply, Request
 from runtime.slots import SlotTable

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from router.inflight import InFlight
+from runtime.inflight import InFlight
 from runtime.limits import MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX
 from runtime.protocol import Origin, Request, parse_options
 

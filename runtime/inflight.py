@@ -5,7 +5,8 @@ Rule 2: a call is in exactly one place. It is *unanswered* from the moment it is
 request has not been handed out by `take_bodies` it is *unsent* too, and then the worker cannot have seen it.
 Rule 3: requests leave in the order in which they were taken, whichever codec they use.
 
-The router machine reaches into `unanswered`, `bytes` and `rows` on its hot path; everything else goes through the methods.
+Used by the router towards its workers and by a worker towards its peers. The router machine reaches into `unanswered`,
+`bytes` and `rows` on its hot path; everything else goes through the methods.
 """
 
 from __future__ import annotations
