@@ -147,9 +147,12 @@ class InputGate:
         parent = self.living(section.parent)
         assert parent.child is section
         section.over = True
-        parent.child = section.child
-        if section.child is not None:
-            section.child.parent = parent
+        parent.child = below = section.child
+        if below is not None:
+            below.parent = parent
+            while below is not None:  # At most 64.
+                below.depth -= 1
+                below = below.child
         elif self.active is section:
             self.active = parent
         parent.locks += section.locks
@@ -191,6 +194,7 @@ class InputGate:
         seen = [deepest]
         while deepest.child is not None:
             assert deepest.child.parent is deepest
+            assert deepest.child.depth == deepest.depth + 1
             deepest = deepest.child
             assert not deepest.over
             seen.append(deepest)

@@ -25,6 +25,9 @@ from shard.task import NEUTRAL, object_task_factory
 
 SHARDS = 4
 
+WORLDS: list[World] = []
+"""The worlds of the running test. What must always hold is checked in each of them at its end."""
+
 
 class Call:
     """A call in flight, and later its answer."""
@@ -61,18 +64,21 @@ class World:
         self.calls: dict[Any, Call] = {}
         self.numbers = itertools.count(1)
         self.touched = False
+        self.boots = 0
         self.table = SlotTable(Topology(1, (0,) * SHARDS, ("inproc://none",)))
+        self.stores = {shard: ShardStore(state) for shard, state in self.states.items()}
         self.boot()
+        WORLDS.append(self)
 
     def boot(self) -> None:
         """A host over what is durable: at the start, and after a crash."""
-        self.stores = {shard: ShardStore(state) for shard, state in self.states.items()}
+        boots = self.boots = self.boots + 1
         self.host = Host(
             self.loop,
             self.classes,
             self.stores,
             self.settings,
-            reply=self._reply,
+            reply=lambda *reply: self._reply(*reply) if self.boots == boots else None,
             touch=self._touch,
             send=self._send,
             apply=self._apply,
@@ -125,6 +131,18 @@ class World:
         self.host.handle(message)
         self._end_turn()
 
+    def batch(self, *calls: tuple[type[DurableObject], str, str]) -> list[Call]:
+        """Calls without arguments that arrive in one message, handled in one turn."""
+        origin = Origin(b"test", envelope=None, json=False, single=False, requests=len(calls))
+        requests, made = [], []
+        for cls, name, method in calls:
+            number = next(self.numbers)
+            call = self.calls[number] = Call(self.loop)
+            made.append(call)
+            requests.append(Request(number, cls.__name__, name, method))
+        self.loop.call_soon(self._handle, Message(origin, requests, []), context=NEUTRAL)
+        return made
+
     async def ask(self, target: type[DurableObject] | str, name: str, method: str, *args: Any, **options: Any) -> Any:
         return await self.call(target, name, method, *args, **options).reply
 
@@ -145,6 +163,13 @@ class World:
             self.host.cut()
         self.host.commit_failed(problem)
 
+    def crash(self, *, in_flight_is_durable: bool = False) -> None:
+        """The process dies and another one recovers. Of a commit in flight either everything is durable or nothing."""
+        if in_flight_is_durable and self.host.commits.in_flight is not None:
+            self.host.committed()
+        self.calls.clear()
+        self.boot()
+
     async def settle(self, turns: int = 20) -> None:
         """Lets everything that can happen without time happen."""
         for _ in range(turns):
@@ -158,6 +183,11 @@ class World:
         key = object_key(cls.__name__, name)
         shard = self.table.shard_of(cls.__name__, name)
         return {k: msgspec.msgpack.decode(raw) for k, raw in self.stores[shard].scan(key)}
+
+    def expect_nothing_forgotten(self) -> None:
+        """At the end: who called has been answered."""
+        assert not self.calls, f"{len(self.calls)} calls were never answered"
+        assert self.host.unanswered == 0, self.host.statistics()
 
     def check(self) -> None:
         """What must hold whenever nothing runs."""
