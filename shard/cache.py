@@ -22,6 +22,9 @@ from shard.record import ObjectWrites
 ENTRY_BYTES: Final = 120
 """What a cached entry costs beside its bytes: a dict slot, the key, the value's header."""
 
+SORTED_MAX: Final = 256
+"""Up to so many entries a range is picked out of the cache; of more, the store has an order already."""
+
 HEADER: Final = ""
 """The key under which an object keeps what the runtime knows about it. Never visible to user code."""
 
@@ -163,7 +166,7 @@ class ObjectCache:
         self, start: str | None, end: str | None, *, reverse: bool = False, limit: int | None = None
     ) -> list[tuple[str, Any]]:
         """Keys in byte order with their values: `start` inclusive, `end` exclusive."""
-        if self.complete:
+        if self.complete and len(self.values) <= SORTED_MAX:
             keys = [key for key, value in self.values.items() if value is not ABSENT and _within(key, start, end)]
             keys.sort(reverse=reverse)
             return [(key, self.values[key]) for key in keys[:limit]]

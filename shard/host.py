@@ -17,7 +17,6 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from random import Random
 from sys import getrefcount
 from typing import Any, Protocol, cast
@@ -39,7 +38,6 @@ from runtime.errors import (
 from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
 from runtime.limits import (
     COMMIT_BYTES_MAX,
-    IDLE_EVICT_S,
     OBJECT_CALLS_MAX,
     REPLY_BYTES_MAX,
     UNDURABLE_BYTES_MAX,
@@ -55,6 +53,7 @@ from shard.commit import Commit, GroupCommit
 from shard.methods import Method, ObjectClass
 from shard.outbound import Caller, InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
+from shard.settings import HostSettings, HostStatistics
 from shard.table import ActivationTable, Kept
 from shard.task import NEUTRAL, ObjectTask
 from shard.web import Web
@@ -65,29 +64,6 @@ class ShardStore(Store, Protocol):
 
     seq: int
     """Sequence of the newest commit that was applied."""
-
-
-@dataclass(frozen=True)
-class HostSettings:
-    shards_total: int
-    cache_bytes: int = 256 << 20
-    idle_evict_s: float = IDLE_EVICT_S
-    dev: bool = False
-    """Tracebacks of methods that raised cross to the caller."""
-
-
-@dataclass(frozen=True)
-class HostStatistics:
-    activations: int
-    tasks: int
-    queued_calls: int
-    held_messages: int
-    cache_bytes: int
-    calls: int
-    commits: int
-    commit_writes: int
-    resets: int
-    evictions: int
 
 
 class Host:

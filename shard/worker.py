@@ -24,10 +24,11 @@ from runtime.protocol import OK, Message, Origin, Request
 from runtime.slots import SlotTable, topology_reply
 from shard.checkpoint import CheckpointTrouble
 from shard.committer import Committer
-from shard.host import Host, HostSettings
+from shard.host import Host
 from shard.methods import ObjectClass
 from shard.peers import Peers
 from shard.record import ShardCommit
+from shard.settings import HostSettings
 from shard.task import NEUTRAL
 from shard.worker_store import WorkerStore
 

@@ -1,0 +1,30 @@
+"""What a host is told at its start, and what it says of itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runtime.limits import IDLE_EVICT_S
+
+
+@dataclass(frozen=True)
+class HostSettings:
+    shards_total: int
+    cache_bytes: int = 256 << 20
+    idle_evict_s: float = IDLE_EVICT_S
+    dev: bool = False
+    """Tracebacks of methods that raised cross to the caller."""
+
+
+@dataclass(frozen=True)
+class HostStatistics:
+    activations: int
+    tasks: int
+    queued_calls: int
+    held_messages: int
+    cache_bytes: int
+    calls: int
+    commits: int
+    commit_writes: int
+    resets: int
+    evictions: int
