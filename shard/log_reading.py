@@ -12,7 +12,16 @@ from pathlib import Path
 
 from runtime.errors import OperatorError
 from shard.log import list_segments
-from shard.segment import SegmentHeader, decode_header, find_frame, first_frame_continues, frames, unknown_format
+from shard.segment import (
+    HEADER_BYTES,
+    SegmentHeader,
+    Tail,
+    decode_header,
+    find_frame,
+    first_frame_continues,
+    frames,
+    unknown_format,
+)
 
 
 class LogCorrupt(OperatorError):
@@ -32,47 +41,60 @@ class _Chain:
     def __init__(self) -> None:
         self.next_position: int | None = None
         self.link = 0
-        self.broken_at: str | None = None
-        """Where the log ends, once that is known; what follows must not be in use."""
+        self.next_number: int | None = None
+        self.ended_at: Path | None = None
+        """The first segment that is not in use, once it was seen; what follows must not be in use either."""
 
-    def enter(self, path: Path, number: int, data: bytes) -> SegmentHeader | None:
-        """The header of a segment in use, or None where the log has ended."""
-        if (version := unknown_format(data)) is not None:
-            raise OperatorError(
-                "read log", path, f"format {version} is not known to this version",
-                "start the version of Tidegate that wrote it, stop it cleanly, then upgrade",
-            )  # fmt: skip
-        header = decode_header(data)
-        if header is None or header.number != number:
-            if self.next_position is not None and first_frame_continues(data, self.next_position, self.link):
-                raise _corrupt(path, "the segment's header is damaged, and records follow it")
-            self.broken_at = self.broken_at or f"at the unused segment {path.name}"
-            return None
-        if self.broken_at is not None:
-            raise _corrupt(path, f"the log ended {self.broken_at}, yet this later segment is in use")
+    def enter(self, path: Path, number: int, header: SegmentHeader) -> None:
+        """The segment is in use: it must continue what was read before."""
+        if self.ended_at is not None:
+            raise _corrupt(path, f"the log ended before {self.ended_at.name}, yet this later segment is in use")
+        if self.next_number is not None and number != self.next_number:
+            raise _corrupt(path, f"segment {self.next_number} before it is missing")
         if self.next_position is not None and (header.first_position, header.link) != (self.next_position, self.link):
             raise _corrupt(path, f"it starts at record {header.first_position}, but {self.next_position} comes next")
-        return header
+
+    def leave(self, path: Path, number: int, data: bytes, header: SegmentHeader, tail: Tail) -> None:
+        """The segment's chain of frames has ended: in its end, or in a torn frame, but not in a damaged one."""
+        if (later := find_frame(data, tail.offset, header.salt, tail.position)) is not None:
+            problem = f"record {tail.position} at byte {tail.offset} is damaged, but a good one follows at byte {later}"
+            raise _corrupt(path, problem)
+        self.next_position, self.link, self.next_number = tail.position, tail.link, number + 1
+
+    def end(self, path: Path, has_header: bool) -> None:
+        """The segment is not in use, or so its header says. A recycled one has the intact header of its earlier use, a new one
+        is all zeros; a damaged header in front of an intact frame is neither."""
+        if self.ended_at is not None:
+            return
+        self.ended_at = path
+        if not has_header and first_frame_continues(_read(path), self.next_position, self.link):
+            raise _corrupt(path, "the segment's header is damaged, and records follow it")
 
 
 def read_log(directory: Path) -> Iterator[memoryview]:
     """The records of the log in this directory, oldest first. A torn tail ends it silently; damage raises `LogCorrupt`.
     Segments are read one at a time."""
     chain = _Chain()
-    number_before: int | None = None
     for number, path in list_segments(directory):
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise OperatorError("read log", path, error.strerror or str(error), "check the permissions and the disk") from error
-        header = chain.enter(path, number, data)
-        if header is None:
+        head = _read(path, HEADER_BYTES)
+        if (version := unknown_format(head)) is not None:
+            raise OperatorError(
+                "read log", path, f"format {version} is not known to this version",
+                "start the version of Tidegate that wrote it, stop it cleanly, then upgrade",
+            )  # fmt: skip
+        header = decode_header(head)
+        if header is None or header.number != number:
+            chain.end(path, header is not None)
             continue
-        if number_before is not None and number != number_before + 1:
-            raise _corrupt(path, f"segment {number_before + 1} before it is missing")
-        number_before = number
+        chain.enter(path, number, header)
+        data = _read(path)
         tail = yield from frames(data, header)
-        if (later := find_frame(data, tail.offset, header.salt, tail.position)) is not None:
-            problem = f"record {tail.position} at byte {tail.offset} is damaged, but a good one follows at byte {later}"
-            raise _corrupt(path, problem)
-        chain.next_position, chain.link = tail.position, tail.link
+        chain.leave(path, number, data, header, tail)
+
+
+def _read(path: Path, size: int = -1) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(size)
+    except OSError as error:
+        raise OperatorError("read log", path, error.strerror or str(error), "check the permissions and the disk") from error

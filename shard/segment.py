@@ -136,9 +136,9 @@ def find_frame(data: bytes, offset: int, salt: bytes, position_min: int) -> int 
     return None
 
 
-def first_frame_continues(data: bytes, position: int, link: int) -> bool:
-    """Whether the first frame, under whatever salt, is the successor of the frame (`position` - 1, `link`): then the
-    segment was in use and its header is damaged."""
+def first_frame_continues(data: bytes, position: int | None, link: int) -> bool:
+    """Whether the first frame, under whatever salt, is the successor of the frame (`position` - 1, `link`), or is any intact
+    frame if `position` is None: then the segment was in use and its header is damaged."""
     salt = data[HEADER_BYTES : HEADER_BYTES + SALT_BYTES]
     frame = frame_at(data, HEADER_BYTES, salt)
-    return frame is not None and frame.position == position and frame.previous == link
+    return frame is not None and (position is None or (frame.position == position and frame.previous == link))

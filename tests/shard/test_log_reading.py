@@ -127,9 +127,32 @@ def test_a_wiped_header_of_the_last_segment_is_refused_too(directory: Path) -> N
         records(directory)
 
 
+@pytest.mark.parametrize("wiped", [False, True])
+def test_a_damaged_header_of_the_only_segment_is_refused(tmp_path: Path, wiped: bool) -> None:
+    log = CommitLog(tmp_path, segment_bytes=SEGMENT, segment_bytes_first=SEGMENT)
+    log.append(b"confirmed")
+    log.close()
+    [(_, path)] = list_segments(tmp_path)
+    if wiped:
+        overwrite(path, 0, bytes(HEADER_BYTES))
+    else:
+        flip(path, 9)
+    with pytest.raises(LogCorrupt, match="header is damaged"):
+        records(tmp_path)
+
+
+def test_what_a_discarding_left_half_done_is_no_damage(directory: Path) -> None:
+    """The worker died while it removed the segments of the log before: some recycled ones may be all that is left."""
+    segments = list_segments(directory)
+    segments[0][1].rename(directory / f"{segments[-1][0] + 1:08d}.seg")
+    for _, path in segments[1:]:
+        path.unlink()
+    assert records(directory) == []
+
+
 def test_a_missing_segment_in_the_middle_is_refused(directory: Path) -> None:
     list_segments(directory)[1][1].unlink()
-    with pytest.raises(LogCorrupt, match=r"it starts at record \d+, but \d+ comes next"):
+    with pytest.raises(LogCorrupt, match="segment 2 before it is missing"):
         records(directory)
 
 
