@@ -8,6 +8,8 @@ CLASS_BYTES_MAX = 256
 NAME_BYTES_MAX = 1_024
 KEY_BYTES_MAX = 480
 VALUE_BYTES_MAX = 2 << 20
+VALUE_DEPTH_MAX = 100
+"""Lists and dicts in each other in one value: what was stored can be read from anywhere, also far down in a stack."""
 KEYS_PER_READ_MAX = 128
 IDEMPOTENCY_KEY_BYTES_MAX = 64
 

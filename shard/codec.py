@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
 
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 """Immutable, and carried by MessagePack without loss: kept in the cache as they are."""
@@ -40,7 +40,7 @@ def encode_value(value: Any) -> bytes:
     """The bytes of a value that is not a scalar. Raises TypeError for what would come back as something else, ValueError
     for what is too large or too deep."""
     try:
-        _check(value)
+        _check(value, VALUE_DEPTH_MAX)
         raw = encode(value)
     except RecursionError:
         raise ValueError("the value is nested too deeply, or contains itself") from None
@@ -55,20 +55,22 @@ def check_size(raw: bytes) -> None:
         raise ValueError(f"the value has {len(raw)} bytes encoded; the limit is {VALUE_BYTES_MAX}")
 
 
-def _check(value: Any) -> None:
+def _check(value: Any, levels: int) -> None:
     kind = value.__class__
     if kind in SCALARS:
         return
+    if levels == 0:
+        raise ValueError(f"the value is nested too deeply (limit {VALUE_DEPTH_MAX}), or contains itself")
     if kind is list:
         for item in value:
             if item.__class__ not in SCALARS:
-                _check(item)
+                _check(item, levels - 1)
     elif kind is dict:
         for key, item in value.items():
             if key.__class__ not in SCALARS:
                 raise TypeError(f"a dict key of type {key.__class__.__name__} would not come back as it is")
             if item.__class__ not in SCALARS:
-                _check(item)
+                _check(item, levels - 1)
     elif kind is datetime.datetime:
         if value.utcoffset() is None:
             raise TypeError("a datetime without a time zone would come back as text; give it one, for instance tzinfo=UTC")
