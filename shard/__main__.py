@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import secrets
 import sys
 import traceback
 from collections.abc import Callable
@@ -78,7 +79,9 @@ def _serve(spec: WorkerSpec, classes: list[ObjectClass], control_fd: int) -> int
         failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=True)
         send_blocking(control_fd, failed)
         return 1
-    endpoint = worker.bind(f"ipc://{spec.run_dir}/worker-{spec.index}.{spec.incarnation}")
+    # The random part keeps a client apart that reaches another machine's service through a tunnel, and finds a socket of the
+    # same path on its own machine: it would talk to the wrong service.
+    endpoint = worker.bind(f"ipc://{spec.run_dir}/{spec.index}.{spec.incarnation}.{secrets.token_hex(4)}")
     control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
     worker.start()
     described = {object_class.name: object_class.describe() for object_class in classes}
