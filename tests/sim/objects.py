@@ -1,0 +1,373 @@
+"""Objects that the simulation runs: real durable objects whose code checks, at every step, what it was promised.
+
+`Journal` runs scripts (see `tests.sim.scripts`) and keeps beside its storage a plain dict, its *mirror*, that must always agree.
+A *scope* is its own idea of critical sections: which code may run now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+
+from runtime.errors import CallError
+from shard.object import DurableObject
+from tests.sim.history import VERSION, History, Seen
+
+Script = list[Any]
+START_BALANCE = 100
+
+
+class ScriptFailed(Exception):
+    """A script was told to raise."""
+
+
+def history_of(instance: DurableObject) -> History:
+    history: History = instance._activation.host.loop.process.history  # type: ignore[attr-defined]
+    return history
+
+
+class Scope:
+    """The root, or one critical section."""
+
+    def __init__(self, parent: Scope | None) -> None:
+        self.parent = parent
+        self.over = False
+
+    def living(self) -> Scope:
+        scope = self
+        while scope.over:
+            assert scope.parent is not None
+            scope = scope.parent
+        return scope
+
+
+class View:
+    """What a script reads and writes: the storage, or a transaction on it, and the mirror of that."""
+
+    def __init__(self, target: Any, mirror: dict[str, Any]) -> None:
+        self.target = target
+        self.mirror = mirror
+
+    def apply(self, operation: list[Any]) -> None:
+        kind, *rest = operation
+        mirror = self.mirror
+        if kind == "put":
+            self.target.put(rest[0], rest[1])
+            mirror[rest[0]] = rest[1]
+        elif kind == "many":
+            self.target.put_many(rest[0])
+            mirror.update(rest[0])
+        elif kind == "delete":
+            self.target.delete(rest[0])
+            mirror.pop(rest[0], None)
+        elif kind == "delete_many":
+            self.target.delete_many(rest[0])
+            for key in rest[0]:
+                mirror.pop(key, None)
+        elif kind == "clear":
+            self.target.delete_all()
+            version = mirror.get(VERSION, 0)
+            mirror.clear()
+            mirror[VERSION] = version
+            self.target.put(VERSION, version)
+        else:
+            raise AssertionError(kind)
+
+
+class Journal(DurableObject):
+    async def on_start(self) -> None:
+        history = history_of(self)
+        self.root = self.active = Scope(None)
+        self.putting: object = None
+        self.lock = asyncio.Lock()
+        self.calls_out = 0
+        self.sender = f"{self.id} #{history.next_instance()}"
+        history.instance_runs(self)
+        trouble = self._activation.host.loop.process.start_trouble()  # type: ignore[attr-defined]
+        if trouble == "raise":
+            raise ScriptFailed("on_start was told to raise")
+        rows = await self.storage.list()
+        self.seen: Seen = {}
+        self.mirror: dict[str, Any] = rows
+        history.journal_loaded(self.id.name, dict(rows))
+        segment = history.lineage(self.id.name).segments.get(self.version)
+        if segment is not None and self.version:
+            self.seen = {self.id.name: (self.version, segment.stamp)}
+        if trouble in ("sleep", "abort"):
+            await asyncio.sleep(0.003)
+            self._check_storage(View(self.storage, self.mirror))
+        if trouble == "abort":
+            self.abort("on_start was told to abort")
+
+    @property
+    def version(self) -> int:
+        return int(self.mirror.get(VERSION, 0))
+
+    async def run(self, sender: str, number: int, table: int, script: Script) -> dict[str, int]:
+        history = history_of(self)
+        history.delivered(sender, number, f"Journal/{self.id.name}")
+        self._see(table)
+        await Run(self, self.root, View(self.storage, self.mirror)).steps(script)
+        return {"seen": history.table_of(self.seen)}
+
+    def _see(self, table: int) -> None:
+        """A message has told what is in that table."""
+        for name, (version, stamp) in history_of(self).table(table).items():
+            if self.seen.get(name, (0, 0))[0] <= version:
+                self.seen[name] = (version, stamp)
+
+    def _resumed(self, scope: Scope, who: object) -> None:
+        """Code of the object was let in."""
+        history = history_of(self)
+        if self._activation.broken is not None:
+            return
+        history.instance_runs(self)
+        if scope.living() is not self.active:
+            history.problem("input gate", f"{self.id}: code outside of the critical section runs")
+        if self.putting is not None and self.putting is not who:
+            history.problem("input gate", f"{self.id}: an event was delivered while a storage operation waits")
+        history.check_remembers_nothing_lost(self.id.name, self.seen)
+
+    def _wrote(self, *, confirmed: bool) -> None:
+        """A segment ends; its version is in the mirror."""
+        history = history_of(self)
+        name, version = self.id.name, self.version
+        stamp = history.journal_wrote(name, version, dict(self.mirror), dict(self.seen), confirmed=confirmed)
+        if confirmed:
+            self.seen[name] = (version, stamp)
+
+    def _check_storage(self, view: View) -> None:
+        """Everything that can be read agrees with the mirror. All answers come at once, so nothing can change meanwhile."""
+        found = _now(view.target.list())
+        if found != view.mirror or list(found) != sorted(view.mirror):
+            history_of(self).problem("reading", f"{self.id}: list gives {found}, written was {view.mirror}")
+        keys = sorted({*view.mirror, "k0", "k1", "absent"})
+        if _now(view.target.get_many(keys)) != view.mirror:
+            history_of(self).problem("reading", f"{self.id}: get_many disagrees")
+        for key in keys:
+            if _now(view.target.get(key)) != view.mirror.get(key):
+                history_of(self).problem("reading", f"{self.id}: get({key!r}) disagrees")
+        last_first = _now(view.target.list(start="k0", end="k9", reverse=True, limit=2))
+        if list(last_first) != sorted((key for key in view.mirror if "k0" <= key < "k9"), reverse=True)[:2]:
+            history_of(self).problem("reading", f"{self.id}: a reverse list gives {last_first}")
+
+
+def _now(awaitable: Any) -> Any:
+    """The result of an awaitable that must not yield."""
+    try:
+        awaitable.__await__().send(None)
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("a storage operation answered from memory yielded")
+
+
+class Run:
+    """One thread of a script: the call itself, or a sub-task of it."""
+
+    def __init__(self, journal: Journal, scope: Scope, view: View) -> None:
+        self.journal = journal
+        self.scope = scope
+        self.view = view
+
+    def branch(self) -> Run:
+        return Run(self.journal, self.scope.living(), self.view)
+
+    async def steps(self, script: Script) -> None:
+        self.journal._resumed(self.scope, self)
+        for kind, *rest in script:
+            await getattr(self, f"_do_{kind}")(*rest)
+            self.journal._resumed(self.scope, self)
+
+    async def _do_write(self, operations: list[list[Any]], confirmed: bool) -> None:
+        """One segment, without a suspension before its end."""
+        journal, view = self.journal, self.view
+        for operation in operations:
+            view.apply(operation)
+        if view.target is not journal.storage:
+            return  # The transaction is the segment.
+        version = journal.version + 1
+        waiting = journal.storage.put(VERSION, version, allow_unconfirmed=not confirmed)
+        view.mirror[VERSION] = version
+        # What the operations wrote was confirmed, so that only a segment without any is not.
+        journal._wrote(confirmed=confirmed or bool(operations))
+        journal.putting, before = self, journal.putting
+        if before is not None and before is not self:
+            history_of(journal).problem("input gate", f"{journal.id}: a write while another one waits")
+        try:
+            await waiting
+        finally:
+            journal.putting = None
+
+    async def _do_check(self) -> None:
+        self.journal._check_storage(self.view)
+
+    async def _do_sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def _do_txn(self, script: Script, end: str) -> None:
+        """A transaction; nested ones are part of the outermost one's segment."""
+        journal, outer = self.journal, self.view
+        nested = outer.target is not journal.storage
+        try:
+            async with journal.storage.transaction() as txn:
+                scope = self._enter()
+                try:
+                    inner = View(txn, dict(outer.mirror))
+                    await Run(journal, scope, inner).steps(script)
+                    if end == "raise":
+                        raise ScriptFailed("in a transaction")
+                    if end == "rollback":
+                        txn.rollback()
+                    elif not nested:
+                        inner.mirror[VERSION] = journal.version + 1
+                        txn.put(VERSION, inner.mirror[VERSION])
+                finally:
+                    self._leave(scope)
+        except ScriptFailed:
+            if end != "raise":
+                raise
+            return
+        if end == "commit":
+            outer.mirror.clear()
+            outer.mirror.update(inner.mirror)
+            if not nested:
+                journal._wrote(confirmed=True)
+
+    async def _do_section(self, script: Script) -> None:
+        async with self.journal.block_concurrency():
+            scope = self._enter()
+            try:
+                await Run(self.journal, scope, self.view).steps(script)
+            finally:
+                self._leave(scope)
+
+    def _enter(self) -> Scope:
+        journal = self.journal
+        if self.scope.living() is not journal.active and journal._activation.broken is None:
+            history_of(journal).problem("input gate", f"{journal.id}: a section starts while another one runs")
+        scope = journal.active = Scope(self.scope.living())
+        return scope
+
+    def _leave(self, scope: Scope) -> None:
+        assert scope.parent is not None
+        scope.over = True
+        self.journal.active = scope.living()
+
+    async def _do_gather(self, scripts: list[Script]) -> None:
+        await asyncio.gather(*[self.branch().steps(script) for script in scripts])
+
+    async def _do_group(self, scripts: list[Script]) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                for script in scripts:
+                    group.create_task(self.branch().steps(script))
+        except* ScriptFailed:
+            pass
+
+    async def _do_timeout(self, seconds: float, script: Script) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self.branch().steps(script)
+        except TimeoutError:
+            pass
+
+    async def _do_spawn(self, script: Script) -> None:
+        # What it does later is not part of a transaction that is open now.
+        run = Run(self.journal, self.scope.living(), View(self.journal.storage, self.journal.mirror))
+        if self.view.target is self.journal.storage:
+            self.journal.spawn(run.steps(script))
+
+    async def _do_lock(self, script: Script) -> None:
+        async with self.journal.lock:
+            await self.branch().steps(script)
+
+    async def _do_call(self, name: str, script: Script) -> None:
+        journal = self.journal
+        history = history_of(journal)
+        journal.calls_out += 1
+        table = history.table_of(journal.seen)
+        try:
+            result = await journal.stub(Journal, name).run(journal.sender, journal.calls_out, table, script)
+        except CallError as error:
+            history.count(f"inner {error.code}")
+            if error.code in ("internal", "bad_request", "bad_arguments", "moved", "unknown_class"):
+                history.problem("error", f"a call of {journal.id} ended in {error!r}")
+        else:
+            history.count("inner ok")
+            journal._see(result["seen"])
+
+    async def _do_sync(self) -> None:
+        journal = self.journal
+        seen = dict(journal.seen)
+        version = journal.version
+        await journal.storage.sync()
+        if journal._activation.broken is None:
+            history = history_of(journal)
+            own = {name: entry for name, entry in seen.items() if name == journal.id.name}
+            history.leaves(f"sync() of {journal.id}", history.table_of(own))
+            if history.durable_rows("Journal", journal.id.name).get(VERSION, 0) < version and self.view.target is journal.storage:
+                history.problem("sync", f"{journal.id}: sync() returned before version {version} was durable")
+
+    async def _do_raise(self) -> None:
+        raise ScriptFailed(msgspec.json.encode({"seen": history_of(self.journal).table_of(self.journal.seen)}).decode())
+
+    async def _do_abort(self) -> None:
+        self.journal.abort("the script says so")
+
+    async def _do_guard(self, script: Script) -> None:
+        """Code that cleans up after a reset: nothing that it does may count."""
+        try:
+            await self.steps(script)
+        finally:
+            if self.journal._activation.broken is not None:
+                await self._misbehave()
+
+    async def _misbehave(self) -> None:
+        storage = self.journal.storage
+        for operation in (
+            lambda: storage.delete_all(),
+            lambda: storage.put("k0", "from beyond"),
+            lambda: storage.get("k0"),
+            lambda: storage.delete("k1"),
+            lambda: storage.put_many({"k2": 1}),
+            lambda: storage.list(),
+        ):
+            try:
+                operation()
+            except CallError:
+                pass
+
+
+class Account(DurableObject):
+    """A bank account. Every transfer has a number, recorded on both sides."""
+
+    async def transfer(self, to: str, amount: int, number: str) -> int:
+        """The debit is written first, and not even awaited: the deposit must not be durable without it."""
+        balance: int = await self.storage.get("balance", START_BALANCE)
+        if balance < amount:
+            raise ValueError("not enough money")
+        self.storage.put("balance", balance - amount)
+        self.storage.put(f"out:{number}", [to, amount])
+        await self.stub(Account, to).deposit(amount, number)
+        self.storage.put(f"acknowledged:{number}", True)
+        return balance - amount
+
+    async def transfer_together(self, to: str, amount: int, number: str) -> int:
+        """The same in a transaction: here the deposit is durable before the debit."""
+        async with self.storage.transaction() as txn:
+            balance: int = await txn.get("balance", START_BALANCE)
+            if balance < amount:
+                raise ValueError("not enough money")
+            txn.put("balance", balance - amount)
+            txn.put(f"paid:{number}", [to, amount])
+            await self.stub(Account, to).deposit(amount, number)
+        return balance - amount
+
+    async def deposit(self, amount: int, number: str) -> None:
+        balance: int = await self.storage.get("balance", START_BALANCE)
+        await self.storage.put_many({"balance": balance + amount, f"in:{number}": amount})
+
+    async def audit(self) -> dict[str, Any]:
+        return await self.storage.list()

@@ -1,0 +1,124 @@
+"""Which real parts the simulation replaces, and nothing else: sockets, threads, clocks, files, and bounds that would take
+megabytes to reach. Everything between them is the product's own code: endpoints, worker, host, committer, checkpointer,
+recovery, peers, router.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import types
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import runtime.backend
+import runtime.endpoint
+import shard.checkpoint
+import shard.committer
+import shard.host
+import shard.recovery
+import shard.storage
+import shard.task
+import shard.worker
+from shard.committer import Committer
+from shard.task import ObjectTask
+from tests.sim import network
+from tests.sim.disk import Disk
+from tests.sim.scenario import Scenario
+from tests.sim.virtual_loop import VirtualTime
+
+EPOCH_S = 1_800_000_000.0
+
+
+class HelperQueue:
+    """The committer's queue: each record it gets is committed by one round of the real helper's loop."""
+
+    def __init__(self, time: VirtualTime) -> None:
+        self._time = time
+        self._items: list[bytes | None] = []
+        self.committer: Committer | None = None
+
+    def put(self, record: bytes | None) -> None:
+        loop = self._time.running
+        assert loop is not None
+        assert self.committer is not None
+        self._items = [record, None]
+        loop.run_in_helper(self.committer._help)
+
+    def get(self) -> bytes | None:
+        return self._items.pop(0)
+
+
+class HelperThread:
+    """Never runs by itself (see `HelperQueue`)."""
+
+    def __init__(self, *, target: Any, name: str, daemon: bool) -> None:
+        self._committer: Committer = target.__self__
+
+    def start(self) -> None:
+        jobs: Any = self._committer._jobs
+        jobs.committer = self._committer
+
+
+@contextlib.contextmanager
+def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) -> Iterator[None]:
+    """The parts replaced, for as long as the simulation runs."""
+    numbers = itertools.count()
+
+    def order(task: ObjectTask) -> int:
+        """Sets of tasks (asyncio has some) are iterated in the order in which the tasks were first put into one."""
+        known: Any = task
+        try:
+            number: int = known.sim_number
+        except AttributeError:
+            number = known.sim_number = next(numbers)
+        return number
+
+    clock = types.SimpleNamespace(
+        perf_counter=time.clock, time=lambda: EPOCH_S + time.clock(), time_ns=lambda: int((EPOCH_S + time.clock()) * 1e9)
+    )
+    sockets = {"_send": network.send, "_recv": network.receive, "_get": network.get}
+    with contextlib.ExitStack() as stack:
+
+        def patch(target: Any, **values: Any) -> None:
+            for name, value in values.items():
+                stack.enter_context(mock.patch.object(target, name, value))
+
+        patch(runtime.endpoint, **sockets)
+        patch(runtime.backend, **sockets)
+        patch(
+            shard.committer,
+            time=clock,
+            threading=types.SimpleNamespace(Thread=HelperThread),
+            queue=types.SimpleNamespace(SimpleQueue=lambda: HelperQueue(time)),
+        )
+        patch(
+            shard.checkpoint,
+            perf_counter=time.clock,
+            MEMTABLE_ENTRIES_MAX=scenario.memtable_entries,
+            CHECKPOINT_SLICE_KEYS=scenario.checkpoint_slice,
+            CHECKPOINT_COMMIT_ENTRIES=scenario.checkpoint_commit,
+        )
+        patch(shard.recovery, read_log=disk.read_log, perf_counter=time.clock)
+        patch(shard.storage, UNDURABLE_BYTES_MAX=scenario.undurable_bytes)
+        patch(
+            shard.host,
+            UNDURABLE_BYTES_MAX=scenario.undurable_bytes,
+            COMMIT_BYTES_MAX=scenario.commit_bytes,
+            OBJECT_CALLS_MAX=scenario.object_calls,
+        )
+        patch(
+            shard.worker,
+            Host=make_host,
+            EVICT_INTERVAL_S=scenario.evict_interval_s,
+            gc=types.SimpleNamespace(collect=lambda: 0, freeze=lambda: None),
+        )
+        patch(ObjectTask, __hash__=order)
+        yield
+
+
+def helper_threads() -> list[str]:
+    """Threads that are left over: there must be none but the main one."""
+    return [thread.name for thread in threading.enumerate() if thread is not threading.main_thread()]
