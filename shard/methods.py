@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from runtime.errors import BadArguments
-from shard.object import ALARM, HOOKS, DurableObject
+from runtime.stub import HOOKS
+from shard.object import ALARM, DurableObject
 
 _EMPTY = (b"", b"\x90", b"\xc0", b"\x80")
 """Arguments left out: nothing, an empty array, nil, an empty map."""

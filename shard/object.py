@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from shard.activation import Activation
 
 ALARM = "alarm"
-HOOKS = frozenset({"on_start", ALARM})
-"""Called by the runtime, never from outside."""
-
 T = TypeVar("T")
 ObjectT = TypeVar("ObjectT", bound="DurableObject")
 
