@@ -1,0 +1,1 @@
+from tests.service.service import serve as serve
