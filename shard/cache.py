@@ -225,6 +225,7 @@ class ObjectCache:
 
     def clear(self, *, confirmed: bool = True) -> None:
         """Deletes everything, atomically with the writes that follow in the same turn."""
+        self._refuse_if_broken()
         if self.complete and not self.has_header:
             return
         self._forget_dirty()
@@ -238,12 +239,17 @@ class ObjectCache:
 
     def set_alarm(self, alarm: Alarm | None, *, confirmed: bool = True) -> None:
         """Replaces the alarm. While its handler runs, an alarm like the one that rings is a new one."""
+        self._refuse_if_broken()
         if alarm == self.alarm and (alarm is None or self.alarm is not self.ringing):
             return
         self.alarm = alarm
         self.due_us = None if alarm is None else alarm.due_us
         self.has_header = True
         self._mark(HEADER, encode_header(Header(self.class_name, self.name, alarm)), confirmed)
+
+    def _refuse_if_broken(self) -> None:
+        """Code of an object that was reset may still clean up after itself; it must not reach what its successor owns."""
+        self.values.get(HEADER)
 
     def _mark(self, key: str, raw: bytes | None, confirmed: bool) -> None:
         dirty = self.dirty
