@@ -195,15 +195,13 @@ class Activation:
         section = self.current_section()
         self.gate.lock(section)
 
-        def settle(error: CallError | None = None) -> None:
+        def unlock(_: object) -> None:
             self.gate.unlock(section)
             self.schedule_pump()
-            if error is not None:
-                _fail(future, error)
-            else:
-                _settle(future)
 
-        self.host.hold(self, self.host.commits.open_seq, settle, settle)
+        # The first of the future's callbacks; whoever awaits it is the second and comes right after: nothing slips in between.
+        future.add_done_callback(unlock, context=NEUTRAL)
+        self.host.hold(self, self.host.commits.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
     def abort(self, reason: str) -> NoReturn:
