@@ -37,7 +37,9 @@ CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
 RETRY_S_MAX = 30.0
 URGENT_SHARE = 0.75
-"""Share of the log or of twice a memtable bound from which on the checkpoint takes every other turn of the loop."""
+"""Share of the log, or of twice a memtable bound, from which on the checkpoint takes half of the loop's time."""
+TURN_S_MAX = 0.001
+"""Longest work in one turn of the loop while nothing is urgent; a single slice may take longer."""
 
 Sortable = TypeVar("Sortable", str, bytes)
 _SORT_STEP = 2_048
@@ -68,9 +70,16 @@ def checkpoint_due(pressure: Pressure) -> bool:
     return pressure.share() >= 0.5 and pressure.entries > 0
 
 
-def pause_s(slice_s: float, pressure: Pressure) -> float:
-    """How long to leave the loop to others after a slice that took `slice_s`: a quarter of the time is ours, half if urgent."""
-    return 0.0 if pressure.share() >= URGENT_SHARE else 3 * slice_s
+def turn_budget_s(others_s: float, pressure: Pressure) -> float:
+    """How long the checkpoint may work in this turn of the loop, after the others took `others_s` since its last one: a quarter
+    of the time, half if urgent, most of it at the bound, where writes come faster than they are moved. On an idle loop it
+    makes one slice a turn."""
+    share = pressure.share()
+    if share < URGENT_SHARE:
+        return min(others_s / 3, TURN_S_MAX)
+    if share < 1.0:
+        return min(others_s, 5 * TURN_S_MAX)
+    return min(3 * others_s, 20 * TURN_S_MAX)
 
 
 def retry_delay_s(failures: int) -> float:
@@ -201,7 +210,7 @@ class CheckpointStatistics(NamedTuple):
     """Entries moved so far."""
     last_s: float
     """Duration of the last complete checkpoint."""
-    slice_s_max: float
+    turn_s_max: float
     """Longest time that the loop was held up at once."""
     commit_s_max: float
     failures: int
@@ -234,7 +243,7 @@ class Checkpointer:
         self._fatal: OperatorError | None = None
         self._closing = False
         self._checkpoints = self._entries = self._failures = 0
-        self._last_s = self._slice_s_max = self._commit_s_max = 0.0
+        self._last_s = self._turn_s_max = self._commit_s_max = 0.0
 
     # When
 
@@ -336,20 +345,20 @@ class Checkpointer:
         assert store.frozen is not None
         entries = store.frozen.entries
         steps = checkpoint_steps(store)
+        budget_s, began = 0.0, perf_counter()
         try:
-            while True:
-                began = perf_counter()
-                try:
-                    batch = next(steps)
-                except StopIteration:
-                    break
-                took = perf_counter() - began
-                self._slice_s_max = max(self._slice_s_max, took)
-                if batch is None:
-                    await asyncio.sleep(pause_s(took, self.pressure()))
-                else:
+            for batch in steps:
+                now = perf_counter()
+                if batch is not None:
                     await self._in_helper(batch.commit)
-                    self._commit_s_max = max(self._commit_s_max, perf_counter() - began - took)
+                    self._commit_s_max = max(self._commit_s_max, perf_counter() - now)
+                elif now - began < budget_s:
+                    continue
+                else:
+                    await asyncio.sleep(0)
+                self._turn_s_max = max(self._turn_s_max, now - began)
+                began = perf_counter()
+                budget_s = turn_budget_s(began - now, self.pressure())
         finally:
             steps.close()
         self._entries += entries
@@ -389,7 +398,7 @@ class Checkpointer:
             checkpoints=self._checkpoints,
             entries=self._entries,
             last_s=self._last_s,
-            slice_s_max=self._slice_s_max,
+            turn_s_max=self._turn_s_max,
             commit_s_max=self._commit_s_max,
             failures=self._failures,
         )

@@ -19,10 +19,10 @@ from shard.checkpoint import (
     Pressure,
     checkpoint_due,
     checkpoint_steps,
-    pause_s,
     retry_delay_s,
     slices,
     sorted_steps,
+    turn_budget_s,
 )
 from shard.memory_state import MemoryState
 from shard.memtable import Memtable
@@ -48,9 +48,14 @@ def test_a_checkpoint_is_due_at_each_bound_and_not_before() -> None:
     assert not checkpoint_due(Pressure(0, 0, 8, 8)), "there is nothing to move"
 
 
-def test_the_loop_is_left_to_others_unless_it_is_urgent() -> None:
-    assert pause_s(0.001, CALM) == pytest.approx(0.003)
-    assert pause_s(0.001, CALM._replace(log_segments_used=8)) == 0.0
+def test_the_checkpoint_takes_a_quarter_of_a_busy_loop_and_more_only_when_it_must() -> None:
+    assert turn_budget_s(0.0003, CALM) == pytest.approx(0.0001)
+    assert turn_budget_s(1.0, CALM) == pytest.approx(0.001), "one turn of others may be long; ours may not"
+    urgent = CALM._replace(entries=int(1.6 * checkpoint_module.MEMTABLE_ENTRIES_MAX))
+    assert turn_budget_s(0.002, urgent) == pytest.approx(0.002)
+    at_the_bound = CALM._replace(log_segments_used=8)
+    assert turn_budget_s(0.002, at_the_bound) == pytest.approx(0.006)
+    assert turn_budget_s(1.0, at_the_bound) == pytest.approx(0.02)
 
 
 def test_retries_back_off_up_to_a_bound() -> None:
