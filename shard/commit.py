@@ -22,9 +22,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shard.cache import ObjectCache
 
-
-
-
 Inheritance = tuple["ObjectCache", "ObjectCache"]
 """Who has seen undurable writes, and whose."""
 
@@ -75,8 +72,11 @@ class GroupCommit:
             self.heirs.append((heir, source))
 
     def heirs_of(self, source: ObjectCache) -> list[ObjectCache]:
-        """Who has seen what `source` has written and is in no commit yet."""
-        return [heir for heir, seen in self.heirs if seen is source]
+        """Who has seen what `source` has written and is in no commit yet, also through others."""
+        seen = [source]
+        for each in seen:  # Grows while it is walked.
+            seen += {id(heir): heir for heir, of in self.heirs if of is each and heir not in seen}.values()
+        return seen[1:]
 
     def hold(self, confirm_seq: int, message: Any) -> None:
         """Keeps a message until commit `confirm_seq` is durable. The caller has seen that it is not yet."""
@@ -89,38 +89,46 @@ class GroupCommit:
 
     @property
     def can_cut(self) -> bool:
-        return self.in_flight is None and bool(self.dirty)
+        return self.in_flight is None and bool(self.dirty or self.held)
 
     def cut(self, bytes_max: int) -> Commit:
-        """Closes the open commit: all its members, or as many of the first ones as fit in `bytes_max` (at least one).
-        The messages held so far wait for it; where members stay behind, all messages wait for the last of them."""
+        """Closes the open commit: all its members, or as many as fit in `bytes_max` (at least one). The messages held so far
+        wait for it; where members stay behind, all messages wait for the last of them."""
         assert self.can_cut
-        members = self.dirty
-        if self.open_bytes <= bytes_max:
-            self.dirty = []
-            self.open_bytes = 0
-            held, self.held = self.held, []
-        else:
-            count, size = 0, 0
-            for member in members:
-                if count and size + member.dirty_bytes > bytes_max:
-                    break
-                count, size = count + 1, size + member.dirty_bytes
-            members, self.dirty = members[:count], members[count:]
-            self.open_bytes -= size
-            held = []
-            if not self.dirty:
-                held, self.held = self.held, []
+        members, self.dirty = self.dirty, []
+        if self.open_bytes > bytes_max:
+            members, self.dirty = self._split(members, bytes_max)
+        self.open_bytes = sum(member.dirty_bytes for member in self.dirty)
         heirs, self.heirs = self.heirs, []
-        commit = self.in_flight = Commit(self.open_seq, members, held, heirs)
+        commit = self.in_flight = Commit(self.open_seq, members, [], heirs)
         self.open_seq += 1
-        if self.dirty:  # Some did not fit: what reveals their writes must wait for the next commit.
+        if self.dirty:  # Some did not fit: what reveals their writes must wait for the next commit, and nobody may overtake.
             self.split_seq = commit.seq
             self.heirs = list(heirs)
-            for cache in [*self.dirty, *(heir for heir, _ in heirs)]:
+            for cache in [*members, *self.dirty, *(heir for heir, _ in heirs)]:
                 if cache.confirm_seq == commit.seq:
                     cache.confirm_seq = self.open_seq
+        else:
+            commit.held, self.held = self.held, []
         return commit
+
+    def _split(self, members: list[ObjectCache], bytes_max: int) -> tuple[list[ObjectCache], list[ObjectCache]]:
+        """Who goes now and who stays. Heirs stay, so that nothing of theirs is durable before what they have seen; when all
+        are heirs, of each other, all go."""
+        heirs = {id(heir) for heir, _ in self.heirs}
+        taken: list[ObjectCache] = []
+        size = 0
+        for member in members:
+            if id(member) in heirs:
+                continue
+            if taken and size + member.dirty_bytes > bytes_max:
+                break
+            taken.append(member)
+            size += member.dirty_bytes
+        if not taken:
+            return members, []
+        gone = {id(member) for member in taken}
+        return taken, [member for member in members if id(member) not in gone]
 
     def succeeded(self) -> Commit:
         """The commit in flight is durable. Its held messages may leave."""
