@@ -43,6 +43,7 @@ class LoadClient(threading.Thread):
         batch: int = 16,
         cls: str = "Counter",
         method: str = "get_unique_number",
+        args: Sequence[Any] = (),
         until_refused: bool = False,
     ) -> None:
         super().__init__(name=f"client {number}", daemon=True)
@@ -52,6 +53,7 @@ class LoadClient(threading.Thread):
         self.window = window
         self.batch = batch
         self.request = (cls, method)
+        self.args = tuple(args)
         self.until_refused = until_refused
         self.confirmed: list[tuple[str, Any]] = []
         """Object and result, in the order of the calls' being sent to each object."""
@@ -120,7 +122,7 @@ class LoadClient(threading.Thread):
         rows = []
         for _ in range(min(self.batch, self.calls - self.sent)):
             name = self._random.choice(self.names)
-            rows.append((self.sent, cls, name, method))
+            rows.append((self.sent, cls, name, method, self.args))
             self._in_flight[self.sent] = (name, time.monotonic())
             self.sent += 1
         dealer.send(msgspec.msgpack.encode(rows))
