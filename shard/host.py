@@ -107,8 +107,8 @@ class Host:
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
         self._stalled: collections.deque[tuple[Request, Origin]] = collections.deque()
         """Calls that came while too much was not durable."""
-        self._settling: dict[bytes, list[tuple[Request, Origin]]] = {}
-        """By object: calls that wait for the last commit of an activation that was reset."""
+        self._settling: dict[bytes, tuple[ObjectCache, list[tuple[Request, Origin]]]] = {}
+        """By object: the cache of an activation that was reset, and the calls that wait for its last commit."""
         self._running_calls = 0
         self._calls = self._commits_done = self._commit_writes = self._resets = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
@@ -146,7 +146,12 @@ class Host:
                 self._deliver_slowly(activation, RINGING, request, origin)
             else:
                 self.answer_error(origin, request.id, self._unknown_method(kept, request))
-        elif activation.gate.open and len(request.options) < 2 and self.commits.open_bytes < UNDURABLE_BYTES_MAX:
+        elif (
+            activation.gate.open
+            and len(request.options) < 2
+            and self.commits.open_bytes < UNDURABLE_BYTES_MAX
+            and not self._stalled
+        ):
             activation.last_used_s = self.now_s
             self.start(activation, method, request, origin)
         else:
@@ -337,7 +342,7 @@ class Host:
             return None
         key = object_key(request.cls, request.name)
         if key in self._settling:
-            self._settling[key].append((request, origin))
+            self._settling[key][1].append((request, origin))
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
@@ -404,8 +409,6 @@ class Host:
         self.table.remove(activation)
         heirs = self.commits.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
         self.commits.forget(cache)
-        if cache.committing is not None:
-            self._settling.setdefault(cache.key, [])
         cache.break_with(error)
         held, self.commits.held = self.commits.held, []
         for message in held:
@@ -422,11 +425,16 @@ class Host:
                 self.answer_error(origin, request_id, error)
             task.abandon()
         self.queued_calls -= len(queued)
-        for waiter in queued:
-            if queued_too:
+        if queued_too:
+            for waiter in queued:
                 self.answer_error(waiter.origin, waiter.request.id, error)
-            else:
-                self.loop.call_soon(self._deliver_later, waiter.request, waiter.origin, context=NEUTRAL)
+            queued = []
+        if queued or cache.committing is not None:
+            assert cache.key not in self._settling, "its calls would have waited"
+            self._settling[cache.key] = cache, [(waiter.request, waiter.origin) for waiter in queued]
+            self.loop.call_soon(self._deliver_settled, cache.key, context=NEUTRAL)
+        if self._stalled:  # Perhaps nothing is left whose commit they could wait for.
+            self.loop.call_soon(self._deliver_stalled, context=NEUTRAL)
         for heir in heirs:
             self._reset_heir(heir, error)
         self.touch()
@@ -495,15 +503,26 @@ class Host:
             second(error)
 
     def _settled(self) -> None:
-        if self._settling:
-            waiting, self._settling = self._settling, {}
-            for calls in waiting.values():
-                for request, origin in calls:
-                    self.loop.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
+        for key in self._settling:
+            self.loop.call_soon(self._deliver_settled, key, context=NEUTRAL)
         if self._stalled:
-            stalled, self._stalled = self._stalled, collections.deque()
-            for request, origin in stalled:
-                self.loop.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
+            self.loop.call_soon(self._deliver_stalled, context=NEUTRAL)
+
+    def _deliver_settled(self, key: bytes) -> None:
+        """All at once, so that no call that arrives meanwhile overtakes those that waited."""
+        waiting = self._settling.get(key)
+        if waiting is not None and waiting[0].committing is None:
+            del self._settling[key]
+            for request, origin in waiting[1]:
+                self.deliver(request, origin)
+            self.touch()
+
+    def _deliver_stalled(self) -> None:
+        """Likewise. Once there is too much again, the rest stalls again, in order."""
+        stalled, self._stalled = self._stalled, collections.deque()
+        for request, origin in stalled:
+            self.deliver(request, origin)
+        self.touch()
 
     # Numbers
 
@@ -512,7 +531,8 @@ class Host:
         """Calls that were accepted and not answered yet."""
         in_flight = self.commits.in_flight
         held = len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0)
-        return self._running_calls + self.queued_calls + held + len(self._stalled)
+        settling = sum(len(calls) for _, calls in self._settling.values())
+        return self._running_calls + self.queued_calls + held + len(self._stalled) + settling
 
     def statistics(self) -> HostStatistics:
         in_flight = self.commits.in_flight
