@@ -80,6 +80,7 @@ class Client:
         self.json = not self.direct and random.random() < 0.2
         self.calm_until: float | None = None
         """From then on refusals are no surprise."""
+        self.told_at = 0.0
         self._answered = answered
         self._scripts = ScriptMaker(random, scenario, JOURNALS)
         self._context = SimContext(network, self)

@@ -176,6 +176,8 @@ class SimSocket:
         peer = self._clients[frames.pop(0)] if self._router else self._peer
         if peer is not None:
             self.network.send(self, peer, frames)
+        elif self.process.loop is None:
+            self.network.time.after(0.0, self.process.bounced, self, frames)
 
     def recv(self, flags: int = 0) -> bytes:
         self._consume_edge()

@@ -156,7 +156,8 @@ class Simulation:
 
     def _topology_changed(self, topology: Topology) -> None:
         for client in self.clients:
-            self.time.after(self.random.random() * 0.01, client.topology_changed, topology)
+            client.told_at = max(client.told_at, self.time.now + self.random.random() * 0.01)
+            self.time.at(client.told_at, client.topology_changed, topology)
 
     # Judgement
 
