@@ -39,6 +39,9 @@ class Sentinel:
         return self.name
 
 
+WRITE_BYTES: Final = 48
+"""What a write takes in a commit beside its key and value."""
+
 ABSENT: Final = Sentinel("ABSENT")
 """Cached: the key is known not to exist."""
 MISS: Final = Sentinel("MISS")
@@ -166,7 +169,10 @@ class ObjectCache:
         self, start: str | None, end: str | None, *, reverse: bool = False, limit: int | None = None
     ) -> list[tuple[str, Any]]:
         """Keys in byte order with their values: `start` inclusive, `end` exclusive."""
-        if self.complete and len(self.values) <= SORTED_MAX:
+        self._refuse_if_broken()
+        committing = self.committing
+        hidden = self.cleared or (committing is not None and committing.cleared)  # The store has rows that are gone.
+        if self.complete and (hidden or len(self.values) <= SORTED_MAX):
             keys = [key for key, value in self.values.items() if value is not ABSENT and _within(key, start, end)]
             keys.sort(reverse=reverse)
             return [(key, self.values[key]) for key in keys[:limit]]
@@ -191,32 +197,38 @@ class ObjectCache:
 
     # Writing
 
-    def write(self, key: str, raw: bytes, value: Any, *, confirmed: bool = True) -> None:
+    def write(self, key: str, raw: bytes, value: Any, confirmed: bool = True) -> None:
         """`value` is `raw` as the cache keeps it."""
-        old = self.values.get(key, MISS)
+        values = self.values
+        old = values.get(key, MISS)
+        if value.__class__ is int and old.__class__ is int:
+            unchanged = value == old
+        else:
+            unchanged = self._is_unchanged(key, raw, value, old)
+        if unchanged:
+            if confirmed:
+                self._confirm(key)
+            return
+        values[key] = value
+        self._mark(key, raw, confirmed)
+
+    def _is_unchanged(self, key: str, raw: bytes, value: Any, old: Any) -> bool:
+        """Whether the key has these bytes already; if not, accounts for what `value` takes instead of the old one."""
         if old is MISS:
             old = self.peek(key)
-            self._account(ENTRY_BYTES)
-        kind = value.__class__
-        if kind is old.__class__:
-            if kind is int or kind is bool:
-                if value == old:
-                    self.values[key] = value
-                    return
-            elif value == old and to_raw(old) == raw:  # The bytes decide: 0.0 == -0.0.
-                self.values[key] = old
-                return
-            else:
-                self._account(_size(value) - _size(old))
-        else:
-            self._account(_size(value) - _size(old))
-        self.values[key] = value
-        self._mark(key, raw, confirmed)
+            self._account(ENTRY_BYTES + _size(old))
+        if value.__class__ is old.__class__ and (value == old or value.__class__ is float) and to_raw(old) == raw:
+            self.values[key] = old  # The bytes decide: 0.0 == -0.0, nan != nan.
+            return True
+        self._account(_size(value) - _size(old))
+        return False
 
     def delete(self, key: str, *, confirmed: bool = True) -> bool:
         """Whether the key existed. Deleting what does not exist commits nothing."""
         old = self.read(key)
         if old is ABSENT:
+            if confirmed:
+                self._confirm(key)
             return False
         self._account(-_size(old))
         self.values[key] = ABSENT
@@ -227,6 +239,8 @@ class ObjectCache:
         """Deletes everything, atomically with the writes that follow in the same turn."""
         self._refuse_if_broken()
         if self.complete and not self.has_header:
+            if confirmed:
+                self._confirm(HEADER)
             return
         self._forget_dirty()
         self.values = {}
@@ -251,25 +265,35 @@ class ObjectCache:
         """Code of an object that was reset may still clean up after itself; it must not reach what its successor owns."""
         self.values.get(HEADER)
 
+    def _confirm(self, key: str) -> None:
+        """A confirmed write that changes nothing confirms the unconfirmed one which made it so."""
+        committing = self.committing
+        if key in self.dirty or self.cleared:
+            self.confirm_seq = self.commits.open_seq
+        elif committing is not None and (key in committing.writes or committing.cleared):
+            assert self.commits.in_flight is not None
+            self.confirm_seq = max(self.confirm_seq, self.commits.in_flight.seq)
+
     def _mark(self, key: str, raw: bytes | None, confirmed: bool) -> None:
-        dirty = self.dirty
+        dirty, commits = self.dirty, self.commits
+        if not dirty or not self.has_header:
+            self._join_commit()
+        dirty[key] = raw
+        size = WRITE_BYTES + len(key) if raw is None else WRITE_BYTES + len(key) + len(raw)
+        self.dirty_bytes += size
+        commits.open_bytes += size
+        if confirmed:
+            self.confirm_seq = commits.open_seq
+
+    def _join_commit(self) -> None:
+        """The object has something to commit. With its first write goes its header."""
+        if not self.dirty and not self.cleared:
+            self.commits.dirty.append(self)
         if not self.has_header:
             self.has_header = True
-            header = encode_header(Header(self.class_name, self.name))
-            size = len(header)
-            if not dirty and not self.cleared:
-                self.commits.dirty.append(self)
-            dirty[HEADER] = header
-            self.dirty_bytes += size
-            self.commits.open_bytes += size
-        elif not dirty and not self.cleared:
-            self.commits.dirty.append(self)
-        dirty[key] = raw
-        size = 48 + len(key) if raw is None else 48 + len(key) + len(raw)
-        self.dirty_bytes += size
-        self.commits.open_bytes += size
-        if confirmed:
-            self.confirm_seq = self.commits.open_seq
+            header = self.dirty[HEADER] = encode_header(Header(self.class_name, self.name))
+            self.dirty_bytes += len(header)
+            self.commits.open_bytes += len(header)
 
     def _register(self, size: int, confirmed: bool) -> None:
         if self not in self.commits.dirty:

@@ -1,0 +1,134 @@
+"""One object's storage without a host: the real cache, commits and store, and a test that says when commits end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any
+
+from runtime.errors import ObjectReset
+from runtime.ids import object_key
+from shard.cache import Budget, ObjectCache
+from shard.commit import GroupCommit
+from shard.memory_state import MemoryState
+from shard.record import CommitRecord, ObjectWrites, ShardCommit, decode_record, encode_record
+from shard.storage import DONE, Storage
+from shard.store import ShardStore
+
+
+class OpenSection:
+    """A critical section where nobody else is."""
+
+    async def __aenter__(self) -> OpenSection:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+class AlwaysOpen:
+    """What storage needs of an activation, where nothing ever has to wait."""
+
+    def alarm_now_us(self) -> int:
+        return 1_000_000
+
+    def wait_durable(self) -> Awaitable[None]:
+        return DONE
+
+    def wait_capacity(self) -> Awaitable[None]:
+        return DONE
+
+    def enter_section(self, *, breaks: bool) -> OpenSection:
+        return OpenSection()
+
+
+def finish(awaitable: Awaitable[Any]) -> Any:
+    """The result of what must not suspend."""
+    try:
+        awaitable.__await__().__next__()
+    except StopIteration as stop:
+        return stop.value
+    raise AssertionError("it yielded to the event loop")
+
+
+class StorageWorld:
+    """`storage` is replaced by a fresh one after a reset, an eviction or a crash."""
+
+    def __init__(self) -> None:
+        self.commits = GroupCommit()
+        self.budget = Budget(1 << 30)
+        self.store = ShardStore(MemoryState(0))
+        self.key = object_key("Thing", "one")
+        self.done = 0
+        """Commits made durable."""
+        self.pieces: list[ObjectWrites] | None = None
+        self.activate()
+
+    def activate(self) -> None:
+        self.budget.used_bytes = 0
+        self.cache = ObjectCache(self.key, "Thing", "one", 0, self.store, self.commits, self.budget)
+        self.storage = Storage(self.cache, AlwaysOpen())
+
+    def cut(self) -> list[ObjectWrites]:
+        commit = self.commits.cut(1 << 30)
+        assert commit.members == [self.cache]
+        self.pieces = [self.cache.begin_commit()]
+        # As the log would give it back.
+        record = encode_record(CommitRecord(0, [ShardCommit(0, self.store.seq + 1, self.pieces)]))
+        self.pieces = decode_record(record).shards[0].objects
+        return self.pieces
+
+    def committed(self) -> None:
+        assert self.pieces is not None
+        self.store.apply(self.store.seq + 1, self.pieces)
+        self.pieces = None
+        self.cache.committing = None
+        self.commits.succeeded()
+        self.done += 1
+
+    def commit(self) -> None:
+        """Makes everything durable that is not."""
+        if self.pieces is not None:
+            self.committed()
+        if self.commits.can_cut:
+            self.cut()
+            self.committed()
+
+    def failed(self) -> None:
+        """The commit in flight is lost, the object is reset."""
+        self.pieces = None
+        self.commits.failed()
+        self.reset()
+
+    def reset(self) -> None:
+        self.commits.forget(self.cache)
+        self.cache.break_with(ObjectReset("reset"))
+        self.activate()
+
+    def crash(self) -> None:
+        """Memory is gone."""
+        self.pieces = None
+        self.commits = GroupCommit()
+        self.activate()
+
+    @property
+    def held(self) -> bool:
+        """Whether a message that is sent now waits for the disk."""
+        return self.cache.confirm_seq > self.commits.durable_seq
+
+    def put(self, key: str, value: Any, **options: Any) -> None:
+        finish(self.storage.put(key, value, **options))
+
+    def get(self, key: str, default: Any = None, **options: Any) -> Any:
+        return finish(self.storage.get(key, default, **options))
+
+    def list(self, **options: Any) -> dict[str, Any]:
+        listed: dict[str, Any] = finish(self.storage.list(**options))
+        return listed
+
+    def durable(self) -> dict[str, bytes]:
+        return dict(self.store.scan(self.key))
+
+
+def run(coro: Any) -> Any:
+    return asyncio.run(coro)
