@@ -103,7 +103,7 @@ class Host:
         self.wall_us = wall_us
         self.web = Web()
         self.alarms = AlarmClock(self, stores, random or Random())
-        self._spare = ObjectTask(loop)
+        self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
         self._stalled: collections.deque[tuple[Request, Origin]] = collections.deque()
         """Calls that came while too much was not durable."""
@@ -195,28 +195,36 @@ class Host:
             self.answer_error(origin, request.id, exc)
             return
         task = self._spare
-        task._coro = coro
         task._owner = activation
         task.section = activation.gate.root
-        task._context = activation.context.copy()
         try:
-            yielded = task.begin()
-        except StopIteration as stop:
-            if task._must_cancel:
-                self._finish_error(activation, origin, request.id, asyncio.CancelledError())
-            else:
-                self._finish(activation, origin, request.id, stop.value)
+            result = task.begin(coro, activation.context.copy())
         except BaseException as exc:
+            self._spare = ObjectTask(self.loop).make_spare()
             self._finish_error(activation, origin, request.id, exc)
-        else:
-            self._spare = ObjectTask(self.loop)
+            return
+        if task._driver.gi_yieldfrom is not None:  # `task.suspended`, without the call.
+            self._spare = ObjectTask(self.loop).make_spare()
             self._running_calls += 1
             task.call = (origin, request.id)
             task.start_running()
-            task.suspend_on(yielded)
+            task.suspend_on(result)
             return
         if getrefcount(task) > self._spare_refs or task._num_cancels_requested:
-            self._spare = ObjectTask(self.loop)  # Somebody kept it, as current_task(), or it was marked.
+            self._spare = ObjectTask(self.loop).make_spare()  # Somebody kept it, as current_task(), or cancelled it.
+            if task._must_cancel:
+                self._finish_error(activation, origin, request.id, asyncio.CancelledError())
+                return
+        commits = self.commits
+        if (
+            activation.cache.confirm_seq == commits.open_seq
+            and result.__class__ in SCALARS
+            and origin.__class__ is Origin
+            and activation.broken is None
+        ):  # What `_finish` would do in the end, for the commonest case.
+            commits.held.append((activation, origin, request.id, OK, result))
+        else:
+            self._finish(activation, origin, request.id, result)
 
     def call_done(self, activation: Activation, task: ObjectTask) -> None:
         """A call that had suspended has finished."""
@@ -472,10 +480,12 @@ class Host:
             cache.committing = None
         self.alarms.committed()
         self.commits.succeeded()
-        answer = self.answer
+        reply = self._reply
         for _, origin, first, second, third in commit.held:
-            if origin is not None:
-                answer(origin, first, second, third)
+            if origin.__class__ is Origin:
+                reply(origin, first, second, third)
+            elif origin is not None:
+                origin.answer(second, third)
             else:
                 first()
         self._settled()

@@ -32,7 +32,7 @@ class Layer:
             return entry[1]
         return ABSENT if self.cleared else MISS
 
-    def write(self, key: str, raw: bytes, value: Any, *, confirmed: bool) -> None:
+    def write(self, key: str, raw: bytes, value: Any, confirmed: bool) -> None:
         self.writes[key] = (raw, value, confirmed)
 
     def delete(self, key: str, *, confirmed: bool) -> None:
@@ -75,6 +75,6 @@ class Layer:
             if raw is None:
                 below.delete(key, confirmed=confirmed)
             else:
-                below.write(key, raw, value, confirmed=confirmed)
+                below.write(key, raw, value, confirmed)
         if not isinstance(self.alarm, Sentinel):
             below.set_alarm(self.alarm, confirmed=self.alarm_confirmed)

@@ -18,6 +18,9 @@ from shard.cache import ABSENT, MISS, ObjectCache, Sentinel
 from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 from shard.layer import Layer
 
+SCALAR_BYTES_SURE = 16
+"""A scalar of so few bytes needs no check of its size."""
+
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -162,17 +165,23 @@ class Storage:
         Raises TypeError or ValueError, at the call, for a key or value that cannot be stored exactly."""
         cache = self._cache
         if value.__class__ in SCALARS:
-            raw, kept = _encode_scalar(value), value
+            try:
+                raw = encode(value)
+            except (OverflowError, UnicodeEncodeError) as exc:
+                raise ValueError(f"the value cannot be stored: {exc}") from None
+            if len(raw) > SCALAR_BYTES_SURE:
+                check_size(raw)
+            kept = value
         else:
             raw = encode_value(value)
             kept = Encoded(raw)
         if self._layer is None:
             if key not in cache.values:
                 check_key(key)
-            cache.write(key, raw, kept, confirmed=not allow_unconfirmed)
+            cache.write(key, raw, kept, not allow_unconfirmed)
             return DONE if cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._host.wait_capacity()
         check_key(key)
-        self._layer.write(key, raw, kept, confirmed=not allow_unconfirmed)
+        self._layer.write(key, raw, kept, not allow_unconfirmed)
         return DONE
 
     def put_many(
@@ -187,13 +196,10 @@ class Storage:
         checked: list[tuple[str, bytes, Any]] = []
         for key, value in mapping.items():
             check_key(key)
-            if value.__class__ in SCALARS:
-                checked.append((key, _encode_scalar(value), value))
-            else:
-                raw = encode_value(value)
-                checked.append((key, raw, Encoded(raw)))
+            raw = encode_value(value)
+            checked.append((key, raw, value if value.__class__ in SCALARS else Encoded(raw)))
         for key, raw, kept in checked:
-            (self._layer or self._cache).write(key, raw, kept, confirmed=not allow_unconfirmed)
+            (self._layer or self._cache).write(key, raw, kept, not allow_unconfirmed)
         return DONE if self._cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._host.wait_capacity()
 
     def delete(
@@ -362,16 +368,6 @@ class Transaction:
 
     def delete_alarm(self, **options: Any) -> Awaitable[None]:
         return self._check().delete_alarm(**options)
-
-
-def _encode_scalar(value: Any) -> bytes:
-    try:
-        raw = encode(value)
-    except (OverflowError, UnicodeEncodeError) as exc:
-        raise ValueError(f"the value cannot be stored: {exc}") from None
-    if len(raw) > 16:
-        check_size(raw)
-    return raw
 
 
 def _str_keys(keys: Iterable[str]) -> Iterable[str]:

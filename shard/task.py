@@ -3,7 +3,7 @@
 Guarantee: code of an object continues only when its gate lets the event in. Apart from that an `ObjectTask` behaves as an
 `asyncio.Task` does: timeouts, task groups, gather, cancellation, `current_task` and context variables work.
 
-Rule 1: a call that never suspends costs no task: `begin` runs its first step in a spare one, which is used again.
+Rule 1: a call that never suspends costs no task: a spare one runs its first step, and is used again.
 Rule 2: this file decides nothing about gates; it asks `owner.gate` and queues itself there.
 Rule 3: done-callbacks run in a neutral context. A callback inside the task's own context could not enter it again.
 
@@ -16,9 +16,10 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import types
 from asyncio import futures
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from shard.input_gate import Section
 
@@ -41,13 +42,41 @@ class StorageFuture(asyncio.Future[Any]):
     """The completion of an object's own storage operation: it is delivered although the gate is closed for it."""
 
 
+@types.coroutine
+def _drive() -> Generator[Any, Any, None]:
+    """Runs the coroutines that are sent to it, one after the other, and yields their results. A coroutine that ends raises
+    StopIteration, which costs more than all else in a short call; this one never ends. While the coroutine that it runs is
+    suspended, `gi_yieldfrom` is that coroutine, and what is yielded is what it waits for."""
+    result = None
+    while True:
+        result = yield from (yield result)
+
+
 class ObjectTask(asyncio.Future[Any]):
     """Drives one coroutine of an object: a call that suspended, a background task, or a sub-task of these."""
+
+    __slots__ = (
+        "_context",
+        "_coro",
+        "_driver",
+        "_fut_waiter",
+        "_granted",
+        "_must_cancel",
+        "_num_cancels_requested",
+        "_owner",
+        "_send",
+        "_task_loop",
+        "_task_name",
+        "call",
+        "section",
+        "when_done",
+    )
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self._task_loop = loop
-        self._coro: Coroutine[Any, Any, Any] | None = None
+        self._coro: Any = None
+        self._driver: Any = None
         self._context: contextvars.Context = NEUTRAL
         self._owner: Activation | None = None
         self._fut_waiter: asyncio.Future[Any] | None = None
@@ -125,22 +154,28 @@ class ObjectTask(asyncio.Future[Any]):
             else:
                 yielded = self._context.run(coro.throw, error)
         except StopIteration as stop:
-            if self._must_cancel:
-                self._must_cancel = False
-                super().cancel(self._cancel_message)
-            else:
-                super().set_result(stop.value)
+            self._finish(stop.value)
         except asyncio.CancelledError:
             super().cancel(self._cancel_message)
         except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
             super().set_exception(exc if isinstance(exc, Exception) else RuntimeError(f"{type(exc).__name__}: {exc}"))
         else:
-            self.suspend_on(yielded)
+            if self._driver is not None and self._driver.gi_yieldfrom is None:
+                self._finish(yielded)
+            else:
+                self.suspend_on(yielded)
         finally:
             _leave_task(loop, self)
             del error
         if self.done():
             self._owner.task_done(self)  # type: ignore[union-attr]  # a task that runs has an owner
+
+    def _finish(self, result: Any) -> None:
+        if self._must_cancel:
+            self._must_cancel = False
+            super().cancel(self._cancel_message)
+        else:
+            super().set_result(result)
 
     def suspend_on(self, yielded: Any) -> None:
         """The coroutine waits for what it yielded."""
@@ -187,7 +222,7 @@ class ObjectTask(asyncio.Future[Any]):
         return self._num_cancels_requested
 
     def get_coro(self) -> Coroutine[Any, Any, Any] | None:
-        return self._coro
+        return cast("Coroutine[Any, Any, Any] | None", self._coro if self._driver is None else self._driver.gi_yieldfrom)
 
     def get_context(self) -> contextvars.Context:
         return self._context
@@ -218,15 +253,27 @@ class ObjectTask(asyncio.Future[Any]):
 
     # A call that may finish in its first step
 
-    def begin(self) -> Any:
-        """Runs the first step. Raises StopIteration with the result, or what the coroutine raised, when that was all;
-        else returns what the coroutine yielded, for `suspend_on`."""
+    def make_spare(self) -> ObjectTask:
+        """Ready to run calls, one after the other, for as long as none of them suspends or raises."""
+        self._coro = self._driver = _drive()
+        self._send = self._driver.send
+        self._send(None)
+        return self
+
+    def begin(self, coro: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
+        """Runs the first step of `coro`. Returns its result, or what it waits for if then `suspended`. Raises what it
+        raises; the task is then no spare any longer."""
+        self._context = context
         loop = self._task_loop
         _enter_task(loop, self)
         try:
-            return self._context.run(self._coro.send, None)  # type: ignore[union-attr]
+            return context.run(self._send, coro)
         finally:
             _leave_task(loop, self)
+
+    @property
+    def suspended(self) -> bool:
+        return self._driver.gi_yieldfrom is not None
 
     def abandon(self) -> None:
         """The object is reset: its code gets a cancellation and may clean up, but nothing it does counts any longer."""
