@@ -99,6 +99,12 @@ class Activation:
             and cache.confirm_seq <= self.host.commits.durable_seq
         )
 
+    def let_go(self) -> None:
+        """Cuts the references in which an activation and its parts hold each other, so that an evicted one is freed at once
+        and not by a pass of the collector over a million others."""
+        del self.instance, self.storage, self.caller, self.context
+        self.cache.owner = None
+
     # Tasks
 
     def current_section(self) -> Section:

@@ -97,3 +97,4 @@ class ActivationTable:
         self.remove(activation)
         activation.broken = ObjectReset(f"{activation.id} was evicted")
         activation.cache.break_with(activation.broken)
+        activation.let_go()

@@ -34,6 +34,8 @@ from shard.worker_store import WorkerStore
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
+GC_THRESHOLDS = (20_000, 20, 50)
+"""Calls make many short-lived tuples and few cycles: Python's default of 700 would collect several times a turn."""
 PEER_IDENTITY = b"tidegate-worker-"
 """What the routing id of a worker's own calls begins with: they are served while the service drains."""
 _DRAIN_POLL_S = 0.02
@@ -86,6 +88,7 @@ class Worker:
     def start(self) -> None:
         gc.collect()
         gc.freeze()  # What the start has made stays; the collector need not look at it again.
+        gc.set_threshold(*GC_THRESHOLDS)
         self._endpoint.start(self._loop)
         self._host.alarms.start()
 
