@@ -12,10 +12,12 @@ from shard.cache import ABSENT, MISS, ObjectCache, Sentinel
 
 
 class Layer:
-    __slots__ = ("alarm", "alarm_confirmed", "below", "cleared", "cleared_confirmed", "writes")
+    __slots__ = ("alarm", "alarm_confirmed", "below", "cleared", "cleared_confirmed", "dropped", "writes")
 
     def __init__(self, below: Layer | None) -> None:
         self.below = below
+        self.dropped = False
+        """Rolled back."""
         self.cleared = False
         """Everything below is deleted."""
         self.cleared_confirmed = False

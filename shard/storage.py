@@ -114,8 +114,13 @@ class Storage:
         `start_after` and for a limit below 1."""
         if start is not None and start_after is not None:
             raise ValueError("list takes start or start_after, not both")
+        if limit is not None and not isinstance(limit, int):
+            raise TypeError(f"the limit of a list is an int, not {type(limit).__name__}")
         if limit is not None and limit <= 0:
             raise ValueError("list takes a limit of at least 1")
+        for bound in (start, start_after, end, prefix):
+            if bound is not None:
+                _check_bound(bound)
         if start_after is not None:
             start = start_after + "\0"
         if prefix:
@@ -277,12 +282,11 @@ class Storage:
         layer.merge_into(self._layer or self._cache)
 
     def _drop_layer(self, layer: Layer) -> None:
-        """Also drops the layers above, which can only be there when the block was left by an exception."""
-        below: Layer | None = self._layer
-        while below is not None and below is not layer:
-            below = below.below
-        if below is layer:
-            self._layer = layer.below
+        """Also drops the layers above: transactions inside this one, which are over with it."""
+        while not layer.dropped:
+            assert self._layer is not None
+            self._layer.dropped = True
+            self._layer = self._layer.below
 
 
 class TransactionOver(RuntimeError):
@@ -315,7 +319,7 @@ class Transaction:
     ) -> None:
         assert self._section is not None
         try:
-            if not self._over and self._layer is not None:
+            if not self._over and self._layer is not None and not self._layer.dropped:
                 if error is None:
                     self._storage._commit_layer(self._layer)
                 else:
@@ -332,8 +336,10 @@ class Transaction:
         self._over = True
 
     def _check(self) -> Storage:
-        if self._over or self._layer is None:
-            raise TransactionOver("the transaction is over" if self._over else "enter the transaction with `async with` first")
+        if self._layer is None:
+            raise TransactionOver("enter the transaction with `async with` first")
+        if self._over or self._layer.dropped:
+            raise TransactionOver("the transaction is over")
         return self._storage
 
     def get(self, key: str, default: Any = None, **options: Any) -> Ready[Any]:
@@ -376,6 +382,14 @@ def _str_keys(keys: Iterable[str]) -> Iterable[str]:
     for key in keys:
         check_key(key)
         yield key
+
+
+def _check_bound(bound: object) -> None:
+    """A bound need not be a key that could be stored, but it must have a place in the order of keys."""
+    if not isinstance(bound, str):
+        raise TypeError(f"a bound of a list is a str, not {type(bound).__name__}")
+    if not bound.isascii():
+        bound.encode()  # UnicodeEncodeError is a ValueError.
 
 
 def _after_prefix(prefix: str) -> str | None:
