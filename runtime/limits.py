@@ -67,6 +67,8 @@ LOG_SEGMENTS_MAX = 8
 COMMIT_BYTES_MAX = 24 << 20
 UNDURABLE_BYTES_MAX = 16 << 20
 """Bytes written and not yet durable above which a worker starts no new event (backpressure)."""
+OBJECT_DIRTY_BYTES_MAX = 22 << 20
+"""What one object may write without a suspension: such writes are atomic, so they must fit in one commit."""
 
 # Life of an object (contract, section 6).
 IDLE_EVICT_S = 10.0
@@ -77,3 +79,4 @@ assert SLOTS <= 65_536, "slots are stored as two bytes"
 assert SHARDS_MAX <= SLOTS
 assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"
 assert UNDURABLE_BYTES_MAX + VALUE_BYTES_MAX * 2 <= COMMIT_BYTES_MAX, "what backpressure admits must fit in one commit"
+assert UNDURABLE_BYTES_MAX + VALUE_BYTES_MAX * 2 <= OBJECT_DIRTY_BYTES_MAX < COMMIT_BYTES_MAX, "awaited puts never meet the limit"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Any, Final, Protocol
 
+from runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from shard.alarms import ABANDONED_KEY, INDEX_KEY, Alarm, Header, decode_header, encode_header, index_writes
 from shard.codec import SCALARS, Encoded, decode, encode
 from shard.commit import GroupCommit
@@ -209,8 +210,14 @@ class ObjectCache:
             if confirmed:
                 self._confirm(key)
             return
-        values[key] = value
         self._mark(key, raw, confirmed)
+        values[key] = value
+
+    def check_room(self, size: int) -> None:
+        """What is written without a suspension is one atomic group, and a group must fit in one commit. Raises ValueError."""
+        if self.dirty_bytes + size > OBJECT_DIRTY_BYTES_MAX:
+            mib = OBJECT_DIRTY_BYTES_MAX >> 20
+            raise ValueError(f"more than {mib} MiB written in one go; await the puts, or storage.sync(), in between")
 
     def _is_unchanged(self, key: str, raw: bytes, value: Any, old: Any) -> bool:
         """Whether the key has these bytes already; if not, accounts for what `value` takes instead of the old one."""
@@ -230,9 +237,9 @@ class ObjectCache:
             if confirmed:
                 self._confirm(key)
             return False
+        self._mark(key, None, confirmed)
         self._account(-_size(old))
         self.values[key] = ABSENT
-        self._mark(key, None, confirmed)
         return True
 
     def clear(self, *, confirmed: bool = True) -> None:
@@ -276,10 +283,12 @@ class ObjectCache:
 
     def _mark(self, key: str, raw: bytes | None, confirmed: bool) -> None:
         dirty, commits = self.dirty, self.commits
+        size = WRITE_BYTES + len(key) if raw is None else WRITE_BYTES + len(key) + len(raw)
+        if self.dirty_bytes + size > OBJECT_DIRTY_BYTES_MAX:
+            self.check_room(size)
         if not dirty or not self.has_header:
             self._join_commit()
         dirty[key] = raw
-        size = WRITE_BYTES + len(key) if raw is None else WRITE_BYTES + len(key) + len(raw)
         self.dirty_bytes += size
         commits.open_bytes += size
         if confirmed:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from shard.alarms import Alarm
-from shard.cache import ABSENT, MISS, ObjectCache, Sentinel
+from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Sentinel
 
 
 class Layer:
@@ -71,6 +71,9 @@ class Layer:
         return [(key, merged[key]) for key in keys[:limit]]
 
     def merge_into(self, below: Layer | ObjectCache) -> None:
+        """Raises ValueError, and changes nothing, when it is too much for one commit."""
+        if isinstance(below, ObjectCache):
+            below.check_room(sum(WRITE_BYTES + len(key) + len(raw or b"") for key, (raw, _, _) in self.writes.items()))
         if self.cleared:
             below.clear(confirmed=self.cleared_confirmed)
         for key, (raw, value, confirmed) in self.writes.items():

@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from shard.alarms import Alarm, to_datetime, to_unix_us
-from shard.cache import ABSENT, MISS, ObjectCache, Sentinel
+from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Sentinel
 from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 from shard.layer import Layer
 
@@ -203,6 +203,8 @@ class Storage:
             check_key(key)
             raw = encode_value(value)
             checked.append((key, raw, value if value.__class__ in SCALARS else Encoded(raw)))
+        if self._layer is None:
+            self._cache.check_room(sum(WRITE_BYTES + len(key) + len(raw) for key, raw, _ in checked))
         for key, raw, kept in checked:
             (self._layer or self._cache).write(key, raw, kept, not allow_unconfirmed)
         return DONE if self._cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._host.wait_capacity()
