@@ -115,9 +115,7 @@ def _fill(batch: StateBatch, memtable: Memtable) -> None:
     """Like `shard.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
-    objects = memtable.objects
-    for object_key in sorted(objects):
-        held = objects[object_key]
+    for object_key, held in memtable.objects.items():
         if held.cleared:
             while not batch.delete_range(object_key, object_key + ABOVE_KEYS, _RANGE_KEYS):
                 pass
@@ -128,7 +126,7 @@ def _fill(batch: StateBatch, memtable: Memtable) -> None:
                 puts.append((object_key + key.encode(), value))
     puts.sort()
     batch.put_many(puts)
-    batch.delete_many(deletes)
+    batch.delete_many(sorted(deletes))
 
 
 def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> RecoveryReport:

@@ -162,7 +162,7 @@ class ShardStore:
     def freeze(self) -> bool:
         """Sets what was applied so far aside for the checkpoint; whether there is anything."""
         assert self.frozen is None, self.shard
-        if not self.active:
+        if self.seq == self.state.applied_seq:
             return False
         self.frozen, self.frozen_seq = self.active, self.seq
         self.active = Memtable()

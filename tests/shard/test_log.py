@@ -54,7 +54,12 @@ def test_a_record_is_on_the_file_before_append_returns(
 ) -> None:
     synced: list[list[bytes]] = []
     real = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda fd: (real(fd), synced.append(records(directory)))[0])
+
+    def fdatasync(fd: int) -> None:
+        real(fd)
+        synced.append(records(directory))
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
     log.append(b"a")
     log.append(b"b")
     assert synced == [[b"a"], [b"a", b"b"]]

@@ -232,7 +232,12 @@ def test_an_older_binding_without_the_format_parameter_works(tmp_path: Path, mon
 def test_new_files_and_the_names_on_the_way_to_them_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd))[1])
+
+    def fsync(fd: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{fd}"))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
     place = tmp_path / "shards" / "0001"
     LmdbState(place, 1).close()
     assert {str(place / "data.mdb"), str(place), str(place.parent), str(tmp_path)} <= set(synced)

@@ -115,6 +115,13 @@ def test_keys_of_any_text_are_kept_apart_and_in_byte_order(store: ShardStore) ->
     assert [key for key, _ in store.scan(ALICE, start="é", end="\U0010ffff")] == ["é", "\u0800", "\uffff"]
 
 
+def test_a_commit_that_writes_nothing_still_raises_the_sequence_of_the_state(store: ShardStore) -> None:
+    """Else the log would forget it, and the next record of the shard would look like a gap."""
+    store.apply(1, [])
+    checkpoint(store)
+    assert store.state.applied_seq == 1
+
+
 def test_freezing_nothing_is_nothing(store: ShardStore) -> None:
     assert not store.freeze()
     assert store.frozen is None

@@ -73,7 +73,7 @@ def test_what_was_appended_is_there_after_opening_again_without_a_checkpoint(tmp
 def test_shards_move_freely_between_numbers_of_workers(tmp_path: Path) -> None:
     """Every start deals the shards differently; nothing is copied, and everything is there."""
     shards_total = 8
-    expected = {}
+    expected: dict[int, dict[str, bytes]] = {}
     for start, workers in enumerate((1, 4, 2, 8, 1), 1):
         for worker in range(workers):
             shards = tuple(shard for shard in range(shards_total) if shard % workers == worker)
@@ -103,6 +103,7 @@ def test_after_a_checkpoint_nothing_is_left_to_recover(tmp_path: Path) -> None:
 def small_segments(monkeypatch: pytest.MonkeyPatch, size: int, segments_max: int) -> None:
     monkeypatch.setattr(log_module, "SEGMENT_BYTES_FIRST", size)
     defaults = log_module.CommitLog.__init__.__kwdefaults__
+    assert defaults is not None
     monkeypatch.setitem(defaults, "segment_bytes", size)
     monkeypatch.setitem(defaults, "segment_bytes_first", size)
     monkeypatch.setitem(defaults, "segments_max", segments_max)
