@@ -156,6 +156,7 @@ def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, No
     step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand."""
     frozen = store.frozen
     assert frozen is not None, store.shard
+    assert store.state.applied_seq < store.frozen_seq, "half of it, once more, would not be repaired by the log"
     batch: StateBatch | None = store.state.begin()
     entries = size = 0
     try:

@@ -263,7 +263,7 @@ def test_a_closed_log_takes_nothing(directory: Path) -> None:
 
 def test_each_use_of_a_segment_has_a_salt_of_its_own(log: CommitLog, directory: Path) -> None:
     """Positions alone tell old frames from new ones too; the salt does so even for the search behind a damaged frame."""
-    salts = set()
+    salts: set[bytes] = set()
     for _ in range(6):
         fill(log, 8)
         salts.update(header.salt for _, path in list_segments(directory) if (header := decode_header(path.read_bytes())))

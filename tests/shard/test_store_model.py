@@ -101,10 +101,10 @@ class StoreMachine(RuleBasedStateMachine):
                 if not self.moving:
                     self.truncate(self.freeze_position)
 
-    @precondition(lambda self: self.steps is not None)
+    @precondition(lambda self: self.steps is not None and self.moving[0].state.applied_seq < self.moving[0].frozen_seq)
     @rule()
     def fail_checkpoint(self) -> None:
-        """An error in mid-batch: the batch is gone, the frozen memtable stays and is moved again from its start."""
+        """An error before the last commit: the batch is gone, the frozen memtable stays and is moved again from its start."""
         assert self.steps is not None
         self.steps.close()
         self.steps = None
