@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from sys import getrefcount
 from typing import Any, Protocol, cast
+from weakref import getweakrefcount
 
 import msgspec
 
@@ -201,6 +202,7 @@ class Host:
             result = task.begin(coro, activation.context.copy())
         except BaseException as exc:
             self._spare = ObjectTask(self.loop).make_spare()
+            task.end_early(None, exc)
             self._finish_error(activation, origin, request.id, exc)
             return
         if task._driver.gi_yieldfrom is not None:  # `task.suspended`, without the call.
@@ -210,9 +212,10 @@ class Host:
             task.start_running()
             task.suspend_on(result)
             return
-        if getrefcount(task) > self._spare_refs or task._num_cancels_requested:
-            self._spare = ObjectTask(self.loop).make_spare()  # Somebody kept it, as current_task(), or cancelled it.
-            if task._must_cancel:
+        if getrefcount(task) > self._spare_refs or task.marked or getweakrefcount(task):
+            self._spare = ObjectTask(self.loop).make_spare()  # Somebody kept it, as current_task(), or cancelled or named it.
+            task.end_early(result, None)
+            if task.cancelled():
                 self._finish_error(activation, origin, request.id, asyncio.CancelledError())
                 return
         commits = self.commits
@@ -352,6 +355,9 @@ class Host:
         if key in self._settling:
             self._settling[key][1].append((request, origin))
             return None
+        if self._stalled:
+            self._stalled.append((request, origin))
+            return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
         try:
@@ -437,15 +443,25 @@ class Host:
             for waiter in queued:
                 self.answer_error(waiter.origin, waiter.request.id, error)
             queued = []
-        if queued or cache.committing is not None:
-            assert cache.key not in self._settling, "its calls would have waited"
-            self._settling[cache.key] = cache, [(waiter.request, waiter.origin) for waiter in queued]
-            self.loop.call_soon(self._deliver_settled, cache.key, context=NEUTRAL)
+        waiting = [(waiter.request, waiter.origin) for waiter in queued] + self._take_stalled(activation)
         if self._stalled:  # Perhaps nothing is left whose commit they could wait for.
             self.loop.call_soon(self._deliver_stalled, context=NEUTRAL)
+        if waiting or cache.committing is not None:
+            assert cache.key not in self._settling, "its calls would have waited"
+            self._settling[cache.key] = cache, waiting
+            self.loop.call_soon(self._deliver_settled, cache.key, context=NEUTRAL)
         for heir in heirs:
             self._reset_heir(heir, error)
         self.touch()
+
+    def _take_stalled(self, activation: Activation) -> list[tuple[Request, Origin]]:
+        """Its calls wait in one place, so that they stay in order."""
+        name, class_name = activation.id.name, activation.id.class_name
+        taken: list[tuple[Request, Origin]] = []
+        stalled, self._stalled = self._stalled, collections.deque()
+        for call in stalled:
+            (taken if call[0].name == name and call[0].cls == class_name else self._stalled).append(call)
+        return taken
 
     # Commits
 
