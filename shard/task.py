@@ -68,6 +68,7 @@ class ObjectTask(asyncio.Future[Any]):
         "_task_loop",
         "_task_name",
         "call",
+        "marked",
         "section",
         "when_done",
     )
@@ -85,6 +86,8 @@ class ObjectTask(asyncio.Future[Any]):
         self._must_cancel = False
         self._num_cancels_requested = 0
         self._task_name: str | None = None
+        self.marked = False
+        """Cancelled, named or listened to: it cannot run another call."""
         self.section: Section | None = None
         """The critical section in which the task is, or the root of the gate."""
         self.call: Any = None
@@ -204,6 +207,7 @@ class ObjectTask(asyncio.Future[Any]):
     def cancel(self, msg: Any = None) -> bool:
         if self.done():
             return False
+        self.marked = True
         self._num_cancels_requested += 1
         if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
             return True
@@ -229,11 +233,17 @@ class ObjectTask(asyncio.Future[Any]):
 
     def get_name(self) -> str:
         if self._task_name is None:
+            self.marked = True
             self._task_name = f"ObjectTask-{_numbers()}"
         return self._task_name
 
     def set_name(self, value: object) -> None:
+        self.marked = True
         self._task_name = str(value)
+
+    def add_done_callback(self, callback: Callable[..., object], /, *, context: contextvars.Context | None = None) -> None:
+        self.marked = True
+        super().add_done_callback(callback, context=context)
 
     def set_result(self, result: Any) -> None:
         raise RuntimeError("Task does not support set_result operation")
@@ -252,6 +262,16 @@ class ObjectTask(asyncio.Future[Any]):
         return f"<ObjectTask {self.get_name()} {state} coro={getattr(self._coro, '__qualname__', self._coro)}>"
 
     # A call that may finish in its first step
+
+    def end_early(self, result: Any, error: BaseException | None) -> None:
+        """The call is over and somebody may still know its task: it is done for them too."""
+        if self._must_cancel or isinstance(error, asyncio.CancelledError):
+            super().cancel(self._cancel_message)
+        elif error is None:
+            super().set_result(result)
+        else:
+            super().set_exception(error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}"))
+            self.exception()  # Retrieved: the caller is told.
 
     def make_spare(self) -> ObjectTask:
         """Ready to run calls, one after the other, for as long as none of them suspends or raises."""

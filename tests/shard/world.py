@@ -15,13 +15,14 @@ from runtime.ids import object_key
 from runtime.protocol import NO_RAW, Message, Origin, Request
 from runtime.slots import SlotTable
 from shard.activation import Activation
-from shard.host import Host, HostSettings
+from shard.host import Host
 from shard.memory_state import MemoryState
 from shard.methods import ObjectClass
 from shard.object import DurableObject
 from shard.record import ShardCommit
+from shard.settings import HostSettings
 from shard.store import ShardStore
-from shard.task import NEUTRAL, object_task_factory
+from shard.task import CURRENT, NEUTRAL, object_task_factory
 
 SHARDS = 4
 
@@ -102,6 +103,7 @@ class World:
         raise AssertionError("no system calls here")
 
     def _apply(self, commits: list[ShardCommit]) -> None:
+        assert CURRENT.get(None) is None, "a commit is no object's business"
         for commit in commits:
             self.stores[commit.shard].apply(commit.seq, commit.objects)
 
@@ -111,6 +113,7 @@ class World:
             self.loop.call_soon(self._end_turn, context=NEUTRAL)
 
     def _end_turn(self) -> None:
+        assert CURRENT.get(None) is None, "what the runtime starts belongs to no object"
         self.touched = False
         while self.auto and self.host.commits.can_cut:
             self.commit()
