@@ -93,8 +93,8 @@ class ServiceConfig:
 
 @dataclass(frozen=True)
 class StorageConfig:
-    cache_mib: int = _option(256, _whole(1, 1 << 20))
-    """Memory for cached data of each worker."""
+    cache_mib: int = _option(256, _whole(0, 1 << 20))
+    """Memory for cached data of each worker. 0: every object leaves memory as soon as it has nothing to do."""
     idle_evict_s: float = _option(IDLE_EVICT_S, _number(0, 86_400 * 365))
     """Objects without calls for this long leave memory. They lose nothing but memory."""
 

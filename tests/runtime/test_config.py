@@ -31,7 +31,7 @@ def test_later_values_win_and_others_stay() -> None:
         ({"service": {"listen": "7711"}}, "must be an endpoint such as tcp://127.0.0.1:7711"),
         ({"service": {"listen": "tcp://host:99999"}}, "must be an endpoint"),
         ({"service": {"liveness_s": 0}}, "must be a number from 1 to 3600, not 0"),
-        ({"storage": {"cache_mib": 1.5}}, "must be a whole number from 1 to"),
+        ({"storage": {"cache_mib": 1.5}}, "must be a whole number from 0 to"),
         ({"log": {"level": "loud"}}, "must be one of debug, info, warning, error, not 'loud'"),
     ],
 )
