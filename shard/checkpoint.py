@@ -30,6 +30,8 @@ MEMTABLE_ENTRIES_MAX = 200_000
 MEMTABLE_BYTES_MAX = 64 << 20
 CHECKPOINT_IDLE_S = 3.0
 """A checkpoint starts when nothing was written for so long, so that the next start has little to recover."""
+ASK_EVERY_COMMITS = 8
+"""Whether a checkpoint is due is asked after so many commits: asking costs as much as a call."""
 CHECKPOINT_COMMIT_ENTRIES = 100_000
 """Entries in one batch. LMDB holds a batch's pages in memory, and beyond 131,071 of them it writes some in mid-put."""
 CHECKPOINT_COMMIT_BYTES = 32 << 20
@@ -243,6 +245,7 @@ class Checkpointer:
         self._retry_now = asyncio.Event()
         self._fatal: OperatorError | None = None
         self._closing = False
+        self._unasked = 0
         self._checkpoints = self._entries = self._failures = 0
         self._last_s = self._turn_s_max = self._commit_s_max = 0.0
 
@@ -251,6 +254,10 @@ class Checkpointer:
     def note_applied(self) -> None:
         """To be called after each commit was applied. Starts a checkpoint if one is due, else sees to it that an idle moment
         is used."""
+        self._unasked += 1
+        if self._unasked < ASK_EVERY_COMMITS and self._idle_timer is not None:
+            return
+        self._unasked = 0
         if self._task is not None or self._fatal is not None or self._closing:
             return
         if checkpoint_due(self.pressure()):

@@ -57,8 +57,18 @@ class Memtable:
                 held_by_key[key] = change
                 self._count_object(change, 1)
                 self._sorted.pop(key, None)
-            else:
+            elif len(change.writes) != 1 or not self._overwrite(held.writes, change.writes):
                 self._merge(held.writes, change)
+
+    def _overwrite(self, writes: dict[str, bytes | None], change: dict[str, bytes | None]) -> bool:
+        """One value in the place of another, which is what most commits bring. False if it is something else."""
+        for key, value in change.items():
+            old = writes.get(key)
+            if old is None or value is None:
+                return False
+            self.size_bytes += len(value) - len(old)
+            writes[key] = value
+        return True
 
     def _merge(self, writes: dict[str, bytes | None], change: ObjectWrites) -> None:
         grown = 0
