@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 from collections.abc import Awaitable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -49,6 +50,7 @@ class Activation:
         "id",
         "instance",
         "last_used_s",
+        "lost_seq",
         "object_class",
         "pumping",
         "queued_calls",
@@ -72,6 +74,8 @@ class Activation:
         self.last_used_s = host.now_s
         self.pumping = False
         self.broken: CallError | None = None
+        self.lost_seq = sys.maxsize
+        """The first commit of which something is lost that the object had written or seen."""
         self.instance: DurableObject
         self.context = contextvars.Context()
         self.context.run(CURRENT.set, self)

@@ -319,7 +319,7 @@ class Host:
 
     def _inherit_from_caller(self, activation: Activation, origin: LocalOrigin) -> bool:
         """The callee sees what the call reveals. False when that has been lost: then the call must not run."""
-        if origin.caller.broken is not None and origin.confirm_seq > self.commits.durable_seq:
+        if origin.caller.broken is not None and origin.confirm_seq >= origin.caller.lost_seq:
             origin.fail(origin.caller.broken)
             return False
         self.commits.inherit(activation.cache, origin.caller.cache, origin.confirm_seq)
@@ -419,6 +419,7 @@ class Host:
 
     def _break(self, activation: Activation, error: CallError, *, queued_too: bool, inherited: bool = False) -> None:
         activation.broken = error
+        activation.lost_seq = self.commits.open_seq
         cache = activation.cache
         self.table.remove(activation)
         heirs = self.commits.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
@@ -517,8 +518,10 @@ class Host:
         for cache in commit.members:
             cache.committing = None
             self.reset(cache.owner, error)
+            cache.owner.lost_seq = min(cache.owner.lost_seq, commit.seq)
         for heir, _ in commit.heirs:
             self._reset_heir(heir, error)
+            heir.owner.lost_seq = min(heir.owner.lost_seq, commit.seq)
         self._settled()
 
     def _discard(self, message: Any, error: CallError) -> None:
