@@ -63,7 +63,7 @@ class Method:
         if not json and self._names:
             try:
                 return self._decode_all(raw), {}
-            except _DECODE_ERRORS:
+            except Exception:
                 pass  # Another number of arguments, keywords, or an error to be explained.
         return self._arguments(bytes(raw), json)
 
@@ -102,8 +102,9 @@ class Method:
     def _convert(self, codec: Any, raw: msgspec.Raw, name: str, kind: Any) -> Any:
         try:
             return codec.decode(raw, type=kind, dec_hook=_decode_custom)
-        except _DECODE_ERRORS as exc:
-            raise BadArguments(f"{self.name}: argument {name!r}: {exc}", details={"argument": name}) from None
+        except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
+            problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else f"{type(exc).__name__}: {exc}"
+            raise BadArguments(f"{self.name}: argument {name!r}: {problem}", details={"argument": name}) from None
 
     def _shown(self) -> str:
         parameters = list(self._signature.parameters.values())[1:]
@@ -168,9 +169,11 @@ def _owner(cls: type, name: str) -> type:
 
 def _decode_custom(kind: Any, value: Any) -> Any:
     """Types that msgspec does not know: Pydantic models validate themselves."""
+    if kind is object:
+        return value
     validate = getattr(kind, "model_validate", None)
     if validate is None:
-        raise NotImplementedError(f"type {kind!r} cannot be received; use msgspec types, dataclasses or Structs")
+        raise TypeError(f"type {kind!r} cannot be received; use msgspec types, dataclasses or Structs")
     try:
         return validate(value)
     except ValueError as exc:
