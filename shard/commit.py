@@ -41,7 +41,7 @@ class Commit:
 class GroupCommit:
     """The open commit, the one in flight, and the messages held behind each."""
 
-    __slots__ = ("dirty", "durable_seq", "heirs", "held", "in_flight", "open_bytes", "open_seq", "split_seq")
+    __slots__ = ("dirty", "durable_seq", "heirs", "held", "in_flight", "open_bytes", "open_seq", "split_first", "split_seq")
 
     def __init__(self) -> None:
         self.open_seq = 1
@@ -54,15 +54,15 @@ class GroupCommit:
         """Who has seen writes of the open commit."""
         self.in_flight: Commit | None = None
         self.open_bytes = 0
-        self.split_seq = 0
-        """The newest commit from which members were left behind."""
+        self.split_first, self.split_seq = 1, 0
+        """The newest commits, without a gap, from which members were left behind."""
 
     def inherit(self, heir: ObjectCache, source: ObjectCache, seq: int) -> None:
         """`heir` sees what `source` had written up to commit `seq`."""
+        if self.split_first <= seq <= self.split_seq:
+            seq = self.split_seq + 1  # Its writes may have been left behind.
         if seq <= self.durable_seq or heir is source:
             return
-        if seq == self.split_seq:
-            seq = self.open_seq  # Its writes may have been left behind.
         if heir.confirm_seq < seq:
             heir.confirm_seq = seq
         if self.in_flight is not None and seq == self.in_flight.seq:
@@ -70,6 +70,10 @@ class GroupCommit:
         else:
             assert seq == self.open_seq, (seq, self.open_seq)
             self.heirs.append((heir, source))
+
+    def first_of(self, seq: int) -> int:
+        """The oldest commit of which writes may have been left behind until commit `seq`."""
+        return self.split_first if self.split_first <= seq <= self.split_seq + 1 else seq
 
     def heirs_of(self, source: ObjectCache) -> list[ObjectCache]:
         """Who has seen what `source` has written and is in no commit yet, also through others."""
@@ -103,6 +107,8 @@ class GroupCommit:
         commit = self.in_flight = Commit(self.open_seq, members, [], heirs)
         self.open_seq += 1
         if self.dirty:  # Some did not fit: what reveals their writes must wait for the next commit, and nobody may overtake.
+            if self.split_seq != commit.seq - 1:
+                self.split_first = commit.seq
             self.split_seq = commit.seq
             self.heirs = list(heirs)
             for cache in [*members, *self.dirty, *(heir for heir, _ in heirs)]:

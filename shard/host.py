@@ -419,7 +419,7 @@ class Host:
 
     def _break(self, activation: Activation, error: CallError, *, queued_too: bool, inherited: bool = False) -> None:
         activation.broken = error
-        activation.lost_seq = self.commits.open_seq
+        activation.lost_seq = self.commits.first_of(self.commits.open_seq)
         cache = activation.cache
         self.table.remove(activation)
         heirs = self.commits.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
@@ -518,10 +518,10 @@ class Host:
         for cache in commit.members:
             cache.committing = None
             self.reset(cache.owner, error)
-            cache.owner.lost_seq = min(cache.owner.lost_seq, commit.seq)
+            cache.owner.lost_seq = min(cache.owner.lost_seq, self.commits.first_of(commit.seq))
         for heir, _ in commit.heirs:
             self._reset_heir(heir, error)
-            heir.owner.lost_seq = min(heir.owner.lost_seq, commit.seq)
+            heir.owner.lost_seq = min(heir.owner.lost_seq, self.commits.first_of(commit.seq))
         self._settled()
 
     def _discard(self, message: Any, error: CallError) -> None:

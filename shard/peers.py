@@ -34,6 +34,8 @@ class Peers:
         self._loop = loop
         self._identity = identity
         self._table: SlotTable | None = None
+        self._early: list[tuple[Request, LocalOrigin]] = []
+        """Calls that were made before the first topology arrived."""
         self._workers: list[InFlight] = []
         self._backends: dict[int, Backend] = {}
         self._tokens = itertools.count(1).__next__
@@ -42,12 +44,15 @@ class Peers:
 
     @property
     def unanswered(self) -> int:
-        return sum(len(worker.unanswered) for worker in self._workers)
+        return len(self._early) + sum(len(worker.unanswered) for worker in self._workers)
 
     def send(self, request: Request, origin: LocalOrigin) -> None:
         """Sends at the end of the turn."""
-        if self._table is None:
-            origin.fail(Unavailable("the worker has no topology yet"))
+        if self._table is None:  # It is on its way: whoever called this worker has it already.
+            if len(self._early) < ROUTER_CALLS_PER_WORKER_MAX:
+                self._early.append((request, origin))
+            else:
+                origin.fail(Unavailable("the worker has no topology yet"))
             return
         worker = self._workers[self._table.worker_of(request.cls, request.name)]
         size = len(request.args)
@@ -91,6 +96,9 @@ class Peers:
                 self._backends[worker.worker] = Backend(
                     self._context, endpoint, self._loop, replied, _nothing, identity=self._identity
                 )
+        early, self._early = self._early, []
+        for request, origin in early:
+            self.send(request, origin)
         self._flush()
 
     def _lose(self, worker: InFlight, now: float) -> None:
