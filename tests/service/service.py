@@ -1,6 +1,6 @@
 """A whole service as its users have it: `tidegate serve` in a process of its own, on a free loopback port.
 
-Whoever gets one from the `serve` fixture need not look for what must never be: at the end the fixture asserts that the last
+Whoever gets one from the `serve` fixture need not look for what must never be: in the end the fixture asserts that the last
 stop was clean, that no process is left which has a file of the data directory open, and that the log has no warning, error
 or traceback except those the test has announced with `expect`.
 """
@@ -150,7 +150,7 @@ class Service:
 
         def printed() -> bool:
             found[0] = re.compile(pattern).search(self.output, since)
-            assert found[0] is not None or self.running or self.drained_output(), f"ended without {pattern!r}:\n{self.output}"
+            assert found[0] is not None or self.running or self.drained_output(), f"ended without {pattern!r}"
             return found[0] is not None
 
         try:
@@ -294,9 +294,9 @@ Serve = Callable[..., Service]
 TIDEGATE = (sys.executable, "-m", "tidegate")
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Serve]:
-    """`serve(workers=2, app=…, data=…, start=True, …)` gives a running service."""
+@contextlib.contextmanager
+def services_in(folder: Path) -> Iterator[Serve]:
+    """Gives `serve(workers=2, app=…, …)`, which gives a running service; every one is judged in the end."""
     services: list[Service] = []
 
     def serve(
@@ -308,7 +308,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
         wrapper: Sequence[str] = (),
         environment: dict[str, str] | None = None,
     ) -> Service:
-        service = Service(data or tmp_path / "data", app, free_port(), TIDEGATE, environment or {})
+        service = Service(data or folder / "data", app, free_port(), TIDEGATE, environment or {})
         services.append(service)
         if start:
             service.start(workers, *options, wrapper=wrapper)
@@ -318,3 +318,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
     problems = {service: service.close() for service in services}
     for service, wrong in problems.items():
         assert not wrong, "\n".join([*wrong, "the whole log:", service.output[-8_000:]])
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    with services_in(tmp_path) as serve:
+        yield serve
