@@ -16,7 +16,7 @@ from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
 from tests.sim.objects import START_BALANCE
 from tests.sim.scenario import Scenario
 from tests.sim.scripts import ScriptMaker
-from tests.sim.virtual_loop import VirtualTime
+from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 
 COUNTERS = ("Counter", "TransactionCounter", "MemoryCounter", "StartedCounter")
 JOURNALS = 5
@@ -61,7 +61,7 @@ class Connection:
 class Client:
     """Sends its calls, some at once, and judges each answer."""
 
-    loop = None
+    loop: ProcessLoop | None = None
 
     def __init__(
         self, name: str, time: VirtualTime, random: Random, scenario: Scenario, network: Network, history: History,

@@ -57,6 +57,14 @@ class Disk:
         self.catch_up(now)
         return self._rows.get(object_key, {})
 
+    def is_undecided(self, object_key: bytes) -> bool:
+        """Whether the log broke at a record that changes the object, and its process is not gone yet."""
+        return any(
+            not entry.decided
+            and any(change.key == object_key for commit in decode_record(entry.record).shards for change in commit.objects)
+            for entry in self._pending
+        )
+
     def everything(self) -> dict[bytes, bytes]:
         self.catch_up(self.time.now)
         return {object_key + key.encode(): raw for object_key, rows in self._rows.items() for key, raw in rows.items()}

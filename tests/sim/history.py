@@ -41,6 +41,20 @@ class Lineage:
         self.segments: dict[int, Segment] = {0: Segment(0, {}, {}, confirmed=True)}
         self.must = 0
         """The newest version that somebody outside was told of."""
+        self.undecided: dict[int, Segment] | None = None
+        """The segments there were when a log broke: the newest of them may turn out to be durable."""
+
+    def starts(self, version: int, rows: dict[str, Any], *, undecided: bool) -> None:
+        """An instance has found this, or the last recovery has. What is newer is lost."""
+        if undecided:
+            self.undecided = self.undecided or dict(self.segments)
+        elif self.undecided is not None:
+            if version in self.undecided and self.undecided[version].rows == rows:
+                self.segments = self.undecided
+            self.undecided = None
+
+    def forget_after(self, version: int) -> None:
+        self.segments = {at: segment for at, segment in self.segments.items() if at <= version}
 
     def is_lost(self, version: int, stamp: int) -> bool:
         segment = self.segments.get(version)
@@ -95,8 +109,9 @@ class History:
             self.problem("recovery", f"{name} starts with {rows}, durable is {durable}")
         if version < lineage.must:
             self.problem("lost", f"{name} starts with version {version}, but {lineage.must} had been confirmed")
+        lineage.starts(version, rows, undecided=self.disk.is_undecided(object_key("Journal", name)))
         self._check_state(name, version, rows)
-        lineage.segments = {at: segment for at, segment in lineage.segments.items() if at <= version}
+        lineage.forget_after(version)
 
     def _check_state(self, name: str, version: int, rows: dict[str, Any]) -> None:
         segment = self.lineage(name).segments.get(version)
@@ -178,7 +193,8 @@ class History:
             version = rows.get(VERSION, 0)
             if version < lineage.must:
                 self.problem("lost", f"{name} ends with version {version}, but {lineage.must} had been confirmed")
-            lineage.segments = {at: segment for at, segment in lineage.segments.items() if at <= version}
+            lineage.starts(version, rows, undecided=False)
+            lineage.forget_after(version)
         for name in sorted(self._lineages):
             rows = self.durable_rows("Journal", name)
             self._check_state(name, rows.get(VERSION, 0), rows)

@@ -27,7 +27,9 @@ class Process(Protocol):
     """Whoever owns sockets."""
 
     alive: bool
-    loop: ProcessLoop | None
+
+    @property
+    def loop(self) -> ProcessLoop | None: ...
 
     def clock(self) -> float: ...
 

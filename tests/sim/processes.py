@@ -23,7 +23,7 @@ from shard.worker import Worker
 from shard.worker_store import WorkerStore
 from tests.sim.disk import Disk, SimLog, SimPath
 from tests.sim.history import History
-from tests.sim.network import QUANTUM_S, Network, SimContext
+from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
 from tests.sim.patches import EPOCH_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import ProcessLoop, VirtualTime
@@ -53,8 +53,11 @@ class SimProcess:
     def clock(self) -> float:
         return self.loop.clock()
 
-    def readable(self, socket: Any) -> None:
+    def readable(self, socket: SimSocket) -> None:
         raise AssertionError("this process has a loop")
+
+    def bounced(self, socket: SimSocket, frames: list[bytes]) -> None:
+        raise AssertionError("this process knows by the topology who is gone")
 
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         if self.alive:
@@ -149,8 +152,11 @@ class WorkerProcess(SimProcess):
             return
         for kept in self.host.classes.values():
             for activation in kept.activations.values():
-                activation.gate.check_invariants()
-                activation.cache.check_invariants()
+                try:
+                    activation.gate.check_invariants()
+                    activation.cache.check_invariants()
+                except AssertionError as error:
+                    self.history.problem("invariant", f"{activation.id}: {error!r}")
                 if activation.gate.has_waiters and not activation.pumping:
                     self.history.problem("input gate", f"{activation.id}: somebody could be let in and nobody does it")
         if quiet:
@@ -336,9 +342,10 @@ class Service:
             self.time.after(self.random.random() * self.scenario.restart_s, self._restart, index, self.start)
 
     def _notice(self, process: WorkerProcess, start: int) -> None:
-        if self.running and start == self.start and self.topology.endpoints[process.spec.index] is not None:
-            if self.workers[process.spec.index] is process:
-                self._change(process.spec.index, None)
+        index = process.spec.index
+        current = self.running and start == self.start and self.workers[index] is process
+        if current and self.topology.endpoints[index] is not None:
+            self._change(index, None)
 
     def _restart(self, index: int, start: int) -> None:
         if self.running and start == self.start and not self.draining and not self.workers[index].alive:

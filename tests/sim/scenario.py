@@ -68,7 +68,7 @@ def make_scenario(random: Random) -> Scenario:
         direct=random.random() < 0.5,
         cache_bytes=random.choice((0, 0, 5_000, 1 << 20)),
         idle_evict_s=random.choice((0.000_1, 0.005, 10.0)),
-        evict_interval_s=random.choice((0.000_1, 0.01, 1.0)),
+        evict_interval_s=random.choice((0.001, 0.01, 1.0)),
         network_quanta=random.choice((2, 10, 40)),
         sync_quanta=random.choice(((2, 8), (4, 40), (20, 200), (4, 60))),
         crash_mean_s=random.choice((0.02, 0.1, 1.0, 1e9)) if faults else 1e9,

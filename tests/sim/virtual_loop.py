@@ -10,6 +10,7 @@ functions that run at one instant and whose completion is reported at a later on
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextvars
 import heapq
 import itertools
@@ -74,6 +75,9 @@ class VirtualTime:
 
 class ProcessLoop(asyncio.BaseEventLoop):
     """The loop of one process. It runs only by `VirtualTime`."""
+
+    _ready: collections.deque[asyncio.Handle]
+    _scheduled: list[Any]
 
     def __init__(self, time: VirtualTime, failed: Callable[[str], None], process: Any = None) -> None:
         """`failed` is told of exceptions that escape a callback."""
@@ -164,10 +168,10 @@ class ProcessLoop(asyncio.BaseEventLoop):
 
     # Sockets (see tests.sim.network)
 
-    def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
         self._readers[fd] = asyncio.Handle(callback, args, self, None)
 
-    def remove_reader(self, fd: int) -> bool:
+    def remove_reader(self, fd: Any) -> bool:
         return self._readers.pop(fd, None) is not None
 
     def signal(self, fd: int) -> None:
@@ -179,7 +183,7 @@ class ProcessLoop(asyncio.BaseEventLoop):
 
     # Helper threads
 
-    def call_soon_threadsafe(
+    def call_soon_threadsafe(  # type: ignore[override]  # typed more loosely, as everything that only passes arguments on
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -205,7 +209,9 @@ class ProcessLoop(asyncio.BaseEventLoop):
             self._helper_now = None
             self._time.running = None
 
-    def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(  # type: ignore[override]  # likewise
+        self, executor: Any, function: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
         future = self.create_future()
 
         def work() -> None:

@@ -1,0 +1,247 @@
+"""The checkers are checked: every promise is broken once, on purpose, and the simulation must say so.
+
+Each variant replaces one rule of the product. A few seeds must be enough to notice it, and the notice must be of the right kind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import pytest
+
+from runtime.inflight import InFlight
+from runtime.protocol import OK
+from shard.activation import Activation, CriticalSection
+from shard.cache import ObjectCache
+from shard.commit import GroupCommit
+from shard.host import Host
+from shard.input_gate import InputGate
+from shard.recovery import _Gathered
+from shard.store import ShardStore
+from tests.sim.disk import Disk, SimLog
+from tests.sim.simulation import simulate
+
+SEEDS = 300
+Variant = Callable[[contextlib.ExitStack], None]
+
+
+def patch(stack: contextlib.ExitStack, target: Any, name: str, value: Any) -> None:
+    stack.enter_context(mock.patch.object(target, name, value))
+
+
+def replies_are_not_held(stack: contextlib.ExitStack) -> None:
+    original = Host._finish_status
+
+    def finish(self: Host, activation: Activation, origin: Any, request_id: Any, status: int, value: Any) -> None:
+        activation.cache.confirm_seq = 0
+        original(self, activation, origin, request_id, status, value)
+
+    patch(stack, Host, "_finish_status", finish)
+    writing = ObjectCache._mark
+
+    def mark(self: ObjectCache, key: str, raw: bytes | None, confirmed: bool) -> None:
+        writing(self, key, raw, False)
+
+    patch(stack, ObjectCache, "_mark", mark)
+
+
+def the_gate_lets_everybody_in(stack: contextlib.ExitStack) -> None:
+    patch(stack, InputGate, "passes", lambda self, section: True)
+
+
+def sections_do_not_close_the_gate(stack: contextlib.ExitStack) -> None:
+    original = InputGate._refresh
+
+    def refresh(self: InputGate) -> None:
+        original(self)
+        self.open = True
+
+    patch(stack, InputGate, "_refresh", refresh)
+
+
+def a_failed_commit_resets_nobody(stack: contextlib.ExitStack) -> None:
+    def commit_failed(self: Host, problem: str) -> None:
+        self._pieces = None
+        commit = self.commits.failed()
+        self.alarms.commit_failed()
+        for cache in commit.members:
+            cache.committing = None
+        for message in commit.held:
+            self._discard(message, RuntimeError(problem))  # type: ignore[arg-type]  # it is wrong on purpose
+        self._settled()
+
+    def discard(self: Host, message: Any, error: Any) -> None:
+        _, origin, first, second, third = message
+        if origin is not None:
+            self.answer(origin, first, second, third)
+        else:
+            first()
+
+    patch(stack, Host, "commit_failed", commit_failed)
+    patch(stack, Host, "_discard", discard)
+
+
+def heirs_are_forgotten(stack: contextlib.ExitStack) -> None:
+    patch(stack, GroupCommit, "inherit", lambda self, heir, source, seq: None)
+
+
+def calls_do_not_wait_for_the_commit(stack: contextlib.ExitStack) -> None:
+    original = Host.call_out
+
+    def call_out(self: Host, activation: Activation, request: Any, origin: Any) -> None:
+        kept, activation.cache.confirm_seq = activation.cache.confirm_seq, 0
+        original(self, activation, request, origin)
+        activation.cache.confirm_seq = kept
+
+    patch(stack, Host, "call_out", call_out)
+
+
+def groups_are_torn(stack: contextlib.ExitStack) -> None:
+    original = ObjectCache.begin_commit
+
+    def begin_commit(self: ObjectCache) -> Any:
+        writes = original(self)
+        if len(writes.writes) > 2:
+            writes.writes.popitem()
+        return writes
+
+    patch(stack, ObjectCache, "begin_commit", begin_commit)
+
+
+def objects_with_work_are_evicted(stack: contextlib.ExitStack) -> None:
+    patch(stack, Activation, "idle", property(lambda self: self.gate.open))
+
+
+def a_reset_object_may_still_write(stack: contextlib.ExitStack) -> None:
+    def break_with(self: ObjectCache, error: Exception) -> None:
+        self.dirty, self.dirty_bytes, self.cleared = {}, 0, False
+
+    patch(stack, ObjectCache, "break_with", break_with)
+
+
+def recovery_forgets_the_last_record(stack: contextlib.ExitStack) -> None:
+    original = Disk.read_log
+
+    def read_log(self: Disk, path: Any) -> Iterator[memoryview]:
+        yield from list(original(self, path))[:-1]
+
+    patch(stack, Disk, "read_log", read_log)
+
+
+def recovery_skips_a_record(stack: contextlib.ExitStack) -> None:
+    original = _Gathered.add
+
+    def add(self: _Gathered, commit: Any, place: Any) -> bool:
+        if commit.seq % 7 == 6:
+            commit.objects = type(commit.objects)(b"\x90")
+        return original(self, commit, place)
+
+    patch(stack, _Gathered, "add", add)
+
+
+def the_log_is_cut_off_too_early(stack: contextlib.ExitStack) -> None:
+    original = SimLog.truncate
+    patch(stack, SimLog, "truncate", lambda self, position: original(self, position + 2))
+
+
+def a_checkpoint_hides_what_it_moves(stack: contextlib.ExitStack) -> None:
+    original = ShardStore.get
+
+    def get(self: ShardStore, object_key: bytes, key: str) -> bytes | None:
+        frozen, self.frozen = self.frozen, None
+        try:
+            return original(self, object_key, key)
+        finally:
+            self.frozen = frozen
+
+    patch(stack, ShardStore, "get", get)
+
+
+def lost_calls_are_not_answered(stack: contextlib.ExitStack) -> None:
+    original = InFlight.take_lost
+
+    def take_lost(self: InFlight, now: float, wait_s: float) -> Any:
+        return original(self, now, wait_s)[1:]
+
+    patch(stack, InFlight, "take_lost", take_lost)
+
+
+def requests_leave_in_another_order(stack: contextlib.ExitStack) -> None:
+    original = InFlight._take_batches
+
+    def take_batches(self: InFlight) -> Any:
+        return [(json, rows[::-1]) for json, rows in original(self)]
+
+    patch(stack, InFlight, "_take_batches", take_batches)
+
+
+def answers_are_given_twice(stack: contextlib.ExitStack) -> None:
+    original = Host.committed
+
+    def committed(self: Host) -> None:
+        held = list(self.commits.in_flight.held) if self.commits.in_flight is not None else []
+        original(self)
+        for _, origin, first, second, third in held[:1]:
+            if origin is not None and second == OK:
+                self._reply(origin, first, second, third)
+
+    patch(stack, Host, "committed", committed)
+
+
+def reset_objects_start_again_too_soon(stack: contextlib.ExitStack) -> None:
+    original = Host._break
+
+    def break_(self: Host, activation: Activation, error: Any, **how: Any) -> None:
+        kept, activation.cache.committing = activation.cache.committing, None
+        original(self, activation, error, **how)
+        activation.cache.committing = kept
+
+    patch(stack, Host, "_break", break_)
+
+
+def transactions_do_not_roll_back(stack: contextlib.ExitStack) -> None:
+    from shard.storage import Storage
+
+    patch(stack, Storage, "_drop_layer", lambda self, layer: self._commit_layer(layer) if self._layer is layer else None)
+
+
+def sections_do_not_end(stack: contextlib.ExitStack) -> None:
+    patch(stack, CriticalSection, "_leave", lambda self: None)
+
+
+VARIANTS: dict[Variant, set[str]] = {
+    replies_are_not_held: {"output gate"},
+    the_gate_lets_everybody_in: {"input gate"},
+    sections_do_not_close_the_gate: {"input gate", "invariant"},
+    a_failed_commit_resets_nobody: {"output gate", "lost", "unique", "memory"},
+    heirs_are_forgotten: {"output gate", "memory"},
+    calls_do_not_wait_for_the_commit: {"output gate"},
+    groups_are_torn: {"atomicity", "recovery"},
+    objects_with_work_are_evicted: {"activation", "answers", "crash", "error", "recovery"},
+    a_reset_object_may_still_write: {"recovery", "atomicity", "crash"},
+    recovery_forgets_the_last_record: {"recovery", "lost"},
+    recovery_skips_a_record: {"recovery", "lost", "atomicity"},
+    the_log_is_cut_off_too_early: {"recovery", "lost", "crash"},
+    a_checkpoint_hides_what_it_moves: {"recovery", "reading", "unique"},
+    lost_calls_are_not_answered: {"answers"},
+    requests_leave_in_another_order: {"order"},
+    answers_are_given_twice: {"answered twice"},
+    reset_objects_start_again_too_soon: {"atomicity", "output gate", "lost"},
+    transactions_do_not_roll_back: {"reading", "atomicity"},
+    sections_do_not_end: {"answers", "error", "drain"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
+def test_a_broken_promise_is_noticed(variant: Variant) -> None:
+    for seed in range(SEEDS):
+        with contextlib.ExitStack() as stack:
+            variant(stack)
+            problems = simulate(seed, patience_s=20.0).problems
+        if {problem.partition(":")[0] for problem in problems} & VARIANTS[variant]:
+            return
+    pytest.fail(f"{SEEDS} seeds and nobody noticed")
