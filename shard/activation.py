@@ -40,7 +40,7 @@ class Aborted(BaseException):
 class Activation:
     __slots__ = (
         "__weakref__",
-        "alarm_lock",
+        "at_fault",
         "broken",
         "cache",
         "caller",
@@ -69,11 +69,12 @@ class Activation:
         self.caller = caller
         caller.activation = self
         self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
-        self.alarm_lock: asyncio.Lock | None = None
         self.queued_calls = 0
         self.last_used_s = host.now_s
         self.pumping = False
         self.broken: CallError | None = None
+        self.at_fault = False
+        """Its own code has broken it."""
         self.lost_seq = sys.maxsize
         """The first commit of which something is lost that the object had written or seen."""
         self.instance: DurableObject
@@ -215,8 +216,14 @@ class Activation:
         return future
 
     def abort(self, reason: str) -> NoReturn:
-        self.host.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
+        self.fail(reason)
         raise Aborted(reason)
+
+    def fail(self, reason: str) -> None:
+        """The object is reset, and its own code is to blame."""
+        if self.broken is None:
+            self.at_fault = True
+            self.host.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
 
 
 def section_of(task: object, activation: Activation) -> Section | None:
@@ -337,10 +344,7 @@ class CriticalSection:
         self._task.section = self._section.parent
         self._leave()
         if error is not None and self._breaks:
-            activation.host.reset(activation, ObjectReset(f"{activation.id} was reset: a critical section failed: {error!r}"))
+            activation.fail(f"a critical section failed: {error!r}")
 
     def _timed_out(self) -> None:
-        activation = self._activation
-        if activation.broken is None:
-            text = f"{activation.id} was reset: a critical section took longer than {SECTION_TIMEOUT_S:g} s"
-            activation.host.reset(activation, ObjectReset(text))
+        self._activation.fail(f"a critical section took longer than {SECTION_TIMEOUT_S:g} s")

@@ -1,94 +1,152 @@
 """Rings alarms: the timer over the alarm indexes of a worker's shards, and the run of one handler.
 
-An alarm is delivered as a call that comes from nowhere: it activates the object, waits at the input gate, and its outcome passes
-the output gate, so that `AlarmOrigin.answer` means that the removal of the alarm (or its retry) is durable.
+Guarantee: an alarm that stands in an index is in memory here (with its shard, on its way, or to be tried again), or its shard
+reads it in time; nothing forgets it before its removal is durable. An object's alarm is on its way at most once, so its handler
+never runs twice at a time. While nothing is due, nothing runs.
 
-What is the runtime's fault (a reset, a full queue, a class that is missing) is tried again and does not count; what the handler
-raises counts.
+An alarm is delivered as a call that comes from nowhere: it activates the object, waits at the input gate, and its outcome passes
+the output gate, so that `Ring.answer` means that the removal of the alarm (or its retry) is durable.
+
+What counts as a failed run: everything for which the object's code is to blame while the handler runs: what it raises, `abort`,
+a critical section that fails or takes too long. What does not count is tried again until it gets through: a write that could
+not be made durable, a full queue, an object that cannot be started, so that the handler has not run at all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any
 
 from runtime.protocol import ERROR, Request
-from shard.alarms import Due, IndexStore, ShardAlarms, abandoned_row, info_of, retried
+from shard.alarms import (
+    RETRY_JITTER,
+    Alarm,
+    Due,
+    IndexStore,
+    ShardAlarms,
+    abandoned_alarms,
+    abandoned_row,
+    info_of,
+    is_pending,
+    pending_alarm,
+    retried,
+)
+from shard.cache import ObjectCache
 from shard.object import ALARM, DurableObject
 from shard.outbound import InternalOrigin
 from shard.task import NEUTRAL
 
 if TYPE_CHECKING:
+    from shard.activation import Activation
     from shard.host import Host
 
 TRY_AGAIN_US = 2_000_000
-RING_PER_TURN = 100
-TIMER_S_MAX = 60.0
+"""How long after the first attempt that did not count the next one follows; twice as long after each further one."""
+TRY_AGAIN_DOUBLINGS = 5
+RINGS_PER_TURN = 100
+RINGS_MAX = 10_000
+"""Alarms on their way at a time; the others wait in the index."""
+TIMER_MS_MAX = 10_000
 """The longest sleep: the wall clock may be set meanwhile."""
+ABANDONED_COUNTED = 1_000
+"""Per shard, at the start."""
 
 log = logging.getLogger("tidegate.alarms")
 
 
-class AlarmOrigin(InternalOrigin):
-    """Takes the outcome of one ringing."""
+class Failure(Exception):
+    """Stands for a run that ended with its instance, so that only the next instance can record it."""
 
-    __slots__ = ("clock", "due", "shard")
+
+class Ring(InternalOrigin):
+    """One alarm on its way: the call that nobody made, its method, and where its outcome goes."""
+
+    __slots__ = ("_abandoned", "_activation", "_alarm", "_failed", "attempts", "clock", "due", "overtaken", "shard")
+
+    name = ALARM
+    empty_ok = True
 
     def __init__(self, clock: AlarmClock, shard: int, due: Due) -> None:
         super().__init__()
         self.clock = clock
         self.shard = shard
         self.due = due
+        self.attempts = 0
+        """How often it did not get through, through no fault of the object."""
+        self.overtaken = False
+        """Another ring for the object came meanwhile and was dropped."""
+        self._activation: Activation | None = None
+        self._alarm: Alarm | None = None
+        """The alarm whose handler was run."""
+        self._failed: tuple[Alarm, Failure] | None = None
+        """A run that ended with its instance and has not been counted."""
+        self._abandoned = ""
+
+    async def function(self, instance: DurableObject) -> None:
+        """The gate has let it in."""
+        activation = self._activation = instance._activation
+        await self._run(instance, activation, activation.cache)
+        activation.cache.confirm_alarm()  # The outcome waits for what was found here, whoever wrote it.
+
+    async def _run(self, instance: DurableObject, activation: Activation, cache: ObjectCache) -> None:
+        """Runs the handler of the object's alarm, if it is still due, and removes, retries or abandons the alarm."""
+        alarm = cache.alarm
+        if alarm is None or alarm.due_us > self.clock.now_us():
+            return  # It has been moved or deleted.
+        self._alarm = cache.ringing = alarm
+        try:
+            if self._failed is not None and self._failed[0] == alarm:
+                raise self._failed[1]
+            self.clock.rung += 1
+            await instance.alarm(info_of(alarm))  # type: ignore[attr-defined]  # the clock rings no classes without
+        except BaseException as exc:
+            if activation.broken is not None or isinstance(exc, GeneratorExit):
+                raise
+            log.warning("%s: the alarm handler failed (retry %d)", activation.id, alarm.retry_count, exc_info=exc)
+            if cache.alarm is alarm:
+                self._count_failure(cache, alarm, exc)
+        else:
+            if cache.alarm is alarm:
+                cache.set_alarm(None)
+        finally:
+            cache.ringing = None
+
+    def _count_failure(self, cache: ObjectCache, alarm: Alarm, error: BaseException) -> None:
+        now_us = self.clock.now_us()
+        later = retried(alarm, now_us, self.clock.random.random())
+        if later is None:
+            self._abandoned = "".join(traceback.format_exception_only(error)).strip()
+            cache.abandoned = abandoned_row(cache.key, cache.class_name, cache.name, alarm, self._abandoned, now_us)
+        cache.set_alarm(later)
+
+    def deliver(self, host: Host) -> None:
+        self._activation = self._alarm = None
+        self._abandoned = ""
+        self.overtaken = False
+        host.deliver(Request(0, self.due.class_name, self.due.name, ALARM), self)
 
     def answer(self, status: int, result: Any) -> None:
-        if status == ERROR:
-            self.clock.not_rung(self.shard, self.due, result.get("message", ""))
-
-
-class Ringing:
-    """What stands in for a method when an alarm rings."""
-
-    name = ALARM
-    empty_ok = True
-
-    @staticmethod
-    async def function(instance: DurableObject) -> None:
-        """Runs the handler of the object's alarm, if it is still due, and removes, retries or abandons the alarm."""
-        activation = instance._activation
-        if activation.alarm_lock is None:
-            activation.alarm_lock = asyncio.Lock()
-        async with activation.alarm_lock:  # An alarm that the handler sets for now rings after the handler.
-            cache, host = activation.cache, activation.host
-            alarm = cache.alarm
-            if alarm is None or alarm.due_us > host.wall_us():
-                return  # It has been moved or deleted; where it stands now, it has a row of its own.
-            cache.ringing = alarm
-            try:
-                await instance.alarm(info_of(alarm))  # type: ignore[attr-defined]  # set_alarm refuses classes without
-            except Exception as exc:
-                if activation.broken is not None:
-                    raise
-                log.warning("%s: the alarm handler raised (retry %d)", activation.id, alarm.retry_count, exc_info=exc)
-                if cache.alarm is alarm:
-                    later = retried(alarm, host.wall_us(), host.alarms.random.random())
-                    if later is None:
-                        log.error("%s: the alarm is abandoned after %d retries: %r", activation.id, alarm.retry_count, exc)
-                        cache.abandoned = abandoned_row(
-                            cache.key, cache.class_name, cache.name, alarm, exc, host.wall_us()
-                        )
-                        host.alarms.abandoned += 1
-                    cache.set_alarm(later)
-            else:
-                if cache.alarm is alarm:
-                    cache.set_alarm(None)
-            finally:
-                cache.ringing = None
-
-
-RINGING: Any = Ringing()
+        due, clock = self.due, self.clock
+        if status != ERROR:
+            if self._abandoned:
+                clock.abandoned += 1
+                log.error("%s/%s: its alarm is abandoned: %s", due.class_name, due.name, self._abandoned)
+            clock.ended(self)
+            return
+        reason = result.get("message", "")
+        if self._alarm is not None and self._activation is not None and self._activation.at_fault:
+            self._failed = self._alarm, Failure(reason)
+            clock.ended(self, again_in_us=0)
+            return
+        log.warning("the alarm of %s/%s did not get through and is tried again: %s", due.class_name, due.name, reason)
+        delay_us = TRY_AGAIN_US << min(self.attempts, TRY_AGAIN_DOUBLINGS)
+        self.attempts += 1
+        clock.ended(self, again_in_us=int(delay_us * (1 + RETRY_JITTER * clock.random.random())))
 
 
 class AlarmClock:
@@ -96,11 +154,22 @@ class AlarmClock:
 
     def __init__(self, host: Host, stores: Mapping[int, IndexStore], random: Random) -> None:
         self.random = random
-        self.rung = self.abandoned = 0
+        self.now_us = host.wall_us
+        self.rung = 0
+        """Runs of handlers."""
+        self.abandoned = 0
+        """Alarms that were given up, by this worker or an earlier one."""
         self._host = host
         self._stores = stores
         self._shards: dict[int, ShardAlarms] = {}
         self._committing: list[tuple[int, Due]] = []
+        self._ringing: dict[bytes, Ring] = {}
+        """By object: the alarms on their way."""
+        self._again: list[tuple[int, int, Ring]] = []
+        """When to try again, a number, and what did not get through. A heap."""
+        self._numbers = 0
+        self._unknown: set[str] = set()
+        """Classes with alarms that the app does not have."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_us: int | None = None
         self._stopped = True
@@ -108,6 +177,10 @@ class AlarmClock:
     def start(self) -> None:
         """Reads what is due next; overdue alarms ring at once."""
         self._shards = {shard: ShardAlarms(store) for shard, store in self._stores.items()}
+        for store in self._stores.values():
+            for gone in abandoned_alarms(store, ABANDONED_COUNTED):
+                self.abandoned += 1
+                log.info("%s/%s: its alarm was abandoned at %s: %s", gone.class_name, gone.name, gone.abandoned_at, gone.error)
         self._stopped = False
         self._set_timer()
 
@@ -115,6 +188,14 @@ class AlarmClock:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
+
+    @property
+    def next_due_us(self) -> int | None:
+        """Unix time of the next ring, if any is to come."""
+        due = [due_us for shard in self._shards.values() if (due_us := shard.next_due_us()) is not None]
+        if self._again:
+            due.append(self._again[0][0])
+        return min(due, default=None)
 
     # Commits
 
@@ -136,29 +217,68 @@ class AlarmClock:
     # Ringing
 
     def _set_timer(self) -> None:
-        due = [due_us for shard in self._shards.values() if (due_us := shard.next_due_us()) is not None]
-        if self._stopped or not due or (self._timer_due_us is not None and self._timer_due_us <= min(due)):
+        if self._stopped or len(self._ringing) >= RINGS_MAX:
+            return
+        due_us = self.next_due_us
+        if due_us is None or (self._timer_due_us is not None and self._timer_due_us <= due_us):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_due_us = min(due)
-        delay_s = min(TIMER_S_MAX, max(0.0, (self._timer_due_us - self._host.wall_us()) / 1e6))
-        self._timer = self._host.loop.call_later(delay_s, self._ring, context=NEUTRAL)
+        self._timer_due_us = due_us
+        wait_ms = -((self.now_us() - due_us) // 1_000)  # Rounded up: a timer that ends early would be set again.
+        self._timer = self._host.loop.call_later(min(TIMER_MS_MAX, max(0, wait_ms)) / 1_000, self._ring, context=NEUTRAL)
 
     def _ring(self) -> None:
         self._timer = self._timer_due_us = None
         if self._stopped:
             return
-        now_us = self._host.wall_us()
-        for shard, alarms in self._shards.items():
-            for due in alarms.take_due(now_us, RING_PER_TURN):
-                self.rung += 1
-                self._host.deliver(Request(0, due.class_name, due.name, ALARM), AlarmOrigin(self, shard, due))
+        self._host.now_s = self._host.loop.time()
+        for ring in list(self._take_due(self.now_us(), min(RINGS_PER_TURN, RINGS_MAX - len(self._ringing)))):
+            due = ring.due
+            if due.object_key in self._ringing:
+                self._ringing[due.object_key].overtaken = True
+            elif self._has_handler(due.class_name):
+                self._ringing[due.object_key] = ring
+                ring.deliver(self._host)
         self._host.touch()
         self._set_timer()
 
-    def not_rung(self, shard: int, due: Due, reason: str) -> None:
-        log.warning("the alarm of %s/%s could not be delivered and is tried again: %s", due.class_name, due.name, reason)
-        if not self._stopped:
-            self._shards[shard].try_again(due, self._host.wall_us() + TRY_AGAIN_US)
-            self._set_timer()
+    def _take_due(self, now_us: int, most: int) -> Iterator[Ring]:
+        while most > 0 and self._again and self._again[0][0] <= now_us:
+            ring = heapq.heappop(self._again)[2]
+            if is_pending(self._stores[ring.shard], ring.due):
+                most -= 1
+                yield ring
+        late = [(due_us, shard) for shard, alarms in self._shards.items() if (due_us := alarms.next_due_us()) is not None]
+        for _, shard in sorted(late):
+            taken = self._shards[shard].take_due(now_us, most)
+            most -= len(taken)
+            for due in taken:
+                yield Ring(self, shard, due)
+
+    def _has_handler(self, class_name: str) -> bool:
+        """Alarms of classes that the app no longer has stay in the index, for a start with an app that has them."""
+        kept = self._host.classes.get(class_name)
+        if kept is not None and kept.object_class.alarm is not None:
+            return True
+        if class_name not in self._unknown:
+            self._unknown.add(class_name)
+            log.warning("alarms of %s are due, but the app has no such class with an alarm handler; they are kept", class_name)
+        return False
+
+    def ended(self, ring: Ring, again_in_us: int | None = None) -> None:
+        """What has become of the ring is durable, or it did not get through. An alarm that the object has now is not
+        forgotten."""
+        due = ring.due
+        del self._ringing[due.object_key]
+        if self._stopped:
+            return
+        alarm = pending_alarm(self._stores[ring.shard], due.object_key)
+        if alarm is not None:
+            moved = alarm.due_us != due.due_us  # Then its commit has noted it.
+            if again_in_us is not None and not moved:
+                self._numbers += 1
+                heapq.heappush(self._again, (self.now_us() + again_in_us, self._numbers, ring))
+            elif ring.overtaken or not moved:
+                self._shards[ring.shard].note(due._replace(due_us=alarm.due_us))
+        self._set_timer()

@@ -15,20 +15,22 @@ from __future__ import annotations
 import datetime
 import heapq
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 INDEX_KEY = b"\xfe" * 16
 """Object key of the alarm index. Object keys begin with a slot, so with a byte below 0x40."""
 ABANDONED_KEY = b"\xfd" * 16
-"""Object key of the list of alarms that were given up."""
+"""Object key of the alarms that were given up, the newest of each object."""
 
 RETRIES_MAX = 6
 RETRY_FIRST_US = 2_000_000
 RETRY_JITTER = 0.25
 WINDOW_ROWS = 1_000
-"""Rows of the index that are kept in memory at a time."""
+"""Rows of the index that are read at a time; at most twice as many are in memory."""
+ERROR_CHARACTERS_MAX = 1_000
+"""What is kept of the text of an error."""
 
 
 class Alarm(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -75,16 +77,20 @@ def to_datetime(unix_us: int) -> datetime.datetime:
 
 def to_unix_us(when: datetime.datetime | datetime.timedelta | float, now_us: int) -> int:
     """Raises TypeError or ValueError for what is no time."""
-    if isinstance(when, datetime.timedelta):
-        return now_us + when // _MICROSECOND
-    if isinstance(when, datetime.datetime):
-        if when.utcoffset() is None:
-            raise ValueError("an alarm needs a datetime with a time zone, for instance datetime.now(UTC) + ...")
-        return (when - _EPOCH) // _MICROSECOND
-    if isinstance(when, bool) or not isinstance(when, int | float):
-        raise TypeError(f"an alarm is set for a datetime, a timedelta or Unix seconds, not {type(when).__name__}")
-    unix_us = round(when * 1_000_000)  # Raises for nan and inf.
-    to_datetime(unix_us)
+    try:
+        if isinstance(when, datetime.timedelta):
+            unix_us = now_us + when // _MICROSECOND
+        elif isinstance(when, datetime.datetime):
+            if when.utcoffset() is None:
+                raise ValueError("an alarm needs a datetime with a time zone, for instance datetime.now(UTC) + ...")
+            unix_us = (when - _EPOCH) // _MICROSECOND
+        elif isinstance(when, int | float) and not isinstance(when, bool):
+            unix_us = round(when * 1_000_000)  # Raises for nan and inf.
+        else:
+            raise TypeError(f"an alarm is set for a datetime, a timedelta or Unix seconds, not {type(when).__name__}")
+        to_datetime(unix_us)
+    except OverflowError:
+        raise ValueError(f"an alarm cannot be set for {when}: it is not between the years 1 and 9999") from None
     return unix_us
 
 
@@ -139,58 +145,73 @@ class IndexStore(Protocol):
 class ShardAlarms:
     """The pending alarms of one shard: the next ones in memory, all of them in the index.
 
-    Every row due before `_horizon` is in the heap. Rows may be stale there: `take_due` asks the index again."""
+    Every row of the index before `_horizon` is in the heap. What else is there is stale: `take_due` asks the index again."""
 
     def __init__(self, store: IndexStore) -> None:
         self._store = store
-        self._heap: list[tuple[int, Due]] = []
-        """When to try, and what."""
+        self._heap: list[Due] = []
         self._horizon: str | None = ""
-        self._load()
-
-    def _load(self) -> None:
-        """Reads the next window of the index."""
-        rows = self._store.scan(INDEX_KEY, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
-        for key, raw in rows:
-            class_name, name = msgspec.msgpack.decode(raw)
-            due = Due(int(key[:16], 16), bytes.fromhex(key[16:]), class_name, name)
-            self._heap.append((due.due_us, due))
-        heapq.heapify(self._heap)
-        self._horizon = rows[-1][0] + "\0" if len(rows) == WINDOW_ROWS else None
+        """None: the heap has every row there is."""
 
     def note(self, due: Due) -> None:
         """An alarm that has become durable."""
         if self._horizon is None or due.row_key < self._horizon:
-            heapq.heappush(self._heap, (due.due_us, due))
-
-    def try_again(self, due: Due, at_us: int) -> None:
-        """One that was taken and did not get through, through no fault of its object."""
-        heapq.heappush(self._heap, (at_us, due))
+            heapq.heappush(self._heap, due)
+            if len(self._heap) > 2 * WINDOW_ROWS:
+                self._heap = heapq.nsmallest(WINDOW_ROWS, self._heap)
+                self._horizon = self._heap[-1].row_key + "\0"
 
     def next_due_us(self) -> int | None:
         if not self._heap and self._horizon is not None:
             self._load()
-        return self._heap[0][0] if self._heap else None
+        return self._heap[0].due_us if self._heap else None
+
+    def _load(self) -> None:
+        """Reads the next window of the index."""
+        rows = self._store.scan(INDEX_KEY, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
+        self._heap = [Due(int(key[:16], 16), bytes.fromhex(key[16:]), *msgspec.msgpack.decode(raw)) for key, raw in rows]
+        self._horizon = rows[-1][0] + "\0" if len(rows) == WINDOW_ROWS else None
 
     def take_due(self, now_us: int, most: int) -> list[Due]:
-        """Removes and returns at most so many alarms that are due; they are in the index still."""
+        """Removes and returns at most so many alarms that are due, the oldest first; they are in the index still. An alarm
+        that was noted more than once may come more than once."""
         taken: list[Due] = []
         while len(taken) < most and (due_us := self.next_due_us()) is not None and due_us <= now_us:
-            _, due = heapq.heappop(self._heap)
-            if due not in taken[-1:] and self._store.get(INDEX_KEY, due.row_key) is not None:
+            due = heapq.heappop(self._heap)
+            if is_pending(self._store, due):
                 taken.append(due)
         return taken
 
 
-def abandoned_row(
-    object_key: bytes, class_name: str, name: str, alarm: Alarm, error: BaseException, now_us: int
-) -> tuple[str, bytes]:
+def is_pending(store: IndexStore, due: Due) -> bool:
+    """Whether the alarm stands in the index, unmoved."""
+    return store.get(INDEX_KEY, due.row_key) is not None
+
+
+def pending_alarm(store: IndexStore, object_key: bytes) -> Alarm | None:
+    """The object's alarm, as far as it is durable."""
+    header = store.get(object_key, "")
+    return None if header is None else decode_header(header).alarm
+
+
+# Alarms that were given up
+
+
+class Abandoned(msgspec.Struct, frozen=True, gc=False):
+    class_name: str
+    name: str
+    scheduled_for: datetime.datetime
+    abandoned_at: datetime.datetime
+    error: str
+
+
+def abandoned_row(object_key: bytes, class_name: str, name: str, alarm: Alarm, error: str, now_us: int) -> tuple[str, bytes]:
     """Key and value under which an alarm is recorded that was given up."""
-    row: dict[str, Any] = {
-        "class": class_name,
-        "name": name,
-        "scheduled_for": to_datetime(alarm.scheduled_us),
-        "abandoned_at": to_datetime(now_us),
-        "error": f"{type(error).__name__}: {error}",
-    }
-    return index_row_key(now_us, object_key), msgspec.msgpack.encode(row)
+    times = to_datetime(alarm.scheduled_us), to_datetime(now_us)
+    row = Abandoned(class_name, name, *times, error[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode())
+    return object_key.hex(), msgspec.msgpack.encode(row)
+
+
+def abandoned_alarms(store: IndexStore, limit: int) -> list[Abandoned]:
+    rows = store.scan(ABANDONED_KEY, None, None, reverse=False, limit=limit)
+    return [msgspec.msgpack.decode(raw, type=Abandoned) for _, raw in rows]

@@ -43,6 +43,9 @@ class Sentinel:
 WRITE_BYTES: Final = 48
 """What a write takes in a commit beside its key and value."""
 
+INDEX_BYTES: Final = 256
+"""What a change of the alarm index takes in a commit beside the name of the object."""
+
 ABSENT: Final = Sentinel("ABSENT")
 """Cached: the key is known not to exist."""
 MISS: Final = Sentinel("MISS")
@@ -85,6 +88,7 @@ class ObjectCache:
     __slots__ = (
         "abandoned",
         "alarm",
+        "alarm_changed",
         "budget",
         "bytes",
         "class_name",
@@ -95,7 +99,6 @@ class ObjectCache:
         "confirm_seq",
         "dirty",
         "dirty_bytes",
-        "due_us",
         "has_header",
         "indexed_us",
         "key",
@@ -132,8 +135,10 @@ class ObjectCache:
         self.has_header = header is not None
         """Written with the object's first write."""
         self.alarm: Alarm | None = None if header is None else decode_header(header).alarm
-        self.due_us = self.indexed_us = None if self.alarm is None else self.alarm.due_us
-        """When the alarm is due, and when the alarm index says so."""
+        self.indexed_us = None if self.alarm is None else self.alarm.due_us
+        """When the alarm is due according to the alarm index."""
+        self.alarm_changed = False
+        """In no commit yet."""
         self.ringing: Alarm | None = None
         """The alarm whose handler runs."""
         self.abandoned: tuple[str, bytes] | None = None
@@ -254,7 +259,8 @@ class ObjectCache:
         self._account(-self.bytes)
         self.complete = True
         self.has_header = False
-        self.alarm = self.due_us = None
+        self.alarm = None
+        self.alarm_changed |= self.indexed_us is not None
         self.cleared = True
         self._register(0, confirmed)
 
@@ -262,11 +268,20 @@ class ObjectCache:
         """Replaces the alarm. While its handler runs, an alarm like the one that rings is a new one."""
         self._refuse_if_broken()
         if alarm == self.alarm and (alarm is None or self.alarm is not self.ringing):
+            if confirmed:
+                self.confirm_alarm()
             return
+        header = encode_header(Header(self.class_name, self.name, alarm))
         self.alarm = alarm
-        self.due_us = None if alarm is None else alarm.due_us
-        self.has_header = True
-        self._mark(HEADER, encode_header(Header(self.class_name, self.name, alarm)), confirmed)
+        self.alarm_changed = self.has_header = True
+        self._mark(HEADER, header, confirmed)
+        size = INDEX_BYTES + len(header)
+        self.dirty_bytes += size
+        self.commits.open_bytes += size
+
+    def confirm_alarm(self) -> None:
+        """From now on messages wait for the alarm as it is, also where that was not confirmed."""
+        self._confirm(HEADER)
 
     def _refuse_if_broken(self) -> None:
         """Code of an object that was reset may still clean up after itself; it must not reach what its successor owns."""
@@ -334,8 +349,10 @@ class ObjectCache:
 
     def take_index_writes(self) -> list[ObjectWrites]:
         """What the commit has to change beside the object itself: the alarm index, the list of abandoned alarms."""
-        moved = index_writes(self.key, self.indexed_us, self.due_us, self.class_name, self.name)
-        self.indexed_us = self.due_us
+        due_us = None if self.alarm is None else self.alarm.due_us
+        moved = index_writes(self.key, self.indexed_us, due_us, self.class_name, self.name)
+        self.indexed_us = due_us
+        self.alarm_changed = False
         writes = [ObjectWrites(INDEX_KEY, False, moved)]
         if self.abandoned is not None:
             key, row = self.abandoned

@@ -46,7 +46,7 @@ from runtime.limits import (
 )
 from runtime.protocol import ERROR, OK, Message, Origin, Request, encode, encode_json, parse_options
 from shard.activation import Aborted, Activation, QueuedCall
-from shard.alarm_clock import RINGING, AlarmClock, AlarmOrigin
+from shard.alarm_clock import AlarmClock, Ring
 from shard.alarms import Due
 from shard.cache import ObjectCache, Store
 from shard.codec import SCALARS
@@ -143,8 +143,8 @@ class Host:
                 return
         method = kept.object_class.methods.get(request.method)
         if method is None:
-            if isinstance(origin, AlarmOrigin):
-                self._deliver_slowly(activation, RINGING, request, origin)
+            if isinstance(origin, Ring):
+                self._deliver_slowly(activation, cast("Method", origin), request, origin)
             else:
                 self.answer_error(origin, request.id, self._unknown_method(kept, request))
         elif (
@@ -348,7 +348,7 @@ class Host:
         if store is None:
             self.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
             return None
-        if request.method not in kept.object_class.methods and not isinstance(origin, AlarmOrigin):
+        if request.method not in kept.object_class.methods and not isinstance(origin, Ring):
             self.answer_error(origin, request.id, self._unknown_method(kept, request))
             return None
         key = object_key(request.cls, request.name)
@@ -477,10 +477,10 @@ class Host:
                 objects = by_shard[cache.shard] = [writes]
             else:
                 objects.append(writes)
-            if cache.due_us != cache.indexed_us or cache.abandoned is not None:
+            if cache.alarm_changed:
                 objects.extend(cache.take_index_writes())
-                if cache.due_us is not None:
-                    self.alarms.committing(cache.shard, Due(cache.due_us, cache.key, cache.class_name, cache.name))
+                if cache.alarm is not None:
+                    self.alarms.committing(cache.shard, Due(cache.alarm.due_us, cache.key, cache.class_name, cache.name))
         pieces = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
         self._pieces = (commit, pieces)
         return pieces
@@ -576,4 +576,7 @@ class Host:
             commit_writes=self._commit_writes,
             resets=self._resets,
             evictions=self.table.evictions,
+            alarms_rung=self.alarms.rung,
+            alarms_abandoned=self.alarms.abandoned,
+            alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )

@@ -28,3 +28,8 @@ class HostStatistics:
     commit_writes: int
     resets: int
     evictions: int
+    alarms_rung: int
+    alarms_abandoned: int
+    """By this worker and by those before it."""
+    alarm_due_ms: int | None
+    """Unix time at which the next alarm rings, if any is pending."""

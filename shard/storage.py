@@ -256,14 +256,11 @@ class Storage:
         TypeError when the class has no `alarm` handler."""
         now_us = self._host.alarm_now_us()
         asked_us = to_unix_us(when, now_us)
-        ringing = self._cache.ringing
-        # A new alarm never has the time of the one that rings: it would be taken for it.
-        due_us = max(asked_us, now_us, 0 if ringing is None else ringing.due_us + 1)
-        (self._layer or self._cache).set_alarm(Alarm(asked_us, due_us), confirmed=not allow_unconfirmed)
+        (self._layer or self._cache).set_alarm(Alarm(asked_us, max(asked_us, now_us)), confirmed=not allow_unconfirmed)
         return DONE
 
     def delete_alarm(self, *, allow_unconfirmed: bool = False) -> Awaitable[None]:
-        """Removes the alarm. A handler that runs goes on."""
+        """Removes the alarm. A handler that runs goes on, and is not retried."""
         (self._layer or self._cache).set_alarm(None, confirmed=not allow_unconfirmed)
         return DONE
 
