@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from service_process import ServiceProcess, running, wait_until
 
 from runtime.cli import main, parse_arguments, read_config, render_status
+from tests.runtime.service_process import ServiceProcess, running, wait_until
 
 APP = """
 from tidegate import DurableObject

@@ -15,7 +15,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from echo_service import EchoService, until
 
 from runtime.client import Client, connect
 from runtime.errors import (
@@ -32,6 +31,7 @@ from runtime.errors import (
 )
 from runtime.limits import CALL_BYTES_MAX, MESSAGE_BYTES_MAX
 from runtime.stub import Stub
+from tests.runtime.echo_service import EchoService, until
 
 Body = Callable[[EchoService, Client], Awaitable[None]]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from client_world import ROUTER, Answer, World
 
 from runtime.client_link import AskTopology, Close, Open
 from runtime.client_machine import AVOID_S, CONNECT_S, ClientMachine
@@ -18,6 +17,7 @@ from runtime.encoding import decode_any, encode_arguments
 from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from runtime.limits import CLIENT_CALLS_MAX
 from runtime.protocol import ERROR, NO_RAW, OK, encode
+from tests.runtime.client_world import ROUTER, Answer, World
 
 WORKER = "ipc://worker-0.1"
 OTHER_WORKER = "ipc://worker-1.1"

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from echo_service import echo_thread
 
 from runtime.client_sync import connect_sync
 from runtime.errors import DeadlineExceeded, MethodRaised, ShardLost, Unavailable
+from tests.runtime.echo_service import echo_thread
 
 
 @dataclass

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 import zmq
-from service_process import ServiceProcess, is_alive, wait_until
+
+from tests.runtime.service_process import ServiceProcess, is_alive, wait_until
 
 APP = Path(__file__).parents[2] / "examples" / "counter.py"
 NAMES = [f"c{number}" for number in range(40)]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from service_process import ServiceProcess, is_alive, wait_until
+
+from tests.runtime.service_process import ServiceProcess, is_alive, wait_until
 
 Start = Callable[..., ServiceProcess]
 
