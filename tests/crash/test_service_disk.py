@@ -1,0 +1,165 @@
+"""The whole service under load on a disk that loses its power, fails, or is full."""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.crash.disk import MakeDisk
+from tests.service.load import (
+    CONNECTION_LOST,
+    REFUSED_CODES,
+    UNKNOWN_CODES,
+    assert_only,
+    errors_of,
+    finish,
+    judge,
+    read_many,
+    start_clients,
+    total,
+    under_load,
+)
+from tests.service.service import FULL, Serve, Service, exchange, wait_until
+
+NAMES = [f"c{number}" for number in range(200)]
+ALLOWED = {**UNKNOWN_CODES, **REFUSED_CODES}
+CUTS = 30 if FULL else 4
+SEED = int(os.environ.get("SEED", "5"))
+
+
+@pytest.mark.root
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_everything_confirmed_is_there_after_a_power_cut(make_disk: MakeDisk, serve: Serve) -> None:
+    disk = make_disk(512 << 20)
+    service = serve(2, data=disk.place / "data")
+    service.expect(".*")  # A service whose disk is gone has much to say.
+    generator = random.Random(SEED)
+    clients = []
+    for cut in range(CUTS):
+        some = start_clients(service, 4, NAMES, window=64)
+        clients += some
+        wait_until(lambda some=some: all(client.answered > 100 for client in some), "answers")
+        threading.Event().wait(generator.uniform(0, 0.5))  # Any moment will do.
+        disk.cut_power()
+        confirmed = total(some, lambda client: client.confirmed)
+        threading.Event().wait(generator.uniform(0, 0.3))
+        service.kill_everything()
+        disk.restore_power()
+        service.start(generator.choice([1, 2, 3]))
+        for client in some:
+            client.stop()
+        finish(some)
+        print(f"cut {cut}, seed {SEED}: {confirmed} confirmed before, {errors_of(some)}")
+        assert judge(service.endpoint, clients) == []
+    assert_only(clients, {**ALLOWED, CONNECTION_LOST[0]: CONNECTION_LOST[1]})
+
+
+@pytest.fixture
+def fail_next_sync(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """A file whose creation makes one sync fail, and the environment in which it does."""
+    if shutil.which("gcc") is None:
+        pytest.skip("gcc is not installed")
+    library, wish = tmp_path / "failing_sync.so", tmp_path / "fail"
+    source = Path(__file__).with_name("failing_sync.c")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    return wish, {"LD_PRELOAD": str(library), "FAIL_NEXT_SYNC": str(wish)}
+
+
+def test_a_sync_that_fails_is_told_as_unknown_and_loses_nothing_confirmed(
+    serve: Serve, fail_next_sync: tuple[Path, dict[str, str]]
+) -> None:
+    wish, environment = fail_next_sync
+    service = serve(2, environment=environment)
+    service.expect("Input/output error", "exited with code 1; starting it again", "is ready again")
+    with under_load(service, 4, NAMES) as clients:
+        for failure in range(1, 5):
+            wish.touch()
+            wait_until(lambda: not wish.exists(), "a sync that fails")
+            wait_until(lambda failure=failure: service.output.count("is ready again") >= failure, "the worker's return")
+    print(errors_of(clients))
+    assert_only(clients, ALLOWED)
+    assert errors_of(clients)["object_reset", "unknown"] > 0
+    assert service.output.count("Input/output error") >= 4
+    assert judge(service.endpoint, clients) == []
+    with under_load(service, 2, NAMES) as more:
+        pass
+    assert errors_of(more) == {}
+    assert service.stop() == 0
+    service.start(2)
+    assert judge(service.endpoint, clients + more) == []
+
+
+BOXES = """
+from tidegate import DurableObject
+
+class Box(DurableObject):
+    async def fill(self, size: int, turn: int) -> int:
+        await self.storage.put("content", chr(97 + turn % 26) * size)
+        await self.storage.put("turn", turn)
+        return turn
+
+    async def turn(self) -> int:
+        return await self.storage.get("turn", -1)
+"""
+
+
+BOX_NAMES = [f"b{number}" for number in range(40)]
+NO_SPACE = "(?i)no space left on device|checkpoint into .*: no space left"
+
+
+def fill_boxes(service: Service, turn: int, turns: dict[str, int]) -> tuple[str, dict[str, str]] | None:
+    """One after another, so that each has its own commit, until one is refused. `turns` gets what was confirmed."""
+    for name in BOX_NAMES:
+        status, result = exchange(service.endpoint, "Box", name, "fill", [500_000, turn], timeout_s=30)
+        if status == 1:
+            return name, result
+        turns[name] = turn
+    return None
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+def test_a_full_disk_refuses_writes_goes_on_reading_and_is_no_trouble_once_there_is_room(
+    make_disk: MakeDisk, serve: Serve, tmp_path: Path
+) -> None:
+    app = tmp_path / "boxes.py"
+    app.write_text(BOXES)
+    disk = make_disk(400 << 20)
+    service = serve(1, app=str(app), data=disk.place / "data")
+    service.expect(NO_SPACE)
+    turns: dict[str, int] = {}
+    assert fill_boxes(service, 0, turns) is None
+    disk.fill()
+    turn = 0
+    while (refused := fill_boxes(service, turn := turn + 1, turns)) is None:
+        assert turn < 20, "the disk is full, and 20 MB more were written in each turn"
+    name, error = refused
+    print(f"refused in turn {turn}: {error}")
+    assert ALLOWED[error["code"]] == error["outcome"]
+    assert re.search("No space left on device .free at least", service.output)
+
+    # One more write waits for room, and nobody who only reads waits with it.
+    writer = start_clients(service, 1, ["b0"], calls=1, batch=1, cls="Box", method="fill", args=[500_000, 900])
+    wait_until(lambda: sum(service.status()["router"]["in_flight"]) == 1, "a write that waits")
+    began_at = time.monotonic()
+    others = [other for other in BOX_NAMES if other not in ("b0", name)]
+    assert read_many(service.endpoint, others, "Box", "turn") == [turns[other] for other in others]
+    assert time.monotonic() - began_at < 2.0
+    assert sum(service.status()["router"]["in_flight"]) == 1
+    finish(writer)
+    assert_only(writer, ALLOWED)
+    assert read_many(service.endpoint, [name], "Box", "turn") == [turns[name]]
+
+    disk.empty()
+    wait_until(lambda: fill_boxes(service, 1_000, turns) is None, "room to write")
+    assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == [1_000] * 40
+    assert service.stop() == 0
+    service.start(2)
+    assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == [1_000] * 40
