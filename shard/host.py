@@ -410,6 +410,15 @@ class Host:
             self.log.warning("%s", error)
             self._break(activation, error, queued_too=False)
 
+    def _lose(self, activation: Activation, error: CallError, seq: int) -> None:
+        """It has written to commit `seq`, or has seen who did, and that is lost. Later messages revealed it, too: whoever has
+        seen those goes with it."""
+        if activation.broken is None:
+            self._resets += 1
+            self.log.warning("%s was reset: %s", activation.id, error)
+            self._break(activation, error, queued_too=False, inherited=True)
+        activation.lost_seq = min(activation.lost_seq, self.commits.first_of(seq))
+
     def _reset_heir(self, heir: ObjectCache, error: CallError) -> None:
         """It has seen writes that are lost."""
         if heir.owner.broken is None:
@@ -517,11 +526,12 @@ class Host:
             self._discard(message, error)
         for cache in commit.members:
             cache.committing = None
-            self.reset(cache.owner, error)
-            cache.owner.lost_seq = min(cache.owner.lost_seq, self.commits.first_of(commit.seq))
+        for cache in commit.members:
+            self._lose(cache.owner, error, commit.seq)
         for heir, _ in commit.heirs:
-            self._reset_heir(heir, error)
-            heir.owner.lost_seq = min(heir.owner.lost_seq, self.commits.first_of(commit.seq))
+            self._lose(heir.owner, error, commit.seq)
+        for message in commit.held:  # Its code has just been told of a failure: then nothing of it may go on.
+            self._lose(message[0], error, commit.seq)
         self._settled()
 
     def _discard(self, message: Any, error: CallError) -> None:

@@ -129,6 +129,8 @@ class ObjectTask(asyncio.Future[Any]):
         self._task_loop.call_soon(self._wake, None, context=NEUTRAL)
 
     def _wake(self, future: asyncio.Future[Any] | None) -> None:
+        if future is None and self._fut_waiter is not None:
+            return  # It has been abandoned while another wake-up was on its way; that one was enough.
         owner = self._owner
         assert owner is not None
         assert self.section is not None
