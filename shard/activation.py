@@ -245,15 +245,22 @@ def _fail(future: asyncio.Future[Any], error: CallError) -> None:
 class QueuedCall:
     """A call that waits at the gate to be started."""
 
-    __slots__ = ("activation", "deadline_s", "method", "origin", "request")
+    __slots__ = ("activation", "arrived_s", "deadline_s", "method", "origin", "request")
 
     def __init__(
-        self, activation: Activation, method: Method, request: Request, origin: Origin, deadline_s: float | None
+        self,
+        activation: Activation,
+        method: Method,
+        request: Request,
+        origin: Origin,
+        arrived_s: float,
+        deadline_s: float | None,
     ) -> None:
         self.activation = activation
         self.method = method
         self.request = request
         self.origin = origin
+        self.arrived_s = arrived_s
         self.deadline_s = deadline_s
 
     def deliver(self) -> None:
@@ -261,7 +268,7 @@ class QueuedCall:
         host = activation.host
         activation.queued_calls -= 1
         host.queued_calls -= 1
-        if self.deadline_s is not None and host.loop.time() > self.deadline_s:
+        if self.deadline_s is not None and host.loop.time() >= self.deadline_s:
             host.answer_error(self.origin, self.request.id, DeadlineExceeded("the deadline passed before the call was started"))
         else:
             host.start(activation, self.method, self.request, self.origin)

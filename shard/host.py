@@ -59,6 +59,9 @@ from shard.table import ActivationTable, Kept
 from shard.task import NEUTRAL, ObjectTask
 from shard.web import Web
 
+WaitingCall = tuple[Request, Origin, float]
+"""With the time of its arrival, from which its deadline counts."""
+
 
 class ShardStore(Store, Protocol):
     """The durable state of one shard, as the host uses it."""
@@ -106,9 +109,9 @@ class Host:
         self.alarms = AlarmClock(self, stores, random or Random())
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
-        self._stalled: collections.deque[tuple[Request, Origin]] = collections.deque()
+        self._stalled: collections.deque[WaitingCall] = collections.deque()
         """Calls that came while too much was not durable."""
-        self._settling: dict[bytes, tuple[ObjectCache, list[tuple[Request, Origin]]]] = {}
+        self._settling: dict[bytes, tuple[ObjectCache, list[WaitingCall]]] = {}
         """By object: the cache of an activation that was reset, and the calls that wait for its last commit."""
         self._running_calls = 0
         self._calls = self._commits_done = self._commit_writes = self._resets = 0
@@ -127,8 +130,9 @@ class Host:
         for request in message.requests:
             self.deliver(request, origin)
 
-    def deliver(self, request: Request, origin: Origin) -> None:
-        """One call arrives. Must be called from the loop, not from object code."""
+    def deliver(self, request: Request, origin: Origin, arrived_s: float | None = None) -> None:
+        """One call arrives, now or earlier (it waited for something else than its object). Must be called from the loop, not
+        from object code."""
         kept = self.classes.get(request.cls)
         if kept is None:
             if not request.cls:
@@ -138,13 +142,13 @@ class Host:
             return
         activation = kept.activations.get(request.name)
         if activation is None:
-            activation = self._activate(kept, request, origin)
+            activation = self._activate(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
             if activation is None:
                 return
         method = kept.object_class.methods.get(request.method)
         if method is None:
             if isinstance(origin, Ring):
-                self._deliver_slowly(activation, cast("Method", origin), request, origin)
+                self._deliver_slowly(activation, cast("Method", origin), request, origin, arrived_s)
             else:
                 self.answer_error(origin, request.id, self._unknown_method(kept, request))
         elif (
@@ -156,9 +160,14 @@ class Host:
             activation.last_used_s = self.now_s
             self.start(activation, method, request, origin)
         else:
-            self._deliver_slowly(activation, method, request, origin)
+            self._deliver_slowly(activation, method, request, origin, arrived_s)
 
-    def _deliver_slowly(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
+    def _deliver_slowly(
+        self, activation: Activation, method: Method, request: Request, origin: Origin, arrived_s: float | None
+    ) -> None:
+        if arrived_s is None:
+            arrived_s = self.loop.time()
+        activation.last_used_s = self.now_s
         deadline_s = None
         try:
             options = parse_options(request.options, json=origin.json)
@@ -166,10 +175,10 @@ class Host:
             self.answer_error(origin, request.id, exc)
             return
         if self._stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
-            self._stalled.append((request, origin))
+            self._stalled.append((request, origin, arrived_s))
             return
         if options.deadline_ms is not None:
-            deadline_s = self.loop.time() + options.deadline_ms / 1_000
+            deadline_s = arrived_s + options.deadline_ms / 1_000
         if activation.gate.open and (deadline_s is None or deadline_s > self.loop.time()):
             self.start(activation, method, request, origin)
         elif activation.queued_calls >= OBJECT_CALLS_MAX:
@@ -178,7 +187,7 @@ class Host:
         else:
             activation.queued_calls += 1
             self.queued_calls += 1
-            activation.gate.wait(activation.gate.root, QueuedCall(activation, method, request, origin, deadline_s))
+            activation.gate.wait(activation.gate.root, QueuedCall(activation, method, request, origin, arrived_s, deadline_s))
             activation.schedule_pump()
 
     def start(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
@@ -279,7 +288,7 @@ class Host:
         details = {"type": type(error).__name__}
         if self.settings.dev:
             details["traceback"] = "".join(traceback.format_exception(error))
-        raised = MethodRaised(str(error), details=details)
+        raised = MethodRaised(_text_of(error), details=details)
         self._finish_status(activation, origin, request_id, ERROR, raised.to_wire())
 
     def answer(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
@@ -337,7 +346,7 @@ class Host:
 
     # Life of objects
 
-    def _activate(self, kept: Kept, request: Request, origin: Origin) -> Activation | None:
+    def _activate(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
         """Brings an object into memory. None when the request has been answered or queued instead."""
         problem = check_object_id(request.cls, request.name)
         if problem is not None:
@@ -353,10 +362,10 @@ class Host:
             return None
         key = object_key(request.cls, request.name)
         if key in self._settling:
-            self._settling[key][1].append((request, origin))
+            self._settling[key][1].append((request, origin, arrived_s))
             return None
         if self._stalled:
-            self._stalled.append((request, origin))
+            self._stalled.append((request, origin, arrived_s))
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
@@ -383,6 +392,7 @@ class Host:
 
         def done(task: ObjectTask) -> None:
             if activation.broken is not None:
+                _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
                 return
             error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error is not None:
@@ -453,7 +463,7 @@ class Host:
             for waiter in queued:
                 self.answer_error(waiter.origin, waiter.request.id, error)
             queued = []
-        waiting = [(waiter.request, waiter.origin) for waiter in queued] + self._take_stalled(activation)
+        waiting = [(waiter.request, waiter.origin, waiter.arrived_s) for waiter in queued] + self._take_stalled(activation)
         if self._stalled:  # Perhaps nothing is left whose commit they could wait for.
             self.loop.call_soon(self._deliver_stalled, context=NEUTRAL)
         if waiting or cache.committing is not None:
@@ -464,10 +474,10 @@ class Host:
             self._reset_heir(heir, error)
         self.touch()
 
-    def _take_stalled(self, activation: Activation) -> list[tuple[Request, Origin]]:
+    def _take_stalled(self, activation: Activation) -> list[WaitingCall]:
         """Its calls wait in one place, so that they stay in order."""
         name, class_name = activation.id.name, activation.id.class_name
-        taken: list[tuple[Request, Origin]] = []
+        taken: list[WaitingCall] = []
         stalled, self._stalled = self._stalled, collections.deque()
         for call in stalled:
             (taken if call[0].name == name and call[0].cls == class_name else self._stalled).append(call)
@@ -552,15 +562,15 @@ class Host:
         waiting = self._settling.get(key)
         if waiting is not None and waiting[0].committing is None:
             del self._settling[key]
-            for request, origin in waiting[1]:
-                self.deliver(request, origin)
+            for call in waiting[1]:
+                self.deliver(*call)
             self.touch()
 
     def _deliver_stalled(self) -> None:
         """Likewise. Once there is too much again, the rest stalls again, in order."""
         stalled, self._stalled = self._stalled, collections.deque()
-        for request, origin in stalled:
-            self.deliver(request, origin)
+        for call in stalled:
+            self.deliver(*call)
         self.touch()
 
     # Numbers
@@ -590,3 +600,11 @@ class Host:
             alarms_abandoned=self.alarms.abandoned,
             alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )
+
+
+def _text_of(error: BaseException) -> str:
+    """What an exception says, as far as it can be sent."""
+    try:
+        return str(error).encode(errors="backslashreplace").decode()
+    except Exception:
+        return "an exception whose text cannot be made"

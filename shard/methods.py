@@ -31,7 +31,18 @@ class AppError(Exception):
 class Method:
     """One callable method."""
 
-    __slots__ = ("_decode_all", "_names", "_required", "_signature", "_types", "_variable", "empty_ok", "function", "name")
+    __slots__ = (
+        "_by_position",
+        "_decode_all",
+        "_names",
+        "_required",
+        "_signature",
+        "_types",
+        "_variable",
+        "empty_ok",
+        "function",
+        "name",
+    )
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
@@ -54,13 +65,15 @@ class Method:
         self._required = sum(p.default is p.empty for p in positional)
         self.empty_ok = all(p.default is not p.empty or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
         """May be called without arguments."""
+        self._by_position = bool(self._names) and not any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
+        """A call can be made with positional arguments only."""
         self._variable = next((self._types[p.name] for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         every = tuple[tuple(self._types[name] for name in self._names)] if self._names else tuple[()]  # type: ignore[misc]
         self._decode_all = msgspec.msgpack.Decoder(every, dec_hook=_decode_custom).decode
 
     def arguments(self, raw: msgspec.Raw, *, json: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments. Raises BadArguments."""
-        if not json and self._names:
+        if not json and self._by_position:
             try:
                 return self._decode_all(raw), {}
             except Exception:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Iterable
+from random import Random
 from typing import Any
 
 import msgspec
@@ -19,7 +21,7 @@ from shard.host import Host
 from shard.memory_state import MemoryState
 from shard.methods import ObjectClass
 from shard.object import DurableObject
-from shard.record import ShardCommit
+from shard.record import CommitRecord, ShardCommit, encode_record
 from shard.settings import HostSettings
 from shard.store import ShardStore
 from shard.task import CURRENT, NEUTRAL, object_task_factory
@@ -66,6 +68,10 @@ class World:
         self.numbers = itertools.count(1)
         self.touched = False
         self.boots = 0
+        self.later_s = 0
+        self.largest_commit_bytes = 0
+        self.now_s: float | None = None
+        """The time of calls, where the test sets it."""
         self.table = SlotTable(Topology(1, (0,) * SHARDS, ("inproc://none",)))
         self.stores = {shard: ShardStore(state) for shard, state in self.states.items()}
         self.boot()
@@ -83,8 +89,13 @@ class World:
             touch=self._touch,
             send=self._send,
             apply=self._apply,
+            wall_us=self.wall_us,
+            random=Random(self.boots),
             system=self._system,
         )
+
+    def wall_us(self) -> int:
+        return time.time_ns() // 1_000
 
     def _reply(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
         call = self.calls.pop(request_id)
@@ -130,7 +141,7 @@ class World:
         return call
 
     def _handle(self, message: Message) -> None:
-        self.host.now_s = self.loop.time()
+        self.host.now_s = self.loop.time() if self.now_s is None else self.now_s
         self.host.handle(message)
         self._end_turn()
 
@@ -154,7 +165,8 @@ class World:
 
     def commit(self) -> None:
         """Cuts what is open and makes it durable."""
-        self.host.cut()
+        size = len(encode_record(CommitRecord(0, self.host.cut())))
+        self.largest_commit_bytes = max(size, self.largest_commit_bytes)
         self.commits += 1
         self.host.committed()
 
@@ -172,6 +184,12 @@ class World:
             self.host.committed()
         self.calls.clear()
         self.boot()
+
+    def evict_idle(self) -> None:
+        """As after a long time. An activation used since it was last looked at goes at the second look."""
+        for _ in range(3):
+            self.later_s += 1_000
+            self.host.table.evict_idle(self.loop.time() + self.later_s)
 
     async def settle(self, turns: int = 20) -> None:
         """Lets everything that can happen without time happen."""

@@ -1,0 +1,221 @@
+"""What happens at the bounds: too many calls, too late, too much that is not durable."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runtime.errors import (
+    BadRequest,
+    CallError,
+    DeadlineExceeded,
+    Overloaded,
+)
+from runtime.limits import OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX
+from shard.object import DurableObject
+from tests.shard.objects import CONTROL, LOG, MIB, Thing, control, until
+from tests.shard.world import World
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    CONTROL.clear()
+    LOG.clear()
+
+
+# Bounds and deadlines
+
+
+async def test_the_thousand_and_first_waiting_call_is_refused_at_once_and_the_others_run() -> None:
+    class Busy(DurableObject):
+        async def hold(self) -> None:
+            async with self.block_concurrency():
+                await until("wait")
+
+        async def log(self, number: int) -> None:
+            LOG.append(number)
+
+    world = World(Busy)
+    wait = control("wait")
+    holding = world.call(Busy, "a", "hold")
+    await world.settle()
+    calls = [world.call(Busy, "a", "log", number) for number in range(OBJECT_CALLS_MAX)]
+    await world.settle()
+    refused = world.call(Busy, "a", "log", -1)
+    await world.settle()
+    assert isinstance(refused.error, Overloaded)
+    assert (refused.error.overloaded, refused.error.retryable, refused.error.outcome) == (True, True, "not_executed")
+    assert await world.ask_all([world.call(Busy, "b", "log", 0)]) == [None], "other objects are not"
+    LOG.clear()
+    wait.set_result(None)
+    await world.ask_all([holding, *calls])
+    assert list(range(OBJECT_CALLS_MAX)) == LOG
+
+
+async def test_a_call_whose_deadline_has_passed_before_it_could_start_does_not_run() -> None:
+    class Busy(DurableObject):
+        async def hold(self) -> None:
+            async with self.block_concurrency():
+                await until("wait")
+
+        async def log(self, text: str) -> None:
+            LOG.append(text)
+
+    world = World(Busy)
+    wait = control("wait")
+    holding = world.call(Busy, "a", "hold")
+    await world.settle()
+    late = world.call(Busy, "a", "log", "late", deadline_ms=5)
+    early = world.call(Busy, "a", "log", "early", deadline_ms=60_000)
+    await asyncio.sleep(0.02)
+    wait.set_result(None)
+    await world.ask_all([holding, early])
+    assert isinstance(late.error, DeadlineExceeded)
+    assert late.error.outcome == "not_executed"
+    assert LOG == ["early"]
+
+
+@pytest.mark.parametrize("deadline_ms", [0, -1])
+async def test_a_deadline_that_has_passed_at_arrival_is_exceeded(deadline_ms: int) -> None:
+    world = World(Thing)
+    with pytest.raises(DeadlineExceeded):
+        await world.ask(Thing, "a", "log", "ran", deadline_ms=deadline_ms)
+    assert LOG == []
+
+
+async def test_a_deadline_counts_while_a_call_waits_for_a_reset_object() -> None:
+    world = World(Thing, auto=False)
+    put = world.call(Thing, "a", "put", "k", 1)
+    await world.settle()
+    world.cut()
+    abort = world.call(Thing, "a", "abort_after_put", "j")
+    late = world.call(Thing, "a", "log", "late", deadline_ms=5)
+    await world.settle()
+    await asyncio.sleep(0.02)
+    world.host.committed()
+    with pytest.raises(DeadlineExceeded):
+        await late.reply
+    assert (put.answered, abort.answered, LOG) == (True, True, [])
+
+
+async def test_a_deadline_counts_while_a_call_waits_for_the_disk() -> None:
+    world = World(Thing, auto=False)
+    large = world.call(Thing, "a", "put_large", 17)
+    await world.settle()
+    late = world.call(Thing, "b", "log", "late", deadline_ms=5)
+    await world.settle()
+    await asyncio.sleep(0.02)
+    while world.host.commits.can_cut:
+        world.commit()
+    with pytest.raises(DeadlineExceeded):
+        await late.reply
+    await large.reply
+    assert LOG == []
+
+
+async def test_options_that_are_wrong_are_a_bad_request() -> None:
+    world = World(Thing)
+    for options in ({"deadline_ms": "soon"}, {"key": "k" * 65}):
+        with pytest.raises(BadRequest):
+            await world.ask(Thing, "a", "put_nothing", **options)
+    assert await world.ask(Thing, "a", "put_nothing", unknown=1, traceparent="00-1") == "nothing"
+
+
+# Backpressure
+
+
+async def test_no_new_call_starts_while_too_much_is_not_durable_and_all_do_in_order_afterwards() -> None:
+    world = World(Thing, auto=False)
+    large = world.call(Thing, "a", "put_large", 17)
+    await world.settle()
+    assert world.host.commits.open_bytes >= UNDURABLE_BYTES_MAX
+    calls = [world.call(Thing, "b", "log", str(number)) for number in range(3)]
+    await world.settle()
+    assert LOG == []
+    world.cut()
+    calls += [world.call(Thing, "b", "log", str(number)) for number in range(3, 6)]
+    await world.settle()
+    world.host.committed()
+    calls += [world.call(Thing, "b", "log", str(number)) for number in range(6, 9)]
+    await world.ask_all([large, *calls])
+    assert [str(number) for number in range(9)] == LOG
+
+
+async def test_a_program_that_writes_more_than_fits_makes_progress_without_deadlock() -> None:
+    class Large(DurableObject):
+        async def write(self, count: int) -> int:
+            for number in range(count):
+                await self.storage.put(f"{number}", b"x" * (2 * MIB - 100))
+            return count
+
+        async def write_in_transaction(self, count: int) -> int:
+            async with self.storage.transaction() as txn:
+                for number in range(count):
+                    await txn.put(f"{number}", b"x" * (MIB - 100))
+            return count
+
+        async def write_in_section(self, count: int) -> int:
+            async with self.block_concurrency():
+                return await self.write(count)
+
+    world = World(Large)
+    calls = [world.call(Large, name, "write", 20) for name in "ab"]
+    calls.append(world.call(Large, "c", "write_in_transaction", 12))
+    calls.append(world.call(Large, "d", "write_in_section", 20))
+    assert await world.ask_all(calls) == [20, 20, 12, 20]
+    assert len(world.durable(Large, "a")) == 20
+
+
+async def test_under_backpressure_no_other_event_enters_before_the_result_of_the_put_is_delivered() -> None:
+    class Pressed(DurableObject):
+        value = 0
+
+        async def count(self) -> int:
+            value = self.value
+            await self.storage.put("large", bytes([value]) * (2 * MIB - 100))
+            self.value = value + 1
+            return value
+
+    world = World(Pressed, auto=False)
+    calls = [world.call(Pressed, "a", "count") for _ in range(40)]
+    for _ in range(200):
+        await world.settle(3)
+        if world.host.commits.can_cut:
+            world.commit()
+    assert sorted(await world.ask_all(calls)) == list(range(40))
+
+
+@pytest.mark.parametrize("mebibytes", [20, 23, 40, 100])
+async def test_one_turn_that_writes_more_than_a_commit_holds_is_refused_at_the_put_that_is_too_much(mebibytes: int) -> None:
+    world = World(Thing)
+    other = world.call(Thing, "b", "put", "k", 1)
+    call = world.call(Thing, "a", "put_large", mebibytes)
+    await world.settle()
+    assert await other.reply is None
+    if mebibytes == 20:
+        assert call.result is None
+    else:
+        assert call.error.details["type"] == "ValueError"
+    await world.settle()
+    assert 20 <= len(world.durable(Thing, "a")) <= 24
+    assert world.largest_commit_bytes < 31 * MIB, "it fits in a segment of the log"
+    assert await world.ask(Thing, "a", "put_nothing") == "nothing"
+
+
+async def test_a_transaction_that_writes_more_than_a_commit_holds_is_refused_and_leaves_no_trace() -> None:
+    class Large(DurableObject):
+        async def write(self, count: int) -> None:
+            async with self.storage.transaction() as txn:
+                for number in range(count):
+                    await txn.put(str(number), b"x" * (2 * MIB - 100))
+
+    world = World(Large)
+    for count in (20, 60):
+        with pytest.raises(CallError):
+            await world.ask(Large, "a", "write", count)
+        await world.settle()
+        assert world.durable(Large, "a") == {}
+        assert world.largest_commit_bytes < 31 * MIB
+    await world.ask(Large, "a", "write", 8)
+    assert len(world.durable(Large, "a")) == 8

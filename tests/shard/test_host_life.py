@@ -1,0 +1,218 @@
+"""Objects start before their first call, leave memory when they are idle, and lose nothing by it."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from runtime.errors import (
+    ObjectReset,
+    StartFailed,
+)
+from shard.object import DurableObject
+from tests.shard.objects import CONTROL, LOG, Thing, control, until
+from tests.shard.world import World
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    CONTROL.clear()
+    LOG.clear()
+
+
+# Start
+
+
+class Starting(DurableObject):
+    starts = 0
+    fails = 0
+
+    def __init__(self) -> None:
+        self.started = False
+
+    async def on_start(self) -> None:
+        Starting.starts += 1
+        if "start" in CONTROL:
+            await until("start")
+        if Starting.starts <= Starting.fails:
+            self.storage.put("never", 1)
+            raise KeyError("not today")
+        self.started = True
+        self.storage.put("started", await self.storage.get("started", 0) + 1)
+
+    async def is_started(self) -> bool:
+        return self.started
+
+
+@pytest.fixture
+def starting() -> type[Starting]:
+    Starting.starts = Starting.fails = 0
+    return Starting
+
+
+async def test_on_start_runs_once_before_the_first_call(starting: type[Starting]) -> None:
+    world = World(starting)
+    assert await world.ask_all([world.call(starting, "a", "is_started") for _ in range(5)]) == [True] * 5
+    assert starting.starts == 1
+    assert world.durable(starting, "a") == {"started": 1}
+
+
+async def test_calls_wait_for_a_slow_start_and_are_served_in_order(starting: type[Starting]) -> None:
+    world = World(starting)
+    start = control("start")
+    calls = [world.call(starting, "a", "is_started") for _ in range(5)]
+    await world.settle()
+    assert not any(call.answered for call in calls)
+    start.set_result(None)
+    assert await world.ask_all(calls) == [True] * 5
+    assert starting.starts == 1
+
+
+@pytest.mark.parametrize("slow", [False, True])
+async def test_a_start_that_fails_is_told_to_everybody_who_waits_and_tried_again_by_the_next_call(
+    starting: type[Starting], slow: bool
+) -> None:
+    world = World(starting)
+    starting.fails = 1
+    if slow:
+        start = control("start")
+    calls = [world.call(starting, "a", "is_started") for _ in range(3)]
+    await world.settle()
+    if slow:
+        start.set_result(None)
+        await world.settle()
+        assert starting.starts == 1
+        for call in calls:
+            assert isinstance(call.error, StartFailed)
+            assert "KeyError" in str(call.error)
+            assert call.error.outcome == "not_executed"
+    else:
+        assert isinstance(calls[0].error, StartFailed)
+        assert [call.result for call in calls[1:]] == [True, True], "they are the next calls"
+    assert await world.ask(starting, "a", "is_started")
+    assert "never" not in world.durable(starting, "a")
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3)])
+async def test_an_init_that_raises_is_a_failed_start(error: BaseException) -> None:
+    class Broken(DurableObject):
+        def __init__(self) -> None:
+            raise error
+
+        async def method(self) -> None:
+            pass
+
+    world = World(Broken)
+    for _ in range(2):
+        with pytest.raises(StartFailed, match=type(error).__name__):
+            await world.ask(Broken, "a", "method")
+    assert world.host.statistics().activations == 0
+
+
+async def test_init_may_use_the_id_and_the_storage() -> None:
+    class Early(DurableObject):
+        def __init__(self) -> None:
+            self.storage.put("name", str(self.id))
+
+        async def name(self) -> str:
+            name: str = await self.storage.get("name")
+            return name
+
+    world = World(Early)
+    assert await world.ask(Early, "x", "name") == "Early/x"
+    assert world.durable(Early, "x") == {"name": "Early/x"}
+
+
+async def test_an_abort_in_on_start_is_a_reset_for_who_called() -> None:
+    class Aborting(DurableObject):
+        async def on_start(self) -> None:
+            self.abort("not ready")
+
+        async def method(self) -> None:
+            pass
+
+    with pytest.raises(ObjectReset, match="not ready"):
+        await World(Aborting).ask(Aborting, "a", "method")
+
+
+# Life in memory
+
+
+async def test_only_idle_objects_are_evicted_and_only_their_memory_is_lost() -> None:
+    world = World(Thing)
+    control("wait")
+    waiting = world.call(Thing, "busy", "wait")
+    await world.ask(Thing, "idle", "put", "k", 1)
+    await world.ask(Thing, "idle", "memory")
+    world.evict_idle()
+    assert set(world.host.classes["Thing"].activations) == {"busy"}
+    assert await world.ask(Thing, "idle", "memory") == 1
+    assert await world.ask(Thing, "idle", "get", "k") == 1
+    CONTROL["wait"].set_result(None)
+    assert await waiting.reply == "waited"
+
+
+async def test_an_object_with_a_held_message_or_an_undurable_write_is_not_evicted() -> None:
+    world = World(Thing, auto=False)
+    held = world.call(Thing, "a", "put", "k", 1)
+    assert await world.ask(Thing, "b", "put_unconfirmed", "k", 1) == "put"
+    for step in (lambda: None, world.cut):
+        step()
+        world.evict_idle()
+        assert set(world.host.classes["Thing"].activations) == {"a", "b"}
+    world.host.committed()
+    world.evict_idle()
+    assert world.host.classes["Thing"].activations == {}
+    await held.reply
+
+
+@pytest.mark.parametrize("options", [{}, {"deadline_ms": 60_000}])
+async def test_an_object_that_is_called_now_and_then_stays_in_memory(options: dict[str, int]) -> None:
+    world = World(Thing, idle_evict_s=10.0)
+    now = world.loop.time()
+    for second in range(0, 60, 5):
+        call = world.call(Thing, "a", "memory", **options)
+        world.now_s = now + second
+        await world.settle()
+        assert await call.reply == second // 5 + 1
+        world.host.table.evict_idle(now + second + 1)
+
+
+async def test_over_its_budget_the_least_recently_used_objects_leave_first() -> None:
+    world = World(Thing, cache_bytes=600_000)
+    for number in range(20):
+        world.now_s = world.loop.time() + number
+        await world.ask(Thing, str(number), "put", "k", "x" * 100_000)
+        world.host.table.evict_idle(world.now_s)
+        assert world.host.table.budget.used_bytes <= 600_000
+    kept = sorted(int(name) for name in world.host.classes["Thing"].activations)
+    assert kept == list(range(20 - len(kept), 20))
+    assert 3 <= len(kept) <= 6
+    assert await world.ask(Thing, "0", "get", "k") == "x" * 100_000
+
+
+async def test_memory_is_given_back_to_the_last_byte() -> None:
+    world = World(Thing, Starting)
+    for round_number, name in itertools.product(range(3), "abc"):
+        await world.ask(Thing, name, "put", f"k{round_number}", "x" * 1_000)
+        await world.ask(Thing, name, "list")
+        if name == "b":
+            with pytest.raises(ObjectReset):
+                await world.ask(Thing, name, "abort_after_put", "k")
+    await world.settle()
+    world.evict_idle()
+    assert world.host.table.budget.used_bytes == 0
+    assert world.host.statistics().activations == 0
+    assert world.host.table.is_empty
+
+
+async def test_statistics_count_what_happened() -> None:
+    world = World(Thing)
+    for _ in range(3):
+        await world.ask(Thing, "a", "put", "k", random.random())
+    with pytest.raises(ObjectReset):
+        await world.ask(Thing, "a", "abort_after_put", "k")
+    numbers = world.host.statistics()
+    assert (numbers.calls, numbers.commits, numbers.resets, numbers.held_messages, numbers.queued_calls) == (4, 3, 1, 0, 0)
