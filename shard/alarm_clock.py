@@ -120,7 +120,8 @@ class Ring(InternalOrigin):
         now_us = self.clock.now_us()
         later = retried(alarm, now_us, self.clock.random.random())
         if later is None:
-            self._abandoned = "".join(traceback.format_exception_only(error)).strip()
+            said = [str(error)] if isinstance(error, Failure) else traceback.format_exception_only(error)
+            self._abandoned = "".join(said).strip()
             cache.abandoned = abandoned_row(cache.key, cache.class_name, cache.name, alarm, self._abandoned, now_us)
         cache.set_alarm(later)
 
@@ -177,10 +178,12 @@ class AlarmClock:
     def start(self) -> None:
         """Reads what is due next; overdue alarms ring at once."""
         self._shards = {shard: ShardAlarms(store) for shard, store in self._stores.items()}
-        for store in self._stores.values():
-            for gone in abandoned_alarms(store, ABANDONED_COUNTED):
-                self.abandoned += 1
-                log.info("%s/%s: its alarm was abandoned at %s: %s", gone.class_name, gone.name, gone.abandoned_at, gone.error)
+        gone = [each for store in self._stores.values() for each in abandoned_alarms(store, ABANDONED_COUNTED)]
+        self.abandoned = len(gone)
+        if gone:
+            last = max(gone, key=lambda each: each.abandoned_at)
+            text = "%d objects have an alarm that was abandoned; the last of them was %s/%s, at %s: %s"
+            log.warning(text, len(gone), last.class_name, last.name, last.abandoned_at, last.error)
         self._stopped = False
         self._set_timer()
 
@@ -232,15 +235,17 @@ class AlarmClock:
         self._timer = self._timer_due_us = None
         if self._stopped:
             return
-        self._host.now_s = self._host.loop.time()
-        for ring in list(self._take_due(self.now_us(), min(RINGS_PER_TURN, RINGS_MAX - len(self._ringing)))):
+        rings = list(self._take_due(self.now_us(), min(RINGS_PER_TURN, RINGS_MAX - len(self._ringing))))
+        if rings:
+            self._host.now_s = self._host.loop.time()
+            self._host.touch()
+        for ring in rings:
             due = ring.due
             if due.object_key in self._ringing:
                 self._ringing[due.object_key].overtaken = True
             elif self._has_handler(due.class_name):
                 self._ringing[due.object_key] = ring
                 ring.deliver(self._host)
-        self._host.touch()
         self._set_timer()
 
     def _take_due(self, now_us: int, most: int) -> Iterator[Ring]:
