@@ -6,7 +6,6 @@ import collections
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import zmq

@@ -1,4 +1,4 @@
-"""The four natural ways of writing a counter, under everything at once: 256 clients, eviction after every call, killed workers."""
+"""The four natural ways of writing a counter, under everything at once: 256 clients, evictions, killed workers."""
 
 import os
 import signal
