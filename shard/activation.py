@@ -104,6 +104,28 @@ class Activation:
             and cache.confirm_seq <= self.host.commits.durable_seq
         )
 
+    def run_on_start(self) -> None:
+        """With the gate closed: until it has ended, whoever calls waits."""
+        gate = self.gate
+        section, running = gate.enter(gate.root, None)
+        assert running
+        task = ObjectTask(self.host.loop).adopt(self.instance.on_start(), self, section, self.context.copy())
+
+        def done(task: ObjectTask) -> None:
+            if self.broken is not None:
+                _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
+                return
+            error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
+            if error is not None:
+                self.host.start_failed(self, error, [])
+            else:
+                gate.leave(section)
+                self.schedule_pump()
+
+        task.when_done = done
+        task.start_running()
+        task.deliver()
+
     def let_go(self) -> None:
         """Cuts the references in which an activation and its parts hold each other, so that an evicted one is freed at once
         and not by a pass of the collector over a million others."""

@@ -12,10 +12,8 @@ Rule 3: what opens or closes a gate is decided in `input_gate`, what waits for w
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from sys import getrefcount
@@ -27,14 +25,11 @@ import msgspec
 from runtime.errors import (
     BadRequest,
     CallError,
-    MethodRaised,
     Moved,
     ObjectReset,
     Overloaded,
     StartFailed,
     TooLarge,
-    UnknownClass,
-    UnknownMethod,
 )
 from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
 from runtime.limits import (
@@ -54,13 +49,12 @@ from shard.commit import Commit, GroupCommit
 from shard.methods import Method, ObjectClass
 from shard.outbound import Caller, InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
+from shard.refusals import method_raised, unknown_class, unknown_method
 from shard.settings import HostSettings, HostStatistics
 from shard.table import ActivationTable, Kept
 from shard.task import NEUTRAL, ObjectTask
+from shard.waiting import WaitingRoom
 from shard.web import Web
-
-WaitingCall = tuple[Request, Origin, float]
-"""With the time of its arrival, from which its deadline counts."""
 
 
 class ShardStore(Store, Protocol):
@@ -109,10 +103,7 @@ class Host:
         self.alarms = AlarmClock(self, stores, random or Random())
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
-        self._stalled: collections.deque[WaitingCall] = collections.deque()
-        """Calls that came while too much was not durable."""
-        self._settling: dict[bytes, tuple[ObjectCache, list[WaitingCall]]] = {}
-        """By object: the cache of an activation that was reset, and the calls that wait for its last commit."""
+        self._waiting = WaitingRoom(loop, self.deliver, touch)
         self._running_calls = 0
         self._calls = self._commits_done = self._commit_writes = self._resets = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
@@ -138,7 +129,7 @@ class Host:
             if not request.cls:
                 self._system(request, origin)
                 return
-            self.answer_error(origin, request.id, self._unknown_class(request))
+            self.answer_error(origin, request.id, unknown_class(request, self.classes))
             return
         activation = kept.activations.get(request.name)
         if activation is None:
@@ -150,12 +141,12 @@ class Host:
             if isinstance(origin, Ring):
                 self._deliver_slowly(activation, cast("Method", origin), request, origin, arrived_s)
             else:
-                self.answer_error(origin, request.id, self._unknown_method(kept, request))
+                self.answer_error(origin, request.id, unknown_method(request, kept.object_class.methods))
         elif (
             activation.gate.open
             and len(request.options) < 2
             and self.commits.open_bytes < UNDURABLE_BYTES_MAX
-            and not self._stalled
+            and not self._waiting.stalled
         ):
             activation.last_used_s = self.now_s
             self.start(activation, method, request, origin)
@@ -174,8 +165,8 @@ class Host:
         except BadRequest as exc:
             self.answer_error(origin, request.id, exc)
             return
-        if self._stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
-            self._stalled.append((request, origin, arrived_s))
+        if self._waiting.stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
+            self._waiting.stalled.append((request, origin, arrived_s))
             return
         if options.deadline_ms is not None:
             deadline_s = arrived_s + options.deadline_ms / 1_000
@@ -285,10 +276,7 @@ class Host:
             self.answer_error(origin, request_id, activation.broken or ObjectReset(str(error)))
             return
         self.log.warning("%s: a method raised", activation.id, exc_info=error)
-        details = {"type": type(error).__name__}
-        if self.settings.dev:
-            details["traceback"] = "".join(traceback.format_exception(error))
-        raised = MethodRaised(_text_of(error), details=details)
+        raised = method_raised(error, dev=self.settings.dev)
         self._finish_status(activation, origin, request_id, ERROR, raised.to_wire())
 
     def answer(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
@@ -300,14 +288,6 @@ class Host:
     def answer_error(self, origin: Origin, request_id: Any, error: CallError) -> None:
         self.answer(origin, request_id, ERROR, error.to_wire())
         self.touch()
-
-    def _unknown_class(self, request: Request) -> CallError:
-        known = ", ".join(sorted(self.classes)) or "none"
-        return UnknownClass(f"the running app has no object class {request.cls!r}; it has: {known}")
-
-    def _unknown_method(self, kept: Kept, request: Request) -> CallError:
-        known = ", ".join(sorted(kept.object_class.methods)) or "none"
-        return UnknownMethod(f"{request.cls} has no public method {request.method!r}; it has: {known}")
 
     # Calls out
 
@@ -358,54 +338,27 @@ class Host:
             self.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
             return None
         if request.method not in kept.object_class.methods and not isinstance(origin, Ring):
-            self.answer_error(origin, request.id, self._unknown_method(kept, request))
+            self.answer_error(origin, request.id, unknown_method(request, kept.object_class.methods))
             return None
         key = object_key(request.cls, request.name)
-        if key in self._settling:
-            self._settling[key][1].append((request, origin, arrived_s))
-            return None
-        if self._stalled:
-            self._stalled.append((request, origin, arrived_s))
+        if self._waiting.takes(key, (request, origin, arrived_s)):
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
         try:
             activation.construct()
         except BaseException as exc:
-            self._start_failed(activation, exc, [(request, origin)])
+            self.start_failed(activation, exc, [(request, origin)])
             return None
         self.table.add(activation, self.now_s)
         if kept.object_class.starts:
-            self._run_on_start(activation)
+            activation.run_on_start()
             if activation.broken is not None:  # on_start failed at once; nobody else waited yet.
                 self.answer_error(origin, request.id, activation.broken)
                 return None
         return activation
 
-    def _run_on_start(self, activation: Activation) -> None:
-        gate = activation.gate
-        section, running = gate.enter(gate.root, None)
-        assert running
-        task = ObjectTask(self.loop).adopt(
-            activation.instance.on_start(), activation, section, activation.context.copy()
-        )
-
-        def done(task: ObjectTask) -> None:
-            if activation.broken is not None:
-                _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
-                return
-            error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
-            if error is not None:
-                self._start_failed(activation, error, [])
-            else:
-                gate.leave(section)
-                activation.schedule_pump()
-
-        task.when_done = done
-        task.start_running()
-        task.deliver()
-
-    def _start_failed(self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]) -> None:
+    def start_failed(self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]) -> None:
         self.log.error("%s could not be started", activation.id, exc_info=error)
         failure = StartFailed(f"{activation.id} could not be started: {type(error).__name__}: {error}")
         for request, origin in callers:
@@ -463,25 +416,10 @@ class Host:
             for waiter in queued:
                 self.answer_error(waiter.origin, waiter.request.id, error)
             queued = []
-        waiting = [(waiter.request, waiter.origin, waiter.arrived_s) for waiter in queued] + self._take_stalled(activation)
-        if self._stalled:  # Perhaps nothing is left whose commit they could wait for.
-            self.loop.call_soon(self._deliver_stalled, context=NEUTRAL)
-        if waiting or cache.committing is not None:
-            assert cache.key not in self._settling, "its calls would have waited"
-            self._settling[cache.key] = cache, waiting
-            self.loop.call_soon(self._deliver_settled, cache.key, context=NEUTRAL)
+        self._waiting.settle(cache, [(waiter.request, waiter.origin, waiter.arrived_s) for waiter in queued])
         for heir in heirs:
             self._reset_heir(heir, error)
         self.touch()
-
-    def _take_stalled(self, activation: Activation) -> list[WaitingCall]:
-        """Its calls wait in one place, so that they stay in order."""
-        name, class_name = activation.id.name, activation.id.class_name
-        taken: list[WaitingCall] = []
-        stalled, self._stalled = self._stalled, collections.deque()
-        for call in stalled:
-            (taken if call[0].name == name and call[0].cls == class_name else self._stalled).append(call)
-        return taken
 
     # Commits
 
@@ -524,7 +462,7 @@ class Host:
                 origin.answer(second, third)
             else:
                 first()
-        self._settled()
+        self._waiting.commit_ended()
 
     def commit_failed(self, problem: str) -> None:
         """What `cut` returned is not durable and never will be: its objects are reset, their messages never leave."""
@@ -542,7 +480,7 @@ class Host:
             self._lose(heir.owner, error, commit.seq)
         for message in commit.held:  # Its code has just been told of a failure: then nothing of it may go on.
             self._lose(message[0], error, commit.seq)
-        self._settled()
+        self._waiting.commit_ended()
 
     def _discard(self, message: Any, error: CallError) -> None:
         _, origin, first, second, _ = message
@@ -551,28 +489,6 @@ class Host:
         else:
             second(error)
 
-    def _settled(self) -> None:
-        for key in self._settling:
-            self.loop.call_soon(self._deliver_settled, key, context=NEUTRAL)
-        if self._stalled:
-            self.loop.call_soon(self._deliver_stalled, context=NEUTRAL)
-
-    def _deliver_settled(self, key: bytes) -> None:
-        """All at once, so that no call that arrives meanwhile overtakes those that waited."""
-        waiting = self._settling.get(key)
-        if waiting is not None and waiting[0].committing is None:
-            del self._settling[key]
-            for call in waiting[1]:
-                self.deliver(*call)
-            self.touch()
-
-    def _deliver_stalled(self) -> None:
-        """Likewise. Once there is too much again, the rest stalls again, in order."""
-        stalled, self._stalled = self._stalled, collections.deque()
-        for call in stalled:
-            self.deliver(*call)
-        self.touch()
-
     # Numbers
 
     @property
@@ -580,8 +496,7 @@ class Host:
         """Calls that were accepted and not answered yet."""
         in_flight = self.commits.in_flight
         held = len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0)
-        settling = sum(len(calls) for _, calls in self._settling.values())
-        return self._running_calls + self.queued_calls + held + len(self._stalled) + settling
+        return self._running_calls + self.queued_calls + held + len(self._waiting)
 
     def statistics(self) -> HostStatistics:
         in_flight = self.commits.in_flight
@@ -600,11 +515,3 @@ class Host:
             alarms_abandoned=self.alarms.abandoned,
             alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )
-
-
-def _text_of(error: BaseException) -> str:
-    """What an exception says, as far as it can be sent."""
-    try:
-        return str(error).encode(errors="backslashreplace").decode()
-    except Exception:
-        return "an exception whose text cannot be made"

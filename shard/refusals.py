@@ -1,0 +1,35 @@
+"""What a caller is told when there is nothing to call, or when a method raised."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterable
+
+from runtime.errors import CallError, MethodRaised, UnknownClass, UnknownMethod
+from runtime.protocol import Request
+
+
+def unknown_class(request: Request, classes: Iterable[str]) -> CallError:
+    known = ", ".join(sorted(classes)) or "none"
+    return UnknownClass(f"the running app has no object class {request.cls!r}; it has: {known}")
+
+
+def unknown_method(request: Request, methods: Iterable[str]) -> CallError:
+    known = ", ".join(sorted(methods)) or "none"
+    return UnknownMethod(f"{request.cls} has no public method {request.method!r}; it has: {known}")
+
+
+def method_raised(error: BaseException, *, dev: bool) -> CallError:
+    """`dev`: the traceback crosses to the caller."""
+    details = {"type": type(error).__name__}
+    if dev:
+        details["traceback"] = "".join(traceback.format_exception(error))
+    return MethodRaised(text_of(error), details=details)
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says, as far as it can be sent."""
+    try:
+        return str(error).encode(errors="backslashreplace").decode()
+    except Exception:
+        return "an exception whose text cannot be made"
