@@ -133,6 +133,7 @@ class Client:
         return await self.call("", "", "status", timeout=timeout)
 
     def statistics(self) -> ClientStatistics:
+        """What this client has done and is doing."""
         return self._machine.statistics()
 
     # Bytes

@@ -68,7 +68,8 @@ class Method:
         self._by_position = bool(self._names) and not any(p.kind is p.KEYWORD_ONLY and p.default is p.empty for p in parameters)
         """A call can be made with positional arguments only."""
         self._variable = next((self._types[p.name] for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-        every = tuple[tuple(self._types[name] for name in self._names)] if self._names else tuple[()]  # type: ignore[misc]
+        types = tuple(self._types[name] for name in self._names)
+        every = tuple[types] if types else tuple[()]  # type: ignore[valid-type]  # a type made of what the method says
         self._decode_all = msgspec.msgpack.Decoder(every, dec_hook=_decode_custom).decode
 
     def arguments(self, raw: msgspec.Raw, *, json: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:

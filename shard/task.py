@@ -34,7 +34,7 @@ NEUTRAL: Final = contextvars.Context()
 _enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._enter_task
 _leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._leave_task
 _register_task: Callable[[Any], None] = asyncio.tasks._register_task
-_get_loop = futures._get_loop  # type: ignore[attr-defined]
+_get_loop = futures._get_loop  # type: ignore[attr-defined]  # what asyncio's own Task uses
 _numbers = itertools.count(1).__next__
 
 
@@ -254,10 +254,10 @@ class ObjectTask(asyncio.Future[Any]):
         raise RuntimeError("Task does not support set_exception operation")
 
     def get_stack(self, *, limit: int | None = None) -> list[Any]:
-        return asyncio.base_tasks._task_get_stack(self, limit)  # type: ignore[attr-defined,no-any-return]
+        return asyncio.base_tasks._task_get_stack(self, limit)  # type: ignore[attr-defined,no-any-return]  # Task's own
 
     def print_stack(self, *, limit: int | None = None, file: Any = None) -> None:
-        asyncio.base_tasks._task_print_stack(self, limit, file)  # type: ignore[attr-defined]
+        asyncio.base_tasks._task_print_stack(self, limit, file)  # type: ignore[attr-defined]  # Task's own
 
     def __repr__(self) -> str:
         state = "done" if self.done() else "waiting at the gate" if self._granted is not None else "pending"

@@ -123,7 +123,7 @@ def assert_served(dealer: zmq.Socket[bytes]) -> None:
     assert unpack(dealer.recv()) == [0, 0, 0]
 
 
-def test_random_bytes(service: Service, neighbour: LoadClient, dealer: zmq.Socket[bytes]) -> None:
+def test_random_bytes_are_counted_and_dropped(service: Service, neighbour: LoadClient, dealer: zmq.Socket[bytes]) -> None:
     generator = random.Random(1)
     malformed = service.status()["router"]["malformed"]
     for _ in range(3_000):
@@ -279,7 +279,7 @@ def test_a_hundred_extra_frames_are_a_hundred_bodies(service: Service, neighbour
     assert_served(dealer)
 
 
-def test_empty_frames(service: Service, neighbour: LoadClient, dealer: zmq.Socket[bytes]) -> None:
+def test_empty_frames_are_counted_and_dropped(service: Service, neighbour: LoadClient, dealer: zmq.Socket[bytes]) -> None:
     for frames in ([b""], [b"", b""], [b""] * 100, [b"", b"", GOOD][:2]):
         for _ in range(100):
             dealer.send_multipart(frames)

@@ -69,6 +69,8 @@ class World:
         self.touched = False
         self.boots = 0
         self.later_s = 0
+        self.lost_calls: set[Any] = set()
+        """Made before a crash; they may arrive after it, and nobody waits for their answer."""
         self.largest_commit_bytes = 0
         self.now_s: float | None = None
         """The time of calls, where the test sets it."""
@@ -98,6 +100,8 @@ class World:
         return time.time_ns() // 1_000
 
     def _reply(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
+        if request_id in self.lost_calls:
+            return
         call = self.calls.pop(request_id)
         assert not call.answered, "a call is answered once"
         value = msgspec.msgpack.decode(result) if isinstance(result, msgspec.Raw) else result
@@ -182,6 +186,7 @@ class World:
         """The process dies and another one recovers. Of a commit in flight either everything is durable or nothing."""
         if in_flight_is_durable and self.host.commits.in_flight is not None:
             self.host.committed()
+        self.lost_calls |= set(self.calls)
         self.calls.clear()
         self.boot()
 

@@ -1,0 +1,162 @@
+"""The style page where a machine can read it."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tidegate
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("shard", "router", "runtime", "tidegate")
+FILE_LINES_MAX = 500
+FUNCTION_LINES_MAX = 60
+NAMELESS = {"utils", "helpers", "common", "base", "manager", "misc", "util", "helper"}
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True).stdout.decode()
+    paths = [ROOT / name for name in listed.split("\0") if name]
+    return [path for path in paths if path.suffix in suffixes and path.is_file()]
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in sorted((ROOT / package).glob("*.py"))]
+
+
+def shown(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_every_file_is_named_after_what_it_is_about() -> None:
+    assert not [shown(path) for path in tracked(".py") if path.stem in NAMELESS]
+
+
+def test_every_source_file_opens_with_what_it_guarantees() -> None:
+    silent = [shown(path) for path in sources() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not [name for name in silent if not name.endswith("__init__.py")]
+
+
+def test_no_source_file_is_longer_than_can_be_kept_in_mind() -> None:
+    assert not {shown(p): n for p in sources() if (n := len(p.read_text().splitlines())) > FILE_LINES_MAX}
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_no_function_is_longer_than_a_screen() -> None:
+    long = {
+        f"{shown(path)}: {function.name}": lines
+        for path in sources()
+        for function in functions(path)
+        if (lines := (function.end_lineno or 0) - function.lineno + 1) > FUNCTION_LINES_MAX
+    }
+    assert not long
+
+
+@pytest.mark.parametrize("name", sorted(tidegate.__all__))
+def test_everything_a_user_can_reach_says_what_it_does(name: str) -> None:
+    thing = getattr(tidegate, name)
+    if not isinstance(thing, type):
+        assert inspect.getdoc(thing) or not callable(thing)
+        return
+    assert thing.__doc__, name
+    for base in thing.__mro__:
+        if base.__module__.partition(".")[0] in PACKAGES:
+            for method, function in vars(base).items():
+                if not method.startswith("_") and inspect.isfunction(function) and base.__name__ != "Transaction":
+                    assert function.__doc__, f"{base.__name__}.{method}"
+
+
+def test_every_test_is_named_by_a_sentence() -> None:
+    short = [
+        f"{shown(path)}: {function.name}"
+        for path in tracked(".py")
+        if path.name.startswith("test_")
+        for function in functions(path)
+        if function.name.startswith("test_") and len(function.name.split("_")) < 5
+    ]
+    assert not short
+
+
+def test_every_test_file_that_is_named_after_a_source_file_has_tests() -> None:
+    for path in tracked(".py"):
+        if path.name.startswith("test_"):
+            text = path.read_text()
+            assert re.search(r"def test_|\(RuleBasedStateMachine\)|TestCase", text), shown(path)
+
+
+BANNED = {
+    r"\bTODO\b|\bFIXME\b|\bXXX\b": "unfinished work is an issue, not a comment",
+    r"\bNotImplementedError\b": "what is not there is not promised",
+    r"pragma: no cover": "what cannot be reached is deleted",
+    r"\bprint\(": "a process logs; only the command line prints",
+    r"\bassert False\b": "raise what it is",
+    r"except:": "say what is expected",
+    r"\beval\(|\bexec\(": "no code from text",
+    r"\bpickle\b": "nothing that a stranger sends becomes code",
+    r"time\.sleep\(": "wait for what is awaited",
+}
+MAY = {("runtime/cli.py", r"\bprint\("), ("runtime/cli.py", r"time\.sleep\("), ("runtime/directory.py", r"time\.sleep\(")}
+
+
+@pytest.mark.parametrize("pattern", BANNED)
+def test_the_product_does_not_contain_what_is_banned(pattern: str) -> None:
+    wrong = [
+        f"{shown(path)}:{number}: {line.strip()}  ({BANNED[pattern]})"
+        for path in sources()
+        if (shown(path), pattern) not in MAY
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line) and "exec_module" not in line
+    ]
+    assert not wrong
+
+
+def test_every_exception_to_a_check_of_types_or_style_says_why() -> None:
+    silent = re.compile(r"#\s*(type: ignore|noqa)(\[[^\]]*\]|: [A-Z0-9, ]+)?\s*$")
+    wrong = [
+        f"{shown(path)}:{number}"
+        for path in sources()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if silent.search(line)
+    ]
+    assert not wrong
+
+
+PRIVATE = re.compile(
+    r"/(work|root|home|Users)/\w"
+    r"|\b(?:10|192\.168|172\.(?:1[6-9]|2\d|3[01]))(?:\.\d{1,3}){2,3}\b"
+    r"|\.(?:internal|corp|lan)\b"
+)
+
+
+def test_nothing_in_the_tree_names_a_machine_or_a_place_on_one() -> None:
+    suffixes = (".py", ".md", ".toml", ".service", ".conf", ".sh", ".c", ".js", ".json", ".jsonl", ".yml", ".yaml", "")
+    wrong = [
+        f"{shown(path)}:{number}: {line.strip()[:100]}"
+        for path in tracked(*suffixes)
+        if path != Path(__file__).resolve()
+        for number, line in enumerate(path.read_text(errors="replace").splitlines(), 1)
+        if PRIVATE.search(line)
+    ]
+    assert not wrong
+
+
+def test_servers_listen_on_loopback_unless_told_otherwise() -> None:
+    wrong = [
+        f"{shown(path)}:{number}"
+        for path in tracked(".py", ".service", ".conf", ".toml")
+        if not shown(path).startswith("tests/")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"0\.0\.0\.0|tcp://\*", line)
+    ]
+    assert not wrong
