@@ -12,6 +12,9 @@ import traceback
 from tests.sim.simulation import Result, simulate
 
 
+FAILURES_MAX = 20
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1_000, help="how many")
@@ -53,6 +56,9 @@ def run_many(seeds: range, jobs: int) -> int:
             if problem:
                 failed.append(seed)
                 print(problem, flush=True)
+                if len(failed) >= FAILURES_MAX:
+                    print(f"{FAILURES_MAX} seeds have failed; the rest is not run")
+                    break
     took = time.perf_counter() - began
     print(*(f"{name}: {count:,}" for name, count in sorted(totals.items())), sep=", ")
     print(f"{len(seeds)} seeds from {seeds.start} in {took:.1f} s; {len(failed)} failed: {failed[:50]}")

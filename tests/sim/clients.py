@@ -282,7 +282,13 @@ class Client:
             self.history.told(msgspec.json.decode(message)["seen"])
         elif call.cls == "Account" and kind == "ValueError":
             pass
-        elif self.scenario.calm or kind not in ("ObjectReset", "ShardLost", "Unavailable", "StartFailed", "Overloaded"):
+        elif (self.scenario.calm and self.calm_until is None) or kind not in (
+            "ObjectReset",
+            "ShardLost",
+            "Unavailable",
+            "StartFailed",
+            "Overloaded",
+        ):
             self.history.problem("error", f"{call} ended in {call.value}")
 
     def _judge_audit(self, call: Call) -> None:

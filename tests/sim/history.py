@@ -57,8 +57,8 @@ class Lineage:
         self.segments = {at: segment for at, segment in self.segments.items() if at <= version}
 
     def is_lost(self, version: int, stamp: int) -> bool:
-        segment = self.segments.get(version)
-        return segment is None or segment.stamp != stamp
+        kinds = [self.segments] if self.undecided is None else [self.segments, self.undecided]
+        return all(version not in segments or segments[version].stamp != stamp for segments in kinds)
 
 
 class History:

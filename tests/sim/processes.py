@@ -331,7 +331,7 @@ class Service:
                 self._died(process)
             elif self.draining:
                 for worker in self.workers:
-                    self.tell(worker, Drain(60.0))
+                    self.tell(worker, Drain(500.0))
 
     def _died(self, process: WorkerProcess) -> None:
         if not self.running:
@@ -357,7 +357,7 @@ class Service:
         """The router first, then the workers: everything accepted is answered."""
         self.draining = True
         assert self.router is not None
-        self.tell(self.router, Drain(60.0))
+        self.tell(self.router, Drain(500.0))
 
     def kill_everything(self) -> None:
         self.running = False

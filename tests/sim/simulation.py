@@ -48,7 +48,7 @@ class Result:
 
     def __str__(self) -> str:
         lines = [f"seed {self.seed}: {len(self.problems)} problems; python -m tests.sim --seed {self.seed} -v"]
-        return "\n  ".join([*lines, *self.problems[:10]])
+        return "\n  ".join([*lines, *self.problems[:5]])
 
 
 class Simulation:
