@@ -1,0 +1,34 @@
+"""Alarms (scenarios 182 to 235, what tests/shard/test_alarm_clock.py does not have)."""
+
+from __future__ import annotations
+
+import datetime
+
+from runtime.ids import object_key
+from shard.alarms import INDEX_KEY, pending_alarm
+from tests.scenarios.stage import Actor, act
+from tests.shard.storage_world import StorageWorld, finish
+from tests.shard.world import World
+
+
+def test_a_fresh_object_has_no_alarm_and_says_so_without_yielding() -> None:
+    """Scenario 182."""
+    assert finish(StorageWorld().storage.get_alarm()) is None
+
+
+async def test_of_two_alarms_set_in_one_turn_only_the_last_is_ever_stored() -> None:
+    """Scenario 202."""
+    world = World(Actor)
+
+    async def set_two(actor: Actor) -> None:
+        actor.storage.set_alarm(datetime.timedelta(hours=1))
+        actor.storage.set_alarm(datetime.timedelta(hours=2))
+
+    await act(world, set_two).reply
+    assert world.commits == 1
+    store = world.stores[world.table.shard_of("Actor", "one")]
+    alarm = pending_alarm(store, object_key("Actor", "one"))
+    assert alarm is not None
+    assert round((alarm.due_us - world.wall_us()) / 3.6e9) == 2
+    assert len(store.scan(INDEX_KEY)) == 1
+    world.host.alarms.stop()
