@@ -166,6 +166,7 @@ class Storage:
     ) -> Awaitable[None]:
         """Stores `value`. Awaiting it is not needed for the write to happen, and waits only under backpressure.
 
+        allow_concurrency: while it waits other events are delivered to the object.
         allow_unconfirmed: messages do not wait for this write; if its commit fails the object is reset all the same.
         Raises TypeError or ValueError, at the call, for a key or value that cannot be stored exactly."""
         cache = self._cache
@@ -184,7 +185,7 @@ class Storage:
             if key not in cache.values:
                 check_key(key)
             cache.write(key, raw, kept, not allow_unconfirmed)
-            return DONE if cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._host.wait_capacity()
+            return DONE if cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
         check_key(key)
         self._layer.write(key, raw, kept, not allow_unconfirmed)
         return DONE
@@ -207,7 +208,11 @@ class Storage:
             self._cache.check_room(sum(WRITE_BYTES + len(key) + len(raw) for key, raw, _ in checked))
         for key, raw, kept in checked:
             (self._layer or self._cache).write(key, raw, kept, not allow_unconfirmed)
-        return DONE if self._cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._host.wait_capacity()
+        return DONE if self._cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
+
+    def _wait_capacity(self, allow_concurrency: bool) -> Awaitable[None]:
+        """Backpressure: until what is written is durable. Keeps the gate closed unless others are to be let in."""
+        return self._host.wait_durable() if allow_concurrency else self._host.wait_capacity()
 
     def delete(
         self, key: str, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False

@@ -147,3 +147,38 @@ async def test_a_sync_that_is_cancelled_leaves_the_messages_behind_it_held() -> 
     assert not call.answered
     world.commit()
     assert await call.reply == "gave up"
+
+
+@pytest.mark.parametrize("allow_concurrency", [False, True])
+@pytest.mark.parametrize("many", [False, True], ids=["put", "put_many"])
+async def test_a_put_that_waits_lets_other_events_in_only_if_it_allows_concurrency(allow_concurrency: bool, many: bool) -> None:
+    """Contract, section 2, rule 3: under backpressure a put is an operation that waits."""
+    world = World(Actor, auto=False)
+    order: list[str] = []
+    timer = asyncio.Event()
+
+    async def fill(actor: Actor) -> None:
+        async def other_event() -> None:
+            await timer.wait()
+            order.append("other event")
+
+        other = asyncio.ensure_future(other_event())
+        await asyncio.sleep(0)
+        storage = actor.storage
+        for number in range(9):  # What stays below the limit is answered at once.
+            pair = {f"k{number}": b"x" * (2_000_000)}
+            await (
+                storage.put_many(pair, allow_concurrency=allow_concurrency)
+                if many
+                else storage.put(*pair.popitem(), allow_concurrency=allow_concurrency)
+            )
+        order.append("put")
+        await other
+
+    call = act(world, fill)
+    await world.settle()
+    timer.set()
+    await world.settle()
+    world.commit()
+    await call.reply
+    assert order == (["other event", "put"] if allow_concurrency else ["put", "other event"])
