@@ -11,7 +11,6 @@ import traceback
 
 from tests.sim.simulation import Result, simulate
 
-
 FAILURES_MAX = 20
 
 

@@ -16,12 +16,17 @@ from typing import Any
 import msgspec
 
 from runtime.ids import object_key
+from shard.alarms import ABANDONED_KEY
 from tests.sim.disk import Disk
 
 Seen = dict[str, tuple[int, int]]
 """By journal: the newest segment of it that is known, as version and stamp."""
 
 VERSION = "version"
+ALARM_KEY = "alarm"
+"""Stored in one group with an alarm, and deleted by its handler."""
+EPOCH_S = 1_800_000_000.0
+"""Unix time at which a simulation begins."""
 
 
 class Segment:
@@ -180,6 +185,14 @@ class History:
         self._instances[key] = instance
 
     # The end
+
+    def check_alarms(self) -> None:
+        """It has been quiet for long: every alarm that was set has rung, or was given up."""
+        abandoned = self.disk.rows(ABANDONED_KEY, self.clock())
+        for name in sorted(self._lineages):
+            given_up = object_key("Journal", name).hex() in abandoned
+            if ALARM_KEY in self.durable_rows("Journal", name) and not given_up:
+                self.problem("alarm", f"the alarm of {name} was not rung")
 
     def check_recovered(self, recovered: dict[bytes, bytes]) -> None:
         """`recovered`: all rows of all shards after the last recovery."""

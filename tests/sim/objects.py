@@ -7,13 +7,15 @@ A *scope* is its own idea of critical sections: which code may run now.
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any
 
 import msgspec
 
 from runtime.errors import CallError
+from shard.alarms import AlarmInfo
 from shard.object import DurableObject
-from tests.sim.history import VERSION, History, Seen
+from tests.sim.history import ALARM_KEY, EPOCH_S, VERSION, History, Seen
 
 Script = list[Any]
 START_BALANCE = 100
@@ -66,6 +68,14 @@ class View:
             self.target.delete_many(rest[0])
             for key in rest[0]:
                 mirror.pop(key, None)
+        elif kind == "alarm":
+            self.target.set_alarm(datetime.timedelta(seconds=rest[0]))
+            self.target.put(ALARM_KEY, rest[1])
+            mirror[ALARM_KEY] = rest[1]
+        elif kind == "no_alarm":
+            self.target.delete_alarm()
+            self.target.delete(ALARM_KEY)
+            mirror.pop(ALARM_KEY, None)
         elif kind == "clear":
             self.target.delete_all()
             version = mirror.get(VERSION, 0)
@@ -81,6 +91,7 @@ class Journal(DurableObject):
         history = history_of(self)
         self.root = self.active = Scope(None)
         self.putting: object = None
+        self.ringing = False
         self.lock = asyncio.Lock()
         self.calls_out = 0
         self.sender = f"{self.id} #{history.next_instance()}"
@@ -111,6 +122,33 @@ class Journal(DurableObject):
         self._see(table)
         await Run(self, self.root, View(self.storage, self.mirror)).steps(script)
         return {"seen": history.table_of(self.seen)}
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        """Takes away the mark that was written with the alarm: so there is a mark only as long as there is an alarm."""
+        history = history_of(self)
+        loop = asyncio.get_running_loop()
+        run = Run(self, self.root, View(self.storage, self.mirror))
+        self._resumed(self.root, run)
+        history.count("alarms")
+        history.note(lambda: f"{self.id.name} is rung, retry {info.retry_count}")
+        if self.ringing:
+            history.problem("alarm", f"{self.id}: two handlers run at once")
+        if info.scheduled_for.timestamp() > EPOCH_S + loop.time() + 0.000_01:
+            history.problem("alarm", f"{self.id}: the handler runs too early")
+        self.ringing = True
+        try:
+            mark = self.mirror.get(ALARM_KEY)
+            trouble = loop.process.start_trouble()  # type: ignore[attr-defined]  # of a ProcessLoop
+            if trouble == "raise" and info.retry_count < 3:
+                raise ScriptFailed("the handler was told to raise")
+            if trouble:
+                await asyncio.sleep(0.002)
+                self._resumed(self.root, run)
+            self._check_storage(run.view)
+            if mark is not None and self.mirror.get(ALARM_KEY) == mark:
+                await run.steps([["write", [["delete", ALARM_KEY]], True]])
+        finally:
+            self.ringing = False
 
     def _see(self, table: int) -> None:
         """A message has told what is in that table."""
@@ -153,6 +191,8 @@ class Journal(DurableObject):
         for key in keys:
             if _now(view.target.get(key)) != view.mirror.get(key):
                 history_of(self).problem("reading", f"{self.id}: get({key!r}) disagrees")
+        if ALARM_KEY in view.mirror and not self.ringing and _now(view.target.get_alarm()) is None:
+            history_of(self).problem("alarm", f"{self.id}: there is a mark and no alarm")
         last_first = _now(view.target.list(start="k0", end="k9", reverse=True, limit=2))
         if list(last_first) != sorted((key for key in view.mirror if "k0" <= key < "k9"), reverse=True)[:2]:
             history_of(self).problem("reading", f"{self.id}: a reverse list gives {last_first}")

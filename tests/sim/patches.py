@@ -26,10 +26,9 @@ from shard.committer import Committer
 from shard.task import ObjectTask
 from tests.sim import network
 from tests.sim.disk import Disk
+from tests.sim.history import EPOCH_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
-
-EPOCH_S = 1_800_000_000.0
 
 
 class HelperQueue:

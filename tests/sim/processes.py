@@ -22,9 +22,8 @@ from shard.task import object_task_factory
 from shard.worker import Worker
 from shard.worker_store import WorkerStore
 from tests.sim.disk import Disk, SimLog, SimPath
-from tests.sim.history import History
+from tests.sim.history import EPOCH_S, History
 from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
-from tests.sim.patches import EPOCH_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 

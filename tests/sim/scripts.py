@@ -85,8 +85,12 @@ class ScriptMaker:
             return ["many", {key: self._value() for key in random.sample(KEYS, 2)}]
         if draw < 0.85:
             return ["delete", random.choice(KEYS)]
-        if draw < 0.93:
+        if draw < 0.90:
             return ["delete_many", random.sample(KEYS, 2)]
+        if draw < 0.96:
+            return ["alarm", random.choice((0.0, 0.01, 0.5)), random.randrange(1_000_000_000)]
+        if draw < 0.97:
+            return ["no_alarm"]
         return ["clear"]
 
     def _value(self) -> Any:

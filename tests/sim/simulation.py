@@ -27,6 +27,7 @@ from tests.sim.virtual_loop import VirtualTime
 CLASSES = [Counter, TransactionCounter, MemoryCounter, StartedCounter, Journal, Account]
 PATIENCE_S = 600.0
 """Virtual time after which a call that was not answered never will be."""
+QUIET_S = 120.0
 TURNS_MAX = 600_000
 
 
@@ -108,7 +109,8 @@ class Simulation:
                 history.problem("drain", "the service did not stop")
             self.time.run(self.time.now + 1.0)  # The last replies arrive.
         elif not stop_early:
-            self.time.run(self.time.now + 40.0)  # What runs in the background comes to its end.
+            self.time.run(self.time.now + QUIET_S)  # What runs in the background comes to its end.
+            history.check_alarms()
             for worker in service.workers:
                 if worker.alive:
                     worker.check_invariants(quiet=True)

@@ -15,12 +15,14 @@ import pytest
 from runtime.inflight import InFlight
 from runtime.protocol import OK
 from shard.activation import Activation, CriticalSection
+from shard.alarms import ShardAlarms
 from shard.cache import ObjectCache
 from shard.commit import GroupCommit
 from shard.host import Host
 from shard.input_gate import InputGate
 from shard.recovery import _Gathered
 from shard.store import ShardStore
+from shard.waiting import WaitingRoom
 from tests.sim.disk import Disk, SimLog
 from tests.sim.simulation import simulate
 
@@ -71,7 +73,7 @@ def a_failed_commit_resets_nobody(stack: contextlib.ExitStack) -> None:
             cache.committing = None
         for message in commit.held:
             self._discard(message, RuntimeError(problem))  # type: ignore[arg-type]  # it is wrong on purpose
-        self._settled()
+        self._waiting.commit_ended()
 
     def discard(self: Host, message: Any, error: Any) -> None:
         _, origin, first, second, third = message
@@ -212,6 +214,35 @@ def sections_do_not_end(stack: contextlib.ExitStack) -> None:
     patch(stack, CriticalSection, "_leave", lambda self: None)
 
 
+def waiting_calls_are_overtaken(stack: contextlib.ExitStack) -> None:
+    def takes(self: WaitingRoom, object_key: bytes, call: Any) -> bool:
+        waiting = self._settling.get(object_key)
+        if waiting is None or waiting[0].committing is None:
+            return False
+        waiting[1].insert(0, call)
+        return True
+
+    patch(stack, WaitingRoom, "takes", takes)
+
+
+def alarms_are_forgotten(stack: contextlib.ExitStack) -> None:
+    original = ShardAlarms.take_due
+
+    def take_due(self: ShardAlarms, now_us: int, most: int) -> Any:
+        return original(self, now_us, most)[1:]
+
+    patch(stack, ShardAlarms, "take_due", take_due)
+
+
+def alarms_are_no_part_of_their_group(stack: contextlib.ExitStack) -> None:
+    def set_alarm(self: ObjectCache, alarm: Any, *, confirmed: bool = True) -> None:
+        if alarm is None:
+            original(self, alarm, confirmed=confirmed)
+
+    original = ObjectCache.set_alarm
+    patch(stack, ObjectCache, "set_alarm", set_alarm)
+
+
 VARIANTS: dict[Variant, set[str]] = {
     replies_are_not_held: {"output gate"},
     the_gate_lets_everybody_in: {"input gate"},
@@ -231,6 +262,9 @@ VARIANTS: dict[Variant, set[str]] = {
     answers_are_given_twice: {"answered twice"},
     reset_objects_start_again_too_soon: {"atomicity", "output gate", "lost"},
     transactions_do_not_roll_back: {"reading", "atomicity"},
+    waiting_calls_are_overtaken: {"order"},
+    alarms_are_forgotten: {"alarm"},
+    alarms_are_no_part_of_their_group: {"alarm"},
     sections_do_not_end: {"answers", "error", "drain"},
 }
 

@@ -10,7 +10,7 @@ import pytest
 from tests.sim.__main__ import judged
 from tests.sim.simulation import simulate
 
-SEEDS = 200
+SEEDS = 150
 SEEDS_FULL = 10_000
 
 FOUND = {

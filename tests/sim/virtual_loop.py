@@ -168,7 +168,9 @@ class ProcessLoop(asyncio.BaseEventLoop):
 
     # Sockets (see tests.sim.network)
 
-    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(  # type: ignore[override]  # typed more loosely, as everything that only passes arguments on
+        self, fd: Any, callback: Callable[..., object], *args: Any
+    ) -> None:
         self._readers[fd] = asyncio.Handle(callback, args, self, None)
 
     def remove_reader(self, fd: Any) -> bool:
@@ -183,7 +185,7 @@ class ProcessLoop(asyncio.BaseEventLoop):
 
     # Helper threads
 
-    def call_soon_threadsafe(  # type: ignore[override]  # typed more loosely, as everything that only passes arguments on
+    def call_soon_threadsafe(  # type: ignore[override]  # likewise
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
