@@ -3,55 +3,71 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import get_args
+from collections.abc import Callable, Sequence
+from typing import Any, get_args
 
 import msgspec
 
 from benchmarks import results
-from benchmarks.compare import compare, schedule, summarise
-from benchmarks.load import Generator
-from benchmarks.measure import Measurement, Plan, measure, requests_for
-from benchmarks.peers import REPOSITORY, Peer, Pipeline, Route, Sync, Tidegate, cores, scratch_folder
+from benchmarks.plan import Generator, Sync
+from benchmarks.processes import REPOSITORY
+from benchmarks.runner import LINE_UPS, PEERS, line_up, make_plans, run
 from benchmarks.workloads import WORKLOADS, BenchmarkFailed
 
-_CONCURRENCY = (1, 64, 256, 1_000)
-_SMOKE_CONCURRENCY = (1, 16)
-_SMOKE_REQUESTS = 200
-_SMOKE_OBJECTS = 20
-_COMMANDS = {
+_MEASURED = {
+    "all": "every workload",
     **{workload.name: workload.summary for workload in WORKLOADS.values()},
     "pipeline": "the bare pipeline: the same I/O with none of the product",
     "compare": "the product and the bare pipeline in interleaved rounds; the result is kept",
+    "peers": "the product beside Redis, PostgreSQL, workerd, Restate, aiohttp with sqlite; the result is kept",
 }
-_PEERS = {"pipeline": ("pipeline",), "compare": ("tidegate", "pipeline")}
+_KEPT = ("compare", "peers")
 
 
-def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, summary in _COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        if name in _PEERS:
-            command.add_argument("--workload", choices=sorted(WORKLOADS), default="unique")
-        command.add_argument("--concurrency", type=_numbers, help="calls in flight, e.g. 64 or 1,64,256,1000 (the default)")
-        command.add_argument("--requests", type=int, help="calls per run (default: enough for a second or two)")
-        command.add_argument("--objects", type=int, help="objects called in turn (default: 1,000)")
-        command.add_argument("--rounds", type=int, help="how often everything is measured (default: 5 for compare, else 1)")
-        command.add_argument("--route", choices=("router", "direct", "both"), default="both")
-        command.add_argument("--load", choices=get_args(Generator), default="lean", help="lean: raw sockets (the default); "
-                             "client: the Python client, for calls to the product")  # fmt: skip
-        command.add_argument("--workers", type=int, help="workers, and shards of the pipeline (default: one per core)")
-        command.add_argument("--sync", choices=get_args(Sync), default="inline", help="where the pipeline runs fdatasync")
-        command.add_argument("--transport", choices=("ipc", "tcp"), default="ipc", help="between load and router")
-        command.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
-        command.add_argument("--json", action="store_true", help="print the result as one JSON object, and no progress")
+    for name, summary in _MEASURED.items():
+        _add_measured(commands.add_parser(name, help=summary, description=summary), name)
+    micro = commands.add_parser("micro", help="what each layer costs, in µs a call, against its budget")
+    model = commands.add_parser("model", help="throughput by cores, routers and clients, from the CPU time of a call")
+    model.add_argument("--check", action="store_true", help="measure what it predicts for this machine")
+    model.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
+    chart = commands.add_parser("chart", help="draws the newest kept result again")
+    chart.add_argument("--to", default="", help="folder (default: benchmarks/results)")
+    for command in (micro, model):
+        command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
-        command.add_argument("--no-save", action="store_true", help="do not add the result to benchmarks/results")
-    return parser.parse_args(arguments)
+    return parser.parse_args(["all", *arguments] if not arguments or arguments[0] in ("--smoke", "--json") else arguments)
+
+
+def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
+    add = command.add_argument
+    if name in LINE_UPS:
+        add("--workload", type=_workloads, default=["unique"], help="e.g. unique,hot,read (default: unique)")
+    add("--peers", type=_peers, help=f"only these of {', '.join(LINE_UPS.get(name, ('tidegate',)))}")
+    add("--concurrency", type=_numbers, help="calls in flight, e.g. 64 or 1,64,256,1024 (the default; of all: 64)")
+    add("--rate", type=_numbers, help="an open loop instead: calls per second, e.g. 10000,50000")
+    add("--requests", type=int, help="calls per run (default: enough for a second or two)")
+    add("--seconds", type=float, default=0.0, help="repeat the calls of a run for so long")
+    add("--objects", type=int, help="how many objects are called (default: by workload, mostly 1,000)")
+    add("--zipf", type=float, help="choose objects at random with this skew, 0 for none (default: in turn)")
+    add("--rounds", type=int, help="how often everything is measured (default: 5 for compare and peers, else 1)")
+    add("--route", choices=("router", "direct", "both"), default="direct" if name == "peers" else "both")
+    load = "lean: raw sockets; client: the Python client (default of peers)"
+    add("--load", choices=get_args(Generator), default="client" if name == "peers" else "lean", help=load)
+    add("--generators", type=int, default=1, help="load processes (default: 1)")
+    add("--workers", type=int, help="workers, and shards of the pipeline (default: one per core)")
+    add("--sync", choices=get_args(Sync), default="inline", help="where the pipeline runs fdatasync")
+    add("--transport", choices=("ipc", "tcp"), default="ipc", help="between load and router, and to Redis")
+    add("--connect", metavar="ENDPOINT", default="", help="call a service that runs already")
+    add("--class", dest="class_name", default="", help="with --connect: the class that has the method (default: Counter)")
+    add("--npm", help="the folder in which workerd and Restate were installed by npm")
+    add("--folder", help="where data are written (default: the folder for temporary files)")
+    add("--json", action="store_true", help="print the result as one JSON object, and no progress")
+    add("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
+    add("--no-save", action="store_true", help="do not add the result to benchmarks/results")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -61,105 +77,97 @@ def _numbers(text: str) -> tuple[int, ...]:
     return numbers
 
 
-def make_plans(options: argparse.Namespace) -> list[Plan]:
-    routes: Sequence[Route] = ("direct", "router") if options.route == "both" else (options.route,)
-    concurrencies = options.concurrency or (_SMOKE_CONCURRENCY if options.smoke else _CONCURRENCY)
-    workload = WORKLOADS[options.workload if options.command in _PEERS else options.command]
-    return [
-        Plan(
-            workload=workload,
-            route=route,
-            concurrency=concurrency,
-            requests=options.requests or (_SMOKE_REQUESTS if options.smoke else requests_for(concurrency)),
-            objects=options.objects or (_SMOKE_OBJECTS if options.smoke else 1_000),
-            generator=options.load,
-        )
-        for route in routes
-        for concurrency in concurrencies
-    ]
+def _workloads(text: str) -> list[str]:
+    return _of(text, tuple(WORKLOADS))
 
 
-@contextlib.contextmanager
-def running_peers(options: argparse.Namespace, plans: Sequence[Plan], folder: Path) -> Iterator[list[Peer]]:
-    with contextlib.ExitStack() as stack:
-        peers: list[Peer] = []
-        for name in _PEERS.get(options.command, ("tidegate",)):
-            home = folder / name[0]
-            home.mkdir()
-            peer: Peer
-            if name == "pipeline":
-                routes = sorted({plan.route for plan in plans})
-                peer = Pipeline(home, shards=options.workers or len(cores()), sync=options.sync, routes=routes)
-            else:
-                peer = Tidegate(home, workers=options.workers, transport=options.transport)
-            stack.callback(peer.close)
-            peers.append(peer)
-        yield peers
+def _peers(text: str) -> list[str]:
+    return _of(text, PEERS)
 
 
-def run(options: argparse.Namespace, begin: Callable[[str], None], plans: Sequence[Plan], rounds: int) -> results.Result:
-    """Raises BenchmarkFailed."""
-    measurements: list[Measurement] = []
-    with scratch_folder(options.folder) as folder:
-        begin("looking at the machine")
-        machine = results.machine_facts(folder)
-        with running_peers(options, plans, folder) as peers:
-            for step in schedule(plans, len(peers), rounds):
-                plan, peer = step.plan, peers[step.peer]
-                begin(f"round {step.round + 1}: {plan.workload.name}, {peer.name}, {plan.route}, {plan.concurrency} at once")
-                measurements.append(measure(peer, plan))
-    settings = {name: value for name, value in vars(options).items() if name not in ("command", "folder", "json", "no_save")}
-    return results.Result(
-        command=options.command,
-        at=results.now_utc(),
-        commit=results.commit(),
-        machine=machine,
-        settings={**settings, "rounds": rounds},
-        summaries=summarise(measurements),
-        ratios=compare(measurements, "tidegate", "pipeline"),
-        measurements=measurements,
-    )
+def _of(text: str, known: Sequence[str]) -> list[str]:
+    names = text.split(",")
+    if unknown := set(names).difference(known):
+        raise argparse.ArgumentTypeError(f"{', '.join(sorted(unknown))} is none of {', '.join(known)}")
+    return names
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse_arguments(arguments)
-    rounds = options.rounds or (5 if options.command == "compare" and not options.smoke else 1)
-    plans = make_plans(options)
+    options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {"micro": _micro, "model": _model, "chart": _chart}
     try:
-        if options.json:
-            result = run(options, lambda _: None, plans, rounds)
-            sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
-        else:
-            result = run_with_report(options, plans, rounds)
+        commands.get(options.command, _measure)(options)
     except BenchmarkFailed as error:
         print(f"benchmarks {options.command}: {error}", file=sys.stderr)
         return 1
-    if options.command == "compare" and not (options.smoke or options.no_save):
-        print(f"added to {results.append(result).relative_to(REPOSITORY)}", file=sys.stderr)
     return 0
 
 
-def run_with_report(options: argparse.Namespace, plans: Sequence[Plan], rounds: int) -> results.Result:
-    try:
-        from rich.console import Console
+def _measure(options: argparse.Namespace) -> None:
+    options.rounds = options.rounds or (5 if options.command in _KEPT and not options.smoke else 1)
+    if options.json:
+        result = run(options, lambda _: None)
+        _print_json(result)
+    else:
+        result = _run_with_report(options)
+    if options.command in _KEPT and not (options.smoke or options.no_save):
+        from benchmarks.chart import draw
 
+        added = [results.append(result), *draw(result, results.RESULTS)]
+        print(f"kept in {', '.join(str(path.relative_to(REPOSITORY)) for path in added)}", file=sys.stderr)
+
+
+def _run_with_report(options: argparse.Namespace) -> results.Result:
+    report = _report()
+    steps = 1 + len(line_up(options)) * (1 + len(make_plans(options)) * options.rounds)
+    with report.progress(steps) as begin:
+        result = run(options, begin)
+    report.print_result(result)
+    return result
+
+
+def _micro(options: argparse.Namespace) -> None:
+    from benchmarks import micro
+
+    rows = micro.measure_all(smoke=options.smoke)
+    if options.json:
+        _print_json(rows)
+    else:
+        _report().print_costs(rows)
+
+
+def _model(options: argparse.Namespace) -> None:
+    from benchmarks import scaling
+
+    found = scaling.measure(options)
+    if options.json:
+        _print_json(found)
+    else:
+        _report().print_model(found)
+
+
+def _chart(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from benchmarks.chart import draw
+
+    kept = results.read_all()
+    if not kept:
+        raise BenchmarkFailed("nothing was kept yet; run: python -m benchmarks compare")
+    for path in draw(kept[-1], Path(options.to) if options.to else results.RESULTS):
+        print(path)
+
+
+def _print_json(value: object) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+
+
+def _report() -> Any:
+    try:
         from benchmarks import report
     except ImportError:
         raise BenchmarkFailed("tables need the package rich (pip install 'tidegate[bench]'); --json does not") from None
-    steps = 1 + len(plans) * rounds * len(_PEERS.get(options.command, ("tidegate",)))
-    with report.progress(steps) as begin:
-        result = run(options, begin, plans, rounds)
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    machine = result.machine
-    console.print(
-        f"{machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}, Python {machine['python']}, "
-        f"{machine['filesystem']} with fdatasync in {machine['fdatasync_ms_p50']} ms, commit {result.commit}, "
-        f"{rounds} round{'s' if rounds > 1 else ''}",
-        highlight=False,
-    )
-    report.print_summaries(console, result.summaries)
-    report.print_ratios(console, result.ratios)
-    return result
+    return report
 
 
 if __name__ == "__main__":

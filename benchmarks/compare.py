@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
-from benchmarks.load import Generator
-from benchmarks.measure import Measurement, Plan
-from benchmarks.peers import Route
+from benchmarks.plan import Measurement, Plan, Route
 
 
-class Step(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Step:
     """One run of the schedule."""
 
     round: int
@@ -32,7 +32,7 @@ class Summary(msgspec.Struct, frozen=True):
     peer: str
     workload: str
     route: Route
-    generator: Generator
+    generator: str
     concurrency: int
     rounds: int
     rate: float
@@ -42,6 +42,8 @@ class Summary(msgspec.Struct, frozen=True):
     percentiles_ms: dict[str, float]
     cpu_us: dict[str, float]
     others_cores: float
+    offered: int = 0
+    """Calls per second of an open loop."""
 
 
 class Ratio(msgspec.Struct, frozen=True):
@@ -51,7 +53,7 @@ class Ratio(msgspec.Struct, frozen=True):
     against: str
     workload: str
     route: Route
-    generator: Generator
+    generator: str
     concurrency: int
     rate: float
     """Median over rounds of the ratio of rates; above 1: `peer` is faster."""
@@ -59,6 +61,7 @@ class Ratio(msgspec.Struct, frozen=True):
     rate_max: float
     p50: float
     """Median over rounds of the ratio of median latencies; below 1: `peer` is faster."""
+    offered: int = 0
 
 
 def schedule(plans: Sequence[Plan], peers: int, rounds: int) -> Iterator[Step]:
@@ -69,12 +72,12 @@ def schedule(plans: Sequence[Plan], peers: int, rounds: int) -> Iterator[Step]:
             yield Step(number, plan, peer)
 
 
-Case = tuple[str, Route, int]
-"""Workload, route, concurrency. Not the generator: the pipeline has only the lean one to compare with."""
+Case = tuple[str, Route, int, int]
+"""Workload, route, concurrency, rate offered. Not the generator: the pipeline has only the lean one to compare with."""
 
 
 def _case(one: Measurement) -> Case:
-    return one.workload, one.route, one.concurrency
+    return one.workload, one.route, one.concurrency, one.offered
 
 
 def _by_case(measurements: Iterable[Measurement]) -> dict[Case, dict[str, list[Measurement]]]:
@@ -92,7 +95,7 @@ def summarise(measurements: Iterable[Measurement]) -> list[Summary]:
 
 
 def _summary(peer: str, case: Case, runs: list[Measurement]) -> Summary:
-    workload, route, concurrency = case
+    workload, route, concurrency, offered = case
     rates = [run.rate for run in runs]
     return Summary(
         peer=peer,
@@ -107,17 +110,19 @@ def _summary(peer: str, case: Case, runs: list[Measurement]) -> Summary:
         percentiles_ms=_medians([run.percentiles_ms for run in runs]),
         cpu_us=_medians([run.cpu_us for run in runs]),
         others_cores=statistics.median(run.others_cores for run in runs),
+        offered=offered,
     )
 
 
 def _medians(rows: Sequence[dict[str, float]]) -> dict[str, float]:
-    return {name: round(statistics.median(row[name] for row in rows), 3) for name in rows[0]}
+    names = {name: None for row in rows for name in row}  # In order.
+    return {name: round(statistics.median(row[name] for row in rows if name in row), 3) for name in names}
 
 
 def compare(measurements: Iterable[Measurement], peer: str, against: str) -> list[Ratio]:
     """One ratio for each case in which both were measured."""
     ratios = []
-    for (workload, route, concurrency), peers in _by_case(measurements).items():
+    for (workload, route, concurrency, offered), peers in _by_case(measurements).items():
         if peer not in peers or against not in peers:
             continue
         pairs = list(zip(peers[peer], peers[against], strict=True))
@@ -135,6 +140,7 @@ def compare(measurements: Iterable[Measurement], peer: str, against: str) -> lis
                 rate_min=round(min(rates), 3),
                 rate_max=round(max(rates), 3),
                 p50=round(statistics.median(p50s), 3),
+                offered=offered,
             )
         )
     return ratios

@@ -1,25 +1,40 @@
-"""The load generator: a process of its own that keeps a fixed number of calls in flight (a closed loop).
+"""The load generator: a process of its own that makes calls and checks every answer.
 
-`python -m benchmarks.load` reads a `Job` from its input, makes the calls, checks every answer and writes a `Load`. The
-generator is lean: raw DEALER sockets, all calls that may be sent now to one endpoint in one message. What it costs is
-reported beside what the service costs, because on a small machine both share the cores.
+`python -m benchmarks.load` reads a `Job`, calls every object once, says that it is warm, waits for a line, makes the measured
+calls and writes an `Outcome`. A *closed loop* keeps a fixed number of calls in flight. An *open loop* sends at given
+instants, and latency counts from the instant at which a call was meant to be sent: a service that stalls does not hide it.
+
+The lean generator has raw DEALER sockets and puts all calls that may be sent now to one endpoint into one message. What it
+costs is reported beside what the service costs, because on a small machine both share the cores.
 """
 
 from __future__ import annotations
 
 import random
+import select
 import sys
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol, cast
+from itertools import islice
+from typing import Any, Protocol, cast
 
 import msgspec
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from benchmarks.cpu import cpu_s_by_layer, machine_cpu_s
-from benchmarks.workloads import UNANSWERED, BenchmarkFailed, Workload, check_answers
+from benchmarks.histogram import Histogram
+from benchmarks.plan import Generator, Load
+from benchmarks.workloads import (
+    UNANSWERED,
+    WORKLOADS,
+    BenchmarkFailed,
+    Block,
+    check_answers,
+    check_ascending,
+    targets_by_zipf,
+    targets_in_turn,
+)
 from runtime.ids import shard_of_slot, slot_of
 
 _send = BackendSocket.send
@@ -28,10 +43,12 @@ _get = cast("Callable[[Any, int], int]", BackendSocket.get)
 _NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
-_SILENCE_MS_MAX = 20_000
+_SILENCE_S_MAX = 20.0
 _WARM_UP_CONCURRENCY = 64
-
-Generator = Literal["lean", "client"]
+_MESSAGE_BYTES = 4 << 20
+"""Calls with large arguments are sent in several messages of about this size."""
+_IN_FLIGHT_MAX = 100_000
+"""An open loop that is so far behind has shown what it was to show."""
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -52,30 +69,23 @@ class Door(msgspec.Struct, frozen=True):
 
 
 class Job(msgspec.Struct, frozen=True):
-    """One measured run."""
+    """What one generator does."""
 
     door: Door
-    workload: Workload
+    workload: str
     concurrency: int
     requests: int
     objects: int
     prefix: str
     """Makes the objects' names fresh: every run starts with objects that do not exist."""
     generator: Generator = "lean"
-    pids: dict[str, list[int]] = {}
-    """Whose CPU time to report, by layer."""
-
-
-class Load(msgspec.Struct, frozen=True):
-    """What one run measured. Times are those of the measured calls only, after every object was called once."""
-
-    requests: int
-    elapsed_s: float
-    percentiles_ms: dict[str, float]
-    cpu_us: dict[str, float]
-    """CPU time per call, by layer; `load` is the generator itself."""
-    others_cores: float
-    """How many cores everybody else kept busy meanwhile, the kernel's own threads included. Much of it spoils the run."""
+    rate: float = 0.0
+    zipf: float | None = None
+    seconds: float = 0.0
+    shared: bool = False
+    """Others call the same objects."""
+    class_name: str = ""
+    """Where the app's class is not named as the workload's."""
 
 
 class _Answer(msgspec.Struct, array_like=True, gc=False):
@@ -84,19 +94,33 @@ class _Answer(msgspec.Struct, array_like=True, gc=False):
     result: Any
 
 
+class LoadGenerator(Protocol):
+    """Both calls fill `results` by index of the call and return the latencies. They raise BenchmarkFailed."""
+
+    def call(self, block: Block, concurrency: int, results: list[Any]) -> array[float]: ...
+
+    def call_at(self, block: Block, due_s: Sequence[float], results: list[Any]) -> array[float]:
+        """`due_s`: when to send each call, in seconds from now."""
+
+    def close(self) -> None: ...
+
+
 class LeanGenerator:
-    """Keeps `concurrency` calls in flight over one socket per endpoint."""
+    """One socket per endpoint."""
 
     def __init__(self, job: Job) -> None:
         self._context = zmq.Context[zmq.Socket[bytes]]()
         self._sockets = [self._connect(endpoint) for endpoint in job.door.endpoints]
+        self._fds = [int(socket.FD) for socket in self._sockets]
         self._poller = zmq.Poller()
         for socket in self._sockets:
             self._poller.register(socket, zmq.POLLIN)
-        workload = job.workload
-        self._class_name, self._method = workload.class_name, workload.method
+        self._class_name = class_of(job)
         self._names = object_names(job)
-        self._groups = [job.door.endpoint_of(workload.class_name, name) for name in self._names]
+        self._groups = [job.door.endpoint_of(self._class_name, name) for name in self._names]
+        self._per_message = max(1, _MESSAGE_BYTES // WORKLOADS[job.workload].bytes_per_call)
+        self._encode = msgspec.msgpack.Encoder().encode
+        self._decode = msgspec.msgpack.Decoder(list[_Answer]).decode
 
     def _connect(self, endpoint: str) -> zmq.Socket[bytes]:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
@@ -108,42 +132,83 @@ class LeanGenerator:
     def close(self) -> None:
         self._context.destroy(linger=0)
 
-    def call(self, first: int, last: int, concurrency: int, results: list[Any]) -> array[float]:
-        names, groups, class_name, method = self._names, self._groups, self._class_name, self._method
-        objects, clock, poll = len(names), time.perf_counter, self._poller.poll
-        encode, decode = msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(list[_Answer]).decode
-        sent_at, latencies = array("d", bytes(8 * (last - first))), array("d")
-        sent, room, waiting = first, concurrency, last - first
-        while waiting:
-            bound = min(sent + room, last)
+    def call(self, block: Block, concurrency: int, results: list[Any]) -> array[float]:
+        clock, poll = time.perf_counter, self._poller.poll
+        total = len(block.targets)
+        sent_at, latencies = array("d", bytes(8 * total)), array("d")
+        sent, answered = 0, 0
+        while answered < total:
+            bound = min(answered + concurrency, total)
             if sent < bound:
-                batches: list[list[Any]] = [[] for _ in self._sockets]
-                now = clock()
-                for number in range(sent, bound):
-                    index = number % objects
-                    sent_at[number - first] = now
-                    batches[groups[index]].append((number, class_name, names[index], method, ()))
-                room, sent = room - (bound - sent), bound
-                for socket, batch in zip(self._sockets, batches, strict=True):
-                    if batch:
-                        _send(socket, encode(batch), _NOBLOCK)
-            ready = poll(_SILENCE_MS_MAX)
+                sent_at[sent:bound] = array("d", [clock()]) * (bound - sent)
+                self._send(block, sent, bound)
+                sent = bound
+            ready = poll(round(_SILENCE_S_MAX * 1_000))
             if not ready:
-                raise BenchmarkFailed(f"no answer for {_SILENCE_MS_MAX // 1000} s with {waiting} calls to go")
-            for socket, _ in ready:
-                while _get(socket, _EVENTS) & _POLLIN:
-                    body = _recv(socket, _NOBLOCK)
-                    now = clock()
-                    answers = decode(body)
-                    for answer in answers:
-                        if answer.status:
-                            raise BenchmarkFailed(f"a call was answered by an error: {answer.result}")
-                        number = answer.id
-                        latencies.append(now - sent_at[number - first])
-                        results[number] = answer.result
-                    room += len(answers)
-                    waiting -= len(answers)
+                raise BenchmarkFailed(f"no answer for {_SILENCE_S_MAX:.0f} s with {total - answered} calls to go")
+            answered += self._receive([socket for socket, _ in ready], sent_at, latencies, results)
         return latencies
+
+    def call_at(self, block: Block, due_s: Sequence[float], results: list[Any]) -> array[float]:
+        """The wait is select's, because that of ZeroMQ counts in whole milliseconds. Latency is from the instant meant."""
+        clock, sockets, fds = time.perf_counter, self._sockets, self._fds
+        started, total = clock(), len(block.targets)
+        due_at, latencies = array("d", (started + due for due in due_s)), array("d")
+        sent, answered = 0, 0
+        while answered < total:
+            now, bound = clock(), sent
+            while bound < total and due_at[bound] <= now:
+                bound += 1
+            if bound > sent:
+                self._send(block, sent, bound)
+                sent = bound
+            if sent - answered > _IN_FLIGHT_MAX:
+                raise BenchmarkFailed(f"{sent - answered} calls wait for answers: the rate is too high for this service")
+            received = self._receive(sockets, due_at, latencies, results)
+            answered += received
+            if received or (bound < total and due_at[bound] <= clock()):
+                continue
+            wait_s = due_at[sent] - clock() if sent < total else _SILENCE_S_MAX
+            ready, _, _ = select.select(fds, (), (), max(0.0, wait_s))
+            if not ready and sent == total:
+                raise BenchmarkFailed(f"no answer for {_SILENCE_S_MAX:.0f} s with {total - answered} calls to go")
+        return latencies
+
+    def _send(self, block: Block, first: int, last: int) -> None:
+        """One message to each endpoint, as long as the calls are small."""
+        names, groups, class_name, size = self._names, self._groups, self._class_name, self._per_message
+        targets, methods, args = block.targets, block.methods, block.args
+        batches: list[list[Any]] = [[] for _ in self._sockets]
+        for number in range(first, last):
+            target = targets[number]
+            batches[groups[target]].append((number, class_name, names[target], methods[number], args[number]))
+        for socket, batch in zip(self._sockets, batches, strict=True):
+            for start in range(0, len(batch), size):
+                part = batch if len(batch) <= size else batch[start : start + size]
+                _send(socket, self._encode(part), _NOBLOCK)
+
+    def _receive(
+        self, sockets: Sequence[zmq.Socket[bytes]], since_s: array[float], latencies: array[float], results: list[Any]
+    ) -> int:
+        """Everything that has arrived. Returns how many answers that were."""
+        clock, decode, count = time.perf_counter, self._decode, 0
+        for socket in sockets:
+            while _get(socket, _EVENTS) & _POLLIN:
+                body = _recv(socket, _NOBLOCK)
+                now = clock()
+                answers = decode(body)
+                for answer in answers:
+                    if answer.status:
+                        raise BenchmarkFailed(f"a call was answered by an error: {answer.result}")
+                    number = answer.id
+                    latencies.append(now - since_s[number])
+                    results[number] = answer.result
+                count += len(answers)
+        return count
+
+
+def class_of(job: Job) -> str:
+    return job.class_name or WORKLOADS[job.workload].class_name
 
 
 def object_names(job: Job) -> list[str]:
@@ -153,44 +218,64 @@ def object_names(job: Job) -> list[str]:
     return [f"{job.prefix}{index}-{letters.getrandbits(32):08x}" for index in range(job.objects)]
 
 
-def percentiles_ms(latencies_s: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(latencies_s)
-    count = len(ordered)
-    at = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.9": 0.999}
-    result = {name: round(ordered[min(int(count * share), count - 1)] * 1e3, 3) for name, share in at.items()}
-    return {**result, "max": round(ordered[-1] * 1e3, 3)}
-
-
-def run_job(job: Job) -> Load:
-    """Raises BenchmarkFailed."""
+def run_job(job: Job, warm: Callable[[], None] = lambda: None) -> Load:
+    """Calls `warm` when every object has been called once. Raises BenchmarkFailed."""
+    calls = WORKLOADS[job.workload].calls(job.objects)
+    choice = random.Random(f"{job.prefix} choice")
+    targets = targets_in_turn(job.objects) if job.zipf is None else targets_by_zipf(job.objects, job.zipf, choice)
+    parts, numbers, requests = [], array("q"), 0
     generator = make_generator(job)
     try:
-        total = job.objects + job.requests
-        results: list[Any] = [UNANSWERED] * total
-        generator.call(0, job.objects, _WARM_UP_CONCURRENCY, results)
-        cpu_before, own_before, machine_before_s = cpu_s_by_layer(job.pids), time.process_time(), machine_cpu_s()
-        started = time.perf_counter()
-        latencies = generator.call(job.objects, total, job.concurrency, results)
-        elapsed_s, own = time.perf_counter() - started, time.process_time() - own_before
-        cpu_after, machine_s = cpu_s_by_layer(job.pids), machine_cpu_s() - machine_before_s
+        _run_block(generator, job, calls.first(), None, numbers, _WARM_UP_CONCURRENCY)
+        block = calls.block(list(islice(targets, job.requests)))
+        due_s = _instants(job, choice) if job.rate else None
+        warm()
+        own_s, started = time.process_time(), time.perf_counter()
+        while True:
+            latencies, ended, spent_s = _run_block(generator, job, block, due_s, numbers, job.concurrency)
+            requests += len(latencies)
+            parts.append(Histogram.of(latencies))
+            if time.perf_counter() - started >= job.seconds:
+                break
+            block = calls.block(list(islice(targets, job.requests)))
     finally:
         generator.close()
-    check_answers(job.workload.answers, results, job.objects)
-    spent_s = {"load": own, **{layer: cpu_after[layer] - before for layer, before in cpu_before.items()}}
     return Load(
-        requests=job.requests,
-        elapsed_s=elapsed_s,
-        percentiles_ms=percentiles_ms(latencies),
-        cpu_us={layer: round(spent / job.requests * 1e6, 2) for layer, spent in spent_s.items()},
-        others_cores=round(max(0.0, machine_s - sum(spent_s.values())) / elapsed_s, 2),
+        requests=requests,
+        started_s=started,
+        ended_s=ended,
+        histogram=Histogram.merged(parts),
+        cpu_s=spent_s - own_s,
+        generator=job.generator,
+        numbers=numbers.tobytes() if job.shared else b"",
     )
 
 
-class LoadGenerator(Protocol):
-    def call(self, first: int, last: int, concurrency: int, results: list[Any]) -> array[float]:
-        """Makes calls `first` to `last - 1`, puts each answer at its number into `results`, and returns the latencies."""
+def _run_block(
+    generator: LoadGenerator, job: Job, block: Block, due_s: Sequence[float] | None, numbers: array[int], concurrency: int
+) -> tuple[array[float], float, float]:
+    """Latencies, the time of the last answer, the CPU time until then. What follows, checking, is not measured."""
+    results: list[Any] = [UNANSWERED] * len(block.targets)
+    if due_s is None:
+        latencies = generator.call(block, concurrency, results)
+    else:
+        latencies = generator.call_at(block, due_s, results)
+    ended, spent_s = time.perf_counter(), time.process_time()
+    if job.shared:
+        check_ascending(results)
+        numbers.extend(results)
+    else:
+        check_answers(block, results)
+    return latencies, ended, spent_s
 
-    def close(self) -> None: ...
+
+def _instants(job: Job, choice: random.Random) -> list[float]:
+    """Arrivals of a Poisson process: what many callers who do not know of each other look like."""
+    now_s, instants = 0.0, []
+    for _ in range(job.requests):
+        now_s += choice.expovariate(job.rate)
+        instants.append(now_s)
+    return instants
 
 
 def make_generator(job: Job) -> LoadGenerator:
@@ -208,15 +293,24 @@ class Outcome(msgspec.Struct, frozen=True):
     failed: str = ""
 
 
-def main() -> int:
-    job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
+WARM = b"warm\n"
+
+
+def serve_job(run: Callable[[bytes, Callable[[], None]], Load]) -> int:
+    """One job over standard input and output: the job, `WARM`, a line to begin, the outcome. Returns the exit code."""
+
+    def warm() -> None:
+        sys.stdout.buffer.write(WARM)
+        sys.stdout.buffer.flush()
+        sys.stdin.buffer.readline()
+
     try:
-        outcome = Outcome(load=run_job(job))
+        outcome = Outcome(load=run(sys.stdin.buffer.readline(), warm))
     except BenchmarkFailed as error:
         outcome = Outcome(failed=str(error))
-    sys.stdout.buffer.write(msgspec.json.encode(outcome))
+    sys.stdout.buffer.write(msgspec.json.encode(outcome) + b"\n")
     return 0 if outcome.load else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(serve_job(lambda line, warm: run_job(msgspec.json.decode(line, type=Job), warm)))

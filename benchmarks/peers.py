@@ -1,83 +1,47 @@
-"""What is measured: systems that are started for a run, answer wire protocol 1 at a door, and are stopped by us."""
+"""What is measured: the product and the bare pipeline, started for a run, called at a door, and stopped by us."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import msgspec
 import zmq
 
-from benchmarks.load import Door, Generator
+from benchmarks.cpu import cpu_s_by_layer
+from benchmarks.generators import run_generators
+from benchmarks.load import Door
+from benchmarks.meter import Meter
+from benchmarks.plan import Generator, Load, Plan, Route, Sync
+from benchmarks.processes import START_S_MAX, cores, free_port, log_tail, start_module, stop, wait
 from benchmarks.workloads import BenchmarkFailed
 from runtime.slots import topology_from_reply
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-APP = REPOSITORY / "examples" / "counter.py"
-_START_S_MAX = 30.0
-_STOP_S_MAX = 15.0
+APP = "benchmarks.app"
 _SYSTEM_CALL_MS_MAX = 5_000
-
-Route = Literal["router", "direct"]
-Sync = Literal["inline", "thread", "none"]
 
 
 class Peer(Protocol):
     """A running system. `close` stops everything that was started for it."""
 
     name: str
-    generators: frozenset[Generator]
-    """Which load generators can call it."""
 
-    def door(self, route: Route) -> Door: ...
+    def can(self, plan: Plan) -> bool:
+        """Whether this plan means something here."""
 
-    def pids(self, route: Route) -> dict[str, list[int]]:
-        """Its processes by layer: whose CPU time is reported."""
+    def run(self, plan: Plan, meter: Meter) -> Load:
+        """Makes the calls, and tells the meter when the measured ones begin and end. Raises BenchmarkFailed."""
+
+    def cpu_s(self, route: Route) -> dict[str, float]:
+        """CPU seconds so far, by layer."""
+
+    def durable_pids(self) -> list[int]:
+        """The processes that write to disk."""
 
     def close(self) -> None: ...
-
-
-@contextlib.contextmanager
-def scratch_folder(parent: str | None) -> Iterator[Path]:
-    """A folder that is removed afterwards. Short, because paths of unix sockets must be."""
-    path = Path(tempfile.mkdtemp(prefix="tide-", dir=parent))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def cores() -> list[int]:
-    return sorted(os.sched_getaffinity(0))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def python_environment() -> dict[str, str]:
-    """Lets a child import what this process imports, wherever it is started."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
-
-
-def start_module(module: str, *arguments: str, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=python_environment(), cwd=REPOSITORY
-    )
 
 
 # The bare pipeline
@@ -87,7 +51,6 @@ class Pipeline:
     """Direct and routed shards are different processes; what is not called is idle."""
 
     name = "pipeline"
-    generators: frozenset[Generator] = frozenset({"lean"})
 
     def __init__(self, folder: Path, *, shards: int, sync: Sync, routes: Sequence[Route]) -> None:
         self._doors: dict[Route, Door] = {}
@@ -123,78 +86,97 @@ class Pipeline:
             if process.stdout.readline() != b"ready\n":
                 raise BenchmarkFailed("a process of the pipeline did not start")
 
-    def door(self, route: Route) -> Door:
-        return self._doors[route]
+    def can(self, plan: Plan) -> bool:
+        return plan.workload.name in ("unique", "read", "hot", "mixed") and plan.route in self._doors
 
-    def pids(self, route: Route) -> dict[str, list[int]]:
-        return self._pids[route]
+    def run(self, plan: Plan, meter: Meter) -> Load:
+        return run_generators(self._doors[plan.route], plan, "lean", meter)
+
+    def cpu_s(self, route: Route) -> dict[str, float]:
+        return cpu_s_by_layer(self._pids[route])
+
+    def durable_pids(self) -> list[int]:
+        return [pid for pids in self._pids.values() for pid in pids["workers"]]
 
     def close(self) -> None:
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.close()
         for process in self._processes:
-            _wait(process)
+            wait(process)
 
 
 # The product
 
 
-class Tidegate:
+class Service:
     """`tidegate serve`, as a user starts it, on a fresh data directory."""
 
-    name = "tidegate"
-    generators: frozenset[Generator] = frozenset({"lean", "client"})
-
-    def __init__(self, folder: Path, *, workers: int | None, transport: Literal["ipc", "tcp"], app: Path = APP) -> None:
-        front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
+    def __init__(
+        self, folder: Path, *, workers: int | None, transport: Literal["ipc", "tcp"], cache_mib: int | None = None, app: str = APP
+    ) -> None:
+        self.front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self._log_path = folder / "service.log"
-        arguments = ["serve", str(app), "--data", str(folder / "data"), "--listen", front]
+        arguments = ["serve", app, "--data", str(folder / "data"), "--listen", self.front]
         arguments += ["--workers", str(workers)] if workers else []
+        if cache_mib is not None:
+            (folder / "service.toml").write_text(f"[storage]\ncache_mib = {cache_mib}\n")
+            arguments += ["--config", str(folder / "service.toml")]
         with self._log_path.open("wb") as log:
             self._process = start_module("tidegate", *arguments, stderr=log)
-        self._front = front
         try:
-            self._direct = self._wait_ready(front)
-            self._layers = self._find_layers()
+            self._wait_ready()
         except BaseException:
             self.close()
             raise
 
-    def _wait_ready(self, front: str) -> Door:
+    def _wait_ready(self) -> None:
         """The service answers when its router is up, a moment before all workers are."""
-        deadline = time.monotonic() + _START_S_MAX
+        deadline = time.monotonic() + START_S_MAX
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
-                raise BenchmarkFailed(f"the service ended with code {self._process.returncode}: {self._log_tail()}")
+                raise BenchmarkFailed(f"the service ended with code {self._process.returncode}: {log_tail(self._log_path)}")
             try:
-                return direct_door(front, system_call(front, "topology", timeout_ms=500))
+                direct_door(self.front, system_call(self.front, "topology", timeout_ms=500))
+                return
             except BenchmarkFailed:
                 time.sleep(0.02)
-        raise BenchmarkFailed(f"the service did not answer within {_START_S_MAX:.0f} s: {self._log_tail()}")
-
-    def _log_tail(self) -> str:
-        return self._log_path.read_text(errors="replace")[-2_000:].strip()
-
-    def _find_layers(self) -> dict[str, list[int]]:
-        layers: dict[str, list[int]] = {"workers": [], "router": [], "supervisor": []}
-        for process in system_call(self._front, "status")["processes"]:
-            layer = process["name"].split()[0]  # "router", "worker 3"
-            layers["workers" if layer == "worker" else layer].append(process["pid"])
-        return layers
-
-    def door(self, route: Route) -> Door:
-        if route == "router":
-            return Door(endpoints=(self._front,), front=self._front)
-        return self._direct
-
-    def pids(self, route: Route) -> dict[str, list[int]]:
-        return self._layers
+        raise BenchmarkFailed(f"the service did not answer within {START_S_MAX:.0f} s: {log_tail(self._log_path)}")
 
     def close(self) -> None:
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-        _wait(self._process)
+        stop(self._process)
+
+
+class Tidegate:
+    """A running service, whoever started it, called by one kind of load generator."""
+
+    def __init__(self, front: str, generator: Generator, *, name: str = "tidegate", class_name: str = "") -> None:
+        """Raises BenchmarkFailed when it does not answer."""
+        self.name = name
+        self._front = front
+        self._generator = generator
+        self._class_name = class_name
+        self._direct = direct_door(front, system_call(front, "topology"))
+        self.pids: dict[str, list[int]] = {"workers": [], "router": [], "supervisor": []}
+        for process in system_call(front, "status")["processes"]:
+            layer = process["name"].split()[0]  # "router", "worker 3"
+            self.pids["workers" if layer == "worker" else layer].append(process["pid"])
+
+    def can(self, plan: Plan) -> bool:
+        return True
+
+    def run(self, plan: Plan, meter: Meter) -> Load:
+        door = self._direct if plan.route == "direct" else Door(endpoints=(self._front,), front=self._front)
+        return run_generators(door, plan, self._generator, meter, self._class_name)
+
+    def cpu_s(self, route: Route) -> dict[str, float]:
+        return cpu_s_by_layer(self.pids)
+
+    def durable_pids(self) -> list[int]:
+        return self.pids["workers"]
+
+    def close(self) -> None:
+        """The service belongs to who started it."""
 
 
 def direct_door(front: str, reply: Any) -> Door:
@@ -221,14 +203,3 @@ def system_call(endpoint: str, method: str, *, timeout_ms: int = _SYSTEM_CALL_MS
     if status:
         raise BenchmarkFailed(f"{endpoint} answered {method} by {result}")
     return result
-
-
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.wait(_STOP_S_MAX)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for stream in (process.stdin, process.stdout):
-        if stream is not None:
-            stream.close()

@@ -17,8 +17,9 @@ import psutil
 import zmq
 
 from benchmarks.compare import Ratio, Summary
-from benchmarks.measure import Measurement
-from benchmarks.peers import REPOSITORY
+from benchmarks.plan import Measurement
+from benchmarks.processes import REPOSITORY
+from benchmarks.syncs import SyncCount
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 _SYNCS = 200
@@ -35,6 +36,9 @@ class Result(msgspec.Struct, frozen=True):
     summaries: list[Summary]
     ratios: list[Ratio]
     measurements: list[Measurement]
+    syncs: list[SyncCount] = []
+    skipped: dict[str, str] = {}
+    """Why a peer was not measured."""
 
 
 def now_utc() -> str:
@@ -48,6 +52,12 @@ def commit() -> str:
         return f"{name}+" if _git("status", "--porcelain") else name
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def read_all(folder: Path = RESULTS) -> list[Result]:
+    """Everything that was kept, in the order in which it was measured."""
+    lines = [line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines()]
+    return sorted((msgspec.json.decode(line, type=Result) for line in lines), key=lambda result: result.at)
 
 
 def _git(*arguments: str) -> str:

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
+import msgspec
+
 from benchmarks.compare import Step, compare, schedule, summarise
-from benchmarks.load import percentiles_ms
-from benchmarks.measure import Measurement, Plan
+from benchmarks.plan import Measurement, Plan
 from benchmarks.workloads import WORKLOADS
 
 
@@ -53,6 +54,7 @@ def test_a_summary_shows_the_median_and_the_spread_of_rounds() -> None:
     assert summary.percentiles_ms == {"p50": 3.0}
 
 
-def test_percentiles_are_those_of_the_sorted_latencies() -> None:
-    latencies_s = [number / 1000 for number in reversed(range(1000))]
-    assert percentiles_ms(latencies_s) == {"p50": 500.0, "p90": 900.0, "p99": 990.0, "p99.9": 999.0, "max": 999.0}
+def test_open_loops_are_other_cases_than_closed_ones() -> None:
+    closed, opened = measurement("tidegate", 1.0, concurrency=0), measurement("tidegate", 2.0, concurrency=0)
+    summaries = summarise([closed, msgspec.structs.replace(opened, offered=500)])
+    assert [(one.rate, one.offered) for one in summaries] == [(1.0, 0), (2.0, 500)]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.results import Result, append, commit, fdatasync_ms, machine_facts
+from benchmarks.results import Result, append, commit, fdatasync_ms, machine_facts, read_all
 
 
 def result(settings: dict[str, int]) -> Result:
@@ -17,6 +17,7 @@ def test_results_are_added_one_a_line_and_read_back_as_they_were(tmp_path: Path)
     assert len(paths) == 1
     lines = paths.pop().read_bytes().splitlines()
     assert [msgspec.json.decode(line, type=Result) for line in lines] == kept
+    assert read_all(tmp_path / "results") == kept
 
 
 def test_the_machine_is_described_without_leaving_files(tmp_path: Path) -> None:
@@ -25,6 +26,10 @@ def test_the_machine_is_described_without_leaving_files(tmp_path: Path) -> None:
     assert facts["filesystem"] not in ("", "unknown")
     assert fdatasync_ms(tmp_path) > 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_results_in_the_tree_can_be_read() -> None:
+    assert all(one.summaries for one in read_all())
 
 
 def test_the_commit_is_named() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.runner import PEERS
+from benchmarks.workloads import WORKLOADS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -34,10 +38,9 @@ def check_summaries(result: Any, peers: set[str]) -> None:
         assert one["cpu_us"]["load"] > 0
 
 
-@pytest.mark.parametrize("workload", ["unique", "read"])
 @pytest.mark.parametrize("sync", ["inline", "thread", "none"])
-def test_the_bare_pipeline_gives_right_answers_directly_and_through_its_router(workload: str, sync: str) -> None:
-    check_summaries(smoke("pipeline", "--workload", workload, "--sync", sync), {"pipeline"})
+def test_the_bare_pipeline_gives_right_answers_directly_and_through_its_router(sync: str) -> None:
+    check_summaries(smoke("pipeline", "--workload", "read,unique", "--sync", sync), {"pipeline"})
 
 
 def test_a_person_gets_a_table() -> None:
@@ -48,10 +51,30 @@ def test_a_person_gets_a_table() -> None:
     assert "fdatasync" in ended.stdout
 
 
-@pytest.mark.parametrize("workload", ["unique", "read"])
+def test_every_workload_gives_right_answers_directly_and_through_the_router() -> None:
+    summaries = smoke("all")["summaries"]
+    assert {(one["workload"], one["route"]) for one in summaries} == set(itertools.product(WORKLOADS, ("direct", "router")))
+    assert all(one["rate"] > 0 for one in summaries)
+
+
+def test_the_python_client_gives_right_answers_directly_and_through_the_router() -> None:
+    check_summaries(smoke("mixed", "--load", "client"), {"tidegate"})
+
+
 @pytest.mark.parametrize("load", ["lean", "client"])
-def test_the_service_gives_right_answers_directly_and_through_its_router(workload: str, load: str) -> None:
-    check_summaries(smoke(workload, "--load", load), {"tidegate"})
+def test_several_processes_make_an_open_loop_over_skewed_objects(load: str) -> None:
+    result = smoke("unique", "--load", load, "--rate", "500", "--requests", "100", "--generators", "2", "--zipf", "1.1")
+    assert [(one["route"], one["concurrency"], one["offered"]) for one in result["summaries"]] == [
+        ("direct", 0, 500),
+        ("router", 0, 500),
+    ]
+    for one in result["measurements"]:
+        assert (one["generators"], one["zipf"], one["requests"]) == (2, 1.1, 100)
+
+
+def test_numbers_of_one_object_are_unique_over_all_processes_that_call_it() -> None:
+    result = smoke("hot", "--generators", "3", "--route", "direct")
+    assert [one["requests"] for one in result["measurements"]] == [200, 200]
 
 
 def test_a_comparison_measures_both_and_gives_ratios() -> None:
@@ -59,3 +82,22 @@ def test_a_comparison_measures_both_and_gives_ratios() -> None:
     check_summaries(result, {"tidegate", "pipeline"})
     assert {(one["peer"], one["against"]) for one in result["ratios"]} == {("tidegate", "pipeline")}
     assert len(result["ratios"]) == 4
+
+
+def test_peers_run_beside_the_product_and_their_syncs_are_counted_or_it_is_said_why_not() -> None:
+    result = smoke("peers", "--concurrency", "4", "--requests", "50")
+    measured = {one["peer"] for one in result["summaries"]}
+    assert {"tidegate", "tidegate lean", "pipeline", "aiohttp + sqlite"} <= measured
+    assert result["skipped"].keys() >= {"workerd", "restate"}
+    assert len(measured) + len(result["skipped"].keys() - {"syncs"}) == len(PEERS)
+    if "syncs" not in result["skipped"]:
+        counted = {one["peer"]: one["calls"] / one["syncs"] for one in result["syncs"]}
+        assert counted.keys() == measured
+        assert counted["aiohttp + sqlite"] <= 1.0
+        assert counted["tidegate"] > 1.0, "calls share commits"
+
+
+def test_a_service_without_the_class_is_refused() -> None:
+    ended = run_benchmark("unique", "--smoke", "--json", "--connect", "ipc:///nowhere/at-all")
+    assert ended.returncode == 1
+    assert "did not answer" in ended.stderr

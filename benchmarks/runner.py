@@ -1,0 +1,213 @@
+"""What a command measures: who is started, which runs are made, and the result of them all."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import results
+from benchmarks.compare import compare, schedule, summarise
+from benchmarks.http_peers import start_naive, start_restate, start_workerd
+from benchmarks.measure import measure, requests_for
+from benchmarks.peers import Peer, Pipeline, Service, Tidegate, system_call
+from benchmarks.plan import Measurement, Plan, Route
+from benchmarks.postgres_peer import Postgres
+from benchmarks.processes import cores, scratch_folder
+from benchmarks.redis_peer import Redis
+from benchmarks.syncs import SyncCount, SyncMeter, can_count
+from benchmarks.workloads import WORKLOADS, BenchmarkFailed, Workload
+
+CONCURRENCY = (1, 64, 256, 1_024)
+_SMOKE_CONCURRENCY = (1, 16)
+_SMOKE_REQUESTS = 200
+_SMOKE_OBJECTS = 20
+_PROBE_CONCURRENCY = 64
+_PROBE_REQUESTS = 5_000
+OURS = ("tidegate", "pipeline")
+PEERS = ("tidegate", "lean", "pipeline", "redis", "postgres", "sqlite", "workerd", "restate")
+LINE_UPS = {"pipeline": ("pipeline",), "compare": OURS, "peers": PEERS}
+"""Who is measured by which command; every other one measures the product alone."""
+
+Begin = Callable[[str], None]
+
+
+def line_up(options: argparse.Namespace) -> Sequence[str]:
+    chosen: Sequence[str] = LINE_UPS.get(options.command, ("tidegate",))
+    return chosen if options.peers is None else [name for name in chosen if name in options.peers]
+
+
+def make_plans(options: argparse.Namespace) -> list[Plan]:
+    routes: Sequence[Route] = ("direct", "router") if options.route == "both" else (options.route,)
+    return [
+        _plan(options, workload, route, concurrency, rate)
+        for workload in _workloads(options)
+        for route in routes
+        for concurrency, rate in _pressures(options)
+    ]
+
+
+def _workloads(options: argparse.Namespace) -> list[Workload]:
+    if options.command == "all":
+        return list(WORKLOADS.values())
+    names = options.workload if options.command in LINE_UPS else [options.command]
+    return [WORKLOADS[name] for name in names]
+
+
+def _pressures(options: argparse.Namespace) -> list[tuple[int, int]]:
+    """Concurrency of closed loops, or rates of open ones."""
+    if options.rate:
+        return [(0, rate) for rate in options.rate]
+    default = (64,) if options.command == "all" else _SMOKE_CONCURRENCY if options.smoke else CONCURRENCY
+    return [(concurrency, 0) for concurrency in options.concurrency or default]
+
+
+def _plan(options: argparse.Namespace, workload: Workload, route: Route, concurrency: int, rate: int) -> Plan:
+    objects = options.objects or workload.objects
+    requests = options.requests or requests_for(concurrency, workload.cost, rate)
+    if options.smoke:
+        objects, requests = min(objects, _SMOKE_OBJECTS), min(requests, _SMOKE_REQUESTS)
+    return Plan(
+        workload=workload,
+        route=route,
+        concurrency=concurrency,
+        requests=requests,
+        objects=objects,
+        generator=options.load,
+        generators=options.generators,
+        rate=rate,
+        zipf=options.zipf,
+        seconds=options.seconds,
+    )
+
+
+class LineUp:
+    """The peers of a run, started as asked, all stopped at its end. `skipped` says who is missing, and why."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.peers: list[Peer] = []
+        self.skipped: dict[str, str] = {}
+        self._options = options
+        self._folder = folder
+        self._front = ""
+
+    def start(self, begin: Begin, cache_mib: int | None, stack: contextlib.ExitStack) -> None:
+        for name in line_up(self._options):
+            begin(f"starting {name}")
+            home = self._folder / name[:4]
+            home.mkdir(exist_ok=True)
+            try:
+                peer = self._start(name, home, cache_mib, stack)
+            except BenchmarkFailed as failed:
+                if name in OURS or name == "lean":
+                    raise
+                self.skipped[name] = str(failed)
+                continue
+            stack.callback(peer.close)
+            self.peers.append(peer)
+
+    def _start(self, name: str, home: Path, cache_mib: int | None, stack: contextlib.ExitStack) -> Peer:
+        options = self._options
+        npm = Path(options.npm).absolute() if options.npm else home
+        starts: dict[str, Callable[[], Peer]] = {
+            "tidegate": lambda: self._start_tidegate(home, cache_mib, stack),
+            "lean": lambda: Tidegate(self._front, "lean", name="tidegate lean"),
+            "pipeline": lambda: Pipeline(
+                home, shards=options.workers or len(cores()), sync=options.sync, routes=("direct", "router")
+            ),
+            "redis": lambda: Redis(home, options.transport),
+            "postgres": lambda: Postgres(home),
+            "sqlite": lambda: start_naive(home),
+            "workerd": lambda: start_workerd(home, npm),
+            "restate": lambda: start_restate(home, npm),
+        }
+        return starts[name]()
+
+    def _start_tidegate(self, home: Path, cache_mib: int | None, stack: contextlib.ExitStack) -> Peer:
+        options = self._options
+        if options.connect:
+            self._front = options.connect
+            _check_method(options)
+        else:
+            service_home = home / f"cache-{cache_mib}"
+            service_home.mkdir()
+            service = Service(service_home, workers=options.workers, transport=options.transport, cache_mib=cache_mib)
+            stack.callback(service.close)
+            self._front = service.front
+        return Tidegate(self._front, options.load, class_name=options.class_name)
+
+
+def _check_method(options: argparse.Namespace) -> None:
+    """A running service has an app of somebody else's."""
+    classes = system_call(options.connect, "classes")
+    for workload in _workloads(options):
+        name = options.class_name or workload.class_name
+        if workload.calls.method not in classes.get(name, {}).get("methods", {}):
+            known = ", ".join(classes) or "none"
+            raise BenchmarkFailed(f"{options.connect} has no class {name} with {workload.calls.method}(); it has: {known}")
+
+
+def run(options: argparse.Namespace, begin: Begin) -> results.Result:
+    """Raises BenchmarkFailed."""
+    plans = make_plans(options)
+    measurements: list[Measurement] = []
+    syncs: list[SyncCount] = []
+    skipped: dict[str, str] = {}
+    with scratch_folder(options.folder) as folder:
+        begin("looking at the machine")
+        machine = results.machine_facts(folder)
+        for cache_mib in dict.fromkeys(plan.workload.cache_mib for plan in plans):
+            group = [plan for plan in plans if plan.workload.cache_mib == cache_mib]
+            with contextlib.ExitStack() as stack:
+                started = LineUp(options, folder)
+                started.start(begin, cache_mib, stack)
+                measurements += _measure_all(started.peers, group, options, begin)
+                if options.command == "peers":
+                    syncs += _count_syncs(started.peers, folder, options, begin, started.skipped)
+                skipped |= started.skipped
+    others = dict.fromkeys(one.peer for one in measurements if one.peer != "tidegate")
+    return results.Result(
+        command=options.command,
+        at=results.now_utc(),
+        commit=results.commit(),
+        machine=machine,
+        settings=_settings(options),
+        summaries=summarise(measurements),
+        ratios=[ratio for other in others for ratio in compare(measurements, "tidegate", other)],
+        measurements=measurements,
+        syncs=syncs,
+        skipped=skipped,
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    hidden = ("command", "folder", "json", "no_save", "npm")
+    return {name: value for name, value in vars(options).items() if name not in hidden}
+
+
+def _measure_all(
+    peers: Sequence[Peer], plans: Sequence[Plan], options: argparse.Namespace, begin: Begin
+) -> Iterator[Measurement]:
+    for step in schedule(plans, len(peers), options.rounds):
+        plan, peer = step.plan, peers[step.peer]
+        if peer.can(plan):
+            begin(f"round {step.round + 1} of {options.rounds}: {peer.name}, {plan}")
+            yield measure(peer, plan, patient=not options.smoke)
+
+
+def _count_syncs(
+    peers: Sequence[Peer], folder: Path, options: argparse.Namespace, begin: Begin, skipped: dict[str, str]
+) -> Iterator[SyncCount]:
+    if not can_count():
+        skipped["syncs"] = "strace is not installed"
+        return
+    workload = WORKLOADS["unique"]
+    concurrency, requests = (16, _SMOKE_REQUESTS) if options.smoke else (_PROBE_CONCURRENCY, _PROBE_REQUESTS)
+    plan = Plan(workload, "direct", concurrency, requests, min(workload.objects, requests))
+    for peer in peers:
+        begin(f"counting the syncs of {peer.name}")
+        meter = SyncMeter(peer.durable_pids(), folder)
+        load = peer.run(plan, meter)
+        yield SyncCount(peer.name, concurrency, load.requests, meter.syncs)
