@@ -10,6 +10,7 @@ from runtime.errors import (
     BadRequest,
     CallError,
     DeadlineExceeded,
+    ObjectReset,
     Overloaded,
 )
 from runtime.limits import OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX
@@ -140,6 +141,33 @@ async def test_no_new_call_starts_while_too_much_is_not_durable_and_all_do_in_or
     calls += [world.call(Thing, "b", "log", str(number)) for number in range(6, 9)]
     await world.ask_all([large, *calls])
     assert [str(number) for number in range(9)] == LOG
+
+
+async def test_calls_that_waited_at_the_gate_and_for_the_disk_keep_their_order_when_their_object_is_reset() -> None:
+    class Ordered(Thing):
+        async def hold_and_fail(self) -> None:
+            async with self.block_concurrency():
+                await until("hold")
+                raise ValueError("breaks")
+
+    world = World(Ordered, auto=False)
+    hold = control("hold")
+    holding = world.call(Ordered, "a", "hold_and_fail")
+    await world.settle()
+    calls = [world.call(Ordered, "a", "log", str(number)) for number in range(3)]
+    await world.settle()
+    large = world.call(Ordered, "b", "put_large", 17)
+    await world.settle()
+    calls += [world.call(Ordered, "a", "log", str(number)) for number in range(3, 6)]
+    await world.settle()
+    hold.set_result(None)
+    calls += [world.call(Ordered, "a", "log", str(number)) for number in range(6, 9)]
+    await world.settle()
+    world.auto = True
+    world.host.touch()
+    await world.ask_all([large, *calls])
+    assert [str(number) for number in range(9)] == LOG
+    assert isinstance(holding.error, ObjectReset)
 
 
 async def test_a_program_that_writes_more_than_fits_makes_progress_without_deadlock() -> None:
