@@ -122,8 +122,8 @@ def print_costs(costs: Sequence[Cost]) -> None:
 def print_model(found: Scaling) -> None:
     console, costs = make_console(), found.costs
     console.print(
-        f"CPU per call: client {costs.client_us:.1f} µs, router {costs.router_us:.1f} µs ({costs.router_busiest:.0%} of it in one "
-        f"thread), worker {costs.worker_us:.1f} µs; disk: {costs.sync_us:.0f} µs a sync, {costs.syncs_per_s:,.0f} syncs/s",
+        f"CPU per call: client {costs.client_us:.1f} µs, router {costs.router_us:.1f} µs ({costs.router_busiest:.0%} of it in "
+        f"one thread), worker {costs.worker_us:.1f} µs; disk: {costs.sync_us:.0f} µs a sync, {costs.syncs_per_s:,.0f} syncs/s",
         highlight=False,
     )
     table = make_table("calls per second and what runs out first", ("setup",), [f"{count} cores" for count in CORES])

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -73,6 +74,14 @@ _CALL_EPILOG = """examples:
   tidegate call Bank main transfer source='"alice"' target='"bob"' amount=10
 """
 
+_BENCH_EPILOG = """Takes durable unique numbers from new objects of a running service, checks that each comes once and none is
+missing, and prints rates, latencies and CPU time. The objects, named with random prefixes, stay in the data.
+
+examples:
+  tidegate serve counter.py & tidegate bench
+  tidegate bench --class Order --concurrency 64 --route router
+"""
+
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
@@ -103,7 +112,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_client_options(status)
     status.add_argument("--json", action="store_true", help="print everything known as JSON")
     status.set_defaults(run=_status)
+    _add_bench(commands.add_parser("bench", help="measure a running service", epilog=_BENCH_EPILOG, formatter_class=raw))
     return parser
+
+
+def _add_bench(bench: argparse.ArgumentParser) -> None:
+    bench.add_argument("--connect", metavar="ENDPOINT", default=LISTEN_DEFAULT, help="the service (default: %(default)s)")
+    bench.add_argument("--class", dest="class_name", metavar="CLASS", help="a class with get_unique_number() (default: Counter)")
+    bench.add_argument("--concurrency", metavar="N,…", help="calls in flight (default: 1,64,256,1024)")
+    bench.add_argument("--requests", metavar="N", help="calls for each of them (default: enough for a second or two)")
+    bench.add_argument("--objects", metavar="N", help="new objects that are called (default: 1000)")
+    bench.add_argument("--route", choices=("router", "direct", "both"), help="through the router or straight to the workers")
+    bench.add_argument("--load", choices=("client", "lean"), default="client", help="the Python client, or raw sockets")
+    bench.add_argument("--json", action="store_true", help="print the result as JSON, and no progress")
+    bench.set_defaults(run=_bench)
 
 
 def _add_client_options(parser: argparse.ArgumentParser) -> None:
@@ -289,6 +311,20 @@ def _check_somebody_listens(endpoint: str) -> None:
         raise OperatorError("connect", endpoint, "nothing is listening there", hint) from None
     except OSError as error:
         raise OperatorError("connect", endpoint, error.strerror or str(error), "correct --connect") from None
+
+
+# bench
+
+
+def _bench(options: argparse.Namespace) -> int:
+    """By another process: what serves need not know what measures."""
+    _check_somebody_listens(options.connect)
+    command = [sys.executable, "-P", "-m", "benchmarks", "unique", "--connect", options.connect, "--load", options.load]
+    for name, value in (("class", options.class_name), ("concurrency", options.concurrency), ("requests", options.requests),
+                        ("objects", options.objects), ("route", options.route)):  # fmt: skip
+        command += [f"--{name}", value] if value is not None else []
+    paths = os.pathsep.join([str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")])
+    return subprocess.call([*command, *(["--json"] if options.json else [])], env={**os.environ, "PYTHONPATH": paths})
 
 
 # status

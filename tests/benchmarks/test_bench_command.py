@@ -1,0 +1,48 @@
+"""`tidegate bench` against a service that runs somebody's own app."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.peers import Service
+from benchmarks.processes import REPOSITORY, free_port
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    running = Service(tmp_path_factory.mktemp("s"), workers=2, transport="tcp", app=str(REPOSITORY / "examples" / "counter.py"))
+    yield running
+    running.close()
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tidegate", "bench", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_any_class_with_the_method_of_a_running_service_is_measured(service: Service) -> None:
+    few = ("--requests", "200", "--objects", "20", "--concurrency", "8,16", "--json")
+    ended = bench("--connect", service.front, "--class", "MemoryCounter", *few)
+    assert ended.returncode == 0, ended.stderr
+    summaries = json.loads(ended.stdout)["summaries"]
+    cases = {(one["route"], one["concurrency"]) for one in summaries}
+    assert cases == {("direct", 8), ("direct", 16), ("router", 8), ("router", 16)}
+    assert all(one["rate"] > 0 and one["generator"] == "client" for one in summaries)
+
+
+def test_a_class_that_is_not_there_is_named(service: Service) -> None:
+    ended = bench("--connect", service.front, "--class", "Order", "--json")
+    assert ended.returncode == 1
+    assert "no class Order with get_unique_number()" in ended.stderr
+    assert "MemoryCounter" in ended.stderr
+
+
+def test_nobody_listening_is_said_at_once() -> None:
+    ended = bench("--connect", f"tcp://127.0.0.1:{free_port()}")
+    assert ended.returncode == 1
+    assert "nothing is listening there" in ended.stderr
