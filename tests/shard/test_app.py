@@ -1,0 +1,125 @@
+"""What can be served, and what is said about an app that cannot."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shard.app import load_app
+from shard.methods import AppError
+
+Write = Callable[..., str]
+COUNTER = "from tidegate import DurableObject\nclass Counter(DurableObject):\n    async def count(self) -> int: return 1\n"
+
+
+@pytest.fixture
+def app(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
+    """Writes a file; returns its path. Modules imported meanwhile are forgotten."""
+    before, path = set(sys.modules), list(sys.path)
+    monkeypatch.chdir(tmp_path)
+
+    def write(source: str, name: str = "the_app.py") -> str:
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(textwrap.dedent(source))
+        return str(file)
+
+    yield write
+    sys.path[:] = path
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def names(app_name: str) -> dict[str, list[str]]:
+    return {cls.name: sorted(cls.methods) for cls in load_app(app_name)}
+
+
+def test_a_file_serves_the_object_classes_that_it_defines(app: Write) -> None:
+    more = "class _Hidden(Counter): pass\nclass Plain: pass\nclass Other(Counter):\n    async def more(self): ...\n"
+    assert names(app(COUNTER + more)) == {"Counter": ["count"], "Other": ["count", "more"]}
+
+
+def test_a_file_may_import_what_stands_beside_it_and_serves_classes_from_there(app: Write) -> None:
+    app(COUNTER, "beside.py")
+    assert names(app("from beside import Counter\n")) == {"Counter": ["count"]}
+
+
+def test_a_module_serves_all_its_classes_or_those_that_are_named(app: Write) -> None:
+    app(COUNTER + "class Other(DurableObject):\n    async def x(self): ...\n", "package/module.py")
+    assert names("package.module") == {"Counter": ["count"], "Other": ["x"]}
+    assert names("package.module:Other") == {"Other": ["x"]}
+    assert names("package.module:Other,Counter") == {"Other": ["x"], "Counter": ["count"]}
+
+
+def test_annotations_may_be_postponed(app: Write) -> None:
+    source = """
+        from __future__ import annotations
+        import dataclasses
+        from tidegate import DurableObject
+        @dataclasses.dataclass
+        class Item:
+            name: str
+        class Shop(DurableObject):
+            async def sell(self, item: Item, count: int = 1) -> Item: ...
+    """
+    assert names(app(source)) == {"Shop": ["sell"]}
+
+
+def bad(body: str) -> str:
+    return f"from tidegate import DurableObject\nclass Bad(DurableObject):\n    {body}\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("x = 1\n", "has no object class; derive"),
+        (bad("def plain(self): ..."), "Bad.plain is a plain `def`; write `async def plain`, or name it _plain"),
+        (bad("async def numbers(self):\n        yield 1"), "Bad.numbers is an async generator; return a list"),
+        (bad("def on_start(self): ..."), "Bad.on_start is a plain `def`"),
+        (bad("def alarm(self, info): ..."), "Bad.alarm is a plain `def`"),
+        (bad("async def take(self, value: 'Nowhere'): ..."), "Bad.take: an annotation cannot be resolved: name 'Nowhere'"),
+        (bad("async def take(self, value: int | list | dict | tuple | set): ..."), "parameter 'value'"),
+    ],
+)
+def test_an_app_that_cannot_be_served_is_told_what_to_change(app: Write, source: str, says: str) -> None:
+    with pytest.raises(AppError) as caught:
+        load_app(app(source))
+    assert says in str(caught.value)
+
+
+def test_two_classes_of_one_name_are_refused(app: Write) -> None:
+    app(COUNTER, "beside.py")
+    with pytest.raises(AppError, match="two object classes named Counter"):
+        load_app(app("from beside import Counter as First\n" + COUNTER))
+
+
+@pytest.mark.parametrize("name", ["nowhere.py", "directory.py"])
+def test_a_file_that_is_not_there_is_named(app: Write, tmp_path: Path, name: str) -> None:
+    (tmp_path / "directory.py").mkdir()
+    with pytest.raises(AppError, match=f"there is no file .*{name}"):
+        load_app(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("chosen", ["Nothing", "Plain", "number"])
+def test_a_named_class_that_is_none_is_told(app: Write, chosen: str) -> None:
+    app(COUNTER + "class Plain: pass\nnumber = 1\n", "module.py")
+    with pytest.raises(AppError, match=f"module has no object class {chosen}"):
+        load_app(f"module:{chosen}")
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [("import nowhere_at_all\n", ModuleNotFoundError), ("1 / 0\n", ZeroDivisionError), ("def (\n", SyntaxError)],
+)
+def test_what_importing_an_app_raises_is_raised(app: Write, source: str, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        load_app(app(source))
+
+
+def test_a_loaded_class_is_found_in_its_module_by_name(app: Write) -> None:
+    (cls,) = load_app(app(COUNTER))
+    assert sys.modules[cls.cls.__module__].Counter is cls.cls
