@@ -32,7 +32,6 @@ from shard.alarms import (
     abandoned_alarms,
     abandoned_row,
     info_of,
-    is_pending,
     pending_alarm,
     retried,
 )
@@ -66,7 +65,7 @@ class Failure(Exception):
 class Ring(InternalOrigin):
     """One alarm on its way: the call that nobody made, its method, and where its outcome goes."""
 
-    __slots__ = ("_abandoned", "_activation", "_alarm", "_failed", "attempts", "clock", "due", "overtaken", "shard")
+    __slots__ = ("_abandoned", "_activation", "_failure", "_has_run", "attempts", "clock", "due", "overtaken", "shard")
 
     name = ALARM
     empty_ok = True
@@ -81,9 +80,9 @@ class Ring(InternalOrigin):
         self.overtaken = False
         """Another ring for the object came meanwhile and was dropped."""
         self._activation: Activation | None = None
-        self._alarm: Alarm | None = None
-        """The alarm whose handler was run."""
-        self._failed: tuple[Alarm, Failure] | None = None
+        self._has_run = False
+        """The handler, in this activation."""
+        self._failure: Failure | None = None
         """A run that ended with its instance and has not been counted."""
         self._abandoned = ""
 
@@ -98,10 +97,11 @@ class Ring(InternalOrigin):
         alarm = cache.alarm
         if alarm is None or alarm.due_us > self.clock.now_us():
             return  # It has been moved or deleted.
-        self._alarm = cache.ringing = alarm
+        self._has_run = True
+        cache.ringing = alarm
         try:
-            if self._failed is not None and self._failed[0] == alarm:
-                raise self._failed[1]
+            if self._failure is not None:
+                raise self._failure
             self.clock.rung += 1
             await instance.alarm(info_of(alarm))  # type: ignore[attr-defined]  # the clock rings no classes without
         except BaseException as exc:
@@ -126,9 +126,7 @@ class Ring(InternalOrigin):
         cache.set_alarm(later)
 
     def deliver(self, host: Host) -> None:
-        self._activation = self._alarm = None
-        self._abandoned = ""
-        self.overtaken = False
+        self._activation, self._has_run, self._abandoned, self.overtaken = None, False, "", False
         host.deliver(Request(0, self.due.class_name, self.due.name, ALARM), self)
 
     def answer(self, status: int, result: Any) -> None:
@@ -140,8 +138,8 @@ class Ring(InternalOrigin):
             clock.ended(self)
             return
         reason = result.get("message", "")
-        if self._alarm is not None and self._activation is not None and self._activation.at_fault:
-            self._failed = self._alarm, Failure(reason)
+        if self._has_run and self._activation is not None and self._activation.at_fault:
+            self._failure = Failure(reason)
             clock.ended(self, again_in_us=0)
             return
         log.warning("the alarm of %s/%s did not get through and is tried again: %s", due.class_name, due.name, reason)
@@ -250,10 +248,8 @@ class AlarmClock:
 
     def _take_due(self, now_us: int, most: int) -> Iterator[Ring]:
         while most > 0 and self._again and self._again[0][0] <= now_us:
-            ring = heapq.heappop(self._again)[2]
-            if is_pending(self._stores[ring.shard], ring.due):
-                most -= 1
-                yield ring
+            most -= 1
+            yield heapq.heappop(self._again)[2]
         late = [(due_us, shard) for shard, alarms in self._shards.items() if (due_us := alarms.next_due_us()) is not None]
         for _, shard in sorted(late):
             taken = self._shards[shard].take_due(now_us, most)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
 from typing import Any, NamedTuple
 
+import msgspec
+
 from runtime.ids import object_key
 from shard.activation import Activation
 from shard.alarms import INDEX_KEY, AlarmInfo, index_row_key, pending_alarm
@@ -20,6 +22,7 @@ from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 EPOCH_S = 1_700_000_000
 """Unix time at the start of each test."""
 TEST_HOURS_MAX = 100_000
+TEST_TURNS_MAX = 500_000
 
 
 class Run(NamedTuple):
@@ -159,7 +162,7 @@ class AlarmWorld(World):
         found: dict[str, list[float]] = {}
         for store in self.stores.values():
             for key, raw in store.scan(INDEX_KEY):
-                name = world.msgspec.msgpack.decode(raw)[1]
+                name = msgspec.msgpack.decode(raw)[1]
                 found.setdefault(name, []).append(round(int(key[:16], 16) / 1e6 - EPOCH_S, 6))
         return found
 
@@ -186,7 +189,7 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         loop.virtual = virtual  # type: ignore[attr-defined]
         task = loop.create_task(test(**arguments))
         try:
-            virtual.run(TEST_HOURS_MAX * 3_600.0, task.done)
+            virtual.run(TEST_HOURS_MAX * 3_600.0, lambda: task.done() or virtual.turns > TEST_TURNS_MAX)
             assert task.done(), "the test never ends"
             task.result()
             for each in world.WORLDS:
