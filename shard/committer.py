@@ -74,8 +74,8 @@ class Committer:
             except LogFull as exc:
                 self._make_room(record, exc)
                 return
-            except LogBroken as exc:
-                self._fail(exc)
+            except Exception as exc:
+                self._fail(_as_broken(exc))
                 return
             self._observe(time.perf_counter() - started_s)
             self._succeed(position)
@@ -92,8 +92,9 @@ class Committer:
             started_s = time.perf_counter()
             try:
                 position = self._store.log.append(record)
-            except (LogFull, LogBroken) as exc:
-                self._loop.call_soon_threadsafe(self._helper_failed, record, exc, context=NEUTRAL)
+            except Exception as exc:
+                error = exc if isinstance(exc, LogFull) else _as_broken(exc)
+                self._loop.call_soon_threadsafe(self._helper_failed, record, error, context=NEUTRAL)
             else:
                 elapsed_s = time.perf_counter() - started_s
                 self._loop.call_soon_threadsafe(self._helped, position, elapsed_s, context=NEUTRAL)
@@ -139,6 +140,9 @@ class Committer:
         except (OperatorError, TimeoutError):
             logging.getLogger("tidegate").error("a commit was refused: %s", problem)
             self._host.commit_failed(str(problem))
+        except Exception as exc:
+            self._fail(_as_broken(exc))
+            return
         else:
             self._succeed(position)
         self._host.touch()
@@ -146,3 +150,10 @@ class Committer:
     def _fail(self, error: LogBroken) -> None:
         self._host.commit_failed(str(error))
         self._broken(error)
+
+
+def _as_broken(error: Exception) -> LogBroken:
+    """Whatever it was: what of the record has reached the disk is unknown, and without an end the commit would never end."""
+    if isinstance(error, LogBroken):
+        return error
+    return LogBroken("append", "the commit log", repr(error), "this worker restarts and recovers what is durable")

@@ -42,7 +42,7 @@ def run_to_end(test: Coroutine[Any, Any, None]) -> None:
         for each in world.WORLDS:
             each.check()
             each.expect_nothing_forgotten()
-        gc.collect()  # What was never looked at is reported when it is freed.
+        gc.collect(1)  # What was never looked at is reported when it is freed.
         loop.run_until_complete(asyncio.sleep(0))
         assert not problems, problems
     finally:

@@ -1,0 +1,239 @@
+"""A worker with its real sockets and files, alone and with another: what it answers, how it drains, whom it calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from runtime.control import Drain, FromChild, Ping, Pong, Topology, TopologyChanged, WorkerSpec
+from runtime.errors import CallError, MethodRaised, Moved, ShardLost, Unavailable, UnknownMethod, from_wire
+from runtime.slots import SlotTable
+from shard.methods import ObjectClass
+from shard.object import DurableObject
+from shard.worker import Worker
+from shard.worker_store import WorkerStore
+
+SHARDS = 4
+DEADLINE_S = 10.0
+
+
+class Note(DurableObject):
+    async def put(self, value: Any) -> None:
+        await self.storage.put("note", value)
+
+    async def get(self) -> Any:
+        return await self.storage.get("note")
+
+    async def copy_from(self, name: str) -> Any:
+        value = await self.stub(Note, name).get()
+        await self.storage.put("note", value)
+        return value
+
+    async def push_to(self, name: str, count: int) -> None:
+        await asyncio.gather(*[self.stub(Note, name).append(number) for number in range(count)])
+
+    async def append(self, number: int) -> None:
+        await self.storage.put("note", [*await self.storage.get("note", []), number])
+
+    async def hold(self) -> str:
+        await asyncio.sleep(60)
+        return "held"
+
+    async def pause(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "paused"
+
+    async def ask_to_hold(self, name: str) -> str:
+        return await self.stub(Note, name).hold()
+
+
+class Running:
+    """A worker and one client of it, in the test's own loop."""
+
+    def __init__(self, tmp_path: Path, context: zmq.Context[Any], index: int, workers: int, incarnation: int = 1) -> None:
+        self.loop = asyncio.get_running_loop()
+        shards = tuple(range(index, SHARDS, workers))
+        spec = WorkerSpec(
+            index, workers, incarnation, 1, None, shards, SHARDS, str(tmp_path), str(tmp_path), "app", 1 << 20, 10.0, False
+        )
+        self.control: list[FromChild] = []
+        self.ended: asyncio.Future[tuple[int, int]] = self.loop.create_future()
+        self.worker = Worker(
+            spec, context, self.loop, [ObjectClass(Note)],
+            lambda trouble: WorkerStore.open(tmp_path, 1, index, shards, trouble),
+            self.control.append, lambda code, unanswered: self.ended.set_result((code, unanswered)),
+        )  # fmt: skip
+        self.endpoint = self.worker.bind(f"inproc://worker-{index}.{incarnation}")
+        self.worker.start()
+        self.client = context.socket(zmq.DEALER)
+        self.client.linger = 0
+        self.client.connect(self.endpoint)
+        self.numbers = itertools.count(1)
+        self.replies: dict[int, Any] = {}
+
+    def send(self, cls: str, name: str, method: str, *args: Any) -> int:
+        number = next(self.numbers)
+        self.client.send(msgspec.msgpack.encode([[number, cls, name, method, args]]))
+        return number
+
+    async def reply(self, number: int) -> Any:
+        async with asyncio.timeout(DEADLINE_S):
+            while number not in self.replies:
+                while self.client.poll(0):
+                    for reply_number, status, result in msgspec.msgpack.decode(self.client.recv()):
+                        assert reply_number not in self.replies, "a call is answered once"
+                        self.replies[reply_number] = from_wire(result) if status else result
+                await asyncio.sleep(0.001)
+        result = self.replies[number]
+        if isinstance(result, CallError):
+            raise result
+        return result
+
+    async def ask(self, name: str, method: str, *args: Any) -> Any:
+        return await self.reply(self.send("Note", name, method, *args))
+
+    async def close(self) -> None:
+        self.worker.close()
+        self.worker._committer.close()
+        await self.worker.store.close()
+        self.client.close()
+
+
+@contextlib.asynccontextmanager
+async def service(tmp_path: Path, workers: int) -> AsyncIterator[list[Running]]:
+    context: zmq.Context[Any] = zmq.Context()
+    for shard in range(SHARDS):
+        (tmp_path / "shards" / f"{shard:04d}").mkdir(parents=True)
+    for index in range(workers):
+        (tmp_path / "log" / f"{1:08d}-{index:04d}").mkdir(parents=True)
+    running = [Running(tmp_path, context, index, workers) for index in range(workers)]
+    tell(running, 1)
+    try:
+        yield running
+    finally:
+        for each in running:
+            await each.close()
+        context.term()
+
+
+def topology(running: list[Running | None], epoch: int) -> Topology:
+    owners = tuple(shard % len(running) for shard in range(SHARDS))
+    return Topology(epoch, owners, tuple(None if each is None else each.endpoint for each in running))
+
+
+def tell(running: list[Any], epoch: int) -> None:
+    for each in running:
+        if each is not None:
+            each.worker.on_control(TopologyChanged(topology(running, epoch)))
+
+
+def name_on(worker: int, workers: int, nth: int = 0) -> str:
+    table = SlotTable(Topology(1, tuple(shard % workers for shard in range(SHARDS)), (None,) * workers))
+    names = (name for name in map(str, itertools.count()) if table.worker_of("Note", name) == worker)
+    return next(itertools.islice(names, nth, None))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+async def test_a_worker_answers_calls_and_system_calls_on_its_endpoint(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as (worker,):
+        await worker.ask("a", "put", [1, "x"])
+        assert await worker.ask("a", "get") == [1, "x"]
+        assert await worker.reply(worker.send("", "", "ping")) == "pong"
+        assert (await worker.reply(worker.send("", "", "topology")))["epoch"] == 1
+        with pytest.raises(UnknownMethod):
+            await worker.reply(worker.send("", "", "nothing"))
+
+
+async def test_a_worker_answers_moved_for_objects_of_another(tmp_path: Path) -> None:
+    async with service(tmp_path, 2) as (first, _):
+        with pytest.raises(Moved):
+            await first.ask(name_on(1, 2), "get")
+
+
+async def test_a_ping_of_the_supervisor_is_answered_with_the_numbers_of_the_worker(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as (worker,):
+        await worker.ask("a", "put", 1)
+        worker.worker.on_control(Ping(7))
+        (pong,) = worker.control
+        assert isinstance(pong, Pong)
+        assert pong.number == 7
+        assert pong.statistics["calls"] == pong.statistics["commits"] == 1
+        assert msgspec.json.encode(pong)
+
+
+async def test_an_object_calls_an_object_of_another_worker_and_back(tmp_path: Path) -> None:
+    async with service(tmp_path, 2) as (first, second):
+        here, there = name_on(0, 2), name_on(1, 2)
+        await second.ask(there, "put", "from there")
+        assert await first.ask(here, "copy_from", there) == "from there"
+        assert await second.ask(name_on(1, 2, 1), "copy_from", here) == "from there"
+
+
+async def test_calls_from_one_worker_to_another_arrive_in_order(tmp_path: Path) -> None:
+    async with service(tmp_path, 2) as (first, second):
+        here, there = name_on(0, 2), name_on(1, 2)
+        await first.ask(here, "push_to", there, 200)
+        assert await second.ask(there, "get") == list(range(200))
+
+
+async def test_calls_in_flight_to_a_worker_that_is_lost_end_in_shard_lost(tmp_path: Path) -> None:
+    async with service(tmp_path, 2) as (first, second):
+        number = first.send("Note", name_on(0, 2), "ask_to_hold", name_on(1, 2))
+        await until(lambda: second.worker._host.statistics().tasks == 1)
+        tell([first, None], 2)
+        with pytest.raises(MethodRaised, match="lost with the call in flight") as caught:
+            await first.reply(number)
+        assert caught.value.type == ShardLost.__name__, "it was raised in the object that called"
+
+
+async def test_calls_to_a_worker_that_is_down_wait_until_it_is_back_or_become_unavailable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard.peers.WAIT_DOWN_S", 0.3)
+    async with service(tmp_path, 2) as (first, second):
+        here, there = name_on(0, 2), name_on(1, 2)
+        tell([first, None], 2)
+        waiting = first.send("Note", here, "copy_from", there)
+        await until(lambda: first.worker._peers.unanswered == 1)
+        tell([first, second], 3)
+        assert await first.reply(waiting) is None
+        tell([first, None], 4)
+        late = first.send("Note", here, "copy_from", there)
+        with pytest.raises(MethodRaised, match="is down") as caught:
+            await first.reply(late)
+        assert caught.value.type == Unavailable.__name__
+
+
+async def test_a_draining_worker_finishes_what_it_has_and_refuses_what_is_new(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as (worker,):
+        await worker.ask("a", "put", "kept")
+        running = worker.send("Note", "b", "pause", 0.1)
+        await worker.ask("a", "get")
+        worker.worker.on_control(Drain(5.0))
+        with pytest.raises(Unavailable) as caught:
+            await worker.ask("a", "get")
+        assert caught.value.outcome == "not_executed"
+        assert await worker.reply(running) == "paused"
+        assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 0)
+        assert sum(store.state.applied_seq for store in worker.worker.store.shards.values()) == 1, "nothing is left for recovery"
+
+
+async def test_a_drain_that_runs_out_of_time_says_how_many_calls_are_unanswered(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as (worker,):
+        worker.send("Note", "b", "hold")
+        await worker.ask("a", "get")
+        worker.worker.on_control(Drain(0.05))
+        assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 1)
