@@ -117,7 +117,7 @@ class Activation:
                 return
             error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
             if error is not None:
-                self.host.start_failed(self, error, [])
+                self.host.resets.start_failed(self, error, [])
             else:
                 gate.leave(section)
                 self.schedule_pump()
@@ -245,7 +245,7 @@ class Activation:
         """The object is reset, and its own code is to blame."""
         if self.broken is None:
             self.at_fault = True
-            self.host.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
+            self.host.resets.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
 
 
 def section_of(task: object, activation: Activation) -> Section | None:

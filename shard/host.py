@@ -28,7 +28,6 @@ from runtime.errors import (
     Moved,
     ObjectReset,
     Overloaded,
-    StartFailed,
     TooLarge,
 )
 from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
@@ -50,6 +49,7 @@ from shard.methods import Method, ObjectClass
 from shard.outbound import Caller, InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
 from shard.refusals import method_raised, unknown_class, unknown_method
+from shard.resets import Resets
 from shard.settings import HostSettings, HostStatistics
 from shard.table import ActivationTable, Kept
 from shard.task import NEUTRAL, ObjectTask
@@ -99,13 +99,14 @@ class Host:
         self._apply = apply
         self._system = system
         self.wall_us = wall_us
+        self.resets = Resets(self)
         self.web = Web()
         self.alarms = AlarmClock(self, stores, random or Random())
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
-        self._waiting = WaitingRoom(loop, self.deliver, touch)
-        self._running_calls = 0
-        self._calls = self._commits_done = self._commit_writes = self._resets = 0
+        self.waiting = WaitingRoom(loop, self.deliver, touch)
+        self.running_calls = 0
+        self._calls = self._commits_done = self._commit_writes = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
 
     # Calls in
@@ -113,7 +114,7 @@ class Host:
     def handle(self, message: Message) -> None:
         """All requests of one message, in order."""
         origin = message.origin
-        waiting = self._running_calls + self.queued_calls + len(self.commits.held)
+        waiting = self.running_calls + self.queued_calls + len(self.commits.held)
         if waiting > WORKER_CALLS_MAX:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
@@ -146,7 +147,7 @@ class Host:
             activation.gate.open
             and len(request.options) < 2
             and self.commits.open_bytes < UNDURABLE_BYTES_MAX
-            and not self._waiting.stalled
+            and not self.waiting.stalled
         ):
             activation.last_used_s = self.now_s
             self.start(activation, method, request, origin)
@@ -165,8 +166,8 @@ class Host:
         except BadRequest as exc:
             self.answer_error(origin, request.id, exc)
             return
-        if self._waiting.stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
-            self._waiting.stalled.append((request, origin, arrived_s))
+        if self.waiting.stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
+            self.waiting.stalled.append((request, origin, arrived_s))
             return
         if options.deadline_ms is not None:
             deadline_s = arrived_s + options.deadline_ms / 1_000
@@ -207,7 +208,7 @@ class Host:
             return
         if task._driver.gi_yieldfrom is not None:  # `task.suspended`, without the call.
             self._spare = ObjectTask(self.loop).make_spare()
-            self._running_calls += 1
+            self.running_calls += 1
             task.call = (origin, request.id)
             task.start_running()
             task.suspend_on(result)
@@ -233,7 +234,7 @@ class Host:
         """A call that had suspended has finished."""
         origin, request_id = task.call
         task.call = None
-        self._running_calls -= 1
+        self.running_calls -= 1
         if task.cancelled():
             self._finish_error(activation, origin, request_id, asyncio.CancelledError())
         elif (error := task.exception()) is not None:
@@ -341,14 +342,14 @@ class Host:
             self.answer_error(origin, request.id, unknown_method(request, kept.object_class.methods))
             return None
         key = object_key(request.cls, request.name)
-        if self._waiting.takes(key, (request, origin, arrived_s)):
+        if self.waiting.takes(key, (request, origin, arrived_s)):
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
         try:
             activation.construct()
         except BaseException as exc:
-            self.start_failed(activation, exc, [(request, origin)])
+            self.resets.start_failed(activation, exc, [(request, origin)])
             return None
         self.table.add(activation, self.now_s)
         if kept.object_class.starts:
@@ -357,69 +358,6 @@ class Host:
                 self.answer_error(origin, request.id, activation.broken)
                 return None
         return activation
-
-    def start_failed(self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]) -> None:
-        self.log.error("%s could not be started", activation.id, exc_info=error)
-        failure = StartFailed(f"{activation.id} could not be started: {type(error).__name__}: {error}")
-        for request, origin in callers:
-            self.answer_error(origin, request.id, failure)
-        self._break(activation, failure, queued_too=True)
-
-    def reset(self, activation: Activation, error: CallError) -> None:
-        """Drops the instance and everything it has written that is in no commit yet. Its callers get `error`; calls that had
-        not been started go to the next instance."""
-        if activation.broken is None:
-            self._resets += 1
-            self.log.warning("%s", error)
-            self._break(activation, error, queued_too=False)
-
-    def _lose(self, activation: Activation, error: CallError, seq: int) -> None:
-        """It has written to commit `seq`, or has seen who did, and that is lost. Later messages revealed it, too: whoever has
-        seen those goes with it."""
-        if activation.broken is None:
-            self._resets += 1
-            self.log.warning("%s was reset: %s", activation.id, error)
-            self._break(activation, error, queued_too=False, inherited=True)
-        activation.lost_seq = min(activation.lost_seq, self.commits.first_of(seq))
-
-    def _reset_heir(self, heir: ObjectCache, error: CallError) -> None:
-        """It has seen writes that are lost."""
-        if heir.owner.broken is None:
-            self._resets += 1
-            self.log.warning("%s was reset with an object whose undurable writes it had seen", heir.owner.id)
-            self._break(heir.owner, error, queued_too=False, inherited=True)
-
-    def _break(self, activation: Activation, error: CallError, *, queued_too: bool, inherited: bool = False) -> None:
-        activation.broken = error
-        activation.lost_seq = self.commits.first_of(self.commits.open_seq)
-        cache = activation.cache
-        self.table.remove(activation)
-        heirs = self.commits.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
-        self.commits.forget(cache)
-        cache.break_with(error)
-        held, self.commits.held = self.commits.held, []
-        for message in held:
-            if message[0] is activation:
-                self._discard(message, error)
-            else:
-                self.commits.held.append(message)
-        queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
-        for task in list(activation.tasks):
-            if task.call is not None:
-                origin, request_id = task.call
-                task.call = None
-                self._running_calls -= 1
-                self.answer_error(origin, request_id, error)
-            task.abandon()
-        self.queued_calls -= len(queued)
-        if queued_too:
-            for waiter in queued:
-                self.answer_error(waiter.origin, waiter.request.id, error)
-            queued = []
-        self._waiting.settle(cache, [(waiter.request, waiter.origin, waiter.arrived_s) for waiter in queued])
-        for heir in heirs:
-            self._reset_heir(heir, error)
-        self.touch()
 
     # Commits
 
@@ -462,7 +400,7 @@ class Host:
                 origin.answer(second, third)
             else:
                 first()
-        self._waiting.commit_ended()
+        self.waiting.commit_ended()
 
     def commit_failed(self, problem: str) -> None:
         """What `cut` returned is not durable and never will be: its objects are reset, their messages never leave."""
@@ -471,18 +409,18 @@ class Host:
         self.alarms.commit_failed()
         error = ObjectReset(f"a write could not be made durable: {problem}")
         for message in commit.held:
-            self._discard(message, error)
+            self.discard(message, error)
         for cache in commit.members:
             cache.committing = None
         for cache in commit.members:
-            self._lose(cache.owner, error, commit.seq)
+            self.resets.lose(cache.owner, error, commit.seq)
         for heir, _ in commit.heirs:
-            self._lose(heir.owner, error, commit.seq)
+            self.resets.lose(heir.owner, error, commit.seq)
         for message in commit.held:  # Its code has just been told of a failure: then nothing of it may go on.
-            self._lose(message[0], error, commit.seq)
-        self._waiting.commit_ended()
+            self.resets.lose(message[0], error, commit.seq)
+        self.waiting.commit_ended()
 
-    def _discard(self, message: Any, error: CallError) -> None:
+    def discard(self, message: Any, error: CallError) -> None:
         _, origin, first, second, _ = message
         if origin is not None:
             self.answer_error(origin, first, error)
@@ -496,20 +434,20 @@ class Host:
         """Calls that were accepted and not answered yet."""
         in_flight = self.commits.in_flight
         held = len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0)
-        return self._running_calls + self.queued_calls + held + len(self._waiting)
+        return self.running_calls + self.queued_calls + held + len(self.waiting)
 
     def statistics(self) -> HostStatistics:
         in_flight = self.commits.in_flight
         return HostStatistics(
             activations=len(self.table),
-            tasks=self._running_calls,
+            tasks=self.running_calls,
             queued_calls=self.queued_calls,
             held_messages=len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0),
             cache_bytes=self.table.budget.used_bytes,
             calls=self._calls,
             commits=self._commits_done,
             commit_writes=self._commit_writes,
-            resets=self._resets,
+            resets=self.resets.count,
             evictions=self.table.evictions,
             alarms_rung=self.alarms.rung,
             alarms_abandoned=self.alarms.abandoned,

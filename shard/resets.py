@@ -1,0 +1,93 @@
+"""How an object is reset: its instance, and what it has written that is in no commit yet, are gone.
+
+Guarantee: everybody who waited for the object is told, once; what its messages revealed and is lost takes those with it who have
+seen it; calls that had not been started go to the next instance, in order.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtime.errors import CallError, StartFailed
+from runtime.protocol import Origin, Request
+from shard.activation import Activation, QueuedCall
+from shard.cache import ObjectCache
+
+if TYPE_CHECKING:
+    from shard.host import Host
+
+
+class Resets:
+    def __init__(self, host: Host) -> None:
+        self.count = 0
+        self._host = host
+
+    def start_failed(
+        self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]
+    ) -> None:
+        """Its `__init__` or `on_start` raised: `callers`, and all who wait at its gate, are answered `start_failed`."""
+        self._host.log.error("%s could not be started", activation.id, exc_info=error)
+        failure = StartFailed(f"{activation.id} could not be started: {type(error).__name__}: {error}")
+        for request, origin in callers:
+            self._host.answer_error(origin, request.id, failure)
+        self._break(activation, failure, queued_too=True)
+
+    def reset(self, activation: Activation, error: CallError) -> None:
+        """Something in the object asks for it: `abort`, a broken critical section."""
+        if activation.broken is None:
+            self.count += 1
+            self._host.log.warning("%s", error)
+            self._break(activation, error)
+
+    def lose(self, activation: Activation, error: CallError, seq: int) -> None:
+        """It has written to commit `seq`, or has seen who did, and that is lost. Later messages revealed it, too: whoever has
+        seen those goes with it."""
+        if activation.broken is None:
+            self.count += 1
+            self._host.log.warning("%s was reset: %s", activation.id, error)
+            self._break(activation, error, inherited=True)
+        activation.lost_seq = min(activation.lost_seq, self._host.commits.first_of(seq))
+
+    def _reset_heir(self, heir: ObjectCache, error: CallError) -> None:
+        """It has seen writes that are lost."""
+        if heir.owner.broken is None:
+            self.count += 1
+            self._host.log.warning("%s was reset with an object whose undurable writes it had seen", heir.owner.id)
+            self._break(heir.owner, error, inherited=True)
+
+    def _break(
+        self, activation: Activation, error: CallError, *, queued_too: bool = False, inherited: bool = False
+    ) -> None:
+        host, cache = self._host, activation.cache
+        activation.broken = error
+        activation.lost_seq = host.commits.first_of(host.commits.open_seq)
+        host.table.remove(activation)
+        heirs = host.commits.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
+        host.commits.forget(cache)
+        cache.break_with(error)
+        held, host.commits.held = host.commits.held, []
+        for message in held:
+            if message[0] is activation:
+                host.discard(message, error)
+            else:
+                host.commits.held.append(message)
+        queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
+        self._end_tasks(activation, error)
+        host.queued_calls -= len(queued)
+        if queued_too:
+            for waiter in queued:
+                host.answer_error(waiter.origin, waiter.request.id, error)
+            queued = []
+        host.waiting.settle(cache, [(waiter.request, waiter.origin, waiter.arrived_s) for waiter in queued])
+        for heir in heirs:
+            self._reset_heir(heir, error)
+        host.touch()
+
+    def _end_tasks(self, activation: Activation, error: CallError) -> None:
+        for task in list(activation.tasks):
+            if task.call is not None:
+                origin, request_id = task.call
+                task.call = None
+                self._host.running_calls -= 1
+                self._host.answer_error(origin, request_id, error)
+            task.abandon()
