@@ -354,6 +354,9 @@ def render_status(status: Mapping[str, Any], now_ms: int) -> str:
     rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
     rows += [_row(process) for process in status["processes"]]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    abandoned = sum(process.get("statistics", {}).get("alarms_abandoned", 0) for process in status["processes"])
+    if abandoned:
+        lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; the log says which")
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join(lines)
 

@@ -165,6 +165,9 @@ def test_a_degraded_service_shows_what_is_wrong_with_which_process() -> None:
     page = render_status(status, now_ms=1_000 + 1_000 * (2 * 86_400 + 3 * 3_600 + 59))
     assert page.startswith("degraded on tcp://x:1 for 2 d 3 h (Tidegate 1, start 3)\napp a.py: no classes\ndata /d: 1 shard\n")
     assert page.splitlines()[-1].split() == ["worker", "0", "down", "FLAPPING", "-", "1", "-", "-", "7", "disk", "full"]
+    assert "alarms" not in page
+    status["processes"] = [{**worker, "statistics": {"alarms_abandoned": 2}}] * 2
+    assert "data /d: 1 shard\nalarms: 4 abandoned" in render_status(status, now_ms=1_000)
 
 
 # serve

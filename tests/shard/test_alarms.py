@@ -173,8 +173,8 @@ class Indexed:
 
 Step = Callable[[Indexed], None]
 SMALL: list[Step] = [
-    *(lambda world, n=n, at=at: world.move(n, at) for n in (0, 1) for at in (1, 2, None)),  # type: ignore[misc]
-    *(lambda world, at=at, most=most: world.take(at, most) for at, most in ((1, 9), (2, 1), (2, 9))),  # type: ignore[misc]
+    *(lambda world, n=n, at=at: world.move(n, at) for n in (0, 1) for at in (1, 2, None)),
+    *(lambda world, at=at, most=most: world.take(at, most) for at, most in ((1, 9), (2, 1), (2, 9))),
     Indexed.give_back,
     Indexed.restart,
 ]
