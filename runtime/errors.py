@@ -11,6 +11,11 @@ from typing import Any, ClassVar, Literal
 Outcome = Literal["not_executed", "executed", "unknown"]
 
 
+def sendable(text: str) -> str:
+    """The text as UTF-8 can carry it: lone surrogates as their escapes."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
+
+
 class TidegateError(Exception):
     """Base of everything Tidegate raises on purpose."""
 
@@ -41,11 +46,11 @@ class CallError(TidegateError):
         """The error map of wire protocol 1."""
         return {
             "code": self.code,
-            "message": self.message,
+            "message": sendable(self.message),
             "retryable": self.retryable,
             "overloaded": self.overloaded,
             "outcome": self.outcome,
-            **self.details,
+            **{key: sendable(value) if isinstance(value, str) else value for key, value in self.details.items()},
         }
 
 

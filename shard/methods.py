@@ -16,6 +16,7 @@ import msgspec
 from runtime.errors import BadArguments
 from runtime.stub import HOOKS
 from shard.object import ALARM, DurableObject
+from shard.refusals import text_of
 
 _EMPTY = (b"", b"\x90", b"\xc0", b"\x80")
 """Arguments left out: nothing, an empty array, nil, an empty map."""
@@ -117,7 +118,7 @@ class Method:
         try:
             return codec.decode(raw, type=kind, dec_hook=_decode_custom)
         except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
-            problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else f"{type(exc).__name__}: {exc}"
+            problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else f"{type(exc).__name__}: {text_of(exc)}"
             raise BadArguments(f"{self.name}: argument {name!r}: {problem}", details={"argument": name}) from None
 
     def _shown(self) -> str:

@@ -28,8 +28,8 @@ def method_raised(error: BaseException, *, dev: bool) -> CallError:
 
 
 def text_of(error: BaseException) -> str:
-    """What an exception says, as far as it can be sent."""
+    """What an exception says, if it can say anything."""
     try:
-        return str(error).encode(errors="backslashreplace").decode()
+        return str(error)
     except Exception:
         return "an exception whose text cannot be made"

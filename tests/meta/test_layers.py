@@ -26,7 +26,7 @@ SERVING = {
 
 CORE = {
     "shard": {
-        "alarms", "cache", "codec", "commit", "input_gate", "layer", "memory_state", "memtable", "methods", "record",
+        "alarms", "cache", "codec", "commit", "input_gate", "layer", "memory_state", "memtable", "methods", "record", "refusals",
         "settings", "storage", "store",
     },
     "router": {"machine", "system"},

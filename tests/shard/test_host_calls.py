@@ -222,3 +222,57 @@ class Explosive:
 
     def __post_init__(self) -> None:
         raise KeyError("anything")
+
+
+# Errors whose text is odd
+
+
+class Odd(DurableObject):
+    kind = ""
+
+    def __init__(self) -> None:
+        if Odd.kind == "init":
+            raise ODD[self.id.name]
+
+    async def on_start(self) -> None:
+        if Odd.kind == "start":
+            raise ODD[self.id.name]
+
+    async def run(self, how: str) -> None:
+        if how == "section":
+            async with self.block_concurrency():
+                raise ODD[self.id.name]
+        if how == "abort":
+            self.abort("\ud800")
+        if how == "later":
+            await asyncio.sleep(0)
+        raise ODD[self.id.name]
+
+    async def take(self, value: OddArgument) -> None: ...
+
+
+@dataclasses.dataclass
+class OddArgument:
+    value: str
+
+    def __post_init__(self) -> None:
+        raise ODD[self.value]
+
+
+@pytest.mark.parametrize("what", ODD)
+@pytest.mark.parametrize("how", ["init", "start", "section", "abort", "later", "argument"])
+@pytest.mark.parametrize("dev", [False, True])
+async def test_wherever_an_odd_exception_is_raised_the_call_is_answered_by_an_error_that_can_be_sent(
+    what: str, how: str, dev: bool
+) -> None:
+    Odd.kind = how
+    world = World(Odd, Counter, dev=dev)
+    calls = [
+        world.call(Odd, what, "take", {"value": what}) if how == "argument" else world.call(Odd, what, "run", how),
+        world.call(Counter, "a", "plain"),
+    ]
+    await world.settle()
+    codes = {"init": "start_failed", "start": "start_failed", "section": "object_reset", "abort": "object_reset"}
+    assert calls[0].error.code == codes.get(how, "bad_arguments" if how == "argument" else "exception")
+    assert msgspec.msgpack.encode(calls[0].error.to_wire())
+    assert calls[1].result == 0
