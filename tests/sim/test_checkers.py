@@ -22,6 +22,7 @@ from shard.commit import GroupCommit
 from shard.host import Host
 from shard.input_gate import InputGate
 from shard.recovery import _Gathered
+from shard.resets import Resets
 from shard.store import ShardStore
 from shard.task import StorageFuture
 from shard.waiting import WaitingRoom
@@ -68,16 +69,6 @@ def sections_do_not_close_the_gate(stack: contextlib.ExitStack) -> None:
 
 
 def a_failed_commit_resets_nobody(stack: contextlib.ExitStack) -> None:
-    def commit_failed(self: Host, problem: str) -> None:
-        self._pieces = None
-        commit = self.commits.failed()
-        self.alarms.commit_failed()
-        for cache in commit.members:
-            cache.committing = None
-        for message in commit.held:
-            self._discard(message, RuntimeError(problem))  # type: ignore[arg-type]  # it is wrong on purpose
-        self._waiting.commit_ended()
-
     def discard(self: Host, message: Any, error: Any) -> None:
         _, origin, first, second, third = message
         if origin is not None:
@@ -85,8 +76,8 @@ def a_failed_commit_resets_nobody(stack: contextlib.ExitStack) -> None:
         else:
             first()
 
-    patch(stack, Host, "commit_failed", commit_failed)
-    patch(stack, Host, "_discard", discard)
+    patch(stack, Host, "discard", discard)
+    patch(stack, Resets, "lose", lambda self, activation, error, seq: None)
 
 
 def heirs_are_forgotten(stack: contextlib.ExitStack) -> None:
@@ -197,14 +188,14 @@ def answers_are_given_twice(stack: contextlib.ExitStack) -> None:
 
 
 def reset_objects_start_again_too_soon(stack: contextlib.ExitStack) -> None:
-    original = Host._break
+    original = Resets._break
 
-    def break_(self: Host, activation: Activation, error: Any, **how: Any) -> None:
+    def break_(self: Resets, activation: Activation, error: Any, **how: Any) -> None:
         kept, activation.cache.committing = activation.cache.committing, None
         original(self, activation, error, **how)
         activation.cache.committing = kept
 
-    patch(stack, Host, "_break", break_)
+    patch(stack, Resets, "_break", break_)
 
 
 def transactions_do_not_roll_back(stack: contextlib.ExitStack) -> None:
@@ -260,11 +251,7 @@ def calls_of_lost_callers_run(stack: contextlib.ExitStack) -> None:
 
 
 def later_messages_of_a_lost_object_are_kept(stack: contextlib.ExitStack) -> None:
-    def lose(self: Host, activation: Activation, error: Any, seq: int) -> None:
-        if activation.broken is None:
-            self._break(activation, error, queued_too=False)
-
-    patch(stack, Host, "_lose", lose)
+    patch(stack, Resets, "lose", lambda self, activation, error, seq: self.reset(activation, error))
 
 
 def a_reset_object_may_still_delete(stack: contextlib.ExitStack) -> None:
