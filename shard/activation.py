@@ -290,6 +290,7 @@ class QueuedCall:
         host = activation.host
         activation.queued_calls -= 1
         host.queued_calls -= 1
+        host.queued_bytes -= len(self.request.args)
         if self.deadline_s is not None and host.loop.time() >= self.deadline_s:
             host.answer_error(self.origin, self.request.id, DeadlineExceeded("the deadline passed before the call was started"))
         else:

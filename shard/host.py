@@ -36,6 +36,7 @@ from runtime.limits import (
     OBJECT_CALLS_MAX,
     REPLY_BYTES_MAX,
     UNDURABLE_BYTES_MAX,
+    WORKER_CALL_BYTES_MAX,
     WORKER_CALLS_MAX,
 )
 from runtime.protocol import ERROR, OK, Message, Origin, Request, encode, encode_json, parse_options
@@ -45,7 +46,7 @@ from shard.alarms import Due
 from shard.cache import ObjectCache, Store
 from shard.codec import SCALARS
 from shard.commit import Commit, GroupCommit
-from shard.methods import Method, ObjectClass
+from shard.methods import NO_ARGUMENTS, Method, ObjectClass
 from shard.outbound import Caller, InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
 from shard.refusals import method_raised, unknown_class, unknown_method
@@ -93,7 +94,7 @@ class Host:
         self.touch = touch
         self.log = logging.getLogger("tidegate.objects")
         self.now_s = loop.time()
-        self.queued_calls = 0
+        self.queued_calls = self.queued_bytes = 0
         self._reply = reply
         self._send = send
         self._apply = apply
@@ -173,12 +174,15 @@ class Host:
             deadline_s = arrived_s + options.deadline_ms / 1_000
         if activation.gate.open and (deadline_s is None or deadline_s > self.loop.time()):
             self.start(activation, method, request, origin)
+        elif self.queued_bytes + len(request.args) > WORKER_CALL_BYTES_MAX:
+            self.answer_error(origin, request.id, Overloaded(f"{self.queued_bytes} bytes of calls wait in the worker"))
         elif activation.queued_calls >= OBJECT_CALLS_MAX:
             text = f"{activation.id} has {activation.queued_calls} calls waiting"
             self.answer_error(origin, request.id, Overloaded(text))
         else:
             activation.queued_calls += 1
             self.queued_calls += 1
+            self.queued_bytes += len(request.args)
             activation.gate.wait(activation.gate.root, QueuedCall(activation, method, request, origin, arrived_s, deadline_s))
             activation.schedule_pump()
 
@@ -188,7 +192,7 @@ class Host:
         if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
             return
         try:
-            if method.empty_ok and len(request.args) < 2:
+            if method.empty_ok and bytes(request.args) in NO_ARGUMENTS:
                 coro = method.function(activation.instance)
             else:
                 args, kwargs = method.arguments(request.args, json=origin.json)

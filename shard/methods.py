@@ -18,7 +18,7 @@ from runtime.stub import HOOKS
 from shard.object import ALARM, DurableObject
 from shard.refusals import text_of
 
-_EMPTY = (b"", b"\x90", b"\xc0", b"\x80")
+NO_ARGUMENTS = (b"", b"\x90", b"\xc0", b"\x80")
 """Arguments left out: nothing, an empty array, nil, an empty map."""
 _EMPTY_JSON = (b"", b"[]", b"null", b"{}")
 
@@ -83,7 +83,7 @@ class Method:
         return self._arguments(bytes(raw), json)
 
     def _arguments(self, raw: bytes, json: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if raw in (_EMPTY_JSON if json else _EMPTY):
+        if raw in (_EMPTY_JSON if json else NO_ARGUMENTS):
             return self._bind((), {})
         codec: Any = msgspec.json if json else msgspec.msgpack
         keywords = raw[:1] == b"{" if json else raw[0] & 0xF0 == 0x80 or raw[0] in (0xDE, 0xDF)

@@ -75,6 +75,7 @@ class Resets:
         queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
         self._end_tasks(activation, error)
         host.queued_calls -= len(queued)
+        host.queued_bytes -= sum(len(waiter.request.args) for waiter in queued)
         if queued_too:
             for waiter in queued:
                 host.answer_error(waiter.origin, waiter.request.id, error)

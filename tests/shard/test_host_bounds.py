@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from runtime.errors import (
+    BadArguments,
     BadRequest,
     CallError,
     DeadlineExceeded,
@@ -247,3 +248,33 @@ async def test_a_transaction_that_writes_more_than_a_commit_holds_is_refused_and
         assert world.largest_commit_bytes < 31 * MIB
     await world.ask(Large, "a", "write", 8)
     assert len(world.durable(Large, "a")) == 8
+
+
+async def test_calls_that_wait_are_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shard.host.WORKER_CALL_BYTES_MAX", 10_000)
+    class Busy(DurableObject):
+        async def hold(self) -> None:
+            async with self.block_concurrency():
+                await until("wait")
+
+        async def take(self, text: str) -> int:
+            return len(text)
+
+    world = World(Busy)
+    wait = control("wait")
+    holding = world.call(Busy, "a", "hold")
+    await world.settle()
+    calls = [world.call(Busy, "a", "take", "x" * 3_000) for _ in range(4)]
+    await world.settle()
+    assert isinstance(calls[3].error, Overloaded)
+    wait.set_result(None)
+    assert await world.ask_all([holding, *calls[:3]]) == [None, 3_000, 3_000, 3_000]
+    assert world.host.queued_bytes == 0
+
+
+@pytest.mark.parametrize("raw", [b"\x05", b"\xc3", b"\xe0", b"\xa0"])
+async def test_arguments_that_are_no_array_or_map_are_refused_though_the_method_needs_none(raw: bytes) -> None:
+    world = World(Thing)
+    call = world.call(Thing, "a", "list", raw_args=raw)
+    await world.settle()
+    assert isinstance(call.error, BadArguments)

@@ -133,13 +133,16 @@ class World:
         while self.auto and self.host.commits.can_cut:
             self.commit()
 
-    def call(self, target: type[DurableObject] | str, name: str, method: str, *args: Any, **options: Any) -> Call:
+    def call(
+        self, target: type[DurableObject] | str, name: str, method: str, *args: Any, raw_args: bytes | None = None, **options: Any
+    ) -> Call:
         """Hands one call to the host at once, as the socket would. Must not be used from object code."""
         number = next(self.numbers)
         call = self.calls[number] = Call(self.loop)
         cls = target if isinstance(target, str) else target.__name__
         raw_options = msgspec.Raw(msgspec.msgpack.encode(options)) if options else NO_RAW
-        request = Request(number, cls, name, method, msgspec.Raw(msgspec.msgpack.encode(args)), raw_options)
+        raw = msgspec.Raw(msgspec.msgpack.encode(args) if raw_args is None else raw_args)
+        request = Request(number, cls, name, method, raw, raw_options)
         origin = Origin(b"test", envelope=None, json=False, single=False, requests=1)
         self.loop.call_soon(self._handle, Message(origin, [request], []), context=NEUTRAL)
         return call
