@@ -7,6 +7,9 @@ Five things can be the first to run out:
 * `cores`: whatever the processes, the CPU time of a call has to come from somewhere.
 * `disk`: it makes so many groups durable per second and no more, whoever asks.
 
+One client alone, which keeps a fixed number of calls in flight, goes in lock step with the workers: they wait while it reads
+their answers, and it waits for them. Then the times of all who handle its calls add up. Many clients fill each other's gaps.
+
 Assumed: a call costs on many cores what it costs on few. That holds as long as workers share nothing but the disk, and is what
 a run on a larger machine has to check.
 """
@@ -71,7 +74,18 @@ def predict(costs: Costs, setup: Setup) -> Prediction:
         spent_us += costs.client_us
     limits["cores"] = setup.cores * 1e6 / spent_us
     bottleneck = min(limits, key=lambda name: limits[name])
-    return Prediction(setup, round(limits[bottleneck]), bottleneck, {name: round(limit) for name, limit in limits.items()})
+    rate = limits[bottleneck]
+    if setup.clients == 1:
+        rate = min(rate, _lock_step(costs, setup, at_work))
+    return Prediction(setup, round(rate), bottleneck, {name: round(limit) for name, limit in limits.items()})
+
+
+def _lock_step(costs: Costs, setup: Setup, at_work: int) -> float:
+    """All calls of one client go round together: it, the router, the workers side by side, the disk."""
+    calls = setup.concurrency * setup.workers
+    router_us = costs.router_us / setup.routers if setup.routers else 0.0
+    round_us = calls * (costs.client_us + router_us + costs.worker_us / at_work) + costs.sync_us
+    return calls / round_us * 1e6
 
 
 def setups(costs: Costs, cores: int) -> dict[str, Setup]:

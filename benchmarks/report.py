@@ -54,7 +54,7 @@ def print_result(result: Result) -> None:
 
 
 def make_console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 160)
+    return Console(width=None if sys.stdout.isatty() else 200)
 
 
 def print_summaries(console: Console, summaries: Sequence[Summary]) -> None:

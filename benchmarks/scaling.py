@@ -68,7 +68,7 @@ def _run(home: Path, route: Route, requests: int, workers: int | None = None) ->
     home.mkdir()
     service = Service(home, workers=workers, transport="ipc")
     try:
-        peer = Tidegate(service.front, "lean")
+        peer = Tidegate(service.front, "client")
         workload = WORKLOADS["unique"]
         plan = Plan(workload, route, _CONCURRENCY, requests, min(workload.objects, requests))
         measured = max((measure_run(peer, plan) for _ in range(3)), key=lambda one: one.rate)

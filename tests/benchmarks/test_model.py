@@ -29,7 +29,26 @@ class Case:
 def test_the_scarcest_resource_is_named_and_sets_the_rate(case: Case) -> None:
     found = predict(COSTS, case.setup)
     assert found.bottleneck == case.bottleneck
-    assert found.rate == min(found.limits.values())
+    assert found.rate <= min(found.limits.values())
+
+
+def test_one_client_goes_in_lock_step_with_the_workers_and_several_do_not() -> None:
+    one, two = (predict(COSTS, Setup(cores=2, workers=2, clients=clients)) for clients in (1, 2))
+    assert one.rate == pytest.approx(512 / (512 * 4 + 256 * 8 + 150) * 1e6, rel=0.001)
+    assert two.rate == min(two.limits.values()) > one.rate
+
+
+def test_what_was_measured_on_a_quiet_machine_is_predicted_within_a_tenth() -> None:
+    """Rates and CPU times of `unique` on two cores, kept in benchmarks/results: 256 and 1,000 in flight, direct and routed."""
+    for client_us, router_us, worker_us, in_flight, measured in (
+        (1.57, 0.0, 9.73, 256, 145_790),
+        (0.80, 0.0, 6.86, 1_000, 232_145),
+        (1.59, 3.86, 12.23, 256, 89_131),
+        (4.43, 0.0, 9.36, 256, 110_052),
+    ):
+        costs = Costs(client_us, router_us or 1.0, worker_us, sync_us=142.0, syncs_per_s=9_700.0)
+        setup = Setup(2, 2, 1, 1 if router_us else 0, in_flight // 2, clients_share_cores=True)
+        assert predict(costs, setup).rate == pytest.approx(measured, rel=0.1)
 
 
 def test_more_workers_than_cores_do_not_make_more_cores() -> None:
