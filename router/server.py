@@ -24,6 +24,8 @@ from runtime.limits import MESSAGE_BYTES_MAX
 from runtime.protocol import Message
 
 _DRAIN_POLL_S = 0.02
+_DRAIN_QUIET_S_MAX = 0.5
+"""How long a drain whose calls are answered goes on refusing those who do not stop asking."""
 
 log = logging.getLogger("tidegate")
 
@@ -54,6 +56,9 @@ class RouterServer:
         self._backends: dict[int, Backend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._drain_ends: float | None = None
+        self._drain_quiet_by = 0.0
+        self._drain_messages = -1
+        """Messages that had been read when the drain was looked at last."""
 
     def bind(self, endpoint: str) -> str:
         """Returns the endpoint really bound. Raises zmq.ZMQError."""
@@ -137,14 +142,20 @@ class RouterServer:
         if self._drain_ends is None:
             self._machine.start_drain()
             self._drain_ends = self._loop.time() + timeout_s
+            self._drain_quiet_by = self._loop.time() + min(timeout_s, _DRAIN_QUIET_S_MAX)
             self._check_drained()
 
     def _check_drained(self) -> None:
         assert self._drain_ends is not None
-        late = self._loop.time() >= self._drain_ends
+        now = self._loop.time()
+        late = now >= self._drain_ends
         unanswered = self._machine.give_up() if late else self._machine.unanswered()
         self._end_turn()
-        if late or not (unanswered or self._endpoint.statistics().kept_bytes):
+        statistics = self._endpoint.statistics()
+        # What was sent before the sender could know of the drain may still be on its way, so the end waits for silence.
+        quiet = statistics.messages_in == self._drain_messages or now >= self._drain_quiet_by
+        self._drain_messages = statistics.messages_in
+        if late or not (unanswered or statistics.kept_bytes or not quiet):
             drained, self._drained = self._drained, None
             if drained is not None:
                 drained(unanswered)

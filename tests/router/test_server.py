@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import socket
 import threading
 import time
@@ -397,6 +398,40 @@ def test_a_drain_answers_what_was_accepted_refuses_what_comes_and_exits_0(world:
     assert collect(client, 1) == [[1, 0, [1]]]
     assert world.hear() == Drained(0)
     assert world.process.wait(DEADLINE_S) == 0
+
+
+def test_a_drain_refuses_what_was_sent_before_it_and_not_yet_read(world: World) -> None:
+    client = world.dealer()
+    ask(client, 0, "", "", "ping")
+    os.kill(world.process.pid, signal.SIGSTOP)
+    for number in range(1, 301):  # More than are read in one turn.
+        client.send(batch([number, "C", "n", "m", [number]]))
+    world.drain(DEADLINE_S)
+    os.kill(world.process.pid, signal.SIGCONT)
+    answers = collect(client, 300)
+    assert sorted(answer[0] for answer in answers) == list(range(1, 301))
+    assert {answer[2]["code"] for answer in answers if answer[1]} <= {"unavailable"}
+    assert world.hear() == Drained(0)
+
+
+def test_a_client_that_goes_on_asking_does_not_keep_a_drain_from_ending(world: World) -> None:
+    client, drained = world.dealer(), threading.Event()
+
+    def ask_all_the_time() -> None:
+        while not drained.is_set():
+            client.send(batch([1, "C", "n", "m"]))
+            if client.poll(0):
+                client.recv()
+            time.sleep(0.001)
+
+    asking = threading.Thread(target=ask_all_the_time)
+    asking.start()
+    began_at = time.monotonic()
+    world.drain(DEADLINE_S)
+    assert world.hear() == Drained(0)
+    assert time.monotonic() - began_at < 2
+    drained.set()
+    asking.join()
 
 
 def test_a_drain_that_takes_too_long_answers_the_rest_and_says_how_many(world: World) -> None:
