@@ -28,6 +28,7 @@ from shard.store import StoreFailed, StoreFull
 FORMAT = 1
 MAP_BYTES_MAX = 1 << 40
 MAP_BYTES_MIN = 1 << 30
+FULL_BELOW_BYTES = 1 << 20
 """The map is address space, not memory or disk. It is made as large as the system grants."""
 
 _META_KEY = b"\xffstate"
@@ -59,9 +60,15 @@ def _failure(operation: str, path: Path, error: BaseException) -> OperatorError:
     code = getattr(error, "code", None) or getattr(error, "errno", None)
     if isinstance(error, lmdb.MapFullError):
         return StoreFull(operation, path, "the map is full", "spread the data over more shards; writes wait meanwhile")
-    if code in (errno.ENOSPC, errno.EDQUOT):
+    if code in (errno.ENOSPC, errno.EDQUOT) or (code == errno.EIO and _is_full(path)):
         return StoreFull(operation, path, "no space left", "free some space on this file system; it is tried again")
     return StoreFailed(operation, path, str(error), "the worker restarts and recovers; check the disk and the kernel's log")
+
+
+def _is_full(path: Path) -> bool:
+    """LMDB calls a write that was cut short by a full disk an I/O error. The transaction is gone then, and nothing else."""
+    space = os.statvfs(path)
+    return space.f_bavail * space.f_frsize < FULL_BELOW_BYTES
 
 
 class LmdbState:
