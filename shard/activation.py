@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import sys
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -18,6 +18,7 @@ from runtime.ids import ObjectId
 from runtime.limits import SECTION_TIMEOUT_S
 from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
+from shard.cold_reads import Done
 from shard.input_gate import InputGate, Section
 from shard.methods import Method, ObjectClass
 from shard.object import DurableObject
@@ -224,6 +225,32 @@ class Activation:
 
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""
+        future = self._closing_future()
+        self.host.hold(self, self.host.commits.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
+        return future
+
+    def wait_fetched(
+        self, begin: Callable[[Done], object], finish: Callable[[Any], Any], concurrent: bool
+    ) -> asyncio.Future[Any]:
+        """What `finish` makes of the result of the read that `begin` begins. The gate is closed until it has been delivered,
+        unless `concurrent`; whoever asked may be gone by then."""
+
+        def done(result: Any, error: Exception | None) -> None:
+            try:
+                if error is not None:
+                    raise error
+                result = finish(result)  # Also if nobody waits any longer: what was read may be kept.
+            except Exception as exc:
+                _fail(future, exc)
+            else:
+                _settle(future, result)
+
+        begin(done)  # If it raises, nothing has been closed.
+        future = self.host.loop.create_future() if concurrent else self._closing_future()
+        return future
+
+    def _closing_future(self) -> StorageFuture:
+        """A storage operation begins that cannot be answered at once: the gate is closed until it is done, or given up."""
         future = StorageFuture(loop=self.host.loop)
         section = self.current_section()
         self.gate.lock(section)
@@ -234,7 +261,6 @@ class Activation:
 
         # The first of the future's callbacks; whoever awaits it is the second and comes right after: nothing slips in between.
         future.add_done_callback(unlock, context=NEUTRAL)
-        self.host.hold(self, self.host.commits.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
     def abort(self, reason: str) -> NoReturn:
@@ -253,12 +279,12 @@ def section_of(task: object, activation: Activation) -> Section | None:
     return task.section if isinstance(task, ObjectTask) and task._owner is activation else None
 
 
-def _settle(future: asyncio.Future[None]) -> None:
+def _settle(future: asyncio.Future[Any], result: Any = None) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(result)
 
 
-def _fail(future: asyncio.Future[Any], error: CallError) -> None:
+def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error)
         future.exception()  # Retrieved: an object that is reset may never look.

@@ -7,17 +7,24 @@ are never committed. Writing what is already there commits nothing.
 What is not durable is never evicted: keys of `dirty` and of the commit in flight are always in `values`. So a key that
 is missing from `values` is answered by the store, which knows exactly what is durable.
 
-Rule: no file, clock or task. The store behind is asked through two methods, `get` and `scan`.
+While the store has a `reader`, what it does not have in memory may be on disk only: reads then answer `MISS` or `Unread`, and
+the caller lets the reader fetch it (see `cold_reads`). Writes never need to: they take effect without knowing the older value.
+
+Rule: no file, clock or task. The store behind is asked through `get` and `scan`, or `recall` where it has a reader.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final, NamedTuple, Protocol
 
 from runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from shard.alarms import ABANDONED_KEY, INDEX_KEY, Alarm, Header, decode_header, encode_header, index_writes
 from shard.codec import SCALARS, Encoded, decode, encode
+from shard.cold_reads import Done, Reader
 from shard.commit import GroupCommit
+from shard.memtable import UNKNOWN, Unknown
 from shard.record import ObjectWrites
 
 ENTRY_BYTES: Final = 120
@@ -51,15 +58,34 @@ ABSENT: Final = Sentinel("ABSENT")
 MISS: Final = Sentinel("MISS")
 """Not cached."""
 
+Rows = list[tuple[str, Any]]
+
+
+class Unread(NamedTuple):
+    """A range that has to be fetched: how many rows to ask for, and what makes the answer of them."""
+
+    limit: int | None
+    finish: Callable[[list[tuple[str, bytes]]], Rows]
+
 
 class Store(Protocol):
     """Durable state of one shard: what recovery would find."""
+
+    reader: Reader | None
 
     def get(self, object_key: bytes, key: str) -> bytes | None: ...
 
     def scan(
         self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
     ) -> list[tuple[str, bytes]]: ...
+
+    def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None: ...
+
+    def fetch(self, object_key: bytes, keys: Sequence[str], done: Done) -> None: ...
+
+    def fetch_range(
+        self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
+    ) -> None: ...
 
 
 def restore(raw: bytes) -> Any:
@@ -151,14 +177,15 @@ class ObjectCache:
     # Reading
 
     def read(self, key: str) -> Any:
-        """The cached value, or ABSENT; asks the store on a miss and remembers the answer."""
+        """The cached value, or ABSENT; asks the store on a miss and remembers the answer. MISS: it has to be fetched."""
         value = self.values.get(key, MISS)
         if value is MISS:
             if self.complete:
                 return ABSENT
             value = self.peek(key)
-            self.values[key] = value
-            self._account(ENTRY_BYTES + _size(value))
+            if value is not MISS:
+                self.values[key] = value
+                self._account(ENTRY_BYTES + _size(value))
         return value
 
     def peek(self, key: str) -> Any:
@@ -168,13 +195,26 @@ class ObjectCache:
             return value
         if self.complete:
             return ABSENT
-        raw = self.store.get(self.key, key)
+        raw: bytes | Unknown | None
+        if self.store.reader is None:
+            raw = self.store.get(self.key, key)
+        else:
+            raw = self.store.recall(self.key, key)
+            if raw is UNKNOWN:
+                return MISS
         return ABSENT if raw is None else restore(raw)
 
-    def scan(
-        self, start: str | None, end: str | None, *, reverse: bool = False, limit: int | None = None
-    ) -> list[tuple[str, Any]]:
-        """Keys in byte order with their values: `start` inclusive, `end` exclusive."""
+    def learn(self, entries: dict[str, Any], key: str, raw: bytes | None) -> Any:
+        """The value that was fetched for a key when `values` was `entries`. It is kept unless something newer was written or
+        evicted since: then `key` is in the entries, or they are no longer the same ones."""
+        value = ABSENT if raw is None else restore(raw)
+        if self.values is entries and key not in entries:
+            entries[key] = value
+            self._account(ENTRY_BYTES + _size(value))
+        return value
+
+    def scan(self, start: str | None, end: str | None, *, reverse: bool = False, limit: int | None = None) -> Rows | Unread:
+        """Keys in byte order with their values: `start` inclusive, `end` exclusive. Unread: they have to be fetched."""
         self._refuse_if_broken()
         committing = self.committing
         hidden = self.cleared or (committing is not None and committing.cleared)  # The store has rows that are gone.
@@ -182,21 +222,16 @@ class ObjectCache:
             keys = [key for key, value in self.values.items() if value is not ABSENT and _within(key, start, end)]
             keys.sort(reverse=reverse)
             return [(key, self.values[key]) for key in keys[:limit]]
-        pinned = {key for writes in self._undurable() for key in writes if key != HEADER and _within(key, start, end)}
-        if not pinned:
-            rows = self.store.scan(self.key, start, end, reverse=reverse, limit=limit)
-            return [(key, restore(raw)) for key, raw in rows]
-        asked = None if limit is None else limit + len(pinned)
-        merged = {
-            key: restore(raw)
-            for key, raw in self.store.scan(self.key, start, end, reverse=reverse, limit=asked)
-            if key not in pinned
+        newer = {
+            key: self.values[key]
+            for writes in self._undurable()
+            for key in writes
+            if key != HEADER and _within(key, start, end)
         }
-        for key in pinned:
-            if (value := self.values[key]) is not ABSENT:
-                merged[key] = value
-        keys = sorted(merged, reverse=reverse)
-        return [(key, merged[key]) for key in keys[:limit]]
+        asked = None if limit is None else limit + len(newer)
+        if self.store.reader is not None:
+            return Unread(asked, partial(_merged, newer, reverse, limit))
+        return _merged(newer, reverse, limit, self.store.scan(self.key, start, end, reverse=reverse, limit=asked))
 
     def _undurable(self) -> list[dict[str, bytes | None]]:
         return [self.dirty] if self.committing is None else [self.dirty, self.committing.writes]
@@ -225,7 +260,8 @@ class ObjectCache:
             raise ValueError(f"more than {mib} MiB written in one go; await the puts, or storage.sync(), in between")
 
     def _is_unchanged(self, key: str, raw: bytes, value: Any, old: Any) -> bool:
-        """Whether the key has these bytes already; if not, accounts for what `value` takes instead of the old one."""
+        """Whether the key is known to have these bytes already; if not, accounts for what `value` takes instead of the old
+        one."""
         if old is MISS:
             old = self.peek(key)
             self._account(ENTRY_BYTES + _size(old))
@@ -235,17 +271,18 @@ class ObjectCache:
         self._account(_size(value) - _size(old))
         return False
 
-    def delete(self, key: str, *, confirmed: bool = True) -> bool:
-        """Whether the key existed. Deleting what does not exist commits nothing."""
+    def delete(self, key: str, *, confirmed: bool = True) -> bool | Sentinel:
+        """Whether the key existed. Deleting what is known not to exist commits nothing. MISS: it is deleted, and whether it
+        existed has to be fetched."""
         old = self.read(key)
         if old is ABSENT:
             if confirmed:
                 self._confirm(key)
             return False
         self._mark(key, None, confirmed)
-        self._account(-_size(old))
+        self._account(ENTRY_BYTES if old is MISS else -_size(old))
         self.values[key] = ABSENT
-        return True
+        return True if old is not MISS else MISS
 
     def clear(self, *, confirmed: bool = True) -> None:
         """Deletes everything, atomically with the writes that follow in the same turn."""
@@ -402,6 +439,18 @@ class _Refusing(dict[str, Any]):
         raise self._error
 
     __getitem__ = __setitem__ = items = get
+
+
+def _merged(newer: dict[str, Any], reverse: bool, limit: int | None, rows: list[tuple[str, bytes]]) -> Rows:
+    """Rows of the store, and what is newer over them."""
+    if not newer:
+        return [(key, restore(raw)) for key, raw in rows]
+    merged = {key: restore(raw) for key, raw in rows if key not in newer}
+    for key, value in newer.items():
+        if value is not ABSENT:
+            merged[key] = value
+    keys = sorted(merged, reverse=reverse)
+    return [(key, merged[key]) for key in keys[:limit]]
 
 
 def _size(value: Any) -> int:

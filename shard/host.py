@@ -45,6 +45,7 @@ from shard.alarm_clock import AlarmClock, Ring
 from shard.alarms import Due
 from shard.cache import ObjectCache, Store
 from shard.codec import SCALARS
+from shard.cold_reads import ColdStarts
 from shard.commit import Commit, GroupCommit
 from shard.methods import NO_ARGUMENTS, Method, ObjectClass
 from shard.outbound import Caller, InternalOrigin, LocalOrigin
@@ -106,6 +107,7 @@ class Host:
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
         self.waiting = WaitingRoom(loop, self.deliver, touch)
+        self.cold_starts = ColdStarts(self)
         self.running_calls = 0
         self._calls = self._commits_done = self._commit_writes = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
@@ -346,7 +348,8 @@ class Host:
             self.answer_error(origin, request.id, unknown_method(request, kept.object_class.methods))
             return None
         key = object_key(request.cls, request.name)
-        if self.waiting.takes(key, (request, origin, arrived_s)):
+        call = (request, origin, arrived_s)
+        if self.waiting.takes(key, call) or self.cold_starts.takes(store, key, call):
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))

@@ -5,10 +5,11 @@ Guarantee: nothing of a layer is visible outside the transaction, or committed, 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from shard.alarms import Alarm
-from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Sentinel
+from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Rows, Sentinel, Unread
 
 
 class Layer:
@@ -52,8 +53,8 @@ class Layer:
 
     def scan(
         self, cache: ObjectCache, start: str | None, end: str | None, *, reverse: bool, limit: int | None
-    ) -> list[tuple[str, Any]]:
-        """The range as the transaction sees it."""
+    ) -> Rows | Unread:
+        """The range as the transaction sees it. Unread: what is below has to be fetched."""
         merged: dict[str, Any] = {}
         layer: Layer | None = self
         while layer is not None:
@@ -65,10 +66,11 @@ class Layer:
             layer = layer.below
         else:
             asked = None if limit is None else limit + len(merged)
-            for key, value in cache.scan(start, end, reverse=reverse, limit=asked):
-                merged.setdefault(key, value)
-        keys = sorted((key for key, value in merged.items() if value is not ABSENT), reverse=reverse)
-        return [(key, merged[key]) for key in keys[:limit]]
+            below = cache.scan(start, end, reverse=reverse, limit=asked)
+            if isinstance(below, Unread):
+                return Unread(below.limit, partial(_over_fetched, merged, reverse, limit, below))
+            return _over(merged, below, reverse, limit)
+        return _over(merged, [], reverse, limit)
 
     def merge_into(self, below: Layer | ObjectCache) -> None:
         """Raises ValueError, and changes nothing, when it is too much for one commit."""
@@ -83,3 +85,15 @@ class Layer:
                 below.write(key, raw, value, confirmed)
         if not isinstance(self.alarm, Sentinel):
             below.set_alarm(self.alarm, confirmed=self.alarm_confirmed)
+
+
+def _over_fetched(
+    written: dict[str, Any], reverse: bool, limit: int | None, below: Unread, rows: list[tuple[str, bytes]]
+) -> Rows:
+    return _over(written, below.finish(rows), reverse, limit)
+
+
+def _over(written: dict[str, Any], below: Rows, reverse: bool, limit: int | None) -> Rows:
+    merged = {**dict(below), **written}
+    keys = sorted((key for key, value in merged.items() if value is not ABSENT), reverse=reverse)
+    return [(key, merged[key]) for key in keys[:limit]]

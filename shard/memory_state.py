@@ -30,6 +30,15 @@ class MemoryState:
         for key in reversed(keys) if reverse else keys:
             yield key, self.rows[key]
 
+    def snapshot(self) -> MemoryState:
+        """The rows are never changed, only replaced: the same ones under another name."""
+        taken = MemoryState(self.shard)
+        taken.rows, taken._ordered = self.rows, self._ordered
+        return taken
+
+    def close(self) -> None:
+        """A snapshot is given up."""
+
     def keys(self, start: bytes, end: bytes) -> list[bytes]:
         return self._ordered[bisect_left(self._ordered, start) : bisect_left(self._ordered, end)]
 

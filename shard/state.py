@@ -2,7 +2,8 @@
 
 Rule 1: LMDB's own locks are off (`lock=False`), because a write transaction begun on the loop thread is committed in a helper
         thread. In return the data directory is locked by the supervisor, one worker owns the shard, and a read transaction
-        never outlives the call that began it: held across a commit it could see pages that are being reused.
+        never outlives the call that began it: held across a commit it could see pages that are being reused. Snapshots for
+        readers may outlive one commit, but not the beginning of the next batch; the checkpointer waits for them.
 Rule 2: the sequence of the last commit contained is stored in the same transaction as its data.
 Rule 3: any key of a row is longer than an object key and starts with a slot (below 0x40); the one key that starts with 0xff
         is ours.
@@ -132,20 +133,12 @@ class LmdbState:
         """Rows of [start, end) in order. To be used up or closed before anything is awaited (rule 1)."""
         txn = self._env.begin()
         try:
-            cursor = txn.cursor()
-            if not reverse:
-                if cursor.set_range(start):
-                    for key, value in cursor.iternext():
-                        if key >= end:
-                            return
-                        yield key, value
-            elif cursor.prev() if cursor.set_range(end) else cursor.last():
-                for key, value in cursor.iterprev():
-                    if key < start:
-                        return
-                    yield key, value
+            yield from _rows(txn, start, end, reverse)
         finally:
             txn.abort()
+
+    def snapshot(self) -> LmdbSnapshot:
+        return LmdbSnapshot(self._env)
 
     def begin(self) -> LmdbBatch:
         return LmdbBatch(self, self._env)
@@ -156,6 +149,39 @@ class LmdbState:
 
     def close(self) -> None:
         self._env.close()
+
+
+def _rows(txn: Any, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+    cursor = txn.cursor()
+    if not reverse:
+        if cursor.set_range(start):
+            for key, value in cursor.iternext():
+                if key >= end:
+                    return
+                yield key, value
+    elif cursor.prev() if cursor.set_range(end) else cursor.last():
+        for key, value in cursor.iterprev():
+            if key < start:
+                return
+            yield key, value
+
+
+class LmdbSnapshot:
+    """A read transaction. Taken on the loop thread, which touches no page but the newest meta page, used and closed by one
+    other thread (rule 1)."""
+
+    def __init__(self, env: lmdb.Environment) -> None:
+        self._txn = env.begin()
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._txn.get(key)
+        return value
+
+    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+        return _rows(self._txn, start, end, reverse)
+
+    def close(self) -> None:
+        self._txn.abort()
 
 
 class LmdbBatch:

@@ -1,21 +1,24 @@
 """`self.storage`: what user code sees of an object's private storage.
 
 Guarantee: every operation takes effect when it is called, in program order, awaited or not. What can be answered from memory
-is answered without yielding to the event loop, so that no event can run between question and answer. Errors of use (a bad
+is answered without yielding to the event loop, so that no event can run between question and answer. What may be on disk only
+is fetched beside the loop, as of the call, and keeps the gate closed until it has been delivered. Errors of use (a bad
 key, a value that would not come back equal, a size over its limit) are raised by the call itself; nothing is written then.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Generator, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from shard.alarms import Alarm, to_datetime, to_unix_us
-from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Sentinel
+from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Rows, Sentinel, Unread
 from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
+from shard.cold_reads import Done
 from shard.layer import Layer
 
 SCALAR_BYTES_SURE = 16
@@ -51,6 +54,11 @@ class Host(Protocol):
 
     def wait_capacity(self) -> Awaitable[None]: ...
 
+    def wait_fetched(self, begin: Callable[[Done], object], finish: Callable[[Any], Any], concurrent: bool) -> Awaitable[Any]:
+        """What `finish` makes of the result of the read that `begin` begins. Other events are let in meanwhile if
+        `concurrent`."""
+        ...
+
     def enter_section(self, *, breaks: bool) -> SectionEntry: ...
 
 
@@ -79,7 +87,7 @@ class Storage:
 
     def get(
         self, key: str, default: Any = None, *, type: Any = None, allow_concurrency: bool = False, no_cache: bool = False
-    ) -> Ready[Any]:
+    ) -> Awaitable[Any]:
         """The value of `key`, or `default`. With `type` the value is converted and validated (msgspec types)."""
         if self._layer is None and type is None:
             value = self._cache.values.get(key, MISS)
@@ -87,15 +95,25 @@ class Storage:
                 return Ready(value)
             if value is ABSENT:
                 return Ready(default)
-        return Ready(self._get(key, default, type, no_cache))
+        value = self._find(key, no_cache)
+        if value is not MISS:
+            return Ready(_given(value, default, type))
+        return self._fetch([key], no_cache, lambda values: _given(values[0], default, type), allow_concurrency)
 
-    def get_many(self, keys: Iterable[str], *, allow_concurrency: bool = False, no_cache: bool = False) -> Ready[dict[str, Any]]:
+    def get_many(
+        self, keys: Iterable[str], *, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, Any]]:
         """The values of those keys that exist, in key order. At most 128 keys: ValueError."""
         wanted = sorted(set(_str_keys(keys)))
         if len(wanted) > KEYS_PER_READ_MAX:
             raise ValueError(f"get_many takes at most {KEYS_PER_READ_MAX} keys; {len(wanted)} were given")
-        found = ((key, self._get(key, MISS, None, no_cache)) for key in wanted)
-        return Ready({key: value for key, value in found if value is not MISS})
+        found = {key: self._find(key, no_cache) for key in wanted}
+        unread = [key for key, value in found.items() if value is MISS]
+        if not unread:
+            return Ready(_present(found))
+        return self._fetch(
+            unread, no_cache, lambda values: _present({**found, **dict(zip(unread, values, strict=True))}), allow_concurrency
+        )
 
     def list(
         self,
@@ -108,7 +126,7 @@ class Storage:
         limit: int | None = None,
         allow_concurrency: bool = False,
         no_cache: bool = False,
-    ) -> Ready[dict[str, Any]]:
+    ) -> Awaitable[dict[str, Any]]:
         """The pairs of a key range in byte order of the keys. `start` is inclusive and `end` exclusive, also with
         `reverse`, which only flips the order and the side from which `limit` counts. Raises ValueError for `start` with
         `start_after` and for a limit below 1."""
@@ -130,18 +148,29 @@ class Storage:
                 end = after if end is None else min(end, after)
         if start is not None and end is not None and start >= end:
             return Ready({})
-        rows = self._scan(start, end, reverse, limit)
-        return Ready({key: decode(value.raw) if value.__class__ is Encoded else value for key, value in rows})
+        cache = self._cache
+        rows = (self._layer.scan(cache, start, end, reverse=reverse, limit=limit) if self._layer is not None
+                else cache.scan(start, end, reverse=reverse, limit=limit))  # fmt: skip
+        if not isinstance(rows, Unread):
+            return Ready(_listed(rows))
+        finish = rows.finish
+        begin = partial(cache.store.fetch_range, cache.key, start, end, reverse, rows.limit)
+        return self._host.wait_fetched(begin, lambda rows: _listed(finish(rows)), allow_concurrency)
 
-    def _get(self, key: str, default: Any, type: Any, no_cache: bool) -> Any:
-        value = self._find(key, no_cache)
-        if value is ABSENT:
-            return default
-        if type is not None:
-            return decode_as(value.raw if value.__class__ is Encoded else encode(value), type)
-        return decode(value.raw) if value.__class__ is Encoded else value
+    def _fetch(
+        self, keys: Sequence[str], no_cache: bool, finish: Callable[[Sequence[Any]], Any], concurrent: bool
+    ) -> Awaitable[Any]:
+        """Reads keys which only the disk knows, and gives `finish` their values as the cache keeps them."""
+        cache = self._cache
+        entries: dict[str, Any] = {} if no_cache else cache.values
+
+        def learn(raws: Sequence[bytes | None]) -> Any:
+            return finish([cache.learn(entries, key, raw) for key, raw in zip(keys, raws, strict=True)])
+
+        return self._host.wait_fetched(partial(cache.store.fetch, cache.key, keys), learn, concurrent)
 
     def _find(self, key: str, no_cache: bool = False) -> Any:
+        """As the cache keeps it; ABSENT; or MISS: it has to be fetched."""
         layer = self._layer
         while layer is not None:
             value = layer.find(key)
@@ -153,11 +182,6 @@ class Storage:
             return value
         check_key(key)
         return self._cache.peek(key) if no_cache else self._cache.read(key)
-
-    def _scan(self, start: str | None, end: str | None, reverse: bool, limit: int | None) -> Iterable[tuple[str, Any]]:
-        if self._layer is None:
-            return self._cache.scan(start, end, reverse=reverse, limit=limit)
-        return self._layer.scan(self._cache, start, end, reverse=reverse, limit=limit)
 
     # Writing
 
@@ -216,30 +240,40 @@ class Storage:
 
     def delete(
         self, key: str, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
-    ) -> Ready[bool]:
-        """Whether the key existed."""
+    ) -> Awaitable[bool]:
+        """Whether the key existed. It is gone at once."""
         check_key(key)
-        return Ready(self._delete(key, not allow_unconfirmed))
+        existed = self._delete(key, not allow_unconfirmed)
+        if isinstance(existed, bool):
+            return Ready(existed)
+        return self._fetch([key], True, lambda values: values[0] is not ABSENT, allow_concurrency)
 
     def delete_many(
         self, keys: Iterable[str], *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
-    ) -> Ready[int]:
-        """How many of the keys existed, each counted once."""
+    ) -> Awaitable[int]:
+        """How many of the keys existed, each counted once. They are gone at once."""
         wanted = list(_str_keys(keys))
-        return Ready(sum(self._delete(key, not allow_unconfirmed) for key in wanted))
+        existed = [(key, self._delete(key, not allow_unconfirmed)) for key in wanted]
+        known = sum(answer is True for _, answer in existed)
+        unread = [key for key, answer in existed if answer is MISS]
+        if not unread:
+            return Ready(known)
+        return self._fetch(unread, True, lambda values: known + len(values) - values.count(ABSENT), allow_concurrency)
 
     def delete_all(self, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False) -> Awaitable[None]:
         """Deletes everything, atomically."""
         (self._layer or self._cache).clear(confirmed=not allow_unconfirmed)
         return DONE
 
-    def _delete(self, key: str, confirmed: bool) -> bool:
+    def _delete(self, key: str, confirmed: bool) -> bool | Sentinel:
+        """Whether the key existed. MISS: that has to be fetched, as of now."""
         if self._layer is None:
             return self._cache.delete(key, confirmed=confirmed)
-        existed = self._find(key) is not ABSENT
-        if existed:
-            self._layer.delete(key, confirmed=confirmed)
-        return existed
+        value = self._find(key)
+        if value is ABSENT:
+            return False
+        self._layer.delete(key, confirmed=confirmed)
+        return MISS if value is MISS else True
 
     # Alarm
 
@@ -346,13 +380,13 @@ class Transaction:
             raise TransactionOver("the transaction is over")
         return self._storage
 
-    def get(self, key: str, default: Any = None, **options: Any) -> Ready[Any]:
+    def get(self, key: str, default: Any = None, **options: Any) -> Awaitable[Any]:
         return self._check().get(key, default, **options)
 
-    def get_many(self, keys: Iterable[str], **options: Any) -> Ready[dict[str, Any]]:
+    def get_many(self, keys: Iterable[str], **options: Any) -> Awaitable[dict[str, Any]]:
         return self._check().get_many(keys, **options)
 
-    def list(self, **options: Any) -> Ready[dict[str, Any]]:
+    def list(self, **options: Any) -> Awaitable[dict[str, Any]]:
         return self._check().list(**options)
 
     def put(self, key: str, value: Any, **options: Any) -> Awaitable[None]:
@@ -361,10 +395,10 @@ class Transaction:
     def put_many(self, mapping: Mapping[str, Any], **options: Any) -> Awaitable[None]:
         return self._check().put_many(mapping, **options)
 
-    def delete(self, key: str, **options: Any) -> Ready[bool]:
+    def delete(self, key: str, **options: Any) -> Awaitable[bool]:
         return self._check().delete(key, **options)
 
-    def delete_many(self, keys: Iterable[str], **options: Any) -> Ready[int]:
+    def delete_many(self, keys: Iterable[str], **options: Any) -> Awaitable[int]:
         return self._check().delete_many(keys, **options)
 
     def delete_all(self, **options: Any) -> Awaitable[None]:
@@ -378,6 +412,23 @@ class Transaction:
 
     def delete_alarm(self, **options: Any) -> Awaitable[None]:
         return self._check().delete_alarm(**options)
+
+
+def _given(value: Any, default: Any, type: Any) -> Any:
+    """What `get` returns for a value as the cache keeps it."""
+    if value is ABSENT:
+        return default
+    if type is not None:
+        return decode_as(value.raw if value.__class__ is Encoded else encode(value), type)
+    return decode(value.raw) if value.__class__ is Encoded else value
+
+
+def _present(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _given(value, None, None) for key, value in found.items() if value is not ABSENT}
+
+
+def _listed(rows: Rows) -> dict[str, Any]:
+    return {key: decode(value.raw) if value.__class__ is Encoded else value for key, value in rows}
 
 
 def _str_keys(keys: Iterable[str]) -> Iterable[str]:

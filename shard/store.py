@@ -3,19 +3,21 @@
 A read looks at the active memtable, then at the frozen one (being checkpointed), then at the state. Each layer counts over the
 ones below it, so moving the frozen layer into the state changes no answer at any instant.
 
-Rule 1: nothing here waits; a read that misses memory is one short LMDB lookup (about 1.5 µs if the page is cached).
+Rule 1: nothing here waits; a read that misses memory is one short LMDB lookup (about 1.5 µs if the page is cached). Where the
+        page may not be, there is a `reader`, and it makes the lookup beside the loop (see `cold_reads`).
 Rule 2: this file knows the state only by the protocol below; the simulator runs it over `MemoryState`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
 from runtime.errors import OperatorError
 from runtime.ids import OBJECT_KEY_BYTES
-from shard.memtable import UNKNOWN, Memtable, merge_over
+from shard.cold_reads import Done, OpenReads, Reader, Snapshot
+from shard.memtable import UNKNOWN, Memtable, Unknown, merge_over
 from shard.record import ObjectWrites
 
 ABOVE_KEYS = b"\xff"
@@ -69,6 +71,10 @@ class ShardState(Protocol):
         """Rows of [start, end) in order. To be used up or closed at once, with nothing awaited in between."""
         ...
 
+    def snapshot(self) -> Snapshot:
+        """What is committed now, for a reader. No batch but the one at hand may be begun before it is closed."""
+        ...
+
     def begin(self) -> StateBatch: ...
 
 
@@ -93,19 +99,23 @@ class ShardStore:
         self.active = Memtable()
         self.frozen: Memtable | None = None
         self.frozen_seq = 0
+        self.reader: Reader | None = None
+        """What reads the state while its pages may not be in memory. None: they are, ask at once."""
+        self.reads = OpenReads()
 
     # Reading
 
     def get(self, object_key: bytes, key: str) -> bytes | None:
         """The value, None if absent. The key "" is the object's header."""
+        value = self.recall(object_key, key)
+        return self.state.get(object_key + key.encode()) if value is UNKNOWN else value
+
+    def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None:
+        """What memory says: the value, None if absent, `UNKNOWN` if the state has to be asked."""
         value = self.active.get(object_key, key)
         if value is not UNKNOWN:
             return value
-        if self.frozen is not None:
-            value = self.frozen.get(object_key, key)
-            if value is not UNKNOWN:
-                return value
-        return self.state.get(object_key + key.encode())
+        return UNKNOWN if self.frozen is None else self.frozen.get(object_key, key)
 
     def scan(
         self, object_key: bytes, start: str | None = None, end: str | None = None, reverse: bool = False, limit: int | None = None
@@ -128,6 +138,54 @@ class ShardStore:
             return self._merged(object_key, start, end, reverse, limit, layers, state_rows)
         finally:
             rows.close()
+
+    def fetch(self, object_key: bytes, keys: Sequence[str], done: Done) -> None:
+        """`done` is told later what the state has now: a value, or None, for each of these keys, of which `recall` knows
+        nothing."""
+        assert self.reader is not None
+        wanted = [object_key + key.encode() for key in keys]
+        self.reads.read(self.reader, self.state.snapshot(), lambda snapshot: [snapshot.get(key) for key in wanted], done)
+
+    def fetch_range(
+        self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
+    ) -> None:
+        """`done` is told later what `scan` would return now."""
+        assert self.reader is not None
+        start = start or LOWEST_KEY
+        layers = self._layers(object_key)
+        written = self._written(object_key, start, end, reverse, limit, layers)
+        alone = (end is not None and end <= start) or (bool(layers) and layers[-1].hides_older(object_key))
+        low = object_key + start.encode()
+        high = object_key + (ABOVE_KEYS if end is None else end.encode())
+
+        def rows(snapshot: Snapshot) -> list[tuple[str, bytes]]:
+            stored = snapshot.scan(low, high, reverse)
+            try:
+                below = iter(()) if alone else ((key[OBJECT_KEY_BYTES:].decode(), value) for key, value in stored)
+                merged = merge_over(iter(written), below, reverse)
+                return list(islice(((key, value) for key, value in merged if value is not None), limit))
+            finally:
+                stored.close()
+
+        self.reads.read(self.reader, self.state.snapshot(), rows, done)
+
+    @staticmethod
+    def _written(
+        object_key: bytes, start: str, end: str | None, reverse: bool, limit: int | None, layers: list[Memtable]
+    ) -> list[tuple[str, bytes | None]]:
+        """What the memtables have of a range, deleted keys too, up to where `limit` keys are present: no more can count."""
+        rows: Iterator[tuple[str, bytes | None]] = iter(())
+        for layer in reversed(layers):
+            rows = merge_over(layer.rows(object_key, start, end, reverse), rows, reverse)
+        if limit is None:
+            return list(rows)
+        written = []
+        for row in rows:
+            written.append(row)
+            limit -= row[1] is not None
+            if limit <= 0:
+                break
+        return written
 
     def _layers(self, object_key: bytes) -> list[Memtable]:
         """The memtables that say something about the object, newest first, down to one that hides everything older."""
