@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, get_args
@@ -170,5 +171,12 @@ def _report() -> Any:
     return report
 
 
+def _end(number: int, frame: object) -> None:
+    """As an exception, so that everything that was started is stopped."""
+    sys.exit(128 + number)
+
+
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _end)
     sys.exit(main())

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from benchmarks.runner import PEERS
@@ -101,3 +104,17 @@ def test_a_service_without_the_class_is_refused() -> None:
     ended = run_benchmark("unique", "--smoke", "--json", "--connect", "ipc:///nowhere/at-all")
     assert ended.returncode == 1
     assert "did not answer" in ended.stderr
+
+
+def test_a_run_that_is_terminated_stops_what_it_started_and_leaves_no_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "unique", "--json", "--seconds", "60", "--folder", str(tmp_path)]
+    with subprocess.Popen([*command, "--concurrency", "4"], cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 30
+        while not list(tmp_path.glob("*/*/*/service")):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(30) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+    commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+    assert not any(str(tmp_path) in command for command in commands)
