@@ -4,8 +4,9 @@ Guarantee: the loop reads a state itself only while the file was found in memory
 disk since; otherwise the shard has a reader. An idle shard costs nothing, and is out of memory until the opposite is shown.
 
 The kernel is asked by `mincore`, in a helper thread: all pages of a file up to 16 MiB, of a larger one as many, spread evenly,
-others each time. What that does not find costs one wait, which is noticed (see `LmdbState.on_fault`). A file that is not in memory though there is room for it (after a boot) is read in, at half the speed of
-the disk; without that it would come in page by page, for ever.
+others each time. What that does not find costs one wait, which is noticed (see `LmdbState.on_fault`). A file that is not in
+memory though there is room for it (after a boot) is read in, at half the speed of the disk; without that it would come in page
+by page, for ever.
 """
 
 from __future__ import annotations

@@ -26,8 +26,8 @@ SERVING = {
 
 CORE = {
     "shard": {
-        "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "memory_state", "memtable", "methods", "record",
-        "refusals", "settings", "storage", "store",
+        "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "memory_state", "memtable", "methods",
+        "record", "refusals", "settings", "storage", "store",
     },
     "router": {"machine", "system"},
     "runtime": {
