@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import struct
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import lmdb
@@ -33,9 +31,6 @@ MAP_BYTES_MAX = 1 << 40
 MAP_BYTES_MIN = 1 << 30
 FULL_BELOW_BYTES = 1 << 20
 """The map is address space, not memory or disk. It is made as large as the system grants."""
-
-SLOW_READ_S = 0.000_05
-"""A read that takes longer may have waited for the disk; the kernel knows, and asking it takes a third of a microsecond."""
 
 _META_KEY = b"\xffstate"
 _META = struct.Struct("<IIQ")  # format, shard, applied sequence
@@ -62,11 +57,6 @@ def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
             map_bytes //= 4
 
 
-def _faults() -> int:
-    """Page faults of this thread that waited for the disk."""
-    return resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
-
-
 def _failure(operation: str, path: Path, error: BaseException) -> OperatorError:
     code = getattr(error, "code", None) or getattr(error, "errno", None)
     if isinstance(error, lmdb.MapFullError):
@@ -89,11 +79,6 @@ class LmdbState:
         """Opens the environment in `path`, or creates it durably."""
         self.shard = shard
         self.path = path
-        self.reads = 0
-        """Reads made on the loop thread."""
-        self.on_fault: Callable[[], object] | None = None
-        """Called when one of them has waited for the disk."""
-        self._faults = _faults()
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._env = open_environment(path, map_bytes)
@@ -137,34 +122,20 @@ class LmdbState:
 
     def get(self, key: bytes) -> bytes | None:
         """One short read transaction: about 1.5 µs for a page in memory."""
-        began = perf_counter()
-        self.reads += 1
         txn = self._env.begin()
         try:
             value: bytes | None = txn.get(key)
         finally:
             txn.abort()
-        if perf_counter() - began > SLOW_READ_S:
-            self._ask_for_faults()
         return value
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
         """Rows of [start, end) in order. To be used up or closed before anything is awaited (rule 1)."""
-        began = perf_counter()
-        self.reads += 1
         txn = self._env.begin()
         try:
             yield from _rows(txn, start, end, reverse)
         finally:
             txn.abort()
-            if perf_counter() - began > SLOW_READ_S:
-                self._ask_for_faults()
-
-    def _ask_for_faults(self) -> None:
-        """A read was slow: by the disk, or only by its size or because the thread had to wait for a core?"""
-        faults, self._faults = self._faults, _faults()
-        if faults != self._faults and self.on_fault is not None:
-            self.on_fault()
 
     def snapshot(self) -> LmdbSnapshot:
         return LmdbSnapshot(self._env)

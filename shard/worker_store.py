@@ -14,10 +14,8 @@ from pathlib import Path
 from runtime.errors import OperatorError
 from shard.checkpoint import Checkpointer, CheckpointTrouble
 from shard.log import CommitLog
-from shard.reader import ThreadReader
 from shard.record import CommitRecord, ShardCommit, encode_record
 from shard.recovery import RecoveryReport, log_path, recover
-from shard.residency import Residency
 from shard.state import MAP_BYTES_MAX, LmdbState
 from shard.store import ShardStore
 
@@ -37,9 +35,6 @@ class WorkerStore:
         self.applied_position = 0
         """Log position of the newest record whose writes are visible."""
         self.checkpointer = Checkpointer(list(self.shards.values()), log, lambda: self.applied_position, trouble)
-        self._reader = ThreadReader()
-        self._prober = ThreadPoolExecutor(1, "residency")
-        self._residencies = [Residency(self.shards[state.shard], state, self._reader, self._prober) for state in states]
         self._trouble = trouble
         self._states = states
         self._preparer = ThreadPoolExecutor(1, "segments")
@@ -94,10 +89,7 @@ class WorkerStore:
     async def close(self) -> None:
         """Closes all files. To leave nothing for recovery, await `checkpointer.finish()` before."""
         await self.checkpointer.close()
-        for residency in self._residencies:
-            residency.close()
-        for shutdown in (self._preparer.shutdown, self._prober.shutdown, self._reader.close):
-            await asyncio.get_running_loop().run_in_executor(None, shutdown)
+        await asyncio.get_running_loop().run_in_executor(None, self._preparer.shutdown)
         self.log.close()
         for state in self._states:
             state.close()
