@@ -5,7 +5,8 @@ without a suspension in between are in one commit, because commits are cut only 
 are never committed. Writing what is already there commits nothing.
 
 What is not durable is never evicted: keys of `dirty` and of the commit in flight are always in `values`. So a key that
-is missing from `values` is answered by the store, which knows exactly what is durable.
+is missing from `values` is answered by the store, which knows exactly what is durable. What is written with `no_cache` is only
+*passing*: it is there until it is durable, and stays if it has been read or written without the flag by then.
 
 While the store has a `reader`, what it does not have in memory may be on disk only: reads then answer `MISS` or `Unread`, and
 the caller lets the reader fetch it (see `cold_reads`). Writes never need to: they take effect without knowing the older value.
@@ -21,11 +22,11 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from shard.alarms import ABANDONED_KEY, INDEX_KEY, Alarm, Header, decode_header, encode_header, index_writes
-from shard.codec import SCALARS, Encoded, decode, encode
 from shard.cold_reads import Done, Reader
 from shard.commit import GroupCommit
 from shard.memtable import UNKNOWN, Unknown
 from shard.record import ObjectWrites
+from shard.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
 
 ENTRY_BYTES: Final = 120
 """What a cached entry costs beside its bytes: a dict slot, the key, the value's header."""
@@ -36,27 +37,11 @@ SORTED_MAX: Final = 256
 HEADER: Final = ""
 """The key under which an object keeps what the runtime knows about it. Never visible to user code."""
 
-
-class Sentinel:
-    __slots__ = ("name",)
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
-
-
 WRITE_BYTES: Final = 48
 """What a write takes in a commit beside its key and value."""
 
 INDEX_BYTES: Final = 256
 """What a change of the alarm index takes in a commit beside the name of the object."""
-
-ABSENT: Final = Sentinel("ABSENT")
-"""Cached: the key is known not to exist."""
-MISS: Final = Sentinel("MISS")
-"""Not cached."""
 
 Rows = list[tuple[str, Any]]
 
@@ -86,16 +71,6 @@ class Store(Protocol):
     def fetch_range(
         self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
     ) -> None: ...
-
-
-def restore(raw: bytes) -> Any:
-    """A stored value as the cache keeps it."""
-    value = decode(raw)
-    return value if value.__class__ in SCALARS else Encoded(raw)
-
-
-def to_raw(value: Any) -> bytes:
-    return value.raw if value.__class__ is Encoded else encode(value)
 
 
 class Budget:
@@ -149,7 +124,7 @@ class ObjectCache:
         self.class_name = class_name
         self.name = name
         self.values: dict[str, Any] = {}
-        """By key: a scalar, `Encoded`, or ABSENT."""
+        """By key: a scalar, `Encoded`, `Passing`, or ABSENT."""
         self.dirty: dict[str, bytes | None] = {}
         """Written, in no commit yet; None means deleted."""
         self.dirty_bytes = 0
@@ -185,7 +160,15 @@ class ObjectCache:
             value = self.peek(key)
             if value is not MISS:
                 self.values[key] = value
-                self._account(ENTRY_BYTES + _size(value))
+                self._account(ENTRY_BYTES + size_of(value))
+        elif value.__class__ is Passing:
+            value = self._keep(key, value)
+        return value
+
+    def _keep(self, key: str, passing: Passing) -> Any:
+        """It stays."""
+        value = self.values[key] = restore(passing.raw)
+        self._account(size_of(value) - size_of(passing))
         return value
 
     def peek(self, key: str) -> Any:
@@ -210,7 +193,7 @@ class ObjectCache:
         value = ABSENT if raw is None else restore(raw)
         if self.values is entries and key not in entries:
             entries[key] = value
-            self._account(ENTRY_BYTES + _size(value))
+            self._account(ENTRY_BYTES + size_of(value))
         return value
 
     def scan(self, start: str | None, end: str | None, *, reverse: bool = False, limit: int | None = None) -> Rows | Unread:
@@ -264,24 +247,43 @@ class ObjectCache:
         one."""
         if old is MISS:
             old = self.peek(key)
-            self._account(ENTRY_BYTES + _size(old))
-        if value.__class__ is old.__class__ and (value == old or value.__class__ is float) and to_raw(old) == raw:
+            self._account(ENTRY_BYTES + size_of(old))
+        if value.__class__ is not old.__class__:
+            if old.__class__ is Passing:
+                return self._is_unchanged(key, raw, value, self._keep(key, old))
+        elif (value == old or value.__class__ is float) and to_raw(old) == raw:
             self.values[key] = old  # The bytes decide: 0.0 == -0.0, nan != nan.
             return True
-        self._account(_size(value) - _size(old))
+        self._account(size_of(value) - size_of(old))
         return False
 
-    def delete(self, key: str, *, confirmed: bool = True) -> bool | Sentinel:
+    def write_passing(self, key: str, raw: bytes, value: Any, confirmed: bool = True) -> None:
+        """Like `write`, and leaves no trace in the cache once it is durable."""
+        old = self.peek(key)
+        if old.__class__ is not Sentinel and to_raw(old) == raw:
+            if confirmed:
+                self._confirm(key)
+            return
+        self._mark(key, raw, confirmed)
+        kept = self.values.get(key, MISS)
+        self._account(len(raw) + (ENTRY_BYTES if kept is MISS else -size_of(kept)))
+        self.values[key] = Passing(raw)
+        self.commits.passing[self, key] = None
+
+    def delete(self, key: str, *, confirmed: bool = True, no_cache: bool = False) -> bool | Sentinel:
         """Whether the key existed. Deleting what is known not to exist commits nothing. MISS: it is deleted, and whether it
-        existed has to be fetched."""
-        old = self.read(key)
+        existed has to be fetched. With `no_cache` its absence is forgotten once it is durable."""
+        old = self.peek(key) if no_cache else self.read(key)
         if old is ABSENT:
             if confirmed:
                 self._confirm(key)
             return False
         self._mark(key, None, confirmed)
-        self._account(ENTRY_BYTES if old is MISS else -_size(old))
+        kept = self.values.get(key, MISS)
+        self._account(ENTRY_BYTES if kept is MISS else -size_of(kept))
         self.values[key] = ABSENT
+        if no_cache:
+            self.commits.passing[self, key] = None
         return True if old is not MISS else MISS
 
     def clear(self, *, confirmed: bool = True) -> None:
@@ -397,6 +399,20 @@ class ObjectCache:
             writes.append(ObjectWrites(ABANDONED_KEY, False, {key: row}))
         return writes
 
+    def let_pass(self, key: str) -> bool:
+        """Forgets what is there only until it is durable. False: it is not durable yet."""
+        if any(key in writes for writes in self._undurable()):
+            return False
+        value = self.values.get(key, MISS)
+        if value is ABSENT or value.__class__ is Passing:
+            if self.store.reader is not None:  # Whoever fetches an older value of the key must not keep it: see `learn`.
+                self.values = dict(self.values)
+            del self.values[key]
+            self._account(-ENTRY_BYTES - size_of(value))
+            if value is not ABSENT:
+                self.complete = False
+        return True
+
     def evict(self) -> int:
         """Forgets clean entries. Returns how many bytes that freed."""
         before = self.bytes
@@ -418,6 +434,8 @@ class ObjectCache:
         for writes in self._undurable():
             if not self.complete:
                 assert all(key == HEADER or key in self.values for key in writes), "what is not durable is never evicted"
+        for key, value in self.values.items():
+            assert value.__class__ is not Passing or any(key in writes for writes in self._undurable())
         assert (self in self.commits.dirty) == (bool(self.dirty) or self.cleared)
         assert self.bytes >= 0
         committing = self.committing.writes if self.committing and not self.cleared else {}
@@ -451,13 +469,6 @@ def _merged(newer: dict[str, Any], reverse: bool, limit: int | None, rows: list[
             merged[key] = value
     keys = sorted(merged, reverse=reverse)
     return [(key, merged[key]) for key in keys[:limit]]
-
-
-def _size(value: Any) -> int:
-    kind = value.__class__
-    if kind is Encoded:
-        return len(value.raw)
-    return len(value) if kind is str or kind is bytes else 0
 
 
 def _within(key: str, start: str | None, end: str | None) -> bool:

@@ -41,7 +41,18 @@ class Commit:
 class GroupCommit:
     """The open commit, the one in flight, and the messages held behind each."""
 
-    __slots__ = ("dirty", "durable_seq", "heirs", "held", "in_flight", "open_bytes", "open_seq", "split_first", "split_seq")
+    __slots__ = (
+        "dirty",
+        "durable_seq",
+        "heirs",
+        "held",
+        "in_flight",
+        "open_bytes",
+        "open_seq",
+        "passing",
+        "split_first",
+        "split_seq",
+    )
 
     def __init__(self) -> None:
         self.open_seq = 1
@@ -54,6 +65,8 @@ class GroupCommit:
         """Who has seen writes of the open commit."""
         self.in_flight: Commit | None = None
         self.open_bytes = 0
+        self.passing: dict[tuple[ObjectCache, str], None] = {}
+        """Keys that leave their caches once what was written is durable."""
         self.split_first, self.split_seq = 1, 0
         """The newest commits, without a gap, from which members were left behind."""
 
@@ -142,6 +155,8 @@ class GroupCommit:
         assert commit is not None
         self.in_flight = None
         self.durable_seq = commit.seq
+        if self.passing:
+            self.passing = {(cache, key): None for cache, key in self.passing if not cache.let_pass(key)}
         return commit
 
     def failed(self) -> Commit:
@@ -154,3 +169,5 @@ class GroupCommit:
         if member in self.dirty:
             self.dirty.remove(member)
             self.open_bytes -= member.dirty_bytes
+        if self.passing:
+            self.passing = {(cache, key): None for cache, key in self.passing if cache is not member}

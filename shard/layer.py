@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from shard.alarms import Alarm
-from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Rows, Sentinel, Unread
+from shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
+from shard.values import ABSENT, MISS, Sentinel
 
 
 class Layer:
@@ -25,8 +26,9 @@ class Layer:
         self.alarm: Alarm | Sentinel | None = MISS
         """MISS while the transaction has not changed it."""
         self.alarm_confirmed = False
-        self.writes: dict[str, tuple[bytes | None, Any, bool]] = {}
-        """By key: bytes (None: deleted), the value as the cache keeps it, whether messages wait for it."""
+        self.writes: dict[str, tuple[bytes | None, Any, bool, bool]] = {}
+        """By key: bytes (None: deleted), the value as the cache keeps it, whether messages wait for it, whether the cache is to
+        forget it once it is durable."""
 
     def find(self, key: str) -> Any:
         """The value written here, ABSENT, or MISS when a lower layer has to answer."""
@@ -36,10 +38,13 @@ class Layer:
         return ABSENT if self.cleared else MISS
 
     def write(self, key: str, raw: bytes, value: Any, confirmed: bool) -> None:
-        self.writes[key] = (raw, value, confirmed)
+        self.writes[key] = (raw, value, confirmed, False)
 
-    def delete(self, key: str, *, confirmed: bool) -> None:
-        self.writes[key] = (None, ABSENT, confirmed)
+    def write_passing(self, key: str, raw: bytes, value: Any, confirmed: bool) -> None:
+        self.writes[key] = (raw, value, confirmed, True)
+
+    def delete(self, key: str, *, confirmed: bool, no_cache: bool = False) -> None:
+        self.writes[key] = (None, ABSENT, confirmed, no_cache)
 
     def clear(self, *, confirmed: bool) -> None:
         self.writes = {}
@@ -58,7 +63,7 @@ class Layer:
         merged: dict[str, Any] = {}
         layer: Layer | None = self
         while layer is not None:
-            for key, (_, value, _) in layer.writes.items():
+            for key, (_, value, _, _) in layer.writes.items():
                 if (start is None or key >= start) and (end is None or key < end):
                     merged.setdefault(key, value)
             if layer.cleared:
@@ -75,12 +80,14 @@ class Layer:
     def merge_into(self, below: Layer | ObjectCache) -> None:
         """Raises ValueError, and changes nothing, when it is too much for one commit."""
         if isinstance(below, ObjectCache):
-            below.check_room(sum(WRITE_BYTES + len(key) + len(raw or b"") for key, (raw, _, _) in self.writes.items()))
+            below.check_room(sum(WRITE_BYTES + len(key) + len(raw or b"") for key, (raw, *_) in self.writes.items()))
         if self.cleared:
             below.clear(confirmed=self.cleared_confirmed)
-        for key, (raw, value, confirmed) in self.writes.items():
+        for key, (raw, value, confirmed, no_cache) in self.writes.items():
             if raw is None:
-                below.delete(key, confirmed=confirmed)
+                below.delete(key, confirmed=confirmed, no_cache=no_cache)
+            elif no_cache:
+                below.write_passing(key, raw, value, confirmed)
             else:
                 below.write(key, raw, value, confirmed)
         if not isinstance(self.alarm, Sentinel):

@@ -16,10 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from shard.alarms import Alarm, to_datetime, to_unix_us
-from shard.cache import ABSENT, MISS, WRITE_BYTES, ObjectCache, Rows, Sentinel, Unread
+from shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
 from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 from shard.cold_reads import Done
 from shard.layer import Layer
+from shard.values import ABSENT, MISS, Passing, Sentinel, to_raw
 
 SCALAR_BYTES_SURE = 16
 """A scalar of so few bytes needs no check of its size."""
@@ -178,7 +179,7 @@ class Storage:
                 return value
             layer = layer.below
         value = self._cache.values.get(key, MISS)
-        if value is not MISS:
+        if value.__class__ is Encoded or (value is not MISS and value.__class__ is not Passing):
             return value
         check_key(key)
         return self._cache.peek(key) if no_cache else self._cache.read(key)
@@ -192,6 +193,7 @@ class Storage:
 
         allow_concurrency: while it waits other events are delivered to the object.
         allow_unconfirmed: messages do not wait for this write; if its commit fails the object is reset all the same.
+        no_cache: the value leaves memory once it is durable, unless it has been read without `no_cache` by then.
         Raises TypeError or ValueError, at the call, for a key or value that cannot be stored exactly."""
         cache = self._cache
         if value.__class__ in SCALARS:
@@ -208,10 +210,13 @@ class Storage:
         if self._layer is None:
             if key not in cache.values:
                 check_key(key)
-            cache.write(key, raw, kept, not allow_unconfirmed)
+            if no_cache:
+                cache.write_passing(key, raw, kept, not allow_unconfirmed)
+            else:
+                cache.write(key, raw, kept, not allow_unconfirmed)
             return DONE if cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
         check_key(key)
-        self._layer.write(key, raw, kept, not allow_unconfirmed)
+        (self._layer.write_passing if no_cache else self._layer.write)(key, raw, kept, not allow_unconfirmed)
         return DONE
 
     def put_many(
@@ -230,8 +235,10 @@ class Storage:
             checked.append((key, raw, value if value.__class__ in SCALARS else Encoded(raw)))
         if self._layer is None:
             self._cache.check_room(sum(WRITE_BYTES + len(key) + len(raw) for key, raw, _ in checked))
+        target = self._layer or self._cache
+        write = target.write_passing if no_cache else target.write
         for key, raw, kept in checked:
-            (self._layer or self._cache).write(key, raw, kept, not allow_unconfirmed)
+            write(key, raw, kept, not allow_unconfirmed)
         return DONE if self._cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
 
     def _wait_capacity(self, allow_concurrency: bool) -> Awaitable[None]:
@@ -243,7 +250,7 @@ class Storage:
     ) -> Awaitable[bool]:
         """Whether the key existed. It is gone at once."""
         check_key(key)
-        existed = self._delete(key, not allow_unconfirmed)
+        existed = self._delete(key, not allow_unconfirmed, no_cache)
         if isinstance(existed, bool):
             return Ready(existed)
         return self._fetch([key], True, lambda values: values[0] is not ABSENT, allow_concurrency)
@@ -253,7 +260,7 @@ class Storage:
     ) -> Awaitable[int]:
         """How many of the keys existed, each counted once. They are gone at once."""
         wanted = list(_str_keys(keys))
-        existed = [(key, self._delete(key, not allow_unconfirmed)) for key in wanted]
+        existed = [(key, self._delete(key, not allow_unconfirmed, no_cache)) for key in wanted]
         known = sum(answer is True for _, answer in existed)
         unread = [key for key, answer in existed if answer is MISS]
         if not unread:
@@ -265,14 +272,14 @@ class Storage:
         (self._layer or self._cache).clear(confirmed=not allow_unconfirmed)
         return DONE
 
-    def _delete(self, key: str, confirmed: bool) -> bool | Sentinel:
+    def _delete(self, key: str, confirmed: bool, no_cache: bool) -> bool | Sentinel:
         """Whether the key existed. MISS: that has to be fetched, as of now."""
         if self._layer is None:
-            return self._cache.delete(key, confirmed=confirmed)
-        value = self._find(key)
+            return self._cache.delete(key, confirmed=confirmed, no_cache=no_cache)
+        value = self._find(key, no_cache)
         if value is ABSENT:
             return False
-        self._layer.delete(key, confirmed=confirmed)
+        self._layer.delete(key, confirmed=confirmed, no_cache=no_cache)
         return MISS if value is MISS else True
 
     # Alarm
@@ -419,8 +426,8 @@ def _given(value: Any, default: Any, type: Any) -> Any:
     if value is ABSENT:
         return default
     if type is not None:
-        return decode_as(value.raw if value.__class__ is Encoded else encode(value), type)
-    return decode(value.raw) if value.__class__ is Encoded else value
+        return decode_as(to_raw(value), type)
+    return decode(value.raw) if value.__class__ is Encoded or value.__class__ is Passing else value
 
 
 def _present(found: Mapping[str, Any]) -> dict[str, Any]:
@@ -428,7 +435,7 @@ def _present(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _listed(rows: Rows) -> dict[str, Any]:
-    return {key: decode(value.raw) if value.__class__ is Encoded else value for key, value in rows}
+    return {key: value if value.__class__ in SCALARS else decode(value.raw) for key, value in rows}
 
 
 def _str_keys(keys: Iterable[str]) -> Iterable[str]:

@@ -27,7 +27,7 @@ SERVING = {
 CORE = {
     "shard": {
         "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "memory_state", "memtable", "methods",
-        "record", "refusals", "settings", "storage", "store",
+        "record", "refusals", "settings", "storage", "store", "values",
     },
     "router": {"machine", "system"},
     "runtime": {

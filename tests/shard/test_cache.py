@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from runtime.errors import ObjectReset
-from shard.cache import ABSENT, ENTRY_BYTES, HEADER, SORTED_MAX
+from shard.cache import ENTRY_BYTES, HEADER, SORTED_MAX
+from shard.values import ABSENT
 from tests.shard.storage_world import StorageWorld, finish
 
 Data = tuple[tuple[str, int], ...]
@@ -30,7 +31,7 @@ def changed(data: Data, key: str, value: int | None) -> Data:
     return tuple(sorted((rest if value is None else {**rest, key: value}).items()))
 
 
-WRITES = [("put", "a", 1), ("put", "a", 2), ("put", "b", 1), ("delete", "a", None), ("clear", "", None)]
+WRITES = [("put", "a", 1), ("pass", "a", 2), ("put", "b", 1), ("delete", "a", None), ("clear", "", None)]
 
 
 def steps(model: Model) -> Iterator[tuple[tuple[Any, ...], Model]]:
@@ -53,8 +54,10 @@ def perform(world: StorageWorld, step: tuple[Any, ...]) -> None:
     op, *rest = step
     if op == "put":
         world.put(*rest)
+    elif op == "pass":
+        world.put(*rest, no_cache=True)
     elif op == "delete":
-        finish(world.storage.delete(rest[0]))
+        finish(world.storage.delete(rest[0], no_cache=rest[0] in world.cache.values))
     elif op == "clear":
         finish(world.storage.delete_all())
     elif op == "evict":
@@ -258,10 +261,12 @@ def test_the_memory_of_a_cache_is_accounted_for_exactly_whatever_was_done() -> N
     values: list[Any] = ["x" * 1_000, [1] * 500, 7, b"y" * 100, None]
     for turn in range(300):
         key = f"k{turn * 7 % 5}"
-        world.put(key, values[turn * 11 % 5])
+        world.put(key, values[turn * 11 % 5], no_cache=turn % 6 < 2)
         if turn % 4 == 1:
             world.get("absent")
-            finish(world.storage.delete(f"k{turn % 5}"))
+            finish(world.storage.delete(f"k{turn % 5}", no_cache=turn % 8 == 1))
+        if turn % 7 == 0:
+            world.get(f"k{turn % 5}")
         if turn % 3 == 0:
             world.commit()
         if turn % 9 == 0:

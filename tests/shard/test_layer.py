@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from shard.cache import ABSENT, MISS
 from shard.layer import Layer
+from shard.values import ABSENT, MISS
 from tests.shard.storage_world import StorageWorld
 
 

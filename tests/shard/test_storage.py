@@ -411,9 +411,9 @@ class StorageProgram(RuleBasedStateMachine):
     def restart(self) -> None:
         self.layers, self.open, self.in_flight = [dict(self.durable)], [], None
 
-    @rule(key=KEY, value=VALUE, unconfirmed=st.booleans())
-    def put(self, key: str, value: Any, unconfirmed: bool) -> None:
-        self.world.put(key, value, allow_unconfirmed=unconfirmed)
+    @rule(key=KEY, value=VALUE, unconfirmed=st.booleans(), no_cache=st.booleans())
+    def put(self, key: str, value: Any, unconfirmed: bool, no_cache: bool) -> None:
+        self.world.put(key, value, allow_unconfirmed=unconfirmed, no_cache=no_cache)
         self.now[key] = value
         assert unconfirmed or self.open or not self.is_dirty or self.world.held
 
@@ -421,9 +421,9 @@ class StorageProgram(RuleBasedStateMachine):
     def is_dirty(self) -> bool:
         return bool(self.world.cache.dirty) or self.world.cache.cleared
 
-    @rule(pairs=st.dictionaries(KEY, VALUE, max_size=3))
-    def put_many(self, pairs: dict[str, Any]) -> None:
-        finish(self.world.storage.put_many(pairs))
+    @rule(pairs=st.dictionaries(KEY, VALUE, max_size=3), no_cache=st.booleans())
+    def put_many(self, pairs: dict[str, Any], no_cache: bool) -> None:
+        finish(self.world.storage.put_many(pairs, no_cache=no_cache))
         self.now.update(pairs)
 
     @rule(key=KEY, value=st.sampled_from([(1,), 2**64, {1}, "\ud800"]))
@@ -431,14 +431,14 @@ class StorageProgram(RuleBasedStateMachine):
         with pytest.raises((TypeError, ValueError)):
             self.world.storage.put_many({key: 1, "z": value})
 
-    @rule(key=KEY)
-    def delete(self, key: str) -> None:
-        assert finish(self.world.storage.delete(key)) is (self.now.pop(key, self) is not self)
+    @rule(key=KEY, no_cache=st.booleans())
+    def delete(self, key: str, no_cache: bool) -> None:
+        assert finish(self.world.storage.delete(key, no_cache=no_cache)) is (self.now.pop(key, self) is not self)
 
-    @rule(keys=st.lists(KEY, max_size=4))
-    def delete_many(self, keys: list[str]) -> None:
+    @rule(keys=st.lists(KEY, max_size=4), no_cache=st.booleans())
+    def delete_many(self, keys: list[str], no_cache: bool) -> None:
         existed = set(keys) & set(self.now)
-        assert finish(self.world.storage.delete_many(keys)) == len(existed)
+        assert finish(self.world.storage.delete_many(keys, no_cache=no_cache)) == len(existed)
         for key in existed:
             del self.now[key]
 
