@@ -414,8 +414,9 @@ class StorageProgram(RuleBasedStateMachine):
     @rule(key=KEY, value=VALUE, unconfirmed=st.booleans(), no_cache=st.booleans())
     def put(self, key: str, value: Any, unconfirmed: bool, no_cache: bool) -> None:
         self.world.put(key, value, allow_unconfirmed=unconfirmed, no_cache=no_cache)
+        changes = repr(self.now.get(key, ...)) != repr(value)
         self.now[key] = value
-        assert unconfirmed or self.open or not self.is_dirty or self.world.held
+        assert unconfirmed or self.open or not changes or not self.is_dirty or self.world.held
 
     @property
     def is_dirty(self) -> bool:
