@@ -72,6 +72,8 @@ OBJECT_DIRTY_BYTES_MAX = 22 << 20
 
 # Life of an object (contract, section 6).
 IDLE_EVICT_S = 10.0
+TIMERS_KEEP_S = 70.0
+"""How long a pending timer keeps its object in memory, from when a call or task of it has set one."""
 
 assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"
 assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with room to spare"

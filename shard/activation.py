@@ -18,18 +18,20 @@ from runtime.ids import ObjectId
 from runtime.limits import SECTION_TIMEOUT_S
 from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
+from shard.callbacks import GatedCallback
 from shard.cold_reads import Done
 from shard.input_gate import InputGate, Section
 from shard.methods import Method, ObjectClass
 from shard.object import DurableObject
 from shard.storage import DONE, Storage
-from shard.task import CURRENT, NEUTRAL, ObjectTask, StorageFuture
+from shard.task import CURRENT, NEUTRAL, SECTION, ObjectTask, StorageFuture
 
 if TYPE_CHECKING:
     from shard.host import Host
     from shard.outbound import Caller
 
 NO_TASKS: frozenset[ObjectTask] = frozenset()
+NO_CALLBACKS: frozenset[GatedCallback] = frozenset()
 GRANTS_PER_TURN = 100
 """Events delivered to one object before others get their chance."""
 
@@ -44,12 +46,14 @@ class Activation:
         "at_fault",
         "broken",
         "cache",
+        "callbacks",
         "caller",
         "context",
         "gate",
         "host",
         "id",
         "instance",
+        "kept_until_s",
         "last_used_s",
         "lost_seq",
         "object_class",
@@ -70,6 +74,10 @@ class Activation:
         self.caller = caller
         caller.activation = self
         self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
+        self.callbacks: set[GatedCallback] | frozenset[GatedCallback] = NO_CALLBACKS
+        """Scheduled, and not delivered yet."""
+        self.kept_until_s = 0.0
+        """Until then they keep the object in memory."""
         self.queued_calls = 0
         self.last_used_s = host.now_s
         self.pumping = False
@@ -89,14 +97,18 @@ class Activation:
         instance.id = self.id
         instance.storage = self.storage
         instance._activation = self
-        self.context.copy().run(cls.__init__, instance)
+        GatedCallback.running_for = self
+        try:
+            self.context.copy().run(cls.__init__, instance)
+        finally:
+            GatedCallback.running_for = None
 
-    @property
-    def idle(self) -> bool:
+    def is_idle(self, now_s: float) -> bool:
         """Nothing runs, waits or is undurable: it may be evicted, which loses only memory."""
         cache = self.cache
         return (
             not self.tasks
+            and not (self.callbacks and now_s < self.kept_until_s)
             and self.gate.open
             and not self.queued_calls
             and not cache.dirty
@@ -110,7 +122,7 @@ class Activation:
         gate = self.gate
         section, running = gate.enter(gate.root, None)
         assert running
-        task = ObjectTask(self.host.loop).adopt(self.instance.on_start(), self, section, self.context.copy())
+        task = ObjectTask(self.host.loop).adopt(self.instance.on_start(), self, section, self._context_in(section))
 
         def done(task: ObjectTask) -> None:
             if self.broken is not None:
@@ -130,6 +142,7 @@ class Activation:
     def let_go(self) -> None:
         """Cuts the references in which an activation and its parts hold each other, so that an evicted one is freed at once
         and not by a pass of the collector over a million others."""
+        self.orphan_callbacks()
         del self.instance, self.storage, self.caller, self.context
         self.cache.owner = None
 
@@ -137,9 +150,14 @@ class Activation:
 
     def current_section(self) -> Section:
         """Where work that is started now belongs."""
-        task = asyncio.current_task()
-        section = section_of(task, self)
+        section = section_of(asyncio.current_task(), self) or SECTION.get(None)
         return self.gate.root if section is None else self.gate.living(section)
+
+    def _context_in(self, section: Section) -> contextvars.Context:
+        context = self.context.copy()
+        if section is not self.gate.root:
+            context.run(SECTION.set, section)
+        return context
 
     def add_task(self, task: ObjectTask) -> None:
         if isinstance(self.tasks, set):
@@ -159,8 +177,8 @@ class Activation:
             task.exception()  # Retrieved: nobody is left who would look.
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> ObjectTask:
-        loop = self.host.loop
-        task = ObjectTask(loop).adopt(coro, self, self.current_section(), self.context.copy())
+        section = self.current_section()
+        task = ObjectTask(self.host.loop).adopt(coro, self, section, self._context_in(section))
         task.when_done = self._log_failure
         task.start_running()
         task.schedule()
@@ -169,6 +187,26 @@ class Activation:
     def _log_failure(self, task: asyncio.Future[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             self.host.log.error("%s: a background task failed", self.id, exc_info=error)
+
+    # Callbacks
+
+    def add_callback(self, callback: GatedCallback) -> None:
+        if isinstance(self.callbacks, set):
+            self.callbacks.add(callback)
+        else:
+            self.callbacks = {callback}
+
+    def callback_over(self, callback: GatedCallback) -> None:
+        if isinstance(self.callbacks, set):
+            self.callbacks.discard(callback)
+
+    def callback_failed(self, error: BaseException) -> None:
+        if not isinstance(error, Aborted):
+            self.host.log.error("%s: a callback failed", self.id, exc_info=error)
+
+    def orphan_callbacks(self) -> None:
+        for callback in list(self.callbacks):
+            callback.orphan()
 
     # Gate
 
@@ -186,7 +224,7 @@ class Activation:
     def schedule_pump(self) -> None:
         if not self.pumping and self.gate.has_waiters:
             self.pumping = True
-            self.host.loop.call_soon(self.pump, context=NEUTRAL)
+            self.host.call_soon(self.pump, context=NEUTRAL)
 
     def enter_section(self, *, breaks: bool) -> CriticalSection:
         return CriticalSection(self, breaks=breaks)
@@ -359,6 +397,7 @@ class CriticalSection:
                 raise
         self._task = cast("ObjectTask", task)
         self._task.section = self._section
+        SECTION.set(self._section)
         if self._breaks:
             self._timer = activation.host.loop.call_later(SECTION_TIMEOUT_S, self._timed_out, context=NEUTRAL)
         return self

@@ -87,6 +87,7 @@ class Host:
         the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms; `random` gives their
         retries jitter."""
         self.loop = loop
+        self.call_soon = cast("Any", loop).call_soon_directly
         self.commits = GroupCommit()
         self.table = ActivationTable(classes, self.commits, settings.cache_bytes, settings.idle_evict_s)
         self.classes = self.table.classes
@@ -303,7 +304,7 @@ class Host:
         if activation.broken is not None:
             origin.fail(activation.broken)
         elif shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
-            self.loop.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
+            self.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
         elif activation.cache.confirm_seq <= self.commits.durable_seq:
             self._send_soon(request, origin)
         else:
@@ -311,7 +312,7 @@ class Host:
             self.hold(activation, seq, lambda: self._send_soon(request, origin), origin.fail)
 
     def _send_soon(self, request: Request, origin: LocalOrigin) -> None:
-        self.loop.call_soon(self._send, request, origin, context=NEUTRAL)
+        self.call_soon(self._send, request, origin, context=NEUTRAL)
 
     def _inherit_from_caller(self, activation: Activation, origin: LocalOrigin) -> bool:
         """The callee sees what the call reveals. False when that has been lost: then the call must not run."""

@@ -1,8 +1,9 @@
-"""The worker's event loop: uvloop, with transports that pass the output gate.
+"""The worker's event loop: uvloop, with transports that pass the output gate and callbacks that pass the input gate.
 
 Guarantee: bytes that object code writes to a stream or datagram transport, or with `sock_sendall`, leave only when every write
 that the object had made by then is durable, and in the order in which they were written. If such a write fails, the bytes are
-dropped and the connection is aborted: half a message must not be followed by the rest of another.
+dropped and the connection is aborted: half a message must not be followed by the rest of another. Callbacks that object code
+schedules are delivered as `callbacks` says.
 
 Whose bytes they are is known by the context variable of the writing code, so that connections may be shared between objects
 (a pool, a module-wide session). Handshakes of TLS are not held: they reveal nothing that an object has stored.
@@ -18,6 +19,7 @@ from typing import Any, cast
 
 import uvloop
 
+from shard.callbacks import with_gated_callbacks
 from shard.task import CURRENT, object_task_factory
 
 
@@ -207,7 +209,7 @@ def _stream_shim(inner: Any) -> _Shim:
 _UvLoop: Any = uvloop.Loop  # Its stubs tie the transport to the protocol that a caller gave; here a shim is between them.
 
 
-class GatedLoop(_UvLoop):  # type: ignore[misc]  # for the reason above
+class GatedLoop(with_gated_callbacks(_UvLoop)):  # type: ignore[misc]  # for the reason above
     """What asyncio code inside objects runs on."""
 
     async def create_connection(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:

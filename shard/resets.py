@@ -74,6 +74,7 @@ class Resets:
                 host.commits.held.append(message)
         queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
         self._end_tasks(activation, error)
+        activation.orphan_callbacks()
         host.queued_calls -= len(queued)
         host.queued_bytes -= sum(len(waiter.request.args) for waiter in queued)
         if queued_too:

@@ -85,7 +85,7 @@ class ActivationTable:
                 continue
             if activation.last_used_s > seen_s:
                 by_age.append((activation, activation.last_used_s))
-            elif activation.idle:
+            elif activation.is_idle(now_s):
                 self._evict(activation)
             else:
                 activation.cache.evict()

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CURRENT: Final[contextvars.ContextVar[Activation]] = contextvars.ContextVar("tidegate_activation")
 """The activation whose code runs in this context."""
 
+SECTION: Final[contextvars.ContextVar[Section]] = contextvars.ContextVar("tidegate_section")
+"""The critical section in which code of this context was when it entered its last one. It may be over."""
+
 NEUTRAL: Final = contextvars.Context()
 
 _enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._enter_task
@@ -75,7 +78,7 @@ class ObjectTask(asyncio.Future[Any]):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
-        self._task_loop = loop
+        self._task_loop: Any = loop
         self._coro: Any = None
         self._driver: Any = None
         self._context: contextvars.Context = NEUTRAL
@@ -126,7 +129,7 @@ class ObjectTask(asyncio.Future[Any]):
 
     def schedule(self) -> None:
         """Asks the gate to begin (or, after a bare yield, to go on) in a later turn."""
-        self._task_loop.call_soon(self._wake, None, context=NEUTRAL)
+        self._task_loop.call_soon_directly(self._wake, None, context=NEUTRAL)
 
     def _wake(self, future: asyncio.Future[Any] | None) -> None:
         if future is None and self._fut_waiter is not None:
@@ -245,7 +248,10 @@ class ObjectTask(asyncio.Future[Any]):
 
     def add_done_callback(self, callback: Callable[..., object], /, *, context: contextvars.Context | None = None) -> None:
         self.marked = True
-        super().add_done_callback(callback, context=context)
+        if context is None:  # Not handed on: the Future in C would take that for a context.
+            super().add_done_callback(callback)
+        else:
+            super().add_done_callback(callback, context=context)
 
     def set_result(self, result: Any) -> None:
         raise RuntimeError("Task does not support set_result operation")

@@ -111,7 +111,7 @@ class Worker:
     def _touch(self) -> None:
         if not self._touched:
             self._touched = True
-            self._loop.call_soon(self._end_touched_turn, context=NEUTRAL)
+            self._host.call_soon(self._end_touched_turn, context=NEUTRAL)
 
     def _end_touched_turn(self) -> None:
         self._touched = False

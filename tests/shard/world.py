@@ -57,8 +57,8 @@ class World:
     """`auto` makes every commit durable at the end of its turn; otherwise the test calls `commit` or `fail_commit`."""
 
     def __init__(self, *classes: type[DurableObject], auto: bool = True, **settings: Any) -> None:
-        self.loop = asyncio.get_running_loop()
-        self.loop.set_task_factory(object_task_factory)  # type: ignore[arg-type]
+        self.loop: Any = asyncio.get_running_loop()
+        self.loop.set_task_factory(object_task_factory)
         self.states = {shard: MemoryState(shard) for shard in range(SHARDS)}
         self.classes = [ObjectClass(cls) for cls in classes]
         self.settings = HostSettings(shards_total=SHARDS, **settings)
@@ -125,7 +125,7 @@ class World:
     def _touch(self) -> None:
         if not self.touched:
             self.touched = True
-            self.loop.call_soon(self._end_turn, context=NEUTRAL)
+            self.loop.call_soon_directly(self._end_turn, context=NEUTRAL)
 
     def _end_turn(self) -> None:
         assert CURRENT.get(None) is None, "what the runtime starts belongs to no object"

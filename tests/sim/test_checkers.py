@@ -108,7 +108,7 @@ def groups_are_torn(stack: contextlib.ExitStack) -> None:
 
 
 def objects_with_work_are_evicted(stack: contextlib.ExitStack) -> None:
-    patch(stack, Activation, "idle", property(lambda self: self.gate.open))
+    patch(stack, Activation, "is_idle", lambda self, now_s: self.gate.open)
 
 
 def a_reset_object_may_still_write(stack: contextlib.ExitStack) -> None:

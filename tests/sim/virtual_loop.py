@@ -19,6 +19,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from shard.callbacks import with_gated_callbacks
+
 RESOLUTION_S = 1e-9
 """Timers nearer to each other than this are due together."""
 
@@ -73,7 +75,10 @@ class VirtualTime:
         return self.now if self.running is None else self.running.clock()
 
 
-class ProcessLoop(asyncio.BaseEventLoop):
+_GatedBaseLoop: Any = with_gated_callbacks(asyncio.BaseEventLoop)
+
+
+class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
     """The loop of one process. It runs only by `VirtualTime`."""
 
     _ready: collections.deque[asyncio.Handle]

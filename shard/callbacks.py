@@ -1,0 +1,252 @@
+"""Callbacks that object code schedules: they pass the object's input gate as its tasks do.
+
+Guarantee: a callback that code of an object gives to `call_soon`, `call_later`, `call_at`, `call_soon_threadsafe` or
+`add_done_callback` is delivered only when the gate lets it in, in the critical section in which it was scheduled; at once where
+the gate is open. One that was cancelled is not delivered, and neither is one of an object that was reset or evicted. What a
+callback raises is logged with the object's name and harms nothing else.
+
+Delivered directly, past the gate:
+* what asyncio, uvloop and the runtime schedule for themselves (the end of a sleep, a timeout, a wake-up): it completes futures
+  and cancels tasks, and whoever waits for those passes the gate;
+* what a library schedules outside of object code, out of the protocol of a connection: nobody knows for whom it does that, and
+  an object that waits for the connection in a critical section would wait for ever;
+* what a library has scheduled in an object that is gone: it may serve others, as the timers of a shared connection pool do.
+
+A library is code of the standard library or of an installed package, unless it is the package of the object's class.
+
+A pending callback keeps its object in memory, but for no longer than TIMERS_KEEP_S after a call or a task has scheduled one. So
+neither a chain of timers nor those that a library keeps for its connections do that for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import sysconfig
+from asyncio import futures
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from runtime.limits import TIMERS_KEEP_S
+from shard.input_gate import Section
+from shard.task import CURRENT, NEUTRAL, SECTION
+
+if TYPE_CHECKING:
+    from shard.activation import Activation
+
+PLUMBING: Final = frozenset({"_asyncio", "asyncio", "runtime", "shard", "uvloop"})
+"""Packages whose callbacks run no object code of their own."""
+
+FACING_OBJECTS: Final = frozenset({"runtime.stub", "shard.object", "shard.storage"})
+"""Modules of the runtime whose methods object code may give as callbacks: they count as its own code."""
+
+END_OF_SLEEP: Final = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # what `asyncio.sleep` schedules
+NOTHING: Final = object()
+
+_LIBRARY_PATHS: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+
+
+class GatedCallback:
+    """A scheduled callback, and the handle by which it is cancelled: an `asyncio.Handle`, or a `TimerHandle` with `when`."""
+
+    __slots__ = ("_args", "_arrived", "_callback", "_cancelled", "_context", "_handle", "_owner", "_section", "_when")
+
+    running_for: ClassVar[Activation | None] = None
+    """The object whose code runs now, if it is in no task: in a callback, or in `__init__`."""
+
+    def __init__(self, owner: Activation, section: Section, callback: Callable[..., object], args: Any, context: Context) -> None:
+        self._owner = owner
+        self._section = section
+        self._callback: Callable[..., object] | None = callback
+        self._args = args
+        self._context = context
+        self._handle: Any = None
+        self._when: float | None = None
+        self._arrived = False
+        self._cancelled = False
+
+    def scheduled(self, handle: Any, when: float | None = None) -> GatedCallback:
+        """`handle` is the loop's, for `arrive`."""
+        self._handle = handle
+        self._when = when
+        owner = self._owner
+        if GatedCallback.running_for is not owner:
+            owner.kept_until_s = owner.host.loop.time() + TIMERS_KEEP_S
+        owner.add_callback(self)
+        return self
+
+    # What a handle offers
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        self._handle.cancel()
+        self._forget()
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+    def when(self) -> float:
+        if self._when is None:
+            raise AttributeError("only what call_later and call_at return has a time")
+        return self._when
+
+    def get_context(self) -> Context:
+        return self._context
+
+    # Delivery
+
+    def arrive(self) -> None:
+        """Its time has come."""
+        owner = self._owner
+        self._arrived = True
+        if owner.broken is not None:
+            if is_library(self._callback, owner):
+                self._run()
+            else:
+                self._forget()
+        elif owner.gate.passes(self._section):
+            owner.host.touch()
+            self.deliver()
+        else:
+            owner.gate.wait(self._section, self)
+
+    def deliver(self) -> None:
+        """The gate lets it in."""
+        owner = self._owner
+        now_s = owner.host.loop.time()
+        if now_s < owner.kept_until_s:
+            owner.last_used_s = now_s
+        GatedCallback.running_for = owner
+        try:
+            self._run()
+        finally:
+            GatedCallback.running_for = None
+
+    def _run(self) -> None:
+        callback, args = self._callback, self._args
+        if callback is None:
+            return
+        self._forget()
+        try:
+            self._context.run(callback, *args)
+        except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
+            self._owner.callback_failed(exc)
+
+    def _forget(self) -> None:
+        self._callback = self._args = None
+        self._owner.callback_over(self)
+
+    def orphan(self) -> None:
+        """Its object is gone."""
+        if not is_library(self._callback, self._owner):
+            self.cancel()
+        elif self._arrived:  # It waits at a gate that opens no more.
+            self._owner.host.loop.call_soon(self._run, context=NEUTRAL)
+
+
+def with_gated_callbacks(loop_class: Any) -> Any:
+    """A class of loops on which the callbacks of object code pass the gate.
+
+    Futures schedule their callbacks through `call_soon`, also those written in C; transports of uvloop do not. A context tells
+    what the runtime schedules, with as little ado as possible: every wake-up of a task comes this way."""
+    soon, later, at, threadsafe = (
+        loop_class.call_soon, loop_class.call_later, loop_class.call_at, loop_class.call_soon_threadsafe
+    )  # fmt: skip
+
+    class LoopWithGatedCallbacks(loop_class):  # type: ignore[misc]  # of any class
+        call_soon_directly = soon
+        """What `call_soon` costs without the gate, for what the runtime does often."""
+
+        def call_soon(self, callback: Any, arg: Any = NOTHING, *args: Any, context: Context | None = None) -> Any:
+            if context is not NEUTRAL:
+                entry = gated(callback, () if arg is NOTHING else (arg, *args), context)
+                if entry is not None:
+                    return entry.scheduled(soon(self, entry.arrive, context=NEUTRAL))
+            if arg is NOTHING:
+                return soon(self, callback, context=context)
+            return soon(self, callback, arg, context=context) if not args else soon(self, callback, arg, *args, context=context)
+
+        def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+            if callback is END_OF_SLEEP and context is None:
+                future, result = args
+                return later(self, delay, callback, future, result, context=NEUTRAL)
+            entry = None if context is NEUTRAL else gated(callback, args, context)
+            if entry is None:
+                return later(self, delay, callback, *args, context=context)
+            return entry.scheduled(later(self, delay, entry.arrive, context=NEUTRAL), self.time() + delay)
+
+        def call_at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
+            entry = None if context is NEUTRAL else gated(callback, args, context)
+            if entry is None:
+                return at(self, when, callback, *args, context=context)
+            return entry.scheduled(at(self, when, entry.arrive, context=NEUTRAL), when)
+
+        def call_soon_threadsafe(self, callback: Any, *args: Any, context: Context | None = None) -> Any:
+            entry = None if context is NEUTRAL else gated_from_thread(callback, args, context)
+            if entry is None:
+                return threadsafe(self, callback, *args, context=context)
+            return entry.scheduled(threadsafe(self, entry.arrive, context=NEUTRAL))
+
+    return LoopWithGatedCallbacks
+
+
+def gated(callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> GatedCallback | None:
+    """What the loop has to schedule for `callback`; None if that is the callback itself."""
+    owner = CURRENT.get(None) if context is None else context.get(CURRENT)
+    if owner is None or is_plumbing(callback):
+        return None
+    if context is not None:
+        if owner.broken is not None and is_library(callback, owner):
+            return None
+        return GatedCallback(owner, context.get(SECTION) or owner.gate.root, callback, args, context)
+    if owner.broken is not None:
+        return None  # It cleans up.
+    if GatedCallback.running_for is not owner and asyncio.current_task() is None and is_library(callback, owner):
+        return None
+    return GatedCallback(owner, owner.current_section(), callback, args, copy_context())
+
+
+def gated_from_thread(callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> GatedCallback | None:
+    """The same for a callback that comes from any thread: its section is that of the context in which the thread was started."""
+    return gated(callback, args, copy_context() if context is None else context)
+
+
+def is_plumbing(callback: Any) -> bool:
+    """Whether it is asyncio's, the event loop's or the runtime's own. A step of a plain `asyncio.Task` is not: object code that
+    makes one itself goes on in it."""
+    module = callback.__module__ if callback.__class__ is FunctionType else _module_of(callback)
+    known = _plumbing.get(module)
+    if known is None:
+        known = _plumbing[module] = str(module).partition(".")[0] in PLUMBING and module not in FACING_OBJECTS
+    return known and (callback.__class__ is FunctionType or not isinstance(getattr(callback, "__self__", None), asyncio.Task))
+
+
+def is_library(callback: Any, owner: Activation) -> bool:
+    module = _module_of(callback)
+    own = owner.object_class.cls.__module__
+    return module.partition(".")[0] != own.partition(".")[0] and module not in FACING_OBJECTS and _is_installed(module)
+
+
+_plumbing: dict[str | None, bool] = {}
+
+
+@functools.lru_cache(maxsize=4_096)
+def _is_installed(module: str) -> bool:
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        return False
+    path = getattr(loaded, "__file__", None)
+    return module != "__main__" if path is None else path.startswith(_LIBRARY_PATHS)
+
+
+def _module_of(callback: Any) -> str:
+    """Of the function that is called in the end."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    module = getattr(callback, "__module__", None)
+    if not isinstance(module, str):  # Written in C, and bound: to a future, a set, a task.
+        module = type(getattr(callback, "__self__", callback)).__module__
+    return module
