@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-from runtime.errors import CallError, DeadlineExceeded, ObjectReset
+from runtime.errors import CallError, DeadlineExceeded, ObjectReset, StartFailed
 from runtime.ids import ObjectId
 from runtime.limits import SECTION_TIMEOUT_S
 from runtime.protocol import Origin, Request
@@ -59,6 +59,7 @@ class Activation:
         "object_class",
         "pumping",
         "queued_calls",
+        "starting",
         "storage",
         "tasks",
     )
@@ -84,6 +85,8 @@ class Activation:
         self.broken: CallError | None = None
         self.at_fault = False
         """Its own code has broken it."""
+        self.starting = False
+        """`on_start` runs."""
         self.lost_seq = sys.maxsize
         """The first commit of which something is lost that the object had written or seen."""
         self.instance: DurableObject
@@ -125,6 +128,7 @@ class Activation:
         task = ObjectTask(self.host.loop).adopt(self.instance.on_start(), self, section, self._context_in(section))
 
         def done(task: ObjectTask) -> None:
+            self.starting = False
             if self.broken is not None:
                 _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
                 return
@@ -135,6 +139,7 @@ class Activation:
                 gate.leave(section)
                 self.schedule_pump()
 
+        self.starting = True
         task.when_done = done
         task.start_running()
         task.deliver()
@@ -306,10 +311,13 @@ class Activation:
         raise Aborted(reason)
 
     def fail(self, reason: str) -> None:
-        """The object is reset, and its own code is to blame."""
+        """The object is reset, and its own code is to blame. While it starts it would do the same again for the same callers."""
         if self.broken is None:
             self.at_fault = True
-            self.host.resets.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
+            if self.starting:
+                self.host.resets.reset(self, StartFailed(f"{self.id} could not be started: {reason}"))
+            else:
+                self.host.resets.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
 
 
 def section_of(task: object, activation: Activation) -> Section | None:

@@ -34,8 +34,8 @@ class DurableObject:
     _activation: Activation
 
     async def on_start(self) -> None:
-        """Runs before the first event of an instance, with the input gate closed. If it raises, every waiting caller gets
-        `start_failed`, and the next call tries again with a new instance."""
+        """Runs before the first event of an instance, with the input gate closed. If it raises or aborts, every waiting caller
+        gets `start_failed`, and the next call tries again with a new instance."""
 
     @overload
     def stub(self, object_class: type[ObjectT], name: str) -> ObjectT: ...

@@ -1,7 +1,7 @@
 """How an object is reset: its instance, and what it has written that is in no commit yet, are gone.
 
 Guarantee: everybody who waited for the object is told, once; what its messages revealed and is lost takes those with it who have
-seen it; calls that had not been started go to the next instance, in order.
+seen it; calls that had not been started go to the next instance, in order, unless it is the start that has failed.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ class Resets:
         self._break(activation, failure, queued_too=True)
 
     def reset(self, activation: Activation, error: CallError) -> None:
-        """Something in the object asks for it: `abort`, a broken critical section."""
+        """Something in the object asks for it: `abort`, a broken critical section; StartFailed: in its `on_start`."""
         if activation.broken is None:
             self.count += 1
             self._host.log.warning("%s", error)
-            self._break(activation, error)
+            self._break(activation, error, queued_too=isinstance(error, StartFailed))
 
     def lose(self, activation: Activation, error: CallError, seq: int) -> None:
         """It has written to commit `seq`, or has seen who did, and that is lost. Later messages revealed it, too: whoever has

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import random
 
@@ -125,16 +127,71 @@ async def test_init_may_use_the_id_and_the_storage() -> None:
     assert world.durable(Early, "x") == {"name": "Early/x"}
 
 
-async def test_an_abort_in_on_start_is_a_reset_for_who_called() -> None:
+@pytest.mark.parametrize("slow", [False, True])
+@pytest.mark.parametrize("how", ["abort", "failed section", "abort by a callback"])
+async def test_an_object_that_resets_itself_in_on_start_has_not_started_for_all_who_wait_and_the_next_call_tries_again(
+    how: str, slow: bool
+) -> None:
     class Aborting(DurableObject):
+        starts = 0
+
         async def on_start(self) -> None:
+            Aborting.starts += 1
+            if slow:
+                await until("start")
+            if how == "abort by a callback":
+                asyncio.get_running_loop().call_soon(self._put_and_abort)
+                await asyncio.Event().wait()
+            async with self.block_concurrency() if how == "failed section" else contextlib.nullcontext():
+                self._put_and_abort(how == "failed section")
+
+        def _put_and_abort(self, fails: bool = False) -> None:
+            self.storage.put("never", 1)
+            if fails:
+                raise KeyError("not ready")
             self.abort("not ready")
 
         async def method(self) -> None:
             pass
 
-    with pytest.raises(ObjectReset, match="not ready"):
-        await World(Aborting).ask(Aborting, "a", "method")
+    world = World(Aborting)
+    for attempt in range(3):
+        if slow:
+            start = control("start")
+        calls = [world.call(Aborting, "a", "method") for _ in range(1 if how != "abort by a callback" and not slow else 3)]
+        await world.settle()
+        if slow:
+            assert not any(call.answered for call in calls)
+            start.set_result(None)
+            await world.settle()
+        assert Aborting.starts == attempt + 1
+        for call in calls:
+            assert isinstance(call.error, StartFailed)
+            assert "not ready" in str(call.error)
+            assert call.error.outcome == "not_executed"
+    assert world.durable(Aborting, "a") == {}
+
+
+async def test_calls_that_wait_for_a_start_whose_write_fails_go_to_the_next_instance() -> None:
+    """Not the object's doing: it may well start the next time."""
+
+    class Slow(DurableObject):
+        async def on_start(self) -> None:
+            self.storage.put("started", 1)
+            await until("start")
+
+        async def method(self) -> str:
+            return "started"
+
+    world = World(Slow, auto=False)
+    control("start")
+    calls = [world.call(Slow, "a", "method") for _ in range(3)]
+    await world.settle()
+    world.fail_commit()
+    CONTROL["start"].set_result(None)
+    await world.settle()
+    world.commit()
+    assert [call.result for call in calls] == ["started"] * 3
 
 
 # Life in memory
