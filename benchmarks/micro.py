@@ -197,11 +197,11 @@ def _gates_and_cache(runs: int) -> list[Cost]:
 
 
 def _driver_cost(task: ObjectTask, empty: Callable[[], Any], runs: int) -> float:
-    context = contextvars.copy_context()
+    context, send = contextvars.copy_context(), task._send
 
     def run() -> None:
         for _ in range(BATCH):
-            task.begin(empty(), context.copy())
+            context.copy().run(send, empty())
 
     return best_us(run, runs)
 
