@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +19,7 @@ from runtime.encoding import encode_arguments, error_from_raw, exception_for_cal
 from runtime.errors import BadRequest, CallError
 from runtime.ids import check_object_id
 from runtime.protocol import ERROR, Origin, Request, encode
+from runtime.stub import MethodShape, bind_call
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -83,6 +84,10 @@ class Caller:
     def __init__(self, host: Host) -> None:
         self._host = host
         self.activation: Activation
+
+    def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Awaitable[Any]]:
+        """See `runtime.stub.Caller`."""
+        return bind_call(self.call, class_name, name, method, shape)
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any = Any

@@ -14,6 +14,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
+
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from shard.alarms import Alarm, to_datetime, to_unix_us
 from shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
@@ -28,16 +30,14 @@ SCALAR_BYTES_SURE = 16
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Ready(Generic[T_co]):
-    """An awaitable that is already done: awaiting it never yields to the event loop."""
+class Ready(msgspec.Struct, Generic[T_co], gc=False, eq=False):
+    """An awaitable that is already done: awaiting it never yields to the event loop. (A Struct is made without running Python
+    code: half the price.)"""
 
-    __slots__ = ("_value",)
-
-    def __init__(self, value: T_co) -> None:
-        self._value = value
+    value: T_co
 
     def __await__(self) -> Generator[Any, None, T_co]:
-        return self._value
+        return self.value
         yield  # type: ignore[unreachable]  # makes this a generator
 
 

@@ -27,10 +27,11 @@ LOOKS_PER_TURN = 1_000
 class Kept:
     """A class and its activations by object name."""
 
-    __slots__ = ("activations", "object_class")
+    __slots__ = ("activations", "methods", "object_class")
 
     def __init__(self, object_class: ObjectClass) -> None:
         self.object_class = object_class
+        self.methods = object_class.methods
         self.activations: dict[str, Activation] = {}
 
 
