@@ -21,6 +21,7 @@ from typing import TextIO
 from runtime.control import (
     Drain,
     FromChild,
+    Leave,
     LineBuffer,
     Ping,
     RouterSpec,
@@ -37,7 +38,7 @@ LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 LOCK_FD_VARIABLE = "TIDEGATE_LOCK_FD"
 """Descriptor of the data directory's lock. Children keep it open: the lock is free only when the last of them is gone."""
 
-FromSupervisor = TopologyChanged | Ping | Drain | StatusChanged
+FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged
 """What arrives after the spec."""
 
 _PR_SET_PDEATHSIG = 1

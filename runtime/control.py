@@ -60,9 +60,14 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 
 
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
-    """Start nothing new, finish what was accepted within `timeout_s`, then answer `Drained` and exit 0."""
+    """Start nothing new, finish what was accepted within `timeout_s`, then answer `Drained` and exit 0. A worker says `Quiet` in
+    between and goes on serving the other workers until it is told to `Leave`, or until the time is over."""
 
     timeout_s: float
+
+
+class Leave(msgspec.Struct, frozen=True, tag="leave"):
+    """To a draining worker: all workers are quiet, nobody will call it any more."""
 
 
 class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
@@ -71,7 +76,7 @@ class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
     status: dict[str, Any]
 
 
-ToChild = WorkerSpec | RouterSpec | TopologyChanged | Ping | Drain | StatusChanged
+ToChild = WorkerSpec | RouterSpec | TopologyChanged | Ping | Drain | Leave | StatusChanged
 
 
 # Child to supervisor
@@ -102,11 +107,15 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     fatal: bool = True
 
 
+class Quiet(msgspec.Struct, frozen=True, tag="quiet"):
+    """A draining worker has answered every call from outside and accepts no other: of itself it calls nobody any more."""
+
+
 class Drained(msgspec.Struct, frozen=True, tag="drained"):
     unanswered: int = 0
 
 
-FromChild = Ready | Pong | Failed | Drained
+FromChild = Ready | Pong | Failed | Quiet | Drained
 
 _encode = msgspec.json.Encoder().encode
 decode_to_child = msgspec.json.Decoder(ToChild).decode

@@ -13,7 +13,20 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.control import Drain, Drained, Failed, FromChild, Ping, Pong, Ready, ToChild, Topology, TopologyChanged
+from runtime.control import (
+    Drain,
+    Drained,
+    Failed,
+    FromChild,
+    Leave,
+    Ping,
+    Pong,
+    Quiet,
+    Ready,
+    ToChild,
+    Topology,
+    TopologyChanged,
+)
 from runtime.restart import RestartPolicy
 
 PING_INTERVAL_S = 2.0
@@ -101,6 +114,8 @@ class Occupancy:
     flapping: bool = False
     failed: Failed | None = None
     """Its last words, if it had time for any."""
+    quiet: bool = False
+    """A draining worker that has answered everybody outside: it waits for the other workers."""
     killed_because: str = ""
     """Why we killed it; empty when nobody did, or somebody else."""
     last_problem: str = ""
@@ -123,7 +138,7 @@ class Supervision:
         self.stopping = False
         self._stop_requests = 0
         self._stop_by = 0.0
-        self._workers_drain = False
+        self._workers_drain = self._workers_leave = False
         self._finished = False
         self._failure: Failed | None = None
         self._next_ping_at = 0.0
@@ -160,6 +175,7 @@ class Supervision:
             speaks = occupancy.state in (Seat.READY, Seat.DRAINING)
             assert (occupancy.ready is not None) == speaks, (seat, occupancy)
             assert occupancy.pinged_at is None or occupancy.state is Seat.READY, (seat, occupancy)
+            assert not occupancy.quiet or (seat >= 0 and occupancy.state in (Seat.DRAINING, Seat.EMPTY)), (seat, occupancy)
             if self.stopping:
                 assert occupancy.restart_at is None, (seat, occupancy)
             elif self.was_ready or not there:
@@ -192,6 +208,9 @@ class Supervision:
         elif isinstance(message, Ready):
             if occupancy.state is Seat.STARTING:  # Else it came when we had already decided to end it.
                 self._seat_ready(seat, message, now)
+        elif isinstance(message, Quiet):
+            occupancy.quiet = True
+            self._let_workers_leave()
         elif message.unanswered:
             assert isinstance(message, Drained)
             self._report("warning", f"{seat_name(seat)} left {message.unanswered} calls unanswered at its end")
@@ -213,6 +232,7 @@ class Supervision:
             self._report("warning", f"asked again to stop: killing what is left in {HURRY_S:g} s")
             self._stop_by = min(self._stop_by, now + HURRY_S)
             self._drain_workers(now)
+            self._let_workers_leave(at_once=True)
             for occupancy in self.seats.values():
                 if occupancy.deadline is not None:
                     occupancy.deadline = min(occupancy.deadline, self._stop_by)
@@ -371,6 +391,7 @@ class Supervision:
             self._report("error", f"{seat_name(seat)} {how} while stopping")
         if seat == ROUTER:
             self._drain_workers(now)
+        self._let_workers_leave()
         self._finish_if_empty()
 
     def _drain_workers(self, now: float) -> None:
@@ -380,6 +401,14 @@ class Supervision:
         for seat, occupancy in self.seats.items():
             if seat != ROUTER and occupancy.state is Seat.READY:
                 self._drain(seat, now, max(self._stop_by - now, 0.0))
+
+    def _let_workers_leave(self, *, at_once: bool = False) -> None:
+        """Workers call each other. As long as one of them has a call from outside, all stay; none can get another one, so once
+        each has been quiet nobody calls any more. `at_once`: each goes when it has nothing left itself."""
+        draining = [seat for seat, occupancy in self.seats.items() if seat >= 0 and occupancy.state is Seat.DRAINING]
+        if not self._workers_leave and draining and (at_once or all(self.seats[seat].quiet for seat in draining)):
+            self._workers_leave = True
+            self._effects += [Send(seat, Leave()) for seat in draining]
 
     def _drain(self, seat: int, now: float, time_s: float) -> None:
         """A child is asked to be done a little before it is killed for not being done."""

@@ -16,7 +16,7 @@ from typing import Any
 import zmq
 
 from runtime.child import FromSupervisor
-from runtime.control import Drain, FromChild, Ping, Pong, TopologyChanged, WorkerSpec
+from runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
 from runtime.endpoint import Endpoint
 from runtime.errors import OperatorError, Unavailable, UnknownMethod
 from runtime.limits import FORWARDED_BYTES_MAX
@@ -81,6 +81,7 @@ class Worker:
         self._evicting: asyncio.TimerHandle | None = None
         self._draining: Unavailable | None = None
         self._drain_ends_s = 0.0
+        self._said_quiet = self._may_leave = False
 
     def bind(self, endpoint: str) -> str:
         return self._endpoint.bind(endpoint)
@@ -161,6 +162,8 @@ class Worker:
             self._send_control(Pong(message.number, self.statistics()))
         elif isinstance(message, Drain):
             self._start_drain(message.timeout_s)
+        elif isinstance(message, Leave):
+            self._may_leave = True
 
     def statistics(self) -> dict[str, Any]:
         return {
@@ -198,7 +201,12 @@ class Worker:
         self._end_turn()
         left = self._host.unanswered + self._peers.unanswered
         kept = self._host.commits.in_flight is not None or self._host.commits.dirty
-        if (left or kept or self._endpoint.statistics().kept_bytes) and self._loop.time() < self._drain_ends_s:
+        busy = left or kept or self._endpoint.statistics().kept_bytes
+        if not busy and not self._said_quiet:
+            self._said_quiet = True
+            self._send_control(Quiet())
+            self._loop.create_task(self._checkpoint(), context=NEUTRAL)  # Most of it is done while the others finish.
+        if (busy or not self._may_leave) and self._loop.time() < self._drain_ends_s:
             self._loop.call_later(_DRAIN_POLL_S, self._check_drained, context=NEUTRAL)
         else:
             self._loop.create_task(self._finish(left), context=NEUTRAL)

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from runtime.control import Drain, Drained, Failed, Ping, Pong, Ready, TopologyChanged
+from runtime.control import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
 from runtime.supervision import (
     EPOCHS_PER_START,
     HURRY_S,
@@ -251,6 +251,37 @@ def test_a_stop_drains_the_router_first_and_then_the_workers() -> None:
     assert of(Finish, machine.child_exited(1, "exited with code 0", True, 102.0)) == [Finish(None)]
 
 
+def told_to_leave(effects: list[Effect]) -> list[int]:
+    return [effect.seat for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Leave)]
+
+
+def draining_workers() -> Supervision:
+    machine = serving()
+    machine.stop_requested(100.0)
+    machine.child_exited(ROUTER, "exited with code 0", True, 101.0)
+    return machine
+
+
+def test_no_worker_leaves_before_all_of_them_are_quiet() -> None:
+    machine = draining_workers()
+    assert told_to_leave(machine.child_said(1, Quiet(), 102.0)) == []
+    assert told_to_leave(machine.child_said(0, Quiet(), 103.0)) == [0, 1]
+
+
+def test_workers_that_are_asked_to_hurry_do_not_wait_for_each_other() -> None:
+    machine = draining_workers()
+    machine.child_said(0, Quiet(), 102.0)
+    assert told_to_leave(machine.stop_requested(102.5)) == [0, 1]
+    assert told_to_leave(machine.child_said(1, Quiet(), 102.6)) == []
+
+
+def test_workers_do_not_wait_for_one_that_is_lost() -> None:
+    machine = draining_workers()
+    machine.child_said(0, Quiet(), 102.0)
+    assert told_to_leave(machine.child_exited(1, "was killed by SIGKILL", False, 103.0)) == [0]
+    assert told_to_leave(machine.child_exited(0, "exited with code 0", True, 104.0)) == []
+
+
 def test_a_stop_ends_in_time_whoever_does_not_drain() -> None:
     machine = serving()
     machine.stop_requested(100.0)
@@ -324,6 +355,8 @@ class World:
             elif isinstance(effect, Finish):
                 assert not self.alive, "somebody was left behind"
                 self.finished = True
+            elif isinstance(effect, Send) and isinstance(effect.message, Leave):
+                assert all(self.machine.seats[seat].quiet for seat in self.alive if seat != ROUTER and seat not in self.doomed)
             elif isinstance(effect, Send) and isinstance(effect.message, TopologyChanged):
                 topology = effect.message.topology
                 assert topology.epoch >= self.epoch_seen
@@ -347,6 +380,8 @@ class World:
             if self.machine.seats[seat].state is Seat.STARTING and seat != ROUTER:
                 self.listening[seat] = endpoint.endpoint
             self.obey(self.machine.child_said(seat, endpoint, self.now))
+        elif seat != ROUTER and self.machine.seats[seat].state is Seat.DRAINING and self.random.random() < 0.5:
+            self.obey(self.machine.child_said(seat, Quiet(), self.now))
         else:
             self.obey(self.machine.child_said(seat, Pong(self.machine.seats[seat].ping_number), self.now))
 

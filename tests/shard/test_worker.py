@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import zmq
 
-from runtime.control import Drain, FromChild, Ping, Pong, Topology, TopologyChanged, WorkerSpec
+from runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, Topology, TopologyChanged, WorkerSpec
 from runtime.errors import CallError, MethodRaised, Moved, ShardLost, Unavailable, UnknownMethod, from_wire
 from runtime.slots import SlotTable
 from shard.methods import ObjectClass
@@ -36,6 +36,10 @@ class Note(DurableObject):
         value = await self.stub(Note, name).get()
         await self.storage.put("note", value)
         return value
+
+    async def pause_and_copy_from(self, seconds: float, name: str) -> Any:
+        await asyncio.sleep(seconds)
+        return await self.copy_from(name)
 
     async def push_to(self, name: str, count: int) -> None:
         await asyncio.gather(*[self.stub(Note, name).append(number) for number in range(count)])
@@ -226,9 +230,37 @@ async def test_a_draining_worker_finishes_what_it_has_and_refuses_what_is_new(tm
         with pytest.raises(Unavailable) as caught:
             await worker.ask("a", "get")
         assert caught.value.outcome == "not_executed"
+        assert worker.control == []
         assert await worker.reply(running) == "paused"
+        await until(lambda: worker.control == [Quiet()])
+        worker.worker.on_control(Leave())
         assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 0)
         assert sum(store.state.applied_seq for store in worker.worker.store.shards.values()) == 1, "nothing is left for recovery"
+
+
+async def test_a_draining_worker_that_is_quiet_serves_the_others_until_it_is_told_to_leave(tmp_path: Path) -> None:
+    async with service(tmp_path, 2) as (first, second):
+        here, there = name_on(0, 2), name_on(1, 2)
+        await second.ask(there, "put", "asked")
+        running = first.send("Note", here, "pause_and_copy_from", 0.2, there)
+        await until(lambda: first.worker._host.unanswered == 1)
+        for each in (first, second):
+            each.worker.on_control(Drain(5.0))
+        await until(lambda: second.control == [Quiet()])
+        assert first.control == []
+        assert await first.reply(running) == "asked"
+        await until(lambda: first.control == [Quiet()])
+        for each in (first, second):
+            assert not each.ended.done()
+            each.worker.on_control(Leave())
+            assert await asyncio.wait_for(each.ended, DEADLINE_S) == (0, 0)
+
+
+async def test_a_quiet_worker_leaves_by_itself_when_the_time_is_over(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as (worker,):
+        worker.worker.on_control(Drain(0.1))
+        assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 0)
+        assert worker.control == [Quiet()]
 
 
 async def test_a_drain_that_runs_out_of_time_says_how_many_calls_are_unanswered(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from router.server import RouterServer
-from runtime.control import Drain, FromChild, RouterSpec, Topology, TopologyChanged, WorkerSpec
+from runtime.control import Drain, FromChild, Leave, Quiet, RouterSpec, Topology, TopologyChanged, WorkerSpec
 from runtime.protocol import Message, Origin, Request
 from shard.host import Host
 from shard.methods import ObjectClass
@@ -125,7 +125,8 @@ class WorkerProcess(SimProcess):
         service.ready(self, endpoint)
 
     def _said(self, message: FromChild) -> None:
-        pass
+        if isinstance(message, Quiet):
+            self.service.quiet(self)
 
     def _ended(self, exit_code: int, unanswered: int) -> None:
         self.exit_code = exit_code
@@ -252,6 +253,7 @@ class Service:
         self.running = False
         self.draining = False
         self._incarnations: list[int] = []
+        self._quiet: set[SimProcess] = set()
         self._waiting_for: set[int] = set()
 
     # Starts
@@ -337,7 +339,9 @@ class Service:
             return
         index = process.spec.index
         self.time.after(self._control_delay_s(), self._notice, process, self.start)
-        if not self.draining:
+        if self.draining:
+            self._let_workers_leave()
+        else:
             self.time.after(self.random.random() * self.scenario.restart_s, self._restart, index, self.start)
 
     def _notice(self, process: WorkerProcess, start: int) -> None:
@@ -357,6 +361,19 @@ class Service:
         self.draining = True
         assert self.router is not None
         self.tell(self.router, Drain(500.0))
+
+    def quiet(self, process: WorkerProcess) -> None:
+        self.time.at(process.clock() + self._control_delay_s(), self._is_quiet, process)
+
+    def _is_quiet(self, process: WorkerProcess) -> None:
+        self._quiet.add(process)
+        self._let_workers_leave()
+
+    def _let_workers_leave(self) -> None:
+        alive = [worker for worker in self.workers if worker.alive]
+        if all(worker in self._quiet for worker in alive):
+            for worker in alive:
+                self.tell(worker, Leave())
 
     def kill_everything(self) -> None:
         self.running = False

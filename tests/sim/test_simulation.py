@@ -24,6 +24,8 @@ FOUND = {
     323: "a call ran although its caller had lost what it revealed",
     404: "calls to another worker were refused before the first topology had arrived",
     764: "the same, after a failed commit",
+    30384: "a worker had ended its drain when the call of another one reached it",
+    31564: "the same, and the caller's object waited for it to come back",
 }
 """By seed: what went wrong once. Scenarios change with the simulator, so these are reminders more than proofs."""
 
