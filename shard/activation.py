@@ -390,9 +390,12 @@ class CriticalSection:
         task = asyncio.current_task()
         section = section_of(task, activation)
         if section is None:
-            raise RuntimeError("critical sections and transactions can be entered by the object's own code only")
+            raise activation.broken or RuntimeError(
+                f"a critical section or transaction of {activation.id} can be entered in a task of the object only: in a method, "
+                "or in what self.spawn or asyncio.create_task has started there"
+            )
         if self._section is not None:
-            raise RuntimeError("a critical section is entered once")
+            raise RuntimeError("a critical section is entered once; call self.block_concurrency() again")
         gate = activation.gate
         self._section, running = gate.enter(section, self)
         if not running:
@@ -447,7 +450,7 @@ class CriticalSection:
         self._task.section = self._section.parent
         self._leave()
         if error is not None and self._breaks:
-            activation.fail(f"a critical section failed: {error!r}")
+            activation.fail(f"an exception escaped a critical section (block_concurrency): {error!r}")
 
     def _timed_out(self) -> None:
-        self._activation.fail(f"a critical section took longer than {SECTION_TIMEOUT_S:g} s")
+        self._activation.fail(f"a critical section (block_concurrency) took longer than {SECTION_TIMEOUT_S:g} s")

@@ -123,7 +123,7 @@ class InputGate:
         return `waiter` once it does. Raises SectionsTooDeep."""
         parent = self.living(section)
         if parent.depth + 1 > SECTION_DEPTH_MAX:
-            raise SectionsTooDeep(f"critical sections are nested too deeply (limit {SECTION_DEPTH_MAX})")
+            raise SectionsTooDeep(f"critical sections and transactions are nested too deeply (limit {SECTION_DEPTH_MAX})")
         begun = Section(parent)
         if parent is self.active and not parent.locks and not parent.starters:
             self._run(begun)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from shard.alarms import Alarm
 from shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
 from shard.values import ABSENT, MISS, Sentinel
@@ -80,7 +81,13 @@ class Layer:
     def merge_into(self, below: Layer | ObjectCache) -> None:
         """Raises ValueError, and changes nothing, when it is too much for one commit."""
         if isinstance(below, ObjectCache):
-            below.check_room(sum(WRITE_BYTES + len(key) + len(raw or b"") for key, (raw, *_) in self.writes.items()))
+            size = sum(WRITE_BYTES + len(key) + len(raw or b"") for key, (raw, *_) in self.writes.items())
+            try:
+                below.check_room(size)
+            except ValueError:
+                mib = OBJECT_DIRTY_BYTES_MAX >> 20
+                text = f"the transaction writes {size} bytes; at most {mib} MiB can be committed at once, so it was rolled back"
+                raise ValueError(text) from None
         if self.cleared:
             below.clear(confirmed=self.cleared_confirmed)
         for key, (raw, value, confirmed, no_cache) in self.writes.items():

@@ -384,7 +384,7 @@ class Transaction:
         if self._layer is None:
             raise TransactionOver("enter the transaction with `async with` first")
         if self._over or self._layer.dropped:
-            raise TransactionOver("the transaction is over")
+            raise TransactionOver("the transaction is over, or the one around it; call storage.transaction() for another one")
         return self._storage
 
     def get(self, key: str, default: Any = None, **options: Any) -> Awaitable[Any]:

@@ -411,7 +411,7 @@ async def test_a_cancellation_that_escapes_a_section_resets_the_object() -> None
 async def test_sections_belong_to_the_code_of_their_object_only() -> None:
     world = World(Sections)
     await world.ask(Sections, "a", "log", "x")
-    with pytest.raises(RuntimeError, match="own code"):
+    with pytest.raises(RuntimeError, match="in a task of the object only"):
         async with world.activation(Sections, "a").instance.block_concurrency():
             pass
     assert world.activation(Sections, "a").gate.open
