@@ -52,13 +52,35 @@ _LIBRARY_PATHS: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "p
 class GatedCallback:
     """A scheduled callback, and the handle by which it is cancelled: an `asyncio.Handle`, or a `TimerHandle` with `when`."""
 
-    __slots__ = ("_args", "_arrived", "_callback", "_cancelled", "_context", "_handle", "_owner", "_section", "_when")
+    __slots__ = (
+        "_args",
+        "_arrived",
+        "_callback",
+        "_cancelled",
+        "_cleans_up",
+        "_context",
+        "_handle",
+        "_owner",
+        "_section",
+        "_when",
+    )
 
     running_for: ClassVar[Activation | None] = None
     """The object whose code runs now, if it is in no task: in a callback, or in `__init__`."""
 
-    def __init__(self, owner: Activation, section: Section, callback: Callable[..., object], args: Any, context: Context) -> None:
+    def __init__(
+        self,
+        owner: Activation,
+        section: Section,
+        callback: Callable[..., object],
+        args: Any,
+        context: Context,
+        *,
+        cleans_up: bool = False,
+    ) -> None:
+        """`cleans_up`: code of an object that has been reset has scheduled it; it runs, as that code does."""
         self._owner = owner
+        self._cleans_up = cleans_up
         self._section = section
         self._callback: Callable[..., object] | None = callback
         self._args = args
@@ -103,7 +125,7 @@ class GatedCallback:
         owner = self._owner
         self._arrived = True
         if owner.broken is not None:
-            if is_library(self._callback, owner):
+            if self._cleans_up or is_library(self._callback, owner):
                 self._run()
             else:
                 self._forget()
@@ -202,11 +224,9 @@ def gated(callback: Callable[..., object], args: tuple[Any, ...], context: Conte
         if owner.broken is not None and is_library(callback, owner):
             return None
         return GatedCallback(owner, context.get(SECTION) or owner.gate.root, callback, args, context)
-    if owner.broken is not None:
-        return None  # It cleans up.
     if GatedCallback.running_for is not owner and asyncio.current_task() is None and is_library(callback, owner):
         return None
-    return GatedCallback(owner, owner.current_section(), callback, args, copy_context())
+    return GatedCallback(owner, owner.current_section(), callback, args, copy_context(), cleans_up=owner.broken is not None)
 
 
 def gated_from_thread(callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> GatedCallback | None:

@@ -451,7 +451,7 @@ async def test_a_callback_of_an_object_that_is_gone_does_not_run_but_a_library_s
     assert await world.ask(Actor, "one", "get", "n") is None
 
 
-async def test_code_that_cleans_up_after_a_reset_is_called_back_as_it_asks() -> None:
+async def test_code_that_cleans_up_after_a_reset_is_called_back_as_it_asks(caplog: pytest.LogCaptureFixture) -> None:
     world = World(Actor)
 
     async def clean_up(actor: Actor) -> None:
@@ -462,6 +462,7 @@ async def test_code_that_cleans_up_after_a_reset_is_called_back_as_it_asks() -> 
             asyncio.get_running_loop().call_later(0.001, called.set)
             future = asyncio.get_running_loop().create_future()
             asyncio.get_running_loop().call_later(0.001, lambda: future.set_result("clean"))
+            asyncio.get_running_loop().call_later(0.0005, add_one, actor)
             await called.wait()
             LOG.append(await future)
 
@@ -472,6 +473,7 @@ async def test_code_that_cleans_up_after_a_reset_is_called_back_as_it_asks() -> 
     assert isinstance(call.error, ObjectReset)
     await asyncio.sleep(0.05)
     assert LOG == ["clean"]
+    assert "Actor/one: a callback failed" in caplog.text, "what it writes is refused"
 
 
 # Whose code it is

@@ -241,7 +241,7 @@ async def test_a_transaction_that_writes_more_than_a_commit_holds_is_refused_and
 
     world = World(Large)
     for count in (20, 60):
-        with pytest.raises(CallError, match="the transaction writes .* rolled back"):
+        with pytest.raises(CallError, match=r"the transaction writes .* rolled back"):
             await world.ask(Large, "a", "write", count)
         await world.settle()
         assert world.durable(Large, "a") == {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+from collections.abc import Awaitable
 from typing import Any
 
 import msgspec
@@ -226,16 +227,10 @@ class Run:
 
     async def _do_write(self, operations: list[list[Any]], confirmed: bool) -> None:
         """One segment, without a suspension before its end."""
-        journal, view = self.journal, self.view
-        for operation in operations:
-            view.apply(operation)
-        if view.target is not journal.storage:
+        journal = self.journal
+        waiting = self._write(operations, confirmed)
+        if waiting is None:
             return  # The transaction is the segment.
-        version = journal.version + 1
-        waiting = journal.storage.put(VERSION, version, allow_unconfirmed=not confirmed)
-        view.mirror[VERSION] = version
-        # What the operations wrote was confirmed, so that only a segment without any is not.
-        journal._wrote(confirmed=confirmed or bool(operations))
         journal.putting, before = self, journal.putting
         if before is not None and before is not self:
             history_of(journal).problem("input gate", f"{journal.id}: a write while another one waits")
@@ -243,6 +238,20 @@ class Run:
             await waiting
         finally:
             journal.putting = None
+
+    def _write(self, operations: list[list[Any]], confirmed: bool) -> Awaitable[None] | None:
+        """What the last `put` returns; None in a transaction."""
+        journal, view = self.journal, self.view
+        for operation in operations:
+            view.apply(operation)
+        if view.target is not journal.storage:
+            return None
+        version = journal.version + 1
+        waiting = journal.storage.put(VERSION, version, allow_unconfirmed=not confirmed)
+        view.mirror[VERSION] = version
+        # What the operations wrote was confirmed, so that only a segment without any is not.
+        journal._wrote(confirmed=confirmed or bool(operations))
+        return waiting
 
     async def _do_check(self) -> None:
         self.journal._check_storage(self.view)
@@ -322,6 +331,18 @@ class Run:
         run = Run(self.journal, self.scope.living(), View(self.journal.storage, self.journal.mirror))
         if self.view.target is self.journal.storage:
             self.journal.spawn(run.steps(script))
+
+    async def _do_callback(self, seconds: float, operations: list[list[Any]]) -> None:
+        """A timer, which writes a segment of its own."""
+        run = Run(self.journal, self.scope.living(), View(self.journal.storage, self.journal.mirror))
+        if self.view.target is self.journal.storage:
+            asyncio.get_running_loop().call_later(seconds, run.write_at_once, operations)
+
+    def write_at_once(self, operations: list[list[Any]]) -> None:
+        journal = self.journal
+        history_of(journal).count("callbacks")
+        journal._resumed(self.scope, self)
+        self._write(operations, confirmed=True)
 
     async def _do_lock(self, script: Script) -> None:
         async with self.journal.lock:

@@ -42,8 +42,10 @@ class ScriptMaker:
             return ["section", self.script(journal, inner, "section")]
         if draw < 0.84:
             return [random.choice(("gather", "group")), [self.script(journal, inner, place) for _ in range(2)]]
-        if draw < 0.88:
+        if draw < 0.87:
             return ["spawn", self.script(journal, inner, place)]
+        if draw < 0.89:
+            return ["callback", self._pause(), [self._operation() for _ in range(random.randrange(1, 3))]]
         if draw < 0.92 and not place:  # Who holds it must not wait for a section in which somebody waits for it.
             return ["lock", [self._simple(place), ["sleep", self._pause()]]]
         if self._scenario.harsh:

@@ -15,6 +15,7 @@ import pytest
 
 from runtime.inflight import InFlight
 from runtime.protocol import OK
+from shard import callbacks
 from shard.activation import Activation, CriticalSection
 from shard.alarms import ShardAlarms
 from shard.cache import ObjectCache
@@ -56,6 +57,10 @@ def replies_are_not_held(stack: contextlib.ExitStack) -> None:
 
 def the_gate_lets_everybody_in(stack: contextlib.ExitStack) -> None:
     patch(stack, InputGate, "passes", lambda self, section: True)
+
+
+def callbacks_do_not_ask_the_gate(stack: contextlib.ExitStack) -> None:
+    patch(stack, callbacks, "gated", lambda callback, args, context: None)
 
 
 def sections_do_not_close_the_gate(stack: contextlib.ExitStack) -> None:
@@ -279,6 +284,7 @@ def backpressure_opens_the_gate_too_early(stack: contextlib.ExitStack) -> None:
 VARIANTS: dict[Variant, set[str]] = {
     replies_are_not_held: {"output gate"},
     the_gate_lets_everybody_in: {"input gate"},
+    callbacks_do_not_ask_the_gate: {"input gate"},
     sections_do_not_close_the_gate: {"input gate", "invariant"},
     a_failed_commit_resets_nobody: {"output gate", "lost", "unique", "memory"},
     heirs_are_forgotten: {"output gate", "memory"},

@@ -64,7 +64,7 @@ def test_the_seeds_reach_what_they_are_there_for() -> None:
     for seed in range(40):
         for what, count in simulate(seed).counts.items():
             totals[what] = totals.get(what, 0) + count
-    wanted = ["answers", "segments", "kills", "failed appends", "torn", "inner ok", "inner object_reset"]
+    wanted = ["answers", "segments", "callbacks", "kills", "failed appends", "torn", "inner ok", "inner object_reset"]
     codes = ("object_reset", "shard_lost", "unavailable", "deadline_exceeded", "overloaded", "exception", "start_failed")
     wanted += [f"error {code}" for code in codes]
     missing = [what for what in wanted if totals.get(what, 0) < 3]
