@@ -58,6 +58,7 @@ _EPILOG = """examples:
   tidegate serve counter.py                          serve the objects of counter.py from this directory
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is
+  tidegate alarms                                    alarms that were given up
 """
 
 _SERVE_EPILOG = """examples:
@@ -112,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_client_options(status)
     status.add_argument("--json", action="store_true", help="print everything known as JSON")
     status.set_defaults(run=_status)
+
+    alarms = commands.add_parser("alarms", help="list alarms that were given up because their handlers failed")
+    _add_client_options(alarms)
+    alarms.add_argument("--json", action="store_true", help="print them as JSON")
+    alarms.set_defaults(run=_alarms)
     _add_bench(commands.add_parser("bench", help="measure a running service", epilog=_BENCH_EPILOG, formatter_class=raw))
     return parser
 
@@ -330,14 +336,19 @@ def _bench(options: argparse.Namespace) -> int:
 # status
 
 
-def _status(options: argparse.Namespace) -> int:
+def _status_of(options: argparse.Namespace) -> dict[str, Any]:
     try:
-        status = _ask(options, "", "", "status", [], {})
+        status: dict[str, Any] = _ask(options, "", "", "status", [], {})
     except CallError as error:
         problem = f"{error.code}: {error.message}"
         raise OperatorError("status", options.connect, problem, "look at the log of the service") from error
     if "state" not in status:  # The router was asked before it had heard from the supervisor.
         raise OperatorError("status", options.connect, "the service is just starting", "ask again in a moment")
+    return status
+
+
+def _status(options: argparse.Namespace) -> int:
+    status = _status_of(options)
     print(json.dumps(status, indent=2) if options.json else render_status(status, time.time_ns() // 1_000_000))
     return EXIT_OK
 
@@ -353,12 +364,43 @@ def render_status(status: Mapping[str, Any], now_ms: int) -> str:
     ]
     rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
     rows += [_row(process) for process in status["processes"]]
+    if abandoned := _abandoned_count(status):
+        lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
+    return "\n".join(lines + _table(rows))
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    abandoned = sum(process.get("statistics", {}).get("alarms_abandoned", 0) for process in status["processes"])
-    if abandoned:
-        lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; the log says which")
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _alarms(options: argparse.Namespace) -> int:
+    status = _status_of(options)
+    print(json.dumps(_newest_abandoned(status), indent=2) if options.json else render_alarms(status))
+    return EXIT_OK
+
+
+def render_alarms(status: Mapping[str, Any]) -> str:
+    """Newest first. A worker tells the last few only; all of them are in the log."""
+    newest, count = _newest_abandoned(status), _abandoned_count(status)
+    if not newest:
+        return "no alarm was abandoned"
+    rows: list[tuple[str, ...]] = [("object", "was due", "abandoned", "error")]
+    for alarm in newest:
+        times = (alarm[key][:19].replace("T", " ") for key in ("scheduled_for", "abandoned_at"))
+        error = alarm["error"].splitlines()[-1:] or [""]
+        rows.append((f"{alarm['class_name']}/{alarm['name']}", *times, error[0][:120]))
+    more = [f"and {count - len(newest)} more"] if count > len(newest) else []
+    return "\n".join([*_table(rows), *more])
+
+
+def _newest_abandoned(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = [alarm for process in status["processes"] for alarm in process.get("statistics", {}).get("newest_abandoned", [])]
+    return sorted(found, key=lambda alarm: str(alarm["abandoned_at"]), reverse=True)
+
+
+def _abandoned_count(status: Mapping[str, Any]) -> int:
+    return sum(process.get("statistics", {}).get("alarms_abandoned", 0) for process in status["processes"])
 
 
 def _row(process: Mapping[str, Any]) -> tuple[str, ...]:

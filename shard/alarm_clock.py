@@ -15,6 +15,7 @@ not be made durable, a full queue, an object that cannot be started, so that the
 from __future__ import annotations
 
 import asyncio
+import collections
 import heapq
 import logging
 import traceback
@@ -25,11 +26,13 @@ from typing import TYPE_CHECKING, Any
 from runtime.protocol import ERROR, Request
 from shard.alarms import (
     RETRY_JITTER,
+    Abandoned,
     Alarm,
     Due,
     IndexStore,
     ShardAlarms,
     abandoned_alarms,
+    abandoned_now,
     abandoned_row,
     info_of,
     pending_alarm,
@@ -54,6 +57,8 @@ TIMER_MS_MAX = 10_000
 """The longest sleep: the wall clock may be set meanwhile."""
 ABANDONED_COUNTED = 1_000
 """Per shard, at the start."""
+ABANDONED_SHOWN = 20
+"""The newest of a worker, told to whoever asks how it is."""
 
 log = logging.getLogger("tidegate.alarms")
 
@@ -84,7 +89,7 @@ class Ring(InternalOrigin):
         """The handler, in this activation."""
         self._failure: Failure | None = None
         """A run that ended with its instance and has not been counted."""
-        self._abandoned = ""
+        self._abandoned: Abandoned | None = None
 
     async def function(self, instance: DurableObject) -> None:
         """The gate has let it in."""
@@ -121,20 +126,21 @@ class Ring(InternalOrigin):
         later = retried(alarm, now_us, self.clock.random.random())
         if later is None:
             said = [str(error)] if isinstance(error, Failure) else traceback.format_exception_only(error)
-            self._abandoned = "".join(said).strip()
-            cache.abandoned = abandoned_row(cache.key, cache.class_name, cache.name, alarm, self._abandoned, now_us)
+            self._abandoned = abandoned_now(cache.class_name, cache.name, alarm, "".join(said).strip(), now_us)
+            cache.abandoned = abandoned_row(cache.key, self._abandoned)
         cache.set_alarm(later)
 
     def deliver(self, host: Host) -> None:
-        self._activation, self._has_run, self._abandoned, self.overtaken = None, False, "", False
+        self._activation, self._has_run, self._abandoned, self.overtaken = None, False, None, False
         host.deliver(Request(0, self.due.class_name, self.due.name, ALARM), self)
 
     def answer(self, status: int, result: Any) -> None:
         due, clock = self.due, self.clock
         if status != ERROR:
-            if self._abandoned:
+            if self._abandoned is not None:
                 clock.abandoned += 1
-                log.error("%s/%s: its alarm is abandoned: %s", due.class_name, due.name, self._abandoned)
+                clock.newest_abandoned.append(self._abandoned)
+                log.error("%s/%s: its alarm is abandoned: %s", due.class_name, due.name, self._abandoned.error)
             clock.ended(self)
             return
         reason = result.get("message", "")
@@ -158,6 +164,7 @@ class AlarmClock:
         """Runs of handlers."""
         self.abandoned = 0
         """Alarms that were given up, by this worker or an earlier one."""
+        self.newest_abandoned: collections.deque[Abandoned] = collections.deque(maxlen=ABANDONED_SHOWN)
         self._host = host
         self._stores = stores
         self._shards: dict[int, ShardAlarms] = {}
@@ -179,7 +186,8 @@ class AlarmClock:
         gone = [each for store in self._stores.values() for each in abandoned_alarms(store, ABANDONED_COUNTED)]
         self.abandoned = len(gone)
         if gone:
-            last = max(gone, key=lambda each: each.abandoned_at)
+            self.newest_abandoned.extend(sorted(gone, key=lambda each: each.abandoned_at))
+            last = self.newest_abandoned[-1]
             text = "%d objects have an alarm that was abandoned; the last of them was %s/%s, at %s: %s"
             log.warning(text, len(gone), last.class_name, last.name, last.abandoned_at, last.error)
         self._stopped = False

@@ -205,11 +205,14 @@ class Abandoned(msgspec.Struct, frozen=True, gc=False):
     error: str
 
 
-def abandoned_row(object_key: bytes, class_name: str, name: str, alarm: Alarm, error: str, now_us: int) -> tuple[str, bytes]:
-    """Key and value under which an alarm is recorded that was given up."""
+def abandoned_now(class_name: str, name: str, alarm: Alarm, error: str, now_us: int) -> Abandoned:
     times = to_datetime(alarm.scheduled_us), to_datetime(now_us)
-    row = Abandoned(class_name, name, *times, error[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode())
-    return object_key.hex(), msgspec.msgpack.encode(row)
+    return Abandoned(class_name, name, *times, error[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode())
+
+
+def abandoned_row(object_key: bytes, abandoned: Abandoned) -> tuple[str, bytes]:
+    """Key and value under which an alarm is recorded that was given up."""
+    return object_key.hex(), msgspec.msgpack.encode(abandoned)
 
 
 def abandoned_alarms(store: IndexStore, limit: int) -> list[Abandoned]:

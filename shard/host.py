@@ -487,5 +487,6 @@ class Host:
             evictions=self.table.evictions,
             alarms_rung=self.alarms.rung,
             alarms_abandoned=self.alarms.abandoned,
+            newest_abandoned=list(self.alarms.newest_abandoned),
             alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runtime.limits import IDLE_EVICT_S
+from shard.alarms import Abandoned
 
 
 @dataclass(frozen=True)
@@ -31,5 +32,6 @@ class HostStatistics:
     alarms_rung: int
     alarms_abandoned: int
     """By this worker and by those before it."""
+    newest_abandoned: list[Abandoned]
     alarm_due_ms: int | None
     """Unix time at which the next alarm rings, if any is pending."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli import main, parse_arguments, read_config, render_status
+from runtime.cli import main, parse_arguments, read_config, render_alarms, render_status
 from tests.runtime.service_process import ServiceProcess, running, wait_until
 
 APP = """
@@ -168,6 +168,31 @@ def test_a_degraded_service_shows_what_is_wrong_with_which_process() -> None:
     assert "alarms" not in page
     status["processes"] = [{**worker, "statistics": {"alarms_abandoned": 2}}] * 2
     assert "data /d: 1 shard\nalarms: 4 abandoned" in render_status(status, now_ms=1_000)
+
+
+def test_abandoned_alarms_are_listed_newest_first_with_the_last_line_of_what_was_raised() -> None:
+    def alarm(name: str, minute: int, error: str) -> dict[str, str]:
+        at = f"2026-11-01T10:{minute}:00.123456Z"
+        return {"class_name": "Bell", "name": name, "scheduled_for": at, "abandoned_at": at, "error": error}
+
+    first, second, third = alarm("a", 10, "ValueError: no"), alarm("b", 30, "  note\nKeyError: 1"), alarm("c", 20, "")
+    processes = [
+        {"name": "router"},
+        {"statistics": {"alarms_abandoned": 2, "newest_abandoned": [first, second]}},
+        {"statistics": {"alarms_abandoned": 30, "newest_abandoned": [third]}},
+    ]
+    assert render_alarms({"processes": processes}).splitlines() == [
+        "object  was due              abandoned            error",
+        "Bell/b  2026-11-01 10:30:00  2026-11-01 10:30:00  KeyError: 1",
+        "Bell/c  2026-11-01 10:20:00  2026-11-01 10:20:00",
+        "Bell/a  2026-11-01 10:10:00  2026-11-01 10:10:00  ValueError: no",
+        "and 29 more",
+    ]
+
+
+def test_a_service_without_abandoned_alarms_says_so(service: tuple[ServiceProcess, str, Path]) -> None:
+    assert tidegate("alarms", "--connect", service[1]).stdout == "no alarm was abandoned\n"
+    assert json.loads(tidegate("alarms", "--connect", service[1], "--json").stdout) == []
 
 
 # serve

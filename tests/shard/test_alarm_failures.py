@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from runtime.cli import render_alarms
+from runtime.control import Pong, decode_from_child, encode_line
 from shard import alarms
 from shard.alarms import AlarmInfo
 from shard.object import DurableObject
@@ -80,6 +83,10 @@ def assert_abandoned(world: AlarmWorld, caplog: Log, reason: str) -> None:
         [record] = [each for store in world.stores.values() for each in alarms.abandoned_alarms(store, 10)]
         assert (record.class_name, record.name) == ("Bell", "a")
         assert reason in record.error
+        assert world.host.statistics().newest_abandoned == [record]
+        told = decode_from_child(encode_line(Pong(1, dataclasses.asdict(world.host.statistics()))))
+        assert isinstance(told, Pong)
+        assert f"Bell/a  {str(record.scheduled_for)[:19]}" in render_alarms({"processes": [{"statistics": told.statistics}]})
         world.crash()
     told = [record.getMessage() for record in caplog.records if "1 objects have an alarm" in record.getMessage()]
     assert len(told) == 2
