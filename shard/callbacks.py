@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import site
 import sys
 import sysconfig
 from asyncio import futures
@@ -46,7 +47,14 @@ FACING_OBJECTS: Final = frozenset({"runtime.stub", "shard.object", "shard.storag
 END_OF_SLEEP: Final = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # what `asyncio.sleep` schedules
 NOTHING: Final = object()
 
-_LIBRARY_PATHS: Final = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+_LIBRARY_PATHS: Final = tuple(
+    f"{path}/"
+    for path in (
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    )
+)
 
 
 class GatedCallback:
