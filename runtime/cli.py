@@ -22,7 +22,7 @@ import msgspec
 from runtime.child import set_up_logging
 from runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
 from runtime.control import Failed
-from runtime.cores import read_cores
+from runtime.cores import read_cores, read_memory_bytes
 from runtime.directory import open_directory, open_run_directory
 from runtime.errors import CallError, OperatorError
 from runtime.placement import place, shards_for
@@ -159,7 +159,8 @@ def _serve(options: argparse.Namespace) -> int:
         placement = place(cores, directory.shards, workers)
         run_directory = open_run_directory(directory.path, os.environ.get("RUNTIME_DIRECTORY"))
         try:
-            failure = supervise(Service(config, directory, run_directory, placement, version()), os.environ, _banner)
+            service = Service(config, directory, run_directory, placement, version(), read_memory_bytes())
+            failure = supervise(service, os.environ, _banner)
         finally:
             run_directory.close()
     finally:

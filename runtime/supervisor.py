@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.child import LOG_LEVEL_VARIABLE
-from runtime.config import Config
+from runtime.config import Config, cache_bytes
 from runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
 from runtime.directory import DataDirectory, RunDirectory
 from runtime.notify import Notifier, environment_for_children
@@ -56,6 +56,8 @@ class Service:
     run_directory: RunDirectory
     placement: Placement
     version: str
+    memory_bytes: int
+    """What this service may use."""
     worker_command: Sequence[str] = WORKER_COMMAND
     router_command: Sequence[str] = ROUTER_COMMAND
 
@@ -200,7 +202,7 @@ class Supervisor:
             data_dir=str(service.directory.path),
             run_dir=str(service.run_directory.path),
             app=config.service.app,
-            cache_bytes=config.storage.cache_mib << 20,
+            cache_bytes=cache_bytes(config.storage, service.memory_bytes, len(service.placement.workers)),
             idle_evict_s=config.storage.idle_evict_s,
             dev=config.service.dev,
         )
