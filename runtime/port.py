@@ -83,14 +83,16 @@ class SystemdSocket:
 
     def __init__(self, fd: int = _SYSTEMD_FD) -> None:
         """Raises OperatorError for what is no listening stream socket."""
-        os.set_inheritable(fd, False)
+        problem = "what systemd passed is no socket of TCP or unix that listens"
         try:
+            os.set_inheritable(fd, False)
             self._socket = socket.socket(fileno=fd)
-            listens = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        except OSError:
-            listens = 0
+        except OSError as error:
+            raise _wrong_sockets(problem) from error
+        listens = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         if not listens or self._socket.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
-            raise _wrong_sockets("the socket passed by systemd is none of TCP or unix that listens")
+            self._socket.close()
+            raise _wrong_sockets(problem)
         self.endpoint = _endpoint_of(self._socket)
 
     def open(self) -> socket.socket:
