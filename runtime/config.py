@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import OperatorError
-from runtime.limits import IDLE_EVICT_S, SHARDS_MAX
+from runtime.limits import IDLE_EVICT_S, ROUTERS_MAX, SHARDS_MAX
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 DATA_DEFAULT = "tidegate-data"
@@ -85,6 +85,8 @@ class ServiceConfig:
     listen: str = _option(LISTEN_DEFAULT, _endpoint)
     workers: int | str = _option("auto", _auto_or_whole(1, SHARDS_MAX))
     """Worker processes; "auto": one for each core this service may use."""
+    routers: int | str = _option(1, _auto_or_whole(1, ROUTERS_MAX))
+    """Router processes, which share the port that clients connect to; "auto": one for each 16 cores, at least one."""
     liveness_s: float = _option(30.0, _number(1, 3_600))
     """A process that does not answer for this long is killed and started again."""
     stop_s: float = _option(9.0, _number(0.5, 3_600))

@@ -148,7 +148,7 @@ def slices(memtable: Memtable) -> Iterator[Slice]:
 
 def _deal(memtable: Memtable, rows_by_slot: dict[bytes, list[Row]]) -> Iterator[bytes | None]:
     """Makes the rows of all objects, by slot; yields objects to be emptied first, and now and then None. It walks in the order in
-    which the memtable got them: memory that was filled in this order is walked through three times faster than in that of keys."""
+    which the memtable got them: memory filled in this order is walked through three times faster than in that of the keys."""
     for number, (object_key, held) in enumerate(memtable.objects.items(), 1):
         if held.cleared:
             yield object_key

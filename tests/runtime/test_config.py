@@ -26,6 +26,7 @@ def test_later_values_win_and_others_stay() -> None:
         ({"service": {"workers": 0}}, r"\[service\] workers: must be \"auto\" or a whole number from 1 to 4096, not 0"),
         ({"service": {"workers": "many"}}, "must be \"auto\" or a whole number"),
         ({"service": {"workers": True}}, "whole number"),
+        ({"service": {"routers": 0}}, r"\[service\] routers: must be \"auto\" or a whole number from 1 to 64, not 0"),
         ({"service": {"app": ""}}, "must be a text that is not empty, not ''"),
         ({"service": {"dev": 1}}, "must be true or false, not 1"),
         ({"service": {"listen": "7711"}}, "must be an endpoint such as tcp://127.0.0.1:7711"),
