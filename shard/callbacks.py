@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from runtime.limits import TIMERS_KEEP_S
 from shard.input_gate import Section
-from shard.task import CURRENT, NEUTRAL, SECTION
+from shard.task import CURRENT, LIFE, NEUTRAL, SECTION
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -103,6 +103,8 @@ class GatedCallback:
         self._handle = handle
         self._when = when
         owner = self._owner
+        if is_gone(owner, self._context):
+            return self
         if GatedCallback.running_for is not owner:
             owner.kept_until_s = owner.host.loop.time() + TIMERS_KEEP_S
         owner.add_callback(self)
@@ -132,7 +134,7 @@ class GatedCallback:
         """Its time has come."""
         owner = self._owner
         self._arrived = True
-        if owner.broken is not None:
+        if is_gone(owner, self._context):
             if self._cleans_up or is_library(self._callback, owner):
                 self._run()
             else:
@@ -229,17 +231,23 @@ def gated(callback: Callable[..., object], args: tuple[Any, ...], context: Conte
     if owner is None or is_plumbing(callback):
         return None
     if context is not None:
-        if owner.broken is not None and is_library(callback, owner):
+        if is_gone(owner, context) and is_library(callback, owner):
             return None
         return GatedCallback(owner, context.get(SECTION) or owner.gate.root, callback, args, context)
     if GatedCallback.running_for is not owner and asyncio.current_task() is None and is_library(callback, owner):
         return None
-    return GatedCallback(owner, owner.current_section(), callback, args, copy_context(), cleans_up=owner.broken is not None)
+    context = copy_context()
+    return GatedCallback(owner, owner.current_section(), callback, args, context, cleans_up=is_gone(owner, context))
 
 
 def gated_from_thread(callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> GatedCallback | None:
     """The same for a callback that comes from any thread: its section is that of the context in which the thread was started."""
     return gated(callback, args, copy_context() if context is None else context)
+
+
+def is_gone(owner: Activation, context: Context) -> bool:
+    """Whether the instance whose code runs in that context has been reset or has left memory."""
+    return owner.broken is not None or context.get(LIFE, 0) != owner.life
 
 
 def is_plumbing(callback: Any) -> bool:

@@ -25,12 +25,11 @@ import msgspec
 from runtime.errors import (
     BadRequest,
     CallError,
-    Moved,
     ObjectReset,
     Overloaded,
     TooLarge,
 )
-from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
+from runtime.ids import shard_of_slot, slot_of
 from runtime.limits import (
     COMMIT_BYTES_MAX,
     OBJECT_CALLS_MAX,
@@ -41,19 +40,19 @@ from runtime.limits import (
 )
 from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, encode, encode_json, parse_options
 from shard.activation import Aborted, Activation, QueuedCall
+from shard.activator import Activator
 from shard.alarm_clock import AlarmClock, Ring
 from shard.alarms import Due
-from shard.cache import ObjectCache, Store
+from shard.cache import Store
 from shard.codec import SCALARS
-from shard.cold_reads import ColdStarts
 from shard.commit import Commit, GroupCommit
 from shard.methods import NO_ARGUMENTS, Method, ObjectClass
-from shard.outbound import Caller, InternalOrigin, LocalOrigin
+from shard.outbound import InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
 from shard.refusals import method_raised, unknown_class, unknown_method
 from shard.resets import Resets
 from shard.settings import HostSettings, HostStatistics
-from shard.table import ActivationTable, Kept
+from shard.table import ActivationTable
 from shard.task import NEUTRAL, ObjectTask, _enter_task, _leave_task
 from shard.waiting import WaitingRoom
 from shard.web import Web
@@ -108,7 +107,7 @@ class Host:
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
         self.waiting = WaitingRoom(loop, self.deliver, touch)
-        self.cold_starts = ColdStarts(self)
+        self._activator = Activator(self)
         self.running_calls = 0
         self._calls = self._commits_done = self._commit_writes = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
@@ -159,7 +158,7 @@ class Host:
             return
         activation = kept.activations.get(request.name)
         if activation is None:
-            activation = self._activate(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
+            activation = self._activator.bring(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
             if activation is None:
                 return
         method = kept.methods.get(request.method)
@@ -359,41 +358,6 @@ class Host:
     ) -> None:
         """Keeps something other than a reply behind the output gate."""
         self.commits.hold(seq, (activation, None, release, discard, None))
-
-    # Life of objects
-
-    def _activate(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
-        """Brings an object into memory. None when the request has been answered or queued instead."""
-        problem = check_object_id(request.cls, request.name)
-        if problem is not None:
-            self.answer_error(origin, request.id, BadRequest(problem))
-            return None
-        shard = shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total)
-        store = self.stores.get(shard)
-        if store is None:
-            self.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
-            return None
-        if request.method not in kept.methods and not isinstance(origin, Ring):
-            self.answer_error(origin, request.id, unknown_method(request, kept.methods))
-            return None
-        key = object_key(request.cls, request.name)
-        call = (request, origin, arrived_s)
-        if self.waiting.takes(key, call) or self.cold_starts.takes(store, key, call):
-            return None
-        cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
-        activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
-        try:
-            activation.construct()
-        except BaseException as exc:
-            self.resets.start_failed(activation, exc, [(request, origin)])
-            return None
-        self.table.add(activation, self.now_s)
-        if kept.object_class.starts:
-            activation.run_on_start()
-            if activation.broken is not None:  # on_start failed at once; nobody else waited yet.
-                self.answer_error(origin, request.id, activation.broken)
-                return None
-        return activation
 
     # Commits
 

@@ -12,15 +12,17 @@ import datetime
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import msgspec
 
+from runtime.errors import ObjectReset
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from shard.alarms import Alarm, to_datetime, to_unix_us
-from shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
+from shard.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
 from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 from shard.cold_reads import Done
+from shard.commit import GroupCommit
 from shard.layer import Layer
 from shard.values import ABSENT, MISS, Passing, Sentinel, to_raw
 
@@ -73,6 +75,22 @@ class SectionEntry(Protocol):
     ) -> bool | None: ...
 
 
+LEFT_MEMORY = "this instance has left memory; call the object by its stub"
+
+
+class _NoStore:
+    """Behind a cache that nobody reads."""
+
+    reader = None
+
+    def get(self, object_key: bytes, key: str) -> None:
+        return None
+
+
+_NOBODYS = ObjectCache(b"", "", "", 0, cast("Store", _NoStore()), GroupCommit(), Budget(0))
+_NOBODYS.break_with(ObjectReset(LEFT_MEMORY))
+
+
 class Storage:
     """Private, durable, transactional storage of one object: an ordered map from str to values."""
 
@@ -83,6 +101,10 @@ class Storage:
         self._host = host
         self._layer: Layer | None = None
         """What the innermost open transaction has written."""
+
+    def detach(self) -> None:
+        """The instance has left memory: whoever has kept it, or its storage, reaches the object no more."""
+        self._cache = _NOBODYS
 
     # Reading
 

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CURRENT: Final[contextvars.ContextVar[Activation]] = contextvars.ContextVar("tidegate_activation")
 """The activation whose code runs in this context."""
 
+LIFE: Final[contextvars.ContextVar[int]] = contextvars.ContextVar("tidegate_life", default=0)
+"""Which instance of the activation it is whose code runs in this context: see `Activation.life`."""
+
 SECTION: Final[contextvars.ContextVar[Section]] = contextvars.ContextVar("tidegate_section")
 """The critical section in which code of this context was when it entered its last one. It may be over."""
 
@@ -305,7 +308,8 @@ def object_task_factory(
 ) -> asyncio.Future[Any]:
     """The loop's task factory: what object code starts belongs to the object; everything else is an ordinary task."""
     owner = CURRENT.get(None) if context is None else context.get(CURRENT)
-    if owner is None or owner.broken is not None:
+    life = LIFE.get() if context is None else context.get(LIFE, 0)
+    if owner is None or owner.broken is not None or owner.life != life:
         name = options.get("name")
         return asyncio.Task(coro, loop=loop, context=context, name=name)
     if isinstance(coro, Generator):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from runtime.errors import ObjectReset
+from runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
 from shard.callbacks import FACING_OBJECTS, is_library, is_plumbing
 from shard.object import DurableObject
 from shard.task import NEUTRAL, ObjectTask
@@ -417,11 +418,17 @@ async def test_a_callback_may_abort_its_object(way: Way, caplog: pytest.LogCaptu
 # Objects that are gone
 
 
-@pytest.mark.parametrize("end", ["reset", "eviction"])
-@pytest.mark.parametrize("waits", ["for its time", "at the gate"])
+@pytest.mark.parametrize(
+    ("end", "waits"),
+    [
+        ("reset", "for its time"),
+        ("reset", "at the gate"),
+        ("eviction", "for its time"),
+        ("sleep", "for its time"),
+        ("sleep and another instance", "for its time"),
+    ],
+)
 async def test_a_callback_of_an_object_that_is_gone_does_not_run_but_a_library_s_may_serve_others(end: str, waits: str) -> None:
-    if (end, waits) == ("eviction", "at the gate"):
-        return  # Such an object is not evicted.
     world = World(Actor)
     future = asyncio.get_running_loop().create_future()
 
@@ -440,9 +447,15 @@ async def test_a_callback_of_an_object_that_is_gone_does_not_run_but_a_library_s
     activation = world.activation(Actor, "one")
     if end == "reset":
         activation.fail("so it is")
-    else:
+    elif end == "eviction":
         world.evict_idle()
-    assert activation.broken is not None
+    else:
+        for later_s in (TIMERS_KEEP_S - 1, TIMERS_KEEP_S + IDLE_EVICT_S):
+            world.host.table.evict_idle(world.loop.time() + later_s)
+    assert len(world.host.table) == 0
+    if end == "sleep and another instance":
+        assert await world.ask(Actor, "one", "get", "n") is None
+        assert world.activation(Actor, "one") is activation
     future.set_result(None)
     await asyncio.sleep(0.1)
     assert LOG == []
