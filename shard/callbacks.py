@@ -184,6 +184,7 @@ def with_gated_callbacks(loop_class: Any) -> Any:
 
     Futures schedule their callbacks through `call_soon`, also those written in C; transports of uvloop do not. A context tells
     what the runtime schedules, with as little ado as possible: every wake-up of a task comes this way."""
+    known = _plumbing  # Asked at once for the commonest: `gather` has a callback on each of its futures.
     soon, later, at, threadsafe = (
         loop_class.call_soon, loop_class.call_later, loop_class.call_at, loop_class.call_soon_threadsafe
     )  # fmt: skip
@@ -193,7 +194,7 @@ def with_gated_callbacks(loop_class: Any) -> Any:
         """What `call_soon` costs without the gate, for what the runtime does often."""
 
         def call_soon(self, callback: Any, arg: Any = NOTHING, *args: Any, context: Context | None = None) -> Any:
-            if context is not NEUTRAL:
+            if context is not NEUTRAL and not (callback.__class__ is FunctionType and known.get(callback.__module__)):
                 entry = gated(callback, () if arg is NOTHING else (arg, *args), context)
                 if entry is not None:
                     return entry.scheduled(soon(self, entry.arrive, context=NEUTRAL))
