@@ -107,11 +107,12 @@ class Activation:
         instance._activation = self
         if self.life:
             self.context.run(LIFE.set, self.life)
-        GatedCallback.running_for = self
-        try:
-            self.context.copy().run(cls.__init__, instance)
-        finally:
-            GatedCallback.running_for = None
+        if self.object_class.has_init:
+            GatedCallback.running_for = self
+            try:
+                self.context.copy().run(cls.__init__, instance)
+            finally:
+                GatedCallback.running_for = None
 
     def is_idle(self, now_s: float) -> bool:
         """Nothing runs, waits or is undurable: it may be evicted, which loses only memory."""
@@ -154,9 +155,14 @@ class Activation:
     def lay_down(self) -> None:
         """The instance leaves memory. Whoever has kept it, or something of it, reaches the object no more."""
         self.life += 1
-        self.orphan_callbacks()
-        self.instance.__dict__.pop("storage", None)
-        self.instance.__dict__.pop("_activation", None)
+        if self.callbacks:
+            self.orphan_callbacks()
+        instance = self.instance
+        for name in ("storage", "_activation"):
+            try:
+                object.__delattr__(instance, name)
+            except AttributeError:  # Its own code has taken it away.
+                pass
         self.storage.detach()
         self.caller.detach()
         del self.instance, self.storage, self.caller
