@@ -6,7 +6,9 @@ the applied sequence: after a crash all of it is applied again from the log, to 
 
 Rule 1: `checkpoint_steps` and `checkpoint_due` are pure; they run in the simulator too. The `Checkpointer` is their shell.
 Rule 2: puts happen on the loop thread in slices (a helper thread would wait for the GIL at every put); only what blocks,
-        commits and truncation, happens in the helper thread.
+        commits and truncation, happens in the helper thread. Pages that may be on disk only are brought into memory by the
+        shard's reader before a slice changes them.
+Rule 3: no batch is begun while a snapshot that a reader has taken before is in use.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
 from runtime.errors import OperatorError
 from runtime.limits import CHECKPOINT_SLICE_KEYS
+from shard.cold_reads import Snapshot
 from shard.memtable import Memtable
 from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
@@ -37,6 +41,8 @@ CHECKPOINT_COMMIT_ENTRIES = 100_000
 CHECKPOINT_COMMIT_BYTES = 32 << 20
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
+TOUCHES = 4
+"""Reads at once that bring the pages of a slice into memory."""
 RETRY_S_MAX = 30.0
 URGENT_SHARE = 0.75
 """Share of the log, or of twice a memtable bound, from which on the checkpoint takes half of the loop's time."""
@@ -153,9 +159,11 @@ def slices(memtable: Memtable) -> Iterator[Slice]:
     yield Slice(None, puts, deletes, size)
 
 
-def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]:
+def checkpoint_steps(store: ShardStore, ahead: list[bytes] | None = None) -> Generator[StateBatch | None, None, None]:
     """Puts the frozen memtable into the state, a slice a step. A step that yields a batch wants it committed before the next
-    step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand."""
+    step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand.
+
+    `ahead`, if given, is told the keys of each slice a step before it is put, while the store has a reader."""
     frozen = store.frozen
     assert frozen is not None, store.shard
     assert store.state.applied_seq < store.frozen_seq, "half of it, once more, would not be repaired by the log"
@@ -163,6 +171,9 @@ def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, No
     entries = size = 0
     try:
         for part in slices(frozen):
+            if ahead is not None and store.reader is not None:
+                ahead[:] = [key for key, _ in part.puts] + part.deletes
+                yield None
             if batch is None:
                 batch, entries, size = store.state.begin(), 0, 0
             batch.put_many(part.puts)
@@ -185,6 +196,17 @@ def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, No
     finally:
         if batch is not None:
             batch.abort()
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _read_all(keys: list[bytes], snapshot: Snapshot) -> None:
+    """If it fails, so will the put of what could not be read, which says so."""
+    for key in keys:
+        snapshot.get(key)
 
 
 # Doing it
@@ -352,14 +374,21 @@ class Checkpointer:
     async def _move(self, store: ShardStore) -> None:
         assert store.frozen is not None
         entries = store.frozen.entries
-        steps = checkpoint_steps(store)
+        ahead: list[bytes] = []
+        steps = checkpoint_steps(store, ahead)
         budget_s, began = 0.0, perf_counter()
         try:
+            await self._reads_over(store)
             for batch in steps:
                 now = perf_counter()
                 if batch is not None:
                     await self._in_helper(batch.commit)
                     self._commit_s_max = max(self._commit_s_max, perf_counter() - now)
+                    await self._reads_over(store)
+                elif ahead:
+                    keys, ahead[:] = ahead[:], []
+                    if self.pressure().share() < URGENT_SHARE:
+                        await self._touch(store, keys)
                 elif now - began < budget_s:
                     continue
                 else:
@@ -371,6 +400,26 @@ class Checkpointer:
             steps.close()
         self._entries += entries
         await self._empty(store.drop_frozen())
+
+    @staticmethod
+    async def _reads_over(store: ShardStore) -> None:
+        """Until all reads that have a snapshot now are over (rule 3)."""
+        if store.reads:
+            over = asyncio.get_running_loop().create_future()
+            store.reads.when_over(partial(_settle, over))
+            await over
+
+    @staticmethod
+    async def _touch(store: ShardStore, keys: list[bytes]) -> None:
+        """Brings the pages of these keys into memory, by several reads at once."""
+        reader = store.reader
+        if reader is None:
+            return
+        share = -(-len(keys) // TOUCHES)
+        for first in range(0, len(keys), share):
+            fetch = partial(_read_all, keys[first : first + share])
+            store.reads.read(reader, store.state.snapshot(), fetch, lambda *_: None)
+        await Checkpointer._reads_over(store)
 
     @staticmethod
     async def _empty(memtable: Memtable) -> None:
