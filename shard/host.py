@@ -349,7 +349,7 @@ class Host:
             return None
         key = object_key(request.cls, request.name)
         call = (request, origin, arrived_s)
-        if self.waiting.takes(key, call) or self.cold_starts.takes(store, key, call):
+        if self.cold_starts.joins(key, call) or self.waiting.takes(key, call) or self.cold_starts.takes(store, key, call):
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
         activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
