@@ -7,7 +7,7 @@ the applied sequence: after a crash all of it is applied again from the log, to 
 Rule 1: `checkpoint_steps` and `checkpoint_due` are pure; they run in the simulator too. The `Checkpointer` is their shell.
 Rule 2: puts happen on the loop thread in slices (a helper thread would wait for the GIL at every put); only what blocks,
         commits and truncation, happens in the helper thread. Pages that may be on disk only are brought into memory by the
-        shard's reader before a slice changes them.
+        shard's reader before a slice changes them, unless it is urgent.
 Rule 3: no batch is begun while a snapshot that a reader has taken before is in use.
 """
 
@@ -25,7 +25,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from runtime.errors import OperatorError
 from runtime.limits import CHECKPOINT_SLICE_KEYS
-from shard.cold_reads import Snapshot
+from shard.cold_reads import Reader, Snapshot
 from shard.memtable import Memtable
 from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
@@ -159,11 +159,41 @@ def slices(memtable: Memtable) -> Iterator[Slice]:
     yield Slice(None, puts, deletes, size)
 
 
-def checkpoint_steps(store: ShardStore, ahead: list[bytes] | None = None) -> Generator[StateBatch | None, None, None]:
+class Ahead:
+    """What of the state is changed next, to be brought into memory before: some keys, or the first keys of a range."""
+
+    def __init__(self) -> None:
+        self.keys: list[bytes] = []
+        self.low = self.high = b""
+
+    def __bool__(self) -> bool:
+        return bool(self.keys) or self.low < self.high
+
+    def fetches(self) -> list[Callable[[Snapshot], None]]:
+        """Reads to be made at once. If one fails, so will the change of what could not be read, which says so."""
+        if self.keys:
+            share = -(-len(self.keys) // TOUCHES)
+            return [partial(_read_keys, self.keys[at : at + share]) for at in range(0, len(self.keys), share)]
+        return [self._read_range]
+
+    def _read_range(self, snapshot: Snapshot) -> None:
+        """The next time, the keys after these."""
+        rows = snapshot.scan(self.low, self.high, False)
+        read = [key for key, _ in islice(rows, CHECKPOINT_SLICE_KEYS)]
+        rows.close()
+        self.low = read[-1] + b"\0" if read else self.high
+
+
+def _read_keys(keys: list[bytes], snapshot: Snapshot) -> None:
+    for key in keys:
+        snapshot.get(key)
+
+
+def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator[StateBatch | None, None, None]:
     """Puts the frozen memtable into the state, a slice a step. A step that yields a batch wants it committed before the next
     step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand.
 
-    `ahead`, if given, is told the keys of each slice a step before it is put, while the store has a reader."""
+    `ahead`, if given, is told a step before what each step changes, while the store has a reader."""
     frozen = store.frozen
     assert frozen is not None, store.shard
     assert store.state.applied_seq < store.frozen_seq, "half of it, once more, would not be repaired by the log"
@@ -172,16 +202,15 @@ def checkpoint_steps(store: ShardStore, ahead: list[bytes] | None = None) -> Gen
     try:
         for part in slices(frozen):
             if ahead is not None and store.reader is not None:
-                ahead[:] = [key for key, _ in part.puts] + part.deletes
+                ahead.keys = [key for key, _ in part.puts] + part.deletes
                 yield None
+                ahead.keys = []
             if batch is None:
                 batch, entries, size = store.state.begin(), 0, 0
             batch.put_many(part.puts)
             batch.delete_many(part.deletes)
             if part.cleared is not None:
-                while not batch.delete_range(part.cleared, part.cleared + ABOVE_KEYS, CHECKPOINT_SLICE_KEYS):
-                    entries += CHECKPOINT_SLICE_KEYS
-                    yield None
+                entries += yield from _clear_steps(store, batch, part.cleared, ahead)
             entries += len(part.puts) + len(part.deletes)
             size += part.size_bytes
             if entries >= CHECKPOINT_COMMIT_ENTRIES or size >= CHECKPOINT_COMMIT_BYTES:
@@ -198,15 +227,23 @@ def checkpoint_steps(store: ShardStore, ahead: list[bytes] | None = None) -> Gen
             batch.abort()
 
 
+def _clear_steps(store: ShardStore, batch: StateBatch, object_key: bytes, ahead: Ahead | None) -> Generator[None, None, int]:
+    """Deletes all that an object has; about how many keys those were."""
+    entries = 0
+    if ahead is not None and store.reader is not None:
+        ahead.low, ahead.high = object_key, object_key + ABOVE_KEYS
+        yield None
+    while not batch.delete_range(object_key, object_key + ABOVE_KEYS, CHECKPOINT_SLICE_KEYS):
+        entries += CHECKPOINT_SLICE_KEYS
+        yield None
+    if ahead is not None:
+        ahead.low = ahead.high
+    return entries
+
+
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _read_all(keys: list[bytes], snapshot: Snapshot) -> None:
-    """If it fails, so will the put of what could not be read, which says so."""
-    for key in keys:
-        snapshot.get(key)
 
 
 # Doing it
@@ -374,7 +411,7 @@ class Checkpointer:
     async def _move(self, store: ShardStore) -> None:
         assert store.frozen is not None
         entries = store.frozen.entries
-        ahead: list[bytes] = []
+        ahead = Ahead()
         steps = checkpoint_steps(store, ahead)
         budget_s, began = 0.0, perf_counter()
         try:
@@ -385,10 +422,8 @@ class Checkpointer:
                     await self._in_helper(batch.commit)
                     self._commit_s_max = max(self._commit_s_max, perf_counter() - now)
                     await self._reads_over(store)
-                elif ahead:
-                    keys, ahead[:] = ahead[:], []
-                    if self.pressure().share() < URGENT_SHARE:
-                        await self._touch(store, keys)
+                elif ahead and store.reader is not None and self.pressure().share() < URGENT_SHARE:
+                    await self._touch(store, store.reader, ahead)
                 elif now - began < budget_s:
                     continue
                 else:
@@ -410,14 +445,8 @@ class Checkpointer:
             await over
 
     @staticmethod
-    async def _touch(store: ShardStore, keys: list[bytes]) -> None:
-        """Brings the pages of these keys into memory, by several reads at once."""
-        reader = store.reader
-        if reader is None:
-            return
-        share = -(-len(keys) // TOUCHES)
-        for first in range(0, len(keys), share):
-            fetch = partial(_read_all, keys[first : first + share])
+    async def _touch(store: ShardStore, reader: Reader, ahead: Ahead) -> None:
+        for fetch in ahead.fetches():
             store.reads.read(reader, store.state.snapshot(), fetch, lambda *_: None)
         await Checkpointer._reads_over(store)
 
