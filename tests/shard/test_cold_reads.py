@@ -365,7 +365,7 @@ async def test_calls_wait_for_the_header_of_their_object_and_are_then_served_in_
     assert LOG[5:] == [("y", number) for number in range(5)]
 
 
-async def test_calls_that_wait_for_a_header_are_not_overtaken_by_later_ones_that_wait_for_less_undurable_data() -> None:
+async def test_calls_that_wait_for_a_header_are_not_overtaken_by_later_ones_that_wait_for_what_is_not_durable() -> None:
     world = ColdWorld(auto=False)
     world.cool()
 
@@ -383,6 +383,9 @@ async def test_calls_that_wait_for_a_header_are_not_overtaken_by_later_ones_that
     first = world.act("x", note(1))
     writing = world.act("y", write_much)
     await world.settle()
+    stalled = world.call(Actor, "y", "ping")
+    await world.settle()
+    assert world.host.waiting.stalled
     second = world.act("x", note(2))
     await world.settle()
     world.reader.release()
@@ -391,7 +394,7 @@ async def test_calls_that_wait_for_a_header_are_not_overtaken_by_later_ones_that
     world.auto = True
     world.host.touch()
     await world.thaw()
-    await world.ask_all([first, second, third, writing])
+    await world.ask_all([first, second, third, writing, stalled])
     assert LOG == [1, 2, 3]
 
 
