@@ -16,6 +16,7 @@ from unittest import mock
 
 import pytest
 
+from shard import alarms
 from shard.activation import Activation
 from shard.cache import ABSENT, ObjectCache, restore
 from shard.checkpoint import Checkpointer
@@ -69,8 +70,10 @@ class ChangingStore(WorkerStore):
 
 
 def simulate_cold(seed: int, **options: Any) -> Result:
-    changing = type("SeededStore", (ChangingStore,), {"random": Random(seed)})
-    with mock.patch.object(processes, "WorkerStore", changing):
+    random = Random(seed)
+    changing = type("SeededStore", (ChangingStore,), {"random": random})
+    window = random.choice((1, 2, 1_000))
+    with mock.patch.object(processes, "WorkerStore", changing), mock.patch.object(alarms, "WINDOW_ROWS", window):
         return simulate(seed, **options)
 
 
