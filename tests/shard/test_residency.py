@@ -288,9 +288,7 @@ def test_a_read_that_waits_for_the_disk_on_the_loop_is_noticed(tmp_path: Path, m
         assert suspected == [], "the second time it is in memory"
 
 
-async def test_who_has_waited_for_the_disk_is_believed_longer_each_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_who_has_waited_for_the_disk_is_believed_longer_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
     monkeypatch.setattr(residency_module, "monotonic", lambda: now[0])
     with shard(tmp_path, cold=False) as it:
