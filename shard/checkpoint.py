@@ -25,7 +25,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from runtime.errors import OperatorError
 from runtime.limits import CHECKPOINT_SLICE_KEYS
-from shard.cold_reads import Reader, Snapshot
+from shard.ahead import Ahead
+from shard.cold_reads import Reader
 from shard.memtable import Memtable
 from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
@@ -41,8 +42,6 @@ CHECKPOINT_COMMIT_ENTRIES = 100_000
 CHECKPOINT_COMMIT_BYTES = 32 << 20
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
-TOUCHES = 4
-"""Reads at once that bring the pages of a slice into memory."""
 RETRY_S_MAX = 30.0
 URGENT_SHARE = 0.75
 """Share of the log, or of twice a memtable bound, from which on the checkpoint takes half of the loop's time."""
@@ -157,36 +156,6 @@ def slices(memtable: Memtable) -> Iterator[Slice]:
                         yield Slice(None, puts, deletes, size)
                         puts, deletes, size = [], [], 0
     yield Slice(None, puts, deletes, size)
-
-
-class Ahead:
-    """What of the state is changed next, to be brought into memory before: some keys, or the first keys of a range."""
-
-    def __init__(self) -> None:
-        self.keys: list[bytes] = []
-        self.low = self.high = b""
-
-    def __bool__(self) -> bool:
-        return bool(self.keys) or self.low < self.high
-
-    def fetches(self) -> list[Callable[[Snapshot], None]]:
-        """Reads to be made at once. If one fails, so will the change of what could not be read, which says so."""
-        if self.keys:
-            share = -(-len(self.keys) // TOUCHES)
-            return [partial(_read_keys, self.keys[at : at + share]) for at in range(0, len(self.keys), share)]
-        return [self._read_range]
-
-    def _read_range(self, snapshot: Snapshot) -> None:
-        """The next time, the keys after these."""
-        rows = snapshot.scan(self.low, self.high, False)
-        read = [key for key, _ in islice(rows, CHECKPOINT_SLICE_KEYS)]
-        rows.close()
-        self.low = read[-1] + b"\0" if read else self.high
-
-
-def _read_keys(keys: list[bytes], snapshot: Snapshot) -> None:
-    for key in keys:
-        snapshot.get(key)
 
 
 def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator[StateBatch | None, None, None]:
@@ -421,7 +390,8 @@ class Checkpointer:
                 if batch is not None:
                     await self._in_helper(batch.commit)
                     self._commit_s_max = max(self._commit_s_max, perf_counter() - now)
-                    await self._reads_over(store)
+                    if store.state.applied_seq != store.frozen_seq:
+                        await self._reads_over(store)
                 elif ahead and store.reader is not None and self.pressure().share() < URGENT_SHARE:
                     await self._touch(store, store.reader, ahead)
                 elif now - began < budget_s:
@@ -446,9 +416,19 @@ class Checkpointer:
 
     @staticmethod
     async def _touch(store: ShardStore, reader: Reader, ahead: Ahead) -> None:
-        for fetch in ahead.fetches():
-            store.reads.read(reader, store.state.snapshot(), fetch, lambda *_: None)
-        await Checkpointer._reads_over(store)
+        """Before the reads of objects, of which there may be many."""
+        fetches = ahead.fetches()
+        left, over = len(fetches), asyncio.get_running_loop().create_future()
+
+        def done(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                _settle(over)
+
+        for fetch in fetches:
+            store.reads.read(reader, store.state.snapshot(), fetch, done, first=True)
+        await over
 
     @staticmethod
     async def _empty(memtable: Memtable) -> None:

@@ -44,8 +44,9 @@ Done = Callable[[Any, Exception | None], object]
 class Reader(Protocol):
     """Where reads wait for the disk without holding up the loop."""
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
-        """Calls `fetch`, closes the snapshot, then calls `done` in a later turn of the loop."""
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+        """Calls `fetch`, closes the snapshot, then calls `done` in a later turn of the loop. `first`: before those that were
+        asked earlier."""
         ...
 
 
@@ -61,9 +62,9 @@ class OpenReads:
     def __len__(self) -> int:
         return len(self._open)
 
-    def read(self, reader: Reader, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+    def read(self, reader: Reader, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         self._open.add(snapshot)
-        reader.read(snapshot, fetch, partial(self._over, snapshot, done))
+        reader.read(snapshot, fetch, partial(self._over, snapshot, done), first=first)
 
     def when_over(self, callback: Callable[[], object]) -> None:
         """Calls it when all reads begun so far are over: at once if there are none."""

@@ -203,7 +203,7 @@ class Residency:
         """As far as is known."""
         return self._store.reader is None
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         """A `Reader`. If it turns out that the state is in memory, this is the last time that it is asked."""
         self._read = True
         if self._timer is None:
@@ -213,7 +213,7 @@ class Residency:
                 asyncio.get_running_loop().call_soon(done, result, error, context=NEUTRAL)
                 return
         self.reads_apart += 1
-        self._reader.read(snapshot, fetch, done)
+        self._reader.read(snapshot, fetch, done, first=first)
 
     def suspect(self) -> None:
         """A read has waited for the disk: if all pages looked at are in memory, there are others which are not."""

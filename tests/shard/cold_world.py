@@ -35,11 +35,13 @@ class HeldReader:
     def __init__(self) -> None:
         self.waiting: list[tuple[Snapshot, Fetch, Done]] = []
         self.asked = 0
+        self.first: list[bool] = []
         self.failure: Exception | None = None
         """What the next read raises."""
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         self.asked += 1
+        self.first.append(first)
         self.waiting.append((snapshot, fetch, done))
 
     def release(self, most: int = 1_000) -> None:

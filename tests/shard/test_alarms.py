@@ -142,7 +142,7 @@ class Indexed:
         self.shard = ShardAlarms(self.store, self.touched)
         self.out = set()
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         self.asked.append(lambda: done(fetch(snapshot), snapshot.close()))
 
     def touched(self) -> None:

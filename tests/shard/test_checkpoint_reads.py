@@ -80,6 +80,24 @@ def test_a_snapshot_taken_during_a_batch_sees_its_commit_and_keeps_the_next_one_
     with_bench(test)
 
 
+def test_what_a_checkpoint_fetches_goes_before_the_reads_of_objects_and_does_not_wait_for_them() -> None:
+    async def test(bench: Bench) -> None:
+        store, reader = bench.stores[0], HeldReader()
+        store.reader = reader
+        bench.write(0, {"a": b"1"})
+        finishing = asyncio.create_task(bench.checkpointer.finish())
+        while not reader.waiting:
+            await asyncio.sleep(0)
+        answers = ask(bench, HeldReader(), b"x")
+        assert reader.first == [True]
+        reader.release()
+        await finishing
+        assert not answers, "it was taken of what the only batch was begun on"
+        bench.check_moved()
+
+    with_bench(test, shards=1)
+
+
 def test_closing_while_a_read_is_waited_for_ends_the_checkpoint_and_loses_nothing() -> None:
     async def test(bench: Bench) -> None:
         ask(bench, HeldReader(), b"x")
@@ -130,7 +148,7 @@ class NotingReader:
     def change(self, keys: Iterable[bytes]) -> None:
         self.changed += keys
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         self.questions += 1
         snapshot.__class__ = self.snapshot_class
         asyncio.get_running_loop().call_soon(done, *look_up(snapshot, fetch), context=NEUTRAL)
@@ -211,7 +229,7 @@ def test_a_checkpoint_that_is_urgent_waits_for_no_reader(monkeypatch: pytest.Mon
 
 def test_a_fetch_that_fails_is_left_to_the_change_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
-        def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+        def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
             snapshot.close()
             asyncio.get_running_loop().call_soon(done, None, OSError("the disk said no"), context=NEUTRAL)
 

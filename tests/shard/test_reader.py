@@ -47,12 +47,12 @@ def reading_threads() -> list[str]:
 class Asked:
     """One read and its answer."""
 
-    def __init__(self, reader: ThreadReader, fetch: Any) -> None:
+    def __init__(self, reader: ThreadReader, fetch: Any, **options: bool) -> None:
         self.snapshot = WatchedSnapshot()
         self.answers: list[tuple[Any, Exception | None]] = []
         self.done = asyncio.Event()
         self.thread = ""
-        reader.read(self.snapshot, fetch, self._done)
+        reader.read(self.snapshot, fetch, self._done, **options)
 
     def _done(self, result: Any, error: Exception | None) -> None:
         assert self.snapshot.closed_by is not None, "the snapshot is closed before anybody is told"
@@ -114,6 +114,27 @@ async def test_several_reads_wait_for_the_disk_at_once_and_begin_in_the_order_of
     for each in asked:
         await each.done.wait()
     assert [each.answers for each in asked] == [[(number, None)] for number in range(READER_THREADS * 2)]
+
+
+async def test_who_goes_first_does_not_wait_for_those_who_were_asked_before(reader: ThreadReader) -> None:
+    go, began = threading.Event(), []
+
+    def noting(name: str) -> Any:
+        def fetch(snapshot: Any) -> None:
+            began.append(name)
+            assert go.wait(WAIT_S)
+
+        return fetch
+
+    asked = [Asked(reader, noting("early")) for _ in range(READER_THREADS)]
+    while len(began) < READER_THREADS:
+        await asyncio.sleep(0.001)
+    asked += [Asked(reader, noting("later")) for _ in range(50)]
+    asked += [Asked(reader, noting("first"), first=True) for _ in range(READER_THREADS)]
+    go.set()
+    for each in asked:
+        await each.done.wait()
+    assert began == ["early"] * READER_THREADS + ["first"] * READER_THREADS + ["later"] * 50
 
 
 async def test_close_waits_for_the_reads_that_have_begun_and_the_others_never_begin() -> None:

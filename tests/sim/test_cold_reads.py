@@ -44,7 +44,7 @@ class HelperReader:
         self._loop = loop
         self._random = random
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         READS[0] += 1
         answer = partial(ThreadReader.answer, self._loop, snapshot, fetch, done)
         slow = self._random.random() < 0.1

@@ -1,0 +1,48 @@
+"""What a checkpoint changes next, told to whoever brings it into memory before.
+
+Guarantee: what is fetched is at least what the next step changes, unless a read fails; then the change fails, too, and says so.
+
+Rule: no thread and no file; the checkpointer lets a reader make the reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from itertools import islice
+
+from runtime.limits import CHECKPOINT_SLICE_KEYS
+from shard.cold_reads import Snapshot
+
+FETCHES_MAX = 4
+"""Reads at once."""
+
+
+class Ahead:
+    """Some keys, or the first keys of a range."""
+
+    def __init__(self) -> None:
+        self.keys: list[bytes] = []
+        self.low = self.high = b""
+
+    def __bool__(self) -> bool:
+        return bool(self.keys) or self.low < self.high
+
+    def fetches(self) -> list[Callable[[Snapshot], None]]:
+        """Reads to be made at once."""
+        if self.keys:
+            share = -(-len(self.keys) // FETCHES_MAX)
+            return [partial(_read_keys, self.keys[at : at + share]) for at in range(0, len(self.keys), share)]
+        return [self._read_range]
+
+    def _read_range(self, snapshot: Snapshot) -> None:
+        """The next time, the keys after these."""
+        rows = snapshot.scan(self.low, self.high, False)
+        read = [key for key, _ in islice(rows, CHECKPOINT_SLICE_KEYS)]
+        rows.close()
+        self.low = read[-1] + b"\0" if read else self.high
+
+
+def _read_keys(keys: list[bytes], snapshot: Snapshot) -> None:
+    for key in keys:
+        snapshot.get(key)
