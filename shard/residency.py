@@ -1,12 +1,12 @@
 """Whether a shard's data file is in memory, so that its pages may be touched on the loop thread.
 
-Guarantee: the loop reads a state itself only while its file was found in memory within the last seconds and no read has waited
-for the disk since; otherwise the shard has a reader. While all files are in memory no thread is started, and a shard that nobody
-reads costs nothing: what is known of it is forgotten, and found out again by the next read.
+Guarantee: the loop reads a state itself only while its file was found in memory, all but a few pages, within the last seconds,
+and no read has waited for the disk since; otherwise the shard has a reader. While all files are in memory no thread is started,
+and a shard that nobody reads costs nothing: what is known of it is forgotten, and found out again by the next read.
 
 The kernel is asked by `mincore`, on the loop thread, because it answers faster than a thread could be asked: all pages of a file
-up to 16 MiB, of a larger one half as many, spread evenly, others each time. What that does not find costs one wait, which is
-noticed (see `LmdbState.on_fault`) and believed for longer each time.
+up to 16 MiB, of a larger one half as many, spread evenly, others each time. What that does not find, or forgives, costs one wait,
+which is noticed (see `LmdbState.on_fault`) and believed for longer each time.
 
 A file that is not in memory though there is room for it (after a boot) is read in, at half the speed of the disk; without that
 it would come in page by page, and always through a thread.
@@ -29,7 +29,7 @@ from typing import NamedTuple
 
 from shard.cold_reads import Done, Fetch, Reader, Snapshot
 from shard.reader import ThreadReader, look_up
-from shard.state import LmdbState
+from shard.state import FAULTS, LmdbState
 from shard.store import ShardStore
 from shard.task import NEUTRAL
 
@@ -39,8 +39,12 @@ PROBE_WHOLE_PAGES = 4_096
 PROBE_WINDOWS = 32
 WINDOW_PAGES = 64
 """So many windows of so many pages of a larger one: 0.09 ms."""
+FORGIVEN = 16
+"""One page in so many, and one at least, need not be in memory. Pages that nobody reads leave it first (those that LMDB has free
+are such), and one that is read is back then; if it was not that one, the read that waits for it is noticed."""
 DOUBT_S_MAX = 64.0
-"""How long a read that has waited for the disk is believed at most, whatever is found in memory."""
+"""How long a read that has waited for the disk is believed at most, whatever is found in memory: two seconds, twice as long each
+time, half as long again after each interval without such a read. So the loop waits once in a minute, if it has to."""
 WARM_INTERVAL_S = 60.0
 """A file that does not stay in memory is not read in more often; twice as long each time that it did not even get there."""
 WARM_INTERVAL_S_MAX = 3_600.0
@@ -64,26 +68,38 @@ log = logging.getLogger("tidegate")
 # Asking the kernel
 
 
-def pages_on_disk(path: Path, phase: float = 0.0) -> int:
-    """How many of the pages looked at are not in memory. `phase`, from 0 to 1, moves the ones that are looked at. Touches none
-    and waits for nothing. Raises OSError."""
+class Sample(NamedTuple):
+    pages: int
+    """Looked at."""
+    on_disk: int
+    """Those that are not in memory."""
+
+    @property
+    def in_memory(self) -> bool:
+        return self.on_disk <= max(1, self.pages // FORGIVEN)
+
+
+def look_at(path: Path, phase: float = 0.0) -> Sample:
+    """`phase`, from 0 to 1, moves the pages that are looked at. Touches none and waits for nothing. Raises OSError."""
     fd = os.open(path, os.O_RDONLY)
     try:
         pages = os.fstat(fd).st_size // PAGE
         if pages == 0:
-            return 0
+            return Sample(0, 0)
         address = _libc.mmap(None, pages * PAGE, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
         if address == _MAP_FAILED:
             raise OSError(ctypes.get_errno(), "mmap", str(path))
     finally:
         os.close(fd)
     try:
-        return sum(_absent(address + first * PAGE, count) for first, count in windows(pages, phase))
+        chosen = windows(pages, phase)
+        on_disk = sum(_on_disk(address + first * PAGE, count) for first, count in chosen)
+        return Sample(sum(count for _, count in chosen), on_disk)
     finally:
         _libc.munmap(address, pages * PAGE)
 
 
-def _absent(address: int, pages: int) -> int:
+def _on_disk(address: int, pages: int) -> int:
     vector = ctypes.create_string_buffer(pages)
     if _libc.mincore(address, pages * PAGE, vector) != 0:
         raise OSError(ctypes.get_errno(), "mincore")
@@ -216,7 +232,7 @@ class Residency:
         self._reader.read(snapshot, fetch, done, first=first)
 
     def suspect(self) -> None:
-        """A read has waited for the disk: if all pages looked at are in memory, there are others which are not."""
+        """A read has waited for the disk: whatever is in memory, what is read is not."""
         self._store.reader = self
         self._doubt_until_s = monotonic() + self._doubt_s
         self._doubt_s = min(2 * self._doubt_s, DOUBT_S_MAX)
@@ -228,34 +244,34 @@ class Residency:
     def _probe(self) -> None:
         now = monotonic()
         self._probes += 1
-        on_disk = self._pages_on_disk()
-        if on_disk and now >= self._warm_at_s:
+        in_memory = self._look()
+        if in_memory:
+            self._warm_pause_s = WARM_INTERVAL_S
+        elif now >= self._warm_at_s:
             self._warm_at_s = now + self._warm_pause_s
             self._warm_pause_s = min(2 * self._warm_pause_s, WARM_INTERVAL_S_MAX)
             self._warmer.warm(self._path)
-        elif not on_disk:
-            self._warm_pause_s = WARM_INTERVAL_S
-        self._store.reader = self if on_disk or now < self._doubt_until_s else None
+        self._store.reader = None if in_memory and now >= self._doubt_until_s else self
         self._read = self._state.was_read = False
         self._timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._probe_again, context=NEUTRAL)
 
     def _probe_again(self) -> None:
         self._timer = None
         if self.in_memory:
-            self._doubt_s = PROBE_INTERVAL_S  # No read has waited for the disk.
+            self._doubt_s = max(self._doubt_s / 2, PROBE_INTERVAL_S)  # No read has waited for the disk.
         if self._read or self._state.was_read:
             self._probe()
         else:
             self._store.reader = self  # From now on nothing is known.
 
-    def _pages_on_disk(self) -> int:
+    def _look(self) -> bool:
         try:
-            return pages_on_disk(self._path, self._probes * GOLDEN % 1.0)
+            return look_at(self._path, self._probes * GOLDEN % 1.0).in_memory
         except OSError as exc:
             if not self._warned:
                 self._warned = True
                 log.warning("cannot tell whether %s is in memory (%s); it is taken to be", self._path, exc)
-            return 0
+            return True
 
 
 class WatchStatistics(NamedTuple):
@@ -271,6 +287,7 @@ class Watch:
     def __init__(self, stores: Sequence[tuple[ShardStore, LmdbState]]) -> None:
         self._reader = ThreadReader()
         self._warmer = Warmer()
+        FAULTS.have_come()  # Those of the start are nobody's reads.
         self._residencies = [Residency(store, state, self._reader, self._warmer) for store, state in stores]
 
     def statistics(self) -> WatchStatistics:

@@ -1,9 +1,12 @@
-"""Objects that keep much and are asked for little of it. With SLOW_READ_S every read that a thread makes takes so long."""
+"""Objects that keep much and are asked for little of it. With SLOW_READ_S every read that a thread makes takes so long; with
+STAYS_COLD no data file is read in because it would fit, and what was found on disk is believed to stay
+there; with KEEPS_WARM it is read in again and again."""
 
 import os
 import time
 from typing import Any
 
+from shard import residency
 from shard.state import LmdbSnapshot
 from tidegate import DurableObject
 
@@ -19,11 +22,18 @@ class Shelf(DurableObject):
     async def fill(self) -> None:
         await self.storage.put_many({f"k{number:02d}": text(self.id.name, number) for number in range(KEYS)})
 
+    async def clear(self) -> None:
+        await self.storage.delete_all()
+
     async def ping(self) -> str:
         return "pong"
 
     async def get(self, number: int, concurrent: bool = False) -> Any:
         return await self.storage.get(f"k{number:02d}", allow_concurrency=concurrent)
+
+    async def look(self, number: int) -> Any:
+        """At the data file, every time."""
+        return await self.storage.get(f"k{number:02d}", no_cache=True)
 
     async def whole(self) -> Any:
         """Everything in every way, and whether it is right."""
@@ -63,3 +73,8 @@ def slowed(read: Any) -> Any:
 if SLOW_READ_S:
     LmdbSnapshot.get = slowed(LmdbSnapshot.get)  # type: ignore[method-assign]
     LmdbSnapshot.scan = slowed(LmdbSnapshot.scan)  # type: ignore[method-assign]
+if os.environ.get("STAYS_COLD"):
+    residency.WARM_SHARE = 0.0
+    residency.PROBE_INTERVAL_S = 3_600.0
+if os.environ.get("KEEPS_WARM"):
+    residency.WARM_INTERVAL_S = residency.WARM_INTERVAL_S_MAX = 1.0
