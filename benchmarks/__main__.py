@@ -40,7 +40,10 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     for command in (micro, model):
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
-    return parser.parse_args(["all", *arguments] if not arguments or arguments[0] in ("--smoke", "--json") else arguments)
+    options = parser.parse_args(["all", *arguments] if not arguments or arguments[0] in ("--smoke", "--json") else arguments)
+    if getattr(options, "routers", 1) > 1 and options.transport != "tcp" and not options.connect:
+        parser.error("several routers share a TCP port: add --transport tcp")
+    return options
 
 
 def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
@@ -60,6 +63,7 @@ def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
     add("--load", choices=get_args(Generator), default="client" if name == "peers" else "lean", help=load)
     add("--generators", type=int, default=1, help="load processes (default: 1)")
     add("--workers", type=int, help="workers, and shards of the pipeline (default: one per core)")
+    add("--routers", type=int, default=1, help="routers of the product, with --transport tcp (default: 1)")
     add("--sync", choices=get_args(Sync), default="inline", help="where the pipeline runs fdatasync")
     add("--transport", choices=("ipc", "tcp"), default="ipc", help="between load and router, and to Redis")
     add("--connect", metavar="ENDPOINT", default="", help="call a service that runs already")

@@ -4,7 +4,7 @@
 calls and writes an `Outcome`. A *closed loop* keeps a fixed number of calls in flight. An *open loop* sends at given
 instants, and latency counts from the instant at which a call was meant to be sent: a service that stalls does not hide it.
 
-The lean generator has raw DEALER sockets and puts all calls that may be sent now to one endpoint into one message. What it
+The lean generator has raw DEALER sockets and puts all calls that may be sent now over one socket into one message. What it
 costs is reported beside what the service costs, because on a small machine both share the cores.
 """
 
@@ -47,14 +47,17 @@ _SILENCE_S_MAX = 20.0
 _WARM_UP_CONCURRENCY = 64
 _MESSAGE_BYTES = 4 << 20
 """Calls with large arguments are sent in several messages of about this size."""
+_CONNECTIONS_MAX = 100
+"""To be made for each router until every one has been reached."""
 _IN_FLIGHT_MAX = 100_000
 """An open loop that is so far behind has shown what it was to show."""
 
 
 class Door(msgspec.Struct, frozen=True):
-    """Where the calls go: the router, or the workers that own the shards."""
+    """Where the calls go: the routers, or the workers that own the shards."""
 
     endpoints: tuple[str, ...]
+    """One that is given several times is the port of so many routers."""
     owners: tuple[int, ...] = (0,)
     """Index of the endpoint by shard."""
     front: str = ""
@@ -62,7 +65,7 @@ class Door(msgspec.Struct, frozen=True):
 
     @property
     def is_direct(self) -> bool:
-        return self.endpoints != (self.front,)
+        return set(self.endpoints) != {self.front}
 
     def endpoint_of(self, class_name: str, name: str) -> int:
         return self.owners[shard_of_slot(slot_of(class_name, name), len(self.owners))]
@@ -106,11 +109,11 @@ class LoadGenerator(Protocol):
 
 
 class LeanGenerator:
-    """One socket per endpoint."""
+    """One socket per endpoint; to a port of several routers one socket for each router."""
 
     def __init__(self, job: Job) -> None:
         self._context = zmq.Context[zmq.Socket[bytes]]()
-        self._sockets = [self._connect(endpoint) for endpoint in job.door.endpoints]
+        self._sockets = self._connect_all(job.door.endpoints)
         self._fds = [int(socket.FD) for socket in self._sockets]
         self._poller = zmq.Poller()
         for socket in self._sockets:
@@ -128,6 +131,24 @@ class LeanGenerator:
             socket.setsockopt(option, 0)
         socket.connect(endpoint)
         return socket
+
+    def _connect_all(self, endpoints: Sequence[str]) -> list[zmq.Socket[bytes]]:
+        """Which router gets a connection is the kernel's choice, so connections are made until every router has one."""
+        sockets: list[zmq.Socket[bytes]] = []
+        reached: set[tuple[str, str]] = set()
+        for _ in range(_CONNECTIONS_MAX * len(endpoints)):
+            endpoint = endpoints[len(sockets)]
+            socket = self._connect(endpoint)
+            if endpoints.count(endpoint) > 1:
+                router = (endpoint, _router_of(socket))
+                if router in reached:
+                    socket.close()
+                    continue
+                reached.add(router)
+            sockets.append(socket)
+            if len(sockets) == len(endpoints):
+                return sockets
+        raise BenchmarkFailed(f"of the {len(endpoints)} routers only {len(sockets)} take connections")
 
     def close(self) -> None:
         self._context.destroy(linger=0)
@@ -205,6 +226,15 @@ class LeanGenerator:
                     results[number] = answer.result
                 count += len(answers)
         return count
+
+
+def _router_of(socket: zmq.Socket[bytes]) -> str:
+    """The name of the router to which the kernel has given the connection."""
+    socket.send(msgspec.msgpack.encode([[0, "", "", "status"]]))
+    if not socket.poll(round(_SILENCE_S_MAX * 1_000)):
+        raise BenchmarkFailed(f"no answer to a connection for {_SILENCE_S_MAX:.0f} s")
+    [[_, _, status]] = msgspec.msgpack.decode(socket.recv())
+    return str(status["router"]["name"])
 
 
 def class_of(job: Job) -> str:

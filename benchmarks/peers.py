@@ -113,12 +113,20 @@ class Service:
     """`tidegate serve`, as a user starts it, on a fresh data directory."""
 
     def __init__(
-        self, folder: Path, *, workers: int | None, transport: Literal["ipc", "tcp"], cache_mib: int | None = None, app: str = APP
+        self,
+        folder: Path,
+        *,
+        workers: int | None,
+        transport: Literal["ipc", "tcp"],
+        routers: int = 1,
+        cache_mib: int | None = None,
+        app: str = APP,
     ) -> None:
         self.front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self._log_path = folder / "service.log"
         arguments = ["serve", app, "--data", str(folder / "data"), "--listen", self.front]
         arguments += ["--workers", str(workers)] if workers else []
+        arguments += ["--routers", str(routers)]
         if cache_mib is not None:
             (folder / "service.toml").write_text(f"[storage]\ncache_mib = {cache_mib}\n")
             arguments += ["--config", str(folder / "service.toml")]
@@ -153,20 +161,21 @@ class Tidegate:
     def __init__(self, front: str, generator: Generator, *, name: str = "tidegate", class_name: str = "") -> None:
         """Raises BenchmarkFailed when it does not answer."""
         self.name = name
-        self._front = front
         self._generator = generator
         self._class_name = class_name
         self._direct = direct_door(front, system_call(front, "topology"))
         self.pids: dict[str, list[int]] = {"workers": [], "router": [], "supervisor": []}
         for process in system_call(front, "status")["processes"]:
-            layer = process["name"].split()[0]  # "router", "worker 3"
+            layer = process["name"].split()[0]  # "router", "router 1", "worker 3"
             self.pids["workers" if layer == "worker" else layer].append(process["pid"])
+        routers = len(self.pids["router"])
+        self._routed = Door(endpoints=(front,) * routers, owners=tuple(range(routers)), front=front)
 
     def can(self, plan: Plan) -> bool:
         return True
 
     def run(self, plan: Plan, meter: Meter) -> Load:
-        door = self._direct if plan.route == "direct" else Door(endpoints=(self._front,), front=self._front)
+        door = self._direct if plan.route == "direct" else self._routed
         return run_generators(door, plan, self._generator, meter, self._class_name)
 
     def cpu_s(self, route: Route) -> dict[str, float]:

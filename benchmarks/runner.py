@@ -133,7 +133,13 @@ class LineUp:
         else:
             service_home = home / f"cache-{cache_mib}"
             service_home.mkdir()
-            service = Service(service_home, workers=options.workers, transport=options.transport, cache_mib=cache_mib)
+            service = Service(
+                service_home,
+                workers=options.workers,
+                transport=options.transport,
+                routers=options.routers,
+                cache_mib=cache_mib,
+            )
             stack.callback(service.close)
             self._front = service.front
         return Tidegate(self._front, options.load, class_name=options.class_name)

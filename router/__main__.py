@@ -16,12 +16,7 @@ import zmq
 from router.server import RouterServer
 from runtime.child import ControlChannel, SupervisorGone, prepare_child, receive_spec, send_blocking
 from runtime.control import Drained, Failed, Ready, RouterSpec
-
-_HINTS = {
-    errno.EADDRINUSE: "stop the process that uses it, or choose another endpoint with --listen",
-    errno.EACCES: "choose a port above 1023 or a directory that this user may write to with --listen",
-    errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --listen",
-}
+from runtime.port import listen_hint, start_listening
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -58,8 +53,10 @@ def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
     server = RouterServer(spec, context, loop, control.send, drained)
     try:
         _check_port(spec.listen)
-        bound = server.bind(spec.listen)
-    except zmq.ZMQError as error:
+        if spec.listen_fd is not None:
+            start_listening(spec.listen_fd)
+        bound = server.bind(spec.listen, spec.listen_fd)
+    except (OSError, zmq.ZMQError) as error:
         send_blocking(control_fd, _cannot_listen(spec.listen, error))
         server.close()
         context.term()
@@ -81,9 +78,9 @@ def _check_port(endpoint: str) -> None:
         raise zmq.ZMQError(errno.EINVAL, f"there is no port {port}")
 
 
-def _cannot_listen(endpoint: str, error: zmq.ZMQError) -> Failed:
-    hint = _HINTS.get(error.errno or 0, "use an endpoint such as tcp://127.0.0.1:7711 or ipc:///run/tidegate/router")
-    return Failed("listen", endpoint, problem=error.strerror or str(error), hint=hint, fatal=True)
+def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> Failed:
+    problem = error.strerror or str(error)
+    return Failed("listen", endpoint, problem=problem, hint=listen_hint(error.errno), fatal=True)
 
 
 def _supervisor_gone() -> None:

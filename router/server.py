@@ -48,6 +48,7 @@ class RouterServer:
         drained: Callable[[int], None],
     ) -> None:
         self._context = context
+        self._name = spec.name
         self._loop = loop
         self._send_control = send_control
         self._drained: Callable[[int], None] | None = drained
@@ -60,9 +61,9 @@ class RouterServer:
         self._drain_messages = -1
         """Messages that had been read when the drain was looked at last."""
 
-    def bind(self, endpoint: str) -> str:
-        """Returns the endpoint really bound. Raises zmq.ZMQError."""
-        return self._endpoint.bind(endpoint)
+    def bind(self, endpoint: str, listening_fd: int | None = None) -> str:
+        """Returns the endpoint really bound. Raises zmq.ZMQError. With a descriptor, that socket listens there already."""
+        return self._endpoint.bind(endpoint, listening_fd)
 
     def start(self) -> None:
         self._endpoint.start(self._loop)
@@ -77,6 +78,7 @@ class RouterServer:
 
     def statistics(self) -> dict[str, Any]:
         return {
+            "name": self._name,
             **self._machine.statistics(),
             **dataclasses.asdict(self._endpoint.statistics()),
             "unreadable_replies": sum(backend.unreadable for backend in self._backends.values()),

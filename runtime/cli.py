@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -22,10 +23,11 @@ import msgspec
 from runtime.child import set_up_logging
 from runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
 from runtime.control import Failed
-from runtime.cores import read_cores
+from runtime.cores import read_cores, read_memory_bytes
 from runtime.directory import open_directory, open_run_directory
 from runtime.errors import CallError, OperatorError
-from runtime.placement import place, shards_for
+from runtime.placement import place, routers_for, shards_for
+from runtime.port import open_port
 from runtime.status import classes, listen_endpoint
 from runtime.supervisor import Service, Supervisor, supervise
 
@@ -63,8 +65,10 @@ _EPILOG = """examples:
 _SERVE_EPILOG = """examples:
   tidegate serve counter.py
   tidegate serve shop.objects:Cart,Order --workers 4 --data /var/lib/shop
+  tidegate serve shop.objects --listen tcp://127.0.0.1:9000 --routers 2
   tidegate serve --config /etc/tidegate/tidegate.toml
 
+Listens on the socket that systemd passes, if it does (LISTEN_FDS), instead of --listen.
 Stops on SIGTERM or Ctrl-C: answers what is in flight, writes checkpoints, exits 0.
 """
 
@@ -94,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--config", metavar="FILE", help="a TOML file; options given here go before it")
     serve.add_argument("--data", metavar="DIR", help=f"data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})")
     serve.add_argument("--listen", metavar="ENDPOINT", help=f"where clients connect (default: {LISTEN_DEFAULT})")
-    serve.add_argument("--workers", metavar="N|auto", type=_workers, help="worker processes (default: auto, one for each core)")
+    serve.add_argument("--workers", metavar="N|auto", type=_count, help="worker processes (default: auto, one for each core)")
+    routers = "router processes that share the TCP port (default: 1; auto: one for each 16 cores)"
+    serve.add_argument("--routers", metavar="N|auto", type=_count, help=routers)
     serve.add_argument("--log-level", dest="level", metavar="LEVEL", help="debug, info, warning or error (default: info)")
     serve.add_argument("--dev", action="store_true", default=None, help="errors carry tracebacks to the caller")
     serve.set_defaults(run=_serve)
@@ -133,7 +139,7 @@ def _add_client_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--timeout", metavar="SECONDS", type=float, default=10.0, help="give up after this time (default: 10)")
 
 
-def _workers(text: str) -> int | str:
+def _count(text: str) -> int | str:
     return int(text) if text.isdecimal() else text
 
 
@@ -150,20 +156,27 @@ def version() -> str:
 def _serve(options: argparse.Namespace) -> int:
     config = read_config(options, os.environ)
     set_up_logging("supervisor", config.log.level)
-    _check_path_is_free(config.service.listen)
     cores = read_cores()
-    wanted = config.service.workers
-    workers = wanted if isinstance(wanted, int) else None
-    directory = open_directory(Path(config.service.data), shards_for(cores, workers))
-    try:
+    workers = config.service.workers if isinstance(config.service.workers, int) else None
+    with contextlib.ExitStack() as stack:
+        directory = open_directory(Path(config.service.data), shards_for(cores, workers))
+        stack.callback(directory.close)
         placement = place(cores, directory.shards, workers)
         run_directory = open_run_directory(directory.path, os.environ.get("RUNTIME_DIRECTORY"))
-        try:
-            failure = supervise(Service(config, directory, run_directory, placement, version()), os.environ, _banner)
-        finally:
-            run_directory.close()
-    finally:
-        directory.close()
+        stack.callback(run_directory.close)
+        routers = config.service.routers
+        if not isinstance(routers, int):
+            routers = routers_for(cores, config.service.listen)
+        # Not before the directory is open: until then routers of an earlier service, whose supervisor died, may listen there.
+        port = open_port(config.service.listen, routers, os.environ, os.getpid())
+        if port is None:
+            _check_path_is_free(config.service.listen)
+        else:
+            stack.callback(port.close)
+            config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
+        memory = read_memory_bytes()
+        service = Service(config, directory, run_directory, placement, version(), memory, routers=routers, port=port)
+        failure = supervise(service, os.environ, _banner)
     return EXIT_OK if failure is None else _fail(describe_failure(failure))
 
 
@@ -193,7 +206,7 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         except (OSError, UnicodeDecodeError) as error:
             raise OperatorError("read", options.config, _reason(error), "correct --config") from error
         config = merge(config, parse_toml(text, options.config), options.config)
-    service = {name: getattr(options, name) for name in ("app", "data", "listen", "workers", "dev")}
+    service = {name: getattr(options, name) for name in ("app", "data", "listen", "workers", "routers", "dev")}
     given = {name: value for name, value in service.items() if value is not None}
     log = {"level": options.level} if options.level is not None else {}
     config = merge(config, {"service": given, "log": log}, "command line")
@@ -222,10 +235,11 @@ def _banner(supervisor: Supervisor) -> None:
     identity, supervision = supervisor.identity, supervisor.supervision
     names = classes(supervision)
     workers, shards = len(identity.placement.workers), len(identity.placement.owners)
+    routers = f"{_plural(len(supervision.routers), 'router')}, " if len(supervision.routers) > 1 else ""
     print(
         f"Tidegate {identity.version} is ready on {listen_endpoint(supervision)}\n"
         f"  {_plural(len(names), 'class', 'classes')}: {', '.join(names)}\n"
-        f"  {_plural(workers, 'worker')}, {_plural(shards, 'shard')}, data in {identity.data}",
+        f"  {routers}{_plural(workers, 'worker')}, {_plural(shards, 'shard')}, data in {identity.data}",
         flush=True,
     )
 

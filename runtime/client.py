@@ -12,6 +12,7 @@ import asyncio
 import math
 import os
 import stat
+from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
 import zmq
@@ -22,8 +23,9 @@ from runtime.dealer import Dealer
 from runtime.encoding import encode_arguments, result_decoder
 from runtime.errors import CallError
 from runtime.limits import TURN_MESSAGES_MAX
+from runtime.protocol import NO_RAW
 from runtime.slots import topology_from_reply
-from runtime.stub import Stub
+from runtime.stub import MethodShape, Stub
 
 T = TypeVar("T")
 
@@ -106,15 +108,34 @@ class Client:
         result_type: Any = Any, timeout: float | None = None,
     ) -> asyncio.Future[Any]:  # fmt: skip
         """One call without a stub. Arguments that cannot be sent raise here; everything else comes with the future."""
-        future = self._create_future()
-        self._machine.call(
-            future, class_name, name, method,
-            encode_arguments(args, kwargs), result_decoder(result_type), timeout, self._time(),
-        )  # fmt: skip
-        if not self._flushing:
-            self._flushing = True
-            self._call_soon(self._flush)
-        return future
+        send = self._binding(class_name, name, method, result_type, None, timeout)
+        return send(*args, **kwargs or {})
+
+    def bind(
+        self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
+    ) -> Callable[..., asyncio.Future[Any]]:
+        """See `runtime.stub.Caller`. `timeout` is that of each of the calls."""
+        result_type = Any if shape is None else shape.result_type
+        return self._binding(class_name, name, method, result_type, shape, timeout)
+
+    def _binding(
+        self, class_name: str, name: str, method: str, result_type: Any, shape: MethodShape | None, timeout: float | None
+    ) -> Callable[..., asyncio.Future[Any]]:
+        """Everything that stays the same from call to call is looked up here."""
+        machine, slot, decode = self._machine, self._machine.slot_of(class_name, name), result_decoder(result_type)
+
+        def send(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+            if args and kwargs and shape is not None:
+                args, kwargs = (), shape.by_name(args, kwargs)
+            raw = encode_arguments(args, kwargs) if args or kwargs else NO_RAW
+            future = self._create_future()
+            machine.call(future, slot, class_name, name, method, raw, decode, timeout, self._time())
+            if not self._flushing:
+                self._flushing = True
+                self._call_soon(self._flush)
+            return future
+
+        return send
 
     async def ping(self, timeout: float | None = None) -> Any:
         """Answers when the service does."""
@@ -249,10 +270,9 @@ class TimedCaller:
         self._client = client
         self._timeout = timeout
 
-    def call(
-        self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any
-    ) -> Any:
-        return self._client.call(class_name, name, method, args, kwargs, result_type, self._timeout)
+    def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
+        send: Callable[..., Any] = self._client.bind(class_name, name, method, shape, self._timeout)
+        return send
 
 
 def is_local(endpoint: str) -> bool:

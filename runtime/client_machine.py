@@ -35,7 +35,8 @@ TOPOLOGY_ASK_S = 1.0
 SWEEP_S = 0.005
 """Deadlines are met with this granularity, so that no call needs a timer of its own."""
 
-_NO_SLOT = -1
+NO_SLOT = -1
+"""Of calls which always go through the router."""
 
 
 class ClientMachine:
@@ -67,18 +68,23 @@ class ClientMachine:
 
     # Calls
 
+    def slot_of(self, class_name: str, name: str) -> int:
+        """The slot that `call` wants to know: a caller of the same object again and again asks once. Raises BadRequest."""
+        if not self._direct or not class_name:
+            return NO_SLOT
+        try:
+            return slot_of(class_name, name)
+        except UnicodeEncodeError:
+            raise BadRequest("class and name must be valid Unicode") from None
+
     def call(
-        self, waiter: Waiter, class_name: str, name: str, method: str,
+        self, waiter: Waiter, slot: int, class_name: str, name: str, method: str,
         args: msgspec.Raw, decode: Decode, timeout: float | None, now: float,
     ) -> None:  # fmt: skip
-        """Accepts one call; it leaves with the next `take_messages`. Raises Overloaded, Unavailable or BadRequest,
-        and then the call has not been accepted."""
-        link, slot = self._router, _NO_SLOT
-        if self._direct and class_name:
-            try:
-                slot = slot_of(class_name, name)
-            except UnicodeEncodeError:
-                raise BadRequest("class and name must be valid Unicode") from None
+        """Accepts one call; it leaves with the next `take_messages`. Raises Overloaded or Unavailable, and then the call has
+        not been accepted."""
+        link = self._router
+        if slot >= 0:
             lane = self._lanes[slot]
             link = lane if lane is not None and slot not in self._pins else self._pin(slot, now)
         if self._closed or (class_name and len(link.calls) >= CLIENT_CALLS_MAX):
@@ -123,7 +129,7 @@ class ClientMachine:
             del self._pins[slot]
 
     def _refuse(self, link: Link, slot: int) -> None:
-        if slot != _NO_SLOT and link is self._router:
+        if slot != NO_SLOT and link is self._router:
             self._unpin(slot)
         if self._closed:
             raise Unavailable("the client is closed")
@@ -184,9 +190,9 @@ class ClientMachine:
             replies = decode_replies(body)
         except (msgspec.MsgspecError, UnicodeError, RecursionError):
             replies = self._parse(body)
-        calls, from_router = link.calls, link is self._router
+        take, from_router, moving = link.calls.pop, link is self._router, self._moving
         for reply in replies:
-            entry = calls.pop(reply.id, None)  # type: ignore[arg-type]  # an id that is no int is not found
+            entry = take(reply.id, None)  # type: ignore[arg-type]  # an id that is no int is not found
             if entry is None:
                 self._unexpected += 1
                 continue
@@ -202,7 +208,7 @@ class ClientMachine:
                         waiter.set_result(result)
             elif self._is_moved(link, entry, reply, now):
                 ran_last = 0
-            if slot >= 0 and (from_router or self._moving):
+            if (from_router or moving) and slot >= 0:
                 self._settle(link, slot, ran_last)
 
     def _parse(self, body: bytes) -> list[Reply]:

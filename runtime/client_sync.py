@@ -14,21 +14,22 @@ import itertools
 import math
 import select
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import zmq
 
 from runtime.client import TIMEOUT_S, TimedCaller, is_local, local_sockets
 from runtime.client_link import AskTopology, Close, Open
-from runtime.client_machine import ClientMachine
+from runtime.client_machine import NO_SLOT, ClientMachine
 from runtime.dealer import Dealer
 from runtime.encoding import Decode, decode_any, encode_arguments, result_decoder
 from runtime.errors import CallError, Unavailable
 from runtime.limits import TURN_MESSAGES_MAX
 from runtime.protocol import NO_RAW
 from runtime.slots import topology_from_reply
-from runtime.stub import Stub
+from runtime.stub import MethodShape, Stub, bind_call
 
 _FIRST_TOPOLOGY_S = 1.0
 _POLL_S_MAX = 3_600.0
@@ -90,6 +91,12 @@ class SyncClient:
         if self._closed:
             self._close_idle()
         return answer.result()
+
+    def bind(
+        self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
+    ) -> Callable[..., Any]:
+        """See `runtime.stub.Caller`. `timeout` is that of each of the calls."""
+        return bind_call(partial(self.call, timeout=timeout), class_name, name, method, shape)
 
     def _take_lines(self) -> _Lines:
         if self._closed:
@@ -178,7 +185,8 @@ class _Lines:
     ) -> _Answer:
         answer = _Answer()
         self._handle(self._epoll.poll(0))  # What happened to the links while nobody called.
-        self._machine.call(answer, class_name, name, method, args, decode, timeout, time.monotonic())
+        slot = self._machine.slot_of(class_name, name)
+        self._machine.call(answer, slot, class_name, name, method, args, decode, timeout, time.monotonic())
         self._flush()
         while not answer.done():
             self._wait(math.inf)
@@ -226,7 +234,7 @@ class _Lines:
                     case AskTopology():
                         self._topology = _Answer()
                         now = time.monotonic()
-                        machine.call(self._topology, "", "", "topology", NO_RAW, decode_any, None, now)
+                        machine.call(self._topology, NO_SLOT, "", "", "topology", NO_RAW, decode_any, None, now)
 
     def _open(self, effect: Open) -> None:
         number = next(self._numbers)

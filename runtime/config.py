@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import OperatorError
-from runtime.limits import IDLE_EVICT_S, SHARDS_MAX
+from runtime.limits import IDLE_EVICT_S, ROUTERS_MAX, SHARDS_MAX
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 DATA_DEFAULT = "tidegate-data"
@@ -48,10 +48,12 @@ def _number(low: float, high: float) -> Check:
     return check
 
 
-def _workers(value: Any) -> str | None:
-    if value == "auto" or _whole(1, SHARDS_MAX)(value) is None:
-        return None
-    return f'must be "auto" or a whole number from 1 to {SHARDS_MAX}'
+def _auto_or_whole(low: int, high: int) -> Check:
+    def check(value: Any) -> str | None:
+        ok = value == "auto" or _whole(low, high)(value) is None
+        return None if ok else f'must be "auto" or a whole number from {low} to {high}'
+
+    return check
 
 
 def _endpoint(value: Any) -> str | None:
@@ -81,8 +83,10 @@ class ServiceConfig:
     data: str = _option("", _text)
     """The data directory. Default: $STATE_DIRECTORY under systemd, else `tidegate-data` in the current directory."""
     listen: str = _option(LISTEN_DEFAULT, _endpoint)
-    workers: int | str = _option("auto", _workers)
+    workers: int | str = _option("auto", _auto_or_whole(1, SHARDS_MAX))
     """Worker processes; "auto": one for each core this service may use."""
+    routers: int | str = _option(1, _auto_or_whole(1, ROUTERS_MAX))
+    """Router processes, which share the port that clients connect to; "auto": one for each 16 cores, at least one."""
     liveness_s: float = _option(30.0, _number(1, 3_600))
     """A process that does not answer for this long is killed and started again."""
     stop_s: float = _option(9.0, _number(0.5, 3_600))
@@ -93,10 +97,22 @@ class ServiceConfig:
 
 @dataclass(frozen=True)
 class StorageConfig:
-    cache_mib: int = _option(256, _whole(0, 1 << 20))
-    """Memory for cached data of each worker. 0: every object leaves memory as soon as it has nothing to do."""
+    cache_mib: int | str = _option("auto", _auto_or_whole(0, 1 << 20))
+    """Memory for objects and cached data of each worker; "auto": a quarter of the machine's, dealt to the workers. 0: every
+    object leaves memory as soon as it has nothing to do."""
     idle_evict_s: float = _option(IDLE_EVICT_S, _number(0, 86_400 * 365))
     """Objects without calls for this long leave memory. They lose nothing but memory."""
+
+
+CACHE_BYTES_MIN = 64 << 20
+"""Of each worker, where it follows the machine."""
+
+
+def cache_bytes(storage: StorageConfig, memory_bytes: int, workers: int) -> int:
+    """Of each worker."""
+    if isinstance(storage.cache_mib, int):
+        return storage.cache_mib << 20
+    return max(CACHE_BYTES_MIN, memory_bytes // 4 // workers)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
     run_dir: str
     shards_total: int
     workers: int
+    name: str = "router"
+    listen_fd: int | None = None
+    """A socket that is bound to `listen` and inherited under this number; None: the router binds by itself."""
 
 
 class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):

@@ -1,4 +1,5 @@
-"""Reads which cores this process may use: its affinity and the cgroup's cpu quota (never `cpu_count`, which knows neither)."""
+"""Reads which cores and how much memory this process may use: its affinity and the cgroup's limits (never `cpu_count`, which
+knows neither)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,33 @@ from runtime.placement import Cores
 
 _CGROUP = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_MEMINFO = Path("/proc/meminfo")
 
 
 def read_cores() -> Cores:
     return Cores(cpus=tuple(sorted(os.sched_getaffinity(0))), quota=read_quota(_CGROUP, _MEMBERSHIP))
+
+
+def read_memory_bytes() -> int:
+    return memory_bytes(_CGROUP, _MEMBERSHIP, _MEMINFO)
+
+
+def memory_bytes(root: Path, membership: Path, meminfo: Path) -> int:
+    """What the machine has, or the smallest limit on the way from our cgroup up to the root."""
+    bounds: list[float] = [int(line.split()[1]) << 10 for line in _read(meminfo).splitlines() if line.startswith("MemTotal:")]
+    for line in _read(membership).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            bounds += _on_the_way(root, path, lambda group: _bytes(group / "memory.max"))
+        elif "memory" in controllers.split(","):
+            bounds += _on_the_way(root / "memory", path, lambda group: _bytes(group / "memory.limit_in_bytes"))
+    return int(min(bounds, default=0))
+
+
+def _bytes(path: Path) -> float | None:
+    """`max` means none."""
+    text = _read(path)
+    return int(text) if text.isdecimal() else None
 
 
 def read_quota(root: Path, membership: Path) -> float | None:

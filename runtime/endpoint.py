@@ -23,6 +23,7 @@ from zmq.backend import Socket as BackendSocket
 
 from runtime.errors import CallError, Overloaded
 from runtime.limits import (
+    CONNECTIONS_WAITING_MAX,
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     TURN_MESSAGES_MAX,
@@ -82,7 +83,7 @@ class Endpoint:
             (zmq.ROUTER_MANDATORY, 1),
             (zmq.MAXMSGSIZE, message_bytes_max),
             (zmq.LINGER, 2_000),
-            (zmq.BACKLOG, 1_024),
+            (zmq.BACKLOG, CONNECTIONS_WAITING_MAX),
             (zmq.TCP_KEEPALIVE, 1),  # A client whose machine has gone is noticed within two minutes.
             (zmq.TCP_KEEPALIVE_IDLE, 60),
             (zmq.TCP_KEEPALIVE_INTVL, 10),
@@ -101,8 +102,11 @@ class Endpoint:
         self._edge_used = False
         self._messages_in = self._messages_out = self._malformed = self._undeliverable = 0
 
-    def bind(self, endpoint: str) -> str:
-        """Returns the endpoint really bound (a port of 0 is replaced). Raises zmq.ZMQError."""
+    def bind(self, endpoint: str, listening_fd: int | None = None) -> str:
+        """Returns the endpoint really bound (a port of 0 is replaced). Raises zmq.ZMQError. With the descriptor of a socket
+        that listens already, that socket is the endpoint's."""
+        if listening_fd is not None:
+            self._socket.setsockopt(zmq.USE_FD, listening_fd)
         if "[" in endpoint or "*" in endpoint:
             self._socket.setsockopt(zmq.IPV6, 1)
         self._socket.bind(endpoint)

@@ -13,6 +13,8 @@ from runtime.limits import CLASS_BYTES_MAX, NAME_BYTES_MAX, SLOTS
 
 SLOT_MASK = SLOTS - 1
 OBJECT_KEY_BYTES = 16
+SLOT_KEY_BYTES = 2
+"""Of them: the slot."""
 
 
 class ObjectId(NamedTuple):
@@ -52,8 +54,8 @@ def object_key(class_name: str, name: str) -> bytes:
     """16 bytes that stand for the object in the store: its slot (big-endian, so that a slot is one key range) and 112
     bits of BLAKE2b of `Class/name`. Two objects share one with probability n²/2¹¹³."""
     identity = f"{class_name}/{name}".encode()
-    digest = hashlib.blake2b(identity, digest_size=OBJECT_KEY_BYTES - 2).digest()
-    return slot_of(class_name, name).to_bytes(2, "big") + digest
+    digest = hashlib.blake2b(identity, digest_size=OBJECT_KEY_BYTES - SLOT_KEY_BYTES).digest()
+    return slot_of(class_name, name).to_bytes(SLOT_KEY_BYTES, "big") + digest
 
 
 def check_object_id(class_name: object, name: object) -> str | None:

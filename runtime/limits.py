@@ -34,6 +34,9 @@ WORKER_CALL_BYTES_MAX = 256 << 20
 ROUTER_CALLS_PER_WORKER_MAX = 200_000
 """Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
 ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
+ROUTERS_MAX = 64
+CONNECTIONS_WAITING_MAX = 1_024
+"""Connections that have come and not been accepted, for each listening socket."""
 WAIT_DOWN_S = 5.0
 """How long the router keeps a call for a worker that is down before it answers `unavailable`."""
 CLIENT_OUTBOX_BYTES_MAX = 64 << 20

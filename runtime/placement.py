@@ -14,6 +14,7 @@ from runtime.errors import OperatorError
 from runtime.limits import SHARDS_MAX
 
 SHARDS_PER_CORE = 4
+CORES_PER_ROUTER = 16
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def shards_for(cores: Cores, workers: int | None) -> int:
     """The number of shards of a new data directory: room to grow to four times today's cores, a power of two."""
     wanted = SHARDS_PER_CORE * max(cores.usable, workers or 0)
     return min(SHARDS_MAX, 1 << (wanted - 1).bit_length())
+
+
+def routers_for(cores: Cores, endpoint: str) -> int:
+    """The number of routers when it is left to us. Only a port of TCP can be shared."""
+    return max(1, cores.usable // CORES_PER_ROUTER) if endpoint.startswith("tcp://") else 1
 
 
 def place(cores: Cores, shards: int, workers: int | None) -> Placement:

@@ -38,11 +38,12 @@ class ChildProcess:
         *,
         environment: Mapping[str, str],
         lock_fd: int | None,
+        kept_fd: int | None = None,
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[FromChild], None],
         on_exit: Callable[[int], None],
     ) -> None:
-        """Starts it. `--control-fd N` is added to the command. Raises OSError."""
+        """Starts it. `--control-fd N` is added to the command. It gets `kept_fd` under the same number. Raises OSError."""
         self._loop = loop
         self._on_message = on_message
         self._on_exit = on_exit
@@ -50,7 +51,7 @@ class ChildProcess:
         self._unsent = bytearray()
         self._control, theirs = socket.socketpair()
         with theirs:
-            self._popen = _start(command, theirs, environment, lock_fd)
+            self._popen = _start(command, theirs, environment, lock_fd, kept_fd)
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)
         self._control.setblocking(False)
@@ -121,9 +122,13 @@ class ChildProcess:
 
 
 def _start(
-    command: Sequence[str], control: socket.socket, environment: Mapping[str, str], lock_fd: int | None
+    command: Sequence[str],
+    control: socket.socket,
+    environment: Mapping[str, str],
+    lock_fd: int | None,
+    kept_fd: int | None,
 ) -> subprocess.Popen[bytes]:
-    kept = [control.fileno()]
+    kept = [control.fileno(), *([] if kept_fd is None else [kept_fd])]
     environment = dict(environment)
     if lock_fd is not None:
         kept.append(lock_fd)

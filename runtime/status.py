@@ -15,7 +15,7 @@ import psutil
 
 from runtime.config import Config
 from runtime.placement import Placement
-from runtime.supervision import ROUTER, Occupancy, Supervision, seat_name
+from runtime.supervision import Occupancy, Supervision, is_router
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class Usage:
 
 
 def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage) -> dict[str, Any]:
-    """`pids` by seat. `classes` is what the system call of that name answers; the router adds numbers of its own."""
+    """`pids` by seat. `classes` is what the system call of that name answers; each router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
-    router = {"name": seat_name(ROUTER), **_occupancy(seats[ROUTER], pids.get(ROUTER), usage)}
+    routers = [{"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage)} for s in supervision.routers]
     workers = []
     for place in identity.placement.workers:
         occupancy = _occupancy(seats[place.index], pids.get(place.index), usage)
-        workers.append({"name": seat_name(place.index), "core": place.cpu, "shards": list(place.shards), **occupancy})
+        workers.append({"name": supervision.name(place.index), "core": place.cpu, "shards": list(place.shards), **occupancy})
     known = classes(supervision)
     service = identity.config.service
     return {
@@ -78,7 +78,7 @@ def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int],
         "epoch": supervision.epoch,
         "shards": len(identity.placement.owners),
         "class_names": list(known),
-        "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid())}, router, *workers],
+        "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid())}, *routers, *workers],
         "classes": known,
     }
 
@@ -97,15 +97,17 @@ def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage) -> dict[str,
 
 
 def listen_endpoint(supervision: Supervision) -> str | None:
-    """Where the router really listens, as one would write it; None while it is down."""
-    ready = supervision.seats[ROUTER].ready
-    return ready.endpoint.replace("[::ffff:127.0.0.1]", "127.0.0.1") if ready else None
+    """Where the routers really listen, as one would write it; None while all are down."""
+    for seat in supervision.routers:
+        if (ready := supervision.seats[seat].ready) is not None:
+            return ready.endpoint.replace("[::ffff:127.0.0.1]", "127.0.0.1")
+    return None
 
 
 def classes(supervision: Supervision) -> dict[str, Any]:
     """The object classes of the app: every worker has the same."""
     for seat, occupancy in supervision.seats.items():
-        if seat != ROUTER and occupancy.ready is not None:
+        if not is_router(seat) and occupancy.ready is not None:
             return dict(occupancy.ready.classes)
     return {}
 

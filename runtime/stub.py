@@ -18,12 +18,11 @@ HOOKS = frozenset({"on_start", "alarm"})
 
 
 class Caller(Protocol):
-    """What a stub needs. Positional and keyword arguments never come together."""
+    """What a stub needs."""
 
-    def call(
-        self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any
-    ) -> Any:
-        """Sends the call. The asynchronous callers return an awaitable, the synchronous ones the result."""
+    def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
+        """What sends the call each time it is called, with the arguments it is called with. The asynchronous callers return
+        an awaitable, the synchronous ones the result. Without a shape, arguments are all positional or all keywords."""
         ...
 
 
@@ -42,11 +41,8 @@ class Stub:
             raise AttributeError(f"{attribute} is not public: only methods without a leading underscore can be called")
         if attribute in HOOKS:
             raise AttributeError(f"{attribute} is a hook: only the runtime calls it")
-        if self._class is None:
-            method = _untyped_method(self._caller, self._class_name, self._name, attribute)
-        else:
-            shape = method_shape(self._class, attribute)
-            method = _typed_method(self._caller, self._class_name, self._name, attribute, shape)
+        shape = None if self._class is None else method_shape(self._class, attribute)
+        method = self._caller.bind(self._class_name, self._name, attribute, shape)
         self.__dict__[attribute] = method  # The next access does not come here.
         return method
 
@@ -54,20 +50,15 @@ class Stub:
         return f"<stub of {self._class_name}/{self._name}>"
 
 
-def _untyped_method(caller: Caller, class_name: str, name: str, method: str) -> Callable[..., Any]:
-    call = caller.call
+def bind_call(
+    call: Callable[..., Any], class_name: str, name: str, method: str, shape: MethodShape | None
+) -> Callable[..., Any]:
+    """`Caller.bind` for callers that have nothing to look up ahead: `call` takes class, name, method, positional and keyword
+    arguments, and the type of the result."""
+    result_type = Any if shape is None else shape.result_type
 
     def send(*args: Any, **kwargs: Any) -> Any:
-        return call(class_name, name, method, args, kwargs, Any)
-
-    return send
-
-
-def _typed_method(caller: Caller, class_name: str, name: str, method: str, shape: MethodShape) -> Callable[..., Any]:
-    call, result_type = caller.call, shape.result_type
-
-    def send(*args: Any, **kwargs: Any) -> Any:
-        if args and kwargs:
+        if args and kwargs and shape is not None:
             args, kwargs = (), shape.by_name(args, kwargs)
         return call(class_name, name, method, args, kwargs, result_type)
 

@@ -4,7 +4,7 @@ Rule 1: pure. No process, socket or clock: events come in with `now`, effects co
 Rule 2: a topology never names an endpoint at which nobody listens any more: a loss is announced before anything else.
 Rule 3: every wait has a deadline. `next_deadline` says when `timer` wants to be called.
 
-A *seat* is a place to be filled by a process: the router's, or one worker's. It outlives the processes in it.
+A *seat* is a place to be filled by a process: a router's, or a worker's. It outlives the processes in it.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ START_S_MAX = 900.0
 START_FAILURES_MAX = 5
 """Failures of one child before the service was ever ready, after which the start is given up."""
 DRAIN_ROUTER_SHARE = 0.55
-"""Part of the time for a stop in which the router answers what is in flight; the rest is for checkpoints of the workers."""
+"""Part of the time for a stop in which the routers answer what is in flight; the rest is for checkpoints of the workers."""
 HURRY_S = 1.0
 """What a second request to stop leaves everybody."""
 EPOCHS_PER_START = 1 << 20
 """Epochs begin above those of every earlier start, so that a client which remembers an old topology takes the new one."""
 
 ROUTER = -1
+"""The seat of the first router. Those of further routers follow downwards; the seat of a worker is its index."""
 
 
 class Seat(enum.Enum):
@@ -106,18 +107,23 @@ class Occupancy:
     last_problem: str = ""
 
 
-def seat_name(seat: int) -> str:
-    return "router" if seat == ROUTER else f"worker {seat}"
+def is_router(seat: int) -> bool:
+    return seat <= ROUTER
 
 
 class Supervision:
-    """Keeps every seat filled until asked to stop, then empties them in order, the router's first."""
+    """Keeps every seat filled until asked to stop, then empties them in order, those of the routers first."""
 
-    def __init__(self, owners: tuple[int, ...], workers: int, start: int, liveness_s: float, stop_s: float) -> None:
+    def __init__(
+        self, owners: tuple[int, ...], workers: int, start: int, liveness_s: float, stop_s: float, routers: int = 1
+    ) -> None:
         self._owners = owners
+        self._workers = workers
         self._liveness_s = liveness_s
         self._stop_s = stop_s
-        self.seats: dict[int, Occupancy] = {ROUTER: Occupancy(), **{index: Occupancy() for index in range(workers)}}
+        self.routers = tuple(ROUTER - index for index in range(routers))
+        """Their seats."""
+        self.seats: dict[int, Occupancy] = {seat: Occupancy() for seat in (*self.routers, *range(workers))}
         self.epoch = start * EPOCHS_PER_START
         self.was_ready = False
         self.stopping = False
@@ -131,10 +137,16 @@ class Supervision:
 
     # Questions
 
+    def name(self, seat: int) -> str:
+        """A router has a number when there are several."""
+        if not is_router(seat):
+            return f"worker {seat}"
+        return "router" if len(self.routers) == 1 else f"router {ROUTER - seat}"
+
     @property
     def topology(self) -> Topology:
         seats = self.seats
-        endpoints = [o.ready.endpoint if (o := seats[index]).ready else None for index in range(len(seats) - 1)]
+        endpoints = [o.ready.endpoint if (o := seats[index]).ready else None for index in range(self._workers)]
         return Topology(self.epoch, self._owners, tuple(endpoints))
 
     @property
@@ -194,7 +206,7 @@ class Supervision:
                 self._seat_ready(seat, message, now)
         elif message.unanswered:
             assert isinstance(message, Drained)
-            self._report("warning", f"{seat_name(seat)} left {message.unanswered} calls unanswered at its end")
+            self._report("warning", f"{self.name(seat)} left {message.unanswered} calls unanswered at its end")
         return self._taken_effects()
 
     def child_exited(self, seat: int, how: str, expected: bool, now: float) -> list[Effect]:
@@ -260,9 +272,9 @@ class Supervision:
         occupancy.policy.ready(now)
         recovered = f", {message.recovered_records} records recovered" if message.recovered_records else ""
         if self.was_ready:
-            self._report("info", f"{seat_name(seat)} is ready again{recovered}")
-        if seat == ROUTER:
-            self._effects.append(Send(ROUTER, TopologyChanged(self.topology)))
+            self._report("info", f"{self.name(seat)} is ready again{recovered}")
+        if is_router(seat):
+            self._effects.append(Send(seat, TopologyChanged(self.topology)))
         else:
             self._topology_changed()
         if not self.was_ready and self.all_ready:
@@ -286,7 +298,7 @@ class Supervision:
         occupancy.deadline = occupancy.pinged_at = None
         occupancy.statistics = {}
         had_endpoint, occupancy.ready = occupancy.ready is not None, None
-        if had_endpoint and seat != ROUTER:
+        if had_endpoint and not is_router(seat):
             self._topology_changed()
         if occupancy.killed_because:
             how = occupancy.killed_because
@@ -308,7 +320,7 @@ class Supervision:
         return fatal or occupancy.policy.failures >= START_FAILURES_MAX - 1
 
     def _give_up(self, seat: int, occupancy: Occupancy, how: str, now: float) -> None:
-        self._failure = occupancy.failed or Failed("start", seat_name(seat), how, "its messages above say more")
+        self._failure = occupancy.failed or Failed("start", self.name(seat), how, "its messages above say more")
         self._begin_stop(now, HURRY_S)
 
     def _restart_later(self, seat: int, occupancy: Occupancy, how: str, now: float) -> None:
@@ -317,10 +329,10 @@ class Supervision:
         occupancy.flapping = restart.flapping
         again = f"starting it again in {restart.delay_s:g} s" if restart.delay_s else "starting it again"
         if restart.flapping:
-            text = f"{seat_name(seat)} is FLAPPING, {occupancy.policy.failures} failures so far; this time it {how}; {again}"
+            text = f"{self.name(seat)} is FLAPPING, {occupancy.policy.failures} failures so far; this time it {how}; {again}"
             self._report("critical", text)
         else:
-            self._report("error", f"{seat_name(seat)} {how}; {again}")
+            self._report("error", f"{self.name(seat)} {how}; {again}")
 
     # Watching
 
@@ -360,25 +372,29 @@ class Supervision:
             if occupancy.state is Seat.STARTING:  # It has accepted no call, and recovery may be cut anywhere.
                 occupancy.deadline = None
                 self._kill(seat, "was killed before it was ready")
-        if self.seats[ROUTER].state is Seat.READY:
-            self._drain(ROUTER, now, stop_s * DRAIN_ROUTER_SHARE)
-        else:
-            self._drain_workers(now)
+        for seat in self.routers:
+            if self.seats[seat].state is Seat.READY:
+                self._drain(seat, now, stop_s * DRAIN_ROUTER_SHARE)
+        self._drain_workers_after_routers(now)
         self._finish_if_empty()
 
     def _continue_stop(self, seat: int, was: Seat, how: str, now: float) -> None:
         if how and was is not Seat.STARTING:
-            self._report("error", f"{seat_name(seat)} {how} while stopping")
-        if seat == ROUTER:
-            self._drain_workers(now)
+            self._report("error", f"{self.name(seat)} {how} while stopping")
+        self._drain_workers_after_routers(now)
         self._finish_if_empty()
+
+    def _drain_workers_after_routers(self, now: float) -> None:
+        """The last router has answered what it had accepted: nobody calls any more."""
+        if not any(self.seats[seat].state is Seat.DRAINING for seat in self.routers):
+            self._drain_workers(now)
 
     def _drain_workers(self, now: float) -> None:
         if self._workers_drain:
             return
         self._workers_drain = True
         for seat, occupancy in self.seats.items():
-            if seat != ROUTER and occupancy.state is Seat.READY:
+            if not is_router(seat) and occupancy.state is Seat.READY:
                 self._drain(seat, now, max(self._stop_by - now, 0.0))
 
     def _drain(self, seat: int, now: float, time_s: float) -> None:

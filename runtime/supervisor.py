@@ -7,6 +7,7 @@ that started them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.child import LOG_LEVEL_VARIABLE
-from runtime.config import Config
+from runtime.config import Config, cache_bytes
 from runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
 from runtime.directory import DataDirectory, RunDirectory
 from runtime.notify import Notifier, environment_for_children
 from runtime.placement import Placement
+from runtime.port import Port
 from runtime.process import ChildProcess, describe_exit
 from runtime.status import Identity, Usage, classes, listen_endpoint, now_ms, snapshot
 from runtime.supervision import (
@@ -35,7 +37,7 @@ from runtime.supervision import (
     ServiceReady,
     Spawn,
     Supervision,
-    seat_name,
+    is_router,
 )
 
 log = logging.getLogger("tidegate")
@@ -56,8 +58,13 @@ class Service:
     run_directory: RunDirectory
     placement: Placement
     version: str
+    memory_bytes: int
+    """What this service may use."""
     worker_command: Sequence[str] = WORKER_COMMAND
     router_command: Sequence[str] = ROUTER_COMMAND
+    routers: int = 1
+    port: Port | None = None
+    """Where the routers get their sockets from; None: the only one makes its own."""
 
 
 class Supervisor:
@@ -71,7 +78,8 @@ class Supervisor:
         self._on_ready = on_ready
         self._children: dict[int, ChildProcess] = {}
         self._usage = Usage()
-        self._status_sent: dict[str, Any] = {}
+        self._status_sent: dict[int, dict[str, Any]] = {}
+        """By seat of the router."""
         self._timer: asyncio.TimerHandle | None = None
         self._listen: str | None = None
         """Where the router listened first; None before the service was ready."""
@@ -84,6 +92,7 @@ class Supervisor:
             service.directory.start,
             liveness_s=config.service.liveness_s,
             stop_s=config.service.stop_s,
+            routers=service.routers,
         )
         self._environment = {**environment_for_children(), LOG_LEVEL_VARIABLE: config.log.level}
 
@@ -165,26 +174,33 @@ class Supervisor:
             self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _spawn(self, seat: int, incarnation: int) -> None:
-        command = self._service.router_command if seat == ROUTER else self._service.worker_command
+        service = self._service
         try:
-            child = ChildProcess(
-                command,
-                environment=self._environment,
-                lock_fd=self._service.directory.lock_fd,
-                loop=self._loop,
-                on_message=lambda message: self._on_message(seat, message),
-                on_exit=lambda returncode: self._on_exit(seat, returncode),
-            )
+            with contextlib.ExitStack() as stack:  # The child has it or nobody: what listens must be read.
+                listen_fd = None
+                if is_router(seat) and service.port is not None:
+                    listen_fd = stack.enter_context(service.port.open()).fileno()
+                child = ChildProcess(
+                    service.router_command if is_router(seat) else service.worker_command,
+                    environment=self._environment,
+                    lock_fd=service.directory.lock_fd,
+                    kept_fd=listen_fd,
+                    loop=self._loop,
+                    on_message=lambda message: self._on_message(seat, message),
+                    on_exit=lambda returncode: self._on_exit(seat, returncode),
+                )
         except OSError as error:
             problem = error.strerror or str(error)
             self._loop.call_soon(lambda: self._obey(self.supervision.spawn_failed(seat, problem, self._now())))
             return
         self._children[seat] = child
-        child.send(self._router_spec() if seat == ROUTER else self._worker_spec(seat, incarnation))
-        if seat == ROUTER:
-            self._status_sent = {}
+        if is_router(seat):
+            child.send(self._router_spec(seat, listen_fd))
+            self._status_sent.pop(seat, None)
             self._tell_status()
-        log.debug("%s is process %d", seat_name(seat), child.pid)
+        else:
+            child.send(self._worker_spec(seat, incarnation))
+        log.debug("%s is process %d", self.supervision.name(seat), child.pid)
 
     def _worker_spec(self, index: int, incarnation: int) -> WorkerSpec:
         service, config = self._service, self._service.config
@@ -200,21 +216,23 @@ class Supervisor:
             data_dir=str(service.directory.path),
             run_dir=str(service.run_directory.path),
             app=config.service.app,
-            cache_bytes=config.storage.cache_mib << 20,
+            cache_bytes=cache_bytes(config.storage, service.memory_bytes, len(service.placement.workers)),
             idle_evict_s=config.storage.idle_evict_s,
             dev=config.service.dev,
         )
 
-    def _router_spec(self) -> RouterSpec:
+    def _router_spec(self, seat: int, listen_fd: int | None) -> RouterSpec:
         service = self._service
         # After a restart the same port again, also when the system chose it.
         listen = self._listen or service.config.service.listen
         return RouterSpec(
-            index=0,
+            index=ROUTER - seat,
             listen=listen,
             run_dir=str(service.run_directory.path),
             shards_total=service.directory.shards,
             workers=len(service.placement.workers),
+            name=self.supervision.name(seat),
+            listen_fd=listen_fd,
         )
 
     def _service_ready(self) -> None:
@@ -236,18 +254,20 @@ class Supervisor:
     def _tell_status(self) -> None:
         pids = {seat: child.pid for seat, child in self._children.items()}
         status = snapshot(self.identity, self.supervision, pids, self._usage)
-        if status != self._status_sent and (router := self._children.get(ROUTER)) is not None:
-            self._status_sent = status
-            router.send(StatusChanged(status))
+        for seat in self.supervision.routers:
+            if status != self._status_sent.get(seat) and (router := self._children.get(seat)) is not None:
+                self._status_sent[seat] = status
+                router.send(StatusChanged(status))
         if self.supervision.was_ready and not self.supervision.stopping:
             self._notifier.status(self._status_line())
 
     def _status_line(self) -> str:
         supervision = self.supervision
-        workers = len(self._service.placement.workers)
+        workers = f"{len(self._service.placement.workers)} workers"
         if supervision.all_ready:
-            return f"serving {len(classes(supervision))} classes on {listen_endpoint(supervision)} with {workers} workers"
-        down = [seat_name(seat) for seat, occupancy in supervision.seats.items() if occupancy.ready is None]
+            by = f"{count} routers and {workers}" if (count := len(supervision.routers)) > 1 else workers
+            return f"serving {len(classes(supervision))} classes on {listen_endpoint(supervision)} with {by}"
+        down = [supervision.name(seat) for seat, occupancy in supervision.seats.items() if occupancy.ready is None]
         return f"degraded: {', '.join(down)} not ready"
 
 

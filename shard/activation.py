@@ -59,16 +59,13 @@ class Activation:
         "tasks",
     )
 
-    def __init__(self, host: Host, object_class: ObjectClass, name: str, cache: ObjectCache, caller: Caller) -> None:
+    def __init__(self, host: Host, object_class: ObjectClass, name: str, cache: ObjectCache) -> None:
         self.host = host
         self.object_class = object_class
         self.id = ObjectId(object_class.name, name)
         self.cache = cache
         cache.owner = self
         self.gate = InputGate()
-        self.storage = Storage(cache, self)
-        self.caller = caller
-        caller.activation = self
         self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
         self.queued_calls = 0
         self.last_used_s = host.now_s
@@ -78,12 +75,17 @@ class Activation:
         """Its own code has broken it."""
         self.lost_seq = sys.maxsize
         """The first commit of which something is lost that the object had written or seen."""
+        self.storage: Storage
+        self.caller: Caller
         self.instance: DurableObject
         self.context = contextvars.Context()
         self.context.run(CURRENT.set, self)
 
-    def construct(self) -> None:
+    def construct(self, caller: Caller) -> None:
         """Makes the user's instance. `__init__` may use `self.id` and `self.storage`. Raises what `__init__` raises."""
+        self.storage = Storage(self.cache, self)
+        self.caller = caller
+        caller.activation = self
         cls = self.object_class.cls
         instance = self.instance = cls.__new__(cls)
         instance.id = self.id
@@ -127,10 +129,21 @@ class Activation:
         task.start_running()
         task.deliver()
 
+    def lay_down(self) -> None:
+        """The instance leaves memory. Whoever has kept it, or something of it, reaches the object no more."""
+        self.instance.__dict__.pop("storage", None)
+        self.instance.__dict__.pop("_activation", None)
+        self.storage.detach()
+        self.caller.detach()
+        del self.instance, self.storage, self.caller
+
     def let_go(self) -> None:
         """Cuts the references in which an activation and its parts hold each other, so that an evicted one is freed at once
         and not by a pass of the collector over a million others."""
-        del self.instance, self.storage, self.caller, self.context
+        for part in ("instance", "storage", "caller"):  # One that sleeps has none.
+            if hasattr(self, part):
+                delattr(self, part)
+        del self.context
         self.cache.owner = None
 
     # Tasks

@@ -12,7 +12,8 @@ from functools import partial
 from itertools import islice
 
 from runtime.limits import CHECKPOINT_SLICE_KEYS
-from shard.cold_reads import Snapshot
+from shard.cold_reads import Fetch, Reader, Snapshot
+from shard.store import ShardStore
 
 FETCHES_MAX = 4
 """Reads at once."""
@@ -28,12 +29,22 @@ class Ahead:
     def __bool__(self) -> bool:
         return bool(self.keys) or self.low < self.high
 
-    def fetches(self) -> list[Callable[[Snapshot], None]]:
-        """Reads to be made at once."""
+    def fetch(self, store: ShardStore, reader: Reader, over: Callable[[], object]) -> None:
+        """Has it read, and calls `over` when it has been."""
+        fetches: list[Fetch] = [self._read_range]
         if self.keys:
             share = -(-len(self.keys) // FETCHES_MAX)
-            return [partial(_read_keys, self.keys[at : at + share]) for at in range(0, len(self.keys), share)]
-        return [self._read_range]
+            fetches = [partial(_read_keys, self.keys[at : at + share]) for at in range(0, len(self.keys), share)]
+        left = len(fetches)
+
+        def done(*_: object) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                over()
+
+        for fetch in fetches:
+            store.reads.read(reader, store.state.snapshot(), fetch, done, first=True)
 
     def _read_range(self, snapshot: Snapshot) -> None:
         """The next time, the keys after these."""

@@ -250,7 +250,7 @@ class ObjectCache:
             if confirmed:
                 self._confirm(key)
             return
-        self._mark(key, raw, confirmed)
+        self._mark(key, raw, WRITE_BYTES + len(key) + len(raw), confirmed)
         values[key] = value
 
     def check_room(self, size: int) -> None:
@@ -279,7 +279,7 @@ class ObjectCache:
             if confirmed:
                 self._confirm(key)
             return False
-        self._mark(key, None, confirmed)
+        self._mark(key, None, WRITE_BYTES + len(key), confirmed)
         self._account(ENTRY_BYTES if old is MISS else -_size(old))
         self.values[key] = ABSENT
         return True if old is not MISS else MISS
@@ -311,7 +311,7 @@ class ObjectCache:
         header = encode_header(Header(self.class_name, self.name, alarm))
         self.alarm = alarm
         self.alarm_changed = self.has_header = True
-        self._mark(HEADER, header, confirmed)
+        self._mark(HEADER, header, WRITE_BYTES + len(header), confirmed)
         size = INDEX_BYTES + len(header)
         self.dirty_bytes += size
         self.commits.open_bytes += size
@@ -333,12 +333,13 @@ class ObjectCache:
             assert self.commits.in_flight is not None
             self.confirm_seq = max(self.confirm_seq, self.commits.in_flight.seq)
 
-    def _mark(self, key: str, raw: bytes | None, confirmed: bool) -> None:
+    def _mark(self, key: str, raw: bytes | None, size: int, confirmed: bool) -> None:
         dirty, commits = self.dirty, self.commits
-        size = WRITE_BYTES + len(key) if raw is None else WRITE_BYTES + len(key) + len(raw)
         if self.dirty_bytes + size > OBJECT_DIRTY_BYTES_MAX:
             self.check_room(size)
-        if not dirty or not self.has_header:
+        if not dirty and self.has_header and not self.cleared:
+            commits.dirty.append(self)
+        elif not dirty or not self.has_header:
             self._join_commit()
         dirty[key] = raw
         self.dirty_bytes += size

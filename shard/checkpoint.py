@@ -24,6 +24,7 @@ from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
 
 from runtime.errors import OperatorError
+from runtime.ids import SLOT_KEY_BYTES
 from runtime.limits import CHECKPOINT_SLICE_KEYS
 from shard.ahead import Ahead
 from shard.cold_reads import Reader
@@ -48,7 +49,7 @@ URGENT_SHARE = 0.75
 TURN_S_MAX = 0.001
 """Longest work in one turn of the loop while nothing is urgent; a single slice may take longer."""
 
-Sortable = TypeVar("Sortable", str, bytes)
+Sortable = TypeVar("Sortable", str, bytes, tuple[bytes, bytes | None])
 _SORT_STEP = 2_048
 
 
@@ -127,35 +128,67 @@ class Slice(NamedTuple):
     size_bytes: int
 
 
+Row = tuple[bytes, bytes | None]
+"""A key of the state and its value, None where it is deleted."""
+
+
 def slices(memtable: Memtable) -> Iterator[Slice]:
-    """The memtable as slices, sorted as the state is: neighbours then share its pages."""
+    """The memtable as slices, sorted as the state is: neighbours then share its pages. Ranges to empty come before all else."""
+    rows_by_slot: dict[bytes, list[Row]] = {}
+    for cleared in _deal(memtable, rows_by_slot):
+        yield Slice(cleared, [], [], 0)
+    waiting: list[Row] = []
+    for slot in sorted(rows_by_slot):
+        rows = rows_by_slot.pop(slot)
+        for piece in sorted_steps(rows.__iter__, len(rows)):
+            if not piece:
+                yield Slice(None, [], [], 0)
+            waiting += piece
+            whole = len(waiting) - len(waiting) % CHECKPOINT_SLICE_KEYS
+            for first in range(0, whole, CHECKPOINT_SLICE_KEYS):
+                yield from _cut(waiting[first : first + CHECKPOINT_SLICE_KEYS])
+            waiting = waiting[whole:]
+    yield from _cut(waiting)
+
+
+def _deal(memtable: Memtable, rows_by_slot: dict[bytes, list[Row]]) -> Iterator[bytes | None]:
+    """Makes the rows of all objects, by slot; yields objects to be emptied first, and now and then None. It walks in the order in
+    which the memtable got them: memory filled in this order is walked through three times faster than in that of the keys."""
+    for number, (object_key, held) in enumerate(memtable.objects.items(), 1):
+        if held.cleared:
+            yield object_key
+        rows = rows_by_slot.get(object_key[:SLOT_KEY_BYTES])
+        if rows is None:
+            rows = rows_by_slot[object_key[:SLOT_KEY_BYTES]] = []
+        writes = held.writes
+        if len(writes) == 1:
+            for key, value in writes.items():
+                rows.append((object_key + key.encode(), value))
+        else:
+            rest = iter(writes.items())
+            while piece := [(object_key + key.encode(), value) for key, value in islice(rest, _SORT_STEP)]:
+                rows += piece
+                yield None
+        if number % _SORT_STEP == 0:
+            yield None
+
+
+def _cut(rows: list[Row]) -> Iterator[Slice]:
+    """One slice, or several if the values are large."""
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
     size = 0
-    objects = memtable.objects
-    for object_keys in sorted_steps(objects.__iter__, len(objects)):
-        if not object_keys:
-            yield Slice(None, [], [], 0)
-        for object_key in object_keys:
-            held = objects[object_key]
-            writes = held.writes
-            if held.cleared:
-                yield Slice(object_key, puts, deletes, size)
-                puts, deletes, size = [], [], 0
-            for keys in sorted_steps(writes.__iter__, len(writes)) if len(writes) > 1 else (writes,):
-                if not keys:
-                    yield Slice(None, [], [], 0)
-                for key in keys:
-                    value = writes[key]
-                    if value is None:
-                        deletes.append(object_key + key.encode())
-                    else:
-                        puts.append((object_key + key.encode(), value))
-                        size += len(value)
-                    if len(puts) + len(deletes) >= CHECKPOINT_SLICE_KEYS or size >= CHECKPOINT_SLICE_BYTES:
-                        yield Slice(None, puts, deletes, size)
-                        puts, deletes, size = [], [], 0
-    yield Slice(None, puts, deletes, size)
+    for key, value in rows:
+        if value is None:
+            deletes.append(key)
+            continue
+        puts.append((key, value))
+        size += len(value)
+        if size >= CHECKPOINT_SLICE_BYTES:
+            yield Slice(None, puts, deletes, size)
+            puts, deletes, size = [], [], 0
+    if puts or deletes:
+        yield Slice(None, puts, deletes, size)
 
 
 def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator[StateBatch | None, None, None]:
@@ -170,7 +203,7 @@ def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator
     entries = size = 0
     try:
         for part in slices(frozen):
-            if ahead is not None and store.reader is not None:
+            if ahead is not None and store.reader is not None and (part.puts or part.deletes):
                 ahead.keys = [key for key, _ in part.puts] + part.deletes
                 yield None
                 ahead.keys = []
@@ -417,17 +450,8 @@ class Checkpointer:
     @staticmethod
     async def _touch(store: ShardStore, reader: Reader, ahead: Ahead) -> None:
         """Before the reads of objects, of which there may be many."""
-        fetches = ahead.fetches()
-        left, over = len(fetches), asyncio.get_running_loop().create_future()
-
-        def done(*_: object) -> None:
-            nonlocal left
-            left -= 1
-            if left == 0:
-                _settle(over)
-
-        for fetch in fetches:
-            store.reads.read(reader, store.state.snapshot(), fetch, done, first=True)
+        over = asyncio.get_running_loop().create_future()
+        ahead.fetch(store, reader, partial(_settle, over))
         await over
 
     @staticmethod

@@ -5,7 +5,7 @@ that it may reveal is durable; at most one activation of an object is alive.
 
 Rule 1: no socket, thread or file, and no wall clock. The shell (worker or simulator) hands in messages, takes replies, and
 makes commits durable: it calls `cut`, then `committed` or `commit_failed`.
-Rule 2: a call that touches only cached storage is finished inside `start`; it allocates no task.
+Rule 2: a call that touches only cached storage is finished inside `_run`; it allocates no task.
 Rule 3: what opens or closes a gate is decided in `input_gate`, what waits for which commit in `commit`.
 """
 
@@ -25,12 +25,11 @@ import msgspec
 from runtime.errors import (
     BadRequest,
     CallError,
-    Moved,
     ObjectReset,
     Overloaded,
     TooLarge,
 )
-from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
+from runtime.ids import shard_of_slot, slot_of
 from runtime.limits import (
     COMMIT_BYTES_MAX,
     OBJECT_CALLS_MAX,
@@ -39,22 +38,22 @@ from runtime.limits import (
     WORKER_CALL_BYTES_MAX,
     WORKER_CALLS_MAX,
 )
-from runtime.protocol import ERROR, OK, Message, Origin, Request, encode, encode_json, parse_options
+from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, encode, encode_json, parse_options
 from shard.activation import Aborted, Activation, QueuedCall
+from shard.activator import Activator
 from shard.alarm_clock import AlarmClock, Ring
 from shard.alarms import Due
-from shard.cache import ObjectCache, Store
+from shard.cache import Store
 from shard.codec import SCALARS
-from shard.cold_reads import ColdStarts
 from shard.commit import Commit, GroupCommit
 from shard.methods import NO_ARGUMENTS, Method, ObjectClass
-from shard.outbound import Caller, InternalOrigin, LocalOrigin
+from shard.outbound import InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
 from shard.refusals import method_raised, unknown_class, unknown_method
 from shard.resets import Resets
 from shard.settings import HostSettings, HostStatistics
-from shard.table import ActivationTable, Kept
-from shard.task import NEUTRAL, ObjectTask
+from shard.table import ActivationTable
+from shard.task import NEUTRAL, ObjectTask, _enter_task, _leave_task
 from shard.waiting import WaitingRoom
 from shard.web import Web
 
@@ -105,9 +104,9 @@ class Host:
         self.web = Web()
         self.alarms = AlarmClock(self, stores, random or Random())
         self._spare = ObjectTask(loop).make_spare()
-        self._spare_refs = getrefcount(self._spare) + 1  # and one for the local name where it is compared
+        self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
         self.waiting = WaitingRoom(loop, self.deliver, touch)
-        self.cold_starts = ColdStarts(self)
+        self._activator = Activator(self)
         self.running_calls = 0
         self._calls = self._commits_done = self._commit_writes = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
@@ -115,15 +114,36 @@ class Host:
     # Calls in
 
     def handle(self, message: Message) -> None:
-        """All requests of one message, in order."""
+        """All requests of one message, in order. Must be called from the loop, not from object code."""
         origin = message.origin
-        waiting = self.running_calls + self.queued_calls + len(self.commits.held)
-        if waiting > WORKER_CALLS_MAX:
+        waiting, commits = self.waiting, self.commits
+        if self.running_calls + self.queued_calls + len(commits.held) > WORKER_CALLS_MAX:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
-        for request in message.requests:
-            self.deliver(request, origin)
+        _enter_task(self.loop, self._spare)  # Once for all calls that need nothing else.
+        try:
+            for request in message.requests:
+                kept = self.classes.get(request.cls)
+                if (
+                    kept is not None
+                    and (activation := kept.activations.get(request.name)) is not None
+                    and activation.gate.open
+                    and (method := kept.methods.get(request.method)) is not None
+                    and (request.options is NO_RAW or len(request.options) < 2)
+                    and commits.open_bytes < UNDURABLE_BYTES_MAX
+                    and not waiting.stalled
+                ):
+                    activation.last_used_s = self.now_s
+                    self._run(activation, method, request, origin)
+                else:
+                    _leave_task(self.loop, self._spare)
+                    try:
+                        self.deliver(request, origin)
+                    finally:
+                        _enter_task(self.loop, self._spare)
+        finally:
+            _leave_task(self.loop, self._spare)
 
     def deliver(self, request: Request, origin: Origin, arrived_s: float | None = None) -> None:
         """One call arrives, now or earlier (it waited for something else than its object). Must be called from the loop, not
@@ -137,27 +157,18 @@ class Host:
             return
         activation = kept.activations.get(request.name)
         if activation is None:
-            activation = self._activate(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
+            activation = self._activator.bring(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
             if activation is None:
                 return
-        method = kept.object_class.methods.get(request.method)
+        method = kept.methods.get(request.method)
+        if isinstance(origin, Ring) and method is None:
+            method = cast("Method", origin)
         if method is None:
-            if isinstance(origin, Ring):
-                self._deliver_slowly(activation, cast("Method", origin), request, origin, arrived_s)
-            else:
-                self.answer_error(origin, request.id, unknown_method(request, kept.object_class.methods))
-        elif (
-            activation.gate.open
-            and len(request.options) < 2
-            and self.commits.open_bytes < UNDURABLE_BYTES_MAX
-            and not self.waiting.stalled
-        ):
-            activation.last_used_s = self.now_s
-            self.start(activation, method, request, origin)
+            self.answer_error(origin, request.id, unknown_method(request, kept.methods))
         else:
-            self._deliver_slowly(activation, method, request, origin, arrived_s)
+            self._deliver_to(activation, method, request, origin, arrived_s)
 
-    def _deliver_slowly(
+    def _deliver_to(
         self, activation: Activation, method: Method, request: Request, origin: Origin, arrived_s: float | None
     ) -> None:
         if arrived_s is None:
@@ -189,52 +200,68 @@ class Host:
             activation.schedule_pump()
 
     def start(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
-        """Runs the first step of a call; for most calls that is all. The gate has let it in."""
-        self._calls += 1
+        """Starts a call. The gate has let it in."""
         if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
             return
+        _enter_task(self.loop, self._spare)
         try:
-            if method.empty_ok and bytes(request.args) in NO_ARGUMENTS:
+            self._run(activation, method, request, origin)
+        finally:
+            _leave_task(self.loop, self._spare)
+
+    def _run(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
+        """Runs the first step of a call; for most calls that is all. The spare task is the current one."""
+        self._calls += 1
+        args = request.args
+        try:
+            if method.empty_ok and (args is NO_RAW or (len(args) == 1 and bytes(args) in NO_ARGUMENTS)):
                 coro = method.function(activation.instance)
             else:
-                args, kwargs = method.arguments(request.args, json=origin.json)
-                coro = method.function(activation.instance, *args, **kwargs)
+                positional, keywords = method.arguments(args, json=origin.json)
+                coro = method.function(activation.instance, *positional, **keywords)
         except CallError as exc:
             self.answer_error(origin, request.id, exc)
             return
         task = self._spare
         task._owner = activation
         task.section = activation.gate.root
+        context = task._context = activation.context.copy()
         try:
-            result = task.begin(coro, activation.context.copy())
+            result = context.run(task._send, coro)
         except BaseException as exc:
-            self._spare = ObjectTask(self.loop).make_spare()
+            self._new_spare()
             task.end_early(None, exc)
             self._finish_error(activation, origin, request.id, exc)
             return
-        if task._driver.gi_yieldfrom is not None:  # `task.suspended`, without the call.
-            self._spare = ObjectTask(self.loop).make_spare()
+        if task._driver.gi_yieldfrom is not None:  # The coroutine is suspended.
+            self._new_spare()
             self.running_calls += 1
             task.call = (origin, request.id)
             task.start_running()
             task.suspend_on(result)
             return
         if getrefcount(task) > self._spare_refs or task.marked or getweakrefcount(task):
-            self._spare = ObjectTask(self.loop).make_spare()  # Somebody kept it, as current_task(), or cancelled or named it.
+            self._new_spare()  # Somebody kept it, as current_task(), or cancelled or named it.
             task.end_early(result, None)
             if task.cancelled():
                 self._finish_error(activation, origin, request.id, asyncio.CancelledError())
                 return
         commits = self.commits
-        if (
-            activation.cache.confirm_seq == commits.open_seq
-            and result.__class__ in SCALARS
-            and origin.__class__ is Origin
-            and activation.broken is None
-        ):  # What `_finish` would do in the end, for the commonest case.
-            commits.held.append((activation, origin, request.id, OK, result))
-        else:
-            self._finish(activation, origin, request.id, result)
+        if result.__class__ in SCALARS and origin.__class__ is Origin and activation.broken is None:
+            confirm_seq = activation.cache.confirm_seq  # What `_finish` would do in the end, for the commonest cases.
+            if confirm_seq == commits.open_seq:
+                commits.held.append((activation, origin, request.id, OK, result))
+                return
+            if confirm_seq <= commits.durable_seq:
+                self._reply(origin, request.id, OK, result)
+                return
+        self._finish(activation, origin, request.id, result)
+
+    def _new_spare(self) -> None:
+        """The spare task, which is the current one, is spare no longer."""
+        _leave_task(self.loop, self._spare)
+        self._spare = ObjectTask(self.loop).make_spare()
+        _enter_task(self.loop, self._spare)
 
     def call_done(self, activation: Activation, task: ObjectTask) -> None:
         """A call that had suspended has finished."""
@@ -330,41 +357,6 @@ class Host:
     ) -> None:
         """Keeps something other than a reply behind the output gate."""
         self.commits.hold(seq, (activation, None, release, discard, None))
-
-    # Life of objects
-
-    def _activate(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
-        """Brings an object into memory. None when the request has been answered or queued instead."""
-        problem = check_object_id(request.cls, request.name)
-        if problem is not None:
-            self.answer_error(origin, request.id, BadRequest(problem))
-            return None
-        shard = shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total)
-        store = self.stores.get(shard)
-        if store is None:
-            self.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
-            return None
-        if request.method not in kept.object_class.methods and not isinstance(origin, Ring):
-            self.answer_error(origin, request.id, unknown_method(request, kept.object_class.methods))
-            return None
-        key = object_key(request.cls, request.name)
-        call = (request, origin, arrived_s)
-        if self.cold_starts.joins(key, call) or self.waiting.takes(key, call) or self.cold_starts.takes(store, key, call):
-            return None
-        cache = ObjectCache(key, request.cls, request.name, shard, store, self.commits, self.table.budget)
-        activation = Activation(self, kept.object_class, request.name, cache, Caller(self))
-        try:
-            activation.construct()
-        except BaseException as exc:
-            self.resets.start_failed(activation, exc, [(request, origin)])
-            return None
-        self.table.add(activation, self.now_s)
-        if kept.object_class.starts:
-            activation.run_on_start()
-            if activation.broken is not None:  # on_start failed at once; nobody else waited yet.
-                self.answer_error(origin, request.id, activation.broken)
-                return None
-        return activation
 
     # Commits
 

@@ -57,18 +57,16 @@ class Memtable:
                 held_by_key[key] = change
                 self._count_object(change, 1)
                 self._sorted.pop(key, None)
-            elif len(change.writes) != 1 or not self._overwrite(held.writes, change.writes):
+            elif len(change.writes) == 1:  # One value in the place of another: what most commits bring.
+                ((name, value),) = change.writes.items()
+                old = held.writes.get(name)
+                if old is None or value is None:
+                    self._merge(held.writes, change)
+                else:
+                    self.size_bytes += len(value) - len(old)
+                    held.writes[name] = value
+            else:
                 self._merge(held.writes, change)
-
-    def _overwrite(self, writes: dict[str, bytes | None], change: dict[str, bytes | None]) -> bool:
-        """One value in the place of another, which is what most commits bring. False if it is something else."""
-        for key, value in change.items():
-            old = writes.get(key)
-            if old is None or value is None:
-                return False
-            self.size_bytes += len(value) - len(old)
-            writes[key] = value
-        return True
 
     def _merge(self, writes: dict[str, bytes | None], change: ObjectWrites) -> None:
         grown = 0

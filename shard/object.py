@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
+from runtime.errors import ObjectReset
 from runtime.ids import ObjectId
 from runtime.stub import Stub
-from shard.storage import SectionEntry, Storage
+from shard.storage import LEFT_MEMORY, SectionEntry, Storage
 
 if TYPE_CHECKING:
     import aiohttp
@@ -18,6 +19,13 @@ if TYPE_CHECKING:
 ALARM = "alarm"
 T = TypeVar("T")
 ObjectT = TypeVar("ObjectT", bound="DurableObject")
+
+
+class _Left:
+    """What an instance finds in the place of its storage when it has left memory and somebody has kept it."""
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError("storage") if instance is None else ObjectReset(LEFT_MEMORY)
 
 
 class DurableObject:
@@ -30,8 +38,8 @@ class DurableObject:
 
     id: ObjectId
     """`id.class_name`, `id.name`; `str(id)` is `Counter/alice`."""
-    storage: Storage
-    _activation: Activation
+    storage: Storage = cast("Storage", _Left())
+    _activation: Activation = cast("Activation", _Left())
 
     async def on_start(self) -> None:
         """Runs before the first event of an instance, with the input gate closed. If it raises, every waiting caller gets

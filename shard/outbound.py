@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from runtime.encoding import encode_arguments, error_from_raw, exception_for_caller, result_decoder
-from runtime.errors import BadRequest, CallError
+from runtime.errors import BadRequest, CallError, ObjectReset
 from runtime.ids import check_object_id
 from runtime.protocol import ERROR, Origin, Request, encode
+from runtime.stub import MethodShape, bind_call
 
 if TYPE_CHECKING:
     from shard.activation import Activation
     from shard.host import Host
+
+from shard.storage import LEFT_MEMORY
 
 _numbers = itertools.count(1).__next__
 
@@ -82,16 +85,27 @@ class Caller:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self.activation: Activation
+        self.activation: Activation | None = None
+
+    def detach(self) -> None:
+        """Its instance has left memory."""
+        self.activation = None
+
+    def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Awaitable[Any]]:
+        """See `runtime.stub.Caller`."""
+        return bind_call(self.call, class_name, name, method, shape)
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any = Any
     ) -> Awaitable[Any]:
+        activation = self.activation
+        if activation is None:
+            raise ObjectReset(LEFT_MEMORY)
         problem = check_object_id(class_name, name)
         if problem is not None:
             raise BadRequest(problem)
         future = self._host.loop.create_future()
         raw = encode_arguments(args, kwargs)  # At once: what the caller changes later does not travel.
         request = Request(_numbers(), class_name, name, method, raw)
-        self._host.call_out(self.activation, request, LocalOrigin(self.activation, future, result_type))
+        self._host.call_out(activation, request, LocalOrigin(activation, future, result_type))
         return future

@@ -276,26 +276,13 @@ class ObjectTask(asyncio.Future[Any]):
             self.exception()  # Retrieved: the caller is told.
 
     def make_spare(self) -> ObjectTask:
-        """Ready to run calls, one after the other, for as long as none of them suspends or raises."""
+        """Ready to run calls, one after the other, for as long as none of them suspends or raises: `_send(coro)` in the context
+        of the call runs the first step of one. It returns its result or, if `_driver.gi_yieldfrom` is not None then, what it
+        waits for; it raises what the step raises. Meanwhile the task has to be the current one."""
         self._coro = self._driver = _drive()
         self._send = self._driver.send
         self._send(None)
         return self
-
-    def begin(self, coro: Coroutine[Any, Any, Any], context: contextvars.Context) -> Any:
-        """Runs the first step of `coro`. Returns its result, or what it waits for if then `suspended`. Raises what it
-        raises; the task is then no spare any longer."""
-        self._context = context
-        loop = self._task_loop
-        _enter_task(loop, self)
-        try:
-            return context.run(self._send, coro)
-        finally:
-            _leave_task(loop, self)
-
-    @property
-    def suspended(self) -> bool:
-        return self._driver.gi_yieldfrom is not None
 
     def abandon(self) -> None:
         """The object is reset: its code gets a cancellation and may clean up, but nothing it does counts any longer."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -23,6 +22,7 @@ from runtime.limits import FORWARDED_BYTES_MAX
 from runtime.protocol import OK, Message, Origin, Request
 from runtime.slots import SlotTable, topology_reply
 from shard.checkpoint import CheckpointTrouble
+from shard.collector import Collector
 from shard.committer import Committer
 from shard.host import Host
 from shard.methods import ObjectClass
@@ -34,8 +34,6 @@ from shard.worker_store import WorkerStore
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
-GC_THRESHOLDS = (20_000, 20, 50)
-"""Calls make many short-lived tuples and few cycles: Python's default of 700 would collect several times a turn."""
 PEER_IDENTITY = b"tidegate-worker-"
 """What the routing id of a worker's own calls begins with: they are served while the service drains."""
 _DRAIN_POLL_S = 0.02
@@ -75,6 +73,7 @@ class Worker:
             apply=self._apply,
             system=self._answer_system,
         )
+        self._collector = Collector()
         self._committer = Committer(loop, self._host, self.store, self._on_broken)
         self._table: SlotTable | None = None
         self._touched = False
@@ -86,9 +85,7 @@ class Worker:
         return self._endpoint.bind(endpoint)
 
     def start(self) -> None:
-        gc.collect()
-        gc.freeze()  # What the start has made stays; the collector need not look at it again.
-        gc.set_threshold(*GC_THRESHOLDS)
+        self._collector.start()
         self._endpoint.start(self._loop)
         self._host.alarms.start()
 
@@ -121,9 +118,11 @@ class Worker:
     def _end_turn(self) -> None:
         self._committer.commit_if_due()
         self._endpoint.flush()
-        if self._host.table.over_budget:
+        table = self._host.table
+        self._collector.activated(table.added)
+        if table.over_budget:
             self._evict()
-        elif self._evicting is None and not self._host.table.is_empty:
+        elif self._evicting is None and not table.is_empty:
             self._evicting = self._loop.call_later(EVICT_INTERVAL_S, self._evict_on_time, context=NEUTRAL)
 
     def _apply(self, commits: list[ShardCommit]) -> None:
@@ -132,10 +131,17 @@ class Worker:
     def _evict_on_time(self) -> None:
         self._evicting = None
         self._evict()
+        self._collector.check_growth(self._accounted_bytes)
+
+    @property
+    def _accounted_bytes(self) -> int:
+        return self._host.table.budget.used_bytes + self.store.memtable_bytes
 
     def _evict(self) -> None:
         again_s = self._host.table.evict_idle(self._loop.time())
-        if again_s is not None and self._evicting is None:
+        if again_s is None:
+            self._collector.look_at_everything(self._accounted_bytes)  # Nothing is in memory: that is quick.
+        elif self._evicting is None:
             wait_s = again_s - self._loop.time()
             delay_s = max(EVICT_INTERVAL_S, wait_s) if wait_s > 0 else EVICT_PAUSE_S  # Or more are due at once.
             self._evicting = self._loop.call_later(delay_s, self._evict_on_time, context=NEUTRAL)

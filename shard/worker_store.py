@@ -64,6 +64,13 @@ class WorkerStore:
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
 
+    @property
+    def memtable_bytes(self) -> int:
+        """Estimate of the memory that holds what the states have not got yet."""
+        return sum(
+            store.active.size_bytes + (0 if store.frozen is None else store.frozen.size_bytes) for store in self.shards.values()
+        )
+
     def append(self, record: CommitRecord) -> int:
         """Blocks until the record is durable; its log position. Raises `LogFull` (nothing was written: await
         `checkpointer.finish()` and try again) or `LogBroken` (the outcome is unknown: the worker must end)."""

@@ -104,6 +104,21 @@ def test_calls_go_to_the_worker_that_owns_the_object(serve: Callable[[Answer], S
         assert door.endpoints[door.endpoint_of("Counter", name)] == SlotTable(topology).endpoint_of("Counter", name)
 
 
+def test_a_port_of_several_routers_gets_a_connection_to_each(serve: Callable[[Answer], Server]) -> None:
+    answer, routers = counting(), iter(["router 1", "router 1", "router 1", "router 0"])
+
+    def of_a_router(call: list[Any]) -> list[Any]:
+        return [0, 0, {"router": {"name": next(routers)}}] if call[1:] == ["", "", "status"] else answer(call)
+
+    server = serve(of_a_router)
+    door = Door((server.endpoint,) * 2, (0, 1), front=server.endpoint)
+    assert not door.is_direct
+    load = run_job(Job(door, "unique", concurrency=8, requests=40, objects=10, prefix="x"))
+    assert load.requests == 40
+    assert next(routers, None) is None
+    assert len(server.batches) > 4 + 2, "calls went over both connections"
+
+
 def test_a_number_given_twice_fails_the_run(serve: Callable[[Answer], Server]) -> None:
     with pytest.raises(BenchmarkFailed, match="unique"):
         run_job(job(serve(lambda call: [call[0], 0, 0])))

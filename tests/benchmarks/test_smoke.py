@@ -75,6 +75,14 @@ def test_several_processes_make_an_open_loop_over_skewed_objects(load: str) -> N
         assert (one["generators"], one["zipf"], one["requests"]) == (2, 1.1, 100)
 
 
+def test_two_routers_share_the_load_of_one_generator() -> None:
+    result = smoke("unique", "--route", "router", "--routers", "2", "--transport", "tcp")
+    assert [(one["route"], one["concurrency"]) for one in result["summaries"]] == [("router", 1), ("router", 16)]
+    ended = run_benchmark("unique", "--smoke", "--routers", "2")
+    assert ended.returncode == 2
+    assert "several routers share a TCP port: add --transport tcp" in ended.stderr
+
+
 def test_numbers_of_one_object_are_unique_over_all_processes_that_call_it() -> None:
     result = smoke("hot", "--generators", "3", "--route", "direct")
     assert [one["requests"] for one in result["measurements"]] == [200, 200]

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from runtime.client_link import AskTopology, Close, Open
-from runtime.client_machine import ClientMachine
+from runtime.client_machine import NO_SLOT, ClientMachine
 from runtime.control import Topology
 from runtime.encoding import decode_any, encode_arguments
 from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost
@@ -99,7 +99,8 @@ class World:
         answer = Answer()
         self.calls[name].append((self.made, answer))
         timeout = self.random.choice((None, None, None, 0.5))
-        self.machine.call(answer, "C", name, "m", encode_arguments((self.made,), {}), decode_any, timeout, self.now)
+        args = encode_arguments((self.made,), {})
+        self.machine.call(answer, self.machine.slot_of("C", name), "C", name, "m", args, decode_any, timeout, self.now)
 
     def flush(self) -> None:
         while self.machine.has_work():
@@ -115,7 +116,7 @@ class World:
                     case AskTopology():
                         asked = Answer()
                         self.asked.append(asked)
-                        self.machine.call(asked, "", "", "topology", NO_RAW, decode_any, None, self.now)
+                        self.machine.call(asked, NO_SLOT, "", "", "topology", NO_RAW, decode_any, None, self.now)
 
     def connect(self) -> None:
         for pipe in list(self.pipes.values()):

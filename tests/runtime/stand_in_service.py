@@ -22,7 +22,7 @@ def main() -> int:
     set_up_logging("supervisor", "debug")
     directory = open_directory(Path(data), 8)
     placement = place(Cores((0,), None), directory.shards, int(workers))
-    service = Service(config, directory, open_run_directory(directory.path, None), placement, "0", CHILD, CHILD)
+    service = Service(config, directory, open_run_directory(directory.path, None), placement, "0", 1 << 30, CHILD, CHILD)
     failure = supervise(service, os.environ, lambda _: print("READY", flush=True))
     print(f"FINISHED {failure.problem if failure else 'well'}", flush=True)
     return 1 if failure else 0

@@ -226,6 +226,26 @@ def test_a_unix_socket_that_another_process_listens_on_is_not_taken_away_from_it
     assert said.startswith(f"listen ipc://{tmp_path}/door: another process listens there (stop it")
 
 
+def test_several_routers_on_a_unix_socket_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    said = fails("serve", "app.py", "--listen", f"ipc://{tmp_path}/door", "--routers", "2", cwd=tmp_path)
+    hint = "listen on a tcp:// endpoint, or use --routers 1"
+    assert said == f"listen ipc://{tmp_path}/door: 2 routers cannot share a unix socket ({hint})"
+
+
+@pytest.mark.parametrize("share", [False, True], ids=["taken by one that does not share", "taken by one that shares"])
+def test_several_routers_do_not_creep_in_beside_whoever_has_the_port(tmp_path: Path, share: bool) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, share)
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        endpoint = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        said = fails("serve", "app.py", "--listen", endpoint, "--routers", "2", cwd=tmp_path)
+    hint = "stop the process that uses it, or choose another endpoint with --listen"
+    assert said == f"listen {endpoint}: Address already in use ({hint})"
+
+
 def test_a_router_that_was_killed_comes_back_on_the_port_the_system_chose(service: tuple[ServiceProcess, str, Path]) -> None:
     def router() -> dict[str, object]:
         answered = tidegate("status", "--connect", service[1], "--json")
@@ -253,11 +273,12 @@ def test_more_workers_than_shards_are_refused(tmp_path: Path) -> None:
 
 def test_later_sources_of_configuration_win(tmp_path: Path) -> None:
     (tmp_path / "app.py").touch()
-    (tmp_path / "t.toml").write_text(f'[service]\napp = "{tmp_path}/app.py"\nworkers = 3\nlisten = "tcp://127.0.0.1:1"\n')
-    given = dict.fromkeys(("app", "data", "listen", "level", "dev"))
+    (tmp_path / "t.toml").write_text(f'[service]\napp = "{tmp_path}/app.py"\nworkers = 3\nrouters = 2\nlisten = "tcp://127.0.0.1:1"\n')
+    given = dict.fromkeys(("app", "data", "listen", "routers", "level", "dev"))
     options = argparse.Namespace(**given, config=str(tmp_path / "t.toml"), workers=5)
     config = read_config(options, {"STATE_DIRECTORY": "/var/lib/tidegate:/x"})
     assert config.service.workers == 5
+    assert config.service.routers == 2
     assert config.service.listen == "tcp://127.0.0.1:1"
     assert config.service.data == "/var/lib/tidegate"
 

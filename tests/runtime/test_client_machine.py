@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from runtime.client_link import AskTopology, Close, Open
-from runtime.client_machine import AVOID_S, CONNECT_S, ClientMachine
+from runtime.client_machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
 from runtime.control import Topology
 from runtime.encoding import decode_any, encode_arguments
 from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
@@ -64,7 +64,7 @@ class Machine:
 
     def call(self, *args: Any, name: str = "a", timeout: float | None = None, now: float = 0.0) -> Answer:
         answer = Answer()
-        self.core.call(answer, "C", name, "m", encode_arguments(args, {}), decode_any, timeout, now)
+        self.core.call(answer, self.core.slot_of("C", name), "C", name, "m", encode_arguments(args, {}), decode_any, timeout, now)
         self.core.check_invariants()
         return answer
 
@@ -200,11 +200,11 @@ def test_the_loss_of_the_router_fails_what_was_sent_and_keeps_what_was_not() -> 
 def test_more_calls_than_the_bound_are_refused_before_they_are_sent() -> None:
     machine = Machine(direct=False)
     for _ in range(CLIENT_CALLS_MAX):
-        machine.core.call(Answer(), "C", "a", "m", NO_RAW, decode_any, None, 0.0)
+        machine.core.call(Answer(), machine.core.slot_of("C", "a"), "C", "a", "m", NO_RAW, decode_any, None, 0.0)
     with pytest.raises(Overloaded) as caught:
         machine.call()
     assert caught.value.outcome == "not_executed"
-    machine.core.call(Answer(), "", "", "topology", NO_RAW, decode_any, None, 0.0)  # Never refused.
+    machine.core.call(Answer(), NO_SLOT, "", "", "topology", NO_RAW, decode_any, None, 0.0)  # Never refused.
 
 
 def test_closing_asks_for_nothing_but_that_every_link_be_closed() -> None:

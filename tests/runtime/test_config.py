@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import Config, merge, parse_toml
+from runtime.config import CACHE_BYTES_MIN, Config, StorageConfig, cache_bytes, merge, parse_toml
 from runtime.errors import OperatorError
 
 
@@ -26,12 +26,13 @@ def test_later_values_win_and_others_stay() -> None:
         ({"service": {"workers": 0}}, r"\[service\] workers: must be \"auto\" or a whole number from 1 to 4096, not 0"),
         ({"service": {"workers": "many"}}, "must be \"auto\" or a whole number"),
         ({"service": {"workers": True}}, "whole number"),
+        ({"service": {"routers": 0}}, r"\[service\] routers: must be \"auto\" or a whole number from 1 to 64, not 0"),
         ({"service": {"app": ""}}, "must be a text that is not empty, not ''"),
         ({"service": {"dev": 1}}, "must be true or false, not 1"),
         ({"service": {"listen": "7711"}}, "must be an endpoint such as tcp://127.0.0.1:7711"),
         ({"service": {"listen": "tcp://host:99999"}}, "must be an endpoint"),
         ({"service": {"liveness_s": 0}}, "must be a number from 1 to 3600, not 0"),
-        ({"storage": {"cache_mib": 1.5}}, "must be a whole number from 0 to"),
+        ({"storage": {"cache_mib": 1.5}}, 'must be "auto" or a whole number from 0 to'),
         ({"log": {"level": "loud"}}, "must be one of debug, info, warning, error, not 'loud'"),
     ],
 )
@@ -61,3 +62,10 @@ def test_the_example_file_is_valid_and_names_every_option_with_its_default() -> 
         for name, value in everything[section].items():
             if (section, name) not in {("service", "app"), ("service", "data")}:
                 assert value == defaults[name], (section, name)
+
+
+def test_a_quarter_of_the_memory_is_dealt_to_the_workers_unless_it_is_said_how_much_each_gets() -> None:
+    assert cache_bytes(StorageConfig(), 32 << 30, 4) == 2 << 30
+    assert cache_bytes(StorageConfig(), 1 << 30, 64) == CACHE_BYTES_MIN
+    assert cache_bytes(StorageConfig(cache_mib=3), 32 << 30, 4) == 3 << 20
+    assert cache_bytes(StorageConfig(cache_mib=0), 32 << 30, 4) == 0

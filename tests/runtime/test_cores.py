@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cores import read_cores, read_quota
+from runtime.cores import memory_bytes, read_cores, read_memory_bytes, read_quota
 
 
 def write(path: Path, text: str) -> None:
@@ -47,3 +47,16 @@ def test_the_quota_of_cgroup_v1_is_read(tmp_path: Path, quota_us: str, quota: fl
 
 def test_without_cgroups_there_is_no_quota(tmp_path: Path) -> None:
     assert read_quota(tmp_path / "none", tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(("limit", "memory"), [("max", 8 << 30), (str(2 << 30), 2 << 30), (str(1 << 62), 8 << 30), ("", 8 << 30)])
+def test_the_memory_is_that_of_the_machine_or_the_smallest_limit(tmp_path: Path, limit: str, memory: int) -> None:
+    write(tmp_path / "meminfo", f"MemTotal:  {8 << 20} kB\nMemFree:  1 kB")
+    write(tmp_path / "membership", "0::/slice/service")
+    write(tmp_path / "cgroup/slice/memory.max", limit)
+    write(tmp_path / "cgroup/slice/service/memory.max", "max")
+    assert memory_bytes(tmp_path / "cgroup", tmp_path / "membership", tmp_path / "meminfo") == memory
+
+
+def test_this_machine_has_memory() -> None:
+    assert read_memory_bytes() > 64 << 20

@@ -1,7 +1,7 @@
 import pytest
 
 from runtime.errors import OperatorError
-from runtime.placement import Cores, place, shards_for
+from runtime.placement import Cores, place, routers_for, shards_for
 
 
 def cores(count: int, quota: float | None = None) -> Cores:
@@ -22,6 +22,12 @@ def test_a_new_data_directory_gets_four_shards_a_core_rounded_up_to_a_power_of_t
 
 def test_a_new_data_directory_has_room_for_the_workers_asked_for() -> None:
     assert shards_for(cores(2), workers=64) == 256
+
+
+@pytest.mark.parametrize(("count", "routers"), [(1, 1), (2, 1), (31, 1), (32, 2), (128, 8)])
+def test_auto_is_one_router_for_each_16_cores_and_at_least_one(count: int, routers: int) -> None:
+    assert routers_for(cores(count), "tcp://127.0.0.1:7711") == routers
+    assert routers_for(cores(count), "ipc:///run/t.sock") == 1
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3, 5, 8])

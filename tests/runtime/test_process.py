@@ -1,5 +1,6 @@
 import asyncio
 import os
+import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,10 @@ fd = int(sys.argv[sys.argv.index("--control-fd") + 1])
 
 
 def run_child(
-    script: str, act: Callable[[ChildProcess], None] = lambda child: None, lock_fd: int | None = None
+    script: str,
+    act: Callable[[ChildProcess], None] = lambda child: None,
+    lock_fd: int | None = None,
+    kept_fd: int | None = None,
 ) -> tuple[list[FromChild], int]:
     """Messages and exit code of a child that runs the script; `act` is done to it once it has said Ready."""
 
@@ -49,6 +53,7 @@ def run_child(
             [sys.executable, "-c", PRELUDE + script],
             environment=dict(os.environ),
             lock_fd=lock_fd,
+            kept_fd=kept_fd,
             loop=loop,
             on_message=on_message,
             on_exit=over.set_result,
@@ -108,6 +113,14 @@ def test_the_end_is_noticed_though_a_grandchild_keeps_the_stream_open() -> None:
     assert code == 0
     assert isinstance(messages[0], Pong)
     os.kill(messages[0].number, 9)
+
+
+def test_a_child_has_the_socket_that_it_is_to_keep_under_the_same_number() -> None:
+    with socket.socket() as kept:
+        kept.bind(("127.0.0.1", 0))
+        script = f"import socket; name = socket.socket(fileno={kept.fileno()}).getsockname()"
+        messages, _ = run_child(script + "\nos.write(fd, encode_line(Ready(str(name))))", kept_fd=kept.fileno())
+        assert messages == [Ready(str(kept.getsockname()))]
 
 
 def test_a_child_holds_the_lock_and_nothing_else_of_ours(tmp_path: Path) -> None:

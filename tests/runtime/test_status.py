@@ -11,10 +11,11 @@ PLACEMENT = place(Cores((0, 1), None), 4, 2)
 IDENTITY = Identity("1.0", 7, 1_000, "/data", merge(Config(), {"service": {"app": "app.py"}}, "test"), PLACEMENT)
 
 
-def serving() -> Supervision:
-    machine = Supervision(PLACEMENT.owners, 2, 7, 30.0, 9.0)
+def serving(routers: int = 1) -> Supervision:
+    machine = Supervision(PLACEMENT.owners, 2, 7, 30.0, 9.0, routers)
     machine.start(0.0)
-    machine.child_said(ROUTER, Ready("tcp://[::ffff:127.0.0.1]:7711"), 1.0)
+    for router in machine.routers:
+        machine.child_said(router, Ready("tcp://[::ffff:127.0.0.1]:7711"), 1.0)
     machine.child_said(0, Ready("ipc://w0", classes={"Counter": {"methods": {}}}), 1.0)
     machine.child_said(1, Ready("ipc://w1", classes={"Counter": {"methods": {}}}), 1.0)
     return machine
@@ -44,6 +45,21 @@ def test_a_lost_worker_makes_the_service_degraded_and_is_shown_with_its_end() ->
     assert (lost["state"], lost["restarts"], lost["endpoint"]) == ("starting", 1, None)
     assert lost["last_problem"] == "was killed by SIGSEGV"
     assert classes(machine) == {"Counter": {"methods": {}}}
+
+
+def test_each_of_several_routers_is_shown_with_its_own_numbers() -> None:
+    machine = serving(routers=2)
+    machine.child_said(ROUTER - 1, Pong(0, {"messages_in": 5}), 2.0)
+    machine.child_exited(ROUTER, "was killed by SIGKILL", False, 3.0)
+    status = snapshot(IDENTITY, machine, {ROUTER - 1: os.getpid()}, Usage())
+    assert [process["name"] for process in status["processes"]] == ["supervisor", "router 0", "router 1", "worker 0", "worker 1"]
+    lost, other = status["processes"][1:3]
+    assert (lost["state"], lost["pid"], lost["last_problem"]) == ("down", None, "was killed by SIGKILL")
+    assert (other["state"], other["pid"], other["statistics"]) == ("ready", os.getpid(), {"messages_in": 5})
+    assert status["state"] == "degraded"
+    assert status["listen"] == listen_endpoint(machine) == "tcp://127.0.0.1:7711"
+    machine.child_exited(ROUTER - 1, "was killed by SIGKILL", False, 3.0)
+    assert listen_endpoint(machine) is None
 
 
 def test_an_idle_service_has_the_same_snapshot_twice() -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import pytest
 
-from runtime.stub import Stub, method_shape
+from runtime.stub import MethodShape, Stub, bind_call, method_shape
 
 if TYPE_CHECKING:
     from somewhere import Elsewhere  # type: ignore[import-not-found]  # only the service has it
@@ -44,6 +45,9 @@ class Recorder:
 
     def call(self, *call: Any) -> None:
         self.calls.append(call)
+
+    def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
+        return bind_call(self.call, class_name, name, method, shape)
 
 
 @pytest.fixture

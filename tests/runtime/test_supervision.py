@@ -19,24 +19,28 @@ from runtime.supervision import (
     ServiceReady,
     Spawn,
     Supervision,
+    is_router,
 )
 
 LIVENESS_S = 10.0
 STOP_S = 8.0
 
 
-def supervision(workers: int = 2, start: int = 1) -> Supervision:
-    return Supervision((0, 1) * 2 if workers == 2 else (0,), workers, start, LIVENESS_S, STOP_S)
+SECOND_ROUTER = ROUTER - 1
+
+
+def supervision(workers: int = 2, start: int = 1, routers: int = 1) -> Supervision:
+    return Supervision((0, 1) * 2 if workers == 2 else (0,), workers, start, LIVENESS_S, STOP_S, routers)
 
 
 def ready(seat: int, incarnation: int = 1) -> Ready:
-    return Ready("tcp://router" if seat == ROUTER else f"ipc://worker-{seat}.{incarnation}")
+    return Ready("tcp://router" if is_router(seat) else f"ipc://worker-{seat}.{incarnation}")
 
 
-def serving() -> Supervision:
-    machine = supervision()
+def serving(routers: int = 1) -> Supervision:
+    machine = supervision(routers=routers)
     machine.start(0.0)
-    for seat in (ROUTER, 0, 1):
+    for seat in machine.seats:
         machine.child_said(seat, ready(seat), 1.0)
     assert machine.all_ready
     return machine
@@ -297,6 +301,73 @@ def test_calls_left_unanswered_are_reported() -> None:
     assert machine.child_said(ROUTER, Drained(3), 101.0) == [Report("warning", "router left 3 calls unanswered at its end")]
 
 
+# Several routers
+
+
+def drains(effects: list[Effect]) -> list[int]:
+    return [effect.seat for effect in effects if isinstance(effect, Send) and isinstance(effect.message, Drain)]
+
+
+def test_the_service_is_ready_when_the_last_of_several_routers_is() -> None:
+    machine = supervision(routers=2)
+    assert machine.start(0.0) == [Spawn(ROUTER, 1), Spawn(SECOND_ROUTER, 1), Spawn(0, 1), Spawn(1, 1)]
+    for seat in (ROUTER, 0, 1):
+        assert of(ServiceReady, machine.child_said(seat, ready(seat), 1.0)) == []
+    assert of(ServiceReady, machine.child_said(SECOND_ROUTER, ready(SECOND_ROUTER), 1.0)) == [ServiceReady()]
+
+
+def test_a_router_has_a_number_when_there_are_several_and_only_then() -> None:
+    alone, two = supervision(), supervision(routers=2)
+    assert [alone.name(seat) for seat in alone.seats] == ["router", "worker 0", "worker 1"]
+    assert [two.name(seat) for seat in two.seats] == ["router 0", "router 1", "worker 0", "worker 1"]
+
+
+def test_every_router_hears_of_every_change_of_the_workers() -> None:
+    machine = serving(routers=2)
+    lost = machine.child_exited(1, "was killed by SIGKILL", False, 100.0)
+    machine.timer(100.0)
+    back = machine.child_said(1, ready(1, 2), 101.0)
+    for router in (ROUTER, SECOND_ROUTER):
+        assert topologies(lost, router) == [("ipc://worker-0.1", None)]
+        assert topologies(back, router) == [("ipc://worker-0.1", "ipc://worker-1.2")]
+
+
+def test_a_lost_router_changes_nothing_for_the_others_and_is_started_again_alone() -> None:
+    machine = serving(routers=2)
+    epoch = machine.epoch
+    effects = machine.child_exited(SECOND_ROUTER, "was killed by SIGKILL", False, 100.0)
+    assert effects == [Report("error", "router 1 was killed by SIGKILL; starting it again")]
+    assert machine.epoch == epoch
+    assert machine.timer(100.0)[0] == Spawn(SECOND_ROUTER, 2)
+    heard = machine.child_said(SECOND_ROUTER, ready(SECOND_ROUTER), 101.0)
+    assert topologies(heard, SECOND_ROUTER) == [("ipc://worker-0.1", "ipc://worker-1.1")]
+    assert topologies(heard, ROUTER) == []
+
+
+def test_the_watchdog_is_not_fed_while_one_of_several_routers_is_silent() -> None:
+    machine = serving(routers=2)
+    machine.timer(2.0)
+    for seat in (ROUTER, 0, 1):
+        machine.child_said(seat, Pong(1), 2.1)
+    assert not machine.all_answer(4.1)
+    machine.child_said(SECOND_ROUTER, Pong(1), 4.2)
+    assert machine.all_answer(4.3)
+
+
+def test_the_workers_drain_when_the_last_router_has_answered_everything() -> None:
+    machine = serving(routers=2)
+    assert drains(machine.stop_requested(100.0)) == [ROUTER, SECOND_ROUTER]
+    assert drains(machine.child_exited(SECOND_ROUTER, "exited with code 0", True, 101.0)) == []
+    assert drains(machine.child_exited(ROUTER, "exited with code 0", True, 102.0)) == [0, 1]
+
+
+def test_a_stop_does_not_wait_for_a_router_that_was_not_there() -> None:
+    machine = serving(routers=2)
+    machine.child_exited(ROUTER, "was killed by SIGKILL", False, 100.0)
+    assert drains(machine.stop_requested(100.0)) == [SECOND_ROUTER]
+    assert drains(machine.child_exited(SECOND_ROUTER, "exited with code 0", True, 101.0)) == [0, 1]
+
+
 # Random worlds
 
 
@@ -305,7 +376,7 @@ class World:
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
-        self.machine = supervision()
+        self.machine = supervision(routers=1 + seed % 3)
         self.now = 0.0
         self.alive: dict[int, int] = {}
         self.doomed: set[int] = set()
@@ -344,7 +415,7 @@ class World:
             self.leave(seat)
         elif self.random.random() < 0.6:
             endpoint = ready(seat, self.alive[seat])
-            if self.machine.seats[seat].state is Seat.STARTING and seat != ROUTER:
+            if self.machine.seats[seat].state is Seat.STARTING and not is_router(seat):
                 self.listening[seat] = endpoint.endpoint
             self.obey(self.machine.child_said(seat, endpoint, self.now))
         else:

@@ -323,6 +323,30 @@ async def test_an_object_that_leaves_memory_while_something_is_read_for_it_leave
     assert world.host.table.budget.used_bytes == 0
 
 
+async def test_what_is_read_for_an_object_that_has_slept_and_left_memory_leaves_nothing_behind() -> None:
+    world = await cold_world()
+    table, idle_s = world.host.table, world.settings.idle_evict_s
+
+    async def ask_only(actor: Actor) -> None:
+        actor.storage.get("b", allow_concurrency=True)
+        actor.storage.get("c", allow_concurrency=True)
+
+    await world.do("x", ask_only)
+    kept = world.host.classes["Actor"]
+    now_s = world.loop.time()
+    for later_s in (1.5 * idle_s, 2.5 * idle_s):  # Looked at twice: it has been used since it was first looked at.
+        table.evict_idle(now_s + later_s)
+    assert "x" in kept.asleep
+    world.reader.release(1)
+    await world.settle()
+    assert kept.asleep["x"].cache.values == {"b": "two"}, "what comes while it sleeps is kept"
+    table.evict_idle(now_s + 100 * idle_s)
+    assert not kept.asleep
+    world.reader.release()
+    await world.settle()
+    assert table.budget.used_bytes == 0
+
+
 async def test_an_object_is_not_evicted_while_it_waits_for_a_read() -> None:
     world = await cold_world()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
 import pytest
 
@@ -191,6 +192,82 @@ async def test_over_its_budget_the_least_recently_used_objects_leave_first() -> 
     assert kept == list(range(20 - len(kept), 20))
     assert 3 <= len(kept) <= 6
     assert await world.ask(Thing, "0", "get", "k") == "x" * 100_000
+
+
+async def test_an_idle_object_loses_its_instance_first_and_what_its_storage_has_cached_later() -> None:
+    world = World(Thing, idle_evict_s=10.0)
+    await world.ask(Thing, "a", "put", "k", 1)
+    await world.ask(Thing, "a", "memory")
+    used, table = world.host.table.budget.used_bytes, world.host.table
+    reads = reads_of(world)
+    table.evict_idle(world.loop.time() + 11)
+    assert world.host.classes["Thing"].activations == {}
+    assert table.budget.used_bytes == used, "it sleeps"
+    assert await world.ask(Thing, "a", "memory") == 1, "a new instance"
+    assert await world.ask(Thing, "a", "get", "k") == 1
+    assert reads == [], "nothing was read from the store"
+    assert table.budget.used_bytes == used
+    again_s = table.evict_idle(world.loop.time() + 12)
+    assert again_s is not None
+    assert table.evict_idle(world.loop.time() + 82) is None, "it has left memory"
+    assert (table.budget.used_bytes, table.is_empty) == (0, True)
+    assert await world.ask(Thing, "a", "get", "k") == 1
+    assert reads, "now the store was asked"
+
+
+def reads_of(world: World) -> list[str]:
+    """The keys that are asked of the stores from now on."""
+    reads: list[str] = []
+    for store in world.host.stores.values():
+        get = store.get
+
+        def recorded(object_key: bytes, key: str, get: Any = get) -> bytes | None:
+            reads.append(key)
+            found: bytes | None = get(object_key, key)
+            return found
+
+        store.get = recorded  # type: ignore[method-assign]
+    return reads
+
+
+async def test_over_the_budget_objects_that_sleep_leave_before_those_that_are_used() -> None:
+    world = World(Thing, cache_bytes=600_000, idle_evict_s=10.0)
+    for name in "ab":
+        await world.ask(Thing, name, "put", "k", "x" * 100_000)
+    world.host.table.evict_idle(world.loop.time() + 11)
+    assert set(world.host.classes["Thing"].asleep) == {"a", "b"}
+    for name in "cdef":
+        await world.ask(Thing, name, "put", "k", "x" * 100_000)
+    world.host.table.evict_idle(world.loop.time())
+    assert set(world.host.classes["Thing"].asleep) == {"b"}
+    assert set(world.host.classes["Thing"].activations) == set("cdef")
+
+
+@pytest.mark.parametrize("use", ["storage.get('k')", "storage.put('k', 2)", "storage.list()", "spawn(0)", "stub('Thing', 'b')"])
+async def test_who_keeps_an_instance_that_has_left_memory_reaches_the_object_no_more(use: str) -> None:
+    world = World(Thing, idle_evict_s=10.0)
+    await world.ask(Thing, "a", "put", "k", 1)
+    kept: Any = world.activation(Thing, "a").instance
+    storage, stub = kept.storage, kept.stub("Thing", "b")
+    world.host.table.evict_idle(world.loop.time() + 11)
+    with pytest.raises(ObjectReset, match="has left memory"):
+        eval(f"kept.{use}")
+    for reach in (lambda: storage.put("k", 2), lambda: storage.get("k"), lambda: stub.get("k")):
+        with pytest.raises(ObjectReset, match="has left memory"):
+            reach()
+    assert await world.ask(Thing, "a", "get", "k") == 1
+
+
+async def test_a_sleeping_object_that_cannot_be_started_is_answered_and_gives_its_memory_back(starting: type[Starting]) -> None:
+    world = World(starting, idle_evict_s=10.0)
+    assert await world.ask(starting, "a", "is_started")
+    world.host.table.evict_idle(world.loop.time() + 11)
+    starting.fails = 2
+    with pytest.raises(StartFailed):
+        await world.ask(starting, "a", "is_started")
+    await world.settle()
+    assert world.host.table.budget.used_bytes == 0
+    assert await world.ask(starting, "a", "is_started")
 
 
 async def test_memory_is_given_back_to_the_last_byte() -> None:

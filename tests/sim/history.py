@@ -180,7 +180,8 @@ class History:
         other = self._instances.get(key)
         if other is instance:
             return
-        if other is not None and other._activation.broken is None and other._activation.host.loop.alive:
+        activation = None if other is None else other.__dict__.get("_activation")  # It has none when it has left memory.
+        if activation is not None and activation.broken is None and activation.host.loop.alive:
             self.problem("activation", f"two instances of {instance.id} are alive")
         self._instances[key] = instance
 

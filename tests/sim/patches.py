@@ -114,7 +114,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             shard.worker,
             Host=make_host,
             EVICT_INTERVAL_S=scenario.evict_interval_s,
-            gc=mock.Mock(),  # One worker of many in this process does not tune it.
+            Collector=mock.Mock(),  # One worker of many in this process does not tune it.
         )
         patch(ObjectTask, __hash__=order)
         yield

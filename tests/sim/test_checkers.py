@@ -48,8 +48,8 @@ def replies_are_not_held(stack: contextlib.ExitStack) -> None:
     patch(stack, Host, "_finish_status", finish)
     writing = ObjectCache._mark
 
-    def mark(self: ObjectCache, key: str, raw: bytes | None, confirmed: bool) -> None:
-        writing(self, key, raw, False)
+    def mark(self: ObjectCache, key: str, raw: bytes | None, size: int, confirmed: bool) -> None:
+        writing(self, key, raw, size, False)
 
     patch(stack, ObjectCache, "_mark", mark)
 

@@ -1,0 +1,76 @@
+"""Brings objects into memory for the calls that need them.
+
+Guarantee: a call to an object that is not in memory starts one instance of it, or waits in order for what has to come first (a
+reset object's last commit, a header that is on disk only), or is answered.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from runtime.errors import BadRequest, Moved
+from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
+from runtime.protocol import Origin, Request
+from shard.activation import Activation
+from shard.alarm_clock import Ring
+from shard.cache import ObjectCache
+from shard.cold_reads import ColdStarts
+from shard.outbound import Caller
+from shard.refusals import unknown_method
+from shard.table import Kept
+
+if TYPE_CHECKING:
+    from shard.host import Host
+
+
+class Activator:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._cold_starts = ColdStarts(host)
+
+    def bring(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
+        """The object that the request is for. None when the request has been answered or queued instead."""
+        activation = None
+        if request.method in kept.methods or isinstance(origin, Ring):
+            activation = self._host.table.wake(kept, request.name)
+        if activation is None:
+            activation = self._read(kept, request, origin, arrived_s)
+        return activation if activation is not None and self._start(activation, kept, request, origin) else None
+
+    def _read(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
+        """An object of which nothing is in memory."""
+        host = self._host
+        problem = check_object_id(request.cls, request.name)
+        if problem is not None:
+            host.answer_error(origin, request.id, BadRequest(problem))
+            return None
+        shard = shard_of_slot(slot_of(request.cls, request.name), host.settings.shards_total)
+        store = host.stores.get(shard)
+        if store is None:
+            host.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
+            return None
+        if request.method not in kept.methods and not isinstance(origin, Ring):
+            host.answer_error(origin, request.id, unknown_method(request, kept.methods))
+            return None
+        key = object_key(request.cls, request.name)
+        call = (request, origin, arrived_s)
+        if self._cold_starts.joins(key, call) or host.waiting.takes(key, call) or self._cold_starts.takes(store, key, call):
+            return None
+        cache = ObjectCache(key, request.cls, request.name, shard, store, host.commits, host.table.budget)
+        return Activation(host, kept.object_class, request.name, cache)
+
+    def _start(self, activation: Activation, kept: Kept, request: Request, origin: Origin) -> bool:
+        """Gives it an instance. False when that failed, and the request has been answered."""
+        host = self._host
+        try:
+            activation.construct(Caller(host))
+        except BaseException as exc:
+            host.resets.start_failed(activation, exc, [(request, origin)])
+            return False
+        host.table.add(activation, host.now_s)
+        if kept.object_class.starts:
+            activation.run_on_start()
+            if activation.broken is not None:  # on_start failed at once; nobody else waited yet.
+                host.answer_error(origin, request.id, activation.broken)
+                return False
+        return True

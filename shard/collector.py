@@ -1,0 +1,84 @@
+"""When Python's cyclic collector looks at what, so that no call waits for it to walk over a million objects.
+
+Guarantee: what the collector walks over at once is what came since its last look, tens of thousands of Python objects at most,
+however many durable objects are in memory.
+
+Activations need no collector: an evicted one is freed by its reference counts (see `Activation.let_go`). But their parts are
+what it would spend its time on. Left alone it counts allocations less releases, so while as many objects come as go it waits,
+and then walks over all that came: 0.1 to 0.9 s, seen with 1,000,000 objects called in turn. So after every thousand
+activations it looks at what is young (0.7 ms), and what is left is frozen: set aside for good, in no time.
+
+What user code leaves in cycles dies young, as a rule. What did not is found when everything is looked at, which takes a second
+with a million objects in memory: when none is, or when the process has grown by much that nobody accounts for.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+THRESHOLDS = (10_000, 4, 1_000_000_000)
+"""Calls make many short-lived tuples and few cycles: Python's default of 700 would collect several times a turn. The oldest
+generation is never looked at by itself."""
+ACTIVATIONS = 1_000
+"""So many come between two looks at what is young."""
+GROWTH_BYTES_MIN = 128 << 20
+GROWTH_SHARE = 0.25
+"""Growth of the process that nobody accounts for, as a share of what it was, after which everything is looked at."""
+PAUSE_SHARE = 0.01
+"""Most of the time that looking at everything may take."""
+
+_STATM = Path("/proc/self/statm")
+_PAGE_BYTES = 4_096
+
+
+def full_look_due(grown_bytes: int, before_bytes: int, since_s: float, last_took_s: float) -> bool:
+    """`grown_bytes`: by how much more the process has grown since the last look than what is accounted for."""
+    return grown_bytes > max(GROWTH_BYTES_MIN, GROWTH_SHARE * before_bytes) and since_s * PAUSE_SHARE > last_took_s
+
+
+def resident_bytes() -> int:
+    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+
+
+class Collector:
+    """Owns the collector of this process from `start` on."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, resident: Callable[[], int] = resident_bytes) -> None:
+        self._clock = clock
+        self._resident = resident
+        self._activated = 0
+        self._accounted = self._before = 0
+        self._looked_at_s = self._took_s = 0.0
+        self.full_looks = 0
+
+    def start(self) -> None:
+        """What the start has made stays: it is set aside."""
+        gc.set_threshold(*THRESHOLDS)
+        self.look_at_everything(0)
+
+    def activated(self, total: int) -> None:
+        """So many activations there have been. To be called often."""
+        if total - self._activated >= ACTIVATIONS:
+            self._activated = total
+            gc.collect(0)
+            gc.freeze()
+
+    def check_growth(self, accounted_bytes: int) -> None:
+        """To be called every second or so. `accounted_bytes`: what caches and activations are known to take."""
+        resident = self._resident()
+        grown = (resident - self._before) - (accounted_bytes - self._accounted)
+        if full_look_due(grown, self._before, self._clock() - self._looked_at_s, self._took_s):
+            self.look_at_everything(accounted_bytes)
+
+    def look_at_everything(self, accounted_bytes: int) -> None:
+        began_s = self._clock()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        self._looked_at_s = self._clock()
+        self._took_s = self._looked_at_s - began_s
+        self._accounted, self._before = accounted_bytes, self._resident()
+        self.full_looks += 1

@@ -1,0 +1,90 @@
+"""The collector of a worker's process: what it looks at, and when it looks at everything."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+
+from shard.collector import ACTIVATIONS, GROWTH_BYTES_MIN, Collector, full_look_due, resident_bytes
+
+MIB = 1 << 20
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.me = self
+
+
+def forgotten_cycle() -> weakref.ref[Cycle]:
+    return weakref.ref(Cycle())
+
+
+@pytest.fixture(autouse=True)
+def _as_it_was() -> Iterator[None]:
+    thresholds = gc.get_threshold()
+    yield
+    gc.unfreeze()
+    gc.set_threshold(*thresholds)
+    gc.collect()
+
+
+class Process:
+    """Grows as it is told, on a clock of its own."""
+
+    def __init__(self) -> None:
+        self.now_s, self.bytes = 0.0, 100 * MIB
+        self.collector = Collector(lambda: self.now_s, lambda: self.bytes)
+        self.collector.start()
+
+
+def test_what_came_with_a_thousand_activations_is_looked_at_once_and_never_again() -> None:
+    process = Process()
+    before = gc.get_freeze_count()
+    kept, lost = [Cycle() for _ in range(100)], forgotten_cycle()
+    process.collector.activated(ACTIVATIONS - 1)
+    assert lost() is not None
+    process.collector.activated(ACTIVATIONS)
+    assert lost() is None
+    assert gc.get_freeze_count() >= before + len(kept)
+    assert gc.get_count()[0] < 100
+    again = forgotten_cycle()
+    process.collector.activated(ACTIVATIONS + 1)
+    assert again() is not None, "not before a thousand more"
+
+
+def test_what_was_set_aside_and_is_garbage_now_is_found_when_everything_is_looked_at() -> None:
+    process = Process()
+    cycle = Cycle()
+    lost = weakref.ref(cycle)
+    process.collector.activated(ACTIVATIONS)
+    del cycle
+    gc.collect()
+    assert lost() is not None, "it is set aside"
+    process.collector.look_at_everything(0)
+    assert lost() is None
+
+
+def test_everything_is_looked_at_when_the_process_grows_by_what_nobody_accounts_for() -> None:
+    process = Process()
+    process.now_s += 3_600
+    process.bytes += 500 * MIB
+    process.collector.check_growth(500 * MIB)
+    assert process.collector.full_looks == 1, "the one of the start"
+    process.bytes += GROWTH_BYTES_MIN + 1
+    process.collector.check_growth(500 * MIB)
+    assert process.collector.full_looks == 2
+    process.collector.check_growth(500 * MIB)
+    assert process.collector.full_looks == 2, "grown by nothing since"
+
+
+def test_looking_at_everything_takes_a_hundredth_of_the_time_at_most() -> None:
+    assert full_look_due(GROWTH_BYTES_MIN + 1, 0, since_s=101.0, last_took_s=1.0)
+    assert not full_look_due(GROWTH_BYTES_MIN + 1, 0, since_s=99.0, last_took_s=1.0)
+    assert not full_look_due(GROWTH_BYTES_MIN + 1, 1 << 40, since_s=101.0, last_took_s=1.0)
+
+
+def test_the_size_of_this_process_is_read() -> None:
+    assert 10 * MIB < resident_bytes() < 10_000 * MIB
