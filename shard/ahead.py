@@ -13,7 +13,7 @@ from itertools import islice
 
 from runtime.limits import CHECKPOINT_SLICE_KEYS
 from shard.cold_reads import Fetch, Reader, Snapshot
-from shard.store import ShardStore
+from shard.store import ABOVE_KEYS, ShardStore
 
 FETCHES_MAX = 4
 """Reads at once."""
@@ -47,11 +47,14 @@ class Ahead:
             store.reads.read(reader, store.state.snapshot(), fetch, done, first=True)
 
     def _read_range(self, snapshot: Snapshot) -> None:
-        """The next time, the keys after these."""
-        rows = snapshot.scan(self.low, self.high, False)
-        read = [key for key, _ in islice(rows, CHECKPOINT_SLICE_KEYS)]
+        """And the rows beside it: pages that get empty are merged with their neighbours. The next time, the keys after these."""
+        before = snapshot.scan(b"", self.low, True)
+        next(before, None)
+        before.close()
+        rows = snapshot.scan(self.low, ABOVE_KEYS, False)
+        read = [key for key, _ in islice(rows, CHECKPOINT_SLICE_KEYS + 1)]
         rows.close()
-        self.low = read[-1] + b"\0" if read else self.high
+        self.low = min(read[-1] + b"\0", self.high) if read else self.high
 
 
 def _read_keys(keys: list[bytes], snapshot: Snapshot) -> None:

@@ -40,8 +40,10 @@ PROBE_WINDOWS = 32
 WINDOW_PAGES = 64
 """So many windows of so many pages of a larger one: 0.09 ms."""
 FORGIVEN = 16
-"""One page in so many, and one at least, need not be in memory. Pages that nobody reads leave it first (those that LMDB has free
-are such), and one that is read is back then; if it was not that one, the read that waits for it is noticed."""
+FORGIVEN_MIN = 8
+"""One page in so many need not be in memory, and so many of a small file. Pages that nobody reads leave it first (those that LMDB
+has free are such) or were never there (holes in a new file), and one that is read is back then. The read that waits for one is
+noticed."""
 DOUBT_S_MAX = 64.0
 """How long a read that has waited for the disk is believed at most, whatever is found in memory: two seconds, twice as long each
 time, half as long again after each interval without such a read. So the loop waits once in a minute, if it has to."""
@@ -76,7 +78,7 @@ class Sample(NamedTuple):
 
     @property
     def in_memory(self) -> bool:
-        return self.on_disk <= max(1, self.pages // FORGIVEN)
+        return self.on_disk <= max(FORGIVEN_MIN, self.pages // FORGIVEN)
 
 
 def look_at(path: Path, phase: float = 0.0) -> Sample:
@@ -220,16 +222,16 @@ class Residency:
         return self._store.reader is None
 
     def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
-        """A `Reader`. If it turns out that the state is in memory, this is the last time that it is asked."""
+        """A `Reader`. It may turn out that the state is in memory; then whoever asks next need not."""
         self._read = True
         if self._timer is None:
             self._probe()
-            if self.in_memory:
-                result, error = look_up(snapshot, fetch)
-                asyncio.get_running_loop().call_soon(done, result, error, context=NEUTRAL)
-                return
-        self.reads_apart += 1
-        self._reader.read(snapshot, fetch, done, first=first)
+        if self.in_memory:
+            result, error = look_up(snapshot, fetch)
+            asyncio.get_running_loop().call_soon(done, result, error, context=NEUTRAL)
+        else:
+            self.reads_apart += 1
+            self._reader.read(snapshot, fetch, done, first=first)
 
     def suspect(self) -> None:
         """A read has waited for the disk: whatever is in memory, what is read is not."""

@@ -133,6 +133,7 @@ def test_endless_writing_keeps_the_log_bounded(tmp_path: Path, monkeypatch: pyte
             await asyncio.sleep(0)
         assert store.checkpointer.statistics().checkpoints >= 5
         assert len(list_segments(log_path(tmp_path, 1, 0))) <= 8
+        assert store.read_statistics().reads_apart == 0, "what was just written is in memory"
         assert store.shards[1].get(object_key(49), "a") == b"599" + b"x" * 300
 
     with_store(tmp_path, test)
