@@ -91,7 +91,8 @@ class Activation:
         instance.id = self.id
         instance.storage = self.storage
         instance._activation = self
-        self.context.copy().run(cls.__init__, instance)
+        if self.object_class.has_init:
+            self.context.copy().run(cls.__init__, instance)
 
     @property
     def idle(self) -> bool:
@@ -131,8 +132,12 @@ class Activation:
 
     def lay_down(self) -> None:
         """The instance leaves memory. Whoever has kept it, or something of it, reaches the object no more."""
-        self.instance.__dict__.pop("storage", None)
-        self.instance.__dict__.pop("_activation", None)
+        instance = self.instance
+        for name in ("storage", "_activation"):
+            try:
+                object.__delattr__(instance, name)
+            except AttributeError:  # Its own code has taken it away.
+                pass
         self.storage.detach()
         self.caller.detach()
         del self.instance, self.storage, self.caller

@@ -250,8 +250,19 @@ class ObjectCache:
             if confirmed:
                 self._confirm(key)
             return
-        self._mark(key, raw, WRITE_BYTES + len(key) + len(raw), confirmed)
+        size = WRITE_BYTES + len(key) + len(raw)
+        if self.dirty or self.cleared or not self.has_header:
+            self._mark(key, raw, size, confirmed)
+            values[key] = value
+            return
         values[key] = value
+        commits = self.commits  # The first write since the cut: `_mark`, without the call.
+        commits.dirty.append(self)
+        self.dirty[key] = raw
+        self.dirty_bytes += size
+        commits.open_bytes += size
+        if confirmed:
+            self.confirm_seq = commits.open_seq
 
     def check_room(self, size: int) -> None:
         """What is written without a suspension is one atomic group, and a group must fit in one commit. Raises ValueError."""

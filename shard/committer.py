@@ -60,6 +60,11 @@ class Committer:
     def statistics(self) -> CommitterStatistics:
         return CommitterStatistics(self._inline, round(self._average_s * 1e6))
 
+    @property
+    def will_block(self) -> bool:
+        """Whether `commit_if_due` will wait for the disk."""
+        return self._inline and self._host.commits.can_cut
+
     def commit_if_due(self) -> None:
         """To be called at the end of a turn."""
         host = self._host

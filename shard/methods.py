@@ -142,7 +142,7 @@ class Method:
 class ObjectClass:
     """A user's class, ready to be called."""
 
-    __slots__ = ("alarm", "cls", "methods", "name", "starts")
+    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "starts")
 
     def __init__(self, cls: type[DurableObject]) -> None:
         """Raises AppError for a class that breaks a rule of section 1 of the contract."""
@@ -161,6 +161,7 @@ class ObjectClass:
         self.alarm = getattr(cls, ALARM, None)
         """The alarm handler."""
         self.starts = cls.on_start is not DurableObject.on_start
+        self.has_init = cls.__init__ is not object.__init__
 
     def describe(self) -> dict[str, Any]:
         return {

@@ -39,6 +39,7 @@ class Peers:
         self._workers: list[InFlight] = []
         self._backends: dict[int, Backend] = {}
         self._tokens = itertools.count(1).__next__
+        self._connections = itertools.count(1).__next__
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
 
@@ -93,8 +94,11 @@ class Peers:
             if endpoint is not None:
                 worker.came_up(endpoint, now)
                 replied = partial(self._replied, worker)
+                # Another identity each time: the worker may not know yet that an earlier connection is closed, and refuses a
+                # second one of the same name, silently.
+                identity = b"%s.%d" % (self._identity, self._connections())
                 self._backends[worker.worker] = Backend(
-                    self._context, endpoint, self._loop, replied, _nothing, identity=self._identity
+                    self._context, endpoint, self._loop, replied, _nothing, identity=identity
                 )
         early, self._early = self._early, []
         for request, origin in early:

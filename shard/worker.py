@@ -116,6 +116,8 @@ class Worker:
         self._end_turn()
 
     def _end_turn(self) -> None:
+        if self._endpoint.has_replies and self._committer.will_block:
+            self._endpoint.flush()  # What waits for no write does not wait for the disk either.
         self._committer.commit_if_due()
         self._endpoint.flush()
         table = self._host.table

@@ -125,16 +125,16 @@ def test_the_next_segment_is_prepared_before_it_is_needed(tmp_path: Path, monkey
 
 
 def test_endless_writing_keeps_the_log_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small_segments(monkeypatch, 4096, 8)
+    small_segments(monkeypatch, 16_384, 8)
 
     async def test(store: WorkerStore) -> None:
-        for number in range(600):
+        for number in range(2_400):
             write(store, number % 2, {"a": b"%d" % number + b"x" * 300}, number % 50)
             await asyncio.sleep(0)
         assert store.checkpointer.statistics().checkpoints >= 5
         assert len(list_segments(log_path(tmp_path, 1, 0))) <= 8
         assert store.read_statistics().reads_apart == 0, "what was just written is in memory"
-        assert store.shards[1].get(object_key(49), "a") == b"599" + b"x" * 300
+        assert store.shards[1].get(object_key(49), "a") == b"2399" + b"x" * 300
 
     with_store(tmp_path, test)
 
