@@ -54,7 +54,7 @@ class Activator:
             return None
         key = object_key(request.cls, request.name)
         call = (request, origin, arrived_s)
-        if host.waiting.takes(key, call) or self._cold_starts.takes(store, key, call):
+        if self._cold_starts.joins(key, call) or host.waiting.takes(key, call) or self._cold_starts.takes(store, key, call):
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, host.commits, host.table.budget)
         return Activation(host, kept.object_class, request.name, cache)

@@ -182,7 +182,7 @@ class AlarmClock:
 
     def start(self) -> None:
         """Reads what is due next; overdue alarms ring at once."""
-        self._shards = {shard: ShardAlarms(store) for shard, store in self._stores.items()}
+        self._shards = {shard: ShardAlarms(store, self._set_timer) for shard, store in self._stores.items()}
         gone = [each for store in self._stores.values() for each in abandoned_alarms(store, ABANDONED_COUNTED)]
         self.abandoned = len(gone)
         if gone:

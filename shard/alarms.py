@@ -14,10 +14,14 @@ from __future__ import annotations
 
 import datetime
 import heapq
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
+
+from shard.cold_reads import Done, Reader
+from shard.memtable import Unknown
 
 INDEX_KEY = b"\xfe" * 16
 """Object key of the alarm index. Object keys begin with a slot, so with a byte below 0x40."""
@@ -135,20 +139,33 @@ def index_writes(
 
 
 class IndexStore(Protocol):
+    reader: Reader | None
+
     def get(self, object_key: bytes, key: str) -> bytes | None: ...
+
+    def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None: ...
 
     def scan(
         self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
     ) -> list[tuple[str, bytes]]: ...
 
+    def fetch_range(
+        self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
+    ) -> None: ...
+
 
 class ShardAlarms:
     """The pending alarms of one shard: the next ones in memory, all of them in the index.
 
-    Every row of the index before `_horizon` is in the heap. What else is there is stale: `take_due` asks the index again."""
+    Every row of the index before `_horizon` is in the heap. What else is there is stale: `take_due` asks the index again.
+    The first window is read at once; later ones may be on disk only, and then wait until a reader has touched them."""
 
-    def __init__(self, store: IndexStore) -> None:
+    def __init__(self, store: IndexStore, touched: Callable[[], object]) -> None:
+        """`touched`: what could not be told before can be told now."""
         self._store = store
+        self._tell_touched = touched
+        self._touching = False
+        self._in_memory = True
         self._heap: list[Due] = []
         self._horizon: str | None = ""
         """None: the heap has every row there is."""
@@ -162,15 +179,27 @@ class ShardAlarms:
                 self._horizon = self._heap[-1].row_key + "\0"
 
     def next_due_us(self) -> int | None:
+        """None: no alarm is pending, or it is being fetched."""
         if not self._heap and self._horizon is not None:
             self._load()
         return self._heap[0].due_us if self._heap else None
 
     def _load(self) -> None:
-        """Reads the next window of the index."""
+        """Reads the next window of the index, once it is in memory."""
+        if self._store.reader is not None and not self._in_memory:
+            if not self._touching:
+                self._touching = True
+                self._store.fetch_range(INDEX_KEY, self._horizon or None, None, False, WINDOW_ROWS, self._touched)
+            return
+        self._in_memory = False
         rows = self._store.scan(INDEX_KEY, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
         self._heap = [Due(int(key[:16], 16), bytes.fromhex(key[16:]), *msgspec.msgpack.decode(raw)) for key, raw in rows]
         self._horizon = rows[-1][0] + "\0" if len(rows) == WINDOW_ROWS else None
+
+    def _touched(self, *_: Any) -> None:
+        """What was read is thrown away: it is as of when it was asked, and alarms have been noted since."""
+        self._touching, self._in_memory = False, True
+        self._tell_touched()
 
     def take_due(self, now_us: int, most: int) -> list[Due]:
         """Removes and returns at most so many alarms that are due, the oldest first; they are in the index still. An alarm
@@ -184,8 +213,9 @@ class ShardAlarms:
 
 
 def is_pending(store: IndexStore, due: Due) -> bool:
-    """Whether the alarm stands in the index, unmoved."""
-    return store.get(INDEX_KEY, due.row_key) is not None
+    """Whether the alarm stands in the index, unmoved. Where only the disk knows, it may: its object will find out."""
+    ask = store.get if store.reader is None else store.recall
+    return ask(INDEX_KEY, due.row_key) is not None
 
 
 def pending_alarm(store: IndexStore, object_key: bytes) -> Alarm | None:

@@ -6,7 +6,9 @@ the applied sequence: after a crash all of it is applied again from the log, to 
 
 Rule 1: `checkpoint_steps` and `checkpoint_due` are pure; they run in the simulator too. The `Checkpointer` is their shell.
 Rule 2: puts happen on the loop thread in slices (a helper thread would wait for the GIL at every put); only what blocks,
-        commits and truncation, happens in the helper thread.
+        commits and truncation, happens in the helper thread. Pages that may be on disk only are brought into memory by the
+        shard's reader before a slice changes them, unless it is urgent.
+Rule 3: no batch is begun while a snapshot that a reader has taken before is in use.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import NamedTuple, Protocol, TypeVar
@@ -23,6 +26,8 @@ from typing import NamedTuple, Protocol, TypeVar
 from runtime.errors import OperatorError
 from runtime.ids import SLOT_KEY_BYTES
 from runtime.limits import CHECKPOINT_SLICE_KEYS
+from shard.ahead import Ahead
+from shard.cold_reads import Reader
 from shard.memtable import Memtable
 from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
@@ -186,9 +191,11 @@ def _cut(rows: list[Row]) -> Iterator[Slice]:
         yield Slice(None, puts, deletes, size)
 
 
-def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]:
+def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator[StateBatch | None, None, None]:
     """Puts the frozen memtable into the state, a slice a step. A step that yields a batch wants it committed before the next
-    step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand."""
+    step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand.
+
+    `ahead`, if given, is told a step before what each step changes, while the store has a reader."""
     frozen = store.frozen
     assert frozen is not None, store.shard
     assert store.state.applied_seq < store.frozen_seq, "half of it, once more, would not be repaired by the log"
@@ -196,14 +203,16 @@ def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, No
     entries = size = 0
     try:
         for part in slices(frozen):
+            if ahead is not None and store.reader is not None and (part.puts or part.deletes):
+                ahead.keys = [key for key, _ in part.puts] + part.deletes
+                yield None
+                ahead.keys = []
             if batch is None:
                 batch, entries, size = store.state.begin(), 0, 0
             batch.put_many(part.puts)
             batch.delete_many(part.deletes)
             if part.cleared is not None:
-                while not batch.delete_range(part.cleared, part.cleared + ABOVE_KEYS, CHECKPOINT_SLICE_KEYS):
-                    entries += CHECKPOINT_SLICE_KEYS
-                    yield None
+                entries += yield from _clear_steps(store, batch, part.cleared, ahead)
             entries += len(part.puts) + len(part.deletes)
             size += part.size_bytes
             if entries >= CHECKPOINT_COMMIT_ENTRIES or size >= CHECKPOINT_COMMIT_BYTES:
@@ -218,6 +227,25 @@ def checkpoint_steps(store: ShardStore) -> Generator[StateBatch | None, None, No
     finally:
         if batch is not None:
             batch.abort()
+
+
+def _clear_steps(store: ShardStore, batch: StateBatch, object_key: bytes, ahead: Ahead | None) -> Generator[None, None, int]:
+    """Deletes all that an object has; about how many keys those were."""
+    entries = 0
+    if ahead is not None and store.reader is not None:
+        ahead.low, ahead.high = object_key, object_key + ABOVE_KEYS
+        yield None
+    while not batch.delete_range(object_key, object_key + ABOVE_KEYS, CHECKPOINT_SLICE_KEYS):
+        entries += CHECKPOINT_SLICE_KEYS
+        yield None
+    if ahead is not None:
+        ahead.low = ahead.high
+    return entries
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 # Doing it
@@ -385,14 +413,20 @@ class Checkpointer:
     async def _move(self, store: ShardStore) -> None:
         assert store.frozen is not None
         entries = store.frozen.entries
-        steps = checkpoint_steps(store)
+        ahead = Ahead()
+        steps = checkpoint_steps(store, ahead)
         budget_s, began = 0.0, perf_counter()
         try:
+            await self._reads_over(store)
             for batch in steps:
                 now = perf_counter()
                 if batch is not None:
                     await self._in_helper(batch.commit)
                     self._commit_s_max = max(self._commit_s_max, perf_counter() - now)
+                    if store.state.applied_seq != store.frozen_seq:
+                        await self._reads_over(store)
+                elif ahead and store.reader is not None and self.pressure().share() < URGENT_SHARE:
+                    await self._touch(store, store.reader, ahead)
                 elif now - began < budget_s:
                     continue
                 else:
@@ -404,6 +438,21 @@ class Checkpointer:
             steps.close()
         self._entries += entries
         await self._empty(store.drop_frozen())
+
+    @staticmethod
+    async def _reads_over(store: ShardStore) -> None:
+        """Until all reads that have a snapshot now are over (rule 3)."""
+        if store.reads:
+            over = asyncio.get_running_loop().create_future()
+            store.reads.when_over(partial(_settle, over))
+            await over
+
+    @staticmethod
+    async def _touch(store: ShardStore, reader: Reader, ahead: Ahead) -> None:
+        """Before the reads of objects, of which there may be many."""
+        over = asyncio.get_running_loop().create_future()
+        ahead.fetch(store, reader, partial(_settle, over))
+        await over
 
     @staticmethod
     async def _empty(memtable: Memtable) -> None:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.errors import Internal, Overloaded
-from runtime.limits import OBJECT_CALLS_MAX
+from runtime.limits import OBJECT_CALLS_MAX, WORKER_CALL_BYTES_MAX
 from runtime.protocol import Origin, Request
 from shard.memtable import UNKNOWN, Unknown
 
@@ -44,8 +44,9 @@ Done = Callable[[Any, Exception | None], object]
 class Reader(Protocol):
     """Where reads wait for the disk without holding up the loop."""
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
-        """Calls `fetch`, closes the snapshot, then calls `done` in a later turn of the loop."""
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+        """Calls `fetch`, closes the snapshot, then calls `done` in a later turn of the loop. `first`: before those that were
+        asked earlier."""
         ...
 
 
@@ -61,9 +62,9 @@ class OpenReads:
     def __len__(self) -> int:
         return len(self._open)
 
-    def read(self, reader: Reader, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+    def read(self, reader: Reader, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         self._open.add(snapshot)
-        reader.read(snapshot, fetch, partial(self._over, snapshot, done))
+        reader.read(snapshot, fetch, partial(self._over, snapshot, done), first=first)
 
     def when_over(self, callback: Callable[[], object]) -> None:
         """Calls it when all reads begun so far are over: at once if there are none."""
@@ -100,28 +101,38 @@ class ColdStarts:
         self._warm: bytes | None = None
         """The object whose header has just been read."""
 
-    def takes(self, store: HeaderStore, object_key: bytes, call: tuple[Request, Origin, float]) -> bool:
-        """Whether a call has to wait; it does then, or has been refused."""
+    def joins(self, object_key: bytes, call: tuple[Request, Origin, float]) -> bool:
+        """Whether others wait for the same header, so that this call must not overtake them; it waits behind them then, or has
+        been refused."""
         calls = self._calls.get(object_key)
         if calls is None:
-            if store.reader is None or self._warm == object_key or store.recall(object_key, HEADER) is not UNKNOWN:
-                return False
-            calls = self._calls[object_key] = []
-            store.fetch(object_key, [HEADER], partial(self._read, object_key))
-        elif len(calls) >= OBJECT_CALLS_MAX:
-            request, origin, _ = call
+            return False
+        host, (request, origin, _) = self._host, call
+        if len(calls) >= OBJECT_CALLS_MAX:
             text = f"{request.cls}/{request.name} has {len(calls)} calls waiting"
-            self._host.answer_error(origin, request.id, Overloaded(text))
-            return True
-        calls.append(call)
-        self._host.queued_calls += 1
+            host.answer_error(origin, request.id, Overloaded(text))
+        elif host.queued_bytes + len(request.args) > WORKER_CALL_BYTES_MAX:
+            host.answer_error(origin, request.id, Overloaded(f"{host.queued_bytes} bytes of calls wait in the worker"))
+        else:
+            calls.append(call)
+            host.queued_calls += 1
+            host.queued_bytes += len(request.args)
         return True
+
+    def takes(self, store: HeaderStore, object_key: bytes, call: tuple[Request, Origin, float]) -> bool:
+        """Whether the header has to be fetched; the call waits for it then, or has been refused."""
+        if store.reader is None or self._warm == object_key or store.recall(object_key, HEADER) is not UNKNOWN:
+            return False
+        self._calls[object_key] = []
+        store.fetch(object_key, [HEADER], partial(self._read, object_key))
+        return self.joins(object_key, call)
 
     def _read(self, object_key: bytes, _: Any, error: Exception | None) -> None:
         """The page is in memory now: reading it again costs nothing, and no header has to be handed around."""
         host = self._host
         calls = self._calls.pop(object_key)
         host.queued_calls -= len(calls)
+        host.queued_bytes -= sum(len(request.args) for request, _, _ in calls)
         host.now_s = host.loop.time()
         self._warm = object_key
         for call in calls:

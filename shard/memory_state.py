@@ -6,7 +6,28 @@ What a batch did not commit is gone, as after a crash; what it committed stays f
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
+
+
+class MemorySnapshot:
+    """The rows of a state as they were: they are never changed, only replaced. `closed` is called at the end."""
+
+    def __init__(self, rows: dict[bytes, bytes], ordered: list[bytes], closed: Callable[[MemorySnapshot], object]) -> None:
+        self._rows = rows
+        self._ordered = ordered
+        self._closed = closed
+
+    def get(self, key: bytes) -> bytes | None:
+        return self._rows.get(key)
+
+    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+        keys = self._ordered[bisect_left(self._ordered, start) : bisect_left(self._ordered, end)]
+        for key in reversed(keys) if reverse else keys:
+            yield key, self._rows[key]
+
+    def close(self) -> None:
+        self._closed(self)
 
 
 class MemoryState:
@@ -19,6 +40,8 @@ class MemoryState:
         self.rows: dict[bytes, bytes] = {}
         self._ordered: list[bytes] = []
         self._batch: MemoryBatch | None = None
+        self._snapshots: dict[MemorySnapshot, int] = {}
+        """Those in use, with the number of commits when they were taken."""
         self.commit_error: Exception | None = None
         """Raised instead of the next commit, once; nothing of that batch is kept."""
 
@@ -30,20 +53,17 @@ class MemoryState:
         for key in reversed(keys) if reverse else keys:
             yield key, self.rows[key]
 
-    def snapshot(self) -> MemoryState:
-        """The rows are never changed, only replaced: the same ones under another name."""
-        taken = MemoryState(self.shard)
-        taken.rows, taken._ordered = self.rows, self._ordered
+    def snapshot(self) -> MemorySnapshot:
+        taken = MemorySnapshot(self.rows, self._ordered, partial(self._snapshots.pop))
+        self._snapshots[taken] = self.commits
         return taken
-
-    def close(self) -> None:
-        """A snapshot is given up."""
 
     def keys(self, start: bytes, end: bytes) -> list[bytes]:
         return self._ordered[bisect_left(self._ordered, start) : bisect_left(self._ordered, end)]
 
     def begin(self) -> MemoryBatch:
         assert self._batch is None, "one batch at a time"
+        assert all(taken == self.commits for taken in self._snapshots.values()), "a snapshot outlives what it was taken of"
         self._batch = MemoryBatch(self)
         return self._batch
 

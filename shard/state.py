@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import lmdb
@@ -31,6 +33,9 @@ MAP_BYTES_MAX = 1 << 40
 MAP_BYTES_MIN = 1 << 30
 FULL_BELOW_BYTES = 1 << 20
 """The map is address space, not memory or disk. It is made as large as the system grants."""
+
+SLOW_READ_S = 0.000_05
+"""A read that takes longer may have waited for the disk. The kernel knows; asking it takes a third of a microsecond."""
 
 _META_KEY = b"\xffstate"
 _META = struct.Struct("<IIQ")  # format, shard, applied sequence
@@ -57,6 +62,22 @@ def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
             map_bytes //= 4
 
 
+class Faults:
+    """Page faults of the loop thread that waited for the disk."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+
+    def have_come(self) -> bool:
+        """Since this was asked last."""
+        seen, self._seen = self._seen, resource.getrusage(resource.RUSAGE_THREAD).ru_majflt
+        return self._seen != seen
+
+
+FAULTS = Faults()
+"""One for all states: whichever read was slow has asked, and the others' slow reads are not to be blamed for it."""
+
+
 def _failure(operation: str, path: Path, error: BaseException) -> OperatorError:
     code = getattr(error, "code", None) or getattr(error, "errno", None)
     if isinstance(error, lmdb.MapFullError):
@@ -79,6 +100,10 @@ class LmdbState:
         """Opens the environment in `path`, or creates it durably."""
         self.shard = shard
         self.path = path
+        self.was_read = False
+        """Set by every read that is made on the loop thread."""
+        self.on_fault: Callable[[], object] | None = None
+        """Called when such a read has waited for the disk."""
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._env = open_environment(path, map_bytes)
@@ -122,20 +147,33 @@ class LmdbState:
 
     def get(self, key: bytes) -> bytes | None:
         """One short read transaction: about 1.5 µs for a page in memory."""
+        began = perf_counter()
+        self.was_read = True
         txn = self._env.begin()
         try:
             value: bytes | None = txn.get(key)
         finally:
             txn.abort()
+        if perf_counter() - began > SLOW_READ_S:
+            self._ask_for_faults()
         return value
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
         """Rows of [start, end) in order. To be used up or closed before anything is awaited (rule 1)."""
+        began = perf_counter()
+        self.was_read = True
         txn = self._env.begin()
         try:
             yield from _rows(txn, start, end, reverse)
         finally:
             txn.abort()
+            if perf_counter() - began > SLOW_READ_S:
+                self._ask_for_faults()
+
+    def _ask_for_faults(self) -> None:
+        """A read was slow: by the disk, or only by its size or because the thread had to wait for a core?"""
+        if FAULTS.have_come() and self.on_fault is not None:
+            self.on_fault()
 
     def snapshot(self) -> LmdbSnapshot:
         return LmdbSnapshot(self._env)

@@ -146,6 +146,7 @@ class ActivationTable:
                 if seen_s + self._sleep_s > now_s and not self.over_budget:
                     return
                 del kept.asleep[activation.id.name]
-                self.budget.used_bytes -= ACTIVATION_BYTES + activation.cache.bytes
+                self.budget.used_bytes -= ACTIVATION_BYTES
+                activation.cache.evict()  # A read that comes from the disk later finds other entries, and is not kept.
                 activation.let_go()
             asleep.popleft()

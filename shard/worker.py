@@ -180,6 +180,7 @@ class Worker:
             **dataclasses.asdict(self._committer.statistics()),
             "log": self.store.log.statistics()._asdict(),
             "checkpoint": self.store.checkpointer.statistics()._asdict(),
+            "reads": self.store.read_statistics()._asdict(),
         }
 
     # Trouble

@@ -16,6 +16,7 @@ from shard.checkpoint import Checkpointer, CheckpointTrouble
 from shard.log import CommitLog
 from shard.record import CommitRecord, ShardCommit, encode_record
 from shard.recovery import RecoveryReport, log_path, recover
+from shard.residency import Watch, WatchStatistics
 from shard.state import MAP_BYTES_MAX, LmdbState
 from shard.store import ShardStore
 
@@ -35,6 +36,8 @@ class WorkerStore:
         self.applied_position = 0
         """Log position of the newest record whose writes are visible."""
         self.checkpointer = Checkpointer(list(self.shards.values()), log, lambda: self.applied_position, trouble)
+        self._watch: Watch | None = None
+        """Where the states are files, which may not be in memory."""
         self._trouble = trouble
         self._states = states
         self._preparer = ThreadPoolExecutor(1, "segments")
@@ -57,7 +60,9 @@ class WorkerStore:
             for state in states:
                 state.close()
             raise
-        return cls(states, log, report, trouble)
+        store = cls(states, log, report, trouble)
+        store._watch = Watch([(store.shards[state.shard], state) for state in states])
+        return store
 
     @property
     def memtable_bytes(self) -> int:
@@ -93,10 +98,17 @@ class WorkerStore:
         elif error is not None:
             raise error
 
+    def read_statistics(self) -> WatchStatistics:
+        return WatchStatistics(0, len(self.shards)) if self._watch is None else self._watch.statistics()
+
     async def close(self) -> None:
         """Closes all files. To leave nothing for recovery, await `checkpointer.finish()` before."""
         await self.checkpointer.close()
-        await asyncio.get_running_loop().run_in_executor(None, self._preparer.shutdown)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, self._preparer.shutdown)
+        if self._watch is not None:
+            self._watch.stop()
+            await loop.run_in_executor(None, self._watch.close)
         self.log.close()
         for state in self._states:
             state.close()

@@ -26,7 +26,7 @@ SERVING = {
 
 CORE = {
     "shard": {
-        "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "memory_state", "memtable", "methods",
+        "ahead", "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "memory_state", "memtable", "methods",
         "record", "refusals", "settings", "storage", "store", "values",
     },
     "router": {"machine", "system"},

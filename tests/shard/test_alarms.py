@@ -26,9 +26,11 @@ from shard.alarms import (
     to_datetime,
     to_unix_us,
 )
+from shard.cold_reads import Done, Fetch, Snapshot
 from shard.memory_state import MemoryState
 from shard.record import ObjectWrites
 from shard.store import ShardStore
+from tests.shard.cold_world import checkpoint
 
 NOW_US = 1_700_000_000_123_456
 HOUR = datetime.timedelta(hours=1)
@@ -122,17 +124,38 @@ def test_the_index_has_one_row_for_a_pending_alarm_and_none_otherwise(before: in
 
 
 class Indexed:
-    """A shard's index, its `ShardAlarms`, and a plain model: what is pending, and what was taken and not given back."""
+    """A shard's index, its `ShardAlarms`, and a plain model: what is pending, and what was taken and not given back.
+    `cold`: the index may be on disk only, and is fetched whenever the test looks at it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, cold: bool = False) -> None:
         self.store = ShardStore(MemoryState(0))
+        self.asked: list[Callable[[], object]] = []
+        self.told = 0
+        if cold:
+            self.store.reader = self
         self.pending: dict[int, int] = {}
         self.out: set[Due] = set()
         self.restart()
 
     def restart(self) -> None:
-        self.shard = ShardAlarms(self.store)
+        self.asked.clear()
+        self.shard = ShardAlarms(self.store, self.touched)
         self.out = set()
+
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+        self.asked.append(lambda: done(fetch(snapshot), snapshot.close()))
+
+    def touched(self) -> None:
+        self.told += 1
+
+    def fetch(self) -> None:
+        """What the alarms wait for comes into memory."""
+        self.shard.next_due_us()
+        while self.asked:
+            told = self.told
+            self.asked.pop(0)()
+            assert self.told == told + 1
+            self.shard.next_due_us()
 
     def due(self, number: int) -> Due:
         return Due(self.pending[number], number.to_bytes(16, "big"), "C", f"o{number}")
@@ -149,7 +172,11 @@ class Indexed:
 
     def take(self, now_us: int, most: int) -> None:
         expected = sorted(due for due in map(self.due, self.pending) if due.due_us <= now_us and due not in self.out)
+        self.fetch()
         taken = self.shard.take_due(now_us, most)
+        while self.asked and len(taken) < most:
+            self.fetch()
+            taken += self.shard.take_due(now_us, most - len(taken))
         assert len(taken) <= most
         assert taken == sorted(taken)
         assert all(self.pending.get(int(due.name[1:])) == due.due_us for due in taken), "only what is in the index"
@@ -166,6 +193,7 @@ class Indexed:
     def check(self) -> None:
         """What is due next is known: an earlier time only when a stale row stands there."""
         waiting = [due.due_us for due in map(self.due, self.pending) if due not in self.out]
+        self.fetch()
         next_due_us = self.shard.next_due_us()
         assert not waiting or (next_due_us is not None and next_due_us <= min(waiting))
         assert len(self.shard._heap) <= 2 * alarms.WINDOW_ROWS
@@ -180,25 +208,29 @@ SMALL: list[Step] = [
 ]
 
 
+@pytest.mark.parametrize("cold", [False, True], ids=["in memory", "on disk"])
 @pytest.mark.parametrize("rows", [1, 2])
-def test_every_sequence_of_four_steps_takes_what_a_sorted_list_would(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_sequence_of_four_steps_takes_what_a_sorted_list_would(
+    rows: int, cold: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(alarms, "WINDOW_ROWS", rows)
     for steps in itertools.product(SMALL, repeat=4):
-        world = Indexed()
+        world = Indexed(cold=cold)
         for step in steps:
             step(world)
             world.check()
         world.take(9, 9)
 
 
+@pytest.mark.parametrize("cold", [False, True], ids=["in memory", "on disk"])
 @pytest.mark.parametrize("seed", range(40))
-def test_long_random_sequences_take_what_a_sorted_list_would(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_random_sequences_take_what_a_sorted_list_would(seed: int, cold: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Alarms move across the end of the window, many at equal times, and are noted more than once."""
     random = Random(seed)
     monkeypatch.setattr(alarms, "WINDOW_ROWS", random.choice((1, 2, 3, 5, 10)))
     latest = random.choice((3, 30, 1_000))
     objects = random.choice((5, 40))
-    world = Indexed()
+    world = Indexed(cold=cold)
     for _ in range(300):
         draw = random.random()
         if draw < 0.6:
@@ -212,7 +244,8 @@ def test_long_random_sequences_take_what_a_sorted_list_would(seed: int, monkeypa
             world.restart()
         elif world.pending:
             world.shard.note(world.due(random.choice(list(world.pending))))
-        world.check()
+        if not cold or random.random() < 0.5:  # Else more is noted while the next window is being fetched.
+            world.check()
     world.give_back()
     world.take(latest, 10_000)
     assert len(world.out) == len(world.pending)
@@ -233,6 +266,30 @@ def test_a_hundred_thousand_alarms_are_not_in_memory_however_they_came() -> None
         taken += batch_taken
         assert len(world.shard._heap) <= 2 * WINDOW_ROWS
     assert taken == sorted(dues)
+
+
+def test_the_first_window_is_read_at_once_and_a_later_one_when_it_has_been_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alarms, "WINDOW_ROWS", 3)
+    world = Indexed(cold=True)
+    for number in range(9):
+        world.move(number, number)
+    world.restart()
+    assert [due.due_us for due in world.shard.take_due(100, 100)] == [0, 1, 2]
+    assert len(world.asked) == 1
+    assert world.shard.next_due_us() is None, "nothing is known yet, and it is asked once"
+    world.move(100, 1)
+    assert len(world.asked) == 1
+    assert [due.due_us for due in world.shard.take_due(100, 100)] == [1], "what is noted meanwhile is known"
+    world.asked.pop()()
+    assert world.told == 1
+    assert [due.due_us for due in world.shard.take_due(100, 100)] == [3, 4, 5]
+
+
+def test_an_alarm_of_which_only_the_disk_knows_whether_it_is_pending_is_rung() -> None:
+    world = Indexed(cold=True)
+    world.move(1, 5)
+    checkpoint(world.store)
+    assert [due.due_us for due in world.shard.take_due(9, 9)] == [5]
 
 
 def test_an_object_that_moves_its_alarm_at_each_call_fills_no_memory() -> None:

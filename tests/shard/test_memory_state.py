@@ -28,3 +28,15 @@ def test_two_batches_at_once_are_a_programming_error() -> None:
     state.begin()
     with pytest.raises(AssertionError):
         state.begin()
+
+
+def test_a_batch_that_begins_while_an_older_snapshot_is_in_use_is_a_programming_error() -> None:
+    state = MemoryState(0)
+    older = state.snapshot()
+    state.begin().commit()
+    newer = state.snapshot()
+    with pytest.raises(AssertionError):
+        state.begin()
+    older.close()
+    state.begin()
+    newer.close()

@@ -171,6 +171,31 @@ def test_a_full_map_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     state.close()
 
 
+def test_a_snapshot_is_of_the_moment_it_was_taken_whatever_the_batch_at_hand_commits(state: ShardState) -> None:
+    """A reader's thread uses it; the loop thread goes on reading, and the helper thread commits meanwhile."""
+    rows = {b"%05d" % number: b"old" * 50 for number in range(5000)}
+    for seq in range(1, 4):  # There are freed pages to be used again.
+        put(state, rows, seq)
+    batch = state.begin()
+    batch.put_many([(key, b"new" * 50) for key in sorted(rows)])
+    snapshot = state.snapshot()
+    found: list[object] = []
+
+    def read() -> None:
+        found.append({snapshot.get(key) for key in rows})
+        found.append([key for key, _ in snapshot.scan(b"00010", b"00013", True)])
+        snapshot.close()
+
+    batch.commit()
+    assert state.get(b"00001") == b"new" * 50
+    thread = threading.Thread(target=read)
+    thread.start()
+    thread.join()
+    assert found == [{b"old" * 50}, [b"00012", b"00011", b"00010"]]
+    put(state, {b"a": b"1"}, 5)
+    assert state.get(b"00001") == b"new" * 50
+
+
 def test_a_scan_that_is_open_across_one_commit_reads_its_own_snapshot(tmp_path: Path) -> None:
     """The loop thread may scan while the helper thread commits; the next batch begins on the loop thread, after the scan."""
     state = LmdbState(tmp_path, 1)

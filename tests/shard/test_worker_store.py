@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from shard.log import LogFull, list_segments
 from shard.record import CommitRecord, ObjectWrites, ShardCommit
 from shard.recovery import log_path
 from shard.worker_store import WorkerStore
+from tests.shard.test_residency import drop
 
 
 def object_key(number: int) -> bytes:
@@ -131,6 +133,7 @@ def test_endless_writing_keeps_the_log_bounded(tmp_path: Path, monkeypatch: pyte
             await asyncio.sleep(0)
         assert store.checkpointer.statistics().checkpoints >= 5
         assert len(list_segments(log_path(tmp_path, 1, 0))) <= 8
+        assert store.read_statistics().reads_apart == 0, "what was just written is in memory"
         assert store.shards[1].get(object_key(49), "a") == b"2399" + b"x" * 300
 
     with_store(tmp_path, test)
@@ -149,6 +152,52 @@ def test_a_full_log_has_room_again_after_finish(tmp_path: Path, monkeypatch: pyt
         assert store.shards[0].get(object_key(1), "a") == b"there is room"
 
     with_store(tmp_path, test)
+
+
+def reading_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("read-", "warm"))]
+
+
+async def fetch(store: WorkerStore, shard: int, number: int, key: str) -> bytes | None:
+    """As an object reads what is not in its cache."""
+    if store.shards[shard].reader is None:
+        return store.shards[shard].get(object_key(number), key)
+    answer: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+    store.shards[shard].fetch(object_key(number), [key], lambda result, error: answer.set_result(result[0]))
+    return await answer
+
+
+def filled(tmp_path: Path) -> None:
+    async def fill(store: WorkerStore) -> None:
+        for number in range(200):
+            write(store, 0, {"a": b"x" * 2_000}, number)
+        await store.checkpointer.finish()
+
+    with_store(tmp_path, fill)
+
+
+def test_shards_in_memory_are_read_on_the_loop_and_no_thread_is_started_for_them(tmp_path: Path) -> None:
+    async def test(store: WorkerStore) -> None:
+        assert await fetch(store, 0, 7, "a") == b"x" * 2_000
+        assert reading_threads() == []
+        assert store.read_statistics() == (0, 1), "nobody has asked the other shard for anything"
+
+    filled(tmp_path)
+    with_store(tmp_path, test)
+
+
+def test_shards_on_disk_are_read_by_threads_which_end_with_the_store(tmp_path: Path) -> None:
+    async def test(store: WorkerStore) -> None:
+        assert await fetch(store, 0, 7, "a") == b"x" * 2_000
+        if store.read_statistics().reads_apart == 0:
+            pytest.skip("this file system keeps its files in memory")
+        assert reading_threads() != []
+        store.shards[0].fetch(object_key(9), ["a"], lambda result, error: None)  # Nobody waits for this one.
+
+    filled(tmp_path)
+    drop(tmp_path / "shards" / "0000" / "data.mdb")
+    with_store(tmp_path, test)
+    assert reading_threads() == []
 
 
 def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> None:

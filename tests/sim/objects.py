@@ -16,6 +16,7 @@ import msgspec
 from runtime.errors import CallError
 from shard.alarms import AlarmInfo
 from shard.object import DurableObject
+from shard.task import StorageFuture
 from tests.sim.history import ALARM_KEY, EPOCH_S, VERSION, History, Seen
 
 Script = list[Any]
@@ -46,6 +47,10 @@ class Scope:
         return scope
 
 
+Asked = tuple[str, Any, Any]
+"""What was asked of a storage, the awaitable it gave, and what it must give."""
+
+
 class View:
     """What a script reads and writes: the storage, or a transaction on it, and the mirror of that."""
 
@@ -53,7 +58,8 @@ class View:
         self.target = target
         self.mirror = mirror
 
-    def apply(self, operation: list[Any]) -> None:
+    def apply(self, operation: list[Any]) -> list[Asked]:
+        """Its answers, which may come later, and what they must be."""
         kind, *rest = operation
         mirror = self.mirror
         if kind == "put":
@@ -63,12 +69,13 @@ class View:
             self.target.put_many(rest[0])
             mirror.update(rest[0])
         elif kind == "delete":
-            self.target.delete(rest[0])
-            mirror.pop(rest[0], None)
+            asked = self.target.get(rest[0]), mirror.get(rest[0])
+            existed = mirror.pop(rest[0], self) is not self
+            return [("get before a delete", *asked), ("delete", self.target.delete(rest[0]), existed)]
         elif kind == "delete_many":
-            self.target.delete_many(rest[0])
-            for key in rest[0]:
-                mirror.pop(key, None)
+            asked = self.target.list(prefix="k"), {key: mirror[key] for key in sorted(mirror) if key.startswith("k")}
+            existed = sum(mirror.pop(key, self) is not self for key in rest[0])
+            return [("list before a delete", *asked), ("delete_many", self.target.delete_many(rest[0]), existed)]
         elif kind == "alarm":
             self.target.set_alarm(datetime.timedelta(seconds=rest[0]))
             self.target.put(ALARM_KEY, rest[1])
@@ -85,6 +92,7 @@ class View:
             self.target.put(VERSION, version)
         else:
             raise AssertionError(kind)
+        return []
 
 
 class Journal(DurableObject):
@@ -109,7 +117,7 @@ class Journal(DurableObject):
             self.seen = {self.id.name: (self.version, segment.stamp)}
         if trouble in ("sleep", "abort"):
             await asyncio.sleep(0.003)
-            self._check_storage(View(self.storage, self.mirror))
+            await self._check_storage(View(self.storage, self.mirror), self)
         if trouble == "abort":
             self.abort("on_start was told to abort")
 
@@ -145,7 +153,7 @@ class Journal(DurableObject):
             if trouble:
                 await asyncio.sleep(0.002)
                 self._resumed(self.root, run)
-            self._check_storage(run.view)
+            await self._check_storage(run.view, run)
             if mark is not None and self.mirror.get(ALARM_KEY) == mark:
                 await run.steps([["write", [["delete", ALARM_KEY]], True]])
         finally:
@@ -179,24 +187,40 @@ class Journal(DurableObject):
         if confirmed:
             self.seen[name] = (version, stamp)
 
-    def _check_storage(self, view: View) -> None:
-        """Everything that can be read agrees with the mirror. All answers come at once, so nothing can change meanwhile."""
+    async def _check_storage(self, view: View, who: object) -> None:
+        """Everything that can be read agrees with the mirror. What is in memory is answered at once, and while the rest is
+        fetched no event is delivered, so nothing can change meanwhile."""
         if self._activation.broken is not None:
             return
-        found = _now(view.target.list())
-        if found != view.mirror or list(found) != sorted(view.mirror):
-            history_of(self).problem("reading", f"{self.id}: list gives {found}, written was {view.mirror}")
-        keys = sorted({*view.mirror, "k0", "k1", "absent"})
-        if _now(view.target.get_many(keys)) != view.mirror:
-            history_of(self).problem("reading", f"{self.id}: get_many disagrees")
+        target, mirror = view.target, view.mirror
+        keys = sorted({*mirror, "k0", "k1", "absent"})
+        await self._compare(who, [("list", target.list(), dict(sorted(mirror.items())))])
+        await self._compare(who, [("get_many", target.get_many(keys), dict(sorted(mirror.items())))])
         for key in keys:
-            if _now(view.target.get(key)) != view.mirror.get(key):
-                history_of(self).problem("reading", f"{self.id}: get({key!r}) disagrees")
-        if ALARM_KEY in view.mirror and not self.ringing and _now(view.target.get_alarm()) is None:
+            await self._compare(who, [(f"get({key!r})", target.get(key), mirror.get(key))])
+        if ALARM_KEY in mirror and not self.ringing and _now(target.get_alarm()) is None:
             history_of(self).problem("alarm", f"{self.id}: there is a mark and no alarm")
-        last_first = _now(view.target.list(start="k0", end="k9", reverse=True, limit=2))
-        if list(last_first) != sorted((key for key in view.mirror if "k0" <= key < "k9"), reverse=True)[:2]:
-            history_of(self).problem("reading", f"{self.id}: a reverse list gives {last_first}")
+        last = sorted((key for key in mirror if "k0" <= key < "k9"), reverse=True)[:2]
+        last_first = target.list(start="k0", end="k9", reverse=True, limit=2)
+        await self._compare(who, [("a reverse list", last_first, {key: mirror[key] for key in last})])
+
+    async def _compare(self, who: object, answers: list[Asked]) -> None:
+        """Answers that are there come without yielding; for the others the gate is closed."""
+        for what, awaitable, expected in answers:
+            if isinstance(awaitable, StorageFuture):
+                self.putting = who
+                try:
+                    found = await awaitable
+                finally:
+                    self.putting = None
+            else:
+                found = _now(awaitable)
+            if self._activation.broken is None and (found != expected or _order(found) != _order(expected)):
+                history_of(self).problem("reading", f"{self.id}: {what} gives {found}, written was {expected}")
+
+
+def _order(answer: Any) -> list[Any]:
+    return list(answer) if isinstance(answer, dict) else []
 
 
 def _now(awaitable: Any) -> Any:
@@ -228,8 +252,9 @@ class Run:
     async def _do_write(self, operations: list[list[Any]], confirmed: bool) -> None:
         """One segment, without a suspension before its end."""
         journal = self.journal
-        waiting = self._write(operations, confirmed)
+        answers, waiting = self._write(operations, confirmed)
         if waiting is None:
+            await journal._compare(self, answers)
             return  # The transaction is the segment.
         journal.putting, before = self, journal.putting
         if before is not None and before is not self:
@@ -238,23 +263,23 @@ class Run:
             await waiting
         finally:
             journal.putting = None
+        await journal._compare(self, answers)
 
-    def _write(self, operations: list[list[Any]], confirmed: bool) -> Awaitable[None] | None:
-        """What the last `put` returns; None in a transaction."""
+    def _write(self, operations: list[list[Any]], confirmed: bool) -> tuple[list[Asked], Awaitable[None] | None]:
+        """What the operations answer, and what the last `put` returns; None in a transaction."""
         journal, view = self.journal, self.view
-        for operation in operations:
-            view.apply(operation)
+        answers = [asked for operation in operations for asked in view.apply(operation)]
         if view.target is not journal.storage:
-            return None
+            return answers, None
         version = journal.version + 1
         waiting = journal.storage.put(VERSION, version, allow_unconfirmed=not confirmed)
         view.mirror[VERSION] = version
         # What the operations wrote was confirmed, so that only a segment without any is not.
         journal._wrote(confirmed=confirmed or bool(operations))
-        return waiting
+        return answers, waiting
 
     async def _do_check(self) -> None:
-        self.journal._check_storage(self.view)
+        await self.journal._check_storage(self.view, self)
 
     async def _do_sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)

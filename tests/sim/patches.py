@@ -16,6 +16,7 @@ from unittest import mock
 import runtime.backend
 import runtime.endpoint
 import shard.checkpoint
+import shard.cold_reads
 import shard.committer
 import shard.host
 import shard.recovery
@@ -108,6 +109,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             COMMIT_BYTES_MAX=scenario.commit_bytes,
             OBJECT_CALLS_MAX=scenario.object_calls,
         )
+        patch(shard.cold_reads, OBJECT_CALLS_MAX=scenario.object_calls)
         patch(
             shard.worker,
             Host=make_host,

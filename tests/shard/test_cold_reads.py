@@ -1,0 +1,558 @@
+"""shard.cold_reads and what it means for objects: a read that waits for the disk closes its object's gate, holds up nobody else,
+and gives what an immediate read would have given."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from runtime.errors import DeadlineExceeded, Internal, MethodRaised, ObjectReset, Overloaded
+from runtime.limits import OBJECT_CALLS_MAX
+from shard.cold_reads import OpenReads
+from shard.memory_state import MemoryState
+from shard.task import StorageFuture
+from tests.shard.cold_world import Act, Actor, ColdWorld, HeldReader
+from tests.shard.objects import CONTROL, LOG, control, until
+
+ROWS = {"a": 1, "b": "two", "c": [3], "d": None, "e": 5.5}
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    CONTROL.clear()
+    LOG.clear()
+
+
+async def cold_world(**settings: Any) -> ColdWorld:
+    """Object x has `ROWS`, and is in memory; its rows are not."""
+    world = ColdWorld(**settings)
+    await world.fill("x", ROWS)
+    world.cool()
+    await world.loaded("x")
+    return world
+
+
+# The gate
+
+
+async def test_while_a_read_waits_for_the_disk_no_event_is_delivered_to_its_object_and_others_are_served() -> None:
+    world = await cold_world()
+    await world.loaded("y")
+
+    async def read(actor: Actor) -> Any:
+        value = await actor.storage.get("a")
+        LOG.append("read")
+        return value
+
+    async def note(actor: Actor) -> None:
+        LOG.append("other event")
+
+    reading, other = world.act("x", read), world.act("x", note)
+    for _ in range(20):
+        assert await world.ask(Actor, "y", "ping") == "pong"
+    assert LOG == []
+    assert not reading.answered
+    world.reader.release()
+    assert await reading.reply == 1
+    await other.reply
+    assert LOG == ["read", "other event"]
+
+
+async def test_a_task_that_was_asleep_goes_on_only_when_the_read_has_been_delivered() -> None:
+    world = await cold_world()
+
+    async def sleep(actor: Actor) -> None:
+        async def sleeper() -> None:
+            await until("morning")
+            LOG.append("awake")
+
+        actor.spawn(sleeper())
+
+    async def read(actor: Actor) -> None:
+        await actor.storage.get("a")
+        LOG.append("read")
+
+    morning = control("morning")
+    await world.do("x", sleep)
+    await world.settle()
+    call = world.act("x", read)
+    await world.settle()
+    morning.set_result(None)
+    await world.settle()
+    assert LOG == []
+    world.reader.release()
+    await call.reply
+    await world.settle()
+    assert LOG == ["read", "awake"]
+
+
+async def test_between_the_answer_and_the_code_that_waits_for_it_nothing_slips_in() -> None:
+    """A counter written in the natural way stays one, though every single read waits for the disk."""
+    world = ColdWorld()
+    await world.fill("x", {"n": 0})
+
+    async def count(actor: Actor) -> int:
+        value: int = await actor.storage.get("n", no_cache=True)
+        again = await actor.storage.get("n", no_cache=True)
+        assert again == value
+        await actor.storage.put("n", value + 1)
+        return value
+
+    world.cool()
+    calls = [world.act("x", count) for _ in range(30)]
+    for _ in range(30):
+        await world.thaw()
+        world.cool()
+    assert await world.ask_all(calls) == list(range(30))
+
+
+async def test_a_read_that_allows_concurrency_lets_other_events_in() -> None:
+    world = await cold_world()
+
+    async def read(actor: Actor) -> Any:
+        return await actor.storage.get("a", allow_concurrency=True)
+
+    reading = world.act("x", read)
+    assert await world.ask(Actor, "x", "ping") == "pong"
+    assert not reading.answered
+    world.reader.release()
+    assert await reading.reply == 1
+
+
+async def test_a_read_that_nobody_awaits_keeps_the_gate_closed_until_it_has_been_made() -> None:
+    world = await cold_world()
+
+    async def ask_only(actor: Actor) -> str:
+        actor.storage.get("a")
+        return "asked"
+
+    assert await world.do("x", ask_only) == "asked"
+    ping = world.call(Actor, "x", "ping")
+    await world.settle()
+    assert not ping.answered
+    world.reader.release()
+    assert await ping.reply == "pong"
+
+
+async def test_a_read_that_is_given_up_opens_the_gate_and_its_late_answer_harms_nothing() -> None:
+    world = await cold_world()
+
+    async def impatient(actor: Actor) -> str:
+        try:
+            async with asyncio.timeout(0.001):
+                return str(await actor.storage.get("a"))
+        except TimeoutError:
+            return "too slow"
+
+    assert await world.act("x", impatient).reply == "too slow"
+    assert await world.ask(Actor, "x", "ping") == "pong"
+    world.reader.release()
+    await world.settle()
+    asked = world.reader.asked
+
+    async def read(actor: Actor) -> Any:
+        return await actor.storage.get("a")
+
+    assert await world.do("x", read) == 1, "what was read is kept"
+    assert world.reader.asked == asked
+
+
+# What is read
+
+
+async def transaction(act: Act, actor: Actor) -> Any:
+    async with actor.storage.transaction():
+        actor.storage.put("b", "in the transaction")
+        actor.storage.delete("c")
+        return await act(actor)
+
+
+READS: dict[str, Act] = {
+    "get": lambda actor: actor.storage.get("a"),
+    "get of what does not exist": lambda actor: actor.storage.get("zz", "default"),
+    "get of None": lambda actor: actor.storage.get("d", "default"),
+    "get with a type": lambda actor: actor.storage.get("c", type=tuple[int, ...]),
+    "get past the cache": lambda actor: actor.storage.get("b", no_cache=True),
+    "get_many": lambda actor: actor.storage.get_many(["c", "a", "zz", "b"]),
+    "list": lambda actor: actor.storage.list(),
+    "list of a range": lambda actor: actor.storage.list(start="b", end="d"),
+    "list backwards": lambda actor: actor.storage.list(reverse=True, limit=2),
+    "list with a limit": lambda actor: actor.storage.list(start_after="a", limit=2),
+    "list of nothing": lambda actor: actor.storage.list(prefix="zz"),
+    "delete": lambda actor: actor.storage.delete("a"),
+    "delete of what does not exist": lambda actor: actor.storage.delete("zz"),
+    "delete_many": lambda actor: actor.storage.delete_many(["a", "zz", "a", "b", "c"]),
+}
+
+
+@pytest.mark.parametrize("within", ["nothing", "transaction"])
+@pytest.mark.parametrize("what", READS)
+async def test_a_read_from_disk_gives_what_a_read_from_memory_gives(what: str, within: str) -> None:
+    async def act(actor: Actor) -> Any:
+        return await READS[what](actor)
+
+    async def in_transaction(actor: Actor) -> Any:
+        return await transaction(act, actor)
+
+    async def everything(actor: Actor) -> Any:
+        return await actor.storage.list()
+
+    chosen = act if within == "nothing" else in_transaction
+    warm = ColdWorld()
+    await warm.fill("x", ROWS)
+    cold = await cold_world()
+    expected = await warm.do("x", chosen)
+    call = cold.act("x", chosen)
+    await cold.thaw()
+    answer = await call.reply
+    assert answer == expected
+    if isinstance(answer, dict):
+        assert list(answer) == list(expected)
+    after = cold.act("x", everything)
+    await cold.thaw()
+    assert await after.reply == await warm.do("x", everything)
+    assert cold.durable(Actor, "x") == warm.durable(Actor, "x")
+
+
+async def test_reads_from_disk_are_made_by_the_reader_and_kept_in_memory() -> None:
+    world = await cold_world()
+    asked = world.reader.asked
+
+    async def read(actor: Actor) -> Any:
+        waiting = actor.storage.get_many(["a", "b"])
+        assert isinstance(waiting, StorageFuture)
+        await waiting
+        assert not isinstance(actor.storage.get_many(["a", "b"]), StorageFuture)
+
+    call = world.act("x", read)
+    await world.settle()
+    assert world.reader.asked == asked + 1, "all keys at once"
+    world.reader.release()
+    await call.reply
+
+
+async def test_a_read_gives_what_was_there_when_it_was_asked_and_what_was_written_since_stays() -> None:
+    world = await cold_world()
+
+    async def read_and_write(actor: Actor) -> Any:
+        value, rows = actor.storage.get("a"), actor.storage.list(prefix="a")
+        actor.storage.put("a", 100)
+        return await value, await rows, await actor.storage.get("a")
+
+    call = world.act("x", read_and_write)
+    await world.thaw()
+    assert await call.reply == [1, {"a": 1}, 100]
+    assert world.durable(Actor, "x")["a"] == 100
+
+
+async def test_writes_and_deletes_of_everything_wait_for_no_disk() -> None:
+    world = await cold_world()
+    asked = world.reader.asked
+
+    async def write(actor: Actor) -> Any:
+        await actor.storage.put("a", 2)
+        await actor.storage.delete_all()
+        await actor.storage.put_many({"f": 6})
+        return await actor.storage.list()
+
+    assert await world.do("x", write) == {"f": 6}
+    assert world.reader.asked == asked
+    assert world.durable(Actor, "x") == {"f": 6}
+
+
+async def test_a_read_that_fails_is_an_error_of_its_call_and_resets_nothing() -> None:
+    world = await cold_world()
+    instance = world.activation(Actor, "x").instance
+
+    async def read(actor: Actor) -> Any:
+        return await actor.storage.get("a")
+
+    world.reader.failure = OSError("the disk said no")
+    failing = world.act("x", read)
+    await world.thaw()
+    with pytest.raises(MethodRaised, match="the disk said no"):
+        await failing.reply
+    call = world.act("x", read)
+    await world.thaw()
+    assert await call.reply == 1
+    assert world.activation(Actor, "x").instance is instance
+
+
+# Resets and evictions
+
+
+async def test_an_object_that_is_reset_while_it_reads_starts_anew_and_the_late_answer_harms_nothing() -> None:
+    world = await cold_world()
+    world.auto = False
+
+    async def write_and_read(actor: Actor) -> Any:
+        actor.storage.put("a", "lost")
+        return await actor.storage.get("b")
+
+    async def both(actor: Actor) -> Any:
+        return await actor.storage.get("a"), await actor.storage.get("b")
+
+    reading = world.act("x", write_and_read)
+    await world.settle()
+    world.fail_commit()
+    with pytest.raises(ObjectReset):
+        await reading.reply
+    world.auto = True
+    late, world.reader.waiting = world.reader.waiting, []
+    again = world.act("x", both)
+    await world.thaw()
+    world.reader.waiting = late
+    await world.thaw()
+    assert await again.reply == [1, "two"]
+    assert not any(len(store.reads) for store in world.stores.values())
+
+
+async def test_an_object_that_leaves_memory_while_something_is_read_for_it_leaves_no_memory_behind() -> None:
+    world = await cold_world()
+
+    async def ask_only(actor: Actor) -> None:
+        actor.storage.get("b", allow_concurrency=True)
+
+    await world.do("x", ask_only)
+    world.evict_idle()
+    assert len(world.host.table) == 0
+    world.reader.release()
+    await world.settle()
+    assert world.host.table.budget.used_bytes == 0
+
+
+async def test_what_is_read_for_an_object_that_has_slept_and_left_memory_leaves_nothing_behind() -> None:
+    world = await cold_world()
+    table, idle_s = world.host.table, world.settings.idle_evict_s
+
+    async def ask_only(actor: Actor) -> None:
+        actor.storage.get("b", allow_concurrency=True)
+        actor.storage.get("c", allow_concurrency=True)
+
+    await world.do("x", ask_only)
+    kept = world.host.classes["Actor"]
+    now_s = world.loop.time()
+    for later_s in (1.5 * idle_s, 2.5 * idle_s):  # Looked at twice: it has been used since it was first looked at.
+        table.evict_idle(now_s + later_s)
+    assert "x" in kept.asleep
+    world.reader.release(1)
+    await world.settle()
+    assert kept.asleep["x"].cache.values == {"b": "two"}, "what comes while it sleeps is kept"
+    table.evict_idle(now_s + 100 * idle_s)
+    assert not kept.asleep
+    world.reader.release()
+    await world.settle()
+    assert table.budget.used_bytes == 0
+
+
+async def test_an_object_is_not_evicted_while_it_waits_for_a_read() -> None:
+    world = await cold_world()
+
+    async def read(actor: Actor) -> Any:
+        return await actor.storage.get("b")
+
+    call = world.act("x", read)
+    await world.settle()
+    world.evict_idle()
+    assert len(world.host.table) == 1
+    world.reader.release()
+    assert await call.reply == "two"
+
+
+# Activation
+
+
+async def test_calls_wait_for_the_header_of_their_object_and_are_then_served_in_order() -> None:
+    world = ColdWorld()
+    await world.fill("x", ROWS)
+    await world.fill("y", ROWS)
+    world.cool()
+
+    def note(number: int) -> Act:
+        async def act(actor: Actor) -> None:
+            LOG.append((actor.id.name, number))
+
+        return act
+
+    calls = [world.act(name, note(number)) for number in range(5) for name in ("x", "y")]
+    await world.settle()
+    assert LOG == []
+    assert world.host.unanswered == 10
+    assert world.reader.asked == 2, "one header, one read"
+    world.reader.release(1)
+    await world.ask_all(calls[::2])
+    assert [("x", number) for number in range(5)] == LOG
+    world.reader.release()
+    await world.ask_all(calls)
+    assert LOG[5:] == [("y", number) for number in range(5)]
+
+
+async def test_calls_that_wait_for_a_header_are_not_overtaken_by_later_ones_that_wait_for_what_is_not_durable() -> None:
+    world = ColdWorld(auto=False)
+    world.cool()
+
+    def note(number: int) -> Act:
+        async def act(actor: Actor) -> None:
+            LOG.append(number)
+
+        return act
+
+    async def write_much(actor: Actor) -> None:
+        for number in range(9):
+            actor.storage.put(f"k{number}", b"x" * (2_000_000))
+
+    await world.loaded("y")
+    first = world.act("x", note(1))
+    writing = world.act("y", write_much)
+    await world.settle()
+    stalled = world.call(Actor, "y", "ping")
+    await world.settle()
+    assert world.host.waiting.stalled
+    second = world.act("x", note(2))
+    await world.settle()
+    world.reader.release()
+    await world.settle()
+    third = world.act("x", note(3))
+    world.auto = True
+    world.host.touch()
+    await world.thaw()
+    await world.ask_all([first, second, third, writing, stalled])
+    assert LOG == [1, 2, 3]
+
+
+async def test_an_object_that_has_never_written_is_found_to_be_new() -> None:
+    world = ColdWorld()
+    world.cool()
+
+    async def first(actor: Actor) -> Any:
+        return await actor.storage.get("a", "nothing"), await actor.storage.list()
+
+    call = world.act("new", first)
+    await world.settle()
+    world.reader.release()
+    assert await call.reply == ["nothing", {}], "the header says that there is nothing to be read"
+    assert world.reader.asked == 1
+
+
+async def test_a_header_that_cannot_be_read_is_told_to_everybody_who_waits_and_the_next_call_tries_again() -> None:
+    world = ColdWorld()
+    await world.fill("x", ROWS)
+    world.cool()
+    world.reader.failure = OSError("the disk said no")
+    calls = [world.call(Actor, "x", "ping") for _ in range(3)]
+    await world.thaw()
+    for call in calls:
+        assert isinstance(call.error, Internal)
+        assert call.error.outcome == "not_executed"
+        assert "the disk said no" in str(call.error)
+    again = world.call(Actor, "x", "ping")
+    await world.thaw()
+    assert await again.reply == "pong"
+
+
+async def test_the_thousand_and_first_call_that_waits_for_a_header_is_refused() -> None:
+    world = ColdWorld()
+    world.cool()
+    calls = [world.call(Actor, "x", "ping") for _ in range(OBJECT_CALLS_MAX + 1)]
+    await world.settle()
+    assert isinstance(calls[-1].error, Overloaded)
+    world.reader.release()
+    assert await world.ask_all(calls[:-1]) == ["pong"] * OBJECT_CALLS_MAX
+
+
+async def test_what_waits_for_headers_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shard.cold_reads.WORKER_CALL_BYTES_MAX", 100)
+    world = ColdWorld()
+    world.cool()
+    calls = [world.call(Actor, name, "act", "x" * 60) for name in ("x", "y")]
+    await world.settle()
+    assert isinstance(calls[1].error, Overloaded)
+    await world.thaw()
+    assert isinstance(calls[0].error, MethodRaised)
+    assert world.host.queued_bytes == 0
+
+
+async def test_a_call_whose_deadline_passes_while_the_header_is_read_does_not_run() -> None:
+    world = ColdWorld()
+    world.cool()
+    late = world.call(Actor, "x", "ping", deadline_ms=1)
+    await asyncio.sleep(0.005)
+    world.reader.release()
+    with pytest.raises(DeadlineExceeded):
+        await late.reply
+
+
+async def test_what_is_still_in_a_memtable_starts_without_the_disk() -> None:
+    world = ColdWorld()
+    await world.fill("x", ROWS)
+    world.evict_idle()
+    for store in world.stores.values():
+        store.reader = world.reader
+    assert await world.ask(Actor, "x", "ping") == "pong"
+    assert world.reader.asked == 0
+
+
+async def test_a_loop_of_calls_between_cold_objects_comes_to_its_end() -> None:
+    world = ColdWorld()
+    for name in ("x", "y", "z"):
+        await world.fill(name, {"n": 1})
+    world.cool()
+
+    def passing(others: list[str]) -> Act:
+        async def act(actor: Actor) -> int:
+            value: int = await actor.storage.get("n")
+            return value + (await actor.stub(Actor, others[0]).act(others[0]) if others else 0)
+
+        return act
+
+    Actor.acts = {"x": passing(["y"]), "y": passing(["z"]), "z": passing([])}
+    call = world.call(Actor, "x", "act", "x")
+    await world.thaw()
+    assert await call.reply == 3
+
+
+# Which reads are over
+
+
+def test_who_waits_for_the_reads_of_now_is_told_when_they_are_over_whatever_is_asked_later() -> None:
+    reads, reader, told = OpenReads(), HeldReader(), []
+    state = MemoryState(0)
+
+    def ask(name: str) -> None:
+        reads.read(reader, state.snapshot(), lambda snapshot: name, lambda result, error: told.append(result))
+
+    async def run() -> None:
+        reads.when_over(lambda: told.append("nothing to wait for"))
+        ask("first")
+        ask("second")
+        reads.when_over(lambda: told.append("both are over"))
+        ask("third")
+        assert len(reads) == 3
+        for _ in range(3):
+            reader.release(1)
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+    assert told == ["nothing to wait for", "first", "both are over", "second", "third"]
+    assert len(reads) == 0
+
+
+async def test_a_section_reads_from_disk_and_keeps_everybody_out_meanwhile() -> None:
+    world = await cold_world()
+    control("go")
+
+    async def section(actor: Actor) -> Any:
+        async with actor.block_concurrency():
+            value = await actor.storage.get("a")
+            await until("go")
+            return value, await actor.storage.get("b")
+
+    call, ping = world.act("x", section), world.call(Actor, "x", "ping")
+    await world.thaw()
+    assert not ping.answered
+    CONTROL["go"].set_result(None)
+    await world.thaw()
+    assert await call.reply == [1, "two"]
+    assert await ping.reply == "pong"
