@@ -234,6 +234,8 @@ async def test_what_is_in_memory_is_read_on_the_loop_and_no_thread_is_started(tm
         assert not it.residency.in_memory, "nothing is known before somebody reads"
         for number in range(100):
             assert await it.get(number) == b"v" * 2_000
+        if pages_on_disk(it.state.path / "data.mdb"):
+            pytest.skip("the system has taken the file out of memory meanwhile")
         assert it.residency.in_memory
         assert it.residency.reads_apart == 0
         assert threading.active_count() == before
