@@ -49,7 +49,7 @@ URGENT_SHARE = 0.75
 TURN_S_MAX = 0.001
 """Longest work in one turn of the loop while nothing is urgent; a single slice may take longer."""
 
-Sortable = TypeVar("Sortable", str, bytes, tuple[bytes, bytes | None])
+Sortable = TypeVar("Sortable", str, bytes)
 _SORT_STEP = 2_048
 
 
@@ -128,22 +128,22 @@ class Slice(NamedTuple):
     size_bytes: int
 
 
-Row = tuple[bytes, bytes | None]
-"""A key of the state and its value, None where it is deleted."""
+Rows = dict[bytes, bytes | None]
+"""Values by key of the state, None where it is deleted. (A list of pairs would be walked over by Python's collector.)"""
 
 
 def slices(memtable: Memtable) -> Iterator[Slice]:
     """The memtable as slices, sorted as the state is: neighbours then share its pages. Ranges to empty come before all else."""
-    rows_by_slot: dict[bytes, list[Row]] = {}
+    rows_by_slot: dict[bytes, Rows] = {}
     for cleared in _deal(memtable, rows_by_slot):
         yield Slice(cleared, [], [], 0)
-    waiting: list[Row] = []
+    waiting: list[tuple[bytes, bytes | None]] = []
     for slot in sorted(rows_by_slot):
         rows = rows_by_slot.pop(slot)
         for piece in sorted_steps(rows.__iter__, len(rows)):
             if not piece:
                 yield Slice(None, [], [], 0)
-            waiting += piece
+            waiting += [(key, rows[key]) for key in piece]
             whole = len(waiting) - len(waiting) % CHECKPOINT_SLICE_KEYS
             for first in range(0, whole, CHECKPOINT_SLICE_KEYS):
                 yield from _cut(waiting[first : first + CHECKPOINT_SLICE_KEYS])
@@ -151,7 +151,7 @@ def slices(memtable: Memtable) -> Iterator[Slice]:
     yield from _cut(waiting)
 
 
-def _deal(memtable: Memtable, rows_by_slot: dict[bytes, list[Row]]) -> Iterator[bytes | None]:
+def _deal(memtable: Memtable, rows_by_slot: dict[bytes, Rows]) -> Iterator[bytes | None]:
     """Makes the rows of all objects, by slot; yields objects to be emptied first, and now and then None. It walks in the order in
     which the memtable got them: memory filled in this order is walked through three times faster than in that of the keys."""
     for number, (object_key, held) in enumerate(memtable.objects.items(), 1):
@@ -159,21 +159,16 @@ def _deal(memtable: Memtable, rows_by_slot: dict[bytes, list[Row]]) -> Iterator[
             yield object_key
         rows = rows_by_slot.get(object_key[:SLOT_KEY_BYTES])
         if rows is None:
-            rows = rows_by_slot[object_key[:SLOT_KEY_BYTES]] = []
-        writes = held.writes
-        if len(writes) == 1:
-            for key, value in writes.items():
-                rows.append((object_key + key.encode(), value))
-        else:
-            rest = iter(writes.items())
-            while piece := [(object_key + key.encode(), value) for key, value in islice(rest, _SORT_STEP)]:
-                rows += piece
+            rows = rows_by_slot[object_key[:SLOT_KEY_BYTES]] = {}
+        for nth, (key, value) in enumerate(held.writes.items(), 1):
+            rows[object_key + key.encode()] = value
+            if nth % _SORT_STEP == 0:
                 yield None
         if number % _SORT_STEP == 0:
             yield None
 
 
-def _cut(rows: list[Row]) -> Iterator[Slice]:
+def _cut(rows: list[tuple[bytes, bytes | None]]) -> Iterator[Slice]:
     """One slice, or several if the values are large."""
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []

@@ -8,8 +8,8 @@ what it would spend its time on. Left alone it counts allocations less releases,
 and then walks over all that came: 0.1 to 0.9 s, seen with 1,000,000 objects called in turn. So after every thousand
 activations it looks at what is young (0.7 ms), and what is left is frozen: set aside for good, in no time.
 
-What user code leaves in cycles dies young, as a rule. What did not is found when everything is looked at, which takes a second
-with a million objects in memory: when none is, or when the process has grown by much that nobody accounts for.
+What user code leaves in cycles dies young, as a rule. What did not is found when everything is looked at, which takes seconds
+with a million objects in memory: when none is, or when the process has grown by as much as it was, and nobody accounts for it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-THRESHOLDS = (10_000, 4, 1_000_000_000)
+THRESHOLDS = (25_000, 4, 1_000_000_000)
 """Calls make many short-lived tuples and few cycles: Python's default of 700 would collect several times a turn. The oldest
 generation is never looked at by itself."""
 ACTIVATIONS = 1_000
 """So many come between two looks at what is young."""
-GROWTH_BYTES_MIN = 128 << 20
-GROWTH_SHARE = 0.25
+GROWTH_BYTES_MIN = 512 << 20
+GROWTH_SHARE = 1.0
 """Growth of the process that nobody accounts for, as a share of what it was, after which everything is looked at."""
 PAUSE_SHARE = 0.01
 """Most of the time that looking at everything may take."""
