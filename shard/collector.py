@@ -4,9 +4,10 @@ Guarantee: what the collector walks over at once is what came since its last loo
 however many durable objects are in memory.
 
 Activations need no collector: an evicted one is freed by its reference counts (see `Activation.let_go`). But their parts are
-what it would spend its time on. Left alone it counts allocations less releases, so while as many objects come as go it waits,
-and then walks over all that came: 0.1 to 0.9 s, seen with 1,000,000 objects called in turn. So after every thousand
-activations it looks at what is young (0.7 ms), and what is left is frozen: set aside for good, in no time.
+what it would spend its time on, and so are a memtable's entries. Left alone it counts allocations less releases, so while as
+many objects come as go it waits, and then walks over all that came: 0.1 to 0.9 s, seen with 1,000,000 objects called in turn. So
+between turns, after a thousand activations or as many objects as they are made of, it looks at what is young (a few
+milliseconds), and what is left is frozen: set aside for good, in no time.
 
 What user code leaves in cycles dies young, as a rule. What did not is found when everything is looked at, which takes seconds
 with a million objects in memory: when none is, or when the process has grown by as much as it was, and nobody accounts for it.
@@ -19,11 +20,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-THRESHOLDS = (25_000, 4, 1_000_000_000)
-"""Calls make many short-lived tuples and few cycles: Python's default of 700 would collect several times a turn. The oldest
-generation is never looked at by itself."""
+THRESHOLDS = (200_000, 10, 1_000_000_000)
+"""When it looks by itself: for code that makes very many objects in one turn. The oldest generation it never looks at."""
 ACTIVATIONS = 1_000
-"""So many come between two looks at what is young."""
+YOUNG = 25_000
+"""Python objects: so many came and were not released."""
 GROWTH_BYTES_MIN = 512 << 20
 GROWTH_SHARE = 1.0
 """Growth of the process that nobody accounts for, as a share of what it was, after which everything is looked at."""
@@ -59,10 +60,10 @@ class Collector:
         gc.set_threshold(*THRESHOLDS)
         self.look_at_everything(0)
 
-    def activated(self, total: int) -> None:
-        """So many activations there have been. To be called often."""
-        if total - self._activated >= ACTIVATIONS:
-            self._activated = total
+    def end_turn(self, activated: int) -> None:
+        """So many activations there have been."""
+        if activated - self._activated >= ACTIVATIONS or gc.get_count()[0] > YOUNG:
+            self._activated = activated
             gc.collect(0)
             gc.freeze()
 

@@ -122,7 +122,7 @@ class Worker:
         self._committer.commit_if_due()
         self._endpoint.flush()
         table = self._host.table
-        self._collector.activated(table.added)
+        self._collector.end_turn(table.added)
         if table.over_budget:
             self._evict()
         elif self._evicting is None and not table.is_empty:

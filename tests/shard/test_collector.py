@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shard.collector import ACTIVATIONS, GROWTH_BYTES_MIN, Collector, full_look_due, resident_bytes
+from shard.collector import ACTIVATIONS, GROWTH_BYTES_MIN, YOUNG, Collector, full_look_due, resident_bytes
 
 MIB = 1 << 20
 
@@ -44,22 +44,30 @@ def test_what_came_with_a_thousand_activations_is_looked_at_once_and_never_again
     process = Process()
     before = gc.get_freeze_count()
     kept, lost = [Cycle() for _ in range(100)], forgotten_cycle()
-    process.collector.activated(ACTIVATIONS - 1)
+    process.collector.end_turn(ACTIVATIONS - 1)
     assert lost() is not None
-    process.collector.activated(ACTIVATIONS)
+    process.collector.end_turn(ACTIVATIONS)
     assert lost() is None
     assert gc.get_freeze_count() >= before + len(kept)
     assert gc.get_count()[0] < 100
     again = forgotten_cycle()
-    process.collector.activated(ACTIVATIONS + 1)
+    process.collector.end_turn(ACTIVATIONS + 1)
     assert again() is not None, "not before a thousand more"
+
+
+def test_so_is_what_came_without_activations_when_it_is_much() -> None:
+    process = Process()
+    kept, lost = [Cycle() for _ in range(YOUNG)], forgotten_cycle()
+    process.collector.end_turn(1)
+    assert lost() is None
+    assert gc.get_count()[0] < len(kept)
 
 
 def test_what_was_set_aside_and_is_garbage_now_is_found_when_everything_is_looked_at() -> None:
     process = Process()
     cycle = Cycle()
     lost = weakref.ref(cycle)
-    process.collector.activated(ACTIVATIONS)
+    process.collector.end_turn(ACTIVATIONS)
     del cycle
     gc.collect()
     assert lost() is not None, "it is set aside"
