@@ -25,7 +25,7 @@ from tests.service.load import (
 )
 from tests.service.service import FULL, KILLED_BY_TEST, Serve, Service, is_alive, wait_until
 
-CALLS = 10_000 if FULL else 1_500
+CALLS = 10_000 if FULL else 3_000
 KILL_EVERY_S = 1.0 if FULL else 0.3
 CLASSES = ["Counter", "TransactionCounter", "MemoryCounter", "StartedCounter"]
 NAMES = [f"c{number}" for number in range(1_000)]
