@@ -35,9 +35,13 @@ _STATM = Path("/proc/self/statm")
 _PAGE_BYTES = 4_096
 
 
-def full_look_due(grown_bytes: int, before_bytes: int, since_s: float, last_took_s: float) -> bool:
+def has_grown(grown_bytes: int, before_bytes: int) -> bool:
     """`grown_bytes`: by how much more the process has grown since the last look than what is accounted for."""
-    return grown_bytes > max(GROWTH_BYTES_MIN, GROWTH_SHARE * before_bytes) and since_s * PAUSE_SHARE > last_took_s
+    return grown_bytes > max(GROWTH_BYTES_MIN, GROWTH_SHARE * before_bytes)
+
+
+def may_pause(since_s: float, last_took_s: float) -> bool:
+    return since_s * PAUSE_SHARE > last_took_s
 
 
 def resident_bytes() -> int:
@@ -71,8 +75,17 @@ class Collector:
         """To be called every second or so. `accounted_bytes`: what caches and activations are known to take."""
         resident = self._resident()
         grown = (resident - self._before) - (accounted_bytes - self._accounted)
-        if full_look_due(grown, self._before, self._clock() - self._looked_at_s, self._took_s):
+        if has_grown(grown, self._before) and self._may_pause():
             self.look_at_everything(accounted_bytes)
+
+    def nothing_in_memory(self, accounted_bytes: int) -> None:
+        """No durable object is: looking at everything takes milliseconds. Where objects leave memory after every call, that is so
+        many times a second."""
+        if self._may_pause():
+            self.look_at_everything(accounted_bytes)
+
+    def _may_pause(self) -> bool:
+        return may_pause(self._clock() - self._looked_at_s, self._took_s)
 
     def look_at_everything(self, accounted_bytes: int) -> None:
         began_s = self._clock()

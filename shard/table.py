@@ -89,6 +89,8 @@ class ActivationTable:
         """Puts to sleep what has been idle for long enough; drops what has slept for long enough and, over the memory budget, the
         least recently used. Returns when to come again, or None when nothing is in memory."""
         self._drop_asleep(now_s)
+        if self._asleep_by_age and self.over_budget:
+            return now_s  # Those that are used leave when no other is left.
         by_age = self._by_age
         for _ in range(min(len(by_age), LOOKS_PER_TURN)):
             activation, seen_s = by_age[0]

@@ -143,7 +143,7 @@ class Worker:
     def _evict(self) -> None:
         again_s = self._host.table.evict_idle(self._loop.time())
         if again_s is None:
-            self._collector.look_at_everything(self._accounted_bytes)  # Nothing is in memory: that is quick.
+            self._collector.nothing_in_memory(self._accounted_bytes)
         elif self._evicting is None:
             wait_s = again_s - self._loop.time()
             delay_s = max(EVICT_INTERVAL_S, wait_s) if wait_s > 0 else EVICT_PAUSE_S  # Or more are due at once.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shard.collector import ACTIVATIONS, GROWTH_BYTES_MIN, YOUNG, Collector, full_look_due, resident_bytes
+from shard.collector import ACTIVATIONS, GROWTH_BYTES_MIN, YOUNG, Collector, has_grown, may_pause, resident_bytes
 
 MIB = 1 << 20
 
@@ -89,9 +89,22 @@ def test_everything_is_looked_at_when_the_process_grows_by_what_nobody_accounts_
 
 
 def test_looking_at_everything_takes_a_hundredth_of_the_time_at_most() -> None:
-    assert full_look_due(GROWTH_BYTES_MIN + 1, 0, since_s=101.0, last_took_s=1.0)
-    assert not full_look_due(GROWTH_BYTES_MIN + 1, 0, since_s=99.0, last_took_s=1.0)
-    assert not full_look_due(GROWTH_BYTES_MIN + 1, 1 << 40, since_s=101.0, last_took_s=1.0)
+    assert has_grown(GROWTH_BYTES_MIN + 1, 0)
+    assert not has_grown(GROWTH_BYTES_MIN + 1, 1 << 40)
+    assert may_pause(since_s=101.0, last_took_s=1.0)
+    assert not may_pause(since_s=99.0, last_took_s=1.0)
+
+
+def test_when_objects_leave_memory_after_every_call_not_every_call_waits_for_the_collector() -> None:
+    process = Process()
+    process.now_s += 1.0
+    for _ in range(100):
+        process.collector.nothing_in_memory(0)
+        process.collector._took_s = 0.02
+    assert process.collector.full_looks == 2, "the one of the start, and one"
+    process.now_s += 2.1
+    process.collector.nothing_in_memory(0)
+    assert process.collector.full_looks == 3
 
 
 def test_the_size_of_this_process_is_read() -> None:
