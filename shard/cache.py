@@ -255,17 +255,20 @@ class ObjectCache:
 
     def _is_unchanged(self, key: str, raw: bytes, value: Any, old: Any) -> bool:
         """Whether the key is known to have these bytes already; if not, accounts for what `value` takes instead of the old
-        one."""
-        if old is MISS:
+        one. Raises ValueError, with nothing changed, when there is no room for the write."""
+        missing = old is MISS
+        if missing:
             old = self.peek(key)
-            self._account(ENTRY_BYTES + size_of(old))
         if value.__class__ is not old.__class__:
             if old.__class__ is Passing:
                 return self._is_unchanged(key, raw, value, self._keep(key, old))
         elif (value == old or value.__class__ is float) and to_raw(old) == raw:
+            if missing:
+                self._account(ENTRY_BYTES + size_of(old))
             self.values[key] = old  # The bytes decide: 0.0 == -0.0, nan != nan.
             return True
-        self._account(size_of(value) - size_of(old))
+        self.check_room(WRITE_BYTES + len(key) + len(raw))
+        self._account(size_of(value) + ENTRY_BYTES if missing else size_of(value) - size_of(old))
         return False
 
     def write_passing(self, key: str, raw: bytes, value: Any, confirmed: bool = True) -> None:

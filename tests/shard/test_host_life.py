@@ -14,6 +14,8 @@ from runtime.errors import (
     ObjectReset,
     StartFailed,
 )
+from shard.cache import ENTRY_BYTES
+from shard.codec import encode
 from shard.object import DurableObject
 from tests.shard.objects import CONTROL, LOG, Thing, control, until
 from tests.shard.world import World
@@ -357,6 +359,21 @@ async def test_memory_is_given_back_to_the_last_byte() -> None:
     assert world.host.table.budget.used_bytes == 0
     assert world.host.statistics().activations == 0
     assert world.host.table.is_empty
+
+
+async def test_a_write_that_is_refused_for_its_size_takes_no_memory() -> None:
+    world = World(Thing)
+    await world.ask(Thing, "a", "put", "k", 1)
+    cache = world.activation(Thing, "a").cache
+    used, refused = world.host.table.budget.used_bytes, "x" * 2_000_000
+    written = 0
+    with pytest.raises(ValueError, match="written in one go"):  # noqa: PT012 - which of the writes is refused does not matter
+        for number in range(20):
+            cache.write(f"big{number}", encode(refused), refused)
+            written += 1
+    entries = sum(len(value) for value in cache.values.values() if isinstance(value, str))
+    assert entries == written * len(refused)
+    assert world.host.table.budget.used_bytes - used == written * (ENTRY_BYTES + len(refused))
 
 
 async def test_statistics_count_what_happened() -> None:
