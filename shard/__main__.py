@@ -19,7 +19,7 @@ from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, re
 from runtime.control import Drained, Failed, Ready, WorkerSpec
 from runtime.errors import OperatorError
 from shard.app import load_app
-from shard.checkpoint import CheckpointTrouble
+from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
 from shard.loop import new_worker_loop
 from shard.methods import AppError, ObjectClass
 from shard.worker import Worker
@@ -71,7 +71,8 @@ def _serve(spec: WorkerSpec, classes: list[ObjectClass], control_fd: int) -> int
         loop.stop()
 
     def open_store(trouble: Callable[[CheckpointTrouble], None]) -> WorkerStore:
-        return WorkerStore.open(Path(spec.data_dir), spec.start, spec.index, spec.shards, trouble)
+        data_dir, memtable_bytes = Path(spec.data_dir), memtable_bytes_max(spec.cache_bytes)
+        return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
 
     try:
         worker = Worker(spec, context, loop, classes, open_store, control.send, ended)

@@ -10,6 +10,8 @@ import asyncio
 import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from gc import get_referents
+from sys import getrefcount
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 NO_TASKS: frozenset[ObjectTask] = frozenset()
 NO_CALLBACKS: frozenset[GatedCallback] = frozenset()
+BLANK_REFERENTS = 4
+"""What an instance refers to that has kept nothing: its class, id, storage and activation."""
 GRANTS_PER_TURN = 100
 """Events delivered to one object before others get their chance."""
 
@@ -43,6 +47,7 @@ class Aborted(BaseException):
 class Activation:
     __slots__ = (
         "__weakref__",
+        "asleep_since_s",
         "at_fault",
         "broken",
         "cache",
@@ -81,6 +86,8 @@ class Activation:
         """Until then they keep the object in memory."""
         self.queued_calls = 0
         self.last_used_s = host.now_s
+        self.asleep_since_s: float | None = None
+        """When it was last used, if it has been put to sleep since."""
         self.pumping = False
         self.broken: CallError | None = None
         self.at_fault = False
@@ -126,6 +133,17 @@ class Activation:
             and cache.committing is None
             and not cache.cleared
             and cache.confirm_seq <= self.host.commits.durable_seq
+        )
+
+    def is_blank(self) -> bool:
+        """Whether the next instance would be no different: this one holds nothing of its own, and nobody else holds it."""
+        return (
+            self.object_class.starts_blank
+            and not self.callbacks
+            and len(get_referents(self.instance)) == BLANK_REFERENTS
+            and getrefcount(self.instance) == 2
+            and getrefcount(self.storage) == 3
+            and getrefcount(self.caller) == 2
         )
 
     def run_on_start(self) -> None:

@@ -31,9 +31,13 @@ from shard.cold_reads import Reader
 from shard.memtable import Memtable
 from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
-MEMTABLE_ENTRIES_MAX = 200_000
-"""Entries in all shards of a worker at which a checkpoint starts."""
-MEMTABLE_BYTES_MAX = 64 << 20
+MEMTABLE_BYTES_MIN = 64 << 20
+"""Size of the memtables of a worker at which a checkpoint starts, at least: see `memtable_bytes_max`."""
+MEMTABLE_SHARE = 8
+"""One byte of memtables to so many of caches. What is written again before the checkpoint costs it nothing, so the memtables
+should have room for what is in memory anyway."""
+LOG_RECORDS_MAX = 1_600_000
+"""Records not checkpointed that take three seconds to recover if each holds one call."""
 CHECKPOINT_IDLE_S = 3.0
 """A checkpoint starts when nothing was written for so long, so that the next start has little to recover."""
 ASK_EVERY_COMMITS = 8
@@ -45,7 +49,7 @@ CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
 RETRY_S_MAX = 30.0
 URGENT_SHARE = 0.75
-"""Share of the log, or of twice a memtable bound, from which on the checkpoint takes half of the loop's time."""
+"""Share of the log, or of twice the memtables' bound, from which on the checkpoint takes half of the loop's time."""
 TURN_S_MAX = 0.001
 """Longest work in one turn of the loop while nothing is urgent; a single slice may take longer."""
 
@@ -59,23 +63,29 @@ _SORT_STEP = 2_048
 class Pressure(NamedTuple):
     """How much there is to checkpoint, and how near the bounds are."""
 
-    entries: int
     size_bytes: int
+    size_bytes_max: int
+    log_records: int
     log_segments_used: int
     log_segments_max: int
 
     def share(self) -> float:
         """1.0: a bound is reached beyond which writes would have to wait, or memory would grow without need."""
         return max(
-            self.entries / (2 * MEMTABLE_ENTRIES_MAX),
-            self.size_bytes / (2 * MEMTABLE_BYTES_MAX),
+            self.size_bytes / (2 * self.size_bytes_max),
+            self.log_records / LOG_RECORDS_MAX,
             (self.log_segments_used - 1) / (self.log_segments_max - 1),
         )
 
 
 def checkpoint_due(pressure: Pressure) -> bool:
-    """Whether to start now rather than wait for an idle moment: a memtable bound, or half of the log, is reached."""
-    return pressure.share() >= 0.5 and pressure.entries > 0
+    """Whether to start now rather than wait for an idle moment: the memtables' bound, or half of the log, is reached."""
+    return pressure.share() >= 0.5 and pressure.log_records > 0
+
+
+def memtable_bytes_max(cache_bytes: int) -> int:
+    """Bound for the memtables of a worker with such a cache."""
+    return max(MEMTABLE_BYTES_MIN, cache_bytes // MEMTABLE_SHARE)
 
 
 def turn_budget_s(others_s: float, pressure: Pressure) -> float:
@@ -285,12 +295,15 @@ class Checkpointer:
         log: TruncatableLog,
         applied_position: Callable[[], int],
         report: Callable[[CheckpointTrouble], None],
+        memtable_bytes: int = MEMTABLE_BYTES_MIN,
     ) -> None:
-        """`applied_position`: position of the newest log record applied to the stores. `report` is told of each failure."""
+        """`applied_position`: position of the newest log record applied to the stores. `report` is told of each failure.
+        `memtable_bytes`: size of the memtables at which a checkpoint starts."""
         self._stores = stores
         self._log = log
         self._applied_position = applied_position
         self._report = report
+        self._memtable_bytes = memtable_bytes
         self._helper = ThreadPoolExecutor(1, "checkpoint")
         self._context = copy_context()  # Of the start: a checkpoint is nobody's task, whoever's write made it due.
         self._task: asyncio.Task[None] | None = None
@@ -322,17 +335,13 @@ class Checkpointer:
             self._watch_for_idleness()
 
     def pressure(self) -> Pressure:
-        entries = size = 0
-        for store in self._stores:
-            entries += store.active.entries
-            size += store.active.size_bytes
-        return Pressure(entries, size, self._log.segments_used, self._log.segments_max)
+        size = sum(store.active.size_bytes for store in self._stores)
+        records = self._applied_position() - self._checkpointed_position
+        return Pressure(size, self._memtable_bytes, records, self._log.segments_used, self._log.segments_max)
 
     def _watch_for_idleness(self) -> None:
         self._idle_position = self._applied_position()
-        self._idle_timer = asyncio.get_running_loop().call_later(
-            CHECKPOINT_IDLE_S, self._idle_timer_fired, context=self._context
-        )
+        self._idle_timer = asyncio.get_running_loop().call_later(CHECKPOINT_IDLE_S, self._idle_timer_fired, context=self._context)
 
     def _idle_timer_fired(self) -> None:
         self._idle_timer = None

@@ -161,6 +161,8 @@ class Host:
             activation = self._activator.bring(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
             if activation is None:
                 return
+        elif activation.gate.resting:
+            self.table.rouse(activation, self.now_s)
         method = kept.methods.get(request.method)
         if isinstance(origin, Ring) and method is None:
             method = cast("Method", origin)

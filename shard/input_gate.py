@@ -56,11 +56,12 @@ class Section:
 class InputGate:
     """One per activation. `open` tells, without a call, whether an event of the root may be delivered right now."""
 
-    __slots__ = ("active", "open", "root")
+    __slots__ = ("active", "open", "resting", "root")
 
     def __init__(self) -> None:
         self.root = self.active = Section(None)
         self.open = True
+        self.resting = False
 
     # Asking
 
@@ -103,6 +104,17 @@ class InputGate:
         """Whether `grant` would return somebody."""
         active = self.active
         return not active.locks and bool(active.starters or active.waiters)
+
+    # Rest
+
+    def rest(self) -> None:
+        """Until `rouse`, the gate does not say that it is open: whoever brings an event has to rouse the object first."""
+        self.resting = True
+        self.open = False
+
+    def rouse(self) -> None:
+        self.resting = False
+        self._refresh()
 
     # Storage operations
 
@@ -186,7 +198,8 @@ class InputGate:
 
     def _refresh(self) -> None:
         root = self.root
-        self.open = root is self.active and not root.locks and not root.waiters and not root.starters
+        is_free = root is self.active and not root.locks and not root.waiters and not root.starters
+        self.open = is_free and not self.resting
 
     def check_invariants(self) -> None:
         """Recomputes what is kept incrementally. For tests."""
@@ -203,4 +216,5 @@ class InputGate:
             assert section.locks >= 0
             assert all(self.living(starting.parent) is section for _, starting in section.starters if starting.parent)
         root = self.root
-        assert self.open == (root is self.active and not (root.locks or root.waiters or root.starters))
+        is_free = root is self.active and not (root.locks or root.waiters or root.starters)
+        assert self.open == (is_free and not self.resting)

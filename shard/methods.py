@@ -142,7 +142,7 @@ class Method:
 class ObjectClass:
     """A user's class, ready to be called."""
 
-    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "starts")
+    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "starts", "starts_blank")
 
     def __init__(self, cls: type[DurableObject]) -> None:
         """Raises AppError for a class that breaks a rule of section 1 of the contract."""
@@ -162,6 +162,8 @@ class ObjectClass:
         """The alarm handler."""
         self.starts = cls.on_start is not DurableObject.on_start
         self.has_init = cls.__init__ is not object.__init__
+        self.starts_blank = not self.starts and not self.has_init and cls.__basicsize__ == DurableObject.__basicsize__
+        """A new instance has nothing of its own: nothing is run to make it, and it has no room beside its attributes."""
 
     def describe(self) -> dict[str, Any]:
         return {

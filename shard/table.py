@@ -3,8 +3,8 @@
 Guarantee: at most one activation of an object is in the table; only idle ones are evicted, so eviction loses nothing but memory.
 
 An idle object loses its instance first, and *sleeps*: what its storage has cached stays for a while, if the budget allows it.
-Waking it costs a tenth of reading it anew, which decides where a million objects are called in turn. It shows in nothing but
-speed: the next instance is a new one either way.
+Waking it costs a tenth of reading it anew, which decides where a million objects are called in turn. An instance that has kept
+nothing *rests* with the others' caches: a new one would be no different. Both show in nothing but speed.
 
 Age is kept as a clock rather than a list: an activation that was used since it was last looked at goes to the back of the queue,
 so that a call costs one assignment and a sweep costs O(1) per activation and idle period.
@@ -55,7 +55,7 @@ class ActivationTable:
         """With the time of last use that was known when it was looked at; oldest first."""
         self._sleep_s = SLEEP_FACTOR * idle_s
         self._asleep_by_age: collections.deque[tuple[Activation, float]] = collections.deque()
-        """With the time of last use; what has been woken meanwhile has another one by now. Oldest first."""
+        """With the time of last use; `asleep_since_s` of what has been woken meanwhile is another. Oldest first."""
 
     def __len__(self) -> int:
         return sum(len(kept.activations) for kept in self.classes.values())
@@ -108,7 +108,7 @@ class ActivationTable:
             elif pressed or seen_s + self._sleep_s <= now_s:
                 self._evict(activation)
             else:
-                self._lay_down(activation, seen_s)
+                self._put_to_sleep(activation)
         again_s = [by_age[0][1] + self._idle_s] if by_age else []
         if self._asleep_by_age:
             again_s.append(self._asleep_by_age[0][1] + self._sleep_s)
@@ -127,28 +127,47 @@ class ActivationTable:
         """The activation of an object that sleeps: whoever asks gives it an instance and adds it again."""
         activation = kept.asleep.pop(name, None)
         if activation is not None:
+            activation.asleep_since_s = None
             self.budget.used_bytes -= ACTIVATION_BYTES
         return activation
 
-    def _lay_down(self, activation: Activation, seen_s: float) -> None:
+    def rouse(self, activation: Activation, now_s: float) -> None:
+        """One that rests is used again."""
+        activation.asleep_since_s = None
+        activation.gate.rouse()
+        self._by_age.append((activation, now_s))
+
+    def _put_to_sleep(self, activation: Activation) -> None:
+        used_s = activation.asleep_since_s = activation.last_used_s
+        self._asleep_by_age.append((activation, used_s))
+        if activation.is_blank():
+            activation.gate.rest()
+            return
         kept = self.classes[activation.object_class.name]
         name = activation.id.name
         del kept.activations[name]
         kept.asleep[name] = activation
-        self._asleep_by_age.append((activation, seen_s))
         activation.lay_down()
         self.evictions += 1
 
     def _drop_asleep(self, now_s: float) -> None:
         asleep = self._asleep_by_age
         for _ in range(min(len(asleep), LOOKS_PER_TURN)):
-            activation, seen_s = asleep[0]
-            kept = self.classes[activation.object_class.name]
-            if activation.last_used_s == seen_s and kept.asleep.get(activation.id.name) is activation:
-                if seen_s + self._sleep_s > now_s and not self.over_budget:
+            activation, used_s = asleep[0]
+            if activation.asleep_since_s == used_s and activation.broken is None:
+                if used_s + self._sleep_s > now_s and not self.over_budget:
                     return
-                del kept.asleep[activation.id.name]
-                self.budget.used_bytes -= ACTIVATION_BYTES
-                activation.cache.evict()  # A read that comes from the disk later finds other entries, and is not kept.
-                activation.let_go()
+                self._drop(activation, now_s)
             asleep.popleft()
+
+    def _drop(self, activation: Activation, now_s: float) -> None:
+        if not activation.gate.resting:
+            del self.classes[activation.object_class.name].asleep[activation.id.name]
+            self.budget.used_bytes -= ACTIVATION_BYTES
+            activation.cache.evict()  # A read that comes from the disk later finds other entries, and is not kept.
+            activation.let_go()
+            return
+        self.rouse(activation, now_s)
+        if activation.is_idle(now_s):
+            self._by_age.pop()
+            self._evict(activation)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from runtime.errors import OperatorError
-from shard.checkpoint import Checkpointer, CheckpointTrouble
+from shard.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble
 from shard.log import CommitLog
 from shard.record import CommitRecord, ShardCommit, encode_record
 from shard.recovery import RecoveryReport, log_path, recover
@@ -28,14 +28,20 @@ class WorkerStore:
     """Everything one worker keeps on disk."""
 
     def __init__(
-        self, states: Sequence[LmdbState], log: CommitLog, report: RecoveryReport, trouble: Callable[[CheckpointTrouble], None]
+        self,
+        states: Sequence[LmdbState],
+        log: CommitLog,
+        report: RecoveryReport,
+        trouble: Callable[[CheckpointTrouble], None],
+        memtable_bytes: int = MEMTABLE_BYTES_MIN,
     ) -> None:
         self.shards = {state.shard: ShardStore(state) for state in states}
         self.log = log
         self.recovery = report
         self.applied_position = 0
         """Log position of the newest record whose writes are visible."""
-        self.checkpointer = Checkpointer(list(self.shards.values()), log, lambda: self.applied_position, trouble)
+        stores = list(self.shards.values())
+        self.checkpointer = Checkpointer(stores, log, lambda: self.applied_position, trouble, memtable_bytes)
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
@@ -45,10 +51,17 @@ class WorkerStore:
 
     @classmethod
     def open(
-        cls, data_dir: Path, start: int, worker: int, shards: Sequence[int], trouble: Callable[[CheckpointTrouble], None]
+        cls,
+        data_dir: Path,
+        start: int,
+        worker: int,
+        shards: Sequence[int],
+        trouble: Callable[[CheckpointTrouble], None],
+        memtable_bytes: int = MEMTABLE_BYTES_MIN,
     ) -> WorkerStore:
         """Blocks until everything durable is recovered and the log is ready. Raises OperatorError. `trouble` is called on the
-        loop thread when a checkpoint or the preparation of a segment fails: to be logged, and if fatal, to end the worker."""
+        loop thread when a checkpoint or the preparation of a segment fails: to be logged, and if fatal, to end the worker.
+        `memtable_bytes`: see `Checkpointer`."""
         map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, len(shards)))
         states: list[LmdbState] = []
         try:
@@ -60,7 +73,7 @@ class WorkerStore:
             for state in states:
                 state.close()
             raise
-        store = cls(states, log, report, trouble)
+        store = cls(states, log, report, trouble, memtable_bytes)
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
 

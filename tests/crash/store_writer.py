@@ -56,7 +56,6 @@ def expected_rows(number: int) -> list[dict[bytes, dict[str, bytes]]]:
 
 
 def shrink() -> None:
-    checkpoint_module.MEMTABLE_ENTRIES_MAX = 150
     checkpoint_module.CHECKPOINT_COMMIT_ENTRIES = 60
     defaults = log_module.CommitLog.__init__.__kwdefaults__
     assert defaults is not None
@@ -78,7 +77,7 @@ async def main(data_dir: Path, start: int) -> int:
             os._exit(3)
 
     shrink()
-    store = WorkerStore.open(data_dir, start, 0, SHARDS, trouble)
+    store = WorkerStore.open(data_dir, start, 0, SHARDS, trouble, memtable_bytes=50_000)
     number = store.shards[0].seq
     assert all(shard.seq == number for shard in store.shards.values()), "a record covers both shards or none"
     print(f"recovered {number}", flush=True)

@@ -58,6 +58,7 @@ async def test_an_object_outlives_its_pending_timer_by_as_long_as_it_would_outli
     world = AlarmWorld(Actor)
 
     async def set_a_timer(actor: Actor) -> None:
+        actor.memory = "kept"  # type: ignore[attr-defined]  # An instance that has kept nothing could stay for longer.
         asyncio.get_running_loop().call_later(15, actor.storage.put, "rang", True)
 
     await act(world, set_a_timer).reply

@@ -19,17 +19,18 @@ from shard.checkpoint import (
     Pressure,
     checkpoint_due,
     checkpoint_steps,
+    memtable_bytes_max,
     retry_delay_s,
     slices,
     sorted_steps,
     turn_budget_s,
 )
 from shard.memory_state import MemoryState
-from shard.memtable import Memtable
+from shard.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
 from shard.record import ObjectWrites
 from shard.store import ShardStore, StoreFailed, StoreFull
 
-CALM = Pressure(10, 1000, 1, 8)
+CALM = Pressure(1_000, 50_000, 10, 1, 8)
 
 
 def object_key(number: int) -> bytes:
@@ -41,17 +42,19 @@ def object_key(number: int) -> bytes:
 
 def test_a_checkpoint_is_due_at_each_bound_and_not_before() -> None:
     assert not checkpoint_due(CALM)
-    assert checkpoint_due(CALM._replace(entries=checkpoint_module.MEMTABLE_ENTRIES_MAX))
-    assert checkpoint_due(CALM._replace(size_bytes=checkpoint_module.MEMTABLE_BYTES_MAX))
+    assert checkpoint_due(CALM._replace(size_bytes=50_000))
+    assert not checkpoint_due(CALM._replace(size_bytes=49_999))
+    assert checkpoint_due(CALM._replace(log_records=checkpoint_module.LOG_RECORDS_MAX // 2))
+    assert not checkpoint_due(CALM._replace(log_records=checkpoint_module.LOG_RECORDS_MAX // 2 - 1))
     assert checkpoint_due(CALM._replace(log_segments_used=5))
     assert not checkpoint_due(CALM._replace(log_segments_used=4))
-    assert not checkpoint_due(Pressure(0, 0, 8, 8)), "there is nothing to move"
+    assert not checkpoint_due(Pressure(0, 50_000, 0, 8, 8)), "there is nothing to move"
 
 
 def test_the_checkpoint_takes_a_quarter_of_a_busy_loop_and_more_only_when_it_must() -> None:
     assert turn_budget_s(0.0003, CALM) == pytest.approx(0.0001)
     assert turn_budget_s(1.0, CALM) == pytest.approx(0.001), "one turn of others may be long; ours may not"
-    urgent = CALM._replace(entries=int(1.6 * checkpoint_module.MEMTABLE_ENTRIES_MAX))
+    urgent = CALM._replace(size_bytes=80_000)
     assert turn_budget_s(0.002, urgent) == pytest.approx(0.002)
     at_the_bound = CALM._replace(log_segments_used=8)
     assert turn_budget_s(0.002, at_the_bound) == pytest.approx(0.006)
@@ -143,14 +146,14 @@ class ListedLog:
 class Bench:
     """Some shards in memory, their checkpointer, and the writing to them."""
 
-    def __init__(self, shards: int = 2) -> None:
+    def __init__(self, shards: int = 2, memtable_bytes: int = checkpoint_module.MEMTABLE_BYTES_MIN) -> None:
         self.states = [MemoryState(shard) for shard in range(shards)]
         self.stores = [ShardStore(state) for state in self.states]
         self.log = ListedLog()
         self.position = 0
         self.troubles: list[CheckpointTrouble] = []
         self.told = asyncio.Event()
-        self.checkpointer = Checkpointer(self.stores, self.log, lambda: self.position, self._trouble)
+        self.checkpointer = Checkpointer(self.stores, self.log, lambda: self.position, self._trouble, memtable_bytes)
 
     def _trouble(self, trouble: CheckpointTrouble) -> None:
         self.troubles.append(trouble)
@@ -169,9 +172,11 @@ class Bench:
             assert state.applied_seq == store.seq
 
 
-def with_bench(test: Callable[[Bench], Awaitable[None]], shards: int = 2) -> None:
+def with_bench(
+    test: Callable[[Bench], Awaitable[None]], shards: int = 2, memtable_bytes: int = checkpoint_module.MEMTABLE_BYTES_MIN
+) -> None:
     async def run() -> None:
-        bench = Bench(shards)
+        bench = Bench(shards, memtable_bytes)
         try:
             async with asyncio.timeout(20):
                 await test(bench)
@@ -237,20 +242,28 @@ def test_no_answer_changes_at_any_turn_of_a_checkpoint(monkeypatch: pytest.Monke
     with_bench(test)
 
 
-def test_reaching_a_bound_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint_module, "MEMTABLE_ENTRIES_MAX", 50)
+@pytest.mark.parametrize("bound", ["size", "records"])
+def test_reaching_a_bound_starts_a_checkpoint(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry_bytes = OBJECT_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES + 2
+    if bound == "records":
+        monkeypatch.setattr(checkpoint_module, "LOG_RECORDS_MAX", 2 * 48)
 
     async def test(bench: Bench) -> None:
-        for number in range(49):
+        for number in range(47):
             bench.write(number % 2, {"a": b"1"}, number)
             await asyncio.sleep(0)
         assert bench.stores[0].frozen is None
         bench.write(0, {"a": b"1"}, 1000)
         while not bench.log.truncated:
             await asyncio.sleep(0.001)
-        assert bench.log.truncated == [50]
+        assert bench.log.truncated == [48]
 
-    with_bench(test)
+    with_bench(test, memtable_bytes=48 * entry_bytes if bound == "size" else 1 << 30)
+
+
+def test_the_memtables_may_take_an_eighth_of_what_the_caches_may() -> None:
+    assert memtable_bytes_max(8 << 30) == 1 << 30
+    assert memtable_bytes_max(0) == checkpoint_module.MEMTABLE_BYTES_MIN
 
 
 def test_an_idle_moment_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,6 +294,7 @@ async def test_over_the_budget_objects_that_sleep_leave_before_those_that_are_us
     world = World(Thing, cache_bytes=600_000, idle_evict_s=10.0)
     for name in "ab":
         await world.ask(Thing, name, "put", "k", "x" * 100_000)
+        await world.ask(Thing, name, "memory")
     world.host.table.evict_idle(world.loop.time() + 11)
     assert set(world.host.classes["Thing"].asleep) == {"a", "b"}
     for name in "cdef":
@@ -308,8 +309,9 @@ async def test_however_many_sleep_none_that_is_used_leaves_before_them(monkeypat
     world = World(Thing, cache_bytes=300_000, idle_evict_s=10.0)
     for name in "ab":
         await world.ask(Thing, name, "put", "k", "x" * 100_000)
+        await world.ask(Thing, name, "memory")
     for _ in range(2):
-        world.host.table.evict_idle(world.loop.time() + 11)
+        world.host.table.evict_idle(world.loop.time() + 12)
     for name in "cde":
         await world.ask(Thing, name, "put", "k", "x" * 90_000)
     world.host.table.evict_idle(world.loop.time())
@@ -317,6 +319,101 @@ async def test_however_many_sleep_none_that_is_used_leaves_before_them(monkeypat
     assert set(world.host.classes["Thing"].activations) == set("cde")
     world.host.table.evict_idle(world.loop.time())
     assert set(world.host.classes["Thing"].activations) == set("cde")
+
+
+class Blank(DurableObject):
+    async def count(self) -> int:
+        number: int = await self.storage.get("n", 0)
+        self.storage.put("n", number + 1)
+        return number
+
+    async def keep(self, what: str) -> None:
+        LOG.append({"attribute": None, "itself": self, "storage": self.storage, "stub": self.stub("Blank", "b")}[what])
+        if what == "attribute":
+            self.kept = what
+
+    async def set_timer(self) -> None:
+        asyncio.get_running_loop().call_later(3_600, LOG.append, "rang")
+
+
+class WithInit(Blank):
+    def __init__(self) -> None:
+        LOG.append("init")
+
+
+class WithStart(Blank):
+    async def on_start(self) -> None:
+        LOG.append("start")
+
+
+class WithSlots(Blank):
+    __slots__ = ("slot",)
+
+
+async def test_an_instance_that_has_kept_nothing_rests_and_leaves_memory_when_it_has_not_been_called_for_long() -> None:
+    world = World(Blank, idle_evict_s=10.0)
+    table, now_s = world.host.table, world.loop.time()
+    world.now_s = now_s
+    assert await world.ask(Blank, "a", "count") == 0
+    activation, held = world.activation(Blank, "a"), table.budget.used_bytes
+    for number in range(1, 4):
+        table.evict_idle(world.now_s + 11)
+        assert activation.gate.resting
+        world.now_s += 20
+        assert await world.ask(Blank, "a", "count") == number
+        assert world.activation(Blank, "a") is activation
+        assert not activation.gate.resting
+        world.check()
+    assert world.host.statistics().evictions == 0
+    for later_s, stays in ((9, True), (11, True), (69, True), (71, False)):
+        assert (table.evict_idle(world.now_s + later_s) is not None) is stays
+        assert table.budget.used_bytes == held * stays
+        assert len(table) == stays
+    assert table.is_empty
+    assert await world.ask(Blank, "a", "count") == 4
+
+
+@pytest.mark.parametrize("what", ["attribute", "itself", "storage", "stub"])
+async def test_an_instance_that_has_kept_something_or_is_kept_is_followed_by_a_new_one(what: str) -> None:
+    world = World(Blank, idle_evict_s=10.0)
+    await world.ask(Blank, "a", "keep", what)
+    world.host.table.evict_idle(world.loop.time() + 11)
+    assert set(world.host.classes["Blank"].asleep) == {"a"}
+    assert world.host.classes["Blank"].activations == {}
+
+
+@pytest.mark.parametrize("cls", [WithInit, WithStart, WithSlots])
+async def test_an_instance_whose_class_has_something_to_start_is_followed_by_a_new_one(cls: type[Blank]) -> None:
+    world = World(cls, idle_evict_s=10.0)
+    assert await world.ask(cls, "a", "count") == 0
+    started = len(LOG)
+    for _ in range(2):
+        world.host.table.evict_idle(world.loop.time() + 11)
+    assert set(world.host.classes[cls.__name__].asleep) == {"a"}
+    assert await world.ask(cls, "a", "count") == 1
+    assert len(LOG) == 2 * started
+
+
+async def test_one_that_rests_now_and_then_stays_while_it_is_called() -> None:
+    world = World(Blank, idle_evict_s=10.0)
+    now_s = world.loop.time()
+    for step in range(40):
+        world.now_s = now_s + step * 9
+        assert await world.ask(Blank, "a", "count") == step
+        world.host.table.evict_idle(world.now_s + (11 if step % 3 == 0 else 1))
+        world.check()
+    assert len(world.host.table) == 1
+
+
+async def test_an_object_whose_timer_was_given_up_leaves_memory_too() -> None:
+    world = World(Blank, idle_evict_s=10.0)
+    await world.ask(Blank, "a", "set_timer")
+    now_s = world.loop.time()
+    for later_s in (11, 22, 60, 71, 82, 141, 153, 230):
+        world.host.table.evict_idle(now_s + later_s)
+    assert world.host.table.is_empty
+    assert world.host.table.budget.used_bytes == 0
+    assert world.host.classes["Blank"].asleep == {}
 
 
 @pytest.mark.parametrize("use", ["storage.get('k')", "storage.put('k', 2)", "storage.list()", "spawn(0)", "stub('Thing', 'b')"])

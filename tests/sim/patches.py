@@ -97,7 +97,6 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
         patch(
             shard.checkpoint,
             perf_counter=time.clock,
-            MEMTABLE_ENTRIES_MAX=scenario.memtable_entries,
             CHECKPOINT_SLICE_KEYS=scenario.checkpoint_slice,
             CHECKPOINT_COMMIT_ENTRIES=scenario.checkpoint_commit,
         )

@@ -113,7 +113,7 @@ class WorkerProcess(SimProcess):
             for state in states:
                 state.serving = True
             log: Any = self.log
-            return WorkerStore(states, log, report, trouble)
+            return WorkerStore(states, log, report, trouble, service.scenario.memtable_bytes)
 
         context: Any = SimContext(service.network, self)
         self.context = context

@@ -37,7 +37,7 @@ class Scenario:
     checkpoint_broken: float
     undurable_bytes: int
     commit_bytes: int
-    memtable_entries: int
+    memtable_bytes: int
     checkpoint_slice: int
     checkpoint_commit: int
     segment_records: int
@@ -79,7 +79,7 @@ def make_scenario(random: Random) -> Scenario:
         checkpoint_broken=random.choice((0.0, 0.0, 0.05)) if faults else 0.0,
         undurable_bytes=undurable,
         commit_bytes=undurable + random.randrange(0, 300) if small else 24 << 20,
-        memtable_entries=random.choice((5, 20, 100, 100_000)),
+        memtable_bytes=random.choice((2_000, 8_000, 40_000, 40_000_000)),
         checkpoint_slice=random.choice((1, 3, 64)),
         checkpoint_commit=random.choice((4, 20, 100_000)),
         segment_records=random.choice((2, 10, 100)),
