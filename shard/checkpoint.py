@@ -42,8 +42,9 @@ CHECKPOINT_IDLE_S = 3.0
 """A checkpoint starts when nothing was written for so long, so that the next start has little to recover."""
 ASK_EVERY_COMMITS = 8
 """Whether a checkpoint is due is asked after so many commits: asking costs as much as a call."""
-CHECKPOINT_COMMIT_ENTRIES = 100_000
-"""Entries in one batch. LMDB holds a batch's pages in memory, and beyond 131,071 of them it writes some in mid-put."""
+CHECKPOINT_COMMIT_ENTRIES = 20_000
+"""Entries in one batch. What a batch writes at once, the log's next fdatasync may have to wait for: scattered over a large state,
+this many take 10 ms, and 100,000 took 100."""
 CHECKPOINT_COMMIT_BYTES = 32 << 20
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
@@ -55,6 +56,8 @@ TURN_S_MAX = 0.001
 
 Sortable = TypeVar("Sortable", str, bytes)
 _SORT_STEP = 2_048
+_DEAL_STEP = 256
+"""Objects of a memtable that is in no cache of the CPU: about 0.5 ms."""
 
 
 # What to do, pure
@@ -174,7 +177,7 @@ def _deal(memtable: Memtable, rows_by_slot: dict[bytes, Rows]) -> Iterator[bytes
             rows[object_key + key.encode()] = value
             if nth % _SORT_STEP == 0:
                 yield None
-        if number % _SORT_STEP == 0:
+        if number % _DEAL_STEP == 0:
             yield None
 
 

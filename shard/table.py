@@ -31,6 +31,35 @@ LOOKS_PER_TURN = 1_000
 """Activations looked at in one sweep: about a millisecond when all of them go."""
 
 
+class AgeQueue:
+    """Activations, each with a time in seconds, oldest first. (In two queues, not one of pairs: a pair of each of a million objects
+    every few seconds is what Python's collector would spend its time on.)"""
+
+    __slots__ = ("_activations", "_times_s")
+
+    def __init__(self) -> None:
+        self._activations: collections.deque[Activation] = collections.deque()
+        self._times_s: collections.deque[float] = collections.deque()
+
+    def __len__(self) -> int:
+        return len(self._activations)
+
+    def append(self, activation: Activation, time_s: float) -> None:
+        self._activations.append(activation)
+        self._times_s.append(time_s)
+
+    def first(self) -> tuple[Activation, float]:
+        return self._activations[0], self._times_s[0]
+
+    def remove_first(self) -> None:
+        self._activations.popleft()
+        self._times_s.popleft()
+
+    def remove_last(self) -> None:
+        self._activations.pop()
+        self._times_s.pop()
+
+
 class Kept:
     """A class and its activations by object name."""
 
@@ -51,10 +80,10 @@ class ActivationTable:
         self.added = self.evictions = 0
         self._commits = commits
         self._idle_s = idle_s
-        self._by_age: collections.deque[tuple[Activation, float]] = collections.deque()
+        self._by_age = AgeQueue()
         """With the time of last use that was known when it was looked at; oldest first."""
         self._sleep_s = SLEEP_FACTOR * idle_s
-        self._asleep_by_age: collections.deque[tuple[Activation, float]] = collections.deque()
+        self._asleep_by_age = AgeQueue()
         """With the time of last use; `asleep_since_s` of what has been woken meanwhile is another. Oldest first."""
 
     def __len__(self) -> int:
@@ -66,7 +95,7 @@ class ActivationTable:
         activations[activation.id.name] = activation
         self.added += 1
         self.budget.used_bytes += ACTIVATION_BYTES
-        self._by_age.append((activation, now_s))
+        self._by_age.append(activation, now_s)
 
     def remove(self, activation: Activation) -> None:
         """Its memory no longer counts. Does nothing for one that never got in."""
@@ -93,25 +122,25 @@ class ActivationTable:
             return now_s  # Those that are used leave when no other is left.
         by_age = self._by_age
         for _ in range(min(len(by_age), LOOKS_PER_TURN)):
-            activation, seen_s = by_age[0]
+            activation, seen_s = by_age.first()
             pressed = self.over_budget
             if not pressed and seen_s + self._idle_s > now_s:
                 break
-            by_age.popleft()
+            by_age.remove_first()
             if activation.broken is not None:
                 continue
             if activation.last_used_s > seen_s:
-                by_age.append((activation, activation.last_used_s))
+                by_age.append(activation, activation.last_used_s)
             elif not activation.is_idle(now_s):
                 activation.cache.evict()
-                by_age.append((activation, now_s))
+                by_age.append(activation, now_s)
             elif pressed or seen_s + self._sleep_s <= now_s:
                 self._evict(activation)
             else:
                 self._put_to_sleep(activation)
-        again_s = [by_age[0][1] + self._idle_s] if by_age else []
+        again_s = [by_age.first()[1] + self._idle_s] if by_age else []
         if self._asleep_by_age:
-            again_s.append(self._asleep_by_age[0][1] + self._sleep_s)
+            again_s.append(self._asleep_by_age.first()[1] + self._sleep_s)
         return max(now_s, min(again_s)) if again_s else None
 
     def _evict(self, activation: Activation) -> None:
@@ -135,11 +164,11 @@ class ActivationTable:
         """One that rests is used again."""
         activation.asleep_since_s = None
         activation.gate.rouse()
-        self._by_age.append((activation, now_s))
+        self._by_age.append(activation, now_s)
 
     def _put_to_sleep(self, activation: Activation) -> None:
         used_s = activation.asleep_since_s = activation.last_used_s
-        self._asleep_by_age.append((activation, used_s))
+        self._asleep_by_age.append(activation, used_s)
         if activation.is_blank():
             activation.gate.rest()
             return
@@ -153,12 +182,12 @@ class ActivationTable:
     def _drop_asleep(self, now_s: float) -> None:
         asleep = self._asleep_by_age
         for _ in range(min(len(asleep), LOOKS_PER_TURN)):
-            activation, used_s = asleep[0]
+            activation, used_s = asleep.first()
             if activation.asleep_since_s == used_s and activation.broken is None:
                 if used_s + self._sleep_s > now_s and not self.over_budget:
                     return
                 self._drop(activation, now_s)
-            asleep.popleft()
+            asleep.remove_first()
 
     def _drop(self, activation: Activation, now_s: float) -> None:
         if not activation.gate.resting:
@@ -169,5 +198,5 @@ class ActivationTable:
             return
         self.rouse(activation, now_s)
         if activation.is_idle(now_s):
-            self._by_age.pop()
+            self._by_age.remove_last()
             self._evict(activation)
