@@ -295,7 +295,8 @@ async def test_over_the_budget_objects_that_sleep_leave_before_those_that_are_us
     for name in "ab":
         await world.ask(Thing, name, "put", "k", "x" * 100_000)
         await world.ask(Thing, name, "memory")
-    world.host.table.evict_idle(world.loop.time() + 11)
+    for _ in range(2):  # Used since they were first looked at.
+        world.host.table.evict_idle(world.loop.time() + 12)
     assert set(world.host.classes["Thing"].asleep) == {"a", "b"}
     for name in "cdef":
         await world.ask(Thing, name, "put", "k", "x" * 100_000)
@@ -377,7 +378,8 @@ async def test_an_instance_that_has_kept_nothing_rests_and_leaves_memory_when_it
 async def test_an_instance_that_has_kept_something_or_is_kept_is_followed_by_a_new_one(what: str) -> None:
     world = World(Blank, idle_evict_s=10.0)
     await world.ask(Blank, "a", "keep", what)
-    world.host.table.evict_idle(world.loop.time() + 11)
+    for _ in range(2):
+        world.host.table.evict_idle(world.loop.time() + 12)
     assert set(world.host.classes["Blank"].asleep) == {"a"}
     assert world.host.classes["Blank"].activations == {}
 
