@@ -34,8 +34,7 @@ from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 MEMTABLE_BYTES_MIN = 64 << 20
 """Size of the memtables of a worker at which a checkpoint starts, at least: see `memtable_bytes_max`."""
 MEMTABLE_SHARE = 8
-"""One byte of memtables to so many of caches. What is written again before the checkpoint costs it nothing, so the memtables
-should have room for what is in memory anyway."""
+"""One byte of memtables to so many of caches: what is written again before the checkpoint costs it nothing."""
 LOG_RECORDS_MAX = 1_600_000
 """Records not checkpointed that take three seconds to recover if each holds one call."""
 CHECKPOINT_IDLE_S = 3.0
@@ -43,8 +42,7 @@ CHECKPOINT_IDLE_S = 3.0
 ASK_EVERY_COMMITS = 8
 """Whether a checkpoint is due is asked after so many commits: asking costs as much as a call."""
 CHECKPOINT_COMMIT_ENTRIES = 20_000
-"""Entries in one batch. What a batch writes at once, the log's next fdatasync may have to wait for: scattered over a large state,
-this many take 10 ms, and 100,000 took 100."""
+"""Entries in one batch. The log's next fdatasync may have to wait for it: 10 ms for so many, 100 ms for 100,000."""
 CHECKPOINT_COMMIT_BYTES = 32 << 20
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
@@ -300,8 +298,8 @@ class Checkpointer:
         report: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
     ) -> None:
-        """`applied_position`: position of the newest log record applied to the stores. `report` is told of each failure.
-        `memtable_bytes`: size of the memtables at which a checkpoint starts."""
+        """`applied_position`: that of the newest log record in the stores. `report` is told of failures. At `memtable_bytes` a
+        checkpoint starts."""
         self._stores = stores
         self._log = log
         self._applied_position = applied_position
