@@ -32,8 +32,8 @@ LOOKS_PER_TURN = 1_000
 
 
 class AgeQueue:
-    """Activations, each with a time in seconds, oldest first. (In two queues, not one of pairs: a pair of each of a million objects
-    every few seconds is what Python's collector would spend its time on.)"""
+    """Activations, each with a time in seconds, oldest first. (In two queues, not one of pairs: a pair for each of a million
+    objects every few seconds is what Python's collector would spend its time on.)"""
 
     __slots__ = ("_activations", "_times_s")
 

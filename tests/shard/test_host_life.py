@@ -311,7 +311,7 @@ async def test_however_many_sleep_none_that_is_used_leaves_before_them(monkeypat
     for name in "ab":
         await world.ask(Thing, name, "put", "k", "x" * 100_000)
         await world.ask(Thing, name, "memory")
-    for _ in range(2):
+    for _ in range(6):
         world.host.table.evict_idle(world.loop.time() + 12)
     for name in "cde":
         await world.ask(Thing, name, "put", "k", "x" * 90_000)
