@@ -55,10 +55,6 @@ class AgeQueue:
         self._activations.popleft()
         self._times_s.popleft()
 
-    def remove_last(self) -> None:
-        self._activations.pop()
-        self._times_s.pop()
-
 
 class Kept:
     """A class and its activations by object name."""
@@ -196,7 +192,8 @@ class ActivationTable:
             activation.cache.evict()  # A read that comes from the disk later finds other entries, and is not kept.
             activation.let_go()
             return
-        self.rouse(activation, now_s)
+        activation.gate.rouse()
         if activation.is_idle(now_s):
-            self._by_age.remove_last()
             self._evict(activation)
+        else:
+            self.rouse(activation, now_s)
