@@ -45,7 +45,9 @@ def may_pause(since_s: float, last_took_s: float) -> bool:
 
 
 def resident_bytes() -> int:
-    return int(_STATM.read_text().split()[1]) * _PAGE_BYTES
+    """Without the pages of files: of LMDB's maps the kernel keeps as many as it likes."""
+    resident, shared = _STATM.read_text().split()[1:3]
+    return (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 class Collector:
@@ -55,7 +57,7 @@ class Collector:
         self._clock = clock
         self._resident = resident
         self._activated = 0
-        self._accounted = self._before = 0
+        self._accounted = self._accounted_max = self._before = 0
         self._looked_at_s = self._took_s = 0.0
         self.full_looks = 0
 
@@ -72,9 +74,10 @@ class Collector:
             gc.freeze()
 
     def check_growth(self, accounted_bytes: int) -> None:
-        """To be called every second or so. `accounted_bytes`: what caches and activations are known to take."""
-        resident = self._resident()
-        grown = (resident - self._before) - (accounted_bytes - self._accounted)
+        """To be called every second or so. `accounted_bytes`: what caches and activations are known to take. What they took at
+        most counts, since the process keeps the memory of those that leave."""
+        self._accounted_max = max(self._accounted_max, accounted_bytes)
+        grown = (self._resident() - self._before) - (self._accounted_max - self._accounted)
         if has_grown(grown, self._before) and self._may_pause():
             self.look_at_everything(accounted_bytes)
 
@@ -94,5 +97,6 @@ class Collector:
         gc.freeze()
         self._looked_at_s = self._clock()
         self._took_s = self._looked_at_s - began_s
-        self._accounted, self._before = accounted_bytes, self._resident()
+        self._accounted = self._accounted_max = accounted_bytes
+        self._before = self._resident()
         self.full_looks += 1
