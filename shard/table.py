@@ -20,6 +20,7 @@ from shard.activation import Activation
 from shard.cache import Budget
 from shard.commit import GroupCommit
 from shard.methods import ObjectClass
+from shard.split_dict import SplitDict
 
 ACTIVATION_BYTES = 2_048
 """What an idle activation costs beside its cached entries."""
@@ -59,13 +60,15 @@ class AgeQueue:
 class Kept:
     """A class and its activations by object name."""
 
-    __slots__ = ("activations", "asleep", "methods", "object_class")
+    __slots__ = ("activations", "asleep", "methods", "object_class", "parts")
 
     def __init__(self, object_class: ObjectClass) -> None:
         self.object_class = object_class
         self.methods = object_class.methods
-        self.activations: dict[str, Activation] = {}
-        self.asleep: dict[str, Activation] = {}
+        self.activations: SplitDict[str, Activation] = SplitDict()
+        self.parts = self.activations.parts
+        """For the hot path."""
+        self.asleep: SplitDict[str, Activation] = SplitDict()
         """Without an instance."""
 
 
