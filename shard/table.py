@@ -29,7 +29,9 @@ SLEEP_FACTOR = 7
 """An object that has been idle for so many times as long as costs it its instance is dropped."""
 
 LOOKS_PER_TURN = 1_000
-"""Activations looked at in one sweep: about a millisecond when all of them go."""
+"""Activations looked at in one sweep while memory is short: as many as may have come since the last."""
+LOOKS_AT_LEISURE = 100
+"""While it is not. What nobody has used for long is in no cache of the CPU: 10 to 40 µs each, seen with a million objects."""
 
 
 class AgeQueue:
@@ -116,11 +118,12 @@ class ActivationTable:
     def evict_idle(self, now_s: float) -> float | None:
         """Puts to sleep what has been idle for long enough; drops what has slept for long enough and, over the memory budget, the
         least recently used. Returns when to come again, or None when nothing is in memory."""
-        self._drop_asleep(now_s)
+        looks = LOOKS_PER_TURN if self.over_budget else LOOKS_AT_LEISURE
+        self._drop_asleep(now_s, looks)
         if self._asleep_by_age and self.over_budget:
             return now_s  # Those that are used leave when no other is left.
         by_age = self._by_age
-        for _ in range(min(len(by_age), LOOKS_PER_TURN)):
+        for _ in range(min(len(by_age), looks)):
             activation, seen_s = by_age.first()
             pressed = self.over_budget
             if not pressed and seen_s + self._idle_s > now_s:
@@ -178,9 +181,9 @@ class ActivationTable:
         activation.lay_down()
         self.evictions += 1
 
-    def _drop_asleep(self, now_s: float) -> None:
+    def _drop_asleep(self, now_s: float, looks: int) -> None:
         asleep = self._asleep_by_age
-        for _ in range(min(len(asleep), LOOKS_PER_TURN)):
+        for _ in range(min(len(asleep), looks)):
             activation, used_s = asleep.first()
             if activation.asleep_since_s == used_s and activation.broken is None:
                 if used_s + self._sleep_s > now_s and not self.over_budget:
