@@ -52,7 +52,6 @@ from shard.record import ObjectWrites, ShardCommit
 from shard.refusals import method_raised, unknown_class, unknown_method
 from shard.resets import Resets
 from shard.settings import HostSettings, HostStatistics
-from shard.split_dict import PARTS
 from shard.table import ActivationTable
 from shard.task import NEUTRAL, ObjectTask, _enter_task, _leave_task
 from shard.waiting import WaitingRoom
@@ -126,10 +125,10 @@ class Host:
         _enter_task(self.loop, self._spare)  # Once for all calls that need nothing else.
         try:
             for request in message.requests:
-                kept, name = self.classes.get(request.cls), request.name
+                kept = self.classes.get(request.cls)
                 if (
                     kept is not None
-                    and (activation := kept.parts[hash(name) % PARTS].get(name)) is not None
+                    and (activation := kept.activations.find(request.name)) is not None
                     and activation.gate.open
                     and (method := kept.methods.get(request.method)) is not None
                     and (request.options is NO_RAW or len(request.options) < 2)

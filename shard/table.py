@@ -62,14 +62,12 @@ class AgeQueue:
 class Kept:
     """A class and its activations by object name."""
 
-    __slots__ = ("activations", "asleep", "methods", "object_class", "parts")
+    __slots__ = ("activations", "asleep", "methods", "object_class")
 
     def __init__(self, object_class: ObjectClass) -> None:
         self.object_class = object_class
         self.methods = object_class.methods
         self.activations: SplitDict[str, Activation] = SplitDict()
-        self.parts = self.activations.parts
-        """For the hot path."""
         self.asleep: SplitDict[str, Activation] = SplitDict()
         """Without an instance."""
 
