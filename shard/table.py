@@ -190,6 +190,7 @@ class ActivationTable:
             asleep.remove_first()
 
     def _drop(self, activation: Activation, now_s: float) -> None:
+        activation.asleep_since_s = None  # It may be queued twice, if it woke and slept again within one tick of the clock.
         if not activation.gate.resting:
             del self.classes[activation.object_class.name].asleep[activation.id.name]
             self.budget.used_bytes -= ACTIVATION_BYTES
