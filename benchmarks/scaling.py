@@ -116,18 +116,19 @@ def syncs_per_s(folder: Path, seconds: float) -> float:
 def _checks(folder: Path, costs: model.Costs, requests: int) -> Iterator[Check]:
     """Here the load shares the cores, and there is one load process, however many workers."""
     usable = cores()
-    for name, used, workers, route in (
+    setups: list[tuple[str, int, int, Route]] = [
         ("one core", 1, 1, "direct"),
         ("all cores", len(usable), len(usable), "direct"),
         ("all cores, through the router", len(usable), len(usable), "router"),
         ("twice as many workers as cores", len(usable), 2 * len(usable), "direct"),
-    ):
+    ]
+    for name, used, workers, route in setups:
         in_hand = max(1, _CONCURRENCY // workers)
         routers = 1 if route == "router" else 0
         setup = model.Setup(used, workers, 1, routers, in_hand, clients_share_cores=True)
         predicted = model.predict(costs, setup)
         with confined_to(usable[:used]):
-            measured, _ = _run(folder / f"{used}{workers}{route[0]}", route, requests, workers)  # type: ignore[arg-type]  # above
+            measured, _ = _run(folder / f"{used}{workers}{route[0]}", route, requests, workers)
         yield Check(name, predicted.rate, predicted.bottleneck, measured.rate, measured.others_cores)
 
 
