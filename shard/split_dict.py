@@ -14,7 +14,7 @@ V = TypeVar("V")
 D = TypeVar("D")
 
 WHOLE_MAX: Final = 32_768
-"""Up to so many entries it is one dict, which is rebuilt within 3 ms."""
+"""Up to so many entries it is one dict, which is rebuilt within 3 ms. The next one splits it, once, in 9 ms."""
 PARTS: Final = 61
 """A prime: the low bits of a hash choose the place inside a part, so all of its bits have to choose the part."""
 
@@ -60,14 +60,14 @@ class SplitDict(MutableMapping[K, V]):
     def __len__(self) -> int:
         return sum(map(len, self._parts))
 
-    # These two without an exception for what is not there, as MutableMapping has them.
+    # MutableMapping has these two as well, at the price of an exception for what is not there.
 
     @overload
     def get(self, key: K, default: None = None, /) -> V | None: ...
     @overload
     def get(self, key: K, default: V | D, /) -> V | D: ...
     def get(self, key: K, default: object = None, /) -> object:
-        parts = self._parts
+        parts = self._parts  # `_part`, without the call: once split, this is the hot path.
         return parts[hash(key) % len(parts)].get(key, default)
 
     @overload
