@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from runtime.errors import OperatorError
-from shard.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble
+from shard.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
 from shard.log import CommitLog
 from shard.record import CommitRecord, ShardCommit, encode_record
 from shard.recovery import RecoveryReport, log_path, recover
@@ -48,6 +48,9 @@ class WorkerStore:
         self._states = states
         self._preparer = ThreadPoolExecutor(1, "segments")
         self._preparing: asyncio.Future[None] | None = None
+        self._failures = 0
+        """To prepare a segment, one after another."""
+        self._prepare_at_s = 0.0
 
     @classmethod
     def open(
@@ -100,15 +103,24 @@ class WorkerStore:
             self._prepare_segment()
 
     def _prepare_segment(self) -> None:
-        self._preparing = asyncio.get_running_loop().run_in_executor(self._preparer, self.log.prepare_segment)
+        """Beside the loop. On a full disk only now and then: an append that needs the segment makes it itself."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._prepare_at_s:
+            return
+        self._preparing = loop.run_in_executor(self._preparer, self.log.prepare_segment)
         self._preparing.add_done_callback(self._prepared)
 
     def _prepared(self, future: asyncio.Future[None]) -> None:
         self._preparing = None
         error = None if future.cancelled() else future.exception()
-        if isinstance(error, OperatorError):
-            self._trouble(CheckpointTrouble(error, self.log.is_broken, 0.0))
-        elif error is not None:
+        if error is None:
+            self._failures = 0
+        elif isinstance(error, OperatorError):
+            self._failures += 1
+            delay_s = retry_delay_s(self._failures)
+            self._prepare_at_s = future.get_loop().time() + delay_s
+            self._trouble(CheckpointTrouble(error, self.log.is_broken, delay_s))
+        else:
             raise error
 
     def read_statistics(self) -> WatchStatistics:
