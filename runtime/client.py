@@ -12,17 +12,21 @@ import asyncio
 import math
 import os
 import stat
+from _thread import get_ident
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar, overload
 
+import msgspec
 import zmq
 
 from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open
 from runtime.client_machine import ClientMachine
 from runtime.dealer import Dealer
-from runtime.encoding import encode_arguments, result_decoder
+from runtime.encoding import decode_any, encode_arguments, result_decoder
 from runtime.errors import CallError
 from runtime.limits import TURN_MESSAGES_MAX
+from runtime.pending import CoroutineFuture
 from runtime.protocol import NO_RAW
 from runtime.slots import topology_from_reply
 from runtime.stub import MethodShape, Stub
@@ -66,11 +70,12 @@ class Client:
         if self._context is not None:
             raise RuntimeError("a client is entered once; make another one with connect()")
         self._loop = asyncio.get_running_loop()
+        self._thread = get_ident()
+        self._new_future: Callable[[], CoroutineFuture[Any]] = partial(CoroutineFuture, loop=self._loop)
         self._call_soon = self._loop.call_soon
-        self._create_future = self._loop.create_future
         self._time = self._loop.time
         self._context = zmq.Context()
-        self._topology_known = self._create_future()
+        self._topology_known = self._loop.create_future()
         try:
             self._flush()
         except ValueError:  # No endpoint at all.
@@ -106,36 +111,58 @@ class Client:
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
         result_type: Any = Any, timeout: float | None = None,
-    ) -> asyncio.Future[Any]:  # fmt: skip
+    ) -> CoroutineFuture[Any]:  # fmt: skip
         """One call without a stub. Arguments that cannot be sent raise here; everything else comes with the future."""
         send = self._binding(class_name, name, method, result_type, None, timeout)
         return send(*args, **kwargs or {})
 
     def bind(
         self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
-    ) -> Callable[..., asyncio.Future[Any]]:
+    ) -> Callable[..., CoroutineFuture[Any]]:
         """See `runtime.stub.Caller`. `timeout` is that of each of the calls."""
         result_type = Any if shape is None else shape.result_type
         return self._binding(class_name, name, method, result_type, shape, timeout)
 
     def _binding(
         self, class_name: str, name: str, method: str, result_type: Any, shape: MethodShape | None, timeout: float | None
-    ) -> Callable[..., asyncio.Future[Any]]:
+    ) -> Callable[..., CoroutineFuture[Any]]:
         """Everything that stays the same from call to call is looked up here."""
+        if self._context is None:
+            raise RuntimeError("the client has not been entered: use it inside `async with connect(…) as client:`")
         machine, slot, decode = self._machine, self._machine.slot_of(class_name, name), result_decoder(result_type)
+        new_future, now, thread = self._new_future, self._time, self._thread
 
-        def send(*args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        def send(*args: Any, **kwargs: Any) -> CoroutineFuture[Any]:
             if args and kwargs and shape is not None:
                 args, kwargs = (), shape.by_name(args, kwargs)
             raw = encode_arguments(args, kwargs) if args or kwargs else NO_RAW
-            future = self._create_future()
-            machine.call(future, slot, class_name, name, method, raw, decode, timeout, self._time())
+            if get_ident() != thread:
+                return self._send_in_loop(  # type: ignore[return-value]  # a plain coroutine, of which nothing is sent yet
+                    class_name, name, method, raw, result_type, timeout
+                )
+            future = new_future()
+            machine.call(future, slot, class_name, name, method, raw, decode, timeout, now())
             if not self._flushing:
                 self._flushing = True
                 self._call_soon(self._flush)
             return future
 
         return send
+
+    async def _send_in_loop(
+        self, class_name: str, name: str, method: str, raw: msgspec.Raw, result_type: Any, timeout: float | None
+    ) -> Any:
+        """A call made in another thread: it is sent when the loop of the client runs this, as it does when it is given to
+        `asyncio.run_coroutine_threadsafe`."""
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "the client belongs to another event loop: give the call to asyncio.run_coroutine_threadsafe(call, loop), "
+                "connect in this loop too, or use tidegate.connect_sync, which any thread may use"
+            )
+        self._thread = get_ident()
+        arguments = () if raw is NO_RAW else decode_any(raw)
+        args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, None)
+        return await self.call(class_name, name, method, args, kwargs, result_type, timeout)
 
     async def ping(self, timeout: float | None = None) -> Any:
         """Answers when the service does."""

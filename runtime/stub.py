@@ -32,8 +32,15 @@ class Stub:
 
     def __init__(self, caller: Caller, target: type | str, name: str) -> None:
         self._caller = caller
-        self._class = target if isinstance(target, type) else None
-        self._class_name = target.__name__ if isinstance(target, type) else target
+        self._class: type | None
+        if isinstance(target, type):
+            self._class, self._class_name = target, target.__name__
+        elif isinstance(target, str):
+            self._class, self._class_name = None, target
+        else:
+            raise TypeError(f"a stub is made from a class or the name of one, not from {target!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"the name of an object is a text, not {name!r} ({type(name).__name__})")
         self._name = name
 
     def __getattr__(self, attribute: str) -> Callable[..., Any]:

@@ -11,13 +11,13 @@ import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from gc import get_referents
-from sys import getrefcount
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from runtime.errors import CallError, DeadlineExceeded, ObjectReset, StartFailed
 from runtime.ids import ObjectId
 from runtime.limits import SECTION_TIMEOUT_S
+from runtime.pending import CoroutineFuture
 from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
 from shard.callbacks import GatedCallback
@@ -141,9 +141,9 @@ class Activation:
             self.object_class.starts_blank
             and not self.callbacks
             and len(get_referents(self.instance)) == BLANK_REFERENTS
-            and getrefcount(self.instance) == 2
-            and getrefcount(self.storage) == 3
-            and getrefcount(self.caller) == 2
+            and sys.getrefcount(self.instance) == 2
+            and sys.getrefcount(self.storage) == 3
+            and sys.getrefcount(self.caller) == 2
         )
 
     def run_on_start(self) -> None:
@@ -298,7 +298,7 @@ class Activation:
             seq = commits.in_flight.seq
         else:
             return DONE
-        future = self.host.loop.create_future()
+        future: CoroutineFuture[Any] = CoroutineFuture(loop=self.host.loop)
         self.host.hold(self, seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
@@ -306,7 +306,7 @@ class Activation:
         """Completes when a message that leaves now may leave: the output gate for what is not a reply."""
         if self.cache.confirm_seq <= self.host.commits.durable_seq:
             return DONE
-        future = self.host.loop.create_future()
+        future: CoroutineFuture[Any] = CoroutineFuture(loop=self.host.loop)
         self.host.hold(self, self.cache.confirm_seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
@@ -333,7 +333,7 @@ class Activation:
                 _settle(future, result)
 
         begin(done)  # If it raises, nothing has been closed.
-        future = self.host.loop.create_future() if concurrent else self._closing_future()
+        future = CoroutineFuture(loop=self.host.loop) if concurrent else self._closing_future()
         return future
 
     def _closing_future(self) -> StorageFuture:

@@ -10,6 +10,7 @@ from runtime.errors import ObjectReset
 from runtime.ids import ObjectId
 from runtime.stub import Stub
 from shard.storage import LEFT_MEMORY, SectionEntry, Storage
+from shard.task import check_coroutine
 
 if TYPE_CHECKING:
     import aiohttp
@@ -58,6 +59,7 @@ class DurableObject:
     def spawn(self, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Starts a background task that the object owns: gated, counted as activity, cancelled when the object is reset. An
         exception that escapes it is logged."""
+        check_coroutine(coro)
         return cast("asyncio.Task[T]", self._activation.spawn(coro))
 
     def block_concurrency(self) -> SectionEntry:

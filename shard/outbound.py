@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable
+from _thread import get_ident
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,6 +19,7 @@ import msgspec
 from runtime.encoding import encode_arguments, error_from_raw, exception_for_caller, result_decoder
 from runtime.errors import BadRequest, CallError, ObjectReset
 from runtime.ids import check_object_id
+from runtime.pending import CoroutineFuture
 from runtime.protocol import ERROR, Origin, Request, encode
 from runtime.stub import MethodShape, bind_call
 
@@ -81,10 +83,11 @@ class LocalOrigin(InternalOrigin):
 class Caller:
     """What the stubs of one activation call through."""
 
-    __slots__ = ("_host", "activation")
+    __slots__ = ("_host", "_thread", "activation")
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._thread = get_ident()
         self.activation: Activation | None = None
 
     def detach(self) -> None:
@@ -97,15 +100,23 @@ class Caller:
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any = Any
-    ) -> Awaitable[Any]:
+    ) -> Coroutine[Any, Any, Any]:
+        if get_ident() != self._thread:
+            return self._call_in_loop(class_name, name, method, args, kwargs, result_type)
         activation = self.activation
         if activation is None:
             raise ObjectReset(LEFT_MEMORY)
         problem = check_object_id(class_name, name)
         if problem is not None:
             raise BadRequest(problem)
-        future = self._host.loop.create_future()
+        future: CoroutineFuture[Any] = CoroutineFuture(loop=self._host.loop)
         raw = encode_arguments(args, kwargs)  # At once: what the caller changes later does not travel.
         request = Request(_numbers(), class_name, name, method, raw)
         self._host.call_out(activation, request, LocalOrigin(activation, future, result_type))
         return future
+
+    async def _call_in_loop(self, *call: Any) -> Any:
+        """A call made in a thread, which gives it to `asyncio.run_coroutine_threadsafe`: it is sent when the loop runs this."""
+        if get_ident() != self._thread:
+            raise RuntimeError("in a thread, give the call to asyncio.run_coroutine_threadsafe(call, the loop of the object)")
+        return await self.call(*call)

@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
 
 import msgspec
 
@@ -41,6 +41,17 @@ class Ready(msgspec.Struct, Generic[T_co], gc=False, eq=False):
     def __await__(self) -> Generator[Any, None, T_co]:
         return self.value
         yield  # type: ignore[unreachable]  # makes this a generator
+
+    # What makes it a coroutine: `self.spawn`, `create_task` and task groups take it.
+
+    def send(self, _: Any, /) -> NoReturn:
+        raise StopIteration(self.value)
+
+    def throw(self, kind: Any, value: Any = None, traceback: TracebackType | None = None, /) -> NoReturn:
+        raise kind
+
+    def close(self) -> None:
+        pass
 
 
 DONE: Ready[None] = Ready(None)

@@ -21,6 +21,7 @@ from asyncio import futures
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from runtime.pending import CoroutineFuture
 from shard.input_gate import Section
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ _get_loop = futures._get_loop  # type: ignore[attr-defined]  # what asyncio's ow
 _numbers = itertools.count(1).__next__
 
 
-class StorageFuture(asyncio.Future[Any]):
+class StorageFuture(CoroutineFuture[Any]):
     """The completion of an object's own storage operation: it is delivered although the gate is closed for it."""
 
 
@@ -303,6 +304,12 @@ class ObjectTask(asyncio.Future[Any]):
             self.schedule()
 
 
+def check_coroutine(coro: object) -> None:
+    """As a Task does: what is none fails where it was given, not later in the task."""
+    if isinstance(coro, types.GeneratorType) or not asyncio.iscoroutine(coro):  # Which takes generators, before 3.12.
+        raise TypeError(f"a coroutine was expected, got {coro!r}")
+
+
 def object_task_factory(
     loop: asyncio.AbstractEventLoop, coro: Any, context: contextvars.Context | None = None, **options: Any
 ) -> asyncio.Future[Any]:
@@ -312,8 +319,7 @@ def object_task_factory(
     if owner is None or owner.broken is not None or owner.life != life:
         name = options.get("name")
         return asyncio.Task(coro, loop=loop, context=context, name=name)
-    if isinstance(coro, Generator):
-        raise TypeError(f"a coroutine was expected, got {coro!r}")
+    check_coroutine(coro)
     task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context or contextvars.copy_context())
     if "name" in options and options["name"] is not None:
         task.set_name(options["name"])

@@ -108,6 +108,71 @@ def test_arguments_are_a_snapshot_of_the_moment_of_the_call(tmp_path: Path) -> N
     run(tmp_path, body)
 
 
+def test_a_call_is_taken_by_whatever_takes_a_coroutine_and_calls_are_sent_in_the_order_in_which_they_were_made(
+    tmp_path: Path,
+) -> None:
+    async def body(service: EchoService, client: Client) -> None:
+        stub = client.stub(Echo, "a")
+        first = stub.echo(1)
+        async with asyncio.TaskGroup() as tasks:
+            second = tasks.create_task(stub.echo(2))
+            third = asyncio.create_task(client.stub("Echo", "a", timeout=5).echo(3))
+            tasks.create_task(client.ping())
+        assert [await first, second.result(), await third] == [[1], [2], [3]]
+        seen = [msgspec.msgpack.decode(request.args) for index in (0, 1) for request in service.worker(index).seen]
+        assert seen == [[1], [2], [3]]
+        with pytest.raises(ExceptionGroup) as caught:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(client.stub("Echo", "a").error(Overloaded("busy").to_wire()))
+        assert caught.group_contains(Overloaded)
+
+    run(tmp_path, body)
+
+
+def test_a_call_made_in_another_thread_is_sent_by_the_loop_that_it_is_given_to(tmp_path: Path) -> None:
+    async def body(service: EchoService, client: Client) -> None:
+        stub, loop = client.stub("Echo", "a"), asyncio.get_running_loop()
+
+        def in_thread() -> list[Any]:
+            value = [1]
+            calls = [stub.echo(value), stub.echo(x=2), stub.echo(), client.stub(Echo, "a").echo(3)]
+            value.append(2)
+            return [asyncio.run_coroutine_threadsafe(call, loop).result(5) for call in calls]
+
+        assert await asyncio.to_thread(in_thread) == [[[1]], {"x": 2}, None, [3]]
+        assert await stub.echo(4) == [4]
+
+    run(tmp_path, body)
+
+
+def test_a_call_made_in_another_loop_says_what_to_use_instead(tmp_path: Path) -> None:
+    async def body(service: EchoService, client: Client) -> None:
+        async def elsewhere() -> None:
+            await client.stub("Echo", "a").echo(1)
+
+        with pytest.raises(RuntimeError, match=r"another event loop.*run_coroutine_threadsafe.*connect_sync"):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+        assert await client.stub("Echo", "a").echo(2) == [2]
+
+    run(tmp_path, body)
+
+
+def test_a_client_that_was_not_entered_says_how_to_enter_it(tmp_path: Path) -> None:
+    async def body(service: EchoService, _: Client) -> None:
+        client = connect(service.endpoint)
+        stub = client.stub("Echo", "a")
+        with pytest.raises(RuntimeError, match=r"not been entered.*async with"):
+            stub.echo(1)
+        with pytest.raises(RuntimeError, match="not been entered"):
+            await client.ping()
+        async with client:
+            assert await stub.echo(1) == [1]
+        with pytest.raises(Unavailable, match="closed"):
+            stub.echo(1)
+
+    run(tmp_path, body)
+
+
 def test_what_cannot_be_sent_is_refused_at_the_call_and_the_stub_stays_usable(tmp_path: Path) -> None:
     async def body(service: EchoService, client: Client) -> None:
         stub = client.stub("Echo", "a")

@@ -7,6 +7,7 @@ from pathlib import Path
 import mypy.api
 
 PROGRAM = '''
+import asyncio
 from typing import Any, assert_type
 from runtime.client import connect
 
@@ -20,6 +21,10 @@ async def main() -> None:
         assert_type(counter, Counter)
         assert_type(await counter.add(2), int)
         assert_type(await client.stub("Counter", "alice").add(2), Any)
+        async with asyncio.TaskGroup() as tasks:
+            assert_type(tasks.create_task(counter.add(2)), asyncio.Task[int])
+            assert_type(await asyncio.create_task(client.call("Counter", "alice", "add")), Any)
+            assert_type(await asyncio.gather(counter.add(2), counter.add(3)), tuple[int, int])
         await counter.add("x")
         await counter.typo()
 '''

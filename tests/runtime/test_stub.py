@@ -110,6 +110,18 @@ def test_what_cannot_be_called_is_an_attribute_error_that_says_why(caller: Recor
         getattr(Stub(caller, Shop, "s"), attribute)
 
 
+@pytest.mark.parametrize("name", [5, None, b"corner", ["corner"]])
+def test_a_name_that_is_no_text_is_refused_where_it_is_given(caller: Recorder, name: Any) -> None:
+    with pytest.raises(TypeError, match="the name of an object is a text"):
+        Stub(caller, Shop, name)
+
+
+@pytest.mark.parametrize("target", [Shop(), None, 5, b"Shop"])
+def test_a_target_that_is_neither_a_class_nor_a_name_of_one_is_refused(caller: Recorder, target: Any) -> None:
+    with pytest.raises(TypeError, match="made from a class or the name of one"):
+        Stub(caller, target, "corner")
+
+
 def test_a_method_is_made_once_per_stub(caller: Recorder) -> None:
     stub = Stub(caller, Shop, "s")
     assert stub.buy is stub.buy

@@ -372,3 +372,66 @@ async def test_whatever_fails_nobody_outside_learns_what_is_not_durable(seed: in
     for _, call in pending:
         with pytest.raises((ObjectReset, MethodRaised)):
             await call.reply
+
+
+class Starter(DurableObject):
+    """Gives calls, and storage operations, to whatever takes a coroutine."""
+
+    async def tasks(self, name: str) -> list[int]:
+        stub = self.stub(Account, name)
+        first = stub.deposit(1)
+        second = asyncio.create_task(stub.deposit(1))
+        async with asyncio.TaskGroup() as tasks:
+            third = tasks.create_task(stub.deposit(1))
+        fourth = self.spawn(self.stub("Account", name).deposit(1))
+        fifth = asyncio.wait_for(asyncio.shield(stub.deposit(1)), 5)
+        return [await first, await second, third.result(), *await asyncio.gather(fourth, fifth)]
+
+    async def failing(self, name: str) -> str:
+        try:
+            await asyncio.create_task(self.stub(Account, name).fail("key"))
+        except KeyError as exc:
+            return repr(exc)
+        return "no error"
+
+    async def storage_tasks(self) -> list[Any]:
+        wrote = self.spawn(self.storage.put("k", 1))  # type: ignore[arg-type]  # an awaitable, it says
+        synced = asyncio.create_task(self.storage.sync())  # type: ignore[arg-type]
+        async with asyncio.TaskGroup() as tasks:
+            got = tasks.create_task(self.storage.get("k"))  # type: ignore[arg-type]
+        return [await wrote, await synced, got.result()]
+
+    async def in_a_thread(self, name: str) -> int:
+        loop = asyncio.get_running_loop()
+        stub = self.stub(Account, name)
+        return await asyncio.to_thread(lambda: asyncio.run_coroutine_threadsafe(stub.deposit(1), loop).result(5))
+
+    async def no_coroutine(self) -> list[str]:
+        said = []
+        for start in (self.spawn, asyncio.create_task):
+            try:
+                start(5)  # type: ignore[operator]
+            except TypeError as exc:
+                said.append(str(exc))
+        return said
+
+
+async def test_a_call_is_taken_by_whatever_takes_a_coroutine() -> None:
+    world = World(Account, Starter)
+    assert await world.ask(Starter, "s", "tasks", "a") == [1, 2, 3, 4, 5]
+    assert await world.ask(Starter, "s", "failing", "a") == "KeyError('k')"
+
+
+async def test_a_storage_operation_is_taken_by_whatever_takes_a_coroutine() -> None:
+    world = World(Account, Starter)
+    assert await world.ask(Starter, "s", "storage_tasks") == [None, None, 1]
+
+
+async def test_a_call_made_in_a_thread_is_sent_by_the_loop_that_it_is_given_to() -> None:
+    world = World(Account, Starter)
+    assert await world.ask(Starter, "s", "in_a_thread", "a") == 1
+
+
+async def test_what_is_no_coroutine_is_refused_where_it_is_given() -> None:
+    world = World(Starter)
+    assert await world.ask(Starter, "s", "no_coroutine") == ["a coroutine was expected, got 5"] * 2
