@@ -64,6 +64,12 @@ CHECKPOINT_SLICE_KEYS = 64
 SECTION_DEPTH_MAX = 64
 SECTION_TIMEOUT_S = 30.0
 
+# Resets (contract, section 2).
+RESET_CLEANUP_S = 5.0
+"""How long code of an instance that was reset may await while the cancellation unwinds it."""
+RESET_CANCELS_MAX = 100
+"""How many cancellations such code may swallow before it is closed."""
+
 # Commits and log.
 SEGMENT_BYTES = 32 << 20
 LOG_SEGMENTS_MAX = 8

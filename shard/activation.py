@@ -11,22 +11,21 @@ import contextvars
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from gc import get_referents
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.errors import CallError, DeadlineExceeded, ObjectReset, StartFailed
 from runtime.ids import ObjectId
-from runtime.limits import SECTION_TIMEOUT_S
 from runtime.pending import CoroutineFuture
 from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
 from shard.callbacks import GatedCallback
 from shard.cold_reads import Done
+from shard.critical_section import CriticalSection
 from shard.input_gate import InputGate, Section
 from shard.methods import Method, ObjectClass
 from shard.object import DurableObject
 from shard.storage import DONE, Storage
-from shard.task import CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture
+from shard.task import CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
 
 if TYPE_CHECKING:
     from shard.host import Host
@@ -93,7 +92,7 @@ class Activation:
         self.at_fault = False
         """Its own code has broken it."""
         self.starting = False
-        """`on_start` runs."""
+        """`__init__` or `on_start` runs."""
         self.lost_seq = sys.maxsize
         """The first commit of which something is lost that the object had written or seen."""
         self.storage: Storage
@@ -115,11 +114,13 @@ class Activation:
         if self.life:
             self.context.run(LIFE.set, self.life)
         if self.object_class.has_init:
+            self.starting = True
             GatedCallback.running_for = self
             try:
                 self.context.copy().run(cls.__init__, instance)
             finally:
                 GatedCallback.running_for = None
+                self.starting = False
 
     def is_idle(self, now_s: float) -> bool:
         """Nothing runs, waits or is undurable: it may be evicted, which loses only memory."""
@@ -291,6 +292,8 @@ class Activation:
     def wait_durable(self) -> Awaitable[None]:
         """Completes when every write made so far is durable. Raises ObjectReset when one of them fails."""
         cache, commits = self.cache, self.host.commits
+        if self.broken is not None:
+            raise self.broken
         if cache.dirty or cache.cleared:
             seq = commits.open_seq
         elif cache.committing is not None:
@@ -302,9 +305,14 @@ class Activation:
         self.host.hold(self, seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
+    @property
+    def may_reveal(self) -> bool:
+        """Whether a message may leave now."""
+        return self.cache.confirm_seq <= self.host.commits.durable_seq and self.cache.confirm_seq < self.lost_seq
+
     def wait_confirmed(self) -> Awaitable[None]:
         """Completes when a message that leaves now may leave: the output gate for what is not a reply."""
-        if self.cache.confirm_seq <= self.host.commits.durable_seq:
+        if self.may_reveal:
             return DONE
         future: CoroutineFuture[Any] = CoroutineFuture(loop=self.host.loop)
         self.host.hold(self, self.cache.confirm_seq, lambda: _settle(future), lambda error: _fail(future, error))
@@ -364,11 +372,6 @@ class Activation:
                 self.host.resets.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
 
 
-def section_of(task: object, activation: Activation) -> Section | None:
-    """Where in its gate a task of this activation is; None for any other task."""
-    return task.section if isinstance(task, ObjectTask) and task._owner is activation else None
-
-
 def _settle(future: asyncio.Future[Any], result: Any = None) -> None:
     if not future.done():
         future.set_result(result)
@@ -411,90 +414,3 @@ class QueuedCall:
             host.answer_error(self.origin, self.request.id, DeadlineExceeded("the deadline passed before the call was started"))
         else:
             host.start(activation, self.method, self.request, self.origin)
-
-
-class CriticalSection:
-    """Async context manager: while its body runs, only events that it started itself are delivered to the object.
-
-    With `breaks`, an exception that escapes it, or 30 s in its body, resets the object."""
-
-    __slots__ = ("_activation", "_breaks", "_future", "_section", "_task", "_timer", "_withdrawn")
-
-    def __init__(self, activation: Activation, *, breaks: bool) -> None:
-        self._activation = activation
-        self._breaks = breaks
-        self._task: ObjectTask
-        self._section: Section | None = None
-        self._future: StorageFuture | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._withdrawn = False
-
-    async def __aenter__(self) -> CriticalSection:
-        activation = self._activation
-        task = asyncio.current_task()
-        section = section_of(task, activation)
-        if section is None:
-            raise activation.broken or RuntimeError(
-                f"a critical section or transaction of {activation.id} can be entered in a task of the object only: in a method, "
-                "or in what self.spawn or asyncio.create_task has started there"
-            )
-        if self._section is not None:
-            raise RuntimeError("a critical section is entered once; call self.block_concurrency() again")
-        gate = activation.gate
-        self._section, running = gate.enter(section, self)
-        if not running:
-            self._future = StorageFuture(loop=activation.host.loop)
-            activation.schedule_pump()
-            try:
-                await self._future
-            except BaseException:
-                self._give_up()
-                raise
-        self._task = cast("ObjectTask", task)
-        self._task.section = self._section
-        SECTION.set(self._section)
-        if self._breaks:
-            self._timer = activation.host.loop.call_later(SECTION_TIMEOUT_S, self._timed_out, context=NEUTRAL)
-        return self
-
-    def deliver(self) -> None:
-        """The gate has started the section."""
-        assert self._future is not None
-        if self._future.done():  # Cancelled while it waited: what was granted is given back at once.
-            self._withdrawn = True
-            self._leave()
-        else:
-            self._future.set_result(None)
-
-    def _give_up(self) -> None:
-        assert self._section is not None
-        assert self._future is not None
-        if self._withdrawn or self._activation.broken is not None:
-            return
-        if self._future.cancelled():
-            self._activation.gate.withdraw(self._section)
-            self._activation.schedule_pump()
-        else:
-            self._leave()
-
-    def _leave(self) -> None:
-        assert self._section is not None
-        self._activation.gate.leave(self._section)
-        self._activation.schedule_pump()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        activation = self._activation
-        if activation.broken is not None:
-            return
-        assert self._section is not None
-        self._task.section = self._section.parent
-        self._leave()
-        if error is not None and self._breaks:
-            activation.fail(f"an exception escaped a critical section (block_concurrency): {error!r}")
-
-    def _timed_out(self) -> None:
-        self._activation.fail(f"a critical section (block_concurrency) took longer than {SECTION_TIMEOUT_S:g} s")

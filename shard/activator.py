@@ -65,12 +65,14 @@ class Activator:
         try:
             activation.construct(Caller(host))
         except BaseException as exc:
-            host.resets.start_failed(activation, exc, [(request, origin)])
-            return False
-        host.table.add(activation, host.now_s)
-        if kept.object_class.starts:
-            activation.run_on_start()
-            if activation.broken is not None:  # on_start failed at once; nobody else waited yet.
-                host.answer_error(origin, request.id, activation.broken)
+            if activation.broken is None:
+                host.resets.start_failed(activation, exc, [(request, origin)])
                 return False
+        if activation.broken is None:
+            host.table.add(activation, host.now_s)
+            if kept.object_class.starts:
+                activation.run_on_start()
+        if activation.broken is not None:  # By `__init__`, or by `on_start` at once; nobody else waited yet.
+            host.answer_error(origin, request.id, activation.broken)
+            return False
         return True

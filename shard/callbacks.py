@@ -2,8 +2,8 @@
 
 Guarantee: a callback that code of an object gives to `call_soon`, `call_later`, `call_at`, `call_soon_threadsafe` or
 `add_done_callback` is delivered only when the gate lets it in, in the critical section in which it was scheduled; at once where
-the gate is open. One that was cancelled is not delivered, and neither is one of an object that was reset or evicted. What a
-callback raises is logged with the object's name and harms nothing else.
+the gate is open. One that was cancelled is not delivered, and neither is one of an object that was reset or evicted, but for
+those by which its tasks clean up. What a callback raises is logged with the object's name and harms nothing else.
 
 Delivered directly, past the gate:
 * what asyncio, uvloop and the runtime schedule for themselves (the end of a sleep, a timeout, a wake-up): it completes futures
@@ -12,8 +12,6 @@ Delivered directly, past the gate:
   an object that waits for the connection in a critical section would wait for ever;
 * what a library has scheduled in an object that is gone: it may serve others, as the timers of a shared connection pool do.
 
-A library is code of the standard library or of an installed package, unless it is the package of the object's class.
-
 A pending callback keeps its object in memory, but for no longer than TIMERS_KEEP_S after a call or a task has scheduled one. So
 neither a chain of timers nor those that a library keeps for its connections do that for ever.
 """
@@ -21,10 +19,6 @@ neither a chain of timers nor those that a library keeps for its connections do 
 from __future__ import annotations
 
 import asyncio
-import functools
-import site
-import sys
-import sysconfig
 from asyncio import futures
 from collections.abc import Callable
 from contextvars import Context, copy_context
@@ -33,28 +27,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from runtime.limits import TIMERS_KEEP_S
 from shard.input_gate import Section
+from shard.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
 from shard.task import CURRENT, LIFE, NEUTRAL, SECTION
 
 if TYPE_CHECKING:
     from shard.activation import Activation
 
-PLUMBING: Final = frozenset({"_asyncio", "asyncio", "runtime", "shard", "uvloop"})
-"""Packages whose callbacks run no object code of their own."""
-
-FACING_OBJECTS: Final = frozenset({"runtime.stub", "shard.object", "shard.storage"})
-"""Modules of the runtime whose methods object code may give as callbacks: they count as its own code."""
-
 END_OF_SLEEP: Final = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # what `asyncio.sleep` schedules
 NOTHING: Final = object()
-
-_LIBRARY_PATHS: Final = tuple(
-    f"{path}/"
-    for path in (
-        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-        *site.getsitepackages(),
-        site.getusersitepackages(),
-    )
-)
 
 
 class GatedCallback:
@@ -86,7 +66,7 @@ class GatedCallback:
         *,
         cleans_up: bool = False,
     ) -> None:
-        """`cleans_up`: code of an object that has been reset has scheduled it; it runs, as that code does."""
+        """`cleans_up`: code of an object that has been reset has scheduled it; it runs while a task of that object is left."""
         self._owner = owner
         self._cleans_up = cleans_up
         self._section = section
@@ -135,7 +115,7 @@ class GatedCallback:
         owner = self._owner
         self._arrived = True
         if is_gone(owner, self._context):
-            if self._cleans_up or is_library(self._callback, owner):
+            if (self._cleans_up and owner.broken is not None and owner.tasks) or outlives(self._callback, owner):
                 self._run()
             else:
                 self._forget()
@@ -173,7 +153,7 @@ class GatedCallback:
 
     def orphan(self) -> None:
         """Its object is gone."""
-        if not is_library(self._callback, self._owner):
+        if not outlives(self._callback, self._owner):
             self.cancel()
         elif self._arrived:  # It waits at a gate that opens no more.
             self._owner.host.loop.call_soon(self._run, context=NEUTRAL)
@@ -184,7 +164,7 @@ def with_gated_callbacks(loop_class: Any) -> Any:
 
     Futures schedule their callbacks through `call_soon`, also those written in C; transports of uvloop do not. A context tells
     what the runtime schedules, with as little ado as possible: every wake-up of a task comes this way."""
-    known = _plumbing  # Asked at once for the commonest: `gather` has a callback on each of its futures.
+    known = plumbing  # Asked at once for the commonest: `gather` has a callback on each of its futures.
     soon, later, at, threadsafe = (
         loop_class.call_soon, loop_class.call_later, loop_class.call_at, loop_class.call_soon_threadsafe
     )  # fmt: skip
@@ -232,7 +212,7 @@ def gated(callback: Callable[..., object], args: tuple[Any, ...], context: Conte
     if owner is None or is_plumbing(callback):
         return None
     if context is not None:
-        if is_gone(owner, context) and is_library(callback, owner):
+        if is_gone(owner, context) and outlives(callback, owner):
             return None
         return GatedCallback(owner, context.get(SECTION) or owner.gate.root, callback, args, context)
     if GatedCallback.running_for is not owner and asyncio.current_task() is None and is_library(callback, owner):
@@ -251,39 +231,11 @@ def is_gone(owner: Activation, context: Context) -> bool:
     return owner.broken is not None or context.get(LIFE, 0) != owner.life
 
 
-def is_plumbing(callback: Any) -> bool:
-    """Whether it is asyncio's, the event loop's or the runtime's own. A step of a plain `asyncio.Task` is not: object code that
-    makes one itself goes on in it."""
-    module = callback.__module__ if callback.__class__ is FunctionType else _module_of(callback)
-    known = _plumbing.get(module)
-    if known is None:
-        known = _plumbing[module] = str(module).partition(".")[0] in PLUMBING and module not in FACING_OBJECTS
-    return known and (callback.__class__ is FunctionType or not isinstance(getattr(callback, "__self__", None), asyncio.Task))
-
-
-def is_library(callback: Any, owner: Activation) -> bool:
-    module = _module_of(callback)
-    own = owner.object_class.cls.__module__
-    return module.partition(".")[0] != own.partition(".")[0] and module not in FACING_OBJECTS and _is_installed(module)
-
-
-_plumbing: dict[str | None, bool] = {}
-
-
-@functools.lru_cache(maxsize=4_096)
-def _is_installed(module: str) -> bool:
-    loaded = sys.modules.get(module)
-    if loaded is None:
-        return False
-    path = getattr(loaded, "__file__", None)
-    return module != "__main__" if path is None else path.startswith(_LIBRARY_PATHS)
-
-
-def _module_of(callback: Any) -> str:
-    """Of the function that is called in the end."""
-    while isinstance(callback, functools.partial):
-        callback = callback.func
-    module = getattr(callback, "__module__", None)
-    if not isinstance(module, str):  # Written in C, and bound: to a future, a set, a task.
-        module = type(getattr(callback, "__self__", callback)).__module__
-    return module
+def outlives(callback: Any, owner: Activation) -> bool:
+    """Whether a callback of an object that is gone runs: it is a library's. A plain task in which the object's code would go on
+    is cancelled."""
+    task = task_of(callback)
+    if task is not None and runs_object_code(task.get_coro(), owner):
+        task.cancel()
+        return True
+    return is_library(callback, owner)

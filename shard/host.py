@@ -238,8 +238,12 @@ class Host:
             return
         if task._driver.gi_yieldfrom is not None:  # The coroutine is suspended.
             self._new_spare()
-            self.running_calls += 1
-            task.call = (origin, request.id)
+            if activation.broken is None:
+                self.running_calls += 1
+                task.call = (origin, request.id)
+            else:  # It has broken its object and goes on.
+                self.answer_error(origin, request.id, activation.broken)
+                self.resets.hurry_later(activation)
             task.start_running()
             task.suspend_on(result)
             return
@@ -359,6 +363,9 @@ class Host:
         self, activation: Activation, seq: int, release: Callable[[], object], discard: Callable[[CallError], object]
     ) -> None:
         """Keeps something other than a reply behind the output gate."""
+        if activation.broken is not None and seq >= activation.lost_seq:
+            discard(activation.broken)
+            return
         self.commits.hold(seq, (activation, None, release, discard, None))
 
     # Commits

@@ -39,7 +39,7 @@ class Gate:
         activation = CURRENT.get(None)
         if self._broken:
             return
-        if activation is None or activation.cache.confirm_seq <= activation.host.commits.durable_seq:
+        if activation is None or activation.may_reveal:
             if self._held:
                 self._held.append([True, act, size])
                 self.held_bytes += size

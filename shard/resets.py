@@ -1,7 +1,8 @@
 """How an object is reset: its instance, and what it has written that is in no commit yet, are gone.
 
-Guarantee: everybody who waited for the object is told, once; what its messages revealed and is lost takes those with it who have
-seen it; calls that had not been started go to the next instance, in order, unless it is the start that has failed.
+Guarantee: everybody who waited for the object is told at once, and once; what its messages revealed and is lost takes those with
+it who have seen it; calls that had not been started go to the next instance, in order, unless it is the start that has failed.
+Nothing of the instance runs on: its code is cancelled, and ends within a few seconds (see `task.Ending`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runtime.errors import CallError, StartFailed
+from runtime.limits import RESET_CLEANUP_S
 from runtime.protocol import Origin, Request
 from shard.activation import Activation, QueuedCall
 from shard.cache import ObjectCache
 from shard.refusals import text_of
+from shard.task import NEUTRAL
 
 if TYPE_CHECKING:
     from shard.host import Host
@@ -94,3 +97,13 @@ class Resets:
                 self._host.running_calls -= 1
                 self._host.answer_error(origin, request_id, error)
             task.abandon()
+        if activation.tasks:
+            self.hurry_later(activation)
+
+    def hurry_later(self, activation: Activation) -> None:
+        """Its tasks may clean up for a while."""
+        self._host.loop.call_later(RESET_CLEANUP_S, self._hurry, activation, context=NEUTRAL)
+
+    def _hurry(self, activation: Activation) -> None:
+        for task in list(activation.tasks):
+            task.hurry()

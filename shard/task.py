@@ -6,6 +6,8 @@ Guarantee: code of an object continues only when its gate lets the event in. Apa
 Rule 1: a call that never suspends costs no task: a spare one runs its first step, and is used again.
 Rule 2: this file decides nothing about gates; it asks `owner.gate` and queues itself there.
 Rule 3: done-callbacks run in a neutral context. A callback inside the task's own context could not enter it again.
+Rule 4: code of an instance that was reset is cancelled at its next resumption, and again whenever it has swallowed that. While it
+unwinds it may await, to clean up, for a few seconds (`Ending`).
 
 `_enter_task` and `_leave_task` are documented for third-party tasks; they refuse while another task is current, so steps
 start from loop callbacks only.
@@ -17,12 +19,15 @@ import asyncio
 import contextvars
 import itertools
 import types
+import weakref
 from asyncio import futures
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from runtime.limits import RESET_CANCELS_MAX
 from runtime.pending import CoroutineFuture
 from shard.input_gate import Section
+from shard.libraries import runs_object_code
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -47,6 +52,34 @@ _numbers = itertools.count(1).__next__
 
 class StorageFuture(CoroutineFuture[Any]):
     """The completion of an object's own storage operation: it is delivered although the gate is closed for it."""
+
+
+class Gone(asyncio.CancelledError):
+    """Thrown into code of an instance that was reset."""
+
+
+class Ending:
+    """How the code of one task is brought to its end after a reset.
+
+    Code that cleans up holds the cancellation that unwinds it; once nobody holds it any longer, it has been swallowed."""
+
+    __slots__ = ("_thrown", "cancels", "hurries")
+
+    def __init__(self) -> None:
+        self._thrown: weakref.ref[Gone] | None = None
+        self.cancels = 0
+        self.hurries = False
+        """The time for cleaning up is over."""
+
+    def next_error(self) -> Gone:
+        error = Gone()
+        self._thrown = weakref.ref(error)
+        self.cancels += 1
+        return error
+
+    @property
+    def cleans_up(self) -> bool:
+        return not self.hurries and self._thrown is not None and self._thrown() is not None
 
 
 @types.coroutine
@@ -75,6 +108,7 @@ class ObjectTask(asyncio.Future[Any]):
         "_task_loop",
         "_task_name",
         "call",
+        "ending",
         "marked",
         "section",
         "when_done",
@@ -97,6 +131,8 @@ class ObjectTask(asyncio.Future[Any]):
         """Cancelled, named or listened to: it cannot run another call."""
         self.section: Section | None = None
         """The critical section in which the task is, or the root of the gate."""
+        self.ending: Ending | None = None
+        """Since its object was reset."""
         self.call: Any = None
         """The call that this task answers, if it is not a sub-task."""
         self.when_done: Callable[[ObjectTask], None] | None = None
@@ -128,8 +164,12 @@ class ObjectTask(asyncio.Future[Any]):
 
     def start_running(self) -> None:
         """From now on the task is one of its object's."""
+        owner = self._owner
+        assert owner is not None
         _register_task(self)
-        self._owner.add_task(self)  # type: ignore[union-attr]  # adopted before
+        owner.add_task(self)
+        if owner.broken is not None:
+            self.ending = Ending()
 
     def schedule(self) -> None:
         """Asks the gate to begin (or, after a bare yield, to go on) in a later turn."""
@@ -152,7 +192,12 @@ class ObjectTask(asyncio.Future[Any]):
     def _step(self, error: BaseException | None) -> None:
         if self.done():
             return
-        if self._must_cancel:
+        if self.ending is not None and not self.ending.cleans_up:
+            if self.ending.cancels == RESET_CANCELS_MAX:
+                self._close()
+                return
+            error = self.ending.next_error()
+        elif self._must_cancel:
             if not isinstance(error, asyncio.CancelledError):
                 error = self._make_cancelled_error()  # type: ignore[attr-defined]  # of every Future
             self._must_cancel = False
@@ -172,6 +217,7 @@ class ObjectTask(asyncio.Future[Any]):
         except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
             super().set_exception(exc if isinstance(exc, Exception) else RuntimeError(f"{type(exc).__name__}: {exc}"))
         else:
+            error = None
             if self._driver is not None and self._driver.gi_yieldfrom is None:
                 self._finish(yielded)
             else:
@@ -201,7 +247,9 @@ class ObjectTask(asyncio.Future[Any]):
                 yielded._asyncio_future_blocking = False
                 yielded.add_done_callback(self._wake, context=NEUTRAL)
                 self._fut_waiter = yielded
-                if self._must_cancel and yielded.cancel(self._cancel_message):
+                if self.ending is not None and not self.ending.cleans_up:
+                    yielded.cancel()
+                elif self._must_cancel and yielded.cancel(self._cancel_message):
                     self._must_cancel = False
         elif yielded is None:
             self.schedule()
@@ -294,14 +342,45 @@ class ObjectTask(asyncio.Future[Any]):
         self._send(None)
         return self
 
+    # A reset
+
     def abandon(self) -> None:
-        """The object is reset: its code gets a cancellation and may clean up, but nothing it does counts any longer."""
+        """The object is reset. The task is cancelled when it goes on."""
         if self.done():
             return
         self._granted = None
+        self.ending = Ending()
+        self._rouse()
+
+    def hurry(self) -> None:
+        """The task has had its time to clean up."""
+        if self.ending is not None and not self.done():
+            self.ending.hurries = True
+            self._rouse()
+
+    def _rouse(self) -> None:
         if self._fut_waiter is None or not self._fut_waiter.cancel():
-            self._must_cancel = True
             self.schedule()
+
+    def _close(self) -> None:
+        """It will not go on, whatever it says to that."""
+        owner = self._owner
+        assert owner is not None
+        name = getattr(self.get_coro(), "__qualname__", "its code")
+        text = "%s was reset and %s has swallowed %d cancellations since; it is closed"
+        owner.host.log.error(text, owner.id, name, RESET_CANCELS_MAX)
+        coro, self._coro, self._driver = self._coro, None, None
+        try:
+            self._context.run(coro.close)
+        except BaseException:  # It swallows that too, and waits for something that never comes.
+            pass
+        super().cancel()
+        owner.task_done(self)
+
+
+def section_of(task: object, activation: Activation) -> Section | None:
+    """Where in its gate a task of this activation is; None for any other task."""
+    return task.section if isinstance(task, ObjectTask) and task._owner is activation else None
 
 
 def check_coroutine(coro: object) -> None:
@@ -315,10 +394,14 @@ def object_task_factory(
 ) -> asyncio.Future[Any]:
     """The loop's task factory: what object code starts belongs to the object; everything else is an ordinary task."""
     owner = CURRENT.get(None) if context is None else context.get(CURRENT)
+    if owner is None:
+        return asyncio.Task(coro, loop=loop, context=context, name=options.get("name"))
     life = LIFE.get() if context is None else context.get(LIFE, 0)
-    if owner is None or owner.broken is not None or owner.life != life:
-        name = options.get("name")
-        return asyncio.Task(coro, loop=loop, context=context, name=name)
+    if owner.broken is not None or owner.life != life:
+        plain = asyncio.Task(coro, loop=loop, context=context, name=options.get("name"))
+        if runs_object_code(coro, owner):
+            plain.cancel()  # Before it begins. What a library starts may serve others, as the pool that takes a connection back.
+        return plain
     check_coroutine(coro)
     task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context or contextvars.copy_context())
     if "name" in options and options["name"] is not None:

@@ -42,7 +42,10 @@ CORE_MUST_NOT_IMPORT = {
     "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "time", "uvloop", "uuid", "zmq",
 }  # fmt: skip
 
-ON_THE_LOOP = {"activation", "alarm_clock", "host", "object", "outbound", "table", "task", "waiting"}
+ON_THE_LOOP = {
+    "activation", "activator", "alarm_clock", "critical_section", "host", "object", "outbound", "resets", "table", "task",
+    "waiting",
+}  # fmt: skip
 """They run coroutines and timers of whatever loop they are given, and know nothing else of the world."""
 LOOP_MUST_NOT_IMPORT = CORE_MUST_NOT_IMPORT - {"asyncio", "logging", "random", "time"}
 

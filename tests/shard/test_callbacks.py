@@ -15,7 +15,7 @@ import pytest
 
 from runtime.errors import ObjectReset
 from runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
-from shard.callbacks import FACING_OBJECTS, is_library, is_plumbing
+from shard.libraries import FACING_OBJECTS, is_library, is_plumbing
 from shard.object import DurableObject
 from shard.task import NEUTRAL, ObjectTask
 from tests.scenarios.stage import Actor, act

@@ -1,0 +1,95 @@
+"""Whose code something is: an object's, a library's, or the runtime's.
+
+A library is code of the standard library or of an installed package, unless it is the package of the object's class.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import site
+import sys
+import sysconfig
+from types import FunctionType
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from shard.activation import Activation
+
+PLUMBING: Final = frozenset({"_asyncio", "asyncio", "runtime", "shard", "uvloop"})
+"""Packages whose callbacks run no object code of their own."""
+
+FACING_OBJECTS: Final = frozenset({"runtime.stub", "shard.object", "shard.storage"})
+"""Modules of the runtime whose methods object code may give as callbacks: they count as its own code."""
+
+_LIBRARY_PATHS: Final = tuple(
+    f"{path}/"
+    for path in (
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+        *site.getsitepackages(),
+        site.getusersitepackages(),
+    )
+)
+
+plumbing: dict[str | None, bool] = {}
+"""By module, as far as asked."""
+
+
+def is_plumbing(callback: Any) -> bool:
+    """Whether it is asyncio's, the event loop's or the runtime's own. A step of a plain `asyncio.Task` is not: object code that
+    makes one itself goes on in it."""
+    module = callback.__module__ if callback.__class__ is FunctionType else _module_of(callback)
+    known = plumbing.get(module)
+    if known is None:
+        known = plumbing[module] = str(module).partition(".")[0] in PLUMBING and module not in FACING_OBJECTS
+    return known and (callback.__class__ is FunctionType or task_of(callback) is None)
+
+
+def is_library(callback: Any, owner: Activation) -> bool:
+    return _is_library_module(_module_of(callback), owner)
+
+
+def task_of(callback: Any) -> asyncio.Task[Any] | None:
+    """The plain task that the callback takes one step further."""
+    task = getattr(callback, "__self__", None)
+    return task if isinstance(task, asyncio.Task) else None
+
+
+def runs_object_code(coro: Any, owner: Activation) -> bool:
+    """Whether a coroutine is the object's own, or waits in code of the object."""
+    if _frame_of(coro) is None:  # What closes an async generator shows nothing: it may be the object's. Others are compiled to C.
+        return type(coro).__module__ == "builtins"
+    while coro is not None:
+        frame = _frame_of(coro)
+        if frame is not None and not _is_library_module(frame.f_globals.get("__name__", ""), owner):
+            return True
+        coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
+    return False
+
+
+def _frame_of(coro: Any) -> Any:
+    return getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
+
+
+def _is_library_module(module: str, owner: Activation) -> bool:
+    own = owner.object_class.cls.__module__
+    return module.partition(".")[0] != own.partition(".")[0] and module not in FACING_OBJECTS and _is_installed(module)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _is_installed(module: str) -> bool:
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        return False
+    path = getattr(loaded, "__file__", None)
+    return module != "__main__" if path is None else path.startswith(_LIBRARY_PATHS)
+
+
+def _module_of(callback: Any) -> str:
+    """Of the function that is called in the end."""
+    while isinstance(callback, functools.partial):
+        callback = callback.func
+    module = getattr(callback, "__module__", None)
+    if not isinstance(module, str):  # Written in C, and bound: to a future, a set, a task.
+        module = type(getattr(callback, "__self__", callback)).__module__
+    return module
