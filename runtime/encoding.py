@@ -10,34 +10,54 @@ import ast
 import builtins
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
 from runtime.limits import CALL_BYTES_MAX
+from runtime.models import dump, is_model, validate
 from runtime.protocol import NO_RAW
 
 Decode = Callable[[Any], Any]
 """Raw result to value. Raises msgspec.MsgspecError or ValueError when it is not what the annotation says."""
 
 
-def _encode_foreign(value: Any) -> Any:
-    """What msgspec does not know itself: Pydantic models, without importing Pydantic."""
-    dump = getattr(value, "model_dump", None)
-    if dump is None or isinstance(value, type):
-        raise TypeError(f"MessagePack cannot carry a {type(value).__name__}")
-    return dump()
+class Unawaited:
+    """What an awaitable holds that is a Struct, so that nothing can write it (see `shard/ready.py`)."""
 
 
-def _decode_foreign(wanted: type, value: Any) -> Any:
-    validate = getattr(wanted, "model_validate", None)
-    if validate is None:
-        raise TypeError(f"a result cannot be converted to {wanted!r}")
-    return validate(value)
+UNAWAITED: Final = Unawaited()
 
 
-_encode = msgspec.msgpack.Encoder(enc_hook=_encode_foreign).encode
+def not_awaited(what: str) -> str:
+    """What is said where a value is expected and an awaitable is found."""
+    return f"{what} was not awaited; write `await` in front of the call, as in `await self.storage.get(…)`"
+
+
+def encode_foreign(value: Any) -> Any:
+    """What msgspec does not know itself: Pydantic models, and what they hold. Raises TypeError for the rest."""
+    kind = type(value)
+    if kind is Unawaited:
+        raise TypeError(not_awaited("a storage operation"))
+    if hasattr(kind, "__await__"):
+        raise TypeError(not_awaited(f"a {kind.__name__}"))
+    if is_model(kind):
+        return dump(value)
+    raise TypeError(f"MessagePack cannot carry a {kind.__name__}")
+
+
+def decode_foreign(wanted: Any, value: Any) -> Any:
+    if wanted is object:
+        return value
+    if is_model(wanted):
+        return validate(wanted, value)
+    raise TypeError(f"a value cannot be converted to {wanted!r}")
+
+
+encode_value: Callable[[Any], bytes] = msgspec.msgpack.Encoder(enc_hook=encode_foreign).encode
+"""Results, arguments and stored values that are no scalars."""
+encode_value_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=encode_foreign).encode
 decode_any: Decode = msgspec.msgpack.Decoder().decode
 _decode_error = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -57,7 +77,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ms
     else:
         return NO_RAW
     try:
-        encoded = _encode(arguments)
+        encoded = encode_value(arguments)
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
         raise BadArguments(f"the arguments cannot be encoded: {exc}") from exc
     if len(encoded) > CALL_BYTES_MAX:
@@ -76,7 +96,7 @@ def result_decoder(result_type: Any) -> Decode:
 def _make_decoder(result_type: Any) -> Decode:
     if result_type is Any:
         return decode_any
-    return msgspec.msgpack.Decoder(result_type, dec_hook=_decode_foreign).decode
+    return msgspec.msgpack.Decoder(result_type, dec_hook=decode_foreign).decode
 
 
 _cached_decoder = functools.lru_cache(maxsize=1_024)(_make_decoder)

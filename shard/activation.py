@@ -24,7 +24,8 @@ from shard.critical_section import CriticalSection
 from shard.input_gate import InputGate, Section
 from shard.methods import Method, ObjectClass
 from shard.object import DurableObject
-from shard.storage import DONE, Storage
+from shard.ready import DONE
+from shard.storage import Storage
 from shard.task import CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
 
 if TYPE_CHECKING:

@@ -1,19 +1,25 @@
 """Values as they are stored: MessagePack, and only what comes back equal.
 
-What `get` returns equals what was `put`, or `put` refuses (contract, section 4). Stored values are snapshots: nothing that
-user code mutates is shared with the cache.
+What `get` returns equals what was `put`, or `put` refuses (contract, section 4). Of a dataclass, Struct or model that is made
+sure by reading it back with its class and comparing: no list of rules could know what classes do when they are read. Stored
+values are snapshots: nothing that user code mutates is shared with the cache.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
+import re
+import typing
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from runtime.encoding import encode_value as encode_foreign
+from runtime.encoding import not_awaited, result_decoder
 from runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
+from runtime.models import is_model
+from shard.likeness import Different, check_same, field_names, key_step, named, parts, too_deep
 
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 """Immutable, and carried by MessagePack without loss: kept in the cache as they are."""
@@ -36,16 +42,18 @@ class Encoded:
     __hash__ = None  # type: ignore[assignment]  # mutable-like: compared, never a key
 
 
-def encode_value(value: Any) -> bytes:
-    """The bytes of a value that is not a scalar. Raises TypeError for what would come back as something else, ValueError
-    for what is too large or too deep."""
+def encode_value(value: Any, root: str = "value") -> bytes:
+    """The bytes of a value. Raises TypeError for what would come back as something else, ValueError for what is too large or
+    too deep; they name the place, from `root`."""
     try:
         _check(value, VALUE_DEPTH_MAX)
-        raw = encode(value)
+        raw = encode_foreign(value)
     except RecursionError:
-        raise ValueError("the value is nested too deeply, or contains itself") from None
+        raise too_deep().to_error(root) from None
+    except Different as problem:
+        raise problem.to_error(root) from None
     except (OverflowError, UnicodeEncodeError) as exc:
-        raise ValueError(f"the value cannot be stored: {exc}") from None
+        raise _blame(value, encode_foreign, exc, "cannot be stored").to_error(root) from None
     check_size(raw)
     return raw
 
@@ -55,41 +63,168 @@ def check_size(raw: bytes) -> None:
         raise ValueError(f"the value has {len(raw)} bytes encoded; the limit is {VALUE_BYTES_MAX}")
 
 
-def _check(value: Any, levels: int) -> None:
+def _check(value: Any, levels: int) -> bool:
+    """Raises Different. Whether there is a record in it: that comes back as itself with a type only."""
     kind = value.__class__
     if kind in SCALARS:
-        return
+        return False
     if levels == 0:
-        raise ValueError(f"the value is nested too deeply (limit {VALUE_DEPTH_MAX}), or contains itself")
+        raise too_deep()
+    records = False
     if kind is list:
-        for item in value:
-            if item.__class__ not in SCALARS:
-                _check(item, levels - 1)
+        item = None
+        try:
+            for item in value:
+                if item.__class__ not in SCALARS and _check(item, levels - 1):
+                    records = True
+        except Different as problem:
+            problem.steps.append(f"[{next(index for index, other in enumerate(value) if other is item)}]")
+            raise
+        if records:
+            _check_alternatives([value])
     elif kind is dict:
-        for key, item in value.items():
-            if key.__class__ not in SCALARS:
-                raise TypeError(f"a dict key of type {key.__class__.__name__} would not come back as it is")
-            if item.__class__ not in SCALARS:
-                _check(item, levels - 1)
+        key = None
+        try:
+            for key, item in value.items():
+                if key.__class__ not in SCALARS:
+                    raise Different(f"a dict key of type {key.__class__.__name__} would not come back as it is")
+                if item.__class__ not in SCALARS and _check(item, levels - 1):
+                    records = True
+        except Different as problem:
+            problem.steps.append(key_step(key))
+            raise
+        if records:
+            _check_alternatives([value])
     elif kind is datetime.datetime:
-        if value.utcoffset() is None:
-            raise TypeError("a datetime without a time zone would come back as text; give it one, for instance tzinfo=UTC")
-    elif not (isinstance(value, msgspec.Struct) or dataclasses.is_dataclass(kind)):
-        raise TypeError(
-            f"a {kind.__name__} would not come back as it is; store None, bool, int, float, str, bytes, an aware datetime, "
-            "a list or dict of these, or a dataclass or Struct (read it back with type=)"
-        )
+        _check_datetime(value)
+    else:
+        _check_record(value, levels)
+        return True
+    return records
 
 
-_typed_decoders: dict[Any, Callable[[bytes], Any]] = {}
+def _check_datetime(value: datetime.datetime) -> None:
+    if value.utcoffset() is None:
+        raise Different("a datetime without a time zone would come back as text; give it one, for instance tzinfo=UTC")
+    if value.tzinfo.__class__ is not datetime.timezone and value != value.astimezone(datetime.UTC):
+        raise Different(
+            "a datetime in an hour that its time zone repeats or skips equals none in UTC, as which it would come back; "
+            "store value.astimezone(UTC)", ValueError
+        )  # fmt: skip
+
+
+def _is_record(kind: type) -> bool:
+    return field_names(kind) is not None or is_model(kind)
+
+
+def _check_record(value: Any, levels: int) -> None:
+    """A dataclass, Struct or model comes back as itself when it is read with its class: tried, and compared."""
+    kind = type(value)
+    if not _is_record(kind):
+        raise Different(
+            not_awaited(named(kind)) if hasattr(kind, "__await__") else
+            f"{named(kind)} would not come back as it is; store None, bool, int, float, str, bytes, an aware datetime, "
+            "a list or dict of these, or a dataclass, Struct or Pydantic model (read it back with type=)"
+        )  # fmt: skip
+    try:
+        raw = encode_foreign(value)
+    except RecursionError:
+        raise
+    except Exception as exc:
+        raise _blame(value, encode_foreign, exc, "cannot be stored") from None
+    try:
+        read = _read_back(value, raw)
+    except RecursionError:
+        raise
+    except Exception as exc:
+        raise _blame(value, _read_back, exc, "like this cannot be read back") from None
+    check_same(value, read, levels)
+
+
+def _read_back(value: Any, raw: bytes | None = None) -> Any:
+    """What reads a record, or the records in a container; anything else is read already."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if not _is_record(kind):
+        if issubclass(kind, list | dict | tuple):
+            for _, part in parts(value):
+                _read_back(part)
+        return value
+    return decode_as(encode_foreign(value) if raw is None else raw, _reading_type(value))
+
+
+def _reading_type(value: Any) -> Any:
+    """The type that reads a record: its class, of a generic one with what its fields hold."""
+    kind = type(value)
+    parameters = getattr(kind, "__parameters__", ())
+    if not parameters or is_model(kind):
+        return kind
+    made = getattr(value, "__orig_class__", None)
+    if made is not None:
+        return made
+    hints = typing.get_type_hints(kind)
+    held = {hint: getattr(value, name) for name, hint in hints.items() if hint in parameters and hasattr(value, name)}
+    arguments = tuple(
+        _reading_type(held[parameter]) if parameter in held and field_names(type(held[parameter])) is not None else Any
+        for parameter in parameters
+    )
+    return kind[arguments]
+
+
+def _check_alternatives(values: list[Any]) -> None:
+    """Values of one place, of which some are or hold records. One type must be able to read them all: a list of two untagged
+    classes has none. (A dict may be read as a TypedDict: its values are places of their own.)"""
+    kinds = {type(value) for value in values}
+    if len(kinds) > 1:
+        try:
+            result_decoder(typing.Union[tuple(kinds)])  # noqa: UP007  # made at run time
+        except TypeError as exc:
+            names = ", ".join(sorted(kind.__name__ for kind in kinds))
+            raise Different(f"no type= can read {names} in one list: {exc}; tagged Structs can be told apart") from None
+    items = [item for value in values if type(value) is list for item in value]
+    if items:
+        _check_alternatives(items)
+    places: dict[Any, list[Any]] = {}
+    for value in values:
+        if type(value) is dict:
+            for key, item in value.items():
+                places.setdefault(key if type(key) is str else None, []).append(item)
+    for place in places.values():
+        _check_alternatives(place)
+
+
+def _blame(value: Any, test: Callable[[Any], object], error: Exception, problem: str) -> Different:
+    """Which part of a value fails the test, and why."""
+    for step, part in parts(value):
+        try:
+            test(part)
+        except Exception as exc:
+            found = _blame(part, test, exc, problem)
+            found.steps.append(step)
+            return found
+    kind = TypeError if isinstance(error, TypeError | msgspec.ValidationError) else ValueError
+    match = _PLACE.fullmatch(text := _text(error))
+    found = Different(f"{named(type(value))} {problem}: {text if match is None else match[1]}", kind)
+    if match is not None:
+        found.steps.append(match[2])
+    return found
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception:
+        return type(error).__name__
+
+
+_PLACE = re.compile(r"(.*) - at (?:`key` in )?`\$([^`]*)`", re.DOTALL)
+"""Where msgspec says that something does not fit."""
 
 
 def decode_as(raw: bytes, type: Any) -> Any:
     """Converts and validates. Raises msgspec.ValidationError when the stored value does not fit the type."""
-    decoder = _typed_decoders.get(type)
-    if decoder is None:
-        decoder = _typed_decoders[type] = msgspec.msgpack.Decoder(type).decode
-    return decoder(raw)
+    return result_decoder(type)(raw)
 
 
 def check_key(key: object) -> None:

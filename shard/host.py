@@ -22,6 +22,7 @@ from weakref import getweakrefcount
 
 import msgspec
 
+from runtime.encoding import encode_value, encode_value_json
 from runtime.errors import (
     BadRequest,
     CallError,
@@ -38,7 +39,7 @@ from runtime.limits import (
     WORKER_CALL_BYTES_MAX,
     WORKER_CALLS_MAX,
 )
-from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, encode, encode_json, parse_options
+from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from shard.activation import Aborted, Activation, QueuedCall
 from shard.activator import Activator
 from shard.alarm_clock import AlarmClock, Ring
@@ -288,7 +289,7 @@ class Host:
             return
         if value.__class__ not in SCALARS:
             try:
-                raw = encode_json(value) if origin.json else encode(value)
+                raw = encode_value_json(value) if origin.json else encode_value(value)
             except Exception as exc:
                 error = TypeError(f"the result cannot be sent: {exc}")
                 self._finish_error(activation, origin, request_id, error.with_traceback(exc.__traceback__))

@@ -9,12 +9,10 @@ key, a value that would not come back equal, a size over its limit) are raised b
 from __future__ import annotations
 
 import datetime
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, cast
-
-import msgspec
+from typing import Any, Protocol, cast
 
 from runtime.errors import ObjectReset
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
@@ -24,38 +22,11 @@ from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_
 from shard.cold_reads import Done
 from shard.commit import GroupCommit
 from shard.layer import Layer
+from shard.ready import DONE, Ready
 from shard.values import ABSENT, MISS, Passing, Sentinel, to_raw
 
 SCALAR_BYTES_SURE = 16
 """A scalar of so few bytes needs no check of its size."""
-
-T_co = TypeVar("T_co", covariant=True)
-
-
-class Ready(msgspec.Struct, Generic[T_co], gc=False, eq=False):
-    """An awaitable that is already done: awaiting it never yields to the event loop. (A Struct is made without running Python
-    code: half the price.)"""
-
-    value: T_co
-
-    def __await__(self) -> Generator[Any, None, T_co]:
-        return self.value
-        yield  # type: ignore[unreachable]  # makes this a generator
-
-    # What makes it a coroutine: `self.spawn`, `create_task` and task groups take it.
-
-    def send(self, _: Any, /) -> NoReturn:
-        raise StopIteration(self.value)
-
-    def throw(self, kind: Any, value: Any = None, traceback: TracebackType | None = None, /) -> NoReturn:
-        raise kind
-
-    def close(self) -> None:
-        pass
-
-
-DONE: Ready[None] = Ready(None)
-
 
 class Host(Protocol):
     """What storage needs of the activation it belongs to."""
@@ -264,7 +235,7 @@ class Storage:
         checked: list[tuple[str, bytes, Any]] = []
         for key, value in mapping.items():
             check_key(key)
-            raw = encode_value(value)
+            raw = encode_value(value, key)
             checked.append((key, raw, value if value.__class__ in SCALARS else Encoded(raw)))
         if self._layer is None:
             self._cache.check_room(sum(WRITE_BYTES + len(key) + len(raw) for key, raw, _ in checked))

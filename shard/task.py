@@ -28,6 +28,7 @@ from runtime.limits import RESET_CANCELS_MAX
 from runtime.pending import CoroutineFuture
 from shard.input_gate import Section
 from shard.libraries import runs_object_code
+from shard.ready import refuse_use
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -52,6 +53,9 @@ _numbers = itertools.count(1).__next__
 
 class StorageFuture(CoroutineFuture[Any]):
     """The completion of an object's own storage operation: it is delivered although the gate is closed for it."""
+
+
+refuse_use(StorageFuture)
 
 
 class Gone(asyncio.CancelledError):

@@ -19,20 +19,20 @@ MAY_IMPORT = {
 }
 
 SERVING = {
-    "backend", "child", "control", "encoding", "endpoint", "errors", "ids", "inflight", "limits", "outbox", "pending", "port",
-    "protocol", "slots", "stub",
+    "backend", "child", "control", "encoding", "endpoint", "errors", "ids", "inflight", "limits", "models", "outbox", "pending",
+    "port", "protocol", "slots", "stub",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 
 CORE = {
     "shard": {
-        "ahead", "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "memory_state", "memtable", "methods",
-        "record", "refusals", "settings", "storage", "store", "values",
+        "ahead", "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness", "memory_state",
+        "memtable", "methods", "ready", "record", "refusals", "settings", "storage", "store", "values",
     },
     "router": {"machine", "system"},
     "runtime": {
-        "client_link", "client_machine", "control", "encoding", "errors", "ids", "inflight", "limits", "outbox", "placement",
-        "protocol", "restart", "slots", "stub", "supervision",
+        "client_link", "client_machine", "control", "encoding", "errors", "ids", "inflight", "limits", "models", "outbox",
+        "placement", "protocol", "restart", "slots", "stub", "supervision",
     },
 }  # fmt: skip
 """Rules only. The rest is shell or edge."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
+import pydantic
 import pytest
 
 from runtime.encoding import (
@@ -21,18 +22,8 @@ from runtime.errors import BadArguments, Internal, MethodRaised, Overloaded
 from runtime.protocol import NO_RAW, encode
 
 
-class Model:
-    """As Pydantic's models are used, without the dependency."""
-
-    def __init__(self, x: int) -> None:
-        self.x = x
-
-    def model_dump(self) -> dict[str, int]:
-        return {"x": self.x}
-
-    @classmethod
-    def model_validate(cls, value: dict[str, int]) -> Model:
-        return cls(value["x"])
+class Model(pydantic.BaseModel):
+    x: int
 
 
 @dataclass
@@ -69,7 +60,7 @@ def test_a_value_sent_is_the_value_read_with_its_type(value: Any, result_type: A
 
 
 def test_models_with_a_dump_and_a_validation_of_their_own_travel_both_ways() -> None:
-    raw = msgspec.msgpack.decode(encode_arguments((Model(3),), {}), type=list[msgspec.Raw])[0]
+    raw = msgspec.msgpack.decode(encode_arguments((Model(x=3),), {}), type=list[msgspec.Raw])[0]
     assert result_decoder(Model)(raw).x == 3
 
 

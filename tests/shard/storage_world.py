@@ -11,8 +11,9 @@ from runtime.ids import object_key
 from shard.cache import Budget, ObjectCache
 from shard.commit import GroupCommit
 from shard.memory_state import MemoryState
+from shard.ready import DONE
 from shard.record import CommitRecord, ObjectWrites, ShardCommit, decode_record, encode_record
-from shard.storage import DONE, Storage
+from shard.storage import Storage
 from shard.store import ShardStore
 
 
