@@ -9,6 +9,7 @@ All calls made in one turn of the loop leave together, one message for each link
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import stat
@@ -20,6 +21,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 import zmq
 
+from runtime.addresses import LOOK_UP_AGAIN_S, check_endpoint, has_name, look_up_in
 from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open
 from runtime.client_machine import ClientMachine
 from runtime.dealer import Dealer
@@ -53,6 +55,9 @@ class Client:
     """Calls objects. Usable until the `async with` block is left; a stub of it stays usable after any error."""
 
     def __init__(self, endpoint: str, *, timeout: float | None = None, direct: bool = True) -> None:
+        """Raises ValueError for what is no endpoint."""
+        if problem := check_endpoint(endpoint):
+            raise ValueError(f"{endpoint!r} {problem}")
         self._machine = ClientMachine(
             endpoint,
             timeout=TIMEOUT_S if timeout is None else timeout,
@@ -62,6 +67,8 @@ class Client:
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] | None = None
         self._dealers: dict[int, Dealer] = {}
+        self._names: dict[int, asyncio.Task[None]] = {}
+        """By link: who looks its name up, until it is connected."""
         self._flushing = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = math.inf
@@ -78,7 +85,7 @@ class Client:
         self._topology_known = self._loop.create_future()
         try:
             self._flush()
-        except ValueError:  # No endpoint at all.
+        except ValueError:  # Of a form that ZeroMQ alone knows to be wrong.
             self.close()
             raise
         if self._direct:
@@ -213,27 +220,55 @@ class Client:
                 case Open():
                     self._open(effect)
                 case Close():
-                    dealer = self._dealers.pop(effect.link, None)
-                    if dealer is not None:
-                        self._loop.remove_reader(dealer.socket.fileno())
-                        self._loop.remove_reader(dealer.monitor.fileno())
-                        dealer.close()
+                    self._stop_following(effect.link)
+                    self._detach(effect.link)
                 case AskTopology():
                     self.call("", "", "topology").add_done_callback(self._topology_answered)
 
     def _open(self, effect: Open) -> None:
-        assert self._context is not None
+        if effect.reconnect and has_name(effect.endpoint):
+            self._names[effect.link] = self._loop.create_task(self._follow_name(effect.link, effect.endpoint))
+            return
         try:
-            dealer = Dealer(self._context, effect.endpoint, effect.link, reconnect=effect.reconnect)
+            self._attach(effect.link, [effect.endpoint], reconnect=effect.reconnect)
         except zmq.ZMQError as exc:
             if effect.reconnect:
                 raise ValueError(f"{effect.endpoint}: {exc}") from exc
             self._machine.link_lost(effect.link, self._time())
+
+    async def _follow_name(self, number: int, endpoint: str) -> None:
+        """Tries every address of the name; until one answers the name is looked up again and again."""
+        tried: list[str] = []
+        while True:
+            with contextlib.suppress(OSError):
+                found = await look_up_in(self._loop, endpoint)
+                if found != tried:
+                    self._detach(number)
+                    self._attach(number, found, reconnect=True)
+                    tried = found
+            await asyncio.sleep(LOOK_UP_AGAIN_S)
+
+    def _stop_following(self, number: int) -> None:
+        task = self._names.pop(number, None)
+        if task is not None:
+            task.cancel()
+
+    def _attach(self, number: int, endpoints: list[str], *, reconnect: bool) -> None:
+        assert self._context is not None
+        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect)
+        for monitor in dealer.monitors():
+            self._loop.add_reader(monitor, self._watch, number)
+        self._call_soon(self._watch, number)
+
+    def _detach(self, number: int) -> None:
+        dealer = self._dealers.pop(number, None)
+        if dealer is None:
             return
-        self._dealers[effect.link] = dealer
-        self._loop.add_reader(dealer.socket.fileno(), self._read, effect.link)
-        self._loop.add_reader(dealer.monitor.fileno(), self._watch, effect.link)
-        self._call_soon(self._watch, effect.link)
+        for fd in dealer.monitors():
+            self._loop.remove_reader(fd)
+        if dealer.is_connected:
+            self._loop.remove_reader(dealer.socket.fileno())
+        dealer.close()
 
     def _read(self, number: int) -> None:
         dealer = self._dealers.get(number)
@@ -248,13 +283,14 @@ class Client:
 
     def _watch(self, number: int) -> None:
         dealer = self._dealers.get(number)
-        change = dealer.change() if dealer is not None else None
-        while dealer is not None and change is not None:
+        while dealer is not None and (change := dealer.change(self._loop.remove_reader)) is not None:
             if change == "lost":
                 self._lost(number, dealer)
                 break
+            self._stop_following(number)
+            self._loop.add_reader(dealer.socket.fileno(), self._read, number)
+            self._call_soon(self._read, number)
             self._machine.link_connected(number, self._time())
-            change = dealer.change()
         self._flush_soon()
 
     def _lost(self, number: int, dealer: Dealer) -> None:

@@ -10,16 +10,17 @@ A client keeps as many sets of sockets as there were threads calling at once; th
 from __future__ import annotations
 
 import collections
-import itertools
+import contextlib
 import math
 import select
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import zmq
 
+from runtime.addresses import LOOK_UP_AGAIN_S, check_endpoint, has_name, look_up
 from runtime.client import TIMEOUT_S, TimedCaller, is_local, local_sockets
 from runtime.client_link import AskTopology, Close, Open
 from runtime.client_machine import NO_SLOT, ClientMachine
@@ -44,11 +45,13 @@ class SyncClient:
     """Calls objects and waits for the results. May be used by any number of threads at once."""
 
     def __init__(self, endpoint: str, *, timeout: float | None = None, direct: bool = True) -> None:
+        """Raises ValueError for what is no endpoint."""
+        if problem := check_endpoint(endpoint):
+            raise ValueError(f"{endpoint!r} {problem}")
         self._endpoint = endpoint
         self._timeout = timeout
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] = zmq.Context()
-        self._link_numbers = itertools.count(1)
         self._idle: collections.deque[_Lines] = collections.deque()
         self._closed = False
 
@@ -104,7 +107,7 @@ class SyncClient:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Lines(self._context, self._link_numbers, self._endpoint, timeout=self._timeout, direct=self._direct)
+            return _Lines(self._context, self._endpoint, timeout=self._timeout, direct=self._direct)
 
     def ping(self, timeout: float | None = None) -> Any:
         """Answers when the service does."""
@@ -148,14 +151,20 @@ class _Answer:
         return self._result
 
 
+class _Name:
+    """Of a host, to which no connection has been made yet."""
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.tried: list[str] = []
+        self.look_up_at = -math.inf
+
+
 class _Lines:
     """One machine with its sockets, used by one thread at a time."""
 
-    def __init__(
-        self, context: zmq.Context[Any], numbers: Iterator[int], endpoint: str, *, timeout: float | None, direct: bool
-    ) -> None:
+    def __init__(self, context: zmq.Context[Any], endpoint: str, *, timeout: float | None, direct: bool) -> None:
         self._context = context
-        self._numbers = numbers
         self._machine = ClientMachine(
             endpoint,
             timeout=TIMEOUT_S if timeout is None else timeout,
@@ -165,6 +174,8 @@ class _Lines:
         self._epoll = select.epoll()
         self._dealers: dict[int, Dealer] = {}
         self._link_by_fd: dict[int, int] = {}
+        self._names: dict[int, _Name] = {}
+        """By link: those that are not connected yet."""
         self._topology = _Answer()
         self._topology_known = False
         try:
@@ -200,8 +211,10 @@ class _Lines:
 
     def _wait(self, until: float) -> None:
         """Until something happened, or a deadline passed."""
-        wake_at = min(until, self._machine.next_deadline())
+        wake_at = min(until, self._machine.next_deadline(), *(name.look_up_at for name in self._names.values()))
         self._handle(self._epoll.poll(max(0.0, min(wake_at - time.monotonic(), _POLL_S_MAX))))
+        for number in list(self._names):
+            self._follow_name(number)
         now = time.monotonic()
         if self._machine.next_deadline() <= now:
             self._machine.handle_timer(now)
@@ -211,8 +224,8 @@ class _Lines:
         for fd, _ in ready:
             number = self._link_by_fd.get(fd)
             if number is not None:
-                self._read(number)
                 self._watch(number)
+                self._read(number)
 
     def _flush(self) -> None:
         machine = self._machine
@@ -230,34 +243,60 @@ class _Lines:
                     case Open():
                         self._open(effect)
                     case Close():
-                        self._close_link(effect.link)
+                        self._names.pop(effect.link, None)
+                        self._detach(effect.link)
                     case AskTopology():
                         self._topology = _Answer()
                         now = time.monotonic()
                         machine.call(self._topology, NO_SLOT, "", "", "topology", NO_RAW, decode_any, None, now)
 
     def _open(self, effect: Open) -> None:
-        number = next(self._numbers)
+        if effect.reconnect and has_name(effect.endpoint):
+            self._names[effect.link] = _Name(effect.endpoint)
+            self._follow_name(effect.link)
+            return
         try:
-            dealer = Dealer(self._context, effect.endpoint, number, reconnect=effect.reconnect)
+            self._attach(effect.link, [effect.endpoint], reconnect=effect.reconnect)
         except zmq.ZMQError as exc:
             if effect.reconnect:
                 raise ValueError(f"{effect.endpoint}: {exc}") from exc
             self._machine.link_lost(effect.link, time.monotonic())
-            return
-        self._dealers[effect.link] = dealer
-        for fd in (dealer.socket.fileno(), dealer.monitor.fileno()):
-            self._epoll.register(fd, select.EPOLLIN)
-            self._link_by_fd[fd] = effect.link
-        self._watch(effect.link)
 
-    def _close_link(self, number: int) -> None:
+    def _follow_name(self, number: int) -> None:
+        """Tries every address of the name; until one answers the name is looked up again and again."""
+        name = self._names[number]
+        if name.look_up_at > time.monotonic():
+            return
+        with contextlib.suppress(OSError):
+            found = look_up(name.endpoint)
+            if found != name.tried:
+                self._detach(number)
+                self._attach(number, found, reconnect=True)
+                name.tried = found
+        name.look_up_at = time.monotonic() + LOOK_UP_AGAIN_S
+
+    def _attach(self, number: int, endpoints: list[str], *, reconnect: bool) -> None:
+        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect)
+        for fd in dealer.monitors():
+            self._register(fd, number)
+        self._watch(number)
+
+    def _register(self, fd: int, number: int) -> None:
+        self._epoll.register(fd, select.EPOLLIN)
+        self._link_by_fd[fd] = number
+
+    def _unregister(self, fd: int) -> None:
+        self._epoll.unregister(fd)
+        del self._link_by_fd[fd]
+
+    def _detach(self, number: int) -> None:
         dealer = self._dealers.pop(number, None)
         if dealer is None:
             return
-        for fd in (dealer.socket.fileno(), dealer.monitor.fileno()):
-            self._epoll.unregister(fd)
-            del self._link_by_fd[fd]
+        for fd in dealer.monitors():
+            self._unregister(fd)
+        if dealer.is_connected:
+            self._unregister(dealer.socket.fileno())
         dealer.close()
 
     def _read(self, number: int) -> None:
@@ -270,9 +309,11 @@ class _Lines:
 
     def _watch(self, number: int) -> None:
         dealer = self._dealers.get(number)
-        while dealer is not None and (change := dealer.change()):
+        while dealer is not None and (change := dealer.change(self._unregister)):
             now = time.monotonic()
             if change == "connected":
+                self._names.pop(number, None)
+                self._register(dealer.socket.fileno(), number)
                 self._machine.link_connected(number, now)
             else:
                 self._read(number)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from runtime.addresses import check_endpoint
 from runtime.errors import OperatorError
 from runtime.limits import IDLE_EVICT_S, ROUTERS_MAX, SHARDS_MAX
 
@@ -56,15 +57,6 @@ def _auto_or_whole(low: int, high: int) -> Check:
     return check
 
 
-def _endpoint(value: Any) -> str | None:
-    if isinstance(value, str) and value.startswith("ipc://") and len(value) > len("ipc://"):
-        return None
-    host, colon, port = value.removeprefix("tcp://").rpartition(":") if isinstance(value, str) else ("", "", "")
-    if isinstance(value, str) and value.startswith("tcp://") and host and colon and port.isdecimal() and int(port) <= 65_535:
-        return None
-    return f"must be an endpoint such as {LISTEN_DEFAULT} or ipc:///run/tidegate.sock"
-
-
 def _choice(*choices: str) -> Check:
     def check(value: Any) -> str | None:
         return None if value in choices else f"must be one of {', '.join(choices)}"
@@ -82,7 +74,7 @@ class ServiceConfig:
     """A file `app.py`, or `module` or `module:Class,Class` found on Python's path."""
     data: str = _option("", _text)
     """The data directory. Default: $STATE_DIRECTORY under systemd, else `tidegate-data` in the current directory."""
-    listen: str = _option(LISTEN_DEFAULT, _endpoint)
+    listen: str = _option(LISTEN_DEFAULT, check_endpoint)
     workers: int | str = _option("auto", _auto_or_whole(1, SHARDS_MAX))
     """Worker processes; "auto": one for each core this service may use."""
     routers: int | str = _option(1, _auto_or_whole(1, ROUTERS_MAX))

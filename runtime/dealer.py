@@ -10,7 +10,8 @@ libzmq throws away replies which had arrived and were not yet read (seen with 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
 
 import zmq
@@ -23,6 +24,7 @@ _get = cast("Callable[[Any, int], int]", BackendSocket.get)
 _NOBLOCK = int(zmq.NOBLOCK)
 _EVENTS = int(zmq.EVENTS)
 _POLLIN = int(zmq.POLLIN)
+_number = itertools.count().__next__
 
 _RECONNECT_MS = 50
 _RECONNECT_MS_MAX = 1_000
@@ -35,35 +37,34 @@ Change = Literal["connected", "lost"]
 
 
 class Dealer:
-    """Connects at once. With `reconnect` it tries until it succeeds the first time; without, a failure is a loss."""
+    """Connects at once. With `reconnect` it tries until it succeeds the first time; without, a failure is a loss.
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str, number: int, *, reconnect: bool) -> None:
-        """`number` is unique in the context. Raises zmq.ZMQError for an endpoint that is none."""
+    Given several endpoints it tries all of them, each with a socket of its own, and stays with the one that answers first. (One
+    socket would go on trying the others for ever: `disconnect` from an endpoint that has not answered yet changes nothing in
+    libzmq 4.3.5.)"""
+
+    def __init__(self, context: zmq.Context[Any], endpoints: Sequence[str], *, reconnect: bool) -> None:
+        """Raises zmq.ZMQError if none of them is an endpoint."""
+        assert len(endpoints) == 1 or (endpoints and reconnect)
         self._reconnect = reconnect
         self._connected = False
-        self.socket = context.socket(zmq.DEALER)
-        for option, value in (
-            (zmq.LINGER, 0),
-            (zmq.SNDHWM, 0),  # What may be in flight is bounded by the machine.
-            (zmq.RCVHWM, 0),
-            (zmq.IPV6, 1),
-            (zmq.RECONNECT_IVL, _RECONNECT_MS if reconnect else _NEVER_MS),
-            (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if reconnect else 0),
-            (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
-        ):
-            self.socket.setsockopt(option, value)
-        address = f"inproc://link-{number}"
-        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
-        self.socket.monitor(address, events)
-        self.monitor = context.socket(zmq.PAIR)
-        self.monitor.setsockopt(zmq.LINGER, 0)
-        self.monitor.connect(address)
-        try:
-            self.socket.connect(endpoint)
-        except zmq.ZMQError:
-            self.close()
-            raise
+        self._candidates: list[_Candidate] = []
+        for endpoint in endpoints:
+            try:
+                self._candidates.append(_Candidate(context, endpoint, reconnect=reconnect))
+            except zmq.ZMQError:
+                if endpoint == endpoints[-1] and not self._candidates:
+                    raise
+        self.socket = self._candidates[0].socket
+
+    @property
+    def is_connected(self) -> bool:
+        """Or was: a link is made once."""
+        return self._connected
+
+    def monitors(self) -> list[int]:
+        """File descriptors: when one becomes readable, ask for a change."""
+        return [candidate.monitor.fileno() for candidate in self._candidates]
 
     def send(self, body: bytes) -> bool:
         """False when the body cannot be taken: the link is as good as lost."""
@@ -84,16 +85,66 @@ class Dealer:
     def readable(self) -> bool:
         return bool(_get(self.socket, _EVENTS) & _POLLIN)
 
-    def change(self) -> Change | None:
-        """The next thing that happened to the link. None: nothing did, and the edge of the monitor is armed again."""
-        while _get(self.monitor, _EVENTS) & _POLLIN:
-            event = parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))["event"]
-            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                self._connected = True
-                return "connected"
-            if self._connected or not self._reconnect:
-                return "lost"
+    def change(self, forget: Callable[[int], object]) -> Change | None:
+        """The next thing that happened to the link. None: nothing did, and the edges of the monitors are armed again. When it
+        connects, `forget` is told which of the monitors are watched no more."""
+        for candidate in self._candidates:
+            while (event := candidate.next_event()) is not None:
+                if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                    self._connected = True
+                    self._stay_with(candidate, forget)
+                    return "connected"
+                if self._connected or not self._reconnect:
+                    return "lost"
         return None
+
+    def _stay_with(self, chosen: _Candidate, forget: Callable[[int], object]) -> None:
+        for candidate in self._candidates:
+            if candidate is not chosen:
+                forget(candidate.monitor.fileno())
+                candidate.close()
+        self._candidates = [chosen]
+        self.socket = chosen.socket
+
+    def close(self) -> None:
+        for candidate in self._candidates:
+            candidate.close()
+
+
+class _Candidate:
+    """A socket that connects to one endpoint, and its monitor."""
+
+    def __init__(self, context: zmq.Context[Any], endpoint: str, *, reconnect: bool) -> None:
+        """Raises zmq.ZMQError for an endpoint that is none."""
+        self.socket = context.socket(zmq.DEALER)
+        for option, value in (
+            (zmq.LINGER, 0),
+            (zmq.SNDHWM, 0),  # What may be in flight is bounded by the machine.
+            (zmq.RCVHWM, 0),
+            (zmq.IPV6, 1),
+            (zmq.RECONNECT_IVL, _RECONNECT_MS if reconnect else _NEVER_MS),
+            (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if reconnect else 0),
+            (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
+            (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
+        ):
+            self.socket.setsockopt(option, value)
+        address = f"inproc://link-{_number()}"
+        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+        self.socket.monitor(address, events)
+        self.monitor = context.socket(zmq.PAIR)
+        self.monitor.setsockopt(zmq.LINGER, 0)
+        self.monitor.connect(address)
+        try:
+            self.socket.connect(endpoint)
+        except zmq.ZMQError:
+            self.close()
+            raise
+
+    def next_event(self) -> int | None:
+        """None: there is none, and the edge of the monitor is armed again."""
+        if not _get(self.monitor, _EVENTS) & _POLLIN:
+            return None
+        return int(parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))["event"])
 
     def close(self) -> None:
         self.socket.disable_monitor()

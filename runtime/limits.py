@@ -52,6 +52,9 @@ CLIENT_CALLS_MAX = 200_000
 BATCH_CALLS_MAX = 1_024
 """Calls in one message, so that the first of many are being run while the last are still being sent."""
 
+ADDRESSES_MAX = 16
+"""Addresses of one name that are tried."""
+
 # Turns: how much one pass of a process does before others get their chance.
 TURN_MESSAGES_MAX = 64
 """Messages read from one socket before the loop runs again."""

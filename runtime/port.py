@@ -18,12 +18,16 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from runtime.addresses import NOT_HERE
 from runtime.errors import OperatorError
 from runtime.limits import CONNECTIONS_WAITING_MAX
 
 _SYSTEMD_FD = 3
 _SIOCGIFADDR = 0x8915
 _INTERFACE_BYTES_MAX = 15
+
+Address = tuple[int, tuple[Any, ...]]
+"""Its family, and what `bind` takes."""
 
 _HINTS = {
     errno.EADDRINUSE: "stop the process that uses it, or choose another endpoint with --listen",
@@ -56,12 +60,11 @@ class SharedPort:
         """Raises OperatorError, also when anybody has the port."""
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         try:
-            self._family, address = _address(host, int(port))
-            self._holder = _hold(self._family, address)
+            self._holder = _hold_first(_addresses(host, int(port)))
         except OSError as error:
             problem = error.strerror or str(error)
             raise OperatorError("listen", endpoint, problem, listen_hint(error.errno)) from error
-        self._address = self._holder.getsockname()
+        self._family, self._address = self._holder.family, self._holder.getsockname()
         self.endpoint = _endpoint_of(self._holder)
 
     def open(self) -> socket.socket:
@@ -131,6 +134,17 @@ def start_listening(fd: int) -> None:
         listener.detach()
 
 
+def _hold_first(addresses: list[Address]) -> socket.socket:
+    """Routers share one address: of a name, the first that this machine has."""
+    for address in addresses[:-1]:
+        try:
+            return _hold(*address)
+        except OSError as error:
+            if error.errno not in NOT_HERE:
+                raise
+    return _hold(*addresses[-1])
+
+
 def _hold(family: int, address: tuple[Any, ...]) -> socket.socket:
     holder = _socket(family)
     try:
@@ -153,17 +167,17 @@ def _socket(family: int) -> socket.socket:
     return made
 
 
-def _address(host: str, port: int) -> tuple[int, tuple[Any, ...]]:
-    """What ZeroMQ takes for an address to listen on: `*`, an address in numbers, or the name of an interface."""
+def _addresses(host: str, port: int) -> list[Address]:
+    """What can be listened on: `*`, an address in numbers, a name (what is written with dots first, which most clients try), or
+    the name of an interface. Raises OSError."""
     if host == "*":
         both = socket.has_dualstack_ipv6()
-        return (socket.AF_INET6, ("::", port)) if both else (socket.AF_INET, ("", port))
+        return [(socket.AF_INET6, ("::", port)) if both else (socket.AF_INET, ("", port))]
     try:
-        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        return socket.AF_INET, (_address_of_interface(host), port)
-    family, _, _, _, address = found[0]
-    return family, address
+        found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [(socket.AF_INET, (_address_of_interface(host), port))]
+    return sorted({(family, address) for family, _, _, _, address in found})
 
 
 def _address_of_interface(name: str) -> str:

@@ -19,8 +19,8 @@ MAY_IMPORT = {
 }
 
 SERVING = {
-    "backend", "child", "control", "encoding", "endpoint", "errors", "ids", "inflight", "limits", "models", "outbox", "pending",
-    "port", "protocol", "slots", "stub",
+    "addresses", "backend", "child", "control", "encoding", "endpoint", "errors", "ids", "inflight", "limits", "models",
+    "outbox", "pending", "port", "protocol", "slots", "stub",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 

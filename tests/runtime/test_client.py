@@ -466,13 +466,14 @@ def test_leaving_the_client_answers_what_is_in_flight_and_refuses_what_comes_lat
     asyncio.run(main())
 
 
-def test_an_endpoint_that_is_none_is_refused_on_entering() -> None:
-    async def main() -> None:
-        with pytest.raises(ValueError, match="nonsense"):
-            async with connect("nonsense"):
-                pass
-
-    asyncio.run(main())
+@pytest.mark.parametrize(
+    "endpoint",
+    ["nonsense", "", "tcp://", "tcp://:7711", "tcp://localhost", "tcp://localhost:", "tcp://localhost:seven", "tcp://h:70000",
+     "tcp://a b:7711", "tcp://host/path:7711", "ipc://", "http://localhost:7711", None, 7711, b"tcp://127.0.0.1:7711"],
+)  # fmt: skip
+def test_an_endpoint_that_is_none_is_refused_where_it_is_given(endpoint: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be an endpoint such as tcp://127.0.0.1:7711"):
+        connect(endpoint)
 
 
 def test_replies_that_arrived_before_the_link_was_lost_are_delivered(tmp_path: Path) -> None:

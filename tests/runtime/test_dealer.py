@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ def context() -> Iterator[zmq.Context[Any]]:
 
 def next_change(dealer: Dealer) -> Change | None:
     """Waits for it."""
-    while (change := dealer.change()) is None:
-        if not dealer.monitor.poll(5_000):
+    while (change := dealer.change(lambda _: None)) is None:
+        if not select.select(dealer.monitors(), [], [], 5)[0]:
             return None
     return change
 
@@ -37,7 +38,7 @@ def received(dealer: Dealer, count: int) -> list[bytes]:
 def test_replies_that_arrived_before_the_loss_can_be_received_after_it(context: zmq.Context[Any], tmp_path: Path) -> None:
     router = context.socket(zmq.ROUTER)
     router.bind(f"ipc://{tmp_path}/router")
-    dealer = Dealer(context, f"ipc://{tmp_path}/router", 1, reconnect=False)
+    dealer = Dealer(context, [f"ipc://{tmp_path}/router"], reconnect=False)
     assert next_change(dealer) == "connected"
     assert dealer.send(b"call")
     client, _ = router.recv_multipart()
@@ -51,14 +52,15 @@ def test_replies_that_arrived_before_the_loss_can_be_received_after_it(context: 
 
 
 def test_a_link_that_may_not_reconnect_is_lost_when_nobody_listens(context: zmq.Context[Any], tmp_path: Path) -> None:
-    dealer = Dealer(context, f"ipc://{tmp_path}/nobody", 1, reconnect=False)
+    dealer = Dealer(context, [f"ipc://{tmp_path}/nobody"], reconnect=False)
     assert next_change(dealer) == "lost"
     dealer.close()
 
 
 def test_a_link_that_may_reconnect_waits_for_a_listener_and_is_lost_once(context: zmq.Context[Any], tmp_path: Path) -> None:
-    dealer = Dealer(context, f"ipc://{tmp_path}/late", 1, reconnect=True)
-    assert not dealer.monitor.poll(120) or dealer.change() is None, "a failed attempt is no loss"
+    dealer = Dealer(context, [f"ipc://{tmp_path}/late"], reconnect=True)
+    select.select(dealer.monitors(), [], [], 0.12)
+    assert dealer.change(lambda _: None) is None, "a failed attempt is no loss"
     router = context.socket(zmq.ROUTER)
     router.bind(f"ipc://{tmp_path}/late")
     assert next_change(dealer) == "connected"
@@ -70,7 +72,7 @@ def test_a_link_that_may_reconnect_waits_for_a_listener_and_is_lost_once(context
 def test_what_arrives_is_received_in_portions_and_frames_are_bodies(context: zmq.Context[Any], tmp_path: Path) -> None:
     router = context.socket(zmq.ROUTER)
     router.bind(f"ipc://{tmp_path}/router")
-    dealer = Dealer(context, f"ipc://{tmp_path}/router", 1, reconnect=False)
+    dealer = Dealer(context, [f"ipc://{tmp_path}/router"], reconnect=False)
     assert dealer.receive(10) == []
     dealer.send(b"call")
     client, _ = router.recv_multipart()
@@ -86,4 +88,30 @@ def test_what_arrives_is_received_in_portions_and_frames_are_bodies(context: zmq
 @pytest.mark.parametrize("endpoint", ["nonsense", "tcp://", "carrier://pigeon", ""])
 def test_an_endpoint_that_is_none_is_refused_and_leaves_nothing_open(context: zmq.Context[Any], endpoint: str) -> None:
     with pytest.raises(zmq.ZMQError):
-        Dealer(context, endpoint, 1, reconnect=True)
+        Dealer(context, [endpoint], reconnect=True)
+
+
+def test_of_several_endpoints_the_one_that_answers_is_taken_and_the_others_are_left(
+    context: zmq.Context[Any], tmp_path: Path
+) -> None:
+    dealer = Dealer(context, [f"ipc://{tmp_path}/nobody", f"ipc://{tmp_path}/late"], reconnect=True)
+    select.select(dealer.monitors(), [], [], 0.12)
+    assert dealer.change(lambda _: None) is None
+    nobody, late = dealer.monitors()
+    router = context.socket(zmq.ROUTER)
+    router.bind(f"ipc://{tmp_path}/late")
+    forgotten: list[int] = []
+    while dealer.change(forgotten.append) != "connected":
+        select.select(dealer.monitors(), [], [], 5)
+    assert forgotten == [nobody]
+    assert dealer.monitors() == [late]
+    other = context.socket(zmq.ROUTER)
+    other.bind(f"ipc://{tmp_path}/nobody")
+    for number in range(10):
+        assert dealer.send(b"%d" % number)
+        assert router.poll(5_000)
+        assert router.recv_multipart()[1] == b"%d" % number, "nothing goes to the other"
+    assert not other.poll(150)
+    dealer.close()
+    router.close(linger=0)
+    other.close(linger=0)

@@ -1,0 +1,77 @@
+"""Endpoints as text: what is one, and which addresses the name in one stands for.
+
+ZeroMQ takes the first address of a name and stays with it, also where nobody listens there: `localhost` is `::1` before it is
+`127.0.0.1` on many machines. So names are looked up here, and whoever connects or listens tries every address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import Any
+
+from runtime.limits import ADDRESSES_MAX
+
+EXAMPLES = "tcp://127.0.0.1:7711 or ipc:///run/tidegate.sock"
+NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
+"""Of an address to listen on: another machine has it."""
+LOOK_UP_AGAIN_S = 1.0
+"""A name to which nothing could be connected yet is looked up this often."""
+_TCP = "tcp://"
+_IPC = "ipc://"
+
+
+def check_endpoint(value: object) -> str | None:
+    """Why this is no endpoint, or None."""
+    problem = f"must be an endpoint such as {EXAMPLES}"
+    if not isinstance(value, str) or "\0" in value:
+        return problem
+    if value.startswith(_IPC):
+        return None if len(value) > len(_IPC) else problem
+    host, port = _split(value)
+    if not value.startswith(_TCP) or not host or any(char.isspace() or char == "/" for char in host):
+        return problem
+    return None if port.isascii() and port.isdecimal() and int(port) <= 65_535 else f"{problem}, with a port up to 65535"
+
+
+def has_name(endpoint: str) -> bool:
+    """Whether it names its host, instead of giving an address in numbers or what only ZeroMQ understands."""
+    host, _ = _split(endpoint)
+    if not endpoint.startswith(_TCP) or not host or host == "*" or ";" in host:
+        return False
+    try:
+        socket.getaddrinfo(host.strip("[]"), None, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return True
+    return False
+
+
+def look_up(endpoint: str) -> list[str]:
+    """The endpoints in numbers that it stands for, in the order in which the system prefers them. Takes what a look-up takes.
+    Raises OSError, also for a name that cannot be one."""
+    host, port = _split(endpoint)
+    try:
+        found = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
+    except UnicodeError as error:
+        raise OSError(f"{host!r} is no name of a host: {error}") from None
+    return _endpoints(found)
+
+
+async def look_up_in(loop: asyncio.AbstractEventLoop, endpoint: str) -> list[str]:
+    """The same, while the loop goes on."""
+    return await loop.run_in_executor(None, look_up, endpoint)
+
+
+def _endpoints(found: list[Any]) -> list[str]:
+    endpoints = []
+    for family, _, _, _, address in found:
+        if family in (socket.AF_INET, socket.AF_INET6):
+            host, port = address[:2]
+            endpoints.append(f"{_TCP}[{host}]:{port}" if family == socket.AF_INET6 else f"{_TCP}{host}:{port}")
+    return list(dict.fromkeys(endpoints))[:ADDRESSES_MAX]
+
+
+def _split(endpoint: str) -> tuple[str, str]:
+    host, _, port = endpoint.removeprefix(_TCP).rpartition(":")
+    return host, port

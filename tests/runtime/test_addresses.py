@@ -1,0 +1,191 @@
+"""Endpoints and names: what is one, and that every address of a name is tried."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from runtime import addresses
+from runtime.addresses import check_endpoint, has_name, look_up
+from runtime.client import connect
+from runtime.client_sync import connect_sync
+from runtime.endpoint import Endpoint
+from runtime.port import SharedPort
+from tests.runtime.echo_service import EchoService, echo_thread, until
+
+GETADDRINFO = socket.getaddrinfo
+
+
+class Names:
+    """What the names of these tests stand for; the rest the system knows."""
+
+    def __init__(self) -> None:
+        self.hosts: dict[str, list[str]] = {}
+
+    def getaddrinfo(self, host: Any, port: Any, *args: Any, **kwargs: Any) -> Any:
+        if host not in self.hosts:
+            return GETADDRINFO(host, port, *args, **kwargs)
+        if kwargs.get("flags", 0) & socket.AI_NUMERICHOST:
+            raise socket.gaierror(socket.EAI_NONAME, "a name")
+        return [found for address in self.hosts[host] for found in GETADDRINFO(address, port, *args, **kwargs)]
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> Names:
+    made = Names()
+    monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
+    monkeypatch.setattr(addresses, "LOOK_UP_AGAIN_S", 0.02)
+    monkeypatch.setattr("runtime.client.LOOK_UP_AGAIN_S", 0.02)
+    monkeypatch.setattr("runtime.client_sync.LOOK_UP_AGAIN_S", 0.02)
+    return made
+
+
+def port_of(endpoint: str) -> str:
+    return endpoint.rpartition(":")[2]
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://*:1", "ipc:///tmp/x", "tcp://1.2.3.4:0;5.6.7.8:1"])
+def test_what_is_an_address_already_is_left_to_zeromq(endpoint: str) -> None:
+    assert check_endpoint(endpoint) is None
+    assert not has_name(endpoint)
+
+
+def test_a_name_stands_for_all_of_its_addresses_in_order_and_once(names: Names) -> None:
+    names.hosts["two"] = ["::1", "127.0.0.1", "::1"]
+    assert has_name("tcp://two:7")
+    assert look_up("tcp://two:7") == ["tcp://[::1]:7", "tcp://127.0.0.1:7"]
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70, "no-such-host.invalid"])
+def test_a_name_that_nobody_has_is_an_error_of_the_system(host: str) -> None:
+    assert has_name(f"tcp://{host}:7")
+    with pytest.raises(OSError, match=r"."):
+        look_up(f"tcp://{host}:7")
+
+
+@pytest.mark.parametrize("hosts", [["::1", "127.0.0.1"], ["127.0.0.1", "::1"], ["127.0.0.2", "::1", "127.0.0.1"]])
+@pytest.mark.parametrize("listen", ["tcp://127.0.0.1:0", "tcp://[::1]:0"])
+def test_the_client_finds_the_service_at_whichever_address_of_the_name_it_listens(
+    tmp_path: Path, names: Names, hosts: list[str], listen: str
+) -> None:
+    names.hosts["service"] = hosts
+
+    async def main() -> None:
+        service = EchoService(tmp_path, listen=listen)
+        async with asyncio.timeout(10), connect(f"tcp://service:{port_of(service.endpoint)}") as client:
+            assert await client.stub("Echo", "a").echo(1) == [1]
+        service.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("listen", ["tcp://127.0.0.1:0", "tcp://[::1]:0"])
+def test_the_client_without_asyncio_finds_it_too(tmp_path: Path, names: Names, listen: str) -> None:
+    names.hosts["service"] = ["::1", "127.0.0.1"]
+    with (
+        echo_thread(tmp_path, listen=listen) as running,
+        connect_sync(f"tcp://service:{port_of(running.service.endpoint)}", timeout=5) as client,
+    ):
+        assert client.stub("Echo", "a").echo(1) == [1]
+
+
+def test_a_name_is_looked_up_again_until_the_service_is_found_and_after_it_was_lost(tmp_path: Path, names: Names) -> None:
+    names.hosts["service"] = ["127.0.0.2"]
+
+    async def main() -> None:
+        service = EchoService(tmp_path, workers=0, listen="tcp://127.0.0.3:0")
+        port = port_of(service.endpoint)
+        async with asyncio.timeout(10), connect(f"tcp://service:{port}", timeout=5) as client:
+            early = client.stub("Echo", "a").echo(1)
+            await asyncio.sleep(0.05)
+            assert not early.done()
+            names.hosts["service"] = ["127.0.0.3"]
+            assert await early == [1]
+            service.close()
+            await until(lambda: client.statistics().links_connected == 0)
+            names.hosts["service"] = ["127.0.0.4"]
+            service = EchoService(tmp_path, workers=0, listen=f"tcp://127.0.0.4:{port}")
+            assert await client.stub("Echo", "a").echo(2) == [2]
+        service.close()
+
+    asyncio.run(main())
+
+
+def test_the_loop_goes_on_while_a_name_is_looked_up(tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        service = EchoService(tmp_path, listen="tcp://127.0.0.1:0")
+        loop, asked, answer = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            if args[0] == "slow" and not kwargs.get("flags"):
+                loop.call_soon_threadsafe(asked.set)
+                answer.wait(5)
+                args = ("127.0.0.1", *args[1:])
+            return names.getaddrinfo(*args, **kwargs)
+
+        names.hosts["slow"] = []
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        async with asyncio.timeout(10), connect(f"tcp://slow:{port_of(service.endpoint)}") as client:
+            call = client.stub("Echo", "a").echo(1)
+            await asked.wait()
+            answer.set()
+            assert await call == [1]
+        service.close()
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def listener() -> Iterator[Endpoint]:
+    context = zmq.Context()
+    endpoint = Endpoint(context, lambda _: None, lambda: None)
+    yield endpoint
+    endpoint.close()
+    context.destroy(linger=0)
+
+
+def answers(host: str, port: str) -> bool:
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_name_is_listened_on_at_every_address_that_this_machine_has(names: Names, listener: Endpoint) -> None:
+    names.hosts["here"] = ["::1", "203.0.113.1", "127.0.0.1"]
+    bound = listener.bind("tcp://here:0")
+    assert bound.startswith("tcp://here:")
+    assert answers("127.0.0.1", port_of(bound))
+    assert answers("::1", port_of(bound))
+
+
+def test_a_name_of_which_one_address_is_taken_is_refused(names: Names, listener: Endpoint) -> None:
+    names.hosts["here"] = ["127.0.0.1", "::1"]
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other, pytest.raises(zmq.ZMQError, match="in use"):
+        listener.bind(f"tcp://here:{other.getsockname()[1]}")
+
+
+@pytest.mark.parametrize("hosts", [["203.0.113.1"], ["203.0.113.1", "203.0.113.2"]])
+def test_a_name_of_another_machine_is_refused(names: Names, listener: Endpoint, hosts: list[str]) -> None:
+    names.hosts["there"] = hosts
+    with pytest.raises(zmq.ZMQError, match="Cannot assign"):
+        listener.bind("tcp://there:0")
+
+
+def test_routers_that_share_a_port_listen_on_the_first_address_of_a_name_that_this_machine_has(names: Names) -> None:
+    names.hosts["here"] = ["::1", "203.0.113.1", "127.0.0.1"]
+    port = SharedPort("tcp://here:0")
+    assert port.endpoint.startswith("tcp://127.0.0.1:")
+    port.close()
+    names.hosts["here"] = ["203.0.113.1", "::1"]
+    port = SharedPort("tcp://here:0")
+    assert port.endpoint.startswith("tcp://[::1]:")
+    port.close()
