@@ -372,7 +372,7 @@ def render_status(status: Mapping[str, Any], now_ms: int) -> str:
     uptime = _duration(max(0, now_ms - status["started_at_ms"]) // 1_000)
     lines = [
         f"{status['state']} on {status['listen']} for {uptime} (Tidegate {status['version']}, start {status['start']})",
-        f"app {status['app']}: {', '.join(status['class_names']) or 'no classes'}",
+        f"app {status['app']}{_version(status)}: {', '.join(status['class_names']) or 'no classes'}",
         f"data {status['data']}: {_plural(status['shards'], 'shard')}",
         "",
     ]
@@ -381,6 +381,11 @@ def render_status(status: Mapping[str, Any], now_ms: int) -> str:
     if abandoned := _abandoned_count(status):
         lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
     return "\n".join(lines + _table(rows))
+
+
+def _version(status: Mapping[str, Any]) -> str:
+    """Of the source that all workers run, as it was when the service started."""
+    return f" (version {version})" if (version := status.get("app_version")) else ""
 
 
 def _table(rows: list[tuple[str, ...]]) -> list[str]:

@@ -9,6 +9,9 @@ from typing import Any
 
 import msgspec
 
+KEPT_SOURCE = "app"
+"""The folder in the run directory where workers keep the source of the app: all workers of one start run the same."""
+
 
 class Topology(msgspec.Struct, frozen=True):
     """Which worker owns which shard, and where each worker listens. Changes only with a larger `epoch`."""
@@ -92,6 +95,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     classes: dict[str, Any] = {}
     """By class name: what the system call `classes` answers. Only from workers."""
     recovered_records: int = 0
+    app_version: str = ""
+    """Of the source that a worker runs: equal texts, equal source."""
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from runtime.control import KEPT_SOURCE
 from runtime.errors import OperatorError
 from runtime.limits import SHARDS_MAX
 
@@ -186,7 +187,8 @@ class RunDirectory:
 def open_run_directory(data: Path, runtime_directory: str | None) -> RunDirectory:
     """In systemd's runtime directory, else in the data directory, else (paths too long for a socket) a temporary one.
 
-    Call with the data directory locked: a second bind of a socket's path would steal it silently.
+    Call with the data directory locked: a second bind of a socket's path would steal it silently. What an earlier start kept of
+    its app is gone: this one begins with the app as it is now.
     """
     candidates = [data / "run"]
     if runtime_directory:  # Named after the data, so that two services started from one unit cannot meet.
@@ -197,6 +199,7 @@ def open_run_directory(data: Path, runtime_directory: str | None) -> RunDirector
             path.mkdir(mode=0o700, exist_ok=True)
             path.chmod(0o700)
             _remove_sockets(path)
+            shutil.rmtree(path / KEPT_SOURCE, ignore_errors=True)
             return RunDirectory(path, temporary=False)
     return RunDirectory(Path(tempfile.mkdtemp(prefix="tidegate-")), temporary=True)
 

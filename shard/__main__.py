@@ -16,14 +16,17 @@ from typing import Any
 import zmq
 
 from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
-from runtime.control import Drained, Failed, Ready, WorkerSpec
+from runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
 from runtime.errors import OperatorError
 from shard.app import load_app
 from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
 from shard.loop import new_worker_loop
 from shard.methods import AppError, ObjectClass
+from shard.source import keep_source
 from shard.worker import Worker
 from shard.worker_store import WorkerStore
+
+log = logging.getLogger("tidegate")
 
 SWITCH_INTERVAL_S = 0.000_5
 """A helper thread that returns from the disk waits at most this long for the busy loop thread (5 ms by default)."""
@@ -41,12 +44,18 @@ def main(arguments: list[str] | None = None) -> int:
     assert isinstance(spec, WorkerSpec), spec
     pin(spec.cpu)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    source = keep_source(Path(spec.run_dir) / KEPT_SOURCE, spec.app)
     try:
-        classes = load_app(spec.app)
+        classes = load_app(spec.app, source)
     except (Exception, SystemExit) as exc:
         send_blocking(control_fd, _cannot_load(spec.app, exc))
         return 1
-    return _serve(spec, classes, control_fd)
+    if source.changed:
+        log.warning(
+            "%s changed on disk since the service started; this worker runs the version of the start, as the others do, until "
+            "the service is started again", ", ".join(source.changed)
+        )
+    return _serve(spec, classes, source.version, control_fd)
 
 
 def _cannot_load(app: str, error: BaseException) -> Failed:
@@ -57,7 +66,7 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
     return Failed("load", app, problem, "correct the app and start again", traceback=text)
 
 
-def _serve(spec: WorkerSpec, classes: list[ObjectClass], control_fd: int) -> int:
+def _serve(spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int) -> int:
     loop = new_worker_loop()
     control = ControlChannel(control_fd, loop)
     context: zmq.Context[Any] = zmq.Context()
@@ -86,7 +95,7 @@ def _serve(spec: WorkerSpec, classes: list[ObjectClass], control_fd: int) -> int
     control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
     worker.start()
     described = {object_class.name: object_class.describe() for object_class in classes}
-    control.send(Ready(endpoint, described, worker.store.recovery.records))
+    control.send(Ready(endpoint, described, worker.store.recovery.records, app_version))
     loop.run_forever()
     worker.close()
     control.flush_blocking()

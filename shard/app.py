@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
 from shard.methods import AppError, ObjectClass
 from shard.object import DurableObject
+from shard.source import KeptSource
 
 
-def load_app(app: str) -> list[ObjectClass]:
+def load_app(app: str, kept: KeptSource | None = None) -> list[ObjectClass]:
     """`app.py`, `package.module`, or `package.module:Class,Class`. Raises AppError when it cannot be served, and whatever
-    importing it raises."""
+    importing it raises. With `kept`, which is installed, the version that the service started with."""
     if app.endswith(".py"):
-        module, names = _import_file(Path(app)), []
+        module, names = _import_file(Path(app), kept), []
     else:
         target, _, chosen = app.partition(":")
         sys.path.insert(0, "")
@@ -31,11 +33,14 @@ def load_app(app: str) -> list[ObjectClass]:
     return [ObjectClass(cls) for cls in by_name.values()]
 
 
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
+def _import_file(path: Path, kept: KeptSource | None) -> ModuleType:
+    if not path.is_file() and (kept is None or not kept.has(path.stem)):
         raise AppError(f"there is no file {path}")
     sys.path.insert(0, str(path.parent.resolve()))  # What stands beside the file can be imported, as with `python app.py`.
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if kept is not None:
+        spec: ModuleSpec | None = kept.spec_of(path.stem, str(path))
+    else:
+        spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise AppError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -142,7 +143,7 @@ def test_a_silent_listener_is_given_up_after_the_timeout() -> None:
 def test_status_is_a_page_to_read(service: tuple[ServiceProcess, str, Path]) -> None:
     page = tidegate("status", "--connect", service[1]).stdout
     assert page.startswith(f"serving on {service[1]} for ")
-    assert f"app {service[2] / 'app.py'}: Counter\n" in page
+    assert re.search(rf"app {re.escape(str(service[2] / 'app.py'))} \(version [0-9a-f]{{8}}\): Counter\n", page)
     assert [line.split()[0] for line in page.splitlines()[5:]] == ["supervisor", "router", "worker", "worker"]
 
 
@@ -160,10 +161,11 @@ def test_a_degraded_service_shows_what_is_wrong_with_which_process() -> None:
     worker |= {"flapping": True, "last_problem": "disk full"}
     status = {
         "state": "degraded", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000, "app": "a.py",
-        "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
+        "app_version": "0badcafe", "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
     }  # fmt: skip
     page = render_status(status, now_ms=1_000 + 1_000 * (2 * 86_400 + 3 * 3_600 + 59))
-    assert page.startswith("degraded on tcp://x:1 for 2 d 3 h (Tidegate 1, start 3)\napp a.py: no classes\ndata /d: 1 shard\n")
+    assert page.startswith("degraded on tcp://x:1 for 2 d 3 h (Tidegate 1, start 3)\napp a.py (version 0badcafe): no classes\n")
+    assert "\ndata /d: 1 shard\n" in page
     assert page.splitlines()[-1].split() == ["worker", "0", "down", "FLAPPING", "-", "1", "-", "-", "7", "disk", "full"]
     assert "alarms" not in page
     status["processes"] = [{**worker, "statistics": {"alarms_abandoned": 2}}] * 2
