@@ -111,6 +111,13 @@ class Overloaded(CallError):
     overloaded = True
 
 
+class Deadlock(CallError):
+    """The call would have waited for itself: it came back into an open transaction or a start of its own chain of calls, or it
+    closed a ring of objects that wait for each other. Not executed; the same call would end in the same way."""
+
+    code = "deadlock"
+
+
 class DeadlineExceeded(CallError):
     """Not answered in time. From the server: not executed. From the client's own timeout: unknown."""
 
@@ -162,7 +169,7 @@ BY_CODE: dict[str, type[CallError]] = {
     cls.code: cls
     for cls in (
         BadRequest, BadArguments, UnknownClass, UnknownMethod, MethodRaised, StartFailed, ObjectReset, Overloaded,
-        DeadlineExceeded, TooLarge, Moved, Unavailable, ShardLost, Unauthorized, Internal,
+        Deadlock, DeadlineExceeded, TooLarge, Moved, Unavailable, ShardLost, Unauthorized, Internal,
     )
 }  # fmt: skip
 

@@ -66,6 +66,11 @@ CHECKPOINT_SLICE_KEYS = 64
 # Gates (contract, section 2).
 SECTION_DEPTH_MAX = 64
 SECTION_TIMEOUT_S = 30.0
+CHAIN_ENTRIES_MAX = 64
+"""Objects that a call says it has come through. Of a longer chain the oldest are forgotten."""
+CHAIN_TOKENS_MAX = 8
+"""Sections in each other that it names of one of them."""
+CHAIN_LABEL_CHARACTERS_MAX = 100
 
 # Resets (contract, section 2).
 RESET_CLEANUP_S = 5.0

@@ -10,12 +10,19 @@ The codec of a body is MessagePack, or JSON when its first byte is `[` or `{` (c
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import msgspec
 
 from runtime.errors import BadRequest, CallError, Internal, TooLarge
-from runtime.limits import FRAMES_PER_MESSAGE_MAX, IDEMPOTENCY_KEY_BYTES_MAX, MESSAGE_BYTES_MAX
+from runtime.limits import (
+    CHAIN_ENTRIES_MAX,
+    CHAIN_LABEL_CHARACTERS_MAX,
+    CHAIN_TOKENS_MAX,
+    FRAMES_PER_MESSAGE_MAX,
+    IDEMPOTENCY_KEY_BYTES_MAX,
+    MESSAGE_BYTES_MAX,
+)
 
 NO_RAW = msgspec.Raw(b"\xc0")
 """Nil: what `args` and `options` are when left out, so that a request can be encoded again as it is (an empty Raw would
@@ -52,6 +59,13 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     result: msgspec.Raw
 
 
+ChainEntry = tuple[
+    Annotated[str, msgspec.Meta(max_length=CHAIN_LABEL_CHARACTERS_MAX)],
+    Annotated[tuple[int, ...], msgspec.Meta(max_length=CHAIN_TOKENS_MAX)],
+]
+"""See `shard.chain`."""
+
+
 class Options(msgspec.Struct, gc=False):
     """What a caller may ask beside the call itself."""
 
@@ -60,6 +74,8 @@ class Options(msgspec.Struct, gc=False):
     key: str | None = None
     """Idempotency key."""
     traceparent: str | None = None
+    chain: Annotated[tuple[ChainEntry, ...], msgspec.Meta(max_length=CHAIN_ENTRIES_MAX)] | None = None
+    """Through what the call has come, between workers. What is not true of it is without effect."""
 
 
 NO_OPTIONS = Options()

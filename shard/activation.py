@@ -19,6 +19,7 @@ from runtime.pending import CoroutineFuture
 from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
 from shard.callbacks import GatedCallback
+from shard.chain import Chain
 from shard.cold_reads import Done
 from shard.critical_section import CriticalSection
 from shard.input_gate import InputGate, Section
@@ -26,7 +27,7 @@ from shard.methods import Method, ObjectClass
 from shard.object import DurableObject
 from shard.ready import DONE
 from shard.storage import Storage
-from shard.task import CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
+from shard.task import CHAIN, CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
 
 if TYPE_CHECKING:
     from shard.host import Host
@@ -148,12 +149,13 @@ class Activation:
             and sys.getrefcount(self.caller) == 2
         )
 
-    def run_on_start(self) -> None:
+    def run_on_start(self, chain: Chain | None) -> None:
         """With the gate closed: until it has ended, whoever calls waits."""
         gate = self.gate
-        section, running = gate.enter(gate.root, None)
+        task = ObjectTask(self.host.loop)
+        section, running = gate.enter(gate.root, Start(task))
         assert running
-        task = ObjectTask(self.host.loop).adopt(self.instance.on_start(), self, section, self._context_in(section))
+        task.adopt(self.instance.on_start(), self, section, self.context_in(section, chain))
 
         def done(task: ObjectTask) -> None:
             self.starting = False
@@ -204,10 +206,13 @@ class Activation:
         section = section_of(asyncio.current_task(), self) or SECTION.get(None)
         return self.gate.root if section is None else self.gate.living(section)
 
-    def _context_in(self, section: Section) -> contextvars.Context:
+    def context_in(self, section: Section, chain: Chain | None) -> contextvars.Context:
+        """For code that begins there, and has come along that chain."""
         context = self.context.copy()
         if section is not self.gate.root:
             context.run(SECTION.set, section)
+        if chain is not None:
+            context.run(CHAIN.set, chain)
         return context
 
     def add_task(self, task: ObjectTask) -> None:
@@ -229,7 +234,7 @@ class Activation:
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> ObjectTask:
         section = self.current_section()
-        task = ObjectTask(self.host.loop).adopt(coro, self, section, self._context_in(section))
+        task = ObjectTask(self.host.loop).adopt(coro, self, section, self.context_in(section, CHAIN.get(None)))
         task.when_done = self._log_failure
         task.start_running()
         task.schedule()
@@ -384,10 +389,23 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
         future.exception()  # Retrieved: an object that is reset may never look.
 
 
+class Start:
+    """Who runs `on_start` in the section that keeps the gate closed meanwhile."""
+
+    __slots__ = ("task",)
+
+    kind = "on_start"
+    lets_in = False
+    way_out = "let on_start finish first: a task that it starts with self.spawn may make the call"
+
+    def __init__(self, task: ObjectTask) -> None:
+        self.task = task
+
+
 class QueuedCall:
     """A call that waits at the gate to be started."""
 
-    __slots__ = ("activation", "arrived_s", "deadline_s", "method", "origin", "request")
+    __slots__ = ("_chain", "_section", "activation", "arrived_s", "deadline_s", "method", "origin", "request")
 
     def __init__(
         self,
@@ -397,6 +415,8 @@ class QueuedCall:
         origin: Origin,
         arrived_s: float,
         deadline_s: float | None,
+        section: Section,
+        chain: Chain | None,
     ) -> None:
         self.activation = activation
         self.method = method
@@ -404,6 +424,8 @@ class QueuedCall:
         self.origin = origin
         self.arrived_s = arrived_s
         self.deadline_s = deadline_s
+        self._section = section
+        self._chain = chain
 
     def deliver(self) -> None:
         activation = self.activation
@@ -414,4 +436,4 @@ class QueuedCall:
         if self.deadline_s is not None and host.loop.time() >= self.deadline_s:
             host.answer_error(self.origin, self.request.id, DeadlineExceeded("the deadline passed before the call was started"))
         else:
-            host.start(activation, self.method, self.request, self.origin)
+            host.start(activation, self.method, self.request, self.origin, self._section, self._chain)

@@ -71,7 +71,7 @@ class Activator:
         if activation.broken is None:
             host.table.add(activation, host.now_s)
             if kept.object_class.starts:
-                activation.run_on_start()
+                activation.run_on_start(host.chained.chain_of(request, origin))
         if activation.broken is not None:  # By `__init__`, or by `on_start` at once; nobody else waited yet.
             host.answer_error(origin, request.id, activation.broken)
             return False

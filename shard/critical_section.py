@@ -23,16 +23,27 @@ class CriticalSection:
 
     With `breaks`, an exception that escapes it, or 30 s in its body, resets the object."""
 
-    __slots__ = ("_activation", "_breaks", "_future", "_section", "_task", "_timer", "_withdrawn")
+    __slots__ = ("_activation", "_breaks", "_future", "_section", "_timer", "_withdrawn", "task")
 
     def __init__(self, activation: Activation, *, breaks: bool) -> None:
         self._activation = activation
         self._breaks = breaks
-        self._task: ObjectTask
+        self.task: ObjectTask
         self._section: Section | None = None
         self._future: StorageFuture | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._withdrawn = False
+
+    @property
+    def lets_in(self) -> bool:
+        """Whether a call that its own code has started may come back into it."""
+        return self._breaks
+
+    @property
+    def kind(self) -> str:
+        return "a critical section" if self._breaks else "an open transaction"
+
+    way_out = "call before or after the transaction, or use self.block_concurrency()"
 
     async def __aenter__(self) -> CriticalSection:
         activation = self._activation
@@ -57,8 +68,8 @@ class CriticalSection:
             except BaseException:
                 self._give_up()
                 raise
-        self._task = cast("ObjectTask", task)
-        self._task.section = self._section
+        self.task = cast("ObjectTask", task)
+        self.task.section = self._section
         SECTION.set(self._section)
         if self._breaks:
             self._timer = activation.host.loop.call_later(SECTION_TIMEOUT_S, self._timed_out, context=NEUTRAL)
@@ -98,7 +109,7 @@ class CriticalSection:
         if activation.broken is not None:
             return
         assert self._section is not None
-        self._task.section = self._section.parent
+        self.task.section = self._section.parent
         self._leave()
         if error is not None and self._breaks:
             activation.fail(f"an exception escaped a critical section (block_concurrency): {error!r}")

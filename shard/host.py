@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from random import Random
+from random import Random, SystemRandom
 from sys import getrefcount
 from typing import Any, Protocol, cast
 from weakref import getweakrefcount
@@ -26,6 +26,7 @@ from runtime.encoding import encode_value, encode_value_json
 from runtime.errors import (
     BadRequest,
     CallError,
+    Deadlock,
     ObjectReset,
     Overloaded,
     TooLarge,
@@ -45,8 +46,11 @@ from shard.activator import Activator
 from shard.alarm_clock import AlarmClock, Ring
 from shard.alarms import Due
 from shard.cache import Store
+from shard.chain import Chain
+from shard.chained_calls import ChainedCalls
 from shard.codec import SCALARS
 from shard.commit import Commit, GroupCommit
+from shard.input_gate import Section
 from shard.methods import NO_ARGUMENTS, Method, ObjectClass
 from shard.outbound import InternalOrigin, LocalOrigin
 from shard.record import ObjectWrites, ShardCommit
@@ -104,11 +108,13 @@ class Host:
         self.wall_us = wall_us
         self.resets = Resets(self)
         self.web = Web()
-        self.alarms = AlarmClock(self, stores, random or Random())
+        self.random = random or SystemRandom()
+        self.alarms = AlarmClock(self, stores, self.random)
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
         self.waiting = WaitingRoom(loop, self.deliver, touch)
         self._activator = Activator(self)
+        self.chained = ChainedCalls(self)
         self.running_calls = 0
         self._calls = self._commits_done = self._commit_writes = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
@@ -189,23 +195,45 @@ class Host:
             return
         if options.deadline_ms is not None:
             deadline_s = arrived_s + options.deadline_ms / 1_000
-        if activation.gate.open and (deadline_s is None or deadline_s > self.loop.time()):
-            self.start(activation, method, request, origin)
+        gate, chain = activation.gate, origin.chain if origin.__class__ is LocalOrigin else options.chain
+        section = gate.root if chain is None else self.chained.place(activation, request, origin, chain)
+        if section is None:
+            return
+        if (gate.open or (chain is not None and gate.passes(section))) and (deadline_s is None or deadline_s > self.loop.time()):
+            self.start(activation, method, request, origin, section, chain)
         elif self.queued_bytes + len(request.args) > WORKER_CALL_BYTES_MAX:
             self.answer_error(origin, request.id, Overloaded(f"{self.queued_bytes} bytes of calls wait in the worker"))
         elif activation.queued_calls >= OBJECT_CALLS_MAX:
             text = f"{activation.id} has {activation.queued_calls} calls waiting"
             self.answer_error(origin, request.id, Overloaded(text))
+        elif chain is not None and (ring := self.chained.closes_ring(activation, origin)) is not None:
+            text = f"{ring}: {request.method} would wait for objects that wait for its own end"
+            self.answer_error(origin, request.id, Deadlock(f"{text}; do not call each other in sections or transactions"))
         else:
             activation.queued_calls += 1
             self.queued_calls += 1
             self.queued_bytes += len(request.args)
-            activation.gate.wait(activation.gate.root, QueuedCall(activation, method, request, origin, arrived_s, deadline_s))
+            call = QueuedCall(activation, method, request, origin, arrived_s, deadline_s, section, chain)
+            if chain is not None and origin.__class__ is LocalOrigin:
+                origin.place = call
+            gate.wait(section, call)
             activation.schedule_pump()
 
-    def start(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
+    def start(
+        self,
+        activation: Activation,
+        method: Method,
+        request: Request,
+        origin: Origin,
+        section: Section | None = None,
+        chain: Chain | None = None,
+    ) -> None:
         """Starts a call. The gate has let it in."""
         if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
+            return
+        if chain is not None:
+            self._calls += 1
+            self.chained.run(activation, method, request, origin, section or activation.gate.root, chain)
             return
         _enter_task(self.loop, self._spare)
         try:
@@ -337,9 +365,13 @@ class Host:
         """A call made by object code: it leaves the worker when everything the object has written is durable."""
         if activation.broken is not None:
             origin.fail(activation.broken)
-        elif shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
+            return
+        if shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
             self.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
-        elif activation.cache.confirm_seq <= self.commits.durable_seq:
+            return
+        if origin.chain is not None:
+            request.options = self.chained.options(origin.chain)
+        if activation.cache.confirm_seq <= self.commits.durable_seq:
             self._send_soon(request, origin)
         else:
             seq = activation.cache.confirm_seq

@@ -15,6 +15,7 @@ neither deadlocks nor opens the gate early. Chains of ended sections are followe
 from __future__ import annotations
 
 import collections
+from collections.abc import Container
 from typing import Any, TypeVar
 
 from runtime.limits import SECTION_DEPTH_MAX
@@ -39,7 +40,7 @@ def _joined(queue: Queue[Item], *items: Item) -> collections.deque[Item]:
 class Section:
     """A node of the gate: the root, or one critical section."""
 
-    __slots__ = ("child", "depth", "locks", "over", "parent", "starters", "waiters")
+    __slots__ = ("child", "depth", "holder", "locks", "over", "parent", "starters", "token", "waiters")
 
     def __init__(self, parent: Section | None) -> None:
         self.parent = parent
@@ -51,6 +52,10 @@ class Section:
         self.starters: Queue[tuple[Any, Section]] = ()
         self.waiters: Queue[Any] = ()
         self.over = False
+        self.holder: Any = None
+        """Who runs in it, as `enter` was told."""
+        self.token: int | None = None
+        """By which the calls that its code makes name it: see `chain`."""
 
 
 class InputGate:
@@ -77,6 +82,15 @@ class InputGate:
         if section.over:
             section = self.living(section)
         return section is self.active and not section.locks and not section.waiters and not section.starters
+
+    def named(self, tokens: Container[int]) -> Section | None:
+        """The innermost running section that has one of these tokens."""
+        section = self.active
+        while section.parent is not None:
+            if section.token in tokens:
+                return section
+            section = section.parent
+        return None
 
     def wait(self, section: Section, waiter: Any) -> None:
         """Queues a waiter that did not pass."""
@@ -137,6 +151,7 @@ class InputGate:
         if parent.depth + 1 > SECTION_DEPTH_MAX:
             raise SectionsTooDeep(f"critical sections and transactions are nested too deeply (limit {SECTION_DEPTH_MAX})")
         begun = Section(parent)
+        begun.holder = waiter
         if parent is self.active and not parent.locks and not parent.starters:
             self._run(begun)
             return begun, True

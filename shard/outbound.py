@@ -22,10 +22,12 @@ from runtime.ids import check_object_id
 from runtime.pending import CoroutineFuture
 from runtime.protocol import ERROR, Origin, Request, encode
 from runtime.stub import MethodShape, bind_call
+from shard.chain import Chain
 
 if TYPE_CHECKING:
-    from shard.activation import Activation
+    from shard.activation import Activation, QueuedCall
     from shard.host import Host
+    from shard.task import ObjectTask
 
 from shard.storage import LEFT_MEMORY
 
@@ -51,17 +53,25 @@ class InternalOrigin(Origin):
 class LocalOrigin(InternalOrigin):
     """The reply goes to a future of this process."""
 
-    __slots__ = ("caller", "confirm_seq", "future", "result_type")
+    __slots__ = ("caller", "chain", "confirm_seq", "future", "place", "request", "result_type")
 
-    def __init__(self, caller: Activation, future: asyncio.Future[Any], result_type: Any) -> None:
+    def __init__(
+        self, caller: Activation, future: asyncio.Future[Any], result_type: Any, request: Request, chain: Chain | None
+    ) -> None:
         super().__init__()
         self.caller = caller
         self.confirm_seq = caller.cache.confirm_seq
         """What the caller had written when it made the call."""
         self.future = future
         self.result_type = result_type
+        self.chain = chain
+        self.request = None if chain is None else request
+        self.place: QueuedCall | ObjectTask | None = None
+        """Where a call that has a chain is, on this worker."""
 
     def answer(self, status: int, result: Any) -> None:
+        if self.chain is not None:
+            self.caller.host.chained.end(self)
         future = self.future
         if future.done():  # The caller no longer waits.
             return
@@ -75,6 +85,8 @@ class LocalOrigin(InternalOrigin):
             future.set_exception(exc)
 
     def fail(self, error: CallError) -> None:
+        if self.chain is not None:
+            self.caller.host.chained.end(self)
         if not self.future.done():
             self.future.set_exception(error)
             self.future.exception()  # Retrieved: the object that asked may have been reset.
@@ -112,7 +124,12 @@ class Caller:
         future: CoroutineFuture[Any] = CoroutineFuture(loop=self._host.loop)
         raw = encode_arguments(args, kwargs)  # At once: what the caller changes later does not travel.
         request = Request(_numbers(), class_name, name, method, raw)
-        self._host.call_out(activation, request, LocalOrigin(activation, future, result_type))
+        chained = self._host.chained
+        chain = chained.chain_from(activation)
+        origin = LocalOrigin(activation, future, result_type, request, chain)
+        if chain is not None:
+            chained.begin(origin)
+        self._host.call_out(activation, request, origin)
         return future
 
     async def _call_in_loop(self, *call: Any) -> Any:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from runtime.limits import RESET_CANCELS_MAX
 from runtime.pending import CoroutineFuture
+from shard.chain import Chain
 from shard.input_gate import Section
 from shard.libraries import runs_object_code
 from shard.ready import refuse_use
@@ -41,6 +42,9 @@ LIFE: Final[contextvars.ContextVar[int]] = contextvars.ContextVar("tidegate_life
 
 SECTION: Final[contextvars.ContextVar[Section]] = contextvars.ContextVar("tidegate_section")
 """The critical section in which code of this context was when it entered its last one. It may be over."""
+
+CHAIN: Final[contextvars.ContextVar[Chain]] = contextvars.ContextVar("tidegate_chain")
+"""Through what the call has come whose code runs in this context, if it has come through a section of any object."""
 
 NEUTRAL: Final = contextvars.Context()
 

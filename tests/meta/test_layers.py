@@ -26,7 +26,7 @@ SERVING = {
 
 CORE = {
     "shard": {
-        "ahead", "alarms", "cache", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness", "memory_state",
+        "ahead", "alarms", "cache", "chain", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness", "memory_state",
         "memtable", "methods", "ready", "record", "refusals", "settings", "storage", "store", "values",
     },
     "router": {"machine", "system"},
@@ -43,8 +43,8 @@ CORE_MUST_NOT_IMPORT = {
 }  # fmt: skip
 
 ON_THE_LOOP = {
-    "activation", "activator", "alarm_clock", "critical_section", "host", "object", "outbound", "resets", "table", "task",
-    "waiting",
+    "activation", "activator", "alarm_clock", "chained_calls", "critical_section", "host", "object", "outbound", "resets",
+    "table", "task", "waiting",
 }  # fmt: skip
 """They run coroutines and timers of whatever loop they are given, and know nothing else of the world."""
 LOOP_MUST_NOT_IMPORT = CORE_MUST_NOT_IMPORT - {"asyncio", "logging", "random", "time"}

@@ -1,6 +1,7 @@
 """The input gate in a real service: what is awaited outside, calls in order, calls between objects of different workers."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -21,7 +22,7 @@ WORKERS = 2
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with services_in(tmp_path_factory.mktemp("gates")) as serve:
         service = serve(WORKERS, app=APP)
-        service.expect("a method raised", "Traceback", "ValueError: no")
+        service.expect("a method raised", "Traceback", "ValueError: no", "comes back into an open transaction")
         yield service
 
 
@@ -117,6 +118,21 @@ def test_a_chain_of_calls_that_comes_back_to_its_first_object_does_not_deadlock(
 
 def test_an_object_may_call_itself(service: Service) -> None:
     assert service.call("Ping", "self", "chain", ["self", "self"]) == ["self"] * 3
+
+
+@pytest.mark.parametrize("workers", [(0, 0), (0, 1)], ids=["of one worker", "of two workers"])
+def test_a_chain_that_comes_back_is_delivered_in_its_section_and_refused_by_its_transaction(
+    service: Service, workers: tuple[int, int]
+) -> None:
+    first, second = (name_on(service, worker, "Ping", f"{place} back {workers} ") for place, worker in enumerate(workers))
+    assert service.call("Ping", first, "chain_in", "section", [second, first]) == [first, second, first]
+    assert service.call("Ping", first, "chain_in", "section", [first] * 3) == [first] * 4
+    with tidegate.connect_sync(service.endpoint) as client:
+        for path in ([first], [second, first]):
+            ring = " -> ".join(f"Ping/{name}" for name in (first, *path))
+            with pytest.raises(tidegate.CallError, match=re.escape(f"{ring}: chain comes back into an open transaction")):
+                client.stub("Ping", first).chain_in("transaction", path)
+    assert service.call("Ping", first, "seen") == 2 + 4, "what was refused has left no trace"
 
 
 @pytest.mark.parametrize("worker", [0, 1])

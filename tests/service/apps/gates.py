@@ -77,6 +77,11 @@ class Ping(DurableObject):
         rest = await self.stub(Ping, names[0]).chain(names[1:]) if names else []
         return [*rest, self.id.name]
 
+    async def chain_in(self, kind: str, names: list[str]) -> list[str]:
+        """The same, in a critical section or a transaction of this object."""
+        async with self.block_concurrency() if kind == "section" else self.storage.transaction():
+            return await self.chain(names)
+
     async def seen(self) -> int:
         return await self.storage.get("seen", 0)
 

@@ -1,0 +1,163 @@
+"""Calls that have come through a critical section, an open transaction or a start: where they are let in, and where refused.
+
+Guarantee: a call that comes back into the critical section whose code has started it is delivered in that section. One that comes
+back into an open transaction, or into a start, is refused at once with the chain that it has come along: there it would wait for
+its own end, or act in the middle of what is all or nothing. A call that closes a ring of objects of this worker which wait for
+each other is refused too. Calls without a chain are never looked at.
+
+Rule: what is known here makes a wait shorter, never an end of it: the bounds of sections, transactions and starts hold for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtime.errors import CallError, Deadlock
+from runtime.protocol import NO_RAW, Origin, Request, encode, parse_options
+from shard.activation import Activation, QueuedCall
+from shard.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
+from shard.input_gate import Section
+from shard.methods import Method
+from shard.outbound import LocalOrigin
+from shard.task import CHAIN, ObjectTask
+
+if TYPE_CHECKING:
+    from shard.host import Host
+
+TOKEN_BITS = 63
+FUTURES_LOOKED_AT_MAX = 1_000
+"""To find out what one task waits for."""
+
+
+class ChainedCalls:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._open: dict[asyncio.Future[Any], LocalOrigin] = {}
+        """Calls that are not answered yet, by what their callers wait for."""
+        self._new_token = partial(host.random.getrandbits, TOKEN_BITS)
+
+    # Made by objects of this worker
+
+    def chain_from(self, activation: Activation) -> Chain | None:
+        """Of a call that the code which runs now makes. None: it is in no section, and neither was who called it."""
+        chain = CHAIN.get(None)
+        gate = activation.gate
+        if gate.active is not gate.root:
+            tokens = tokens_in(activation.current_section(), self._new_token)
+            if tokens:
+                return extended(chain or (), str(activation.id), tokens)
+        return None if chain is None else extended(chain, str(activation.id), ())
+
+    def begin(self, origin: LocalOrigin) -> None:
+        self._open[origin.future] = origin
+
+    def end(self, origin: LocalOrigin) -> None:
+        self._open.pop(origin.future, None)
+
+    # Made to objects of this worker
+
+    @staticmethod
+    def options(chain: Chain) -> msgspec.Raw:
+        """Of a call that leaves the worker."""
+        return msgspec.Raw(encode({"chain": chain}))
+
+    def chain_of(self, request: Request, origin: Origin) -> Chain | None:
+        if origin.__class__ is LocalOrigin:
+            return origin.chain
+        if request.options is NO_RAW:
+            return None
+        try:
+            chain = parse_options(request.options, json=origin.json).chain
+        except CallError:  # It is answered with that when it is delivered.
+            return None
+        return chain
+
+    def place(self, activation: Activation, request: Request, origin: Origin, chain: Chain) -> Section | None:
+        """The section in which the call is an event of its object. None: it is refused."""
+        section = activation.gate.named(tokens_of(chain))
+        if section is None:
+            return activation.gate.root
+        around: Section | None = section
+        while around is not None:
+            if around.holder is not None and not around.holder.lets_in:
+                labels = [*labels_since(chain, section.token), str(activation.id)]
+                where = f"{request.method} comes back into {around.holder.kind} of {activation.id}, which waits for it"
+                error = Deadlock(f"{ring(labels)}: {where}; {around.holder.way_out}")
+                self._host.answer_error(origin, request.id, error)
+                return None
+            around = around.parent
+        return section
+
+    def run(
+        self, activation: Activation, method: Method, request: Request, origin: Origin, section: Section, chain: Chain
+    ) -> None:
+        """Starts the call. The gate has let it in, and nothing else runs."""
+        host = self._host
+        try:
+            positional, keywords = method.arguments(request.args, json=origin.json)
+            coro = method.function(activation.instance, *positional, **keywords)
+        except CallError as exc:
+            host.answer_error(origin, request.id, exc)
+            return
+        section = activation.gate.living(section)
+        task = ObjectTask(host.loop).adopt(coro, activation, section, activation.context_in(section, chain))
+        task.call = (origin, request.id)
+        host.running_calls += 1
+        if isinstance(origin, LocalOrigin):
+            origin.place = task
+        task.start_running()
+        task.deliver()
+
+    # Who waits for whom
+
+    def closes_ring(self, activation: Activation, origin: Origin) -> str | None:
+        """Whether whoever keeps the gate of that object closed waits for the end of this very call; by way of whom."""
+        if origin.__class__ is not LocalOrigin:
+            return None
+        found = self._path(activation, origin, set())
+        return None if found is None else ring([str(origin.caller.id), *found])
+
+    def _path(self, activation: Activation, wanted: LocalOrigin, seen: set[Section]) -> list[str] | None:
+        """From an object behind whose gate somebody waits."""
+        todo: list[tuple[Activation, tuple[str, ...]]] = [(activation, ())]
+        while todo:
+            at, labels = todo.pop()
+            section = at.gate.active
+            if section in seen or section.holder is None:
+                continue
+            seen.add(section)
+            labels = (*labels, str(at.id))
+            for call, via in self._awaited(section.holder.task, labels):
+                if call is wanted:
+                    return [*via]
+                if isinstance(call.place, QueuedCall):
+                    todo.append((call.place.activation, via))
+        return None
+
+    def awaited_by(self, task: ObjectTask) -> Request | None:
+        """A call to another object for which the task waits."""
+        return next((call.request for call, _ in self._awaited(task, ())), None)
+
+    def _awaited(self, task: Any, labels: tuple[str, ...]) -> Iterator[tuple[LocalOrigin, tuple[str, ...]]]:
+        """The calls without whose end the task does not go on, also those that these wait for in their turn."""
+        todo: list[tuple[Any, tuple[str, ...]]] = [(task, labels)]
+        seen: set[Any] = set()
+        while todo and len(seen) < FUTURES_LOOKED_AT_MAX:
+            each, via = todo.pop()
+            if each is None or each in seen:
+                continue
+            seen.add(each)
+            if isinstance(each, ObjectTask):
+                todo.append((each._fut_waiter, via))
+            elif (call := self._open.get(each)) is not None:
+                yield call, via
+                if isinstance(call.place, ObjectTask):
+                    owner = call.place._owner
+                    todo.append((call.place, via if owner is None else (*via, str(owner.id))))
+            else:
+                todo += [(child, via) for child in getattr(each, "_children", ())]  # What `gather` waits for.
