@@ -60,7 +60,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _cannot_load(app: str, error: BaseException) -> Failed:
     if isinstance(error, AppError):
-        return Failed("load", app, str(error), "correct the app and start again")
+        several = len(error.problems) > 1
+        problem = "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
+        return Failed("load", app, problem, "correct the app and start again")
     text = "".join(traceback.format_exception(error))
     problem = f"importing it raised {type(error).__name__}: {error}"
     return Failed("load", app, problem, "correct the app and start again", traceback=text)

@@ -50,7 +50,7 @@ class Activator:
             host.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
             return None
         if request.method not in kept.methods and not isinstance(origin, Ring):
-            host.answer_error(origin, request.id, unknown_method(request, kept.methods))
+            host.answer_error(origin, request.id, unknown_method(request, kept.object_class))
             return None
         key = object_key(request.cls, request.name)
         call = (request, origin, arrived_s)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from shard.class_rules import class_name
 from shard.methods import AppError, ObjectClass
 from shard.object import DurableObject
 from shard.source import KeptSource
@@ -26,11 +28,21 @@ def load_app(app: str, kept: KeptSource | None = None) -> list[ObjectClass]:
     classes = [_named(module, name) for name in names] if names else _defined_in(module)
     if not classes:
         raise AppError(f"{app} has no object class; derive at least one class from tidegate.DurableObject")
+    problems: list[str] = []
     by_name: dict[str, type[DurableObject]] = {}
-    for cls in classes:
-        if by_name.setdefault(cls.__name__, cls) is not cls:
-            raise AppError(f"{app} has two object classes named {cls.__name__}; objects are found by class name, rename one")
-    return [ObjectClass(cls) for cls in by_name.values()]
+    served: list[ObjectClass] = []
+    for cls in dict.fromkeys(classes):
+        name = class_name(cls)
+        if by_name.setdefault(name, cls) is not cls:
+            problems.append(f"{app} has two object classes named {name}; objects are found by class name, rename one")
+            continue
+        try:
+            served.append(ObjectClass(cls))
+        except AppError as exc:
+            problems += exc.problems
+    if problems:
+        raise AppError(*dict.fromkeys(problems))  # One of a base is that of every class derived from it.
+    return served
 
 
 def _import_file(path: Path, kept: KeptSource | None) -> ModuleType:
@@ -53,10 +65,14 @@ def _named(module: ModuleType, name: str) -> type[DurableObject]:
     cls = getattr(module, name, None)
     if not isinstance(cls, type) or not issubclass(cls, DurableObject):
         raise AppError(f"{module.__name__} has no object class {name}; it must derive from tidegate.DurableObject")
+    if inspect.isabstract(cls):
+        missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
+        raise AppError(f"{name} is abstract: it lacks {missing}; serve a class derived from it, which has them")
     return cls
 
 
 def _defined_in(module: ModuleType) -> list[type[DurableObject]]:
+    """An abstract class is a base of others, as one with an underscore is."""
     return [
         value
         for name, value in vars(module).items()
@@ -64,4 +80,5 @@ def _defined_in(module: ModuleType) -> list[type[DurableObject]]:
         and issubclass(value, DurableObject)
         and value is not DurableObject
         and not name.startswith("_")
+        and not inspect.isabstract(value)
     ]

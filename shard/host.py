@@ -174,7 +174,7 @@ class Host:
         if isinstance(origin, Ring) and method is None:
             method = cast("Method", origin)
         if method is None:
-            self.answer_error(origin, request.id, unknown_method(request, kept.methods))
+            self.answer_error(origin, request.id, unknown_method(request, kept.object_class))
         else:
             self._deliver_to(activation, method, request, origin, arrived_s)
 

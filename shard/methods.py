@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from runtime.errors import BadArguments
-from runtime.stub import HOOKS
+from shard.class_rules import class_name, problems_of, public_methods
 from shard.object import ALARM, DurableObject
 from shard.refusals import text_of
 
@@ -26,7 +26,11 @@ _DECODE_ERRORS = (msgspec.MsgspecError, UnicodeError, RecursionError, OverflowEr
 
 
 class AppError(Exception):
-    """The app cannot be served as it is written; the message says what to change."""
+    """The app cannot be served as it is written; the message says what to change, one line for each problem."""
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
 
 
 class Method:
@@ -49,7 +53,7 @@ class Method:
         self.name = name
         self.function = function
         self._signature = inspect.signature(function)
-        parameters = list(self._signature.parameters.values())[1:]
+        parameters = self._parameters()
         try:
             hints = typing.get_type_hints(function, include_extras=True)
         except Exception as exc:
@@ -121,9 +125,13 @@ class Method:
             problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else f"{type(exc).__name__}: {text_of(exc)}"
             raise BadArguments(f"{self.name}: argument {name!r}: {problem}", details={"argument": name}) from None
 
+    def _parameters(self) -> list[inspect.Parameter]:
+        """Without `self`, which may be the first of `*args`."""
+        parameters = list(self._signature.parameters.values())
+        return parameters if parameters[0].kind is inspect.Parameter.VAR_POSITIONAL else parameters[1:]
+
     def _shown(self) -> str:
-        parameters = list(self._signature.parameters.values())[1:]
-        return str(self._signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
+        return str(self._signature.replace(parameters=self._parameters(), return_annotation=inspect.Signature.empty))
 
     def describe(self) -> dict[str, Any]:
         """The entry of the system call `classes`: parameters, documentation and a JSON Schema of the arguments."""
@@ -147,42 +155,37 @@ class ObjectClass:
     def __init__(self, cls: type[DurableObject]) -> None:
         """Raises AppError for a class that breaks a rule of section 1 of the contract."""
         self.cls = cls
-        self.name = cls.__name__
+        self.name: str = class_name(cls)
         self.methods: dict[str, Method] = {}
-        for name in dir(cls):
-            if name.startswith("_") or _owner(cls, name) in (DurableObject, object):
-                continue
-            function = inspect.getattr_static(cls, name)
-            if not inspect.isfunction(function):
-                continue
-            _check_public(cls, name, function)
-            if name not in HOOKS:
-                self.methods[name] = Method(name, function)
-        self.alarm = getattr(cls, ALARM, None)
-        """The alarm handler."""
-        self.starts = cls.on_start is not DurableObject.on_start
-        self.has_init = cls.__init__ is not object.__init__
-        self.starts_blank = not self.starts and not self.has_init and cls.__basicsize__ == DurableObject.__basicsize__
-        """A new instance has nothing of its own: nothing is run to make it, and it has no room beside its attributes."""
+        problems: list[str] = []
+        try:
+            problems += problems_of(cls)
+            for name, owner, function in public_methods(cls):
+                where = f"{class_name(owner)}.{name}"
+                if not any(problem.startswith((f"{where} ", f"{where}:")) for problem in problems):
+                    self._add(name, function, problems)
+            self.alarm = getattr(cls, ALARM, None)
+            """The alarm handler."""
+            self.starts = cls.on_start is not DurableObject.on_start
+            self.has_init = cls.__init__ is not object.__init__
+            self.starts_blank = not self.starts and not self.has_init and cls.__basicsize__ == DurableObject.__basicsize__
+            """A new instance has nothing of its own: nothing is run to make it, and it has no room beside its attributes."""
+        except Exception as exc:  # Of a metaclass, a decorator, an annotation.
+            problems.append(f"{self.name} cannot be looked at: {type(exc).__name__}: {text_of(exc)}")
+        if problems:
+            raise AppError(*problems)
+
+    def _add(self, name: str, function: Callable[..., Any], problems: list[str]) -> None:
+        try:
+            self.methods[name] = Method(name, function)
+        except AppError as exc:
+            problems += exc.problems
 
     def describe(self) -> dict[str, Any]:
         return {
             "doc": inspect.getdoc(self.cls) or "",
             "methods": {name: method.describe() for name, method in self.methods.items()},
         }
-
-
-def _check_public(cls: type, name: str, function: Callable[..., Any]) -> None:
-    where = f"{cls.__name__}.{name}"
-    hide = f"name it _{name} if it is not to be called from outside"
-    if inspect.isasyncgenfunction(function):
-        raise AppError(f"{where} is an async generator; return a list, or {hide}")
-    if not inspect.iscoroutinefunction(function):
-        raise AppError(f"{where} is a plain `def`; write `async def {name}`, or {hide}")
-
-
-def _owner(cls: type, name: str) -> type:
-    return next(base for base in cls.__mro__ if name in base.__dict__)
 
 
 def _decode_custom(kind: Any, value: Any) -> Any:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from runtime.errors import CallError, MethodRaised, UnknownClass, UnknownMethod
 from runtime.protocol import Request
+from shard.class_rules import what_it_is
+
+if TYPE_CHECKING:
+    from shard.methods import ObjectClass
 
 
 def unknown_class(request: Request, classes: Iterable[str]) -> CallError:
@@ -14,9 +19,11 @@ def unknown_class(request: Request, classes: Iterable[str]) -> CallError:
     return UnknownClass(f"the running app has no object class {request.cls!r}; it has: {known}")
 
 
-def unknown_method(request: Request, methods: Iterable[str]) -> CallError:
-    known = ", ".join(sorted(methods)) or "none"
-    return UnknownMethod(f"{request.cls} has no public method {request.method!r}; it has: {known}")
+def unknown_method(request: Request, object_class: ObjectClass) -> CallError:
+    known = ", ".join(sorted(object_class.methods)) or "none"
+    other = what_it_is(object_class.cls, request.method)
+    what = f" (it is {other})" if other else ""
+    return UnknownMethod(f"{request.cls} has no public method {request.method!r}{what}; it has: {known}")
 
 
 def method_raised(error: BaseException, *, dev: bool) -> CallError:

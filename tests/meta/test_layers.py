@@ -26,8 +26,8 @@ SERVING = {
 
 CORE = {
     "shard": {
-        "ahead", "alarms", "cache", "chain", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness", "memory_state",
-        "memtable", "methods", "ready", "record", "refusals", "settings", "storage", "store", "values",
+        "ahead", "alarms", "cache", "chain", "class_rules", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness",
+        "memory_state", "memtable", "methods", "ready", "record", "refusals", "settings", "storage", "store", "values",
     },
     "router": {"machine", "system"},
     "runtime": {

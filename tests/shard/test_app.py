@@ -97,6 +97,38 @@ def test_two_classes_of_one_name_are_refused(app: Write) -> None:
         load_app(app("from beside import Counter as First\n" + COUNTER))
 
 
+def test_all_problems_of_an_app_are_said_at_once_and_each_of_them_once(app: Write) -> None:
+    source = """
+        from tidegate import DurableObject
+        class First(DurableObject):
+            def plain(self): ...
+            async def on_start(self, what): ...
+        class Second(First):
+            async def lost(): ...
+        class Fine(DurableObject):
+            async def works(self): ...
+    """
+    with pytest.raises(AppError) as caught:
+        load_app(app(source))
+    assert [problem.partition(" ")[0] for problem in caught.value.problems] == ["First.plain", "First.on_start", "Second.lost"]
+
+
+def test_an_abstract_class_is_a_base_and_not_served(app: Write) -> None:
+    source = """
+        import abc
+        from tidegate import DurableObject
+        class Base(DurableObject, abc.ABC):
+            @abc.abstractmethod
+            async def price(self): ...
+        class Shop(Base):
+            async def price(self): ...
+    """
+    assert names(app(source)) == {"Shop": ["price"]}
+    app(source, "shops.py")
+    with pytest.raises(AppError, match="Base is abstract: it lacks price; serve a class derived from it"):
+        load_app("shops:Base")
+
+
 @pytest.mark.parametrize("name", ["nowhere.py", "directory.py"])
 def test_a_file_that_is_not_there_is_named(app: Write, tmp_path: Path, name: str) -> None:
     (tmp_path / "directory.py").mkdir()

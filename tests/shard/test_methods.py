@@ -101,9 +101,6 @@ class Shapes(Base, Mixin):
     def shown(self) -> int:
         return 1
 
-    @staticmethod
-    def helper() -> None: ...
-
 
 SHAPES = ObjectClass(Shapes).methods
 NOON = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.UTC)
