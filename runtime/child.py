@@ -16,7 +16,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import TextIO
+from typing import Any, TextIO
 
 from runtime.control import (
     Drain,
@@ -31,6 +31,7 @@ from runtime.control import (
     decode_to_child,
     encode_line,
 )
+from runtime.errors import indented
 
 LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 """Environment variable by which the supervisor tells its children the level of their logs."""
@@ -102,15 +103,22 @@ def pin(cpu: int | None) -> bool:
 
 
 class _LineFormatter(logging.Formatter):
-    """One line of time, level, process and text on a terminal; for journald, its priority on every line instead."""
+    """One line of time, level, process and text on a terminal; for journald, its priority on every line instead. Further lines
+    are indented: nothing that is logged looks like a line of its own."""
 
     def __init__(self, role: str, *, journal: bool) -> None:
         super().__init__(f"{role}: %(message)s" if journal else f"%(asctime)s.%(msecs)03d %(levelname)-7s {role}: %(message)s")
         self.datefmt = "%H:%M:%S"
         self._journal = journal
 
+    def formatException(self, ei: Any) -> str:  # noqa: N802  # its name in `logging`
+        try:
+            return super().formatException(ei)
+        except BaseException:  # Of a class that misbehaves.
+            return "a traceback that cannot be made"
+
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = indented(super().format(record))
         if not self._journal:
             return text
         priority = _journal_priority(record.levelno)

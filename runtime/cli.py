@@ -25,7 +25,7 @@ from runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_to
 from runtime.control import Failed
 from runtime.cores import read_cores, read_memory_bytes
 from runtime.directory import open_directory, open_run_directory
-from runtime.errors import CallError, OperatorError
+from runtime.errors import CallError, OperatorError, one_line
 from runtime.placement import place, routers_for, shards_for
 from runtime.port import open_port
 from runtime.status import classes, listen_endpoint
@@ -282,7 +282,7 @@ def _report_call_error(operation: str, error: CallError, *, as_json: bool) -> in
         print(json.dumps({"error": error.to_wire()}))
     fate = {"not_executed": "not executed", "executed": "executed", "unknown": "may have been executed"}[error.outcome]
     kind = f"{error.details['type']}: " if error.details.get("type") else ""
-    code = _fail(f"{operation}: {error.code}: {kind}{error.message} ({fate})")
+    code = _fail(one_line(f"{operation}: {error.code}: {kind}{error.message} ({fate})"))
     if trace := error.details.get("traceback"):  # Only from a service in --dev.
         print(trace, file=sys.stderr)
     return code

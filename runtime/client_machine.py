@@ -202,7 +202,7 @@ class ClientMachine:
                 if not waiter.done():
                     try:
                         result = decode(reply.result)
-                    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as exc:
+                    except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
                         waiter.set_exception(result_mismatch(row[1], row[3], exc))
                     else:
                         waiter.set_result(result)

@@ -6,8 +6,6 @@ Rule 2: a value is a snapshot. Arguments are encoded at the call, so that changi
 
 from __future__ import annotations
 
-import ast
-import builtins
 import functools
 from collections.abc import Callable
 from typing import Any, Final
@@ -15,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
+from runtime.exceptions import raised_by_caller
 from runtime.limits import CALL_BYTES_MAX
 from runtime.models import dump, is_model, validate
 from runtime.protocol import NO_RAW
@@ -115,29 +114,7 @@ def error_from_raw(raw: Any) -> CallError:
         return Internal(f"an error came back that cannot be read: {exc}")
 
 
-_UNRAISABLE = (StopIteration, StopAsyncIteration, GeneratorExit)
-"""Python gives these a meaning of its own when they leave a coroutine."""
-
-
 def exception_for_caller(error: CallError) -> Exception:
-    """What to raise for an error: a built-in exception that the method raised comes back as itself, caused by the
+    """What to raise for an error: an exception of a method comes back as itself if its class is known here, caused by the
     `MethodRaised`; everything else as the error."""
-    if not isinstance(error, MethodRaised):
-        return error
-    builtin = getattr(builtins, error.type, None)
-    if not (isinstance(builtin, type) and issubclass(builtin, Exception)) or issubclass(builtin, _UNRAISABLE):
-        return error
-    try:
-        raised = builtin(_key_of(error.message) if builtin is KeyError else error.message)
-    except TypeError:  # UnicodeDecodeError, ExceptionGroup: more than a text is needed.
-        return error
-    raised.__cause__ = error
-    return raised
-
-
-def _key_of(message: str) -> Any:
-    """The text of a KeyError is the repr of its key; raised as it is, the quotes would double."""
-    try:
-        return ast.literal_eval(message)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return message
+    return raised_by_caller(error) if isinstance(error, MethodRaised) else error

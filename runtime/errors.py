@@ -16,6 +16,23 @@ def sendable(text: str) -> str:
     return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code not in (9, 10, 13)} | {
+    code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+"""What moves a cursor, starts a line or turns the direction of a text."""
+_LINE_ENDS = {10: "\\n", 13: "\\r"}
+
+
+def one_line(text: str) -> str:
+    """The text as it can be shown in one line of a log or terminal."""
+    return text if text.isprintable() else text.translate(_CONTROLS | _LINE_ENDS)
+
+
+def indented(text: str) -> str:
+    """The text in as many lines as it has, of which only the first stands where lines begin."""
+    return text if text.isprintable() else text.replace("\r", "\\r").translate(_CONTROLS).replace("\n", "\n    ")
+
+
 class TidegateError(Exception):
     """Base of everything Tidegate raises on purpose."""
 
@@ -79,7 +96,8 @@ class UnknownMethod(CallError):
 
 
 class MethodRaised(CallError):
-    """The method raised. `type` is the name of the exception's class, `message` its text, `traceback` only in --dev."""
+    """The method raised something that is no exception here. `type` is the name of its class, `message` its text, `cause` what
+    it was raised from, as text; in `details` is a `traceback` only in --dev. Over any number of hops these are the first ones."""
 
     code = "exception"
     outcome_default = "executed"
@@ -87,6 +105,10 @@ class MethodRaised(CallError):
     @property
     def type(self) -> str:
         return str(self.details.get("type", ""))
+
+    @property
+    def cause(self) -> str:
+        return str(self.details.get("cause", ""))
 
 
 class StartFailed(CallError):

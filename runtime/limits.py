@@ -10,6 +10,16 @@ KEY_BYTES_MAX = 480
 VALUE_BYTES_MAX = 2 << 20
 VALUE_DEPTH_MAX = 100
 """Lists and dicts in each other in one value: what was stored can be read from anywhere, also far down in a stack."""
+EXCEPTION_TEXT_MAX = 16_384
+"""Characters of what an exception says, of its cause and of its traceback; the rest is counted."""
+EXCEPTION_NAME_MAX = 256
+EXCEPTION_BYTES_MAX = 64 << 10
+"""Arguments and attributes of an exception, encoded; one that has more does not come back as itself. All
+that crosses beside the text has four times as much at most."""
+EXCEPTION_CAUSES_MAX = 8
+EXCEPTION_PARTS_MAX = 16
+EXCEPTION_PARTS_DEPTH_MAX = 2
+"""Groups within groups."""
 KEYS_PER_READ_MAX = 128
 IDEMPOTENCY_KEY_BYTES_MAX = 64
 

@@ -13,6 +13,8 @@ import typing
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from runtime.exceptions import know_home
+
 HOOKS = frozenset({"on_start", "alarm"})
 """Called by the runtime only, never from outside (contract, section 1)."""
 
@@ -123,4 +125,5 @@ def method_shape(cls: type, name: str) -> MethodShape:
         raise AttributeError(f"{cls.__name__} has no method {name}")
     if not isinstance(function, types.FunctionType) or not inspect.iscoroutinefunction(function):
         raise AttributeError(f"{cls.__name__}.{name} cannot be called from outside: only `async def` methods can")
+    know_home(cls.__module__)
     return MethodShape(cls.__name__, name, function)

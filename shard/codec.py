@@ -58,6 +58,14 @@ def encode_value(value: Any, root: str = "value") -> bytes:
     return raw
 
 
+def is_plain(value: Any, bytes_max: int) -> bool:
+    """Whether a value comes back as it is without a type, and is not larger."""
+    try:
+        return not _check(value, VALUE_DEPTH_MAX) and len(encode(value)) <= bytes_max
+    except (Different, TypeError, ValueError, RecursionError, OverflowError):
+        return False
+
+
 def check_size(raw: bytes) -> None:
     if len(raw) > VALUE_BYTES_MAX:
         raise ValueError(f"the value has {len(raw)} bytes encoded; the limit is {VALUE_BYTES_MAX}")

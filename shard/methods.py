@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 
 from runtime.errors import BadArguments
+from runtime.exceptions import line_of
 from shard.class_rules import class_name, problems_of, public_methods
 from shard.object import ALARM, DurableObject
-from shard.refusals import text_of
 
 NO_ARGUMENTS = (b"", b"\x90", b"\xc0", b"\x80")
 """Arguments left out: nothing, an empty array, nil, an empty map."""
@@ -122,7 +122,7 @@ class Method:
         try:
             return codec.decode(raw, type=kind, dec_hook=_decode_custom)
         except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
-            problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else f"{type(exc).__name__}: {text_of(exc)}"
+            problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else line_of(exc)
             raise BadArguments(f"{self.name}: argument {name!r}: {problem}", details={"argument": name}) from None
 
     def _parameters(self) -> list[inspect.Parameter]:
@@ -171,7 +171,7 @@ class ObjectClass:
             self.starts_blank = not self.starts and not self.has_init and cls.__basicsize__ == DurableObject.__basicsize__
             """A new instance has nothing of its own: nothing is run to make it, and it has no room beside its attributes."""
         except Exception as exc:  # Of a metaclass, a decorator, an annotation.
-            problems.append(f"{self.name} cannot be looked at: {type(exc).__name__}: {text_of(exc)}")
+            problems.append(f"{self.name} cannot be looked at: {line_of(exc)}")
         if problems:
             raise AppError(*problems)
 

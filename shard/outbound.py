@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from runtime.encoding import encode_arguments, error_from_raw, exception_for_caller, result_decoder
-from runtime.errors import BadRequest, CallError, ObjectReset
+from runtime.errors import BadRequest, CallError, Internal, ObjectReset
 from runtime.ids import check_object_id
 from runtime.pending import CoroutineFuture
 from runtime.protocol import ERROR, Origin, Request, encode
@@ -81,8 +81,8 @@ class LocalOrigin(InternalOrigin):
                 future.set_exception(exception_for_caller(error_from_raw(raw)))
             else:
                 future.set_result(result_decoder(self.result_type)(raw))
-        except (msgspec.MsgspecError, OverflowError, UnicodeError) as exc:
-            future.set_exception(exc)
+        except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
+            future.set_exception(Internal(f"the result is not what its annotation says: {exc}", outcome="executed"))
 
     def fail(self, error: CallError) -> None:
         if self.chain is not None:

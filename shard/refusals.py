@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from runtime.errors import CallError, MethodRaised, UnknownClass, UnknownMethod
-from runtime.protocol import Request
+from runtime.exceptions import address_of, cause_of, contents_of, name_of, parts_of, plain, story_of
+from runtime.limits import EXCEPTION_BYTES_MAX, EXCEPTION_PARTS_DEPTH_MAX, EXCEPTION_PARTS_MAX
+from runtime.protocol import Request, encode, encode_json
 from shard.class_rules import what_it_is
+from shard.codec import is_plain
 
 if TYPE_CHECKING:
     from shard.methods import ObjectClass
@@ -28,15 +31,60 @@ def unknown_method(request: Request, object_class: ObjectClass) -> CallError:
 
 def method_raised(error: BaseException, *, dev: bool) -> CallError:
     """`dev`: the traceback crosses to the caller."""
-    details = {"type": type(error).__name__}
-    if dev:
-        details["traceback"] = "".join(traceback.format_exception(error))
-    return MethodRaised(text_of(error), details=details)
-
-
-def text_of(error: BaseException) -> str:
-    """What an exception says, if it can say anything."""
+    depth = EXCEPTION_PARTS_DEPTH_MAX
+    told = MethodRaised(story_of(error, depth), details=_details(error, depth))
     try:
-        return str(error)
+        sendable = len(encode(told.details)) <= EXCEPTION_BYTES_MAX * 4 and encode_json(told.details)
     except Exception:
-        return "an exception whose text cannot be made"
+        sendable = False
+    if not sendable:
+        told.details = {"type": told.type}
+    if dev:
+        told.details["traceback"] = _traceback(error)
+    return told
+
+
+def _first(error: BaseException) -> MethodRaised | None:
+    """What another object raised, and nobody on the way could make an exception of."""
+    return cast("MethodRaised", error) if issubclass(type(error), MethodRaised) else None
+
+
+def _traceback(error: BaseException) -> str:
+    try:
+        lines = traceback.format_exception(error)
+        first = _first(error)
+        if first is not None and "traceback" in first.details:
+            lines += ["\nwhere it was raised first:\n", str(first.details["traceback"])]
+        return plain("".join(lines))
+    except BaseException:
+        return "a traceback that cannot be made"
+
+
+def _details(error: BaseException, depth: int) -> dict[str, Any]:
+    """What crosses beside the text: see docs/protocol.md."""
+    first = _first(error)
+    if first is not None:  # The first name and text are told on.
+        return {key: value for key, value in first.details.items() if key != "traceback"}
+    details: dict[str, Any] = {"type": name_of(error)}
+    if issubclass(type(error), CallError):  # Of a call that the method made: nothing that its own caller may conclude from.
+        return details
+    details["module"], details["qualname"] = address_of(error)
+    if cause := cause_of(error):
+        details["cause"] = cause
+    parts = parts_of(error)
+    try:
+        args, attributes = contents_of(error)
+        if parts and depth:
+            shown = parts[:EXCEPTION_PARTS_MAX]
+            details["parts"] = [{"message": story_of(part, depth - 1), **_details(part, depth - 1)} for part in shown]
+        if parts:
+            args = args[:1]
+            if len(parts) != len(details.get("parts", ())):
+                return details
+        if is_plain([[*args], attributes], EXCEPTION_BYTES_MAX):
+            details["args"] = [*args]
+            if attributes:
+                details["attributes"] = attributes
+    except BaseException:
+        pass  # It crosses by its name and text.
+    return details

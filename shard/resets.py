@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from runtime.errors import CallError, StartFailed
+from runtime.exceptions import line_of
 from runtime.limits import RESET_CLEANUP_S
 from runtime.protocol import Origin, Request
 from shard.activation import Activation, QueuedCall
 from shard.cache import ObjectCache
-from shard.refusals import text_of
 from shard.task import NEUTRAL
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Resets:
     ) -> None:
         """Its `__init__` or `on_start` raised: `callers`, and all who wait at its gate, are answered `start_failed`."""
         self._host.log.error("%s could not be started", activation.id, exc_info=error)
-        failure = StartFailed(f"{activation.id} could not be started: {type(error).__name__}: {text_of(error)}")
+        failure = StartFailed(f"{activation.id} could not be started: {line_of(error)}")
         for request, origin in callers:
             self._host.answer_error(origin, request.id, failure)
         self._break(activation, failure, queued_too=True)

@@ -22,6 +22,7 @@ from runtime.errors import (
     UnknownClass,
     UnknownMethod,
 )
+from runtime.exceptions import register_exception
 from runtime.ids import ObjectId
 from shard.alarms import AlarmInfo
 from shard.object import DurableObject
@@ -56,4 +57,5 @@ __all__ = [
     "UnknownMethod",
     "connect",
     "connect_sync",
+    "register_exception",
 ]

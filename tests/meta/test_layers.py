@@ -19,8 +19,8 @@ MAY_IMPORT = {
 }
 
 SERVING = {
-    "addresses", "backend", "child", "control", "encoding", "endpoint", "errors", "ids", "inflight", "limits", "models",
-    "outbox", "pending", "port", "protocol", "slots", "stub",
+    "addresses", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "ids", "inflight", "limits",
+    "models", "outbox", "pending", "port", "protocol", "slots", "stub",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 
@@ -31,8 +31,8 @@ CORE = {
     },
     "router": {"machine", "system"},
     "runtime": {
-        "client_link", "client_machine", "control", "encoding", "errors", "ids", "inflight", "limits", "models", "outbox",
-        "placement", "protocol", "restart", "slots", "stub", "supervision",
+        "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "ids", "inflight", "limits", "models",
+        "outbox", "placement", "protocol", "restart", "slots", "stub", "supervision",
     },
 }  # fmt: skip
 """Rules only. The rest is shell or edge."""

@@ -179,7 +179,7 @@ def test_every_line_in_the_journal_carries_its_priority() -> None:
             env={**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"},
         )  # fmt: skip
         journal.close()
-        assert lines.read() == "<3>worker 3: one\n<3>two\n<6>worker 3: three\n"
+        assert lines.read() == "<3>worker 3: one\n<3>    two\n<6>worker 3: three\n"
 
 
 def test_a_stderr_that_is_not_the_journal_has_no_priorities() -> None:

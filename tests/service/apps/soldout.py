@@ -1,0 +1,48 @@
+"""Objects that raise exceptions of their own, and pass on those of others. Clients import it too."""
+
+import asyncio
+
+from tidegate import DurableObject
+
+
+class SoldOut(Exception):
+    def __init__(self, article: str, left: int) -> None:
+        super().__init__(f"{article} is sold out")
+        self.article, self.left = article, left
+
+
+class Shelf(DurableObject):
+    async def take(self, article: str) -> None:
+        try:
+            {}[article]
+        except KeyError as exc:
+            raise SoldOut(article, 0) from exc
+
+    async def take_hidden(self) -> None:
+        class Hidden(Exception):
+            pass
+
+        raise Hidden("behind the shelf")
+
+    async def take_several(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.take("tea"))
+            group.create_task(self.take_hidden())
+
+    async def forge(self) -> None:
+        raise ValueError("no\n12:00:00.000 ERROR   worker 0: forged\x1b[2J\r12:00:00.000 ERROR   worker 0: forged too")
+
+
+class Clerk(DurableObject):
+    async def take(self, shelf: str, article: str) -> str:
+        try:
+            await self.stub(Shelf, shelf).take(article)
+        except SoldOut as exc:
+            return f"{type(exc).__module__}: {exc.article}, {exc.left} left"
+        return "taken"
+
+    async def pass_on(self, shelf: str, method: str, *args: str) -> None:
+        await getattr(self.stub(Shelf, shelf), method)(*args)
+
+    async def pass_on_again(self, clerk: str, shelf: str, method: str, *args: str) -> None:
+        await self.stub(Clerk, clerk).pass_on(shelf, method, *args)
