@@ -9,7 +9,6 @@ All calls made in one turn of the loop leave together, one message for each link
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import os
 import stat
@@ -22,8 +21,8 @@ import msgspec
 import zmq
 
 from runtime.addresses import LOOK_UP_AGAIN_S, check_endpoint, has_name, look_up_in
-from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open
-from runtime.client_machine import ClientMachine
+from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open, check_seconds
+from runtime.client_machine import CONNECT_TIMEOUT_S, ClientMachine
 from runtime.dealer import Dealer
 from runtime.encoding import decode_any, encode_arguments, result_decoder
 from runtime.errors import CallError
@@ -41,29 +40,25 @@ _FIRST_TOPOLOGY_S = 1.0
 """How long entering the client waits to learn where the objects live. Later is no error: calls then go round."""
 
 
-def connect(endpoint: str, *, timeout: float | None = None, direct: bool = True) -> Client:
+def connect(
+    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
+) -> Client:
     """The client of a service, to be entered with `async with`.
 
     `timeout`: seconds for calls that name none (default 30); a call not answered by then raises `DeadlineExceeded`.
-    `direct`: talk straight to the workers whose sockets are on this machine. A service that is not there is waited
-    for, each call as long as its timeout.
+    `connect_timeout`: seconds for which a call waits for a connection to the service (default 5); then it raises `Unavailable`
+    and has not been sent. `direct`: talk straight to the workers whose sockets are on this machine.
     """
-    return Client(endpoint, timeout=timeout, direct=direct)
+    return Client(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct)
 
 
 class Client:
     """Calls objects. Usable until the `async with` block is left; a stub of it stays usable after any error."""
 
-    def __init__(self, endpoint: str, *, timeout: float | None = None, direct: bool = True) -> None:
-        """Raises ValueError for what is no endpoint."""
-        if problem := check_endpoint(endpoint):
-            raise ValueError(f"{endpoint!r} {problem}")
-        self._machine = ClientMachine(
-            endpoint,
-            timeout=TIMEOUT_S if timeout is None else timeout,
-            direct=direct and is_local(endpoint),
-            deadline_to_server=timeout is not None,
-        )
+    def __init__(
+        self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
+    ) -> None:
+        self._machine = new_machine(endpoint, timeout, connect_timeout, direct)
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] | None = None
         self._dealers: dict[int, Dealer] = {}
@@ -120,6 +115,7 @@ class Client:
         result_type: Any = Any, timeout: float | None = None,
     ) -> CoroutineFuture[Any]:  # fmt: skip
         """One call without a stub. Arguments that cannot be sent raise here; everything else comes with the future."""
+        check_seconds("timeout", timeout)
         send = self._binding(class_name, name, method, result_type, None, timeout)
         return send(*args, **kwargs or {})
 
@@ -240,8 +236,12 @@ class Client:
         """Tries every address of the name; until one answers the name is looked up again and again."""
         tried: list[str] = []
         while True:
-            with contextlib.suppress(OSError):
+            try:
                 found = await look_up_in(self._loop, endpoint)
+            except OSError as error:
+                self._machine.problem = error.strerror or str(error)
+            else:
+                self._machine.problem = ""
                 if found != tried:
                     self._detach(number)
                     self._attach(number, found, reconnect=True)
@@ -326,10 +326,26 @@ class Client:
         self._flush_soon()
 
 
+def new_machine(endpoint: str, timeout: float | None, connect_timeout: float | None, direct: bool) -> ClientMachine:
+    """As `connect` was asked for. Raises ValueError and TypeError."""
+    if problem := check_endpoint(endpoint):
+        raise ValueError(f"{endpoint!r} {problem}")
+    check_seconds("timeout", timeout)
+    check_seconds("connect_timeout", connect_timeout)
+    return ClientMachine(
+        endpoint,
+        timeout=TIMEOUT_S if timeout is None else timeout,
+        direct=direct and is_local(endpoint),
+        deadline_to_server=timeout is not None,
+        connect_timeout=CONNECT_TIMEOUT_S if connect_timeout is None else connect_timeout,
+    )
+
+
 class TimedCaller:
     """The caller behind a stub that has a timeout of its own."""
 
     def __init__(self, client: Any, timeout: float) -> None:
+        check_seconds("timeout", timeout)
         self._client = client
         self._timeout = timeout
 

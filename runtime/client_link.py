@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runtime.encoding import Decode
+from runtime.errors import BadRequest, CallError, TooLarge
 from runtime.limits import BATCH_CALLS_MAX, MESSAGE_BYTES_MAX
+from runtime.protocol import encode
 
 
 class Waiter(Protocol):
@@ -22,8 +24,9 @@ class Waiter(Protocol):
 
 Row = tuple[Any, ...]
 """A request of the wire protocol; its first element is the call id, which grows with every call."""
-Entry = tuple[Waiter, Decode, float, Row, int]
-"""A call in flight: who waits, how to read the result, deadline, request, and the slot it is counted for or -1."""
+Entry = tuple[Waiter, Decode, float, Row, int, float]
+"""A call in flight: who waits, how to read the result, deadline, request, the slot it is counted for or -1, and when it was
+made."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,28 @@ class Moving:
         run after it."""
 
 
+def bodies_of(rows: list[Row]) -> tuple[list[bytes], dict[int, CallError]]:
+    """The messages that carry the calls, and by id the calls that none can carry."""
+    bodies: list[bytes] = []
+    unsendable: dict[int, CallError] = {}
+    for batch in batches_of(rows):
+        try:
+            body = encode(batch)
+        except UnicodeEncodeError as exc:
+            if len(batch) == 1:
+                unsendable[batch[0][0]] = BadRequest(f"class, name and method must be valid Unicode: {exc}")
+            for row in batch if len(batch) > 1 else ():
+                more, refused = bodies_of([row])
+                bodies += more
+                unsendable |= refused
+            continue
+        if len(body) > MESSAGE_BYTES_MAX:
+            unsendable[batch[0][0]] = TooLarge(f"the call has {len(body)} bytes, more than {MESSAGE_BYTES_MAX}")
+        else:
+            bodies.append(body)
+    return bodies, unsendable
+
+
 def batches_of(rows: list[Row]) -> list[list[Row]]:
     """Cut so that each fits in a message, however large the arguments."""
     if len(rows) == 1:
@@ -104,3 +129,13 @@ def batches_of(rows: list[Row]) -> list[list[Row]]:
             size = len(row[4]) if len(row) > 4 else 0
         batches[-1].append(row)
     return batches
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raises TypeError or ValueError for what is no duration. None and infinity are."""
+    if value is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
+    if not value >= 0:
+        raise ValueError(f"{name} must be a number of seconds from 0 on, not {value!r}")

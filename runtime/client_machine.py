@@ -7,23 +7,24 @@ straight to the worker) only when none to an object of the same slot is in fligh
 
 A *link* is one connection, made once and lost once. There is always one to the router; those to workers are opened when
 the first call needs them, and the calls wait the moment that takes. What was sent on a lost link may have been executed
-(`ShardLost`); what was not sent yet goes to the router's link, and there it waits for its deadline if need be.
+(`ShardLost`); what was not sent yet goes to the router's link, and there it waits until there is one, for so long as a call waits
+for a connection (`Unavailable`) or until its deadline.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Container
+from collections.abc import Collection, Container
 
 import msgspec
 
-from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Entry, Link, Moving, Open, Row, Waiter, batches_of
+from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Entry, Link, Moving, Open, Row, Waiter, bodies_of
 from runtime.control import Topology
-from runtime.encoding import Decode, error_from_raw, exception_for_caller, result_mismatch
-from runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, TooLarge, Unavailable
+from runtime.encoding import Decode, deadline_options, error_from_raw, exception_for_caller, result_mismatch
+from runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from runtime.ids import slot_of
-from runtime.limits import CLIENT_CALLS_MAX, MESSAGE_BYTES_MAX, SLOTS
-from runtime.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, encode, parse_replies
+from runtime.limits import CLIENT_CALLS_MAX, SLOTS
+from runtime.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
 from runtime.slots import SlotTable
 
 CONNECT_S = 1.0
@@ -32,6 +33,9 @@ AVOID_S = 5.0
 """How long a worker whose link was lost is left to the router. A restarted worker has another endpoint."""
 TOPOLOGY_ASK_S = 1.0
 """The topology is asked for again at most this often, and only while calls have to go round."""
+CONNECT_TIMEOUT_S = 5.0
+"""How long a call waits for a connection to the service, unless the client names another time: as long as the router keeps calls
+for a worker that is down."""
 SWEEP_S = 0.005
 """Deadlines are met with this granularity, so that no call needs a timer of its own."""
 
@@ -42,10 +46,15 @@ NO_SLOT = -1
 class ClientMachine:
     """See the rules above. After any event the shell takes messages, then effects, then the next deadline."""
 
-    def __init__(self, endpoint: str, *, timeout: float, direct: bool, deadline_to_server: bool) -> None:
+    def __init__(
+        self, endpoint: str, *, timeout: float, direct: bool, deadline_to_server: bool, connect_timeout: float = CONNECT_TIMEOUT_S
+    ) -> None:
         """`timeout` is that of calls which name none; the service is told of it only with `deadline_to_server`."""
         self._timeout = timeout
-        self._options = _deadline_options(timeout) if deadline_to_server else None
+        self._connect_timeout = connect_timeout
+        self.problem = ""
+        """What the shell knows of why there is no connection to the router."""
+        self._options = deadline_options(timeout) if deadline_to_server else None
         self._direct = direct
         self._links: dict[int, Link] = {}
         self._effects: list[Effect] = []
@@ -95,7 +104,7 @@ class ClientMachine:
         if timeout is None:
             timeout = self._timeout
         else:
-            options = _deadline_options(timeout)
+            options = deadline_options(timeout)
         row: Row
         if options is not None:
             row = (call_id, class_name, name, method, args, options)
@@ -106,7 +115,7 @@ class ClientMachine:
         deadline = now + timeout
         if deadline < self._sweep_at:
             self._sweep_at = deadline
-        link.calls[call_id] = (waiter, decode, deadline, row, slot)
+        link.calls[call_id] = (waiter, decode, deadline, row, slot, now)
         if not link.rows:
             self._dirty.append(link)
         link.rows.append(row)
@@ -145,28 +154,17 @@ class ClientMachine:
             if link.connected:
                 if link.rows:
                     rows, link.rows = link.rows, []
-                    self._encode(link, rows, messages)
+                    bodies, unsendable = bodies_of(rows)
+                    messages += [(link.number, body) for body in bodies]
+                    if unsendable:
+                        self._reject(link, unsendable)
             elif link.connecting_until is None and link.number in self._links:
                 link.connecting_until = now + CONNECT_S
                 self._sweep_at = min(self._sweep_at, link.connecting_until)
                 self._effects.append(Open(link.number, link.endpoint, reconnect=False))
+            elif link is self._router:
+                self._sweep_at = min(self._sweep_at, self._refusal_at())
         return messages
-
-    def _encode(self, link: Link, rows: list[Row], messages: list[tuple[int, bytes]]) -> None:
-        for batch in batches_of(rows):
-            try:
-                body = encode(batch)
-            except UnicodeEncodeError as exc:
-                if len(batch) == 1:
-                    self._reject(link, batch[0][0], BadRequest(f"class, name and method must be valid Unicode: {exc}"))
-                else:
-                    for row in batch:
-                        self._encode(link, [row], messages)
-                continue
-            if len(body) > MESSAGE_BYTES_MAX:
-                self._reject(link, batch[0][0], TooLarge(f"the call has {len(body)} bytes, more than {MESSAGE_BYTES_MAX}"))
-            else:
-                messages.append((link.number, body))
 
     def take_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []
@@ -196,7 +194,7 @@ class ClientMachine:
             if entry is None:
                 self._unexpected += 1
                 continue
-            waiter, decode, _, row, slot = entry
+            waiter, decode, _, row, slot, _ = entry
             ran_last = row[0]
             if reply.status == OK:
                 if not waiter.done():
@@ -221,7 +219,7 @@ class ClientMachine:
     def _is_moved(self, link: Link, entry: Entry, reply: Reply, now: float) -> bool:
         """Gives an error to who waits; but a worker's `moved` is kept from him, and the call goes to the router."""
         error = error_from_raw(reply.result)
-        waiter, _, _, row, slot = entry
+        waiter, _, _, row, slot, _ = entry
         if not isinstance(error, Moved) or link is self._router or slot < 0:
             if not waiter.done():
                 waiter.set_exception(exception_for_caller(error))
@@ -256,10 +254,13 @@ class ClientMachine:
             return
         link.connected = True
         link.connecting_until = None
-        for row in [row for row in link.rows if link.calls[row[0]][0].done()]:  # Given up before it could be sent.
-            self._drop(link, row[0])
+        given_up = [row[0] for row in link.rows if link.calls[row[0]][0].done()]
+        self._drop(link, dict.fromkeys(given_up))
         self._dirty.append(link)
-        if link is self._router and self._direct:
+        if link is not self._router:
+            return
+        self.problem = ""
+        if self._direct:
             self._epoch = -1  # Another router, perhaps of another start of the service.
             self._ask(now)
 
@@ -276,6 +277,7 @@ class ClientMachine:
             self._router = self._open_router(link.endpoint)
             self._router.rows = unsent
             self._router.calls = {entry[3][0]: entry for entry in unsent_entries}
+            self._sweep_at = min(self._sweep_at, self._refusal_at())
             for entry in lost.values():
                 if entry[4] >= 0:
                     self._unpin(entry[4])
@@ -329,7 +331,7 @@ class ClientMachine:
     def _resend(self, entries: list[Entry]) -> None:
         """Through the router: calls which were not sent, or answered `moved`. Their slots have no lane of their own."""
         router = self._router
-        if entries and not router.rows:
+        if entries and (not router.rows or not router.connected):
             self._dirty.append(router)
         for entry in entries:
             if entry[4] >= 0:
@@ -411,12 +413,13 @@ class ClientMachine:
         for link in list(self._links.values()):
             if link.connecting_until is not None and link.connecting_until <= now:
                 self.link_lost(link.number, now)
+        self._refuse_unsent(now)
         # Held calls first: an answer on the link they wait for sends them to the router's, which may have been looked at.
         for link in sorted(self._links.values(), key=lambda link: link.endpoint != ""):
             expired = [call_id for call_id, entry in link.calls.items() if entry[2] <= now]
             if expired:
                 self._expire(link, expired)
-        next_at = math.inf
+        next_at = self._refusal_at()
         for link in self._links.values():
             if link.connecting_until is not None:
                 next_at = min(next_at, link.connecting_until)
@@ -424,30 +427,50 @@ class ClientMachine:
                 next_at = min(next_at, min(entry[2] for entry in link.calls.values()))
         self._sweep_at = max(next_at, now + SWEEP_S)
 
-    def _expire(self, link: Link, expired: list[int]) -> None:
-        unsent = {row[0] for row in link.rows}
-        for call_id in expired:
-            if call_id in unsent:
-                error = DeadlineExceeded(f"not sent in time: no connection to {self._router.endpoint}")
-            else:
-                error = DeadlineExceeded("not answered in time", outcome="unknown")
-            self._reject(link, call_id, error)
+    def _refusal_at(self) -> float:
+        """When the first call has waited for a connection to the service for as long as calls do."""
+        router = self._router
+        if router.connected or not router.rows:
+            return math.inf
+        return min(router.calls[row[0]][5] for row in router.rows) + self._connect_timeout
 
-    def _reject(self, link: Link, call_id: int, error: CallError) -> None:
-        entry = link.calls.get(call_id)
-        if entry is not None and not entry[0].done():
-            entry[0].set_exception(error)
-        self._drop(link, call_id)
-
-    def _drop(self, link: Link, call_id: int) -> None:
-        """Forgets a call, sent or not."""
-        entry = link.calls.pop(call_id, None)
-        if entry is None:
+    def _refuse_unsent(self, now: float) -> None:
+        router = self._router
+        if self._refusal_at() > now:
             return
-        if link.rows:
-            link.rows = [row for row in link.rows if row[0] != call_id]
-        if entry[4] >= 0:
-            self._settle(link, entry[4], call_id)
+        made_by = now - self._connect_timeout + SWEEP_S / 2  # Both sides of the comparison were rounded.
+        waited = [row[0] for row in router.rows if router.calls[row[0]][5] <= made_by]
+        error = f"{self._no_connection()} for {self._connect_timeout:g} s; the call was not sent"
+        self._reject(router, {call_id: Unavailable(error) for call_id in waited})
+
+    def _no_connection(self) -> str:
+        why = f" ({self.problem})" if self.problem else ""
+        return f"no connection to {self._router.endpoint}{why}"
+
+    def _expire(self, link: Link, expired: list[int]) -> None:
+        errors: dict[int, CallError] = {
+            call_id: DeadlineExceeded("not answered in time", outcome="unknown") for call_id in expired
+        }
+        for row in link.rows:
+            if row[0] in errors:
+                errors[row[0]] = DeadlineExceeded(f"not sent in time: {self._no_connection()}")
+        self._reject(link, errors)
+
+    def _reject(self, link: Link, errors: dict[int, CallError]) -> None:
+        for call_id, error in errors.items():
+            entry = link.calls.get(call_id)
+            if entry is not None and not entry[0].done():
+                entry[0].set_exception(error)
+        self._drop(link, errors)
+
+    def _drop(self, link: Link, call_ids: Collection[int]) -> None:
+        """Forgets calls, sent or not."""
+        if link.rows and call_ids:
+            link.rows = [row for row in link.rows if row[0] not in call_ids]
+        for call_id in call_ids:
+            entry = link.calls.pop(call_id, None)
+            if entry is not None and entry[4] >= 0:
+                self._settle(link, entry[4], call_id)
 
     # Numbers
 
@@ -475,9 +498,3 @@ class ClientMachine:
         for link in self._links.values():
             assert all(row[0] in link.calls for row in link.rows), link.endpoint
             assert all(entry[2] >= self._sweep_at - SWEEP_S for entry in link.calls.values()), self._sweep_at
-
-
-def _deadline_options(timeout: float) -> msgspec.Raw | None:
-    if timeout == math.inf:
-        return None
-    return msgspec.Raw(encode({"deadline_ms": max(0, math.ceil(timeout * 1_000))}))

@@ -10,7 +10,6 @@ A client keeps as many sets of sockets as there were threads calling at once; th
 from __future__ import annotations
 
 import collections
-import contextlib
 import math
 import select
 import time
@@ -20,9 +19,9 @@ from typing import Any
 
 import zmq
 
-from runtime.addresses import LOOK_UP_AGAIN_S, check_endpoint, has_name, look_up
-from runtime.client import TIMEOUT_S, TimedCaller, is_local, local_sockets
-from runtime.client_link import AskTopology, Close, Open
+from runtime.addresses import LOOK_UP_AGAIN_S, has_name, look_up
+from runtime.client import TimedCaller, is_local, local_sockets, new_machine
+from runtime.client_link import AskTopology, Close, Open, check_seconds
 from runtime.client_machine import NO_SLOT, ClientMachine
 from runtime.dealer import Dealer
 from runtime.encoding import Decode, decode_any, encode_arguments, result_decoder
@@ -36,20 +35,21 @@ _FIRST_TOPOLOGY_S = 1.0
 _POLL_S_MAX = 3_600.0
 
 
-def connect_sync(endpoint: str, *, timeout: float | None = None, direct: bool = True) -> SyncClient:
+def connect_sync(
+    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
+) -> SyncClient:
     """The client of a service, to be entered with `with`. The arguments are those of `connect`."""
-    return SyncClient(endpoint, timeout=timeout, direct=direct)
+    return SyncClient(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct)
 
 
 class SyncClient:
     """Calls objects and waits for the results. May be used by any number of threads at once."""
 
-    def __init__(self, endpoint: str, *, timeout: float | None = None, direct: bool = True) -> None:
-        """Raises ValueError for what is no endpoint."""
-        if problem := check_endpoint(endpoint):
-            raise ValueError(f"{endpoint!r} {problem}")
-        self._endpoint = endpoint
-        self._timeout = timeout
+    def __init__(
+        self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
+    ) -> None:
+        self._new_machine = partial(new_machine, endpoint, timeout, connect_timeout, direct)
+        self._new_machine()  # What is wrong with the arguments shows here.
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] = zmq.Context()
         self._idle: collections.deque[_Lines] = collections.deque()
@@ -83,6 +83,7 @@ class SyncClient:
         result_type: Any = Any, timeout: float | None = None,
     ) -> Any:  # fmt: skip
         """One call without a stub."""
+        check_seconds("timeout", timeout)
         arguments, decode = encode_arguments(args, kwargs), result_decoder(result_type)
         lines = self._take_lines()
         try:
@@ -107,7 +108,7 @@ class SyncClient:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Lines(self._context, self._endpoint, timeout=self._timeout, direct=self._direct)
+            return _Lines(self._context, self._new_machine(), direct=self._direct)
 
     def ping(self, timeout: float | None = None) -> Any:
         """Answers when the service does."""
@@ -163,14 +164,9 @@ class _Name:
 class _Lines:
     """One machine with its sockets, used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str, *, timeout: float | None, direct: bool) -> None:
+    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, *, direct: bool) -> None:
         self._context = context
-        self._machine = ClientMachine(
-            endpoint,
-            timeout=TIMEOUT_S if timeout is None else timeout,
-            direct=direct,
-            deadline_to_server=timeout is not None,
-        )
+        self._machine = machine
         self._epoll = select.epoll()
         self._dealers: dict[int, Dealer] = {}
         self._link_by_fd: dict[int, int] = {}
@@ -267,8 +263,12 @@ class _Lines:
         name = self._names[number]
         if name.look_up_at > time.monotonic():
             return
-        with contextlib.suppress(OSError):
+        try:
             found = look_up(name.endpoint)
+        except OSError as error:
+            self._machine.problem = error.strerror or str(error)
+        else:
+            self._machine.problem = ""
             if found != name.tried:
                 self._detach(number)
                 self._attach(number, found, reconnect=True)

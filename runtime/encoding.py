@@ -7,6 +7,7 @@ Rule 2: a value is a snapshot. Arguments are encoded at the call, so that changi
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -20,6 +21,10 @@ from runtime.protocol import NO_RAW
 
 Decode = Callable[[Any], Any]
 """Raw result to value. Raises msgspec.MsgspecError or ValueError when it is not what the annotation says."""
+
+
+TIMEOUT_S_TOLD_MAX = 1e9
+"""A longer one is as good as none, and might not fit into the request."""
 
 
 class Unawaited:
@@ -82,6 +87,13 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ms
     if len(encoded) > CALL_BYTES_MAX:
         raise TooLarge(f"the arguments have {len(encoded)} bytes encoded, more than {CALL_BYTES_MAX}")
     return msgspec.Raw(encoded)
+
+
+def deadline_options(timeout: float) -> msgspec.Raw | None:
+    """The options of a call that tell the service of its timeout. None: it has none worth telling."""
+    if timeout > TIMEOUT_S_TOLD_MAX:
+        return None
+    return msgspec.Raw(encode_value({"deadline_ms": max(0, math.ceil(timeout * 1_000))}))
 
 
 def result_decoder(result_type: Any) -> Decode:

@@ -17,7 +17,7 @@ from runtime.client_link import AskTopology, Close, Open
 from runtime.client_machine import NO_SLOT, ClientMachine
 from runtime.control import Topology
 from runtime.encoding import decode_any, encode_arguments
-from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost
+from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from runtime.protocol import ERROR, NO_RAW, OK, encode
 from runtime.slots import SlotTable, topology_from_reply, topology_reply
 
@@ -241,7 +241,7 @@ class World:
                     given_up.add(number)
                     assert got.outcome == "unknown" or number not in ran, (name, number)
                 elif isinstance(got, Exception):
-                    assert isinstance(got, ShardLost | Moved | Overloaded), repr(got)
+                    assert isinstance(got, ShardLost | Moved | Overloaded | Unavailable), repr(got)
                     assert got.outcome == "unknown" or number not in ran, (name, number)
                 else:
                     assert got == number

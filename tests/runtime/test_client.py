@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import msgspec
 import pytest
 
 from runtime.client import Client, connect
+from runtime.client_sync import connect_sync
 from runtime.errors import (
     BadArguments,
     BadRequest,
@@ -351,6 +353,47 @@ def test_a_call_never_sent_is_reported_as_not_executed_when_its_time_is_over(tmp
             assert caught.value.outcome == "not_executed"
 
     asyncio.run(main())
+
+
+def test_a_call_to_a_service_that_is_down_says_so_after_the_time_for_connecting(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with connect(f"ipc://{tmp_path}/nobody", connect_timeout=0.05, direct=False) as client:
+            with pytest.raises(Unavailable, match=r"no connection to .*/nobody for 0.05 s; the call was not sent") as caught:
+                await client.stub("Echo", "a").where()
+            assert caught.value.outcome == "not_executed"
+            service = EchoService(tmp_path, listen=f"ipc://{tmp_path}/nobody")
+            await until(lambda: client.statistics().links_connected == 1)
+            assert await client.stub("Echo", "a").where() == "router"
+            service.close()
+
+    asyncio.run(main())
+
+
+def test_a_name_that_is_unknown_is_said_to_be(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with connect("tcp://no-such-host.invalid:7", connect_timeout=0.3) as client:
+            with pytest.raises(Unavailable, match=r"no connection to tcp://no-such-host.invalid:7 \(.*(?i:name).*\) for"):
+                await client.ping()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(math.nan, ValueError), (-1, ValueError), ("5", TypeError), (True, TypeError)])
+def test_a_timeout_that_is_no_duration_is_refused_where_it_is_given(tmp_path: Path, seconds: Any, error: type[Exception]) -> None:
+    for option in ("timeout", "connect_timeout"):
+        for make in (connect, connect_sync):
+            with pytest.raises(error, match=f"{option} must be a number of seconds"):
+                make("tcp://127.0.0.1:1", **{option: seconds})
+
+    async def body(service: EchoService, client: Client) -> None:
+        with pytest.raises(error, match="timeout must be"):
+            client.stub("Echo", "a", timeout=seconds)
+        with pytest.raises(error, match="timeout must be"):
+            client.call("Echo", "a", "where", timeout=seconds)
+        for endless in (math.inf, 1e300, 10**9):
+            assert (await client.stub("Echo", "a", timeout=endless).where()).startswith("worker")
+
+    run(tmp_path, body)
 
 
 def test_a_call_not_answered_in_time_has_an_unknown_outcome(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections import Counter
 from typing import Any
 
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 
 from runtime.client_link import AskTopology, Close, Open
-from runtime.client_machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
+from runtime.client_machine import AVOID_S, CONNECT_S, CONNECT_TIMEOUT_S, NO_SLOT, ClientMachine
 from runtime.control import Topology
 from runtime.encoding import decode_any, encode_arguments
 from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
@@ -97,6 +98,63 @@ def test_a_worker_that_does_not_let_itself_be_connected_to_in_time_is_reached_th
     assert machine.sent() == [(1, [[1, "C", "a", "m"]])]
     machine.answer(1, (1, OK, "done"))
     assert answer.answers == ["done"]
+
+
+def test_a_call_waits_for_a_connection_for_so_long_and_is_refused_unsent_each_at_its_time() -> None:
+    machine = Machine(connected=False, direct=False)
+    first = machine.call(1, now=0.0)
+    assert machine.sent() == []
+    second, hasty = machine.call(2, now=1.0), machine.call(3, now=1.0, timeout=0.5)
+    assert machine.core.next_deadline() == 1.5
+    machine.core.handle_timer(1.5)
+    assert isinstance(hasty.answers[0], DeadlineExceeded)
+    assert machine.core.next_deadline() == CONNECT_TIMEOUT_S
+    machine.core.handle_timer(CONNECT_TIMEOUT_S)
+    (error,) = first.answers
+    assert isinstance(error, Unavailable)
+    assert error.outcome == "not_executed"
+    assert error.retryable
+    assert error.message == f"no connection to {ROUTER} for 5 s; the call was not sent"
+    assert not second.done()
+    machine.core.problem = "Name or service not known"
+    machine.core.handle_timer(machine.core.next_deadline())
+    assert f"no connection to {ROUTER} (Name or service not known) for 5 s" in second.answers[0].message
+    assert machine.core.next_deadline() == math.inf
+    machine.core.link_connected(1, 9.0)
+    assert machine.sent() == [], "none of them is sent later"
+
+
+def test_a_call_is_sent_when_the_connection_comes_in_time_and_then_has_its_own_timeout() -> None:
+    machine = Machine(connected=False, direct=False)
+    answer = machine.call(1, now=0.0)
+    assert machine.sent() == []
+    machine.core.link_connected(1, 4.9)
+    assert machine.sent() == [(1, [[1, "C", "a", "m", [1]]])]
+    machine.core.handle_timer(5.0)
+    assert not answer.done()
+    assert machine.core.next_deadline() == 30.0
+
+
+def test_calls_made_after_the_connection_was_lost_wait_for_the_next_one_for_so_long() -> None:
+    machine = Machine(direct=False)
+    machine.core.link_lost(1, 10.0)
+    answer = machine.call(1, now=11.0)
+    assert machine.sent() == []
+    assert machine.core.next_deadline() == 16.0
+    machine.core.handle_timer(16.0)
+    assert isinstance(answer.answers[0], Unavailable)
+
+
+def test_100_000_calls_that_wait_for_a_connection_are_refused_in_no_time() -> None:
+    machine = Machine(connected=False, direct=False)
+    answers = [Answer() for _ in range(100_000)]
+    for answer in answers:
+        machine.core.call(answer, NO_SLOT, "C", "a", "m", NO_RAW, decode_any, None, 0.0)
+    assert machine.sent() == []
+    began = time.monotonic()
+    machine.core.handle_timer(CONNECT_TIMEOUT_S)
+    assert time.monotonic() - began < 5  # Half a second; minutes when the list of what is left was made anew for each.
+    assert all(isinstance(answer.answers[0], Unavailable) for answer in answers)
 
 
 def test_a_route_changes_only_when_no_call_to_the_object_is_in_flight_on_the_other_one() -> None:

@@ -69,6 +69,19 @@ def test_many_threads_share_one_client(tmp_path: Path) -> None:
                 assert numbers == sorted(numbers)
 
 
+def test_a_call_to_a_service_that_is_down_says_so_after_the_time_for_connecting(tmp_path: Path) -> None:
+    with (
+        connect_sync(f"ipc://{tmp_path}/nobody", connect_timeout=0.05, direct=False) as client,
+        pytest.raises(Unavailable, match=r"no connection to ipc://.*/nobody for 0.05 s; the call was not sent"),
+    ):
+        client.stub("Echo", "a").where()
+    with (
+        connect_sync("tcp://no-such-host.invalid:7", connect_timeout=0.05) as client,
+        pytest.raises(Unavailable, match=r"no connection to tcp://no-such-host.invalid:7 \(.*(?i:name).*\) for"),
+    ):
+        client.ping()
+
+
 def test_a_call_has_its_own_timeout(tmp_path: Path) -> None:
     with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
         started = time.monotonic()

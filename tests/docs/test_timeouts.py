@@ -1,0 +1,38 @@
+"""The page of timeouts has the numbers of the code."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from runtime import client, client_machine, dealer, limits
+from runtime.config import ServiceConfig, StorageConfig
+from shard import alarms
+
+PAGE = (Path(__file__).parents[2] / "docs" / "timeouts.md").read_text()
+ROWS = {row[0].strip(): row[1].strip() for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \|", PAGE, re.MULTILINE)}
+
+
+@pytest.mark.parametrize(
+    ("wait", "seconds"),
+    [
+        ("a connection to the service", client_machine.CONNECT_TIMEOUT_S),
+        ("a reply", client.TIMEOUT_S),
+        ("a link to a worker", client_machine.CONNECT_S),
+        ("a peer that stopped without closing its connection", dealer._HEARTBEAT_TIMEOUT_MS / 1_000),
+        ("a call for a worker that starts or is down", limits.WAIT_DOWN_S),
+        ("a critical section, counted from when its body starts", limits.SECTION_TIMEOUT_S),
+        ("an open transaction, a start (`on_start`)", limits.SECTION_TIMEOUT_S),
+        ("an object without calls, tasks or held messages", StorageConfig().idle_evict_s),
+        ("a process that does not answer", ServiceConfig().liveness_s),
+        ("a stop: answering what is in flight, then checkpoints", ServiceConfig().stop_s),
+    ],
+)
+def test_the_page_of_timeouts_has_the_numbers_of_the_code(wait: str, seconds: float) -> None:
+    assert ROWS[wait] == f"{seconds:g}"
+
+
+def test_the_page_of_timeouts_has_the_alarms_first_retries() -> None:
+    assert ROWS["an alarm whose handler raised"] == ", ".join(f"{alarms.RETRY_FIRST_US * 2**n // 10**6}" for n in range(3)) + " …"
