@@ -9,14 +9,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Never, NoReturn
 
 import msgspec
 
 from runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
 from runtime.exceptions import raised_by_caller
 from runtime.limits import CALL_BYTES_MAX
-from runtime.models import dump, is_model, validate
+from runtime.models import dump, dump_json, is_model, validate, validate_json
 from runtime.protocol import NO_RAW
 
 Decode = Callable[[Any], Any]
@@ -40,7 +40,15 @@ def not_awaited(what: str) -> str:
 
 
 def encode_foreign(value: Any) -> Any:
-    """What msgspec does not know itself: Pydantic models, and what they hold. Raises TypeError for the rest."""
+    """What msgspec does not know itself: Pydantic models. Raises TypeError for the rest."""
+    return _encode_foreign(value, dump)
+
+
+def encode_foreign_json(value: Any) -> Any:
+    return _encode_foreign(value, dump_json)
+
+
+def _encode_foreign(value: Any, dump: Callable[[Any], Any]) -> Any:
     kind = type(value)
     if kind is Unawaited:
         raise TypeError(not_awaited("a storage operation"))
@@ -52,16 +60,25 @@ def encode_foreign(value: Any) -> Any:
 
 
 def decode_foreign(wanted: Any, value: Any) -> Any:
+    """What msgspec does not know itself, from MessagePack. What it raises, msgspec raises with the place."""
+    return _decode_foreign(wanted, value, validate)
+
+
+def decode_foreign_json(wanted: Any, value: Any) -> Any:
+    return _decode_foreign(wanted, value, validate_json)
+
+
+def _decode_foreign(wanted: Any, value: Any, validate: Callable[[Any, Any], Any]) -> Any:
     if wanted is object:
         return value
     if is_model(wanted):
         return validate(wanted, value)
-    raise TypeError(f"a value cannot be converted to {wanted!r}")
+    raise TypeError(f"type {wanted!r} cannot be received; use msgspec types, dataclasses, Structs or Pydantic models")
 
 
 encode_value: Callable[[Any], bytes] = msgspec.msgpack.Encoder(enc_hook=encode_foreign).encode
 """Results, arguments and stored values that are no scalars."""
-encode_value_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=encode_foreign).encode
+encode_value_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=encode_foreign_json).encode
 decode_any: Decode = msgspec.msgpack.Decoder().decode
 _decode_error = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -105,12 +122,34 @@ def result_decoder(result_type: Any) -> Decode:
 
 
 def _make_decoder(result_type: Any) -> Decode:
-    if result_type is Any:
+    if result_type is Any or result_type in (NoReturn, Never):
         return decode_any
     return msgspec.msgpack.Decoder(result_type, dec_hook=decode_foreign).decode
 
 
 _cached_decoder = functools.lru_cache(maxsize=1_024)(_make_decoder)
+
+
+def check_carried(kind: Any) -> None:
+    """Raises TypeError for a type that no result can have, in whatever of its parts."""
+    if kind in (NoReturn, Never):
+        return
+    result_decoder(kind)
+    waiting: list[Any] = [msgspec.inspect.type_info(kind)]
+    seen: set[Any] = set()
+    while waiting:
+        info = waiting.pop()
+        record: Any = getattr(info, "cls", None)
+        if isinstance(info, msgspec.inspect.CustomType) and record is not object and not is_model(record):
+            raise TypeError(f"a {record.__name__} cannot be carried; use msgspec types, dataclasses, Structs or Pydantic models")
+        if record is not None and record in seen:
+            continue
+        seen.add(record)
+        for name in info.__struct_fields__:
+            held = getattr(info, name)
+            for part in held if isinstance(held, tuple) else (held,):
+                if isinstance(part, msgspec.inspect.Type | msgspec.inspect.Field):
+                    waiting.append(part)
 
 
 def result_mismatch(class_name: str, method: str, problem: Exception) -> Internal:

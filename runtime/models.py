@@ -11,17 +11,18 @@ from __future__ import annotations
 
 import functools
 import sys
+import typing
 from collections.abc import Hashable
 from typing import Any, cast
 
 import msgspec
 
-_BYTES_MODES = {"utf8": "utf8", "base64": "base64", "hex": "hex"}
+_BYTES_MODES = {"base64": "base64", "hex": "hex"}
 
 
 def is_model(kind: Any) -> bool:
-    pydantic = sys.modules.get("pydantic")
-    base = getattr(pydantic, "BaseModel", None)
+    """Who has not imported Pydantic has no models."""
+    base = getattr(sys.modules.get("pydantic.main"), "BaseModel", None)
     return isinstance(base, type) and isinstance(kind, type) and issubclass(kind, base)
 
 
@@ -37,37 +38,85 @@ def dump(model: Any) -> Any:
     return dumped
 
 
+def dump_json(model: Any) -> Any:
+    """What JSON carries of a model: that is read by no Python client, so all of it is as Pydantic would write it."""
+    return model.model_dump(mode="json", by_alias=True)
+
+
 def validate(kind: Any, value: Any) -> Any:
-    """The model of what was read. Raises msgspec.ValidationError."""
+    """The model of what MessagePack carried. Raises ValueError, which names the place in the model."""
     try:
-        return kind.model_validate(value)
+        return _validate(kind, value)
     except ValueError as exc:
         error = exc
-    for attempt in (_validate_json, _validate_names):
+    try:
+        return _validate_json(kind, value)
+    except ValueError:
+        raise ValueError(_told(error)) from None
+
+
+def _validate(kind: Any, value: Any) -> Any:
+    if not _writing(kind)[0]:  # It was written by the names of its fields, or by somebody who knows its aliases.
         try:
-            return attempt(kind, value)
-        except (ValueError, TypeError):
+            return kind.model_validate(value, by_alias=True, by_name=True)
+        except TypeError:  # Pydantic before 2.11.
             pass
-    raise msgspec.ValidationError(str(error)) from None
+    return kind.model_validate(value)
+
+
+def validate_json(kind: Any, value: Any) -> Any:
+    """The model of what JSON carried, by the rules of JSON alone."""
+    try:
+        return _validate_json(kind, value)
+    except ValueError as exc:
+        raise ValueError(_told(exc)) from None
 
 
 def _validate_json(kind: Any, value: Any) -> Any:
-    mode = _BYTES_MODES.get(kind.model_config.get("val_json_bytes", "utf8"), "utf8")
+    mode = _BYTES_MODES.get(kind.model_config.get("val_json_bytes"), "utf8")
     text = sys.modules["pydantic_core"].to_json(value, bytes_mode=mode, inf_nan_mode="constants")
     return kind.model_validate_json(text)
 
 
-def _validate_names(kind: Any, value: Any) -> Any:
-    """A model whose aliases differ for reading and writing is written by the names of its fields. TypeError before 2.11."""
-    return kind.model_validate(value, by_alias=False, by_name=True)
+def _told(error: ValueError) -> str:
+    """In one line, which Pydantic's own text is not."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    problems = [(".".join(map(str, each["loc"])), each["msg"]) for each in errors(include_url=False, include_context=False)]
+    return "; ".join(f"{place}: {problem}" if place else problem for place, problem in problems)
 
 
 @functools.lru_cache(maxsize=1_024)
 def _writing(kind: Any) -> tuple[bool, bool]:
-    """Whether a model is written by its aliases, and without its computed fields."""
-    by_alias = all(
-        field.serialization_alias == field.validation_alias or not isinstance(field.validation_alias, str | None)
-        for field in kind.model_fields.values()
-    )
+    """Whether a model is written by its aliases (unless they are others than those by which it is read), and without its
+    computed fields."""
+    by_alias = all(_reads_its_aliases(each) for each in _models_of(kind, []))
     computed = bool(kind.model_computed_fields) and kind.model_config.get("extra") in (None, "ignore")
     return by_alias, not computed
+
+
+def _reads_its_aliases(kind: Any) -> bool:
+    for name, field in kind.model_fields.items():
+        written, read = field.serialization_alias, field.validation_alias
+        if written != read and (written or name) not in _names(read):
+            return False
+    return True
+
+
+def _names(alias: Any) -> list[Any]:
+    """Which an AliasChoices offers."""
+    return list(getattr(alias, "choices", [alias]))
+
+
+def _models_of(kind: Any, found: list[Any]) -> list[Any]:
+    """A model and those in its fields."""
+    if is_model(kind):
+        if kind not in found:
+            found.append(kind)
+            for field in kind.model_fields.values():
+                _models_of(field.annotation, found)
+    else:
+        for argument in typing.get_args(kind):
+            _models_of(argument, found)
+    return found

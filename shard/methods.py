@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from runtime.encoding import check_carried, decode_foreign, decode_foreign_json
 from runtime.errors import BadArguments
 from runtime.exceptions import line_of
 from shard.class_rules import class_name, problems_of, public_methods
@@ -62,9 +63,13 @@ class Method:
         for parameter in parameters:
             self._types[parameter.name] = kind = hints.get(parameter.name, Any)
             try:
-                msgspec.msgpack.Decoder(kind, dec_hook=_decode_custom)
+                msgspec.msgpack.Decoder(kind, dec_hook=decode_foreign)
             except TypeError as exc:
                 raise AppError(f"{function.__qualname__}: parameter {parameter.name!r}: {exc}") from None
+        try:
+            check_carried(hints.get("return", Any))
+        except Exception as exc:  # Of a class that does not resolve, or a metaclass.
+            raise AppError(f"{function.__qualname__}: its result: {line_of(exc)}") from None
         positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         self._names = [p.name for p in positional]
         self._required = sum(p.default is p.empty for p in positional)
@@ -75,7 +80,7 @@ class Method:
         self._variable = next((self._types[p.name] for p in parameters if p.kind is p.VAR_POSITIONAL), None)
         types = tuple(self._types[name] for name in self._names)
         every = tuple[types] if types else tuple[()]  # type: ignore[valid-type]  # a type made of what the method says
-        self._decode_all = msgspec.msgpack.Decoder(every, dec_hook=_decode_custom).decode
+        self._decode_all = msgspec.msgpack.Decoder(every, dec_hook=decode_foreign).decode
 
     def arguments(self, raw: msgspec.Raw, *, json: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments. Raises BadArguments."""
@@ -119,8 +124,9 @@ class Method:
         return converted, named
 
     def _convert(self, codec: Any, raw: msgspec.Raw, name: str, kind: Any) -> Any:
+        decode_model = decode_foreign_json if codec is msgspec.json else decode_foreign
         try:
-            return codec.decode(raw, type=kind, dec_hook=_decode_custom)
+            return codec.decode(raw, type=kind, dec_hook=decode_model)
         except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
             problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else line_of(exc)
             raise BadArguments(f"{self.name}: argument {name!r}: {problem}", details={"argument": name}) from None
@@ -186,19 +192,6 @@ class ObjectClass:
             "doc": inspect.getdoc(self.cls) or "",
             "methods": {name: method.describe() for name, method in self.methods.items()},
         }
-
-
-def _decode_custom(kind: Any, value: Any) -> Any:
-    """Types that msgspec does not know: Pydantic models validate themselves."""
-    if kind is object:
-        return value
-    validate = getattr(kind, "model_validate", None)
-    if validate is None:
-        raise TypeError(f"type {kind!r} cannot be received; use msgspec types, dataclasses or Structs")
-    try:
-        return validate(value)
-    except ValueError as exc:
-        raise msgspec.ValidationError(str(exc)) from None
 
 
 def _schema(kind: Any) -> dict[str, Any]:
