@@ -14,9 +14,8 @@ import os
 import signal
 import socket
 import struct
-import sys
 from collections.abc import Callable
-from typing import Any, TextIO
+from typing import Any
 
 from runtime.control import (
     Drain,
@@ -32,9 +31,13 @@ from runtime.control import (
     encode_line,
 )
 from runtime.errors import indented
+from runtime.output import Outputs, Sink, hold_standard_descriptors, take_streams
 
 LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 """Environment variable by which the supervisor tells its children the level of their logs."""
+
+LOG_JOURNAL_VARIABLE = "TIDEGATE_LOG_JOURNAL"
+"""Set where the supervisor logs to journald."""
 
 LOCK_FD_VARIABLE = "TIDEGATE_LOCK_FD"
 """Descriptor of the data directory's lock. Children keep it open: the lock is free only when the last of them is gone."""
@@ -55,9 +58,12 @@ class SupervisorGone(Exception):
 # Life and death
 
 
-def prepare_child(role: str, control_fd: int) -> None:
-    """Call first in a child's `main`, from the main thread. `role` names the process in its log, e.g. `worker 3`."""
-    set_up_logging(role)
+def prepare_child(role: str, control_fd: int) -> Outputs:
+    """Call first in a child's `main`, from the main thread. `role` names the process in its log, e.g. `worker 3`. Returns where
+    it prints and logs, to be flushed before an exit that Python does not see."""
+    hold_standard_descriptors()
+    outputs = take_streams()
+    set_up_logging(role, outputs)
     _die_with_supervisor(control_fd)
     # What user code starts must hold neither our control stream open nor the lock.
     os.set_inheritable(control_fd, False)
@@ -68,6 +74,7 @@ def prepare_child(role: str, control_fd: int) -> None:
     signal.signal(signal.SIGINT, _ignore)
     signal.signal(signal.SIGTERM, _ignore)
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    return outputs
 
 
 def _ignore(_signal: int, _frame: object) -> None:
@@ -125,6 +132,21 @@ class _LineFormatter(logging.Formatter):
         return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
+class _LogHandler(logging.Handler):
+    """Writes to where the process logs, whatever object code does to `sys.stderr`. Never raises."""
+
+    def __init__(self, sink: Sink) -> None:
+        super().__init__()
+        self._sink = sink
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except BaseException as error:  # Arguments of object code, which may do anything when they are asked for their text.
+            text = f"a log line of {record.pathname}:{record.lineno} has no text: making it raised {type(error).__name__}"
+        self._sink.write(text.encode(errors="backslashreplace") + b"\n")
+
+
 def _journal_priority(level: int) -> int:
     if level >= logging.CRITICAL:
         return 2
@@ -135,19 +157,21 @@ def _journal_priority(level: int) -> int:
     return 6 if level >= logging.INFO else 7
 
 
-def _is_journal(stream: TextIO) -> bool:
-    """Whether the stream ends in journald: JOURNAL_STREAM is `device:inode` of the pipe that systemd gave us."""
+def logs_to_journal() -> bool:
+    """Whether stderr ends in journald, for a child through its supervisor: JOURNAL_STREAM is `device:inode` of the pipe that
+    systemd gave us."""
     try:
-        status = os.fstat(stream.fileno())
-    except (OSError, ValueError):
+        status = os.fstat(2)
+    except OSError:
         return False
-    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    ours = os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+    return ours or bool(os.environ.get(LOG_JOURNAL_VARIABLE))
 
 
-def set_up_logging(role: str, level: str | None = None) -> None:
+def set_up_logging(role: str, outputs: Outputs, level: str | None = None) -> None:
     """Everything logged in this process goes to stderr in one format. `level` defaults to what the supervisor said."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_LineFormatter(role, journal=_is_journal(sys.stderr)))
+    handler = _LogHandler(outputs.stderr)
+    handler.setFormatter(_LineFormatter(role, journal=logs_to_journal()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel((level or os.environ.get(LOG_LEVEL_VARIABLE) or "info").upper())

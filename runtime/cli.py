@@ -10,6 +10,7 @@ import contextlib
 import importlib.metadata
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from runtime.control import Failed
 from runtime.cores import read_cores, read_memory_bytes
 from runtime.directory import open_directory, open_run_directory
 from runtime.errors import CallError, OperatorError, one_line
+from runtime.output import hold_standard_descriptors, take_streams
 from runtime.placement import place, routers_for, shards_for
 from runtime.port import open_port
 from runtime.status import classes, listen_endpoint
@@ -37,20 +39,43 @@ EXIT_USAGE = 2
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    hold_standard_descriptors()
     try:
-        return int(options.run(options))
+        return _run(arguments)
     except OperatorError as error:
         return _fail(str(error))
     except BrokenPipeError:  # The reader of our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_stdout()
         return EXIT_FAILED
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        _give_up_stdout()
+        problem = error.strerror or str(error)
+        return _fail(str(OperatorError("write the result to", "stdout", problem, "it was not shown in full; write it elsewhere")))
     except KeyboardInterrupt:
         return 130
 
 
+def _run(arguments: Sequence[str] | None) -> int:
+    try:
+        options = _parser().parse_args(arguments)
+        return int(options.run(options))
+    finally:
+        if sys.stdout is not None:  # As it is where it was closed.
+            sys.stdout.flush()
+
+
+def _give_up_stdout() -> None:
+    """Python would complain once more at the exit, of what is left to be written."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.close(null)
+
+
 def _fail(text: str) -> int:
-    print(f"tidegate: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # The exit code says it, too.
+        print(f"tidegate: {text}", file=sys.stderr, flush=True)
     return EXIT_FAILED
 
 
@@ -161,7 +186,10 @@ def version() -> str:
 
 def _serve(options: argparse.Namespace) -> int:
     config = read_config(options, os.environ)
-    set_up_logging("supervisor", config.log.level)
+    outputs = take_streams()
+    set_up_logging("supervisor", outputs, config.log.level)
+    # Who writes to a terminal that has `tostop` set, and is not in its foreground, would be stopped.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     cores = read_cores()
     workers = config.service.workers if isinstance(config.service.workers, int) else None
     with contextlib.ExitStack() as stack:
@@ -181,7 +209,9 @@ def _serve(options: argparse.Namespace) -> int:
             stack.callback(port.close)
             config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
         memory = read_memory_bytes()
-        service = Service(config, directory, run_directory, placement, version(), memory, routers=routers, port=port)
+        service = Service(
+            config, directory, run_directory, placement, version(), memory, routers=routers, port=port, outputs=outputs
+        )
         failure = supervise(service, os.environ, _banner)
     return EXIT_OK if failure is None else _fail(describe_failure(failure))
 

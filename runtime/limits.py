@@ -73,6 +73,13 @@ TURN_REQUESTS_MAX = 4_096
 CHECKPOINT_SLICE_KEYS = 64
 """Keys put into LMDB before the loop runs again: about 0.1 ms."""
 
+# Output: what is printed and logged and not yet taken by whoever reads it; lines beyond are lost and counted.
+OUTPUT_BYTES_MAX = 1 << 20
+OUTPUT_LINE_BYTES_MAX = 64 << 10
+"""A longer line of a child may have lines of others in it."""
+OUTPUT_FLUSH_S = 1.0
+"""How long a process waits at its end for its last lines to be taken."""
+
 # Gates (contract, section 2).
 SECTION_DEPTH_MAX = 64
 SECTION_TIMEOUT_S = 30.0

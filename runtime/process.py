@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from runtime.child import LOCK_FD_VARIABLE
 from runtime.control import FromChild, LineBuffer, ToChild, decode_from_child, encode_line
+from runtime.output import OWN_PIPES_VARIABLE, Outputs, relays
 
 _READ_BYTES = 64 << 10
 
@@ -42,16 +43,28 @@ class ChildProcess:
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[FromChild], None],
         on_exit: Callable[[int], None],
+        outputs: Outputs | None = None,
     ) -> None:
-        """Starts it. `--control-fd N` is added to the command. It gets `kept_fd` under the same number. Raises OSError."""
+        """Starts it. `--control-fd N` is added to the command. It gets `kept_fd` under the same number. What it prints goes on to
+        `outputs`, or where our own prints go. Raises OSError."""
         self._loop = loop
         self._on_message = on_message
         self._on_exit = on_exit
         self._lines = LineBuffer()
         self._unsent = bytearray()
         self._control, theirs = socket.socketpair()
-        with theirs:
-            self._popen = _start(command, theirs, environment, lock_fd, kept_fd)
+        self._relays = [] if outputs is None else relays(outputs, loop)
+        streams = [relay.theirs for relay in self._relays]
+        try:
+            with theirs:
+                self._popen = _start(command, theirs, environment, lock_fd, kept_fd, streams)
+        except OSError:
+            for relay in self._relays:
+                relay.close()
+            raise
+        finally:
+            for fd in set(streams):
+                os.close(fd)
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)
         self._control.setblocking(False)
@@ -118,6 +131,8 @@ class ChildProcess:
         if self._hearing:
             self._stop_hearing()
         self._control.close()
+        for relay in self._relays:
+            relay.drain()
         self._on_exit(returncode)
 
 
@@ -127,15 +142,21 @@ def _start(
     environment: Mapping[str, str],
     lock_fd: int | None,
     kept_fd: int | None,
+    streams: list[int],
 ) -> subprocess.Popen[bytes]:
     kept = [control.fileno(), *([] if kept_fd is None else [kept_fd])]
     environment = dict(environment)
     if lock_fd is not None:
         kept.append(lock_fd)
         environment[LOCK_FD_VARIABLE] = str(lock_fd)
+    if streams:
+        environment[OWN_PIPES_VARIABLE] = "1"
+    stdout, stderr = streams or (None, None)
     return subprocess.Popen(
         [*command, "--control-fd", str(control.fileno())],
         stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
         pass_fds=kept,
         env=environment,
         process_group=0,  # A Ctrl-C on the terminal is for the supervisor alone.

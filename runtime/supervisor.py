@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.child import LOG_LEVEL_VARIABLE
+from runtime.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
 from runtime.config import Config, cache_bytes
 from runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
 from runtime.directory import DataDirectory, RunDirectory
 from runtime.notify import Notifier, environment_for_children
+from runtime.output import Outputs
 from runtime.placement import Placement
 from runtime.port import Port
 from runtime.process import ChildProcess, describe_exit
@@ -65,6 +66,8 @@ class Service:
     routers: int = 1
     port: Port | None = None
     """Where the routers get their sockets from; None: the only one makes its own."""
+    outputs: Outputs | None = None
+    """Where goes what the children print and log; None: where the supervisor's own goes."""
 
 
 class Supervisor:
@@ -95,6 +98,8 @@ class Supervisor:
             routers=service.routers,
         )
         self._environment = {**environment_for_children(), LOG_LEVEL_VARIABLE: config.log.level}
+        if logs_to_journal():
+            self._environment[LOG_JOURNAL_VARIABLE] = "1"
 
     async def run(self) -> Failed | None:
         """None after a stop that was asked for; else why the service could not go on."""
@@ -188,6 +193,7 @@ class Supervisor:
                     loop=self._loop,
                     on_message=lambda message: self._on_message(seat, message),
                     on_exit=lambda returncode: self._on_exit(seat, returncode),
+                    outputs=service.outputs,
                 )
         except OSError as error:
             problem = error.strerror or str(error)

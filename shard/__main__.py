@@ -18,6 +18,8 @@ import zmq
 from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
 from runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
 from runtime.errors import OperatorError
+from runtime.limits import OUTPUT_FLUSH_S
+from runtime.output import Outputs
 from shard.app import load_app
 from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
 from shard.loop import new_worker_loop
@@ -37,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     control_fd = parser.parse_args(arguments).control_fd
     try:
-        prepare_child("worker", control_fd)
+        outputs = prepare_child("worker", control_fd)
         spec = receive_spec(control_fd)
     except SupervisorGone:
         return 1
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
             "%s changed on disk since the service started; this worker runs the version of the start, as the others do, until "
             "the service is started again", ", ".join(source.changed)
         )
-    return _serve(spec, classes, source.version, control_fd)
+    return _serve(spec, classes, source.version, control_fd, outputs)
 
 
 def _cannot_load(app: str, error: BaseException) -> Failed:
@@ -68,7 +70,7 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
     return Failed("load", app, problem, "correct the app and start again", traceback=text)
 
 
-def _serve(spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int) -> int:
+def _serve(spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int, outputs: Outputs) -> int:
     loop = new_worker_loop()
     control = ControlChannel(control_fd, loop)
     context: zmq.Context[Any] = zmq.Context()
@@ -103,6 +105,7 @@ def _serve(spec: WorkerSpec, classes: list[ObjectClass], app_version: str, contr
     control.flush_blocking()
     context.term()  # Waits until the last replies have left, two seconds at most.
     logging.shutdown()
+    outputs.flush(OUTPUT_FLUSH_S)
     os._exit(exit_codes[0])  # User threads and executors must not keep a worker alive that is done.
 
 

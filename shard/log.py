@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 from runtime.errors import OperatorError
 from runtime.limits import COMMIT_BYTES_MAX, LOG_SEGMENTS_MAX, SEGMENT_BYTES
+from runtime.output import above_standard
 from shard.segment import FRAME_BYTES, HEADER_BYTES, SALT_BYTES, SegmentHeader, encode_frame_head, encode_header
 
 SEGMENT_BYTES_FIRST = 4 << 20
@@ -226,7 +227,7 @@ class CommitLog:
         """A new file of zeros, durable in content and name; with a header if it is to be used at once."""
         size, number = self._next_bytes, self._next_number
         path = segment_path(self._directory, number)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = above_standard(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         segment = _Segment(number, path, fd, size)
         try:
             whole, rest = divmod(size, len(_ZEROS))

@@ -20,7 +20,7 @@ MAY_IMPORT = {
 
 SERVING = {
     "addresses", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "ids", "inflight", "limits",
-    "models", "outbox", "pending", "port", "protocol", "slots", "stub",
+    "models", "outbox", "output", "pending", "port", "protocol", "slots", "stub",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.child import set_up_logging
 from runtime.config import Config, merge
 from runtime.directory import open_directory, open_run_directory
+from runtime.output import take_streams
 from runtime.placement import Cores, place
 from runtime.supervisor import Service, supervise
 
@@ -19,10 +21,12 @@ def main() -> int:
     data, workers, behaviour, *options = sys.argv[1:]
     numbers = {name: float(number) for name, number in (option.split("=") for option in options)}
     config = merge(Config(), {"service": {"app": behaviour, **numbers}}, "test")
-    set_up_logging("supervisor", "debug")
+    outputs = take_streams()
+    set_up_logging("supervisor", outputs, "debug")
     directory = open_directory(Path(data), 8)
     placement = place(Cores((0,), None), directory.shards, int(workers))
     service = Service(config, directory, open_run_directory(directory.path, None), placement, "0", 1 << 30, CHILD, CHILD)
+    service = replace(service, outputs=outputs)
     failure = supervise(service, os.environ, lambda _: print("READY", flush=True))
     print(f"FINISHED {failure.problem if failure else 'well'}", flush=True)
     return 1 if failure else 0

@@ -155,7 +155,11 @@ def test_pinning_keeps_the_process_on_its_core() -> None:
     assert run_python(script).stdout == f"True {{{core}}}\n"
 
 
-LOG = "from runtime.child import *; set_up_logging('worker 3'); log.error('one\\ntwo'); log.info('three'); log.debug('four')"
+LOG = """
+from runtime.child import *
+set_up_logging("worker 3", take_streams())
+log.error("one\\ntwo"); log.info("three"); log.debug("four")
+"""
 
 
 def test_a_log_line_names_its_time_its_level_and_its_process() -> None:
