@@ -71,7 +71,7 @@ class RouterMachine:
     def handle(self, message: Message, now: float) -> None:
         origin, requests = message.origin, message.requests
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
-        size = len(message.body) // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
+        size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
         if origin.json or self._draining or is_too_deep(message.body, json=False):
             for request in requests:
                 self._route(origin, request, size, now)

@@ -270,7 +270,7 @@ class Endpoint:
         envelope.bodies += bodies
         envelope.missing -= 1
         if envelope.missing == 0:
-            self._deliver(origin.client, (b"", *envelope.bodies))
+            self._deliver(origin.client, (*envelope.frames, *envelope.bodies))
 
     def _bodies(self, client: bytes, rows: list[Row], *, json: bool, single: bool) -> list[bytes]:
         if self._outbox and self._outbox.is_full(client):

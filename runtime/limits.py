@@ -26,6 +26,10 @@ IDEMPOTENCY_KEY_BYTES_MAX = 64
 # Messages (contract, section 9).
 MESSAGE_BYTES_MAX = 16 << 20
 FRAMES_PER_MESSAGE_MAX = 1_024
+ENVELOPE_FRAMES_MAX = 32
+"""Frames in front of the bodies, which the answer gets too: one for each proxy on the way, and two of a REQ socket."""
+ENVELOPE_BYTES_MAX = 8 << 10
+"""The same in bytes; a routing id has at most 255."""
 FORWARDED_BYTES_MAX = MESSAGE_BYTES_MAX + (64 << 10)
 """What a worker accepts: a largest message to which the router has given its own call id."""
 REPLY_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
@@ -111,6 +115,8 @@ TIMERS_KEEP_S = 70.0
 
 assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"
 assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with room to spare"
+assert ENVELOPE_FRAMES_MAX * 255 <= ENVELOPE_BYTES_MAX, "frames that are routing ids always fit"
+assert ENVELOPE_BYTES_MAX * 2 < MESSAGE_BYTES_MAX - REPLY_BYTES_MAX, "an envelope fits beside a legal result"
 assert SLOTS <= 65_536, "slots are stored as two bytes"
 assert SHARDS_MAX <= SLOTS
 assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"

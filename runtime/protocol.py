@@ -19,6 +19,8 @@ from runtime.limits import (
     CHAIN_ENTRIES_MAX,
     CHAIN_LABEL_CHARACTERS_MAX,
     CHAIN_TOKENS_MAX,
+    ENVELOPE_BYTES_MAX,
+    ENVELOPE_FRAMES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     IDEMPOTENCY_KEY_BYTES_MAX,
     MESSAGE_BYTES_MAX,
@@ -86,14 +88,15 @@ class Malformed(Exception):
 
 
 class Envelope:
-    """The answer to a message that began with an empty frame. A REQ socket reads exactly one message for each that it
+    """The answer to a message with frames in front of its bodies. A REQ socket reads exactly one message for each that it
     sent, so all replies to all bodies are gathered until none is missing."""
 
-    __slots__ = ("bodies", "client", "missing")
+    __slots__ = ("bodies", "frames", "missing")
 
-    def __init__(self, client: bytes, missing: int) -> None:
-        self.client = client
-        self.missing = missing
+    def __init__(self, frames: Sequence[bytes]) -> None:
+        self.frames = tuple(frames)
+        """Echoed as they came: they lead the answer back through proxies, and tell a REQ socket to which request it belongs."""
+        self.missing = 0
         """Bodies whose replies are still to come."""
         self.bodies: list[bytes] = []
 
@@ -118,7 +121,7 @@ class Origin:
 class Message:
     """One message taken apart: the requests that can be run, and the answers that can be given at once."""
 
-    __slots__ = ("body", "origin", "refused", "requests")
+    __slots__ = ("body", "origin", "refused", "requests", "size")
 
     def __init__(
         self, origin: Origin, requests: list[Request], refused: list[tuple[int | str, CallError]], body: bytes = b""
@@ -128,6 +131,8 @@ class Message:
         self.origin = origin
         self.requests = requests
         self.refused = refused
+        self.size = len(body)
+        """Bytes that it keeps in memory."""
 
 
 _decode_request = msgspec.msgpack.Decoder(Request).decode
@@ -229,7 +234,7 @@ def _request_id(raw: msgspec.Raw, *, json: bool) -> int | str | None:
 
 
 def parse_message(frames: Sequence[bytes], bytes_max: int = MESSAGE_BYTES_MAX) -> tuple[list[Message], int]:
-    """Takes apart a whole message as a ROUTER socket hands it out: `[client, (empty), body, …]`. Returns the messages,
+    """Takes apart a whole message as a ROUTER socket hands it out: `[client, (envelope), body, …]`. Returns the messages,
     one per body, and how many bodies had to be dropped."""
     client = frames[0]
     if len(frames) == 2 and 0 < len(frames[1]) <= bytes_max:  # The usual case.
@@ -237,11 +242,18 @@ def parse_message(frames: Sequence[bytes], bytes_max: int = MESSAGE_BYTES_MAX) -
             return [parse_body(client, frames[1])], 0
         except Malformed:
             return [], 1
-    delimiter = len(frames) > 1 and not frames[1]
-    bodies = frames[2:] if delimiter else frames[1:]
-    if not bodies or len(frames) > FRAMES_PER_MESSAGE_MAX or sum(map(len, bodies)) > bytes_max:
+    start = _first_body(frames)
+    bodies = frames[start:]
+    envelope_bytes = sum(map(len, frames[1:start]))
+    if (
+        not bodies
+        or len(frames) > FRAMES_PER_MESSAGE_MAX
+        or sum(map(len, bodies)) > bytes_max
+        or start - 1 > ENVELOPE_FRAMES_MAX
+        or envelope_bytes > ENVELOPE_BYTES_MAX
+    ):
         return [], max(len(bodies), 1)
-    envelope = Envelope(client, 0) if delimiter else None
+    envelope = Envelope(frames[1:start]) if start > 1 else None
     messages: list[Message] = []
     for body in bodies:
         try:
@@ -250,7 +262,25 @@ def parse_message(frames: Sequence[bytes], bytes_max: int = MESSAGE_BYTES_MAX) -
             pass
     if envelope is not None:
         envelope.missing = len(messages)
+        for message in messages:
+            message.size += envelope_bytes
     return messages, len(bodies) - len(messages)
+
+
+_CHOSEN_ID_BYTES = 5
+"""A routing id that the library chose has this length and begins with a zero byte, which no body does."""
+
+
+def _first_body(frames: Sequence[bytes]) -> int:
+    """Where the bodies begin: behind the first empty frame, as for a REP socket. A message without one has no envelope, except
+    that a DEALER behind proxies gets their routing ids put in front."""
+    for index in range(1, len(frames) - 1):  # An empty frame with nothing behind it is an empty body.
+        if not frames[index]:
+            return index + 1
+    start = 1
+    while start < len(frames) - 1 and len(frames[start]) == _CHOSEN_ID_BYTES and frames[start][0] == 0:
+        start += 1
+    return start
 
 
 def parse_options(raw: msgspec.Raw, *, json: bool) -> Options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -51,7 +52,9 @@ class Server:
         for request in message.requests:
             self.endpoint.reply(message.origin, request.id, OK, request.args)
 
-    def client(self, kind: int = zmq.DEALER, identity: bytes | None = None, **options: int) -> zmq.Socket[Any]:
+    def client(
+        self, kind: int = zmq.DEALER, identity: bytes | None = None, address: str | None = None, **options: int
+    ) -> zmq.Socket[Any]:
         client = self.context.socket(kind)
         client.setsockopt(zmq.LINGER, 0)
         client.setsockopt(zmq.SNDHWM, 0)
@@ -61,7 +64,7 @@ class Server:
             client.setsockopt(getattr(zmq, name), value)
         if identity is not None:
             client.setsockopt(zmq.IDENTITY, identity)
-        client.connect(self.address)
+        client.connect(address or self.address)
         return client
 
     def in_loop(self, function: Callable[[], Any]) -> Any:
@@ -143,6 +146,92 @@ def test_replies_to_a_req_client_are_gathered_over_turns(server: Server) -> None
     single, batch = client.recv_multipart()
     assert msgspec.msgpack.decode(single) == [3, 0, None]
     assert msgspec.msgpack.decode(batch) == [[2, 0, None], [1, 0, None]]
+
+
+@contextlib.contextmanager
+def proxies(address: str, hops: int) -> Iterator[str]:
+    """`zmq_proxy` as many times, one behind the other; gives the address of the outermost."""
+    context: zmq.Context[Any] = zmq.Context()
+    threads = []
+
+    def forward(front: zmq.Socket[Any], back: zmq.Socket[Any]) -> None:
+        with contextlib.suppress(zmq.ContextTerminated):
+            zmq.proxy(front, back)
+        front.close(0)
+        back.close(0)
+
+    for _ in range(hops):
+        front, back = context.socket(zmq.ROUTER), context.socket(zmq.DEALER)
+        back.connect(address)
+        front.bind("tcp://127.0.0.1:0")
+        address = front.getsockopt_string(zmq.LAST_ENDPOINT)
+        threads.append(threading.Thread(target=forward, args=(front, back)))
+        threads[-1].start()
+    yield address
+    context.term()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+
+
+BODIES = [request(1, ["single"]), b"[2]", msgspec.msgpack.encode([[3, "C", "n", "m"], [4, "C", "n", "m"]])]
+
+
+def ids_of(bodies: list[bytes]) -> list[Any]:
+    answers = [msgspec.json.decode(body) if body[:1] == b"[" else msgspec.msgpack.decode(body) for body in bodies]
+    return sorted(row[0] for rows in answers for row in (rows if isinstance(rows[0], list) else [rows]))
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+@pytest.mark.parametrize("options", [{}, {"REQ_CORRELATE": 1}, {"REQ_CORRELATE": 1, "REQ_RELAXED": 1}], ids=str)
+def test_a_req_client_of_any_options_is_answered_through_any_number_of_proxies(
+    server: Server, hops: int, options: dict[str, int]
+) -> None:
+    with proxies(server.address, hops) as address:
+        client = server.client(zmq.REQ, address=address, **options)
+        for _ in range(3):
+            client.send_multipart(BODIES)
+            assert ids_of(client.recv_multipart()) == [1, 2, 3, 4]
+    assert server.in_loop(server.endpoint.statistics).malformed == 0
+
+
+def test_a_relaxed_req_client_that_asks_again_gets_the_answer_to_its_newest_request(server: Server) -> None:
+    waiting: list[Message] = []
+    server.handle = waiting.append
+    client = server.client(zmq.REQ, REQ_CORRELATE=1, REQ_RELAXED=1)
+    for number in range(3):
+        client.send(request(number))
+        server.wait_until(lambda statistics, number=number: len(waiting) > number)  # type: ignore[misc]
+    for message in waiting:
+        server.in_loop(lambda message=message: (server.echo(message), server.endpoint.flush()))
+    assert answer(client)[0] == 2
+
+
+@pytest.mark.parametrize("hops", [0, 1, 2])
+@pytest.mark.parametrize("envelope", [[], [b""], [b"\0id", b"more", b""]], ids=str)
+def test_a_dealer_is_answered_through_any_number_of_proxies_with_the_frames_it_put_in_front(
+    server: Server, hops: int, envelope: list[bytes]
+) -> None:
+    with proxies(server.address, hops) as address:
+        client = server.client(zmq.DEALER, address=address)
+        for _ in range(3):
+            client.send_multipart([*envelope, *BODIES])
+            bodies: list[bytes] = []
+            while len(bodies) < len(BODIES):
+                frames = client.recv_multipart()
+                assert frames[: len(envelope)] == envelope
+                bodies += frames[len(envelope) :]
+            assert ids_of(bodies) == [1, 2, 3, 4]
+    assert server.in_loop(server.endpoint.statistics).malformed == 0
+
+
+def test_an_envelope_beyond_its_bounds_is_dropped_and_counted_and_not_executed(server: Server) -> None:
+    client = server.client()
+    client.send_multipart([b"x"] * 40 + [b"", request(1)])
+    client.send_multipart([b"x" * 10_000, b"", request(2)])
+    client.send(request(3))
+    assert answer(client)[0] == 3
+    assert server.in_loop(server.endpoint.statistics).malformed == 2
+    assert sum(map(sum, server.turns)) == 1
 
 
 def test_replies_of_one_turn_to_a_pipelining_client_share_one_message(server: Server) -> None:

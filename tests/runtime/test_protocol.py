@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runtime.errors import BadRequest
-from runtime.limits import FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX
+from runtime.limits import ENVELOPE_BYTES_MAX, ENVELOPE_FRAMES_MAX, FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX
 from runtime.protocol import (
     NO_OPTIONS,
     NO_RAW,
@@ -143,9 +143,48 @@ def test_bodies_after_an_empty_frame_share_an_envelope_that_counts_those_which_c
     assert not any(message.origin.plain for message in messages)
 
 
+GOOD = encode([1, "C", "n", "m"])
+HOP = b"\x00\x6b\x8b\x45\x67"
+
+
 @pytest.mark.parametrize(
     "frames",
     [
+        [b""],
+        [b"\x00\x00\x00\x07", b""],
+        [HOP, b""],
+        [HOP, HOP, b"\x00\x00\x00\x07", b""],
+        [b"an id of its own", b"[1]", GOOD, b""],
+        [HOP],
+        [HOP, HOP],
+        [b"x" * 255] * (ENVELOPE_FRAMES_MAX - 1) + [b""],
+    ],
+)
+def test_the_frames_up_to_the_first_empty_one_and_routing_ids_of_proxies_are_an_envelope(frames: list[bytes]) -> None:
+    messages, malformed = parse_message([b"client", *frames, GOOD, GOOD, b""])
+    assert malformed == 1
+    envelopes = {message.origin.envelope for message in messages}
+    assert [envelope and envelope.frames for envelope in envelopes] == [tuple(frames)]
+    assert len(messages) == 2
+
+
+def test_frames_without_an_empty_one_among_them_are_bodies() -> None:
+    for extra in (b"garbage", b"\x00short", b"\x01\x02\x03\x04\x05", b"\x00"):
+        messages, malformed = parse_message([b"client", extra, GOOD])
+        assert malformed == 1
+        assert [message.origin.envelope for message in messages] == [None]
+
+
+def test_an_envelope_counts_for_the_bytes_that_its_calls_keep() -> None:
+    (message,), _ = parse_message([b"client", b"i" * 200, b"", GOOD])
+    assert message.size == 200 + len(GOOD)
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"client", *[b"x"] * ENVELOPE_FRAMES_MAX, b"", GOOD],
+        [b"client", b"x" * (ENVELOPE_BYTES_MAX + 1), b"", GOOD],
         [b"client"],
         [b"client", b""],
         [b"client", b"", b""],
@@ -198,7 +237,7 @@ def bodies() -> st.SearchStrategy[bytes]:
 @example([b"[" + b" " * 70])
 def test_whatever_a_stranger_sends_is_taken_apart_or_counted(frames: list[bytes]) -> None:
     messages, malformed = parse_message([b"client", *frames])
-    body_count = len(frames) - bool(frames and not frames[0])
+    body_count = len(frames) - (frames[:-1].index(b"") + 1 if b"" in frames[:-1] else 0)
     assert len(messages) + malformed == max(body_count, 1)
     for message in messages:
         check_is_answerable(message)
