@@ -8,9 +8,10 @@ values are snapshots: nothing that user code mutates is shared with the cache.
 from __future__ import annotations
 
 import datetime
+import functools
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import msgspec
@@ -46,7 +47,8 @@ def encode_value(value: Any, root: str = "value") -> bytes:
     """The bytes of a value. Raises TypeError for what would come back as something else, ValueError for what is too large or
     too deep; they name the place, from `root`."""
     try:
-        _check(value, VALUE_DEPTH_MAX)
+        if not _is_plain(value, VALUE_DEPTH_MAX):
+            _check(value, VALUE_DEPTH_MAX)
         raw = encode_foreign(value)
     except RecursionError:
         raise too_deep().to_error(root) from None
@@ -61,8 +63,8 @@ def encode_value(value: Any, root: str = "value") -> bytes:
 def is_plain(value: Any, bytes_max: int) -> bool:
     """Whether a value comes back as it is without a type, and is not larger."""
     try:
-        return not _check(value, VALUE_DEPTH_MAX) and len(encode(value)) <= bytes_max
-    except (Different, TypeError, ValueError, RecursionError, OverflowError):
+        return _is_plain(value, VALUE_DEPTH_MAX) and len(encode(value)) <= bytes_max
+    except (ValueError, OverflowError):
         return False
 
 
@@ -71,8 +73,26 @@ def check_size(raw: bytes) -> None:
         raise ValueError(f"the value has {len(raw)} bytes encoded; the limit is {VALUE_BYTES_MAX}")
 
 
+def _is_plain(value: Any, levels: int) -> bool:
+    """Whether it certainly comes back as it is, whatever reads it. Most values; the others are looked at by `_check`."""
+    kind = value.__class__
+    if levels == 0:
+        return kind in SCALARS
+    if kind is list:
+        for item in value:
+            if item.__class__ not in SCALARS and not _is_plain(item, levels - 1):
+                return False
+    elif kind is dict:
+        for key, item in value.items():
+            if key.__class__ not in SCALARS or (item.__class__ not in SCALARS and not _is_plain(item, levels - 1)):
+                return False
+    else:
+        return kind in SCALARS or (kind is datetime.datetime and value.tzinfo.__class__ is datetime.timezone)
+    return True
+
+
 def _check(value: Any, levels: int) -> bool:
-    """Raises Different. Whether there is a record in it: that comes back as itself with a type only."""
+    """Raises Different for what does not come back as it is. Whether there is a record in it: that does with a type only."""
     kind = value.__class__
     if kind in SCALARS:
         return False
@@ -121,13 +141,20 @@ def _check_datetime(value: datetime.datetime) -> None:
         )  # fmt: skip
 
 
-def _is_record(kind: type) -> bool:
+@functools.lru_cache(maxsize=4_096)
+def _is_record(kind: Hashable) -> bool:
     return field_names(kind) is not None or is_model(kind)
+
+
+@functools.lru_cache(maxsize=4_096)
+def _reader(kind: Hashable) -> Callable[[bytes], Any] | None:
+    """Of a class that is not generic: what reads it is the same each time."""
+    return None if getattr(kind, "__parameters__", ()) and not is_model(kind) else result_decoder(kind)
 
 
 def _check_record(value: Any, levels: int) -> None:
     """A dataclass, Struct or model comes back as itself when it is read with its class: tried, and compared."""
-    kind = type(value)
+    kind: Any = type(value)
     if not _is_record(kind):
         raise Different(
             not_awaited(named(kind)) if hasattr(kind, "__await__") else
@@ -141,7 +168,8 @@ def _check_record(value: Any, levels: int) -> None:
     except Exception as exc:
         raise _blame(value, encode_foreign, exc, "cannot be stored") from None
     try:
-        read = _read_back(value, raw)
+        reader = _reader(kind)
+        read = _read_back(value, raw) if reader is None else reader(raw)
     except RecursionError:
         raise
     except Exception as exc:
@@ -151,7 +179,7 @@ def _check_record(value: Any, levels: int) -> None:
 
 def _read_back(value: Any, raw: bytes | None = None) -> Any:
     """What reads a record, or the records in a container; anything else is read already."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind in SCALARS:
         return value
     if not _is_record(kind):

@@ -12,8 +12,8 @@ import decimal
 import enum
 import functools
 import operator
-from collections.abc import Callable, Hashable, Iterator, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -22,6 +22,9 @@ from runtime.models import is_model
 
 _SURE = frozenset({type(None), bool, int, str, bytes})
 """Of one type and equal: the same."""
+
+_SCALARS = _SURE | {float}
+"""Likewise, but for the zeros of floats: 0.0 equals -0.0."""
 
 _MISSING = object()
 
@@ -53,18 +56,17 @@ def named(kind: Any) -> str:
 
 def check_same(value: Any, read: Any, levels: int) -> None:
     """Raises Different."""
-    kind = type(value)
+    kind: Any = type(value)
     if kind is not type(read):
         raise Different(
             f"{named(kind)} would come back as {named(type(read))}; give the field its type, or store what does not change"
         )
     if levels == 0:
         raise too_deep()
-    _comparison(cast("Hashable", kind))(value, read, levels - 1)
+    _comparison(kind)(value, read, levels - 1)
 
 
-@functools.lru_cache(maxsize=4_096)
-def _comparison(kind: Any) -> Callable[[Any, Any, int], None]:
+def _make_comparison(kind: Any) -> Callable[[Any, Any, int], None]:
     if kind is float:
         return _check_float
     if kind in _SURE:
@@ -87,6 +89,9 @@ def _comparison(kind: Any) -> Callable[[Any, Any, int], None]:
         return _check_model
     names = field_names(kind)
     return _check_equal if names is None else _record_comparison(names)
+
+
+_comparison: Callable[[Any], Callable[[Any, Any, int], None]] = functools.lru_cache(maxsize=4_096)(_make_comparison)
 
 
 def field_names(kind: Any) -> tuple[str, ...] | None:
@@ -112,7 +117,7 @@ def _record_comparison(names: tuple[str, ...]) -> Callable[[Any, Any, int], None
         except AttributeError:  # A field without a default that nothing has set.
             mine, theirs = (tuple(getattr(record, name, _MISSING) for name in names) for record in (value, read))
         kinds = [*map(type, mine)]
-        if kinds != [*map(type, theirs)] or not _SURE.issuperset(kinds) or mine != theirs:
+        if kinds != [*map(type, theirs)] or not _SCALARS.issuperset(kinds) or mine != theirs or (float in kinds and 0.0 in mine):
             for name, one, other in zip(names, mine, theirs, strict=True):
                 try:
                     check_same(one, other, levels)
