@@ -99,6 +99,14 @@ RESET_CLEANUP_S = 5.0
 RESET_CANCELS_MAX = 100
 """How many cancellations such code may swallow before it is closed."""
 
+# Alarms (contract, section 5).
+ALARM_DEATHS_MAX = 4
+"""Processes that may die one after another while the handler of an object's alarm runs; then the alarm is abandoned."""
+ALARM_DEATHS_ALONE = 2
+"""From so many on the handler waits, longer each time, and then runs alone: others that died with it are no longer blamed."""
+ALARM_ALONE_S = 10.0
+"""A handler that runs alone and takes longer than this lets the next one begin."""
+
 # Commits and log.
 SEGMENT_BYTES = 32 << 20
 LOG_SEGMENTS_MAX = 8

@@ -37,6 +37,27 @@ class Activator:
             activation = self._read(kept, request, origin, arrived_s)
         return activation if activation is not None and self._start(activation, kept, request, origin) else None
 
+    def borrow(self, kept: Kept, name: str, shard: int) -> Activation | None:
+        """The object, for a change of the runtime's own: no code of it runs. To be given back in the same turn. None: not now."""
+        host = self._host
+        activation = kept.activations.get(name)
+        if activation is not None:
+            return activation
+        key = object_key(kept.object_class.name, name)
+        if key in self._cold_starts or host.waiting.settles(key):
+            return None
+        activation = host.table.wake(kept, name)
+        if activation is None:
+            cache = ObjectCache(key, kept.object_class.name, name, shard, host.stores[shard], host.commits, host.table.budget)
+            return Activation(host, kept.object_class, name, cache)
+        host.table.remove(activation)
+        return activation
+
+    def give_back(self, kept: Kept, activation: Activation) -> None:
+        """Whoever calls an object that was not in memory waits until what was changed is durable."""
+        if kept.activations.get(activation.id.name) is not activation:
+            self._host.waiting.settle(activation.cache, [])
+
     def _read(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
         """An object of which nothing is in memory."""
         host = self._host

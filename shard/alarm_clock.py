@@ -7,6 +7,11 @@ never runs twice at a time. While nothing is due, nothing runs.
 An alarm is delivered as a call that comes from nowhere: it activates the object, waits at the input gate, and its outcome passes
 the output gate, so that `Ring.answer` means that the removal of the alarm (or its retry) is durable.
 
+A run is counted durably before it starts: its mark stands in the shard until the run has ended, however it ended. So a process
+knows which runs died with the one before. From the second death on a handler pauses, longer each time, and runs alone, so
+that those which only died with it are no longer blamed; after a few deaths its alarm is abandoned. A stop that was asked for
+takes all marks back.
+
 What counts as a failed run: everything for which the object's code is to blame while the handler runs: what it raises, `abort`,
 a critical section that fails or takes too long. What does not count is tried again until it gets through: a write that could
 not be made durable, a full queue, an object that cannot be started, so that the handler has not run at all.
@@ -23,8 +28,10 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any
 
-from runtime.protocol import ERROR, Request
+from runtime.limits import ALARM_ALONE_S, ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
+from runtime.protocol import ERROR, OK, Request
 from shard.alarms import (
+    BEGUN_KEY,
     RETRY_JITTER,
     Abandoned,
     Alarm,
@@ -34,13 +41,18 @@ from shard.alarms import (
     abandoned_alarms,
     abandoned_now,
     abandoned_row,
+    begun_row,
+    deaths_of,
     info_of,
+    object_name,
+    pause_after_us,
     pending_alarm,
     retried,
 )
 from shard.cache import ObjectCache
 from shard.object import ALARM, DurableObject
 from shard.outbound import InternalOrigin
+from shard.record import ObjectWrites
 from shard.task import NEUTRAL
 
 if TYPE_CHECKING:
@@ -57,6 +69,7 @@ TIMER_MS_MAX = 10_000
 """The longest sleep: the wall clock may be set meanwhile."""
 ABANDONED_COUNTED = 1_000
 """Per shard, at the start."""
+SUSPECTS_NAMED = 3
 ABANDONED_SHOWN = 20
 """The newest of a worker, told to whoever asks how it is."""
 
@@ -70,7 +83,20 @@ class Failure(Exception):
 class Ring(InternalOrigin):
     """One alarm on its way: the call that nobody made, its method, and where its outcome goes."""
 
-    __slots__ = ("_abandoned", "_activation", "_failure", "_has_run", "attempts", "clock", "due", "overtaken", "shard")
+    __slots__ = (
+        "_abandoned",
+        "_activation",
+        "_failure",
+        "_has_run",
+        "attempts",
+        "clock",
+        "deaths",
+        "due",
+        "has_ended",
+        "marked",
+        "overtaken",
+        "shard",
+    )
 
     name = ALARM
     empty_ok = True
@@ -84,6 +110,12 @@ class Ring(InternalOrigin):
         """How often it did not get through, through no fault of the object."""
         self.overtaken = False
         """Another ring for the object came meanwhile and was dropped."""
+        self.deaths = 0
+        """Processes that have died while the handler ran, one after another."""
+        self.has_ended = False
+        """The handler has come to its end, or never will run."""
+        self.marked = False
+        """The run has begun: if this process dies it is one more."""
         self._activation: Activation | None = None
         self._has_run = False
         """The handler, in this activation."""
@@ -120,15 +152,29 @@ class Ring(InternalOrigin):
                 cache.set_alarm(None)
         finally:
             cache.ringing = None
+        self.clock.run_ended(self)
 
     def _count_failure(self, cache: ObjectCache, alarm: Alarm, error: BaseException) -> None:
         now_us = self.clock.now_us()
         later = retried(alarm, now_us, self.clock.random.random())
         if later is None:
             said = [str(error)] if isinstance(error, Failure) else traceback.format_exception_only(error)
-            self._abandoned = abandoned_now(cache.class_name, cache.name, alarm, "".join(said).strip(), now_us)
-            cache.abandoned = abandoned_row(cache.key, self._abandoned)
+            self._abandon(cache, alarm, "".join(said).strip())
         cache.set_alarm(later)
+
+    def _abandon(self, cache: ObjectCache, alarm: Alarm, error: str) -> None:
+        clock = self.clock
+        self._abandoned = abandoned_now(cache.class_name, cache.name, alarm, error, clock.now_us(), self.deaths)
+        cache.abandoned = abandoned_row(cache.key, self._abandoned)
+
+    def abandon_dead(self, activation: Activation) -> None:
+        """The handler has killed too many. The object's alarm is removed, and nothing of it runs."""
+        cache = activation.cache
+        alarm = cache.alarm
+        if alarm is not None and alarm.due_us <= self.clock.now_us():
+            self._abandon(cache, alarm, f"its process died {self.deaths} times while the handler ran")
+            cache.set_alarm(None)
+        self.clock.run_ended(self)
 
     def deliver(self, host: Host) -> None:
         self._activation, self._has_run, self._abandoned, self.overtaken = None, False, None, False
@@ -140,7 +186,8 @@ class Ring(InternalOrigin):
             if self._abandoned is not None:
                 clock.abandoned += 1
                 clock.newest_abandoned.append(self._abandoned)
-                log.error("%s/%s: its alarm is abandoned: %s", due.class_name, due.name, self._abandoned.error)
+                text = "%s/%s: its alarm is abandoned: %s (`tidegate alarms` lists it)"
+                log.error(text, due.class_name, due.name, self._abandoned.error)
             clock.ended(self)
             return
         reason = result.get("message", "")
@@ -149,6 +196,10 @@ class Ring(InternalOrigin):
             clock.ended(self, again_in_us=0)
             return
         log.warning("the alarm of %s/%s did not get through and is tried again: %s", due.class_name, due.name, reason)
+        self.try_again()
+
+    def try_again(self) -> None:
+        clock = self.clock
         delay_us = TRY_AGAIN_US << min(self.attempts, TRY_AGAIN_DOUBLINGS)
         self.attempts += 1
         clock.ended(self, again_in_us=int(delay_us * (1 + RETRY_JITTER * clock.random.random())))
@@ -174,6 +225,20 @@ class AlarmClock:
         self._again: list[tuple[int, int, Ring]] = []
         """When to try again, a number, and what did not get through. A heap."""
         self._numbers = 0
+        self._deaths: dict[bytes, int] = {}
+        """By object: processes that have died while its handler ran."""
+        self._marking: list[Ring] = []
+        """Rings whose marks are in the open commit."""
+        self._being_marked: list[Ring] = []
+        """In the commit in flight."""
+        self._marked: collections.deque[Ring] = collections.deque()
+        """To be delivered."""
+        self._suspects: collections.deque[Ring] = collections.deque()
+        """To run alone, one after another."""
+        self._pausing = 0
+        """Rings that wait before that, or among them."""
+        self._alone: Ring | None = None
+        self._alone_timer: asyncio.TimerHandle | None = None
         self._unknown: set[str] = set()
         """Classes with alarms that the app does not have."""
         self._timer: asyncio.TimerHandle | None = None
@@ -190,13 +255,36 @@ class AlarmClock:
             last = self.newest_abandoned[-1]
             text = "%d objects have an alarm that was abandoned; the last of them was %s/%s, at %s: %s"
             log.warning(text, len(gone), last.class_name, last.name, last.abandoned_at, last.error)
+        self._find_deaths()
         self._stopped = False
         self._set_timer()
 
+    def _find_deaths(self) -> None:
+        suspects = []
+        for shard, store in self._stores.items():
+            for object_key, deaths in deaths_of(store).items():
+                if pending_alarm(store, object_key) is None:
+                    self._write_mark(shard, object_key, 0)  # It was deleted or has succeeded.
+                    continue
+                self._deaths[object_key] = deaths
+                if ALARM_DEATHS_ALONE <= deaths < ALARM_DEATHS_MAX:
+                    suspects.append(object_name(store, object_key))
+        if suspects:
+            named = ", ".join(suspects[:SUSPECTS_NAMED]) + (", …" if len(suspects) > SUSPECTS_NAMED else "")
+            text = "alarm handlers that ran each time when the worker died: %d; they pause, and run one at a time: %s"
+            log.warning(text, len(suspects), named)
+
     def stop(self) -> None:
+        """What runs goes on, and nobody is blamed for not having ended."""
         self._stopped = True
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._alone_timer):
+            if timer is not None:
+                timer.cancel()
+        for ring in self._ringing.values():
+            self._take_mark_back(ring)
+        if self._host.commits.own:
+            self._host.commits.own_wanted = True
+            self._host.touch()
 
     @property
     def next_due_us(self) -> int | None:
@@ -208,11 +296,21 @@ class AlarmClock:
 
     # Commits
 
-    def committing(self, shard: int, due: Due) -> None:
-        """An alarm that is part of the commit being cut."""
-        self._committing.append((shard, due))
+    def cut_alarm(self, cache: ObjectCache) -> list[ObjectWrites]:
+        """An object's alarm has changed, and is part of the commit being cut: what else that changes."""
+        if cache.alarm is not None:
+            self._committing.append((cache.shard, Due(cache.alarm.due_us, cache.key, cache.class_name, cache.name)))
+        return cache.take_index_writes()
+
+    def cut_marks(self) -> None:
+        self._being_marked, self._marking = self._marking, []
 
     def committed(self) -> None:
+        if self._being_marked:
+            if not self._marked:
+                self._host.call_soon(self._deliver, context=NEUTRAL)
+            self._marked.extend(self._being_marked)
+            self._being_marked = []
         if self._committing:
             noted, self._committing = self._committing, []
             if not self._stopped:
@@ -222,11 +320,14 @@ class AlarmClock:
 
     def commit_failed(self) -> None:
         self._committing = []
+        rings, self._being_marked = self._being_marked, []
+        for ring in rings:
+            ring.try_again()
 
     # Ringing
 
     def _set_timer(self) -> None:
-        if self._stopped or len(self._ringing) >= RINGS_MAX:
+        if self._stopped or self._room <= 0:
             return
         due_us = self.next_due_us
         if due_us is None or (self._timer_due_us is not None and self._timer_due_us <= due_us):
@@ -237,22 +338,103 @@ class AlarmClock:
         wait_ms = -((self.now_us() - due_us) // 1_000)  # Rounded up: a timer that ends early would be set again.
         self._timer = self._host.loop.call_later(min(TIMER_MS_MAX, max(0, wait_ms)) / 1_000, self._ring, context=NEUTRAL)
 
+    @property
+    def _room(self) -> int:
+        return RINGS_MAX - len(self._ringing) + self._pausing
+
     def _ring(self) -> None:
         self._timer = self._timer_due_us = None
         if self._stopped:
             return
-        rings = list(self._take_due(self.now_us(), min(RINGS_PER_TURN, RINGS_MAX - len(self._ringing))))
-        if rings:
-            self._host.now_s = self._host.loop.time()
-            self._host.touch()
-        for ring in rings:
+        for ring in list(self._take_due(self.now_us(), min(RINGS_PER_TURN, self._room))):
             due = ring.due
             if due.object_key in self._ringing:
                 self._ringing[due.object_key].overtaken = True
             elif self._has_handler(due.class_name):
                 self._ringing[due.object_key] = ring
-                ring.deliver(self._host)
+                ring.deaths = self._deaths.get(due.object_key, 0)
+                if ring.deaths >= ALARM_DEATHS_MAX:
+                    self._abandon(ring)
+                elif ring.deaths >= ALARM_DEATHS_ALONE:
+                    self._pausing += 1
+                    delay_s = pause_after_us(ring.deaths) * (1 + RETRY_JITTER * self.random.random()) / 1e6
+                    self._host.loop.call_later(delay_s, self._pause_over, ring, context=NEUTRAL)
+                else:
+                    self._mark(ring)
         self._set_timer()
+
+    def _mark(self, ring: Ring) -> None:
+        """Its run counts as begun when that is durable, and begins then."""
+        ring.marked, ring.has_ended = True, False
+        self._write_mark(ring.shard, ring.due.object_key, ring.deaths + 1, wanted=True)
+        self._marking.append(ring)
+        self._host.touch()
+
+    def _write_mark(self, shard: int, object_key: bytes, deaths: int, *, wanted: bool = False) -> None:
+        key, raw = begun_row(object_key, deaths)
+        self._host.commits.write_own(shard, BEGUN_KEY, key, raw, wanted=wanted)
+
+    def _take_mark_back(self, ring: Ring) -> None:
+        """The run has not begun, or has not ended by itself; it died with no process either."""
+        if ring.marked:
+            ring.marked = False
+            self._write_mark(ring.shard, ring.due.object_key, ring.deaths)
+
+    def run_ended(self, ring: Ring) -> None:
+        """In whatever way: the handler does not kill. What becomes of the alarm is in the same commit."""
+        ring.has_ended = True
+        self._write_mark(ring.shard, ring.due.object_key, 0)
+
+    def _deliver(self) -> None:
+        """Runs that count as begun."""
+        host = self._host
+        host.now_s = host.loop.time()
+        for _ in range(min(len(self._marked), RINGS_PER_TURN)):
+            ring = self._marked.popleft()
+            if not self._stopped:
+                ring.deliver(host)
+        if self._marked:
+            host.call_soon(self._deliver, context=NEUTRAL)
+        host.touch()
+
+    # Those that may kill
+
+    def _pause_over(self, ring: Ring) -> None:
+        self._suspects.append(ring)
+        self._next_alone()
+
+    def _next_alone(self) -> None:
+        if self._alone is None and self._suspects and not self._stopped:
+            self._pausing -= 1
+            ring = self._alone = self._suspects.popleft()
+            self._alone_timer = self._host.loop.call_later(ALARM_ALONE_S, self._alone_over, ring, context=NEUTRAL)
+            self._mark(ring)
+
+    def _alone_over(self, ring: Ring) -> None:
+        """It has ended, or takes so long that the others must not wait for it."""
+        if self._alone is ring:
+            self._alone = None
+            assert self._alone_timer is not None
+            self._alone_timer.cancel()
+            self._next_alone()
+
+    def _abandon(self, ring: Ring) -> None:
+        """Whatever becomes of it, the object's code does not run."""
+        host, due = self._host, ring.due
+        kept = host.classes[due.class_name]
+        activation = host.activator.borrow(kept, due.name, ring.shard)
+        if activation is None:
+            ring.try_again()
+            return
+        ring.marked = True
+        ring.abandon_dead(activation)
+        seq = activation.cache.confirm_seq
+        if seq <= host.commits.durable_seq:
+            ring.answer(OK, None)
+        else:
+            host.commits.hold(seq, (activation, ring, 0, OK, None))
+        host.activator.give_back(kept, activation)
+        host.touch()
 
     def _take_due(self, now_us: int, most: int) -> Iterator[Ring]:
         while most > 0 and self._again and self._again[0][0] <= now_us:
@@ -280,6 +462,11 @@ class AlarmClock:
         forgotten."""
         due = ring.due
         del self._ringing[due.object_key]
+        if again_in_us is None and ring.has_ended:
+            self._deaths.pop(due.object_key, None)
+        else:
+            self._take_mark_back(ring)
+        self._alone_over(ring)
         if self._stopped:
             return
         alarm = pending_alarm(self._stores[ring.shard], due.object_key)

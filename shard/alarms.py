@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from runtime.limits import ALARM_DEATHS_ALONE
 from shard.cold_reads import Done, Reader
 from shard.memtable import Unknown
 
@@ -27,6 +28,9 @@ INDEX_KEY = b"\xfe" * 16
 """Object key of the alarm index. Object keys begin with a slot, so with a byte below 0x40."""
 ABANDONED_KEY = b"\xfd" * 16
 """Object key of the alarms that were given up, the newest of each object."""
+
+BEGUN_KEY = b"\xfc" * 16
+"""Object key of the runs of handlers that have begun and not ended; see `deaths_of`."""
 
 RETRIES_MAX = 6
 RETRY_FIRST_US = 2_000_000
@@ -224,6 +228,30 @@ def pending_alarm(store: IndexStore, object_key: bytes) -> Alarm | None:
     return None if header is None else decode_header(header).alarm
 
 
+def object_name(store: IndexStore, object_key: bytes) -> str:
+    header = store.get(object_key, "")
+    return "?" if header is None else "{0.class_name}/{0.name}".format(decode_header(header))
+
+
+# Runs that have begun
+#
+# Before a handler runs it is marked here: by its object, with the number of processes that have died while it ran if this one
+# does. Whatever ends the run, even a failure, takes the mark back. So what a new process finds are the runs that died.
+
+
+def begun_row(object_key: bytes, deaths: int) -> tuple[str, bytes | None]:
+    return object_key.hex(), bytes([deaths]) if deaths else None
+
+
+def deaths_of(store: IndexStore) -> dict[bytes, int]:
+    """By object: how many processes have died while the handler of its alarm ran, one after another."""
+    return {bytes.fromhex(key): raw[0] for key, raw in store.scan(BEGUN_KEY, None, None, reverse=False, limit=None)}
+
+
+def pause_after_us(deaths: int) -> int:
+    return RETRY_FIRST_US << max(0, deaths - ALARM_DEATHS_ALONE)
+
+
 # Alarms that were given up
 
 
@@ -233,16 +261,23 @@ class Abandoned(msgspec.Struct, frozen=True, gc=False):
     scheduled_for: datetime.datetime
     abandoned_at: datetime.datetime
     error: str
+    deaths: int = 0
+    """Processes that have died while the handler ran."""
 
 
-def abandoned_now(class_name: str, name: str, alarm: Alarm, error: str, now_us: int) -> Abandoned:
+def abandoned_now(class_name: str, name: str, alarm: Alarm, error: str, now_us: int, deaths: int = 0) -> Abandoned:
     times = to_datetime(alarm.scheduled_us), to_datetime(now_us)
-    return Abandoned(class_name, name, *times, error[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode())
+    return Abandoned(class_name, name, *times, error[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode(), deaths)
 
 
 def abandoned_row(object_key: bytes, abandoned: Abandoned) -> tuple[str, bytes]:
     """Key and value under which an alarm is recorded that was given up."""
     return object_key.hex(), msgspec.msgpack.encode(abandoned)
+
+
+def abandoned_alarm(store: IndexStore, object_key: bytes) -> Abandoned | None:
+    raw = store.get(ABANDONED_KEY, object_key.hex())
+    return None if raw is None else msgspec.msgpack.decode(raw, type=Abandoned)
 
 
 def abandoned_alarms(store: IndexStore, limit: int) -> list[Abandoned]:

@@ -119,6 +119,9 @@ class ColdStarts:
             host.queued_bytes += len(request.args)
         return True
 
+    def __contains__(self, object_key: bytes) -> bool:
+        return object_key in self._calls
+
     def takes(self, store: HeaderStore, object_key: bytes, call: tuple[Request, Origin, float]) -> bool:
         """Whether the header has to be fetched; the call waits for it then, or has been refused."""
         if store.reader is None or self._warm == object_key or store.recall(object_key, HEADER) is not UNKNOWN:

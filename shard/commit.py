@@ -25,17 +25,24 @@ if TYPE_CHECKING:
 Inheritance = tuple["ObjectCache", "ObjectCache"]
 """Who has seen undurable writes, and whose."""
 
+OwnRows = tuple[int, bytes]
+"""A shard, and the key under which the runtime keeps rows of its own there."""
+OwnWrites = dict[str, bytes | None]
+
 
 class Commit:
     """The commit in flight: what it makes durable, and the messages that wait for it."""
 
-    __slots__ = ("heirs", "held", "members", "seq")
+    __slots__ = ("heirs", "held", "members", "own", "seq")
 
-    def __init__(self, seq: int, members: list[ObjectCache], held: list[Any], heirs: list[Inheritance]) -> None:
+    def __init__(
+        self, seq: int, members: list[ObjectCache], held: list[Any], heirs: list[Inheritance], own: dict[OwnRows, OwnWrites]
+    ) -> None:
         self.seq = seq
         self.members = members
         self.held = held
         self.heirs = heirs
+        self.own = own
 
 
 class GroupCommit:
@@ -49,6 +56,8 @@ class GroupCommit:
         "in_flight",
         "open_bytes",
         "open_seq",
+        "own",
+        "own_wanted",
         "passing",
         "split_first",
         "split_seq",
@@ -67,6 +76,10 @@ class GroupCommit:
         self.open_bytes = 0
         self.passing: dict[tuple[ObjectCache, str], None] = {}
         """Keys that leave their caches once what was written is durable."""
+        self.own: dict[OwnRows, OwnWrites] = {}
+        """What the runtime itself writes into the open commit."""
+        self.own_wanted = False
+        """Somebody waits for that; else it goes with whatever is committed next."""
         self.split_first, self.split_seq = 1, 0
         """The newest commits, without a gap, from which members were left behind."""
 
@@ -106,7 +119,7 @@ class GroupCommit:
 
     @property
     def can_cut(self) -> bool:
-        return self.in_flight is None and bool(self.dirty or self.held)
+        return self.in_flight is None and bool(self.dirty or self.held or self.own_wanted)
 
     def cut(self, bytes_max: int) -> Commit:
         """Closes the open commit: all its members, or as many as fit in `bytes_max` (at least one). The messages held so far
@@ -117,7 +130,8 @@ class GroupCommit:
             members, self.dirty = self._split(members, bytes_max)
         self.open_bytes = sum(member.dirty_bytes for member in self.dirty)
         heirs, self.heirs = self.heirs, []
-        commit = self.in_flight = Commit(self.open_seq, members, [], heirs)
+        own, self.own, self.own_wanted = self.own, {}, False
+        commit = self.in_flight = Commit(self.open_seq, members, [], heirs, own)
         self.open_seq += 1
         if self.dirty:  # Some did not fit: what reveals their writes must wait for the next commit, and nobody may overtake.
             if self.split_seq != commit.seq - 1:
@@ -161,8 +175,16 @@ class GroupCommit:
 
     def failed(self) -> Commit:
         """The commit in flight is lost. Its number counts as settled, because nobody may wait for it any longer; the
-        caller resets its members, whose messages were never released."""
-        return self.succeeded()
+        caller resets its members, whose messages were never released. What the runtime wrote stays, for a later commit."""
+        commit = self.succeeded()
+        for rows, writes in commit.own.items():
+            self.own[rows] = {**writes, **self.own.get(rows, {})}
+        return commit
+
+    def write_own(self, shard: int, object_key: bytes, key: str, raw: bytes | None, *, wanted: bool = False) -> None:
+        """A row of the runtime's own. `wanted`: it is worth a commit."""
+        self.own.setdefault((shard, object_key), {})[key] = raw
+        self.own_wanted |= wanted
 
     def forget(self, member: ObjectCache) -> None:
         """Drops a member's writes from the open commit, because its object is reset."""

@@ -44,7 +44,6 @@ from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_
 from shard.activation import Aborted, Activation, QueuedCall
 from shard.activator import Activator
 from shard.alarm_clock import AlarmClock, Ring
-from shard.alarms import Due
 from shard.cache import Store
 from shard.chain import Chain
 from shard.chained_calls import ChainedCalls
@@ -113,7 +112,7 @@ class Host:
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
         self.waiting = WaitingRoom(loop, self.deliver, touch)
-        self._activator = Activator(self)
+        self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.running_calls = 0
         self._calls = self._commits_done = self._commit_writes = 0
@@ -165,7 +164,7 @@ class Host:
             return
         activation = kept.activations.get(request.name)
         if activation is None:
-            activation = self._activator.bring(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
+            activation = self.activator.bring(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
             if activation is None:
                 return
         elif activation.gate.resting:
@@ -415,9 +414,10 @@ class Host:
             else:
                 objects.append(writes)
             if cache.alarm_changed:
-                objects.extend(cache.take_index_writes())
-                if cache.alarm is not None:
-                    self.alarms.committing(cache.shard, Due(cache.alarm.due_us, cache.key, cache.class_name, cache.name))
+                objects.extend(self.alarms.cut_alarm(cache))
+        for (shard, key), rows in commit.own.items():
+            by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
+        self.alarms.cut_marks()
         pieces = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
         self._pieces = (commit, pieces)
         return pieces

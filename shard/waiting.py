@@ -30,7 +30,7 @@ class WaitingRoom:
         self.stalled: collections.deque[WaitingCall] = collections.deque()
         """Calls that came while too much was not durable."""
         self._settling: dict[bytes, tuple[ObjectCache, list[WaitingCall]]] = {}
-        """By object: the cache of an activation that was reset, and the calls that wait for its last commit."""
+        """By object: the cache of an activation that is in memory no more, and the calls that wait for its last commit."""
 
     def __len__(self) -> int:
         return len(self.stalled) + sum(len(calls) for _, calls in self._settling.values())
@@ -51,10 +51,14 @@ class WaitingRoom:
         waiting = queued + self._take_stalled(cache)
         if self.stalled:  # Perhaps nothing is left whose commit they could wait for.
             self._loop.call_soon(self._deliver_stalled, context=NEUTRAL)
-        if waiting or cache.committing is not None:
-            assert cache.key not in self._settling, "its calls would have waited"
+        if cache.key in self._settling:  # The runtime has changed it, and that change is lost.
+            waiting = self._settling[cache.key][1] + waiting
+        if waiting or cache.committing is not None or cache.dirty:
             self._settling[cache.key] = cache, waiting
             self._loop.call_soon(self._deliver_settled, cache.key, context=NEUTRAL)
+
+    def settles(self, object_key: bytes) -> bool:
+        return object_key in self._settling
 
     def commit_ended(self) -> None:
         for key in self._settling:
@@ -73,7 +77,7 @@ class WaitingRoom:
     def _deliver_settled(self, key: bytes) -> None:
         """All at once, so that no call that arrives meanwhile overtakes those that waited."""
         waiting = self._settling.get(key)
-        if waiting is not None and waiting[0].committing is None:
+        if waiting is not None and waiting[0].committing is None and not waiting[0].dirty:
             del self._settling[key]
             for call in waiting[1]:
                 self._deliver(*call)

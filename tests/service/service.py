@@ -31,7 +31,7 @@ FULL = os.environ.get("TIDEGATE_FULL") == "1"
 """Whether the sizes that the project promises are run, or smaller ones that fit in every run of the tests."""
 READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 10.0
-KILLED_BY_TEST = r"killed by SIGKILL|is ready again"
+KILLED_BY_TEST = r"killed by SIGKILL|is ready again|ran each time when the worker died"
 
 _SUSPECT = re.compile(r"^[\d:.]+ (WARNING|ERROR|CRITICAL)|Traceback \(most recent call last\)|Exception ignored|assert", re.M)
 

@@ -51,6 +51,11 @@ class Slow(Bell):
             await asyncio.sleep(0.01)
         note("done")
 
+class Deadly(Bell):
+    async def alarm(self, info: AlarmInfo) -> None:
+        note("deadly")
+        os._exit(3)
+
 class Failing(Bell):
     async def alarm(self, info: AlarmInfo) -> None:
         note(f"{info.retry_count} {time.time() - info.scheduled_for.timestamp():.3f}")
@@ -81,8 +86,12 @@ def ringing_workers(bells: Service) -> list[int]:
     return [p["pid"] for p in bells.status()["processes"][2:] if p["statistics"].get("alarms_rung")]
 
 
+def abandoned_count(bells: Service) -> int:
+    return sum(p["statistics"].get("alarms_abandoned", 0) for p in bells.status()["processes"][2:])
+
+
 def test_a_handler_that_was_killed_runs_again(bells: Service, runs: Path) -> None:
-    bells.call("Slow", "a", "set", 0)
+    bells.call("Slow", "a", "set", time.time())
     wait_until(lambda: runs.read_text() == "begun\n", "the handler")
     assert bells.call("Slow", "a", "pending") is False
     wait_until(lambda: bool(ringing_workers(bells)), "statistics")
@@ -136,6 +145,22 @@ def test_retries_and_their_number_survive_a_kill(bells: Service, runs: Path) -> 
     assert [number for number, _ in retries] == [1, 2]
     assert 2.0 <= retries[0][1] < 2.5 + 5.0, "a start takes its time"
     assert 4.0 <= retries[1][1] - retries[0][1] < 5.0 + 2.0
+
+
+def test_a_handler_that_ends_its_process_is_abandoned_and_the_others_of_its_worker_go_on(bells: Service, runs: Path) -> None:
+    bells.expect("exited with code 3", "its alarm is abandoned", "an alarm that was abandoned")
+    names = [f"n{number}" for number in range(20)]
+    bells.call("Deadly", "d", "set", time.time() + 0.5)
+    read_many(bells.endpoint, names, "Bell", "set_soon")
+    wait_until(lambda: abandoned_count(bells) == 1, "the abandonment", 60)
+    wait_until(lambda: not any(read_many(bells.endpoint, names, "Bell", "pending")), "the others")
+    assert read_many(bells.endpoint, names, "Bell", "rang") == [1] * len(names)
+    assert runs.read_text().split().count("deadly") == 4
+    assert bells.call("Deadly", "d", "pending") is False
+    assert bells.stop() == 0
+    bells.start(2)
+    wait_until(lambda: abandoned_count(bells) == 1, "the record of it")
+    assert runs.read_text().split().count("deadly") == 4
 
 
 @pytest.mark.slow

@@ -102,6 +102,8 @@ async def test_an_abandoned_alarm_is_counted_when_that_is_durable_and_an_object_
     assert len(world.rehearsal.runs) == 6
     world.auto = False
     await world.until(200)
+    world.commit()
+    await world.settle()
     assert len(world.rehearsal.runs) == 7
     assert world.host.statistics().alarms_abandoned == 0
     world.fail_commit()
@@ -253,9 +255,13 @@ async def test_a_handler_whose_code_resets_the_object_has_failed_and_that_counts
 @in_virtual_time
 async def test_a_failure_that_cannot_be_recorded_at_once_is_recorded_later() -> None:
     world = AlarmWorld()
-    world.rehearsal.play = abort
+
+    async def play(bell: Bell, info: AlarmInfo) -> None:
+        world.failing = True
+        await abort(bell, info)
+
+    world.rehearsal.play = play
     await world.ring_up("set", 10)
-    world.failing = True
     await world.until(30)
     assert len(world.rehearsal.runs) == 1
     world.rehearsal.play = None
