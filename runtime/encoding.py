@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Final, Never, NoReturn
+from typing import Any, Never, NoReturn
 
 import msgspec
 
@@ -18,6 +18,7 @@ from runtime.exceptions import raised_by_caller
 from runtime.limits import CALL_BYTES_MAX
 from runtime.models import dump, dump_json, is_model, validate, validate_json
 from runtime.protocol import NO_RAW
+from runtime.unawaited import NAMED, Unawaited, not_awaited
 
 Decode = Callable[[Any], Any]
 """Raw result to value. Raises msgspec.MsgspecError or ValueError when it is not what the annotation says."""
@@ -25,18 +26,6 @@ Decode = Callable[[Any], Any]
 
 TIMEOUT_S_TOLD_MAX = 1e9
 """A longer one is as good as none, and might not fit into the request."""
-
-
-class Unawaited:
-    """What an awaitable holds that is a Struct, so that nothing can write it (see `shard/ready.py`)."""
-
-
-UNAWAITED: Final = Unawaited()
-
-
-def not_awaited(what: str) -> str:
-    """What is said where a value is expected and an awaitable is found."""
-    return f"{what} was not awaited; write `await` in front of the call, as in `await self.storage.get(…)`"
 
 
 def encode_foreign(value: Any) -> Any:
@@ -53,7 +42,7 @@ def _encode_foreign(value: Any, dump: Callable[[Any], Any]) -> Any:
     if kind is Unawaited:
         raise TypeError(not_awaited("a storage operation"))
     if hasattr(kind, "__await__"):
-        raise TypeError(not_awaited(f"a {kind.__name__}"))
+        raise TypeError(not_awaited(getattr(kind, NAMED, f"a {kind.__name__}")))
     if is_model(kind):
         return dump(value)
     raise TypeError(f"MessagePack cannot carry a {kind.__name__}")

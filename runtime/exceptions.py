@@ -49,8 +49,9 @@ def register_exception(kind: type[Exception] | None = None, /, *, name: str | No
     module, _, qualname = name.rpartition(".") if name is not None else (_of(kind, "__module__"), "", _of(kind, "__qualname__"))
     if not qualname:
         raise ValueError("the name of an exception is not empty")
-    if _registered.setdefault((module, qualname), kind) is not kind and name is not None:
-        raise ValueError(f"another exception is registered as {name}")
+    other = _registered.get((module, qualname), kind)
+    if (_of(other, "__module__"), _of(other, "__qualname__")) != (_of(kind, "__module__"), _of(kind, "__qualname__")):
+        raise ValueError(f"another exception is registered as {module}.{qualname}")
     _registered[module, qualname] = kind
     _names[kind] = (module, qualname)
     know_home(_of(kind, "__module__"))

@@ -4,6 +4,7 @@ Guarantee: it works wherever a coroutine does (`create_task`, task groups, `run_
 wherever a future does, but for `asyncio.wait`, which refuses coroutines and wants tasks. Unlike a coroutine it has begun when
 it is made: calls are sent in the order in which they were made, not in which they are awaited, and it may be awaited twice.
 
+Used as if it were the result it raises, and the error says `await`.
 Plain `await` goes to the future's own iterator and costs what it costs for any future.
 """
 
@@ -13,6 +14,8 @@ import asyncio
 from collections.abc import Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
+
+from runtime.unawaited import refuse_use
 
 T = TypeVar("T")
 
@@ -45,3 +48,6 @@ class CoroutineFuture(asyncio.Future[T], Coroutine[Any, Any, T]):
     def close(self) -> None:
         if not self.cancel() and not self.cancelled():
             self.exception()  # Retrieved.
+
+
+refuse_use(CoroutineFuture, "a call")

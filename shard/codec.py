@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 
 from runtime.encoding import encode_value as encode_foreign
-from runtime.encoding import not_awaited, result_decoder
+from runtime.encoding import result_decoder
 from runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
 from runtime.models import is_model
+from runtime.unawaited import not_awaited
 from shard.likeness import Different, check_same, field_names, key_step, named, parts, too_deep
 
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})

@@ -1,7 +1,6 @@
 """What a storage operation returns that is answered from memory: an awaitable that is already done.
 
-Guarantee: whoever forgets `await` is told so. `if self.storage.get("flag"):` would always be true, and
-`f"{self.storage.get('n')}"` always wrong, without a word: every use as the value that it is not raises.
+Guarantee: whoever forgets `await` is told so (see `runtime/unawaited.py`).
 """
 
 from __future__ import annotations
@@ -12,26 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from runtime.encoding import UNAWAITED, Unawaited, not_awaited
-
-_OPERATORS = (
-    "add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "matmul", "lshift", "rshift", "and", "xor", "or",
-)  # fmt: skip
-_USES = (
-    *_OPERATORS, *(f"r{name}" for name in _OPERATORS), "neg", "pos", "abs", "invert", "round", "int", "float", "complex",
-    "index", "lt", "le", "gt", "ge", "bool", "len", "contains", "getitem", "setitem", "delitem", "format", "call",
-)  # fmt: skip
-
-
-def _unawaited(self: object, *args: object) -> NoReturn:
-    raise TypeError(not_awaited("a storage operation"))
-
-
-def refuse_use(kind: type[Any], *more: str) -> None:
-    """Every use of a `kind` as a value raises TypeError. Identity and hash stay: futures and tasks are kept in sets."""
-    for name in (*_USES, *more):
-        setattr(kind, f"__{name}__", _unawaited)
-
+from runtime.unawaited import UNAWAITED, Unawaited, not_awaited, refuse_use
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -63,7 +43,7 @@ class Ready(msgspec.Struct, Generic[T_co], gc=False, eq=False):
         pass
 
 
-refuse_use(Ready, "eq", "ne", "iter", "str")
+refuse_use(Ready, "a storage operation", "eq", "ne", "iter", "str")
 
 
 DONE: Ready[None] = Ready(None)

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from runtime.limits import RESET_CANCELS_MAX
 from runtime.pending import CoroutineFuture
+from runtime.unawaited import refuse_use
 from shard.chain import Chain
 from shard.input_gate import Section
 from shard.libraries import runs_object_code
-from shard.ready import refuse_use
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -59,7 +59,7 @@ class StorageFuture(CoroutineFuture[Any]):
     """The completion of an object's own storage operation: it is delivered although the gate is closed for it."""
 
 
-refuse_use(StorageFuture)
+refuse_use(StorageFuture, "a storage operation")
 
 
 class Gone(asyncio.CancelledError):

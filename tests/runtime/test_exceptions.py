@@ -374,8 +374,13 @@ def test_an_exception_can_be_registered_under_a_name_that_both_sides_know() -> N
         pass
 
     assert type(wire("shop", "SoldOut")) is Here
-    with pytest.raises(ValueError, match="another exception is registered"):
+    with pytest.raises(ValueError, match=r"another exception is registered as shop\.SoldOut"):
         register_exception(SoldOut, name="shop.SoldOut")
+
+
+def test_a_module_that_is_loaded_again_registers_its_exceptions_again() -> None:
+    kinds = [register_exception(local(), name="shop.SoldOut") for _ in range(2)]
+    assert type(wire("shop", "SoldOut")) is kinds[1]
 
 
 def test_a_registered_class_of_a_function_comes_back_as_itself() -> None:

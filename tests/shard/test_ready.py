@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from runtime.errors import BadArguments, MethodRaised
+from runtime.pending import CoroutineFuture
 from shard.object import DurableObject
 from shard.ready import DONE, Ready
 from shard.task import StorageFuture
@@ -132,6 +133,17 @@ def test_a_storage_operation_used_as_its_value_says_await(use: Callable[[Any], A
             use = lambda value: divmod(value, 2)  # noqa: E731
         with pytest.raises(TypeError, match="was not awaited; write `await`"):
             use(awaitable)
+
+
+async def test_a_call_used_as_its_result_says_await_and_is_made_all_the_same() -> None:
+    future = CoroutineFuture[int]()
+    for use in (bool, lambda value: value + 1, lambda value: value[0], len, "{}".format, int, lambda value: value > 1):
+        with pytest.raises(TypeError, match="a call was not awaited; write `await`"):
+            use(future)
+    future.set_result(7)
+    assert await future == 7
+    assert await asyncio.gather(future, future) == [7, 7]
+    assert len({future, CoroutineFuture[int]()}) == 2
 
 
 async def test_one_that_had_to_be_fetched_says_so_too_and_all_stay_what_asyncio_can_wait_for() -> None:
