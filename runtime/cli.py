@@ -36,6 +36,8 @@ from runtime.supervisor import Service, Supervisor, supervise
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+WAITING_SHOWN = 20
+"""Objects that wait, in the page of `status`."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -410,7 +412,19 @@ def render_status(status: Mapping[str, Any], now_ms: int) -> str:
     rows += [_row(process) for process in status["processes"]]
     if abandoned := _abandoned_count(status):
         lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
-    return "\n".join(lines + _table(rows))
+    return "\n".join(lines + _table(rows) + _waiting(status, now_ms))
+
+
+def _waiting(status: Mapping[str, Any], now_ms: int) -> list[str]:
+    """Objects behind whose gates somebody has waited for more than a second."""
+    found = [each for process in status["processes"] for each in process.get("statistics", {}).get("waiting_objects", [])]
+    if not found:
+        return []
+    rows: list[tuple[str, ...]] = [("object", "waits for", "events", "its gate is closed by", "which waits for")]
+    for each in sorted(found, key=lambda each: int(each["since_ms"]))[:WAITING_SHOWN]:
+        waited = f"{max(0, now_ms - each['since_ms']) / 1_000:.1f} s"
+        rows.append((each["object"], waited, str(each["waiting"]), each["closed_by"], each["waits_for"]))
+    return ["", *_table(rows)]
 
 
 def _version(status: Mapping[str, Any]) -> str:

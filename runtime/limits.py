@@ -87,6 +87,9 @@ OUTPUT_FLUSH_S = 1.0
 # Gates (contract, section 2).
 SECTION_DEPTH_MAX = 64
 SECTION_TIMEOUT_S = 30.0
+"""In the body of a critical section, of a transaction, or in `on_start`."""
+TRANSACTION_UNWIND_S = 1.0
+"""After that, for the code of a transaction to leave it."""
 CHAIN_ENTRIES_MAX = 64
 """Objects that a call says it has come through. Of a longer chain the oldest are forgotten."""
 CHAIN_TOKENS_MAX = 8

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from runtime.errors import CallError, DeadlineExceeded, ObjectReset, StartFailed
 from runtime.ids import ObjectId
+from runtime.limits import SECTION_TIMEOUT_S
 from runtime.pending import CoroutineFuture
 from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
@@ -153,12 +154,14 @@ class Activation:
         """With the gate closed: until it has ended, whoever calls waits."""
         gate = self.gate
         task = ObjectTask(self.host.loop)
-        section, running = gate.enter(gate.root, Start(task))
+        start = Start(self, task)
+        section, running = gate.enter(gate.root, start)
         assert running
         task.adopt(self.instance.on_start(), self, section, self.context_in(section, chain))
 
         def done(task: ObjectTask) -> None:
             self.starting = False
+            self.host.gates.left(start)
             if self.broken is not None:
                 _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
                 return
@@ -170,6 +173,7 @@ class Activation:
                 self.schedule_pump()
 
         self.starting = True
+        self.host.gates.closed_by(start)
         task.when_done = done
         task.start_running()
         task.deliver()
@@ -282,8 +286,14 @@ class Activation:
             self.pumping = True
             self.host.call_soon(self.pump, context=NEUTRAL)
 
-    def enter_section(self, *, breaks: bool) -> CriticalSection:
-        return CriticalSection(self, breaks=breaks)
+    @property
+    def oldest_wait_s(self) -> float | None:
+        """Since when the call that is let in next has waited, if it is a call."""
+        waiters = self.gate.root.waiters
+        return waiters[0].arrived_s if waiters and isinstance(waiters[0], QueuedCall) else None
+
+    def enter_section(self, undo: Callable[[], None] | None) -> CriticalSection:
+        return CriticalSection(self, undo)
 
     # Alarm
 
@@ -326,7 +336,7 @@ class Activation:
 
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""
-        future = self._closing_future()
+        future = self._closing_future("writes that are not durable yet")
         self.host.hold(self, self.host.commits.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
@@ -347,16 +357,19 @@ class Activation:
                 _settle(future, result)
 
         begin(done)  # If it raises, nothing has been closed.
-        future = CoroutineFuture(loop=self.host.loop) if concurrent else self._closing_future()
+        future = CoroutineFuture(loop=self.host.loop) if concurrent else self._closing_future("a read from disk")
         return future
 
-    def _closing_future(self) -> StorageFuture:
+    def _closing_future(self, kind: str) -> StorageFuture:
         """A storage operation begins that cannot be answered at once: the gate is closed until it is done, or given up."""
         future = StorageFuture(loop=self.host.loop)
         section = self.current_section()
         self.gate.lock(section)
+        wait = DiskWait(self, kind)
+        self.host.gates.locked_by(wait)
 
         def unlock(_: object) -> None:
+            self.host.gates.unlocked(wait)
             self.gate.unlock(section)
             self.schedule_pump()
 
@@ -392,20 +405,36 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
 class Start:
     """Who runs `on_start` in the section that keeps the gate closed meanwhile."""
 
-    __slots__ = ("task",)
+    __slots__ = ("activation", "since_s", "task")
 
     kind = "on_start"
     lets_in = False
     way_out = "let on_start finish first: a task that it starts with self.spawn may make the call"
 
-    def __init__(self, task: ObjectTask) -> None:
+    def __init__(self, activation: Activation, task: ObjectTask) -> None:
+        self.activation = activation
         self.task = task
+        self.since_s = 0.0
+
+    def expire(self) -> None:
+        self.activation.fail(f"on_start took longer than {SECTION_TIMEOUT_S:g} s")
+
+
+class DiskWait:
+    """A storage operation that keeps the gate closed until it has been delivered."""
+
+    __slots__ = ("activation", "kind", "since_s")
+
+    def __init__(self, activation: Activation, kind: str) -> None:
+        self.activation = activation
+        self.kind = kind
+        self.since_s = 0.0
 
 
 class QueuedCall:
     """A call that waits at the gate to be started."""
 
-    __slots__ = ("_chain", "_section", "activation", "arrived_s", "deadline_s", "method", "origin", "request")
+    __slots__ = ("_section", "activation", "arrived_s", "chain", "deadline_s", "method", "origin", "request")
 
     def __init__(
         self,
@@ -425,15 +454,37 @@ class QueuedCall:
         self.arrived_s = arrived_s
         self.deadline_s = deadline_s
         self._section = section
-        self._chain = chain
+        self.chain = chain
+
+    def wait(self) -> None:
+        activation = self.activation
+        host = activation.host
+        activation.queued_calls += 1
+        host.queued_calls += 1
+        host.queued_bytes += len(self.request.args)
+        if self.chain is not None:
+            host.chained.waits(self)
+        activation.gate.wait(self._section, self)
+        activation.schedule_pump()
+
+    def _waits_no_longer(self) -> None:
+        host = self.activation.host
+        self.activation.queued_calls -= 1
+        host.queued_calls -= 1
+        host.queued_bytes -= len(self.request.args)
+
+    def give_up(self, error: CallError) -> None:
+        """It is answered although it has not been let in."""
+        self.activation.gate.give_up(self._section, self)
+        self._waits_no_longer()
+        self.activation.host.answer_error(self.origin, self.request.id, error)
+        self.activation.schedule_pump()
 
     def deliver(self) -> None:
         activation = self.activation
         host = activation.host
-        activation.queued_calls -= 1
-        host.queued_calls -= 1
-        host.queued_bytes -= len(self.request.args)
+        self._waits_no_longer()
         if self.deadline_s is not None and host.loop.time() >= self.deadline_s:
             host.answer_error(self.origin, self.request.id, DeadlineExceeded("the deadline passed before the call was started"))
         else:
-            host.start(activation, self.method, self.request, self.origin, self._section, self._chain)
+            host.start(activation, self.method, self.request, self.origin, self._section, self.chain)

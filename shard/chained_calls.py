@@ -115,12 +115,19 @@ class ChainedCalls:
 
     # Who waits for whom
 
-    def closes_ring(self, activation: Activation, origin: Origin) -> str | None:
-        """Whether whoever keeps the gate of that object closed waits for the end of this very call; by way of whom."""
+    def waits(self, call: QueuedCall) -> None:
+        if isinstance(call.origin, LocalOrigin):
+            call.origin.place = call
+
+    def closes_ring(self, activation: Activation, request: Request, origin: Origin) -> Deadlock | None:
+        """Whether whoever keeps the gate of that object closed waits for the end of this very call."""
         if origin.__class__ is not LocalOrigin:
             return None
         found = self._path(activation, origin, set())
-        return None if found is None else ring([str(origin.caller.id), *found])
+        if found is None:
+            return None
+        text = f"{ring([str(origin.caller.id), *found])}: {request.method} would wait for objects that wait for its own end"
+        return Deadlock(f"{text}; do not call each other in sections or transactions")
 
     def _path(self, activation: Activation, wanted: LocalOrigin, seen: set[Section]) -> list[str] | None:
         """From an object behind whose gate somebody waits."""

@@ -1,17 +1,21 @@
 """Critical sections and open transactions, as the code of an object enters and leaves them.
 
 Guarantee: the body runs only while its section runs in the gate; whoever is cancelled or reset while it waits to begin gives back
-what it was granted.
+what it was granted. 30 s in its body (see `gate_watch`) end a critical section by a reset. They end a transaction by a rollback:
+its task is cancelled, and what it wrote until its block has been left is undone too; if it does not leave it within a second, the
+object is reset, since nobody can tell what its code goes on to do.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-from runtime.limits import SECTION_TIMEOUT_S
+from runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
 from shard.input_gate import Section
+from shard.storage import TransactionTimeout
 from shard.task import NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
 
 if TYPE_CHECKING:
@@ -21,32 +25,37 @@ if TYPE_CHECKING:
 class CriticalSection:
     """Async context manager: while its body runs, only events that it started itself are delivered to the object.
 
-    With `breaks`, an exception that escapes it, or 30 s in its body, resets the object."""
+    With `undo` it is a transaction. Without, an exception that escapes it, or 30 s in its body, resets the object."""
 
-    __slots__ = ("_activation", "_breaks", "_future", "_section", "_timer", "_withdrawn", "task")
+    __slots__ = ("_cancels", "_future", "_section", "_undo", "_withdrawn", "activation", "expired", "since_s", "task")
 
-    def __init__(self, activation: Activation, *, breaks: bool) -> None:
-        self._activation = activation
-        self._breaks = breaks
+    way_out = "call before or after the transaction, or use self.block_concurrency()"
+
+    def __init__(self, activation: Activation, undo: Callable[[], None] | None) -> None:
+        self.activation = activation
+        self._undo = undo
         self.task: ObjectTask
         self._section: Section | None = None
         self._future: StorageFuture | None = None
-        self._timer: asyncio.TimerHandle | None = None
         self._withdrawn = False
+        self.since_s = 0.0
+        """When its body began."""
+        self.expired = False
+        """It has taken too long."""
+        self._cancels = 0
+        """Cancellations of its task that others had asked for when it expired."""
+
+    @property
+    def kind(self) -> str:
+        return "a critical section" if self._undo is None else "an open transaction"
 
     @property
     def lets_in(self) -> bool:
         """Whether a call that its own code has started may come back into it."""
-        return self._breaks
-
-    @property
-    def kind(self) -> str:
-        return "a critical section" if self._breaks else "an open transaction"
-
-    way_out = "call before or after the transaction, or use self.block_concurrency()"
+        return self._undo is None
 
     async def __aenter__(self) -> CriticalSection:
-        activation = self._activation
+        activation = self.activation
         task = asyncio.current_task()
         section = section_of(task, activation)
         if section is None:
@@ -59,6 +68,7 @@ class CriticalSection:
         if activation.broken is not None:
             raise activation.broken
         gate = activation.gate
+        self.task = cast("ObjectTask", task)
         self._section, running = gate.enter(section, self)
         if not running:
             self._future = StorageFuture(loop=activation.host.loop)
@@ -68,11 +78,9 @@ class CriticalSection:
             except BaseException:
                 self._give_up()
                 raise
-        self.task = cast("ObjectTask", task)
         self.task.section = self._section
         SECTION.set(self._section)
-        if self._breaks:
-            self._timer = activation.host.loop.call_later(SECTION_TIMEOUT_S, self._timed_out, context=NEUTRAL)
+        activation.host.gates.closed_by(self)
         return self
 
     def deliver(self) -> None:
@@ -87,32 +95,63 @@ class CriticalSection:
     def _give_up(self) -> None:
         assert self._section is not None
         assert self._future is not None
-        if self._withdrawn or self._activation.broken is not None:
+        if self._withdrawn or self.activation.broken is not None:
             return
         if self._future.cancelled():
-            self._activation.gate.withdraw(self._section)
-            self._activation.schedule_pump()
+            self.activation.gate.withdraw(self._section)
+            self.activation.schedule_pump()
         else:
             self._leave()
 
     def _leave(self) -> None:
         assert self._section is not None
-        self._activation.gate.leave(self._section)
-        self._activation.schedule_pump()
+        self.activation.gate.leave(self._section)
+        self.activation.schedule_pump()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        activation = self._activation
-        if activation.broken is not None:
-            return
+        activation = self.activation
+        activation.host.gates.left(self)
         assert self._section is not None
-        self.task.section = self._section.parent
-        self._leave()
-        if error is not None and self._breaks:
-            activation.fail(f"an exception escaped a critical section (block_concurrency): {error!r}")
+        if activation.broken is None and not self._section.over:
+            self.task.section = self._section.parent
+            self._leave()
+            if error is not None and self._undo is None:
+                activation.fail(f"an exception escaped a critical section (block_concurrency): {error!r}")
+        if self.expired and activation.broken is None:
+            cancelled = self.task.uncancel() <= self._cancels and isinstance(error, asyncio.CancelledError)
+            if cancelled or error is None:
+                raise TransactionTimeout(self._said()) from error
 
-    def _timed_out(self) -> None:
-        self._activation.fail(f"a critical section (block_concurrency) took longer than {SECTION_TIMEOUT_S:g} s")
+    def _said(self) -> str:
+        return f"{self.activation.id}: a transaction was not over after {SECTION_TIMEOUT_S:g} s and has been rolled back"
+
+    def expire(self) -> None:
+        """It has taken too long."""
+        activation = self.activation
+        if self._undo is None:
+            activation.fail(f"a critical section (block_concurrency) took longer than {SECTION_TIMEOUT_S:g} s")
+            return
+        self.expired = True
+        activation.host.log.warning("%s", self._said())
+        if not self._end_unattended():
+            self._cancels = self.task.cancelling()
+            self.task.cancel()
+            activation.host.loop.call_later(TRANSACTION_UNWIND_S, self._end, context=NEUTRAL)
+
+    def _end_unattended(self) -> bool:
+        """A transaction whose task has ended without leaving it."""
+        if not self.task.done():
+            return False
+        assert self._undo is not None
+        self._undo()
+        self._leave()
+        return True
+
+    def _end(self) -> None:
+        activation = self.activation
+        assert self._section is not None
+        if not self._section.over and activation.broken is None and not self._end_unattended():
+            text = f"a transaction took longer than {SECTION_TIMEOUT_S:g} s and its code did not end when it was cancelled"
+            activation.fail(text)

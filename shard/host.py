@@ -26,7 +26,6 @@ from runtime.encoding import encode_value, encode_value_json
 from runtime.errors import (
     BadRequest,
     CallError,
-    Deadlock,
     ObjectReset,
     Overloaded,
     TooLarge,
@@ -49,6 +48,7 @@ from shard.chain import Chain
 from shard.chained_calls import ChainedCalls
 from shard.codec import SCALARS
 from shard.commit import Commit, GroupCommit
+from shard.gate_watch import GateWatch
 from shard.input_gate import Section
 from shard.methods import NO_ARGUMENTS, Method, ObjectClass
 from shard.outbound import InternalOrigin, LocalOrigin
@@ -114,6 +114,7 @@ class Host:
         self.waiting = WaitingRoom(loop, self.deliver, touch)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
+        self.gates = GateWatch(self)
         self.running_calls = 0
         self._calls = self._commits_done = self._commit_writes = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
@@ -205,18 +206,10 @@ class Host:
         elif activation.queued_calls >= OBJECT_CALLS_MAX:
             text = f"{activation.id} has {activation.queued_calls} calls waiting"
             self.answer_error(origin, request.id, Overloaded(text))
-        elif chain is not None and (ring := self.chained.closes_ring(activation, origin)) is not None:
-            text = f"{ring}: {request.method} would wait for objects that wait for its own end"
-            self.answer_error(origin, request.id, Deadlock(f"{text}; do not call each other in sections or transactions"))
+        elif chain is not None and (deadlock := self.chained.closes_ring(activation, request, origin)) is not None:
+            self.answer_error(origin, request.id, deadlock)
         else:
-            activation.queued_calls += 1
-            self.queued_calls += 1
-            self.queued_bytes += len(request.args)
-            call = QueuedCall(activation, method, request, origin, arrived_s, deadline_s, section, chain)
-            if chain is not None and origin.__class__ is LocalOrigin:
-                origin.place = call
-            gate.wait(section, call)
-            activation.schedule_pump()
+            QueuedCall(activation, method, request, origin, arrived_s, deadline_s, section, chain).wait()
 
     def start(
         self,
@@ -494,5 +487,6 @@ class Host:
             alarms_rung=self.alarms.rung,
             alarms_abandoned=self.alarms.abandoned,
             newest_abandoned=list(self.alarms.newest_abandoned),
+            waiting_objects=self.gates.waiting(),
             alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )

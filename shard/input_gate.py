@@ -98,6 +98,12 @@ class InputGate:
         section.waiters = _joined(section.waiters, waiter)
         self._refresh()
 
+    def give_up(self, section: Section, waiter: Any) -> None:
+        """Takes out one that waits in a section."""
+        section = self.living(section)
+        section.waiters = collections.deque(each for each in section.waiters if each is not waiter)
+        self._refresh()
+
     def grant(self) -> Any | None:
         """Takes the next waiter that may be delivered now, or None. For a starter its section has been started."""
         active = self.active
@@ -118,6 +124,16 @@ class InputGate:
         """Whether `grant` would return somebody."""
         active = self.active
         return not active.locks and bool(active.starters or active.waiters)
+
+    @property
+    def waiting(self) -> int:
+        """How many wait anywhere."""
+        count = 0
+        section: Section | None = self.root
+        while section is not None:
+            count += len(section.starters) + len(section.waiters)
+            section = section.child
+        return count
 
     # Rest
 

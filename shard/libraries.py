@@ -63,8 +63,23 @@ def runs_object_code(coro: Any, owner: Activation) -> bool:
         frame = _frame_of(coro)
         if frame is not None and not _is_library_module(frame.f_globals.get("__name__", ""), owner):
             return True
-        coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
+        coro = _awaited_by(coro)
     return False
+
+
+def line_of(coro: Any, owner: Activation) -> str:
+    """Where in its own code an object waits."""
+    line = ""
+    while coro is not None:
+        frame = _frame_of(coro)
+        if frame is not None and not _is_library_module(frame.f_globals.get("__name__", ""), owner):
+            line = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
+        coro = _awaited_by(coro)
+    return line
+
+
+def _awaited_by(coro: Any) -> Any:
+    return getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
 
 
 def _frame_of(coro: Any) -> Any:

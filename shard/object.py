@@ -59,13 +59,14 @@ class DurableObject:
     def spawn(self, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Starts a background task that the object owns: gated, counted as activity, cancelled when the object is reset. An
         exception that escapes it is logged."""
+        activation = self._activation
         check_coroutine(coro)
-        return cast("asyncio.Task[T]", self._activation.spawn(coro))
+        return cast("asyncio.Task[T]", activation.spawn(coro))
 
     def block_concurrency(self) -> SectionEntry:
         """`async with self.block_concurrency():` a critical section. Only events that its own code started are delivered
         while it runs. An exception that escapes it, or 30 s in it, resets the object."""
-        return self._activation.enter_section(breaks=True)
+        return self._activation.enter_section(None)
 
     @property
     def fetch(self) -> aiohttp.ClientSession:

@@ -18,6 +18,25 @@ class HostSettings:
 
 
 @dataclass(frozen=True)
+class WaitingObject:
+    """Behind whose gate somebody has waited for more than a second."""
+
+    object: str
+    since_ms: int
+    """Unix time."""
+    waiting: int
+    """Calls, sections and other events."""
+    closed_by: str
+    waits_for: str
+    """Where that is known: what the code that keeps the gate closed waits for."""
+
+    def shown(self, waited_s: float) -> str:
+        waits = f", which waits for {self.waits_for}" if self.waits_for else ""
+        events = "1 event has" if self.waiting == 1 else f"{self.waiting} events have"
+        return f"{self.object}: {events} waited behind its gate for {waited_s:.1f} s: it is closed by {self.closed_by}{waits}"
+
+
+@dataclass(frozen=True)
 class HostStatistics:
     activations: int
     tasks: int
@@ -33,5 +52,6 @@ class HostStatistics:
     alarms_abandoned: int
     """By this worker and by those before it."""
     newest_abandoned: list[Abandoned]
+    waiting_objects: list[WaitingObject]
     alarm_due_ms: int | None
     """Unix time at which the next alarm rings, if any is pending."""

@@ -44,11 +44,15 @@ class Host(Protocol):
         `concurrent`."""
         ...
 
-    def enter_section(self, *, breaks: bool) -> SectionEntry: ...
+    def enter_section(self, undo: Callable[[], None] | None) -> SectionEntry:
+        """`undo`: of a transaction whose code has ended without leaving it."""
+        ...
 
 
 class SectionEntry(Protocol):
     """A critical section as an async context manager."""
+
+    expired: bool
 
     async def __aenter__(self) -> object: ...
 
@@ -342,6 +346,10 @@ class TransactionOver(RuntimeError):
     """The transaction has been committed or rolled back and takes no more operations."""
 
 
+class TransactionTimeout(TimeoutError):
+    """The transaction was not over after 30 s and has been rolled back. Raised where its block ends."""
+
+
 class Transaction:
     """Storage operations that are committed together when the block ends, and rolled back when it raises.
 
@@ -358,7 +366,7 @@ class Transaction:
     async def __aenter__(self) -> Transaction:
         if self._section is not None:
             raise TransactionOver("a transaction is entered once; call storage.transaction() again")
-        self._section = self._storage._host.enter_section(breaks=False)
+        self._section = self._storage._host.enter_section(self._undo)
         await self._section.__aenter__()
         self._layer = self._storage._layer = Layer(self._storage._layer)
         return self
@@ -369,13 +377,18 @@ class Transaction:
         assert self._section is not None
         try:
             if not self._over and self._layer is not None and not self._layer.dropped:
-                if error is None:
+                if error is None and not self._section.expired:
                     self._storage._commit_layer(self._layer)
                 else:
                     self._storage._drop_layer(self._layer)
             self._over = True
         finally:
-            await self._section.__aexit__(None, None, None)
+            await self._section.__aexit__(kind, error, traceback)
+
+    def _undo(self) -> None:
+        if self._layer is not None:
+            self._storage._drop_layer(self._layer)
+        self._over = True
 
     def rollback(self) -> None:
         """Undoes everything the transaction has done. It takes no more operations."""

@@ -26,7 +26,7 @@ from runtime.exceptions import register_exception
 from runtime.ids import ObjectId
 from shard.alarms import AlarmInfo
 from shard.object import DurableObject
-from shard.storage import Storage, Transaction, TransactionOver
+from shard.storage import Storage, Transaction, TransactionOver, TransactionTimeout
 
 __all__ = [
     "AlarmInfo",
@@ -51,6 +51,7 @@ __all__ = [
     "TooLarge",
     "Transaction",
     "TransactionOver",
+    "TransactionTimeout",
     "Unauthorized",
     "Unavailable",
     "UnknownClass",

@@ -172,6 +172,25 @@ def test_a_degraded_service_shows_what_is_wrong_with_which_process() -> None:
     assert "data /d: 1 shard\nalarms: 4 abandoned" in render_status(status, now_ms=1_000)
 
 
+def test_objects_that_wait_behind_their_gates_are_shown_the_longest_first() -> None:
+    waiting = [
+        {"object": "A/a", "since_ms": 9_000, "waiting": 1, "closed_by": "on_start", "waits_for": ""},
+        {"object": "B/b", "since_ms": 4_000, "waiting": 12, "closed_by": "an open transaction", "waits_for": "app.py:3 in f"},
+    ]
+    worker = {"name": "worker 0", "state": "up", "pid": 1, "core": 1, "restarts": 0, "flapping": False, "last_problem": ""}
+    worker["statistics"] = {"waiting_objects": waiting}
+    status = {
+        "state": "serving", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000, "app": "a.py",
+        "app_version": "0badcafe", "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
+    }  # fmt: skip
+    page = render_status(status, now_ms=10_500).splitlines()
+    assert page[-3:] == [
+        "object  waits for  events  its gate is closed by  which waits for",
+        "B/b     6.5 s      12      an open transaction    app.py:3 in f",
+        "A/a     1.5 s      1       on_start",
+    ]
+
+
 def test_abandoned_alarms_are_listed_newest_first_with_the_last_line_of_what_was_raised() -> None:
     def alarm(name: str, minute: int, error: str) -> dict[str, str]:
         at = f"2026-11-01T10:{minute}:00.123456Z"

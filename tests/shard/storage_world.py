@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from runtime.errors import ObjectReset
@@ -19,6 +19,8 @@ from shard.store import ShardStore
 
 class OpenSection:
     """A critical section where nobody else is."""
+
+    expired = False
 
     async def __aenter__(self) -> OpenSection:
         return self
@@ -39,7 +41,7 @@ class AlwaysOpen:
     def wait_capacity(self) -> Awaitable[None]:
         return DONE
 
-    def enter_section(self, *, breaks: bool) -> OpenSection:
+    def enter_section(self, undo: Callable[[], None] | None) -> OpenSection:
         return OpenSection()
 
 

@@ -288,6 +288,7 @@ class Client:
             "Unavailable",
             "StartFailed",
             "Overloaded",
+            "TransactionTimeout",
         ):
             self.history.problem("error", f"{call} ended in {call.value}")
 

@@ -17,6 +17,7 @@ import msgspec
 from runtime.errors import CallError
 from shard.alarms import AlarmInfo
 from shard.object import DurableObject
+from shard.storage import TransactionTimeout
 from shard.task import StorageFuture
 from tests.sim.history import ALARM_KEY, EPOCH_S, VERSION, History, Seen
 
@@ -307,6 +308,9 @@ class Run:
         except ScriptFailed:
             if end != "raise":
                 raise
+            return
+        except TransactionTimeout:  # As if it had been rolled back.
+            history_of(journal).count("transactions that took too long")
             return
         if end == "commit":
             outer.mirror.clear()

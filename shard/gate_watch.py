@@ -1,0 +1,170 @@
+"""Who keeps gates closed, for how long, and who waits behind them.
+
+Guarantee: a critical section, an open transaction or a start ends after 30 s at the latest, whatever its code waits for. An
+object behind whose gate somebody has waited for more than a second is named, with what keeps the gate closed: to whoever asks
+for the numbers of the worker, and in the log, once and then in pauses that double.
+
+What keeps a gate closed is noted when it begins and forgotten when it ends, in the order of time: that costs less than a timer
+each. While any is noted the watch looks about once a second; an open gate costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Protocol
+
+from runtime.errors import one_line
+from runtime.limits import SECTION_TIMEOUT_S
+from shard.activation import Activation, QueuedCall
+from shard.libraries import line_of
+from shard.settings import WaitingObject
+from shard.task import NEUTRAL, ObjectTask
+
+if TYPE_CHECKING:
+    from shard.host import Host
+
+LOOK_S = 1.0
+"""How often it looks; who waits longer than this is named."""
+LOOKED_AT_MAX = 10_000
+"""What is looked at in one look."""
+CALLS_LOOKED_AT_MAX = 100
+"""Of each object that waits."""
+NAMED_MAX = 20
+"""Objects named to whoever asks: those that have waited for longest."""
+LOGGED_MAX = 10
+"""Objects named in the log in one look."""
+
+
+class Closer(Protocol):
+    """What keeps the gate of an object closed."""
+
+    since_s: float
+
+    @property
+    def activation(self) -> Activation: ...
+
+    @property
+    def kind(self) -> str: ...
+
+
+class BoundedCloser(Closer, Protocol):
+    task: ObjectTask
+
+    def expire(self) -> None: ...
+
+
+class Episode:
+    """While somebody waits behind a gate."""
+
+    __slots__ = ("next_line_s", "pause_s", "row", "since_s")
+
+    def __init__(self, since_s: float) -> None:
+        self.since_s = since_s
+        self.next_line_s = since_s + LOOK_S
+        self.pause_s = LOOK_S
+        self.row: WaitingObject
+
+
+class GateWatch:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._bounded: dict[BoundedCloser, None] = {}
+        self._unbounded: dict[Closer, None] = {}
+        """Storage operations."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._episodes: dict[Activation, Episode] = {}
+
+    def closed_by(self, closer: BoundedCloser) -> None:
+        closer.since_s = self._host.loop.time()
+        self._bounded[closer] = None
+        if self._timer is None:
+            self._set_timer(closer.since_s)
+
+    def left(self, closer: BoundedCloser) -> None:
+        self._bounded.pop(closer, None)
+
+    def locked_by(self, closer: Closer) -> None:
+        closer.since_s = self._host.loop.time()
+        self._unbounded[closer] = None
+        if self._timer is None:
+            self._set_timer(closer.since_s)
+
+    def unlocked(self, closer: Closer) -> None:
+        self._unbounded.pop(closer, None)
+
+    def waiting(self) -> list[WaitingObject]:
+        """Who has waited for more than a second, as of the last look; for longest first."""
+        now_s = self._host.loop.time()
+        rows = [each.row for each in self._episodes.values() if each.since_s + LOOK_S <= now_s]
+        return sorted(rows, key=lambda row: row.since_ms)[:NAMED_MAX]
+
+    def _set_timer(self, now_s: float) -> None:
+        delay_s = LOOK_S
+        for first in self._bounded:
+            delay_s = max(0.0, min(LOOK_S, first.since_s + SECTION_TIMEOUT_S - now_s))
+            break
+        self._timer = self._host.loop.call_later(delay_s, self._on_timer, context=NEUTRAL)
+
+    def _on_timer(self) -> None:
+        now_s = self._host.loop.time()
+        self._timer = None
+        late = list(itertools.takewhile(lambda closer: closer.since_s + SECTION_TIMEOUT_S <= now_s, self._bounded))
+        for closer in late:
+            self._bounded.pop(closer, None)
+            if closer.activation.broken is None:
+                closer.expire()
+        self._look(now_s)
+        if self._timer is None and (self._bounded or self._unbounded):
+            self._set_timer(now_s)
+
+    def _look(self, now_s: float) -> None:
+        """Finds out who waits."""
+        locks = {closer.activation: closer.kind for closer in itertools.islice(self._unbounded, LOOKED_AT_MAX)}
+        found: dict[Activation, Episode] = {}
+        for activation in [*locks, *(closer.activation for closer in itertools.islice(self._bounded, LOOKED_AT_MAX))]:
+            count = activation.gate.waiting
+            if not count or activation in found or activation.broken is not None:
+                continue
+            since_s = activation.oldest_wait_s
+            episode = self._episodes.get(activation)
+            if episode is None or (since_s is not None and since_s > episode.since_s):
+                episode = Episode(now_s if since_s is None else since_s)
+            found[activation] = episode
+            episode.row = self._row(activation, episode, count, locks.get(activation), now_s)
+            if episode.since_s + LOOK_S <= now_s:
+                self._break_ring(activation)
+        self._episodes = found
+        self._tell(now_s)
+
+    def _break_ring(self, activation: Activation) -> None:
+        """The ring may have been closed after the call had been queued: by who has begun to wait for its answer since."""
+        for call in list(itertools.islice(activation.gate.root.waiters, CALLS_LOOKED_AT_MAX)):
+            if isinstance(call, QueuedCall) and call.chain is not None:
+                deadlock = self._host.chained.closes_ring(activation, call.request, call.origin)
+                if deadlock is not None:
+                    call.give_up(deadlock)
+                    return
+
+    def _row(self, activation: Activation, episode: Episode, count: int, lock: str | None, now_s: float) -> WaitingObject:
+        holder = activation.gate.active.holder
+        waits_for = ""
+        if lock is None and holder is not None:
+            request = self._host.chained.awaited_by(holder.task)
+            if request is not None:
+                waits_for = f"the answer of {request.cls}/{request.name}.{request.method}"
+            else:
+                waits_for = line_of(holder.task.get_coro(), activation)
+        since_ms = self._host.wall_us() // 1_000 - round((now_s - episode.since_s) * 1_000)
+        closed_by = lock or (holder.kind if holder is not None else "the events before")
+        return WaitingObject(one_line(str(activation.id)), since_ms, count, closed_by, one_line(waits_for))
+
+    def _tell(self, now_s: float) -> None:
+        due = [each for each in self._episodes.values() if each.next_line_s <= now_s]
+        for episode in sorted(due, key=lambda each: each.since_s)[:LOGGED_MAX]:
+            row = episode.row
+            episode.pause_s *= 2
+            episode.next_line_s = now_s + episode.pause_s
+            self._host.log.warning("%s", row.shown(now_s - episode.since_s))
+        if len(due) > LOGGED_MAX:
+            self._host.log.warning("%d more objects wait behind their gates; see `tidegate status`", len(due) - LOGGED_MAX)
