@@ -311,7 +311,7 @@ def _call(options: argparse.Namespace) -> int:
 
 def _report_call_error(operation: str, error: CallError, *, as_json: bool) -> int:
     if as_json:
-        print(json.dumps({"error": error.to_wire()}))
+        print(msgspec.json.encode({"error": error.to_wire()}).decode())
     fate = {"not_executed": "not executed", "executed": "executed", "unknown": "may have been executed"}[error.outcome]
     kind = f"{error.details['type']}: " if error.details.get("type") else ""
     code = _fail(one_line(f"{operation}: {error.code}: {kind}{error.message} ({fate})"))

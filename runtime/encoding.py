@@ -124,7 +124,10 @@ def check_carried(kind: Any) -> None:
     if kind in (NoReturn, Never):
         return
     result_decoder(kind)
-    waiting: list[Any] = [msgspec.inspect.type_info(kind)]
+    try:
+        waiting: list[Any] = [msgspec.inspect.type_info(kind)]
+    except TypeError:  # msgspec before 0.20 cannot describe a Literal of texts and numbers, which it reads.
+        return
     seen: set[Any] = set()
     while waiting:
         info = waiting.pop()

@@ -10,6 +10,7 @@ Rule 2: writing can lose something (a secret, an excluded field). Whoever must n
 from __future__ import annotations
 
 import functools
+import inspect
 import sys
 import typing
 from collections.abc import Hashable
@@ -57,10 +58,7 @@ def validate(kind: Any, value: Any) -> Any:
 
 def _validate(kind: Any, value: Any) -> Any:
     if not _writing(kind)[0]:  # It was written by the names of its fields, or by somebody who knows its aliases.
-        try:
-            return kind.model_validate(value, by_alias=True, by_name=True)
-        except TypeError:  # Pydantic before 2.11.
-            pass
+        return kind.model_validate(value, by_alias=True, by_name=True)
     return kind.model_validate(value)
 
 
@@ -74,7 +72,11 @@ def validate_json(kind: Any, value: Any) -> Any:
 
 def _validate_json(kind: Any, value: Any) -> Any:
     mode = _BYTES_MODES.get(kind.model_config.get("val_json_bytes"), "utf8")
-    text = sys.modules["pydantic_core"].to_json(value, bytes_mode=mode, inf_nan_mode="constants")
+    to_json = sys.modules["pydantic_core"].to_json
+    try:
+        text = to_json(value, bytes_mode=mode, inf_nan_mode="constants")
+    except TypeError:  # Pydantic before 2.7.
+        text = to_json(value, bytes_mode=mode)
     return kind.model_validate_json(text)
 
 
@@ -92,6 +94,8 @@ def _writing(kind: Any) -> tuple[bool, bool]:
     """Whether a model is written by its aliases (unless they are others than those by which it is read), and without its
     computed fields."""
     by_alias = all(_reads_its_aliases(each) for each in _models_of(kind, []))
+    if not by_alias and "by_name" not in inspect.signature(kind.model_validate).parameters:
+        raise TypeError(f"{kind.__name__} is read by other aliases than it is written by; that takes Pydantic 2.11")
     computed = bool(kind.model_computed_fields) and kind.model_config.get("extra") in (None, "ignore")
     return by_alias, not computed
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,11 @@ def test_what_nobody_can_import_keeps_its_name_over_any_number_of_hops(service: 
         with pytest.raises(ExceptionGroup, match="unhandled errors in a TaskGroup") as group:
             client.stub("Clerk", "one").pass_on_again("two", "s1", "take_several")
         assert sorted(part.type for part in group.value.exceptions) == ["Hidden", "SoldOut"]
+
+
+def test_arguments_of_an_exception_that_are_no_json_are_shown_as_json(service: Service) -> None:
+    done = run(sys.executable, "-m", "tidegate", "call", "Shelf", "s", "odd", "--json", "--connect", service.endpoint)
+    assert json.loads(done.stdout)["error"]["args"] == ["/w==", "2026-01-01T00:00:00Z", {"7": [None]}]
 
 
 def test_an_exception_cannot_forge_a_line_of_the_log_nor_of_the_command(service: Service) -> None:

@@ -1,6 +1,7 @@
 """Objects that raise exceptions of their own, and pass on those of others. Clients import it too."""
 
 import asyncio
+import datetime
 
 from tidegate import DurableObject
 
@@ -31,6 +32,10 @@ class Shelf(DurableObject):
 
     async def forge(self) -> None:
         raise ValueError("no\n12:00:00.000 ERROR   worker 0: forged\x1b[2J\r12:00:00.000 ERROR   worker 0: forged too")
+
+
+    async def odd(self) -> None:
+        raise ValueError(b"\xff", datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), {7: [None]})
 
 
 class Clerk(DurableObject):
