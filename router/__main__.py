@@ -79,7 +79,7 @@ def _check_port(endpoint: str) -> None:
 
 
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> Failed:
-    problem = error.strerror or str(error)
+    problem = zmq.strerror(error.errno or 0) if isinstance(error, zmq.ZMQError) else error.strerror or str(error)
     return Failed("listen", endpoint, problem=problem, hint=listen_hint(error.errno), fatal=True)
 
 

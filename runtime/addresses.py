@@ -18,21 +18,43 @@ NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUP
 """Of an address to listen on: another machine has it."""
 LOOK_UP_AGAIN_S = 1.0
 """A name to which nothing could be connected yet is looked up this often."""
+_PATH_BYTES_MAX = 107
 _TCP = "tcp://"
 _IPC = "ipc://"
 
 
 def check_endpoint(value: object) -> str | None:
-    """Why this is no endpoint, or None."""
+    """Why one cannot listen there, or None."""
     problem = f"must be an endpoint such as {EXAMPLES}"
     if not isinstance(value, str) or "\0" in value:
         return problem
     if value.startswith(_IPC):
-        return None if len(value) > len(_IPC) else problem
+        path_bytes = len(value.encode(errors="backslashreplace")) - len(_IPC)
+        return None if 0 < path_bytes <= _PATH_BYTES_MAX else f"{problem}, with a path of up to {_PATH_BYTES_MAX} bytes"
     host, port = _split(value)
     if not value.startswith(_TCP) or not host or any(char.isspace() or char == "/" for char in host):
         return problem
+    if (":" in host or "[" in host or "]" in host) and ";" not in host and not _in_brackets(host):
+        return f"{problem}, and an IPv6 address in brackets: tcp://[::1]:7711"
     return None if port.isascii() and port.isdecimal() and int(port) <= 65_535 else f"{problem}, with a port up to 65535"
+
+
+def check_target(value: object) -> str | None:
+    """Why one cannot connect there, or None."""
+    problem = check_endpoint(value)
+    if problem is None and isinstance(value, str) and value.startswith(_TCP):
+        host, port = _split(value)
+        if host == "*" or not int(port):
+            return f"must be an endpoint that somebody listens on, such as {EXAMPLES}"
+    return problem
+
+
+def _in_brackets(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host[1:-1], None, socket.AF_INET6, flags=socket.AI_NUMERICHOST)
+    except (OSError, UnicodeError):
+        return False
+    return host[0] == "[" and host[-1] == "]"
 
 
 def has_name(endpoint: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import io
 import json
 import os
 import signal
@@ -21,12 +22,14 @@ from typing import Any
 
 import msgspec
 
+from runtime.arguments import Parser, add_client_options, add_connect, parse_arguments, whole_number, whole_numbers
 from runtime.child import set_up_logging
 from runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
-from runtime.control import Failed
+from runtime.control import Failed, split_app
 from runtime.cores import read_cores, read_memory_bytes
 from runtime.directory import open_directory, open_run_directory
-from runtime.errors import CallError, OperatorError, one_line
+from runtime.errors import CallError, OperatorError, Unavailable, one_line
+from runtime.limits import CONNECT_TIMEOUT_S
 from runtime.output import hold_standard_descriptors, take_streams
 from runtime.placement import place, routers_for, shards_for
 from runtime.port import open_port
@@ -38,10 +41,12 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 WAITING_SHOWN = 20
 """Objects that wait, in the page of `status`."""
+_NOBODY_HINT = "start a service: tidegate serve APP, or name another endpoint with --connect"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     hold_standard_descriptors()
+    _show_any_text()
     try:
         return _run(arguments)
     except OperatorError as error:
@@ -73,6 +78,13 @@ def _give_up_stdout() -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
+
+
+def _show_any_text() -> None:
+    """Also where the terminal knows few characters: the others appear as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(text: str) -> int:
@@ -117,12 +129,12 @@ examples:
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
+    parser = Parser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"tidegate {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     serve = commands.add_parser("serve", help="run a service", epilog=_SERVE_EPILOG, formatter_class=raw)
-    serve.add_argument("app", nargs="?", metavar="APP", help="a file app.py, or module, or module:Class,Class")
+    serve.add_argument("app", nargs="?", metavar="APP", help="a file or module, or some of its classes: app.py:Class,Class")
     serve.add_argument("--config", metavar="FILE", help="a TOML file; options given here go before it")
     serve.add_argument("--data", metavar="DIR", help=f"data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})")
     serve.add_argument("--listen", metavar="ENDPOINT", help=f"where clients connect (default: {LISTEN_DEFAULT})")
@@ -138,17 +150,17 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("name", metavar="NAME")
     call.add_argument("method", metavar="METHOD")
     call.add_argument("arguments", nargs="*", metavar="JSON", help="an argument, or name=JSON for one passed by keyword")
-    _add_client_options(call)
+    add_client_options(call)
     call.add_argument("--json", action="store_true", help="print errors as JSON too, on stdout")
     call.set_defaults(run=_call)
 
     status = commands.add_parser("status", help="show how a service is")
-    _add_client_options(status)
+    add_client_options(status)
     status.add_argument("--json", action="store_true", help="print everything known as JSON")
     status.set_defaults(run=_status)
 
     alarms = commands.add_parser("alarms", help="list alarms that were given up because their handlers failed")
-    _add_client_options(alarms)
+    add_client_options(alarms)
     alarms.add_argument("--json", action="store_true", help="print them as JSON")
     alarms.set_defaults(run=_alarms)
     _add_bench(commands.add_parser("bench", help="measure a running service", epilog=_BENCH_EPILOG, formatter_class=raw))
@@ -156,20 +168,16 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_bench(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument("--connect", metavar="ENDPOINT", default=LISTEN_DEFAULT, help="the service (default: %(default)s)")
+    add_connect(bench)
     bench.add_argument("--class", dest="class_name", metavar="CLASS", help="a class with get_unique_number() (default: Counter)")
-    bench.add_argument("--concurrency", metavar="N,…", help="calls in flight (default: 1,64,256,1024)")
-    bench.add_argument("--requests", metavar="N", help="calls for each of them (default: enough for a second or two)")
-    bench.add_argument("--objects", metavar="N", help="new objects that are called (default: 1000)")
+    bench.add_argument("--concurrency", metavar="N,…", type=whole_numbers, help="calls in flight (default: 1,64,256,1024)")
+    requests = "calls for each of them (default: enough for a second or two)"
+    bench.add_argument("--requests", metavar="N", type=whole_number, help=requests)
+    bench.add_argument("--objects", metavar="N", type=whole_number, help="new objects that are called (default: 1000)")
     bench.add_argument("--route", choices=("router", "direct", "both"), help="through the router or straight to the workers")
     bench.add_argument("--load", choices=("client", "lean"), default="client", help="the Python client, or raw sockets")
     bench.add_argument("--json", action="store_true", help="print the result as JSON, and no progress")
     bench.set_defaults(run=_bench)
-
-
-def _add_client_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--connect", metavar="ENDPOINT", default=LISTEN_DEFAULT, help="the service (default: %(default)s)")
-    parser.add_argument("--timeout", metavar="SECONDS", type=float, default=10.0, help="give up after this time (default: 10)")
 
 
 def _count(text: str) -> int | str:
@@ -256,13 +264,21 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> 
 def _app(app: str) -> str:
     if not app:
         raise OperatorError("serve", "APP", "no app given", "name a file: tidegate serve app.py")
-    file, colon, names = app.partition(":")
-    if not file.endswith(".py") and "/" not in file:
-        return app
-    if not os.path.isfile(file):
-        problem = "is a directory, not a file" if os.path.isdir(file) else "no such file"
-        raise OperatorError("serve", file, problem, "name the Python file that defines your objects")
-    return os.path.abspath(file) + colon + names
+    target, names = split_app(app)
+    hint = "name the Python file that defines your objects: tidegate serve app.py, or some of its classes: app.py:Counter"
+    if wrong := [name for name in names if not name.isidentifier()]:
+        raise OperatorError("serve", app, f"{wrong[0]!r} is no name of a class", hint)
+    chosen = f":{','.join(names)}" if names else ""
+    if not target.endswith(".py") and "/" not in target:
+        if not all(part.isidentifier() for part in target.split(".")):
+            raise OperatorError("serve", app, "neither a file nor a module", hint)
+        return target + chosen
+    if not os.path.isfile(target):
+        problem = "is a directory, not a file" if os.path.isdir(target) else "no such file"
+        raise OperatorError("serve", target, problem, "name the Python file that defines your objects")
+    if not target.endswith(".py"):
+        raise OperatorError("serve", target, "not a Python file", hint)
+    return os.path.abspath(target) + chosen
 
 
 def _reason(error: Exception) -> str:
@@ -305,7 +321,11 @@ def _call(options: argparse.Namespace) -> int:
         if not isinstance(reply, CallError):
             raise
         return _report_call_error(f"call {target} {options.method}", reply, as_json=options.json)
-    print(msgspec.json.encode(result).decode())
+    try:
+        text = msgspec.json.encode(result).decode()
+    except (TypeError, ValueError, OverflowError) as error:
+        return _fail(f"call {target} {options.method}: executed, but JSON cannot show its result: {error}")
+    print(text)
     return EXIT_OK
 
 
@@ -320,47 +340,33 @@ def _report_call_error(operation: str, error: CallError, *, as_json: bool) -> in
     return code
 
 
-def parse_arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
-    """Positional or keyword arguments, not both (the wire has one place). JSON never begins with `name=`. Raises ValueError."""
-    positional: list[Any] = []
-    keywords: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        by_keyword = bool(equals) and name.isidentifier()
-        try:
-            parsed = json.loads(value if by_keyword else text)
-        except json.JSONDecodeError:
-            wrong = value if by_keyword else text
-            raise ValueError(f"{wrong!r} is not JSON (a text needs its quotes: '{json.dumps(wrong)}')") from None
-        if by_keyword:
-            keywords[name] = parsed
-        else:
-            positional.append(parsed)
-    if positional and keywords:
-        raise ValueError("pass all arguments by position or all by name")
-    return positional, keywords
-
-
 def _ask(
     options: argparse.Namespace, class_name: str, name: str, method: str, positional: list[Any], keywords: dict[str, Any]
 ) -> Any:
     from runtime.client_sync import connect_sync  # Here, because `serve` needs no client.
 
-    _check_somebody_listens(options.connect)
+    _check_somebody_listens(options.connect, options.timeout)
     with connect_sync(options.connect, timeout=options.timeout, direct=False) as client:
         return client.call(class_name, name, method, tuple(positional), keywords)
 
 
-def _check_somebody_listens(endpoint: str) -> None:
-    """ZeroMQ connects in the background and for ever; a person wants to know at once. Silent about what it cannot judge."""
-    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not colon or not port.isdecimal():
-        return
+def _check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """ZeroMQ connects in the background and for ever; a person wants to know at once."""
+    timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
-    except ConnectionRefusedError:
-        hint = "start a service: tidegate serve APP, or name another endpoint with --connect"
-        raise OperatorError("connect", endpoint, "nothing is listening there", hint) from None
+        if endpoint.startswith("ipc://"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(timeout_s)
+                probe.connect(endpoint.removeprefix("ipc://"))
+        else:
+            host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise OperatorError("connect", endpoint, "nothing is listening there", _NOBODY_HINT) from None
+    except TimeoutError:
+        raise OperatorError("connect", endpoint, f"nobody answered within {timeout_s:g} s", _NOBODY_HINT) from None
+    except UnicodeError:
+        raise OperatorError("connect", endpoint, "no name of a host", "correct --connect") from None
     except OSError as error:
         raise OperatorError("connect", endpoint, error.strerror or str(error), "correct --connect") from None
 
@@ -387,7 +393,8 @@ def _status_of(options: argparse.Namespace) -> dict[str, Any]:
         status: dict[str, Any] = _ask(options, "", "", "status", [], {})
     except CallError as error:
         problem = f"{error.code}: {error.message}"
-        raise OperatorError("status", options.connect, problem, "look at the log of the service") from error
+        hint = _NOBODY_HINT if isinstance(error, Unavailable) else "look at the log of the service"
+        raise OperatorError("status", options.connect, problem, hint) from error
     if "state" not in status:  # The router was asked before it had heard from the supervisor.
         raise OperatorError("status", options.connect, "the service is just starting", "ask again in a moment")
     return status

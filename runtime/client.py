@@ -20,13 +20,13 @@ from typing import Any, TypeVar, overload
 import msgspec
 import zmq
 
-from runtime.addresses import LOOK_UP_AGAIN_S, check_endpoint, has_name, look_up_in
+from runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up_in
 from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open, check_seconds
-from runtime.client_machine import CONNECT_TIMEOUT_S, ClientMachine
+from runtime.client_machine import ClientMachine
 from runtime.dealer import Dealer
 from runtime.encoding import decode_any, encode_arguments, result_decoder
 from runtime.errors import CallError
-from runtime.limits import TURN_MESSAGES_MAX
+from runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
 from runtime.pending import CoroutineFuture
 from runtime.protocol import NO_RAW
 from runtime.slots import topology_from_reply
@@ -328,7 +328,7 @@ class Client:
 
 def new_machine(endpoint: str, timeout: float | None, connect_timeout: float | None, direct: bool) -> ClientMachine:
     """As `connect` was asked for. Raises ValueError and TypeError."""
-    if problem := check_endpoint(endpoint):
+    if problem := check_target(endpoint):
         raise ValueError(f"{endpoint!r} {problem}")
     check_seconds("timeout", timeout)
     check_seconds("connect_timeout", connect_timeout)

@@ -23,7 +23,7 @@ from runtime.control import Topology
 from runtime.encoding import Decode, deadline_options, error_from_raw, exception_for_caller, result_mismatch
 from runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from runtime.ids import slot_of
-from runtime.limits import CLIENT_CALLS_MAX, SLOTS
+from runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
 from runtime.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
 from runtime.slots import SlotTable
 
@@ -33,9 +33,6 @@ AVOID_S = 5.0
 """How long a worker whose link was lost is left to the router. A restarted worker has another endpoint."""
 TOPOLOGY_ASK_S = 1.0
 """The topology is asked for again at most this often, and only while calls have to go round."""
-CONNECT_TIMEOUT_S = 5.0
-"""How long a call waits for a connection to the service, unless the client names another time: as long as the router keeps calls
-for a worker that is down."""
 SWEEP_S = 0.005
 """Deadlines are met with this granularity, so that no call needs a timer of its own."""
 

@@ -13,6 +13,14 @@ KEPT_SOURCE = "app"
 """The folder in the run directory where workers keep the source of the app: all workers of one start run the same."""
 
 
+def split_app(app: str) -> tuple[str, list[str]]:
+    """The file `app.py` or the module, and the classes of it that are named: `app.py:Class,Class`. None: all of them."""
+    if app.endswith(".py"):
+        return app, []
+    target, _, chosen = app.rpartition(":") if ":" in app else (app, "", "")
+    return target, [name.strip() for name in chosen.split(",") if name.strip()]
+
+
 class Topology(msgspec.Struct, frozen=True):
     """Which worker owns which shard, and where each worker listens. Changes only with a larger `epoch`."""
 

@@ -63,6 +63,9 @@ CALL_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
 """Encoded arguments of one call; the rest of a message is left for the envelope."""
 CLIENT_CALLS_MAX = 200_000
 """Calls of one client that one router or worker has not answered; beyond, a call is refused before it is sent."""
+CONNECT_TIMEOUT_S = WAIT_DOWN_S
+"""How long a call waits for a connection to the service, unless the client names another time: as long as the router keeps calls
+for a worker that is down."""
 BATCH_CALLS_MAX = 1_024
 """Calls in one message, so that the first of many are being run while the last are still being sent."""
 

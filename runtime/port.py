@@ -32,6 +32,7 @@ Address = tuple[int, tuple[Any, ...]]
 _HINTS = {
     errno.EADDRINUSE: "stop the process that uses it, or choose another endpoint with --listen",
     errno.EACCES: "choose a port above 1023 or a directory that this user may write to with --listen",
+    errno.ENODEV: "this machine has no address and no interface of this name; choose another with --listen",
     errno.EADDRNOTAVAIL: "this machine has no such address; choose another with --listen",
 }
 

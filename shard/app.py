@@ -10,6 +10,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from runtime.control import split_app
 from shard.class_rules import class_name
 from shard.methods import AppError, ObjectClass
 from shard.object import DurableObject
@@ -17,14 +18,10 @@ from shard.source import KeptSource
 
 
 def load_app(app: str, kept: KeptSource | None = None) -> list[ObjectClass]:
-    """`app.py`, `package.module`, or `package.module:Class,Class`. Raises AppError when it cannot be served, and whatever
-    importing it raises. With `kept`, which is installed, the version that the service started with."""
-    if app.endswith(".py"):
-        module, names = _import_file(Path(app), kept), []
-    else:
-        target, _, chosen = app.partition(":")
-        sys.path.insert(0, "")
-        module, names = importlib.import_module(target), [name for name in chosen.split(",") if name]
+    """`app.py` or `package.module`, or some of its classes: `app.py:Class,Class`. Raises AppError when it cannot be served,
+    and whatever importing it raises. With `kept`, which is installed, the version that the service started with."""
+    target, names = split_app(app)
+    module = _import_file(Path(target), kept) if target.endswith(".py") else _import_module(target)
     classes = [_named(module, name) for name in names] if names else _defined_in(module)
     if not classes:
         raise AppError(f"{app} has no object class; derive at least one class from tidegate.DurableObject")
@@ -61,10 +58,22 @@ def _import_file(path: Path, kept: KeptSource | None) -> ModuleType:
     return module
 
 
+def _import_module(name: str) -> ModuleType:
+    sys.path.insert(0, "")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):  # Something that the app imports.
+            raise
+        file = f"{exc.name.replace('.', '/')}.py"
+        raise AppError(f"there is no module {exc.name} here (a file is named with its ending: {file})") from None
+
+
 def _named(module: ModuleType, name: str) -> type[DurableObject]:
     cls = getattr(module, name, None)
     if not isinstance(cls, type) or not issubclass(cls, DurableObject):
-        raise AppError(f"{module.__name__} has no object class {name}; it must derive from tidegate.DurableObject")
+        served = ", ".join(known.__name__ for known in _defined_in(module)) or "none"
+        raise AppError(f"{module.__name__} has no object class {name}, derived from tidegate.DurableObject; it has {served}")
     if inspect.isabstract(cls):
         missing = ", ".join(sorted(vars(cls)["__abstractmethods__"]))
         raise AppError(f"{name} is abstract: it lacks {missing}; serve a class derived from it, which has them")

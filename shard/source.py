@@ -23,6 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from runtime.control import split_app
+
 _LIBRARIES: Final = tuple(
     f"{os.path.realpath(path)}/"
     for path in {
@@ -151,7 +153,8 @@ def _write_whole(path: Path, data: bytes) -> None:
 
 def keep_source(folder: Path, app: str) -> KeptSource:
     """From now on what this process imports of the app is kept, or was."""
-    package = "" if app.endswith(".py") else app.partition(":")[0].partition(".")[0]
+    target, _ = split_app(app)
+    package = "" if target.endswith(".py") else target.partition(".")[0]
     kept = KeptSource(folder, package)
     sys.meta_path.insert(0, kept)
     return kept

@@ -10,10 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runtime.cli import main, parse_arguments, read_config, render_alarms, render_status
+from runtime.cli import _parser, main, parse_arguments, read_config, render_alarms, render_status
 from tests.runtime.service_process import ServiceProcess, running, wait_until
 
 APP = """
@@ -116,6 +117,123 @@ def test_arguments_that_cannot_be_understood_are_a_wrong_command_line(arguments:
     done = tidegate("call", "Counter", "x", "m", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("-1e5", -1e5), ("-5", -5), ("-0.5", -0.5), ("-1E+5", -1e5), ("x=-1e5", {"x": -1e5}), (" 7", 7)]
+)
+def test_what_begins_like_a_number_is_an_argument_and_no_option(text: str, value: Any) -> None:
+    for arguments in (["--timeout", "3", text], [text, "--timeout", "3"], [text, "--json"]):
+        options = _parser().parse_args(["call", "Counter", "-5", "get", *arguments])
+        assert options.name == "-5"
+        positional, keywords = parse_arguments(options.arguments)
+        assert (keywords or positional[0]) == value
+
+
+NOWHERE = ["--connect", "tcp://127.0.0.1:1"]
+CALL = ["call", "Counter", "a", "m"]
+
+
+@pytest.mark.parametrize("command", [CALL, ["status"], ["alarms"], ["bench"]])
+@pytest.mark.parametrize(
+    "endpoint",
+    ["nonsense", "", "tcp://", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "tcp://127.0.0.1:0", "tcp://127.0.0.1:99999", "tcp://*:7711",
+     "tcp://a..b:1", "tcp://[::1:7711", "tcp://::1:7711", "tcp://127.0.0.1:1 ", "ipc://", "ipc:///nope", "ipc:///tmp",
+     "ipc://" + "x" * 300, "http://127.0.0.1:7711", "7711", "127.0.0.1:7711", "tcp://no-such-host.invalid:1", "tcp://127.0.0.1:1"],
+)  # fmt: skip
+def test_an_endpoint_that_cannot_be_reached_is_one_line(
+    command: list[str], endpoint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_one_line([*command, "--connect", endpoint], capsys)
+
+
+@pytest.mark.parametrize("command", [CALL, ["status"], ["alarms"]])
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-inf", "-1", "0", "1e400", "x", "", "-0.0", "1e7"])
+def test_a_timeout_that_is_none_is_one_line(command: list[str], seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--timeout" in assert_one_line([*command, *NOWHERE, "--timeout", seconds], capsys, code=2)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e400", "-1e400", "NaN", "-Infinity", "nope", '["a"', "x=", "=5", "", "\udcff", '"\udcff"', '"\\ud800"', "[" * 9_999,
+     "01"],
+)  # fmt: skip
+def test_an_argument_that_is_no_json_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_one_line([*CALL, *NOWHERE, text], capsys, code=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nope"], [], ["call"], ["call", "Counter"], ["status", "--nope"], ["status", "more"], ["status", "--timeout"],
+     ["bench", "--concurrency", "x"], ["bench", "--concurrency", "1,,2"], ["bench", "--requests", "-1"],
+     ["bench", "--requests", "1e3"], ["bench", "--objects", "0"], ["bench", "--route", "x"], ["serve", "--dev=1"]],
+)  # fmt: skip
+def test_a_command_line_that_is_wrong_is_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "usage: tidegate" in assert_one_line(arguments, capsys, code=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nope.py"], ["."], [":"], ["..:a"], ["a b"], ["app.py:a b"], ["app.py:Counter:X"], ["app.py/x"], [""], ["./the.cfg"],
+     ["app.py", "--workers", "0"], ["app.py", "--workers", "-1"], ["app.py", "--workers", "1.5"],
+     ["app.py", "--routers", "65"], ["app.py", "--listen", "nonsense"], ["app.py", "--listen", "tcp://[::1:1"],
+     ["app.py", "--listen", "ipc://" + "x" * 300], ["app.py", "--log-level", "loud"],
+     ["app.py", "--config", "nope"], ["app.py", "--config", "/tmp"], ["app.py", "--config", "/bin/true"]],
+)  # fmt: skip
+def test_a_service_that_cannot_be_started_as_told_is_one_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "the.cfg").write_text("")
+    assert_one_line(["serve", *arguments], capsys)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["the.cfg", "--dev"], ["app.py:Class"], ["app.py", "--data", "app.py"], ["app.py", "--data", "/dev/null/x"],
+     ["app.py", "--routers", "2", "--listen", "tcp://no-such-host.invalid:1"], ["app.py", "--listen", "tcp://no-such-host.invalid:1"]],
+)  # fmt: skip
+def test_a_start_that_finds_out_later_that_it_cannot_is_one_line_too(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "the.cfg").write_text("")
+    assert fails("serve", *arguments, cwd=tmp_path).count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    "toml",
+    ["service = 5", "[service]\napp = 5", "[service]\nworkers = true", "[service]\nliveness_s = nan", "[service]\nstop_s = inf",
+     "[service]\nlisten = ''", "[service]\ndev = 'yes'", "[storage]\ncache_mib = -1", "[storage]\nidle_evict_s = '1'",
+     "[log]\nlevel = ['info']", "[nope]", "[service]\nnope = 1", "x = 1", "[[service]]", "[service", "[service]\nworkers = 1e3",
+     "[service]\ndata = {a = 1}", "[service]\nrouters = 2020-01-01"],
+)  # fmt: skip
+def test_a_configuration_that_is_wrong_is_one_line(toml: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "tidegate.toml").write_text(toml)
+    (tmp_path / "app.py").write_text(APP)
+    said = assert_one_line(["serve", str(tmp_path / "app.py"), "--config", str(tmp_path / "tidegate.toml")], capsys, code=1)
+    assert "tidegate.toml" in said
+
+
+@pytest.mark.parametrize("arguments", [["bench", "--help"], ["call", "Cöunter", "ä", "m", '"€"', *NOWHERE], ["status", "ü"]])
+def test_a_terminal_that_knows_few_characters_gets_the_others_as_escapes(arguments: list[str]) -> None:
+    command = [sys.executable, "-P", "-m", "tidegate", *arguments]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
+    assert "Traceback" not in done.stderr
+    assert done.stdout or done.stderr.count("\n") == 1
+
+
+def assert_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str], *, code: int | None = None) -> str:
+    try:
+        got = main(arguments)
+    except SystemExit as exited:
+        got = int(str(exited.code))
+    said = capsys.readouterr()
+    assert got == code if code is not None else got in (1, 2)
+    assert said.out == ""
+    assert said.err.startswith("tidegate")
+    assert said.err.count("\n") == 1, said.err
+    return said.err
 
 
 def test_texts_that_contain_an_equals_sign_are_still_texts() -> None:

@@ -12,11 +12,11 @@ import msgspec
 import pytest
 
 from runtime.client_link import AskTopology, Close, Open
-from runtime.client_machine import AVOID_S, CONNECT_S, CONNECT_TIMEOUT_S, NO_SLOT, ClientMachine
+from runtime.client_machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
 from runtime.control import Topology
 from runtime.encoding import decode_any, encode_arguments
 from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
-from runtime.limits import CLIENT_CALLS_MAX
+from runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S
 from runtime.protocol import ERROR, NO_RAW, OK, encode
 from tests.runtime.client_world import ROUTER, Answer, World
 

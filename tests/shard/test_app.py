@@ -55,6 +55,26 @@ def test_a_module_serves_all_its_classes_or_those_that_are_named(app: Write) -> 
     assert names("package.module:Other,Counter") == {"Other": ["x"], "Counter": ["count"]}
 
 
+def test_a_file_serves_those_of_its_classes_that_are_named(app: Write) -> None:
+    file = app(COUNTER + "class Other(DurableObject):\n    async def x(self): ...\n")
+    assert names(f"{file}:Other") == {"Other": ["x"]}
+    assert names(f"{file}:Other, Counter,") == {"Other": ["x"], "Counter": ["count"]}
+    assert names(f"{file}:") == {"Counter": ["count"], "Other": ["x"]}
+    with pytest.raises(AppError, match=r"the_app has no object class Class, .*; it has Counter, Other"):
+        load_app(f"{file}:Class")
+
+
+def test_a_module_that_is_not_there_is_told_from_one_that_the_app_lacks(app: Write) -> None:
+    with pytest.raises(AppError, match=r"there is no module nowhere here .*nowhere\.py"):
+        load_app("nowhere")
+    app(COUNTER, "package/module.py")
+    with pytest.raises(AppError, match=r"there is no module package\.other here"):
+        load_app("package.other:Counter")
+    app("import something_else\n", "package/lacking.py")
+    with pytest.raises(ModuleNotFoundError, match="something_else"):
+        load_app("package.lacking")
+
+
 def test_annotations_may_be_postponed(app: Write) -> None:
     source = """
         from __future__ import annotations
