@@ -14,6 +14,7 @@ Plain calls of the backend socket are used because they cost a third of pyzmq's 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -22,7 +23,7 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 
 from runtime.addresses import NOT_HERE, has_name, look_up
-from runtime.errors import CallError, Overloaded
+from runtime.errors import CallError, Internal, Overloaded
 from runtime.limits import (
     CONNECTIONS_WAITING_MAX,
     FORWARDED_BYTES_MAX,
@@ -47,6 +48,8 @@ _OUTBOX_RETRY_MESSAGES_MAX = 256
 _ASK_FIRST = 2
 """Messages of a turn before which EVENTS is asked; later ones are read until there is none. Asking costs 1.4 µs, finding
 nothing by reading 3.2 µs."""
+
+log = logging.getLogger("tidegate")
 
 Row = tuple[Any, int, Any]
 """`(request id, status, result)`."""
@@ -188,12 +191,21 @@ class Endpoint:
                 for request_id, error in message.refused:
                     self.reply_error(message.origin, request_id, error)
                 requests += len(message.requests)
-                self._handle(message)
+                try:
+                    self._handle(message)
+                except BaseException as exc:  # A fault of ours; it takes no other message with it.
+                    self._went_wrong(message, exc)
             if requests >= TURN_REQUESTS_MAX:
                 return
         else:
             return
         self._edge_used = False  # Nothing was there a moment ago, and whatever comes now makes a new edge.
+
+    def _went_wrong(self, message: Message, error: BaseException) -> None:
+        """Some of the requests may have been answered before; who made them knows no second answer."""
+        log.error("a message could not be handled", exc_info=error)
+        for request in message.requests:
+            self.reply_error(message.origin, request.id, Internal("the call could not be handled; the log says why"))
 
     def _read_rest(self, frames: list[bytes]) -> None:
         """Reads the message to its end, whatever its size; keeps of it no more than shows that it is too large."""

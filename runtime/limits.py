@@ -124,6 +124,10 @@ OBJECT_DIRTY_BYTES_MAX = 22 << 20
 
 # Life of an object (contract, section 6).
 IDLE_EVICT_S = 10.0
+LOGGED_KINDS_MAX = 1_000
+"""Kinds of failures of object code that are told apart in the log."""
+LOGGED_KINDS_S = 1.0
+"""Between two lines of one kind."""
 TIMERS_KEEP_S = 70.0
 """How long a pending timer keeps its object in memory, from when a call or task of it has set one."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from gc import get_referents
@@ -26,7 +27,9 @@ from shard.critical_section import CriticalSection
 from shard.input_gate import InputGate, Section
 from shard.methods import Method, ObjectClass
 from shard.object import DurableObject
+from shard.raised import let_go
 from shard.ready import DONE
+from shard.refusals import traceback_of
 from shard.storage import Storage
 from shard.task import CHAIN, CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
 
@@ -111,9 +114,8 @@ class Activation:
         caller.activation = self
         cls = self.object_class.cls
         instance = self.instance = cls.__new__(cls)
-        instance.id = self.id
-        instance.storage = self.storage
-        instance._activation = self
+        for name, value in (("id", self.id), ("storage", self.storage), ("_activation", self)):
+            object.__setattr__(instance, name, value)  # Whatever the class makes of it.
         if self.life:
             self.context.run(LIFE.set, self.life)
         if self.object_class.has_init:
@@ -152,12 +154,13 @@ class Activation:
 
     def run_on_start(self, chain: Chain | None) -> None:
         """With the gate closed: until it has ended, whoever calls waits."""
+        coro = self.object_class.cls.on_start(self.instance)
         gate = self.gate
         task = ObjectTask(self.host.loop)
         start = Start(self, task)
         section, running = gate.enter(gate.root, start)
         assert running
-        task.adopt(self.instance.on_start(), self, section, self.context_in(section, chain))
+        task.adopt(coro, self, section, self.context_in(section, chain))
 
         def done(task: ObjectTask) -> None:
             self.starting = False
@@ -165,9 +168,10 @@ class Activation:
             if self.broken is not None:
                 _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
                 return
-            error: BaseException | None = asyncio.CancelledError() if task.cancelled() else task.exception()
-            if error is not None:
-                self.host.resets.start_failed(self, error, [])
+            if task.cancelled():
+                self.host.resets.start_failed(self, asyncio.CancelledError(), [])
+            elif task.exception() is not None:
+                self.host.resets.start_failed(self, task.take_exception(), [])
             else:
                 gate.leave(section)
                 self.schedule_pump()
@@ -233,8 +237,9 @@ class Activation:
             self.host.call_done(self, task)
         elif task.when_done is not None:
             task.when_done(task)
-        elif self.broken is not None and not task.cancelled():
-            task.exception()  # Retrieved: nobody is left who would look.
+        elif self.broken is not None and not task.cancelled() and task.exception() is not None:
+            let_go(task.take_exception())  # Retrieved: nobody is left who would look.
+        task.leave_context()
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> ObjectTask:
         section = self.current_section()
@@ -246,7 +251,7 @@ class Activation:
 
     def _log_failure(self, task: asyncio.Future[Any]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.host.log.error("%s: a background task failed", self.id, exc_info=error)
+            self.host.log.failed(self.id, "a background task failed", error, level=logging.ERROR)
 
     # Callbacks
 
@@ -261,8 +266,8 @@ class Activation:
             self.callbacks.discard(callback)
 
     def callback_failed(self, error: BaseException) -> None:
-        if not isinstance(error, Aborted):
-            self.host.log.error("%s: a callback failed", self.id, exc_info=error)
+        if not issubclass(type(error), Aborted):
+            self.host.log.failed(self.id, "a callback failed", error, level=logging.ERROR)
 
     def orphan_callbacks(self) -> None:
         for callback in list(self.callbacks):
@@ -278,7 +283,10 @@ class Activation:
             waiter = self.gate.grant()
             if waiter is None:
                 return
-            waiter.deliver()
+            try:
+                waiter.deliver()
+            except BaseException as exc:  # Those behind it go on.
+                self.host.log.error("%s: an event could not be delivered: %s", self.id, traceback_of(exc))
         self.schedule_pump()
 
     def schedule_pump(self) -> None:

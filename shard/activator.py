@@ -85,14 +85,14 @@ class Activator:
         host = self._host
         try:
             activation.construct(Caller(host))
+            if activation.broken is None:
+                host.table.add(activation, host.now_s)
+                if kept.object_class.starts:
+                    activation.run_on_start(host.chained.chain_of(request, origin))
         except BaseException as exc:
             if activation.broken is None:
                 host.resets.start_failed(activation, exc, [(request, origin)])
                 return False
-        if activation.broken is None:
-            host.table.add(activation, host.now_s)
-            if kept.object_class.starts:
-                activation.run_on_start(host.chained.chain_of(request, origin))
         if activation.broken is not None:  # By `__init__`, or by `on_start` at once; nobody else waited yet.
             host.answer_error(origin, request.id, activation.broken)
             return False

@@ -23,11 +23,11 @@ import asyncio
 import collections
 import heapq
 import logging
-import traceback
 from collections.abc import Iterator, Mapping
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from runtime.exceptions import line_of, text_of
 from runtime.limits import ALARM_ALONE_S, ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
 from runtime.protocol import ERROR, OK, Request
 from shard.alarms import (
@@ -52,8 +52,9 @@ from shard.alarms import (
 from shard.cache import ObjectCache
 from shard.object import ALARM, DurableObject
 from shard.outbound import InternalOrigin
+from shard.raised import let_go
 from shard.record import ObjectWrites
-from shard.task import NEUTRAL
+from shard.task import CURRENT, NEUTRAL
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -125,7 +126,7 @@ class Ring(InternalOrigin):
 
     async def function(self, instance: DurableObject) -> None:
         """The gate has let it in."""
-        activation = self._activation = instance._activation
+        activation = self._activation = CURRENT.get()
         await self._run(instance, activation, activation.cache)
         activation.cache.confirm_alarm()  # The outcome waits for what was found here, whoever wrote it.
 
@@ -140,13 +141,14 @@ class Ring(InternalOrigin):
             if self._failure is not None:
                 raise self._failure
             self.clock.rung += 1
-            await instance.alarm(info_of(alarm))  # type: ignore[attr-defined]  # the clock rings no classes without
+            await activation.object_class.alarm(instance, info_of(alarm))  # type: ignore[misc]  # no class rings without
         except BaseException as exc:
-            if activation.broken is not None or isinstance(exc, GeneratorExit):
+            if activation.broken is not None:
                 raise
-            log.warning("%s: the alarm handler failed (retry %d)", activation.id, alarm.retry_count, exc_info=exc)
+            activation.host.log.failed(activation.id, "the alarm handler failed", exc)
             if cache.alarm is alarm:
                 self._count_failure(cache, alarm, exc)
+            let_go(exc)
         else:
             if cache.alarm is alarm:
                 cache.set_alarm(None)
@@ -158,8 +160,7 @@ class Ring(InternalOrigin):
         now_us = self.clock.now_us()
         later = retried(alarm, now_us, self.clock.random.random())
         if later is None:
-            said = [str(error)] if isinstance(error, Failure) else traceback.format_exception_only(error)
-            self._abandon(cache, alarm, "".join(said).strip())
+            self._abandon(cache, alarm, text_of(error) if isinstance(error, Failure) else line_of(error))
         cache.set_alarm(later)
 
     def _abandon(self, cache: ObjectCache, alarm: Alarm, error: str) -> None:

@@ -106,7 +106,7 @@ class ChainedCalls:
             return
         section = activation.gate.living(section)
         task = ObjectTask(host.loop).adopt(coro, activation, section, activation.context_in(section, chain))
-        task.call = (origin, request.id)
+        task.call = (origin, request.id, method.name)
         host.running_calls += 1
         if isinstance(origin, LocalOrigin):
             origin.place = task

@@ -12,7 +12,6 @@ Rule 3: what opens or closes a gate is decided in `input_gate`, what waits for w
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
 from random import Random, SystemRandom
@@ -20,27 +19,23 @@ from sys import getrefcount
 from typing import Any, Protocol, cast
 from weakref import getweakrefcount
 
-import msgspec
-
-from runtime.encoding import encode_value, encode_value_json
 from runtime.errors import (
     BadRequest,
     CallError,
+    Internal,
     ObjectReset,
     Overloaded,
-    TooLarge,
 )
 from runtime.ids import shard_of_slot, slot_of
 from runtime.limits import (
     COMMIT_BYTES_MAX,
     OBJECT_CALLS_MAX,
-    REPLY_BYTES_MAX,
     UNDURABLE_BYTES_MAX,
     WORKER_CALL_BYTES_MAX,
     WORKER_CALLS_MAX,
 )
 from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from shard.activation import Aborted, Activation, QueuedCall
+from shard.activation import Activation, QueuedCall
 from shard.activator import Activator
 from shard.alarm_clock import AlarmClock, Ring
 from shard.cache import Store
@@ -51,9 +46,12 @@ from shard.commit import Commit, GroupCommit
 from shard.gate_watch import GateWatch
 from shard.input_gate import Section
 from shard.methods import NO_ARGUMENTS, Method, ObjectClass
+from shard.object_log import ObjectLog
 from shard.outbound import InternalOrigin, LocalOrigin
+from shard.outcomes import Outcomes
+from shard.raised import let_go
 from shard.record import ObjectWrites, ShardCommit
-from shard.refusals import method_raised, unknown_class, unknown_method
+from shard.refusals import traceback_of, unknown_class, unknown_method
 from shard.resets import Resets
 from shard.settings import HostSettings, HostStatistics
 from shard.table import ActivationTable
@@ -97,7 +95,7 @@ class Host:
         self.stores = stores
         self.settings = settings
         self.touch = touch
-        self.log = logging.getLogger("tidegate.objects")
+        self.log = ObjectLog(loop)
         self.now_s = loop.time()
         self.queued_calls = self.queued_bytes = 0
         self._reply = reply
@@ -111,6 +109,7 @@ class Host:
         self.alarms = AlarmClock(self, stores, self.random)
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
+        self._outcomes = Outcomes(self)
         self.waiting = WaitingRoom(loop, self.deliver, touch)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
@@ -143,7 +142,11 @@ class Host:
                     and not waiting.stalled
                 ):
                     activation.last_used_s = self.now_s
-                    self._run(activation, method, request, origin)
+                    try:
+                        self._run(activation, method, request, origin)
+                    except BaseException as exc:
+                        self._went_wrong(origin, request.id, exc)
+                        _enter_task(self.loop, self._spare)
                 else:
                     _leave_task(self.loop, self._spare)
                     try:
@@ -156,6 +159,23 @@ class Host:
     def deliver(self, request: Request, origin: Origin, arrived_s: float | None = None) -> None:
         """One call arrives, now or earlier (it waited for something else than its object). Must be called from the loop, not
         from object code."""
+        try:
+            self._deliver(request, origin, arrived_s)
+        except BaseException as exc:
+            self._went_wrong(origin, request.id, exc)
+
+    def _went_wrong(self, origin: Origin, request_id: Any, error: BaseException) -> None:
+        """Something raised where nothing should: it is the error of this call alone. Perhaps the call had been answered; who
+        made it knows no second answer. Afterwards no task is the current one."""
+        current = asyncio.current_task(self.loop)
+        if current is not None:
+            _leave_task(self.loop, current)
+        self._spare = ObjectTask(self.loop).make_spare()
+        self.log.error("a call could not be handled: %s", traceback_of(error))
+        let_go(error)
+        self.answer_error(origin, request_id, Internal("the call could not be handled; the log of the service says why"))
+
+    def _deliver(self, request: Request, origin: Origin, arrived_s: float | None) -> None:
         kept = self.classes.get(request.cls)
         if kept is None:
             if not request.cls:
@@ -223,15 +243,16 @@ class Host:
         """Starts a call. The gate has let it in."""
         if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
             return
-        if chain is not None:
-            self._calls += 1
-            self.chained.run(activation, method, request, origin, section or activation.gate.root, chain)
-            return
-        _enter_task(self.loop, self._spare)
         try:
+            if chain is not None:
+                self._calls += 1
+                self.chained.run(activation, method, request, origin, section or activation.gate.root, chain)
+                return
+            _enter_task(self.loop, self._spare)
             self._run(activation, method, request, origin)
-        finally:
             _leave_task(self.loop, self._spare)
+        except BaseException as exc:
+            self._went_wrong(origin, request.id, exc)
 
     def _run(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
         """Runs the first step of a call; for most calls that is all. The spare task is the current one."""
@@ -246,6 +267,9 @@ class Host:
         except CallError as exc:
             self.answer_error(origin, request.id, exc)
             return
+        except BaseException as exc:  # Of a plain function that is marked as a coroutine function.
+            self._outcomes.finish_error(activation, origin, request.id, method.name, exc)
+            return
         task = self._spare
         task._owner = activation
         task.section = activation.gate.root
@@ -254,14 +278,14 @@ class Host:
             result = context.run(task._send, coro)
         except BaseException as exc:
             self._new_spare()
-            task.end_early(None, exc)
-            self._finish_error(activation, origin, request.id, exc)
+            self._outcomes.finish_error(activation, origin, request.id, method.name, exc)
+            task.end_early(None, exc)  # Without the frames that it held.
             return
         if task._driver.gi_yieldfrom is not None:  # The coroutine is suspended.
             self._new_spare()
             if activation.broken is None:
                 self.running_calls += 1
-                task.call = (origin, request.id)
+                task.call = (origin, request.id, method.name)
             else:  # It has broken its object and goes on.
                 self.answer_error(origin, request.id, activation.broken)
                 self.resets.hurry_later(activation)
@@ -272,18 +296,18 @@ class Host:
             self._new_spare()  # Somebody kept it, as current_task(), or cancelled or named it.
             task.end_early(result, None)
             if task.cancelled():
-                self._finish_error(activation, origin, request.id, asyncio.CancelledError())
+                self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
                 return
         commits = self.commits
-        if result.__class__ in SCALARS and origin.__class__ is Origin and activation.broken is None:
-            confirm_seq = activation.cache.confirm_seq  # What `_finish` would do in the end, for the commonest cases.
+        if type(result) in SCALARS and origin.__class__ is Origin and activation.broken is None:
+            confirm_seq = activation.cache.confirm_seq  # What `Outcomes.finish` would do in the end, for the commonest cases.
             if confirm_seq == commits.open_seq:
                 commits.held.append((activation, origin, request.id, OK, result))
                 return
             if confirm_seq <= commits.durable_seq:
                 self._reply(origin, request.id, OK, result)
                 return
-        self._finish(activation, origin, request.id, result)
+        self._outcomes.finish(activation, origin, request.id, method.name, result)
 
     def _new_spare(self) -> None:
         """The spare task, which is the current one, is spare no longer."""
@@ -293,53 +317,18 @@ class Host:
 
     def call_done(self, activation: Activation, task: ObjectTask) -> None:
         """A call that had suspended has finished."""
-        origin, request_id = task.call
+        origin, request_id, method = task.call
         task.call = None
         self.running_calls -= 1
-        if task.cancelled():
-            self._finish_error(activation, origin, request_id, asyncio.CancelledError())
-        elif (error := task.exception()) is not None:
-            self._finish_error(activation, origin, request_id, error)
-        else:
-            self._finish(activation, origin, request_id, task.result())
-
-    def _finish(self, activation: Activation, origin: Origin, request_id: Any, value: Any) -> None:
-        if activation.broken is not None:
-            self.answer_error(origin, request_id, activation.broken)
-            return
-        if value.__class__ not in SCALARS:
-            try:
-                raw = encode_value_json(value) if origin.json else encode_value(value)
-            except Exception as exc:
-                error = TypeError(f"the result cannot be sent: {exc}")
-                self._finish_error(activation, origin, request_id, error.with_traceback(exc.__traceback__))
-                return
-            if len(raw) > REPLY_BYTES_MAX:
-                text = f"the result has {len(raw)} bytes; the limit is {REPLY_BYTES_MAX}"
-                self._finish_status(activation, origin, request_id, ERROR, TooLarge(text, outcome="executed").to_wire())
-                return
-            value = msgspec.Raw(raw)
-        self._finish_status(activation, origin, request_id, OK, value)
-
-    def _finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:
-        """Through the output gate."""
-        if activation.cache.confirm_seq <= self.commits.durable_seq:
-            self.answer(origin, request_id, status, value)
-        elif origin.__class__ is LocalOrigin:
-            caller = origin.caller
-            if caller.broken is None:
-                self.commits.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
-                self.answer(origin, request_id, status, value)
-        else:
-            self.commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
-
-    def _finish_error(self, activation: Activation, origin: Origin, request_id: Any, error: BaseException) -> None:
-        if activation.broken is not None or isinstance(error, Aborted):
-            self.answer_error(origin, request_id, activation.broken or ObjectReset(str(error)))
-            return
-        self.log.warning("%s: a method raised", activation.id, exc_info=error)
-        raised = method_raised(error, dev=self.settings.dev)
-        self._finish_status(activation, origin, request_id, ERROR, raised.to_wire())
+        try:
+            if task.cancelled():
+                self._outcomes.finish_error(activation, origin, request_id, method, asyncio.CancelledError())
+            elif task.exception() is not None:
+                self._outcomes.finish_error(activation, origin, request_id, method, task.take_exception())
+            else:
+                self._outcomes.finish(activation, origin, request_id, method, task.result())
+        except BaseException as exc:
+            self._went_wrong(origin, request_id, exc)
 
     def answer(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
         if origin.__class__ is Origin:
@@ -429,12 +418,15 @@ class Host:
         self.commits.succeeded()
         reply = self._reply
         for _, origin, first, second, third in commit.held:
-            if origin.__class__ is Origin:
-                reply(origin, first, second, third)
-            elif origin is not None:
-                origin.answer(second, third)
-            else:
-                first()
+            try:
+                if origin.__class__ is Origin:
+                    reply(origin, first, second, third)
+                elif origin is not None:
+                    origin.answer(second, third)
+                else:
+                    first()
+            except BaseException as exc:  # The others leave all the same.
+                self.log.error("what waited for a commit could not leave: %s", traceback_of(exc))
         self.waiting.commit_ended()
 
     def commit_failed(self, problem: str) -> None:

@@ -87,7 +87,7 @@ class Method:
         if not json and self._by_position:
             try:
                 return self._decode_all(raw), {}
-            except Exception:
+            except BaseException:
                 pass  # Another number of arguments, keywords, or an error to be explained.
         return self._arguments(bytes(raw), json)
 
@@ -127,8 +127,8 @@ class Method:
         decode_model = decode_foreign_json if codec is msgspec.json else decode_foreign
         try:
             return codec.decode(raw, type=kind, dec_hook=decode_model)
-        except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
-            problem = str(exc) if isinstance(exc, _DECODE_ERRORS) else line_of(exc)
+        except BaseException as exc:  # A user's `__post_init__` may raise whatever it likes.
+            problem = str(exc) if issubclass(type(exc), _DECODE_ERRORS) else line_of(exc)
             raise BadArguments(f"{self.name}: argument {name!r}: {problem}", details={"argument": name}) from None
 
     def _parameters(self) -> list[inspect.Parameter]:

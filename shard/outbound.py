@@ -18,6 +18,7 @@ import msgspec
 
 from runtime.encoding import encode_arguments, error_from_raw, exception_for_caller, result_decoder
 from runtime.errors import BadRequest, CallError, Internal, ObjectReset
+from runtime.exceptions import text_of
 from runtime.ids import check_object_id
 from runtime.pending import CoroutineFuture
 from runtime.protocol import ERROR, Origin, Request, encode
@@ -81,8 +82,9 @@ class LocalOrigin(InternalOrigin):
                 future.set_exception(exception_for_caller(error_from_raw(raw)))
             else:
                 future.set_result(result_decoder(self.result_type)(raw))
-        except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
-            future.set_exception(Internal(f"the result is not what its annotation says: {exc}", outcome="executed"))
+        except BaseException as exc:  # A user's `__post_init__` may raise whatever it likes.
+            text = f"the result is not what its annotation says: {text_of(exc)}"
+            future.set_exception(Internal(text, outcome="executed"))
 
     def fail(self, error: CallError) -> None:
         if self.chain is not None:

@@ -40,7 +40,7 @@ def method_raised(error: BaseException, *, dev: bool) -> CallError:
     if not sendable:
         told.details = {"type": told.type}
     if dev:
-        told.details["traceback"] = _traceback(error)
+        told.details["traceback"] = traceback_of(error)
     return told
 
 
@@ -49,7 +49,7 @@ def _first(error: BaseException) -> MethodRaised | None:
     return cast("MethodRaised", error) if issubclass(type(error), MethodRaised) else None
 
 
-def _traceback(error: BaseException) -> str:
+def traceback_of(error: BaseException) -> str:
     try:
         lines = traceback.format_exception(error)
         first = _first(error)

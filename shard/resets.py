@@ -7,6 +7,7 @@ Nothing of the instance runs on: its code is cancelled, and ends within a few se
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from runtime.errors import CallError, StartFailed
@@ -15,6 +16,7 @@ from runtime.limits import RESET_CLEANUP_S
 from runtime.protocol import Origin, Request
 from shard.activation import Activation, QueuedCall
 from shard.cache import ObjectCache
+from shard.raised import let_go
 from shard.task import NEUTRAL
 
 if TYPE_CHECKING:
@@ -30,8 +32,9 @@ class Resets:
         self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]
     ) -> None:
         """Its `__init__` or `on_start` raised: `callers`, and all who wait at its gate, are answered `start_failed`."""
-        self._host.log.error("%s could not be started", activation.id, exc_info=error)
+        self._host.log.failed(activation.id, "could not be started", error, level=logging.ERROR)
         failure = StartFailed(f"{activation.id} could not be started: {line_of(error)}")
+        let_go(error)
         for request, origin in callers:
             self._host.answer_error(origin, request.id, failure)
         self._break(activation, failure, queued_too=True)
@@ -92,7 +95,7 @@ class Resets:
     def _end_tasks(self, activation: Activation, error: CallError) -> None:
         for task in list(activation.tasks):
             if task.call is not None:
-                origin, request_id = task.call
+                origin, request_id, _ = task.call
                 task.call = None
                 self._host.running_calls -= 1
                 self._host.answer_error(origin, request_id, error)

@@ -24,12 +24,14 @@ from asyncio import futures
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from runtime.exceptions import line_of
 from runtime.limits import RESET_CANCELS_MAX
 from runtime.pending import CoroutineFuture
 from runtime.unawaited import refuse_use
 from shard.chain import Chain
 from shard.input_gate import Section
 from shard.libraries import runs_object_code
+from shard.raised import leave_frame
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -95,9 +97,9 @@ def _drive() -> Generator[Any, Any, None]:
     """Runs the coroutines that are sent to it, one after the other, and yields their results. A coroutine that ends raises
     StopIteration, which costs more than all else in a short call; this one never ends. While the coroutine that it runs is
     suspended, `gi_yieldfrom` is that coroutine, and what is yielded is what it waits for."""
-    result = None
+    coro = yield
     while True:
-        result = yield from (yield result)
+        coro = yield (yield from coro)  # The result is in no variable here: it is not kept until the next call.
 
 
 class ObjectTask(asyncio.Future[Any]):
@@ -166,6 +168,7 @@ class ObjectTask(asyncio.Future[Any]):
         try:
             future.result()
         except BaseException as exc:
+            leave_frame(exc)
             self._step(exc)
         else:
             self._step(None)
@@ -223,7 +226,8 @@ class ObjectTask(asyncio.Future[Any]):
         except asyncio.CancelledError:
             super().cancel(self._cancel_message)
         except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
-            super().set_exception(exc if isinstance(exc, Exception) else RuntimeError(f"{type(exc).__name__}: {exc}"))
+            leave_frame(exc)
+            super().set_exception(_settable(exc))
         else:
             error = None
             if self._driver is not None and self._driver.gi_yieldfrom is None:
@@ -245,6 +249,12 @@ class ObjectTask(asyncio.Future[Any]):
 
     def suspend_on(self, yielded: Any) -> None:
         """The coroutine waits for what it yielded."""
+        try:
+            self._suspend_on(yielded)
+        except BaseException:  # It is an object of the app's own, which misbehaves.
+            self._fail_step(f"Task got bad yield of type {type.__dict__['__name__'].__get__(type(yielded))}; await it")
+
+    def _suspend_on(self, yielded: Any) -> None:
         blocking = getattr(yielded, "_asyncio_future_blocking", None)
         if blocking:
             if yielded is self:
@@ -266,6 +276,19 @@ class ObjectTask(asyncio.Future[Any]):
 
     def _fail_step(self, text: str) -> None:
         self._task_loop.call_soon(self._step, RuntimeError(text), context=NEUTRAL)
+
+    def take_exception(self) -> BaseException:
+        """What the code raised, when it did. The task keeps no traceback of it."""
+        try:
+            self.result()
+        except BaseException as exc:
+            leave_frame(exc)
+            return exc
+        raise AssertionError("it raised nothing")
+
+    def leave_context(self) -> None:
+        """It is done. Its context knows the section that it was in, and that knows the task."""
+        self._context = NEUTRAL
 
     # What a Task offers
 
@@ -333,12 +356,12 @@ class ObjectTask(asyncio.Future[Any]):
 
     def end_early(self, result: Any, error: BaseException | None) -> None:
         """The call is over and somebody may still know its task: it is done for them too."""
-        if self._must_cancel or isinstance(error, asyncio.CancelledError):
+        if self._must_cancel or issubclass(type(error), asyncio.CancelledError):
             super().cancel(self._cancel_message)
         elif error is None:
             super().set_result(result)
         else:
-            super().set_exception(error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}"))
+            super().set_exception(_settable(error))
             self.exception()  # Retrieved: the caller is told.
 
     def make_spare(self) -> ObjectTask:
@@ -384,6 +407,15 @@ class ObjectTask(asyncio.Future[Any]):
             pass
         super().cancel()
         owner.task_done(self)
+
+
+def _settable(error: BaseException) -> BaseException:
+    """What whoever waits for a task is given: SystemExit and the like are no business of others."""
+    if issubclass(type(error), Exception) and not issubclass(type(error), StopIteration):
+        return error
+    escaped = RuntimeError(f"{line_of(error)}")
+    escaped.__cause__ = error
+    return escaped
 
 
 def section_of(task: object, activation: Activation) -> Section | None:

@@ -51,7 +51,7 @@ def test_the_guide_to_objects_shows_what_really_happens(tmp_path: Path, serve: S
     page = DOCS / "objects.md"
     write_files(page, tmp_path)
     service = serve(2, app=str(tmp_path / "shop.py"))
-    service.expect("a method raised", "Traceback", "ValueError")
+    service.expect(" raised: ", "Traceback", "ValueError")
     tidegate = f"{shlex.quote(sys.executable)} -m tidegate"
     checked = 0
     for text in blocks(page, "console"):

@@ -22,7 +22,7 @@ WORKERS = 2
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with services_in(tmp_path_factory.mktemp("gates")) as serve:
         service = serve(WORKERS, app=APP)
-        service.expect("a method raised", "Traceback", "ValueError: no", "comes back into an open transaction")
+        service.expect(" raised: ", "Traceback", "ValueError: no", "comes back into an open transaction")
         yield service
 
 

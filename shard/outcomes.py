@@ -1,0 +1,72 @@
+"""What becomes of a call that has run: its result or its exception, through the output gate, exactly once.
+
+Guarantee: whatever the code of the object has returned or raised, and whatever that does when it is encoded or asked for its
+text, the answer is one result or one error; afterwards nothing of the call is kept.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from runtime.encoding import encode_value, encode_value_json
+from runtime.errors import ObjectReset, TooLarge
+from runtime.exceptions import text_of
+from runtime.limits import REPLY_BYTES_MAX
+from runtime.protocol import ERROR, OK, Origin
+from shard.activation import Aborted, Activation
+from shard.codec import SCALARS
+from shard.outbound import LocalOrigin
+from shard.raised import let_go
+from shard.refusals import method_raised
+
+if TYPE_CHECKING:
+    from shard.host import Host
+
+
+class Outcomes:
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._commits = host.commits
+
+    def finish(self, activation: Activation, origin: Origin, request_id: Any, method: str, value: Any) -> None:
+        if activation.broken is not None:
+            self._host.answer_error(origin, request_id, activation.broken)
+            return
+        if type(value) not in SCALARS:
+            try:
+                raw = encode_value_json(value) if origin.json else encode_value(value)
+            except BaseException as exc:  # The result's own code may run.
+                error = TypeError(f"the result cannot be sent: {text_of(exc)}")
+                self.finish_error(activation, origin, request_id, method, error.with_traceback(exc.__traceback__))
+                return
+            if len(raw) > REPLY_BYTES_MAX:
+                text = f"the result has {len(raw)} bytes; the limit is {REPLY_BYTES_MAX}"
+                self.finish_status(activation, origin, request_id, ERROR, TooLarge(text, outcome="executed").to_wire())
+                return
+            value = msgspec.Raw(raw)
+        self.finish_status(activation, origin, request_id, OK, value)
+
+    def finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:
+        """Through the output gate."""
+        if activation.cache.confirm_seq <= self._commits.durable_seq:
+            self._host.answer(origin, request_id, status, value)
+        elif origin.__class__ is LocalOrigin:
+            caller = origin.caller
+            if caller.broken is None:
+                self._commits.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
+                self._host.answer(origin, request_id, status, value)
+        else:
+            self._commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
+
+    def finish_error(
+        self, activation: Activation, origin: Origin, request_id: Any, method: str, error: BaseException
+    ) -> None:
+        if activation.broken is not None or issubclass(type(error), Aborted):
+            self._host.answer_error(origin, request_id, activation.broken or ObjectReset(text_of(error)))
+        else:
+            self._host.log.failed(activation.id, f"{method} raised", error)
+            raised = method_raised(error, dev=self._host.settings.dev)
+            self.finish_status(activation, origin, request_id, ERROR, raised.to_wire())
+        let_go(error)

@@ -1,0 +1,64 @@
+"""What the operator reads of object code that fails: little, and all that is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from runtime.errors import CallError
+from tests.shard.world import World
+from tidegate import DurableObject
+
+
+class SoldOut(Exception):
+    pass
+
+
+class Shop(DurableObject):
+    async def buy(self, what: str) -> None:
+        raise SoldOut(f"no {what} left")
+
+    async def sell(self) -> None:
+        raise ValueError("closed")
+
+
+async def fail(world: World, name: str, method: str, *args: Any) -> None:
+    with pytest.raises(CallError):
+        await world.ask(Shop, name, method, *args)
+
+
+async def test_a_raising_method_logs_a_line_with_object_and_method_and_its_traceback_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard.object_log.LOGGED_KINDS_S", 0.02)
+    world = World(Shop)
+    for n in range(350):
+        await fail(world, f"s{n}", "buy", "tea")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("Shop/s0: buy raised: SoldOut: no tea left\nTraceback (most recent call last):\n")
+    await asyncio.sleep(0.03)
+    assert caplog.messages[1:] == ["Shop/s349: buy raised: SoldOut: no tea left (349 of this kind since the last line)"]
+    await asyncio.sleep(0.05)
+    await fail(world, "late", "buy", "milk")
+    assert caplog.messages[2:] == ["Shop/late: buy raised: SoldOut: no milk left"], "the traceback is known"
+
+
+async def test_kinds_of_failures_are_told_apart_by_class_method_and_exception(caplog: pytest.LogCaptureFixture) -> None:
+    world = World(Shop)
+    await fail(world, "a", "buy", "tea")
+    await fail(world, "a", "sell")
+    assert [message.partition("\n")[0] for message in caplog.messages] == [
+        "Shop/a: buy raised: SoldOut: no tea left", "Shop/a: sell raised: ValueError: closed",
+    ]  # fmt: skip
+
+
+async def test_nothing_runs_when_nothing_fails_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shard.object_log.LOGGED_KINDS_S", 0.01)
+    world = World(Shop)
+    await fail(world, "a", "sell")
+    await fail(world, "a", "sell")
+    await asyncio.sleep(0.06)
+    assert world.host.log._timer is None
+    assert world.host.log._open == {}
