@@ -31,7 +31,7 @@ from runtime.limits import (
     ROUTER_CALLS_PER_WORKER_MAX,
     WAIT_DOWN_S,
 )
-from runtime.protocol import ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
+from runtime.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
 from runtime.slots import SlotTable
 
 ReplyTo = Callable[[Origin, int | str, int, Any], None]
@@ -97,7 +97,7 @@ class RouterMachine:
 
     def _route(self, origin: Origin, request: Request, size: int, now: float) -> None:
         """The same for one request that needs a closer look."""
-        if not request.cls:
+        if not request.cls and request.method not in ALARM_CALLS:
             self._answer_system(origin, request)
         elif self._draining:
             self._refuse(origin, request.id, Unavailable("the service is stopping"))
@@ -106,7 +106,8 @@ class RouterMachine:
         elif is_too_deep(request.args, json=origin.json) or is_too_deep(request.options, json=origin.json):
             self._refuse(origin, request.id, BadRequest("the arguments or options are nested too deeply"))
         else:
-            self._take(self._by_slot[slot_of(request.cls, request.name)], origin, request, size, now)
+            cls, name = (request.cls, request.name) if request.cls else request.name.partition("/")[::2]
+            self._take(self._by_slot[slot_of(cls, name)], origin, request, size, now)
 
     def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float) -> None:
         if len(worker.unanswered) >= self._calls_max or worker.bytes >= self._bytes_max:

@@ -31,15 +31,16 @@ from runtime.directory import open_directory, open_run_directory
 from runtime.errors import CallError, OperatorError, Unavailable, one_line
 from runtime.limits import CONNECT_TIMEOUT_S
 from runtime.output import hold_standard_descriptors, take_streams
+from runtime.pages import alarm_target, newest_abandoned, plural, render_alarms, render_status
 from runtime.placement import place, routers_for, shards_for
 from runtime.port import open_port
+from runtime.protocol import DROP_ALARM, RUN_ALARM
 from runtime.status import classes, listen_endpoint
 from runtime.supervisor import Service, Supervisor, supervise
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
-WAITING_SHOWN = 20
 """Objects that wait, in the page of `status`."""
 _NOBODY_HINT = "start a service: tidegate serve APP, or name another endpoint with --connect"
 
@@ -118,6 +119,17 @@ _CALL_EPILOG = """examples:
   tidegate call Bank main transfer source='"alice"' target='"bob"' amount=10
 """
 
+_ALARMS_EPILOG = """An alarm is given up when its handler has raised seven times, or its process has died four times while it ran.
+
+examples:
+  tidegate alarms                     list them, the newest first
+  tidegate alarms run Order 4711      set it again, for now
+  tidegate alarms drop Order 4711     forget it
+"""
+ALARM_ACTIONS = {"drop": DROP_ALARM, "run": RUN_ALARM}
+ALARM_LISTED_S = 6.0
+"""The list may be so old."""
+
 _BENCH_EPILOG = """Takes durable unique numbers from new objects of a running service, checks that each comes once and none is
 missing, and prints rates, latencies and CPU time. The objects, named with random prefixes, stay in the data.
 
@@ -159,9 +171,13 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="print everything known as JSON")
     status.set_defaults(run=_status)
 
-    alarms = commands.add_parser("alarms", help="list alarms that were given up because their handlers failed")
+    told = "list, drop or run again alarms that were given up because their handlers failed"
+    alarms = commands.add_parser("alarms", help=told, description=told, epilog=_ALARMS_EPILOG, formatter_class=raw)
+    alarms.add_argument("action", nargs="?", choices=("list", *ALARM_ACTIONS), default="list", help="default: list")
+    alarms.add_argument("class_name", metavar="CLASS", nargs="?", help="with drop and run: whose alarm")
+    alarms.add_argument("name", metavar="NAME", nargs="?")
     add_client_options(alarms)
-    alarms.add_argument("--json", action="store_true", help="print them as JSON")
+    alarms.add_argument("--json", action="store_true", help="print the list, or the error, as JSON")
     alarms.set_defaults(run=_alarms)
     _add_bench(commands.add_parser("bench", help="measure a running service", epilog=_BENCH_EPILOG, formatter_class=raw))
     return parser
@@ -289,17 +305,13 @@ def _banner(supervisor: Supervisor) -> None:
     identity, supervision = supervisor.identity, supervisor.supervision
     names = classes(supervision)
     workers, shards = len(identity.placement.workers), len(identity.placement.owners)
-    routers = f"{_plural(len(supervision.routers), 'router')}, " if len(supervision.routers) > 1 else ""
+    routers = f"{plural(len(supervision.routers), 'router')}, " if len(supervision.routers) > 1 else ""
     print(
         f"Tidegate {identity.version} is ready on {listen_endpoint(supervision)}\n"
-        f"  {_plural(len(names), 'class', 'classes')}: {', '.join(names)}\n"
-        f"  {routers}{_plural(workers, 'worker')}, {_plural(shards, 'shard')}, data in {identity.data}",
+        f"  {plural(len(names), 'class', 'classes')}: {', '.join(names)}\n"
+        f"  {routers}{plural(workers, 'worker')}, {plural(shards, 'shard')}, data in {identity.data}",
         flush=True,
     )
-
-
-def _plural(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 # call
@@ -406,88 +418,32 @@ def _status(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def render_status(status: Mapping[str, Any], now_ms: int) -> str:
-    """A page to read; `--json` has everything."""
-    uptime = _duration(max(0, now_ms - status["started_at_ms"]) // 1_000)
-    lines = [
-        f"{status['state']} on {status['listen']} for {uptime} (Tidegate {status['version']}, start {status['start']})",
-        f"app {status['app']}{_version(status)}: {', '.join(status['class_names']) or 'no classes'}",
-        f"data {status['data']}: {_plural(status['shards'], 'shard')}",
-        "",
-    ]
-    rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
-    rows += [_row(process) for process in status["processes"]]
-    if abandoned := _abandoned_count(status):
-        lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
-    return "\n".join(lines + _table(rows) + _waiting(status, now_ms))
-
-
-def _waiting(status: Mapping[str, Any], now_ms: int) -> list[str]:
-    """Objects behind whose gates somebody has waited for more than a second."""
-    found = [each for process in status["processes"] for each in process.get("statistics", {}).get("waiting_objects", [])]
-    if not found:
-        return []
-    rows: list[tuple[str, ...]] = [("object", "waits for", "events", "its gate is closed by", "which waits for")]
-    for each in sorted(found, key=lambda each: int(each["since_ms"]))[:WAITING_SHOWN]:
-        waited = f"{max(0, now_ms - each['since_ms']) / 1_000:.1f} s"
-        rows.append((each["object"], waited, str(each["waiting"]), each["closed_by"], each["waits_for"]))
-    return ["", *_table(rows)]
-
-
-def _version(status: Mapping[str, Any]) -> str:
-    """Of the source that all workers run, as it was when the service started."""
-    return f" (version {version})" if (version := status.get("app_version")) else ""
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
 def _alarms(options: argparse.Namespace) -> int:
+    if options.action in ALARM_ACTIONS:
+        return _alarm_action(options)
+    if options.class_name is not None:
+        return _fail_usage("alarms list: takes no object; it lists them all")
     status = _status_of(options)
-    print(json.dumps(_newest_abandoned(status), indent=2) if options.json else render_alarms(status))
+    print(json.dumps(newest_abandoned(status), indent=2) if options.json else render_alarms(status))
     return EXIT_OK
 
 
-def render_alarms(status: Mapping[str, Any]) -> str:
-    """Newest first. A worker tells the last few only; all of them are in the log."""
-    newest, count = _newest_abandoned(status), _abandoned_count(status)
-    if not newest:
-        return "no alarm was abandoned"
-    rows: list[tuple[str, ...]] = [("object", "was due", "abandoned", "error")]
-    for alarm in newest:
-        times = (alarm[key][:19].replace("T", " ") for key in ("scheduled_for", "abandoned_at"))
-        error = alarm["error"].splitlines()[-1:] or [""]
-        rows.append((f"{alarm['class_name']}/{alarm['name']}", *times, error[0][:120]))
-    more = [f"and {count - len(newest)} more"] if count > len(newest) else []
-    return "\n".join([*_table(rows), *more])
+def _alarm_action(options: argparse.Namespace) -> int:
+    operation = f"alarms {options.action}"
+    if options.name is None:
+        return _fail_usage(f"{operation}: name the object: tidegate {operation} CLASS NAME")
+    target = f"{options.class_name}/{options.name}"
+    try:
+        _ask(options, "", target, ALARM_ACTIONS[options.action], [], {})
+    except CallError as error:
+        return _report_call_error(f"{operation} {target}", error, as_json=options.json)
+    give_up_at = time.monotonic() + ALARM_LISTED_S
+    while target in map(alarm_target, newest_abandoned(_status_of(options))) and time.monotonic() < give_up_at:
+        time.sleep(0.1)
+    print(f"{target}: its alarm " + ("is dropped" if options.action == "drop" else "rings again now"))
+    return EXIT_OK
 
 
-def _newest_abandoned(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = [alarm for process in status["processes"] for alarm in process.get("statistics", {}).get("newest_abandoned", [])]
-    return sorted(found, key=lambda alarm: str(alarm["abandoned_at"]), reverse=True)
-
-
-def _abandoned_count(status: Mapping[str, Any]) -> int:
-    return sum(process.get("statistics", {}).get("alarms_abandoned", 0) for process in status["processes"])
-
-
-def _row(process: Mapping[str, Any]) -> tuple[str, ...]:
-    def text(key: str, unit: str = "") -> str:
-        value = process.get(key)
-        return "-" if value is None else f"{value}{unit}"
-
-    memory, cpu = text("rss_mib", " MiB"), text("cpu_percent", " %")
-    state = text("state") + (" FLAPPING" if process.get("flapping") else "")
-    last_problem = process.get("last_problem") or ""
-    return (process["name"], state, text("pid"), text("core"), memory, cpu, text("restarts"), last_problem)
-
-
-def _duration(seconds: int) -> str:
-    days, rest = divmod(seconds, 86_400)
-    hours, rest = divmod(rest, 3_600)
-    minutes, seconds = divmod(rest, 60)
-    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
-    shown = [f"{count} {unit}" for count, unit in parts if count][:2]
-    return " ".join(shown) or "0 s"
+def _fail_usage(text: str) -> int:
+    print(f"tidegate: {text}", file=sys.stderr)
+    return EXIT_USAGE

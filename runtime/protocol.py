@@ -82,6 +82,9 @@ class Options(msgspec.Struct, gc=False):
 
 NO_OPTIONS = Options()
 
+DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")
+"""System calls that are for the worker of an object: their name is `CLASS/NAME`."""
+
 
 class Malformed(Exception):
     """Not a message of wire protocol 1, and no request id to answer to."""

@@ -38,7 +38,7 @@ from shard.alarms import (
     Due,
     IndexStore,
     ShardAlarms,
-    abandoned_alarms,
+    abandoned_alarm,
     abandoned_now,
     abandoned_row,
     begun_row,
@@ -50,6 +50,7 @@ from shard.alarms import (
     retried,
 )
 from shard.cache import ObjectCache
+from shard.given_up import GivenUp
 from shard.object import ALARM, DurableObject
 from shard.outbound import InternalOrigin
 from shard.raised import let_go
@@ -68,11 +69,7 @@ RINGS_MAX = 10_000
 """Alarms on their way at a time; the others wait in the index."""
 TIMER_MS_MAX = 10_000
 """The longest sleep: the wall clock may be set meanwhile."""
-ABANDONED_COUNTED = 1_000
-"""Per shard, at the start."""
 SUSPECTS_NAMED = 3
-ABANDONED_SHOWN = 20
-"""The newest of a worker, told to whoever asks how it is."""
 
 log = logging.getLogger("tidegate.alarms")
 
@@ -89,6 +86,7 @@ class Ring(InternalOrigin):
         "_activation",
         "_failure",
         "_has_run",
+        "_instead",
         "attempts",
         "clock",
         "deaths",
@@ -123,6 +121,8 @@ class Ring(InternalOrigin):
         self._failure: Failure | None = None
         """A run that ended with its instance and has not been counted."""
         self._abandoned: Abandoned | None = None
+        self._instead = False
+        """It has taken the place of an earlier one."""
 
     async def function(self, instance: DurableObject) -> None:
         """The gate has let it in."""
@@ -167,6 +167,7 @@ class Ring(InternalOrigin):
         clock = self.clock
         self._abandoned = abandoned_now(cache.class_name, cache.name, alarm, error, clock.now_us(), self.deaths)
         cache.abandoned = abandoned_row(cache.key, self._abandoned)
+        self._instead = abandoned_alarm(cache.store, cache.key) is not None
 
     def abandon_dead(self, activation: Activation) -> None:
         """The handler has killed too many. The object's alarm is removed, and nothing of it runs."""
@@ -185,10 +186,7 @@ class Ring(InternalOrigin):
         due, clock = self.due, self.clock
         if status != ERROR:
             if self._abandoned is not None:
-                clock.abandoned += 1
-                clock.newest_abandoned.append(self._abandoned)
-                text = "%s/%s: its alarm is abandoned: %s (`tidegate alarms` lists it)"
-                log.error(text, due.class_name, due.name, self._abandoned.error)
+                clock.given_up.add(self._abandoned, instead=self._instead)
             clock.ended(self)
             return
         reason = result.get("message", "")
@@ -214,9 +212,7 @@ class AlarmClock:
         self.now_us = host.wall_us
         self.rung = 0
         """Runs of handlers."""
-        self.abandoned = 0
-        """Alarms that were given up, by this worker or an earlier one."""
-        self.newest_abandoned: collections.deque[Abandoned] = collections.deque(maxlen=ABANDONED_SHOWN)
+        self.given_up = GivenUp(host, stores)
         self._host = host
         self._stores = stores
         self._shards: dict[int, ShardAlarms] = {}
@@ -249,13 +245,7 @@ class AlarmClock:
     def start(self) -> None:
         """Reads what is due next; overdue alarms ring at once."""
         self._shards = {shard: ShardAlarms(store, self._set_timer) for shard, store in self._stores.items()}
-        gone = [each for store in self._stores.values() for each in abandoned_alarms(store, ABANDONED_COUNTED)]
-        self.abandoned = len(gone)
-        if gone:
-            self.newest_abandoned.extend(sorted(gone, key=lambda each: each.abandoned_at))
-            last = self.newest_abandoned[-1]
-            text = "%d objects have an alarm that was abandoned; the last of them was %s/%s, at %s: %s"
-            log.warning(text, len(gone), last.class_name, last.name, last.abandoned_at, last.error)
+        self.given_up.load()
         self._find_deaths()
         self._stopped = False
         self._set_timer()

@@ -270,6 +270,11 @@ def abandoned_now(class_name: str, name: str, alarm: Alarm, error: str, now_us: 
     return Abandoned(class_name, name, *times, error[:ERROR_CHARACTERS_MAX].encode(errors="replace").decode(), deaths)
 
 
+def set_again(abandoned: Abandoned, now_us: int) -> Alarm:
+    """The same alarm, for now."""
+    return Alarm((abandoned.scheduled_for - _EPOCH) // _MICROSECOND, now_us)
+
+
 def abandoned_row(object_key: bytes, abandoned: Abandoned) -> tuple[str, bytes]:
     """Key and value under which an alarm is recorded that was given up."""
     return object_key.hex(), msgspec.msgpack.encode(abandoned)

@@ -142,8 +142,8 @@ class ObjectCache:
         """In no commit yet."""
         self.ringing: Alarm | None = None
         """The alarm whose handler runs."""
-        self.abandoned: tuple[str, bytes] | None = None
-        """A row for the list of abandoned alarms."""
+        self.abandoned: tuple[str, bytes | None] | None = None
+        """A row for the list of abandoned alarms, or what is to leave it."""
         self.complete = not self.has_header
         """`values` holds every key there is: what it lacks does not exist."""
         self.bytes = 0

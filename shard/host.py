@@ -444,7 +444,8 @@ class Host:
         for heir, _ in commit.heirs:
             self.resets.lose(heir.owner, error, commit.seq)
         for message in commit.held:  # Its code has just been told of a failure: then nothing of it may go on.
-            self.resets.lose(message[0], error, commit.seq)
+            if message[0] is not None:
+                self.resets.lose(message[0], error, commit.seq)
         self.waiting.commit_ended()
 
     def discard(self, message: Any, error: CallError) -> None:
@@ -477,8 +478,8 @@ class Host:
             resets=self.resets.count,
             evictions=self.table.evictions,
             alarms_rung=self.alarms.rung,
-            alarms_abandoned=self.alarms.abandoned,
-            newest_abandoned=list(self.alarms.newest_abandoned),
+            alarms_abandoned=self.alarms.given_up.count,
+            newest_abandoned=list(self.alarms.given_up.newest),
             waiting_objects=self.gates.waiting(),
             alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )

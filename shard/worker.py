@@ -19,7 +19,7 @@ from runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, Topology
 from runtime.endpoint import Endpoint
 from runtime.errors import OperatorError, Unavailable, UnknownMethod
 from runtime.limits import FORWARDED_BYTES_MAX
-from runtime.protocol import OK, Message, Origin, Request
+from runtime.protocol import ALARM_CALLS, DROP_ALARM, OK, Message, Origin, Request
 from runtime.slots import SlotTable, topology_reply
 from shard.checkpoint import CheckpointTrouble
 from shard.collector import Collector
@@ -150,6 +150,10 @@ class Worker:
             self._evicting = self._loop.call_later(delay_s, self._evict_on_time, context=NEUTRAL)
 
     def _answer_system(self, request: Request, origin: Origin) -> None:
+        given_up = self._host.alarms.given_up
+        if request.method in ALARM_CALLS:
+            (given_up.drop if request.method == DROP_ALARM else given_up.run)(request, origin)
+            return
         if request.method == "ping":
             result: Any = "pong"
         elif request.method == "topology" and self._table is not None:

@@ -15,7 +15,7 @@ from router.machine import RouterMachine
 from runtime.control import Topology
 from runtime.ids import slot_of
 from runtime.limits import WAIT_DOWN_S
-from runtime.protocol import OK, Malformed, Message, Origin, Reply, parse_body
+from runtime.protocol import ALARM_CALLS, OK, Malformed, Message, Origin, Reply, parse_body
 from runtime.slots import SlotTable
 
 OWNERS = (0, 1, 0, 1)
@@ -69,6 +69,21 @@ class Net:
         _, request_id, status, error = self.answers[index]
         assert status == 1, self.answers[index]
         return request_id, error["code"], error["outcome"]
+
+
+@pytest.mark.parametrize("method", ALARM_CALLS)
+@pytest.mark.parametrize("json", [False, True])
+def test_what_an_operator_asks_about_an_alarm_goes_to_the_worker_of_the_object(method: str, json: bool) -> None:
+    for worker in (0, 1):
+        net = Net("a", "b")
+        [name] = names_of_worker(worker, 1)
+        net.call([7, "", f"C/{name}", method], json=json)
+        assert [row[1:4] for row in net.send()[worker]] == [["", f"C/{name}", method]]
+        net.reply(worker, net.sent[worker][0][0])
+        assert [answer[1:3] for answer in net.answers] == [(7, OK)]
+    net = Net("a", "b")
+    net.call([7, "", "", method], json=json)
+    assert net.error()[1:] == ("bad_request", "not_executed")
 
 
 STEPS = ("call", "json call", "turn", "reply", "lose", "new process", "up", "2 s later")

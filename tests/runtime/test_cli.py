@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from runtime.cli import _parser, main, parse_arguments, read_config, render_alarms, render_status
+from runtime.cli import _parser, main, parse_arguments, read_config
+from runtime.pages import render_alarms, render_status
 from tests.runtime.service_process import ServiceProcess, running, wait_until
 
 APP = """

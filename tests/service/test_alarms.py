@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -86,6 +88,13 @@ def ringing_workers(bells: Service) -> list[int]:
     return [p["pid"] for p in bells.status()["processes"][2:] if p["statistics"].get("alarms_rung")]
 
 
+def tidegate(bells: Service, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-P", "-m", "tidegate", *arguments, "--connect", bells.endpoint]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == code, done
+    return done
+
+
 def abandoned_count(bells: Service) -> int:
     return sum(p["statistics"].get("alarms_abandoned", 0) for p in bells.status()["processes"][2:])
 
@@ -161,6 +170,10 @@ def test_a_handler_that_ends_its_process_is_abandoned_and_the_others_of_its_work
     bells.start(2)
     wait_until(lambda: abandoned_count(bells) == 1, "the record of it")
     assert runs.read_text().split().count("deadly") == 4
+    assert "Deadly/d" in tidegate(bells, "alarms").stdout
+    assert "Deadly/x has no abandoned alarm" in tidegate(bells, "alarms", "drop", "Deadly", "x", code=1).stderr
+    assert tidegate(bells, "alarms", "drop", "Deadly", "d").stdout == "Deadly/d: its alarm is dropped\n"
+    assert tidegate(bells, "alarms").stdout == "no alarm was abandoned\n"
 
 
 @pytest.mark.slow

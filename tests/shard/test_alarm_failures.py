@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from runtime.cli import render_alarms
 from runtime.control import Pong, decode_from_child, encode_line
+from runtime.pages import render_alarms
 from shard import alarms
 from shard.alarms import AlarmInfo
 from shard.object import DurableObject

@@ -1,0 +1,102 @@
+"""What `status` and `alarms` print, made of the status of a service. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+WAITING_SHOWN = 20
+
+# status
+
+
+def render_status(status: Mapping[str, Any], now_ms: int) -> str:
+    """A page to read; `--json` has everything."""
+    uptime = _duration(max(0, now_ms - status["started_at_ms"]) // 1_000)
+    lines = [
+        f"{status['state']} on {status['listen']} for {uptime} (Tidegate {status['version']}, start {status['start']})",
+        f"app {status['app']}{_version(status)}: {', '.join(status['class_names']) or 'no classes'}",
+        f"data {status['data']}: {plural(status['shards'], 'shard')}",
+        "",
+    ]
+    rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
+    rows += [_row(process) for process in status["processes"]]
+    if abandoned := abandoned_count(status):
+        lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
+    return "\n".join(lines + table(rows) + _waiting(status, now_ms))
+
+
+def _waiting(status: Mapping[str, Any], now_ms: int) -> list[str]:
+    """Objects behind whose gates somebody has waited for more than a second."""
+    found = [each for process in status["processes"] for each in process.get("statistics", {}).get("waiting_objects", [])]
+    if not found:
+        return []
+    rows: list[tuple[str, ...]] = [("object", "waits for", "events", "its gate is closed by", "which waits for")]
+    for each in sorted(found, key=lambda each: int(each["since_ms"]))[:WAITING_SHOWN]:
+        waited = f"{max(0, now_ms - each['since_ms']) / 1_000:.1f} s"
+        rows.append((each["object"], waited, str(each["waiting"]), each["closed_by"], each["waits_for"]))
+    return ["", *table(rows)]
+
+
+def _version(status: Mapping[str, Any]) -> str:
+    """Of the source that all workers run, as it was when the service started."""
+    return f" (version {version})" if (version := status.get("app_version")) else ""
+
+
+def _row(process: Mapping[str, Any]) -> tuple[str, ...]:
+    def text(key: str, unit: str = "") -> str:
+        value = process.get(key)
+        return "-" if value is None else f"{value}{unit}"
+
+    memory, cpu = text("rss_mib", " MiB"), text("cpu_percent", " %")
+    state = text("state") + (" FLAPPING" if process.get("flapping") else "")
+    last_problem = process.get("last_problem") or ""
+    return (process["name"], state, text("pid"), text("core"), memory, cpu, text("restarts"), last_problem)
+
+
+def _duration(seconds: int) -> str:
+    days, rest = divmod(seconds, 86_400)
+    hours, rest = divmod(rest, 3_600)
+    minutes, seconds = divmod(rest, 60)
+    parts = [(days, "d"), (hours, "h"), (minutes, "min"), (seconds, "s")]
+    shown = [f"{count} {unit}" for count, unit in parts if count][:2]
+    return " ".join(shown) or "0 s"
+
+
+def plural(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+# alarms
+
+
+def table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def render_alarms(status: Mapping[str, Any]) -> str:
+    """Newest first. A worker tells the last few only; all of them are in the log."""
+    newest, count = newest_abandoned(status), abandoned_count(status)
+    if not newest:
+        return "no alarm was abandoned"
+    rows: list[tuple[str, ...]] = [("object", "was due", "abandoned", "error")]
+    for alarm in newest:
+        times = (alarm[key][:19].replace("T", " ") for key in ("scheduled_for", "abandoned_at"))
+        error = alarm["error"].splitlines()[-1:] or [""]
+        rows.append((alarm_target(alarm), *times, error[0][:120]))
+    more = [f"and {count - len(newest)} more"] if count > len(newest) else []
+    return "\n".join([*table(rows), *more])
+
+
+def alarm_target(alarm: Mapping[str, Any]) -> str:
+    return f"{alarm['class_name']}/{alarm['name']}"
+
+
+def newest_abandoned(status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found = [alarm for process in status["processes"] for alarm in process.get("statistics", {}).get("newest_abandoned", [])]
+    return sorted(found, key=lambda alarm: str(alarm["abandoned_at"]), reverse=True)
+
+
+def abandoned_count(status: Mapping[str, Any]) -> int:
+    return sum(process.get("statistics", {}).get("alarms_abandoned", 0) for process in status["processes"])
