@@ -64,6 +64,7 @@ def prepare_child(role: str, control_fd: int) -> Outputs:
     hold_standard_descriptors()
     outputs = take_streams()
     set_up_logging(role, outputs)
+    os.environ.pop(LOG_JOURNAL_VARIABLE, None)
     _die_with_supervisor(control_fd)
     # What user code starts must hold neither our control stream open nor the lock.
     os.set_inheritable(control_fd, False)

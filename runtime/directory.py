@@ -152,9 +152,30 @@ def _take_lock(path: Path, lock_fd: int) -> None:
             problem, hint = f"in use by the service with pid {holder.decode()}", "stop it first, or choose another with --data"
             raise OperatorError("open data directory", path, problem, hint)
         if time.monotonic() >= give_up_at:
-            problem = "still in use by processes of a service whose supervisor died"
-            raise OperatorError("open data directory", path, problem, f"find them with: fuser -v {path / 'lock'}")
+            left = _users(path / "lock")
+            problem = f"still in use by {left}, left by a service whose supervisor (pid {holder.decode() or 'unknown'}) has ended"
+            raise OperatorError("open data directory", path, problem, "end what is left of it and start again")
         time.sleep(0.02)
+
+
+def _users(file: Path) -> str:
+    """The processes that have the file open, as far as they may be looked at."""
+    wanted, found = str(file.resolve()), []
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            opened = [_link(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+            if wanted in opened and int(pid) != os.getpid():
+                found.append(f"process {pid} ({Path(f'/proc/{pid}/comm').read_text().strip()})")
+        except OSError:  # It ends, or is not ours to see.
+            continue
+    return ", ".join(found) or "processes that cannot be seen from here"
+
+
+def _link(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def _is_alive(pid: int) -> bool:

@@ -68,7 +68,7 @@ class Sink:
     for what does not fit, there is a thread."""
 
     def __init__(self, fd: int, *, direct: bool = False, bytes_max: int = OUTPUT_BYTES_MAX) -> None:
-        self._fd = fd
+        self.fd = fd
         self._direct = direct
         self._bytes_max = bytes_max
         self._reset()
@@ -144,10 +144,10 @@ class Sink:
                     self._rest = b"%d lines of output were lost: nobody took them\n" % lost + piece if lost else piece
                 rest = self._rest
             try:
-                written = os.write(self._fd, rest)
+                written = os.write(self.fd, rest)
             except BlockingIOError:
                 if wait:
-                    _wait_writable(self._fd)
+                    _wait_writable(self.fd)
                     continue
                 with self._lock:
                     self._draining = False
@@ -222,6 +222,9 @@ class Outputs:
     stdout: Sink
     stderr: Sink
 
+    def descriptors(self) -> tuple[int, int]:
+        return self.stdout.fd, self.stderr.fd
+
     def flush(self, within_s: float) -> None:
         give_up_at = time.monotonic() + within_s
         for sink in (self.stdout, self.stderr):
@@ -235,7 +238,8 @@ def take_streams() -> Outputs:
             stream.flush()
         except (AttributeError, OSError, ValueError):  # There is none, or it is broken.
             pass
-    stdout, stderr = (_open_sink(fd) for fd in _STREAMS)
+    own_pipes = bool(os.environ.pop(OWN_PIPES_VARIABLE, ""))  # Not for programs that object code starts.
+    stdout, stderr = (_open_sink(fd, own_pipes) for fd in _STREAMS)
     sys.stdout, sys.stderr = (_text(sink, fd) for sink, fd in zip((stdout, stderr), _STREAMS, strict=True))
     outputs = Outputs(stdout, stderr)
     atexit.register(outputs.flush, OUTPUT_FLUSH_S)
@@ -251,8 +255,8 @@ OWN_PIPES_VARIABLE = "TIDEGATE_OWN_PIPES"
 """Set for a child whose stdout and stderr are pipes of its own."""
 
 
-def _open_sink(fd: int) -> Sink:
-    if os.environ.get(OWN_PIPES_VARIABLE):
+def _open_sink(fd: int, own_pipe: bool) -> Sink:
+    if own_pipe:
         try:  # Opened once more it has settings of its own: programs which object code starts must not get EAGAIN.
             return Sink(above_standard(os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)), direct=True)
         except OSError:

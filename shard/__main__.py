@@ -22,6 +22,7 @@ from runtime.limits import OUTPUT_FLUSH_S
 from runtime.output import Outputs
 from shard.app import load_app
 from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
+from shard.forks import Forks, end_children
 from shard.loop import new_worker_loop
 from shard.methods import AppError, ObjectClass
 from shard.source import keep_source
@@ -38,8 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m shard", description=__doc__)
     parser.add_argument("--control-fd", type=int, required=True)
     control_fd = parser.parse_args(arguments).control_fd
+    cores = os.sched_getaffinity(0)
     try:
         outputs = prepare_child("worker", control_fd)
+        forks = Forks(cores, outputs.descriptors())
         spec = receive_spec(control_fd)
     except SupervisorGone:
         return 1
@@ -57,7 +60,8 @@ def main(arguments: list[str] | None = None) -> int:
             "%s changed on disk since the service started; this worker runs the version of the start, as the others do, until "
             "the service is started again", ", ".join(source.changed)
         )
-    return _serve(spec, classes, source.version, control_fd, outputs)
+    forks.app_is_loaded()
+    return _serve(spec, classes, source.version, control_fd, outputs, forks)
 
 
 def _cannot_load(app: str, error: BaseException) -> Failed:
@@ -70,7 +74,9 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
     return Failed("load", app, problem, "correct the app and start again", traceback=text)
 
 
-def _serve(spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int, outputs: Outputs) -> int:
+def _serve(
+    spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int, outputs: Outputs, forks: Forks
+) -> int:
     loop = new_worker_loop()
     control = ControlChannel(control_fd, loop)
     context: zmq.Context[Any] = zmq.Context()
@@ -97,6 +103,7 @@ def _serve(spec: WorkerSpec, classes: list[ObjectClass], app_version: str, contr
     # same path on its own machine: it would talk to the wrong service.
     endpoint = worker.bind(f"ipc://{spec.run_dir}/{spec.index}.{spec.incarnation}.{secrets.token_hex(4)}")
     control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
+    loop.call_soon(forks.worker_runs, worker, Path(spec.data_dir), Path(spec.run_dir))
     worker.start()
     described = {object_class.name: object_class.describe() for object_class in classes}
     control.send(Ready(endpoint, described, worker.store.recovery.records, app_version))
@@ -104,6 +111,7 @@ def _serve(spec: WorkerSpec, classes: list[ObjectClass], app_version: str, contr
     worker.close()
     control.flush_blocking()
     context.term()  # Waits until the last replies have left, two seconds at most.
+    end_children()
     logging.shutdown()
     outputs.flush(OUTPUT_FLUSH_S)
     os._exit(exit_codes[0])  # User threads and executors must not keep a worker alive that is done.

@@ -85,6 +85,10 @@ class Worker:
     def bind(self, endpoint: str) -> str:
         return self._endpoint.bind(endpoint)
 
+    def parts(self) -> tuple[object, ...]:
+        """Who calls whom through what they were given."""
+        return self, self._host, self._endpoint, self._peers, self._committer
+
     def start(self) -> None:
         self._collector.start()
         self._endpoint.start(self._loop)
