@@ -305,7 +305,7 @@ class Checkpointer:
         self._applied_position = applied_position
         self._report = report
         self._memtable_bytes = memtable_bytes
-        self._helper = ThreadPoolExecutor(1, "checkpoint")
+        self._helper = ThreadPoolExecutor(1, "tidegate-checkpoint")
         self._context = copy_context()  # Of the start: a checkpoint is nobody's task, whoever's write made it due.
         self._task: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None

@@ -52,7 +52,7 @@ class Committer:
         self._average_s = 0.0
         self._samples = 0
         self._jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        self._helper = threading.Thread(target=self._help, name="commit", daemon=True)
+        self._helper = threading.Thread(target=self._help, name="tidegate-commit", daemon=True)
         self._helper.start()
         self.position = 0
         """Log position of the newest durable commit."""

@@ -21,6 +21,7 @@ import uvloop
 
 from shard.callbacks import with_gated_callbacks
 from shard.task import CURRENT, object_task_factory
+from shard.threads import keep_to_this_thread
 
 
 class Gate:
@@ -246,6 +247,8 @@ class GatedLoop(with_gated_callbacks(_UvLoop)):  # type: ignore[misc]  # for the
 
 
 def new_worker_loop() -> asyncio.AbstractEventLoop:
+    """For the thread that asks for it."""
     loop = GatedLoop()
     loop.set_task_factory(object_task_factory)
+    keep_to_this_thread()
     return cast("asyncio.AbstractEventLoop", loop)

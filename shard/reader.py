@@ -57,7 +57,7 @@ class ThreadReader:
 
     def _start(self) -> None:
         for number in range(READER_THREADS):
-            self._threads.append(threading.Thread(target=self._work, name=f"read-{number}", daemon=True))
+            self._threads.append(threading.Thread(target=self._work, name=f"tidegate-read-{number}", daemon=True))
         for thread in self._threads:
             thread.start()
 

@@ -145,7 +145,7 @@ class Warmer:
     """Reads files into the page cache, one after the other, in a thread that starts with the first."""
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "warm")
+        self._thread = ThreadPoolExecutor(1, "tidegate-warm")
         self._stop = threading.Event()
         self._asked: set[Path] = set()
 

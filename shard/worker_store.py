@@ -46,7 +46,7 @@ class WorkerStore:
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
         self._states = states
-        self._preparer = ThreadPoolExecutor(1, "segments")
+        self._preparer = ThreadPoolExecutor(1, "tidegate-segments")
         self._preparing: asyncio.Future[None] | None = None
         self._failures = 0
         """To prepare a segment, one after another."""

@@ -183,7 +183,7 @@ def test_a_full_log_has_room_again_after_finish(tmp_path: Path, monkeypatch: pyt
 
 
 def reading_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("read-", "warm"))]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith(("tidegate-read-", "tidegate-warm"))]
 
 
 async def fetch(store: WorkerStore, shard: int, number: int, key: str) -> bytes | None:
