@@ -417,7 +417,7 @@ class Start:
 
     kind = "on_start"
     lets_in = False
-    way_out = "let on_start finish first: a task that it starts with self.spawn may make the call"
+    way_out = "call after on_start has finished"
 
     def __init__(self, activation: Activation, task: ObjectTask) -> None:
         self.activation = activation

@@ -24,6 +24,7 @@ from shard.chain import Chain, extended, labels_since, ring, tokens_in, tokens_o
 from shard.input_gate import Section
 from shard.methods import Method
 from shard.outbound import LocalOrigin
+from shard.refusals import method_raised
 from shard.task import CHAIN, ObjectTask
 
 if TYPE_CHECKING:
@@ -101,8 +102,9 @@ class ChainedCalls:
         try:
             positional, keywords = method.arguments(request.args, json=origin.json)
             coro = method.function(activation.instance, *positional, **keywords)
-        except CallError as exc:
-            host.answer_error(origin, request.id, exc)
+        except BaseException as exc:
+            error = exc if isinstance(exc, CallError) else method_raised(exc, dev=host.settings.dev)
+            host.answer_error(origin, request.id, error)
             return
         section = activation.gate.living(section)
         task = ObjectTask(host.loop).adopt(coro, activation, section, activation.context_in(section, chain))

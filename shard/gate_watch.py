@@ -2,7 +2,8 @@
 
 Guarantee: a critical section, an open transaction or a start ends after 30 s at the latest, whatever its code waits for. An
 object behind whose gate somebody has waited for more than a second is named, with what keeps the gate closed: to whoever asks
-for the numbers of the worker, and in the log, once and then in pauses that double.
+for the numbers of the worker, and in the log, once and then in pauses that double. Sections that begin one after the other keep
+others out for little longer than that: who has waited for so long goes before the next one.
 
 What keeps a gate closed is noted when it begins and forgotten when it ends, in the order of time: that costs less than a timer
 each. While any is noted the watch looks about once a second; an open gate costs nothing.
@@ -134,6 +135,7 @@ class GateWatch:
             episode.row = self._row(activation, episode, count, locks.get(activation), now_s)
             if episode.since_s + LOOK_S <= now_s:
                 self._break_ring(activation)
+                activation.gate.favour()
         self._episodes = found
         self._tell(now_s)
 

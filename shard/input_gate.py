@@ -1,7 +1,8 @@
 """The input gate: decides when an event may be delivered to an object.
 
 Guarantee: while the gate is locked, or a critical section runs, no event is delivered but those that the section started
-itself. Events that wait are delivered one at a time, first come first served; sections that wait to start go before them.
+itself. Events that wait are delivered one at a time, first come first served; sections that wait to start go before them, but
+not before those that have been favoured.
 
 Rule 1: every change of a gate's state happens in this file.
 Rule 2: this file does not know what a task, a future or a clock is. A waiter is any object; the caller delivers it.
@@ -40,7 +41,7 @@ def _joined(queue: Queue[Item], *items: Item) -> collections.deque[Item]:
 class Section:
     """A node of the gate: the root, or one critical section."""
 
-    __slots__ = ("child", "depth", "holder", "locks", "over", "parent", "starters", "token", "waiters")
+    __slots__ = ("child", "depth", "favoured", "holder", "locks", "over", "parent", "starters", "token", "waiters")
 
     def __init__(self, parent: Section | None) -> None:
         self.parent = parent
@@ -51,6 +52,8 @@ class Section:
         """The section that runs in this one."""
         self.starters: Queue[tuple[Any, Section]] = ()
         self.waiters: Queue[Any] = ()
+        self.favoured = 0
+        """So many of the first waiters go before sections."""
         self.over = False
         self.holder: Any = None
         """Who runs in it, as `enter` was told."""
@@ -109,12 +112,13 @@ class InputGate:
         active = self.active
         if active.locks:
             return None
-        if active.starters:
+        if active.starters and not (active.favoured and active.waiters):
             waiter, section = active.starters.popleft()
             self._run(section)
             return waiter
         if active.waiters:
             waiter = active.waiters.popleft()
+            active.favoured = max(0, active.favoured - 1)
             self._refresh()
             return waiter
         return None
@@ -124,6 +128,10 @@ class InputGate:
         """Whether `grant` would return somebody."""
         active = self.active
         return not active.locks and bool(active.starters or active.waiters)
+
+    def favour(self) -> None:
+        """Whoever waits in the root now has been overtaken by sections for long enough."""
+        self.root.favoured = len(self.root.waiters)
 
     @property
     def waiting(self) -> int:
@@ -168,7 +176,7 @@ class InputGate:
             raise SectionsTooDeep(f"critical sections and transactions are nested too deeply (limit {SECTION_DEPTH_MAX})")
         begun = Section(parent)
         begun.holder = waiter
-        if parent is self.active and not parent.locks and not parent.starters:
+        if parent is self.active and not parent.locks and not parent.starters and not (parent.favoured and parent.waiters):
             self._run(begun)
             return begun, True
         parent.starters = _joined(parent.starters, (waiter, begun))

@@ -365,6 +365,42 @@ async def test_work_that_outlives_its_section_neither_deadlocks_nor_keeps_others
     assert LOG == ["section over", "others", "later"]
 
 
+@pytest.mark.parametrize("synced", [False, True])
+async def test_a_section_that_fails_takes_with_it_what_was_put_before_it_and_is_in_no_commit_yet(synced: bool) -> None:
+    class Writing(DurableObject):
+        async def write_and_fail(self) -> None:
+            await self.storage.put("k", 1)
+            if synced:
+                await self.storage.sync()
+            async with self.block_concurrency():
+                raise ValueError("in section")
+
+    world = World(Writing)
+    with pytest.raises(ObjectReset):
+        await world.ask(Writing, "a", "write_and_fail")
+    assert world.durable(Writing, "a") == ({"k": 1} if synced else {})
+
+
+@pytest.mark.parametrize("kind", ["section", "transaction"])
+@pytest.mark.parametrize("way", ["spawn", "create_task"])
+async def test_a_task_that_is_started_right_before_a_section_begins_after_it(kind: str, way: str) -> None:
+    class Starting(DurableObject):
+        async def run(self) -> None:
+            task = self.spawn(self._work("before")) if way == "spawn" else asyncio.create_task(self._work("before"))
+            async with self.block_concurrency() if kind == "section" else self.storage.transaction():
+                inside = self.spawn(self._work("inside")) if way == "spawn" else asyncio.create_task(self._work("inside"))
+                await nap(times=3)
+                await inside
+                LOG.append("section over")
+            await task
+
+        async def _work(self, text: str) -> None:
+            LOG.append(text)
+
+    await World(Starting).ask(Starting, "a", "run")
+    assert LOG == ["inside", "section over", "before"]
+
+
 async def test_a_waiter_for_a_section_that_is_cancelled_lets_the_next_one_start() -> None:
     world = World(Sections)
     control("s")

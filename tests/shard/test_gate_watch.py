@@ -324,6 +324,28 @@ async def test_a_ring_that_is_closed_by_waiting_for_an_earlier_call_is_seen_with
     assert " -> " in results[0]
 
 
+@pytest.mark.parametrize("kind", ["section", "transaction"])
+@in_virtual_time
+async def test_sections_one_after_the_other_do_not_keep_others_out_for_ever(kind: str) -> None:
+    world = new_world()
+
+    async def play(actor: Actor) -> None:
+        async def work() -> None:
+            for _ in range(2_000):
+                async with in_(kind, actor):
+                    await asyncio.sleep(0.1)
+
+        actor.spawn(work())
+
+    await act(world, "a", play).reply
+    for _ in range(3):
+        behind = [world.call(Actor, "a", "log", text) for text in "123"]
+        started_s = world.loop.time()
+        await world.ask_all(behind)
+        assert world.loop.time() - started_s < 3
+    assert [*"123"] * 3 == LOG
+
+
 # Naming
 
 
