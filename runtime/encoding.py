@@ -14,7 +14,7 @@ from typing import Any, Never, NoReturn
 import msgspec
 
 from runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
-from runtime.exceptions import raised_by_caller
+from runtime.exceptions import raised_by_caller, text_of
 from runtime.limits import CALL_BYTES_MAX
 from runtime.models import dump, dump_json, is_model, validate, validate_json
 from runtime.protocol import NO_RAW
@@ -88,8 +88,8 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ms
         return NO_RAW
     try:
         encoded = encode_value(arguments)
-    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as exc:
-        raise BadArguments(f"the arguments cannot be encoded: {exc}") from exc
+    except Exception as exc:  # A model's serialiser may raise whatever it likes.
+        raise BadArguments(f"the arguments cannot be encoded: {text_of(exc)}") from exc
     if len(encoded) > CALL_BYTES_MAX:
         raise TooLarge(f"the arguments have {len(encoded)} bytes encoded, more than {CALL_BYTES_MAX}")
     return msgspec.Raw(encoded)
@@ -146,7 +146,8 @@ def check_carried(kind: Any) -> None:
 
 def result_mismatch(class_name: str, method: str, problem: Exception) -> Internal:
     """The method ran and answered something else than its annotation, as this caller knows it, says."""
-    return Internal(f"the result of {class_name}.{method} is not what its annotation says: {problem}", outcome="executed")
+    text = f"the result of {class_name}.{method} is not what its annotation says: {text_of(problem)}"
+    return Internal(text, outcome="executed")
 
 
 def error_from_raw(raw: Any) -> CallError:

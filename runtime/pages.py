@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from runtime.errors import one_line
+
 WAITING_SHOWN = 20
 
 # status
@@ -71,6 +73,8 @@ def plural(count: int, one: str, many: str = "") -> str:
 
 
 def table(rows: list[tuple[str, ...]]) -> list[str]:
+    """Names of objects and texts of errors hold whatever their makers like."""
+    rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 

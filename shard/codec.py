@@ -18,6 +18,7 @@ import msgspec
 
 from runtime.encoding import encode_value as encode_foreign
 from runtime.encoding import result_decoder
+from runtime.exceptions import name_of, text_of
 from runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
 from runtime.models import is_model
 from runtime.unawaited import not_awaited
@@ -241,18 +242,11 @@ def _blame(value: Any, test: Callable[[Any], object], error: Exception, problem:
             found.steps.append(step)
             return found
     kind = TypeError if isinstance(error, TypeError | msgspec.ValidationError) else ValueError
-    match = _PLACE.fullmatch(text := _text(error))
+    match = _PLACE.fullmatch(text := text_of(error) or name_of(error))
     found = Different(f"{named(type(value))} {problem}: {text if match is None else match[1]}", kind)
     if match is not None:
         found.steps.append(match[2])
     return found
-
-
-def _text(error: Exception) -> str:
-    try:
-        return str(error) or type(error).__name__
-    except Exception:
-        return type(error).__name__
 
 
 _PLACE = re.compile(r"(.*) - at (?:`key` in )?`\$([^`]*)`", re.DOTALL)

@@ -330,6 +330,15 @@ def test_abandoned_alarms_are_listed_newest_first_with_the_last_line_of_what_was
     ]
 
 
+def test_names_and_texts_with_control_characters_stay_in_their_line_of_a_table() -> None:
+    at = "2026-11-01T10:10:00.123456Z"
+    alarm = {"class_name": "Bell", "name": "a\n\x1b[2J\x85", "scheduled_for": at, "abandoned_at": at, "error": "no\x1b[1A\u2028"}
+    page = render_alarms({"processes": [{"statistics": {"alarms_abandoned": 1, "newest_abandoned": [alarm]}}]})
+    assert page.count("\n") == 1
+    assert "Bell/a\\n\\x1b[2J\\x85 " in page
+    assert all(line.isprintable() for line in page.split("\n"))
+
+
 def test_a_service_without_abandoned_alarms_says_so(service: tuple[ServiceProcess, str, Path]) -> None:
     assert tidegate("alarms", "--connect", service[1]).stdout == "no alarm was abandoned\n"
     assert json.loads(tidegate("alarms", "--connect", service[1], "--json").stdout) == []

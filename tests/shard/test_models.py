@@ -438,3 +438,44 @@ def test_what_can_be_carried_is_loaded_and_read_by_stubs(kind: Any) -> None:
     made = type("Good", (DurableObject,), {"get": get, "__module__": __name__})
     assert "get" in ObjectClass(made).methods
     result_decoder(kind)
+
+
+class Misbehaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit("no")
+
+
+class Exploding(pydantic.BaseModel):
+    x: int = 1
+
+    @pydantic.field_serializer("x")
+    def show(self, value: int) -> str:
+        raise Misbehaving
+
+    @pydantic.field_validator("x")
+    @classmethod
+    def check(cls, value: int) -> int:
+        if value > 1:
+            raise Misbehaving
+        return value
+
+
+class Explosive(DurableObject):
+    async def get(self) -> Any:
+        return {"a": Exploding()}
+
+    async def put(self) -> None:
+        self.storage.put("k", [Exploding()])
+
+    async def take(self, value: Exploding) -> None: ...
+
+    async def send(self) -> None:
+        await self.stub(Explosive, "other").take(Exploding())
+
+
+@pytest.mark.parametrize("method", ["get", "put", "send", "take"])
+async def test_whatever_code_of_a_model_raises_is_the_error_of_that_call(method: str) -> None:
+    world = World(Explosive)
+    with pytest.raises((MethodRaised, BadArguments)):
+        await world.ask(Explosive, "a", method, *([{"x": 2}] if method == "take" else []))
+    assert await world.ask(Explosive, "a", "take", {"x": 1}) is None
