@@ -47,7 +47,13 @@ class Backend:
         identity: bytes | None = None,
     ) -> None:
         self._socket = context.socket(zmq.DEALER)
-        for option, value in ((zmq.SNDHWM, 0), (zmq.RCVHWM, 0), (zmq.LINGER, 0), (zmq.RECONNECT_IVL, 20)):
+        for option, value in (
+            (zmq.SNDHWM, 0),
+            (zmq.RCVHWM, 0),
+            (zmq.LINGER, 0),
+            (zmq.RECONNECT_IVL, 20),
+            (zmq.ZAP_DOMAIN, b"tidegate"),  # As in `runtime/endpoint.py`, rule 4.
+        ):
             self._socket.setsockopt(option, value)
         if identity is not None:
             self._socket.setsockopt(zmq.ROUTING_ID, identity)

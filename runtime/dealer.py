@@ -126,6 +126,7 @@ class _Candidate:
             (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if reconnect else 0),
             (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
+            (zmq.ZAP_DOMAIN, b"tidegate"),  # Nothing is heard from what does not speak ZMTP 3 (`runtime/endpoint.py`, rule 4).
         ):
             self.socket.setsockopt(option, value)
         address = f"inproc://link-{_number()}"

@@ -51,6 +51,8 @@ ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
 ROUTERS_MAX = 64
 CONNECTIONS_WAITING_MAX = 1_024
 """Connections that have come and not been accepted, for each listening socket."""
+HANDSHAKE_MS_MAX = 10_000
+"""Within this time a connection must have completed ZMTP's greeting, or it is closed."""
 WAIT_DOWN_S = 5.0
 """How long the router keeps a call for a worker that is down before it answers `unavailable`."""
 CLIENT_OUTBOX_BYTES_MAX = 64 << 20
@@ -75,6 +77,8 @@ ADDRESSES_MAX = 16
 # Turns: how much one pass of a process does before others get their chance.
 TURN_MESSAGES_MAX = 64
 """Messages read from one socket before the loop runs again."""
+TURN_CONNECTIONS_MAX = 256
+"""Connections that came or went, looked at before the loop runs again."""
 TURN_REQUESTS_MAX = 4_096
 """Requests after which no further message is read in this turn."""
 CHECKPOINT_SLICE_KEYS = 64

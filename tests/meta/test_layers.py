@@ -19,8 +19,8 @@ MAY_IMPORT = {
 }
 
 SERVING = {
-    "addresses", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "ids", "inflight", "limits",
-    "models", "outbox", "output", "pending", "port", "protocol", "slots", "stub", "unawaited",
+    "addresses", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "handshakes", "ids", "inflight",
+    "limits", "models", "outbox", "output", "pending", "port", "protocol", "slots", "stub", "unawaited",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 
@@ -31,8 +31,8 @@ CORE = {
     },
     "router": {"machine", "system"},
     "runtime": {
-        "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "ids", "inflight", "limits", "models",
-        "outbox", "placement", "protocol", "restart", "slots", "stub", "supervision", "unawaited",
+        "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "handshakes", "ids", "inflight", "limits",
+        "models", "outbox", "placement", "protocol", "restart", "slots", "stub", "supervision", "unawaited",
     },
 }  # fmt: skip
 """Rules only. The rest is shell or edge."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,3 +117,19 @@ def test_of_several_endpoints_the_one_that_answers_is_taken_and_the_others_are_l
     dealer.close()
     router.close(linger=0)
     other.close(linger=0)
+
+
+def test_a_server_that_does_not_speak_the_current_protocol_is_not_heard(context: zmq.Context[Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dealer = Dealer(context, [f"tcp://127.0.0.1:{server.getsockname()[1]}"], reconnect=False)
+        assert dealer.send(b"call")
+        other, _ = server.accept()
+        with other:
+            other.settimeout(10)
+            other.sendall(b"220 mail.example.com ready\r\n" * 10)
+            with contextlib.suppress(ConnectionResetError):
+                while other.recv(100):
+                    pass
+        assert next_change(dealer) == "lost"
+        assert dealer.receive(10) == []
+        dealer.close()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -26,7 +28,7 @@ DEADLINE_S = 10.0
 class Server:
     """An endpoint on a loop in a thread. `handle` may be replaced; at first every call is answered with its arguments."""
 
-    def __init__(self, outbox: Outbox | None = None) -> None:
+    def __init__(self, outbox: Outbox | None = None, address: str | None = None) -> None:
         self.context: zmq.Context[Any] = zmq.Context()
         self.loop = uvloop.new_event_loop()
         self.handle: Callable[[Message], None] = self.echo
@@ -35,7 +37,7 @@ class Server:
         """For each turn, the number of requests of each message."""
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context.get("exception")))
         self.endpoint = Endpoint(self.context, self._handle, self._end_turn, message_bytes_max=1 << 20, outbox=outbox)
-        self.address = self.endpoint.bind("tcp://127.0.0.1:0")
+        self.address = self.endpoint.bind(address or "tcp://127.0.0.1:0")
         self._thread = threading.Thread(target=self.loop.run_forever)
         self.endpoint.start(self.loop)
         self._thread.start()
@@ -307,9 +309,12 @@ def test_a_handler_that_raises_costs_its_own_message_and_no_other() -> None:
     for number in range(10):
         client.send(msgspec.msgpack.encode([number, "C", "n", "raise"]))
         client.send(request(number))
-    assert [answer(client)[0] for _ in range(10)] == list(range(10))
+    for number in range(10):
+        request_id, status, error = answer(client)
+        assert (request_id, status, error["code"]) == (number, 1, "internal")
+        assert answer(client)[:2] == [number, 0]
     server.stop()
-    assert len(server.errors) == 10
+    assert not server.errors
 
 
 def test_extra_frames_never_make_the_next_frame_an_identity(server: Server) -> None:
@@ -395,6 +400,118 @@ def test_a_client_that_never_reads_gets_short_errors_for_what_is_above_its_bound
     assert errors
     assert {(error["code"], error["outcome"]) for error in errors} == {("overloaded", "unknown")}
     server.stop()
+
+
+# Strangers
+
+HELLOS = {
+    "HTTP GET": b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n",
+    "HTTP POST": b'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello',
+    "TLS client hello": b"\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" + bytes(32) + b"\x00\x00\x02\x13\x01\x01\x00",
+    "Redis PING": b"*1\r\n$4\r\nPING\r\n",
+    "Redis inline PING": b"PING\r\n",
+    "SSH banner": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "ZMTP 1": b"\x01\x00",
+    "ZMTP 2": b"\xff" + bytes(8) + b"\x7f\x01\x05\x00\x00",
+    "ZMTP 3 with a password": b"\xff" + bytes(8) + b"\x7f\x03\x00PLAIN" + bytes(47),
+    "random": bytes(range(100, 200)),
+}
+
+
+def connect(address: str) -> socket.socket:
+    if address.startswith("ipc://"):
+        stranger = socket.socket(socket.AF_UNIX)
+        stranger.connect(address.removeprefix("ipc://"))
+    else:
+        host, port = address.removeprefix("tcp://").split(":")
+        stranger = socket.create_connection((host, int(port)))
+    stranger.settimeout(DEADLINE_S)
+    return stranger
+
+
+def read_to_the_end(stranger: socket.socket) -> bytes:
+    read = b""
+    with contextlib.suppress(ConnectionResetError):  # What it sent was not read.
+        while piece := stranger.recv(4_096):
+            read += piece
+    stranger.close()
+    return read
+
+
+@pytest.mark.parametrize("kind", ["tcp", "ipc"])
+@pytest.mark.parametrize("hello", HELLOS)
+def test_who_does_not_speak_the_current_protocol_is_closed_and_counted_and_never_heard(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, hello: str, kind: str
+) -> None:
+    server = Server(address=f"ipc://{tmp_path}/door" if kind == "ipc" else None)
+    try:
+        client = server.client()
+        client.send(request(1))
+        assert answer(client)[0] == 1
+        for number in range(1, 4):
+            stranger = connect(server.address)
+            stranger.sendall(HELLOS[hello])
+            read_to_the_end(stranger)
+            server.wait_until(lambda statistics, number=number: statistics.foreign_peers == number)  # type: ignore[misc]
+        client.send(request(2))
+        assert answer(client)[0] == 2
+        statistics = server.in_loop(server.endpoint.statistics)
+        assert (statistics.messages_in, statistics.malformed, statistics.foreign_peers) == (2, 0, 3)
+        assert [record.getMessage().count("closed 1 connection") for record in caplog.records] == [1]
+    finally:
+        server.stop()
+
+
+@pytest.mark.parametrize("start", [b"", b"\xff", b"\xff" + bytes(8) + b"\x7f\x03"], ids=["silent", "a byte", "a greeting cut"])
+def test_who_does_not_complete_the_greeting_in_time_is_closed_and_counted(
+    start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.endpoint.HANDSHAKE_MS_MAX", 200)
+    server = Server()
+    stranger = connect(server.address)
+    stranger.sendall(start)
+    read_to_the_end(stranger)
+    server.wait_until(lambda statistics: statistics.foreign_peers == 1)
+    server.stop()
+
+
+def test_who_leaves_before_the_greeting_is_over_is_neither_counted_nor_in_the_log(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    for start in (b"", b"\xff" + bytes(8) + b"\x7f\x03"):
+        stranger = connect(server.address)
+        stranger.sendall(start)
+        stranger.close()
+    stranger = connect(server.address)
+    stranger.sendall(HELLOS["SSH banner"])
+    read_to_the_end(stranger)
+    server.wait_until(lambda statistics: statistics.foreign_peers == 1)
+    assert [record.getMessage().count("closed 1 connection") for record in caplog.records] == [1]
+
+
+def test_clients_that_come_and_go_by_the_thousand_are_no_strangers_and_strangers_among_them_are_counted(server: Server) -> None:
+    def come_and_go(number: int) -> None:
+        if number % 10 == 0:
+            stranger = connect(server.address)
+            stranger.sendall(HELLOS["HTTP GET"])
+            read_to_the_end(stranger)
+        client = server.client()
+        client.send(request(number))
+        assert answer(client)[0] == number
+        client.close()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(come_and_go, range(1_000)))
+    server.wait_until(lambda statistics: statistics.foreign_peers == 100)
+    assert server.in_loop(server.endpoint.statistics).messages_in == 1_000
+
+
+def test_hundreds_of_connections_at_once_are_all_served(server: Server) -> None:
+    clients = [server.client() for _ in range(450)]
+    for number, client in enumerate(clients):
+        client.send(request(number))
+    assert [answer(client)[0] for client in clients] == list(range(450))
+    assert server.in_loop(server.endpoint.statistics).foreign_peers == 0
 
 
 def test_flushing_and_replying_after_the_end_is_harmless(server: Server) -> None:
