@@ -13,6 +13,7 @@ import collections
 import math
 import select
 import time
+from asyncio import _get_running_loop
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -31,6 +32,11 @@ from runtime.protocol import NO_RAW
 from runtime.slots import topology_from_reply
 from runtime.stub import MethodShape, Stub, bind_call
 
+BLOCKS_OBJECTS = (
+    "{}/{} {}: a client of connect_sync would stop the event loop, and with it every object of this worker, until the call is "
+    "answered, also the one that is called: call an object of this service by `await self.stub(Class, name).method()`; another "
+    "service by `async with tidegate.connect(…)`, or by this client in `await asyncio.to_thread(…)`"
+)
 _FIRST_TOPOLOGY_S = 1.0
 _POLL_S_MAX = 3_600.0
 
@@ -83,6 +89,8 @@ class SyncClient:
         result_type: Any = Any, timeout: float | None = None,
     ) -> Any:  # fmt: skip
         """One call without a stub."""
+        if getattr(_get_running_loop(), "serves_objects", False):
+            raise RuntimeError(BLOCKS_OBJECTS.format(class_name, name, method))
         check_seconds("timeout", timeout)
         arguments, decode = encode_arguments(args, kwargs), result_decoder(result_type)
         lines = self._take_lines()

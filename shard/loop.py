@@ -213,6 +213,9 @@ _UvLoop: Any = uvloop.Loop  # Its stubs tie the transport to the protocol that a
 class GatedLoop(with_gated_callbacks(_UvLoop)):  # type: ignore[misc]  # for the reason above
     """What asyncio code inside objects runs on."""
 
+    serves_objects = True
+    """What would block it refuses: see `connect_sync`."""
+
     async def create_connection(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         _, shim = await super().create_connection(lambda: _stream_shim(protocol_factory()), *args, **kwargs)
         return shim.transport, shim.inner

@@ -19,7 +19,7 @@ from tidegate import CallError, SyncClient
 
 ACCOUNTS = [f"account-{number}" for number in range(12)]
 OPENING = 100
-RAISED = " raised: |^Traceback"
+RAISED = " raised: |^ *Traceback"
 """Exceptions of methods go to the caller, and to the log."""
 EXAMPLES = ROOT / "examples"
 
