@@ -12,7 +12,7 @@ _OPERATORS = (
 )  # fmt: skip
 _USES = (
     *_OPERATORS, *(f"r{name}" for name in _OPERATORS), "neg", "pos", "abs", "invert", "round", "int", "float", "complex",
-    "index", "lt", "le", "gt", "ge", "bool", "len", "contains", "getitem", "setitem", "delitem", "format", "call",
+    "index", "lt", "le", "gt", "ge", "bool", "len", "contains", "getitem", "setitem", "delitem", "format",
 )  # fmt: skip
 
 

@@ -119,7 +119,7 @@ USES: list[Callable[[Any], Any]] = [
     lambda value: value == 1, lambda value: value != 1, lambda value: value < 1,
     lambda value: value >= 1, lambda value: not value,
     bool, int, float, str, len, list, "{}".format, operator.index, operator.neg, round, divmod,
-    lambda value: value[0], lambda value: 1 in value, lambda value: value(), lambda value: f"user:{value}",
+    lambda value: value[0], lambda value: 1 in value, lambda value: f"user:{value}",
     lambda value: "a" + value, lambda value: [*value], lambda value: value | {}, lambda value: operator.setitem(value, 0, 1),
 ]  # fmt: skip
 
