@@ -174,6 +174,7 @@ def _find(module: Any, qualname: Any) -> type[Exception] | None:
     if kind is None:
         last = module.rpartition(".")[2]
         elsewhere = {home for home in _homes if home.rpartition(".")[2] == last} | {"__main__"} & {_main_for(last)}
+        elsewhere |= {f"{package}.{module}" for home in _homes if (package := home.rpartition(".")[0])}  # Beside the app's file.
         found = {kind for home in elsewhere if (kind := _in_module(home, qualname)) is not None}
         kind = found.pop() if len(found) == 1 else None
     return kind

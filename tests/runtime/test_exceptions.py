@@ -351,6 +351,14 @@ def test_a_class_is_found_in_the_module_of_a_stub_s_class_whatever_the_service_c
     assert type(wire("app", "SoldOut")) is MethodRaised, "which of the two?"
 
 
+def test_a_class_is_found_beside_the_module_of_a_stub_s_class_too() -> None:
+    here = type("NoStock", (Exception,), {"__module__": "pkg.errors", "__qualname__": "NoStock"})
+    module("pkg.errors", NoStock=here)
+    assert type(wire("errors", "NoStock")) is MethodRaised
+    know_home("pkg.app")
+    assert type(wire("errors", "NoStock")) is here
+
+
 def test_a_program_that_is_the_app_s_file_itself_finds_its_own_classes() -> None:
     main = sys.modules["__main__"]
     here = type("ShopError", (Exception,), {"__module__": "__main__", "__qualname__": "ShopError"})
