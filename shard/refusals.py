@@ -68,11 +68,11 @@ def _details(error: BaseException, depth: int) -> dict[str, Any]:
     details: dict[str, Any] = {"type": name_of(error)}
     if issubclass(type(error), CallError):  # Of a call that the method made: nothing that its own caller may conclude from.
         return details
-    details["module"], details["qualname"] = address_of(error)
-    if cause := cause_of(error):
-        details["cause"] = cause
     parts = parts_of(error)
     try:
+        details["module"], details["qualname"] = address_of(error)
+        if cause := cause_of(error):
+            details["cause"] = cause
         args, attributes = contents_of(error)
         if parts and depth:
             shown = parts[:EXCEPTION_PARTS_MAX]

@@ -218,6 +218,13 @@ class OddClass(type):
         raise SystemExit("no")
 
 
+class OddHash(type):
+    def __hash__(cls) -> int:
+        raise SystemExit("no")
+
+    __eq__ = __getattribute__ = __hash__  # type: ignore[assignment]
+
+
 class Text(str):
     def __getitem__(self, key: Any) -> Any:
         raise SystemExit("no")
@@ -245,6 +252,7 @@ def recursive(self: Any) -> str:
 LIES = ("args", "__dict__", "__cause__", "__class__", "__traceback__")
 ODD: dict[str, Exception] = {
     "class": OddClass("Odd", (Exception,), {})("x"),
+    "hash": OddHash("Odd", (Exception,), {})("x"),
     "text": type("Odd", (Exception,), {"__str__": says(Text("text"))})(),
     "no text": type("Odd", (Exception,), {"__str__": says(1)})(),
     "exit": type("Odd", (Exception,), {"__str__": says(SystemExit()), "__repr__": says(SystemExit())})(),
