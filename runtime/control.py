@@ -34,6 +34,25 @@ class Topology(msgspec.Struct, frozen=True):
 # Supervisor to child
 
 
+class Running(msgspec.Struct, array_like=True, frozen=True):
+    """An object, and which code of it: the name of a method, a hook or a coroutine."""
+
+    class_name: str
+    name: str
+    code: str
+
+
+class RefusedObject(msgspec.Struct, frozen=True):
+    """Its code has ended workers: nothing of it runs for a while."""
+
+    class_name: str
+    name: str
+    deaths: int
+    code: str
+    """What of it ran the last time."""
+    for_s: float
+
+
 class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """Everything one worker process needs to know to start."""
 
@@ -52,6 +71,9 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     cache_bytes: int
     idle_evict_s: float
     dev: bool
+    witness: str | None = None
+    """The file in which to write down whose code runs. None: nobody has died lately."""
+    refused: tuple[RefusedObject, ...] = ()
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):

@@ -117,6 +117,14 @@ ALARM_DEATHS_ALONE = 2
 ALARM_ALONE_S = 10.0
 """A handler that runs alone and takes longer than this lets the next one begin."""
 
+# Objects whose code ends their worker.
+SUSPICION_S = 600.0
+"""For so long after a death a worker writes down whose code it runs, and the deaths of an object add up."""
+REFUSED_DEATHS_MIN = 2
+"""Known deaths after which an object is refused, at first for `REFUSED_S_MIN`, and twice as long after each further one."""
+REFUSED_S_MIN = 4.0
+REFUSED_S_MAX = 300.0
+
 # Commits and log.
 SEGMENT_BYTES = 32 << 20
 LOG_SEGMENTS_MAX = 8
@@ -135,6 +143,7 @@ LOGGED_KINDS_S = 1.0
 TIMERS_KEEP_S = 70.0
 """How long a pending timer keeps its object in memory, from when a call or task of it has set one."""
 
+assert REFUSED_S_MAX < SUSPICION_S, "what is refused is not forgotten"
 assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"
 assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with room to spare"
 assert ENVELOPE_FRAMES_MAX * 255 <= ENVELOPE_BYTES_MAX, "frames that are routing ids always fit"

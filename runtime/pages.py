@@ -25,6 +25,9 @@ def render_status(status: Mapping[str, Any], now_ms: int) -> str:
     rows += [_row(process) for process in status["processes"]]
     if abandoned := abandoned_count(status):
         lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
+    for each in status.get("refused_objects", []):
+        text = "refused for a while: {object}, whose code has ended its worker {deaths} times, the last time in {code}"
+        lines.insert(3, text.format(**each))
     return "\n".join(lines + table(rows) + _waiting(status, now_ms))
 
 

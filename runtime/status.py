@@ -56,7 +56,9 @@ class Usage:
         self._processes = {pid: process for pid, process in self._processes.items() if pid in pids}
 
 
-def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage) -> dict[str, Any]:
+def snapshot(
+    identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage, now: float
+) -> dict[str, Any]:
     """`pids` by seat. `classes` is what the system call of that name answers; each router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
@@ -80,6 +82,10 @@ def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int],
         "shards": len(identity.placement.owners),
         "class_names": list(known),
         "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid())}, *routers, *workers],
+        "refused_objects": [
+            {"object": f"{each.class_name}/{each.name}", "deaths": each.deaths, "code": each.code}
+            for each in supervision.suspicion.refused(now)
+        ],
         "classes": known,
     }
 

@@ -23,11 +23,13 @@ from runtime.control import (
     Pong,
     Quiet,
     Ready,
+    Running,
     ToChild,
     Topology,
     TopologyChanged,
 )
 from runtime.restart import RestartPolicy
+from runtime.suspicion import Suspicion
 
 PING_INTERVAL_S = 2.0
 SLEPT_S = 5.0
@@ -142,6 +144,9 @@ class Supervision:
         self.epoch = start * EPOCHS_PER_START
         self.was_ready = False
         self.stopping = False
+        self.suspicion = Suspicion()
+        self._ran = ""
+        """What is known of the death at hand."""
         self._stop_requests = 0
         self._stop_by = 0.0
         self._workers_drain = self._workers_leave = False
@@ -228,8 +233,13 @@ class Supervision:
             self._report("warning", f"{self.name(seat)} left {message.unanswered} calls unanswered at its end")
         return self._taken_effects()
 
-    def child_exited(self, seat: int, how: str, expected: bool, now: float) -> list[Effect]:
-        """`expected`: it exited with code 0."""
+    def child_exited(
+        self, seat: int, how: str, expected: bool, now: float, running: Running | None = None
+    ) -> list[Effect]:
+        """`expected`: it exited with code 0. `running`: the object whose code ran."""
+        self._ran = ""
+        if seat >= 0 and not self.stopping and self.seats[seat].state is Seat.READY and self.seats[seat].failed is None:
+            self._ran = self.suspicion.died(seat, running, now)
         if self.seats[seat].state is Seat.DRAINING and expected:
             how = ""
         self._empty(seat, how, now)
@@ -324,6 +334,8 @@ class Supervision:
             how = occupancy.killed_because
         elif occupancy.failed is not None:
             how = f"{occupancy.failed.operation} {occupancy.failed.place}: {occupancy.failed.problem}"
+        if self._ran:
+            how, self._ran = f"{how} {self._ran}", ""
         if how:
             occupancy.last_problem = how
         if self.stopping:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from runtime.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
@@ -40,6 +41,7 @@ from runtime.supervision import (
     Supervision,
     is_router,
 )
+from runtime.witness import take_testimony
 
 log = logging.getLogger("tidegate")
 
@@ -130,7 +132,8 @@ class Supervisor:
 
     def _on_exit(self, seat: int, returncode: int) -> None:
         del self._children[seat]
-        effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now())
+        running = None if is_router(seat) else take_testimony(self._witness(seat))
+        effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now(), running)
         self._obey(effects)
         self._tell_status()
 
@@ -225,7 +228,12 @@ class Supervisor:
             cache_bytes=cache_bytes(config.storage, service.memory_bytes, len(service.placement.workers)),
             idle_evict_s=config.storage.idle_evict_s,
             dev=config.service.dev,
+            witness=str(self._witness(index)) if self.supervision.suspicion.is_watched(index, self._now()) else None,
+            refused=self.supervision.suspicion.refused(self._now()),
         )
+
+    def _witness(self, index: int) -> Path:
+        return self._service.run_directory.path / f"witness.{index}"
 
     def _router_spec(self, seat: int, listen_fd: int | None) -> RouterSpec:
         service = self._service
@@ -259,7 +267,7 @@ class Supervisor:
 
     def _tell_status(self) -> None:
         pids = {seat: child.pid for seat, child in self._children.items()}
-        status = snapshot(self.identity, self.supervision, pids, self._usage)
+        status = snapshot(self.identity, self.supervision, pids, self._usage, self._now())
         for seat in self.supervision.routers:
             if status != self._status_sent.get(seat) and (router := self._children.get(seat)) is not None:
                 self._status_sent[seat] = status

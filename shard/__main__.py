@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import logging
 import os
 import secrets
@@ -18,14 +19,16 @@ import zmq
 from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
 from runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
 from runtime.errors import OperatorError
-from runtime.limits import OUTPUT_FLUSH_S
+from runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from runtime.output import Outputs
+from runtime.witness import Witness
 from shard.app import load_app
 from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
 from shard.forks import Forks, end_children
 from shard.loop import new_worker_loop
 from shard.methods import AppError, ObjectClass
 from shard.source import keep_source
+from shard.watch import start_watch
 from shard.worker import Worker
 from shard.worker_store import WorkerStore
 
@@ -62,6 +65,15 @@ def main(arguments: list[str] | None = None) -> int:
         )
     forks.app_is_loaded()
     return _serve(spec, classes, source.version, control_fd, outputs, forks)
+
+
+def _watch(path: Path, loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        witness = Witness(path)
+    except OSError as error:
+        log.warning("cannot write down whose code runs, in %s: %s", path, error.strerror)
+    else:
+        loop.call_later(SUSPICION_S, start_watch(witness))
 
 
 def _cannot_load(app: str, error: BaseException) -> Failed:
@@ -105,6 +117,8 @@ def _serve(
     control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
     loop.call_soon(forks.worker_runs, worker, Path(spec.data_dir), Path(spec.run_dir))
     worker.start()
+    if spec.witness is not None:
+        _watch(Path(spec.witness), loop)
     described = {object_class.name: object_class.describe() for object_class in classes}
     control.send(Ready(endpoint, described, worker.store.recovery.records, app_version))
     loop.run_forever()

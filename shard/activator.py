@@ -16,7 +16,7 @@ from shard.alarm_clock import Ring
 from shard.cache import ObjectCache
 from shard.cold_reads import ColdStarts
 from shard.outbound import Caller
-from shard.refusals import unknown_method
+from shard.refusals import refused_object, unknown_method
 from shard.table import Kept
 
 if TYPE_CHECKING:
@@ -27,15 +27,31 @@ class Activator:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._cold_starts = ColdStarts(host)
+        now_s = host.loop.time()
+        self._refused = {(each.class_name, each.name): (now_s + each.for_s, each) for each in host.settings.refused}
 
     def bring(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
         """The object that the request is for. None when the request has been answered or queued instead."""
+        if self._refused and self._refuses(request, origin):
+            return None
         activation = None
         if request.method in kept.methods or isinstance(origin, Ring):
             activation = self._host.table.wake(kept, request.name)
         if activation is None:
             activation = self._read(kept, request, origin, arrived_s)
         return activation if activation is not None and self._start(activation, kept, request, origin) else None
+
+    def _refuses(self, request: Request, origin: Origin) -> bool:
+        """Whether the object has ended its worker too often; the request has been answered then."""
+        until_s, refused = self._refused.get((request.cls, request.name), (0.0, None))
+        if refused is None:
+            return False
+        left_s = until_s - self._host.loop.time()
+        if left_s <= 0:
+            del self._refused[request.cls, request.name]
+            return False
+        self._host.answer_error(origin, request.id, refused_object(refused, left_s))
+        return True
 
     def borrow(self, kept: Kept, name: str, shard: int) -> Activation | None:
         """The object, for a change of the runtime's own: no code of it runs. To be given back in the same turn. None: not now."""

@@ -6,7 +6,8 @@ import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from runtime.errors import CallError, MethodRaised, UnknownClass, UnknownMethod
+from runtime.control import RefusedObject
+from runtime.errors import CallError, MethodRaised, Unavailable, UnknownClass, UnknownMethod
 from runtime.exceptions import address_of, cause_of, contents_of, name_of, parts_of, plain, story_of
 from runtime.limits import EXCEPTION_BYTES_MAX, EXCEPTION_PARTS_DEPTH_MAX, EXCEPTION_PARTS_MAX
 from runtime.protocol import Request, encode, encode_json
@@ -88,3 +89,9 @@ def _details(error: BaseException, depth: int) -> dict[str, Any]:
     except BaseException:
         pass  # It crosses by its name and text.
     return details
+
+
+def refused_object(refused: RefusedObject, left_s: float) -> Unavailable:
+    ended = f"its code has ended the worker {refused.deaths} times, the last time in {refused.code}"
+    text = f"{refused.class_name}/{refused.name} is refused for {left_s:.1f} s: {ended}"
+    return Unavailable(text, details={"retry_after_ms": max(1, int(left_s * 1_000))})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from runtime.control import RefusedObject
 from runtime.limits import IDLE_EVICT_S
 from shard.alarms import Abandoned
 
@@ -15,6 +16,8 @@ class HostSettings:
     idle_evict_s: float = IDLE_EVICT_S
     dev: bool = False
     """Tracebacks of methods that raised cross to the caller."""
+    refused: tuple[RefusedObject, ...] = ()
+    """Nothing of them runs for a while."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class Worker:
             loop,
             classes,
             self.store.shards,
-            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev),
+            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused),
             reply=self._endpoint.reply,
             touch=self._touch,
             send=self._peers.send,

@@ -24,7 +24,7 @@ def serving(routers: int = 1) -> Supervision:
 def test_the_snapshot_of_a_service_names_every_process_with_its_numbers() -> None:
     machine = serving()
     machine.child_said(1, Pong(0, {"calls": 5}), 2.0)
-    status = snapshot(IDENTITY, machine, {ROUTER: os.getpid(), 0: os.getpid()}, Usage())
+    status = snapshot(IDENTITY, machine, {ROUTER: os.getpid(), 0: os.getpid()}, Usage(), 4.0)
     assert (status["state"], status["start"], status["shards"], status["class_names"]) == ("serving", 7, 4, ["Counter"])
     assert status["listen"] == "tcp://127.0.0.1:7711"
     by_name = {process["name"]: process for process in status["processes"]}
@@ -39,7 +39,7 @@ def test_a_lost_worker_makes_the_service_degraded_and_is_shown_with_its_end() ->
     machine = serving()
     machine.child_exited(1, "was killed by SIGSEGV", False, 3.0)
     machine.timer(3.0)
-    status = snapshot(IDENTITY, machine, {}, Usage())
+    status = snapshot(IDENTITY, machine, {}, Usage(), 4.0)
     assert status["state"] == "degraded"
     lost = status["processes"][-1]
     assert (lost["state"], lost["restarts"], lost["endpoint"]) == ("starting", 1, None)
@@ -51,7 +51,7 @@ def test_each_of_several_routers_is_shown_with_its_own_numbers() -> None:
     machine = serving(routers=2)
     machine.child_said(ROUTER - 1, Pong(0, {"messages_in": 5}), 2.0)
     machine.child_exited(ROUTER, "was killed by SIGKILL", False, 3.0)
-    status = snapshot(IDENTITY, machine, {ROUTER - 1: os.getpid()}, Usage())
+    status = snapshot(IDENTITY, machine, {ROUTER - 1: os.getpid()}, Usage(), 4.0)
     assert [process["name"] for process in status["processes"]] == ["supervisor", "router 0", "router 1", "worker 0", "worker 1"]
     lost, other = status["processes"][1:3]
     assert (lost["state"], lost["pid"], lost["last_problem"]) == ("down", None, "was killed by SIGKILL")
@@ -64,7 +64,7 @@ def test_each_of_several_routers_is_shown_with_its_own_numbers() -> None:
 
 def test_an_idle_service_has_the_same_snapshot_twice() -> None:
     machine, usage = serving(), Usage()
-    first, second = (snapshot(IDENTITY, machine, {}, usage) for _ in range(2))
+    first, second = (snapshot(IDENTITY, machine, {}, usage, 4.0) for _ in range(2))
     for status in (first, second):
         status["processes"][0].pop("cpu_percent")  # This process is not idle.
         status["processes"][0].pop("rss_mib")
