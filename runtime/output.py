@@ -113,7 +113,7 @@ class Sink:
     def _leave_to_thread(self) -> None:
         if self._thread is None:
             with self._lock:
-                thread = self._thread = threading.Thread(target=self._work, name="output", daemon=True)
+                thread = self._thread = threading.Thread(target=self._work, name="tidegate-output", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # No thread to be had, or the interpreter is about to end: the next line tries again.

@@ -23,6 +23,7 @@ from runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from runtime.output import Outputs
 from runtime.witness import Witness
 from shard.app import load_app
+from shard.app_logging import app_may_configure
 from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
 from shard.forks import Forks, end_children
 from shard.loop import new_worker_loop
@@ -54,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     source = keep_source(Path(spec.run_dir) / KEPT_SOURCE, spec.app)
     try:
-        classes = load_app(spec.app, source)
+        with app_may_configure():
+            classes = load_app(spec.app, source)
     except (Exception, SystemExit) as exc:
         send_blocking(control_fd, _cannot_load(spec.app, exc))
         return 1
