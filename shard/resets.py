@@ -53,6 +53,9 @@ class Resets:
             self.count += 1
             self._host.log.warning("%s was reset: %s", activation.id, error)
             self._break(activation, error, inherited=True)
+        else:  # It was reset while the commit was under way. Whoever has seen its writes since has seen what is lost now.
+            for heir in self._host.commits.heirs_of(activation.cache):
+                self._reset_heir(heir, error)
         activation.lost_seq = min(activation.lost_seq, self._host.commits.first_of(seq))
 
     def _reset_heir(self, heir: ObjectCache, error: CallError) -> None:

@@ -145,6 +145,28 @@ class Teller(DurableObject):
         return await self.stub(Teller, name).learnt()
 
 
+async def test_who_has_seen_a_write_that_is_lost_is_reset_also_if_the_writer_was_reset_before_that_was_known() -> None:
+    """Simulator seed 540150."""
+    world = World(Account, Teller, auto=False)
+    deposit = world.call(Account, "a", "deposit", 5)
+    await world.settle()
+    world.cut()  # What it has written is on its way to the disk.
+    learning = world.call(Teller, "t", "write_and_deposit", "a", 0)  # Has seen it, and has written something itself.
+    await world.settle()
+    teller = world.activation(Teller, "t")
+    aborting = world.call(Account, "a", "abort_now")
+    await world.settle()
+    assert isinstance(aborting.error, ObjectReset)
+    assert teller.broken is None, "it may become durable"
+    world.fail_commit()
+    assert teller.broken is not None
+    await world.settle()
+    assert not world.host.commits.can_cut
+    assert isinstance(deposit.error, ObjectReset)
+    assert isinstance(learning.error, ObjectReset)
+    assert world.durable(Teller, "t") == {}
+
+
 async def test_an_object_calls_another_and_gets_its_result() -> None:
     world = World(Account, Teller)
     assert await world.ask(Teller, "t", "write_and_deposit", "a", 5) == 5

@@ -26,6 +26,7 @@ FOUND = {
     764: "the same, after a failed commit",
     30384: "a worker had ended its drain when the call of another one reached it",
     31564: "the same, and the caller's object waited for it to come back",
+    540150: "who had seen a write was not reset when it was lost, for its writer had been reset before",
 }
 """By seed: what went wrong once. Scenarios change with the simulator, so these are reminders more than proofs."""
 
