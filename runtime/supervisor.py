@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import sys
@@ -95,7 +96,7 @@ class Supervisor:
             service.placement.owners,
             len(service.placement.workers),
             service.directory.start,
-            liveness_s=config.service.liveness_s,
+            liveness_s=math.inf if config.service.dev else config.service.liveness_s,  # A worker may wait for a debugger.
             stop_s=config.service.stop_s,
             routers=service.routers,
         )

@@ -25,6 +25,7 @@ from runtime.witness import Witness
 from shard.app import load_app
 from shard.app_logging import app_may_configure
 from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
+from shard.debugger import set_breakpoint_hook
 from shard.forks import Forks, end_children
 from shard.loop import new_worker_loop
 from shard.methods import AppError, ObjectClass
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     assert isinstance(spec, WorkerSpec), spec
     pin(spec.cpu)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    set_breakpoint_hook(Path(spec.run_dir), dev=spec.dev)
     source = keep_source(Path(spec.run_dir) / KEPT_SOURCE, spec.app)
     try:
         with app_may_configure():
