@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from runtime.annotations import annotations_of, signature_of
 from runtime.exceptions import know_home
 
 HOOKS = frozenset({"on_start", "alarm"})
@@ -79,7 +80,7 @@ class MethodShape:
 
     def __init__(self, class_name: str, name: str, function: types.FunctionType) -> None:
         self._title = f"{class_name}.{name}"
-        self._signature = inspect.signature(function)
+        self._signature = signature_of(function)
         self.result_type = _result_type(self._title, function)
 
     def by_name(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -107,10 +108,9 @@ class MethodShape:
 
 
 def _result_type(title: str, function: types.FunctionType) -> Any:
-    if "return" not in function.__annotations__:
-        return Any
     # The parameters' annotations may name what only the service imports: only the result's is looked at.
-    only_result = types.SimpleNamespace(__annotations__={"return": function.__annotations__["return"]})
+    result = annotations_of(function).get("return", Any)
+    only_result = types.SimpleNamespace(__annotations__={"return": result})
     try:
         return typing.get_type_hints(only_result, function.__globals__, include_extras=True)["return"]
     except NameError as exc:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final, NoReturn
 
 _OPERATORS = (
@@ -38,6 +39,11 @@ def refuse_use(kind: type[Any], what: str, *more: str) -> None:
     def use(self: object, *args: object) -> NoReturn:
         raise TypeError(not_awaited(what))
 
+    def truth(self: object) -> bool:
+        if sys._getframe(1).f_globals.get("__package__") == "asyncio":
+            return True  # It asks whether there is one before it shows a task, since Python 3.14.
+        use(self)
+
     setattr(kind, NAMED, what)
     for name in (*_USES, *more):
-        setattr(kind, f"__{name}__", use)
+        setattr(kind, f"__{name}__", truth if name == "bool" else use)

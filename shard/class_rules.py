@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from runtime.annotations import signature_of
 from runtime.ids import check_object_id
 from runtime.stub import HOOKS
 from shard.object import ALARM, DurableObject
@@ -153,7 +154,7 @@ def _is_of_value(annotation: Any) -> bool:
 def _decorator_problems(where: str, function: types.FunctionType, real: inspect.Signature) -> list[str]:
     """A call is checked against the signature that the method shows, and made with that of the decorator's own function."""
     try:
-        shown = list(inspect.signature(function).parameters.values())
+        shown = list(signature_of(function).parameters.values())
     except (TypeError, ValueError) as exc:
         return [f"{where}: its signature cannot be read: {exc}"]
     positional = [each for each in shown if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
@@ -168,7 +169,7 @@ def _decorator_problems(where: str, function: types.FunctionType, real: inspect.
     )
     if all(_takes(real, count, names) for count, names in ways):
         return []
-    return [f"{where}: its decorator takes {real} where the method shows {inspect.signature(function)}; write "
+    return [f"{where}: its decorator takes {real} where the method shows {signature_of(function)}; write "
             "`async def wrapper(self, *args, **kwargs)` there"]  # fmt: skip
 
 
@@ -202,7 +203,7 @@ def real_signature(function: types.FunctionType) -> inspect.Signature:
     """Of the function itself, whatever `__wrapped__` and `__signature__` say."""
     bare = types.FunctionType(function.__code__, {}, function.__name__, function.__defaults__, function.__closure__)
     bare.__kwdefaults__ = function.__kwdefaults__
-    return inspect.signature(bare)
+    return signature_of(bare)
 
 
 def _takes(signature: inspect.Signature, count: int, names: set[str] | frozenset[str] = frozenset()) -> bool:

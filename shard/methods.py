@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from runtime.annotations import signature_of
 from runtime.encoding import check_carried, decode_foreign, decode_foreign_json
 from runtime.errors import BadArguments
 from runtime.exceptions import line_of
@@ -53,7 +54,7 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
-        self._signature = inspect.signature(function)
+        self._signature = signature_of(function)
         parameters = self._parameters()
         try:
             hints = typing.get_type_hints(function, include_extras=True)

@@ -19,8 +19,9 @@ MAY_IMPORT = {
 }
 
 SERVING = {
-    "addresses", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "handshakes", "ids", "inflight",
-    "limits", "models", "outbox", "output", "pending", "port", "protocol", "slots", "stub", "unawaited", "witness",
+    "addresses", "annotations", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "handshakes",
+    "ids", "inflight", "limits", "models", "outbox", "output", "pending", "port", "protocol", "slots", "stub", "unawaited",
+    "witness",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 
@@ -31,8 +32,9 @@ CORE = {
     },
     "router": {"machine", "system"},
     "runtime": {
-        "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "handshakes", "ids", "inflight", "limits",
-        "models", "outbox", "placement", "protocol", "restart", "slots", "stub", "supervision", "suspicion", "unawaited",
+        "annotations", "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "handshakes", "ids",
+        "inflight", "limits", "models", "outbox", "placement", "protocol", "restart", "slots", "stub", "supervision",
+        "suspicion", "unawaited",
     },
 }  # fmt: skip
 """Rules only. The rest is shell or edge."""
