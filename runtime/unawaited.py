@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime
 from typing import Any, Final, NoReturn
 
 _OPERATORS = (
@@ -16,6 +17,11 @@ _USES = (
     "index", "lt", "le", "gt", "ge", "bool", "len", "contains", "getitem", "setitem", "delitem", "format",
 )  # fmt: skip
 
+
+_MEMBERS = frozenset(
+    name for kind in (dict, list, str, bytes, int, float, datetime) for name in dir(kind) if not name.startswith("_")
+)
+"""What people ask values for: `self.storage.list().items()`. (A `__getattr__` for every name would slow each attribute down.)"""
 
 NAMED: Final = "_unawaited_as"
 """What an awaitable is called when it is found where a value is expected."""
@@ -33,8 +39,19 @@ def not_awaited(what: str) -> str:
     return f"{what} was not awaited; write `await` in front of the call, as in `await self.storage.get(…)`"
 
 
+class _Member:
+    """An attribute that is missing, and why."""
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    def __get__(self, instance: object, owner: type) -> NoReturn:
+        raise AttributeError(self._problem)
+
+
 def refuse_use(kind: type[Any], what: str, *more: str) -> None:
-    """Every use of a `kind` as a value raises TypeError. Identity and hash stay: futures and tasks are kept in sets."""
+    """Every use of a `kind` as a value raises TypeError, or AttributeError where a value is asked for a member.
+    Identity and hash stay: futures and tasks are kept in sets."""
 
     def use(self: object, *args: object) -> NoReturn:
         raise TypeError(not_awaited(what))
@@ -45,5 +62,8 @@ def refuse_use(kind: type[Any], what: str, *more: str) -> None:
         use(self)
 
     setattr(kind, NAMED, what)
+    for name in _MEMBERS:
+        if not hasattr(kind, name):
+            setattr(kind, name, _Member(f"{name!r}: {not_awaited(what)}"))
     for name in (*_USES, *more):
         setattr(kind, f"__{name}__", truth if name == "bool" else use)

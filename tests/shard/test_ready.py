@@ -135,6 +135,14 @@ def test_a_storage_operation_used_as_its_value_says_await(use: Callable[[Any], A
             use(awaitable)
 
 
+@pytest.mark.parametrize("member", ["items", "get", "append", "startswith", "isoformat", "real", "decode"])
+async def test_a_member_of_the_value_that_is_asked_for_too_early_is_missing_because_of_the_await(member: str) -> None:
+    for awaitable in (StorageWorld().storage.list(), StorageFuture(), CoroutineFuture[int]()):
+        with pytest.raises(AttributeError, match=f"'{member}': a (call|storage operation) was not awaited; write `await`"):
+            getattr(awaitable, member)
+        assert not hasattr(awaitable, member)
+
+
 async def test_a_call_used_as_its_result_says_await_and_is_made_all_the_same() -> None:
     future = CoroutineFuture[int]()
     for use in (bool, lambda value: value + 1, lambda value: value[0], len, "{}".format, int, lambda value: value > 1):
