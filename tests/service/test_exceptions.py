@@ -12,7 +12,7 @@ import pytest
 from tests.service.service import ROOT, Serve, Service
 
 APP = ROOT / "tests" / "service" / "apps" / "soldout.py"
-EXPECTED = ("a method raised", "Traceback", "KeyError")
+EXPECTED = (" raised: ", "Traceback", "KeyError")
 NAMES = [f"s{number}" for number in range(6)]
 """Of objects of both workers."""
 
