@@ -3,7 +3,8 @@
 Rule 1: pure. Replies leave through the function given; what is to be sent to a worker is asked for; `now` is an argument.
 Rule 2: every call is answered exactly once: by its worker's reply, or by an error that says whether it may have run.
 Rule 3: calls of one client to one object reach the worker in the order sent.
-Rule 4: arguments, options and results stay raw. Only of a call that has to wait are the options read, for its deadline.
+Rule 4: arguments and results stay raw. Options are read only in messages that have a deadline somewhere, are JSON, or have to
+wait: a call is answered at its deadline even if its worker is not able to.
 
 Whether a worker is alive is the supervisor's knowledge: it tells by a new topology.
 """
@@ -25,17 +26,17 @@ from runtime.errors import (
     Unavailable,
 )
 from runtime.ids import SLOT_MASK, slot_of
-from runtime.inflight import InFlight, Unanswered
+from runtime.inflight import Expiry, InFlight, Unanswered
 from runtime.limits import (
     ROUTER_CALL_BYTES_PER_WORKER_MAX,
     ROUTER_CALLS_PER_WORKER_MAX,
-    WAIT_DOWN_S,
 )
 from runtime.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
 from runtime.slots import SlotTable
 
 ReplyTo = Callable[[Origin, int | str, int, Any], None]
 
+_DEADLINE = b"deadline_ms"
 _CALL_OVERHEAD_BYTES = 256
 """What a call costs beside its bytes: the request, its entry, its tuple."""
 
@@ -61,7 +62,9 @@ class RouterMachine:
         self._system = SystemCalls(self._table)
         self._next_token = 0
         self._draining = False
-        self._refused = self._lost = self._stray = 0
+        self._refused = self._lost = self._stray = self._overdue = 0
+        self.timer_is_late = False
+        """`next_deadline` may be sooner than it was."""
         self.workers: list[InFlight] = []
         self._by_slot: list[InFlight] = []
         self.topology_changed(topology, 0.0)
@@ -72,7 +75,7 @@ class RouterMachine:
         origin, requests = message.origin, message.requests
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
         size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
-        if origin.json or self._draining or is_too_deep(message.body, json=False):
+        if origin.json or self._draining or _DEADLINE in message.body or is_too_deep(message.body, json=False):
             for request in requests:
                 self._route(origin, request, size, now)
             return
@@ -113,16 +116,20 @@ class RouterMachine:
         if len(worker.unanswered) >= self._calls_max or worker.bytes >= self._bytes_max:
             self._refuse(origin, request.id, Overloaded(f"too many calls wait for worker {worker.worker}"))
             return
+        try:
+            deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
+        except BadRequest as error:
+            self._refuse(origin, request.id, error)
+            return
         token = self._next_token
-        if worker.endpoint is None:
-            try:
-                deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
-            except BadRequest as error:
-                self._refuse(origin, request.id, error)
-                return
-            worker.add_deadline(token, now, WAIT_DOWN_S, deadline_ms)
         self._next_token += 1
         worker.add(token, request, origin, size)
+        if worker.endpoint is None:
+            worker.add_wait(token, now)
+            self.timer_is_late = True
+        if deadline_ms is not None:
+            worker.add_deadline(token, now, deadline_ms)
+            self.timer_is_late = True
 
     def _refuse(self, origin: Origin, request_id: int | str, error: CallError) -> None:
         self._refused += 1
@@ -162,9 +169,11 @@ class RouterMachine:
         for worker, endpoint in zip(self.workers, endpoints, strict=True):
             if worker.endpoint is not None and worker.endpoint != endpoint:
                 error = ShardLost(f"worker {worker.worker} was lost with the call in flight")
-                self._answer_all(worker.take_lost(now, WAIT_DOWN_S), error)
+                self._answer_all(worker.take_lost(now), error)
             if endpoint is not None and worker.endpoint is None:
                 worker.came_up(endpoint, now)
+            worker.set_down(now, is_down=worker.worker in topology.down)
+        self.timer_is_late = True
         moved = table.owners != self._table.owners
         self._table = table
         self._system.topology_changed(table)
@@ -189,11 +198,16 @@ class RouterMachine:
 
     def handle_timer(self, now: float) -> None:
         for worker in self.workers:
-            for (origin, request_id, _), of_caller in worker.take_expired(now):
-                if of_caller:
-                    self._refuse(origin, request_id, DeadlineExceeded("the deadline passed before the worker was back"))
+            for (origin, request_id, _), expiry in worker.take_expired(now):
+                if expiry is Expiry.SENT:
+                    text = f"the deadline passed while worker {worker.worker} had the call"
+                    self._overdue += 1
+                    self._reply(origin, request_id, ERROR, DeadlineExceeded(text, outcome="unknown").to_wire())
+                elif expiry is Expiry.UNSENT:
+                    self._refuse(origin, request_id, DeadlineExceeded("the deadline passed before the worker was there"))
                 else:
-                    self._refuse(origin, request_id, Unavailable(f"worker {worker.worker} is down"))
+                    state = "is down" if worker.is_down else "is still being started"
+                    self._refuse(origin, request_id, Unavailable(f"worker {worker.worker} {state}"))
 
     # The end
 
@@ -233,6 +247,7 @@ class RouterMachine:
             "calls": self._next_token,
             "refused": self._refused,
             "lost": self._lost,
+            "overdue": self._overdue,
             "stray_replies": self._stray,
             "in_flight": [len(worker.unanswered) for worker in self.workers],
             "in_flight_bytes": [worker.bytes for worker in self.workers],

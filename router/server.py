@@ -23,6 +23,8 @@ from runtime.endpoint import Endpoint
 from runtime.limits import MESSAGE_BYTES_MAX
 from runtime.protocol import Message
 
+_TIMER_S_MAX = 3_600.0
+"""Deadlines of centuries are more than a loop counts: after an hour it looks again."""
 _DRAIN_POLL_S = 0.02
 _DRAIN_QUIET_S_MAX = 0.5
 """How long a drain whose calls are answered goes on refusing those who do not stop asking."""
@@ -95,21 +97,28 @@ class RouterServer:
                 backend = self._backends.get(worker.worker)
                 if backend is not None:
                     backend.send(worker.take_bodies())
-                else:
-                    self._set_timer()
+        if self._machine.timer_is_late:
+            self._machine.timer_is_late = False
+            self._set_timer()
         self._endpoint.flush()
 
     def _set_timer(self) -> None:
         deadline = self._machine.next_deadline()
-        if deadline is None or (self._timer is not None and self._timer.when() <= deadline):
+        if deadline is None:
+            return
+        deadline = min(deadline, self._loop.time() + _TIMER_S_MAX)
+        if self._timer is not None and self._timer.when() <= deadline:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
+        assert self._timer is not None
+        now = max(self._loop.time(), self._timer.when())  # Timers may fire a little early.
         self._timer = None
-        self._machine.handle_timer(self._loop.time())
+        self._machine.handle_timer(now)
+        self._set_timer()
         self._end_turn()
 
     # The supervisor speaks

@@ -28,7 +28,9 @@ class Topology(msgspec.Struct, frozen=True):
     owners: tuple[int, ...]
     """Worker index by shard. Its length is the number of shards, a power of two."""
     endpoints: tuple[str | None, ...]
-    """ZeroMQ endpoint by worker index, None while that worker is down."""
+    """ZeroMQ endpoint by worker index, None while that worker does not listen."""
+    down: tuple[int, ...] = ()
+    """Of the workers that do not listen, those that fail again and again. The others are being started."""
 
 
 # Supervisor to child

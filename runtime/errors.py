@@ -141,7 +141,8 @@ class Deadlock(CallError):
 
 
 class DeadlineExceeded(CallError):
-    """Not answered in time. From the server: not executed. From the client's own timeout: unknown."""
+    """Not answered in time. Not executed if the call had not been started, and then it never is; else, and from the client's own
+    timeout, unknown."""
 
     code = "deadline_exceeded"
 

@@ -11,11 +11,26 @@ Used by the router towards its workers and by a worker towards its peers. The ro
 
 from __future__ import annotations
 
+import collections
+import enum
 import heapq
 from collections.abc import Iterator
+from typing import Any
 
-from runtime.limits import MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX
+from runtime.limits import DEADLINE_GRACE_S, MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX, WAIT_DOWN_S, WAIT_START_S
 from runtime.protocol import Origin, Request, encode, encode_json, parse_options, with_deadline_ms
+
+
+class Expiry(enum.Enum):
+    """Why the time of a call is over."""
+
+    WAITED = enum.auto()
+    """It has waited long enough for a worker that does not listen."""
+    UNSENT = enum.auto()
+    """The caller's deadline has passed, and no worker has seen the call."""
+    SENT = enum.auto()
+    """It has passed while the call was with its worker."""
+
 
 Unanswered = tuple[Origin, int | str, int]
 """Where the reply goes, the client's own request id, and the bytes counted for the call."""
@@ -26,22 +41,28 @@ _COMPACT_MIN = 64
 class InFlight:
     """Every call that was added is given back exactly once: by `answered`, `take_lost`, `take_expired` or `take_all`."""
 
-    __slots__ = ("_arrived", "_batches", "_deadlines", "_expired", "bytes", "endpoint", "rows", "unanswered", "worker")
+    __slots__ = (
+        "_arrived", "_batches", "_deadlines", "_expired", "_waits", "bytes", "endpoint", "is_down", "rows", "unanswered", "worker"
+    )  # fmt: skip
 
     def __init__(self, worker: int) -> None:
         self.worker = worker
         self.endpoint: str | None = None
-        """Where the worker listens, None while it is down: then nothing is handed out."""
+        """Where the worker listens, None while it does not: then nothing is handed out."""
+        self.is_down = False
+        """It is not just being started: it fails again and again."""
         self.unanswered: dict[int, Unanswered] = {}
         self.bytes = 0
         self.rows: list[Request] = []
         """The newest unsent MessagePack requests, their ids replaced by tokens."""
         self._batches: list[tuple[bool, list[Request]]] = []
         """Older unsent requests: is it JSON, and the requests."""
-        self._deadlines: list[tuple[float, int, bool]] = []
-        """A heap for calls added while the worker was down: until when, token, whether the caller said so."""
+        self._waits: collections.deque[tuple[float, int]] = collections.deque()
+        """Until when calls wait for the worker to listen, and their tokens, in order."""
+        self._deadlines: list[tuple[float, int]] = []
+        """A heap: the deadlines of callers. Calls that were answered leave it when they are due, or when they are most of it."""
         self._arrived: dict[int, float] = {}
-        """When those calls arrived which carry a deadline of their own."""
+        """When those calls arrived which have a deadline and wait for the worker."""
         self._expired = 0
         """Requests among the unsent whose calls have been answered already."""
 
@@ -62,16 +83,29 @@ class InFlight:
             self._batches.append((True, []))
         self._batches[-1][1].append(request)
 
-    def add_deadline(self, token: int, now: float, wait_s: float, deadline_ms: int | None) -> None:
-        """A call that was added while the worker is down waits `wait_s`, and no longer than its own deadline."""
-        of_caller = deadline_ms is not None and deadline_ms / 1_000 < wait_s
-        if deadline_ms is not None:
+    def add_wait(self, token: int, now: float) -> None:
+        """A call was added while the worker does not listen: it waits, with a bound."""
+        self._waits.append((now + self._wait_s, token))
+
+    def add_deadline(self, token: int, now: float, deadline_ms: int) -> None:
+        """The caller wants an answer until then. A worker that has the call is given the first word: it knows more."""
+        if self.endpoint is None:
             self._arrived[token] = now
-            wait_s = min(wait_s, deadline_ms / 1_000)
-        heapq.heappush(self._deadlines, (now + wait_s, token, of_caller))
+        if len(self._deadlines) > 2 * len(self.unanswered) + _COMPACT_MIN:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self.unanswered]
+            heapq.heapify(self._deadlines)
+        grace_s = 0.0 if self.endpoint is None else DEADLINE_GRACE_S
+        heapq.heappush(self._deadlines, (now + deadline_ms / 1_000 + grace_s, token))
 
     def next_deadline(self) -> float | None:
-        return self._deadlines[0][0] if self._deadlines else None
+        """When `take_expired` wants to be called."""
+        if self._waits and self._deadlines:
+            return min(self._waits[0][0], self._deadlines[0][0])
+        return self._waits[0][0] if self._waits else self._deadlines[0][0] if self._deadlines else None
+
+    @property
+    def _wait_s(self) -> float:
+        return WAIT_DOWN_S if self.is_down else WAIT_START_S
 
     # Requests go out
 
@@ -90,12 +124,23 @@ class InFlight:
         """The worker listens. What waited for it may go out; of the callers' deadlines the time waited is taken off."""
         assert self.endpoint is None, self.endpoint
         self.endpoint = endpoint
+        self._waits.clear()
         if self._arrived:
             for json, rows in (*self._batches, (False, self.rows)):
                 for request in rows:
                     self._shorten_deadline(request, now, json=json)
-        self._arrived.clear()
-        self._deadlines.clear()
+            self._deadlines = [
+                (when + DEADLINE_GRACE_S if token in self._arrived else when, token) for when, token in self._deadlines
+            ]
+            heapq.heapify(self._deadlines)
+            self._arrived.clear()
+
+    def set_down(self, now: float, *, is_down: bool) -> None:
+        """Whether the worker, while it does not listen, is being started, or fails again and again: that is not waited for so
+        long."""
+        if is_down and not self.is_down:
+            self._waits = collections.deque((min(until, now + WAIT_DOWN_S), token) for until, token in self._waits)
+        self.is_down = is_down
 
     def _shorten_deadline(self, request: Request, now: float, *, json: bool) -> None:
         assert isinstance(request.id, int), request.id
@@ -115,21 +160,30 @@ class InFlight:
             self.bytes -= call[2]
         return call
 
-    def take_lost(self, now: float, wait_s: float) -> list[Unanswered]:
+    def take_lost(self, now: float) -> list[Unanswered]:
         """The worker is lost: gives back every call that it may have seen. What is unsent waits for its successor."""
         self.endpoint = None
         unsent = {request.id for request in self._unsent()}
-        self._deadlines = [(now + wait_s, token, False) for token in self.unanswered if token in unsent]
+        self._waits.extend((now + self._wait_s, token) for token in self.unanswered if token in unsent)
         lost = [token for token in self.unanswered if token not in unsent]
         return [self._take(token) for token in lost]
 
-    def take_expired(self, now: float) -> list[tuple[Unanswered, bool]]:
-        """Calls whose wait is over, and whether that was the caller's own deadline."""
-        expired = []
+    def take_expired(self, now: float) -> list[tuple[Unanswered, Expiry]]:
+        """Calls whose time is over, and what that means."""
+        expired: list[tuple[Unanswered, Expiry]] = []
+        unsent: set[Any] | None = None
         while self._deadlines and self._deadlines[0][0] <= now:
-            _, token, of_caller = heapq.heappop(self._deadlines)
+            _, token = heapq.heappop(self._deadlines)
             if token in self.unanswered:
-                expired.append((self._take(token), of_caller))
+                if unsent is None:
+                    unsent = {request.id for request in self._unsent()}
+                expired.append((self._take(token), Expiry.UNSENT if token in unsent else Expiry.SENT))
+                self._expired += token in unsent
+                self._arrived.pop(token, None)
+        while self._waits and self._waits[0][0] <= now:
+            _, token = self._waits.popleft()
+            if token in self.unanswered:
+                expired.append((self._take(token), Expiry.WAITED))
                 self._expired += 1
                 self._arrived.pop(token, None)
         if self._expired > max(_COMPACT_MIN, len(self.unanswered)):
@@ -140,6 +194,7 @@ class InFlight:
         """Gives back every call, sent or not; nothing is left."""
         everything = [self._take(token) for token in list(self.unanswered)]
         self._clear_unsent()
+        self._deadlines.clear()
         return everything
 
     def take_unsent(self) -> list[tuple[Unanswered, Request]]:
@@ -160,7 +215,8 @@ class InFlight:
         assert len(unsent) == len(set(unsent))
         assert sum(token not in self.unanswered for token in unsent) == self._expired
         assert all(rows for _, rows in self._batches)
-        assert self.endpoint is None or not self._deadlines
+        assert self.endpoint is None or not (self._waits or self._arrived)
+        assert list(self._waits) == sorted(self._waits, key=lambda wait: wait[0])
 
     def _take(self, token: int) -> Unanswered:
         call = self.unanswered.pop(token)
@@ -190,7 +246,7 @@ class InFlight:
 
     def _clear_unsent(self) -> None:
         self.rows, self._batches, self._expired = [], [], 0
-        self._deadlines.clear()
+        self._waits.clear()
         self._arrived.clear()
 
 

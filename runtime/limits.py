@@ -54,7 +54,11 @@ CONNECTIONS_WAITING_MAX = 1_024
 HANDSHAKE_MS_MAX = 10_000
 """Within this time a connection must have completed ZMTP's greeting, or it is closed."""
 WAIT_DOWN_S = 5.0
-"""How long the router keeps a call for a worker that is down before it answers `unavailable`."""
+"""How long a call is kept for a worker that is down, because it fails again and again, before it is answered `unavailable`."""
+WAIT_START_S = 60.0
+"""The same for a worker that is being started: it recovers, and nothing is wrong."""
+DEADLINE_GRACE_S = 0.05
+"""How long after a caller's deadline the router waits for the worker to say so itself: it knows whether the call was started."""
 CLIENT_OUTBOX_BYTES_MAX = 64 << 20
 """Replies kept for a client that does not read; beyond, short errors are kept in their place, half as much again."""
 OUTBOX_BYTES_MAX = 512 << 20

@@ -72,7 +72,7 @@ class Options(msgspec.Struct, gc=False):
     """What a caller may ask beside the call itself."""
 
     deadline_ms: int | None = None
-    """Milliseconds from the arrival of the call within which it must have been started."""
+    """Milliseconds from the arrival of the call within which its caller wants an answer."""
     key: str | None = None
     """Idempotency key."""
     traceparent: str | None = None

@@ -165,9 +165,10 @@ class Supervision:
 
     @property
     def topology(self) -> Topology:
-        seats = self.seats
-        endpoints = [o.ready.endpoint if (o := seats[index]).ready else None for index in range(self._workers)]
-        return Topology(self.epoch, self._owners, tuple(endpoints))
+        workers = [self.seats[index] for index in range(self._workers)]
+        endpoints = tuple(worker.ready.endpoint if worker.ready else None for worker in workers)
+        down = tuple(index for index, worker in enumerate(workers) if worker.flapping and not worker.ready)
+        return Topology(self.epoch, self._owners, endpoints, down)
 
     @property
     def all_ready(self) -> bool:
@@ -358,7 +359,10 @@ class Supervision:
     def _restart_later(self, seat: int, occupancy: Occupancy, how: str, now: float) -> None:
         restart = occupancy.policy.failed(now)
         occupancy.restart_at = now + restart.delay_s
-        occupancy.flapping = restart.flapping
+        if restart.flapping != occupancy.flapping:
+            occupancy.flapping = restart.flapping
+            if not is_router(seat):
+                self._topology_changed()
         again = f"starting it again in {restart.delay_s:g} s" if restart.delay_s else "starting it again"
         if restart.flapping:
             text = f"{self.name(seat)} is FLAPPING, {occupancy.policy.failures} failures so far; this time it {how}; {again}"

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from gc import get_referents
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runtime.errors import CallError, DeadlineExceeded, ObjectReset, StartFailed
+from runtime.errors import CallError, ObjectReset, StartFailed
 from runtime.ids import ObjectId
 from runtime.limits import SECTION_TIMEOUT_S
 from runtime.pending import CoroutineFuture
@@ -442,7 +442,7 @@ class DiskWait:
 class QueuedCall:
     """A call that waits at the gate to be started."""
 
-    __slots__ = ("_section", "activation", "arrived_s", "chain", "deadline_s", "method", "origin", "request")
+    __slots__ = ("_section", "activation", "arrived_s", "chain", "method", "origin", "request")
 
     def __init__(
         self,
@@ -451,7 +451,6 @@ class QueuedCall:
         request: Request,
         origin: Origin,
         arrived_s: float,
-        deadline_s: float | None,
         section: Section,
         chain: Chain | None,
     ) -> None:
@@ -460,7 +459,6 @@ class QueuedCall:
         self.request = request
         self.origin = origin
         self.arrived_s = arrived_s
-        self.deadline_s = deadline_s
         self._section = section
         self.chain = chain
 
@@ -492,7 +490,4 @@ class QueuedCall:
         activation = self.activation
         host = activation.host
         self._waits_no_longer()
-        if self.deadline_s is not None and host.loop.time() >= self.deadline_s:
-            host.answer_error(self.origin, self.request.id, DeadlineExceeded("the deadline passed before the call was started"))
-        else:
-            host.start(activation, self.method, self.request, self.origin, self._section, self.chain)
+        host.start(activation, self.method, self.request, self.origin, self._section, self.chain)

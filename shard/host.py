@@ -43,6 +43,7 @@ from shard.chain import Chain
 from shard.chained_calls import ChainedCalls
 from shard.codec import SCALARS
 from shard.commit import Commit, GroupCommit
+from shard.deadlines import Deadlines, TimedOrigin
 from shard.gate_watch import GateWatch
 from shard.input_gate import Section
 from shard.methods import NO_ARGUMENTS, Method, ObjectClass
@@ -111,6 +112,7 @@ class Host:
         self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
         self._outcomes = Outcomes(self)
         self.waiting = WaitingRoom(loop, self.deliver, touch)
+        self.deadlines = Deadlines(loop, reply, touch)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.gates = GateWatch(self)
@@ -159,6 +161,8 @@ class Host:
     def deliver(self, request: Request, origin: Origin, arrived_s: float | None = None) -> None:
         """One call arrives, now or earlier (it waited for something else than its object). Must be called from the loop, not
         from object code."""
+        if origin.__class__ is Origin and len(request.options) > 1 and request.cls:
+            origin = self.deadlines.watch(request, origin)
         try:
             self._deliver(request, origin, arrived_s)
         except BaseException as exc:
@@ -204,7 +208,6 @@ class Host:
         if arrived_s is None:
             arrived_s = self.loop.time()
         activation.last_used_s = self.now_s
-        deadline_s = None
         try:
             options = parse_options(request.options, json=origin.json)
         except BadRequest as exc:
@@ -213,13 +216,11 @@ class Host:
         if self.waiting.stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
             self.waiting.stalled.append((request, origin, arrived_s))
             return
-        if options.deadline_ms is not None:
-            deadline_s = arrived_s + options.deadline_ms / 1_000
         gate, chain = activation.gate, origin.chain if origin.__class__ is LocalOrigin else options.chain
         section = gate.root if chain is None else self.chained.place(activation, request, origin, chain)
         if section is None:
             return
-        if (gate.open or (chain is not None and gate.passes(section))) and (deadline_s is None or deadline_s > self.loop.time()):
+        if gate.open or (chain is not None and gate.passes(section)):
             self.start(activation, method, request, origin, section, chain)
         elif self.queued_bytes + len(request.args) > WORKER_CALL_BYTES_MAX:
             self.answer_error(origin, request.id, Overloaded(f"{self.queued_bytes} bytes of calls wait in the worker"))
@@ -229,7 +230,7 @@ class Host:
         elif chain is not None and (deadlock := self.chained.closes_ring(activation, request, origin)) is not None:
             self.answer_error(origin, request.id, deadlock)
         else:
-            QueuedCall(activation, method, request, origin, arrived_s, deadline_s, section, chain).wait()
+            QueuedCall(activation, method, request, origin, arrived_s, section, chain).wait()
 
     def start(
         self,
@@ -242,6 +243,8 @@ class Host:
     ) -> None:
         """Starts a call. The gate has let it in."""
         if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
+            return
+        if origin.__class__ is TimedOrigin and not origin.begin(self.loop.time()):
             return
         try:
             if chain is not None:

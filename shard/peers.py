@@ -19,7 +19,7 @@ from runtime.backend import Backend
 from runtime.control import Topology
 from runtime.errors import CallError, Overloaded, ShardLost, Unavailable
 from runtime.inflight import InFlight
-from runtime.limits import ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX, WAIT_DOWN_S
+from runtime.limits import ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
 from runtime.protocol import Reply, Request
 from runtime.slots import SlotTable
 from shard.outbound import LocalOrigin
@@ -63,7 +63,7 @@ class Peers:
         token = self._tokens()
         worker.add(token, request, origin, size)
         if worker.endpoint is None:
-            worker.add_deadline(token, self._loop.time(), WAIT_DOWN_S, None)
+            worker.add_wait(token, self._loop.time())
             self._set_timer()
         if not self._flushing:
             self._flushing = True
@@ -87,6 +87,7 @@ class Peers:
         self._table = SlotTable(topology)
         self._workers += [InFlight(index) for index in range(len(self._workers), len(topology.endpoints))]
         for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
+            worker.set_down(now, is_down=worker.worker in topology.down)
             if worker.endpoint == endpoint:
                 continue
             if worker.endpoint is not None:
@@ -110,21 +111,25 @@ class Peers:
         backend.read_rest()  # Replies that the lost worker managed to send are good.
         backend.close()
         lost = ShardLost(f"worker {worker.worker} was lost with the call in flight")
-        for origin, _, _ in worker.take_lost(now, WAIT_DOWN_S):
+        for origin, _, _ in worker.take_lost(now):
             _fail(origin, lost)
         self._set_timer()
 
     def _set_timer(self) -> None:
-        if self._timer is None:
-            deadlines = [deadline for worker in self._workers if (deadline := worker.next_deadline()) is not None]
-            if deadlines:
-                self._timer = self._loop.call_at(min(deadlines), self._on_timer, context=NEUTRAL)
+        deadlines = [deadline for worker in self._workers if (deadline := worker.next_deadline()) is not None]
+        if not deadlines or (self._timer is not None and self._timer.when() <= min(deadlines)):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(min(deadlines), self._on_timer, context=NEUTRAL)
 
     def _on_timer(self) -> None:
+        assert self._timer is not None
+        now = max(self._loop.time(), self._timer.when())  # Timers may fire a little early.
         self._timer = None
         for worker in self._workers:
-            for (origin, _, _), _ in worker.take_expired(self._loop.time()):
-                _fail(origin, Unavailable(f"worker {worker.worker} is down"))
+            for (origin, _, _), _ in worker.take_expired(now):
+                _fail(origin, Unavailable(f"worker {worker.worker} {'is down' if worker.is_down else 'is still being started'}"))
         self._set_timer()
 
     def close(self) -> None:

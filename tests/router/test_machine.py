@@ -14,15 +14,17 @@ import pytest
 from router.machine import RouterMachine
 from runtime.control import Topology
 from runtime.ids import slot_of
-from runtime.limits import WAIT_DOWN_S
+from runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
 from runtime.protocol import ALARM_CALLS, OK, Malformed, Message, Origin, Reply, parse_body
 from runtime.slots import SlotTable
 
 OWNERS = (0, 1, 0, 1)
 
 
-def topology(*endpoints: str | None, epoch: int = 1, owners: tuple[int, ...] = OWNERS) -> Topology:
-    return Topology(epoch, owners, endpoints)
+def topology(
+    *endpoints: str | None, epoch: int = 1, owners: tuple[int, ...] = OWNERS, down: tuple[int, ...] = ()
+) -> Topology:
+    return Topology(epoch, owners, endpoints, down)
 
 
 def names_of_worker(worker: int, count: int) -> list[str]:
@@ -86,7 +88,7 @@ def test_what_an_operator_asks_about_an_alarm_goes_to_the_worker_of_the_object(m
     assert net.error()[1:] == ("bad_request", "not_executed")
 
 
-STEPS = ("call", "json call", "turn", "reply", "lose", "new process", "up", "2 s later")
+STEPS = ("call", "json call", "timed call", "turn", "reply", "lose", "new process", "up", "40 s later")
 
 
 class Story:
@@ -101,8 +103,9 @@ class Story:
 
     def step(self, step: str) -> None:
         net = self.net
-        if step in ("call", "json call"):
-            net.call([self.calls, "C", NAME, "m"], now=self.now, json=step == "json call")
+        if step.endswith("call"):
+            options = [[], {"deadline_ms": 30_000}] if step == "timed call" else []
+            net.call([self.calls, "C", NAME, "m", *options], now=self.now, json=step == "json call")
             self.calls += 1
         elif step == "turn":
             net.send()
@@ -112,8 +115,8 @@ class Story:
                 self.answered_by_worker.append(net.machine.workers[0].unanswered[tokens[0]][1])  # type: ignore[arg-type]  # ints here
                 net.reply(0, tokens[0])
                 net.reply(0, tokens[0])  # Twice: the second must reach nobody.
-        elif step == "2 s later":
-            self.now += 2
+        elif step == "40 s later":
+            self.now += 40
             net.machine.handle_timer(self.now)
         else:
             self.up = step != "lose"
@@ -223,7 +226,7 @@ def test_a_call_for_a_worker_that_is_down_waits_and_goes_out_when_it_is_back() -
     net = Net(None, "b")
     net.call([1, "C", NAME, "m"], now=1.0)
     assert net.send()[0] == []
-    assert net.machine.next_deadline() == 1.0 + WAIT_DOWN_S
+    assert net.machine.next_deadline() == 1.0 + WAIT_START_S
     net.machine.topology_changed(topology("a", "b", epoch=2), 2.0)
     assert len(net.send()[0]) == 1
     assert net.machine.next_deadline() is None
@@ -236,8 +239,37 @@ def test_a_call_that_waited_too_long_is_unavailable_and_one_past_its_deadline_sa
     assert net.machine.next_deadline() == 0.1
     net.machine.handle_timer(0.1)
     assert net.error() == (2, "deadline_exceeded", "not_executed")
-    net.machine.handle_timer(WAIT_DOWN_S)
+    net.machine.handle_timer(WAIT_START_S)
     assert net.error() == (1, "unavailable", "not_executed")
+
+
+def test_what_is_said_of_a_worker_that_does_not_listen_is_true() -> None:
+    """One that is being started is waited for as long as recovery may take; one that fails again and again is down."""
+    net = Net(None, "b")
+    net.call([1, "C", NAME, "m"], now=0.0)
+    net.machine.handle_timer(WAIT_START_S)
+    assert net.answers[0][3]["message"] == "worker 0 is still being started"
+    net.machine.topology_changed(topology(None, "b", epoch=2, down=(0,)), WAIT_START_S)
+    net.call([2, "C", NAME, "m"], now=WAIT_START_S)
+    net.machine.handle_timer(WAIT_START_S + WAIT_DOWN_S)
+    assert net.error() == (2, "unavailable", "not_executed")
+    assert net.answers[1][3]["message"] == "worker 0 is down"
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_call_whose_worker_says_nothing_is_answered_just_after_its_deadline_and_a_late_reply_is_dropped(json: bool) -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m", [], {"deadline_ms": 100}], [2, "C", NAME, "m"], json=json)
+    assert net.machine.timer_is_late
+    tokens = [row[0] for row in net.send()[0]]
+    assert net.machine.next_deadline() == 0.1 + DEADLINE_GRACE_S
+    net.machine.handle_timer(0.1 + DEADLINE_GRACE_S)
+    assert net.error() == (1, "deadline_exceeded", "unknown")
+    assert net.machine.next_deadline() is None
+    net.machine.replied(net.machine.workers[0], [Reply(token, 0, msgspec.Raw(b"\x01")) for token in tokens])
+    assert [answer[1] for answer in net.answers] == [1, 2]
+    statistics = net.machine.statistics()
+    assert (statistics["overdue"], statistics["stray_replies"], statistics["in_flight_bytes"]) == (1, 1, [0, 0])
 
 
 def test_options_that_cannot_be_read_are_refused_when_the_call_has_to_wait() -> None:
@@ -254,7 +286,7 @@ def test_calls_that_a_lost_worker_may_have_seen_are_answered_unknown_and_the_uns
     net.machine.topology_changed(topology(None, "b", epoch=2), 1.0)
     assert [answer[1] for answer in net.answers] == [1]
     assert net.error() == (1, "shard_lost", "unknown")
-    assert net.machine.next_deadline() == 1.0 + WAIT_DOWN_S
+    assert net.machine.next_deadline() == 1.0 + WAIT_START_S
     net.machine.topology_changed(topology("a2", "b", epoch=3), 2.0)
     assert len(net.send()[0]) == 2
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from runtime.inflight import InFlight
-from runtime.limits import MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX
+from runtime.inflight import Expiry, InFlight
+from runtime.limits import DEADLINE_GRACE_S, MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX, WAIT_DOWN_S, WAIT_START_S
 from runtime.protocol import Origin, Request, parse_options
 
 PLAIN = Origin(b"client", envelope=None, json=False, single=False, requests=1)
@@ -32,7 +32,7 @@ def sent(inflight: InFlight) -> list[int]:
     return tokens
 
 
-STEPS = ("add", "add json", "send", "answer oldest", "lose", "up", "time", "take unsent")
+STEPS = ("add", "add json", "add timed", "send", "answer oldest", "lose", "up", "down", "time", "take unsent")
 
 
 def every_sequence(length: int) -> Iterator[tuple[str, ...]]:
@@ -58,9 +58,12 @@ class Story:
             json = step == "add json"
             token = len(self.added)
             self.added.append(token)
+            options = {"deadline_ms": 20_000} if step == "add timed" else {}
+            inflight.add(token, request(token, json=json, **options), JSON if json else PLAIN, 10)
             if inflight.endpoint is None:
-                inflight.add_deadline(token, self.now, 1.5, None)
-            inflight.add(token, request(token, json=json), JSON if json else PLAIN, 10)
+                inflight.add_wait(token, self.now)
+            if options:
+                inflight.add_deadline(token, self.now, 20_000)
         elif step == "send":
             if inflight.endpoint is not None:
                 self.handed_out += sent(inflight)
@@ -73,17 +76,20 @@ class Story:
                 assert inflight.answered(waiting[0]) is None
         elif step == "lose":
             if inflight.endpoint is not None:
-                for call in inflight.take_lost(self.now, 1.5):
+                for call in inflight.take_lost(self.now):
                     assert call[1] in self.handed_out
                     self.give_back(call[1])
         elif step == "up":
             if inflight.endpoint is None:
                 inflight.came_up("there", self.now)
+        elif step == "down":
+            inflight.set_down(self.now, is_down=not inflight.is_down)
         elif step == "time":
-            self.now += 1
-            for call, _ in inflight.take_expired(self.now):
-                assert call[1] not in self.handed_out
+            self.now += 21
+            for call, expiry in inflight.take_expired(self.now):
+                assert (call[1] in self.handed_out) == (expiry is Expiry.SENT)
                 self.give_back(call[1])
+            assert (next_at := inflight.next_deadline()) is None or next_at > self.now
         else:
             for call, again in inflight.take_unsent():
                 assert call[1] == again.id
@@ -147,8 +153,9 @@ def test_what_was_left_out_is_sent_as_nil_so_that_nothing_shifts() -> None:
 @pytest.mark.parametrize("json", [False, True])
 def test_the_time_waited_is_taken_off_the_deadline_and_other_options_stay(json: bool) -> None:
     inflight = InFlight(0)
-    inflight.add_deadline(0, now=10.0, wait_s=5.0, deadline_ms=3_000)
     inflight.add(0, request(0, json=json, deadline_ms=3_000, key="k", later=[1, 2]), JSON if json else PLAIN, 1)
+    inflight.add_wait(0, now=10.0)
+    inflight.add_deadline(0, now=10.0, deadline_ms=3_000)
     inflight.came_up("there", now=11.25)
     body = inflight.take_bodies()[0]
     options = (msgspec.json if json else msgspec.msgpack).decode(body)[0][5]
@@ -157,25 +164,62 @@ def test_the_time_waited_is_taken_off_the_deadline_and_other_options_stay(json: 
 
 def test_a_call_waits_no_longer_than_its_own_deadline_and_no_longer_than_the_router_allows() -> None:
     inflight = InFlight(0)
-    for token, deadline_ms in ((0, None), (1, 2_000), (2, 60_000)):
-        inflight.add_deadline(token, now=0.0, wait_s=5.0, deadline_ms=deadline_ms)
+    for token, deadline_ms in ((0, None), (1, 2_000), (2, 600_000)):
         inflight.add(token, request(token), PLAIN, 1)
+        inflight.add_wait(token, now=0.0)
+        if deadline_ms is not None:
+            inflight.add_deadline(token, now=0.0, deadline_ms=deadline_ms)
     assert inflight.next_deadline() == 2.0
     assert inflight.take_expired(1.99) == []
-    assert [(call[1], of_caller) for call, of_caller in inflight.take_expired(2.0)] == [(1, True)]
-    assert sorted((call[1], of_caller) for call, of_caller in inflight.take_expired(5.0)) == [(0, False), (2, False)]
-    inflight.came_up("there", 6.0)
+    assert [(call[1], expiry) for call, expiry in inflight.take_expired(2.0)] == [(1, Expiry.UNSENT)]
+    assert inflight.next_deadline() == WAIT_START_S
+    assert [(call[1], expiry) for call, expiry in inflight.take_expired(WAIT_START_S)] == [(0, Expiry.WAITED), (2, Expiry.WAITED)]
+    inflight.came_up("there", WAIT_START_S + 1)
     assert inflight.take_bodies() == []
+
+
+def test_a_worker_that_fails_again_and_again_is_not_waited_for_as_long_as_one_that_starts() -> None:
+    inflight = InFlight(0)
+    for token in range(3):
+        inflight.add(token, request(token), PLAIN, 1)
+        inflight.add_wait(token, now=float(token))
+        if token == 1:
+            inflight.set_down(10.0, is_down=True)
+            assert inflight.next_deadline() == 10.0 + WAIT_DOWN_S
+    assert [call[1] for call, _ in inflight.take_expired(10.0 + WAIT_DOWN_S)] == [0, 1, 2]
+
+
+def test_a_call_that_its_worker_has_is_given_back_a_moment_after_its_deadline() -> None:
+    inflight = InFlight(0)
+    inflight.came_up("there", 0.0)
+    inflight.add(0, request(0), PLAIN, 1)
+    inflight.add_deadline(0, now=1.0, deadline_ms=2_000)
+    assert sent(inflight) == [0]
+    assert inflight.next_deadline() == 3.0 + DEADLINE_GRACE_S
+    assert inflight.take_expired(3.0) == []
+    assert [(call[1], expiry) for call, expiry in inflight.take_expired(3.0 + DEADLINE_GRACE_S)] == [(0, Expiry.SENT)]
+    assert inflight.answered(0) is None
+
+
+def test_deadlines_of_calls_that_were_answered_do_not_pile_up() -> None:
+    inflight = InFlight(0)
+    inflight.came_up("there", 0.0)
+    for token in range(10_000):
+        inflight.add(token, request(token), PLAIN, 1)
+        inflight.add_deadline(token, now=0.0, deadline_ms=3_600_000)
+        inflight.take_bodies()
+        inflight.answered(token)
+    assert len(inflight._deadlines) < 100
 
 
 def test_requests_of_expired_calls_do_not_pile_up_while_the_worker_stays_down() -> None:
     inflight = InFlight(0)
     for token in range(10_000):
-        inflight.add_deadline(token, now=float(token), wait_s=5.0, deadline_ms=None)
         inflight.add(token, request(token), PLAIN, 1)
+        inflight.add_wait(token, now=float(token))
         inflight.take_expired(float(token))
-    assert len(inflight.unanswered) == 5
-    assert len(inflight.rows) < 100
+    assert len(inflight.unanswered) == WAIT_START_S
+    assert len(inflight.rows) < 200
     inflight.check_invariants()
 
 

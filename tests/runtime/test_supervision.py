@@ -3,6 +3,7 @@ import random
 import pytest
 
 from runtime.control import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
+from runtime.restart import FLAPPING_FAILURES
 from runtime.supervision import (
     EPOCHS_PER_START,
     HURRY_S,
@@ -179,6 +180,23 @@ def test_a_worker_that_fails_again_and_again_is_reported_as_flapping_and_still_t
         assert machine.seats[0].state is Seat.STARTING
     assert any(isinstance(report, Report) and "FLAPPING" in report.text for report in reports)
     assert machine.seats[0].flapping
+
+
+def test_a_topology_calls_down_only_what_fails_again_and_again() -> None:
+    """Calls wait longer for a worker that is being started."""
+    machine = serving()
+    now, told = 5.0, []
+    for _ in range(8):
+        effects = machine.child_exited(0, "exited with code 1", False, now)
+        sent = [effect.message for effect in effects if isinstance(effect, Send)]
+        topologies = [message.topology for message in sent if isinstance(message, TopologyChanged)]
+        told.append(topologies[-1].down if topologies else machine.topology.down)
+        now = machine.seats[0].restart_at or now
+        machine.timer(now)
+    assert told == [()] * (FLAPPING_FAILURES - 1) + [(0,)] * (8 - FLAPPING_FAILURES + 1)
+    assert machine.topology.endpoints[0] is None
+    machine.child_said(0, ready(0), now)
+    assert machine.topology.down == ()
 
 
 def test_a_child_that_cannot_be_started_at_all_is_tried_again_later() -> None:

@@ -225,7 +225,7 @@ async def test_calls_in_flight_to_a_worker_that_is_lost_end_in_shard_lost(tmp_pa
 async def test_calls_to_a_worker_that_is_down_wait_until_it_is_back_or_become_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shard.peers.WAIT_DOWN_S", 0.3)
+    monkeypatch.setattr("runtime.inflight.WAIT_START_S", 0.3)
     async with service(tmp_path, 2) as (first, second):
         here, there = name_on(0, 2), name_on(1, 2)
         tell([first, None], 2)
@@ -235,7 +235,7 @@ async def test_calls_to_a_worker_that_is_down_wait_until_it_is_back_or_become_un
         assert await first.reply(waiting) is None
         tell([first, None], 4)
         late = first.send("Note", here, "copy_from", there)
-        with pytest.raises(MethodRaised, match="is down") as caught:
+        with pytest.raises(MethodRaised, match="is still being started") as caught:
             await first.reply(late)
         assert caught.value.type == Unavailable.__name__
 

@@ -21,7 +21,7 @@ from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 COUNTERS = ("Counter", "TransactionCounter", "MemoryCounter", "StartedCounter")
 JOURNALS = 5
 ACCOUNTS = 4
-NOT_EXECUTED = {"unavailable", "overloaded", "deadline_exceeded", "start_failed"}
+NOT_EXECUTED = {"unavailable", "overloaded", "start_failed"}
 UNKNOWN = {"object_reset", "shard_lost"}
 
 
@@ -269,7 +269,11 @@ class Client:
         code, outcome = error["code"], error["outcome"]
         self.history.count(f"error {code}")
         expected = "executed" if code == "exception" else "unknown" if code in UNKNOWN else "not_executed"
-        if code not in NOT_EXECUTED | UNKNOWN | {"exception"} or outcome != expected:
+        if code == "deadline_exceeded":
+            self.history.count(f"error deadline_exceeded, {outcome}")
+            if outcome not in ("not_executed", "unknown"):
+                self.history.problem("error", f"{call} ended in {error}")
+        elif code not in NOT_EXECUTED | UNKNOWN | {"exception"} or outcome != expected:
             self.history.problem("error", f"{call} ended in {error}")
         elif code == "exception":
             self._judge_exception(call)

@@ -224,8 +224,7 @@ class Simulation:
             history.problem("unique", f"{cls}/{name} gave {given}")
         if stored < self.told.get((cls, name), 0):
             history.problem("lost", f"{cls}/{name} ends with {stored}, told was {self.told[cls, name]}")
-        refused = {"unavailable", "overloaded", "deadline_exceeded", "start_failed"}
-        executed = [call for call in numbers if not (call.status == 1 and call.value["code"] in refused)]
+        executed = [call for call in numbers if not (call.status == 1 and call.value["outcome"] == "not_executed")]
         if stored > len(executed):
             history.problem("gap-free", f"{cls}/{name} ends with {stored} after at most {len(executed)} calls")
         if all(call.status == 0 for call in executed) and given != list(range(stored)):

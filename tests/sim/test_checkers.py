@@ -164,8 +164,8 @@ def a_checkpoint_hides_what_it_moves(stack: contextlib.ExitStack) -> None:
 def lost_calls_are_not_answered(stack: contextlib.ExitStack) -> None:
     original = InFlight.take_lost
 
-    def take_lost(self: InFlight, now: float, wait_s: float) -> Any:
-        return original(self, now, wait_s)[1:]
+    def take_lost(self: InFlight, now: float) -> Any:
+        return original(self, now)[1:]
 
     patch(stack, InFlight, "take_lost", take_lost)
 

@@ -1,0 +1,123 @@
+"""Calls that have a deadline: answered at it, whatever their object does.
+
+Guarantee: a call with a deadline is answered once: by its reply, or at its deadline by `deadline_exceeded`. That says *not
+executed* of a call that was not started, and then it never is; of one that was started nobody can say more than *unknown*. The
+work goes on, and what it answers later is nobody's.
+
+A call without a deadline costs nothing here. All deadlines share one timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from runtime.errors import BadRequest, CallError, DeadlineExceeded
+from runtime.protocol import ERROR, Origin, Request, parse_options
+from shard.outbound import InternalOrigin
+from shard.task import NEUTRAL
+
+TIMER_S_MAX = 3_600.0
+"""A timer is set for this long at most: deadlines of centuries are more than loops count."""
+_COMPACT_MIN = 64
+
+
+class TimedOrigin(InternalOrigin):
+    """Where the reply of a call with a deadline goes, unless that has passed."""
+
+    __slots__ = ("_deadlines", "_origin", "_request_id", "due_s", "over", "started")
+
+    def __init__(self, deadlines: Deadlines, origin: Origin, request_id: Any, due_s: float) -> None:
+        super().__init__()
+        self.json = origin.json
+        self._deadlines = deadlines
+        self._origin = origin
+        self._request_id = request_id
+        self.due_s = due_s
+        self.started = False
+        self.over = False
+        """It has been answered."""
+
+    def answer(self, status: int, result: Any) -> None:
+        if not self.over:
+            self.over = True
+            self._deadlines.answered(self._origin, self._request_id, status, result)
+
+    def fail(self, error: CallError) -> None:
+        self.answer(ERROR, error.to_wire())
+
+    def begin(self, now_s: float) -> bool:
+        """The call is to be started. False when that is too late; it has been answered then."""
+        if now_s >= self.due_s:
+            self.expire()
+        self.started = True
+        return not self.over
+
+    def expire(self) -> None:
+        if self.started:
+            self.fail(DeadlineExceeded("the deadline passed while the call was running", outcome="unknown"))
+        else:
+            self.fail(DeadlineExceeded("the deadline passed before the call was started"))
+
+
+class Deadlines:
+    """Of one worker. `reply` sends a reply to a caller outside, `touch` asks for an end of turn soon."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        reply: Callable[[Origin, Any, int, Any], None],
+        touch: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._reply = reply
+        self._touch = touch
+        self._due: list[tuple[float, int, TimedOrigin]] = []
+        """A heap. Those that have been answered leave it when they are due, or when they are most of it."""
+        self._numbers = itertools.count().__next__
+        self._timer: asyncio.TimerHandle | None = None
+        self.unanswered = 0
+
+    def watch(self, request: Request, origin: Origin) -> Origin:
+        """A call with options arrives from outside. Returns where its reply goes from now on."""
+        try:
+            deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
+        except BadRequest:  # It is answered by whoever wants the other options.
+            return origin
+        if deadline_ms is None:
+            return origin
+        timed = TimedOrigin(self, origin, request.id, self._loop.time() + deadline_ms / 1_000)
+        self.unanswered += 1
+        if len(self._due) > 2 * self.unanswered + _COMPACT_MIN:
+            self._due = [entry for entry in self._due if not entry[2].over]
+            heapq.heapify(self._due)
+        heapq.heappush(self._due, (timed.due_s, self._numbers(), timed))
+        self._set_timer()
+        return timed
+
+    def answered(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
+        self.unanswered -= 1
+        self._reply(origin, request_id, status, result)
+
+    def _set_timer(self) -> None:
+        due_s = self._due[0][0]
+        if self._timer is not None:
+            if self._timer.when() <= due_s:
+                return
+            self._timer.cancel()
+        wait_until_s = min(due_s, self._loop.time() + TIMER_S_MAX)
+        self._timer = self._loop.call_at(wait_until_s, self._on_timer, context=NEUTRAL)
+
+    def _on_timer(self) -> None:
+        assert self._timer is not None
+        due, now_s = self._due, max(self._loop.time(), self._timer.when())  # Timers may fire a little early.
+        self._timer = None
+        while due and (due[0][2].over or due[0][0] <= now_s):
+            _, _, timed = heapq.heappop(due)
+            timed.expire()
+        if due:
+            self._set_timer()
+        self._touch()

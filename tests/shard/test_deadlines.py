@@ -1,0 +1,158 @@
+"""shard.deadlines: a call with a deadline is answered at it, once, whatever its object does."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from runtime.errors import DeadlineExceeded
+from shard.object import DurableObject
+from tests.shard.objects import CONTROL, LOG, Thing, control, until
+from tests.shard.world import Call, World
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    CONTROL.clear()
+    LOG.clear()
+
+
+class Slow(DurableObject):
+    async def wait(self) -> str:
+        await until("wait")
+        LOG.append("ran to its end")
+        return "late"
+
+    async def hold(self) -> None:
+        async with self.block_concurrency():
+            await until("wait")
+
+    async def put(self, value: int) -> int:
+        await self.storage.put("k", value)
+        return value
+
+    async def log(self, text: str) -> None:
+        LOG.append(text)
+
+
+async def passed(call: Call, within_s: float = 0.5) -> DeadlineExceeded:
+    async with asyncio.timeout(within_s):
+        with pytest.raises(DeadlineExceeded) as caught:
+            await call.reply
+    return caught.value
+
+
+async def test_a_call_that_runs_past_its_deadline_is_answered_at_it_and_its_outcome_is_unknown() -> None:
+    world = World(Slow)
+    wait = control("wait")
+    call = world.call(Slow, "a", "wait", deadline_ms=20)
+    error = await passed(call)
+    assert (error.outcome, error.retryable) == ("unknown", False)
+    wait.set_result(None)
+    await world.settle()
+    assert LOG == ["ran to its end"], "it is not cancelled: what it does is none of the caller's business"
+    assert world.host.deadlines.unanswered == 0
+
+
+async def test_a_call_that_waits_at_the_gate_is_answered_at_its_deadline_and_never_runs() -> None:
+    world = World(Slow)
+    wait = control("wait")
+    holding = world.call(Slow, "a", "hold")
+    await world.settle()
+    error = await passed(world.call(Slow, "a", "log", "late", deadline_ms=20))
+    assert error.outcome == "not_executed"
+    assert not holding.answered
+    wait.set_result(None)
+    await world.ask_all([holding])
+    await world.settle()
+    assert LOG == []
+
+
+async def test_a_call_whose_result_waits_for_the_disk_is_answered_at_its_deadline_and_not_again() -> None:
+    world = World(Slow, auto=False)
+    error = await passed(world.call(Slow, "a", "put", 1, deadline_ms=20))
+    assert error.outcome == "unknown"
+    world.commit()
+    await world.settle()
+    assert await world.ask(Slow, "a", "log", "on it goes") is None
+
+
+async def test_a_call_whose_commit_fails_after_its_deadline_is_answered_once() -> None:
+    world = World(Slow, auto=False)
+    await passed(world.call(Slow, "a", "put", 1, deadline_ms=20))
+    world.fail_commit()
+    await world.settle()
+
+
+async def test_a_call_that_waits_for_backpressure_is_answered_at_its_deadline() -> None:
+    world = World(Thing, auto=False)
+    large = world.call(Thing, "a", "put_large", 17)
+    await world.settle()
+    error = await passed(world.call(Thing, "b", "log", "late", deadline_ms=20))
+    assert error.outcome == "not_executed"
+    while world.host.commits.can_cut:
+        world.commit()
+    await large.reply
+    assert LOG == []
+
+
+async def test_a_call_that_waits_for_the_last_commit_of_a_reset_object_is_answered_at_its_deadline() -> None:
+    world = World(Thing, auto=False)
+    world.call(Thing, "a", "put", "k", 1)
+    await world.settle()
+    world.cut()
+    world.call(Thing, "a", "abort_after_put", "j")
+    error = await passed(world.call(Thing, "a", "log", "late", deadline_ms=20))
+    assert error.outcome == "not_executed"
+    world.host.committed()
+    await world.settle()
+    assert LOG == []
+
+
+async def test_a_call_that_resets_its_object_is_answered_once() -> None:
+    world = World(Thing)
+    call = world.call(Thing, "a", "abort_after_put", "j", deadline_ms=20)
+    await asyncio.wait([call.reply], timeout=0.5)
+    assert call.answered
+    await asyncio.sleep(0.03)
+
+
+async def test_a_call_that_is_answered_in_time_keeps_its_answer() -> None:
+    world = World(Slow)
+    assert await world.ask(Slow, "a", "put", 7, deadline_ms=20) == 7
+    await asyncio.sleep(0.03)
+    assert world.host.deadlines.unanswered == 0
+
+
+@pytest.mark.parametrize("deadline_ms", [2**62, 10**15])
+async def test_a_deadline_that_nobody_will_see_is_no_trouble(deadline_ms: int) -> None:
+    world = World(Slow)
+    wait = control("wait")
+    call = world.call(Slow, "a", "wait", deadline_ms=deadline_ms)
+    await world.settle()
+    wait.set_result(None)
+    assert await call.reply == "late"
+
+
+async def test_deadlines_are_met_in_their_order_whatever_the_order_of_the_calls() -> None:
+    world = World(Slow)
+    control("wait")
+    calls = {ms: world.call(Slow, f"o{ms}", "wait", deadline_ms=ms) for ms in (90, 30, 60)}
+    answered: list[int] = []
+    for ms, call in calls.items():
+        call.reply.add_done_callback(lambda _, ms=ms: answered.append(ms))  # type: ignore[misc]
+    await asyncio.wait([call.reply for call in calls.values()], timeout=1)
+    assert answered == [30, 60, 90]
+    CONTROL["wait"].set_result(None)
+
+
+async def test_a_hundred_thousand_deadlines_are_one_timer_and_leave_nothing_behind() -> None:
+    """Those that were answered long before their deadline are no burden."""
+    world = World(Slow)
+    for _ in range(100):
+        await world.ask_all([world.call(Slow, f"o{n}", "log", "", deadline_ms=3_600_000) for n in range(1_000)])
+        LOG.clear()
+    deadlines = world.host.deadlines
+    assert deadlines.unanswered == 0
+    assert len(deadlines._due) <= 2 * 1_000 + 100
