@@ -288,3 +288,9 @@ async def test_a_drain_that_runs_out_of_time_says_how_many_calls_are_unanswered(
         await worker.ask("a", "get")
         worker.worker.on_control(Drain(0.05))
         assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 1)
+
+
+async def test_a_system_call_may_have_a_deadline(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as (worker,):
+        worker.client.send(msgspec.msgpack.encode([[7, "", "", "ping", None, {"deadline_ms": 1_000}]]))
+        assert await worker.reply(7) == "pong"
