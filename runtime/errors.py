@@ -6,7 +6,7 @@ fault it is and whether the call ran; the same classes are raised by the client 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 Outcome = Literal["not_executed", "executed", "unknown"]
 
@@ -58,6 +58,10 @@ class CallError(TidegateError):
         self.outcome: Outcome = outcome if outcome is not None else self.outcome_default
         self.retryable = retryable if retryable is not None else self.retryable_default
         self.details = details or {}
+
+    def again(self) -> Self:
+        """The same error for somebody else. One that is raised again and again would keep the frames of all who caught it."""
+        return type(self)(self.message, outcome=self.outcome, retryable=self.retryable, details=self.details)
 
     def to_wire(self) -> dict[str, Any]:
         """The error map of wire protocol 1."""

@@ -317,7 +317,7 @@ class Activation:
         """Completes when every write made so far is durable. Raises ObjectReset when one of them fails."""
         cache, commits = self.cache, self.host.commits
         if self.broken is not None:
-            raise self.broken
+            raise self.broken.again()
         if cache.dirty or cache.cleared:
             seq = commits.open_seq
         elif cache.committing is not None:
@@ -406,7 +406,7 @@ def _settle(future: asyncio.Future[Any], result: Any = None) -> None:
 
 def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
-        future.set_exception(error)
+        future.set_exception(error.again() if isinstance(error, CallError) else error)
         future.exception()  # Retrieved: an object that is reset may never look.
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
+from runtime.errors import CallError
 from runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from shard.alarms import ABANDONED_KEY, INDEX_KEY, Alarm, Header, decode_header, encode_header, index_writes
 from shard.cold_reads import Done, Reader
@@ -437,7 +438,7 @@ class ObjectCache:
             self.complete = not self.has_header
         return before - self.bytes
 
-    def break_with(self, error: Exception) -> None:
+    def break_with(self, error: CallError) -> None:
         """From now on every operation raises `error`: the object has been reset, what its code does no longer counts."""
         self.values = _Refusing(error)
         self.dirty = {}
@@ -464,12 +465,12 @@ class ObjectCache:
 class _Refusing(dict[str, Any]):
     """The entries of a broken cache."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: CallError) -> None:
         super().__init__()
         self._error = error
 
     def get(self, *_: Any) -> Any:
-        raise self._error
+        raise self._error.again()
 
     __getitem__ = __setitem__ = items = get
 

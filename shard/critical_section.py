@@ -59,14 +59,14 @@ class CriticalSection:
         task = asyncio.current_task()
         section = section_of(task, activation)
         if section is None:
-            raise activation.broken or RuntimeError(
+            raise activation.broken.again() if activation.broken is not None else RuntimeError(
                 f"a critical section or transaction of {activation.id} can be entered in a task of the object only: in a method, "
                 "or in what self.spawn or asyncio.create_task has started there"
             )
         if self._section is not None:
             raise RuntimeError("a critical section is entered once; call self.block_concurrency() again")
         if activation.broken is not None:
-            raise activation.broken
+            raise activation.broken.again()
         gate = activation.gate
         self.task = cast("ObjectTask", task)
         self._section, running = gate.enter(section, self)

@@ -90,7 +90,7 @@ class LocalOrigin(InternalOrigin):
         if self.chain is not None:
             self.caller.host.chained.end(self)
         if not self.future.done():
-            self.future.set_exception(error)
+            self.future.set_exception(error.again())
             self.future.exception()  # Retrieved: the object that asked may have been reset.
 
 

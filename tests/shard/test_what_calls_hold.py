@@ -211,6 +211,37 @@ async def test_it_is_free_in_an_object_that_has_been_used_before_and_when_the_tr
     assert await free(world)
 
 
+@pytest.mark.parametrize("use", ["get", "put", "section", "stub"])
+async def test_who_uses_an_object_that_is_gone_again_and_again_leaves_nothing_in_its_error(use: str) -> None:
+    world = World(Thing)
+    await world.ask(Thing, "a", "fine")
+    kept: Any = world.activation(Thing, "a").instance
+    storage, stub = kept.storage, kept.stub(Thing, "b")
+    await answered(world, "aborts", {"number": 1})
+
+    async def once(big: Big) -> int:
+        try:
+            if use == "get":
+                await storage.get("k")
+            elif use == "put":
+                await storage.put("k", big.number)
+            elif use == "section":
+                async with kept.block_concurrency():
+                    pass
+            else:
+                await stub.fine()
+        except CallError as exc:
+            caught, length = exc.__traceback__, 0
+            while caught is not None:
+                caught, length = caught.tb_next, length + 1
+            return length
+        raise AssertionError("it was taken")
+
+    lengths = [await once(Big()) for _ in range(3)]
+    assert len(set(lengths)) == 1
+    assert await free(world)
+
+
 @pytest.mark.parametrize("where", ["failing_start", "failing_init"])
 async def test_what_a_start_held_that_failed_is_free(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Thing, where, True)

@@ -22,6 +22,7 @@ from shard.cache import ObjectCache
 from shard.commit import GroupCommit
 from shard.host import Host
 from shard.input_gate import InputGate
+from shard.outcomes import Outcomes
 from shard.recovery import _Gathered
 from shard.resets import Resets
 from shard.store import ShardStore
@@ -40,13 +41,13 @@ def patch(stack: contextlib.ExitStack, target: Any, name: str, value: Any) -> No
 
 
 def replies_are_not_held(stack: contextlib.ExitStack) -> None:
-    original = Host._finish_status
+    original = Outcomes.finish_status
 
-    def finish(self: Host, activation: Activation, origin: Any, request_id: Any, status: int, value: Any) -> None:
+    def finish(self: Outcomes, activation: Activation, origin: Any, request_id: Any, status: int, value: Any) -> None:
         activation.cache.confirm_seq = 0
         original(self, activation, origin, request_id, status, value)
 
-    patch(stack, Host, "_finish_status", finish)
+    patch(stack, Outcomes, "finish_status", finish)
     writing = ObjectCache._mark
 
     def mark(self: ObjectCache, key: str, raw: bytes | None, size: int, confirmed: bool) -> None:
