@@ -41,7 +41,7 @@ def reader() -> Iterator[ThreadReader]:
 
 
 def reading_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("read-")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("tidegate-read-")]
 
 
 class Asked:
