@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from zlib import crc32
 
 from tidegate import AlarmInfo, DurableObject
@@ -80,7 +81,7 @@ class Sleeper(DurableObject):
     async def wake(self, turn: int) -> int:
         rung = asyncio.get_running_loop().create_future()
         self.waiting.append(rung)
-        await self.storage.set_alarm(0)
+        await self.storage.set_alarm(datetime.timedelta(0))
         await rung
         return turn
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import datetime
 import logging
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -19,6 +20,7 @@ from runtime.ids import ObjectId
 from runtime.limits import SECTION_TIMEOUT_S
 from runtime.pending import CoroutineFuture
 from runtime.protocol import Origin, Request
+from shard.alarms import Alarm, shown_for
 from shard.cache import ObjectCache
 from shard.callbacks import GatedCallback
 from shard.chain import Chain
@@ -305,11 +307,11 @@ class Activation:
 
     # Alarm
 
-    def alarm_now_us(self) -> int:
-        if self.object_class.alarm is None:
-            cls = self.object_class.name
-            raise TypeError(f"{cls} has no alarm handler; write `async def alarm(self, info: AlarmInfo)` to set alarms")
-        return self.host.wall_us()
+    def alarm_at(self, when: datetime.datetime | datetime.timedelta | float) -> Alarm:
+        return self.host.alarms.alarm_at(self, when)
+
+    def alarm_shown(self, alarm: Alarm) -> datetime.datetime:
+        return shown_for(alarm, self.host.alarms.ahead_us(self.cache.shard))
 
     # Durability
 

@@ -12,11 +12,11 @@ from runtime.errors import BadRequest, Moved
 from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
 from runtime.protocol import Origin, Request
 from shard.activation import Activation
-from shard.alarm_clock import Ring
 from shard.cache import ObjectCache
 from shard.cold_reads import ColdStarts
 from shard.outbound import Caller
 from shard.refusals import refused_object, unknown_method
+from shard.ring import Ring
 from shard.table import Kept
 
 if TYPE_CHECKING:

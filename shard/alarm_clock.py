@@ -4,66 +4,57 @@ Guarantee: an alarm that stands in an index is in memory here (with its shard, o
 reads it in time; nothing forgets it before its removal is durable. An object's alarm is on its way at most once, so its handler
 never runs twice at a time. While nothing is due, nothing runs.
 
-An alarm is delivered as a call that comes from nowhere: it activates the object, waits at the input gate, and its outcome passes
-the output gate, so that `Ring.answer` means that the removal of the alarm (or its retry) is durable.
-
 A run is counted durably before it starts: its mark stands in the shard until the run has ended, however it ended. So a process
 knows which runs died with the one before. From the second death on a handler pauses, longer each time, and runs alone, so
 that those which only died with it are no longer blamed; after a few deaths its alarm is abandoned. A stop that was asked for
 takes all marks back.
-
-What counts as a failed run: everything for which the object's code is to blame while the handler runs: what it raises, `abort`,
-a critical section that fails or takes too long. What does not count is tried again until it gets through: a write that could
-not be made durable, a full queue, an object that cannot be started, so that the handler has not run at all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import collections
+import datetime
 import heapq
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from runtime.exceptions import line_of, text_of
+import msgspec
+
 from runtime.limits import ALARM_ALONE_S, ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
-from runtime.protocol import ERROR, OK, Request
+from runtime.protocol import OK
 from shard.alarms import (
+    AHEAD,
     BEGUN_KEY,
     RETRY_JITTER,
-    Abandoned,
+    STEADY_INDEX_KEY,
+    STEADY_KEY,
     Alarm,
     Due,
     IndexStore,
     ShardAlarms,
-    abandoned_alarm,
-    abandoned_now,
-    abandoned_row,
+    alarm_for,
     begun_row,
     deaths_of,
-    info_of,
     object_name,
     pause_after_us,
     pending_alarm,
-    retried,
+    stored_ahead_us,
 )
 from shard.cache import ObjectCache
 from shard.given_up import GivenUp
-from shard.object import ALARM, DurableObject
-from shard.outbound import InternalOrigin
-from shard.raised import let_go
 from shard.record import ObjectWrites
-from shard.task import CURRENT, NEUTRAL
+from shard.ring import Ring
+from shard.steady import SteadyTime
+from shard.task import NEUTRAL
 
 if TYPE_CHECKING:
     from shard.activation import Activation
     from shard.host import Host
 
-TRY_AGAIN_US = 2_000_000
-"""How long after the first attempt that did not count the next one follows; twice as long after each further one."""
-TRY_AGAIN_DOUBLINGS = 5
 RINGS_PER_TURN = 100
 RINGS_MAX = 10_000
 """Alarms on their way at a time; the others wait in the index."""
@@ -74,153 +65,27 @@ SUSPECTS_NAMED = 3
 log = logging.getLogger("tidegate.alarms")
 
 
-class Failure(Exception):
-    """Stands for a run that ended with its instance, so that only the next instance can record it."""
-
-
-class Ring(InternalOrigin):
-    """One alarm on its way: the call that nobody made, its method, and where its outcome goes."""
-
-    __slots__ = (
-        "_abandoned",
-        "_activation",
-        "_failure",
-        "_has_run",
-        "_instead",
-        "attempts",
-        "clock",
-        "deaths",
-        "due",
-        "has_ended",
-        "marked",
-        "overtaken",
-        "shard",
-    )
-
-    name = ALARM
-    empty_ok = True
-
-    def __init__(self, clock: AlarmClock, shard: int, due: Due) -> None:
-        super().__init__()
-        self.clock = clock
-        self.shard = shard
-        self.due = due
-        self.attempts = 0
-        """How often it did not get through, through no fault of the object."""
-        self.overtaken = False
-        """Another ring for the object came meanwhile and was dropped."""
-        self.deaths = 0
-        """Processes that have died while the handler ran, one after another."""
-        self.has_ended = False
-        """The handler has come to its end, or never will run."""
-        self.marked = False
-        """The run has begun: if this process dies it is one more."""
-        self._activation: Activation | None = None
-        self._has_run = False
-        """The handler, in this activation."""
-        self._failure: Failure | None = None
-        """A run that ended with its instance and has not been counted."""
-        self._abandoned: Abandoned | None = None
-        self._instead = False
-        """It has taken the place of an earlier one."""
-
-    async def function(self, instance: DurableObject) -> None:
-        """The gate has let it in."""
-        activation = self._activation = CURRENT.get()
-        await self._run(instance, activation, activation.cache)
-        activation.cache.confirm_alarm()  # The outcome waits for what was found here, whoever wrote it.
-
-    async def _run(self, instance: DurableObject, activation: Activation, cache: ObjectCache) -> None:
-        """Runs the handler of the object's alarm, if it is still due, and removes, retries or abandons the alarm."""
-        alarm = cache.alarm
-        if alarm is None or alarm.due_us > self.clock.now_us():
-            return  # It has been moved or deleted.
-        self._has_run = True
-        cache.ringing = alarm
-        try:
-            if self._failure is not None:
-                raise self._failure
-            self.clock.rung += 1
-            await activation.object_class.alarm(instance, info_of(alarm))  # type: ignore[misc]  # no class rings without
-        except BaseException as exc:
-            if activation.broken is not None:
-                raise
-            activation.host.log.failed(activation.id, "the alarm handler failed", exc)
-            if cache.alarm is alarm:
-                self._count_failure(cache, alarm, exc)
-            let_go(exc)
-        else:
-            if cache.alarm is alarm:
-                cache.set_alarm(None)
-        finally:
-            cache.ringing = None
-        self.clock.run_ended(self)
-
-    def _count_failure(self, cache: ObjectCache, alarm: Alarm, error: BaseException) -> None:
-        now_us = self.clock.now_us()
-        later = retried(alarm, now_us, self.clock.random.random())
-        if later is None:
-            self._abandon(cache, alarm, text_of(error) if isinstance(error, Failure) else line_of(error))
-        cache.set_alarm(later)
-
-    def _abandon(self, cache: ObjectCache, alarm: Alarm, error: str) -> None:
-        clock = self.clock
-        self._abandoned = abandoned_now(cache.class_name, cache.name, alarm, error, clock.now_us(), self.deaths)
-        cache.abandoned = abandoned_row(cache.key, self._abandoned)
-        self._instead = abandoned_alarm(cache.store, cache.key) is not None
-
-    def abandon_dead(self, activation: Activation) -> None:
-        """The handler has killed too many. The object's alarm is removed, and nothing of it runs."""
-        cache = activation.cache
-        alarm = cache.alarm
-        if alarm is not None and alarm.due_us <= self.clock.now_us():
-            self._abandon(cache, alarm, f"its process died {self.deaths} times while the handler ran")
-            cache.set_alarm(None)
-        self.clock.run_ended(self)
-
-    def deliver(self, host: Host) -> None:
-        self._activation, self._has_run, self._abandoned, self.overtaken = None, False, None, False
-        host.deliver(Request(0, self.due.class_name, self.due.name, ALARM), self)
-
-    def answer(self, status: int, result: Any) -> None:
-        due, clock = self.due, self.clock
-        if status != ERROR:
-            if self._abandoned is not None:
-                clock.given_up.add(self._abandoned, instead=self._instead)
-            clock.ended(self)
-            return
-        reason = result.get("message", "")
-        if self._has_run and self._activation is not None and self._activation.at_fault:
-            self._failure = Failure(reason)
-            clock.ended(self, again_in_us=0)
-            return
-        log.warning("the alarm of %s/%s did not get through and is tried again: %s", due.class_name, due.name, reason)
-        self.try_again()
-
-    def try_again(self) -> None:
-        clock = self.clock
-        delay_us = TRY_AGAIN_US << min(self.attempts, TRY_AGAIN_DOUBLINGS)
-        self.attempts += 1
-        clock.ended(self, again_in_us=int(delay_us * (1 + RETRY_JITTER * clock.random.random())))
-
-
 class AlarmClock:
     """The alarms of a worker. Nothing rings before `start`."""
 
     def __init__(self, host: Host, stores: Mapping[int, IndexStore], random: Random) -> None:
         self.random = random
-        self.now_us = host.wall_us
+        self.wall_us = host.wall_us
+        self.steady = SteadyTime(host.wall_us, host.monotonic_us)
+        for shard, store in stores.items():
+            self.steady.begin(shard, stored_ahead_us(store))
         self.rung = 0
         """Runs of handlers."""
         self.given_up = GivenUp(host, stores)
         self._host = host
         self._stores = stores
-        self._shards: dict[int, ShardAlarms] = {}
+        self._shards: dict[tuple[int, bool], ShardAlarms] = {}
+        """By shard, and whether they are due by steady time."""
         self._committing: list[tuple[int, Due]] = []
         self._ringing: dict[bytes, Ring] = {}
         """By object: the alarms on their way."""
         self._again: list[tuple[int, int, Ring]] = []
-        """When to try again, a number, and what did not get through. A heap."""
+        """When to try again by the monotonic clock, a number, and what did not get through. A heap."""
         self._numbers = 0
         self._deaths: dict[bytes, int] = {}
         """By object: processes that have died while its handler ran."""
@@ -240,11 +105,15 @@ class AlarmClock:
         """Classes with alarms that the app does not have."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due_us: int | None = None
+        """By the monotonic clock."""
         self._stopped = True
 
     def start(self) -> None:
         """Reads what is due next; overdue alarms ring at once."""
-        self._shards = {shard: ShardAlarms(store, self._set_timer) for shard, store in self._stores.items()}
+        for shard, store in self._stores.items():
+            self._shards[shard, False] = ShardAlarms(store, self._set_timer)
+            set_at = partial(self._was_set_at, shard)
+            self._shards[shard, True] = ShardAlarms(store, self._set_timer, STEADY_INDEX_KEY, set_at)
         self.given_up.load()
         self._find_deaths()
         self._stopped = False
@@ -277,20 +146,64 @@ class AlarmClock:
             self._host.commits.own_wanted = True
             self._host.touch()
 
+    # Clocks
+
+    def alarm_at(self, activation: Activation, when: datetime.datetime | datetime.timedelta | float) -> Alarm:
+        """Raises ValueError or TypeError for what is no time, and TypeError when the class has no handler."""
+        if activation.object_class.alarm is None:
+            cls = activation.object_class.name
+            raise TypeError(f"{cls} has no alarm handler; write `async def alarm(self, info: AlarmInfo)` to set alarms")
+        self._look_at_clocks()
+        return alarm_for(when, self.wall_us(), self.steady.now_us(activation.cache.shard))
+
+    def ahead_us(self, shard: int) -> int:
+        """How far the shard's steady time is ahead of the wall clock."""
+        return self.steady.ahead_us[shard]
+
+    def is_due(self, shard: int, alarm: Alarm) -> bool:
+        return alarm.due_us <= self._now_us(shard, alarm.is_steady)
+
+    def _now_us(self, shard: int, steady: bool) -> int:
+        return self.steady.now_us(shard) if steady else self.wall_us()
+
+    def _look_at_clocks(self) -> None:
+        for shard in self.steady.was_set():
+            self._write_ahead(shard)
+
+    def _was_set_at(self, shard: int, steady_us: int) -> None:
+        """Alarms of the shard were set as late as that: the wall clock was set back while no process was there."""
+        if self.steady.at_least(shard, steady_us):
+            self._write_ahead(shard)
+
+    def _write_ahead(self, shard: int) -> None:
+        raw = msgspec.msgpack.encode(self.steady.ahead_us[shard])
+        self._host.commits.write_own(shard, STEADY_KEY, AHEAD, raw, wanted=True)
+        self._host.touch()
+
     @property
     def next_due_us(self) -> int | None:
         """Unix time of the next ring, if any is to come."""
-        due = [due_us for shard in self._shards.values() if (due_us := shard.next_due_us()) is not None]
+        wait_us = self._next_wait_us()
+        return None if wait_us is None else self.wall_us() + wait_us
+
+    def _next_wait_us(self) -> int | None:
+        """How long until the next ring."""
+        waits_us = [
+            due_us - self._now_us(shard, steady)
+            for (shard, steady), alarms in self._shards.items()
+            if (due_us := alarms.next_due_us()) is not None
+        ]
         if self._again:
-            due.append(self._again[0][0])
-        return min(due, default=None)
+            waits_us.append(self._again[0][0] - self._host.monotonic_us())
+        return min(waits_us, default=None)
 
     # Commits
 
     def cut_alarm(self, cache: ObjectCache) -> list[ObjectWrites]:
         """An object's alarm has changed, and is part of the commit being cut: what else that changes."""
         if cache.alarm is not None:
-            self._committing.append((cache.shard, Due(cache.alarm.due_us, cache.key, cache.class_name, cache.name)))
+            due = Due(cache.alarm.due_us, cache.key, cache.class_name, cache.name, cache.alarm.set_us)
+            self._committing.append((cache.shard, due))
         return cache.take_index_writes()
 
     def cut_marks(self) -> None:
@@ -306,8 +219,11 @@ class AlarmClock:
             noted, self._committing = self._committing, []
             if not self._stopped:
                 for shard, due in noted:
-                    self._shards[shard].note(due)
+                    self._note(shard, due)
                 self._set_timer()
+
+    def _note(self, shard: int, due: Due) -> None:
+        self._shards[shard, due.set_us is not None].note(due)
 
     def commit_failed(self) -> None:
         self._committing = []
@@ -320,13 +236,16 @@ class AlarmClock:
     def _set_timer(self) -> None:
         if self._stopped or self._room <= 0:
             return
-        due_us = self.next_due_us
-        if due_us is None or (self._timer_due_us is not None and self._timer_due_us <= due_us):
+        wait_us = self._next_wait_us()
+        if wait_us is None:
+            return
+        due_us = self._host.monotonic_us() + wait_us
+        if self._timer_due_us is not None and self._timer_due_us <= due_us:
             return
         if self._timer is not None:
             self._timer.cancel()
         self._timer_due_us = due_us
-        wait_ms = -((self.now_us() - due_us) // 1_000)  # Rounded up: a timer that ends early would be set again.
+        wait_ms = -(-wait_us // 1_000)  # Rounded up: a timer that ends early would be set again.
         self._timer = self._host.loop.call_later(min(TIMER_MS_MAX, max(0, wait_ms)) / 1_000, self._ring, context=NEUTRAL)
 
     @property
@@ -337,7 +256,8 @@ class AlarmClock:
         self._timer = self._timer_due_us = None
         if self._stopped:
             return
-        for ring in list(self._take_due(self.now_us(), min(RINGS_PER_TURN, self._room))):
+        self._look_at_clocks()
+        for ring in list(self._take_due(min(RINGS_PER_TURN, self._room))):
             due = ring.due
             if due.object_key in self._ringing:
                 self._ringing[due.object_key].overtaken = True
@@ -427,16 +347,21 @@ class AlarmClock:
         host.activator.give_back(kept, activation)
         host.touch()
 
-    def _take_due(self, now_us: int, most: int) -> Iterator[Ring]:
+    def _take_due(self, most: int) -> Iterator[Ring]:
+        now_us = self._host.monotonic_us()
         while most > 0 and self._again and self._again[0][0] <= now_us:
             most -= 1
             yield heapq.heappop(self._again)[2]
-        late = [(due_us, shard) for shard, alarms in self._shards.items() if (due_us := alarms.next_due_us()) is not None]
-        for _, shard in sorted(late):
-            taken = self._shards[shard].take_due(now_us, most)
+        late = [
+            (due_us - self._now_us(*which), which)
+            for which, alarms in self._shards.items()
+            if (due_us := alarms.next_due_us()) is not None
+        ]
+        for _, which in sorted(late):
+            taken = self._shards[which].take_due(self._now_us(*which), most)
             most -= len(taken)
             for due in taken:
-                yield Ring(self, shard, due)
+                yield Ring(self, which[0], due)
 
     def _has_handler(self, class_name: str) -> bool:
         """Alarms of classes that the app no longer has stay in the index, for a start with an app that has them."""
@@ -462,10 +387,10 @@ class AlarmClock:
             return
         alarm = pending_alarm(self._stores[ring.shard], due.object_key)
         if alarm is not None:
-            moved = alarm.due_us != due.due_us  # Then its commit has noted it.
+            moved = (alarm.due_us, alarm.set_us) != (due.due_us, due.set_us)  # Then its commit has noted it.
             if again_in_us is not None and not moved:
                 self._numbers += 1
-                heapq.heappush(self._again, (self.now_us() + again_in_us, self._numbers, ring))
+                heapq.heappush(self._again, (self._host.monotonic_us() + again_in_us, self._numbers, ring))
             elif ring.overtaken or not moved:
-                self._shards[ring.shard].note(due._replace(due_us=alarm.due_us))
+                self._note(ring.shard, due._replace(due_us=alarm.due_us, set_us=alarm.set_us))
         self._set_timer()

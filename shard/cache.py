@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from runtime.errors import CallError
 from runtime.limits import OBJECT_DIRTY_BYTES_MAX
-from shard.alarms import ABANDONED_KEY, INDEX_KEY, Alarm, Header, decode_header, encode_header, index_writes
+from shard.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
 from shard.cold_reads import Done, Reader
 from shard.commit import GroupCommit
 from shard.memtable import UNKNOWN, Unknown
@@ -102,7 +102,7 @@ class ObjectCache:
         "dirty",
         "dirty_bytes",
         "has_header",
-        "indexed_us",
+        "indexed",
         "key",
         "name",
         "owner",
@@ -137,8 +137,8 @@ class ObjectCache:
         self.has_header = header is not None
         """Written with the object's first write."""
         self.alarm: Alarm | None = None if header is None else decode_header(header).alarm
-        self.indexed_us = None if self.alarm is None else self.alarm.due_us
-        """When the alarm is due according to the alarm index."""
+        self.indexed = self.alarm
+        """The alarm according to the alarm index."""
         self.alarm_changed = False
         """In no commit yet."""
         self.ringing: Alarm | None = None
@@ -314,7 +314,7 @@ class ObjectCache:
         self.complete = True
         self.has_header = False
         self.alarm = None
-        self.alarm_changed |= self.indexed_us is not None
+        self.alarm_changed |= self.indexed is not None
         self.cleared = True
         self._register(0, confirmed)
 
@@ -404,11 +404,10 @@ class ObjectCache:
 
     def take_index_writes(self) -> list[ObjectWrites]:
         """What the commit has to change beside the object itself: the alarm index, the list of abandoned alarms."""
-        due_us = None if self.alarm is None else self.alarm.due_us
-        moved = index_writes(self.key, self.indexed_us, due_us, self.class_name, self.name)
-        self.indexed_us = due_us
+        moved = index_changes(self.key, self.indexed, self.alarm, self.class_name, self.name)
+        self.indexed = self.alarm
         self.alarm_changed = False
-        writes = [ObjectWrites(INDEX_KEY, False, moved)]
+        writes = [ObjectWrites(index_key, False, rows) for index_key, rows in moved.items()]
         if self.abandoned is not None:
             key, row = self.abandoned
             self.abandoned = None

@@ -126,7 +126,7 @@ class GivenUp:
             raise Unavailable(f"{cls}/{name} is being read or reset; ask again")
         if activation.cache.alarm is not None:
             raise BadRequest(f"{cls}/{name} has set another alarm since; drop the abandoned one")
-        activation.cache.set_alarm(set_again(abandoned, host.wall_us()))
+        activation.cache.set_alarm(set_again(abandoned, host.alarms.steady.now_us(shard)))
         activation.cache.abandoned = key.hex(), None
         host.activator.give_back(kept, activation)
         return activation

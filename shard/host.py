@@ -37,7 +37,7 @@ from runtime.limits import (
 from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from shard.activation import Activation, QueuedCall
 from shard.activator import Activator
-from shard.alarm_clock import AlarmClock, Ring
+from shard.alarm_clock import AlarmClock
 from shard.cache import Store
 from shard.chain import Chain
 from shard.chained_calls import ChainedCalls
@@ -54,6 +54,7 @@ from shard.raised import let_go
 from shard.record import ObjectWrites, ShardCommit
 from shard.refusals import traceback_of, unknown_class, unknown_method
 from shard.resets import Resets
+from shard.ring import Ring
 from shard.settings import HostSettings, HostStatistics
 from shard.table import ActivationTable
 from shard.task import NEUTRAL, ObjectTask, _enter_task, _leave_task
@@ -81,13 +82,14 @@ class Host:
         send: Callable[[Request, LocalOrigin], None],
         apply: Callable[[list[ShardCommit]], None],
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+        monotonic_us: Callable[[], int] | None = None,
         random: Random | None = None,
         system: Callable[[Request, Origin], None],
     ) -> None:
         """`reply` sends a reply to a caller outside; `touch` asks for an end of turn soon (a commit may be due, replies may
         have to be flushed); `send` carries a call to an object of another worker; `apply` makes a durable commit visible in
-        the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms; `random` gives their
-        retries jitter."""
+        the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms, and `monotonic_us` tells when
+        that was set; `random` gives their retries jitter."""
         self.loop = loop
         self.call_soon = cast("Any", loop).call_soon_directly
         self.commits = GroupCommit()
@@ -104,6 +106,7 @@ class Host:
         self._apply = apply
         self._system = system
         self.wall_us = wall_us
+        self.monotonic_us = monotonic_us or (lambda: round(loop.time() * 1e6))
         self.resets = Resets(self)
         self.web = Web()
         self.random = random or SystemRandom()

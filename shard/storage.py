@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 
 from runtime.errors import ObjectReset
 from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
-from shard.alarms import Alarm, to_datetime, to_unix_us
+from shard.alarms import Alarm
 from shard.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
 from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 from shard.cold_reads import Done
@@ -31,9 +31,11 @@ SCALAR_BYTES_SURE = 16
 class Host(Protocol):
     """What storage needs of the activation it belongs to."""
 
-    def alarm_now_us(self) -> int:
-        """Raises TypeError when the class has no alarm handler."""
+    def alarm_at(self, when: datetime.datetime | datetime.timedelta | float) -> Alarm:
+        """Raises ValueError or TypeError for what is no time, and TypeError when the class has no alarm handler."""
         ...
+
+    def alarm_shown(self, alarm: Alarm) -> datetime.datetime: ...
 
     def wait_durable(self) -> Awaitable[None]: ...
 
@@ -293,24 +295,24 @@ class Storage:
     # Alarm
 
     def get_alarm(self) -> Ready[datetime.datetime | None]:
-        """When the alarm will ring, in UTC, or None. While its handler runs: None, unless a new one was set."""
+        """When the alarm will ring, in UTC, or None; while a retry is pending, the time that was set. While its handler runs:
+        None, unless a new one was set."""
         layer = self._layer
         while layer is not None:
             if not isinstance(layer.alarm, Sentinel):
-                return Ready(None if layer.alarm is None else to_datetime(layer.alarm.due_us))
+                return Ready(None if layer.alarm is None else self._host.alarm_shown(layer.alarm))
             layer = layer.below
         alarm = self._cache.alarm
-        return Ready(None if alarm is None or alarm is self._cache.ringing else to_datetime(alarm.due_us))
+        return Ready(None if alarm is None or alarm is self._cache.ringing else self._host.alarm_shown(alarm))
 
     def set_alarm(
         self, when: datetime.datetime | datetime.timedelta | float, *, allow_unconfirmed: bool = False
     ) -> Awaitable[None]:
-        """Sets the object's one alarm: at a time (aware datetime or Unix seconds) or after a timedelta; a past time means now.
+        """Sets the object's one alarm: at a time (aware datetime or Unix seconds) or after a timedelta, which passes as it is
+        also when the wall clock is set meanwhile; a past time means now.
         Replaces an earlier one. Commits with the writes made around it. Raises TypeError or ValueError for what is no time, and
         TypeError when the class has no `alarm` handler."""
-        now_us = self._host.alarm_now_us()
-        asked_us = to_unix_us(when, now_us)
-        (self._layer or self._cache).set_alarm(Alarm(asked_us, max(asked_us, now_us)), confirmed=not allow_unconfirmed)
+        (self._layer or self._cache).set_alarm(self._host.alarm_at(when), confirmed=not allow_unconfirmed)
         return DONE
 
     def delete_alarm(self, *, allow_unconfirmed: bool = False) -> Awaitable[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -72,6 +73,7 @@ class Worker:
             send=self._peers.send,
             apply=self._apply,
             system=self._answer_system,
+            monotonic_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,  # A suspended machine ages, too.
         )
         self._collector = Collector()
         self._committer = Committer(loop, self._host, self.store, self._on_broken)

@@ -28,7 +28,8 @@ SERVING = {
 CORE = {
     "shard": {
         "ahead", "alarms", "cache", "chain", "class_rules", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness",
-        "memory_state", "memtable", "methods", "ready", "record", "refusals", "settings", "storage", "store", "values",
+        "memory_state", "memtable", "methods", "ready", "record", "refusals", "settings", "steady", "storage",
+        "store", "values",
     },
     "router": {"machine", "system"},
     "runtime": {
@@ -45,8 +46,8 @@ CORE_MUST_NOT_IMPORT = {
 }  # fmt: skip
 
 ON_THE_LOOP = {
-    "activation", "activator", "alarm_clock", "chained_calls", "critical_section", "host", "object", "outbound", "resets",
-    "table", "task", "waiting",
+    "activation", "activator", "alarm_clock", "chained_calls", "critical_section", "given_up", "host", "object", "outbound",
+    "resets", "ring", "table", "task", "waiting",
 }  # fmt: skip
 """They run coroutines and timers of whatever loop they are given, and know nothing else of the world."""
 LOOP_MUST_NOT_IMPORT = CORE_MUST_NOT_IMPORT - {"asyncio", "logging", "random", "time"}

@@ -13,7 +13,7 @@ import msgspec
 
 from runtime.ids import object_key
 from shard.activation import Activation
-from shard.alarms import INDEX_KEY, AlarmInfo, index_row_key, pending_alarm
+from shard.alarms import INDEX_KEY, STEADY_INDEX_KEY, Alarm, AlarmInfo, index_row_key, pending_alarm
 from shard.object import DurableObject
 from tests.shard import world
 from tests.shard.world import Call, World
@@ -155,25 +155,33 @@ class AlarmWorld(World):
 
     def durable_alarm_s(self, name: str = "a", cls: str = "Bell") -> float | None:
         alarm = pending_alarm(self.stores[self.table.shard_of(cls, name)], object_key(cls, name))
-        return None if alarm is None else round(alarm.due_us / 1e6 - EPOCH_S, 6)
+        return None if alarm is None else self._seconds(self.table.shard_of(cls, name), alarm.due_us, alarm.is_steady)
+
+    def _seconds(self, shard: int, due_us: int, steady: bool) -> float:
+        """By the wall clock as it is set now."""
+        ahead_us = self.host.alarms.ahead_us(shard) if steady else 0
+        return round((due_us - ahead_us) / 1e6 - EPOCH_S, 6)
 
     def index_rows(self) -> dict[str, list[float]]:
         """By object name: the rows that are in the indexes."""
         found: dict[str, list[float]] = {}
         for store in self.stores.values():
-            for key, raw in store.scan(INDEX_KEY):
-                name = msgspec.msgpack.decode(raw)[1]
-                found.setdefault(name, []).append(round(int(key[:16], 16) / 1e6 - EPOCH_S, 6))
+            for index_key in (INDEX_KEY, STEADY_INDEX_KEY):
+                for key, raw in store.scan(index_key):
+                    name = msgspec.msgpack.decode(raw)[1]
+                    due_s = self._seconds(store.shard, int(key[:16], 16), index_key == STEADY_INDEX_KEY)
+                    found.setdefault(name, []).append(due_s)
         return found
 
     def check(self) -> None:
         super().check()
         for store in self.stores.values():
-            rows = {key for key, _ in store.scan(INDEX_KEY)}
-            for key in rows:
-                alarm = pending_alarm(store, bytes.fromhex(key[16:]))
-                assert alarm is not None, "a row of the index without its alarm"
-                assert key == index_row_key(alarm.due_us, bytes.fromhex(key[16:]))
+            for index_key in (INDEX_KEY, STEADY_INDEX_KEY):
+                for key, _ in store.scan(index_key):
+                    alarm: Alarm | None = pending_alarm(store, bytes.fromhex(key[16:]))
+                    assert alarm is not None, "a row of the index without its alarm"
+                    assert key == index_row_key(alarm.due_us, bytes.fromhex(key[16:]))
+                    assert alarm.is_steady == (index_key == STEADY_INDEX_KEY)
 
 
 def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

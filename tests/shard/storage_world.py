@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from runtime.errors import ObjectReset
 from runtime.ids import object_key
+from shard.alarms import Alarm, alarm_for, shown_for
 from shard.cache import Budget, ObjectCache
 from shard.commit import GroupCommit
 from shard.memory_state import MemoryState
@@ -32,8 +34,11 @@ class OpenSection:
 class AlwaysOpen:
     """What storage needs of an activation, where nothing ever has to wait."""
 
-    def alarm_now_us(self) -> int:
-        return 1_000_000
+    def alarm_at(self, when: datetime.datetime | datetime.timedelta | float) -> Alarm:
+        return alarm_for(when, 1_000_000, 1_000_000)
+
+    def alarm_shown(self, alarm: Alarm) -> datetime.datetime:
+        return shown_for(alarm, 0)
 
     def wait_durable(self) -> Awaitable[None]:
         return DONE

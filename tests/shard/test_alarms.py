@@ -46,8 +46,9 @@ HOUR = datetime.timedelta(hours=1)
         (-HOUR, NOW_US - 3_600_000_000),
         (1_700_000_000, 1_700_000_000_000_000),
         (1_700_000_000.25, 1_700_000_000_250_000),
-        (0, 0),
-        (-1.5, -1_500_000),
+        (1_000_000_000, 10**15),
+        (253_402_300_799, 253_402_300_799_000_000),
+        (datetime.datetime(1970, 1, 1, tzinfo=UTC), 0),
     ],
 )
 def test_a_time_is_a_datetime_a_timedelta_or_unix_seconds(when: Any, unix_us: int) -> None:
@@ -56,7 +57,7 @@ def test_a_time_is_a_datetime_a_timedelta_or_unix_seconds(when: Any, unix_us: in
 
 @pytest.mark.parametrize("when", ["2030-01-01", None, True, False, b"1", 1j, datetime.date(2030, 1, 1), [1], {}])
 def test_what_is_no_time_is_a_type_error(when: Any) -> None:
-    with pytest.raises(TypeError, match="a datetime, a timedelta or Unix seconds"):
+    with pytest.raises(TypeError, match=f"a datetime, a timedelta or Unix seconds, not {type(when).__name__}"):
         to_unix_us(when, NOW_US)
 
 
@@ -80,6 +81,31 @@ def test_a_time_that_no_datetime_can_tell_is_refused(when: Any) -> None:
         to_unix_us(when, NOW_US)
 
 
+@pytest.mark.parametrize(
+    ("number", "says"),
+    [
+        (6, "6, which as Unix seconds is long past, before September 2001"),
+        (0, "0, which as Unix seconds is long past"),
+        (-1.5, "-1.5, which as Unix seconds is long past"),
+        (999_999_999, "long past"),
+        (253_402_300_800, "beyond the year 9999"),
+        (1_700_000_000_000, "1700000000000, which as Unix seconds is far beyond the year 9999; milliseconds have to be divided"),
+        (1.7e15, "beyond the year 9999"),
+        (10**400, "such a large number, which as Unix seconds is beyond the year 9999"),
+        (-(10**400), "such a large number, which as Unix seconds is long past"),
+        (float("nan"), "nan, which is no time"),
+        (float("inf"), "inf, which is no time"),
+        (float("-inf"), "-inf, which is no time"),
+    ],
+)
+def test_a_number_that_cannot_be_meant_as_unix_time_is_refused_with_the_three_ways_to_write_it(number: Any, says: str) -> None:
+    with pytest.raises(ValueError) as refused:
+        to_unix_us(number, NOW_US)
+    assert says in str(refused.value)
+    for way in ("datetime.timedelta(seconds=…)", "a datetime with a time zone", "time.time()"):
+        assert way in str(refused.value)
+
+
 def test_the_handler_is_told_the_time_that_was_asked_for_to_the_microsecond() -> None:
     when = datetime.datetime(2031, 5, 6, 7, 8, 9, 123_456, UTC)
     assert info_of(Alarm(to_unix_us(when, NOW_US), NOW_US + 10**9, 3)) == alarms.AlarmInfo(when, 3)
@@ -94,7 +120,7 @@ def test_retries_come_after_2_4_8_to_64_seconds_and_up_to_a_quarter_more_and_the
         alarm = retried(alarm, NOW_US, jitter)
         assert alarm is not None
         delays.append((alarm.due_us - NOW_US) / 1e6)
-        assert alarm.scheduled_us == 5
+        assert (alarm.scheduled_us, alarm.set_us, alarm.relative) == (5, NOW_US, False)
     assert delays == [2 * 2**n * (1 + jitter / 4) for n in range(6)]
     assert alarm is not None
     assert alarm.retry_count == 6

@@ -100,7 +100,7 @@ async def test_a_class_without_a_handler_cannot_set_alarms_and_its_other_writes_
     assert world.durable(Silent, "a") == {"written": 1}
 
 
-@pytest.mark.parametrize("at_s", [-1, -10**9, 0])
+@pytest.mark.parametrize("at_s", [-1, -6 * 10**8, 0])
 @in_virtual_time
 async def test_a_past_time_means_now(at_s: float) -> None:
     world = AlarmWorld()

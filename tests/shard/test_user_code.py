@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import inspect
 import logging
 import sys
@@ -196,7 +197,7 @@ class Odd(DurableObject):
         raise Odd._make()
 
     async def ring(self) -> None:
-        await self.storage.set_alarm(0)
+        await self.storage.set_alarm(datetime.timedelta(0))
 
     async def fine(self) -> int:
         value = await self.storage.get("n", 0)

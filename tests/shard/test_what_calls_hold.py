@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 import gc
 import weakref
 from collections.abc import Iterator
@@ -253,7 +254,7 @@ async def test_what_a_start_held_that_failed_is_free(where: str, monkeypatch: py
 async def test_what_an_alarm_handler_held_that_failed_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     class Bell(Thing):
         async def ring(self) -> None:
-            await self.storage.set_alarm(0)
+            await self.storage.set_alarm(datetime.timedelta(0))
 
     world = World(Bell)
     world.host.alarms.start()
