@@ -412,6 +412,13 @@ async def test_where_code_waits_for_something_else_its_line_is_named(kind: str) 
     await world.ask_all([call, behind])
 
 
+async def until_named(world: World) -> Any:
+    """In real time: those that read and write much have no virtual time."""
+    while not (rows := world.host.statistics().waiting_objects):
+        await asyncio.sleep(0.005)
+    return rows[0]
+
+
 async def test_an_object_that_waits_for_the_disk_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shard.gate_watch.LOOK_S", 0.01)
     world = ColdWorld()
@@ -428,8 +435,7 @@ async def test_an_object_that_waits_for_the_disk_is_named_too(monkeypatch: pytes
     reading = world.act("one", read)
     await world.settle()
     behind = world.act("one", ping)
-    await asyncio.sleep(0.05)
-    (row,) = world.host.statistics().waiting_objects
+    row = await until_named(world)
     assert (row.object, row.waiting, row.closed_by) == ("Actor/one", 1, "a read from disk")
     world.reader.release()
     assert await reading.reply == 1
@@ -449,8 +455,7 @@ async def test_an_object_that_waits_for_what_is_not_durable_is_named_too(monkeyp
             await actor.storage.put(f"{number}", b"x" * (MIB - 100))
 
     writing = act(world, "a", write)
-    await asyncio.sleep(0.05)
-    (row,) = world.host.statistics().waiting_objects
+    row = await until_named(world)
     assert (row.object, row.closed_by) == ("Actor/a", "writes that are not durable yet")
     world.auto = True
     world.commit()
