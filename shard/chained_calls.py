@@ -163,6 +163,7 @@ class ChainedCalls:
             seen.add(each)
             if isinstance(each, ObjectTask):
                 todo.append((each._fut_waiter, via))
+                todo += [(task, via) for task in _group_awaited_by(each)]
             elif (call := self._open.get(each)) is not None:
                 yield call, via
                 if isinstance(call.place, ObjectTask):
@@ -170,3 +171,15 @@ class ChainedCalls:
                     todo.append((call.place, via if owner is None else (*via, str(owner.id))))
             else:
                 todo += [(child, via) for child in getattr(each, "_children", ())]  # What `gather` waits for.
+
+
+def _group_awaited_by(task: ObjectTask) -> list[Any]:
+    """The tasks of a task group for whose end the task waits: the future of that does not tell."""
+    coro: Any = task.get_coro()
+    while (awaited := getattr(coro, "cr_await", None)) is not None and hasattr(awaited, "cr_frame"):
+        coro = awaited
+    frame = getattr(coro, "cr_frame", None)
+    if frame is None or frame.f_globals.get("__name__") != asyncio.taskgroups.__name__:
+        return []
+    group = frame.f_locals.get("self")
+    return list(getattr(group, "_tasks", ()))

@@ -81,9 +81,19 @@ WAYS: dict[str, Callable[[Actor, Any], Any]] = {
     "a sub-task": lambda actor, coro: asyncio.create_task(coro),
     "spawned": lambda actor, coro: actor.spawn(coro),
     "a sub-task of a sub-task": lambda actor, coro: asyncio.create_task(asyncio.wait_for(coro, 5)),
+    "a group": lambda actor, coro: in_a_group(coro),
     "a callback": lambda actor, coro: in_a_callback(coro),
     "shielded": lambda actor, coro: asyncio.shield(coro),
 }
+
+
+async def in_a_group(coro: Any) -> Any:
+    try:
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(coro)
+    except ExceptionGroup as exc:
+        raise exc.exceptions[0] from exc
+    return task.result()
 
 
 async def in_a_callback(coro: Any) -> Any:
@@ -412,7 +422,7 @@ async def test_a_chain_that_is_made_up_names_no_section_and_does_no_harm(kind: s
 
 
 @pytest.mark.parametrize("kinds", ["ss", "tt", "st", "sst", "ttt", "sss", "sssssss"])
-@pytest.mark.parametrize("way", ["awaited", "gathered", "a sub-task", "spawned"])
+@pytest.mark.parametrize("way", ["awaited", "gathered", "a sub-task", "spawned", "a group"])
 @in_virtual_time
 async def test_objects_whose_sections_and_transactions_call_each_other_do_not_wait_for_ever(kinds: str, way: str) -> None:
     world = World(Actor)
