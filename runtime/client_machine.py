@@ -183,7 +183,7 @@ class ClientMachine:
             return
         try:
             replies = decode_replies(body)
-        except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        except Exception:
             replies = self._parse(body)
         take, from_router, moving = link.calls.pop, link is self._router, self._moving
         for reply in replies:

@@ -154,7 +154,7 @@ def error_from_raw(raw: Any) -> CallError:
     """The error in a reply whose status is not 0."""
     try:
         return from_wire(_decode_error(raw))
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+    except Exception as exc:
         return Internal(f"an error came back that cannot be read: {exc}")
 
 

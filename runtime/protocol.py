@@ -14,7 +14,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from runtime.errors import BadRequest, CallError, Internal, TooLarge
+from runtime.errors import BadRequest, CallError, Internal, MethodRaised, TooLarge
 from runtime.limits import (
     CHAIN_ENTRIES_MAX,
     CHAIN_LABEL_CHARACTERS_MAX,
@@ -25,6 +25,7 @@ from runtime.limits import (
     IDEMPOTENCY_KEY_BYTES_MAX,
     MESSAGE_BYTES_MAX,
 )
+from runtime.pieces import json_id, json_pieces, packed_id, packed_pieces
 
 NO_RAW = msgspec.Raw(b"\xc0")
 """Nil: what `args` and `options` are when left out, so that a request can be encoded again as it is (an empty Raw would
@@ -140,13 +141,9 @@ class Message:
 
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
-_decode_raws = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_decode_any = msgspec.msgpack.Decoder().decode
 _decode_options = msgspec.msgpack.Decoder(Options | None).decode
 _json_decode_request = msgspec.json.Decoder(JsonRequest).decode
 _json_decode_requests = cast("Callable[[bytes], list[Request]]", msgspec.json.Decoder(list[JsonRequest]).decode)
-_json_decode_raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
-_json_decode_any = msgspec.json.Decoder().decode
 _decode_raw_map = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode
 _json_decode_raw_map = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _json_decode_options = msgspec.json.Decoder(Options | None).decode
@@ -156,6 +153,8 @@ encode_json = msgspec.json.Encoder().encode
 
 _JSON_FIRST = frozenset(b"[{")
 _JSON_SPACE = b" \t\r\n"
+_JSON_MARK = b"\xef\xbb\xbf"
+"""The byte order mark of UTF-8. Neither it nor white space begins a MessagePack array."""
 
 
 def is_json(body: bytes) -> bool:
@@ -188,13 +187,19 @@ def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None) -> 
     if not body:
         raise Malformed("empty body")
     json = body[0] in _JSON_FIRST
-    batch = _is_json_batch(body) if json else _is_batch(body)
+    try:
+        batch = _is_json_batch(body) if json else _is_batch(body)
+    except Malformed:
+        text = body.removeprefix(_JSON_MARK).lstrip(_JSON_SPACE)
+        if not is_json(text):
+            raise
+        return parse_body(client, text, envelope)
     try:
         if batch:
             requests = (_json_decode_requests if json else _decode_requests)(body)
         else:
             requests = [(_json_decode_request if json else _decode_request)(body)]
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+    except Exception:  # Decoders raise more than they say: ValueError for a time beyond the year 9999.
         return _parse_piecewise(client, body, envelope, json=json, batch=batch)
     origin = Origin(client, envelope=envelope, json=json, single=not batch, requests=len(requests))
     return Message(origin, requests, [], body)
@@ -202,18 +207,15 @@ def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None) -> 
 
 def _parse_piecewise(client: bytes, body: bytes, envelope: Envelope | None, *, json: bool, batch: bool) -> Message:
     """The slow path for bodies of which some part is wrong: every request is judged alone."""
-    try:
-        raws = (_json_decode_raws if json else _decode_raws)(body) if batch else [msgspec.Raw(body)]
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
-        raise Malformed(str(exc)) from None
+    pieces = ((json_pieces if json else packed_pieces)(body)) if batch else (body,)
     decode_request = _json_decode_request if json else _decode_request
     requests: list[Request] = []
     refused: list[tuple[int | str, CallError]] = []
-    for raw in raws:
+    for piece in pieces:
         try:
-            requests.append(decode_request(raw))
-        except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
-            request_id = _request_id(raw, json=json)
+            requests.append(decode_request(piece))
+        except Exception as exc:
+            request_id = (json_id if json else packed_id)(piece)
             if request_id is not None:
                 shape = "a request is [id, class, name, method, args, options]"
                 refused.append((request_id, BadRequest(f"{exc}; {shape}")))
@@ -222,18 +224,6 @@ def _parse_piecewise(client: bytes, body: bytes, envelope: Envelope | None, *, j
     replies = len(requests) + len(refused)
     origin = Origin(client, envelope=envelope, json=json, single=not batch, requests=replies)
     return Message(origin, requests, refused, body)
-
-
-def _request_id(raw: msgspec.Raw, *, json: bool) -> int | str | None:
-    try:
-        value = (_json_decode_any if json else _decode_any)(raw)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-    if isinstance(value, dict):
-        value = [value.get("id")]
-    if isinstance(value, list) and value and isinstance(value[0], int | str) and not isinstance(value[0], bool):
-        return value[0]
-    return None
 
 
 def parse_message(frames: Sequence[bytes], bytes_max: int = MESSAGE_BYTES_MAX) -> tuple[list[Message], int]:
@@ -292,7 +282,7 @@ def parse_options(raw: msgspec.Raw, *, json: bool) -> Options:
         return NO_OPTIONS
     try:
         options = (_json_decode_options if json else _decode_options)(raw) or NO_OPTIONS
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+    except Exception as exc:
         raise BadRequest(f"options: {exc}") from None
     if options.key is not None and len(options.key.encode(errors="replace")) > IDEMPOTENCY_KEY_BYTES_MAX:
         raise BadRequest(f"options: key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
@@ -307,7 +297,8 @@ _json_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 def is_too_deep(raw: bytes | msgspec.Raw, *, json: bool) -> bool:
     """Whether arrays and maps are nested so deeply that this could be read here but perhaps not in a batch by another
-    process, where it would spoil the calls of others. Asks for a margin by reading it inside more arrays."""
+    process, where it would spoil the calls of others. Asks for a margin by reading it inside more arrays. True also for what
+    cannot be read at all: the body of requests of which some were refused."""
     if len(raw) < _NESTING_SAFE_BYTES:  # Each level takes a byte.
         return False
     try:
@@ -315,7 +306,7 @@ def is_too_deep(raw: bytes | msgspec.Raw, *, json: bool) -> bool:
             _json_decode_raw(b"[" * _NESTING_MARGIN + raw + b"]" * _NESTING_MARGIN)
         else:
             _decode_raw(b"\x91" * _NESTING_MARGIN + raw)
-    except RecursionError:
+    except Exception:
         return True
     return False
 
@@ -333,6 +324,13 @@ def encode_replies(rows: Sequence[tuple[Any, int, Any]], *, json: bool, single: 
     return encoder(rows[0] if single else rows)
 
 
+def cannot_be_sent(problem: Exception) -> MethodRaised:
+    """The error for a result that MessagePack or JSON cannot carry, an integer above 64 bits or half a surrogate pair: as if its
+    method had raised it."""
+    kind = {"type": "TypeError", "module": "builtins", "qualname": "TypeError"}
+    return MethodRaised(f"the result cannot be sent: {problem}", details=kind)
+
+
 def encode_bodies(rows: Sequence[tuple[Any, int, Any]], *, json: bool, single: bool) -> list[bytes]:
     """The same in as many bodies as the limit on messages asks for. A result that cannot be encoded, or is too large alone,
     becomes an error: every call is answered. `single` asks for exactly one row."""
@@ -341,8 +339,8 @@ def encode_bodies(rows: Sequence[tuple[Any, int, Any]], *, json: bool, single: b
         if len(body) <= MESSAGE_BYTES_MAX:
             return [body]
         error: CallError = TooLarge(f"the reply has {len(body)} bytes", outcome="executed")
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError, RecursionError) as exc:
-        error = Internal(f"the result cannot be encoded: {exc}", outcome="executed")
+    except Exception as exc:
+        error = cannot_be_sent(exc) if rows[0][1] == OK else Internal(f"the error cannot be encoded: {exc}")
     if len(rows) == 1:
         return [encode_replies([(rows[0][0], ERROR, error.to_wire())], json=json, single=single)]
     half = len(rows) // 2
@@ -372,5 +370,7 @@ def parse_replies(body: bytes) -> list[Reply]:
         if not body:
             raise Malformed("empty body")
         return decode_replies(body) if _is_batch(body) else [_decode_reply(body)]
-    except (msgspec.MsgspecError, UnicodeError, RecursionError) as exc:
+    except Malformed:
+        raise
+    except Exception as exc:
         raise Malformed(str(exc)) from None

@@ -101,7 +101,9 @@ class Method:
             if keywords:
                 return self._bind((), codec.decode(raw, type=dict[str, msgspec.Raw]), codec)
             return self._bind(tuple(codec.decode(raw, type=list[msgspec.Raw])), {}, codec)
-        except _DECODE_ERRORS as exc:
+        except BadArguments:
+            raise
+        except Exception as exc:
             raise BadArguments(f"{self.name}: the arguments are neither an array nor a map: {exc}") from None
 
     def _bind(

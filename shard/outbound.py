@@ -21,7 +21,7 @@ from runtime.errors import BadRequest, CallError, Internal, ObjectReset
 from runtime.exceptions import text_of
 from runtime.ids import check_object_id
 from runtime.pending import CoroutineFuture
-from runtime.protocol import ERROR, Origin, Request, encode
+from runtime.protocol import ERROR, Origin, Request, cannot_be_sent, encode
 from runtime.stub import MethodShape, bind_call
 from shard.chain import Chain
 
@@ -78,6 +78,10 @@ class LocalOrigin(InternalOrigin):
             return
         try:
             raw = result if isinstance(result, msgspec.Raw) else encode(result)
+        except Exception as exc:
+            future.set_exception(exception_for_caller(cannot_be_sent(exc)))
+            return
+        try:
             if status == ERROR:
                 future.set_exception(exception_for_caller(error_from_raw(raw)))
             else:

@@ -20,8 +20,8 @@ MAY_IMPORT = {
 
 SERVING = {
     "addresses", "annotations", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "handshakes",
-    "ids", "inflight", "limits", "models", "outbox", "output", "pending", "port", "protocol", "slots", "stub", "unawaited",
-    "witness",
+    "ids", "inflight", "limits", "models", "outbox", "output", "pending", "pieces", "port", "protocol", "slots", "stub",
+    "unawaited", "witness",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 
@@ -34,7 +34,7 @@ CORE = {
     "router": {"machine", "system"},
     "runtime": {
         "annotations", "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "handshakes", "ids",
-        "inflight", "limits", "models", "outbox", "placement", "protocol", "restart", "slots", "stub", "supervision",
+        "inflight", "limits", "models", "outbox", "pieces", "placement", "protocol", "restart", "slots", "stub", "supervision",
         "suspicion", "unawaited",
     },
 }  # fmt: skip

@@ -15,7 +15,7 @@ from router.machine import RouterMachine
 from runtime.control import Topology
 from runtime.ids import slot_of
 from runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
-from runtime.protocol import ALARM_CALLS, OK, Malformed, Message, Origin, Reply, parse_body
+from runtime.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
 from runtime.slots import SlotTable
 
 OWNERS = (0, 1, 0, 1)
@@ -330,20 +330,19 @@ def test_arguments_nested_too_deeply_are_refused_and_the_rest_of_the_batch_is_no
     net = Net("a", "b")
     codec: Any = msgspec.json if json else msgspec.msgpack
 
-    def message(depth: int) -> Message | None:
+    def message(depth: int) -> Message:
         deep = b"[" * depth + b"]" * depth if json else b"\x91" * depth + b"\xc0"
-        try:
-            return parse_body(b"client", codec.encode([[1, "C", NAME, "m", msgspec.Raw(deep)], [2, "C", NAME, "m"]]))
-        except Malformed:
-            return None
+        return parse_body(b"client", codec.encode([[1, "C", NAME, "m", msgspec.Raw(deep)], [2, "C", NAME, "m"]]))
 
     # Deep enough to be dangerous, not so deep that it cannot be read here. How deep that is, the version of Python says.
-    unreadable = bisect.bisect_left(range(100_000), True, key=lambda depth: message(depth) is None)
+    unreadable = bisect.bisect_left(range(100_000), True, key=lambda depth: bool(message(depth).refused))
     readable = message(unreadable - 10)
-    assert readable is not None
+    assert not readable.refused
     net.machine.handle(readable, 0.0)
     assert net.error() == (1, "bad_request", "not_executed")
     assert len(net.send()[0]) == 1
+    net.machine.handle(message(unreadable + 10), 0.0)  # The one that was refused before.
+    assert len(net.send()[0]) == 2
 
 
 def test_system_calls_are_answered_at_once() -> None:

@@ -80,6 +80,8 @@ def test_what_messagepack_cannot_carry_is_a_bad_argument_before_anything_is_sent
 def test_an_error_that_cannot_be_read_is_internal() -> None:
     assert isinstance(error_from_raw(msgspec.Raw(b"\xc0")), Internal)
     assert isinstance(error_from_raw(encode({"code": 7})), Internal)
+    year_10000 = b"\xc7\x0c\xff" + bytes(4) + (253_402_300_800).to_bytes(8)
+    assert isinstance(error_from_raw(msgspec.Raw(b"\x81\xa1a" + year_10000)), Internal)
     assert isinstance(error_from_raw(encode({"code": "overloaded"})), Overloaded)
 
 

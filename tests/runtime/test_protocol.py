@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import time
 from typing import Any
 
 import msgspec
@@ -115,9 +117,105 @@ def test_one_byte_alone_is_malformed(byte: int) -> None:
 
 
 def test_bodies_nested_without_end_are_malformed() -> None:
-    for body in (b"[" * 100_000, b"\x91" * 100_000, b'[1,"C","n","m",' + b"[" * 50_000 + b"]" * 50_001):
+    for body in (b"[" * 100_000, b"\x91" * 100_000):
         with pytest.raises(Malformed):
             parse_body(b"client", body)
+
+
+def answered(message: Message) -> dict[int | str, str]:
+    """By id: the code of its error, or that it can be run."""
+    codes = {request_id: error.code for request_id, error in message.refused}
+    return codes | {request.id: "run" for request in message.requests}
+
+
+SPACES = [b" ", b"\n\t\r ", b" " * 1_000, b"\xef\xbb\xbf", b"\xef\xbb\xbf\r\n"]
+
+
+@pytest.mark.parametrize("space", SPACES, ids=repr)
+@pytest.mark.parametrize("body", [b'[1,"C","n","m"]', b'[[1,"C","n","m"],[2,"C","n","m"]]'], ids=["single", "batch"])
+def test_json_may_begin_with_white_space_and_a_byte_order_mark(body: bytes, space: bytes) -> None:
+    message = parse_body(b"client", space + body)
+    assert answered(message) == answered(parse_body(b"client", body))
+    assert message.origin.json
+
+
+FAR_TIME = b"\xc7\x0c\xff" + bytes(4) + (253_402_300_800).to_bytes(8)  # The first second of the year 10,000.
+BROKEN_JSON = {
+    "NaN": b"[NaN]", "infinity": b"-Infinity", "nested": b"[" * 5_000 + b"]" * 5_000, "number": b"[01]", "long": b"9" * 5_000,
+    "text": b'["\xff"]', "control": b'["\n"]', "escape": b'["\\x"]', "comma": b"[1,]", "comment": b"[] // yes", "quote": b"['a']",
+    "surrogate": b'["\\ud800"]',
+}  # fmt: skip
+BROKEN_PACKED = {
+    "never used": b"\x91\xc1", "nested": b"\x91" * 5_000 + b"\xc0", "text": b"\x91\xa1\xff", "far time": b"\x91" + FAR_TIME,
+    "extension": b"\x91\xc7\x01\x05\x00", "key": b"\x81\x90\x01",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("args", BROKEN_JSON)
+def test_whatever_is_wrong_in_a_json_request_is_its_own_and_its_neighbours_run(args: str) -> None:
+    broken = b'[7, "C", "n", "m", ' + BROKEN_JSON[args] + b', {"deadline_ms": "no"}]'
+    assert list(answered(parse_body(b"client", broken))) == [7]
+    message = parse_body(b"client", b'[[1,"C","n]","m"], ' + broken + b',["two","C","n\\"[","m",[{}]]]')
+    assert answered(message) == {1: "run", "two": "run"} | answered(parse_body(b"client", broken))
+
+
+@pytest.mark.parametrize("args", BROKEN_PACKED)
+@pytest.mark.parametrize("place", ["args", "name", "beyond"])
+def test_whatever_is_wrong_in_a_messagepack_request_is_its_own_and_its_neighbours_run(args: str, place: str) -> None:
+    wrong = BROKEN_PACKED[args]
+    method = [b"\xa1n", b"\xa1m"]
+    rest = {"args": [*method, wrong], "name": [wrong, b"\xa1m"], "beyond": [*method, b"\xc0", b"\xc0", wrong]}
+    broken = bytes([0x92 + len(rest[place])]) + b"\x07\xa1C" + b"".join(rest[place])
+    alone = answered(parse_body(b"client", broken))
+    assert list(alone) == [7]
+    first = encode([1, "C", "n", "m", [b"x" * 300, {"a": [1.5, None, -1, 2**63, "x" * 40]}]])
+    last = encode(["two", "C", "n", "m"])
+    assert answered(parse_body(b"client", b"\x93" + first + broken + last)) == {1: "run", "two": "run"} | alone
+    assert answered(parse_body(b"client", b"\xdc\x00\x03" + first + broken + last)) == {1: "run", "two": "run"} | alone
+
+
+@CODECS
+def test_a_batch_that_is_cut_is_answered_as_far_as_ids_can_be_read(json: bool) -> None:
+    rows = [[number, "C", "n", "m", ["é]", {"a": [number]}]] for number in range(1, 4)]
+    body, one = packed(rows, json=json), packed(rows[0], json=json)
+    for length in range(len(one) * 2 + 2, len(body) - json):
+        found = answered(parse_body(b"client", body[:length]))
+        assert (found.pop(1), found.pop(2), found) in [("run", "run", {}), ("run", "run", {3: "bad_request"})], length
+    assert found == {3: "bad_request"}
+
+
+bytes_with_brackets = st.binary(max_size=30) | st.lists(st.sampled_from(list(b'[]{}",:\\1 \xc1\x91\xdd')), max_size=30).map(bytes)
+
+
+@given(st.integers(-(2**63), 2**64 - 1) | st.text(max_size=5), bytes_with_brackets)
+def test_every_single_request_whose_id_can_be_read_is_answered_whatever_follows(request_id: int | str, rest: bytes) -> None:
+    for body in (b"[" + encode_json(request_id) + b"," + rest, b"\x96" + encode(request_id) + rest):
+        messages, malformed = parse_message([b"client", b"", body])
+        assert (len(messages), malformed) == (1, 0)
+        assert list(answered(messages[0])) == [request_id]
+        check_is_answerable(messages[0])
+
+
+@given(st.lists(st.sampled_from([*BROKEN_JSON.values(), b"[]", b"null", b'{"a":"]"}']), max_size=6))
+def test_in_a_json_batch_every_request_is_judged_alone(args: list[bytes]) -> None:
+    rows = [b'[%d,"C","n","m",%s]' % (number, arg) for number, arg in enumerate(args)]
+    body = b"[[-1],%s]" % b", ".join([*rows, b'["last","C","n","m"]'])
+    expected = {-1: "bad_request", "last": "run"}
+    for row in rows:
+        expected |= answered(parse_body(b"client", row))
+    assert answered(parse_body(b"client", body)) == expected
+
+
+@CODECS
+def test_a_broken_body_of_the_greatest_size_takes_no_longer_than_many_good_requests(json: bool) -> None:
+    row = encode_json([1, "C", "n", "m"]) + b"," if json else encode([1, "C", "n", "m"])
+    bodies = [(b"[" if json else b"\xdd\x7f\xff\xff\xff") + row * 20_000]
+    bodies.append(b"[[" + b"[]" * 200_000 if json else b"\xdd\x7f\xff\xff\xff" + b"\x91" * 400_000)
+    for body in bodies:
+        started = time.process_time()
+        with contextlib.suppress(Malformed):
+            parse_body(b"client", body)
+        assert time.process_time() - started < 2
 
 
 # Messages
@@ -235,6 +333,7 @@ def bodies() -> st.SearchStrategy[bytes]:
 @example([b"\x94\x01\xa1\xff\xa1n\xa1m"])
 @example([b"\xdd\xff\xff\xff\xff\x91"])
 @example([b"[" + b" " * 70])
+@example([b"\x95\x01\xa1C\xa1n\xa1m\x91\xc7\x0c\xff" + bytes(7) + b"\x45\xd9\x64\xb8\x00"])
 def test_whatever_a_stranger_sends_is_taken_apart_or_counted(frames: list[bytes]) -> None:
     messages, malformed = parse_message([b"client", *frames])
     body_count = len(frames) - (frames[:-1].index(b"") + 1 if b"" in frames[:-1] else 0)
@@ -254,7 +353,8 @@ def check_is_answerable(message: Message) -> None:
             parse_options(request.options, json=json)
         except BadRequest:
             pass
-    assert len(read(packed(message.requests, json=json), json=json)) == len(message.requests)
+    if message.requests:
+        assert len(parse_body(b"client", packed(message.requests, json=json)).requests) == len(message.requests)
     replies = [(request.id, OK, request.args) for request in message.requests]
     replies += [(request_id, 1, error.to_wire()) for request_id, error in message.refused]
     (body,) = encode_bodies(replies, json=json, single=False)
@@ -347,7 +447,17 @@ def test_a_result_that_cannot_be_encoded_becomes_an_error_and_the_others_stay(js
     replies = [reply for body in encode_bodies(rows, json=json, single=False) for reply in parse_replies(body)]
     assert [(reply.id, reply.status) for reply in replies] == [(1, 0), (2, 1), (3, 0)]
     error = read(replies[1].result, json=json)
-    assert (error["code"], error["outcome"]) == ("internal", "executed")
+    assert (error["code"], error["outcome"], error["type"]) == ("exception", "executed", "TypeError")
+    assert "cannot be sent" in error["message"]
+
+
+@pytest.mark.parametrize(("value", "json"), [(2**64, False), (-(2**63) - 1, False), ("\ud800", False), ("\ud800", True)])
+def test_a_result_that_no_message_can_carry_is_the_fault_of_its_method(value: Any, json: bool) -> None:
+    (body,) = encode_bodies([(1, OK, value)], json=json, single=True)
+    (reply,) = parse_replies(body)
+    error = read(reply.result, json=json)
+    assert (error["code"], error["outcome"], error["type"]) == ("exception", "executed", "TypeError")
+    assert "the result cannot be sent" in error["message"]
 
 
 def test_replies_too_large_together_are_split_and_one_too_large_alone_becomes_an_error() -> None:

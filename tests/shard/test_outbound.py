@@ -45,6 +45,9 @@ class Account(DurableObject):
     async def log(self, number: int) -> None:
         LOG.append(number)
 
+    async def too_much(self) -> object:
+        return 2**64
+
     async def abort_now(self) -> None:
         self.abort("gone")
 
@@ -117,6 +120,13 @@ class Teller(DurableObject):
             return type(exc).__name__
         return "nothing"
 
+    async def ask_too_much(self) -> str:
+        try:
+            await self.stub(Account, "a").too_much()
+        except TypeError as exc:
+            return f"{exc} / {type(exc.__cause__).__name__}"
+        return "nothing"
+
     async def bounce(self, path: list[str]) -> list[str]:
         """Goes from teller to teller and back."""
         if not path:
@@ -178,6 +188,13 @@ async def test_a_stub_made_from_a_class_returns_the_annotated_type_and_one_from_
     world = World(Account, Teller)
     assert await world.ask(Teller, "t", "typed", "a") == "Money(amount=2)"
     assert await world.ask(Teller, "t", "untyped", "a") == {"amount": 2}
+
+
+async def test_a_result_that_cannot_be_sent_is_the_fault_of_the_method_between_objects_too() -> None:
+    world = World(Account, Teller)
+    told = await world.ask(Teller, "t", "ask_too_much")
+    assert "the result cannot be sent" in told
+    assert told.endswith(" / MethodRaised")
 
 
 async def test_an_exception_of_the_other_object_is_raised_as_itself_and_the_stub_stays_usable() -> None:
