@@ -58,6 +58,7 @@ class RouterServer:
         self._machine = RouterMachine(first_topology(spec), self._endpoint.reply, statistics=self.statistics)
         self._backends: dict[int, Backend] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._drain_ends: float | None = None
         self._drain_quiet_by = 0.0
         self._drain_messages = -1
@@ -107,17 +108,16 @@ class RouterServer:
         if deadline is None:
             return
         deadline = min(deadline, self._loop.time() + _TIMER_S_MAX)
-        if self._timer is not None and self._timer.when() <= deadline:
-            return
         if self._timer is not None:
+            if self._timer_at <= deadline:
+                return
             self._timer.cancel()
+        self._timer_at = deadline
         self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _on_timer(self) -> None:
-        assert self._timer is not None
-        now = max(self._loop.time(), self._timer.when())  # Timers may fire a little early.
         self._timer = None
-        self._machine.handle_timer(now)
+        self._machine.handle_timer(max(self._loop.time(), self._timer_at))  # Timers may fire a little early.
         self._set_timer()
         self._end_turn()
 

@@ -79,6 +79,7 @@ class Deadlines:
         """A heap. Those that have been answered leave it when they are due, or when they are most of it."""
         self._numbers = itertools.count().__next__
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
         self.unanswered = 0
 
     def watch(self, request: Request, origin: Origin) -> Origin:
@@ -105,16 +106,15 @@ class Deadlines:
     def _set_timer(self) -> None:
         due_s = self._due[0][0]
         if self._timer is not None:
-            if self._timer.when() <= due_s:
+            if self._timer_at_s <= due_s:
                 return
             self._timer.cancel()
-        wait_until_s = min(due_s, self._loop.time() + TIMER_S_MAX)
-        self._timer = self._loop.call_at(wait_until_s, self._on_timer, context=NEUTRAL)
+        self._timer_at_s = min(due_s, self._loop.time() + TIMER_S_MAX)
+        self._timer = self._loop.call_at(self._timer_at_s, self._on_timer, context=NEUTRAL)
 
     def _on_timer(self) -> None:
-        assert self._timer is not None
-        due, now_s = self._due, max(self._loop.time(), self._timer.when())  # Timers may fire a little early.
         self._timer = None
+        due, now_s = self._due, max(self._loop.time(), self._timer_at_s)  # Timers may fire a little early.
         while due and (due[0][2].over or due[0][0] <= now_s):
             _, _, timed = heapq.heappop(due)
             timed.expire()

@@ -41,6 +41,7 @@ class Peers:
         self._tokens = itertools.count(1).__next__
         self._connections = itertools.count(1).__next__
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
         self._flushing = False
 
     @property
@@ -117,16 +118,18 @@ class Peers:
 
     def _set_timer(self) -> None:
         deadlines = [deadline for worker in self._workers if (deadline := worker.next_deadline()) is not None]
-        if not deadlines or (self._timer is not None and self._timer.when() <= min(deadlines)):
+        if not deadlines:
             return
         if self._timer is not None:
+            if self._timer_at <= min(deadlines):
+                return
             self._timer.cancel()
-        self._timer = self._loop.call_at(min(deadlines), self._on_timer, context=NEUTRAL)
+        self._timer_at = min(deadlines)
+        self._timer = self._loop.call_at(self._timer_at, self._on_timer, context=NEUTRAL)
 
     def _on_timer(self) -> None:
-        assert self._timer is not None
-        now = max(self._loop.time(), self._timer.when())  # Timers may fire a little early.
         self._timer = None
+        now = max(self._loop.time(), self._timer_at)  # Timers may fire a little early.
         for worker in self._workers:
             for (origin, _, _), _ in worker.take_expired(now):
                 _fail(origin, Unavailable(f"worker {worker.worker} {'is down' if worker.is_down else 'is still being started'}"))
