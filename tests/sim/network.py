@@ -159,6 +159,12 @@ class SimSocket:
             self._peer = peer
             peer._clients[self.identity] = self
 
+    def monitor(self, address: str, events: int) -> None:
+        """Everybody who connects here has completed the greeting: there is nothing to tell."""
+
+    def disable_monitor(self) -> None:
+        pass
+
     def fileno(self) -> int:
         return self.fd
 
