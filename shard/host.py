@@ -305,7 +305,7 @@ class Host:
                 self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
                 return
         commits = self.commits
-        if type(result) in SCALARS and origin.__class__ is Origin and activation.broken is None:
+        if result.__class__ in SCALARS and origin.__class__ is Origin and activation.broken is None:
             confirm_seq = activation.cache.confirm_seq  # What `Outcomes.finish` would do in the end, for the commonest cases.
             if confirm_seq == commits.open_seq:
                 commits.held.append((activation, origin, request.id, OK, result))

@@ -34,7 +34,7 @@ class Outcomes:
         if activation.broken is not None:
             self._host.answer_error(origin, request_id, activation.broken)
             return
-        if type(value) not in SCALARS:
+        if value.__class__ not in SCALARS:
             try:
                 raw = encode_value_json(value) if origin.json else encode_value(value)
             except BaseException as exc:  # The result's own code may run.
