@@ -133,7 +133,7 @@ class Client:
         if self._context is None:
             raise RuntimeError("the client has not been entered: use it inside `async with connect(…) as client:`")
         machine, slot, decode = self._machine, self._machine.slot_of(class_name, name), result_decoder(result_type)
-        new_future, now, thread = self._new_future, self._time, self._thread
+        call, new_future, now, thread = machine.call, self._new_future, self._time, self._thread
 
         def send(*args: Any, **kwargs: Any) -> CoroutineFuture[Any]:
             if args and kwargs and shape is not None:
@@ -144,7 +144,7 @@ class Client:
                     class_name, name, method, raw, result_type, timeout
                 )
             future = new_future()
-            machine.call(future, slot, class_name, name, method, raw, decode, timeout, now())
+            call(future, slot, class_name, name, method, raw, decode, timeout, now())
             if not self._flushing:
                 self._flushing = True
                 self._call_soon(self._flush)

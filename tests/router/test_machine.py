@@ -335,7 +335,7 @@ def test_arguments_nested_too_deeply_are_refused_and_the_rest_of_the_batch_is_no
         return parse_body(b"client", codec.encode([[1, "C", NAME, "m", msgspec.Raw(deep)], [2, "C", NAME, "m"]]))
 
     # Deep enough to be dangerous, not so deep that it cannot be read here. How deep that is, the version of Python says.
-    unreadable = bisect.bisect_left(range(100_000), True, key=lambda depth: bool(message(depth).refused))
+    unreadable = bisect.bisect_left(range(2_000_000), True, key=lambda depth: bool(message(depth).refused))
     readable = message(unreadable - 10)
     assert not readable.refused
     net.machine.handle(readable, 0.0)
