@@ -213,7 +213,7 @@ class WatchedHost(Host):
             send=watched_send,
             wall_us=lambda: int((EPOCH_S + loop.time()) * 1e6),
             random=seconds,
-            **kwargs,
+            **{**kwargs, "monotonic_us": lambda: round(loop.time() * 1e6)},
         )
         process.host = self
 
