@@ -62,7 +62,7 @@ class ObjectLog:
             if len(self._known) >= LOGGED_KINDS_MAX:
                 del self._known[next(iter(self._known))]
             self._known[kind] = None
-            line = f"{line}\n{traceback_of(error)}"
+            line = f"{line}\n{traceback_of(error).rstrip()}"
         self.say(level, "%s", line)
 
     def _close_windows(self) -> None:

@@ -9,10 +9,10 @@ costs. The first start of another one is noticed before it runs; from then on ev
 
 from __future__ import annotations
 
-import functools
 import threading
 from _thread import get_ident
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 from shard.object import DurableObject
@@ -67,18 +67,26 @@ def _look_from_now_on() -> None:
         threading.Thread.start = _start  # type: ignore[method-assign]  # as it was
     for cls, (prefix, names) in _OPERATIONS.items():
         for name in names:
-            setattr(cls, name, _looking(vars(cls)[name], prefix + name))
+            _make_look(vars(cls)[name], prefix + name)
 
 
-def _looking(operation: Callable[..., Any], title: str) -> Callable[..., Any]:
-    @functools.wraps(operation)
-    def look(self: Any, *args: Any, **options: Any) -> Any:
+def _make_look(function: Any, title: str) -> None:
+    """The function itself is changed: a bound method of it may be on its way into the thread: `to_thread(storage.put, …)`."""
+    operation: Any = FunctionType(function.__code__, function.__globals__, function.__name__, function.__defaults__)
+    operation.__kwdefaults__ = function.__kwdefaults__
+
+    def look(*args: Any, **options: Any) -> Any:
         if get_ident() != _Objects.thread:
             raise RuntimeError(
                 f"{title} was called in the thread {threading.current_thread().name!r}, but an object belongs to the thread of "
                 "its event loop: give values to the thread, take its result (`result = await asyncio.to_thread(work, value)`) "
                 "and use storage in the method; or loop.call_soon_threadsafe(self.storage.put, key, value)"
             )
-        return operation(self, *args, **options)
+        return operation(*args, **options)
 
-    return look
+    function.__code__, function.__defaults__, function.__kwdefaults__ = _looking.__code__, None, {"look": look}
+    function.__wrapped__ = operation
+
+
+def _looking(*args: Any, look: Callable[..., Any], **options: Any) -> Any:
+    return look(*args, **options)

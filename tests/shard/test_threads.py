@@ -112,12 +112,12 @@ def test_threads_that_an_app_starts_when_it_is_loaded_count() -> None:
     program = """
 import threading
 from shard.storage import Storage
-before, over = Storage.get, threading.Event()
+before, over = Storage.get.__code__, threading.Event()
 threading.Thread(target=over.wait, name="scheduler").start()
 from shard.loop import new_worker_loop
 new_worker_loop()
 over.set()
-assert Storage.get is not before
+assert Storage.get.__code__ is not before
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
@@ -129,12 +129,12 @@ from concurrent.futures import ThreadPoolExecutor
 from shard.loop import new_worker_loop
 from shard.storage import Storage
 new_worker_loop()
-before = Storage.get
+before, bound = Storage.get.__code__, Storage.get
 own = threading.Thread(target=lambda: None, name="tidegate-commit")
 own.start(), own.join()
 ThreadPoolExecutor(1, "tidegate-segments").submit(int).result()
-assert Storage.get is before
-ThreadPoolExecutor(1).submit(int).result()
-assert Storage.get is not before
+assert Storage.get.__code__ is before
+assert "belongs to the thread" in str(ThreadPoolExecutor(1).submit(bound, None, "k").exception())
+assert Storage.get.__code__ is not before
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
