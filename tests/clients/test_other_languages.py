@@ -1,10 +1,12 @@
-"""Any ZeroMQ client may call: raw sockets, Node, C. Each gets the same counter's next number."""
+"""Any ZeroMQ client may call: raw sockets, Node, C, Perl, PHP, Ruby, Java, plain TCP. Each gets a counter's next number."""
 
 from __future__ import annotations
 
 import json
 import shutil
 import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -71,6 +73,51 @@ def test_the_c_client_prints_the_next_number(service: RealService, tmp_path: Pat
     assert "bad_request" in refused.stderr
 
 
-@pytest.mark.parametrize("client", ["node/client.mjs", "c/client.c"])
-def test_an_example_client_is_short(client: str) -> None:
-    assert len((EXAMPLES / client).read_text().splitlines()) <= 25
+@dataclass(frozen=True)
+class Language:
+    program: str
+    client: str
+    options: tuple[str, ...] = ()
+    probe: tuple[str, ...] = ()
+    """Fails where the library is missing."""
+    package: str = ""
+
+    def command(self) -> list[str]:
+        """Skips where something is missing."""
+        found = shutil.which(self.program)
+        if found is None:
+            pytest.skip(f"{self.program} is not installed")
+        if self.probe and run(found, *self.probe).returncode != 0:
+            pytest.skip(f"{self.program} has no ZeroMQ library: apt-get install {self.package}")
+        return [found, *self.options, str(EXAMPLES / self.client)]
+
+
+JZMQ = "/usr/share/java/jzmq.jar"
+LANGUAGES = {
+    "perl": Language("perl", "perl/client.pl", probe=("-MZMQ::FFI", "-e", "1"), package="libzmq-ffi-perl"),
+    "php": Language("php", "php/client.php", probe=("-r", "new ZMQContext();"), package="php-zmq"),
+    "ruby": Language("ruby", "ruby/client.rb", probe=("-rffi-rzmq", "-e", "1"), package="ruby-ffi-rzmq"),
+    "java": Language(
+        "java", "java/Client.java", options=("-Djava.library.path=/usr/lib/jni:/usr/lib/x86_64-linux-gnu/jni", "-cp", JZMQ),
+        package="libzmq-java libzmq-jni openjdk-17-jdk-headless",
+    ),
+    "plain": Language(sys.executable, "plain/client.py"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_client_of_another_language_prints_the_next_number(service: RealService, language: str) -> None:
+    if language == "java" and not (Path(JZMQ).exists() and shutil.which("javac")):
+        pytest.skip(f"jzmq or javac is not installed: apt-get install {LANGUAGES[language].package}")
+    command = LANGUAGES[language].command()
+    for expected in ("0\n", "1\n"):
+        done = run(*command, service.endpoint, language)
+        assert (done.stdout, done.stderr, done.returncode) == (expected, "", 0)
+    refused = run(*command, service.endpoint, "")
+    assert refused.returncode != 0
+    assert "bad_request" in refused.stderr
+
+
+@pytest.mark.parametrize("client", sorted(path for path in EXAMPLES.glob("*/client.*")), ids=lambda path: path.parent.name)
+def test_an_example_client_is_short(client: Path) -> None:
+    assert len(client.read_text().splitlines()) <= (40 if client.parent.name == "plain" else 25)

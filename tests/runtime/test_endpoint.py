@@ -356,6 +356,25 @@ def test_an_identity_belongs_to_its_connection_while_that_is_open(server: Server
     assert not other.poll(50)
 
 
+def test_a_second_connection_of_a_routing_id_is_heard_when_it_connects_again_after_the_first_has_gone(server: Server) -> None:
+    """What docs/protocol.md tells clients with routing ids of their own."""
+    first = server.client(identity=b"same")
+    first.send(request(1))
+    assert answer(first)[0] == 1
+    second = server.client(identity=b"same")
+    second.send(request(2))
+    assert not second.poll(200)
+    first.close()
+    assert not second.poll(200), "mute, although the first has gone"
+    for number in range(3, 20):
+        second.disconnect(server.address)
+        second.connect(server.address)
+        second.send(request(number))
+        if second.poll(500):
+            break
+    assert answer(second)[0] == number
+
+
 def test_replies_to_a_client_that_has_gone_are_dropped_and_counted(server: Server) -> None:
     waiting: list[Message] = []
     server.handle = waiting.append

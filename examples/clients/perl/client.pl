@@ -1,0 +1,18 @@
+# Calls a durable counter and prints the number:  perl client.pl [ENDPOINT [NAME]]     (Debian: libzmq-ffi-perl)
+use strict;
+use warnings;
+use JSON::PP qw(decode_json encode_json);
+use ZMQ::FFI qw(ZMQ_RCVTIMEO ZMQ_REQ);
+
+my $endpoint = shift // "tcp://127.0.0.1:7711";
+my $name = shift // "alice";
+my $context = ZMQ::FFI->new;
+my $socket = $context->socket(ZMQ_REQ);
+$socket->set_linger(0);
+$socket->set(ZMQ_RCVTIMEO, 'int', 10_000);
+$socket->connect($endpoint);
+
+$socket->send(encode_json([1, "Counter", $name, "get_unique_number"]));
+my (undef, $status, $result) = @{decode_json($socket->recv)};
+die "$result->{code}: $result->{message} ($result->{outcome})\n" if $status;
+print "$result\n";

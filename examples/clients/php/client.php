@@ -1,0 +1,21 @@
+<?php
+// Calls a durable counter and prints the number:  php client.php [ENDPOINT [NAME]]     (Debian: php-cli php-zmq)
+$endpoint = $argv[1] ?? "tcp://127.0.0.1:7711";
+$name = $argv[2] ?? "alice";
+$socket = (new ZMQContext())->getSocket(ZMQ::SOCKET_REQ);
+$socket->setSockOpt(ZMQ::SOCKOPT_LINGER, 0);
+$socket->setSockOpt(ZMQ::SOCKOPT_RCVTIMEO, 10000);
+$socket->connect($endpoint);
+
+$socket->send(json_encode([1, "Counter", $name, "get_unique_number"]));
+$body = $socket->recv();
+if ($body === false) {
+    fwrite(STDERR, "$endpoint: no answer\n");
+    exit(1);
+}
+[, $status, $result] = json_decode($body, true);
+if ($status !== 0) {
+    fwrite(STDERR, "{$result["code"]}: {$result["message"]} ({$result["outcome"]})\n");
+    exit(1);
+}
+echo $result, "\n";

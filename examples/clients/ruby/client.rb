@@ -1,0 +1,16 @@
+# Calls a durable counter and prints the number:  ruby client.rb [ENDPOINT [NAME]]     (Debian: ruby-ffi-rzmq)
+require "ffi-rzmq"
+require "json"
+
+endpoint, name = ARGV[0] || "tcp://127.0.0.1:7711", ARGV[1] || "alice"
+socket = ZMQ::Context.new.socket(ZMQ::REQ)
+socket.setsockopt(ZMQ::LINGER, 0)
+socket.setsockopt(ZMQ::RCVTIMEO, 10_000)
+socket.connect(endpoint)
+
+socket.send_string([1, "Counter", name, "get_unique_number"].to_json)
+abort "#{endpoint}: no answer" if socket.recv_string(body = +"") < 0
+_, status, result = JSON.parse(body)
+abort "#{result["code"]}: #{result["message"]} (#{result["outcome"]})" unless status.zero?
+puts result
+socket.close
