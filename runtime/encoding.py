@@ -26,6 +26,8 @@ Decode = Callable[[Any], Any]
 
 TIMEOUT_S_TOLD_MAX = 1e9
 """A longer one is as good as none, and might not fit into the request."""
+ANSWER_S = 0.1
+"""What the answer of a service at a deadline may take to arrive."""
 
 
 def encode_foreign(value: Any) -> Any:
@@ -96,10 +98,12 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ms
 
 
 def deadline_options(timeout: float) -> msgspec.Raw | None:
-    """The options of a call that tell the service of its timeout. None: it has none worth telling."""
+    """The options of a call that tell the service of its timeout. None: it has none worth telling. It is told a little less:
+    its answer, that the call was not started, say, is to arrive before the client gives up and knows nothing."""
     if timeout > TIMEOUT_S_TOLD_MAX:
         return None
-    return msgspec.Raw(encode_value({"deadline_ms": max(0, math.ceil(timeout * 1_000))}))
+    told_s = timeout - min(ANSWER_S, timeout / 10)
+    return msgspec.Raw(encode_value({"deadline_ms": max(0, math.ceil(told_s * 1_000))}))
 
 
 def result_decoder(result_type: Any) -> Decode:

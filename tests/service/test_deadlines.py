@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import msgspec
 import pytest
 import zmq
 
+import tidegate
 from tests.service.service import COUNTER, Serve, exchange, wait_until
 
 SLUGGISH = str(Path(__file__).parent / "apps" / "sluggish.py")
@@ -73,3 +75,21 @@ def test_calls_that_come_while_a_slow_start_is_under_way_wait_for_it(serve: Serv
     assert numbers == [0] * 6
     service.wait_for_output("is ready on")
     service.kill_everything()  # A stop would take as long.
+
+
+def test_a_python_client_is_told_what_the_service_knows_of_a_call_that_took_too_long(serve: Serve) -> None:
+    """And not just that nothing came: a call that was never started may be made again."""
+    service = serve(1, app=SLUGGISH)
+    with tidegate.connect_sync(service.endpoint) as client:
+        holding = client.stub("Sluggish", "a", timeout=20)
+        with ThreadPoolExecutor(1) as pool:
+            held = pool.submit(holding.hold, 1.5)
+            wait_until(lambda: service.status()["processes"][2]["statistics"].get("tasks", 0) > 0, "the first call", 20)
+            with pytest.raises(tidegate.DeadlineExceeded) as caught:
+                client.stub("Sluggish", "a", timeout=0.5).add(1)
+            assert caught.value.outcome == "not_executed"
+            with pytest.raises(tidegate.DeadlineExceeded) as caught:
+                client.stub("Sluggish", "b", timeout=0.5).wait(3.0)
+            assert caught.value.outcome == "unknown"
+            held.result()
+        assert client.stub("Sluggish", "a").add(0) == 0

@@ -16,6 +16,10 @@ class Sluggish(DurableObject):
         time.sleep(seconds)  # noqa: ASYNC251  # on purpose
         return "late"
 
+    async def hold(self, seconds: float) -> None:
+        async with self.block_concurrency():
+            await asyncio.sleep(seconds)
+
     async def add(self, number: int) -> int:
         total: int = await self.storage.get("total", 0) + number
         await self.storage.put("total", total)
