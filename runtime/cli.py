@@ -105,6 +105,7 @@ _EPILOG = """examples:
 
 _SERVE_EPILOG = """examples:
   tidegate serve counter.py
+  tidegate serve shop.py:Cart,Order
   tidegate serve shop.objects:Cart,Order --workers 4 --data /var/lib/shop
   tidegate serve shop.objects --listen tcp://127.0.0.1:9000 --routers 2
   tidegate serve --config /etc/tidegate/tidegate.toml
