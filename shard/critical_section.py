@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
+from runtime.exceptions import line_of
 from runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
 from shard.input_gate import Section
 from shard.storage import TransactionTimeout
@@ -118,9 +119,9 @@ class CriticalSection:
             self.task.section = self._section.parent
             self._leave()
             if error is not None and self._undo is None:
-                activation.fail(f"an exception escaped a critical section (block_concurrency): {error!r}")
+                activation.fail(f"an exception escaped a critical section (block_concurrency): {line_of(error)}")
         if self.expired and activation.broken is None:
-            cancelled = self.task.uncancel() <= self._cancels and isinstance(error, asyncio.CancelledError)
+            cancelled = self.task.uncancel() <= self._cancels and issubclass(type(error), asyncio.CancelledError)
             if cancelled or error is None:
                 raise TransactionTimeout(self._said()) from error
 

@@ -130,7 +130,7 @@ class Ring(InternalOrigin):
     def _count_failure(self, cache: ObjectCache, alarm: Alarm, error: BaseException) -> None:
         later = retried(alarm, self.clock.steady.now_us(self.shard), self.clock.random.random())
         if later is None:
-            self._abandon(cache, alarm, text_of(error) if isinstance(error, Failure) else line_of(error))
+            self._abandon(cache, alarm, text_of(error) if issubclass(type(error), Failure) else line_of(error))
         cache.set_alarm(later)
 
     def _abandon(self, cache: ObjectCache, alarm: Alarm, error: str) -> None:

@@ -209,7 +209,7 @@ class ObjectTask(asyncio.Future[Any]):
                 return
             error = self.ending.next_error()
         elif self._must_cancel:
-            if not isinstance(error, asyncio.CancelledError):
+            if not issubclass(type(error), asyncio.CancelledError):
                 error = self._make_cancelled_error()  # type: ignore[attr-defined]  # of every Future
             self._must_cancel = False
         coro = self._coro

@@ -89,6 +89,11 @@ class OddArgs(Exception):
     __cause__ = __context__ = __traceback__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
 
 
+class OddRepr(Exception):
+    def __repr__(self) -> str:
+        raise SystemExit
+
+
 class OddNotes(Exception):
     __notes__ = property(lambda self: 1 / 0)
 
@@ -107,8 +112,8 @@ ODD: dict[str, Callable[[], BaseException]] = {
     kind.__name__: kind
     for kind in (
         ValueError, NoText, ExitText, EndlessText, NumberText, OddStr, Liar, Pretender, Unhashable, Opaque, OddArgs,
-        OddNotes, Base, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, StopIteration, StopAsyncIteration,
-        MemoryError, RecursionError, shared,
+        OddNotes, OddRepr, Base, KeyboardInterrupt, SystemExit, GeneratorExit, asyncio.CancelledError, StopIteration,
+        StopAsyncIteration, MemoryError, RecursionError, shared,
     )
 }  # fmt: skip
 ODD["NoName"] = lambda: NoName()
@@ -176,6 +181,17 @@ class Odd(DurableObject):
         async with self.block_concurrency():
             raise Odd._make()
 
+    async def cancelled_meanwhile(self) -> None:
+        failing = asyncio.get_running_loop().create_future()
+        task = asyncio.current_task()
+        assert task is not None
+        error = Odd._make()
+        if issubclass(type(error), Exception) and type(error) is not StopIteration:
+            failing.set_exception(error)
+            asyncio.get_running_loop().call_soon(task.cancel)
+            await failing
+        raise Odd._make()
+
     async def in_a_transaction(self) -> None:
         async with self.storage.transaction():
             await self.storage.put("k", 1)
@@ -213,7 +229,7 @@ async def answer(call: Call) -> Any:
         return exc
 
 
-@pytest.mark.parametrize("method", ["now", "later", "cleaning_up", "in_a_transaction", "in_a_sub_task"])
+@pytest.mark.parametrize("method", ["now", "later", "cleaning_up", "cancelled_meanwhile", "in_a_transaction", "in_a_sub_task"])
 @odd_exceptions
 async def test_a_method_that_raises_anything_is_answered_once_and_its_object_goes_on(
     method: str, make: Callable[[], BaseException]
