@@ -5,6 +5,7 @@ The end of the stream means that the other side is gone: a child then stops at o
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -163,7 +164,12 @@ decode_from_child = msgspec.json.Decoder(FromChild).decode
 
 
 def encode_line(message: ToChild | FromChild) -> bytes:
-    return _encode(message) + b"\n"
+    """Texts of the app may hold what UTF-8 cannot carry, halves of surrogate pairs: a question mark takes their place."""
+    try:
+        return _encode(message) + b"\n"
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(message, str_keys=True), ensure_ascii=False)
+        return text.encode(errors="replace") + b"\n"
 
 
 class LineBuffer:

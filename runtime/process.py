@@ -6,6 +6,7 @@ Start children from the main thread only: the kernel kills them when the *thread
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,8 @@ from runtime.control import FromChild, LineBuffer, ToChild, decode_from_child, e
 from runtime.output import OWN_PIPES_VARIABLE, Outputs, relays
 
 _READ_BYTES = 64 << 10
+
+log = logging.getLogger("tidegate")
 
 
 def describe_exit(returncode: int) -> str:
@@ -112,7 +115,12 @@ class ChildProcess:
             self._stop_hearing()
             return False
         for line in self._lines.feed(data):
-            self._on_message(decode_from_child(line))
+            try:
+                message = decode_from_child(line)
+            except Exception as error:  # Code of the app has found the descriptor; what the child itself says next counts.
+                log.error("process %d sent %d bytes that are no message: %s", self._popen.pid, len(line), error)
+                continue
+            self._on_message(message)
         return True
 
     def _stop_hearing(self) -> None:

@@ -63,6 +63,15 @@ def run_child(
     return asyncio.run(run())
 
 
+def test_texts_that_utf_8_cannot_carry_and_lines_that_are_no_messages_cost_no_other_message() -> None:
+    messages, code = run_child("""
+os.write(fd, encode_line(Ready("half \\ud800", {"C": {"doc": "\\udfff, \\u00e9", 1: [2**60]}})))
+os.write(fd, b"no message\\n[1]\\n\\xff\\n" + encode_line(Drained(3)))
+""")
+    assert messages == [Ready("half ?", {"C": {"doc": "?, \u00e9", "1": [2**60]}}), Drained(3)]
+    assert code == 0
+
+
 def test_last_words_arrive_before_the_exit_however_long_they_are() -> None:
     messages, code = run_child("for _ in range(3000): os.write(fd, encode_line(Drained(7)))\nsys.exit(5)")
     assert messages == [Drained(7)] * 3000
