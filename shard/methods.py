@@ -140,14 +140,17 @@ class Method:
         return parameters if parameters[0].kind is inspect.Parameter.VAR_POSITIONAL else parameters[1:]
 
     def _shown(self) -> str:
-        return str(self._signature.replace(parameters=self._parameters(), return_annotation=inspect.Signature.empty))
+        try:
+            return str(self._signature.replace(parameters=self._parameters(), return_annotation=inspect.Signature.empty))
+        except Exception:  # A default that cannot be shown.
+            return "(…)"
 
     def describe(self) -> dict[str, Any]:
         """The entry of the system call `classes`: parameters, documentation and a JSON Schema of the arguments."""
         required = self._names[: self._required]
         try:
             properties = {name: _schema(kind) for name, kind in self._types.items()}
-        except TypeError:
+        except Exception:  # msgspec knows none, or a model of Pydantic raises an error of its own.
             properties = {name: {} for name in self._types}
         return {
             "signature": self._shown(),

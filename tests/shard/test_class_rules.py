@@ -290,6 +290,26 @@ async def test_who_calls_a_name_that_is_no_method_is_told_what_it_is(name: str, 
         await world.ask(Deep, "a", name)
 
 
+def test_defaults_and_types_that_cannot_be_shown_are_described_without_them() -> None:
+    class Unshown:
+        def __repr__(self) -> str:
+            raise RuntimeError("not to be seen")
+
+    class Model:
+        @classmethod
+        def model_validate(cls, value: Any) -> Any: ...
+        @classmethod
+        def model_json_schema(cls) -> Any:
+            raise RuntimeError("no schema")
+
+    async def take(self: Any, model: Any, amount: Any = Unshown()) -> None: ...  # noqa: B008  # made for this
+
+    take.__annotations__["model"] = Model
+    described = serve(take=take).describe()["methods"]["take"]
+    assert described["signature"] == "(…)"
+    assert described["arguments"]["properties"] == {"model": {}, "amount": {}}
+
+
 def test_a_metaclass_that_misbehaves_is_no_way_around_and_no_crash() -> None:
     class Hiding(type):
         def __dir__(cls) -> Any:
