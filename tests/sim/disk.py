@@ -99,10 +99,13 @@ class Disk:
     def crashed(self, log: SimLog) -> None:
         """The log's process is gone: what was not durable yet is decided now."""
         self.catch_up(self.time.now)
+        lost = False
         for entry in list(self._pending):
             if entry in self.logs.get(log.name, []):
                 self.torn += 1
-                if self.random.random() < 0.5:
+                # A process may be a little ahead of the others: what it has appended since is not there without what came before.
+                lost = lost or self.random.random() < 0.5
+                if lost:
                     self.logs[log.name].remove(entry)
                     self._pending.remove(entry)
                 else:
