@@ -30,6 +30,7 @@ from runtime.control import (
     decode_to_child,
     encode_line,
 )
+from runtime.descriptors import raise_limit
 from runtime.errors import indented
 from runtime.output import Outputs, Sink, hold_standard_descriptors, take_streams
 
@@ -62,6 +63,7 @@ def prepare_child(role: str, control_fd: int) -> Outputs:
     """Call first in a child's `main`, from the main thread. `role` names the process in its log, e.g. `worker 3`. Returns where
     it prints and logs, to be flushed before an exit that Python does not see."""
     hold_standard_descriptors()
+    raise_limit()
     outputs = take_streams()
     set_up_logging(role, outputs)
     os.environ.pop(LOG_JOURNAL_VARIABLE, None)

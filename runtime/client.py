@@ -23,9 +23,10 @@ import zmq
 from runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up_in
 from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open, check_seconds
 from runtime.client_machine import ClientMachine
+from runtime.context import new_context
 from runtime.dealer import Dealer
 from runtime.encoding import decode_any, encode_arguments, result_decoder
-from runtime.errors import CallError
+from runtime.errors import CallError, Unavailable
 from runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
 from runtime.pending import CoroutineFuture
 from runtime.protocol import NO_RAW
@@ -76,11 +77,11 @@ class Client:
         self._new_future: Callable[[], CoroutineFuture[Any]] = partial(CoroutineFuture, loop=self._loop)
         self._call_soon = self._loop.call_soon
         self._time = self._loop.time
-        self._context = zmq.Context()
+        self._context = new_context()
         self._topology_known = self._loop.create_future()
         try:
             self._flush()
-        except ValueError:  # Of a form that ZeroMQ alone knows to be wrong.
+        except (ValueError, Unavailable):  # Of a form that ZeroMQ alone knows to be wrong.
             self.close()
             raise
         if self._direct:
@@ -227,9 +228,9 @@ class Client:
             return
         try:
             self._attach(effect.link, [effect.endpoint], reconnect=effect.reconnect)
-        except zmq.ZMQError as exc:
+        except (zmq.ZMQError, Unavailable) as exc:
             if effect.reconnect:
-                raise ValueError(f"{effect.endpoint}: {exc}") from exc
+                raise exc if isinstance(exc, Unavailable) else ValueError(f"{effect.endpoint}: {exc}") from exc
             self._machine.link_lost(effect.link, self._time())
 
     async def _follow_name(self, number: int, endpoint: str) -> None:

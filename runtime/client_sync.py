@@ -20,10 +20,12 @@ from typing import Any
 
 import zmq
 
+from runtime import descriptors
 from runtime.addresses import LOOK_UP_AGAIN_S, has_name, look_up
 from runtime.client import TimedCaller, is_local, local_sockets, new_machine
 from runtime.client_link import AskTopology, Close, Open, check_seconds
 from runtime.client_machine import NO_SLOT, ClientMachine
+from runtime.context import new_context
 from runtime.dealer import Dealer
 from runtime.encoding import Decode, decode_any, encode_arguments, result_decoder
 from runtime.errors import CallError, Unavailable
@@ -57,7 +59,7 @@ class SyncClient:
         self._new_machine = partial(new_machine, endpoint, timeout, connect_timeout, direct)
         self._new_machine()  # What is wrong with the arguments shows here.
         self._direct = direct and is_local(endpoint)
-        self._context: zmq.Context[Any] = zmq.Context()
+        self._context: zmq.Context[Any] = new_context()
         self._idle: collections.deque[_Lines] = collections.deque()
         self._closed = False
 
@@ -175,6 +177,7 @@ class _Lines:
     def __init__(self, context: zmq.Context[Any], machine: ClientMachine, *, direct: bool) -> None:
         self._context = context
         self._machine = machine
+        descriptors.require("connect")
         self._epoll = select.epoll()
         self._dealers: dict[int, Dealer] = {}
         self._link_by_fd: dict[int, int] = {}
@@ -184,7 +187,7 @@ class _Lines:
         self._topology_known = False
         try:
             self._flush()
-        except ValueError:
+        except (ValueError, Unavailable):
             self.close()
             raise
         if direct:
@@ -261,9 +264,9 @@ class _Lines:
             return
         try:
             self._attach(effect.link, [effect.endpoint], reconnect=effect.reconnect)
-        except zmq.ZMQError as exc:
+        except (zmq.ZMQError, Unavailable) as exc:
             if effect.reconnect:
-                raise ValueError(f"{effect.endpoint}: {exc}") from exc
+                raise exc if isinstance(exc, Unavailable) else ValueError(f"{effect.endpoint}: {exc}") from exc
             self._machine.link_lost(effect.link, time.monotonic())
 
     def _follow_name(self, number: int) -> None:

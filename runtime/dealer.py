@@ -18,6 +18,8 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 from zmq.utils.monitor import parse_monitor_message
 
+from runtime import descriptors
+
 _send = BackendSocket.send
 _recv = BackendSocket.recv
 _get = cast("Callable[[Any, int], int]", BackendSocket.get)
@@ -115,7 +117,8 @@ class _Candidate:
     """A socket that connects to one endpoint, and its monitor."""
 
     def __init__(self, context: zmq.Context[Any], endpoint: str, *, reconnect: bool) -> None:
-        """Raises zmq.ZMQError for an endpoint that is none."""
+        """Raises zmq.ZMQError for an endpoint that is none, Unavailable where no descriptor is left."""
+        descriptors.require(f"connect {endpoint}")
         self.socket = context.socket(zmq.DEALER)
         for option, value in (
             (zmq.LINGER, 0),

@@ -20,6 +20,7 @@ import asyncio
 import errno
 import itertools
 import logging
+import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,13 @@ from typing import Any, cast
 import zmq
 from zmq.backend import Socket as BackendSocket
 
+from runtime import descriptors
 from runtime.addresses import NOT_HERE, has_name, look_up
+from runtime.descriptors import connections_waiting_max
+from runtime.door import Door
 from runtime.errors import CallError, Internal, Overloaded
 from runtime.handshakes import Handshakes
 from runtime.limits import (
-    CONNECTIONS_WAITING_MAX,
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     HANDSHAKE_MS_MAX,
@@ -55,8 +58,10 @@ _OUTBOX_RETRY_S = 0.02
 _OUTBOX_RETRY_S_MAX = 0.32
 _OUTBOX_RETRY_MESSAGES_MAX = 256
 _STRANGERS_LOG_S = 60.0
+_FULL_LOG_S = 60.0
+_FULL_RETRY_S = 0.5
 _FAILURES = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-_WATCHED = int(zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(_FAILURES))
+_WATCHED = int(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(_FAILURES))
 _LEFT = (errno.ECONNRESET, errno.EPIPE)
 _unpack_event = struct.Struct("=Hi").unpack
 _numbers = itertools.count()
@@ -84,6 +89,10 @@ class EndpointStatistics:
     """Replies waiting for clients that do not read."""
     foreign_peers: int
     """Connections closed because they did not complete the greeting of ZMTP 3."""
+    refuses_connections: bool
+    """Few file descriptors are left."""
+    times_full: int
+    """How often it has come to that."""
 
 
 class Endpoint:
@@ -106,7 +115,7 @@ class Endpoint:
             (zmq.ZAP_DOMAIN, b"tidegate"),  # Rule 4.
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS_MAX),
             (zmq.LINGER, 2_000),
-            (zmq.BACKLOG, CONNECTIONS_WAITING_MAX),
+            (zmq.BACKLOG, connections_waiting_max()),
             (zmq.TCP_KEEPALIVE, 1),  # A client whose machine has gone is noticed within two minutes.
             (zmq.TCP_KEEPALIVE_IDLE, 60),
             (zmq.TCP_KEEPALIVE_INTVL, 10),
@@ -120,6 +129,15 @@ class Endpoint:
         self._monitor.setsockopt(zmq.RCVHWM, 0)  # At a bound the library's thread would wait for this one.
         self._monitor.connect(address)
         self._handshakes = Handshakes()
+        self._door = Door()
+        limit = descriptors.limit()
+        kept = descriptors.kept(limit)
+        self._accept_below = limit - kept
+        """The kernel gives the lowest number that is free: a connection with this one says that all below are taken."""
+        self._listen_below = limit - kept - kept // 4
+        self._times_full = 0
+        self._full_logged_s = -math.inf
+        self._full_said = False
         self._failure = ""
         """Why the connection that is closed next did not complete the greeting, where the library says so."""
         self._strangers_logged = 0
@@ -187,6 +205,8 @@ class Endpoint:
             self._loop.remove_reader(self._monitor.fileno())
         self._socket.disable_monitor()
         self._monitor.close()
+        if self._door.is_shut:
+            self._door.open()  # The library takes its sockets out of the file system.
         self._socket.close()
 
     def statistics(self) -> EndpointStatistics:
@@ -197,6 +217,8 @@ class Endpoint:
             self._undeliverable,
             self._outbox.total,
             self._handshakes.strangers,
+            self._door.is_shut,
+            self._times_full,
         )
 
     # Connections
@@ -206,6 +228,7 @@ class Endpoint:
             return
         monitor, handshakes = self._monitor, self._handshakes
         stranger = b""
+        is_full = False
         for _ in range(TURN_CONNECTIONS_MAX):
             if not _get(monitor, _EVENTS) & _POLLIN:
                 break
@@ -213,8 +236,11 @@ class Endpoint:
             address = _recv(monitor, _NOBLOCK)
             if event == zmq.EVENT_ACCEPTED:
                 handshakes.accepted(value)
+                is_full = is_full or value >= self._accept_below
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 handshakes.succeeded()
+            elif event == zmq.EVENT_LISTENING:
+                self._door.listens(address.decode(), value)
             elif event != zmq.EVENT_DISCONNECTED:  # One of the failures; that it is closed comes next.
                 self._failure = "left" if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value in _LEFT else "failed"
             else:
@@ -226,6 +252,34 @@ class Endpoint:
             self._loop.call_soon(self._on_connections)
         if stranger:
             self._log_strangers(stranger.decode(errors="replace"))
+        if is_full and not self._door.is_shut:
+            self._shut_door()
+
+    def _shut_door(self) -> None:
+        """Few descriptors are left: who is connected stays, and nobody comes in until some have gone."""
+        assert self._loop is not None
+        self._door.shut()
+        self._times_full += 1
+        self._full_said = self._loop.time() >= self._full_logged_s + _FULL_LOG_S
+        if self._full_said:
+            self._full_logged_s = self._loop.time()
+            text = (
+                "listen: %d of %d file descriptors are in use; nobody else is let in until it is less than %d "
+                "(raise the limit: ulimit -n, or LimitNOFILE= in the unit)"
+            )
+            log.error(text, descriptors.in_use(), descriptors.limit(), self._listen_below)
+        self._loop.call_later(_FULL_RETRY_S, self._open_door)
+
+    def _open_door(self) -> None:
+        assert self._loop is not None
+        if self._socket.closed:
+            return
+        if descriptors.in_use() >= self._listen_below:
+            self._loop.call_later(_FULL_RETRY_S, self._open_door)
+        else:
+            self._door.open()
+            if self._full_said:
+                log.info("listen: clients are let in again")
 
     def _log_strangers(self, address: str) -> None:
         """Once a minute at most."""

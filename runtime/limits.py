@@ -49,6 +49,14 @@ ROUTER_CALLS_PER_WORKER_MAX = 200_000
 """Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
 ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
 ROUTERS_MAX = 64
+DESCRIPTORS_MAX = 1 << 20
+"""Up to here a process raises its limit: there are programs that close every descriptor which they might have."""
+DESCRIPTORS_KEPT_MIN = 32
+DESCRIPTORS_KEPT_MAX = 4_096
+"""Descriptors that connections may not take, a quarter of all between these bounds: for log, store, control, and the connections
+that are accepted before it is noticed."""
+DESCRIPTORS_CLIENT_MIN = 16
+"""How many must be left where a client makes a socket: libzmq's threads and the socket take up to ten."""
 CONNECTIONS_WAITING_MAX = 1_024
 """Connections that have come and not been accepted, for each listening socket."""
 HANDSHAKE_MS_MAX = 10_000

@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from runtime.addresses import NOT_HERE
+from runtime.descriptors import connections_waiting_max
 from runtime.errors import OperatorError
-from runtime.limits import CONNECTIONS_WAITING_MAX
 
 _SYSTEMD_FD = 3
 _SIOCGIFADDR = 0x8915
@@ -130,7 +130,7 @@ def start_listening(fd: int) -> None:
     listener = socket.socket(fileno=fd)
     try:
         listener.setblocking(False)  # Another router may have accepted what this one was woken for.
-        listener.listen(CONNECTIONS_WAITING_MAX)
+        listener.listen(connections_waiting_max())
     finally:
         listener.detach()
 

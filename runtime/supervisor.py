@@ -22,6 +22,7 @@ from typing import Any
 from runtime.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
 from runtime.config import Config, cache_bytes
 from runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
+from runtime.descriptors import raise_limit
 from runtime.directory import DataDirectory, RunDirectory
 from runtime.notify import Notifier, environment_for_children
 from runtime.output import Outputs
@@ -289,6 +290,7 @@ class Supervisor:
 def supervise(service: Service, environment: Mapping[str, str], on_ready: Callable[[Supervisor], None]) -> Failed | None:
     """Runs the service until it is asked to stop. Must be called in the main thread."""
     notifier = Notifier(environment, os.getpid())
+    raise_limit()
     try:
         return asyncio.run(Supervisor(service, notifier, on_ready).run())
     finally:

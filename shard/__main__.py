@@ -12,11 +12,9 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import zmq
 
 from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
+from runtime.context import new_context
 from runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
 from runtime.errors import OperatorError
 from runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
@@ -95,8 +93,7 @@ def _serve(
 ) -> int:
     loop = new_worker_loop()
     control = ControlChannel(control_fd, loop)
-    context: zmq.Context[Any] = zmq.Context()
-    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    context = new_context()
     exit_codes: list[int] = []
 
     def ended(exit_code: int, unanswered: int) -> None:

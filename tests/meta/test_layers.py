@@ -19,9 +19,9 @@ MAY_IMPORT = {
 }
 
 SERVING = {
-    "addresses", "annotations", "backend", "child", "control", "encoding", "endpoint", "errors", "exceptions", "handshakes",
-    "ids", "inflight", "limits", "models", "outbox", "output", "pending", "pieces", "port", "protocol", "slots", "stub",
-    "unawaited", "witness",
+    "addresses", "annotations", "backend", "child", "context", "control", "descriptors", "door", "encoding", "endpoint",
+    "errors", "exceptions", "handshakes", "ids", "inflight", "limits", "models", "outbox", "output", "pending", "pieces",
+    "port", "protocol", "slots", "stub", "unawaited", "witness",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 

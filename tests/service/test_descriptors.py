@@ -1,0 +1,74 @@
+"""A service that runs out of file descriptors: who is connected is served, and when the crowd has gone everybody is again."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from tests.service.service import Serve, Service, ask, wait_until
+
+LIMIT = 256
+FULL = "file descriptors are in use; nobody else is let in"
+
+
+@pytest.fixture
+def many() -> Iterator[zmq.Context[Any]]:
+    """A context for many sockets, in a process that may have them."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    context: zmq.Context[Any] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, 4_000)
+    yield context
+    context.destroy(linger=0)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def dealer(context: zmq.Context[Any], endpoint: str) -> zmq.Socket[Any]:
+    socket = context.socket(zmq.DEALER)
+    socket.linger = 0
+    socket.rcvtimeo = 10_000
+    socket.connect(endpoint)
+    return socket
+
+
+def number_from(socket: zmq.Socket[Any]) -> Any:
+    socket.send(msgspec.msgpack.encode([1, "Counter", "polite", "get_unique_number"]))
+    return msgspec.msgpack.decode(socket.recv())[1:]
+
+
+def statistics_of(service: Service, role: str) -> dict[str, Any]:
+    status = service.status()
+    return dict(status["router"] if role == "router" else status["processes"][2]["statistics"])
+
+
+@pytest.mark.parametrize("role", ["router", "worker"])
+def test_a_crowd_that_takes_all_descriptors_shuts_out_only_itself(
+    serve: Serve, many: zmq.Context[Any], role: str, tmp_path: Path
+) -> None:
+    service = serve(1, wrapper=("prlimit", f"--nofile={LIMIT // 2}:{LIMIT}"))
+    service.expect(FULL)
+    pids = service.pids()
+    worker = next(each["endpoint"] for each in service.status()["processes"] if each["name"] == "worker 0")
+    endpoint = service.endpoint if role == "router" else worker
+    polite = dealer(many, endpoint)
+    assert number_from(polite) == [0, 0]
+    crowd = [dealer(many, endpoint) for _ in range(2 * LIMIT)]
+    service.wait_for_output(FULL)
+    for number in range(1, 20):
+        assert number_from(polite) == [0, number]
+        time.sleep(0.02)
+    for each in crowd:
+        each.close()
+    service.wait_for_output("clients are let in again")
+    assert number_from(dealer(many, endpoint)) == [0, 20]
+    assert ask(service.endpoint, "Counter", "polite", "get_unique_number") == 21
+    assert service.pids() == pids, "nobody has died of it"
+    wait_until(lambda: statistics_of(service, role).get("times_full", 0) >= 1, "counted")
+    assert not statistics_of(service, role)["refuses_connections"]
