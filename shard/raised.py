@@ -7,6 +7,7 @@ calls with 12 MiB each took one to 4.4 GB.
 
 from __future__ import annotations
 
+from types import FrameType
 from typing import Any
 
 EXCEPTIONS_MAX = 1_000
@@ -38,3 +39,15 @@ def leave_frame(error: BaseException) -> None:
     caught = _TRACEBACK.__get__(error)
     if caught is not None:
         _TRACEBACK.__set__(error, caught.tb_next)
+
+
+def forget_locals(frame: FrameType | None) -> None:
+    """The same for the runtime's frames that were running when the exception was raised, and are over now: since Python 3.12 the
+    frame of a coroutine knows who has run it."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith("shard."):
+            try:
+                frame.clear()
+            except RuntimeError:  # It runs again, or still.
+                pass
+        frame = frame.f_back

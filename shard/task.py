@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
+import sys
 import types
 import weakref
 from asyncio import futures
@@ -31,7 +32,7 @@ from runtime.unawaited import refuse_use
 from shard.chain import Chain
 from shard.input_gate import Section
 from shard.libraries import runs_object_code
-from shard.raised import leave_frame
+from shard.raised import forget_locals, leave_frame
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -228,6 +229,7 @@ class ObjectTask(asyncio.Future[Any]):
         except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
             leave_frame(exc)
             super().set_exception(_settable(exc))
+            loop.call_soon_directly(forget_locals, sys._getframe(), context=NEUTRAL)
         else:
             error = None
             if self._driver is not None and self._driver.gi_yieldfrom is None:
