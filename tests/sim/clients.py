@@ -112,7 +112,7 @@ class Client:
         call = Call(number, cls, name, "", [])
         if cls == "Journal":
             call.method = "run"
-            call.args = ["", number, self.history.table_of({}), self._scripts.script(int(name[1:]))]
+            call.args = ["", number, self.history.table_of({}), self._scripts.script(int(name[1:])), []]
         elif cls == "Account":
             self._make_transfer(call, int(name[1:]))
         elif cls == "Counter" and random.random() < 0.2:
@@ -126,8 +126,9 @@ class Client:
         amount = random.randrange(1, 30)
         if random.random() < 0.2:
             call.method = "audit"
-        elif random.random() < 0.3 and own + 1 < ACCOUNTS:  # Upwards only: nobody waits in a circle.
-            to = f"a{random.randrange(own + 1, ACCOUNTS)}"
+        elif random.random() < 0.3 and (self.scenario.circles or own + 1 < ACCOUNTS):
+            # Upwards only, unless transactions may wait for each other in a circle.
+            to = f"a{random.randrange(0 if self.scenario.circles else own + 1, ACCOUNTS)}"
             call.method, call.args = "transfer_together", [to, amount, f"p:{call.name}:{self.name}.{call.number}"]
         else:
             to = f"a{random.choice([other for other in range(ACCOUNTS) if other != own])}"
@@ -277,16 +278,18 @@ class Client:
             self.history.problem("error", f"{call} ended in {error}")
         elif code == "exception":
             self._judge_exception(call)
-        elif self.scenario.calm and (self.calm_until is None or code != "unavailable"):
+        elif self.scenario.flawless and (self.calm_until is None or code != "unavailable"):
             self.history.problem("error", f"nothing was wrong, but {call} ended in {error}")
 
     def _judge_exception(self, call: Call) -> None:
         kind, message = call.value["type"], call.value["message"]
         if kind == "ScriptFailed" and message.startswith("{"):
             self.history.told(msgspec.json.decode(message)["seen"])
+        elif kind in (("Deadlock", "TransactionTimeout") if self.scenario.circles else ()):
+            self.history.count(f"exception {kind}")
         elif call.cls == "Account" and kind == "ValueError":
             pass
-        elif self.scenario.calm or kind not in (  # Also during a stop nothing that was accepted fails.
+        elif self.scenario.flawless or kind not in (  # Also during a stop nothing that was accepted fails.
             "ObjectReset",
             "ShardLost",
             "Unavailable",

@@ -20,6 +20,7 @@ from shard.object import DurableObject
 from shard.storage import TransactionTimeout
 from shard.task import StorageFuture
 from tests.sim.history import ALARM_KEY, EPOCH_S, VERSION, History, Seen
+from tests.sim.scenario import Scenario
 
 Script = list[Any]
 START_BALANCE = 100
@@ -35,11 +36,12 @@ def history_of(instance: DurableObject) -> History:
 
 
 class Scope:
-    """The root, or one critical section."""
+    """The root, or one critical section, or one transaction."""
 
-    def __init__(self, parent: Scope | None) -> None:
+    def __init__(self, parent: Scope | None, *, transaction: bool = False) -> None:
         self.parent = parent
         self.over = False
+        self.in_transaction = transaction or (parent is not None and parent.in_transaction)
 
     def living(self) -> Scope:
         scope = self
@@ -48,6 +50,9 @@ class Scope:
             scope = scope.parent
         return scope
 
+
+Chain = list[tuple[str, int]]
+"""In which sections the calls were made that led to a call: the instance and its number for the section, outermost first."""
 
 Asked = tuple[str, Any, Any]
 """What was asked of a storage, the awaitable it gave, and what it must give."""
@@ -101,6 +106,8 @@ class Journal(DurableObject):
     async def on_start(self) -> None:
         history = history_of(self)
         self.root = self.active = Scope(None)
+        self.scopes: dict[int, Scope] = {}
+        """Those in which it has called somebody."""
         self.putting: object = None
         self.ringing = False
         self.lock = asyncio.Lock()
@@ -127,18 +134,28 @@ class Journal(DurableObject):
     def version(self) -> int:
         return int(self.mirror.get(VERSION, 0))
 
-    async def run(self, sender: str, number: int, table: int, script: Script) -> dict[str, int]:
+    async def run(self, sender: str, number: int, table: int, script: Script, chain: Chain) -> dict[str, int]:
         history = history_of(self)
-        history.delivered(sender, number, f"Journal/{self.id.name}")
+        section = next((number for instance, number in reversed(chain) if instance == self.sender), None)
+        scope = self.root if section is None else self.scopes[section].living()
+        # A call into a section overtakes those that wait for its end.
+        history.delivered(sender, number, f"Journal/{self.id.name}" + ("" if section is None else f", section {section}"))
         self._see(table)
-        await Run(self, self.root, View(self.storage, self.mirror)).steps(script)
+        run = Run(self, scope, View(self.storage, self.mirror), chain)
+        if chain:
+            history.count("calls in a chain")
+        if scope.in_transaction:
+            history.problem("deadlock", f"{self.id}: a call that comes back was delivered into a transaction")
+        if scope is not self.root:
+            history.count("calls into their section")
+        await run.steps(script)
         return {"seen": history.table_of(self.seen)}
 
     async def alarm(self, info: AlarmInfo) -> None:
         """Takes away the mark that was written with the alarm: so there is a mark only as long as there is an alarm."""
         history = history_of(self)
         loop = asyncio.get_running_loop()
-        run = Run(self, self.root, View(self.storage, self.mirror))
+        run = Run(self, self.root, View(self.storage, self.mirror), [])
         self._resumed(self.root, run)
         history.count("alarms")
         history.note(lambda: f"{self.id.name} is rung, retry {info.retry_count}")
@@ -237,13 +254,14 @@ def _now(awaitable: Any) -> Any:
 class Run:
     """One thread of a script: the call itself, or a sub-task of it."""
 
-    def __init__(self, journal: Journal, scope: Scope, view: View) -> None:
+    def __init__(self, journal: Journal, scope: Scope, view: View, chain: Chain) -> None:
         self.journal = journal
         self.scope = scope
         self.view = view
+        self.chain = chain
 
     def branch(self) -> Run:
-        return Run(self.journal, self.scope.living(), self.view)
+        return Run(self.journal, self.scope.living(), self.view, self.chain)
 
     async def steps(self, script: Script) -> None:
         self.journal._resumed(self.scope, self)
@@ -292,10 +310,10 @@ class Run:
         nested = outer.target is not journal.storage
         try:
             async with journal.storage.transaction() as txn:
-                scope = self._enter()
+                scope = self._enter(transaction=True)
                 try:
                     inner = View(txn, dict(outer.mirror))
-                    await Run(journal, scope, inner).steps(script)
+                    await Run(journal, scope, inner, self.chain).steps(script)
                     if end == "raise":
                         raise ScriptFailed("in a transaction")
                     if end == "rollback":
@@ -322,15 +340,15 @@ class Run:
         async with self.journal.block_concurrency():
             scope = self._enter()
             try:
-                await Run(self.journal, scope, self.view).steps(script)
+                await Run(self.journal, scope, self.view, self.chain).steps(script)
             finally:
                 self._leave(scope)
 
-    def _enter(self) -> Scope:
+    def _enter(self, *, transaction: bool = False) -> Scope:
         journal = self.journal
         if self.scope.living() is not journal.active and journal._activation.broken is None:
             history_of(journal).problem("input gate", f"{journal.id}: a section starts while another one runs")
-        scope = journal.active = Scope(self.scope.living())
+        scope = journal.active = Scope(self.scope.living(), transaction=transaction)
         return scope
 
     def _leave(self, scope: Scope) -> None:
@@ -360,13 +378,13 @@ class Run:
 
     async def _do_spawn(self, script: Script) -> None:
         # What it does later is not part of a transaction that is open now.
-        run = Run(self.journal, self.scope.living(), View(self.journal.storage, self.journal.mirror))
+        run = Run(self.journal, self.scope.living(), View(self.journal.storage, self.journal.mirror), self.chain)
         if self.view.target is self.journal.storage:
             self.journal.spawn(run.steps(script))
 
     async def _do_callback(self, seconds: float, operations: list[list[Any]]) -> None:
         """A timer, which writes a segment of its own."""
-        run = Run(self.journal, self.scope.living(), View(self.journal.storage, self.journal.mirror))
+        run = Run(self.journal, self.scope.living(), View(self.journal.storage, self.journal.mirror), self.chain)
         if self.view.target is self.journal.storage:
             asyncio.get_running_loop().call_later(seconds, run.write_at_once, operations)
 
@@ -385,12 +403,17 @@ class Run:
         history = history_of(journal)
         journal.calls_out += 1
         table = history.table_of(journal.seen)
+        scenario: Scenario = journal._activation.host.loop.process.service.scenario  # type: ignore[attr-defined]
+        chain, scope = list(self.chain), self.scope.living()
+        if scope is not journal.root:
+            journal.scopes[len(journal.scopes)] = scope
+            chain.append((journal.sender, len(journal.scopes) - 1))
         try:
-            result = await journal.stub(Journal, name).run(journal.sender, journal.calls_out, table, script)
+            result = await journal.stub(Journal, name).run(journal.sender, journal.calls_out, table, script, chain)
         except CallError as error:
             history.count(f"inner {error.code}")
-            calm: bool = journal._activation.host.loop.process.service.scenario.calm  # type: ignore[attr-defined]
-            if calm or error.code in ("internal", "bad_request", "bad_arguments", "moved", "unknown_class"):
+            never = {"internal", "bad_request", "bad_arguments", "moved", "unknown_class", "unknown_method"}
+            if scenario.flawless or error.code in never or (error.code == "deadlock" and not scenario.circles):
                 history.problem("error", f"a call of {journal.id} ended in {error!r}")
         else:
             history.count("inner ok")

@@ -9,7 +9,7 @@ from random import Random
 @dataclass(frozen=True)
 class Scenario:
     calm: bool
-    """Nothing fails: then every call must succeed."""
+    """No process, disk or start fails."""
     shards: int
     workers: tuple[int, ...]
     """Worker processes in each start of the service on the same data."""
@@ -46,13 +46,21 @@ class Scenario:
     """Probability that `on_start` fails, sleeps, or aborts."""
     harsh: bool
     """Scripts contain aborts, failing sections, timeouts."""
+    circles: bool
+    """Objects call themselves and each other in any direction, from sections and transactions too: some of these calls can
+    only be refused, or end by a bound."""
+
+    @property
+    def flawless(self) -> bool:
+        """Every call must succeed."""
+        return self.calm and not self.circles
 
     @property
     def small_limits(self) -> bool:
         return self.undurable_bytes < 1 << 20
 
 
-def make_scenario(random: Random) -> Scenario:
+def make_scenario(random: Random, *, circles: bool = False) -> Scenario:
     calm = random.random() < 0.2
     small = random.random() < 0.4
     undurable = random.randrange(200, 2_000) if small else 16 << 20
@@ -86,4 +94,5 @@ def make_scenario(random: Random) -> Scenario:
         object_calls=random.choice((3, 1_000)) if faults else 1_000,
         trouble=random.choice((0.0, 0.2)) if faults else 0.0,
         harsh=faults and random.random() < 0.7,
+        circles=circles,
     )

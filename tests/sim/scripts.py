@@ -12,7 +12,8 @@ KEYS = tuple(f"k{n}" for n in range(5))
 
 
 class ScriptMaker:
-    """Calls out go to journals with a higher number only, so that sections cannot wait for each other in a circle."""
+    """Unless there are to be circles, calls go to journals with a higher number only, so that no section waits for another in a
+    circle."""
 
     def __init__(self, random: Random, scenario: Scenario, journals: int) -> None:
         self._random = random
@@ -30,8 +31,9 @@ class ScriptMaker:
         if draw < 0.45 or depth == 0:
             return self._simple(place)
         inner = depth - 1
-        if draw < 0.60 and journal + 1 < self._journals:
-            target = random.randrange(journal + 1, self._journals)
+        lowest = 0 if self._scenario.circles else journal + 1
+        if draw < 0.60 and lowest < self._journals:
+            target = journal if self._scenario.circles and random.random() < 0.2 else random.randrange(lowest, self._journals)
             return ["call", f"j{target}", self.script(target, inner)]
         if draw < 0.70:
             end = random.choice(("commit", "commit", "rollback", "raise"))
