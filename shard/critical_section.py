@@ -17,7 +17,7 @@ from runtime.exceptions import line_of
 from runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
 from shard.input_gate import Section
 from shard.storage import TransactionTimeout
-from shard.task import NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
+from shard.task import NEUTRAL, SECTION, EntryFuture, ObjectTask, section_of
 
 if TYPE_CHECKING:
     from shard.activation import Activation
@@ -37,7 +37,7 @@ class CriticalSection:
         self._undo = undo
         self.task: ObjectTask
         self._section: Section | None = None
-        self._future: StorageFuture | None = None
+        self._future: EntryFuture | None = None
         self._withdrawn = False
         self.since_s = 0.0
         """When its body began."""
@@ -72,7 +72,7 @@ class CriticalSection:
         self.task = cast("ObjectTask", task)
         self._section, running = gate.enter(section, self)
         if not running:
-            self._future = StorageFuture(loop=activation.host.loop)
+            self._future = EntryFuture(loop=activation.host.loop)
             activation.schedule_pump()
             try:
                 await self._future

@@ -58,6 +58,11 @@ _get_loop = futures._get_loop  # type: ignore[attr-defined]  # what asyncio's ow
 _numbers = itertools.count(1).__next__
 
 
+class EntryFuture(asyncio.Future[None]):
+    """The start of a critical section that had to wait: it is delivered although the gate is closed for others. A wait that was
+    given up is an event like any other."""
+
+
 class StorageFuture(CoroutineFuture[Any]):
     """The completion of an object's own storage operation: it is delivered although the gate is closed for it."""
 
@@ -195,7 +200,9 @@ class ObjectTask(asyncio.Future[Any]):
         assert self.section is not None
         self._granted = future
         self._fut_waiter = None
-        if future.__class__ is StorageFuture or owner.broken is not None or owner.gate.passes(self.section):
+        kind = future.__class__
+        at_once = kind is StorageFuture or (kind is EntryFuture and not future.cancelled())  # type: ignore[union-attr]  # not None
+        if at_once or owner.broken is not None or owner.gate.passes(self.section):
             owner.host.touch()
             self.deliver()
         else:

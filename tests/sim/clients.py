@@ -22,11 +22,15 @@ COUNTERS = ("Counter", "TransactionCounter", "MemoryCounter", "StartedCounter")
 JOURNALS = 5
 ACCOUNTS = 4
 NOT_EXECUTED = {"unavailable", "overloaded", "start_failed"}
+LATE_S_MAX = 0.3
+"""What the answer at a deadline may take: to be noticed between two syncs, and to arrive."""
 UNKNOWN = {"object_reset", "shard_lost"}
 
 
 class Call:
-    __slots__ = ("answered", "args", "cls", "lost", "method", "name", "number", "path", "sent_at", "status", "value")
+    __slots__ = (
+        "answered", "args", "cls", "deadline_s", "lost", "method", "name", "number", "path", "sent_at", "status", "value"
+    )  # fmt: skip
 
     def __init__(self, number: int, cls: str, name: str, method: str, args: list[Any]) -> None:
         self.number = number
@@ -36,6 +40,7 @@ class Call:
         self.args = args
         self.path = ""
         self.sent_at = 0.0
+        self.deadline_s: float | None = None
         self.answered: float | None = None
         self.lost = False
         """The other end of its connection is gone: nobody will answer."""
@@ -216,6 +221,7 @@ class Client:
         rows = []
         for call in calls:
             options = {"deadline_ms": self.random.choice((1, 20, 10_000))} if self.random.random() < self._deadlines else None
+            call.deadline_s = options["deadline_ms"] / 1_000 if options else None
             rows.append([call.number, call.cls, call.name, call.method, call.args, options])
         encode = msgspec.json.encode if self.json else msgspec.msgpack.encode
         connection.socket.send(encode(rows))
@@ -255,6 +261,8 @@ class Client:
             return
         call.answered, call.status, call.value = self.time.now, status, value
         self.history.note(lambda: f"{self.name} gets {value} for {call}")
+        if call.deadline_s is not None and call.answered > call.sent_at + call.deadline_s + LATE_S_MAX:
+            self.history.problem("deadline", f"{call} was answered {call.answered - call.sent_at:.3f} s after it was made")
         if status:
             self._judge_error(call)
         else:

@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from runtime.ids import object_key
+from runtime.limits import ALARM_DEATHS_MAX
 from shard.alarms import ABANDONED_KEY
 from tests.sim.disk import Disk
 
@@ -80,6 +81,7 @@ class History:
         self._tables: list[Seen] = []
         self._starts: dict[tuple[str, str], int] = {}
         self._instances: dict[tuple[str, str], Any] = {}
+        self._alarm_deaths: dict[tuple[str, int], int] = {}
 
     def problem(self, kind: str, text: str) -> None:
         """A promise was broken."""
@@ -184,6 +186,13 @@ class History:
         if activation is not None and activation.broken is None and activation.host.loop.alive:
             self.problem("activation", f"two instances of {instance.id} are alive")
         self._instances[key] = instance
+
+    def alarm_dies(self, name: str, mark: int) -> None:
+        """A handler is about to end its process. The alarm is given up before that becomes a habit."""
+        self.count("deaths by an alarm")
+        deaths = self._alarm_deaths[name, mark] = self._alarm_deaths.get((name, mark), 0) + 1
+        if deaths > ALARM_DEATHS_MAX:
+            self.problem("alarm", f"the alarm of {name} has ended its process {deaths} times")
 
     # The end
 

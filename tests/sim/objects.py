@@ -163,9 +163,13 @@ class Journal(DurableObject):
             history.problem("alarm", f"{self.id}: two handlers run at once")
         if info.scheduled_for.timestamp() > EPOCH_S + loop.time() + 0.000_01:
             history.problem("alarm", f"{self.id}: the handler runs too early")
+        mark = self.mirror.get(ALARM_KEY)
+        if self._is_deadly(mark):
+            history.alarm_dies(self.id.name, mark)
+            loop.process.end_itself()  # type: ignore[attr-defined]
+            await asyncio.Event().wait()
         self.ringing = True
         try:
-            mark = self.mirror.get(ALARM_KEY)
             trouble = loop.process.start_trouble()  # type: ignore[attr-defined]  # of a ProcessLoop
             if trouble == "raise" and info.retry_count < 3:
                 raise ScriptFailed("the handler was told to raise")
@@ -177,6 +181,11 @@ class Journal(DurableObject):
                 await run.steps([["write", [["delete", ALARM_KEY]], True]])
         finally:
             self.ringing = False
+
+    def _is_deadly(self, mark: int | None) -> bool:
+        """The handler of this alarm ends its process, so that the alarm is given up in the end."""
+        scenario: Scenario = self._activation.host.loop.process.service.scenario  # type: ignore[attr-defined]
+        return scenario.deadly and mark is not None and mark % 4 == 0
 
     def _see(self, table: int) -> None:
         """A message has told what is in that table."""
@@ -217,7 +226,8 @@ class Journal(DurableObject):
         await self._compare(who, [("get_many", target.get_many(keys), dict(sorted(mirror.items())))])
         for key in keys:
             await self._compare(who, [(f"get({key!r})", target.get(key), mirror.get(key))])
-        if ALARM_KEY in mirror and not self.ringing and _now(target.get_alarm()) is None:
+        mark = mirror.get(ALARM_KEY)
+        if mark is not None and not (self.ringing or self._is_deadly(mark)) and _now(target.get_alarm()) is None:
             history_of(self).problem("alarm", f"{self.id}: there is a mark and no alarm")
         last = sorted((key for key in mirror if "k0" <= key < "k9"), reverse=True)[:2]
         last_first = target.list(start="k0", end="k9", reverse=True, limit=2)

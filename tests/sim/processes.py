@@ -146,6 +146,11 @@ class WorkerProcess(SimProcess):
             self.service.disk.crashed(self.log)
         super().die(graceful=graceful)
 
+    def end_itself(self) -> None:
+        """Code of an object does what no code should."""
+        if self.alive:
+            self.service.time.at(self.clock(), self.service.kill, self.spec.index)
+
     def check_invariants(self, *, quiet: bool) -> None:
         """`quiet`: nothing is going on, so nothing may be left over."""
         if self.host is None:

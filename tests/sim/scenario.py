@@ -50,17 +50,20 @@ class Scenario:
     """Objects call themselves and each other in any direction, from sections and transactions too: some of these calls can
     only be refused, or end by a bound."""
 
+    deadly: bool
+    """The handlers of some alarms end their process, each time."""
+
     @property
     def flawless(self) -> bool:
         """Every call must succeed."""
-        return self.calm and not self.circles
+        return self.calm and not self.circles and not self.deadly
 
     @property
     def small_limits(self) -> bool:
         return self.undurable_bytes < 1 << 20
 
 
-def make_scenario(random: Random, *, circles: bool = False) -> Scenario:
+def make_scenario(random: Random, *, circles: bool = False, deadly: bool = False) -> Scenario:
     calm = random.random() < 0.2
     small = random.random() < 0.4
     undurable = random.randrange(200, 2_000) if small else 16 << 20
@@ -95,4 +98,5 @@ def make_scenario(random: Random, *, circles: bool = False) -> Scenario:
         trouble=random.choice((0.0, 0.2)) if faults else 0.0,
         harsh=faults and random.random() < 0.7,
         circles=circles,
+        deadly=deadly,
     )
