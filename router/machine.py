@@ -21,12 +21,14 @@ from runtime.errors import (
     BadRequest,
     CallError,
     DeadlineExceeded,
+    Internal,
     Overloaded,
     ShardLost,
     Unavailable,
 )
 from runtime.ids import SLOT_MASK, slot_of
 from runtime.inflight import Expiry, InFlight, Unanswered
+from runtime.inquiries import Inquiries
 from runtime.limits import (
     ROUTER_CALL_BYTES_PER_WORKER_MAX,
     ROUTER_CALLS_PER_WORKER_MAX,
@@ -62,10 +64,11 @@ class RouterMachine:
         self._system = SystemCalls(self._table)
         self._next_token = 0
         self._draining = False
-        self._refused = self._lost = self._stray = self._overdue = 0
+        self._refused = self._lost = self._stray = self._overdue = self._forgotten = 0
         self.timer_is_late = False
         """`next_deadline` may be sooner than it was."""
         self.workers: list[InFlight] = []
+        self._inquiries: list[Inquiries] = []
         self._by_slot: list[InFlight] = []
         self.topology_changed(topology, 0.0)
 
@@ -150,12 +153,27 @@ class RouterMachine:
         for reply in replies:
             call = pop(reply.id, None)
             if call is None:
-                self._stray += 1
+                self._take_answer(worker, reply)
                 continue
             origin, request_id, size = call
             freed += size
             reply_to(origin, request_id, reply.status, reply.result)
         worker.bytes -= freed
+
+    def _take_answer(self, worker: InFlight, reply: Reply) -> None:
+        """To a question of ours, or to nothing that is known."""
+        forgotten = self._inquiries[worker.worker].reply(reply)
+        if forgotten is None:
+            self._stray += 1
+        elif forgotten:
+            self._forgotten += len(forgotten)
+            error = Internal(f"worker {worker.worker} no longer knows of the call", outcome="unknown")
+            self._answer_all(forgotten, error)
+
+    def ask_about_old_calls(self) -> list[tuple[int, bytes]]:
+        """To be called every few seconds while calls are in flight. Worker and question."""
+        asked = [(worker, inquiries.ask(self._next_token)) for worker, inquiries in enumerate(self._inquiries)]
+        return [(worker, question) for worker, question in asked if question is not None]
 
     # Workers come and go
 
@@ -165,6 +183,7 @@ class RouterMachine:
         table = SlotTable(topology)
         while len(self.workers) < len(topology.endpoints):
             self.workers.append(InFlight(len(self.workers)))
+            self._inquiries.append(Inquiries(self.workers[-1]))
         endpoints = (*topology.endpoints, *[None] * (len(self.workers) - len(topology.endpoints)))
         for worker, endpoint in zip(self.workers, endpoints, strict=True):
             if worker.endpoint is not None and worker.endpoint != endpoint:
@@ -248,6 +267,7 @@ class RouterMachine:
             "refused": self._refused,
             "lost": self._lost,
             "overdue": self._overdue,
+            "forgotten": self._forgotten,
             "stray_replies": self._stray,
             "in_flight": [len(worker.unanswered) for worker in self.workers],
             "in_flight_bytes": [worker.bytes for worker in self.workers],

@@ -20,7 +20,7 @@ from runtime.backend import Backend
 from runtime.child import FromSupervisor
 from runtime.control import Drain, FromChild, Ping, Pong, RouterSpec, StatusChanged, Topology, TopologyChanged
 from runtime.endpoint import Endpoint
-from runtime.limits import MESSAGE_BYTES_MAX
+from runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
 from runtime.protocol import Message
 
 _TIMER_S_MAX = 3_600.0
@@ -59,6 +59,7 @@ class RouterServer:
         self._backends: dict[int, Backend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
+        self._inquiry: asyncio.TimerHandle | None = None
         self._drain_ends: float | None = None
         self._drain_quiet_by = 0.0
         self._drain_messages = -1
@@ -74,6 +75,8 @@ class RouterServer:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._inquiry is not None:
+            self._inquiry.cancel()
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()
@@ -98,10 +101,20 @@ class RouterServer:
                 backend = self._backends.get(worker.worker)
                 if backend is not None:
                     backend.send(worker.take_bodies())
+        if self._inquiry is None and any(worker.unanswered for worker in self._machine.workers):
+            self._inquiry = self._loop.call_later(INQUIRY_S, self._ask)
         if self._machine.timer_is_late:
             self._machine.timer_is_late = False
             self._set_timer()
         self._endpoint.flush()
+
+    def _ask(self) -> None:
+        """While calls are in flight: are the old ones known to their workers?"""
+        self._inquiry = None
+        for worker, question in self._machine.ask_about_old_calls():
+            if (backend := self._backends.get(worker)) is not None:
+                backend.send([question])
+        self._end_turn()
 
     def _set_timer(self) -> None:
         deadline = self._machine.next_deadline()

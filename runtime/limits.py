@@ -49,6 +49,12 @@ ROUTER_CALLS_PER_WORKER_MAX = 200_000
 """Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
 ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
 ROUTERS_MAX = 64
+INQUIRY_S = 10.0
+"""A router asks a worker about calls that it has had for so long; one that it does not know twice is answered as lost."""
+INQUIRY_CALLS_MAX = 10_000
+"""Calls asked for at once; the others' turn is next time."""
+INQUIRIES_EVERY_S = 1.0
+"""A worker looks through its calls not more often: that is work."""
 DESCRIPTORS_MAX = 1 << 20
 """Up to here a process raises its limit: there are programs that close every descriptor which they might have."""
 DESCRIPTORS_KEPT_MIN = 32

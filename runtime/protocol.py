@@ -83,6 +83,8 @@ class Options(msgspec.Struct, gc=False):
 
 NO_OPTIONS = Options()
 
+UNKNOWN_CALLS = "unknown_calls"
+"""System call of a router to a worker: which of these calls of mine do you not know?"""
 DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")
 """System calls that are for the worker of an object: their name is `CLASS/NAME`."""
 

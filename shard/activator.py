@@ -6,6 +6,7 @@ reset object's last commit, a header that is on disk only), or is answered.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from runtime.errors import BadRequest, Moved
@@ -40,6 +41,9 @@ class Activator:
         if activation is None:
             activation = self._read(kept, request, origin, arrived_s)
         return activation if activation is not None and self._start(activation, kept, request, origin) else None
+
+    def waiting_calls(self) -> Iterator[tuple[Request, Origin, float]]:
+        return self._cold_starts.calls()
 
     def _refuses(self, request: Request, origin: Origin) -> bool:
         """Whether the object has ended its worker too often; the request has been answered then."""

@@ -10,7 +10,7 @@ Rule: no thread and no file; whoever implements `Reader` has those (see `shard.r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -121,6 +121,10 @@ class ColdStarts:
 
     def __contains__(self, object_key: bytes) -> bool:
         return object_key in self._calls
+
+    def calls(self) -> Iterator[tuple[Request, Origin, float]]:
+        for calls in self._calls.values():
+            yield from calls
 
     def takes(self, store: HeaderStore, object_key: bytes, call: tuple[Request, Origin, float]) -> bool:
         """Whether the header has to be fetched; the call waits for it then, or has been refused."""

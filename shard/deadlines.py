@@ -28,13 +28,13 @@ _COMPACT_MIN = 64
 class TimedOrigin(InternalOrigin):
     """Where the reply of a call with a deadline goes, unless that has passed."""
 
-    __slots__ = ("_deadlines", "_origin", "_request_id", "due_s", "over", "started")
+    __slots__ = ("_deadlines", "_request_id", "due_s", "origin", "over", "started")
 
     def __init__(self, deadlines: Deadlines, origin: Origin, request_id: Any, due_s: float) -> None:
         super().__init__()
         self.json = origin.json
         self._deadlines = deadlines
-        self._origin = origin
+        self.origin = origin
         self._request_id = request_id
         self.due_s = due_s
         self.started = False
@@ -44,7 +44,7 @@ class TimedOrigin(InternalOrigin):
     def answer(self, status: int, result: Any) -> None:
         if not self.over:
             self.over = True
-            self._deadlines.answered(self._origin, self._request_id, status, result)
+            self._deadlines.answered(self.origin, self._request_id, status, result)
 
     def fail(self, error: CallError) -> None:
         self.answer(ERROR, error.to_wire())

@@ -17,9 +17,10 @@ import zmq
 
 from runtime.backend import Backend
 from runtime.control import Topology
-from runtime.errors import CallError, Overloaded, ShardLost, Unavailable
+from runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
 from runtime.inflight import InFlight
-from runtime.limits import ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
+from runtime.inquiries import Inquiries
+from runtime.limits import INQUIRY_S, ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
 from runtime.protocol import Reply, Request
 from runtime.slots import SlotTable
 from shard.outbound import LocalOrigin
@@ -43,6 +44,9 @@ class Peers:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._flushing = False
+        self._inquiries: list[Inquiries] = []
+        self._inquiry: asyncio.TimerHandle | None = None
+        self._newest = 0
 
     @property
     def unanswered(self) -> int:
@@ -61,7 +65,7 @@ class Peers:
         if len(worker.unanswered) >= ROUTER_CALLS_PER_WORKER_MAX or worker.bytes + size > ROUTER_CALL_BYTES_PER_WORKER_MAX:
             origin.fail(Overloaded(f"too many calls are in flight to worker {worker.worker}"))
             return
-        token = self._tokens()
+        token = self._newest = self._tokens()
         worker.add(token, request, origin, size)
         if worker.endpoint is None:
             worker.add_wait(token, self._loop.time())
@@ -72,21 +76,38 @@ class Peers:
 
     def _flush(self) -> None:
         self._flushing = False
+        self._ask_later()
         for index, backend in self._backends.items():
             worker = self._workers[index]
             if worker.has_unsent():
                 backend.send(worker.take_bodies())
+
+    def _ask(self) -> None:
+        """While calls are in flight: are the old ones known to their workers?"""
+        self._inquiry = None
+        for index, backend in self._backends.items():
+            if (question := self._inquiries[index].ask(self._newest + 1)) is not None:
+                backend.send([question])
+        self._ask_later()
+
+    def _ask_later(self) -> None:
+        if self._inquiry is None and any(worker.unanswered for worker in self._workers):
+            self._inquiry = self._loop.call_later(INQUIRY_S, self._ask, context=NEUTRAL)
 
     def _replied(self, worker: InFlight, replies: list[Reply]) -> None:
         for reply in replies:
             call = worker.answered(reply.id) if isinstance(reply.id, int) else None
             if call is not None:
                 call[0].answer(reply.status, reply.result)  # type: ignore[attr-defined]  # a LocalOrigin: `send` added it
+            else:
+                for origin, _, _ in self._inquiries[worker.worker].reply(reply) or ():
+                    _fail(origin, Internal(f"worker {worker.worker} no longer knows of the call", outcome="unknown"))
 
     def topology_changed(self, topology: Topology) -> None:
         now = self._loop.time()
         self._table = SlotTable(topology)
         self._workers += [InFlight(index) for index in range(len(self._workers), len(topology.endpoints))]
+        self._inquiries += [Inquiries(worker) for worker in self._workers[len(self._inquiries) :]]
         for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
             worker.set_down(now, is_down=worker.worker in topology.down)
             if worker.endpoint == endpoint:
@@ -138,6 +159,8 @@ class Peers:
     def close(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._inquiry is not None:
+            self._inquiry.cancel()
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()

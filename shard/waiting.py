@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
@@ -34,6 +34,11 @@ class WaitingRoom:
 
     def __len__(self) -> int:
         return len(self.stalled) + sum(len(calls) for _, calls in self._settling.values())
+
+    def calls(self) -> Iterator[WaitingCall]:
+        yield from self.stalled
+        for _, calls in self._settling.values():
+            yield from calls
 
     def takes(self, object_key: bytes, call: WaitingCall) -> bool:
         """Whether a call to an object that is not in memory has to wait; it does then."""

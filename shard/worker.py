@@ -9,23 +9,26 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import zmq
 
 from runtime.child import FromSupervisor
 from runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
 from runtime.endpoint import Endpoint
-from runtime.errors import OperatorError, Unavailable, UnknownMethod
-from runtime.limits import FORWARDED_BYTES_MAX
-from runtime.protocol import ALARM_CALLS, DROP_ALARM, OK, Message, Origin, Request
+from runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
+from runtime.limits import FORWARDED_BYTES_MAX, INQUIRIES_EVERY_S
+from runtime.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
 from runtime.slots import SlotTable, topology_reply
 from shard.checkpoint import CheckpointTrouble
 from shard.collector import Collector
 from shard.committer import Committer
 from shard.host import Host
+from shard.known_calls import known_calls
 from shard.methods import ObjectClass
 from shard.peers import Peers
 from shard.record import ShardCommit
@@ -39,6 +42,8 @@ PEER_IDENTITY = b"tidegate-worker-"
 """What the routing id of a worker's own calls begins with: they are served while the service drains."""
 _DRAIN_POLL_S = 0.02
 _DRAIN_CHECKPOINT_S = 4.0
+
+_decode_asked = msgspec.msgpack.Decoder(tuple[list[int]]).decode
 
 log = logging.getLogger("tidegate")
 
@@ -79,6 +84,7 @@ class Worker:
         self._committer = Committer(loop, self._host, self.store, self._on_broken)
         self._table: SlotTable | None = None
         self._touched = False
+        self._inquired_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
         self._draining: Unavailable | None = None
         self._drain_ends_s = 0.0
@@ -162,6 +168,9 @@ class Worker:
             return
         if request.method == "ping":
             result: Any = "pong"
+        elif request.method == UNKNOWN_CALLS:
+            self._answer_inquiry(request, origin)
+            return
         elif request.method == "topology" and self._table is not None:
             result = topology_reply(self._table)
         else:
@@ -169,6 +178,21 @@ class Worker:
             self._endpoint.reply_error(origin, request.id, error)
             return
         self._endpoint.reply(origin, request.id, OK, result)
+
+    def _answer_inquiry(self, request: Request, origin: Origin) -> None:
+        """Not more often than once a second: all calls are looked at."""
+        now = self._loop.time()
+        if now < self._inquired_s + INQUIRIES_EVERY_S:
+            self._endpoint.reply_error(origin, request.id, Overloaded("the worker has just looked through its calls"))
+            return
+        self._inquired_s = now
+        try:
+            (asked,) = _decode_asked(request.args)
+        except msgspec.MsgspecError as exc:
+            self._endpoint.reply_error(origin, request.id, BadRequest(f"{UNKNOWN_CALLS}: {exc}"))
+            return
+        known = known_calls(self._host, origin.client)
+        self._endpoint.reply(origin, request.id, OK, msgspec.Raw(encode([token for token in asked if token not in known])))
 
     # The supervisor speaks
 

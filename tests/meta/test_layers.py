@@ -20,8 +20,8 @@ MAY_IMPORT = {
 
 SERVING = {
     "addresses", "annotations", "backend", "child", "context", "control", "descriptors", "door", "encoding", "endpoint",
-    "errors", "exceptions", "handshakes", "ids", "inflight", "limits", "models", "outbox", "output", "pending", "pieces",
-    "port", "protocol", "slots", "stub", "unawaited", "witness",
+    "errors", "exceptions", "handshakes", "ids", "inflight", "inquiries", "limits", "models", "outbox", "output", "pending",
+    "pieces", "port", "protocol", "slots", "stub", "unawaited", "witness",
 }  # fmt: skip
 """What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
 
@@ -34,8 +34,8 @@ CORE = {
     "router": {"machine", "system"},
     "runtime": {
         "annotations", "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "handshakes", "ids",
-        "inflight", "limits", "models", "outbox", "pieces", "placement", "protocol", "restart", "slots", "stub", "supervision",
-        "suspicion", "unawaited",
+        "inflight", "inquiries", "limits", "models", "outbox", "pieces", "placement", "protocol", "restart", "slots", "stub",
+        "supervision", "suspicion", "unawaited",
     },
 }  # fmt: skip
 """Rules only. The rest is shell or edge."""

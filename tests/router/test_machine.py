@@ -388,3 +388,20 @@ def test_giving_up_answers_everything_and_says_what_may_have_run() -> None:
     assert net.machine.give_up() == 3
     outcomes = {request_id: error["outcome"] for _, request_id, _, error in net.answers}
     assert outcomes == {1: "unknown", 2: "not_executed", 3: "not_executed"}
+
+
+def test_a_call_that_its_worker_has_lost_is_answered_and_leaves_the_books_and_one_that_it_has_stays() -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m"], [2, "C", NAME, "m"])
+    net.send()
+    assert net.machine.ask_about_old_calls() == [], "they are not old"
+    for unknown in ([0], [0]):
+        [(worker, question)] = net.machine.ask_about_old_calls()
+        assert worker == 0
+        [[number, *_]] = msgspec.msgpack.decode(question)
+        net.reply(0, number, unknown)
+    assert net.error() == (1, "internal", "unknown")
+    assert list(net.machine.workers[0].unanswered) == [1]
+    assert (net.machine.statistics()["forgotten"], net.machine.statistics()["stray_replies"]) == (1, 0)
+    net.reply(0, 0)
+    assert net.machine.statistics()["stray_replies"] == 1

@@ -1,0 +1,97 @@
+"""Which calls a worker still has to answer, wherever they are."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shard.known_calls import known_calls
+from shard.object import DurableObject
+from tests.shard.world import Call, World
+
+
+class Slow(DurableObject):
+    async def on_start(self) -> None:
+        await asyncio.sleep(0.05 if self.id.name == "starts" else 0)
+
+    async def wait(self) -> None:
+        await asyncio.sleep(0.05)
+
+    async def section(self) -> None:
+        async with self.block_concurrency():
+            await asyncio.sleep(0.05)
+
+    async def write(self, size: int = 1) -> None:
+        for number in range(size):
+            self.storage.put(str(number), b"x" * (1 << 20))
+
+    async def nothing(self) -> None:
+        pass
+
+    async def vanish(self) -> None:
+        task = asyncio.current_task()
+        await asyncio.sleep(0)
+        task.call = None  # type: ignore[union-attr]
+
+
+def known(world: World) -> set[int]:
+    return known_calls(world.host, b"test")
+
+
+def unanswered(*calls: Call) -> None:
+    assert not any(call.answered for call in calls)
+
+
+async def test_a_call_that_runs_waits_or_is_held_is_known_with_a_deadline_or_without_and_to_nobody_else() -> None:
+    world = World(Slow, auto=False)
+    for _ in range(2):
+        await world.settle()
+    calls = []
+    for options in ({}, {"deadline_ms": 60_000}):
+        calls += [
+            world.call(Slow, "runs", "wait", **options),
+            world.call(Slow, "busy", "section", **options),
+            world.call(Slow, "starts", "nothing", **options),
+            world.call(Slow, "held", "write", **options),
+        ]
+        await world.settle()
+    calls.append(world.call(Slow, "busy", "nothing"))
+    await world.settle()
+    unanswered(*calls)
+    assert known(world) == set(range(1, len(calls) + 1))
+    assert known_calls(world.host, b"another") == set()
+    world.cut()
+    assert known(world) == set(range(1, len(calls) + 1)), "also while their commit is on its way"
+    world.host.committed()
+    await world.ask_all(calls)
+    assert known(world) == set()
+
+
+async def test_a_call_that_waits_for_the_disk_or_for_the_end_of_a_reset_object_is_known() -> None:
+    world = World(Slow, auto=False)
+    large = world.call(Slow, "large", "write", 17)
+    await world.settle()
+    waits = world.call(Slow, "other", "nothing")
+    await world.settle()
+    unanswered(large, waits)
+    assert known(world) == {1, 2}
+    world.cut()
+    world.activation(Slow, "large").fail("a test")
+    after = world.call(Slow, "large", "nothing")
+    await world.settle()
+    unanswered(after)
+    assert 3 in known(world)
+    world.host.committed()
+    world.auto = True
+    world.host.touch()
+    await world.ask_all([waits, after])
+
+
+async def test_a_call_that_code_has_made_vanish_is_not_known() -> None:
+    world = World(Slow)
+    call = world.call(Slow, "a", "vanish")
+    await world.settle(1)
+    await world.settle()
+    assert known(world) == set()
+    unanswered(call)
+    world.calls.clear()
+    world.host.running_calls -= 1
