@@ -33,6 +33,11 @@ _ASK_FIRST = 2
 log = logging.getLogger("tidegate")
 
 
+def own_door(endpoint: str) -> str:
+    """Where a worker that clients find at this endpoint hears the service's own processes, also when it lets no clients in."""
+    return f"{endpoint}.own" if endpoint.startswith("ipc://") else endpoint
+
+
 class Backend:
     """Gives every message of the worker to `replied`, and calls `end_turn` after every burst."""
 
@@ -57,7 +62,7 @@ class Backend:
             self._socket.setsockopt(option, value)
         if identity is not None:
             self._socket.setsockopt(zmq.ROUTING_ID, identity)
-        self._socket.connect(endpoint)
+        self._socket.connect(own_door(endpoint))
         self._loop = loop
         self._replied = replied
         self._end_turn = end_turn

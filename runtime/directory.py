@@ -28,7 +28,7 @@ from runtime.errors import OperatorError
 from runtime.limits import SHARDS_MAX
 
 FORMAT = 1
-RUN_PATH_BYTES_MAX = 90
+RUN_PATH_BYTES_MAX = 86
 """Of the run directory: 108 bytes are what the kernel takes for a unix socket's path; the rest is for the socket's name."""
 LEFT_BEHIND_S_MAX = 10.0
 """How long a start waits for the processes of a supervisor that died: they are dying too, perhaps in the middle of a sync."""

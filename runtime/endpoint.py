@@ -130,6 +130,7 @@ class Endpoint:
         self._monitor.connect(address)
         self._handshakes = Handshakes()
         self._door = Door()
+        self._always_open: set[str] = set()
         limit = descriptors.limit()
         kept = descriptors.kept(limit)
         self._accept_below = limit - kept
@@ -154,9 +155,12 @@ class Endpoint:
         self._edge_used = False
         self._messages_in = self._messages_out = self._malformed = self._undeliverable = 0
 
-    def bind(self, endpoint: str, listening_fd: int | None = None) -> str:
+    def bind(self, endpoint: str, listening_fd: int | None = None, *, always: bool = False) -> str:
         """Returns the endpoint really bound (a port of 0 is replaced). Raises zmq.ZMQError. With the descriptor of a socket
-        that listens already, that socket is the endpoint's."""
+        that listens already, that socket is the endpoint's. `always`: the service's own processes come in here, and what is
+        kept back is for them."""
+        if always:
+            self._always_open.add(endpoint)
         if listening_fd is not None:
             self._socket.setsockopt(zmq.USE_FD, listening_fd)
         elif has_name(endpoint):
@@ -240,7 +244,8 @@ class Endpoint:
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 handshakes.succeeded()
             elif event == zmq.EVENT_LISTENING:
-                self._door.listens(address.decode(), value)
+                if (bound := address.decode()) not in self._always_open:
+                    self._door.listens(bound, value)
             elif event != zmq.EVENT_DISCONNECTED:  # One of the failures; that it is closed comes next.
                 self._failure = "left" if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value in _LEFT else "failed"
             else:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from runtime.backend import own_door
 from runtime.child import FromSupervisor
 from runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
 from runtime.endpoint import Endpoint
@@ -91,7 +92,10 @@ class Worker:
         self._said_quiet = self._may_leave = False
 
     def bind(self, endpoint: str) -> str:
-        return self._endpoint.bind(endpoint)
+        bound = self._endpoint.bind(endpoint)
+        if (own := own_door(bound)) != bound:
+            self._endpoint.bind(own, always=True)
+        return bound
 
     def parts(self) -> tuple[object, ...]:
         """Who calls whom through what they were given."""

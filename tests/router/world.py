@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from runtime.backend import own_door
 from runtime.control import (
     Drain,
     FromChild,
@@ -44,7 +45,7 @@ class FakeWorker:
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 1_000)
         self._socket.setsockopt(zmq.SNDHWM, 0)
-        self._socket.bind(endpoint)
+        self._socket.bind(own_door(endpoint))
         self._wake, self._woken = socket.socketpair()
         self._stopping = False
         self._thread = threading.Thread(target=self._run, daemon=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import resource
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -72,3 +74,20 @@ def test_a_crowd_that_takes_all_descriptors_shuts_out_only_itself(
     assert service.pids() == pids, "nobody has died of it"
     wait_until(lambda: statistics_of(service, role).get("times_full", 0) >= 1, "counted")
     wait_until(lambda: not statistics_of(service, role)["refuses_connections"], "let in again")
+
+
+def test_a_router_that_is_started_again_reaches_a_worker_that_is_full_of_clients(
+    serve: Serve, many: zmq.Context[Any]
+) -> None:
+    service = serve(1, wrapper=("prlimit", f"--nofile={LIMIT}:{LIMIT}"))
+    service.expect(FULL, "killed by SIGKILL", "is ready again")
+    worker = next(each["endpoint"] for each in service.status()["processes"] if each["name"] == "worker 0")
+    crowd = []
+    for _ in range(LIMIT):
+        crowd.append(dealer(many, worker))
+        time.sleep(0.001)
+    service.wait_for_output(FULL)
+    router = service.router_pid()
+    os.kill(router, signal.SIGKILL)
+    wait_until(lambda: service.pids_of("router") not in ([], [router]), "another router")
+    assert ask(service.endpoint, "Counter", "a", "get_unique_number") == 0
