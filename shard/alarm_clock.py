@@ -263,6 +263,7 @@ class AlarmClock:
                 self._ringing[due.object_key].overtaken = True
             elif self._has_handler(due.class_name):
                 self._ringing[due.object_key] = ring
+                ring.overtaken = False
                 ring.deaths = self._deaths.get(due.object_key, 0)
                 if ring.deaths >= ALARM_DEATHS_MAX:
                     self._abandon(ring)

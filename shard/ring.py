@@ -79,7 +79,7 @@ class Ring(InternalOrigin):
         self.attempts = 0
         """How often it did not get through, through no fault of the object."""
         self.overtaken = False
-        """Another ring for the object came meanwhile and was dropped."""
+        """Another ring for the object has come since this one began to wait for its mark, and was dropped."""
         self.deaths = 0
         """Processes that have died while the handler ran, one after another."""
         self.has_ended = False
@@ -150,7 +150,7 @@ class Ring(InternalOrigin):
         self.clock.run_ended(self)
 
     def deliver(self, host: Host) -> None:
-        self._activation, self._has_run, self._abandoned, self.overtaken = None, False, None, False
+        self._activation, self._has_run, self._abandoned = None, False, None
         host.deliver(Request(0, self.due.class_name, self.due.name, ALARM), self)
 
     def answer(self, status: int, result: Any) -> None:

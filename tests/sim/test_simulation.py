@@ -28,6 +28,7 @@ FOUND = {
     31564: "the same, and the caller's object waited for it to come back",
     540150: "who had seen a write was not reset when it was lost, for its writer had been reset before",
     1095: "who gave up the wait for a section ran beside the section of another",
+    2000326: "an alarm that rang while an earlier ring waited for its mark to be durable was forgotten",
 }
 """By seed: what went wrong once. Scenarios change with the simulator, so these are reminders more than proofs."""
 
