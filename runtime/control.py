@@ -130,6 +130,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     recovered_records: int = 0
     app_version: str = ""
     """Of the source that a worker runs: equal texts, equal source."""
+    read_only: bool = False
+    """There is no room: what earlier logs hold is in no store, and they have to stay."""
 
 
 class Pong(msgspec.Struct, frozen=True, tag="pong"):

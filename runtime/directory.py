@@ -11,6 +11,8 @@ Rule 2: a directory that this version does not understand is left exactly as it 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -30,6 +32,7 @@ from runtime.limits import SHARDS_MAX
 FORMAT = 1
 RUN_PATH_BYTES_MAX = 86
 """Of the run directory: 108 bytes are what the kernel takes for a unix socket's path; the rest is for the socket's name."""
+_SECTOR_BYTES = 512
 LEFT_BEHIND_S_MAX = 10.0
 """How long a start waits for the processes of a supervisor that died: they are dying too, perhaps in the middle of a sync."""
 
@@ -37,6 +40,17 @@ _LOG_NAME = re.compile(r"(\d{8})-\d{4}")
 _DELETED = "deleted-"
 _OURS_BEFORE_FORMAT = frozenset({"lock", "run", "tidegate.json.new", "lost+found"})
 """What may be in a directory that has no tidegate.json yet: the beginnings of a creation cut short."""
+
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_HINTS = {
+    errno.ENOSPC: "make room on this file system, space or inodes (df -h, df -i), or choose another with --data",
+    errno.EDQUOT: "raise the quota of this user, make room, or choose another with --data",
+    errno.EROFS: "mount this file system for writing, or choose another with --data",
+    errno.EFBIG: "raise the limit of file sizes (ulimit -f)",
+    errno.EIO: "check the disk and the kernel's log",
+    errno.ENOTDIR: "a part of this path is no directory; choose another with --data",
+}
 
 
 class _Description(msgspec.Struct):
@@ -48,12 +62,19 @@ class _Description(msgspec.Struct):
 class DataDirectory:
     """A locked data directory at one start of the service. `close` gives it back."""
 
-    def __init__(self, path: Path, lock_fd: int, shards: int, start: int) -> None:
+    def __init__(self, path: Path, lock_fd: int, shards: int, start: int, *, counted: bool = True) -> None:
         self.path = path
         self.lock_fd = lock_fd
         self.shards = shards
         self.start = start
-        """Number of this start, from 1; no two starts have the same."""
+        """Number of this start, from 1; no two starts that have written anything have the same."""
+        self._counted = counted
+
+    def count_start(self) -> None:
+        """Makes up for it where there was no room to count this start when it began."""
+        if not self._counted:
+            _write_durably(self.path / "tidegate.json", _encode(_Description(FORMAT, self.shards, self.start)))
+            self._counted = True
 
     def delete_logs_of_earlier_starts(self) -> int:
         """Call when every worker has checkpointed what they hold. Returns how many were deleted."""
@@ -81,7 +102,7 @@ def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
             os.close(lock_fd)
             raise
     except OSError as error:
-        hint = "give it to the user who runs the service, or choose another with --data"
+        hint = _HINTS.get(error.errno or 0, "give it to the user who runs the service, or choose another with --data")
         raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
 
 
@@ -92,13 +113,29 @@ def _create(path: Path) -> None:
 
 
 def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
-    description = _read_description(path) or _Description(FORMAT, shards_if_new, 0)
-    description.starts += 1
-    for name in ("log", "shards"):
-        (path / name).mkdir(mode=0o700, exist_ok=True)
-    _remove_deleted(path / "log")
-    _write_durably(path / "tidegate.json", msgspec.json.encode(description) + b"\n")
+    found = _read_description(path)
+    description = found or _Description(FORMAT, shards_if_new, 0)
+    description.starts = max(description.starts, _newest_log(path / "log")) + 1
+    try:
+        for name in ("log", "shards"):
+            (path / name).mkdir(mode=0o700, exist_ok=True)
+        _remove_deleted(path / "log")
+        _write_durably(path / "tidegate.json", _encode(description))
+    except OSError as error:
+        if found is None or error.errno not in _NO_ROOM:
+            raise
+        return DataDirectory(path, lock_fd, description.shards, description.starts, counted=False)
     return DataDirectory(path, lock_fd, description.shards, description.starts)
+
+
+def _newest_log(logs: Path) -> int:
+    """By the number of its start, which may not have been counted."""
+    names = os.listdir(logs) if logs.is_dir() else []
+    return max((int(match[1]) for name in names if (match := _LOG_NAME.fullmatch(name))), default=0)
+
+
+def _encode(description: _Description) -> bytes:
+    return msgspec.json.encode(description) + b"\n"
 
 
 def _read_description(path: Path) -> _Description | None:
@@ -135,8 +172,10 @@ def _lock(path: Path) -> int:
     except BaseException:
         os.close(lock_fd)
         raise
-    os.ftruncate(lock_fd, 0)
-    os.pwrite(lock_fd, f"{os.getpid()}\n".encode(), 0)
+    holder = f"{os.getpid()}\n".encode()
+    with contextlib.suppress(OSError):  # On a full disk the file may stay empty: nobody is told who has the lock, then.
+        os.pwrite(lock_fd, holder, 0)  # Before the rest is cut off: a block that is given up may not come back.
+        os.ftruncate(lock_fd, len(holder))
     return lock_fd
 
 
@@ -218,7 +257,8 @@ def open_run_directory(data: Path, runtime_directory: str | None) -> RunDirector
     for path in candidates:
         if len(os.fsencode(path)) <= RUN_PATH_BYTES_MAX:
             path.mkdir(mode=0o700, exist_ok=True)
-            path.chmod(0o700)
+            if stat.S_IMODE(path.stat().st_mode) != 0o700:
+                path.chmod(0o700)
             _remove_sockets(path)
             shutil.rmtree(path / KEPT_SOURCE, ignore_errors=True)
             return RunDirectory(path, temporary=False)
@@ -235,16 +275,30 @@ def _remove_sockets(path: Path) -> None:
 
 
 def _write_durably(path: Path, data: bytes) -> None:
-    """All of the new content or all of the old, whatever happens."""
+    """All of the new content or all of the old, whatever happens. On a full disk the content is written over the old one: it is
+    less than a sector, and has its block."""
+    assert len(data) <= _SECTOR_BYTES
     new = path.with_name(path.name + ".new")
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        os.write(fd, data)
+        _write_and_sync(new, data, os.O_CREAT | os.O_TRUNC)
+        os.rename(new, path)
+    except OSError as error:
+        new.unlink(missing_ok=True)
+        if error.errno not in _NO_ROOM or not path.exists():
+            raise
+        _write_and_sync(path, data, 0)
+    _sync_directory(path.parent)
+
+
+def _write_and_sync(path: Path, data: bytes, flags: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | flags, 0o600)
+    try:
+        if os.write(fd, data) != len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.ftruncate(fd, len(data))
         os.fsync(fd)
     finally:
         os.close(fd)
-    os.rename(new, path)
-    _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:

@@ -87,6 +87,7 @@ class Supervisor:
         self._usage = Usage()
         self._status_sent: dict[int, dict[str, Any]] = {}
         """By seat of the router."""
+        self._logs_deleted = False
         self._timer: asyncio.TimerHandle | None = None
         self._listen: str | None = None
         """Where the router listened first; None before the service was ready."""
@@ -131,6 +132,7 @@ class Supervisor:
         self._obey(self.supervision.child_said(seat, message, self._now()))
         if isinstance(message, Ready):
             self._tell_status()
+            self._delete_logs_once()
 
     def _on_exit(self, seat: int, returncode: int) -> None:
         del self._children[seat]
@@ -255,13 +257,23 @@ class Supervisor:
         self._listen = listen_endpoint(self.supervision)
         self._notifier.ready(self._status_line())
         self._on_ready(self)
-        self._loop.run_in_executor(None, self._delete_logs)
+        self._delete_logs_once()
+
+    def _delete_logs_once(self) -> None:
+        """When every worker has recovered all that they hold."""
+        supervision = self.supervision
+        if self._logs_deleted or not supervision.was_ready or not supervision.all_ready or supervision.stopping:
+            return
+        if not any(occupancy.ready is not None and occupancy.ready.read_only for occupancy in supervision.seats.values()):
+            self._logs_deleted = True
+            self._loop.run_in_executor(None, self._delete_logs)
 
     def _delete_logs(self) -> None:
         try:
+            self._service.directory.count_start()
             deleted = self._service.directory.delete_logs_of_earlier_starts()
         except OSError as error:  # They cost space, and nothing else: the next start tries again.
-            log.warning("cannot delete logs of earlier starts: %s", error)
+            log.warning("cannot count this start or delete logs of earlier ones: %s", error)
         else:
             log.debug("deleted %d logs of earlier starts", deleted)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import logging
 import os
 import secrets
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -33,6 +36,9 @@ from shard.worker import Worker
 from shard.worker_store import WorkerStore
 
 log = logging.getLogger("tidegate")
+
+_LEFT_AT_THE_END: list[str] = []
+"""Folders to be removed."""
 
 SWITCH_INTERVAL_S = 0.000_5
 """A helper thread that returns from the disk waits at most this long for the busy loop thread (5 ms by default)."""
@@ -112,24 +118,41 @@ def _serve(
         failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=True)
         send_blocking(control_fd, failed)
         return 1
-    # The random part keeps a client apart that reaches another machine's service through a tunnel, and finds a socket of the
-    # same path on its own machine: it would talk to the wrong service.
-    endpoint = worker.bind(f"ipc://{spec.run_dir}/{spec.index}.{spec.incarnation}.{secrets.token_hex(4)}")
+    endpoint = _bind(worker, spec)
     control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
     loop.call_soon(forks.worker_runs, worker, Path(spec.data_dir), Path(spec.run_dir))
     worker.start()
     if spec.witness is not None:
         _watch(Path(spec.witness), loop)
     described = {object_class.name: object_class.describe() for object_class in classes}
-    control.send(Ready(endpoint, described, worker.store.recovery.records, app_version))
+    control.send(Ready(endpoint, described, worker.store.recovery.records, app_version, worker.store.read_only is not None))
     loop.run_forever()
     worker.close()
     control.flush_blocking()
     context.term()  # Waits until the last replies have left, two seconds at most.
+    for folder in _LEFT_AT_THE_END:
+        shutil.rmtree(folder, ignore_errors=True)
     end_children()
     logging.shutdown()
     outputs.flush(OUTPUT_FLUSH_S)
     os._exit(exit_codes[0])  # User threads and executors must not keep a worker alive that is done.
+
+
+def _bind(worker: Worker, spec: WorkerSpec) -> str:
+    """The endpoint. On a disk without room for a socket's name it is in a folder of its own elsewhere."""
+    for left in Path(spec.run_dir).glob(f"{spec.index}.*"):  # By an earlier process of this seat: on a full disk it makes room.
+        left.unlink(missing_ok=True)
+    # The random part keeps a client apart that reaches another machine's service through a tunnel, and finds a socket of the
+    # same path on its own machine: it would talk to the wrong service.
+    name = f"{spec.index}.{spec.incarnation}.{secrets.token_hex(4)}"
+    try:
+        return worker.bind(f"ipc://{spec.run_dir}/{name}")
+    except zmq.ZMQError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+    elsewhere = tempfile.mkdtemp(prefix="tidegate-")
+    _LEFT_AT_THE_END.append(elsewhere)
+    return worker.bind(f"ipc://{elsewhere}/{name}")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ CHECKPOINT_COMMIT_BYTES = 32 << 20
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
 RETRY_S_MAX = 30.0
+FULL_AGAIN_S = 1.0
+"""For so long after an attempt that found no room nobody asks for the next one."""
 URGENT_SHARE = 0.75
 """Share of the log, or of twice the memtables' bound, from which on the checkpoint takes half of the loop's time."""
 TURN_S_MAX = 0.001
@@ -313,6 +315,10 @@ class Checkpointer:
         self._checkpointed_position = 0
         self._freeze_position: int | None = None
         self._retry_now = asyncio.Event()
+        self._attempt_over = asyncio.Event()
+        self._full: StoreFull | None = None
+        """Why the last attempt has failed, and when."""
+        self._full_at = 0.0
         self._fatal: OperatorError | None = None
         self._closing = False
         self._unasked = 0
@@ -366,6 +372,26 @@ class Checkpointer:
             task = self._task or self._start()
             await asyncio.wait([task])
 
+    async def make_room(self) -> None:
+        """Like `finish`, for a log that has no room: raises the `OperatorError` that prevents it also where that may change, at
+        once if it was found just before."""
+        if self._full is not None and asyncio.get_running_loop().time() - self._full_at < FULL_AGAIN_S:
+            raise self._full
+        self._full = None
+        position = self._applied_position()
+        while self._checkpointed_position < position:
+            if self._fatal is not None:
+                raise self._fatal
+            assert not self._closing
+            self._retry_now.set()
+            self._attempt_over.clear()
+            task = self._task or self._start()
+            over = asyncio.ensure_future(self._attempt_over.wait())
+            await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
+            over.cancel()
+            if self._full is not None:
+                raise self._full
+
     def _start(self) -> asyncio.Task[None]:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
@@ -400,8 +426,11 @@ class Checkpointer:
                 break
             except StoreFull as error:
                 self._failures += 1
+                self._full, self._full_at = error, asyncio.get_running_loop().time()
+                self._attempt_over.set()
                 await self._wait_retry(error)
         self._failures = 0
+        self._full = None
         self._checkpointed_position = position
         self._freeze_position = None
         self._checkpoints += 1

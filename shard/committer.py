@@ -29,7 +29,8 @@ HELPER_ABOVE_S = 0.001_5
 PROBES = 4
 """Commits made in the helper thread before the duration is believed."""
 ROOM_TIMEOUT_S = 5.0
-"""How long a commit waits for a checkpoint to make room in a full log before it fails."""
+"""How long a commit waits for a checkpoint to make room in a full log before it fails; it fails at once when that cannot."""
+SAY_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Committer:
         self._jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._helper = threading.Thread(target=self._help, name="tidegate-commit", daemon=True)
         self._helper.start()
+        self._refused = 0
+        self._say_at_s = 0.0
         self.position = 0
         """Log position of the newest durable commit."""
 
@@ -137,13 +140,13 @@ class Committer:
     async def _checkpoint_and_retry(self, record: bytes, problem: LogFull) -> None:
         try:
             async with asyncio.timeout(ROOM_TIMEOUT_S):
-                await self._store.checkpointer.finish()
+                await self._store.checkpointer.make_room()
             position = await asyncio.to_thread(self._store.log.append, record)
         except LogBroken as exc:
             self._fail(exc)
             return
         except (OperatorError, TimeoutError):
-            logging.getLogger("tidegate").error("a commit was refused: %s", problem)
+            self._say_refused(problem)
             self._host.commit_failed(str(problem))
         except Exception as exc:
             self._fail(_as_broken(exc))
@@ -151,6 +154,16 @@ class Committer:
         else:
             self._succeed(position)
         self._host.touch()
+
+    def _say_refused(self, problem: LogFull) -> None:
+        """Now and then: whoever wrote is told each time."""
+        self._refused += 1
+        now_s = self._loop.time()
+        if now_s >= self._say_at_s:
+            self._say_at_s = now_s + SAY_EVERY_S
+            many = f"{self._refused} commits were" if self._refused > 1 else "a commit was"
+            logging.getLogger("tidegate").error("%s refused: %s", many, problem)
+            self._refused = 0
 
     def _fail(self, error: LogBroken) -> None:
         self._host.commit_failed(str(error))

@@ -12,7 +12,9 @@ Threads: `append` is called by one thread at a time; `prepare_segment` and `trun
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import struct
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -28,13 +30,20 @@ from shard.segment import FRAME_BYTES, HEADER_BYTES, SALT_BYTES, SegmentHeader, 
 SEGMENT_BYTES_FIRST = 4 << 20
 """A log starts small and doubles, so that a worker which writes little starts fast and takes little disk."""
 _ZEROS = bytes(1 << 20)
-_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+_FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
+_FS_NOCOW_FL = 0x00800000
+_COPIES_ON_WRITE = frozenset({"btrfs", "bcachefs", "zfs"})
 
 assert COMMIT_BYTES_MAX + HEADER_BYTES + FRAME_BYTES <= SEGMENT_BYTES
 
 
 class LogFull(OperatorError):
     """Nothing was written and the log is intact; an append succeeds again once there is room (after `truncate`)."""
+
+
+class LogWithoutRoom(LogFull):
+    """The file system has no room; a checkpoint may give some back, or not."""
 
 
 class LogBroken(OperatorError):
@@ -50,6 +59,8 @@ class LogStatistics(NamedTuple):
     segments_max: int
     used_bytes: int
     appends: int
+    copies_on_write: bool
+    """An append needs room on the file system, although zeros were written ahead."""
 
 
 @dataclass(slots=True)
@@ -88,6 +99,34 @@ def make_directory(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
     sync_directory(path.parent)
     sync_directory(path.parent.parent)
+
+
+def overwrite_in_place(directory: Path) -> bool:
+    """Tells a file system that copies on write to do without in new files of this directory: else zeros written ahead keep no
+    room for what is written over them. False where it copies all the same."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            flags = struct.unpack("I", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(4)))[0]
+            fcntl.ioctl(fd, _FS_IOC_SETFLAGS, struct.pack("I", flags | _FS_NOCOW_FL))
+        finally:
+            os.close(fd)
+    except OSError:  # Hardly any other file system knows the flag.
+        return _file_system(directory) not in _COPIES_ON_WRITE
+    return True
+
+
+def _file_system(path: Path) -> str:
+    """Its type, as far as the table of mounts tells."""
+    found, length = "", -1
+    try:
+        for line in Path("/proc/self/mounts").read_text(errors="replace").splitlines():
+            _, place, kind, *_ = line.split(" ")
+            if len(place) >= length and path.resolve().is_relative_to(place):
+                found, length = kind, len(place)
+    except (OSError, ValueError):
+        return ""
+    return found
 
 
 def _write_all(fd: int, parts: list[bytes], offset: int) -> None:
@@ -138,6 +177,7 @@ class CommitLog:
         durably gone, so old and new can never be mixed up."""
         try:
             make_directory(self._directory)
+            self._copies_on_write = not overwrite_in_place(self._directory)
             old = list_segments(self._directory)
             for _, path in old:
                 path.unlink()
@@ -160,6 +200,11 @@ class CommitLog:
         head, crc = encode_frame_head(self._active.salt, position, self._link, record)
         try:
             _write_all(self._active.fd, [head, record], self._offset)
+        except OSError as error:
+            if error.errno in _NO_SPACE:  # Part of a frame, at most, is there; the next one is written over it.
+                raise self._without_room("append to", self._active.path, error) from error
+            raise self._broke("append", self._active.path, error) from error
+        try:
             os.fdatasync(self._active.fd)
         except OSError as error:
             raise self._broke("append", self._active.path, error) from error
@@ -217,10 +262,7 @@ class CommitLog:
             self._prepared.append(self._create_segment())
         except OSError as error:
             if error.errno in _NO_SPACE:
-                raise LogFull(
-                    "prepare segment in", self._directory, error.strerror or str(error),
-                    f"free at least {self._next_bytes >> 20} MiB on this file system; appends are tried again",
-                ) from error  # fmt: skip
+                raise self._without_room("prepare segment in", self._directory, error) from error
             raise self._broke("prepare segment in", self._directory, error) from error
 
     def _create_segment(self, header_position: int | None = None) -> _Segment:
@@ -230,6 +272,7 @@ class CommitLog:
         fd = above_standard(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         segment = _Segment(number, path, fd, size)
         try:
+            os.posix_fallocate(fd, 0, size)  # Where there is no room it says so before anything is written.
             whole, rest = divmod(size, len(_ZEROS))
             _write_all(fd, [_ZEROS] * whole + [bytes(rest)], 0)  # One system call: each return would wait for the GIL.
             if header_position is not None:
@@ -282,10 +325,14 @@ class CommitLog:
             "the worker restarts and recovers what is durable; check the disk and the kernel's log",
         )  # fmt: skip
 
-    @staticmethod
-    def _cannot(operation: str, place: Path, error: OSError) -> OperatorError:
-        hint = "free some space" if error.errno in _NO_SPACE else "check the permissions and the disk"
-        return OperatorError(operation, place, error.strerror or str(error), hint)
+    def _without_room(self, operation: str, place: Path, error: OSError) -> LogWithoutRoom:
+        hint = f"free at least {self._next_bytes >> 20} MiB on this file system; appends are tried again"
+        return LogWithoutRoom(operation, place, error.strerror or str(error), hint)
+
+    def _cannot(self, operation: str, place: Path, error: OSError) -> OperatorError:
+        if error.errno in _NO_SPACE:
+            return self._without_room(operation, place, error)
+        return OperatorError(operation, place, error.strerror or str(error), "check the permissions and the disk")
 
     @property
     def is_broken(self) -> bool:
@@ -307,6 +354,7 @@ class CommitLog:
             segments_max=self._segments_max,
             used_bytes=sum(segment.size for segment in tuple(self._full)) + self._offset,
             appends=self._appends,
+            copies_on_write=self._copies_on_write,
         )
 
     def close(self) -> None:
@@ -317,3 +365,29 @@ class CommitLog:
                 os.close(segment.fd)
             self._full.clear()
             self._prepared.clear()
+
+
+class NoLog:
+    """In the place of a log for which there is no room: takes nothing, and says why."""
+
+    def __init__(self, problem: OperatorError) -> None:
+        self._problem = problem
+        self.is_broken = False
+        self.needs_segment = False
+        self.segments_used, self.segments_max = 1, 2
+
+    def append(self, record: bytes) -> int:
+        problem = self._problem
+        raise LogWithoutRoom(problem.operation, problem.place, problem.problem, problem.hint)
+
+    def truncate(self, position: int) -> None:
+        pass
+
+    def prepare_segment(self) -> None:
+        pass
+
+    def statistics(self) -> LogStatistics:
+        return LogStatistics(0, 0, 0, 0, 0, 0, copies_on_write=False)
+
+    def close(self) -> None:
+        pass

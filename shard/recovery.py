@@ -144,7 +144,17 @@ def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: in
     return RecoveryReport(len(logs), records, commits, entries, perf_counter() - began)
 
 
-def _replay(logs: Sequence[LogDirectory], by_shard: Mapping[int, _Gathered]) -> tuple[int, int, int]:
+def recall(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> dict[int, tuple[int, Memtable]]:
+    """Where there is no room to recover: what `recover` would have written, for each shard up to which sequence. It stays in
+    memory, and the logs have to stay where they are."""
+    by_shard = {state.shard: _Gathered(state) for state in states}
+    _replay(logs_to_recover(data_dir, start, worker), by_shard, writing=False)
+    return {shard: (gathered.seq, gathered.memtable) for shard, gathered in by_shard.items()}
+
+
+def _replay(
+    logs: Sequence[LogDirectory], by_shard: Mapping[int, _Gathered], *, writing: bool = True
+) -> tuple[int, int, int]:
     records = commits = entries = unchecked_bytes = 0
     for log in logs:
         for payload in read_log(log.path):
@@ -156,9 +166,10 @@ def _replay(logs: Sequence[LogDirectory], by_shard: Mapping[int, _Gathered]) -> 
             unchecked_bytes += len(payload)
             if unchecked_bytes >= _CHECK_BYTES:
                 unchecked_bytes = 0
-                if _is_enough(by_shard):
+                if writing and _is_enough(by_shard):
                     entries += _write_all(by_shard)
-    entries += _write_all(by_shard)
+    if writing:
+        entries += _write_all(by_shard)
     return records, commits, entries
 
 

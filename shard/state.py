@@ -78,12 +78,33 @@ FAULTS = Faults()
 """One for all states: whichever read was slow has asked, and the others' slow reads are not to be blamed for it."""
 
 
-def _failure(operation: str, path: Path, error: BaseException) -> OperatorError:
+_NO_ROOM = {
+    errno.ENOSPC: "no space left",
+    errno.EDQUOT: "the quota is used up",
+    errno.EFBIG: "a file may not get larger here",
+    errno.EROFS: "the file system is read-only",
+}
+_KNOWN = (*_NO_ROOM, errno.EIO)
+
+
+def _error_number(error: BaseException) -> int | None:
+    """Before version 3 errors of LMDB have no code, and their text ends in the one that the system gives to the number."""
     code = getattr(error, "code", None) or getattr(error, "errno", None)
+    if code is not None:
+        return int(code)
+    if isinstance(error, lmdb.DiskError):
+        return errno.ENOSPC
+    return next((number for number in _KNOWN if str(error).endswith(os.strerror(number))), None)
+
+
+def _failure(operation: str, path: Path, error: BaseException) -> OperatorError:
+    code = _error_number(error)
     if isinstance(error, lmdb.MapFullError):
         return StoreFull(operation, path, "the map is full", "spread the data over more shards; writes wait meanwhile")
-    if code in (errno.ENOSPC, errno.EDQUOT) or (code == errno.EIO and _is_full(path)):
-        return StoreFull(operation, path, "no space left", "free some space on this file system; it is tried again")
+    if code == errno.EIO and _is_full(path):
+        code = errno.ENOSPC
+    if code in _NO_ROOM:
+        return StoreFull(operation, path, _NO_ROOM[code], "free some space on this file system; it is tried again")
     return StoreFailed(operation, path, str(error), "the worker restarts and recovers; check the disk and the kernel's log")
 
 
@@ -108,6 +129,8 @@ class LmdbState:
             path.mkdir(parents=True, exist_ok=True)
             self._env = open_environment(path, map_bytes)
         except (OSError, lmdb.Error, MemoryError) as error:
+            if isinstance(full := _failure("open store", path, error), StoreFull):
+                raise full from error
             raise OperatorError(
                 "open store", path, str(error), "check the permissions, the address space limit (ulimit -v) and the disk",
             ) from error  # fmt: skip

@@ -43,6 +43,7 @@ PEER_IDENTITY = b"tidegate-worker-"
 """What the routing id of a worker's own calls begins with: they are served while the service drains."""
 _DRAIN_POLL_S = 0.02
 _DRAIN_CHECKPOINT_S = 4.0
+_ROOM_DRAIN_S = 1.0
 
 _decode_asked = msgspec.msgpack.Decoder(tuple[list[int]]).decode
 
@@ -105,6 +106,9 @@ class Worker:
         self._collector.start()
         self._endpoint.start(self._loop)
         self._host.alarms.start()
+        if self.store.read_only is not None:
+            log.error("%s; until there is room everything is read and nothing is written", self.store.read_only)
+            self._loop.create_task(self._leave_when_there_is_room(), context=NEUTRAL)
 
     def close(self) -> None:
         if self._evicting is not None:
@@ -216,6 +220,7 @@ class Worker:
             **dataclasses.asdict(self._host.statistics()),
             **dataclasses.asdict(self._endpoint.statistics()),
             **dataclasses.asdict(self._committer.statistics()),
+            "read_only": "" if self.store.read_only is None else str(self.store.read_only),
             "log": self.store.log.statistics()._asdict(),
             "checkpoint": self.store.checkpointer.statistics()._asdict(),
             "reads": self.store.read_statistics()._asdict(),
@@ -232,6 +237,17 @@ class Worker:
         """The log is unusable and everybody who waited has been told. Only a new process can find out what is durable."""
         log.error("%s; this worker ends and recovers from disk", error)
         self._draining = Unavailable("the worker restarts after a disk error")
+        self._endpoint.flush()
+        self._end(1, 0)
+
+    async def _leave_when_there_is_room(self) -> None:
+        """Only a new process recovers. This one answers before what it has begun to read."""
+        await self.store.wait_for_room()
+        log.warning("there is room again: this worker starts again, to take writes")
+        self._draining = Unavailable("the worker starts again, now that there is room on its disk")
+        give_up_at = self._loop.time() + _ROOM_DRAIN_S
+        while self._host.unanswered and self._loop.time() < give_up_at:
+            await asyncio.sleep(_DRAIN_POLL_S)
         self._endpoint.flush()
         self._end(1, 0)
 

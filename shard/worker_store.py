@@ -7,21 +7,57 @@ and `applied`, on the loop thread; `close` at the end. What `append` returned fo
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from runtime.errors import OperatorError
 from shard.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
-from shard.log import CommitLog
+from shard.log import SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog
 from shard.record import CommitRecord, ShardCommit, encode_record
-from shard.recovery import RecoveryReport, log_path, recover
+from shard.recovery import RecoveryReport, log_path, recall, recover
 from shard.residency import Watch, WatchStatistics
 from shard.state import MAP_BYTES_MAX, LmdbState
-from shard.store import ShardStore
+from shard.store import ShardStore, StoreFull
 
 ADDRESS_BYTES_MAX = 32 << 40
 """Address space for the maps of all shards of a worker: a quarter of what a process has."""
+
+
+PROBE = "probe-"
+PROBE_BYTES_MIN = 4 * SEGMENT_BYTES_FIRST
+PROBE_EVERY_S = 2.0
+
+
+def _open_states(data_dir: Path, shards: Sequence[int]) -> list[LmdbState]:
+    map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, len(shards)))
+    states: list[LmdbState] = []
+    try:
+        for shard in shards:
+            states.append(LmdbState(data_dir / "shards" / f"{shard:04d}", shard, map_bytes=map_bytes))
+    except BaseException:
+        _close_states(states)
+        raise
+    return states
+
+
+def _close_states(states: Sequence[LmdbState]) -> None:
+    for state in states:
+        state.close()
+
+
+def _has_room(probe: Path, need_bytes: int) -> bool:
+    try:
+        fd = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(fd, 0, need_bytes)
+        finally:
+            os.close(fd)
+            os.unlink(probe)
+    except OSError:
+        return False
+    return True
 
 
 class WorkerStore:
@@ -30,7 +66,7 @@ class WorkerStore:
     def __init__(
         self,
         states: Sequence[LmdbState],
-        log: CommitLog,
+        log: CommitLog | NoLog,
         report: RecoveryReport,
         trouble: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
@@ -51,6 +87,9 @@ class WorkerStore:
         self._failures = 0
         """To prepare a segment, one after another."""
         self._prepare_at_s = 0.0
+        self.read_only: OperatorError | None = None
+        """Why nothing can be written: there was no room to start. Reads are served; see `wait_for_room`."""
+        self._probe: Path | None = None
 
     @classmethod
     def open(
@@ -64,21 +103,52 @@ class WorkerStore:
     ) -> WorkerStore:
         """Blocks until everything durable is recovered and the log is ready. Raises OperatorError. `trouble` is called on the
         loop thread when a checkpoint or the preparation of a segment fails: to be logged, and if fatal, to end the worker.
-        `memtable_bytes`: see `Checkpointer`."""
-        map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, len(shards)))
-        states: list[LmdbState] = []
+        `memtable_bytes`: see `Checkpointer`. Where there is no room for any of that, everything durable can be read, and nothing
+        written: see `read_only`."""
+        states = _open_states(data_dir, shards)
         try:
-            for shard in shards:
-                states.append(LmdbState(data_dir / "shards" / f"{shard:04d}", shard, map_bytes=map_bytes))
             report = recover(data_dir, states, start, worker)
-            log = CommitLog(log_path(data_dir, start, worker))
+            store = cls(states, CommitLog(log_path(data_dir, start, worker)), report, trouble, memtable_bytes)
+        except (StoreFull, LogWithoutRoom) as error:
+            _close_states(states)  # What has failed to write is in no state to be read.
+            return cls._open_to_read(data_dir, start, worker, shards, trouble, error)
         except BaseException:
-            for state in states:
-                state.close()
+            _close_states(states)
             raise
-        store = cls(states, log, report, trouble, memtable_bytes)
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
+
+    @classmethod
+    def _open_to_read(
+        cls,
+        data_dir: Path,
+        start: int,
+        worker: int,
+        shards: Sequence[int],
+        trouble: Callable[[CheckpointTrouble], None],
+        problem: OperatorError,
+    ) -> WorkerStore:
+        states = _open_states(data_dir, shards)
+        try:
+            recalled = recall(data_dir, states, start, worker)
+        except BaseException:
+            _close_states(states)
+            raise
+        store = cls(states, NoLog(problem), RecoveryReport(0, 0, 0, 0, 0.0), trouble)
+        for shard, (seq, memtable) in recalled.items():
+            store.shards[shard].seq, store.shards[shard].active = seq, memtable
+        store.read_only = problem
+        store._probe = data_dir / "log" / f"{PROBE}{worker}"
+        store._watch = Watch([(store.shards[state.shard], state) for state in states])
+        return store
+
+    async def wait_for_room(self) -> None:
+        """Returns when a store that is `read_only` could be opened to be written. Asks the file system itself, by taking as much
+        as that needs: it alone knows of quotas, reserves and files that may not be made."""
+        assert self._probe is not None
+        need_bytes = 2 * self.memtable_bytes + PROBE_BYTES_MIN
+        while not await asyncio.to_thread(_has_room, self._probe, need_bytes):
+            await asyncio.sleep(PROBE_EVERY_S)
 
     @property
     def memtable_bytes(self) -> int:

@@ -1,9 +1,10 @@
-"""A disk whose power can be cut and which can be full: a small ext4 in a file. Needs root and loop devices."""
+"""A disk whose power can be cut and which can be full: a small file system in a file. Needs root and loop devices."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import struct
@@ -16,22 +17,28 @@ import pytest
 
 SHUTDOWN_IOCTL = 0x8004587D
 NO_LOG_FLUSH = 2
+MAKE = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"], "btrfs": ["mkfs.btrfs", "-qf"]}
 
 
 class Disk:
     """Mounted at `place` until `unmount`."""
 
-    def __init__(self, image: Path, place: Path, size: int) -> None:
+    def __init__(self, image: Path, place: Path, size: int, kind: str = "ext4") -> None:
         self.image = image
         self.place = place
+        self.kind = kind
+        self.size = size
         place.mkdir()
-        with image.open("wb") as file:
-            file.truncate(size)
-        subprocess.run(["mkfs.ext4", "-qF", "-m0", str(image)], check=True)
+        if kind != "tmpfs":
+            with image.open("wb") as file:
+                file.truncate(size)
+            subprocess.run([*MAKE[kind], str(image)], check=True, capture_output=True)
         self.mount()
 
     def mount(self) -> None:
         command = ["mount", "-o", "loop", str(self.image), str(self.place)]
+        if self.kind == "tmpfs":
+            command = ["mount", "-t", "tmpfs", "-o", f"size={self.size}", "tidegate-test", str(self.place)]
         mounted = subprocess.run(command, capture_output=True, text=True, check=False)
         if mounted.returncode != 0:
             pytest.skip(f"this machine cannot mount loop devices: {mounted.stderr.strip()}")
@@ -60,24 +67,38 @@ class Disk:
         with (self.place / "ballast").open("wb") as file, contextlib.suppress(OSError):
             os.posix_fallocate(file.fileno(), 0, statistics.f_bavail * statistics.f_frsize - leave_bytes)
 
+    def fill_to_the_last_block(self) -> None:
+        """What is left for other than file contents on some file systems, too."""
+        self.fill()
+        for size in (1 << 20, 4_096):
+            with (self.place / f"ballast-{size}").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    os.fsync(file.fileno())
+
+    def use_up_inodes(self) -> None:
+        with contextlib.suppress(OSError):
+            for number in itertools.count():
+                (self.place / f"ballast-{number}").touch()
+
     def empty(self) -> None:
-        (self.place / "ballast").unlink()
+        for ballast in self.place.glob("ballast*"):
+            ballast.unlink()
 
 
-MakeDisk = Callable[[int], Disk]
+MakeDisk = Callable[..., Disk]
 
 
 @pytest.fixture
 def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
-    """`make_disk(size)`; to be asked for before `serve`, so that the service has ended when the disk goes."""
+    """`make_disk(size, kind)`; to be asked for before `serve`, so that the service has ended when the disk goes."""
     if os.geteuid() != 0:
         pytest.skip("needs root, for a loop device")
-    if shutil.which("mkfs.ext4") is None:
-        pytest.skip("mkfs.ext4 is not installed")
     disks = []
 
-    def make_disk(size: int) -> Disk:
-        disks.append(Disk(tmp_path / f"image-{len(disks)}", tmp_path / f"disk-{len(disks)}", size))
+    def make_disk(size: int, kind: str = "ext4") -> Disk:
+        if kind != "tmpfs" and shutil.which(MAKE[kind][0]) is None:
+            pytest.skip(f"{MAKE[kind][0]} is not installed")
+        disks.append(Disk(tmp_path / f"image-{len(disks)}", tmp_path / f"disk-{len(disks)}", size, kind))
         return disks[-1]
 
     yield make_disk

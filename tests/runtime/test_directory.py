@@ -104,7 +104,7 @@ def test_a_creation_that_was_cut_short_is_completed(tmp_path: Path) -> None:
 
 def test_a_place_where_no_directory_can_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OperatorError, match=r"Not a directory \(give it to the user"):
+    with pytest.raises(OperatorError, match=r"Not a directory \(a part of this path"):
         open_directory(tmp_path / "file" / "data", 8)
 
 

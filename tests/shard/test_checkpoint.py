@@ -301,6 +301,21 @@ def test_no_room_loses_nothing_and_is_tried_again() -> None:
     with_bench(test)
 
 
+def test_who_needs_room_is_told_at_once_that_there_is_none_and_the_checkpoint_goes_on_trying() -> None:
+    async def test(bench: Bench) -> None:
+        bench.write(0, {"a": b"1"})
+        bench.states[0].commit_error = StoreFull("checkpoint into", "memory", "no space left", "free some space")
+        for _ in range(2):
+            with pytest.raises(StoreFull):
+                await asyncio.wait_for(bench.checkpointer.make_room(), 0.5)  # The next attempt comes after a second.
+        assert bench.checkpointer.statistics().failures == 1
+        await bench.checkpointer.finish()
+        await bench.checkpointer.make_room()
+        bench.check_moved()
+
+    with_bench(test)
+
+
 def test_a_failure_of_the_disk_is_fatal_and_truncates_nothing() -> None:
     async def test(bench: Bench) -> None:
         bench.states[0].commit_error = StoreFailed("checkpoint into", "memory", "Input/output error", "check the disk")

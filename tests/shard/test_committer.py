@@ -38,7 +38,7 @@ class Disk:
         self.records.append(decode_record(record))
         return len(self.records)
 
-    async def finish(self) -> None:
+    async def make_room(self) -> None:
         self.checkpoints += 1
 
 
@@ -176,7 +176,7 @@ async def test_a_checkpoint_that_takes_too_long_fails_the_commit(monkeypatch: py
     async def for_ever() -> None:
         await asyncio.sleep(60)
 
-    made.disk.checkpointer = cast("Any", SimpleNamespace(finish=for_ever))
+    made.disk.checkpointer = cast("Any", SimpleNamespace(make_room=for_ever))
     made.disk.script.append(full)
     with pytest.raises(ObjectReset):
         await made.put("refused")

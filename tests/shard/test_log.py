@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import OperatorError
-from shard.log import CommitLog, LogBroken, LogFull, list_segments
+from shard.log import CommitLog, LogBroken, LogFull, LogWithoutRoom, list_segments
 from shard.log_reading import read_log
 from shard.segment import decode_header
 
@@ -237,6 +237,22 @@ def test_a_full_disk_refuses_the_append_and_it_succeeds_once_there_is_room(
     assert len(list_segments(directory)) == 1, "the file that could not be filled is gone"
     added += fill(log, 1)
     assert records(directory) == added
+
+
+def test_an_append_that_finds_no_room_where_zeros_were_written_is_refused_and_the_next_is_written_over_it(
+    log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that copies on write."""
+    log.append(b"good")
+    real = os.pwritev
+    monkeypatch.setattr(os, "pwritev", lambda fd, parts, offset: real(fd, [b"".join(parts)[:40]], offset))
+    fail_with(errno.ENOSPC, monkeypatch, "pwrite")
+    with pytest.raises(LogWithoutRoom, match="No space left on device"):
+        log.append(b"refused" * 100)
+    assert records(directory) == [b"good"]
+    monkeypatch.undo()
+    log.append(b"better")
+    assert records(directory) == [b"good", b"better"]
 
 
 def test_a_short_write_is_completed(log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

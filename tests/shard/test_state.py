@@ -3,6 +3,7 @@ keep the same promises."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 
 from runtime.errors import OperatorError
 from shard.memory_state import MemoryState
-from shard.state import LmdbState
-from shard.store import ShardState, StoreFull
+from shard.state import LmdbState, _failure
+from shard.store import ShardState, StoreFailed, StoreFull
 
 LOW, HIGH = b"", b"\xfe"
 
@@ -169,6 +170,19 @@ def test_a_full_map_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     put(state, {b"b": b"2"}, 2)
     assert state.get(b"b") == b"2"
     state.close()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
+def test_a_disk_without_room_is_told_from_a_broken_one_by_its_text_where_errors_have_no_code(
+    tmp_path: Path, number: int
+) -> None:
+    for error in (OSError(number, os.strerror(number)), lmdb.Error(f"mdb_txn_commit: {os.strerror(number)}")):
+        if isinstance(error, lmdb.Error):
+            error.code = None
+        assert isinstance(_failure("checkpoint into", tmp_path, error), StoreFull)
+    assert isinstance(_failure("checkpoint into", tmp_path, lmdb.DiskError("mdb_put: ?")), StoreFull)
+    broken = _failure("checkpoint into", tmp_path, lmdb.Error(f"mdb_txn_commit: {os.strerror(errno.EIO)}"))
+    assert isinstance(broken, StoreFailed)
 
 
 def test_a_snapshot_is_of_the_moment_it_was_taken_whatever_the_batch_at_hand_commits(state: ShardState) -> None:
