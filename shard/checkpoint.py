@@ -14,14 +14,12 @@ Rule 3: no batch is begun while a snapshot that a reader has taken before is in 
 from __future__ import annotations
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
-from itertools import islice
 from time import perf_counter
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol
 
 from runtime.errors import OperatorError
 from runtime.ids import SLOT_KEY_BYTES
@@ -29,6 +27,7 @@ from runtime.limits import CHECKPOINT_SLICE_KEYS
 from shard.ahead import Ahead
 from shard.cold_reads import Reader
 from shard.memtable import Memtable
+from shard.sorting import SORT_STEP, sorted_steps
 from shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
 MEMTABLE_BYTES_MIN = 64 << 20
@@ -54,8 +53,6 @@ URGENT_SHARE = 0.75
 TURN_S_MAX = 0.001
 """Longest work in one turn of the loop while nothing is urgent; a single slice may take longer."""
 
-Sortable = TypeVar("Sortable", str, bytes)
-_SORT_STEP = 2_048
 _DEAL_STEP = 256
 """Objects of a memtable that is in no cache of the CPU: about 0.5 ms."""
 
@@ -107,31 +104,6 @@ def retry_delay_s(failures: int) -> float:
     return float(min(2 ** (failures - 1), RETRY_S_MAX))
 
 
-def sorted_steps(keys: Callable[[], Iterator[Sortable]], count: int) -> Iterator[list[Sortable]]:
-    """The keys in order, in pieces; sometimes an empty piece, so that no step takes long: sorting a million keys at once would
-    stop the loop for a second. Samples the keys for pivots, deals them to buckets, sorts bucket by bucket. `keys` is asked
-    for its iterator twice."""
-    if count <= _SORT_STEP:
-        yield sorted(keys())
-        return
-    sample: list[Sortable] = []
-    rest = keys()
-    while piece := list(islice(rest, _SORT_STEP * 4)):
-        sample.extend(piece[:: _SORT_STEP // 8])
-        yield []
-    pivots = sorted(sample)[::4]
-    buckets: list[list[Sortable]] = [[] for _ in range(len(pivots) + 1)]
-    rest = keys()
-    while piece := list(islice(rest, _SORT_STEP)):
-        for key in piece:
-            buckets[bisect_left(pivots, key)].append(key)
-        yield []
-    for index, bucket in enumerate(buckets):
-        bucket.sort()
-        yield bucket
-        buckets[index] = []
-
-
 class Slice(NamedTuple):
     """A few changes, in key order: ranges to empty first, then puts and deletes."""
 
@@ -175,7 +147,7 @@ def _deal(memtable: Memtable, rows_by_slot: dict[bytes, Rows]) -> Iterator[bytes
             rows = rows_by_slot[object_key[:SLOT_KEY_BYTES]] = {}
         for nth, (key, value) in enumerate(held.writes.items(), 1):
             rows[object_key + key.encode()] = value
-            if nth % _SORT_STEP == 0:
+            if nth % SORT_STEP == 0:
                 yield None
         if number % _DEAL_STEP == 0:
             yield None

@@ -29,7 +29,7 @@ CORE = {
     "shard": {
         "ahead", "alarms", "cache", "chain", "class_rules", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness",
         "memory_state", "memtable", "methods", "ready", "record", "refusals", "settings", "steady", "storage",
-        "store", "values",
+        "sorting", "store", "values",
     },
     "router": {"machine", "system"},
     "runtime": {

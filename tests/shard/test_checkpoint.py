@@ -8,8 +8,6 @@ from collections.abc import Awaitable, Callable
 from random import Random
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 import shard.checkpoint as checkpoint_module
 from runtime.errors import OperatorError
@@ -22,7 +20,6 @@ from shard.checkpoint import (
     memtable_bytes_max,
     retry_delay_s,
     slices,
-    sorted_steps,
     turn_budget_s,
 )
 from shard.memory_state import MemoryState
@@ -63,24 +60,6 @@ def test_the_checkpoint_takes_a_quarter_of_a_busy_loop_and_more_only_when_it_mus
 
 def test_retries_back_off_up_to_a_bound() -> None:
     assert [retry_delay_s(failures) for failures in (1, 2, 3, 4, 5, 6, 7)] == [1, 2, 4, 8, 16, 30, 30]
-
-
-@given(st.sets(st.binary(max_size=4)))
-def test_sorting_in_steps_gives_every_key_once_in_order(keys: set[bytes]) -> None:
-    steps = list(sorted_steps(keys.__iter__, len(keys)))
-    assert [key for step in steps for key in step] == sorted(keys)
-
-
-@pytest.mark.parametrize("order", ["random", "ascending", "descending"])
-def test_no_step_of_sorting_is_large(order: str) -> None:
-    keys = [f"{number:07}" for number in range(60_000)]
-    if order == "random":
-        Random(1).shuffle(keys)
-    elif order == "descending":
-        keys.reverse()
-    steps = list(sorted_steps(keys.__iter__, len(keys)))
-    assert max(map(len, steps)) <= 4 * 2048
-    assert [key for step in steps for key in step] == sorted(keys)
 
 
 def test_slices_are_sorted_and_bounded_in_keys_and_bytes() -> None:
