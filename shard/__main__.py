@@ -16,6 +16,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import zmq
+
 from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
 from runtime.context import new_context
 from runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
