@@ -6,8 +6,11 @@ killed in the middle of anything. After a crash of the machine it says nothing.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import mmap
 import os
+import struct
 from pathlib import Path
 
 import msgspec
@@ -16,6 +19,7 @@ from runtime.control import Running
 
 BYTES = mmap.PAGESIZE
 _HEAD = 2
+_FS_IOC_SETFLAGS, _FS_NOCOW_FL = 0x40086602, 0x00800000
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -28,7 +32,9 @@ class Witness:
         """Raises OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, BYTES)
+            with contextlib.suppress(OSError):  # Where it is copied on write it needs room again each time, and there SIGBUS kills.
+                fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("I", _FS_NOCOW_FL))
+            os.posix_fallocate(descriptor, 0, BYTES)  # On a full disk this is the error, and not the first write.
             self._page = mmap.mmap(descriptor, BYTES)
         finally:
             os.close(descriptor)
