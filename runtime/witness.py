@@ -32,7 +32,7 @@ class Witness:
         """Raises OSError."""
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with contextlib.suppress(OSError):  # Where it is copied on write it needs room again each time, and there SIGBUS kills.
+            with contextlib.suppress(OSError):  # Copied on write it needs room each time, and SIGBUS kills.
                 fcntl.ioctl(descriptor, _FS_IOC_SETFLAGS, struct.pack("I", _FS_NOCOW_FL))
             os.posix_fallocate(descriptor, 0, BYTES)  # On a full disk this is the error, and not the first write.
             self._page = mmap.mmap(descriptor, BYTES)
