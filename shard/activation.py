@@ -444,7 +444,7 @@ class DiskWait:
 class QueuedCall:
     """A call that waits at the gate to be started."""
 
-    __slots__ = ("_section", "activation", "arrived_s", "chain", "method", "origin", "request")
+    __slots__ = ("activation", "arrived_s", "chain", "method", "origin", "request", "section")
 
     def __init__(
         self,
@@ -461,7 +461,7 @@ class QueuedCall:
         self.request = request
         self.origin = origin
         self.arrived_s = arrived_s
-        self._section = section
+        self.section = section
         self.chain = chain
 
     def wait(self) -> None:
@@ -472,10 +472,10 @@ class QueuedCall:
         host.queued_bytes += len(self.request.args)
         if self.chain is not None:
             host.chained.waits(self)
-        activation.gate.wait(self._section, self)
+        activation.gate.wait(self.section, self)
         activation.schedule_pump()
 
-    def _waits_no_longer(self) -> None:
+    def waits_no_longer(self) -> None:
         host = self.activation.host
         self.activation.queued_calls -= 1
         host.queued_calls -= 1
@@ -483,13 +483,13 @@ class QueuedCall:
 
     def give_up(self, error: CallError) -> None:
         """It is answered although it has not been let in."""
-        self.activation.gate.give_up(self._section, self)
-        self._waits_no_longer()
+        self.activation.gate.give_up(self.section, (self,))
+        self.waits_no_longer()
         self.activation.host.answer_error(self.origin, self.request.id, error)
         self.activation.schedule_pump()
 
     def deliver(self) -> None:
         activation = self.activation
         host = activation.host
-        self._waits_no_longer()
-        host.start(activation, self.method, self.request, self.origin, self._section, self.chain)
+        self.waits_no_longer()
+        host.start(activation, self.method, self.request, self.origin, self.section, self.chain)

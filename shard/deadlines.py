@@ -17,6 +17,8 @@ from typing import Any
 
 from runtime.errors import BadRequest, CallError, DeadlineExceeded
 from runtime.protocol import ERROR, Origin, Request, parse_options
+from shard.activation import Activation, QueuedCall
+from shard.input_gate import Section
 from shard.outbound import InternalOrigin
 from shard.task import NEUTRAL
 
@@ -28,7 +30,7 @@ _COMPACT_MIN = 64
 class TimedOrigin(InternalOrigin):
     """Where the reply of a call with a deadline goes, unless that has passed."""
 
-    __slots__ = ("_deadlines", "_request_id", "due_s", "origin", "over", "started")
+    __slots__ = ("_deadlines", "_request_id", "due_s", "origin", "over", "queued", "started")
 
     def __init__(self, deadlines: Deadlines, origin: Origin, request_id: Any, due_s: float) -> None:
         super().__init__()
@@ -40,6 +42,8 @@ class TimedOrigin(InternalOrigin):
         self.started = False
         self.over = False
         """It has been answered."""
+        self.queued: QueuedCall | None = None
+        """Where it waits, if that is the gate of its object."""
 
     def answer(self, status: int, result: Any) -> None:
         if not self.over:
@@ -51,6 +55,7 @@ class TimedOrigin(InternalOrigin):
 
     def begin(self, now_s: float) -> bool:
         """The call is to be started. False when that is too late; it has been answered then."""
+        self.queued = None
         if now_s >= self.due_s:
             self.expire()
         self.started = True
@@ -115,9 +120,17 @@ class Deadlines:
     def _on_timer(self) -> None:
         self._timer = None
         due, now_s = self._due, max(self._loop.time(), self._timer_at_s)  # Timers may fire a little early.
+        queued: dict[tuple[Activation, Section], set[QueuedCall]] = {}
         while due and (due[0][2].over or due[0][0] <= now_s):
             _, _, timed = heapq.heappop(due)
+            call = timed.queued
+            if call is not None and not timed.over and call.activation.broken is None:
+                call.waits_no_longer()
+                queued.setdefault((call.activation, call.activation.gate.living(call.section)), set()).add(call)
             timed.expire()
+        for (activation, section), calls in queued.items():  # All at once: each pass over those who wait costs as much.
+            activation.gate.give_up(section, calls)
+            activation.schedule_pump()
         if due:
             self._set_timer()
         self._touch()

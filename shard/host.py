@@ -233,7 +233,10 @@ class Host:
         elif chain is not None and (deadlock := self.chained.closes_ring(activation, request, origin)) is not None:
             self.answer_error(origin, request.id, deadlock)
         else:
-            QueuedCall(activation, method, request, origin, arrived_s, section, chain).wait()
+            call = QueuedCall(activation, method, request, origin, arrived_s, section, chain)
+            if origin.__class__ is TimedOrigin:
+                origin.queued = call
+            call.wait()
 
     def start(
         self,

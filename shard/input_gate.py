@@ -16,7 +16,7 @@ neither deadlocks nor opens the gate early. Chains of ended sections are followe
 from __future__ import annotations
 
 import collections
-from collections.abc import Container
+from collections.abc import Collection, Container
 from typing import Any, TypeVar
 
 from runtime.limits import SECTION_DEPTH_MAX
@@ -101,10 +101,10 @@ class InputGate:
         section.waiters = _joined(section.waiters, waiter)
         self._refresh()
 
-    def give_up(self, section: Section, waiter: Any) -> None:
-        """Takes out one that waits in a section."""
+    def give_up(self, section: Section, waiters: Collection[Any]) -> None:
+        """Takes out who waits in a section."""
         section = self.living(section)
-        section.waiters = collections.deque(each for each in section.waiters if each is not waiter)
+        section.waiters = collections.deque(each for each in section.waiters if each not in waiters)
         self._refresh()
 
     def grant(self) -> Any | None:

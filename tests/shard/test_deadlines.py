@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from runtime.errors import DeadlineExceeded
+from runtime.limits import OBJECT_CALLS_MAX
 from shard.object import DurableObject
 from tests.shard.objects import CONTROL, LOG, Thing, control, until
 from tests.shard.world import Call, World
@@ -156,3 +157,24 @@ async def test_a_hundred_thousand_deadlines_are_one_timer_and_leave_nothing_behi
     deadlines = world.host.deadlines
     assert deadlines.unanswered == 0
     assert len(deadlines._due) <= 2 * 1_000 + 100
+
+
+async def test_calls_whose_deadline_has_passed_at_the_gate_leave_it_to_others() -> None:
+    class Held(DurableObject):
+        async def hold(self) -> None:
+            async with self.block_concurrency():
+                await asyncio.sleep(0.2)
+
+        async def nothing(self) -> str:
+            return "nothing"
+
+    world = World(Held)
+    holding = world.call(Held, "a", "hold")
+    await world.settle()
+    expired = [world.call(Held, "a", "nothing", deadline_ms=20) for _ in range(OBJECT_CALLS_MAX)]
+    await asyncio.sleep(0.05)
+    assert {call.error.outcome for call in expired} == {"not_executed"}
+    assert (world.host.queued_calls, world.host.queued_bytes) == (0, 0)
+    world.check()
+    assert await world.ask(Held, "a", "nothing") == "nothing", "not overloaded"
+    await holding.reply
