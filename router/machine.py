@@ -52,12 +52,15 @@ class RouterMachine:
         reply: ReplyTo,
         *,
         statistics: Callable[[], dict[str, Any]] | None = None,
+        forgotten: Callable[[int, int], object] = lambda worker, calls: None,
         calls_max: int = ROUTER_CALLS_PER_WORKER_MAX,
         bytes_max: int = ROUTER_CALL_BYTES_PER_WORKER_MAX,
     ) -> None:
-        """`statistics` is what the system call `status` tells about this router; the machine's own unless given."""
+        """`statistics` is what the system call `status` tells about this router; the machine's own unless given. `forgotten`
+        is told of a worker and how many calls it no longer knew."""
         self._reply = reply
         self._statistics = statistics or self.statistics
+        self._report_forgotten = forgotten
         self._calls_max = calls_max
         self._bytes_max = bytes_max
         self._table = SlotTable(topology)
@@ -167,6 +170,7 @@ class RouterMachine:
             self._stray += 1
         elif forgotten:
             self._forgotten += len(forgotten)
+            self._report_forgotten(worker.worker, len(forgotten))
             error = Internal(f"worker {worker.worker} no longer knows of the call", outcome="unknown")
             self._answer_all(forgotten, error)
 

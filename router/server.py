@@ -20,6 +20,7 @@ from runtime.backend import Backend
 from runtime.child import FromSupervisor
 from runtime.control import Drain, FromChild, Ping, Pong, RouterSpec, StatusChanged, Topology, TopologyChanged
 from runtime.endpoint import Endpoint
+from runtime.inquiries import FORGOTTEN
 from runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
 from runtime.protocol import Message
 
@@ -36,6 +37,10 @@ def first_topology(spec: RouterSpec) -> Topology:
     """What holds before the supervisor has said anything: every worker is down, so calls wait for it."""
     owners = tuple(shard % spec.workers for shard in range(spec.shards_total))
     return Topology(0, owners, (None,) * spec.workers)
+
+
+def _log_forgotten(worker: int, calls: int) -> None:
+    log.error(FORGOTTEN, worker, calls)
 
 
 class RouterServer:
@@ -55,7 +60,9 @@ class RouterServer:
         self._send_control = send_control
         self._drained: Callable[[int], None] | None = drained
         self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=MESSAGE_BYTES_MAX)
-        self._machine = RouterMachine(first_topology(spec), self._endpoint.reply, statistics=self.statistics)
+        self._machine = RouterMachine(
+            first_topology(spec), self._endpoint.reply, statistics=self.statistics, forgotten=_log_forgotten
+        )
         self._backends: dict[int, Backend] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0

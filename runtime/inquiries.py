@@ -17,8 +17,11 @@ from typing import Any
 import msgspec
 
 from runtime.inflight import InFlight, Unanswered
-from runtime.limits import INQUIRY_CALLS_MAX
+from runtime.limits import INQUIRY_CALLS_MAX, INQUIRY_PATIENCE
 from runtime.protocol import OK, UNKNOWN_CALLS, Reply, encode
+
+FORGOTTEN = "worker %d no longer knows of %d call(s) that it was sent; they are answered `internal`, outcome unknown"
+"""A line for the log: none of this should ever be."""
 
 _decode = msgspec.msgpack.Decoder(list[int]).decode
 
@@ -33,6 +36,8 @@ class Inquiries:
         """Tokens of calls are not negative."""
         self._asked: int | None = None
         """The question to which no answer has come."""
+        self._patience = 0
+        """So many more times it is waited for."""
         self._newest = 0
         """The next token when it was asked last."""
         self._from = 0
@@ -44,7 +49,10 @@ class Inquiries:
         old, self._newest = self._newest, next_token
         if worker.endpoint != self._endpoint:  # Another process, which knows nothing of earlier questions.
             self._endpoint, self._asked, self._suspects = worker.endpoint, None, frozenset()
-        if worker.endpoint is None or self._asked is not None or worker.has_unsent():
+        if worker.endpoint is None or worker.has_unsent():
+            return None
+        if self._asked is not None and self._patience > 0:  # The worker is busy; or question or answer got lost.
+            self._patience -= 1
             return None
         tokens = self._older(old, self._from) or self._older(old, 0)
         self._from = tokens[-1] + 1 if len(tokens) == INQUIRY_CALLS_MAX else 0
@@ -52,6 +60,7 @@ class Inquiries:
         if not tokens:
             return None
         self._asked = self._numbers()
+        self._patience = INQUIRY_PATIENCE
         return encode([[self._asked, "", "", UNKNOWN_CALLS, [tokens]]])
 
     def _older(self, than: int, start: int) -> list[int]:

@@ -53,6 +53,8 @@ INQUIRY_S = 10.0
 """A router asks a worker about calls that it has had for so long; one that it does not know twice is answered as lost."""
 INQUIRY_CALLS_MAX = 10_000
 """Calls asked for at once; the others' turn is next time."""
+INQUIRY_PATIENCE = 6
+"""So many times a question that was not answered is waited for before another one is sent."""
 INQUIRIES_EVERY_S = 1.0
 """A worker looks through its calls not more often: that is work."""
 DESCRIPTORS_MAX = 1 << 20

@@ -468,6 +468,7 @@ class QueuedCall:
         activation = self.activation
         host = activation.host
         activation.queued_calls += 1
+        host.queued.add(self)
         host.queued_calls += 1
         host.queued_bytes += len(self.request.args)
         if self.chain is not None:
@@ -478,6 +479,7 @@ class QueuedCall:
     def waits_no_longer(self) -> None:
         host = self.activation.host
         self.activation.queued_calls -= 1
+        host.queued.discard(self)
         host.queued_calls -= 1
         host.queued_bytes -= len(self.request.args)
 

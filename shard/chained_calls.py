@@ -109,7 +109,7 @@ class ChainedCalls:
         section = activation.gate.living(section)
         task = ObjectTask(host.loop).adopt(coro, activation, section, activation.context_in(section, chain))
         task.call = (origin, request.id, method.name)
-        host.running_calls += 1
+        host.running.add(task)
         if isinstance(origin, LocalOrigin):
             origin.place = task
         task.start_running()

@@ -30,13 +30,13 @@ _COMPACT_MIN = 64
 class TimedOrigin(InternalOrigin):
     """Where the reply of a call with a deadline goes, unless that has passed."""
 
-    __slots__ = ("_deadlines", "_request_id", "due_s", "origin", "over", "queued", "started")
+    __slots__ = ("_deadlines", "_origin", "_request_id", "due_s", "over", "queued", "started")
 
     def __init__(self, deadlines: Deadlines, origin: Origin, request_id: Any, due_s: float) -> None:
         super().__init__()
         self.json = origin.json
         self._deadlines = deadlines
-        self.origin = origin
+        self._origin = origin
         self._request_id = request_id
         self.due_s = due_s
         self.started = False
@@ -48,10 +48,13 @@ class TimedOrigin(InternalOrigin):
     def answer(self, status: int, result: Any) -> None:
         if not self.over:
             self.over = True
-            self._deadlines.answered(self.origin, self._request_id, status, result)
+            self._deadlines.answered(self._origin, self._request_id, status, result)
 
     def fail(self, error: CallError) -> None:
         self.answer(ERROR, error.to_wire())
+
+    def asked_by(self, request_id: Any) -> tuple[Origin, Any]:
+        return self._origin, request_id
 
     def begin(self, now_s: float) -> bool:
         """The call is to be started. False when that is too late; it has been answered then."""

@@ -48,6 +48,9 @@ class Errand(InternalOrigin):
             self._done()
         self._reply(self._origin, self._request_id, status, result)
 
+    def asked_by(self, _: Any) -> tuple[Origin, Any]:
+        return self._origin, self._request_id
+
 
 class GivenUp:
     """Those of one worker."""

@@ -119,7 +119,10 @@ class Host:
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.gates = GateWatch(self)
-        self.running_calls = 0
+        self.running: set[ObjectTask] = set()
+        """Calls that have suspended."""
+        self.queued: set[QueuedCall] = set()
+        """Calls that wait at gates."""
         self._calls = self._commits_done = self._commit_writes = 0
         self._pieces: tuple[Commit, list[ShardCommit]] | None = None
 
@@ -129,7 +132,7 @@ class Host:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
         origin = message.origin
         waiting, commits = self.waiting, self.commits
-        if self.running_calls + self.queued_calls + len(commits.held) > WORKER_CALLS_MAX:
+        if len(self.running) + self.queued_calls + len(commits.held) > WORKER_CALLS_MAX:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
@@ -293,7 +296,7 @@ class Host:
         if task._driver.gi_yieldfrom is not None:  # The coroutine is suspended.
             self._new_spare()
             if activation.broken is None:
-                self.running_calls += 1
+                self.running.add(task)
                 task.call = (origin, request.id, method.name)
             else:  # It has broken its object and goes on.
                 self.answer_error(origin, request.id, activation.broken)
@@ -328,7 +331,7 @@ class Host:
         """A call that had suspended has finished."""
         origin, request_id, method = task.call
         task.call = None
-        self.running_calls -= 1
+        self.running.discard(task)
         try:
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request_id, method, asyncio.CancelledError())
@@ -471,13 +474,13 @@ class Host:
         """Calls that were accepted and not answered yet."""
         in_flight = self.commits.in_flight
         held = len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0)
-        return self.running_calls + self.queued_calls + held + len(self.waiting)
+        return len(self.running) + self.queued_calls + held + len(self.waiting)
 
     def statistics(self) -> HostStatistics:
         in_flight = self.commits.in_flight
         return HostStatistics(
             activations=len(self.table),
-            tasks=self.running_calls,
+            tasks=len(self.running),
             queued_calls=self.queued_calls,
             held_messages=len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0),
             cache_bytes=self.table.budget.used_bytes,

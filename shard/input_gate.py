@@ -216,15 +216,6 @@ class InputGate:
         section.waiters = section.starters = ()
         self._refresh()
 
-    def who_waits(self) -> list[Any]:
-        """Everybody who waits in a section that runs, or in the root."""
-        everybody: list[Any] = []
-        section: Section | None = self.root
-        while section is not None:
-            everybody.extend(section.waiters)
-            section = section.child
-        return everybody
-
     def drain(self) -> list[Any]:
         """Takes out everybody who waits anywhere, in order: for an object that is being reset."""
         everybody: list[Any] = []

@@ -1,6 +1,6 @@
 """Which calls of one caller a worker still has to answer: asked for about those that take long (`runtime/inquiries.py`).
 
-Nobody keeps a list, because that would cost every call. So all places are looked at where a call may be.
+All places are looked at where a call may be. Where there are objects without calls nobody looks: there may be a million.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from runtime.protocol import Origin
-from shard.activation import QueuedCall
-from shard.deadlines import TimedOrigin
+from shard.outbound import InternalOrigin
 
 if TYPE_CHECKING:
     from shard.host import Host
@@ -20,23 +19,20 @@ def known_calls(host: Host, client: bytes) -> set[Any]:
     """Their ids."""
     known = set()
     for origin, request_id in _calls(host):
-        if isinstance(origin, TimedOrigin):
-            origin = origin.origin
+        if isinstance(origin, InternalOrigin):
+            origin, request_id = origin.asked_by(request_id)
         if origin.client == client:
             known.add(request_id)
     return known
 
 
 def _calls(host: Host) -> Iterator[tuple[Origin, Any]]:
-    for kept in host.classes.values():
-        for activation in kept.activations.values():
-            for task in activation.tasks:
-                if task.call is not None:
-                    yield task.call[:2]
-            if activation.queued_calls:
-                for waiter in activation.gate.who_waits():
-                    if isinstance(waiter, QueuedCall):
-                        yield waiter.origin, waiter.request.id
+    gone = [task for task in host.running if task.call is None or task.done()]
+    host.running.difference_update(gone)  # Code that reaches for what is not its own can make a call vanish.
+    for task in host.running:
+        yield task.call[:2]
+    for waiter in host.queued:
+        yield waiter.origin, waiter.request.id
     commits = host.commits
     for held in (commits.held, commits.in_flight.held if commits.in_flight is not None else ()):
         for message in held:

@@ -50,6 +50,10 @@ class InternalOrigin(Origin):
     def fail(self, error: CallError) -> None:
         self.answer(ERROR, error.to_wire())
 
+    def asked_by(self, request_id: Any) -> tuple[Origin, Any]:
+        """On whose behalf: of a caller outside, its own id of the call too."""
+        return self, request_id
+
 
 class LocalOrigin(InternalOrigin):
     """The reply goes to a future of this process."""

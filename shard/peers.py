@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from functools import partial
 from typing import Any
 
@@ -18,13 +19,15 @@ import zmq
 from runtime.backend import Backend
 from runtime.control import Topology
 from runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
-from runtime.inflight import InFlight
-from runtime.inquiries import Inquiries
+from runtime.inflight import InFlight, Unanswered
+from runtime.inquiries import FORGOTTEN, Inquiries
 from runtime.limits import INQUIRY_S, ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
 from runtime.protocol import Reply, Request
 from runtime.slots import SlotTable
 from shard.outbound import LocalOrigin
 from shard.task import NEUTRAL
+
+log = logging.getLogger("tidegate")
 
 
 class Peers:
@@ -100,8 +103,13 @@ class Peers:
             if call is not None:
                 call[0].answer(reply.status, reply.result)  # type: ignore[attr-defined]  # a LocalOrigin: `send` added it
             else:
-                for origin, _, _ in self._inquiries[worker.worker].reply(reply) or ():
-                    _fail(origin, Internal(f"worker {worker.worker} no longer knows of the call", outcome="unknown"))
+                self._answer_forgotten(worker, self._inquiries[worker.worker].reply(reply) or [])
+
+    def _answer_forgotten(self, worker: InFlight, calls: list[Unanswered]) -> None:
+        if calls:
+            log.error(FORGOTTEN, worker.worker, len(calls))
+        for origin, _, _ in calls:
+            _fail(origin, Internal(f"worker {worker.worker} no longer knows of the call", outcome="unknown"))
 
     def topology_changed(self, topology: Topology) -> None:
         now = self._loop.time()

@@ -84,6 +84,7 @@ class Resets:
         queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
         self._end_tasks(activation, error)
         activation.orphan_callbacks()
+        host.queued.difference_update(queued)
         host.queued_calls -= len(queued)
         host.queued_bytes -= sum(len(waiter.request.args) for waiter in queued)
         if queued_too:
@@ -100,7 +101,7 @@ class Resets:
             if task.call is not None:
                 origin, request_id, _ = task.call
                 task.call = None
-                self._host.running_calls -= 1
+                self._host.running.discard(task)
                 self._host.answer_error(origin, request_id, error)
             task.abandon()
         if activation.tasks:

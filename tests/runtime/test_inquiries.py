@@ -8,7 +8,7 @@ import msgspec
 
 from runtime.inflight import InFlight
 from runtime.inquiries import Inquiries
-from runtime.limits import INQUIRY_CALLS_MAX
+from runtime.limits import INQUIRY_CALLS_MAX, INQUIRY_PATIENCE
 from runtime.protocol import ERROR, OK, Origin, Reply, Request
 
 ORIGIN = Origin(b"client", envelope=None, json=False, single=False, requests=1)
@@ -49,7 +49,8 @@ def test_only_calls_that_were_there_at_the_question_before_are_asked_for() -> No
     assert books.ask() is None
     books.take(2)
     assert books.ask() == [0, 1, 2]
-    assert books.ask() is None, "one question at a time"
+    for _ in range(INQUIRY_PATIENCE):
+        assert books.ask() is None, "one question at a time"
     assert books.answer() == []
     assert books.ask() == [0, 1, 2, 3, 4]
 
@@ -80,6 +81,20 @@ def test_a_worker_that_refuses_to_say_loses_nothing() -> None:
     for _ in range(4):
         assert books.ask() == [0]
         assert books.answer(status=ERROR) == []
+
+
+def test_a_question_that_got_lost_is_asked_again_and_a_late_answer_to_it_means_nothing() -> None:
+    books = Books(1)
+    books.ask()
+    assert books.ask() == [0]
+    first = books.number
+    for _ in range(INQUIRY_PATIENCE):
+        assert books.ask() is None
+    assert books.ask() == [0]
+    assert books.inquiries.reply(Reply(first, OK, msgspec.Raw(b"\x91\x00"))) is None
+    assert books.answer(0) == []
+    assert books.ask() == [0]
+    assert books.answer(0) == ["id 0"]
 
 
 def test_another_process_is_asked_anew_and_one_that_is_down_is_not_asked() -> None:

@@ -94,4 +94,17 @@ async def test_a_call_that_code_has_made_vanish_is_not_known() -> None:
     assert known(world) == set()
     unanswered(call)
     world.calls.clear()
-    world.host.running_calls -= 1
+    assert world.host.unanswered == 0
+
+
+async def test_what_is_asked_about_costs_nothing_for_objects_without_calls() -> None:
+    world = World(Slow)
+    calls = [world.call(Slow, f"idle {number}", "nothing") for number in range(100)]
+    await world.ask_all(calls)
+    waits = world.call(Slow, "busy", "wait")
+    await world.settle()
+    assert len(world.host.table) == 101
+    assert [task.call[1] for task in world.host.running] == [101]
+    assert known(world) == {101}
+    await world.ask_all([waits])
+    assert not world.host.running
