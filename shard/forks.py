@@ -188,9 +188,9 @@ def _end(*_: Any, **__: Any) -> NoReturn:
 
 
 def _refusing(name: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any, **__: Any) -> NoReturn:
+    def refuse(*_: Any, _name: str = name, **__: Any) -> NoReturn:  # No closure: `shard.threads` may change it in its place.
         raise RuntimeError(
-            f"{name}: this process was forked from the worker of its object and has no part in it; give it what it needs as "
+            f"{_name}: this process was forked from the worker of its object and has no part in it; give it what it needs as "
             "arguments, and let the object take its result"
         )
 
