@@ -83,11 +83,14 @@ def test_a_python_client_is_told_what_the_service_knows_of_a_call_that_took_too_
     with tidegate.connect_sync(service.endpoint) as client:
         holding = client.stub("Sluggish", "a", timeout=20)
         with ThreadPoolExecutor(1) as pool:
-            held = pool.submit(holding.hold, 1.5)
+            held = pool.submit(holding.hold, 8.0)
             wait_until(lambda: service.status()["processes"][2]["statistics"].get("tasks", 0) > 0, "the first call", 20)
-            with pytest.raises(tidegate.DeadlineExceeded) as caught:
-                client.stub("Sluggish", "a", timeout=0.5).add(1)
-            assert caught.value.outcome == "not_executed"
+            outcomes = []
+            while "not_executed" not in outcomes and len(outcomes) < 5:  # On a busy machine an answer may come too late.
+                with pytest.raises(tidegate.DeadlineExceeded) as caught:
+                    client.stub("Sluggish", "a", timeout=1.0).add(1)
+                outcomes.append(caught.value.outcome)
+            assert "not_executed" in outcomes, outcomes
             with pytest.raises(tidegate.DeadlineExceeded) as caught:
                 client.stub("Sluggish", "b", timeout=0.5).wait(3.0)
             assert caught.value.outcome == "unknown"
