@@ -260,6 +260,11 @@ class Endpoint:
         if is_full and not self._door.is_shut:
             self._shut_door()
 
+    def look_for_room(self) -> None:
+        """To be called now and then: what the app opens shows in no connection."""
+        if not self._door.is_shut and descriptors.in_use_if_cheap() >= self._accept_below:
+            self._shut_door()
+
     def _shut_door(self) -> None:
         """Few descriptors are left: who is connected stays, and nobody comes in until some have gone."""
         assert self._loop is not None

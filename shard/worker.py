@@ -209,6 +209,7 @@ class Worker:
             self._table = SlotTable(message.topology)
             self._peers.topology_changed(message.topology)
         elif isinstance(message, Ping):
+            self._endpoint.look_for_room()
             self._send_control(Pong(message.number, self.statistics()))
         elif isinstance(message, Drain):
             self._start_drain(message.timeout_s)

@@ -17,6 +17,7 @@ import zmq
 from tests.service.service import Serve, Service, ask, wait_until
 
 LIMIT = 256
+HOARDER = str(Path(__file__).parent / "apps" / "hoarder.py")
 FULL = "file descriptors are in use; nobody else is let in"
 
 
@@ -74,6 +75,23 @@ def test_a_crowd_that_takes_all_descriptors_shuts_out_only_itself(
     assert service.pids() == pids, "nobody has died of it"
     wait_until(lambda: statistics_of(service, role).get("times_full", 0) >= 1, "counted")
     wait_until(lambda: not statistics_of(service, role)["refuses_connections"], "let in again")
+
+
+def test_what_the_app_opens_counts_too_and_clients_are_let_in_when_it_lets_go(serve: Serve, many: zmq.Context[Any]) -> None:
+    service = serve(1, app=HOARDER, wrapper=("prlimit", f"--nofile={LIMIT}:{LIMIT}"))
+    service.expect(FULL)
+    pids = service.pids()
+    worker = next(each["endpoint"] for each in service.status()["processes"] if each["name"] == "worker 0")
+    assert service.call("Hoarder", "a", "hoard", 20) > LIMIT // 2
+    service.wait_for_output(FULL)
+    crowd = [dealer(many, worker) for _ in range(40)]
+    time.sleep(0.5)
+    assert service.call("Hoarder", "a", "ping") == "pong"
+    service.call("Hoarder", "a", "let_go")
+    service.wait_for_output("clients are let in again")
+    crowd[0].send(msgspec.msgpack.encode([1, "", "", "ping"]))
+    assert msgspec.msgpack.decode(crowd[0].recv()) == [1, 0, "pong"]
+    assert service.pids() == pids, "nobody has died of it"
 
 
 def test_a_router_that_is_started_again_reaches_a_worker_that_is_full_of_clients(
