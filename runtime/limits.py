@@ -55,8 +55,8 @@ INQUIRY_CALLS_MAX = 10_000
 """Calls asked for at once; the others' turn is next time."""
 INQUIRY_PATIENCE = 6
 """So many times a question that was not answered is waited for before another one is sent."""
-INQUIRIES_EVERY_S = 1.0
-"""A worker looks through its calls not more often: that is work."""
+INQUIRY_REST = 10
+"""So many times as long as it took to look through its calls a worker does other things: who asks can take no more of it."""
 DESCRIPTORS_MAX = 1 << 20
 """Up to here a process raises its limit: there are programs that close every descriptor which they might have."""
 DESCRIPTORS_KEPT_MIN = 32

@@ -22,7 +22,7 @@ from runtime.child import FromSupervisor
 from runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
 from runtime.endpoint import Endpoint
 from runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
-from runtime.limits import FORWARDED_BYTES_MAX, INQUIRIES_EVERY_S
+from runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
 from runtime.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
 from runtime.slots import SlotTable, topology_reply
 from shard.checkpoint import CheckpointTrouble
@@ -86,7 +86,7 @@ class Worker:
         self._committer = Committer(loop, self._host, self.store, self._on_broken)
         self._table: SlotTable | None = None
         self._touched = False
-        self._inquired_s = -math.inf
+        self._inquire_after_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
         self._draining: Unavailable | None = None
         self._drain_ends_s = 0.0
@@ -188,18 +188,18 @@ class Worker:
         self._endpoint.reply(origin, request.id, OK, result)
 
     def _answer_inquiry(self, request: Request, origin: Origin) -> None:
-        """Not more often than once a second: all calls are looked at."""
-        now = self._loop.time()
-        if now < self._inquired_s + INQUIRIES_EVERY_S:
+        """All calls are looked at. With many that takes a while, and whoever likes may ask."""
+        if self._loop.time() < self._inquire_after_s:
             self._endpoint.reply_error(origin, request.id, Overloaded("the worker has just looked through its calls"))
             return
-        self._inquired_s = now
         try:
             (asked,) = _decode_asked(request.args)
         except msgspec.MsgspecError as exc:
             self._endpoint.reply_error(origin, request.id, BadRequest(f"{UNKNOWN_CALLS}: {exc}"))
             return
+        began_s = time.monotonic()
         known = known_calls(self._host, origin.client)
+        self._inquire_after_s = self._loop.time() + INQUIRY_REST * (time.monotonic() - began_s)
         self._endpoint.reply(origin, request.id, OK, msgspec.Raw(encode([token for token in asked if token not in known])))
 
     # The supervisor speaks

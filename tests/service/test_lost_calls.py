@@ -9,7 +9,7 @@ from runtime.ids import shard_of_slot, slot_of
 from tests.service.service import Serve, exchange, wait_until
 
 APP = str(Path(__file__).parent / "apps" / "vanishing.py")
-SOONER = "import runtime.limits\nruntime.limits.INQUIRY_S = 0.5\nruntime.limits.INQUIRIES_EVERY_S = 0.1\n"
+SOONER = "import runtime.limits\nruntime.limits.INQUIRY_S = 0.5\n"
 LOST = r"worker \d no longer knows of \d+ call"
 
 

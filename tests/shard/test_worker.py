@@ -294,3 +294,15 @@ async def test_a_system_call_may_have_a_deadline(tmp_path: Path) -> None:
     async with service(tmp_path, 1) as (worker,):
         worker.client.send(msgspec.msgpack.encode([[7, "", "", "ping", None, {"deadline_ms": 1_000}]]))
         assert await worker.reply(7) == "pong"
+
+
+async def test_who_asks_a_worker_for_calls_all_the_time_does_not_keep_others_from_asking(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as [one]:
+        held = one.send("Note", name_on(0, 1), "pause", 0.5)
+        await until(lambda: bool(one.worker._host.running))
+        answers = []
+        for _ in range(20):
+            answers.append(await one.reply(one.send("", "", "unknown_calls", [held, 999_999])))
+            await asyncio.sleep(0.01)
+        assert answers.count([999_999]) >= 15
+        await one.reply(held)
