@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+from runtime.protocol import OK, Origin
+from shard.given_up import Errand
 from shard.known_calls import known_calls
 from shard.object import DurableObject
 from tests.shard.world import Call, World
@@ -95,6 +97,14 @@ async def test_a_call_that_code_has_made_vanish_is_not_known() -> None:
     unanswered(call)
     world.calls.clear()
     assert world.host.unanswered == 0
+
+
+async def test_what_an_operator_asked_for_is_known_until_it_is_durable() -> None:
+    world = World(Slow, auto=False)
+    operator = Origin(b"test", envelope=None, json=False, single=False, requests=1)
+    world.host.commits.held.append((None, Errand(world.host.answer, operator, 7, lambda: None), 0, OK, None))
+    assert known(world) == {7}
+    world.host.commits.held.clear()
 
 
 async def test_what_is_asked_about_costs_nothing_for_objects_without_calls() -> None:
