@@ -56,11 +56,11 @@ class SyncClient:
     def __init__(
         self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
     ) -> None:
+        self._idle: collections.deque[_Lines] = collections.deque()
         self._new_machine = partial(new_machine, endpoint, timeout, connect_timeout, direct)
         self._new_machine()  # What is wrong with the arguments shows here.
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] = new_context()
-        self._idle: collections.deque[_Lines] = collections.deque()
         self._closed = False
 
     def __enter__(self) -> SyncClient:
@@ -68,6 +68,9 @@ class SyncClient:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        self._close_idle()  # Sockets and context know each other: without this they would stay until the collector runs.
 
     def close(self) -> None:
         """Later calls are refused; those which other threads are waiting for go on to their end."""

@@ -1,0 +1,65 @@
+"""Contexts of clients that nobody has closed."""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runtime.client_sync import connect_sync
+from tests.runtime.echo_service import echo_thread
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = {
+    "calls that were refused": """
+def ask():
+    client = tidegate.connect_sync(endpoint)
+    return client.stub("Echo", "").echo()
+for _ in range(5):
+    try:
+        ask()
+    except tidegate.BadRequest:
+        pass
+""",
+    "a client that is not entered": """
+client = tidegate.connect_sync(endpoint)
+client.itself = client
+assert client.ping() == "pong"
+del client
+""",
+    "a loop that has ended": """
+async def ask():
+    client = tidegate.connect(endpoint)
+    client.itself = client
+    await client.__aenter__()
+    assert await client.ping() == "pong"
+asyncio.run(ask())
+""",
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_client_that_is_dropped_unclosed_keeps_nobody_waiting_when_it_is_collected(tmp_path: Path, name: str) -> None:
+    program = f"import asyncio, gc, sys, tidegate\nendpoint = sys.argv[1]\n{PROGRAMS[name]}\ngc.collect()\nprint('over')"
+    with echo_thread(tmp_path) as running:
+        command = [sys.executable, "-c", program, running.service.endpoint]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=ROOT, check=False)
+    assert (result.stdout, result.stderr) == ("over\n", "")
+
+
+def test_a_synchronous_client_that_is_dropped_gives_its_descriptors_back_at_once(tmp_path: Path) -> None:
+    with echo_thread(tmp_path) as running:
+        def ask() -> int:
+            assert connect_sync(running.service.endpoint).ping() == "pong"
+            return len(os.listdir("/proc/self/fd"))
+
+        ask()
+        gc.disable()
+        try:
+            assert [ask() for _ in range(5)] == [ask()] * 5
+        finally:
+            gc.enable()
