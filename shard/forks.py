@@ -36,6 +36,7 @@ from shard.outbound import Caller
 from shard.peers import Peers
 from shard.state import LmdbBatch, LmdbState
 from shard.storage import Storage, Transaction
+from shard.threads import no_objects_here
 from shard.worker import Worker
 
 log = logging.getLogger("tidegate")
@@ -112,6 +113,7 @@ class Forks:
         in_main_thread = self._forking.in_main_thread
         if os.getppid() == self._worker_pid and in_main_thread and (mp := sys.modules.get("multiprocessing.util")):
             mp.register_after_fork(self, _end_with_worker)  # Runs in those of `multiprocessing`, and in no others.
+        no_objects_here()
         _replace_methods()
         for each in self._parts:
             _replace_callbacks(each)

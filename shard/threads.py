@@ -55,6 +55,13 @@ def keep_to_this_thread() -> None:
     _Objects.thread = get_ident()
 
 
+def no_objects_here() -> None:
+    """In a process that was forked: its first thread is nobody's business, and the operations there are others."""
+    _Objects.looks = True
+    if threading.Thread.start is _start_noticed:
+        threading.Thread.start = _start  # type: ignore[method-assign]  # as it was
+
+
 def _start_noticed(thread: threading.Thread) -> None:
     if not _Objects.looks and not thread.name.startswith(OWN_THREADS):
         _look_from_now_on()
