@@ -70,8 +70,18 @@ def _decode_foreign(wanted: Any, value: Any, validate: Callable[[Any, Any], Any]
 encode_value: Callable[[Any], bytes] = msgspec.msgpack.Encoder(enc_hook=encode_foreign).encode
 """Results, arguments and stored values that are no scalars."""
 encode_value_json: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=encode_foreign_json).encode
+one_value: Callable[[bytes], msgspec.Raw] = msgspec.msgpack.Decoder(msgspec.Raw).decode
+"""What was encoded, if it is one value. A `msgspec.Raw` in it was taken over unseen: one that is cut short, or has more behind,
+would take every reply or request of its message along. It is looked at, not decoded: that costs little more than to wrap it."""
+one_value_json: Callable[[bytes], msgspec.Raw] = msgspec.json.Decoder(msgspec.Raw).decode
 decode_any: Decode = msgspec.msgpack.Decoder().decode
 _decode_error = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+def why_not_sent(problem: BaseException) -> str:
+    if type(problem) is msgspec.DecodeError:
+        return f"a msgspec.Raw in it is not one value of the codec of the call: {text_of(problem)}"
+    return text_of(problem)
 
 
 def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> msgspec.Raw:
@@ -89,12 +99,12 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ms
     else:
         return NO_RAW
     try:
-        encoded = encode_value(arguments)
+        encoded = one_value(encode_value(arguments))
     except Exception as exc:  # A model's serialiser may raise whatever it likes.
-        raise BadArguments(f"the arguments cannot be encoded: {text_of(exc)}") from exc
+        raise BadArguments(f"the arguments cannot be encoded: {why_not_sent(exc)}") from exc
     if len(encoded) > CALL_BYTES_MAX:
         raise TooLarge(f"the arguments have {len(encoded)} bytes encoded, more than {CALL_BYTES_MAX}")
-    return msgspec.Raw(encoded)
+    return encoded
 
 
 def deadline_options(timeout: float) -> msgspec.Raw | None:

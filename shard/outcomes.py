@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from runtime.encoding import encode_value, encode_value_json
+from runtime.encoding import encode_value, encode_value_json, one_value, one_value_json, why_not_sent
 from runtime.errors import ObjectReset, TooLarge
 from runtime.exceptions import text_of
 from runtime.limits import REPLY_BYTES_MAX
@@ -36,16 +34,16 @@ class Outcomes:
             return
         if value.__class__ not in SCALARS:
             try:
-                raw = encode_value_json(value) if origin.json else encode_value(value)
+                raw = one_value_json(encode_value_json(value)) if origin.json else one_value(encode_value(value))
             except BaseException as exc:  # The result's own code may run.
-                error = TypeError(f"the result cannot be sent: {text_of(exc)}")
+                error = TypeError(f"the result cannot be sent: {why_not_sent(exc)}")
                 self.finish_error(activation, origin, request_id, method, error.with_traceback(exc.__traceback__))
                 return
             if len(raw) > REPLY_BYTES_MAX:
                 text = f"the result has {len(raw)} bytes; the limit is {REPLY_BYTES_MAX}"
                 self.finish_status(activation, origin, request_id, ERROR, TooLarge(text, outcome="executed").to_wire())
                 return
-            value = msgspec.Raw(raw)
+            value = raw
         self.finish_status(activation, origin, request_id, OK, value)
 
     def finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:

@@ -77,6 +77,14 @@ def test_what_messagepack_cannot_carry_is_a_bad_argument_before_anything_is_sent
         assert caught.value.outcome == "not_executed"
 
 
+@pytest.mark.parametrize("wrong", [b"", b"\xc1", b"\x01\x02", b'{"a": 1}', b"\x92\x01"])
+def test_a_raw_that_is_not_one_value_is_a_bad_argument_and_takes_no_other_request_along(wrong: bytes) -> None:
+    for value in (msgspec.Raw(wrong), [1, {"a": msgspec.Raw(wrong)}]):
+        with pytest.raises(BadArguments, match="Raw"):
+            encode_arguments((value,), {})
+    assert bytes(encode_arguments((msgspec.Raw(b"\x93\x01\x02\x03"),), {})) == b"\x91\x93\x01\x02\x03"
+
+
 def test_an_error_that_cannot_be_read_is_internal() -> None:
     assert isinstance(error_from_raw(msgspec.Raw(b"\xc0")), Internal)
     assert isinstance(error_from_raw(encode({"code": 7})), Internal)

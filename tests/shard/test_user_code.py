@@ -305,6 +305,40 @@ async def test_an_argument_whose_own_code_raises_anything_is_refused(
 # Odd results and odd objects
 
 
+class Unread(msgspec.Struct):
+    part: msgspec.Raw
+
+
+class Raws(DurableObject):
+    """Answers with what was encoded elsewhere."""
+
+    async def whole(self) -> Any:
+        return {"part": msgspec.Raw(b"\x93\x01\x02\x03")}
+
+    async def empty(self) -> Any:
+        return msgspec.Raw(b"")
+
+    async def broken(self) -> Any:
+        return Unread(msgspec.Raw(b"\xc1"))
+
+    async def more(self) -> Any:
+        return [msgspec.Raw(b"\x01\x93\x02\x00\x05")]
+
+    async def other_codec(self) -> Any:
+        await asyncio.sleep(0)
+        return msgspec.Raw(b'{"a": 1}')
+
+
+async def test_a_result_with_a_raw_that_is_not_one_value_is_the_fault_of_its_method_and_takes_no_reply_along() -> None:
+    world = World(Raws)
+    assert await answer(world.call(Raws, "a", "whole")) == {"part": [1, 2, 3]}
+    for method in ("empty", "broken", "more", "other_codec"):
+        error = await answer(world.call(Raws, "a", method))
+        assert isinstance(error, MethodRaised), method
+        assert error.type == "TypeError"
+        assert "Raw" in str(error)
+
+
 class NoClass:
     @property  # type: ignore[misc]
     def __class__(self) -> Any:
