@@ -162,8 +162,8 @@ def _replace_methods() -> None:
 
 
 def _replace_callbacks(part: object) -> None:
-    for name, value in list(vars(part).items()):
-        if isinstance(value, types.MethodType | types.BuiltinMethodType):
+    for name in [*getattr(part, "__dict__", ()), *getattr(type(part), "__slots__", ())]:
+        if isinstance(getattr(part, name, None), types.MethodType | types.BuiltinMethodType):
             setattr(part, name, _end)
 
 

@@ -19,21 +19,9 @@ from sys import getrefcount
 from typing import Any, Protocol, cast
 from weakref import getweakrefcount
 
-from runtime.errors import (
-    BadRequest,
-    CallError,
-    Internal,
-    ObjectReset,
-    Overloaded,
-)
+from runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
 from runtime.ids import shard_of_slot, slot_of
-from runtime.limits import (
-    COMMIT_BYTES_MAX,
-    OBJECT_CALLS_MAX,
-    UNDURABLE_BYTES_MAX,
-    WORKER_CALL_BYTES_MAX,
-    WORKER_CALLS_MAX,
-)
+from runtime.limits import COMMIT_BYTES_MAX, OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX, WORKER_CALL_BYTES_MAX, WORKER_CALLS_MAX
 from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from shard.activation import Activation, QueuedCall
 from shard.activator import Activator
@@ -70,6 +58,13 @@ class ShardStore(Store, Protocol):
 
 
 class Host:
+    __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
+        "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_pieces", "_reply", "_send", "_spare", "_spare_refs",
+        "_system", "activator", "alarms", "call_soon", "chained", "classes", "commits", "deadlines", "gates", "log", "loop",
+        "monotonic_us", "now_s", "queued", "queued_bytes", "queued_calls", "random", "resets", "running", "settings", "stores",
+        "table", "touch", "waiting", "wall_us", "web",
+    )  # fmt: skip
+
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
