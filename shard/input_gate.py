@@ -56,7 +56,7 @@ class Section:
         """So many of the first waiters go before sections."""
         self.over = False
         self.holder: Any = None
-        """Who runs in it, as `enter` was told."""
+        """Who runs in it, as `enter` was told. Nobody once it is over: contexts keep sections, and holders their tasks."""
         self.token: int | None = None
         """By which the calls that its code makes name it: see `chain`."""
 
@@ -189,6 +189,7 @@ class InputGate:
         parent = self.living(section.parent)
         parent.starters = collections.deque(entry for entry in parent.starters if entry[1] is not section)
         section.over = True
+        section.holder = None
         self._refresh()
 
     def leave(self, section: Section) -> None:
@@ -198,6 +199,7 @@ class InputGate:
         parent = self.living(section.parent)
         assert parent.child is section
         section.over = True
+        section.holder = None
         parent.child = below = section.child
         if below is not None:
             below.parent = parent

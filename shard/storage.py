@@ -366,7 +366,7 @@ class Transaction:
         self._over = False
 
     async def __aenter__(self) -> Transaction:
-        if self._section is not None:
+        if self._section is not None or self._over:
             raise TransactionOver("a transaction is entered once; call storage.transaction() again")
         self._section = self._storage._host.enter_section(self._undo)
         await self._section.__aenter__()
@@ -376,16 +376,17 @@ class Transaction:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._section is not None
+        section, self._section = self._section, None  # Which knows `_undo`: neither waits for the collector.
+        assert section is not None
         try:
             if not self._over and self._layer is not None and not self._layer.dropped:
-                if error is None and not self._section.expired:
+                if error is None and not section.expired:
                     self._storage._commit_layer(self._layer)
                 else:
                     self._storage._drop_layer(self._layer)
             self._over = True
         finally:
-            await self._section.__aexit__(kind, error, traceback)
+            await section.__aexit__(kind, error, traceback)
 
     def _undo(self) -> None:
         if self._layer is not None:

@@ -151,6 +151,15 @@ class Thing(DurableObject):
             await asyncio.sleep(0)
             raise ValueError(big.number)
 
+    async def in_a_section_at_once(self, big: Big) -> int:
+        async with self.block_concurrency():
+            return big.number
+
+    async def in_a_transaction_at_once(self, big: Big) -> int:
+        async with self.storage.transaction() as txn:
+            await txn.put("k", big.number)
+        return big.number
+
     async def aborts(self, big: Big) -> None:
         await asyncio.sleep(0)
         self.abort(str(big.number))
@@ -267,3 +276,13 @@ async def test_what_an_alarm_handler_held_that_failed_is_free(monkeypatch: pytes
     assert await free(world)
 
 
+@pytest.mark.parametrize("method", ["in_a_section_at_once", "in_a_transaction_at_once"])
+async def test_a_section_that_is_over_holds_no_task_so_that_the_next_call_runs_in_the_same_one(method: str) -> None:
+    world = World(Thing)
+    await world.ask(Thing, "a", "fine")
+    driver = world.host._spare._driver
+    assert await world.ask(Thing, "a", method, {"number": 7}) == 7
+    assert world.host._spare._driver is driver
+    gc.collect()
+    assert await world.ask(Thing, "a", method, {"number": 7}) == 7
+    assert not gc.collect()
