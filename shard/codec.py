@@ -27,6 +27,8 @@ from shard.likeness import Different, check_same, field_names, key_step, named, 
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 """Immutable, and carried by MessagePack without loss: kept in the cache as they are."""
 
+_NO_RECORDS = SCALARS | {list, dict, datetime.datetime}
+
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode: Callable[[bytes], Any] = msgspec.msgpack.Decoder().decode
 
@@ -49,9 +51,13 @@ def encode_value(value: Any, root: str = "value") -> bytes:
     """The bytes of a value. Raises TypeError for what would come back as something else, ValueError for what is too large or
     too deep; they name the place, from `root`."""
     try:
-        if not _is_plain(value, VALUE_DEPTH_MAX):
+        if _is_plain(value, VALUE_DEPTH_MAX):
+            raw = encode_foreign(value)
+        elif value.__class__ in _NO_RECORDS:
             _check(value, VALUE_DEPTH_MAX)
-        raw = encode_foreign(value)
+            raw = encode_foreign(value)
+        else:
+            raw = _check_record(value, VALUE_DEPTH_MAX)
     except RecursionError:
         raise too_deep().to_error(root) from None
     except Different as problem:
@@ -154,8 +160,9 @@ def _reader(kind: Hashable) -> Callable[[bytes], Any] | None:
     return None if getattr(kind, "__parameters__", ()) and not is_model(kind) else result_decoder(kind)
 
 
-def _check_record(value: Any, levels: int) -> None:
-    """A dataclass, Struct or model comes back as itself when it is read with its class: tried, and compared."""
+def _check_record(value: Any, levels: int) -> bytes:
+    """A dataclass, Struct or model comes back as itself when it is read with its class: tried, and compared. Returns what was
+    read."""
     kind: Any = type(value)
     if not _is_record(kind):
         raise Different(
@@ -177,6 +184,7 @@ def _check_record(value: Any, levels: int) -> None:
     except Exception as exc:
         raise _blame(value, _read_back, exc, "like this cannot be read back") from None
     check_same(value, read, levels)
+    return raw
 
 
 def _read_back(value: Any, raw: bytes | None = None) -> Any:
