@@ -154,7 +154,8 @@ class AlarmClock:
             cls = activation.object_class.name
             raise TypeError(f"{cls} has no alarm handler; write `async def alarm(self, info: AlarmInfo)` to set alarms")
         self._look_at_clocks()
-        return alarm_for(when, self.wall_us(), self.steady.now_us(activation.cache.shard))
+        steady_us = self.steady.now_us(activation.cache.shard) if isinstance(when, datetime.timedelta) else 0
+        return alarm_for(when, self.wall_us(), steady_us)
 
     def ahead_us(self, shard: int) -> int:
         """How far the shard's steady time is ahead of the wall clock."""

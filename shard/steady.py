@@ -27,11 +27,18 @@ class SteadyTime:
         """By shard: its steady time when the monotonic clock was 0."""
         self.ahead_us: dict[int, int] = {}
         """By shard: how far it is ahead of the wall clock. To be stored."""
+        self._unset_us = (0, 0)
+        """Between these, how far the wall clock is ahead of the monotonic one, as long as it has not been set for any shard."""
 
     def begin(self, shard: int, ahead_us: int) -> None:
         """`ahead_us` is what was stored."""
         self._bases_us[shard] = self._wall_us() + ahead_us - self._monotonic_us()
         self.ahead_us[shard] = ahead_us
+        self._know_unset()
+
+    def _know_unset(self) -> None:
+        distances_us = [base_us - self.ahead_us[shard] for shard, base_us in self._bases_us.items()]
+        self._unset_us = max(distances_us) - STEP_US, min(distances_us) + STEP_US
 
     def now_us(self, shard: int) -> int:
         return self._monotonic_us() + self._bases_us[shard]
@@ -43,6 +50,9 @@ class SteadyTime:
         """The shards of which something else has to be stored, because the wall clock was set."""
         before_us = self._monotonic_us()
         wall_us = self._wall_us()
+        least_us, most_us = self._unset_us
+        if least_us < wall_us - before_us < most_us:
+            return []
         now_us = self._monotonic_us()
         if now_us - before_us > READING_US_MAX:
             return []
@@ -52,6 +62,8 @@ class SteadyTime:
             if abs(ahead_us - self.ahead_us[shard]) >= STEP_US:
                 self.ahead_us[shard] = ahead_us
                 changed.append(shard)
+        if changed:
+            self._know_unset()
         return changed
 
     def at_least(self, shard: int, steady_us: int) -> bool:
