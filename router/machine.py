@@ -81,11 +81,13 @@ class RouterMachine:
         origin, requests = message.origin, message.requests
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
         size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
-        if origin.json or self._draining or _DEADLINE in message.body or is_too_deep(message.body, json=False):
+        if origin.json or self._draining or is_too_deep(message.body, json=False):
             for request in requests:
                 self._route(origin, request, size, now)
             return
         by_slot, calls_max, bytes_max = self._by_slot, self._calls_max, self._bytes_max
+        if _DEADLINE in message.body:
+            calls_max = 0  # Each is taken with a look at its options.
         for request in requests:
             name = request.name
             if not name or not request.cls or "{" in name:

@@ -107,6 +107,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ms
     return encoded
 
 
+@functools.lru_cache(maxsize=64)
 def deadline_options(timeout: float) -> msgspec.Raw | None:
     """The options of a call that tell the service of its timeout. None: it has none worth telling. It is told a little less:
     its answer, that the call was not started, say, is to arrive before the client gives up and knows nothing."""

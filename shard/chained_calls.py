@@ -22,7 +22,7 @@ from runtime.protocol import NO_RAW, Origin, Request, encode, parse_options
 from shard.activation import Activation, QueuedCall
 from shard.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
 from shard.input_gate import Section
-from shard.methods import Method
+from shard.methods import NO_ARGUMENTS, Method
 from shard.outbound import LocalOrigin
 from shard.refusals import method_raised
 from shard.task import CHAIN, ObjectTask
@@ -100,8 +100,11 @@ class ChainedCalls:
         """Starts the call. The gate has let it in, and nothing else runs."""
         host = self._host
         try:
-            positional, keywords = method.arguments(request.args, json=origin.json)
-            coro = method.function(activation.instance, *positional, **keywords)
+            if method.empty_ok and bytes(request.args) in NO_ARGUMENTS:
+                coro = method.function(activation.instance)
+            else:
+                positional, keywords = method.arguments(request.args, json=origin.json)
+                coro = method.function(activation.instance, *positional, **keywords)
         except BaseException as exc:
             error = exc if isinstance(exc, CallError) else method_raised(exc, dev=host.settings.dev)
             host.answer_error(origin, request.id, error)

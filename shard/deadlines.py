@@ -18,6 +18,7 @@ from typing import Any
 from runtime.errors import BadRequest, CallError, DeadlineExceeded
 from runtime.protocol import ERROR, Origin, Request, parse_options
 from shard.activation import Activation, QueuedCall
+from shard.chain import Chain
 from shard.input_gate import Section
 from shard.outbound import InternalOrigin
 from shard.task import NEUTRAL
@@ -30,15 +31,17 @@ _COMPACT_MIN = 64
 class TimedOrigin(InternalOrigin):
     """Where the reply of a call with a deadline goes, unless that has passed."""
 
-    __slots__ = ("_deadlines", "_origin", "_request_id", "due_s", "over", "queued", "started")
+    __slots__ = ("_deadlines", "_origin", "_request_id", "chain", "due_s", "over", "queued", "started")
 
-    def __init__(self, deadlines: Deadlines, origin: Origin, request_id: Any, due_s: float) -> None:
+    def __init__(self, deadlines: Deadlines, origin: Origin, request_id: Any, due_s: float, chain: Chain | None) -> None:
         super().__init__()
         self.json = origin.json
         self._deadlines = deadlines
         self._origin = origin
         self._request_id = request_id
         self.due_s = due_s
+        self.chain = chain
+        """As its options say: they are read once."""
         self.started = False
         self.over = False
         """It has been answered."""
@@ -93,18 +96,20 @@ class Deadlines:
     def watch(self, request: Request, origin: Origin) -> Origin:
         """A call with options arrives from outside. Returns where its reply goes from now on."""
         try:
-            deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
+            options = parse_options(request.options, json=origin.json)
         except BadRequest:  # It is answered by whoever wants the other options.
             return origin
-        if deadline_ms is None:
+        if options.deadline_ms is None:
             return origin
-        timed = TimedOrigin(self, origin, request.id, self._loop.time() + deadline_ms / 1_000)
+        due_s = self._loop.time() + options.deadline_ms / 1_000
+        timed = TimedOrigin(self, origin, request.id, due_s, options.chain)
         self.unanswered += 1
         if len(self._due) > 2 * self.unanswered + _COMPACT_MIN:
             self._due = [entry for entry in self._due if not entry[2].over]
             heapq.heapify(self._due)
-        heapq.heappush(self._due, (timed.due_s, self._numbers(), timed))
-        self._set_timer()
+        heapq.heappush(self._due, (due_s, self._numbers(), timed))
+        if self._timer is None or due_s < self._timer_at_s:
+            self._set_timer()
         return timed
 
     def answered(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:

@@ -209,15 +209,18 @@ class Host:
         if arrived_s is None:
             arrived_s = self.loop.time()
         activation.last_used_s = self.now_s
-        try:
-            options = parse_options(request.options, json=origin.json)
-        except BadRequest as exc:
-            self.answer_error(origin, request.id, exc)
-            return
+        if origin.__class__ is LocalOrigin or origin.__class__ is TimedOrigin:
+            chain = origin.chain
+        else:
+            try:
+                chain = parse_options(request.options, json=origin.json).chain
+            except BadRequest as exc:
+                self.answer_error(origin, request.id, exc)
+                return
         if self.waiting.stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
             self.waiting.stalled.append((request, origin, arrived_s))
             return
-        gate, chain = activation.gate, origin.chain if origin.__class__ is LocalOrigin else options.chain
+        gate = activation.gate
         section = gate.root if chain is None else self.chained.place(activation, request, origin, chain)
         if section is None:
             return

@@ -41,7 +41,8 @@ class InternalOrigin(Origin):
     __slots__ = ()
 
     def __init__(self) -> None:
-        super().__init__(b"", envelope=None, json=False, single=False, requests=1)
+        self.client = b""  # Nothing else of an Origin is asked of one that no message came from.
+        self.json = False
 
     def answer(self, status: int, result: Any) -> None:
         """`result` is Raw, or what would be encoded into it."""
