@@ -116,8 +116,11 @@ class Activation:
         caller.activation = self
         cls = self.object_class.cls
         instance = self.instance = cls.__new__(cls)
-        for name, value in (("id", self.id), ("storage", self.storage), ("_activation", self)):
-            object.__setattr__(instance, name, value)  # Whatever the class makes of it.
+        if self.object_class.sets_plainly:
+            instance.id, instance.storage, instance._activation = self.id, self.storage, self
+        else:
+            for name, value in (("id", self.id), ("storage", self.storage), ("_activation", self)):
+                object.__setattr__(instance, name, value)  # Whatever the class makes of it.
         if self.life:
             self.context.run(LIFE.set, self.life)
         if self.object_class.has_init:
@@ -241,7 +244,6 @@ class Activation:
             task.when_done(task)
         elif self.broken is not None and not task.cancelled() and task.exception() is not None:
             let_go(task.take_exception())  # Retrieved: nobody is left who would look.
-        task.leave_context()
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> ObjectTask:
         section = self.current_section()

@@ -162,7 +162,7 @@ class Method:
 class ObjectClass:
     """A user's class, ready to be called."""
 
-    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "starts", "starts_blank")
+    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "sets_plainly", "starts", "starts_blank")
 
     def __init__(self, cls: type[DurableObject]) -> None:
         """Raises AppError for a class that breaks a rule of section 1 of the contract."""
@@ -180,6 +180,8 @@ class ObjectClass:
             """The alarm handler."""
             self.starts = cls.on_start is not DurableObject.on_start
             self.has_init = cls.__init__ is not object.__init__
+            self.sets_plainly = cls.__setattr__ is object.__setattr__
+            """An attribute that is assigned is simply there."""
             self.starts_blank = not self.starts and not self.has_init and cls.__basicsize__ == DurableObject.__basicsize__
             """A new instance has nothing of its own: nothing is run to make it, and it has no room beside its attributes."""
         except Exception as exc:  # Of a metaclass, a decorator, an annotation.

@@ -248,6 +248,7 @@ class ObjectTask(asyncio.Future[Any]):
             del error
         if self.done():
             self._owner.task_done(self)  # type: ignore[union-attr]  # a task that runs has an owner
+            self._context = NEUTRAL  # Its own knows the section that it was in.
 
     def _finish(self, result: Any) -> None:
         if self._must_cancel:
@@ -259,29 +260,26 @@ class ObjectTask(asyncio.Future[Any]):
     def suspend_on(self, yielded: Any) -> None:
         """The coroutine waits for what it yielded."""
         try:
-            self._suspend_on(yielded)
+            blocking = getattr(yielded, "_asyncio_future_blocking", None)
+            if blocking:
+                if yielded is self:
+                    self._fail_step(f"Task cannot await on itself: {self!r}")
+                elif _get_loop(yielded) is not self._task_loop:
+                    self._fail_step(f"Task {self!r} got Future {yielded!r} attached to a different loop")
+                else:
+                    yielded._asyncio_future_blocking = False
+                    yielded.add_done_callback(self._wake, context=NEUTRAL)
+                    self._fut_waiter = yielded
+                    if self.ending is not None and not self.ending.cleans_up:
+                        yielded.cancel()
+                    elif self._must_cancel and yielded.cancel(self._cancel_message):
+                        self._must_cancel = False
+            elif yielded is None:
+                self.schedule()
+            else:
+                self._fail_step(f"Task got bad yield: {yielded!r}; await it")
         except BaseException:  # It is an object of the app's own, which misbehaves.
             self._fail_step(f"Task got bad yield of type {type.__dict__['__name__'].__get__(type(yielded))}; await it")
-
-    def _suspend_on(self, yielded: Any) -> None:
-        blocking = getattr(yielded, "_asyncio_future_blocking", None)
-        if blocking:
-            if yielded is self:
-                self._fail_step(f"Task cannot await on itself: {self!r}")
-            elif _get_loop(yielded) is not self._task_loop:
-                self._fail_step(f"Task {self!r} got Future {yielded!r} attached to a different loop")
-            else:
-                yielded._asyncio_future_blocking = False
-                yielded.add_done_callback(self._wake, context=NEUTRAL)
-                self._fut_waiter = yielded
-                if self.ending is not None and not self.ending.cleans_up:
-                    yielded.cancel()
-                elif self._must_cancel and yielded.cancel(self._cancel_message):
-                    self._must_cancel = False
-        elif yielded is None:
-            self.schedule()
-        else:
-            self._fail_step(f"Task got bad yield: {yielded!r}; await it")
 
     def _fail_step(self, text: str) -> None:
         self._task_loop.call_soon(self._step, RuntimeError(text), context=NEUTRAL)
@@ -294,10 +292,6 @@ class ObjectTask(asyncio.Future[Any]):
             leave_frame(exc)
             return exc
         raise AssertionError("it raised nothing")
-
-    def leave_context(self) -> None:
-        """It is done. Its context knows the section that it was in, and that knows the task."""
-        self._context = NEUTRAL
 
     # What a Task offers
 
@@ -416,6 +410,7 @@ class ObjectTask(asyncio.Future[Any]):
             pass
         super().cancel()
         owner.task_done(self)
+        self._context = NEUTRAL
 
 
 def _settable(error: BaseException) -> BaseException:
