@@ -59,6 +59,8 @@ class SyncClient:
         self._idle: collections.deque[_Lines] = collections.deque()
         self._new_machine = partial(new_machine, endpoint, timeout, connect_timeout, direct)
         self._new_machine()  # What is wrong with the arguments shows here.
+        self._timeout = timeout
+        self._topology_s = _FIRST_TOPOLOGY_S if connect_timeout is None else min(_FIRST_TOPOLOGY_S, connect_timeout)
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] = new_context()
         self._closed = False
@@ -98,9 +100,10 @@ class SyncClient:
             raise RuntimeError(BLOCKS_OBJECTS.format(class_name, name, method))
         check_seconds("timeout", timeout)
         arguments, decode = encode_arguments(args, kwargs), result_decoder(result_type)
-        lines = self._take_lines()
+        started = time.monotonic()
+        lines = self._take_lines(timeout)
         try:
-            answer = lines.call(class_name, name, method, arguments, decode, timeout)
+            answer = lines.call(class_name, name, method, arguments, decode, timeout, started)
         except BaseException:  # Interrupted, or refused: what is in flight on them is nobody's any more.
             lines.close()
             raise
@@ -115,13 +118,15 @@ class SyncClient:
         """See `runtime.stub.Caller`. `timeout` is that of each of the calls."""
         return bind_call(partial(self.call, timeout=timeout), class_name, name, method, shape)
 
-    def _take_lines(self) -> _Lines:
+    def _take_lines(self, timeout: float | None) -> _Lines:
         if self._closed:
             raise Unavailable("the client is closed")
         try:
             return self._idle.pop()
         except IndexError:
-            return _Lines(self._context, self._new_machine(), direct=self._direct)
+            limits = (self._topology_s, self._timeout if timeout is None else timeout)
+            topology_s = min(limit for limit in limits if limit is not None) if self._direct else 0.0
+            return _Lines(self._context, self._new_machine(), topology_s)
 
     def ping(self, timeout: float | None = None) -> Any:
         """Answers when the service does."""
@@ -177,7 +182,8 @@ class _Name:
 class _Lines:
     """One machine with its sockets, used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, *, direct: bool) -> None:
+    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, topology_s: float) -> None:
+        """`topology_s`: for how long it is waited for, so that the first call goes straight to its worker. 0: not at all."""
         self._context = context
         self._machine = machine
         descriptors.require("connect")
@@ -193,21 +199,17 @@ class _Lines:
         except (ValueError, Unavailable):
             self.close()
             raise
-        if direct:
-            self._wait_first_topology()
-
-    def _wait_first_topology(self) -> None:
-        give_up_at = time.monotonic() + _FIRST_TOPOLOGY_S
+        give_up_at = time.monotonic() + topology_s
         while not self._topology_known and time.monotonic() < give_up_at:
             self._wait(give_up_at)
 
     def call(
-        self, class_name: str, name: str, method: str, args: Any, decode: Decode, timeout: float | None
+        self, class_name: str, name: str, method: str, args: Any, decode: Decode, timeout: float | None, started: float
     ) -> _Answer:
         answer = _Answer()
         self._handle(self._epoll.poll(0))  # What happened to the links while nobody called.
         slot = self._machine.slot_of(class_name, name)
-        self._machine.call(answer, slot, class_name, name, method, args, decode, timeout, time.monotonic())
+        self._machine.call(answer, slot, class_name, name, method, args, decode, timeout, started)
         self._flush()
         while not answer.done():
             self._wait(math.inf)

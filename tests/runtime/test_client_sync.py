@@ -82,6 +82,15 @@ def test_a_call_to_a_service_that_is_down_says_so_after_the_time_for_connecting(
         client.ping()
 
 
+@pytest.mark.parametrize("options", [{"connect_timeout": 0.05}, {"timeout": 0.05}])
+def test_a_call_to_a_service_that_is_down_waits_no_longer_than_it_may(tmp_path: Path, options: dict[str, float]) -> None:
+    with connect_sync(f"ipc://{tmp_path}/nobody", **options) as client:
+        started = time.monotonic()
+        with pytest.raises((Unavailable, DeadlineExceeded)):
+            client.ping()
+        assert time.monotonic() - started < 0.9  # Not the second for which a topology is waited for.
+
+
 def test_a_call_has_its_own_timeout(tmp_path: Path) -> None:
     with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
         started = time.monotonic()
