@@ -104,6 +104,8 @@ def parse_arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:
         except RecursionError:
             raise ValueError("an argument nests too deeply") from None
         if by_keyword:
+            if name in keywords:
+                raise ValueError(f"{name} is given twice")
             keywords[name] = parsed
         else:
             positional.append(parsed)

@@ -27,7 +27,7 @@ from runtime.child import set_up_logging
 from runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
 from runtime.control import Failed, split_app
 from runtime.cores import read_cores, read_memory_bytes
-from runtime.directory import open_directory, open_run_directory
+from runtime.directory import is_text, open_directory, open_run_directory
 from runtime.errors import CallError, OperatorError, Unavailable, one_line
 from runtime.limits import CONNECT_TIMEOUT_S
 from runtime.output import hold_standard_descriptors, take_streams
@@ -249,10 +249,15 @@ def _check_path_is_free(endpoint: str) -> None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         try:
-            probe.connect(endpoint.removeprefix("ipc://"))
+            probe.connect(_unix_address(endpoint))
         except OSError:  # Nobody there, or a path that the router will complain about.
             return
     raise OperatorError("listen", endpoint, "another process listens there", "stop it, or choose another with --listen")
+
+
+def _unix_address(endpoint: str) -> str:
+    path = endpoint.removeprefix("ipc://")
+    return f"\0{path[1:]}" if path.startswith("@") else path  # ZeroMQ writes an abstract name so.
 
 
 def describe_failure(failure: Failed) -> str:
@@ -295,7 +300,9 @@ def _app(app: str) -> str:
         raise OperatorError("serve", target, problem, "name the Python file that defines your objects")
     if not target.endswith(".py"):
         raise OperatorError("serve", target, "not a Python file", hint)
-    return os.path.abspath(target) + chosen
+    if not is_text(path := os.path.abspath(target)):
+        raise OperatorError("serve", path, "its path is not UTF-8", "rename it; if it is UTF-8, set LC_ALL=C.UTF-8")
+    return path + chosen
 
 
 def _reason(error: Exception) -> str:
@@ -370,7 +377,7 @@ def _check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S)
         if endpoint.startswith("ipc://"):
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(timeout_s)
-                probe.connect(endpoint.removeprefix("ipc://"))
+                probe.connect(_unix_address(endpoint))
         else:
             host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
             socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()

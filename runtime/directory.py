@@ -93,6 +93,9 @@ class DataDirectory:
 
 def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
     """Creates it if it does not exist, locks it, counts this start. Raises OperatorError."""
+    if not is_text(path):
+        hint = "choose another with --data; if it is UTF-8, set LC_ALL=C.UTF-8"
+        raise OperatorError("open data directory", path, "its path is not UTF-8", hint)
     try:
         _create(path)
         lock_fd = _lock(path)
@@ -104,6 +107,15 @@ def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "give it to the user who runs the service, or choose another with --data")
         raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
+
+
+def is_text(path: str | Path) -> bool:
+    """Whether it is UTF-8, as the names of sockets have to be. (Python reads what is not as halves of surrogate pairs.)"""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _create(path: Path) -> None:
@@ -255,7 +267,7 @@ def open_run_directory(data: Path, runtime_directory: str | None) -> RunDirector
         name = hashlib.blake2b(os.fsencode(data), digest_size=4).hexdigest()
         candidates.insert(0, Path(runtime_directory.split(":")[0]) / name)
     for path in candidates:
-        if len(os.fsencode(path)) <= RUN_PATH_BYTES_MAX:
+        if len(os.fsencode(path)) <= RUN_PATH_BYTES_MAX and is_text(path):
             path.mkdir(mode=0o700, exist_ok=True)
             if stat.S_IMODE(path.stat().st_mode) != 0o700:
                 path.chmod(0o700)

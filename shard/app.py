@@ -71,7 +71,7 @@ def _import_module(name: str) -> ModuleType:
 
 def _named(module: ModuleType, name: str) -> type[DurableObject]:
     cls = getattr(module, name, None)
-    if not isinstance(cls, type) or not issubclass(cls, DurableObject):
+    if not isinstance(cls, type) or not issubclass(cls, DurableObject) or cls is DurableObject:
         served = ", ".join(known.__name__ for known in _defined_in(module)) or "none"
         raise AppError(f"{module.__name__} has no object class {name}, derived from tidegate.DurableObject; it has {served}")
     if inspect.isabstract(cls):

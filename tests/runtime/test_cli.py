@@ -112,6 +112,7 @@ def test_an_error_can_be_had_as_json(service: tuple[ServiceProcess, str, Path]) 
         (["hello"], "'hello' is not JSON (a text needs its quotes: '\"hello\"')"),
         (["a=hello"], "'hello' is not JSON"),
         (["1", "a=2"], "pass all arguments by position or all by name"),
+        (["a=1", "a=2"], "a is given twice"),
     ],
 )
 def test_arguments_that_cannot_be_understood_are_a_wrong_command_line(arguments: list[str], message: str) -> None:
@@ -256,6 +257,15 @@ def test_a_silent_listener_is_given_up_after_the_timeout() -> None:
     assert said.startswith("call Counter/x m: ")
 
 
+def test_an_abstract_unix_socket_is_found_by_the_name_that_zeromq_gives_it() -> None:
+    endpoint = f"ipc://@tidegate-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"\0tidegate-test-{os.getpid()}")
+        silent.listen()
+        said = fails("call", "Counter", "x", "m", "--connect", endpoint, "--timeout", "0.3")
+    assert said.startswith("call Counter/x m: deadline_exceeded")
+
+
 # status
 
 
@@ -380,6 +390,15 @@ def test_an_app_that_cannot_be_imported_is_refused_with_its_own_traceback(tmp_pa
     assert "No module named 'no_such_module'" in said.splitlines()[0]
     assert f'File "{tmp_path}/app.py", line 2, in helper' in said
     assert "runpy" not in said
+
+
+def test_an_app_whose_path_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path) + b"/\xff"
+    os.mkdir(folder)
+    with open(folder + b"/app.py", "w") as app:
+        app.write(APP)
+    said = fails("serve", os.fsdecode(folder + b"/app.py"), cwd=tmp_path)
+    assert said == f"serve {tmp_path}/\\udcff/app.py: its path is not UTF-8 (rename it; if it is UTF-8, set LC_ALL=C.UTF-8)"
 
 
 def test_a_port_that_is_taken_is_refused_with_the_endpoint(tmp_path: Path) -> None:

@@ -108,6 +108,13 @@ def test_a_place_where_no_directory_can_be_made_is_refused(tmp_path: Path) -> No
         open_directory(tmp_path / "file" / "data", 8)
 
 
+def test_a_path_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/d\xfcrr"))
+    with pytest.raises(OperatorError, match=r"its path is not UTF-8 \(choose another with --data"):
+        open_directory(path, 8)
+    assert not path.exists()
+
+
 def test_only_logs_of_earlier_starts_are_deleted(tmp_path: Path) -> None:
     for _ in range(3):
         open_directory(tmp_path / "data", 8).close()
@@ -138,6 +145,13 @@ def test_two_services_of_one_unit_do_not_share_a_run_directory(tmp_path: Path) -
     runs = [open_run_directory(tmp_path / name, str(tmp_path / "run")).path for name in ("a", "b")]
     assert runs[0] != runs[1]
     assert {run.parent for run in runs} == {tmp_path / "run"}
+
+
+def test_a_runtime_directory_that_is_not_utf_8_has_no_sockets(tmp_path: Path) -> None:
+    named = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+    os.mkdir(named)
+    (tmp_path / "data").mkdir()
+    assert open_run_directory(tmp_path / "data", named).path == tmp_path / "data" / "run"
 
 
 def test_a_path_too_long_for_a_socket_gets_a_temporary_directory_that_goes_away(tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_a_file_that_is_not_there_is_named(app: Write, tmp_path: Path, name: str
         load_app(str(tmp_path / name))
 
 
-@pytest.mark.parametrize("chosen", ["Nothing", "Plain", "number"])
+@pytest.mark.parametrize("chosen", ["Nothing", "Plain", "number", "DurableObject"])
 def test_a_named_class_that_is_none_is_told(app: Write, chosen: str) -> None:
     app(COUNTER + "class Plain: pass\nnumber = 1\n", "module.py")
     with pytest.raises(AppError, match=f"module has no object class {chosen}"):
