@@ -62,9 +62,12 @@ class Reply(msgspec.Struct, array_like=True, gc=False):
     result: msgspec.Raw
 
 
+_Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""JSON has integers of any size, with which nothing here could reckon, nor MessagePack carry them on."""
+
 ChainEntry = tuple[
     Annotated[str, msgspec.Meta(max_length=CHAIN_LABEL_CHARACTERS_MAX)],
-    Annotated[tuple[int, ...], msgspec.Meta(max_length=CHAIN_TOKENS_MAX)],
+    Annotated[tuple[_Int64, ...], msgspec.Meta(max_length=CHAIN_TOKENS_MAX)],
 ]
 """See `shard.chain`."""
 
@@ -72,7 +75,7 @@ ChainEntry = tuple[
 class Options(msgspec.Struct, gc=False):
     """What a caller may ask beside the call itself."""
 
-    deadline_ms: int | None = None
+    deadline_ms: _Int64 | None = None
     """Milliseconds from the arrival of the call within which its caller wants an answer."""
     key: str | None = None
     """Idempotency key."""

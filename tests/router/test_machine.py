@@ -278,6 +278,15 @@ def test_options_that_cannot_be_read_are_refused_when_the_call_has_to_wait() -> 
     assert [net.error(0)[1], net.error(1)[1]] == ["bad_request", "bad_request"]
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400)])
+def test_a_deadline_that_no_clock_can_reach_is_refused_and_takes_no_other_call_along(number: int) -> None:
+    net = Net("a", "b")
+    net.call([1, "C", NAME, "m"], [2, "C", NAME, "m", [], {"deadline_ms": number}], [3, "C", NAME, "m"], json=True)
+    assert net.error() == (2, "bad_request", "not_executed")
+    assert len(net.send()[0]) == 2
+    assert len(net.answers) == 1
+
+
 def test_calls_that_a_lost_worker_may_have_seen_are_answered_unknown_and_the_unsent_wait_for_its_successor() -> None:
     net = Net("a", "b")
     net.call([1, "C", NAME, "m"])

@@ -371,6 +371,13 @@ def test_options_of_unknown_types_are_a_bad_request(json: bool, options: Any) ->
         parse_options(msgspec.Raw(packed(options, json=json)), json=json)
 
 
+@pytest.mark.parametrize("options", ['{"deadline_ms": %d}', '{"chain": [["C/n", [%d]]]}'])
+@pytest.mark.parametrize("number", [10**400, -(10**400), 2**64])
+def test_numbers_that_nothing_can_reckon_with_are_a_bad_request_in_options(options: str, number: int) -> None:
+    with pytest.raises(BadRequest, match="options"):
+        parse_options(msgspec.Raw((options % number).encode()), json=True)
+
+
 @CODECS
 def test_options_are_read_and_unknown_ones_ignored(json: bool) -> None:
     options = parse_options(msgspec.Raw(packed({"deadline_ms": 5, "key": "é" * 32, "new": []}, json=json)), json=json)
