@@ -106,8 +106,10 @@ class CriticalSection:
 
     def _leave(self) -> None:
         assert self._section is not None
-        self.activation.gate.leave(self._section)
-        self.activation.schedule_pump()
+        gate = self.activation.gate
+        gate.leave(self._section)
+        if not gate.open:  # Else nobody waits.
+            self.activation.schedule_pump()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -429,6 +429,8 @@ def section_of(task: object, activation: Activation) -> Section | None:
 
 def check_coroutine(coro: object) -> None:
     """As a Task does: what is none fails where it was given, not later in the task."""
+    if type(coro) is types.CoroutineType:
+        return
     if isinstance(coro, types.GeneratorType) or not asyncio.iscoroutine(coro):  # Which takes generators, before 3.12.
         raise TypeError(f"a coroutine was expected, got {coro!r}")
 
