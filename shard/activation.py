@@ -241,7 +241,8 @@ class Activation:
         if task.call is not None:
             self.host.call_done(self, task)
         elif task.when_done is not None:
-            task.when_done(task)
+            when_done, task.when_done = task.when_done, None  # It may know the task.
+            when_done(task)
         elif self.broken is not None and not task.cancelled() and task.exception() is not None:
             let_go(task.take_exception())  # Retrieved: nobody is left who would look.
 

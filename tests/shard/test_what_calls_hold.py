@@ -286,3 +286,12 @@ async def test_a_section_that_is_over_holds_no_task_so_that_the_next_call_runs_i
     gc.collect()
     assert await world.ask(Thing, "a", method, {"number": 7}) == 7
     assert not gc.collect()
+
+
+async def test_a_start_that_is_over_leaves_nothing_to_the_collector() -> None:
+    world = World(Thing)
+    for name in ("a", "b"):
+        gc.collect()
+        assert await world.ask(Thing, name, "fine") == 1
+        await world.settle()
+    assert not gc.collect()
