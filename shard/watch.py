@@ -52,7 +52,7 @@ def _of_call(_: Host, activation: Activation, method: Any, *rest: Any) -> tuple[
 
 
 def _of_task(task: ObjectTask, *_: Any) -> tuple[Activation | None, str]:
-    return task._owner, _name_of(task.get_coro())
+    return task._owner, _name_of(task.get_coro()) if task.call is None else task.call[2]
 
 
 def _of_callback(callback: GatedCallback) -> tuple[Activation, str]:

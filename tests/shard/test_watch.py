@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
+import functools
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from shard.object import DurableObject
 from shard.watch import start_watch
 from tests.shard.alarm_world import AlarmWorld, Bell, in_virtual_time
 from tests.shard.world import World
+from tidegate import AlarmInfo
 
 SEEN: list[str] = []
 PATH: list[Path] = []
@@ -79,6 +83,43 @@ async def test_whose_code_runs_is_known_wherever_it_is_entered(witness: Witness)
         f"{a} __init__", f"{a} on_start", f"{a} at_once", f"{a} later", f"{b} __init__", f"{b} on_start", f"{b} at_once",
         f"{a} calls_other", f"{a} tick", f"{a} look", "nobody",
     ] == SEEN  # fmt: skip
+
+
+def decorated(method: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(method)
+    async def wrapper(*args: Any) -> None:
+        await method(*args)
+
+    wrapper.__name__ = "wrapper"
+    return wrapper
+
+
+class Rings(DurableObject):
+    async def soon(self) -> None:
+        await self.storage.set_alarm(datetime.timedelta(0))
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        look()
+        await asyncio.sleep(0.001)
+        look()
+
+    @decorated
+    async def told(self) -> None:
+        await asyncio.sleep(0.001)
+        look()
+
+
+async def test_alarm_handlers_and_decorated_methods_have_the_names_that_users_know(witness: Witness) -> None:
+    world = World(Rings)
+    world.host.alarms.start()
+    stop = start_watch(witness)
+    try:
+        await world.ask(Rings, "a", "told")
+        await world.ask(Rings, "a", "soon")
+        await asyncio.sleep(0.05)
+    finally:
+        stop()
+    assert SEEN == ["Rings/a told", "Rings/a alarm", "Rings/a alarm"]
 
 
 async def test_after_the_watch_nothing_is_written_and_nothing_is_replaced(witness: Witness) -> None:
