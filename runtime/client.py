@@ -14,7 +14,6 @@ import os
 import stat
 from _thread import get_ident
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar, overload
 
 import msgspec
@@ -28,7 +27,7 @@ from runtime.dealer import Dealer
 from runtime.encoding import decode_any, encode_arguments, result_decoder
 from runtime.errors import CallError, Unavailable
 from runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
-from runtime.pending import CoroutineFuture
+from runtime.pending import PendingCall
 from runtime.protocol import NO_RAW
 from runtime.slots import topology_from_reply
 from runtime.stub import MethodShape, Stub
@@ -74,7 +73,7 @@ class Client:
             raise RuntimeError("a client is entered once; make another one with connect()")
         self._loop = asyncio.get_running_loop()
         self._thread = get_ident()
-        self._new_future: Callable[[], CoroutineFuture[Any]] = partial(CoroutineFuture, loop=self._loop)
+        self._new_future = self._loop.create_future
         self._call_soon = self._loop.call_soon
         self._time = self._loop.time
         self._context = new_context()
@@ -114,7 +113,7 @@ class Client:
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
         result_type: Any = Any, timeout: float | None = None,
-    ) -> CoroutineFuture[Any]:  # fmt: skip
+    ) -> PendingCall[Any]:  # fmt: skip
         """One call without a stub. Arguments that cannot be sent raise here; everything else comes with the future."""
         check_seconds("timeout", timeout)
         send = self._binding(class_name, name, method, result_type, None, timeout)
@@ -122,21 +121,21 @@ class Client:
 
     def bind(
         self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
-    ) -> Callable[..., CoroutineFuture[Any]]:
+    ) -> Callable[..., PendingCall[Any]]:
         """See `runtime.stub.Caller`. `timeout` is that of each of the calls."""
         result_type = Any if shape is None else shape.result_type
         return self._binding(class_name, name, method, result_type, shape, timeout)
 
     def _binding(
         self, class_name: str, name: str, method: str, result_type: Any, shape: MethodShape | None, timeout: float | None
-    ) -> Callable[..., CoroutineFuture[Any]]:
+    ) -> Callable[..., PendingCall[Any]]:
         """Everything that stays the same from call to call is looked up here."""
         if self._context is None:
             raise RuntimeError("the client has not been entered: use it inside `async with connect(…) as client:`")
         machine, slot, decode = self._machine, self._machine.slot_of(class_name, name), result_decoder(result_type)
         call, new_future, now, thread = machine.call, self._new_future, self._time, self._thread
 
-        def send(*args: Any, **kwargs: Any) -> CoroutineFuture[Any]:
+        def send(*args: Any, **kwargs: Any) -> PendingCall[Any]:
             if args and kwargs and shape is not None:
                 args, kwargs = (), shape.by_name(args, kwargs)
             raw = encode_arguments(args, kwargs) if args or kwargs else NO_RAW
@@ -149,7 +148,7 @@ class Client:
             if not self._flushing:
                 self._flushing = True
                 self._call_soon(self._flush)
-            return future
+            return PendingCall(future)
 
         return send
 
