@@ -13,7 +13,7 @@ import anyio
 import pytest
 import uvloop
 
-from runtime.pending import CoroutineFuture
+from runtime.pending import CoroutineFuture, PendingCall
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
@@ -33,20 +33,41 @@ def run(request: pytest.FixtureRequest) -> Callable[[Callable[[], Coroutine[Any,
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 
 
-def soon(outcome: Any) -> CoroutineFuture[Any]:
-    """Has that result, or raises it, in a later turn."""
+Call = CoroutineFuture[Any] | PendingCall[Any]
+
+
+def of_an_object() -> tuple[Call, asyncio.Future[Any]]:
     future: CoroutineFuture[Any] = CoroutineFuture(loop=asyncio.get_running_loop())
+    return future, future
+
+
+def of_a_client() -> tuple[Call, asyncio.Future[Any]]:
+    future = asyncio.get_running_loop().create_future()
+    return PendingCall(future), future
+
+
+MAKE = [of_an_object]
+
+
+@pytest.fixture(params=[of_an_object, of_a_client], autouse=True)
+def _kind(request: pytest.FixtureRequest) -> None:
+    MAKE[0] = request.param
+
+
+def soon(outcome: Any) -> Call:
+    """Has that result, or raises it, in a later turn."""
+    call, future = MAKE[0]()
 
     def settle() -> None:
         if not future.done():
             future.set_exception(outcome) if isinstance(outcome, Exception) else future.set_result(outcome)
 
     asyncio.get_running_loop().call_later(0.001, settle)
-    return future
+    return call
 
 
-def never() -> CoroutineFuture[Any]:
-    return CoroutineFuture(loop=asyncio.get_running_loop())
+def never() -> Call:
+    return MAKE[0]()[0]
 
 
 async def group(call: Coroutine[Any, Any, Any]) -> Any:
@@ -149,13 +170,13 @@ def test_anyio_cancels_what_has_begun_and_is_told_what_has_not(run: Run) -> None
 
 def test_a_task_of_it_can_be_shown(run: Run) -> None:
     async def main() -> None:
-        call = never()
+        call, future = MAKE[0]()
         task = asyncio.create_task(call)
         await asyncio.sleep(0)
         assert "call" in repr(task)
         assert task.get_stack() == []
         assert inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_SUSPENDED  # type: ignore[arg-type]
-        call.set_result(1)
+        future.set_result(1)
         assert await task == 1
 
     run(main)
@@ -169,5 +190,21 @@ def test_a_closed_one_says_nothing_of_the_exception_that_nobody_wants(run: Run) 
         pending = never()
         pending.close()
         assert pending.cancelled()
+
+    run(main)
+
+
+def test_a_callback_of_a_call_is_given_the_call_and_can_be_taken_back(run: Run) -> None:
+    async def main() -> None:
+        call, future = MAKE[0]()
+        told: list[Any] = []
+        call.add_done_callback(told.append)
+        call.add_done_callback(print)
+        assert call.remove_done_callback(print) == 1
+        assert call.remove_done_callback(print) == 0
+        future.set_result(1)
+        await asyncio.sleep(0)
+        assert told == [call]
+        assert (call.done(), call.result(), call.exception(), call.cancelled()) == (True, 1, None, False)
 
     run(main)
