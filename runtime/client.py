@@ -238,14 +238,14 @@ class Client:
         while True:
             try:
                 found = await look_up_in(self._loop, endpoint)
-            except OSError as error:
-                self._machine.problem = error.strerror or str(error)
-            else:
-                self._machine.problem = ""
                 if found != tried:
                     self._detach(number)
+                    tried = []
                     self._attach(number, found, reconnect=True)
                     tried = found
+                self._machine.problem = ""
+            except (OSError, zmq.ZMQError, Unavailable) as error:  # The next try may find a descriptor.
+                self._machine.problem = getattr(error, "strerror", "") or str(error)
             await asyncio.sleep(LOOK_UP_AGAIN_S)
 
     def _stop_following(self, number: int) -> None:

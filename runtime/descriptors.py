@@ -33,7 +33,12 @@ def limit() -> int:
 
 
 def in_use() -> int:
-    return in_use_if_cheap() or len(os.listdir("/proc/self/fd")) - 1  # One of them is for looking.
+    if (cheap := in_use_if_cheap()) > 0:
+        return cheap
+    try:
+        return len(os.listdir("/proc/self/fd")) - 1  # One of them is for looking.
+    except OSError:  # It is the one that is not to be had.
+        return limit()
 
 
 def in_use_if_cheap() -> int:

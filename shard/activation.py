@@ -303,7 +303,7 @@ class Activation:
     def oldest_wait_s(self) -> float | None:
         """Since when the call that is let in next has waited, if it is a call."""
         waiters = self.gate.root.waiters
-        return waiters[0].arrived_s if waiters and isinstance(waiters[0], QueuedCall) else None
+        return waiters[0].since_s if waiters and isinstance(waiters[0], QueuedCall) else None
 
     def enter_section(self, undo: Callable[[], None] | None) -> CriticalSection:
         return CriticalSection(self, undo)
@@ -447,7 +447,7 @@ class DiskWait:
 class QueuedCall:
     """A call that waits at the gate to be started."""
 
-    __slots__ = ("activation", "arrived_s", "chain", "method", "origin", "request", "section")
+    __slots__ = ("activation", "chain", "method", "origin", "request", "section", "since_s")
 
     def __init__(
         self,
@@ -455,7 +455,6 @@ class QueuedCall:
         method: Method,
         request: Request,
         origin: Origin,
-        arrived_s: float,
         section: Section,
         chain: Chain | None,
     ) -> None:
@@ -463,7 +462,7 @@ class QueuedCall:
         self.method = method
         self.request = request
         self.origin = origin
-        self.arrived_s = arrived_s
+        self.since_s = activation.host.loop.time()
         self.section = section
         self.chain = chain
 

@@ -19,6 +19,7 @@ from shard.outbound import Caller
 from shard.refusals import refused_object, unknown_method
 from shard.ring import Ring
 from shard.table import Kept
+from shard.waiting import WaitingCall
 
 if TYPE_CHECKING:
     from shard.host import Host
@@ -31,7 +32,7 @@ class Activator:
         now_s = host.loop.time()
         self._refused = {(each.class_name, each.name): (now_s + each.for_s, each) for each in host.settings.refused}
 
-    def bring(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
+    def bring(self, kept: Kept, request: Request, origin: Origin) -> Activation | None:
         """The object that the request is for. None when the request has been answered or queued instead."""
         if self._refused and self._refuses(request, origin):
             return None
@@ -39,10 +40,10 @@ class Activator:
         if request.method in kept.methods or isinstance(origin, Ring):
             activation = self._host.table.wake(kept, request.name)
         if activation is None:
-            activation = self._read(kept, request, origin, arrived_s)
+            activation = self._read(kept, request, origin)
         return activation if activation is not None and self._start(activation, kept, request, origin) else None
 
-    def waiting_calls(self) -> Iterator[tuple[Request, Origin, float]]:
+    def waiting_calls(self) -> Iterator[WaitingCall]:
         return self._cold_starts.calls()
 
     def _refuses(self, request: Request, origin: Origin) -> bool:
@@ -78,7 +79,7 @@ class Activator:
         if kept.activations.get(activation.id.name) is not activation:
             self._host.waiting.settle(activation.cache, [])
 
-    def _read(self, kept: Kept, request: Request, origin: Origin, arrived_s: float) -> Activation | None:
+    def _read(self, kept: Kept, request: Request, origin: Origin) -> Activation | None:
         """An object of which nothing is in memory."""
         host = self._host
         problem = check_object_id(request.cls, request.name)
@@ -94,7 +95,7 @@ class Activator:
             host.answer_error(origin, request.id, unknown_method(request, kept.object_class))
             return None
         key = object_key(request.cls, request.name)
-        call = (request, origin, arrived_s)
+        call = (request, origin)
         if self._cold_starts.joins(key, call) or host.waiting.takes(key, call) or self._cold_starts.takes(store, key, call):
             return None
         cache = ObjectCache(key, request.cls, request.name, shard, store, host.commits, host.table.budget)

@@ -161,7 +161,7 @@ class ChainedCalls:
         seen: set[Any] = set()
         while todo and len(seen) < FUTURES_LOOKED_AT_MAX:
             each, via = todo.pop()
-            if each is None or each in seen:
+            if not isinstance(each, asyncio.Future) or each in seen:  # None, or a class of the app's own that acts as one.
                 continue
             seen.add(each)
             if isinstance(each, ObjectTask):
@@ -172,8 +172,8 @@ class ChainedCalls:
                 if isinstance(call.place, ObjectTask):
                     owner = call.place._owner
                     todo.append((call.place, via if owner is None else (*via, str(owner.id))))
-            else:
-                todo += [(child, via) for child in getattr(each, "_children", ())]  # What `gather` waits for.
+            elif isinstance(each, asyncio.tasks._GatheringFuture):  # type: ignore[attr-defined]  # what `gather` returns
+                todo += [(child, via) for child in each._children]
 
 
 def _group_awaited_by(task: ObjectTask) -> list[Any]:

@@ -97,17 +97,17 @@ class ColdStarts:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._calls: dict[bytes, list[tuple[Request, Origin, float]]] = {}
+        self._calls: dict[bytes, list[tuple[Request, Origin]]] = {}
         self._warm: bytes | None = None
         """The object whose header has just been read."""
 
-    def joins(self, object_key: bytes, call: tuple[Request, Origin, float]) -> bool:
+    def joins(self, object_key: bytes, call: tuple[Request, Origin]) -> bool:
         """Whether others wait for the same header, so that this call must not overtake them; it waits behind them then, or has
         been refused."""
         calls = self._calls.get(object_key)
         if calls is None:
             return False
-        host, (request, origin, _) = self._host, call
+        host, (request, origin) = self._host, call
         if len(calls) >= OBJECT_CALLS_MAX:
             text = f"{request.cls}/{request.name} has {len(calls)} calls waiting"
             host.answer_error(origin, request.id, Overloaded(text))
@@ -122,11 +122,11 @@ class ColdStarts:
     def __contains__(self, object_key: bytes) -> bool:
         return object_key in self._calls
 
-    def calls(self) -> Iterator[tuple[Request, Origin, float]]:
+    def calls(self) -> Iterator[tuple[Request, Origin]]:
         for calls in self._calls.values():
             yield from calls
 
-    def takes(self, store: HeaderStore, object_key: bytes, call: tuple[Request, Origin, float]) -> bool:
+    def takes(self, store: HeaderStore, object_key: bytes, call: tuple[Request, Origin]) -> bool:
         """Whether the header has to be fetched; the call waits for it then, or has been refused."""
         if store.reader is None or self._warm == object_key or store.recall(object_key, HEADER) is not UNKNOWN:
             return False
@@ -139,14 +139,14 @@ class ColdStarts:
         host = self._host
         calls = self._calls.pop(object_key)
         host.queued_calls -= len(calls)
-        host.queued_bytes -= sum(len(request.args) for request, _, _ in calls)
+        host.queued_bytes -= sum(len(request.args) for request, _ in calls)
         host.now_s = host.loop.time()
         self._warm = object_key
         for call in calls:
             if error is None:
                 host.deliver(*call)
             else:
-                request, origin, _ = call
+                request, origin = call
                 host.answer_error(origin, request.id, Internal(f"the object could not be read: {error}", outcome="not_executed"))
         self._warm = None
         host.touch()

@@ -110,14 +110,16 @@ class GateWatch:
     def _on_timer(self) -> None:
         now_s = self._host.loop.time()
         self._timer = None
-        late = list(itertools.takewhile(lambda closer: closer.since_s + SECTION_TIMEOUT_S <= now_s, self._bounded))
-        for closer in late:
-            self._bounded.pop(closer, None)
-            if closer.activation.broken is None:
-                closer.expire()
-        self._look(now_s)
-        if self._timer is None and (self._bounded or self._unbounded):
-            self._set_timer(now_s)
+        try:
+            late = list(itertools.takewhile(lambda closer: closer.since_s + SECTION_TIMEOUT_S <= now_s, self._bounded))
+            for closer in late:
+                self._bounded.pop(closer, None)
+                if closer.activation.broken is None:
+                    closer.expire()
+            self._look(now_s)
+        finally:  # Whatever misbehaves among the futures that code of objects waits for: the bounds hold for all.
+            if self._timer is None and (self._bounded or self._unbounded):
+                self._set_timer(now_s)
 
     def _look(self, now_s: float) -> None:
         """Finds out who waits."""

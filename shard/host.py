@@ -159,13 +159,13 @@ class Host:
         finally:
             _leave_task(self.loop, self._spare)
 
-    def deliver(self, request: Request, origin: Origin, arrived_s: float | None = None) -> None:
-        """One call arrives, now or earlier (it waited for something else than its object). Must be called from the loop, not
-        from object code."""
+    def deliver(self, request: Request, origin: Origin) -> None:
+        """One call arrives, or has waited for something else than its object. Must be called from the loop, not from object
+        code."""
         if origin.__class__ is Origin and len(request.options) > 1 and request.cls:
             origin = self.deadlines.watch(request, origin)
         try:
-            self._deliver(request, origin, arrived_s)
+            self._deliver(request, origin)
         except BaseException as exc:
             self._went_wrong(origin, request.id, exc)
 
@@ -180,7 +180,7 @@ class Host:
         let_go(error)
         self.answer_error(origin, request_id, Internal("the call could not be handled; the log of the service says why"))
 
-    def _deliver(self, request: Request, origin: Origin, arrived_s: float | None) -> None:
+    def _deliver(self, request: Request, origin: Origin) -> None:
         kept = self.classes.get(request.cls)
         if kept is None:
             if not request.cls:
@@ -190,7 +190,7 @@ class Host:
             return
         activation = kept.activations.get(request.name)
         if activation is None:
-            activation = self.activator.bring(kept, request, origin, self.loop.time() if arrived_s is None else arrived_s)
+            activation = self.activator.bring(kept, request, origin)
             if activation is None:
                 return
         elif activation.gate.resting:
@@ -201,13 +201,9 @@ class Host:
         if method is None:
             self.answer_error(origin, request.id, unknown_method(request, kept.object_class))
         else:
-            self._deliver_to(activation, method, request, origin, arrived_s)
+            self._deliver_to(activation, method, request, origin)
 
-    def _deliver_to(
-        self, activation: Activation, method: Method, request: Request, origin: Origin, arrived_s: float | None
-    ) -> None:
-        if arrived_s is None:
-            arrived_s = self.loop.time()
+    def _deliver_to(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
         activation.last_used_s = self.now_s
         if origin.__class__ is LocalOrigin or origin.__class__ is TimedOrigin:
             chain = origin.chain
@@ -218,7 +214,7 @@ class Host:
                 self.answer_error(origin, request.id, exc)
                 return
         if self.waiting.stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
-            self.waiting.stalled.append((request, origin, arrived_s))
+            self.waiting.stalled.append((request, origin))
             return
         gate = activation.gate
         section = gate.root if chain is None else self.chained.place(activation, request, origin, chain)
@@ -234,7 +230,7 @@ class Host:
         elif chain is not None and (deadlock := self.chained.closes_ring(activation, request, origin)) is not None:
             self.answer_error(origin, request.id, deadlock)
         else:
-            call = QueuedCall(activation, method, request, origin, arrived_s, section, chain)
+            call = QueuedCall(activation, method, request, origin, section, chain)
             if origin.__class__ is TimedOrigin:
                 origin.queued = call
             call.wait()

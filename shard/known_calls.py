@@ -39,5 +39,5 @@ def _calls(host: Host) -> Iterator[tuple[Origin, Any]]:
             if message[1] is not None:
                 yield message[1], message[2]
     for calls in (host.waiting.calls(), host.activator.waiting_calls()):
-        for request, origin, _ in calls:
+        for request, origin in calls:
             yield origin, request.id

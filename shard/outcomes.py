@@ -52,9 +52,11 @@ class Outcomes:
             self._host.answer(origin, request_id, status, value)
         elif origin.__class__ is LocalOrigin:
             caller = origin.caller
-            if caller.broken is None:
-                self._commits.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
-                self._host.answer(origin, request_id, status, value)
+            if caller.broken is not None:
+                origin.fail(caller.broken)
+                return
+            self._commits.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
+            self._host.answer(origin, request_id, status, value)
         else:
             self._commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
 

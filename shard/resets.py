@@ -91,7 +91,7 @@ class Resets:
             for waiter in queued:
                 host.answer_error(waiter.origin, waiter.request.id, error)
             queued = []
-        host.waiting.settle(cache, [(waiter.request, waiter.origin, waiter.arrived_s) for waiter in queued])
+        host.waiting.settle(cache, [(waiter.request, waiter.origin) for waiter in queued])
         for heir in heirs:
             self._reset_heir(heir, error)
         host.touch()

@@ -125,7 +125,8 @@ class Ring(InternalOrigin):
                 cache.set_alarm(None)
         finally:
             cache.ringing = None
-        self.clock.run_ended(self)
+        if activation.broken is None:  # Else another run may have begun by now.
+            self.clock.run_ended(self)
 
     def _count_failure(self, cache: ObjectCache, alarm: Alarm, error: BaseException) -> None:
         later = retried(alarm, self.clock.steady.now_us(self.shard), self.clock.random.random())
@@ -142,6 +143,7 @@ class Ring(InternalOrigin):
 
     def abandon_dead(self, activation: Activation) -> None:
         """The handler has killed too many. The object's alarm is removed, and nothing of it runs."""
+        self._abandoned = None
         cache = activation.cache
         alarm = cache.alarm
         if alarm is not None and self.clock.is_due(self.shard, alarm):

@@ -14,15 +14,14 @@ from runtime.protocol import Origin, Request
 from shard.cache import ObjectCache
 from shard.task import NEUTRAL
 
-WaitingCall = tuple[Request, Origin, float]
-"""With the time of its arrival, from which its deadline counts."""
+WaitingCall = tuple[Request, Origin]
 
 
 class WaitingRoom:
     """`deliver` is called again for each call whose wait is over."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Request, Origin, float], None], touch: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Request, Origin], None], touch: Callable[[], None]
     ) -> None:
         self._loop = loop
         self._deliver = deliver

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import zmq
 
-from runtime import addresses
+from runtime import addresses, descriptors
 from runtime.addresses import check_endpoint, has_name, look_up
 from runtime.client import connect
 from runtime.client_sync import connect_sync
 from runtime.endpoint import Endpoint
+from runtime.errors import Unavailable
 from runtime.port import SharedPort
 from tests.runtime.echo_service import EchoService, echo_thread, until
 
@@ -113,6 +114,26 @@ def test_a_name_is_looked_up_again_until_the_service_is_found_and_after_it_was_l
             names.hosts["service"] = ["127.0.0.4"]
             service = EchoService(tmp_path, workers=0, listen=f"tcp://127.0.0.4:{port}")
             assert await client.stub("Echo", "a").echo(2) == [2]
+        service.close()
+
+    asyncio.run(main())
+
+
+def test_a_name_to_which_no_socket_could_be_had_is_tried_again(
+    tmp_path: Path, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names.hosts["service"] = ["127.0.0.1"]
+    refusals = iter([Unavailable("hardly a file descriptor left")] * 3)
+
+    def require(operation: str) -> None:
+        if operation.startswith("connect tcp:") and (refusal := next(refusals, None)) is not None:
+            raise refusal
+
+    async def main() -> None:
+        service = EchoService(tmp_path, workers=0, listen="tcp://127.0.0.1:0")
+        monkeypatch.setattr(descriptors, "require", require)
+        async with asyncio.timeout(10), connect(f"tcp://service:{port_of(service.endpoint)}", direct=False) as client:
+            assert await client.stub("Echo", "a").echo(1) == [1]
         service.close()
 
     asyncio.run(main())

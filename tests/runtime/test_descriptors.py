@@ -92,3 +92,20 @@ print(len(lines))
 
 def test_as_many_threads_may_share_a_client_as_there_are_descriptors() -> None:
     assert run(CROWD) == "600"
+
+
+NONE_LEFT = """
+import os, resource
+from runtime import descriptors
+descriptors.in_use_if_cheap = lambda: 0  # As before Linux 6.2.
+resource.setrlimit(resource.RLIMIT_NOFILE, (50, 4_000))
+try:
+    while True:
+        os.open("/dev/null", os.O_RDONLY)
+except OSError:
+    print(descriptors.in_use(), descriptors.limit())
+"""
+
+
+def test_also_where_the_names_have_to_be_read_and_no_descriptor_is_left_for_that() -> None:
+    assert run(NONE_LEFT) == "50 50"

@@ -496,3 +496,28 @@ async def test_starts_that_call_each_other_fail_and_do_not_wait_for_ever() -> No
     assert any(isinstance(result, CallError) for result in results)
     Actor.starts = {}
     assert await world.ask(Actor, "a", "ping") == await world.ask(Actor, "b", "ping") == "pong"
+
+
+async def test_of_a_caller_that_was_reset_no_call_stays_in_the_books() -> None:
+    world = World(Actor, auto=False)
+
+    async def write_late(actor: Actor) -> None:
+        actor.storage.put("k", 1)
+        await until("late")
+
+    async def call_in_a_section(actor: Actor) -> None:
+        async with actor.block_concurrency():
+            await actor.stub(Actor, "b").act("1")
+
+    control("late")
+    caller = act(world, "a", call_in_a_section)
+    Actor.acts["1"] = write_late
+    await world.settle()
+    assert len(world.host.chained._open) == 1
+    activation = world.activation(Actor, "a")
+    activation.fail("enough")
+    CONTROL["late"].set_result(None)
+    await world.settle()
+    assert isinstance(caller.error, ObjectReset)
+    assert world.host.chained._open == {}
+    world.commit()

@@ -505,3 +505,26 @@ async def test_while_no_gate_is_closed_nothing_looks() -> None:
     assert world.host.gates._timer is None
 
 
+
+
+class Odd(asyncio.Future[None]):
+    """Of an app: it answers no question that is not asked of every future."""
+
+    @property
+    def _children(self) -> Any:
+        raise RuntimeError("no")
+
+
+@in_virtual_time
+async def test_an_odd_future_for_which_a_section_waits_does_not_keep_it_from_its_end() -> None:
+    world = new_world()
+
+    async def wait_for_an_odd_one(actor: Actor) -> None:
+        async with actor.block_concurrency():
+            await Odd()
+
+    call = act(world, "a", wait_for_an_odd_one)
+    queued = world.call(Actor, "a", "ping")
+    await asyncio.sleep(SECTION_TIMEOUT_S + 1)
+    assert isinstance(call.error, ObjectReset)
+    assert await queued.reply == "pong"
