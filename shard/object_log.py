@@ -49,21 +49,32 @@ class ObjectLog:
         """`what` says which code of the object it was that raised."""
         kind = (object_id.class_name, what, name_of(error))
         line = f"{object_id}: {what}: {kind[2]}: {text_of(error)}"
-        window = self._open.get(kind)
-        if window is not None:
-            window.silent += 1
-            window.last = line
+        if not self._is_due(kind, line, level):
             return
-        if len(self._open) < LOGGED_KINDS_MAX:
-            self._open[kind] = _Window(level)
-            if self._timer is None:
-                self._timer = self._loop.call_later(LOGGED_KINDS_S, self._close_windows, context=NEUTRAL)
         if kind not in self._known:
             if len(self._known) >= LOGGED_KINDS_MAX:
                 del self._known[next(iter(self._known))]
             self._known[kind] = None
             line = f"{line}\n{traceback_of(error).rstrip()}"
         self.say(level, "%s", line)
+
+    def was_reset(self, object_id: ObjectId, line: str) -> None:
+        """One kind for each class, whatever the reason: what is reset by each call writes no more than what raises in each."""
+        if self._is_due((object_id.class_name, "reset", ""), line, logging.WARNING):
+            self.say(logging.WARNING, "%s", line)
+
+    def _is_due(self, kind: Kind, line: str, level: int) -> bool:
+        """Whether a line of this kind may be written now; else it is counted."""
+        window = self._open.get(kind)
+        if window is not None:
+            window.silent += 1
+            window.last = line
+            return False
+        if len(self._open) < LOGGED_KINDS_MAX:
+            self._open[kind] = _Window(level)
+            if self._timer is None:
+                self._timer = self._loop.call_later(LOGGED_KINDS_S, self._close_windows, context=NEUTRAL)
+        return True
 
     def _close_windows(self) -> None:
         self._timer = None

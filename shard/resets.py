@@ -43,7 +43,7 @@ class Resets:
         """Something in the object asks for it: `abort`, a broken critical section; StartFailed: in its `on_start`."""
         if activation.broken is None:
             self.count += 1
-            self._host.log.warning("%s", error)
+            self._host.log.was_reset(activation.id, str(error))
             self._break(activation, error, queued_too=isinstance(error, StartFailed))
 
     def lose(self, activation: Activation, error: CallError, seq: int) -> None:
@@ -51,7 +51,7 @@ class Resets:
         seen those goes with it."""
         if activation.broken is None:
             self.count += 1
-            self._host.log.warning("%s was reset: %s", activation.id, error)
+            self._host.log.was_reset(activation.id, f"{activation.id} was reset: {error}")
             self._break(activation, error, inherited=True)
         else:  # It was reset while the commit was under way. Whoever has seen its writes since has seen what is lost now.
             for heir in self._host.commits.heirs_of(activation.cache):
@@ -62,7 +62,8 @@ class Resets:
         """It has seen writes that are lost."""
         if heir.owner.broken is None:
             self.count += 1
-            self._host.log.warning("%s was reset with an object whose undurable writes it had seen", heir.owner.id)
+            text = f"{heir.owner.id} was reset with an object whose undurable writes it had seen"
+            self._host.log.was_reset(heir.owner.id, text)
             self._break(heir.owner, error, inherited=True)
 
     def _break(

@@ -23,6 +23,9 @@ class Shop(DurableObject):
     async def sell(self) -> None:
         raise ValueError("closed")
 
+    async def burn(self) -> None:
+        self.abort("on fire")
+
 
 async def fail(world: World, name: str, method: str, *args: Any) -> None:
     with pytest.raises(CallError):
@@ -62,3 +65,15 @@ async def test_nothing_runs_when_nothing_fails_any_more(monkeypatch: pytest.Monk
     await asyncio.sleep(0.06)
     assert world.host.log._timer is None
     assert world.host.log._open == {}
+
+
+async def test_objects_that_are_reset_again_and_again_write_a_line_a_second(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shard.object_log.LOGGED_KINDS_S", 1_000.0)
+    world = World(Shop)
+    for n in range(100):
+        await fail(world, f"s{n}", "burn")
+    assert caplog.messages == ["Shop/s0 was reset: on fire"]
+    world.host.log._close_windows()
+    assert caplog.messages[1:] == ["Shop/s99 was reset: on fire (99 of this kind since the last line)"]
