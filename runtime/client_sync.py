@@ -13,7 +13,6 @@ import collections
 import math
 import select
 import time
-import weakref
 from asyncio import _get_running_loop
 from collections.abc import Callable
 from functools import partial
@@ -65,16 +64,15 @@ class SyncClient:
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] = new_context()
         self._closed = False
-        self._open: set[_Lines] = set()
-        # Whoever forgets the client closes it. Its sockets have to be closed before their context ends, which would wait for
-        # them for ever; so they are held from here, and the collector, which knows no order, never finds them with the client.
-        weakref.finalize(self, _close_all, self._open).atexit = False
 
     def __enter__(self) -> SyncClient:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def __del__(self) -> None:
+        self._close_idle()  # Sockets and context know each other: without this they would stay until the collector runs.
 
     def close(self) -> None:
         """Later calls are refused; those which other threads are waiting for go on to their end."""
@@ -128,7 +126,7 @@ class SyncClient:
         except IndexError:
             limits = (self._topology_s, self._timeout if timeout is None else timeout)
             topology_s = min(limit for limit in limits if limit is not None) if self._direct else 0.0
-            return _Lines(self._context, self._new_machine(), topology_s, self._open)
+            return _Lines(self._context, self._new_machine(), topology_s)
 
     def ping(self, timeout: float | None = None) -> Any:
         """Answers when the service does."""
@@ -167,18 +165,9 @@ class _Answer:
         self._is_done, self._exception = True, exception
 
     def result(self) -> Any:
-        exception, self._exception = self._exception, None
-        if exception is not None:
-            try:
-                raise exception
-            finally:
-                del exception  # It knows this frame, and the next ones know this answer.
+        if self._exception is not None:
+            raise self._exception
         return self._result
-
-
-def _close_all(open_lines: set[_Lines]) -> None:
-    for lines in list(open_lines):
-        lines.close()
 
 
 class _Name:
@@ -193,15 +182,12 @@ class _Name:
 class _Lines:
     """One machine with its sockets, used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, topology_s: float, among: set[_Lines]) -> None:
-        """`topology_s`: for how long it is waited for, so that the first call goes straight to its worker. 0: not at all.
-        `among`: those that are open."""
+    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, topology_s: float) -> None:
+        """`topology_s`: for how long it is waited for, so that the first call goes straight to its worker. 0: not at all."""
         self._context = context
         self._machine = machine
         descriptors.require("connect")
         self._epoll = select.epoll()
-        self._among = among
-        among.add(self)
         self._dealers: dict[int, Dealer] = {}
         self._link_by_fd: dict[int, int] = {}
         self._names: dict[int, _Name] = {}
@@ -234,7 +220,6 @@ class _Lines:
             dealer.close()
         self._dealers.clear()
         self._epoll.close()
-        self._among.discard(self)
 
     def _wait(self, until: float) -> None:
         """Until something happened, or a deadline passed."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runtime.client_sync import _Answer, connect_sync
+from runtime.client_sync import connect_sync
 from runtime.errors import DeadlineExceeded, MethodRaised, ShardLost, Unavailable
 from tests.runtime.echo_service import echo_thread
 
@@ -168,42 +166,3 @@ def test_a_closed_client_refuses_calls_and_lets_those_of_other_threads_finish(tm
 def test_an_endpoint_that_is_none_is_refused_where_it_is_given() -> None:
     with pytest.raises(ValueError, match=r"nonsense.*tcp://127.0.0.1:7711"):
         connect_sync("nonsense")
-
-
-FORGOTTEN = """
-import gc, sys
-from tidegate import Unavailable, connect_sync
-
-def at_once():
-    try:
-        connect_sync(sys.argv[1], connect_timeout=0.05).ping()
-    except Unavailable:
-        pass
-
-def in_a_cycle():
-    client = connect_sync(sys.argv[1], connect_timeout=0.05)
-    try:
-        client.ping()
-    except Unavailable as exc:
-        client.error = exc
-
-gc.disable()
-for forget in (at_once, in_a_cycle):
-    forget()
-    gc.collect()
-print("done")
-"""
-
-
-def test_a_client_that_is_forgotten_after_an_error_does_not_stop_the_process_when_it_is_collected(tmp_path: Path) -> None:
-    """The collector ended its context before its sockets, and waited for them for ever."""
-    command = [sys.executable, "-c", FORGOTTEN, f"ipc://{tmp_path}/nobody"]
-    assert subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout == "done\n"
-
-
-def test_an_error_is_not_kept_by_the_answer_that_raised_it() -> None:
-    answer = _Answer()
-    answer.set_exception(ValueError())
-    with pytest.raises(ValueError):
-        answer.result()
-    assert answer._exception is None
