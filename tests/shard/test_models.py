@@ -288,6 +288,20 @@ def test_a_stored_value_that_does_not_fit_the_model_says_where() -> None:
     assert "\n" not in str(caught.value)
 
 
+class Price(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(strict=True)
+
+    sku: str
+    price: decimal.Decimal
+
+
+def test_what_is_wrong_with_a_strict_model_is_told_by_the_rules_it_was_written_by() -> None:
+    with pytest.raises(msgspec.ValidationError, match=r"^sku: Field required$"):  # As any program that is not Python writes it.
+        decode_as(msgspec.msgpack.encode({"price": "1.50"}), Price)
+    with pytest.raises(msgspec.ValidationError, match=r"^price: .*Decimal"):
+        decode_as(msgspec.msgpack.encode({"sku": "a", "price": ["1.50"]}), Price)
+
+
 def test_others_read_a_model_as_a_map_by_its_aliases() -> None:
     assert decode(encode_value(Camel(FIRST_NAME="y"))) == {"FIRST_NAME": "y", "INNER": {"name": "x", "count": 1}}
     assert decode(encode_value(Rich()))["price"] == "1.50"
