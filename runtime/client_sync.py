@@ -4,13 +4,15 @@ Rule 1: no rules here. `client_machine` decides, exactly as for the asynchronous
 Rule 2: no background thread. The thread that calls moves the bytes, on sockets which nobody else uses meanwhile: a thread
 hop costs as much again as a whole call (87 us beside 80 us on the machine where it was tried).
 
-A client keeps as many sets of sockets as there were threads calling at once; the last one used is the next one used.
+A client keeps as many sets of sockets as there were threads calling at once; the last one used is the next one used. In a child
+of a fork it begins anew: what it had belongs to the parent, and to threads that the child does not have.
 """
 
 from __future__ import annotations
 
 import collections
 import math
+import os
 import select
 import time
 from asyncio import _get_running_loop
@@ -42,6 +44,19 @@ BLOCKS_OBJECTS = (
 _FIRST_TOPOLOGY_S = 1.0
 _POLL_S_MAX = 3_600.0
 
+_forks = 0
+"""By which this process is away from the one that imported this."""
+_inherited: list[object] = []
+"""Sockets and contexts of the parent: kept, because nothing may be done with them here, closing included."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_count_fork)
+
 
 def connect_sync(
     endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
@@ -63,6 +78,7 @@ class SyncClient:
         self._topology_s = _FIRST_TOPOLOGY_S if connect_timeout is None else min(_FIRST_TOPOLOGY_S, connect_timeout)
         self._direct = direct and is_local(endpoint)
         self._context: zmq.Context[Any] = new_context()
+        self._forks = _forks
         self._closed = False
 
     def __enter__(self) -> SyncClient:
@@ -79,7 +95,14 @@ class SyncClient:
         self._closed = True
         self._close_idle()
 
+    def _begin_anew(self) -> None:
+        """This process has been forked since."""
+        _inherited.append((self._idle, self._context))
+        self._idle, self._context, self._forks = collections.deque(), new_context(), _forks
+
     def _close_idle(self) -> None:
+        if self._forks != _forks:
+            self._begin_anew()
         while self._idle:
             try:
                 lines = self._idle.pop()
@@ -121,6 +144,8 @@ class SyncClient:
     def _take_lines(self, timeout: float | None) -> _Lines:
         if self._closed:
             raise Unavailable("the client is closed")
+        if self._forks != _forks:
+            self._begin_anew()
         try:
             return self._idle.pop()
         except IndexError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +44,25 @@ def test_calls_go_straight_to_the_worker_unless_told_not_to(tmp_path: Path) -> N
             assert client.stub("Echo", "a").where().startswith("worker")
         with connect_sync(running.service.endpoint, direct=False) as client:
             assert client.stub("Echo", "a").where() == "router"
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_client_that_was_made_before_a_fork_works_in_the_child_and_goes_on_in_the_parent(tmp_path: Path) -> None:
+    """As in a server that loads its application before it forks its workers."""
+    with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+        assert client.stub("Echo", "a").echo(1) == [1]
+        child = os.fork()
+        if child == 0:
+            try:
+                signal.alarm(10)  # Instead of waiting for ever.
+                answered = [client.call("Echo", "a", "echo", (number,), timeout=5) for number in range(3)]
+                client.close()
+                os._exit(0 if answered == [[0], [1], [2]] else 1)
+            except BaseException:
+                os._exit(2)
+        assert client.stub("Echo", "a").echo(2) == [2]
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert client.stub("Echo", "a").echo(3) == [3]
 
 
 def test_errors_of_methods_are_raised_as_themselves(tmp_path: Path) -> None:
