@@ -37,8 +37,11 @@ class RestartPolicy:
     def ready(self, now: float) -> None:
         self._ready_at = now
 
+    def is_stable(self, now: float) -> bool:
+        return self._ready_at is not None and now - self._ready_at >= STABLE_S
+
     def failed(self, now: float) -> Restart:
-        if self._ready_at is not None and now - self._ready_at >= STABLE_S:
+        if self.is_stable(now):
             self._consecutive = 0
             self._recent.clear()
         self._ready_at = None

@@ -278,6 +278,7 @@ class Supervision:
             for seat, occupancy in self.seats.items():
                 if occupancy.state is Seat.READY:
                     self._ping(seat, occupancy, now)
+                    occupancy.flapping = occupancy.flapping and not occupancy.policy.is_stable(now)
         return self._taken_effects()
 
     # Filling seats

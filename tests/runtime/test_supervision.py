@@ -197,6 +197,12 @@ def test_a_topology_calls_down_only_what_fails_again_and_again() -> None:
     assert machine.topology.endpoints[0] is None
     machine.child_said(0, ready(0), now)
     assert machine.topology.down == ()
+    assert machine.seats[0].flapping
+    while machine.seats[0].flapping:
+        assert now < 1_000, "it is over when it has been ready for long"
+        now = machine.next_deadline() or now
+        machine.timer(now)
+        machine.child_said(0, Pong(machine.seats[0].ping_number), now)
 
 
 def test_a_child_that_cannot_be_started_at_all_is_tried_again_later() -> None:
