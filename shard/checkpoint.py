@@ -337,12 +337,15 @@ class Checkpointer:
         the `OperatorError` that prevents it for good. While there is no room it goes on trying."""
         position = self._applied_position()
         while self._checkpointed_position < position:
-            if self._fatal is not None:
-                raise self._fatal
-            assert not self._closing
-            self._retry_now.set()
-            task = self._task or self._start()
-            await asyncio.wait([task])
+            await asyncio.wait([self._hurry()])
+
+    def _hurry(self) -> asyncio.Task[None]:
+        """The checkpoint that runs, or one that begins, without its pauses. Raises what keeps any from being made."""
+        if self._fatal is not None:
+            raise self._fatal
+        assert not self._closing
+        self._retry_now.set()
+        return self._task or self._start()
 
     async def make_room(self) -> None:
         """Like `finish`, for a log that has no room: raises the `OperatorError` that prevents it also where that may change, at
@@ -352,12 +355,8 @@ class Checkpointer:
         self._full = None
         position = self._applied_position()
         while self._checkpointed_position < position:
-            if self._fatal is not None:
-                raise self._fatal
-            assert not self._closing
-            self._retry_now.set()
             self._attempt_over.clear()
-            task = self._task or self._start()
+            task = self._hurry()
             over = asyncio.ensure_future(self._attempt_over.wait())
             await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
             over.cancel()
