@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -11,6 +12,7 @@ import pytest
 
 import shard.checkpoint as checkpoint_module
 from runtime.errors import OperatorError
+from shard.__main__ import SWITCH_INTERVAL_S
 from shard.checkpoint import (
     Checkpointer,
     CheckpointTrouble,
@@ -162,7 +164,12 @@ def with_bench(
         finally:
             await bench.checkpointer.close()
 
-    asyncio.run(run())
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)  # As in a worker: a test that spins keeps the helper waiting 5 ms a time.
+    try:
+        asyncio.run(run())
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_finish_moves_everything_and_then_truncates_the_log_in_a_helper_thread() -> None:
