@@ -3,5 +3,5 @@
 A run counts only if its answers are right: a number given twice, a gap or an error fails it. Figures of different runs of
 one machine drift by tens of percent, so peers are compared in interleaved rounds of one run, by medians and ratios.
 
-`python -m benchmarks --help` lists the commands.
+`python -m tidegate.benchmarks --help` lists the commands.
 """

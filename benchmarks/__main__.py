@@ -1,4 +1,4 @@
-"""`python -m benchmarks COMMAND`: measures what it says, checks every answer, prints a table or JSON."""
+"""`python -m tidegate.benchmarks COMMAND`: measures what it says, checks every answer, prints a table or JSON."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, get_args
 
 import msgspec
 
-from benchmarks import results
-from benchmarks.plan import Generator, Sync
-from benchmarks.processes import REPOSITORY
-from benchmarks.runner import LINE_UPS, PEERS, line_up, make_plans, run
-from benchmarks.workloads import WORKLOADS, BenchmarkFailed
+from tidegate.benchmarks import results
+from tidegate.benchmarks.plan import Generator, Sync
+from tidegate.benchmarks.processes import REPOSITORY
+from tidegate.benchmarks.runner import LINE_UPS, PEERS, line_up, make_plans, run
+from tidegate.benchmarks.workloads import WORKLOADS, BenchmarkFailed
 
 _MEASURED = {
     "all": "every workload",
@@ -27,7 +27,7 @@ _KEPT = ("compare", "peers")
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tidegate.benchmarks", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in _MEASURED.items():
         _add_measured(commands.add_parser(name, help=summary, description=summary), name)
@@ -116,7 +116,7 @@ def _measure(options: argparse.Namespace) -> None:
     else:
         result = _run_with_report(options)
     if options.command in _KEPT and not (options.smoke or options.no_save):
-        from benchmarks.chart import draw
+        from tidegate.benchmarks.chart import draw
 
         added = [results.append(result), *draw(result, results.RESULTS)]
         print(f"kept in {', '.join(str(path.relative_to(REPOSITORY)) for path in added)}", file=sys.stderr)
@@ -132,7 +132,7 @@ def _run_with_report(options: argparse.Namespace) -> results.Result:
 
 
 def _micro(options: argparse.Namespace) -> None:
-    from benchmarks import micro
+    from tidegate.benchmarks import micro
 
     rows = micro.measure_all(smoke=options.smoke)
     if options.json:
@@ -142,7 +142,7 @@ def _micro(options: argparse.Namespace) -> None:
 
 
 def _model(options: argparse.Namespace) -> None:
-    from benchmarks import scaling
+    from tidegate.benchmarks import scaling
 
     found = scaling.measure(options)
     if options.json:
@@ -154,11 +154,11 @@ def _model(options: argparse.Namespace) -> None:
 def _chart(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from benchmarks.chart import draw
+    from tidegate.benchmarks.chart import draw
 
     kept = results.read_all()
     if not kept:
-        raise BenchmarkFailed("nothing was kept yet; run: python -m benchmarks compare")
+        raise BenchmarkFailed("nothing was kept yet; run: python -m tidegate.benchmarks compare")
     for path in draw(kept[-1], Path(options.to) if options.to else results.RESULTS):
         print(path)
 
@@ -169,7 +169,7 @@ def _print_json(value: object) -> None:
 
 def _report() -> Any:
     try:
-        from benchmarks import report
+        from tidegate.benchmarks import report
     except ImportError:
         raise BenchmarkFailed("tables need the package rich (pip install 'tidegate[bench]'); --json does not") from None
     return report

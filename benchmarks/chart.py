@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
-from benchmarks.compare import Summary
-from benchmarks.results import Result
+from tidegate.benchmarks.compare import Summary
+from tidegate.benchmarks.results import Result
 
 _COLOURS = ("#0b6e99", "#7fb7d1", "#8a8a8a", "#c0392b", "#336791", "#d68910", "#7d3c98", "#1e8449")
 _DASHED = "6 4"

@@ -11,10 +11,10 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.load import Job, class_of, object_names
-from benchmarks.workloads import BenchmarkFailed, Block
-from runtime.client import connect
-from runtime.errors import CallError
+from tidegate.benchmarks.load import Job, class_of, object_names
+from tidegate.benchmarks.workloads import BenchmarkFailed, Block
+from tidegate.runtime.client import connect
+from tidegate.runtime.errors import CallError
 
 Method = Callable[..., Awaitable[Any]]
 

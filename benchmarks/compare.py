@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from benchmarks.plan import Measurement, Plan, Route
+from tidegate.benchmarks.plan import Measurement, Plan, Route
 
 
 @dataclass(frozen=True)

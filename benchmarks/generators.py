@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from benchmarks.histogram import Histogram
-from benchmarks.load import WARM, Door, Job, Outcome
-from benchmarks.meter import Meter
-from benchmarks.plan import Generator, Load, Plan
-from benchmarks.processes import start_module
-from benchmarks.workloads import BenchmarkFailed, check_union
+from tidegate.benchmarks.histogram import Histogram
+from tidegate.benchmarks.load import WARM, Door, Job, Outcome
+from tidegate.benchmarks.meter import Meter
+from tidegate.benchmarks.plan import Generator, Load, Plan
+from tidegate.benchmarks.processes import start_module
+from tidegate.benchmarks.workloads import BenchmarkFailed, check_union
 
 _RUN_S_MAX = 900.0
 
@@ -24,7 +24,7 @@ _RUN_S_MAX = 900.0
 def run_generators(door: Door, plan: Plan, generator: Generator, meter: Meter, class_name: str = "") -> Load:
     """Raises BenchmarkFailed."""
     jobs = make_jobs(door, plan, generator, class_name)
-    loads = run_processes("benchmarks.load", [msgspec.json.encode(job) for job in jobs], plan, meter)
+    loads = run_processes("tidegate.benchmarks.load", [msgspec.json.encode(job) for job in jobs], plan, meter)
     if jobs[0].shared:
         check_union([array("q", load.numbers) for load in loads])
     return together(loads)

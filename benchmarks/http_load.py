@@ -17,10 +17,10 @@ from typing import cast
 import msgspec
 import uvloop
 
-from benchmarks.histogram import Histogram
-from benchmarks.load import serve_job
-from benchmarks.plan import Load
-from benchmarks.workloads import BenchmarkFailed
+from tidegate.benchmarks.histogram import Histogram
+from tidegate.benchmarks.load import serve_job
+from tidegate.benchmarks.plan import Load
+from tidegate.benchmarks.workloads import BenchmarkFailed
 
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 _NUMBER = re.compile(rb"\d+")

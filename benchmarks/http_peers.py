@@ -19,13 +19,13 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.cpu import cpu_s_by_layer
-from benchmarks.generators import run_processes
-from benchmarks.http_load import HttpJob
-from benchmarks.meter import Meter
-from benchmarks.plan import Load, Plan, Route
-from benchmarks.processes import free_port, log_tail, start_module, stop, wait_for_port
-from benchmarks.workloads import BenchmarkFailed
+from tidegate.benchmarks.cpu import cpu_s_by_layer
+from tidegate.benchmarks.generators import run_processes
+from tidegate.benchmarks.http_load import HttpJob
+from tidegate.benchmarks.meter import Meter
+from tidegate.benchmarks.plan import Load, Plan, Route
+from tidegate.benchmarks.processes import free_port, log_tail, start_module, stop, wait_for_port
+from tidegate.benchmarks.workloads import BenchmarkFailed
 
 _RUN_S = 2.0
 _REGISTER_S_MAX = 30.0
@@ -53,7 +53,7 @@ class HttpPeer:
             objects=plan.objects,
             prefix=f"{secrets.token_hex(4)}-",
         )
-        (load,) = run_processes("benchmarks.http_load", [msgspec.json.encode(job)], plan, meter)
+        (load,) = run_processes("tidegate.benchmarks.http_load", [msgspec.json.encode(job)], plan, meter)
         return load
 
     def cpu_s(self, route: Route) -> dict[str, float]:
@@ -70,7 +70,8 @@ class HttpPeer:
 def start_naive(folder: Path) -> HttpPeer:
     port, log = free_port(), folder / "log"
     with log.open("wb") as output:
-        process = start_module("benchmarks.naive_server", "--port", str(port), "--file", str(folder / "db"), stderr=output)
+        arguments = ("--port", str(port), "--file", str(folder / "db"))
+        process = start_module("tidegate.benchmarks.naive_server", *arguments, stderr=output)
     return _ready(HttpPeer("aiohttp + sqlite", port, "/{}", [process]), port, log)
 
 

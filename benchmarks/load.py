@@ -1,7 +1,7 @@
 """The load generator: a process of its own that makes calls and checks every answer.
 
-`python -m benchmarks.load` reads a `Job`, calls every object once, says that it is warm, waits for a line, makes the measured
-calls and writes an `Outcome`. A *closed loop* keeps a fixed number of calls in flight. An *open loop* sends at given
+`python -m tidegate.benchmarks.load` reads a `Job`, calls every object once, says that it is warm, waits for a line, makes the
+measured calls and writes an `Outcome`. A *closed loop* keeps a fixed number of calls in flight. An *open loop* sends at given
 instants, and latency counts from the instant at which a call was meant to be sent: a service that stalls does not hide it.
 
 The lean generator has raw DEALER sockets and puts all calls that may be sent now over one socket into one message. What it
@@ -23,9 +23,9 @@ import msgspec
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from benchmarks.histogram import Histogram
-from benchmarks.plan import Generator, Load
-from benchmarks.workloads import (
+from tidegate.benchmarks.histogram import Histogram
+from tidegate.benchmarks.plan import Generator, Load
+from tidegate.benchmarks.workloads import (
     UNANSWERED,
     WORKLOADS,
     BenchmarkFailed,
@@ -35,7 +35,7 @@ from benchmarks.workloads import (
     targets_by_zipf,
     targets_in_turn,
 )
-from runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.ids import shard_of_slot, slot_of
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv
@@ -311,7 +311,7 @@ def _instants(job: Job, choice: random.Random) -> list[float]:
 def make_generator(job: Job) -> LoadGenerator:
     if job.generator == "lean":
         return LeanGenerator(job)
-    from benchmarks.client_load import ClientGenerator  # Here, because it imports this file.
+    from tidegate.benchmarks.client_load import ClientGenerator  # Here, because it imports this file.
 
     return ClientGenerator(job)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from benchmarks.meter import Meter
-from benchmarks.peers import Peer
-from benchmarks.plan import Load, Measurement, Plan
+from tidegate.benchmarks.meter import Meter
+from tidegate.benchmarks.peers import Peer
+from tidegate.benchmarks.plan import Load, Measurement, Plan
 
 _QUIET_S = 0.1
 _QUIET_S_MAX = 5.0

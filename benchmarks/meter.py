@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from benchmarks.cpu import machine_cpu_s
+from tidegate.benchmarks.cpu import machine_cpu_s
 
 
 class Meter:

@@ -16,26 +16,26 @@ from typing import Any
 import msgspec
 import zmq
 
-from benchmarks.app import Counter
-from benchmarks.processes import scratch_folder
-from router.machine import RouterMachine
-from runtime.client_machine import ClientMachine
-from runtime.control import Topology
-from runtime.ids import slot_of
-from runtime.protocol import NO_RAW, OK, Message, Origin, Request, decode_replies, encode, encode_replies, parse_body
-from shard.cache import Budget, ObjectCache
-from shard.codec import encode as encode_value
-from shard.commit import GroupCommit
-from shard.host import Host
-from shard.input_gate import InputGate
-from shard.log import CommitLog
-from shard.loop import new_worker_loop
-from shard.memory_state import MemoryState
-from shard.methods import ObjectClass
-from shard.record import CommitRecord, ShardCommit, encode_record
-from shard.settings import HostSettings
-from shard.store import ShardStore
-from shard.task import ObjectTask
+from tidegate.benchmarks.app import Counter
+from tidegate.benchmarks.processes import scratch_folder
+from tidegate.router.machine import RouterMachine
+from tidegate.runtime.client_machine import ClientMachine
+from tidegate.runtime.control import Topology
+from tidegate.runtime.ids import slot_of
+from tidegate.runtime.protocol import NO_RAW, OK, Message, Origin, Request, decode_replies, encode, encode_replies, parse_body
+from tidegate.shard.cache import Budget, ObjectCache
+from tidegate.shard.codec import encode as encode_value
+from tidegate.shard.commit import GroupCommit
+from tidegate.shard.host import Host
+from tidegate.shard.input_gate import InputGate
+from tidegate.shard.log import CommitLog
+from tidegate.shard.loop import new_worker_loop
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.methods import ObjectClass
+from tidegate.shard.record import CommitRecord, ShardCommit, encode_record
+from tidegate.shard.settings import HostSettings
+from tidegate.shard.store import ShardStore
+from tidegate.shard.task import ObjectTask
 
 BATCH = 64
 _RUNS = 300

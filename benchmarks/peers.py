@@ -11,16 +11,16 @@ from typing import Any, Literal, Protocol
 import msgspec
 import zmq
 
-from benchmarks.cpu import cpu_s_by_layer
-from benchmarks.generators import run_generators
-from benchmarks.load import Door
-from benchmarks.meter import Meter
-from benchmarks.plan import Generator, Load, Plan, Route, Sync
-from benchmarks.processes import START_S_MAX, cores, free_port, log_tail, start_module, stop, wait
-from benchmarks.workloads import BenchmarkFailed
-from runtime.slots import topology_from_reply
+from tidegate.benchmarks.cpu import cpu_s_by_layer
+from tidegate.benchmarks.generators import run_generators
+from tidegate.benchmarks.load import Door
+from tidegate.benchmarks.meter import Meter
+from tidegate.benchmarks.plan import Generator, Load, Plan, Route, Sync
+from tidegate.benchmarks.processes import START_S_MAX, cores, free_port, log_tail, start_module, stop, wait
+from tidegate.benchmarks.workloads import BenchmarkFailed
+from tidegate.runtime.slots import topology_from_reply
 
-APP = "benchmarks.app"
+APP = "tidegate.benchmarks.app"
 _SYSTEM_CALL_MS_MAX = 5_000
 
 
@@ -70,14 +70,14 @@ class Pipeline:
         for index, endpoint in enumerate(endpoints):
             arguments = ["--endpoint", endpoint, "--log", f"{folder}/{route}{index}.log", "--sync", sync]
             arguments += ["--cpu", str(usable[index % len(usable)]), *(["--routed"] if route == "router" else [])]
-            workers.append(start_module("benchmarks.pipeline", "shard", *arguments))
+            workers.append(start_module("tidegate.benchmarks.pipeline", "shard", *arguments))
         self._processes += workers
         pids = {"workers": [worker.pid for worker in workers]}
         door = Door(endpoints=tuple(endpoints), owners=tuple(range(shards)))
         if route == "router":
             door = Door(endpoints=(f"ipc://{folder}/front",))
             back = [argument for endpoint in endpoints for argument in ("--shard", endpoint)]
-            router = start_module("benchmarks.pipeline", "router", "--endpoint", door.endpoints[0], *back)
+            router = start_module("tidegate.benchmarks.pipeline", "router", "--endpoint", door.endpoints[0], *back)
             self._processes.append(router)
             pids["router"] = [router.pid]
         self._doors[route], self._pids[route] = door, pids

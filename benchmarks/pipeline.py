@@ -4,7 +4,7 @@ Requests of wire protocol 1 come over ZeroMQ; a shard process (uvloop, pinned) r
 group to a log that was written before, with one fdatasync, and holds replies until that is durable. There is no recovery, no
 gate, no checkpoint, no liveness, no bound, no validation. The router only hashes and forwards.
 
-`python -m benchmarks.pipeline shard|router …` is one process of it; it says `ready`, and ends when its input does.
+`python -m tidegate.benchmarks.pipeline shard|router …` is one process of it; it says `ready`, and ends when its input does.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import uvloop
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.ids import shard_of_slot, slot_of
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv

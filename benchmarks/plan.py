@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from benchmarks.histogram import Histogram
-from benchmarks.workloads import Workload
+from tidegate.benchmarks.histogram import Histogram
+from tidegate.benchmarks.workloads import Workload
 
 Route = Literal["router", "direct"]
 Sync = Literal["inline", "thread", "none"]

@@ -14,11 +14,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.histogram import Histogram
-from benchmarks.meter import Meter
-from benchmarks.plan import Load, Plan, Route
-from benchmarks.processes import START_S_MAX, log_tail, stop
-from benchmarks.workloads import BenchmarkFailed
+from tidegate.benchmarks.histogram import Histogram
+from tidegate.benchmarks.meter import Meter
+from tidegate.benchmarks.plan import Load, Plan, Route
+from tidegate.benchmarks.processes import START_S_MAX, log_tail, stop
+from tidegate.benchmarks.workloads import BenchmarkFailed
 
 _CONCURRENCY_MAX = 256
 """Each connection is a process."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from benchmarks.workloads import BenchmarkFailed
+from tidegate.benchmarks.workloads import BenchmarkFailed
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STOP_S_MAX = 15.0

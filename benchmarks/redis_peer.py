@@ -10,12 +10,12 @@ import time
 from pathlib import Path
 from typing import Literal
 
-from benchmarks.cpu import cpu_s_by_layer
-from benchmarks.histogram import Histogram
-from benchmarks.meter import Meter
-from benchmarks.plan import Load, Plan, Route
-from benchmarks.processes import START_S_MAX, free_port, log_tail, stop
-from benchmarks.workloads import BenchmarkFailed
+from tidegate.benchmarks.cpu import cpu_s_by_layer
+from tidegate.benchmarks.histogram import Histogram
+from tidegate.benchmarks.meter import Meter
+from tidegate.benchmarks.plan import Load, Plan, Route
+from tidegate.benchmarks.processes import START_S_MAX, free_port, log_tail, stop
+from tidegate.benchmarks.workloads import BenchmarkFailed
 
 _RUN_S_MAX = 300.0
 _SUM = "local s = 0 for _, k in ipairs(redis.call('keys', '*')) do s = s + redis.call('get', k) end return s"

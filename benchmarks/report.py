@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from benchmarks.compare import Ratio, Summary
-from benchmarks.micro import Cost
-from benchmarks.model import CORES, clients_needed
-from benchmarks.results import Result
-from benchmarks.scaling import Scaling
-from benchmarks.syncs import SyncCount
+from tidegate.benchmarks.compare import Ratio, Summary
+from tidegate.benchmarks.micro import Cost
+from tidegate.benchmarks.model import CORES, clients_needed
+from tidegate.benchmarks.results import Result
+from tidegate.benchmarks.scaling import Scaling
+from tidegate.benchmarks.syncs import SyncCount
 
 _LAYERS = ("load", "router", "workers", "supervisor")
 

@@ -16,10 +16,10 @@ import msgspec
 import psutil
 import zmq
 
-from benchmarks.compare import Ratio, Summary
-from benchmarks.plan import Measurement
-from benchmarks.processes import REPOSITORY
-from benchmarks.syncs import SyncCount
+from tidegate.benchmarks.compare import Ratio, Summary
+from tidegate.benchmarks.plan import Measurement
+from tidegate.benchmarks.processes import REPOSITORY
+from tidegate.benchmarks.syncs import SyncCount
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 _SYNCS = 200

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.meter import Meter
+from tidegate.benchmarks.meter import Meter
 
 _CALLS = ("fdatasync", "fsync", "msync", "sync", "syncfs")
 _ATTACH_S_MAX = 5.0

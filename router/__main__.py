@@ -1,4 +1,4 @@
-"""The edge of the router process: `python -m router --control-fd N`, started by the supervisor and by nobody else."""
+"""The edge of the router process: `python -m tidegate.router --control-fd N`, started by the supervisor and by nobody else."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import uvloop
 import zmq
 
-from router.server import RouterServer
-from runtime.child import ControlChannel, SupervisorGone, prepare_child, receive_spec, send_blocking
-from runtime.context import new_context
-from runtime.control import Drained, Failed, Ready, RouterSpec
-from runtime.port import listen_hint, start_listening
+from tidegate.router.server import RouterServer
+from tidegate.runtime.child import ControlChannel, SupervisorGone, prepare_child, receive_spec, send_blocking
+from tidegate.runtime.context import new_context
+from tidegate.runtime.control import Drained, Failed, Ready, RouterSpec
+from tidegate.runtime.port import listen_hint, start_listening
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m router", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tidegate.router", description=__doc__)
     parser.add_argument("--control-fd", type=int, required=True)
     control_fd = parser.parse_args(arguments).control_fd
     try:

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
-from router.system import SystemCalls
-from runtime.control import Topology
-from runtime.errors import (
+from tidegate.router.system import SystemCalls
+from tidegate.runtime.control import Topology
+from tidegate.runtime.errors import (
     BadRequest,
     CallError,
     DeadlineExceeded,
@@ -26,15 +26,15 @@ from runtime.errors import (
     ShardLost,
     Unavailable,
 )
-from runtime.ids import SLOT_MASK, slot_of
-from runtime.inflight import Expiry, InFlight, Unanswered
-from runtime.inquiries import Inquiries
-from runtime.limits import (
+from tidegate.runtime.ids import SLOT_MASK, slot_of
+from tidegate.runtime.inflight import Expiry, InFlight, Unanswered
+from tidegate.runtime.inquiries import Inquiries
+from tidegate.runtime.limits import (
     ROUTER_CALL_BYTES_PER_WORKER_MAX,
     ROUTER_CALLS_PER_WORKER_MAX,
 )
-from runtime.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
-from runtime.slots import SlotTable
+from tidegate.runtime.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
+from tidegate.runtime.slots import SlotTable
 
 ReplyTo = Callable[[Origin, int | str, int, Any], None]
 

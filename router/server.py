@@ -15,14 +15,14 @@ from typing import Any
 
 import zmq
 
-from router.machine import RouterMachine
-from runtime.backend import Backend
-from runtime.child import FromSupervisor
-from runtime.control import Drain, FromChild, Ping, Pong, RouterSpec, StatusChanged, Topology, TopologyChanged
-from runtime.endpoint import Endpoint
-from runtime.inquiries import FORGOTTEN
-from runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
-from runtime.protocol import Message
+from tidegate.router.machine import RouterMachine
+from tidegate.runtime.backend import Backend
+from tidegate.runtime.child import FromSupervisor
+from tidegate.runtime.control import Drain, FromChild, Ping, Pong, RouterSpec, StatusChanged, Topology, TopologyChanged
+from tidegate.runtime.endpoint import Endpoint
+from tidegate.runtime.inquiries import FORGOTTEN
+from tidegate.runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
+from tidegate.runtime.protocol import Message
 
 _TIMER_S_MAX = 3_600.0
 """Deadlines of centuries are more than a loop counts: after an hour it looks again."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runtime.errors import UnknownMethod
-from runtime.slots import SlotTable, topology_reply
+from tidegate.runtime.errors import UnknownMethod
+from tidegate.runtime.slots import SlotTable, topology_reply
 
 SYSTEM_METHODS = ("ping", "topology", "classes", "status")
 

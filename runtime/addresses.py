@@ -11,7 +11,7 @@ import errno
 import socket
 from typing import Any
 
-from runtime.limits import ADDRESSES_MAX
+from tidegate.runtime.limits import ADDRESSES_MAX
 
 EXAMPLES = "tcp://127.0.0.1:7711 or ipc:///run/tidegate.sock"
 NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})

@@ -13,9 +13,9 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from runtime.addresses import check_target
-from runtime.config import LISTEN_DEFAULT
-from runtime.errors import one_line
+from tidegate.runtime.addresses import check_target
+from tidegate.runtime.config import LISTEN_DEFAULT
+from tidegate.runtime.errors import one_line
 
 _USAGE = 2
 _TIMEOUT_S_MAX = 1e6

@@ -18,8 +18,8 @@ from typing import Any, cast
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from runtime.limits import TURN_MESSAGES_MAX
-from runtime.protocol import Malformed, Reply, parse_replies
+from tidegate.runtime.limits import TURN_MESSAGES_MAX
+from tidegate.runtime.protocol import Malformed, Reply, parse_replies
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv

@@ -17,7 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from runtime.control import (
+from tidegate.runtime.control import (
     Drain,
     FromChild,
     Leave,
@@ -30,9 +30,9 @@ from runtime.control import (
     decode_to_child,
     encode_line,
 )
-from runtime.descriptors import raise_limit
-from runtime.errors import indented
-from runtime.output import Outputs, Sink, hold_standard_descriptors, take_streams
+from tidegate.runtime.descriptors import raise_limit
+from tidegate.runtime.errors import indented
+from tidegate.runtime.output import Outputs, Sink, hold_standard_descriptors, take_streams
 
 LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 """Environment variable by which the supervisor tells its children the level of their logs."""

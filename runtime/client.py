@@ -19,18 +19,18 @@ from typing import Any, TypeVar, overload
 import msgspec
 import zmq
 
-from runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up_in
-from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open, check_seconds
-from runtime.client_machine import ClientMachine
-from runtime.context import new_context
-from runtime.dealer import Dealer
-from runtime.encoding import decode_any, encode_arguments, result_decoder
-from runtime.errors import CallError, Unavailable
-from runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
-from runtime.pending import PendingCall
-from runtime.protocol import NO_RAW
-from runtime.slots import topology_from_reply
-from runtime.stub import MethodShape, Stub
+from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up_in
+from tidegate.runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open, check_seconds
+from tidegate.runtime.client_machine import ClientMachine
+from tidegate.runtime.context import new_context
+from tidegate.runtime.dealer import Dealer
+from tidegate.runtime.encoding import decode_any, encode_arguments, result_decoder
+from tidegate.runtime.errors import CallError, Unavailable
+from tidegate.runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
+from tidegate.runtime.pending import PendingCall
+from tidegate.runtime.protocol import NO_RAW
+from tidegate.runtime.slots import topology_from_reply
+from tidegate.runtime.stub import MethodShape, Stub
 
 T = TypeVar("T")
 
@@ -122,7 +122,7 @@ class Client:
     def bind(
         self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
     ) -> Callable[..., PendingCall[Any]]:
-        """See `runtime.stub.Caller`. `timeout` is that of each of the calls."""
+        """See `tidegate.runtime.stub.Caller`. `timeout` is that of each of the calls."""
         result_type = Any if shape is None else shape.result_type
         return self._binding(class_name, name, method, result_type, shape, timeout)
 

@@ -18,14 +18,26 @@ from collections.abc import Collection, Container
 
 import msgspec
 
-from runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Entry, Link, Moving, Open, Row, Waiter, bodies_of
-from runtime.control import Topology
-from runtime.encoding import Decode, deadline_options, error_from_raw, exception_for_caller, result_mismatch
-from runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
-from runtime.ids import slot_of
-from runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
-from runtime.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
-from runtime.slots import SlotTable
+from tidegate.runtime.client_link import (
+    AskTopology,
+    ClientStatistics,
+    Close,
+    Effect,
+    Entry,
+    Link,
+    Moving,
+    Open,
+    Row,
+    Waiter,
+    bodies_of,
+)
+from tidegate.runtime.control import Topology
+from tidegate.runtime.encoding import Decode, deadline_options, error_from_raw, exception_for_caller, result_mismatch
+from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
+from tidegate.runtime.ids import slot_of
+from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
+from tidegate.runtime.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
+from tidegate.runtime.slots import SlotTable
 
 CONNECT_S = 1.0
 """How long calls wait for the link to a worker before they go through the router."""

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.addresses import check_endpoint
-from runtime.errors import OperatorError
-from runtime.limits import IDLE_EVICT_S, ROUTERS_MAX, SHARDS_MAX
+from tidegate.runtime.addresses import check_endpoint
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.limits import IDLE_EVICT_S, ROUTERS_MAX, SHARDS_MAX
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 DATA_DEFAULT = "tidegate-data"

@@ -6,7 +6,7 @@ from typing import Any
 
 import zmq
 
-from runtime import descriptors
+from tidegate.runtime import descriptors
 
 
 def new_context() -> zmq.Context[Any]:

@@ -18,7 +18,7 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 from zmq.utils.monitor import parse_monitor_message
 
-from runtime import descriptors
+from tidegate.runtime import descriptors
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv

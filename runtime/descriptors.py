@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import resource
 
-from runtime.errors import Unavailable
-from runtime.limits import (
+from tidegate.runtime.errors import Unavailable
+from tidegate.runtime.limits import (
     CONNECTIONS_WAITING_MAX,
     DESCRIPTORS_CLIENT_MIN,
     DESCRIPTORS_KEPT_MAX,

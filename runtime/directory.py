@@ -25,9 +25,9 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.control import KEPT_SOURCE
-from runtime.errors import OperatorError
-from runtime.limits import SHARDS_MAX
+from tidegate.runtime.control import KEPT_SOURCE
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.limits import SHARDS_MAX
 
 FORMAT = 1
 RUN_PATH_BYTES_MAX = 86

@@ -13,12 +13,12 @@ from typing import Any, Never, NoReturn
 
 import msgspec
 
-from runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
-from runtime.exceptions import raised_by_caller, text_of
-from runtime.limits import CALL_BYTES_MAX
-from runtime.models import dump, dump_json, is_model, validate, validate_json
-from runtime.protocol import NO_RAW
-from runtime.unawaited import NAMED, Unawaited, not_awaited
+from tidegate.runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
+from tidegate.runtime.exceptions import raised_by_caller, text_of
+from tidegate.runtime.limits import CALL_BYTES_MAX
+from tidegate.runtime.models import dump, dump_json, is_model, validate, validate_json
+from tidegate.runtime.protocol import NO_RAW
+from tidegate.runtime.unawaited import NAMED, Unawaited, not_awaited
 
 Decode = Callable[[Any], Any]
 """Raw result to value. Raises msgspec.MsgspecError or ValueError when it is not what the annotation says."""

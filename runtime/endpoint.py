@@ -29,13 +29,13 @@ from typing import Any, cast
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from runtime import descriptors
-from runtime.addresses import NOT_HERE, has_name, look_up
-from runtime.descriptors import connections_waiting_max
-from runtime.door import Door
-from runtime.errors import CallError, Internal, Overloaded
-from runtime.handshakes import Handshakes
-from runtime.limits import (
+from tidegate.runtime import descriptors
+from tidegate.runtime.addresses import NOT_HERE, has_name, look_up
+from tidegate.runtime.descriptors import connections_waiting_max
+from tidegate.runtime.door import Door
+from tidegate.runtime.errors import CallError, Internal, Overloaded
+from tidegate.runtime.handshakes import Handshakes
+from tidegate.runtime.limits import (
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     HANDSHAKE_MS_MAX,
@@ -43,8 +43,8 @@ from runtime.limits import (
     TURN_MESSAGES_MAX,
     TURN_REQUESTS_MAX,
 )
-from runtime.outbox import Outbox
-from runtime.protocol import ERROR, Message, Origin, encode_bodies, parse_message
+from tidegate.runtime.outbox import Outbox
+from tidegate.runtime.protocol import ERROR, Message, Origin, encode_bodies, parse_message
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv

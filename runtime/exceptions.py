@@ -17,8 +17,8 @@ import types
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
-from runtime.errors import CallError, MethodRaised, sendable
-from runtime.limits import EXCEPTION_CAUSES_MAX, EXCEPTION_NAME_MAX, EXCEPTION_PARTS_MAX, EXCEPTION_TEXT_MAX
+from tidegate.runtime.errors import CallError, MethodRaised, sendable
+from tidegate.runtime.limits import EXCEPTION_CAUSES_MAX, EXCEPTION_NAME_MAX, EXCEPTION_PARTS_MAX, EXCEPTION_TEXT_MAX
 
 ExceptionT = TypeVar("ExceptionT", bound=Exception)
 

@@ -9,7 +9,7 @@ import hashlib
 from typing import NamedTuple
 from zlib import crc32
 
-from runtime.limits import CLASS_BYTES_MAX, NAME_BYTES_MAX, SLOTS
+from tidegate.runtime.limits import CLASS_BYTES_MAX, NAME_BYTES_MAX, SLOTS
 
 SLOT_MASK = SLOTS - 1
 OBJECT_KEY_BYTES = 16

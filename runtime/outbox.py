@@ -10,7 +10,7 @@ from __future__ import annotations
 import collections
 from collections.abc import Sequence
 
-from runtime.limits import CLIENT_OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX
+from tidegate.runtime.limits import CLIENT_OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX
 
 _MESSAGE_OVERHEAD_BYTES = 128
 _ERRORS_BYTES_MAX = CLIENT_OUTBOX_BYTES_MAX // 2

@@ -27,7 +27,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from runtime.limits import OUTPUT_BYTES_MAX, OUTPUT_FLUSH_S, OUTPUT_LINE_BYTES_MAX
+from tidegate.runtime.limits import OUTPUT_BYTES_MAX, OUTPUT_FLUSH_S, OUTPUT_LINE_BYTES_MAX
 
 _PIECE_BYTES = 64 << 10
 _DRAIN_READS = 4

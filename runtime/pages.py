@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.errors import one_line
+from tidegate.runtime.errors import one_line
 
 WAITING_SHOWN = 20
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from runtime.errors import OperatorError
-from runtime.limits import SHARDS_MAX
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.limits import SHARDS_MAX
 
 SHARDS_PER_CORE = 4
 CORES_PER_ROUTER = 16

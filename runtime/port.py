@@ -18,9 +18,9 @@ import struct
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from runtime.addresses import NOT_HERE
-from runtime.descriptors import connections_waiting_max
-from runtime.errors import OperatorError
+from tidegate.runtime.addresses import NOT_HERE
+from tidegate.runtime.descriptors import connections_waiting_max
+from tidegate.runtime.errors import OperatorError
 
 _SYSTEMD_FD = 3
 _SIOCGIFADDR = 0x8915

@@ -14,8 +14,8 @@ from typing import Annotated, Any, cast
 
 import msgspec
 
-from runtime.errors import BadRequest, CallError, Internal, MethodRaised, TooLarge
-from runtime.limits import (
+from tidegate.runtime.errors import BadRequest, CallError, Internal, MethodRaised, TooLarge
+from tidegate.runtime.limits import (
     CHAIN_ENTRIES_MAX,
     CHAIN_LABEL_CHARACTERS_MAX,
     CHAIN_TOKENS_MAX,
@@ -25,7 +25,7 @@ from runtime.limits import (
     IDEMPOTENCY_KEY_BYTES_MAX,
     MESSAGE_BYTES_MAX,
 )
-from runtime.pieces import json_id, json_pieces, packed_id, packed_pieces
+from tidegate.runtime.pieces import json_id, json_pieces, packed_id, packed_pieces
 
 NO_RAW = msgspec.Raw(b"\xc0")
 """Nil: what `args` and `options` are when left out, so that a request can be encoded again as it is (an empty Raw would
@@ -69,7 +69,7 @@ ChainEntry = tuple[
     Annotated[str, msgspec.Meta(max_length=CHAIN_LABEL_CHARACTERS_MAX)],
     Annotated[tuple[_Int64, ...], msgspec.Meta(max_length=CHAIN_TOKENS_MAX)],
 ]
-"""See `shard.chain`."""
+"""See `tidegate.shard.chain`."""
 
 
 class Options(msgspec.Struct, gc=False):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from runtime.control import Topology
-from runtime.ids import shard_of_slot, slot_of
-from runtime.limits import SHARDS_MAX, SLOTS
+from tidegate.runtime.control import Topology
+from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.limits import SHARDS_MAX, SLOTS
 
 
 def slot_range(shard: int, shards: int) -> tuple[int, int]:

@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 
-from runtime.config import Config
-from runtime.placement import Placement
-from runtime.supervision import Occupancy, Supervision, is_router
+from tidegate.runtime.config import Config
+from tidegate.runtime.placement import Placement
+from tidegate.runtime.supervision import Occupancy, Supervision, is_router
 
 
 @dataclass(frozen=True)

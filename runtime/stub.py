@@ -13,8 +13,8 @@ import typing
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from runtime.annotations import annotations_of, signature_of
-from runtime.exceptions import know_home
+from tidegate.runtime.annotations import annotations_of, signature_of
+from tidegate.runtime.exceptions import know_home
 
 HOOKS = frozenset({"on_start", "alarm"})
 """Called by the runtime only, never from outside (contract, section 1)."""

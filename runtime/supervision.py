@@ -13,7 +13,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.control import (
+from tidegate.runtime.control import (
     Drain,
     Drained,
     Failed,
@@ -28,8 +28,8 @@ from runtime.control import (
     Topology,
     TopologyChanged,
 )
-from runtime.restart import RestartPolicy
-from runtime.suspicion import Suspicion
+from tidegate.runtime.restart import RestartPolicy
+from tidegate.runtime.suspicion import Suspicion
 
 PING_INTERVAL_S = 2.0
 SLEPT_S = 5.0

@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
-from runtime.config import Config, cache_bytes
-from runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
-from runtime.descriptors import raise_limit
-from runtime.directory import DataDirectory, RunDirectory
-from runtime.notify import Notifier, environment_for_children
-from runtime.output import Outputs
-from runtime.placement import Placement
-from runtime.port import Port
-from runtime.process import ChildProcess, describe_exit
-from runtime.status import Identity, Usage, classes, listen_endpoint, now_ms, snapshot
-from runtime.supervision import (
+from tidegate.runtime.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
+from tidegate.runtime.config import Config, cache_bytes
+from tidegate.runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
+from tidegate.runtime.descriptors import raise_limit
+from tidegate.runtime.directory import DataDirectory, RunDirectory
+from tidegate.runtime.notify import Notifier, environment_for_children
+from tidegate.runtime.output import Outputs
+from tidegate.runtime.placement import Placement
+from tidegate.runtime.port import Port
+from tidegate.runtime.process import ChildProcess, describe_exit
+from tidegate.runtime.status import Identity, Usage, classes, listen_endpoint, now_ms, snapshot
+from tidegate.runtime.supervision import (
     PING_INTERVAL_S,
     ROUTER,
     Effect,
@@ -43,15 +43,15 @@ from runtime.supervision import (
     Supervision,
     is_router,
 )
-from runtime.witness import take_testimony
+from tidegate.runtime.witness import take_testimony
 
 log = logging.getLogger("tidegate")
 
 _EXTEND_START_S = 30.0
 
 # `-P`: a file `router.py` or `shard.py` in the current directory must not take the place of ours.
-WORKER_COMMAND = (sys.executable, "-P", "-m", "shard")
-ROUTER_COMMAND = (sys.executable, "-P", "-m", "router")
+WORKER_COMMAND = (sys.executable, "-P", "-m", "tidegate.shard")
+ROUTER_COMMAND = (sys.executable, "-P", "-m", "tidegate.router")
 
 
 @dataclass(frozen=True)

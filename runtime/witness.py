@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from runtime.control import Running
+from tidegate.runtime.control import Running
 
 BYTES = mmap.PAGESIZE
 _HEAD = 2

@@ -1,4 +1,4 @@
-"""The edge of a worker process: `python -m shard --control-fd N`, started by the supervisor and by nobody else."""
+"""The edge of a worker process: `python -m tidegate.shard --control-fd N`, started by the supervisor and by nobody else."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from pathlib import Path
 
 import zmq
 
-from runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
-from runtime.context import new_context
-from runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
-from runtime.errors import OperatorError
-from runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
-from runtime.output import Outputs
-from runtime.witness import Witness
-from shard.app import load_app
-from shard.app_logging import app_may_configure
-from shard.checkpoint import CheckpointTrouble, memtable_bytes_max
-from shard.debugger import set_breakpoint_hook
-from shard.forks import Forks, end_children
-from shard.loop import new_worker_loop
-from shard.methods import AppError, ObjectClass
-from shard.source import keep_source
-from shard.watch import start_watch
-from shard.worker import Worker
-from shard.worker_store import WorkerStore
+from tidegate.runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
+from tidegate.runtime.context import new_context
+from tidegate.runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
+from tidegate.runtime.output import Outputs
+from tidegate.runtime.witness import Witness
+from tidegate.shard.app import load_app
+from tidegate.shard.app_logging import app_may_configure
+from tidegate.shard.checkpoint import CheckpointTrouble, memtable_bytes_max
+from tidegate.shard.debugger import set_breakpoint_hook
+from tidegate.shard.forks import Forks, end_children
+from tidegate.shard.loop import new_worker_loop
+from tidegate.shard.methods import AppError, ObjectClass
+from tidegate.shard.source import keep_source
+from tidegate.shard.watch import start_watch
+from tidegate.shard.worker import Worker
+from tidegate.shard.worker_store import WorkerStore
 
 log = logging.getLogger("tidegate")
 
@@ -47,7 +47,7 @@ SWITCH_INTERVAL_S = 0.000_5
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m shard", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tidegate.shard", description=__doc__)
     parser.add_argument("--control-fd", type=int, required=True)
     control_fd = parser.parse_args(arguments).control_fd
     cores = os.sched_getaffinity(0)

@@ -15,29 +15,29 @@ from collections.abc import Awaitable, Callable, Coroutine
 from gc import get_referents
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from runtime.errors import CallError, ObjectReset, StartFailed
-from runtime.ids import ObjectId
-from runtime.limits import SECTION_TIMEOUT_S
-from runtime.pending import CoroutineFuture
-from runtime.protocol import Origin, Request
-from shard.alarms import Alarm, shown_for
-from shard.cache import ObjectCache
-from shard.callbacks import GatedCallback
-from shard.chain import Chain
-from shard.cold_reads import Done
-from shard.critical_section import CriticalSection
-from shard.input_gate import InputGate, Section
-from shard.methods import Method, ObjectClass
-from shard.object import DurableObject
-from shard.raised import let_go
-from shard.ready import DONE
-from shard.refusals import traceback_of
-from shard.storage import Storage
-from shard.task import CHAIN, CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
+from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
+from tidegate.runtime.ids import ObjectId
+from tidegate.runtime.limits import SECTION_TIMEOUT_S
+from tidegate.runtime.pending import CoroutineFuture
+from tidegate.runtime.protocol import Origin, Request
+from tidegate.shard.alarms import Alarm, shown_for
+from tidegate.shard.cache import ObjectCache
+from tidegate.shard.callbacks import GatedCallback
+from tidegate.shard.chain import Chain
+from tidegate.shard.cold_reads import Done
+from tidegate.shard.critical_section import CriticalSection
+from tidegate.shard.input_gate import InputGate, Section
+from tidegate.shard.methods import Method, ObjectClass
+from tidegate.shard.object import DurableObject
+from tidegate.shard.raised import let_go
+from tidegate.shard.ready import DONE
+from tidegate.shard.refusals import traceback_of
+from tidegate.shard.storage import Storage
+from tidegate.shard.task import CHAIN, CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
 
 if TYPE_CHECKING:
-    from shard.host import Host
-    from shard.outbound import Caller
+    from tidegate.shard.host import Host
+    from tidegate.shard.outbound import Caller
 
 NO_TASKS: frozenset[ObjectTask] = frozenset()
 NO_CALLBACKS: frozenset[GatedCallback] = frozenset()

@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from runtime.errors import BadRequest, Moved
-from runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
-from runtime.protocol import Origin, Request
-from shard.activation import Activation
-from shard.cache import ObjectCache
-from shard.cold_reads import ColdStarts
-from shard.outbound import Caller
-from shard.refusals import refused_object, unknown_method
-from shard.ring import Ring
-from shard.table import Kept
-from shard.waiting import WaitingCall
+from tidegate.runtime.errors import BadRequest, Moved
+from tidegate.runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
+from tidegate.runtime.protocol import Origin, Request
+from tidegate.shard.activation import Activation
+from tidegate.shard.cache import ObjectCache
+from tidegate.shard.cold_reads import ColdStarts
+from tidegate.shard.outbound import Caller
+from tidegate.shard.refusals import refused_object, unknown_method
+from tidegate.shard.ring import Ring
+from tidegate.shard.table import Kept
+from tidegate.shard.waiting import WaitingCall
 
 if TYPE_CHECKING:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
 
 class Activator:

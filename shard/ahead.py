@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from itertools import islice
 
-from runtime.limits import CHECKPOINT_SLICE_KEYS
-from shard.cold_reads import Fetch, Reader, Snapshot
-from shard.store import ABOVE_KEYS, ShardStore
+from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
+from tidegate.shard.cold_reads import Fetch, Reader, Snapshot
+from tidegate.shard.store import ABOVE_KEYS, ShardStore
 
 FETCHES_MAX = 4
 """Reads at once."""

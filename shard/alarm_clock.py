@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from runtime.limits import ALARM_ALONE_S, ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
-from runtime.protocol import OK
-from shard.alarms import (
+from tidegate.runtime.limits import ALARM_ALONE_S, ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
+from tidegate.runtime.protocol import OK
+from tidegate.shard.alarms import (
     AHEAD,
     BEGUN_KEY,
     RETRY_JITTER,
@@ -44,16 +44,16 @@ from shard.alarms import (
     pending_alarm,
     stored_ahead_us,
 )
-from shard.cache import ObjectCache
-from shard.given_up import GivenUp
-from shard.record import ObjectWrites
-from shard.ring import Ring
-from shard.steady import SteadyTime
-from shard.task import NEUTRAL
+from tidegate.shard.cache import ObjectCache
+from tidegate.shard.given_up import GivenUp
+from tidegate.shard.record import ObjectWrites
+from tidegate.shard.ring import Ring
+from tidegate.shard.steady import SteadyTime
+from tidegate.shard.task import NEUTRAL
 
 if TYPE_CHECKING:
-    from shard.activation import Activation
-    from shard.host import Host
+    from tidegate.shard.activation import Activation
+    from tidegate.shard.host import Host
 
 RINGS_PER_TURN = 100
 RINGS_MAX = 10_000

@@ -20,14 +20,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from runtime.errors import CallError
-from runtime.limits import OBJECT_DIRTY_BYTES_MAX
-from shard.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
-from shard.cold_reads import Done, Reader
-from shard.commit import GroupCommit
-from shard.memtable import UNKNOWN, Unknown
-from shard.record import ObjectWrites
-from shard.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
+from tidegate.runtime.errors import CallError
+from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
+from tidegate.shard.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
+from tidegate.shard.cold_reads import Done, Reader
+from tidegate.shard.commit import GroupCommit
+from tidegate.shard.memtable import UNKNOWN, Unknown
+from tidegate.shard.record import ObjectWrites
+from tidegate.shard.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
 
 ENTRY_BYTES: Final = 120
 """What a cached entry costs beside its bytes: a dict slot, the key, the value's header."""

@@ -25,13 +25,13 @@ from contextvars import Context, copy_context
 from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from runtime.limits import TIMERS_KEEP_S
-from shard.input_gate import Section
-from shard.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
-from shard.task import CURRENT, LIFE, NEUTRAL, SECTION
+from tidegate.runtime.limits import TIMERS_KEEP_S
+from tidegate.shard.input_gate import Section
+from tidegate.shard.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
+from tidegate.shard.task import CURRENT, LIFE, NEUTRAL, SECTION
 
 if TYPE_CHECKING:
-    from shard.activation import Activation
+    from tidegate.shard.activation import Activation
 
 END_OF_SLEEP: Final = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # what `asyncio.sleep` schedules
 NOTHING: Final = object()

@@ -17,18 +17,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from runtime.errors import CallError, Deadlock
-from runtime.protocol import NO_RAW, Origin, Request, encode, parse_options
-from shard.activation import Activation, QueuedCall
-from shard.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
-from shard.input_gate import Section
-from shard.methods import NO_ARGUMENTS, Method
-from shard.outbound import LocalOrigin
-from shard.refusals import method_raised
-from shard.task import CHAIN, ObjectTask
+from tidegate.runtime.errors import CallError, Deadlock
+from tidegate.runtime.protocol import NO_RAW, Origin, Request, encode, parse_options
+from tidegate.shard.activation import Activation, QueuedCall
+from tidegate.shard.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
+from tidegate.shard.input_gate import Section
+from tidegate.shard.methods import NO_ARGUMENTS, Method
+from tidegate.shard.outbound import LocalOrigin
+from tidegate.shard.refusals import method_raised
+from tidegate.shard.task import CHAIN, ObjectTask
 
 if TYPE_CHECKING:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
 TOKEN_BITS = 63
 FUTURES_LOOKED_AT_MAX = 1_000

@@ -14,10 +14,10 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from runtime.annotations import signature_of
-from runtime.ids import check_object_id
-from runtime.stub import HOOKS
-from shard.object import ALARM, DurableObject
+from tidegate.runtime.annotations import signature_of
+from tidegate.runtime.ids import check_object_id
+from tidegate.runtime.stub import HOOKS
+from tidegate.shard.object import ALARM, DurableObject
 
 _MRO = type.__dict__["__mro__"]
 _DICT = type.__dict__["__dict__"]

@@ -5,7 +5,7 @@ is made by a *reader* beside the loop, over a snapshot of the state as it was wh
 caches hold was captured at the same instant, so the result is what an immediate read would have returned, whatever is written
 before it arrives. The state begins no batch while a snapshot taken before may be in use (`OpenReads.when_over`).
 
-Rule: no thread and no file; whoever implements `Reader` has those (see `shard.reader`).
+Rule: no thread and no file; whoever implements `Reader` has those (see `tidegate.shard.reader`).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from runtime.errors import Internal, Overloaded
-from runtime.limits import OBJECT_CALLS_MAX, WORKER_CALL_BYTES_MAX
-from runtime.protocol import Origin, Request
-from shard.memtable import UNKNOWN, Unknown
+from tidegate.runtime.errors import Internal, Overloaded
+from tidegate.runtime.limits import OBJECT_CALLS_MAX, WORKER_CALL_BYTES_MAX
+from tidegate.runtime.protocol import Origin, Request
+from tidegate.shard.memtable import UNKNOWN, Unknown
 
 if TYPE_CHECKING:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
 HEADER = ""
 

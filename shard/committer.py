@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from runtime.errors import OperatorError
-from shard.host import Host
-from shard.log import LogBroken, LogFull
-from shard.record import CommitRecord, encode_record
-from shard.task import NEUTRAL
-from shard.worker_store import WorkerStore
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.host import Host
+from tidegate.shard.log import LogBroken, LogFull
+from tidegate.shard.record import CommitRecord, encode_record
+from tidegate.shard.task import NEUTRAL
+from tidegate.shard.worker_store import WorkerStore
 
 INLINE_BELOW_S = 0.000_6
 HELPER_ABOVE_S = 0.001_5

@@ -13,14 +13,14 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-from runtime.exceptions import line_of
-from runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
-from shard.input_gate import Section
-from shard.storage import TransactionTimeout
-from shard.task import NEUTRAL, SECTION, EntryFuture, ObjectTask, section_of
+from tidegate.runtime.exceptions import line_of
+from tidegate.runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
+from tidegate.shard.input_gate import Section
+from tidegate.shard.storage import TransactionTimeout
+from tidegate.shard.task import NEUTRAL, SECTION, EntryFuture, ObjectTask, section_of
 
 if TYPE_CHECKING:
-    from shard.activation import Activation
+    from tidegate.shard.activation import Activation
 
 
 class CriticalSection:

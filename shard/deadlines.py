@@ -15,13 +15,13 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from runtime.errors import BadRequest, CallError, DeadlineExceeded
-from runtime.protocol import ERROR, Origin, Request, parse_options
-from shard.activation import Activation, QueuedCall
-from shard.chain import Chain
-from shard.input_gate import Section
-from shard.outbound import InternalOrigin
-from shard.task import NEUTRAL
+from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded
+from tidegate.runtime.protocol import ERROR, Origin, Request, parse_options
+from tidegate.shard.activation import Activation, QueuedCall
+from tidegate.shard.chain import Chain
+from tidegate.shard.input_gate import Section
+from tidegate.shard.outbound import InternalOrigin
+from tidegate.shard.task import NEUTRAL
 
 TIMER_S_MAX = 3_600.0
 """A timer is set for this long at most: deadlines of centuries are more than loops count."""

@@ -24,20 +24,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from runtime.child import ControlChannel
-from runtime.endpoint import Endpoint
-from shard.checkpoint import Checkpointer
-from shard.committer import Committer
-from shard.host import Host
-from shard.log import CommitLog
-from shard.loop import GatedLoop
-from shard.object import DurableObject
-from shard.outbound import Caller
-from shard.peers import Peers
-from shard.state import LmdbBatch, LmdbState
-from shard.storage import Storage, Transaction
-from shard.threads import no_objects_here
-from shard.worker import Worker
+from tidegate.runtime.child import ControlChannel
+from tidegate.runtime.endpoint import Endpoint
+from tidegate.shard.checkpoint import Checkpointer
+from tidegate.shard.committer import Committer
+from tidegate.shard.host import Host
+from tidegate.shard.log import CommitLog
+from tidegate.shard.loop import GatedLoop
+from tidegate.shard.object import DurableObject
+from tidegate.shard.outbound import Caller
+from tidegate.shard.peers import Peers
+from tidegate.shard.state import LmdbBatch, LmdbState
+from tidegate.shard.storage import Storage, Transaction
+from tidegate.shard.threads import no_objects_here
+from tidegate.shard.worker import Worker
 
 log = logging.getLogger("tidegate")
 
@@ -190,7 +190,7 @@ def _end(*_: Any, **__: Any) -> NoReturn:
 
 
 def _refusing(name: str) -> Callable[..., NoReturn]:
-    def refuse(*_: Any, _name: str = name, **__: Any) -> NoReturn:  # No closure: `shard.threads` may change it in its place.
+    def refuse(*_: Any, _name: str = name, **__: Any) -> NoReturn:  # No closure: `threads` may change it in its place.
         raise RuntimeError(
             f"{_name}: this process was forked from the worker of its object and has no part in it; give it what it needs as "
             "arguments, and let the object take its result"

@@ -15,15 +15,15 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING, Protocol
 
-from runtime.errors import one_line
-from runtime.limits import SECTION_TIMEOUT_S
-from shard.activation import Activation, QueuedCall
-from shard.libraries import line_of
-from shard.settings import WaitingObject
-from shard.task import NEUTRAL, ObjectTask
+from tidegate.runtime.errors import one_line
+from tidegate.runtime.limits import SECTION_TIMEOUT_S
+from tidegate.shard.activation import Activation, QueuedCall
+from tidegate.shard.libraries import line_of
+from tidegate.shard.settings import WaitingObject
+from tidegate.shard.task import NEUTRAL, ObjectTask
 
 if TYPE_CHECKING:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
 LOOK_S = 1.0
 """How often it looks; who waits longer than this is named."""

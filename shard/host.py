@@ -19,35 +19,41 @@ from sys import getrefcount
 from typing import Any, Protocol, cast
 from weakref import getweakrefcount
 
-from runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
-from runtime.ids import shard_of_slot, slot_of
-from runtime.limits import COMMIT_BYTES_MAX, OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX, WORKER_CALL_BYTES_MAX, WORKER_CALLS_MAX
-from runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from shard.activation import Activation, QueuedCall
-from shard.activator import Activator
-from shard.alarm_clock import AlarmClock
-from shard.cache import Store
-from shard.chain import Chain
-from shard.chained_calls import ChainedCalls
-from shard.codec import SCALARS
-from shard.commit import Commit, GroupCommit
-from shard.deadlines import Deadlines, TimedOrigin
-from shard.gate_watch import GateWatch
-from shard.input_gate import Section
-from shard.methods import NO_ARGUMENTS, Method, ObjectClass
-from shard.object_log import ObjectLog
-from shard.outbound import InternalOrigin, LocalOrigin
-from shard.outcomes import Outcomes
-from shard.raised import let_go
-from shard.record import ObjectWrites, ShardCommit
-from shard.refusals import traceback_of, unknown_class, unknown_method
-from shard.resets import Resets
-from shard.ring import Ring
-from shard.settings import HostSettings, HostStatistics
-from shard.table import ActivationTable
-from shard.task import NEUTRAL, ObjectTask, _enter_task, _leave_task
-from shard.waiting import WaitingRoom
-from shard.web import Web
+from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
+from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.limits import (
+    COMMIT_BYTES_MAX,
+    OBJECT_CALLS_MAX,
+    UNDURABLE_BYTES_MAX,
+    WORKER_CALL_BYTES_MAX,
+    WORKER_CALLS_MAX,
+)
+from tidegate.runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
+from tidegate.shard.activation import Activation, QueuedCall
+from tidegate.shard.activator import Activator
+from tidegate.shard.alarm_clock import AlarmClock
+from tidegate.shard.cache import Store
+from tidegate.shard.chain import Chain
+from tidegate.shard.chained_calls import ChainedCalls
+from tidegate.shard.codec import SCALARS
+from tidegate.shard.commit import Commit, GroupCommit
+from tidegate.shard.deadlines import Deadlines, TimedOrigin
+from tidegate.shard.gate_watch import GateWatch
+from tidegate.shard.input_gate import Section
+from tidegate.shard.methods import NO_ARGUMENTS, Method, ObjectClass
+from tidegate.shard.object_log import ObjectLog
+from tidegate.shard.outbound import InternalOrigin, LocalOrigin
+from tidegate.shard.outcomes import Outcomes
+from tidegate.shard.raised import let_go
+from tidegate.shard.record import ObjectWrites, ShardCommit
+from tidegate.shard.refusals import traceback_of, unknown_class, unknown_method
+from tidegate.shard.resets import Resets
+from tidegate.shard.ring import Ring
+from tidegate.shard.settings import HostSettings, HostStatistics
+from tidegate.shard.table import ActivationTable
+from tidegate.shard.task import NEUTRAL, ObjectTask, _enter_task, _leave_task
+from tidegate.shard.waiting import WaitingRoom
+from tidegate.shard.web import Web
 
 
 class ShardStore(Store, Protocol):

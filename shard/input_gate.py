@@ -19,7 +19,7 @@ import collections
 from collections.abc import Collection, Container
 from typing import Any, TypeVar
 
-from runtime.limits import SECTION_DEPTH_MAX
+from tidegate.runtime.limits import SECTION_DEPTH_MAX
 
 
 class SectionsTooDeep(RuntimeError):

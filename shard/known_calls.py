@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from runtime.protocol import Origin
-from shard.outbound import InternalOrigin
+from tidegate.runtime.protocol import Origin
+from tidegate.shard.outbound import InternalOrigin
 
 if TYPE_CHECKING:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
 
 def known_calls(host: Host, client: bytes) -> set[Any]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from runtime.limits import OBJECT_DIRTY_BYTES_MAX
-from shard.alarms import Alarm
-from shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
-from shard.values import ABSENT, MISS, Sentinel
+from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
+from tidegate.shard.alarms import Alarm
+from tidegate.shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
+from tidegate.shard.values import ABSENT, MISS, Sentinel
 
 
 class Layer:

@@ -14,12 +14,12 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from shard.activation import Activation
+    from tidegate.shard.activation import Activation
 
-PLUMBING: Final = frozenset({"_asyncio", "asyncio", "runtime", "shard", "uvloop"})
+PLUMBING: Final = ("_asyncio.", "asyncio.", "tidegate.runtime.", "tidegate.shard.", "uvloop.")
 """Packages whose callbacks run no object code of their own."""
 
-FACING_OBJECTS: Final = frozenset({"runtime.stub", "shard.object", "shard.storage"})
+FACING_OBJECTS: Final = frozenset({"tidegate.runtime.stub", "tidegate.shard.object", "tidegate.shard.storage"})
 """Modules of the runtime whose methods object code may give as callbacks: they count as its own code."""
 
 _LIBRARY_PATHS: Final = tuple(
@@ -41,7 +41,7 @@ def is_plumbing(callback: Any) -> bool:
     module = callback.__module__ if callback.__class__ is FunctionType else _module_of(callback)
     known = plumbing.get(module)
     if known is None:
-        known = plumbing[module] = str(module).partition(".")[0] in PLUMBING and module not in FACING_OBJECTS
+        known = plumbing[module] = f"{module}.".startswith(PLUMBING) and module not in FACING_OBJECTS
     return known and (callback.__class__ is FunctionType or task_of(callback) is None)
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import msgspec
 
-from runtime.limits import VALUE_DEPTH_MAX
-from runtime.models import is_model
+from tidegate.runtime.limits import VALUE_DEPTH_MAX
+from tidegate.runtime.models import is_model
 
 _SURE = frozenset({type(None), bool, int, str, bytes})
 """Of one type and equal: the same."""

@@ -1,8 +1,8 @@
 """Reading a log after its worker is gone: every durable record, in order, or a refusal.
 
 A log may end with a torn record: the worker or the power went while it was written, so nobody was told that it is durable. A
-good record behind a bad one cannot come from that (see `shard.segment`): then the disk lost something that was confirmed, and
-reading on would silently serve old data.
+good record behind a bad one cannot come from that (see `tidegate.shard.segment`): then the disk lost something that was
+confirmed, and reading on would silently serve old data.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.errors import OperatorError
-from shard.log import list_segments
-from shard.segment import (
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.log import list_segments
+from tidegate.shard.segment import (
     HEADER_BYTES,
     SegmentHeader,
     Tail,

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 import uvloop
 
-from shard.callbacks import with_gated_callbacks
-from shard.task import CURRENT, object_task_factory
-from shard.threads import keep_to_this_thread
+from tidegate.shard.callbacks import with_gated_callbacks
+from tidegate.shard.task import CURRENT, object_task_factory
+from tidegate.shard.threads import keep_to_this_thread
 
 
 class Gate:

@@ -11,7 +11,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-from shard.record import ObjectWrites
+from tidegate.shard.record import ObjectWrites
 
 ENTRY_OVERHEAD_BYTES = 120
 """Estimate of what a dict entry with its two Python objects takes beyond the bytes of key and value."""

@@ -6,16 +6,16 @@ import asyncio
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
-from runtime.errors import ObjectReset
-from runtime.ids import ObjectId
-from runtime.stub import Stub
-from shard.storage import LEFT_MEMORY, SectionEntry, Storage
-from shard.task import check_coroutine
+from tidegate.runtime.errors import ObjectReset
+from tidegate.runtime.ids import ObjectId
+from tidegate.runtime.stub import Stub
+from tidegate.shard.storage import LEFT_MEMORY, SectionEntry, Storage
+from tidegate.shard.task import check_coroutine
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from shard.activation import Activation
+    from tidegate.shard.activation import Activation
 
 ALARM = "alarm"
 T = TypeVar("T")

@@ -11,11 +11,11 @@ import logging
 from asyncio import TimerHandle
 from typing import TYPE_CHECKING, Any
 
-from runtime.exceptions import name_of, text_of
-from runtime.ids import ObjectId
-from runtime.limits import LOGGED_KINDS_MAX, LOGGED_KINDS_S
-from shard.refusals import traceback_of
-from shard.task import NEUTRAL
+from tidegate.runtime.exceptions import name_of, text_of
+from tidegate.runtime.ids import ObjectId
+from tidegate.runtime.limits import LOGGED_KINDS_MAX, LOGGED_KINDS_S
+from tidegate.shard.refusals import traceback_of
+from tidegate.shard.task import NEUTRAL
 
 if TYPE_CHECKING:
     import asyncio

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from runtime.encoding import encode_value, encode_value_json, one_value, one_value_json, why_not_sent
-from runtime.errors import ObjectReset, TooLarge
-from runtime.exceptions import text_of
-from runtime.limits import REPLY_BYTES_MAX
-from runtime.protocol import ERROR, OK, Origin
-from shard.activation import Aborted, Activation
-from shard.codec import SCALARS
-from shard.outbound import LocalOrigin
-from shard.raised import let_go
-from shard.refusals import method_raised
+from tidegate.runtime.encoding import encode_value, encode_value_json, one_value, one_value_json, why_not_sent
+from tidegate.runtime.errors import ObjectReset, TooLarge
+from tidegate.runtime.exceptions import text_of
+from tidegate.runtime.limits import REPLY_BYTES_MAX
+from tidegate.runtime.protocol import ERROR, OK, Origin
+from tidegate.shard.activation import Aborted, Activation
+from tidegate.shard.codec import SCALARS
+from tidegate.shard.outbound import LocalOrigin
+from tidegate.shard.raised import let_go
+from tidegate.shard.refusals import method_raised
 
 if TYPE_CHECKING:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
 
 class Outcomes:

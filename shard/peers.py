@@ -16,16 +16,16 @@ from typing import Any
 
 import zmq
 
-from runtime.backend import Backend
-from runtime.control import Topology
-from runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
-from runtime.inflight import InFlight, Unanswered
-from runtime.inquiries import FORGOTTEN, Inquiries
-from runtime.limits import INQUIRY_S, ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
-from runtime.protocol import Reply, Request
-from runtime.slots import SlotTable
-from shard.outbound import LocalOrigin
-from shard.task import NEUTRAL
+from tidegate.runtime.backend import Backend
+from tidegate.runtime.control import Topology
+from tidegate.runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
+from tidegate.runtime.inflight import InFlight, Unanswered
+from tidegate.runtime.inquiries import FORGOTTEN, Inquiries
+from tidegate.runtime.limits import INQUIRY_S, ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
+from tidegate.runtime.protocol import Reply, Request
+from tidegate.runtime.slots import SlotTable
+from tidegate.shard.outbound import LocalOrigin
+from tidegate.shard.task import NEUTRAL
 
 log = logging.getLogger("tidegate")
 

@@ -16,8 +16,8 @@ import queue
 import threading
 from typing import Any
 
-from shard.cold_reads import Done, Fetch, Snapshot
-from shard.task import NEUTRAL
+from tidegate.shard.cold_reads import Done, Fetch, Snapshot
+from tidegate.shard.task import NEUTRAL
 
 READER_THREADS = 4
 """Reads that wait for the disk at the same time. A disk serves several at once; each thread more contends for the interpreter's

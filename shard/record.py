@@ -13,7 +13,7 @@ class ObjectWrites(msgspec.Struct, array_like=True, gc=False):
     """What one commit changes in one object. `gc=False`: it holds bytes and strings only, so it is never part of a cycle."""
 
     key: bytes
-    """The object key (see `runtime.ids.object_key`)."""
+    """The object key (see `tidegate.runtime.ids.object_key`)."""
     cleared: bool
     """Everything the object had before is gone; `writes` come after that."""
     writes: dict[str, bytes | None]

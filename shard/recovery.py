@@ -15,11 +15,11 @@ from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
-from runtime.errors import OperatorError
-from shard.log_reading import LogCorrupt, read_log
-from shard.memtable import Memtable
-from shard.record import UnreadShardCommit, decode_objects, decode_unread_record
-from shard.store import ABOVE_KEYS, ShardState, StateBatch
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.log_reading import LogCorrupt, read_log
+from tidegate.shard.memtable import Memtable
+from tidegate.shard.record import UnreadShardCommit, decode_objects, decode_unread_record
+from tidegate.shard.store import ABOVE_KEYS, ShardState, StateBatch
 
 RECOVERY_ENTRIES_MAX = 500_000
 """Entries gathered from the logs, of all shards, before they are committed: bounds memory."""
@@ -112,7 +112,7 @@ class _Gathered:
 
 
 def _fill(batch: StateBatch, memtable: Memtable) -> None:
-    """Like `shard.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
+    """Like `tidegate.shard.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
     for object_key, held in memtable.objects.items():

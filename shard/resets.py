@@ -10,17 +10,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from runtime.errors import CallError, StartFailed
-from runtime.exceptions import line_of
-from runtime.limits import RESET_CLEANUP_S
-from runtime.protocol import Origin, Request
-from shard.activation import Activation, QueuedCall
-from shard.cache import ObjectCache
-from shard.raised import let_go
-from shard.task import NEUTRAL
+from tidegate.runtime.errors import CallError, StartFailed
+from tidegate.runtime.exceptions import line_of
+from tidegate.runtime.limits import RESET_CLEANUP_S
+from tidegate.runtime.protocol import Origin, Request
+from tidegate.shard.activation import Activation, QueuedCall
+from tidegate.shard.cache import ObjectCache
+from tidegate.shard.raised import let_go
+from tidegate.shard.task import NEUTRAL
 
 if TYPE_CHECKING:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
 
 class Resets:

@@ -27,11 +27,11 @@ from pathlib import Path
 from time import monotonic, perf_counter
 from typing import NamedTuple
 
-from shard.cold_reads import Done, Fetch, Reader, Snapshot
-from shard.reader import ThreadReader, look_up
-from shard.state import FAULTS, LmdbState
-from shard.store import ShardStore
-from shard.task import NEUTRAL
+from tidegate.shard.cold_reads import Done, Fetch, Reader, Snapshot
+from tidegate.shard.reader import ThreadReader, look_up
+from tidegate.shard.state import FAULTS, LmdbState
+from tidegate.shard.store import ShardStore
+from tidegate.shard.task import NEUTRAL
 
 PROBE_INTERVAL_S = 2.0
 PROBE_WHOLE_PAGES = 4_096

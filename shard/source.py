@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from runtime.control import split_app
+from tidegate.runtime.control import split_app
 
 _LIBRARIES: Final = tuple(
     f"{os.path.realpath(path)}/"
@@ -137,7 +137,7 @@ class KeptSource(MetaPathFinder):
             self.changed.append(path)
 
 
-OWN_PACKAGES: Final = frozenset({"tidegate", "runtime", "shard", "router"})
+OWN_PACKAGES: Final = frozenset({"tidegate"})
 
 
 def _write_whole(path: Path, data: bytes) -> None:

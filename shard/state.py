@@ -22,11 +22,11 @@ from typing import Any
 
 import lmdb
 
-from runtime.errors import OperatorError
-from runtime.ids import OBJECT_KEY_BYTES
-from runtime.limits import KEY_BYTES_MAX
-from shard.log import make_directory, sync_directory
-from shard.store import StoreFailed, StoreFull
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.ids import OBJECT_KEY_BYTES
+from tidegate.runtime.limits import KEY_BYTES_MAX
+from tidegate.shard.log import make_directory, sync_directory
+from tidegate.shard.store import StoreFailed, StoreFull
 
 FORMAT = 1
 MAP_BYTES_MAX = 1 << 40

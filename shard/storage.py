@@ -14,16 +14,16 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, cast
 
-from runtime.errors import ObjectReset
-from runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
-from shard.alarms import Alarm
-from shard.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
-from shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
-from shard.cold_reads import Done
-from shard.commit import GroupCommit
-from shard.layer import Layer
-from shard.ready import DONE, Ready
-from shard.values import ABSENT, MISS, Passing, Sentinel, to_raw
+from tidegate.runtime.errors import ObjectReset
+from tidegate.runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
+from tidegate.shard.alarms import Alarm
+from tidegate.shard.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
+from tidegate.shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
+from tidegate.shard.cold_reads import Done
+from tidegate.shard.commit import GroupCommit
+from tidegate.shard.layer import Layer
+from tidegate.shard.ready import DONE, Ready
+from tidegate.shard.values import ABSENT, MISS, Passing, Sentinel, to_raw
 
 SCALAR_BYTES_SURE = 16
 """A scalar of so few bytes needs no check of its size."""

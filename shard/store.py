@@ -14,11 +14,11 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
-from runtime.errors import OperatorError
-from runtime.ids import OBJECT_KEY_BYTES
-from shard.cold_reads import Done, OpenReads, Reader, Snapshot
-from shard.memtable import UNKNOWN, Memtable, Unknown, merge_over
-from shard.record import ObjectWrites
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.ids import OBJECT_KEY_BYTES
+from tidegate.shard.cold_reads import Done, OpenReads, Reader, Snapshot
+from tidegate.shard.memtable import UNKNOWN, Memtable, Unknown, merge_over
+from tidegate.shard.record import ObjectWrites
 
 ABOVE_KEYS = b"\xff"
 """Larger than the first byte of any UTF-8 text: `object_key + ABOVE_KEYS` ends an object's range."""
@@ -215,7 +215,7 @@ class ShardStore:
         self.seq = seq
         self.active.apply(objects)
 
-    # Checkpointing (see shard.checkpoint)
+    # Checkpointing (see tidegate.shard.checkpoint)
 
     def freeze(self) -> bool:
         """Sets what was applied so far aside for the checkpoint; whether there is anything."""

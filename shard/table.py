@@ -15,12 +15,12 @@ from __future__ import annotations
 import collections
 from collections.abc import Iterable
 
-from runtime.errors import ObjectReset
-from shard.activation import Activation
-from shard.cache import Budget
-from shard.commit import GroupCommit
-from shard.methods import ObjectClass
-from shard.split_dict import SplitDict
+from tidegate.runtime.errors import ObjectReset
+from tidegate.shard.activation import Activation
+from tidegate.shard.cache import Budget
+from tidegate.shard.commit import GroupCommit
+from tidegate.shard.methods import ObjectClass
+from tidegate.shard.split_dict import SplitDict
 
 ACTIVATION_BYTES = 2_048
 """What an idle activation costs beside its cached entries."""

@@ -25,17 +25,17 @@ from asyncio import futures
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from runtime.exceptions import line_of
-from runtime.limits import RESET_CANCELS_MAX
-from runtime.pending import CoroutineFuture
-from runtime.unawaited import refuse_use
-from shard.chain import Chain
-from shard.input_gate import Section
-from shard.libraries import runs_object_code
-from shard.raised import forget_locals, leave_frame
+from tidegate.runtime.exceptions import line_of
+from tidegate.runtime.limits import RESET_CANCELS_MAX
+from tidegate.runtime.pending import CoroutineFuture
+from tidegate.runtime.unawaited import refuse_use
+from tidegate.shard.chain import Chain
+from tidegate.shard.input_gate import Section
+from tidegate.shard.libraries import runs_object_code
+from tidegate.shard.raised import forget_locals, leave_frame
 
 if TYPE_CHECKING:
-    from shard.activation import Activation
+    from tidegate.shard.activation import Activation
 
 CURRENT: Final[contextvars.ContextVar[Activation]] = contextvars.ContextVar("tidegate_activation")
 """The activation whose code runs in this context."""

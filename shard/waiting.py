@@ -10,9 +10,9 @@ import asyncio
 import collections
 from collections.abc import Callable, Iterator
 
-from runtime.protocol import Origin, Request
-from shard.cache import ObjectCache
-from shard.task import NEUTRAL
+from tidegate.runtime.protocol import Origin, Request
+from tidegate.shard.cache import ObjectCache
+from tidegate.shard.task import NEUTRAL
 
 WaitingCall = tuple[Request, Origin]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from runtime.witness import Witness
-from shard.activation import Activation
-from shard.callbacks import GatedCallback
-from shard.host import Host
-from shard.task import ObjectTask
+from tidegate.runtime.witness import Witness
+from tidegate.shard.activation import Activation
+from tidegate.shard.callbacks import GatedCallback
+from tidegate.shard.host import Host
+from tidegate.shard.task import ObjectTask
 
 Who = Callable[..., tuple[Activation | None, str]]
 

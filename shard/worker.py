@@ -17,25 +17,25 @@ from typing import Any
 import msgspec
 import zmq
 
-from runtime.backend import own_door
-from runtime.child import FromSupervisor
-from runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
-from runtime.endpoint import Endpoint
-from runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
-from runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
-from runtime.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
-from runtime.slots import SlotTable, topology_reply
-from shard.checkpoint import CheckpointTrouble
-from shard.collector import Collector
-from shard.committer import Committer
-from shard.host import Host
-from shard.known_calls import known_calls
-from shard.methods import ObjectClass
-from shard.peers import Peers
-from shard.record import ShardCommit
-from shard.settings import HostSettings
-from shard.task import NEUTRAL
-from shard.worker_store import WorkerStore
+from tidegate.runtime.backend import own_door
+from tidegate.runtime.child import FromSupervisor
+from tidegate.runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
+from tidegate.runtime.endpoint import Endpoint
+from tidegate.runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
+from tidegate.runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
+from tidegate.runtime.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
+from tidegate.runtime.slots import SlotTable, topology_reply
+from tidegate.shard.checkpoint import CheckpointTrouble
+from tidegate.shard.collector import Collector
+from tidegate.shard.committer import Committer
+from tidegate.shard.host import Host
+from tidegate.shard.known_calls import known_calls
+from tidegate.shard.methods import ObjectClass
+from tidegate.shard.peers import Peers
+from tidegate.shard.record import ShardCommit
+from tidegate.shard.settings import HostSettings
+from tidegate.shard.task import NEUTRAL
+from tidegate.shard.worker_store import WorkerStore
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005

@@ -1,8 +1,8 @@
 """Tidegate: durable objects for Python. Named, single-threaded objects with private storage that lose nothing they confirmed."""
 
-from runtime.client import Client, connect
-from runtime.client_sync import SyncClient, connect_sync
-from runtime.errors import (
+from tidegate.runtime.client import Client, connect
+from tidegate.runtime.client_sync import SyncClient, connect_sync
+from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
     CallError,
@@ -22,11 +22,11 @@ from runtime.errors import (
     UnknownClass,
     UnknownMethod,
 )
-from runtime.exceptions import register_exception
-from runtime.ids import ObjectId
-from shard.alarms import AlarmInfo
-from shard.object import DurableObject
-from shard.storage import Storage, Transaction, TransactionOver, TransactionTimeout
+from tidegate.runtime.exceptions import register_exception
+from tidegate.runtime.ids import ObjectId
+from tidegate.shard.alarms import AlarmInfo
+from tidegate.shard.object import DurableObject
+from tidegate.shard.storage import Storage, Transaction, TransactionOver, TransactionTimeout
 
 __all__ = [
     "AlarmInfo",

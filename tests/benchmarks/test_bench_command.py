@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benchmarks.peers import Service
-from benchmarks.processes import REPOSITORY, free_port
+from tidegate.benchmarks.peers import Service
+from tidegate.benchmarks.processes import REPOSITORY, free_port
 
 
 @pytest.fixture(scope="module")

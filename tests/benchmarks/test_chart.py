@@ -4,9 +4,9 @@ import itertools
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from benchmarks.chart import Series, draw, line_chart
-from benchmarks.compare import Summary
-from benchmarks.results import Result
+from tidegate.benchmarks.chart import Series, draw, line_chart
+from tidegate.benchmarks.compare import Summary
+from tidegate.benchmarks.results import Result
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import msgspec
 
-from benchmarks.compare import Step, compare, schedule, summarise
-from benchmarks.plan import Measurement, Plan
-from benchmarks.workloads import WORKLOADS
+from tidegate.benchmarks.compare import Step, compare, schedule, summarise
+from tidegate.benchmarks.plan import Measurement, Plan
+from tidegate.benchmarks.workloads import WORKLOADS
 
 
 def measurement(peer: str, rate: float, p50: float = 1.0, concurrency: int = 64) -> Measurement:

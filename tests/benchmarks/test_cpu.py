@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from benchmarks.cpu import cpu_s, cpu_s_by_layer, machine_cpu_s
+from tidegate.benchmarks.cpu import cpu_s, cpu_s_by_layer, machine_cpu_s
 
 SPIN_S = 0.05
 

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.generators import make_jobs, run_processes, together
-from benchmarks.histogram import Histogram
-from benchmarks.load import Door
-from benchmarks.meter import Meter
-from benchmarks.plan import Load, Plan
-from benchmarks.workloads import WORKLOADS, BenchmarkFailed
+from tidegate.benchmarks.generators import make_jobs, run_processes, together
+from tidegate.benchmarks.histogram import Histogram
+from tidegate.benchmarks.load import Door
+from tidegate.benchmarks.meter import Meter
+from tidegate.benchmarks.plan import Load, Plan
+from tidegate.benchmarks.workloads import WORKLOADS, BenchmarkFailed
 
 DOOR = Door(("ipc://nowhere",))
 PLAN = Plan(WORKLOADS["unique"], "direct", concurrency=10, requests=100, objects=7, generators=3)
@@ -43,4 +43,4 @@ def test_the_time_of_all_is_from_the_first_start_to_the_last_end() -> None:
 
 def test_a_generator_that_dies_fails_the_run_and_is_named() -> None:
     with pytest.raises(BenchmarkFailed, match=r"unique, direct, 10 at once: a load generator ended with code 1"):
-        run_processes("benchmarks.load", [b"no job"], PLAN, Meter(dict))
+        run_processes("tidegate.benchmarks.load", [b"no job"], PLAN, Meter(dict))

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.histogram import SHARES, Histogram
+from tidegate.benchmarks.histogram import SHARES, Histogram
 
 
 def test_percentiles_are_at_most_one_percent_above_those_of_the_sorted_latencies_and_never_below() -> None:

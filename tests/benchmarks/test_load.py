@@ -9,10 +9,10 @@ import msgspec
 import pytest
 import zmq
 
-from benchmarks.load import Door, Job, run_job
-from benchmarks.workloads import BenchmarkFailed
-from runtime.control import Topology
-from runtime.slots import SlotTable
+from tidegate.benchmarks.load import Door, Job, run_job
+from tidegate.benchmarks.workloads import BenchmarkFailed
+from tidegate.runtime.control import Topology
+from tidegate.runtime.slots import SlotTable
 
 Answer = Callable[[list[Any]], list[Any]]
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from benchmarks.micro import best_us, measure_all
+from tidegate.benchmarks.micro import best_us, measure_all
 
 
 def test_every_layer_is_measured_against_its_budget() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import msgspec
 import pytest
 
-from benchmarks.model import CORES, Costs, Setup, clients_needed, predict, setups
+from tidegate.benchmarks.model import CORES, Costs, Setup, clients_needed, predict, setups
 
 COSTS = Costs(client_us=4.0, router_us=5.0, worker_us=8.0, sync_us=150.0, syncs_per_s=50_000.0)
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.http_load import _body
-from benchmarks.postgres_peer import parse_rate
-from benchmarks.redis_peer import parse_report
-from benchmarks.syncs import parse_report as parse_strace
-from benchmarks.workloads import BenchmarkFailed
+from tidegate.benchmarks.http_load import _body
+from tidegate.benchmarks.postgres_peer import parse_rate
+from tidegate.benchmarks.redis_peer import parse_report
+from tidegate.benchmarks.syncs import parse_report as parse_strace
+from tidegate.benchmarks.workloads import BenchmarkFailed
 
 REDIS = """
 ====== INCR c:__rand_int__ ======

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.results import Result, append, commit, fdatasync_ms, machine_facts, read_all
+from tidegate.benchmarks.results import Result, append, commit, fdatasync_ms, machine_facts, read_all
 
 
 def result(settings: dict[str, int]) -> Result:

@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-from benchmarks.scaling import busiest_share, confined_to, syncs_per_s
+from tidegate.benchmarks.scaling import busiest_share, confined_to, syncs_per_s
 
 
 def test_the_share_of_the_busiest_thread_is_below_one_when_two_work() -> None:

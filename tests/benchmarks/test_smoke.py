@@ -14,14 +14,14 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.runner import PEERS
-from benchmarks.workloads import WORKLOADS
+from tidegate.benchmarks.runner import PEERS
+from tidegate.benchmarks.workloads import WORKLOADS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def run_benchmark(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks", *arguments]
+    command = [sys.executable, "-m", "tidegate.benchmarks", *arguments]
     return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=90)
 
 
@@ -115,7 +115,7 @@ def test_a_service_without_the_class_is_refused() -> None:
 
 
 def test_a_run_that_is_terminated_stops_what_it_started_and_leaves_no_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks", "unique", "--json", "--seconds", "60", "--folder", str(tmp_path)]
+    command = [sys.executable, "-m", "tidegate.benchmarks", "unique", "--json", "--seconds", "60", "--folder", str(tmp_path)]
     with subprocess.Popen([*command, "--concurrency", "4"], cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 30
         while not list(tmp_path.glob("*/*/*/service")):

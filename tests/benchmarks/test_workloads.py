@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from benchmarks.workloads import (
+from tidegate.benchmarks.workloads import (
     UNANSWERED,
     WORKLOADS,
     BenchmarkFailed,

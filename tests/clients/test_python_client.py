@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from runtime.client import connect
-from runtime.client_sync import connect_sync
-from runtime.errors import BadArguments, CallError, UnknownClass, UnknownMethod
+from tidegate.runtime.client import connect
+from tidegate.runtime.client_sync import connect_sync
+from tidegate.runtime.errors import BadArguments, CallError, UnknownClass, UnknownMethod
 
 if TYPE_CHECKING:
     from conftest import RealService
@@ -108,7 +108,7 @@ def test_no_number_comes_twice_and_no_call_hangs_while_workers_are_killed(servic
 
 
 def worker_pids(supervisor_pid: int) -> list[int]:
-    """The children of the supervisor that run `python -m shard`."""
+    """The children of the supervisor that run `python -m tidegate.shard`."""
     children = Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text().split()
     commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children}
     return [pid for pid, command in commands.items() if b"shard" in command]

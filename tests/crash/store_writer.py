@@ -15,13 +15,13 @@ import sys
 from pathlib import Path
 from random import Random
 
-import shard.checkpoint as checkpoint_module
-import shard.log as log_module
-from runtime.errors import OperatorError
-from shard.checkpoint import CheckpointTrouble
-from shard.log import LogFull
-from shard.record import CommitRecord, ObjectWrites, ShardCommit
-from shard.worker_store import WorkerStore
+import tidegate.shard.checkpoint as checkpoint_module
+import tidegate.shard.log as log_module
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.checkpoint import CheckpointTrouble
+from tidegate.shard.log import LogFull
+from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit
+from tidegate.shard.worker_store import WorkerStore
 
 SHARDS = (0, 1)
 OBJECTS = [bytes([0, number]) + b"object".ljust(14) for number in range(20)]

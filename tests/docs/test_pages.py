@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from runtime.errors import BY_CODE
 from tests.service.service import Serve
+from tidegate.runtime.errors import BY_CODE
 
 DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```(python|console|transcript json|transcript hex)\n(.*?)^```", re.MULTILINE | re.DOTALL)

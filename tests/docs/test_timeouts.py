@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import client, client_machine, dealer, limits
-from runtime.config import ServiceConfig, StorageConfig
-from shard import alarms
+from tidegate.runtime import client, client_machine, dealer, limits
+from tidegate.runtime.config import ServiceConfig, StorageConfig
+from tidegate.shard import alarms
 
 PAGE = (Path(__file__).parents[2] / "docs" / "timeouts.md").read_text()
 ROWS = {row[0].strip(): row[1].strip() for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \|", PAGE, re.MULTILINE)}

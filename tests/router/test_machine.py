@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from router.machine import RouterMachine
-from runtime.control import Topology
-from runtime.ids import slot_of
-from runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
-from runtime.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
-from runtime.slots import SlotTable
+from tidegate.router.machine import RouterMachine
+from tidegate.runtime.control import Topology
+from tidegate.runtime.ids import slot_of
+from tidegate.runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
+from tidegate.runtime.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
+from tidegate.runtime.slots import SlotTable
 
 OWNERS = (0, 1, 0, 1)
 

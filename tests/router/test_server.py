@@ -16,9 +16,9 @@ import msgspec
 import pytest
 import zmq
 
-from runtime.control import Drained, Failed, Ping, Pong, Ready
-from runtime.slots import SlotTable, topology_from_reply
 from tests.router.world import DEADLINE_S, World, ask, collect
+from tidegate.runtime.control import Drained, Failed, Ping, Pong, Ready
+from tidegate.runtime.slots import SlotTable, topology_from_reply
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import zmq
 
-from runtime.backend import own_door
-from runtime.control import (
+from tidegate.runtime.backend import own_door
+from tidegate.runtime.control import (
     Drain,
     FromChild,
     LineBuffer,
@@ -110,7 +110,7 @@ class World:
         self._messages: list[FromChild] = []
         self.control, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "router", "--control-fd", str(theirs.fileno())],
+            [sys.executable, "-m", "tidegate.router", "--control-fd", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             cwd=Path(__file__).parents[2],
         )

@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
-from runtime.client_link import AskTopology, Close, Open
-from runtime.client_machine import NO_SLOT, ClientMachine
-from runtime.control import Topology
-from runtime.encoding import decode_any, encode_arguments
-from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
-from runtime.protocol import ERROR, NO_RAW, OK, encode
-from runtime.slots import SlotTable, topology_from_reply, topology_reply
+from tidegate.runtime.client_link import AskTopology, Close, Open
+from tidegate.runtime.client_machine import NO_SLOT, ClientMachine
+from tidegate.runtime.control import Topology
+from tidegate.runtime.encoding import decode_any, encode_arguments
+from tidegate.runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
+from tidegate.runtime.protocol import ERROR, NO_RAW, OK, encode
+from tidegate.runtime.slots import SlotTable, topology_from_reply, topology_reply
 
 ROUTER = "tcp://router"
 NAMES = ("a", "b", "c", "d", "{a}2")

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import zmq
 
-from runtime.control import Topology
-from runtime.endpoint import Endpoint
-from runtime.errors import Moved
-from runtime.protocol import ERROR, OK, Message, Origin, Request
-from runtime.slots import SlotTable, topology_reply
+from tidegate.runtime.control import Topology
+from tidegate.runtime.endpoint import Endpoint
+from tidegate.runtime.errors import Moved
+from tidegate.runtime.protocol import ERROR, OK, Message, Origin, Request
+from tidegate.runtime.slots import SlotTable, topology_reply
 
 decode = msgspec.msgpack.decode
 

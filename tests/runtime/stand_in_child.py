@@ -10,8 +10,17 @@ import asyncio
 import os
 import sys
 
-from runtime.child import ControlChannel, FromSupervisor, SupervisorGone, log, pin, prepare_child, receive_spec, send_blocking
-from runtime.control import Drain, Drained, Failed, Ping, Pong, Ready, RouterSpec
+from tidegate.runtime.child import (
+    ControlChannel,
+    FromSupervisor,
+    SupervisorGone,
+    log,
+    pin,
+    prepare_child,
+    receive_spec,
+    send_blocking,
+)
+from tidegate.runtime.control import Drain, Drained, Failed, Ping, Pong, Ready, RouterSpec
 
 
 def main() -> int:

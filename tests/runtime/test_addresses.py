@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import zmq
 
-from runtime import addresses, descriptors
-from runtime.addresses import check_endpoint, has_name, look_up
-from runtime.client import connect
-from runtime.client_sync import connect_sync
-from runtime.endpoint import Endpoint
-from runtime.errors import Unavailable
-from runtime.port import SharedPort
 from tests.runtime.echo_service import EchoService, echo_thread, until
+from tidegate.runtime import addresses, descriptors
+from tidegate.runtime.addresses import check_endpoint, has_name, look_up
+from tidegate.runtime.client import connect
+from tidegate.runtime.client_sync import connect_sync
+from tidegate.runtime.endpoint import Endpoint
+from tidegate.runtime.errors import Unavailable
+from tidegate.runtime.port import SharedPort
 
 GETADDRINFO = socket.getaddrinfo
 
@@ -43,8 +43,8 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     made = Names()
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
     monkeypatch.setattr(addresses, "LOOK_UP_AGAIN_S", 0.02)
-    monkeypatch.setattr("runtime.client.LOOK_UP_AGAIN_S", 0.02)
-    monkeypatch.setattr("runtime.client_sync.LOOK_UP_AGAIN_S", 0.02)
+    monkeypatch.setattr("tidegate.runtime.client.LOOK_UP_AGAIN_S", 0.02)
+    monkeypatch.setattr("tidegate.runtime.client_sync.LOOK_UP_AGAIN_S", 0.02)
     return made
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.child import ControlChannel, FromSupervisor, SupervisorGone, pin, receive_spec, send_blocking
-from runtime.control import Drain, Drained, LineBuffer, Ping, Pong, RouterSpec, decode_from_child, encode_line
+from tidegate.runtime.child import ControlChannel, FromSupervisor, SupervisorGone, pin, receive_spec, send_blocking
+from tidegate.runtime.control import Drain, Drained, LineBuffer, Ping, Pong, RouterSpec, decode_from_child, encode_line
 
 SPEC = RouterSpec(0, "tcp://127.0.0.1:0", "/run", 8, 2)
 
@@ -51,7 +51,11 @@ def test_a_stream_that_ends_before_the_spec_means_that_the_supervisor_is_gone() 
 def test_a_child_whose_parent_is_not_the_maker_of_its_stream_refuses_to_start() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        script = f"from runtime.child import *\ntry: prepare_child('x', {theirs.fileno()})\nexcept SupervisorGone: print('gone')"
+        script = (
+            "from tidegate.runtime.child import *\n"
+            f"try: prepare_child('x', {theirs.fileno()})\n"
+            "except SupervisorGone: print('gone')"
+        )
         in_between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {script!r}], pass_fds=[{theirs.fileno()}])"
         assert run_python(in_between, pass_fds=[theirs.fileno()]).stdout == "gone\n"
 
@@ -61,7 +65,7 @@ def test_what_user_code_starts_holds_neither_stream_nor_lock_and_can_be_interrup
     with ours, theirs, open(tmp_path / "lock", "w") as lock:
         script = f"""
 import os, subprocess, sys
-from runtime.child import *
+from tidegate.runtime.child import *
 prepare_child("x", {theirs.fileno()})
 look = "import os, signal; print(sorted(os.listdir('/proc/self/fd'))[:4], signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
 sys.stdout.flush()
@@ -151,12 +155,12 @@ def test_pinning_to_a_core_that_is_not_there_is_reported_and_work_goes_on(caplog
 
 def test_pinning_keeps_the_process_on_its_core() -> None:
     core = max(os.sched_getaffinity(0))
-    script = f"import os; from runtime.child import pin; print(pin({core}), os.sched_getaffinity(0))"
+    script = f"import os; from tidegate.runtime.child import pin; print(pin({core}), os.sched_getaffinity(0))"
     assert run_python(script).stdout == f"True {{{core}}}\n"
 
 
 LOG = """
-from runtime.child import *
+from tidegate.runtime.child import *
 set_up_logging("worker 3", take_streams())
 log.error("one\\ntwo"); log.info("three"); log.debug("four")
 """

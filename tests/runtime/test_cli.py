@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from runtime.cli import _parser, main, parse_arguments, read_config
-from runtime.pages import render_alarms, render_status
 from tests.runtime.service_process import ServiceProcess, running, wait_until
+from tidegate.runtime.cli import _parser, main, parse_arguments, read_config
+from tidegate.runtime.pages import render_alarms, render_status
 
 APP = """
 from tidegate import DurableObject

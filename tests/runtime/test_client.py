@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.client import Client, connect
-from runtime.client_sync import connect_sync
-from runtime.errors import (
+from tests.runtime.echo_service import EchoService, until
+from tidegate.runtime.client import Client, connect
+from tidegate.runtime.client_sync import connect_sync
+from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
     DeadlineExceeded,
@@ -31,9 +32,8 @@ from runtime.errors import (
     TooLarge,
     Unavailable,
 )
-from runtime.limits import CALL_BYTES_MAX, MESSAGE_BYTES_MAX
-from runtime.stub import Stub
-from tests.runtime.echo_service import EchoService, until
+from tidegate.runtime.limits import CALL_BYTES_MAX, MESSAGE_BYTES_MAX
+from tidegate.runtime.stub import Stub
 
 Body = Callable[[EchoService, Client], Awaitable[None]]
 

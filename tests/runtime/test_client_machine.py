@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.client_link import AskTopology, Close, Open
-from runtime.client_machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
-from runtime.control import Topology
-from runtime.encoding import decode_any, encode_arguments
-from runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
-from runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S
-from runtime.protocol import ERROR, NO_RAW, OK, encode
 from tests.runtime.client_world import ROUTER, Answer, World
+from tidegate.runtime.client_link import AskTopology, Close, Open
+from tidegate.runtime.client_machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
+from tidegate.runtime.control import Topology
+from tidegate.runtime.encoding import decode_any, encode_arguments
+from tidegate.runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
+from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S
+from tidegate.runtime.protocol import ERROR, NO_RAW, OK, encode
 
 WORKER = "ipc://worker-0.1"
 OTHER_WORKER = "ipc://worker-1.1"

@@ -14,9 +14,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from runtime.client_sync import connect_sync
-from runtime.errors import DeadlineExceeded, MethodRaised, ShardLost, Unavailable
 from tests.runtime.echo_service import echo_thread
+from tidegate.runtime.client_sync import connect_sync
+from tidegate.runtime.errors import DeadlineExceeded, MethodRaised, ShardLost, Unavailable
 
 
 @dataclass

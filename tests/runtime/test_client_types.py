@@ -9,7 +9,7 @@ import mypy.api
 PROGRAM = '''
 import asyncio
 from typing import Any, assert_type
-from runtime.client import connect
+from tidegate.runtime.client import connect
 
 class Counter:
     async def add(self, amount: int = 1) -> int:

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.config import CACHE_BYTES_MIN, Config, StorageConfig, cache_bytes, merge, parse_toml
-from runtime.errors import OperatorError
+from tidegate.runtime.config import CACHE_BYTES_MIN, Config, StorageConfig, cache_bytes, merge, parse_toml
+from tidegate.runtime.errors import OperatorError
 
 
 def test_later_values_win_and_others_stay() -> None:

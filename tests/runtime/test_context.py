@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.client_sync import connect_sync
 from tests.runtime.echo_service import echo_thread
+from tidegate.runtime.client_sync import connect_sync
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {

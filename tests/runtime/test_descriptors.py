@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 import zmq
 
-from runtime.context import new_context
-from runtime.descriptors import in_use, kept
+from tidegate.runtime.context import new_context
+from tidegate.runtime.descriptors import in_use, kept
 
 ROOT = Path(__file__).parents[2]
 
 RAISED = """
 import resource
-from runtime.descriptors import limit, raise_limit
+from tidegate.runtime.descriptors import limit, raise_limit
 resource.setrlimit(resource.RLIMIT_NOFILE, (100, 300))
 raise_limit()
 print(resource.getrlimit(resource.RLIMIT_NOFILE), limit())
@@ -96,7 +96,7 @@ def test_as_many_threads_may_share_a_client_as_there_are_descriptors() -> None:
 
 NONE_LEFT = """
 import os, resource
-from runtime import descriptors
+from tidegate.runtime import descriptors
 descriptors.in_use_if_cheap = lambda: 0  # As before Linux 6.2.
 resource.setrlimit(resource.RLIMIT_NOFILE, (50, 4_000))
 try:

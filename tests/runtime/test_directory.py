@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from runtime import directory as directory_module
-from runtime.directory import RUN_PATH_BYTES_MAX, open_directory, open_run_directory
-from runtime.errors import OperatorError
+from tidegate.runtime import directory as directory_module
+from tidegate.runtime.directory import RUN_PATH_BYTES_MAX, open_directory, open_run_directory
+from tidegate.runtime.errors import OperatorError
 
 
 def test_a_new_directory_is_private_and_described(tmp_path: Path) -> None:

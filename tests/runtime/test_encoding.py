@@ -12,14 +12,14 @@ import msgspec
 import pydantic
 import pytest
 
-from runtime.encoding import (
+from tidegate.runtime.encoding import (
     encode_arguments,
     error_from_raw,
     exception_for_caller,
     result_decoder,
 )
-from runtime.errors import BadArguments, Internal, MethodRaised, Overloaded
-from runtime.protocol import NO_RAW, encode
+from tidegate.runtime.errors import BadArguments, Internal, MethodRaised, Overloaded
+from tidegate.runtime.protocol import NO_RAW, encode
 
 
 class Model(pydantic.BaseModel):

@@ -17,10 +17,10 @@ import pytest
 import uvloop
 import zmq
 
-from runtime.endpoint import Endpoint, EndpointStatistics
-from runtime.limits import TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
-from runtime.outbox import Outbox
-from runtime.protocol import OK, Message
+from tidegate.runtime.endpoint import Endpoint, EndpointStatistics
+from tidegate.runtime.limits import TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
+from tidegate.runtime.outbox import Outbox
+from tidegate.runtime.protocol import OK, Message
 
 DEADLINE_S = 10.0
 
@@ -485,7 +485,7 @@ def test_who_does_not_speak_the_current_protocol_is_closed_and_counted_and_never
 def test_who_does_not_complete_the_greeting_in_time_is_closed_and_counted(
     start: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runtime.endpoint.HANDSHAKE_MS_MAX", 200)
+    monkeypatch.setattr("tidegate.runtime.endpoint.HANDSHAKE_MS_MAX", 200)
     server = Server()
     stranger = connect(server.address)
     stranger.sendall(start)

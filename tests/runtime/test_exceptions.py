@@ -13,13 +13,19 @@ from typing import Any
 
 import pytest
 
-import runtime.exceptions as exceptions
-from runtime.encoding import error_from_raw, exception_for_caller
-from runtime.errors import MethodRaised, Overloaded, TidegateError
-from runtime.exceptions import know_home, line_of, register_exception
-from runtime.limits import EXCEPTION_BYTES_MAX, EXCEPTION_CAUSES_MAX, EXCEPTION_NAME_MAX, EXCEPTION_PARTS_MAX, EXCEPTION_TEXT_MAX
-from runtime.protocol import encode, encode_json
-from shard.refusals import method_raised
+import tidegate.runtime.exceptions as exceptions
+from tidegate.runtime.encoding import error_from_raw, exception_for_caller
+from tidegate.runtime.errors import MethodRaised, Overloaded, TidegateError
+from tidegate.runtime.exceptions import know_home, line_of, register_exception
+from tidegate.runtime.limits import (
+    EXCEPTION_BYTES_MAX,
+    EXCEPTION_CAUSES_MAX,
+    EXCEPTION_NAME_MAX,
+    EXCEPTION_PARTS_MAX,
+    EXCEPTION_TEXT_MAX,
+)
+from tidegate.runtime.protocol import encode, encode_json
+from tidegate.shard.refusals import method_raised
 
 MADE: list[str] = []
 
@@ -314,8 +320,8 @@ def wire(module: Any, qualname: Any, **others: Any) -> Exception:
     [
         ("os", "system"), ("builtins", "eval"), ("builtins", "SystemExit"), ("builtins", "KeyboardInterrupt"),
         ("builtins", "int"),
-        ("builtins", "StopIteration"), ("subprocess", "Popen"), ("antigravity", "X"), ("runtime.errors", "Overloaded"),
-        ("runtime.errors", "TidegateError.__subclasses__"), ("", ""), (None, None), (7, b"x"), ("os", "error.__class__"),
+        ("builtins", "StopIteration"), ("subprocess", "Popen"), ("antigravity", "X"), ("tidegate.runtime.errors", "Overloaded"),
+        ("tidegate.runtime.errors", "TidegateError.__subclasses__"), ("", ""), (None, None), (7, b"x"), ("os", "error.__class__"),
         ("tests.runtime.test_exceptions", "Alias"), ("asyncio", "CancelledError"), ("lazy", "Error"), ("not_a_module", "Error"),
     ],
 )  # fmt: skip

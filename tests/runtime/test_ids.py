@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.ids import ObjectId, check_object_id, object_key, shard_of_slot, slot_of, tag_of
-from runtime.limits import CLASS_BYTES_MAX, NAME_BYTES_MAX, SLOTS
+from tidegate.runtime.ids import ObjectId, check_object_id, object_key, shard_of_slot, slot_of, tag_of
+from tidegate.runtime.limits import CLASS_BYTES_MAX, NAME_BYTES_MAX, SLOTS
 
 
 @pytest.mark.parametrize(

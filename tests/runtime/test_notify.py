@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.notify import Notifier, environment_for_children
+from tidegate.runtime.notify import Notifier, environment_for_children
 
 
 @pytest.fixture(params=["path", "abstract"])

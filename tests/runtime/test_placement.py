@@ -1,7 +1,7 @@
 import pytest
 
-from runtime.errors import OperatorError
-from runtime.placement import Cores, place, routers_for, shards_for
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.placement import Cores, place, routers_for, shards_for
 
 
 def cores(count: int, quota: float | None = None) -> Cores:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from runtime.errors import OperatorError
-from runtime.port import SharedPort, SystemdSocket, open_port, start_listening
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.port import SharedPort, SystemdSocket, open_port, start_listening
 
 
 @pytest.fixture

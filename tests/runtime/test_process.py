@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.control import Drained, FromChild, Ping, Pong, Ready
-from runtime.process import ChildProcess, describe_exit
+from tidegate.runtime.control import Drained, FromChild, Ping, Pong, Ready
+from tidegate.runtime.process import ChildProcess, describe_exit
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_an_unnamed_signal_is_told_by_its_number() -> None:
 
 PRELUDE = """
 import os, sys
-from runtime.control import *
+from tidegate.runtime.control import *
 fd = int(sys.argv[sys.argv.index("--control-fd") + 1])
 """
 

@@ -1,11 +1,11 @@
 import os
 import subprocess
 
-from runtime.config import Config, merge
-from runtime.control import Pong, Ready
-from runtime.placement import Cores, place
-from runtime.status import Identity, Usage, classes, listen_endpoint, snapshot
-from runtime.supervision import ROUTER, Supervision
+from tidegate.runtime.config import Config, merge
+from tidegate.runtime.control import Pong, Ready
+from tidegate.runtime.placement import Cores, place
+from tidegate.runtime.status import Identity, Usage, classes, listen_endpoint, snapshot
+from tidegate.runtime.supervision import ROUTER, Supervision
 
 PLACEMENT = place(Cores((0, 1), None), 4, 2)
 IDENTITY = Identity("1.0", 7, 1_000, "/data", merge(Config(), {"service": {"app": "app.py"}}, "test"), PLACEMENT)

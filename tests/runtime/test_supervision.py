@@ -2,9 +2,9 @@ import random
 
 import pytest
 
-from runtime.control import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
-from runtime.restart import FLAPPING_FAILURES
-from runtime.supervision import (
+from tidegate.runtime.control import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
+from tidegate.runtime.restart import FLAPPING_FAILURES
+from tidegate.runtime.supervision import (
     EPOCHS_PER_START,
     HURRY_S,
     PING_INTERVAL_S,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from runtime.control import Running
-from runtime.limits import REFUSED_S_MAX, REFUSED_S_MIN, SUSPICION_S
-from runtime.suspicion import Suspicion
+from tidegate.runtime.control import Running
+from tidegate.runtime.limits import REFUSED_S_MAX, REFUSED_S_MIN, SUSPICION_S
+from tidegate.runtime.suspicion import Suspicion
 
 BAD = Running("Poison", "p", "boom")
 

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from runtime.control import Running
-from runtime.witness import BYTES, Witness, take_testimony
+from tidegate.runtime.control import Running
+from tidegate.runtime.witness import BYTES, Witness, take_testimony
 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from runtime.witness import Witness
+from tidegate.runtime.witness import Witness
 witness = Witness(Path(sys.argv[1]))
 witness.enter("Gone", "g", "before")
 witness.leave()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import datetime
 
-from runtime.ids import object_key
-from shard.alarms import STEADY_INDEX_KEY, pending_alarm
 from tests.scenarios.stage import Actor, act
 from tests.shard.storage_world import StorageWorld, finish
 from tests.shard.world import World
+from tidegate.runtime.ids import object_key
+from tidegate.shard.alarms import STEADY_INDEX_KEY, pending_alarm
 
 
 def test_a_fresh_object_has_no_alarm_and_says_so_without_yielding() -> None:

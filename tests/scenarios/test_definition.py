@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.errors import BadArguments, UnknownMethod
-from shard.methods import AppError, ObjectClass
-from shard.object import DurableObject
 from tests.shard.world import World
+from tidegate.runtime.errors import BadArguments, UnknownMethod
+from tidegate.shard.methods import AppError, ObjectClass
+from tidegate.shard.object import DurableObject
 
 
 @dataclass

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
 from tests.scenarios.stage import Actor, act
 from tests.shard.alarm_world import AlarmWorld, in_virtual_time
 from tests.shard.world import World
+from tidegate.runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
 
 
 async def test_without_any_budget_everything_is_read_and_listed_whole_and_nothing_is_retained() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import ObjectReset
 from tests.scenarios.stage import Actor, act
 from tests.shard.world import World
+from tidegate.runtime.errors import ObjectReset
 
 
 async def test_a_read_that_fails_is_an_error_of_its_call_and_harms_nothing_else() -> None:

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from runtime.errors import ObjectReset
-from shard.input_gate import InputGate
 from tests.scenarios.stage import Actor, act, held
 from tests.shard.world import World
+from tidegate.runtime.errors import ObjectReset
+from tidegate.shard.input_gate import InputGate
 
 
 async def test_a_task_cancelled_while_it_waits_at_the_gate_lets_the_next_one_in() -> None:

@@ -7,11 +7,11 @@ import contextlib
 
 import pytest
 
-from runtime.errors import ObjectReset
-from runtime.limits import VALUE_BYTES_MAX
 from tests.scenarios.stage import Actor, act, asked, durable_and_evicted, held
 from tests.shard.storage_world import StorageWorld, finish, run
 from tests.shard.world import World
+from tidegate.runtime.errors import ObjectReset
+from tidegate.runtime.limits import VALUE_BYTES_MAX
 
 
 def test_reads_in_a_transaction_fall_through_and_are_cached() -> None:

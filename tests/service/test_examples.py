@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 import tidegate
-from runtime.ids import shard_of_slot, slot_of
 from tests.service.load import read_many
 from tests.service.service import KILLED_BY_TEST, ROOT, Serve, Service, exchange, wait_until
 from tidegate import CallError, SyncClient
+from tidegate.runtime.ids import shard_of_slot, slot_of
 
 ACCOUNTS = [f"account-{number}" for number in range(12)]
 OPENING = 100

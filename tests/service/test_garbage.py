@@ -15,9 +15,9 @@ import psutil
 import pytest
 import zmq
 
-from runtime.limits import CLIENT_OUTBOX_BYTES_MAX
 from tests.service.load import LoadClient, errors_of, total, under_load
 from tests.service.service import COUNTER, Service, services_in, wait_until
+from tidegate.runtime.limits import CLIENT_OUTBOX_BYTES_MAX
 
 pack = msgspec.msgpack.encode
 unpack = msgspec.msgpack.decode

@@ -9,10 +9,10 @@ import pytest
 import zmq
 
 import tidegate
-from runtime.ids import shard_of_slot, slot_of
 from tests.service.load import finish, start_clients
 from tests.service.service import ROOT, Service, services_in
 from tests.service.witness import Witness, witness
+from tidegate.runtime.ids import shard_of_slot, slot_of
 
 APP = str(ROOT / "tests" / "service" / "apps" / "gates.py")
 WORKERS = 2

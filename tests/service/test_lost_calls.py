@@ -5,8 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from runtime.ids import shard_of_slot, slot_of
 from tests.service.service import Serve, exchange, wait_until
+from tidegate.runtime.ids import shard_of_slot, slot_of
 
 APP = str(Path(__file__).parent / "apps" / "vanishing.py")
 SOONER = "import runtime.limits\nruntime.limits.INQUIRY_S = 0.5\n"

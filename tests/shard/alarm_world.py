@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from runtime.ids import object_key
-from shard.activation import Activation
-from shard.alarms import INDEX_KEY, STEADY_INDEX_KEY, Alarm, AlarmInfo, index_row_key, pending_alarm
-from shard.object import DurableObject
 from tests.shard import world
 from tests.shard.world import Call, World
 from tests.sim.virtual_loop import ProcessLoop, VirtualTime
+from tidegate.runtime.ids import object_key
+from tidegate.shard.activation import Activation
+from tidegate.shard.alarms import INDEX_KEY, STEADY_INDEX_KEY, Alarm, AlarmInfo, index_row_key, pending_alarm
+from tidegate.shard.object import DurableObject
 
 EPOCH_S = 1_700_000_000
 """Unix time at the start of each test."""

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from shard.checkpoint import checkpoint_steps
-from shard.cold_reads import Done, Fetch, Snapshot
-from shard.object import DurableObject
-from shard.reader import look_up
-from shard.store import ShardStore
-from shard.task import NEUTRAL
 from tests.shard.world import Call, World
+from tidegate.shard.checkpoint import checkpoint_steps
+from tidegate.shard.cold_reads import Done, Fetch, Snapshot
+from tidegate.shard.object import DurableObject
+from tidegate.shard.reader import look_up
+from tidegate.shard.store import ShardStore
+from tidegate.shard.task import NEUTRAL
 
 Act = Callable[[Any], Coroutine[Any, Any, Any]]
 

@@ -7,16 +7,16 @@ import datetime
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from runtime.errors import ObjectReset
-from runtime.ids import object_key
-from shard.alarms import Alarm, alarm_for, shown_for
-from shard.cache import Budget, ObjectCache
-from shard.commit import GroupCommit
-from shard.memory_state import MemoryState
-from shard.ready import DONE
-from shard.record import CommitRecord, ObjectWrites, ShardCommit, decode_record, encode_record
-from shard.storage import Storage
-from shard.store import ShardStore
+from tidegate.runtime.errors import ObjectReset
+from tidegate.runtime.ids import object_key
+from tidegate.shard.alarms import Alarm, alarm_for, shown_for
+from tidegate.shard.cache import Budget, ObjectCache
+from tidegate.shard.commit import GroupCommit
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.ready import DONE
+from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit, decode_record, encode_record
+from tidegate.shard.storage import Storage
+from tidegate.shard.store import ShardStore
 
 
 class OpenSection:

@@ -9,9 +9,9 @@ from random import Random
 
 import pytest
 
-from shard import alarm_clock, alarms
-from shard.alarms import RETRIES_MAX, AlarmInfo
 from tests.shard.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
+from tidegate.shard import alarm_clock, alarms
+from tidegate.shard.alarms import RETRIES_MAX, AlarmInfo
 
 Log = pytest.LogCaptureFixture
 

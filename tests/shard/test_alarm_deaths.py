@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from runtime.limits import ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
-from runtime.pages import render_alarms
-from shard import alarms
-from shard.alarms import BEGUN_KEY, AlarmInfo
 from tests.shard.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
+from tidegate.runtime.limits import ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
+from tidegate.runtime.pages import render_alarms
+from tidegate.shard import alarms
+from tidegate.shard.alarms import BEGUN_KEY, AlarmInfo
 
 Log = pytest.LogCaptureFixture
 

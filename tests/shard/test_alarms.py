@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from shard import alarms
-from shard.alarms import (
+from tests.shard.cold_world import checkpoint
+from tidegate.shard import alarms
+from tidegate.shard.alarms import (
     INDEX_KEY,
     RETRIES_MAX,
     WINDOW_ROWS,
@@ -26,11 +27,10 @@ from shard.alarms import (
     to_datetime,
     to_unix_us,
 )
-from shard.cold_reads import Done, Fetch, Snapshot
-from shard.memory_state import MemoryState
-from shard.record import ObjectWrites
-from shard.store import ShardStore
-from tests.shard.cold_world import checkpoint
+from tidegate.shard.cold_reads import Done, Fetch, Snapshot
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.record import ObjectWrites
+from tidegate.shard.store import ShardStore
 
 NOW_US = 1_700_000_000_123_456
 HOUR = datetime.timedelta(hours=1)

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from runtime.errors import ObjectReset
-from shard.cache import ENTRY_BYTES, HEADER, SORTED_MAX
-from shard.values import ABSENT
 from tests.shard.storage_world import StorageWorld, finish
+from tidegate.runtime.errors import ObjectReset
+from tidegate.shard.cache import ENTRY_BYTES, HEADER, SORTED_MAX
+from tidegate.shard.values import ABSENT
 
 Data = tuple[tuple[str, int], ...]
 

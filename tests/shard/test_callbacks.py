@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import ObjectReset
-from runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
-from shard.libraries import FACING_OBJECTS, is_library, is_plumbing
-from shard.object import DurableObject
-from shard.task import NEUTRAL, ObjectTask
 from tests.scenarios.stage import Actor, act
 from tests.shard.objects import CONTROL, LOG, control, until
 from tests.shard.storage_world import StorageWorld, finish
 from tests.shard.world import Call, World
+from tidegate.runtime.errors import ObjectReset
+from tidegate.runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
+from tidegate.shard.libraries import FACING_OBJECTS, is_library, is_plumbing
+from tidegate.shard.object import DurableObject
+from tidegate.shard.task import NEUTRAL, ObjectTask
 
 
 @pytest.fixture(autouse=True)

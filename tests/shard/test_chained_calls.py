@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import CallError, DeadlineExceeded, Deadlock, MethodRaised, ObjectReset, StartFailed
-from runtime.limits import CHAIN_ENTRIES_MAX, SECTION_DEPTH_MAX
-from shard.object import DurableObject
-from shard.task import CHAIN
 from tests.shard.alarm_world import in_virtual_time
 from tests.shard.objects import CONTROL, LOG, control, until
 from tests.shard.world import Call, World
+from tidegate.runtime.errors import CallError, DeadlineExceeded, Deadlock, MethodRaised, ObjectReset, StartFailed
+from tidegate.runtime.limits import CHAIN_ENTRIES_MAX, SECTION_DEPTH_MAX
+from tidegate.shard.object import DurableObject
+from tidegate.shard.task import CHAIN
 
 Act = Callable[[Any], Coroutine[Any, Any, Any]]
 

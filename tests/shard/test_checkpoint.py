@@ -1,4 +1,4 @@
-"""shard.checkpoint: what is checkpointed is in synced states before the log forgets it, and no answer changes meanwhile."""
+"""shard/checkpoint.py: what is checkpointed is in synced states before the log forgets it, and no answer changes meanwhile."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from random import Random
 
 import pytest
 
-import shard.checkpoint as checkpoint_module
-from runtime.errors import OperatorError
-from shard.__main__ import SWITCH_INTERVAL_S
-from shard.checkpoint import (
+import tidegate.shard.checkpoint as checkpoint_module
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.__main__ import SWITCH_INTERVAL_S
+from tidegate.shard.checkpoint import (
     Checkpointer,
     CheckpointTrouble,
     Pressure,
@@ -24,10 +24,10 @@ from shard.checkpoint import (
     slices,
     turn_budget_s,
 )
-from shard.memory_state import MemoryState
-from shard.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
-from shard.record import ObjectWrites
-from shard.store import ShardStore, StoreFailed, StoreFull
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
+from tidegate.shard.record import ObjectWrites
+from tidegate.shard.store import ShardStore, StoreFailed, StoreFull
 
 CALM = Pressure(1_000, 50_000, 10, 1, 8)
 

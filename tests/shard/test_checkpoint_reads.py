@@ -1,5 +1,5 @@
-"""shard.checkpoint over a state that may be on disk only: readers keep what they read, and the loop touches no page that a thread
-has not brought in."""
+"""shard/checkpoint.py over a state that may be on disk only: readers keep what they read, and the loop touches no page
+that a thread has not brought in."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-import shard.checkpoint as checkpoint_module
-from runtime.limits import CHECKPOINT_SLICE_KEYS
-from shard.cold_reads import Done, Fetch, Snapshot
-from shard.memory_state import MemoryBatch, MemorySnapshot, MemoryState
-from shard.reader import look_up
-from shard.task import NEUTRAL
+import tidegate.shard.checkpoint as checkpoint_module
 from tests.shard.cold_world import HeldReader
 from tests.shard.test_checkpoint import Bench, object_key, with_bench
+from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
+from tidegate.shard.cold_reads import Done, Fetch, Snapshot
+from tidegate.shard.memory_state import MemoryBatch, MemorySnapshot, MemoryState
+from tidegate.shard.reader import look_up
+from tidegate.shard.task import NEUTRAL
 
 
 async def turns(count: int = 30) -> None:

@@ -12,10 +12,10 @@ from typing import Any, Generic, Self, TypeVar
 
 import pytest
 
-from runtime.errors import UnknownMethod
-from shard.methods import AppError, ObjectClass
 from tests.shard.world import World
 from tidegate import AlarmInfo, DurableObject
+from tidegate.runtime.errors import UnknownMethod
+from tidegate.shard.methods import AppError, ObjectClass
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shard.commit import GroupCommit
+from tidegate.shard.commit import GroupCommit
 
 
 class Member:

@@ -1,4 +1,4 @@
-"""shard.deadlines: a call with a deadline is answered at it, once, whatever its object does."""
+"""shard/deadlines.py: a call with a deadline is answered at it, once, whatever its object does."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from runtime.errors import DeadlineExceeded
-from runtime.limits import OBJECT_CALLS_MAX
-from shard.object import DurableObject
 from tests.shard.objects import CONTROL, LOG, Thing, control, until
 from tests.shard.world import Call, World
+from tidegate.runtime.errors import DeadlineExceeded
+from tidegate.runtime.limits import OBJECT_CALLS_MAX
+from tidegate.shard.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

@@ -9,13 +9,13 @@ import random
 
 import pytest
 
-from runtime.errors import (
+from tests.shard.objects import CONTROL, FORMS, LOG, Counter, Thing, control, until
+from tests.shard.world import WORLDS, Call, World
+from tidegate.runtime.errors import (
     MethodRaised,
     ObjectReset,
 )
-from shard.object import DurableObject
-from tests.shard.objects import CONTROL, FORMS, LOG, Counter, Thing, control, until
-from tests.shard.world import WORLDS, Call, World
+from tidegate.shard.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

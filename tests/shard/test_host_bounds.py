@@ -6,7 +6,9 @@ import asyncio
 
 import pytest
 
-from runtime.errors import (
+from tests.shard.objects import CONTROL, LOG, MIB, Thing, control, until
+from tests.shard.world import World
+from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
     CallError,
@@ -14,10 +16,8 @@ from runtime.errors import (
     ObjectReset,
     Overloaded,
 )
-from runtime.limits import OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX
-from shard.object import DurableObject
-from tests.shard.objects import CONTROL, LOG, MIB, Thing, control, until
-from tests.shard.world import World
+from tidegate.runtime.limits import OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX
+from tidegate.shard.object import DurableObject
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +251,7 @@ async def test_a_transaction_that_writes_more_than_a_commit_holds_is_refused_and
 
 
 async def test_calls_that_wait_are_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shard.host.WORKER_CALL_BYTES_MAX", 10_000)
+    monkeypatch.setattr("tidegate.shard.host.WORKER_CALL_BYTES_MAX", 10_000)
     class Busy(DurableObject):
         async def hold(self) -> None:
             async with self.block_concurrency():

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.errors import (
+from tests.shard.objects import CONTROL, LOG, Counter, Thing
+from tests.shard.world import Call, World
+from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
     MethodRaised,
@@ -19,11 +21,9 @@ from runtime.errors import (
     UnknownClass,
     UnknownMethod,
 )
-from runtime.limits import REPLY_BYTES_MAX
-from runtime.protocol import Message, Origin, Request
-from shard.object import DurableObject
-from tests.shard.objects import CONTROL, LOG, Counter, Thing
-from tests.shard.world import Call, World
+from tidegate.runtime.limits import REPLY_BYTES_MAX
+from tidegate.runtime.protocol import Message, Origin, Request
+from tidegate.shard.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

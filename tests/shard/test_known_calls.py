@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from runtime.protocol import OK, Origin
-from shard.given_up import Errand
-from shard.known_calls import known_calls
-from shard.object import DurableObject
 from tests.shard.world import Call, World
+from tidegate.runtime.protocol import OK, Origin
+from tidegate.shard.given_up import Errand
+from tidegate.shard.known_calls import known_calls
+from tidegate.shard.object import DurableObject
 
 
 class Slow(DurableObject):

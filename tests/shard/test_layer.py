@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from shard.layer import Layer
-from shard.values import ABSENT, MISS
 from tests.shard.storage_world import StorageWorld
+from tidegate.shard.layer import Layer
+from tidegate.shard.values import ABSENT, MISS
 
 
 def put(layer: Layer, key: str, value: int, *, confirmed: bool = True) -> None:

@@ -28,9 +28,9 @@ import redis.asyncio
 import trustme
 from aiohttp import web
 
-from runtime.errors import ObjectReset
-from shard.object import DurableObject
 from tests.shard.world import Call, World
+from tidegate.runtime.errors import ObjectReset
+from tidegate.shard.object import DurableObject
 
 CALLS = 24
 AUTHORITY = trustme.CA()

@@ -1,4 +1,4 @@
-"""shard.log: appends are durable, in order; a full log is refused cleanly, a broken one for ever."""
+"""shard/log.py: appends are durable, in order; a full log is refused cleanly, a broken one for ever."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import OperatorError
-from shard.log import CommitLog, LogBroken, LogFull, LogWithoutRoom, list_segments
-from shard.log_reading import read_log
-from shard.segment import decode_header
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.log import CommitLog, LogBroken, LogFull, LogWithoutRoom, list_segments
+from tidegate.shard.log_reading import read_log
+from tidegate.shard.segment import decode_header
 
 SEGMENT = 4096
 

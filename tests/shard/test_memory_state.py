@@ -1,11 +1,11 @@
-"""shard.memory_state: what only the state without files does (the shared promises are tested in test_state)."""
+"""shard/memory_state.py: what only the state without files does (the shared promises are tested in test_state)."""
 
 from __future__ import annotations
 
 import pytest
 
-from shard.memory_state import MemoryState
-from shard.store import StoreFull
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.store import StoreFull
 
 
 def test_a_commit_told_to_fail_fails_once_and_keeps_nothing() -> None:

@@ -1,4 +1,4 @@
-"""shard.memtable: the newest value of every key written, or an honest "unknown"."""
+"""shard/memtable.py: the newest value of every key written, or an honest "unknown"."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard.memtable import UNKNOWN, Memtable, merge_over
-from shard.record import ObjectWrites
+from tidegate.shard.memtable import UNKNOWN, Memtable, merge_over
+from tidegate.shard.record import ObjectWrites
 
 ALICE, BOB = b"alice".ljust(16), b"bob".ljust(16)
 

@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.errors import BadArguments
-from shard.methods import ObjectClass
 from tidegate import DurableObject
+from tidegate.runtime.errors import BadArguments
+from tidegate.shard.methods import ObjectClass
 
 
 class Lookup(msgspec.Struct):

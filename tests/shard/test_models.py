@@ -16,15 +16,15 @@ import msgspec
 import pydantic
 import pytest
 
-from runtime.encoding import encode_arguments, result_decoder
-from runtime.errors import BadArguments, MethodRaised
-from runtime.protocol import Origin, Request
-from shard.codec import decode, decode_as, encode_value
-from shard.methods import AppError, ObjectClass
-from shard.object import DurableObject
-from shard.task import NEUTRAL
 from tests.shard.storage_world import StorageWorld
 from tests.shard.world import World
+from tidegate.runtime.encoding import encode_arguments, result_decoder
+from tidegate.runtime.errors import BadArguments, MethodRaised
+from tidegate.runtime.protocol import Origin, Request
+from tidegate.shard.codec import decode, decode_as, encode_value
+from tidegate.shard.methods import AppError, ObjectClass
+from tidegate.shard.object import DurableObject
+from tidegate.shard.task import NEUTRAL
 
 UTC = datetime.UTC
 NAIVE = datetime.datetime(2026, 1, 2, 3, 4, 5)

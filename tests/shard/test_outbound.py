@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.errors import BadArguments, BadRequest, MethodRaised, ObjectReset, UnknownMethod
-from shard.object import DurableObject
 from tests.shard.objects import CONTROL, LOG, control, until
 from tests.shard.world import Call, World
+from tidegate.runtime.errors import BadArguments, BadRequest, MethodRaised, ObjectReset, UnknownMethod
+from tidegate.shard.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""shard.reader: threads that read, each question answered once, nothing touched after the end."""
+"""shard/reader.py: threads that read, each question answered once, nothing touched after the end."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from shard.reader import READER_THREADS, ThreadReader, look_up
-from shard.task import CURRENT
+from tidegate.shard.reader import READER_THREADS, ThreadReader, look_up
+from tidegate.shard.task import CURRENT
 
 WAIT_S = 10.0
 

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.errors import BadArguments, MethodRaised
-from runtime.pending import CoroutineFuture
-from shard.object import DurableObject
-from shard.ready import DONE, Ready
-from shard.task import StorageFuture
 from tests.shard.storage_world import StorageWorld
 from tests.shard.world import World
+from tidegate.runtime.errors import BadArguments, MethodRaised
+from tidegate.runtime.pending import CoroutineFuture
+from tidegate.shard.object import DurableObject
+from tidegate.shard.ready import DONE, Ready
+from tidegate.shard.task import StorageFuture
 
 
 @dataclasses.dataclass

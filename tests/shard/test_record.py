@@ -1,10 +1,10 @@
-"""shard.record: what a log record says, and its bytes."""
+"""shard/record.py: what a log record says, and its bytes."""
 
 from __future__ import annotations
 
 import pytest
 
-from shard.record import (
+from tidegate.shard.record import (
     CommitRecord,
     ObjectWrites,
     ShardCommit,

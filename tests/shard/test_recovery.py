@@ -1,4 +1,4 @@
-"""shard.recovery: everything durable is in the states before a worker serves, or it refuses."""
+"""shard/recovery.py: everything durable is in the states before a worker serves, or it refuses."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-import shard.recovery as recovery
-from shard.log import CommitLog, list_segments
-from shard.log_reading import LogCorrupt
-from shard.memory_state import MemoryState
-from shard.record import CommitRecord, ObjectWrites, ShardCommit, encode_record
-from shard.recovery import list_logs, log_path, logs_to_recover, recover
-from shard.state import LmdbState
-from shard.store import ShardStore
+import tidegate.shard.recovery as recovery
+from tidegate.shard.log import CommitLog, list_segments
+from tidegate.shard.log_reading import LogCorrupt
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit, encode_record
+from tidegate.shard.recovery import list_logs, log_path, logs_to_recover, recover
+from tidegate.shard.state import LmdbState
+from tidegate.shard.store import ShardStore
 
 KEY = b"\0\1" + b"object".ljust(14)
 

@@ -1,4 +1,4 @@
-"""shard.residency: what of a real file is in memory, and who reads it then."""
+"""shard/residency.py: what of a real file is in memory, and who reads it then."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-import shard.residency as residency_module
-import shard.state as state_module
-from shard.reader import ThreadReader
-from shard.residency import (
+import tidegate.shard.residency as residency_module
+import tidegate.shard.state as state_module
+from tidegate.shard.reader import ThreadReader
+from tidegate.shard.residency import (
     PAGE,
     PROBE_WHOLE_PAGES,
     PROBE_WINDOWS,
@@ -31,8 +31,8 @@ from shard.residency import (
     read_in,
     windows,
 )
-from shard.state import LmdbState
-from shard.store import ShardStore
+from tidegate.shard.state import LmdbState
+from tidegate.shard.store import ShardStore
 
 PAGES = 400
 

@@ -1,4 +1,4 @@
-"""shard.sorting: sorting in steps, none of which takes long."""
+"""shard/sorting.py: sorting in steps, none of which takes long."""
 
 from random import Random
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shard.sorting import sorted_steps
+from tidegate.shard.sorting import sorted_steps
 
 
 @given(st.sets(st.binary(max_size=4)))

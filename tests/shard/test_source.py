@@ -1,4 +1,4 @@
-"""shard.source: every worker of one start runs the app as it was, whatever has become of its files."""
+"""shard/source.py: every worker of one start runs the app as it was, whatever has become of its files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from shard import source
-from shard.app import load_app
-from shard.source import KeptSource, keep_source
+from tidegate.shard import source
+from tidegate.shard.app import load_app
+from tidegate.shard.source import KeptSource, keep_source
 
 
 class Place:

@@ -1,4 +1,4 @@
-"""shard.state: the LMDB environment of a shard. The tests of reading and batches run over `MemoryState` too, so that both
+"""shard/state.py: the LMDB environment of a shard. The tests of reading and batches run over `MemoryState` too, so that both
 keep the same promises."""
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from runtime.errors import OperatorError
-from shard.memory_state import MemoryState
-from shard.state import LmdbState, _failure
-from shard.store import ShardState, StoreFailed, StoreFull
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.state import LmdbState, _failure
+from tidegate.shard.store import ShardState, StoreFailed, StoreFull
 
 LOW, HIGH = b"", b"\xfe"
 
@@ -146,7 +146,7 @@ def test_a_state_of_another_shard_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_of_an_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shard.state.FORMAT", 7)
+    monkeypatch.setattr("tidegate.shard.state.FORMAT", 7)
     LmdbState(tmp_path, 1).close()
     monkeypatch.undo()
     with pytest.raises(OperatorError, match="format 7 is unknown"):

@@ -1,13 +1,13 @@
-"""shard.store: a read sees the newest durable value, whichever layer has it."""
+"""shard/store.py: a read sees the newest durable value, whichever layer has it."""
 
 from __future__ import annotations
 
 import pytest
 
-from shard.checkpoint import checkpoint_steps
-from shard.memory_state import MemoryState
-from shard.record import ObjectWrites
-from shard.store import ShardStore
+from tidegate.shard.checkpoint import checkpoint_steps
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.record import ObjectWrites
+from tidegate.shard.store import ShardStore
 
 ALICE, BOB = b"\0\0" + b"alice".ljust(14), b"\0\0" + b"bob".ljust(14)
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import MethodRaised, StartFailed, Unavailable
 from tests.shard.world import World
 from tidegate import DurableObject, SyncClient, connect_sync
+from tidegate.runtime.errors import MethodRaised, StartFailed, Unavailable
 
 NOBODY = "tcp://127.0.0.1:9"
 

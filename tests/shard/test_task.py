@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from runtime.errors import MethodRaised, ObjectReset
-from shard.object import DurableObject
-from shard.task import CURRENT, ObjectTask
 from tests.shard.task_scenarios import LONG_S, SCENARIOS, VAR, nap
 from tests.shard.world import World
+from tidegate.runtime.errors import MethodRaised, ObjectReset
+from tidegate.shard.object import DurableObject
+from tidegate.shard.task import CURRENT, ObjectTask
 
 
 async def outcome_of(function: Callable[[], Any]) -> str:

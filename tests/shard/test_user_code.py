@@ -13,9 +13,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.errors import BadArguments, CallError, Internal, MethodRaised, ObjectReset, StartFailed
 from tests.shard.world import Call, World
 from tidegate import AlarmInfo, DurableObject
+from tidegate.runtime.errors import BadArguments, CallError, Internal, MethodRaised, ObjectReset, StartFailed
 
 # Odd exceptions
 

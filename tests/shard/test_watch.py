@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from runtime.control import RefusedObject, Running
-from runtime.errors import Unavailable
-from runtime.witness import Witness, take_testimony
-from shard.object import DurableObject
-from shard.watch import start_watch
 from tests.shard.alarm_world import AlarmWorld, Bell, in_virtual_time
 from tests.shard.world import World
 from tidegate import AlarmInfo
+from tidegate.runtime.control import RefusedObject, Running
+from tidegate.runtime.errors import Unavailable
+from tidegate.runtime.witness import Witness, take_testimony
+from tidegate.shard.object import DurableObject
+from tidegate.shard.watch import start_watch
 
 SEEN: list[str] = []
 PATH: list[Path] = []
@@ -123,7 +123,7 @@ async def test_alarm_handlers_and_decorated_methods_have_the_names_that_users_kn
 
 
 async def test_after_the_watch_nothing_is_written_and_nothing_is_replaced(witness: Witness) -> None:
-    from shard.host import Host
+    from tidegate.shard.host import Host
 
     before = Host._run
     stop = start_watch(witness)

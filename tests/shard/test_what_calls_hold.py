@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from runtime.errors import CallError
 from tests.shard.world import World
 from tidegate import AlarmInfo, DurableObject
+from tidegate.runtime.errors import CallError
 
 HELD: list[weakref.ref[Any]] = []
 

@@ -1,4 +1,4 @@
-"""shard.worker_store: the whole store of a worker over real files, opened, written, closed, opened again."""
+"""shard/worker_store.py: the whole store of a worker over real files, opened, written, closed, opened again."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-import shard.checkpoint as checkpoint_module
-import shard.log as log_module
-from runtime.errors import OperatorError
-from shard.checkpoint import CheckpointTrouble
-from shard.log import CommitLog, LogFull, list_segments
-from shard.record import CommitRecord, ObjectWrites, ShardCommit
-from shard.recovery import log_path
-from shard.worker_store import WorkerStore
+import tidegate.shard.checkpoint as checkpoint_module
+import tidegate.shard.log as log_module
 from tests.shard.test_residency import drop
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.checkpoint import CheckpointTrouble
+from tidegate.shard.log import CommitLog, LogFull, list_segments
+from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit
+from tidegate.shard.recovery import log_path
+from tidegate.shard.worker_store import WorkerStore
 
 
 def object_key(number: int) -> bytes:

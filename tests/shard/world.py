@@ -11,20 +11,20 @@ from typing import Any
 
 import msgspec
 
-from runtime.control import Topology
-from runtime.errors import CallError, from_wire
-from runtime.ids import object_key
-from runtime.protocol import NO_RAW, Message, Origin, Request
-from runtime.slots import SlotTable
-from shard.activation import Activation
-from shard.host import Host
-from shard.memory_state import MemoryState
-from shard.methods import ObjectClass
-from shard.object import DurableObject
-from shard.record import CommitRecord, ShardCommit, encode_record
-from shard.settings import HostSettings
-from shard.store import ShardStore
-from shard.task import CURRENT, NEUTRAL, object_task_factory
+from tidegate.runtime.control import Topology
+from tidegate.runtime.errors import CallError, from_wire
+from tidegate.runtime.ids import object_key
+from tidegate.runtime.protocol import NO_RAW, Message, Origin, Request
+from tidegate.runtime.slots import SlotTable
+from tidegate.shard.activation import Activation
+from tidegate.shard.host import Host
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.methods import ObjectClass
+from tidegate.shard.object import DurableObject
+from tidegate.shard.record import CommitRecord, ShardCommit, encode_record
+from tidegate.shard.settings import HostSettings
+from tidegate.shard.store import ShardStore
+from tidegate.shard.task import CURRENT, NEUTRAL, object_task_factory
 
 SHARDS = 4
 

@@ -9,14 +9,14 @@ from typing import Any
 import msgspec
 import zmq
 
-from runtime.control import Topology
-from runtime.slots import SlotTable
 from tests.sim.history import History
 from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
 from tests.sim.objects import START_BALANCE
 from tests.sim.scenario import Scenario
 from tests.sim.scripts import ScriptMaker
 from tests.sim.virtual_loop import ProcessLoop, VirtualTime
+from tidegate.runtime.control import Topology
+from tidegate.runtime.slots import SlotTable
 
 COUNTERS = ("Counter", "TransactionCounter", "MemoryCounter", "StartedCounter")
 JOURNALS = 5

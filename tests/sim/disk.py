@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from runtime.errors import OperatorError
-from shard.log import LogBroken, LogFull, LogStatistics
-from shard.memory_state import MemoryState
-from shard.record import CommitRecord, decode_record
-from shard.store import StoreFailed, StoreFull
 from tests.sim.network import QUANTUM_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.log import LogBroken, LogFull, LogStatistics
+from tidegate.shard.memory_state import MemoryState
+from tidegate.shard.record import CommitRecord, decode_record
+from tidegate.shard.store import StoreFailed, StoreFull
 
 
 class Entry:

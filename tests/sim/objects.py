@@ -14,13 +14,13 @@ from typing import Any
 
 import msgspec
 
-from runtime.errors import CallError
-from shard.alarms import AlarmInfo
-from shard.object import DurableObject
-from shard.storage import TransactionTimeout
-from shard.task import StorageFuture
 from tests.sim.history import ALARM_KEY, EPOCH_S, VERSION, History, Seen
 from tests.sim.scenario import Scenario
+from tidegate.runtime.errors import CallError
+from tidegate.shard.alarms import AlarmInfo
+from tidegate.shard.object import DurableObject
+from tidegate.shard.storage import TransactionTimeout
+from tidegate.shard.task import StorageFuture
 
 Script = list[Any]
 START_BALANCE = 100

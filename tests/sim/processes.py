@@ -12,20 +12,20 @@ from typing import Any
 
 import msgspec
 
-from router.server import RouterServer
-from runtime.control import Drain, FromChild, Leave, Quiet, RouterSpec, Topology, TopologyChanged, WorkerSpec
-from runtime.protocol import Message, Origin, Request
-from shard.host import Host
-from shard.methods import ObjectClass
-from shard.recovery import recover
-from shard.task import object_task_factory
-from shard.worker import Worker
-from shard.worker_store import WorkerStore
 from tests.sim.disk import Disk, SimLog, SimPath
 from tests.sim.history import EPOCH_S, History
 from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import ProcessLoop, VirtualTime
+from tidegate.router.server import RouterServer
+from tidegate.runtime.control import Drain, FromChild, Leave, Quiet, RouterSpec, Topology, TopologyChanged, WorkerSpec
+from tidegate.runtime.protocol import Message, Origin, Request
+from tidegate.shard.host import Host
+from tidegate.shard.methods import ObjectClass
+from tidegate.shard.recovery import recover
+from tidegate.shard.task import object_task_factory
+from tidegate.shard.worker import Worker
+from tidegate.shard.worker_store import WorkerStore
 
 LISTEN = "tcp://router"
 

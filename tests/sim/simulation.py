@@ -11,9 +11,6 @@ from typing import Any
 import msgspec
 
 from examples.counter import Counter, MemoryCounter, StartedCounter, TransactionCounter
-from runtime.control import Topology
-from runtime.errors import OperatorError
-from shard.recovery import recover
 from tests.sim.clients import ACCOUNTS, COUNTERS, Call, Client, balance_of
 from tests.sim.disk import Disk, SimPath
 from tests.sim.history import History
@@ -23,6 +20,9 @@ from tests.sim.patches import replaced
 from tests.sim.processes import LISTEN, Service, WatchedHost
 from tests.sim.scenario import Scenario, make_scenario
 from tests.sim.virtual_loop import VirtualTime
+from tidegate.runtime.control import Topology
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.recovery import recover
 
 CLASSES = [Counter, TransactionCounter, MemoryCounter, StartedCounter, Journal, Account]
 PATIENCE_S = 600.0

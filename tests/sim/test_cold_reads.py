@@ -16,18 +16,18 @@ from unittest import mock
 
 import pytest
 
-from shard import alarms
-from shard.activation import Activation
-from shard.cache import ABSENT, ObjectCache, restore
-from shard.checkpoint import Checkpointer
-from shard.cold_reads import ColdStarts, Done, Fetch, Snapshot
-from shard.reader import ThreadReader
-from shard.record import ShardCommit
-from shard.store import ShardStore
-from shard.worker_store import WorkerStore
 from tests.sim import processes
 from tests.sim.simulation import Result, simulate
 from tests.sim.virtual_loop import ProcessLoop
+from tidegate.shard import alarms
+from tidegate.shard.activation import Activation
+from tidegate.shard.cache import ABSENT, ObjectCache, restore
+from tidegate.shard.checkpoint import Checkpointer
+from tidegate.shard.cold_reads import ColdStarts, Done, Fetch, Snapshot
+from tidegate.shard.reader import ThreadReader
+from tidegate.shard.record import ShardCommit
+from tidegate.shard.store import ShardStore
+from tidegate.shard.worker_store import WorkerStore
 
 SEEDS = 40
 SEEDS_FULL = 2_000

@@ -6,9 +6,9 @@ import os
 import time
 from typing import Any
 
-from shard import residency
-from shard.state import LmdbSnapshot
 from tidegate import DurableObject
+from tidegate.shard import residency
+from tidegate.shard.state import LmdbSnapshot
 
 SLOW_READ_S = float(os.environ.get("SLOW_READ_S", "0"))
 KEYS = 16
