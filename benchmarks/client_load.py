@@ -11,9 +11,9 @@ from typing import Any
 
 import uvloop
 
-from tidegate.benchmarks.load import Job, class_of, object_names
+from tidegate.benchmarks.job import Job, class_of, object_names
 from tidegate.benchmarks.workloads import BenchmarkFailed, Block
-from tidegate.runtime.client import connect
+from tidegate.runtime.client.asynchronous import connect
 from tidegate.runtime.errors import CallError
 
 Method = Callable[..., Awaitable[Any]]

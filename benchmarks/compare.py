@@ -89,9 +89,7 @@ def _by_case(measurements: Iterable[Measurement]) -> dict[Case, dict[str, list[M
 
 
 def summarise(measurements: Iterable[Measurement]) -> list[Summary]:
-    return [
-        _summary(peer, case, runs) for case, peers in _by_case(measurements).items() for peer, runs in sorted(peers.items())
-    ]
+    return [_summary(peer, case, runs) for case, peers in _by_case(measurements).items() for peer, runs in sorted(peers.items())]
 
 
 def _summary(peer: str, case: Case, runs: list[Measurement]) -> Summary:

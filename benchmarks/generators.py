@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from tidegate.benchmarks.histogram import Histogram
-from tidegate.benchmarks.load import WARM, Door, Job, Outcome
+from tidegate.benchmarks.job import WARM, Door, Job, Outcome
 from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Generator, Load, Plan
 from tidegate.benchmarks.processes import start_module

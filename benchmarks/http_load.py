@@ -18,7 +18,7 @@ import msgspec
 import uvloop
 
 from tidegate.benchmarks.histogram import Histogram
-from tidegate.benchmarks.load import serve_job
+from tidegate.benchmarks.job import serve_job
 from tidegate.benchmarks.plan import Load
 from tidegate.benchmarks.workloads import BenchmarkFailed
 

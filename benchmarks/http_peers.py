@@ -187,9 +187,7 @@ def _program(npm: Path, pattern: str) -> Path:
 def _start(command: Sequence[str], log: Path, settings: dict[str, str] | None = None) -> subprocess.Popen[bytes]:
     with log.open("wb") as output:
         environment = {**os.environ, **(settings or {})}
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=log.parent
-        )
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, cwd=log.parent)
 
 
 def _ready(peer: HttpPeer, port: int, log: Path) -> HttpPeer:

@@ -19,23 +19,34 @@ import zmq
 from tidegate.benchmarks.app import Counter
 from tidegate.benchmarks.processes import scratch_folder
 from tidegate.router.machine import RouterMachine
-from tidegate.runtime.client_machine import ClientMachine
-from tidegate.runtime.control import Topology
+from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.ids import slot_of
-from tidegate.runtime.protocol import NO_RAW, OK, Message, Origin, Request, decode_replies, encode, encode_replies, parse_body
-from tidegate.shard.cache import Budget, ObjectCache
-from tidegate.shard.codec import encode as encode_value
-from tidegate.shard.commit import GroupCommit
-from tidegate.shard.host import Host
-from tidegate.shard.input_gate import InputGate
-from tidegate.shard.log import CommitLog
-from tidegate.shard.loop import new_worker_loop
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.methods import ObjectClass
-from tidegate.shard.record import CommitRecord, ShardCommit, encode_record
-from tidegate.shard.settings import HostSettings
-from tidegate.shard.store import ShardStore
-from tidegate.shard.task import ObjectTask
+from tidegate.runtime.wire.protocol import (
+    NO_RAW,
+    OK,
+    Message,
+    Origin,
+    Request,
+    decode_replies,
+    encode,
+    encode_replies,
+    parse_body,
+)
+from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.shard.core.cache import Budget, ObjectCache
+from tidegate.shard.core.codec import encode as encode_value
+from tidegate.shard.core.input_gate import InputGate
+from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.host.host import Host
+from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.log.commit_log import CommitLog
+from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.loop.task import ObjectTask
+from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.store.interface import ShardCommit
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.store import ShardStore
 
 BATCH = 64
 _RUNS = 300

@@ -13,12 +13,12 @@ import zmq
 
 from tidegate.benchmarks.cpu import cpu_s_by_layer
 from tidegate.benchmarks.generators import run_generators
-from tidegate.benchmarks.load import Door
+from tidegate.benchmarks.job import Door
 from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Generator, Load, Plan, Route, Sync
 from tidegate.benchmarks.processes import START_S_MAX, cores, free_port, log_tail, start_module, stop, wait
 from tidegate.benchmarks.workloads import BenchmarkFailed
-from tidegate.runtime.slots import topology_from_reply
+from tidegate.runtime.wire.slots import topology_from_reply
 
 APP = "tidegate.benchmarks.app"
 _SYSTEM_CALL_MS_MAX = 5_000

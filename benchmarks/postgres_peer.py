@@ -69,9 +69,7 @@ class Postgres:
 
     def _program(self, name: str, *arguments: str) -> str:
         command = [str(self._programs / name), *arguments]
-        ended = subprocess.run(
-            command, capture_output=True, text=True, check=False, timeout=_BATCH_S_MAX, **self._as_user
-        )
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_BATCH_S_MAX, **self._as_user)
         if ended.returncode:
             raise BenchmarkFailed(f"{name}: {ended.stderr[-500:]}")
         return str(ended.stdout)

@@ -13,10 +13,10 @@ import uvloop
 import zmq
 
 from tidegate.router.server import RouterServer
-from tidegate.runtime.child import ControlChannel, SupervisorGone, prepare_child, receive_spec, send_blocking
-from tidegate.runtime.context import new_context
-from tidegate.runtime.control import Drained, Failed, Ready, RouterSpec
-from tidegate.runtime.port import listen_hint, start_listening
+from tidegate.runtime.child.child import ControlChannel, SupervisorGone, prepare_child, receive_spec, send_blocking
+from tidegate.runtime.sockets.context import new_context
+from tidegate.runtime.sockets.port import listen_hint, start_listening
+from tidegate.runtime.wire.supervisor_messages import Drained, Failed, Ready, RouterSpec
 
 
 def main(arguments: list[str] | None = None) -> int:

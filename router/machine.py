@@ -16,7 +16,6 @@ from typing import Any
 from zlib import crc32
 
 from tidegate.router.system import SystemCalls
-from tidegate.runtime.control import Topology
 from tidegate.runtime.errors import (
     BadRequest,
     CallError,
@@ -27,14 +26,15 @@ from tidegate.runtime.errors import (
     Unavailable,
 )
 from tidegate.runtime.ids import SLOT_MASK, slot_of
-from tidegate.runtime.inflight import Expiry, InFlight, Unanswered
-from tidegate.runtime.inquiries import Inquiries
 from tidegate.runtime.limits import (
     ROUTER_CALL_BYTES_PER_WORKER_MAX,
     ROUTER_CALLS_PER_WORKER_MAX,
 )
-from tidegate.runtime.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
-from tidegate.runtime.slots import SlotTable
+from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
+from tidegate.runtime.sockets.inquiries import Inquiries
+from tidegate.runtime.wire.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 ReplyTo = Callable[[Origin, int | str, int, Any], None]
 

@@ -16,13 +16,22 @@ from typing import Any
 import zmq
 
 from tidegate.router.machine import RouterMachine
-from tidegate.runtime.backend import Backend
-from tidegate.runtime.child import FromSupervisor
-from tidegate.runtime.control import Drain, FromChild, Ping, Pong, RouterSpec, StatusChanged, Topology, TopologyChanged
-from tidegate.runtime.endpoint import Endpoint
-from tidegate.runtime.inquiries import FORGOTTEN
+from tidegate.runtime.child.child import FromSupervisor
 from tidegate.runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
-from tidegate.runtime.protocol import Message
+from tidegate.runtime.sockets.backend import Backend
+from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.sockets.inquiries import FORGOTTEN
+from tidegate.runtime.wire.protocol import Message
+from tidegate.runtime.wire.supervisor_messages import (
+    Drain,
+    FromChild,
+    Ping,
+    Pong,
+    RouterSpec,
+    StatusChanged,
+    Topology,
+    TopologyChanged,
+)
 
 _TIMER_S_MAX = 3_600.0
 """Deadlines of centuries are more than a loop counts: after an hour it looks again."""

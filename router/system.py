@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tidegate.runtime.errors import UnknownMethod
-from tidegate.runtime.slots import SlotTable, topology_reply
+from tidegate.runtime.wire.slots import SlotTable, topology_reply
 
 SYSTEM_METHODS = ("ping", "topology", "classes", "status")
 

@@ -62,3 +62,14 @@ def require(operation: str) -> None:
     if limit() - in_use() < DESCRIPTORS_CLIENT_MIN:
         text = f"{operation}: this process has hardly a file descriptor left (its limit is {limit()})"
         raise Unavailable(f"{text}; raise the limit (ulimit -n), or share one client and use fewer threads")
+
+
+def above_standard(fd: int) -> int:
+    """The same file under a number that no standard stream has: object code may have closed one of these."""
+    if fd > 2:
+        return fd
+    import fcntl  # Here, because it hardly ever happens.
+
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 2 + 1)
+    os.close(fd)
+    return moved

@@ -18,24 +18,24 @@ from pathlib import Path
 
 import zmq
 
-from tidegate.runtime.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
-from tidegate.runtime.context import new_context
-from tidegate.runtime.control import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
+from tidegate.runtime.child.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
+from tidegate.runtime.child.output import Outputs
+from tidegate.runtime.child.witness import Witness
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
-from tidegate.runtime.output import Outputs
-from tidegate.runtime.witness import Witness
-from tidegate.shard.app import load_app
-from tidegate.shard.app_logging import app_may_configure
-from tidegate.shard.checkpoint import CheckpointTrouble, memtable_bytes_max
-from tidegate.shard.debugger import set_breakpoint_hook
-from tidegate.shard.forks import Forks, end_children
-from tidegate.shard.loop import new_worker_loop
-from tidegate.shard.methods import AppError, ObjectClass
-from tidegate.shard.source import keep_source
-from tidegate.shard.watch import start_watch
-from tidegate.shard.worker import Worker
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.runtime.sockets.context import new_context
+from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
+from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.objects.methods import AppError, ObjectClass
+from tidegate.shard.store.checkpoint import CheckpointTrouble, memtable_bytes_max
+from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker.app import load_app
+from tidegate.shard.worker.app_logging import app_may_configure
+from tidegate.shard.worker.debugger import set_breakpoint_hook
+from tidegate.shard.worker.forks import Forks, end_children
+from tidegate.shard.worker.source import keep_source
+from tidegate.shard.worker.watch import start_watch
+from tidegate.shard.worker.worker import Worker
 
 log = logging.getLogger("tidegate")
 
@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
     if source.changed:
         log.warning(
             "%s changed on disk since the service started; this worker runs the version of the start, as the others do, until "
-            "the service is started again", ", ".join(source.changed)
+            "the service is started again",
+            ", ".join(source.changed),
         )
     forks.app_is_loaded()
     return _serve(spec, classes, source.version, control_fd, outputs, forks)

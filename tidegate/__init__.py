@@ -1,7 +1,7 @@
 """Tidegate: durable objects for Python. Named, single-threaded objects with private storage that lose nothing they confirmed."""
 
-from tidegate.runtime.client import Client, connect
-from tidegate.runtime.client_sync import SyncClient, connect_sync
+from tidegate.runtime.client.asynchronous import Client, connect
+from tidegate.runtime.client.synchronous import SyncClient, connect_sync
 from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
@@ -22,11 +22,11 @@ from tidegate.runtime.errors import (
     UnknownClass,
     UnknownMethod,
 )
-from tidegate.runtime.exceptions import register_exception
 from tidegate.runtime.ids import ObjectId
-from tidegate.shard.alarms import AlarmInfo
-from tidegate.shard.object import DurableObject
-from tidegate.shard.storage import Storage, Transaction, TransactionOver, TransactionTimeout
+from tidegate.runtime.wire.exceptions import register_exception
+from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.storage import Storage, Transaction, TransactionOver, TransactionTimeout
 
 __all__ = [
     "AlarmInfo",

@@ -2,7 +2,7 @@
 
 import sys
 
-from tidegate.runtime.cli import main
+from tidegate.runtime.cli.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

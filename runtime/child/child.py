@@ -17,7 +17,10 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from tidegate.runtime.control import (
+from tidegate.runtime.child.output import Outputs, Sink, hold_standard_descriptors, take_streams
+from tidegate.runtime.descriptors import raise_limit
+from tidegate.runtime.errors import indented
+from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
     Leave,
@@ -30,9 +33,6 @@ from tidegate.runtime.control import (
     decode_to_child,
     encode_line,
 )
-from tidegate.runtime.descriptors import raise_limit
-from tidegate.runtime.errors import indented
-from tidegate.runtime.output import Outputs, Sink, hold_standard_descriptors, take_streams
 
 LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 """Environment variable by which the supervisor tells its children the level of their logs."""

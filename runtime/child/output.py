@@ -27,6 +27,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
+from tidegate.runtime.descriptors import above_standard
 from tidegate.runtime.limits import OUTPUT_BYTES_MAX, OUTPUT_FLUSH_S, OUTPUT_LINE_BYTES_MAX
 
 _PIECE_BYTES = 64 << 10
@@ -46,17 +47,6 @@ def hold_standard_descriptors() -> None:
                 os.dup2(null, fd)
                 os.close(null)
             os.set_inheritable(fd, True)
-
-
-def above_standard(fd: int) -> int:
-    """The same file under a number that no standard stream has: object code may have closed one of these."""
-    if fd > max(_STREAMS):
-        return fd
-    import fcntl  # Here, because it hardly ever happens.
-
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, max(_STREAMS) + 1)
-    os.close(fd)
-    return moved
 
 
 def _lines(data: bytes) -> int:

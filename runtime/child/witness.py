@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.runtime.control import Running
+from tidegate.runtime.wire.supervisor_messages import Running
 
 BYTES = mmap.PAGESIZE
 _HEAD = 2

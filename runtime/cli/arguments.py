@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 import msgspec
 
 from tidegate.runtime.addresses import check_target
-from tidegate.runtime.config import LISTEN_DEFAULT
 from tidegate.runtime.errors import one_line
+from tidegate.runtime.supervisor.config import LISTEN_DEFAULT
 
 _USAGE = 2
 _TIMEOUT_S_MAX = 1e6

@@ -22,21 +22,21 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.arguments import Parser, add_client_options, add_connect, parse_arguments, whole_number, whole_numbers
-from tidegate.runtime.child import set_up_logging
-from tidegate.runtime.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
-from tidegate.runtime.control import Failed, split_app
-from tidegate.runtime.cores import read_cores, read_memory_bytes
-from tidegate.runtime.directory import is_text, open_directory, open_run_directory
+from tidegate.runtime.child.child import set_up_logging
+from tidegate.runtime.child.output import hold_standard_descriptors, take_streams
+from tidegate.runtime.cli.arguments import Parser, add_client_options, add_connect, parse_arguments, whole_number, whole_numbers
+from tidegate.runtime.cli.pages import alarm_target, newest_abandoned, plural, render_alarms, render_status
 from tidegate.runtime.errors import CallError, OperatorError, Unavailable, one_line
 from tidegate.runtime.limits import CONNECT_TIMEOUT_S
-from tidegate.runtime.output import hold_standard_descriptors, take_streams
-from tidegate.runtime.pages import alarm_target, newest_abandoned, plural, render_alarms, render_status
-from tidegate.runtime.placement import place, routers_for, shards_for
-from tidegate.runtime.port import open_port
-from tidegate.runtime.protocol import DROP_ALARM, RUN_ALARM
-from tidegate.runtime.status import classes, listen_endpoint
-from tidegate.runtime.supervisor import Service, Supervisor, supervise
+from tidegate.runtime.sockets.port import open_port
+from tidegate.runtime.supervisor.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
+from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
+from tidegate.runtime.supervisor.directory import is_text, open_directory, open_run_directory
+from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
+from tidegate.runtime.supervisor.status import classes, listen_endpoint
+from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
+from tidegate.runtime.wire.protocol import DROP_ALARM, RUN_ALARM
+from tidegate.runtime.wire.supervisor_messages import Failed, split_app
 
 EXIT_OK = 0
 EXIT_FAILED = 1
@@ -363,7 +363,7 @@ def _report_call_error(operation: str, error: CallError, *, as_json: bool) -> in
 def _ask(
     options: argparse.Namespace, class_name: str, name: str, method: str, positional: list[Any], keywords: dict[str, Any]
 ) -> Any:
-    from tidegate.runtime.client_sync import connect_sync  # Here, because `serve` needs no client.
+    from tidegate.runtime.client.synchronous import connect_sync  # Here, because `serve` needs no client.
 
     _check_somebody_listens(options.connect, options.timeout)
     with connect_sync(options.connect, timeout=options.timeout, direct=False) as client:

@@ -20,17 +20,17 @@ import msgspec
 import zmq
 
 from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up_in
-from tidegate.runtime.client_link import AskTopology, ClientStatistics, Close, Effect, Open, check_seconds
-from tidegate.runtime.client_machine import ClientMachine
-from tidegate.runtime.context import new_context
-from tidegate.runtime.dealer import Dealer
-from tidegate.runtime.encoding import decode_any, encode_arguments, result_decoder
+from tidegate.runtime.client.links import AskTopology, ClientStatistics, Close, Effect, Open, check_seconds
+from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.errors import CallError, Unavailable
 from tidegate.runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
-from tidegate.runtime.pending import PendingCall
-from tidegate.runtime.protocol import NO_RAW
-from tidegate.runtime.slots import topology_from_reply
-from tidegate.runtime.stub import MethodShape, Stub
+from tidegate.runtime.sockets.context import new_context
+from tidegate.runtime.sockets.dealer import Dealer
+from tidegate.runtime.wire.encoding import decode_any, encode_arguments, result_decoder
+from tidegate.runtime.wire.pending import PendingCall
+from tidegate.runtime.wire.protocol import NO_RAW
+from tidegate.runtime.wire.slots import topology_from_reply
+from tidegate.runtime.wire.stub import MethodShape, Stub
 
 T = TypeVar("T")
 
@@ -40,9 +40,7 @@ _FIRST_TOPOLOGY_S = 1.0
 """How long entering the client waits to learn where the objects live. Later is no error: calls then go round."""
 
 
-def connect(
-    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
-) -> Client:
+def connect(endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True) -> Client:
     """The client of a service, to be entered with `async with`.
 
     `timeout`: seconds for calls that name none (default 30); a call not answered by then raises `DeadlineExceeded`.
@@ -122,7 +120,7 @@ class Client:
     def bind(
         self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
     ) -> Callable[..., PendingCall[Any]]:
-        """See `tidegate.runtime.stub.Caller`. `timeout` is that of each of the calls."""
+        """See `tidegate.runtime.wire.stub.Caller`. `timeout` is that of each of the calls."""
         result_type = Any if shape is None else shape.result_type
         return self._binding(class_name, name, method, result_type, shape, timeout)
 

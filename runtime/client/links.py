@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tidegate.runtime.encoding import Decode
 from tidegate.runtime.errors import BadRequest, CallError, TooLarge
 from tidegate.runtime.limits import BATCH_CALLS_MAX, MESSAGE_BYTES_MAX
-from tidegate.runtime.protocol import encode
+from tidegate.runtime.wire.encoding import Decode
+from tidegate.runtime.wire.protocol import encode
 
 
 class Waiter(Protocol):

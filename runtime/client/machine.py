@@ -18,7 +18,7 @@ from collections.abc import Collection, Container
 
 import msgspec
 
-from tidegate.runtime.client_link import (
+from tidegate.runtime.client.links import (
     AskTopology,
     ClientStatistics,
     Close,
@@ -31,13 +31,13 @@ from tidegate.runtime.client_link import (
     Waiter,
     bodies_of,
 )
-from tidegate.runtime.control import Topology
-from tidegate.runtime.encoding import Decode, deadline_options, error_from_raw, exception_for_caller, result_mismatch
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
-from tidegate.runtime.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
-from tidegate.runtime.slots import SlotTable
+from tidegate.runtime.wire.encoding import Decode, deadline_options, error_from_raw, exception_for_caller, result_mismatch
+from tidegate.runtime.wire.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 CONNECT_S = 1.0
 """How long calls wait for the link to a worker before they go through the router."""

@@ -24,17 +24,17 @@ import zmq
 
 from tidegate.runtime import descriptors
 from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, has_name, look_up
-from tidegate.runtime.client import TimedCaller, is_local, local_sockets, new_machine
-from tidegate.runtime.client_link import AskTopology, Close, Open, check_seconds
-from tidegate.runtime.client_machine import NO_SLOT, ClientMachine
-from tidegate.runtime.context import new_context
-from tidegate.runtime.dealer import Dealer
-from tidegate.runtime.encoding import Decode, decode_any, encode_arguments, result_decoder
+from tidegate.runtime.client.asynchronous import TimedCaller, is_local, local_sockets, new_machine
+from tidegate.runtime.client.links import AskTopology, Close, Open, check_seconds
+from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.errors import CallError, Unavailable
 from tidegate.runtime.limits import TURN_MESSAGES_MAX
-from tidegate.runtime.protocol import NO_RAW
-from tidegate.runtime.slots import topology_from_reply
-from tidegate.runtime.stub import MethodShape, Stub, bind_call
+from tidegate.runtime.sockets.context import new_context
+from tidegate.runtime.sockets.dealer import Dealer
+from tidegate.runtime.wire.encoding import Decode, decode_any, encode_arguments, result_decoder
+from tidegate.runtime.wire.protocol import NO_RAW
+from tidegate.runtime.wire.slots import topology_from_reply
+from tidegate.runtime.wire.stub import MethodShape, Stub, bind_call
 
 BLOCKS_OBJECTS = (
     "{}/{} {}: a client of connect_sync would stop the event loop, and with it every object of this worker, until the call is "
@@ -138,7 +138,7 @@ class SyncClient:
     def bind(
         self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
     ) -> Callable[..., Any]:
-        """See `tidegate.runtime.stub.Caller`. `timeout` is that of each of the calls."""
+        """See `tidegate.runtime.wire.stub.Caller`. `timeout` is that of each of the calls."""
         return bind_call(partial(self.call, timeout=timeout), class_name, name, method, shape)
 
     def _take_lines(self, timeout: float | None) -> _Lines:

@@ -19,7 +19,7 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 
 from tidegate.runtime.limits import TURN_MESSAGES_MAX
-from tidegate.runtime.protocol import Malformed, Reply, parse_replies
+from tidegate.runtime.wire.protocol import Malformed, Reply, parse_replies
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv

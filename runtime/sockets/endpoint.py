@@ -32,9 +32,7 @@ from zmq.backend import Socket as BackendSocket
 from tidegate.runtime import descriptors
 from tidegate.runtime.addresses import NOT_HERE, has_name, look_up
 from tidegate.runtime.descriptors import connections_waiting_max
-from tidegate.runtime.door import Door
 from tidegate.runtime.errors import CallError, Internal, Overloaded
-from tidegate.runtime.handshakes import Handshakes
 from tidegate.runtime.limits import (
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
@@ -43,8 +41,10 @@ from tidegate.runtime.limits import (
     TURN_MESSAGES_MAX,
     TURN_REQUESTS_MAX,
 )
-from tidegate.runtime.outbox import Outbox
-from tidegate.runtime.protocol import ERROR, Message, Origin, encode_bodies, parse_message
+from tidegate.runtime.sockets.door import Door
+from tidegate.runtime.sockets.handshakes import Handshakes
+from tidegate.runtime.sockets.outbox import Outbox
+from tidegate.runtime.wire.protocol import ERROR, Message, Origin, encode_bodies, parse_message
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv

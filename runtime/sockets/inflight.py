@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tidegate.runtime.limits import DEADLINE_GRACE_S, MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX, WAIT_DOWN_S, WAIT_START_S
-from tidegate.runtime.protocol import Origin, Request, encode, encode_json, parse_options, with_deadline_ms
+from tidegate.runtime.wire.protocol import Origin, Request, encode, encode_json, parse_options, with_deadline_ms
 
 
 class Expiry(enum.Enum):

@@ -16,9 +16,9 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.inflight import InFlight, Unanswered
 from tidegate.runtime.limits import INQUIRY_CALLS_MAX, INQUIRY_PATIENCE
-from tidegate.runtime.protocol import OK, UNKNOWN_CALLS, Reply, encode
+from tidegate.runtime.sockets.inflight import InFlight, Unanswered
+from tidegate.runtime.wire.protocol import OK, UNKNOWN_CALLS, Reply, encode
 
 FORGOTTEN = "worker %d no longer knows of %d call(s) that it was sent; they are answered `internal`, outcome unknown"
 """A line for the log: none of this should ever be."""

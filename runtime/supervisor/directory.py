@@ -25,9 +25,9 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.runtime.control import KEPT_SOURCE
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
+from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
 FORMAT = 1
 RUN_PATH_BYTES_MAX = 86

@@ -13,9 +13,9 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
-from tidegate.runtime.child import LOCK_FD_VARIABLE
-from tidegate.runtime.control import FromChild, LineBuffer, ToChild, decode_from_child, encode_line
-from tidegate.runtime.output import OWN_PIPES_VARIABLE, Outputs, relays
+from tidegate.runtime.child.child import LOCK_FD_VARIABLE
+from tidegate.runtime.child.output import OWN_PIPES_VARIABLE, Outputs, relays
+from tidegate.runtime.wire.supervisor_messages import FromChild, LineBuffer, ToChild, decode_from_child, encode_line
 
 _READ_BYTES = 64 << 10
 

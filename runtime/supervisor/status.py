@@ -13,9 +13,9 @@ from typing import Any
 
 import psutil
 
-from tidegate.runtime.config import Config
-from tidegate.runtime.placement import Placement
-from tidegate.runtime.supervision import Occupancy, Supervision, is_router
+from tidegate.runtime.supervisor.config import Config
+from tidegate.runtime.supervisor.placement import Placement
+from tidegate.runtime.supervisor.supervision import Occupancy, Supervision, is_router
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ class Usage:
         self._processes = {pid: process for pid, process in self._processes.items() if pid in pids}
 
 
-def snapshot(
-    identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage, now: float
-) -> dict[str, Any]:
+def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage, now: float) -> dict[str, Any]:
     """`pids` by seat. `classes` is what the system call of that name answers; each router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats

@@ -13,7 +13,9 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from tidegate.runtime.control import (
+from tidegate.runtime.supervisor.restart import RestartPolicy
+from tidegate.runtime.supervisor.suspicion import Suspicion
+from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     Drained,
     Failed,
@@ -28,8 +30,6 @@ from tidegate.runtime.control import (
     Topology,
     TopologyChanged,
 )
-from tidegate.runtime.restart import RestartPolicy
-from tidegate.runtime.suspicion import Suspicion
 
 PING_INTERVAL_S = 2.0
 SLEPT_S = 5.0
@@ -234,9 +234,7 @@ class Supervision:
             self._report("warning", f"{self.name(seat)} left {message.unanswered} calls unanswered at its end")
         return self._taken_effects()
 
-    def child_exited(
-        self, seat: int, how: str, expected: bool, now: float, running: Running | None = None
-    ) -> list[Effect]:
+    def child_exited(self, seat: int, how: str, expected: bool, now: float, running: Running | None = None) -> list[Effect]:
         """`expected`: it exited with code 0. `running`: the object whose code ran."""
         self._ran = ""
         if seat >= 0 and not self.stopping and self.seats[seat].state is Seat.READY and self.seats[seat].failed is None:

@@ -19,18 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
-from tidegate.runtime.config import Config, cache_bytes
-from tidegate.runtime.control import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
+from tidegate.runtime.child.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
+from tidegate.runtime.child.output import Outputs
+from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
-from tidegate.runtime.directory import DataDirectory, RunDirectory
-from tidegate.runtime.notify import Notifier, environment_for_children
-from tidegate.runtime.output import Outputs
-from tidegate.runtime.placement import Placement
-from tidegate.runtime.port import Port
-from tidegate.runtime.process import ChildProcess, describe_exit
-from tidegate.runtime.status import Identity, Usage, classes, listen_endpoint, now_ms, snapshot
-from tidegate.runtime.supervision import (
+from tidegate.runtime.sockets.port import Port
+from tidegate.runtime.supervisor.config import Config, cache_bytes
+from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
+from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
+from tidegate.runtime.supervisor.placement import Placement
+from tidegate.runtime.supervisor.process import ChildProcess, describe_exit
+from tidegate.runtime.supervisor.status import Identity, Usage, classes, listen_endpoint, now_ms, snapshot
+from tidegate.runtime.supervisor.supervision import (
     PING_INTERVAL_S,
     ROUTER,
     Effect,
@@ -43,7 +43,7 @@ from tidegate.runtime.supervision import (
     Supervision,
     is_router,
 )
-from tidegate.runtime.witness import take_testimony
+from tidegate.runtime.wire.supervisor_messages import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
 
 log = logging.getLogger("tidegate")
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidegate.runtime.control import RefusedObject, Running
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import REFUSED_DEATHS_MIN, REFUSED_S_MAX, REFUSED_S_MIN, SUSPICION_S
+from tidegate.runtime.wire.supervisor_messages import RefusedObject, Running
 
 
 @dataclass

@@ -14,11 +14,11 @@ from typing import Any, Never, NoReturn
 import msgspec
 
 from tidegate.runtime.errors import BadArguments, CallError, Internal, MethodRaised, TooLarge, from_wire
-from tidegate.runtime.exceptions import raised_by_caller, text_of
 from tidegate.runtime.limits import CALL_BYTES_MAX
-from tidegate.runtime.models import dump, dump_json, is_model, validate, validate_json
-from tidegate.runtime.protocol import NO_RAW
-from tidegate.runtime.unawaited import NAMED, Unawaited, not_awaited
+from tidegate.runtime.wire.exceptions import raised_by_caller, text_of
+from tidegate.runtime.wire.models import dump, dump_json, is_model, validate, validate_json
+from tidegate.runtime.wire.protocol import NO_RAW
+from tidegate.runtime.wire.unawaited import NAMED, Unawaited, not_awaited
 
 Decode = Callable[[Any], Any]
 """Raw result to value. Raises msgspec.MsgspecError or ValueError when it is not what the annotation says."""

@@ -21,7 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from tidegate.runtime.unawaited import refuse_use
+from tidegate.runtime.wire.unawaited import refuse_use
 
 T = TypeVar("T")
 

@@ -25,7 +25,7 @@ from tidegate.runtime.limits import (
     IDEMPOTENCY_KEY_BYTES_MAX,
     MESSAGE_BYTES_MAX,
 )
-from tidegate.runtime.pieces import json_id, json_pieces, packed_id, packed_pieces
+from tidegate.runtime.wire.pieces import json_id, json_pieces, packed_id, packed_pieces
 
 NO_RAW = msgspec.Raw(b"\xc0")
 """Nil: what `args` and `options` are when left out, so that a request can be encoded again as it is (an empty Raw would
@@ -69,7 +69,7 @@ ChainEntry = tuple[
     Annotated[str, msgspec.Meta(max_length=CHAIN_LABEL_CHARACTERS_MAX)],
     Annotated[tuple[_Int64, ...], msgspec.Meta(max_length=CHAIN_TOKENS_MAX)],
 ]
-"""See `tidegate.shard.chain`."""
+"""See `tidegate.shard.core.chain`."""
 
 
 class Options(msgspec.Struct, gc=False):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidegate.runtime.control import Topology
 from tidegate.runtime.ids import shard_of_slot, slot_of
 from tidegate.runtime.limits import SHARDS_MAX, SLOTS
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 
 def slot_range(shard: int, shards: int) -> tuple[int, int]:

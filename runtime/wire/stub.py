@@ -13,8 +13,8 @@ import typing
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from tidegate.runtime.annotations import annotations_of, signature_of
-from tidegate.runtime.exceptions import know_home
+from tidegate.runtime.wire.annotations import annotations_of, signature_of
+from tidegate.runtime.wire.exceptions import know_home
 
 HOOKS = frozenset({"on_start", "alarm"})
 """Called by the runtime only, never from outside (contract, section 1)."""
@@ -60,9 +60,7 @@ class Stub:
         return f"<stub of {self._class_name}/{self._name}>"
 
 
-def bind_call(
-    call: Callable[..., Any], class_name: str, name: str, method: str, shape: MethodShape | None
-) -> Callable[..., Any]:
+def bind_call(call: Callable[..., Any], class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
     """`Caller.bind` for callers that have nothing to look up ahead: `call` takes class, name, method, positional and keyword
     arguments, and the type of the result."""
     result_type = Any if shape is None else shape.result_type

@@ -8,7 +8,7 @@ row in the shard's *alarm index*, a pseudo-object whose keys begin with the due 
 whatever the number of alarms. Both change in the same commit.
 
 An alarm that is set for a time is due by the wall clock; one that is set relative to now, and every retry, by *steady time* (see
-`tidegate.shard.steady`), so that it keeps its distance when the wall clock is set. Each kind has an index of its own.
+`tidegate.shard.core.steady`), so that it keeps its distance when the wall clock is set. Each kind has an index of its own.
 
 Rule: pure. The time and the randomness are arguments.
 """
@@ -25,8 +25,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tidegate.runtime.limits import ALARM_DEATHS_ALONE
-from tidegate.shard.cold_reads import Done, Reader
-from tidegate.shard.memtable import Unknown
+from tidegate.shard.store.interface import Done, Reader, Unknown
 
 INDEX_KEY = b"\xfe" * 16
 """Object key of the alarm index. Object keys begin with a slot, so with a byte below 0x40."""

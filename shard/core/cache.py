@@ -22,21 +22,16 @@ from typing import Any, Final, NamedTuple, Protocol
 
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
-from tidegate.shard.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
-from tidegate.shard.cold_reads import Done, Reader
-from tidegate.shard.commit import GroupCommit
-from tidegate.shard.memtable import UNKNOWN, Unknown
-from tidegate.shard.record import ObjectWrites
-from tidegate.shard.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
+from tidegate.shard.core.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
+from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
+from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, ObjectWrites, Reader, Unknown
 
 ENTRY_BYTES: Final = 120
 """What a cached entry costs beside its bytes: a dict slot, the key, the value's header."""
 
 SORTED_MAX: Final = 256
 """Up to so many entries a range is picked out of the cache; of more, the store has an order already."""
-
-HEADER: Final = ""
-"""The key under which an object keeps what the runtime knows about it. Never visible to user code."""
 
 WRITE_BYTES: Final = 48
 """What a write takes in a commit beside its key and value."""
@@ -207,10 +202,7 @@ class ObjectCache:
             keys.sort(reverse=reverse)
             return [(key, self.values[key]) for key in keys[:limit]]
         newer = {
-            key: self.values[key]
-            for writes in self._undurable()
-            for key in writes
-            if key != HEADER and _within(key, start, end)
+            key: self.values[key] for writes in self._undurable() for key in writes if key != HEADER and _within(key, start, end)
         }
         asked = None if limit is None else limit + len(newer)
         if self.store.reader is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from tidegate.runtime.limits import CHAIN_ENTRIES_MAX, CHAIN_LABEL_CHARACTERS_MAX, CHAIN_TOKENS_MAX
-from tidegate.shard.input_gate import Section
+from tidegate.shard.core.input_gate import Section
 
 Entry = tuple[str, tuple[int, ...]]
 """An object, and the tokens of its sections."""

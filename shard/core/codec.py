@@ -16,13 +16,13 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.encoding import encode_value as encode_foreign
-from tidegate.runtime.encoding import result_decoder
-from tidegate.runtime.exceptions import name_of, text_of
 from tidegate.runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
-from tidegate.runtime.models import is_model
-from tidegate.runtime.unawaited import not_awaited
-from tidegate.shard.likeness import Different, check_same, field_names, key_step, named, parts, too_deep
+from tidegate.runtime.wire.encoding import encode_value as encode_foreign
+from tidegate.runtime.wire.encoding import result_decoder
+from tidegate.runtime.wire.exceptions import name_of, text_of
+from tidegate.runtime.wire.models import is_model
+from tidegate.runtime.wire.unawaited import not_awaited
+from tidegate.shard.core.likeness import Different, check_same, field_names, key_step, named, parts, too_deep
 
 SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 """Immutable, and carried by MessagePack without loss: kept in the cache as they are."""

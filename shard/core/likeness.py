@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.limits import VALUE_DEPTH_MAX
-from tidegate.runtime.models import is_model
+from tidegate.runtime.wire.models import is_model
 
 _SURE = frozenset({type(None), bool, int, str, bytes})
 """Of one type and equal: the same."""

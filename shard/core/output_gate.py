@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tidegate.shard.cache import ObjectCache
+    from tidegate.shard.core.cache import ObjectCache
 
 Inheritance = tuple["ObjectCache", "ObjectCache"]
 """Who has seen undurable writes, and whose."""

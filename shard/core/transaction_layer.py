@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any
 
 from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
-from tidegate.shard.alarms import Alarm
-from tidegate.shard.cache import WRITE_BYTES, ObjectCache, Rows, Unread
-from tidegate.shard.values import ABSENT, MISS, Sentinel
+from tidegate.shard.core.alarms import Alarm
+from tidegate.shard.core.cache import WRITE_BYTES, ObjectCache, Rows, Unread
+from tidegate.shard.core.values import ABSENT, MISS, Sentinel
 
 
 class Layer:
@@ -57,9 +57,7 @@ class Layer:
         self.alarm = alarm
         self.alarm_confirmed |= confirmed
 
-    def scan(
-        self, cache: ObjectCache, start: str | None, end: str | None, *, reverse: bool, limit: int | None
-    ) -> Rows | Unread:
+    def scan(self, cache: ObjectCache, start: str | None, end: str | None, *, reverse: bool, limit: int | None) -> Rows | Unread:
         """The range as the transaction sees it. Unread: what is below has to be fetched."""
         merged: dict[str, Any] = {}
         layer: Layer | None = self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from tidegate.shard.codec import SCALARS, Encoded, decode, encode
+from tidegate.shard.core.codec import SCALARS, Encoded, decode, encode
 
 
 class Sentinel:

@@ -18,26 +18,27 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
 from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import SECTION_TIMEOUT_S
-from tidegate.runtime.pending import CoroutineFuture
-from tidegate.runtime.protocol import Origin, Request
-from tidegate.shard.alarms import Alarm, shown_for
-from tidegate.shard.cache import ObjectCache
-from tidegate.shard.callbacks import GatedCallback
-from tidegate.shard.chain import Chain
-from tidegate.shard.cold_reads import Done
-from tidegate.shard.critical_section import CriticalSection
-from tidegate.shard.input_gate import InputGate, Section
-from tidegate.shard.methods import Method, ObjectClass
-from tidegate.shard.object import DurableObject
-from tidegate.shard.raised import let_go
-from tidegate.shard.ready import DONE
-from tidegate.shard.refusals import traceback_of
-from tidegate.shard.storage import Storage
-from tidegate.shard.task import CHAIN, CURRENT, LIFE, NEUTRAL, SECTION, ObjectTask, StorageFuture, section_of
+from tidegate.runtime.wire.pending import CoroutineFuture
+from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.shard.core.alarms import Alarm, shown_for
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.chain import Chain
+from tidegate.shard.core.input_gate import InputGate, Section
+from tidegate.shard.host.critical_section import CriticalSection
+from tidegate.shard.loop.callbacks import GatedCallback
+from tidegate.shard.loop.raised import let_go
+from tidegate.shard.loop.task import CHAIN, CURRENT, LIFE, SECTION, ObjectTask, StorageFuture, section_of
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.methods import Method, ObjectClass
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.ready import DONE
+from tidegate.shard.objects.refusals import traceback_of
+from tidegate.shard.objects.storage import Storage
+from tidegate.shard.store.interface import Done
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
-    from tidegate.shard.outbound import Caller
+    from tidegate.shard.host.host import Host
+    from tidegate.shard.host.outbound import Caller
 
 NO_TASKS: frozenset[ObjectTask] = frozenset()
 NO_CALLBACKS: frozenset[GatedCallback] = frozenset()

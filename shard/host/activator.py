@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import BadRequest, Moved
 from tidegate.runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
-from tidegate.runtime.protocol import Origin, Request
-from tidegate.shard.activation import Activation
-from tidegate.shard.cache import ObjectCache
-from tidegate.shard.cold_reads import ColdStarts
-from tidegate.shard.outbound import Caller
-from tidegate.shard.refusals import refused_object, unknown_method
-from tidegate.shard.ring import Ring
-from tidegate.shard.table import Kept
-from tidegate.shard.waiting import WaitingCall
+from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.cold_starts import ColdStarts
+from tidegate.shard.host.outbound import Caller
+from tidegate.shard.host.ring import Ring
+from tidegate.shard.host.table import Kept
+from tidegate.shard.host.waiting import WaitingCall
+from tidegate.shard.objects.refusals import refused_object, unknown_method
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.host import Host
 
 
 class Activator:

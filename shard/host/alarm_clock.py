@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from tidegate.runtime.limits import ALARM_ALONE_S, ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
-from tidegate.runtime.protocol import OK
-from tidegate.shard.alarms import (
+from tidegate.runtime.wire.protocol import OK
+from tidegate.shard.core.alarms import (
     AHEAD,
     BEGUN_KEY,
     RETRY_JITTER,
@@ -44,16 +44,16 @@ from tidegate.shard.alarms import (
     pending_alarm,
     stored_ahead_us,
 )
-from tidegate.shard.cache import ObjectCache
-from tidegate.shard.given_up import GivenUp
-from tidegate.shard.record import ObjectWrites
-from tidegate.shard.ring import Ring
-from tidegate.shard.steady import SteadyTime
-from tidegate.shard.task import NEUTRAL
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.steady import SteadyTime
+from tidegate.shard.host.given_up import GivenUp
+from tidegate.shard.host.ring import Ring
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.interface import ObjectWrites
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.activation import Activation
+    from tidegate.shard.host.host import Host
 
 RINGS_PER_TURN = 100
 RINGS_MAX = 10_000

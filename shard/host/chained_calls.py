@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidegate.runtime.errors import CallError, Deadlock
-from tidegate.runtime.protocol import NO_RAW, Origin, Request, encode, parse_options
-from tidegate.shard.activation import Activation, QueuedCall
-from tidegate.shard.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
-from tidegate.shard.input_gate import Section
-from tidegate.shard.methods import NO_ARGUMENTS, Method
-from tidegate.shard.outbound import LocalOrigin
-from tidegate.shard.refusals import method_raised
-from tidegate.shard.task import CHAIN, ObjectTask
+from tidegate.runtime.wire.protocol import NO_RAW, Origin, Request, encode, parse_options
+from tidegate.shard.core.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.outbound import LocalOrigin
+from tidegate.shard.loop.task import CHAIN, ObjectTask
+from tidegate.shard.objects.methods import NO_ARGUMENTS, Method
+from tidegate.shard.objects.refusals import method_raised
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.host import Host
 
 TOKEN_BITS = 63
 FUTURES_LOOKED_AT_MAX = 1_000

@@ -1,86 +1,18 @@
-"""Reads of data that may be on disk only, so that no object waits for the disk on behalf of another.
-
-Guarantee: while a shard's state is in memory, reads are answered at once. While it may not be, a read that memory cannot answer
-is made by a *reader* beside the loop, over a snapshot of the state as it was when the read was asked; what the memtables and
-caches hold was captured at the same instant, so the result is what an immediate read would have returned, whatever is written
-before it arrives. The state begins no batch while a snapshot taken before may be in use (`OpenReads.when_over`).
-
-Rule: no thread and no file; whoever implements `Reader` has those (see `tidegate.shard.reader`).
-"""
+"""Starts of objects whose headers may be on disk only: their calls wait until they are read, and nobody else does."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from tidegate.runtime.errors import Internal, Overloaded
 from tidegate.runtime.limits import OBJECT_CALLS_MAX, WORKER_CALL_BYTES_MAX
-from tidegate.runtime.protocol import Origin, Request
-from tidegate.shard.memtable import UNKNOWN, Unknown
+from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, Reader, Unknown
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
-
-HEADER = ""
-
-
-class Snapshot(Protocol):
-    """The rows of a state as they were when it was taken. Used by one thread at a time, then closed."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-
-    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]: ...
-
-    def close(self) -> None: ...
-
-
-Fetch = Callable[[Snapshot], Any]
-"""What is looked up in a snapshot; it may be called in another thread, and touches nothing else."""
-Done = Callable[[Any, Exception | None], object]
-"""Told the result of a `Fetch`, or its error, on the loop."""
-
-
-class Reader(Protocol):
-    """Where reads wait for the disk without holding up the loop."""
-
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
-        """Calls `fetch`, closes the snapshot, then calls `done` in a later turn of the loop. `first`: before those that were
-        asked earlier."""
-        ...
-
-
-class OpenReads:
-    """The snapshots of one state that are in use."""
-
-    __slots__ = ("_open", "_waiting")
-
-    def __init__(self) -> None:
-        self._open: set[Snapshot] = set()
-        self._waiting: list[tuple[set[Snapshot], Callable[[], object]]] = []
-
-    def __len__(self) -> int:
-        return len(self._open)
-
-    def read(self, reader: Reader, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
-        self._open.add(snapshot)
-        reader.read(snapshot, fetch, partial(self._over, snapshot, done), first=first)
-
-    def when_over(self, callback: Callable[[], object]) -> None:
-        """Calls it when all reads begun so far are over: at once if there are none."""
-        if self._open:
-            self._waiting.append((set(self._open), callback))
-        else:
-            callback()
-
-    def _over(self, snapshot: Snapshot, done: Done, result: Any, error: Exception | None) -> None:
-        self._open.remove(snapshot)
-        for entry in list(self._waiting):
-            entry[0].discard(snapshot)
-            if not entry[0]:
-                self._waiting.remove(entry)
-                entry[1]()
-        done(result, error)
+    from tidegate.shard.host.host import Host
 
 
 class HeaderStore(Protocol):

@@ -13,14 +13,15 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, cast
 
-from tidegate.runtime.exceptions import line_of
 from tidegate.runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
-from tidegate.shard.input_gate import Section
-from tidegate.shard.storage import TransactionTimeout
-from tidegate.shard.task import NEUTRAL, SECTION, EntryFuture, ObjectTask, section_of
+from tidegate.runtime.wire.exceptions import line_of
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.loop.task import SECTION, EntryFuture, ObjectTask, section_of
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.storage import TransactionTimeout
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation
+    from tidegate.shard.host.activation import Activation
 
 
 class CriticalSection:
@@ -60,7 +61,9 @@ class CriticalSection:
         task = asyncio.current_task()
         section = section_of(task, activation)
         if section is None:
-            raise activation.broken.again() if activation.broken is not None else RuntimeError(
+            if activation.broken is not None:
+                raise activation.broken.again()
+            raise RuntimeError(
                 f"a critical section or transaction of {activation.id} can be entered in a task of the object only: in a method, "
                 "or in what self.spawn or asyncio.create_task has started there"
             )

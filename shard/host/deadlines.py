@@ -16,12 +16,12 @@ from collections.abc import Callable
 from typing import Any
 
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded
-from tidegate.runtime.protocol import ERROR, Origin, Request, parse_options
-from tidegate.shard.activation import Activation, QueuedCall
-from tidegate.shard.chain import Chain
-from tidegate.shard.input_gate import Section
-from tidegate.shard.outbound import InternalOrigin
-from tidegate.shard.task import NEUTRAL
+from tidegate.runtime.wire.protocol import ERROR, Origin, Request, parse_options
+from tidegate.shard.core.chain import Chain
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.neutral import NEUTRAL
 
 TIMER_S_MAX = 3_600.0
 """A timer is set for this long at most: deadlines of centuries are more than loops count."""

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import SECTION_TIMEOUT_S
-from tidegate.shard.activation import Activation, QueuedCall
-from tidegate.shard.libraries import line_of
-from tidegate.shard.settings import WaitingObject
-from tidegate.shard.task import NEUTRAL, ObjectTask
+from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.settings import WaitingObject
+from tidegate.shard.loop.libraries import line_of
+from tidegate.shard.loop.task import ObjectTask
+from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.host import Host
 
 LOOK_S = 1.0
 """How often it looks; who waits longer than this is named."""

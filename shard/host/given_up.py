@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import BadRequest, CallError, Moved, Unavailable
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
-from tidegate.runtime.protocol import ERROR, OK, Origin, Request
-from tidegate.shard.alarms import ABANDONED_KEY, Abandoned, IndexStore, abandoned_alarm, abandoned_alarms, set_again
-from tidegate.shard.outbound import InternalOrigin
+from tidegate.runtime.wire.protocol import ERROR, OK, Origin, Request
+from tidegate.shard.core.alarms import ABANDONED_KEY, Abandoned, IndexStore, abandoned_alarm, abandoned_alarms, set_again
+from tidegate.shard.host.outbound import InternalOrigin
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.activation import Activation
+    from tidegate.shard.host.host import Host
 
 COUNTED = 1_000
 """Per shard, at the start."""

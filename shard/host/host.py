@@ -28,32 +28,33 @@ from tidegate.runtime.limits import (
     WORKER_CALL_BYTES_MAX,
     WORKER_CALLS_MAX,
 )
-from tidegate.runtime.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from tidegate.shard.activation import Activation, QueuedCall
-from tidegate.shard.activator import Activator
-from tidegate.shard.alarm_clock import AlarmClock
-from tidegate.shard.cache import Store
-from tidegate.shard.chain import Chain
-from tidegate.shard.chained_calls import ChainedCalls
-from tidegate.shard.codec import SCALARS
-from tidegate.shard.commit import Commit, GroupCommit
-from tidegate.shard.deadlines import Deadlines, TimedOrigin
-from tidegate.shard.gate_watch import GateWatch
-from tidegate.shard.input_gate import Section
-from tidegate.shard.methods import NO_ARGUMENTS, Method, ObjectClass
-from tidegate.shard.object_log import ObjectLog
-from tidegate.shard.outbound import InternalOrigin, LocalOrigin
-from tidegate.shard.outcomes import Outcomes
-from tidegate.shard.raised import let_go
-from tidegate.shard.record import ObjectWrites, ShardCommit
-from tidegate.shard.refusals import traceback_of, unknown_class, unknown_method
-from tidegate.shard.resets import Resets
-from tidegate.shard.ring import Ring
-from tidegate.shard.settings import HostSettings, HostStatistics
-from tidegate.shard.table import ActivationTable
-from tidegate.shard.task import NEUTRAL, ObjectTask, _enter_task, _leave_task
-from tidegate.shard.waiting import WaitingRoom
-from tidegate.shard.web import Web
+from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
+from tidegate.shard.core.cache import Store
+from tidegate.shard.core.chain import Chain
+from tidegate.shard.core.codec import SCALARS
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.core.output_gate import Commit, GroupCommit
+from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.activator import Activator
+from tidegate.shard.host.alarm_clock import AlarmClock
+from tidegate.shard.host.chained_calls import ChainedCalls
+from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
+from tidegate.shard.host.gate_watch import GateWatch
+from tidegate.shard.host.object_log import ObjectLog
+from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin
+from tidegate.shard.host.outcomes import Outcomes
+from tidegate.shard.host.resets import Resets
+from tidegate.shard.host.ring import Ring
+from tidegate.shard.host.settings import HostSettings, HostStatistics
+from tidegate.shard.host.table import ActivationTable
+from tidegate.shard.host.waiting import WaitingRoom
+from tidegate.shard.loop.raised import let_go
+from tidegate.shard.loop.task import ObjectTask, _enter_task, _leave_task
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.methods import NO_ARGUMENTS, Method, ObjectClass
+from tidegate.shard.objects.refusals import traceback_of, unknown_class, unknown_method
+from tidegate.shard.objects.web import Web
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 
 
 class ShardStore(Store, Protocol):

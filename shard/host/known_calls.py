@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tidegate.runtime.protocol import Origin
-from tidegate.shard.outbound import InternalOrigin
+from tidegate.runtime.wire.protocol import Origin
+from tidegate.shard.host.outbound import InternalOrigin
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.host import Host
 
 
 def known_calls(host: Host, client: bytes) -> set[Any]:

@@ -11,11 +11,11 @@ import logging
 from asyncio import TimerHandle
 from typing import TYPE_CHECKING, Any
 
-from tidegate.runtime.exceptions import name_of, text_of
 from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import LOGGED_KINDS_MAX, LOGGED_KINDS_S
-from tidegate.shard.refusals import traceback_of
-from tidegate.shard.task import NEUTRAL
+from tidegate.runtime.wire.exceptions import name_of, text_of
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.refusals import traceback_of
 
 if TYPE_CHECKING:
     import asyncio

@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidegate.runtime.encoding import encode_arguments, error_from_raw, exception_for_caller, result_decoder
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset
-from tidegate.runtime.exceptions import text_of
 from tidegate.runtime.ids import check_object_id
-from tidegate.runtime.pending import CoroutineFuture
-from tidegate.runtime.protocol import ERROR, Origin, Request, cannot_be_sent, encode
-from tidegate.runtime.stub import MethodShape, bind_call
-from tidegate.shard.chain import Chain
+from tidegate.runtime.wire.encoding import encode_arguments, error_from_raw, exception_for_caller, result_decoder
+from tidegate.runtime.wire.exceptions import text_of
+from tidegate.runtime.wire.pending import CoroutineFuture
+from tidegate.runtime.wire.protocol import ERROR, Origin, Request, cannot_be_sent, encode
+from tidegate.runtime.wire.stub import MethodShape, bind_call
+from tidegate.shard.core.chain import Chain
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation, QueuedCall
-    from tidegate.shard.host import Host
-    from tidegate.shard.task import ObjectTask
+    from tidegate.shard.host.activation import Activation, QueuedCall
+    from tidegate.shard.host.host import Host
+    from tidegate.shard.loop.task import ObjectTask
 
-from tidegate.shard.storage import LEFT_MEMORY
+from tidegate.shard.objects.storage import LEFT_MEMORY
 
 _numbers = itertools.count(1).__next__
 
@@ -118,7 +118,7 @@ class Caller:
         self.activation = None
 
     def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Awaitable[Any]]:
-        """See `tidegate.runtime.stub.Caller`."""
+        """See `tidegate.runtime.wire.stub.Caller`."""
         return bind_call(self.call, class_name, name, method, shape)
 
     def call(

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tidegate.runtime.encoding import encode_value, encode_value_json, one_value, one_value_json, why_not_sent
 from tidegate.runtime.errors import ObjectReset, TooLarge
-from tidegate.runtime.exceptions import text_of
 from tidegate.runtime.limits import REPLY_BYTES_MAX
-from tidegate.runtime.protocol import ERROR, OK, Origin
-from tidegate.shard.activation import Aborted, Activation
-from tidegate.shard.codec import SCALARS
-from tidegate.shard.outbound import LocalOrigin
-from tidegate.shard.raised import let_go
-from tidegate.shard.refusals import method_raised
+from tidegate.runtime.wire.encoding import encode_value, encode_value_json, one_value, one_value_json, why_not_sent
+from tidegate.runtime.wire.exceptions import text_of
+from tidegate.runtime.wire.protocol import ERROR, OK, Origin
+from tidegate.shard.core.codec import SCALARS
+from tidegate.shard.host.activation import Aborted, Activation
+from tidegate.shard.host.outbound import LocalOrigin
+from tidegate.shard.loop.raised import let_go
+from tidegate.shard.objects.refusals import method_raised
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.host import Host
 
 
 class Outcomes:
@@ -60,9 +60,7 @@ class Outcomes:
         else:
             self._commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
 
-    def finish_error(
-        self, activation: Activation, origin: Origin, request_id: Any, method: str, error: BaseException
-    ) -> None:
+    def finish_error(self, activation: Activation, origin: Origin, request_id: Any, method: str, error: BaseException) -> None:
         if activation.broken is not None or issubclass(type(error), Aborted):
             self._host.answer_error(origin, request_id, activation.broken or ObjectReset(text_of(error)))
         else:

@@ -11,16 +11,16 @@ import logging
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import CallError, StartFailed
-from tidegate.runtime.exceptions import line_of
 from tidegate.runtime.limits import RESET_CLEANUP_S
-from tidegate.runtime.protocol import Origin, Request
-from tidegate.shard.activation import Activation, QueuedCall
-from tidegate.shard.cache import ObjectCache
-from tidegate.shard.raised import let_go
-from tidegate.shard.task import NEUTRAL
+from tidegate.runtime.wire.exceptions import line_of
+from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.loop.raised import let_go
+from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.host import Host
 
 
 class Resets:
@@ -28,9 +28,7 @@ class Resets:
         self.count = 0
         self._host = host
 
-    def start_failed(
-        self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]
-    ) -> None:
+    def start_failed(self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]) -> None:
         """Its `__init__` or `on_start` raised: `callers`, and all who wait at its gate, are answered `start_failed`."""
         self._host.log.failed(activation.id, "could not be started", error, level=logging.ERROR)
         failure = StartFailed(f"{activation.id} could not be started: {line_of(error)}")
@@ -66,9 +64,7 @@ class Resets:
             self._host.log.was_reset(heir.owner.id, text)
             self._break(heir.owner, error, inherited=True)
 
-    def _break(
-        self, activation: Activation, error: CallError, *, queued_too: bool = False, inherited: bool = False
-    ) -> None:
+    def _break(self, activation: Activation, error: CallError, *, queued_too: bool = False, inherited: bool = False) -> None:
         host, cache = self._host, activation.cache
         activation.broken = error
         activation.lost_seq = host.commits.first_of(host.commits.open_seq)

@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from tidegate.runtime.exceptions import line_of, text_of
-from tidegate.runtime.protocol import ERROR, Request
-from tidegate.shard.alarms import (
+from tidegate.runtime.wire.exceptions import line_of, text_of
+from tidegate.runtime.wire.protocol import ERROR, Request
+from tidegate.shard.core.alarms import (
     RETRY_JITTER,
     Abandoned,
     Alarm,
@@ -27,16 +27,16 @@ from tidegate.shard.alarms import (
     retried,
     scheduled_for,
 )
-from tidegate.shard.cache import ObjectCache
-from tidegate.shard.object import ALARM, DurableObject
-from tidegate.shard.outbound import InternalOrigin
-from tidegate.shard.raised import let_go
-from tidegate.shard.task import CURRENT
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.loop.raised import let_go
+from tidegate.shard.loop.task import CURRENT
+from tidegate.shard.objects.object import ALARM, DurableObject
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation
-    from tidegate.shard.alarm_clock import AlarmClock
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.activation import Activation
+    from tidegate.shard.host.alarm_clock import AlarmClock
+    from tidegate.shard.host.host import Host
 
 TRY_AGAIN_US = 2_000_000
 """How long after the first attempt that did not count the next one follows; twice as long after each further one."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidegate.runtime.control import RefusedObject
 from tidegate.runtime.limits import IDLE_EVICT_S
-from tidegate.shard.alarms import Abandoned
+from tidegate.runtime.wire.supervisor_messages import RefusedObject
+from tidegate.shard.core.alarms import Abandoned
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ import collections
 from collections.abc import Iterable
 
 from tidegate.runtime.errors import ObjectReset
-from tidegate.shard.activation import Activation
-from tidegate.shard.cache import Budget
-from tidegate.shard.commit import GroupCommit
-from tidegate.shard.methods import ObjectClass
-from tidegate.shard.split_dict import SplitDict
+from tidegate.shard.core.cache import Budget
+from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.split_dict import SplitDict
+from tidegate.shard.objects.methods import ObjectClass
 
 ACTIVATION_BYTES = 2_048
 """What an idle activation costs beside its cached entries."""

@@ -10,9 +10,9 @@ import asyncio
 import collections
 from collections.abc import Callable, Iterator
 
-from tidegate.runtime.protocol import Origin, Request
-from tidegate.shard.cache import ObjectCache
-from tidegate.shard.task import NEUTRAL
+from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.neutral import NEUTRAL
 
 WaitingCall = tuple[Request, Origin]
 

@@ -22,10 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from tidegate.runtime.descriptors import above_standard
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import COMMIT_BYTES_MAX, LOG_SEGMENTS_MAX, SEGMENT_BYTES
-from tidegate.runtime.output import above_standard
-from tidegate.shard.segment import FRAME_BYTES, HEADER_BYTES, SALT_BYTES, SegmentHeader, encode_frame_head, encode_header
+from tidegate.shard.log.segment import FRAME_BYTES, HEADER_BYTES, SALT_BYTES, SegmentHeader, encode_frame_head, encode_header
 
 SEGMENT_BYTES_FIRST = 4 << 20
 """A log starts small and doubles, so that a worker which writes little starts fast and takes little disk."""

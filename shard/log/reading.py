@@ -1,7 +1,7 @@
 """Reading a log after its worker is gone: every durable record, in order, or a refusal.
 
 A log may end with a torn record: the worker or the power went while it was written, so nobody was told that it is durable. A
-good record behind a bad one cannot come from that (see `tidegate.shard.segment`): then the disk lost something that was
+good record behind a bad one cannot come from that (see `tidegate.shard.log.segment`): then the disk lost something that was
 confirmed, and reading on would silently serve old data.
 """
 
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log import list_segments
-from tidegate.shard.segment import (
+from tidegate.shard.log.commit_log import list_segments
+from tidegate.shard.log.segment import (
     HEADER_BYTES,
     SegmentHeader,
     Tail,

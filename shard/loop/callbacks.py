@@ -26,12 +26,13 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from tidegate.runtime.limits import TIMERS_KEEP_S
-from tidegate.shard.input_gate import Section
-from tidegate.shard.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
-from tidegate.shard.task import CURRENT, LIFE, NEUTRAL, SECTION
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.loop.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
+from tidegate.shard.loop.task import CURRENT, LIFE, SECTION
+from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation
+    from tidegate.shard.host.activation import Activation
 
 END_OF_SLEEP: Final = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # what `asyncio.sleep` schedules
 NOTHING: Final = object()

@@ -14,12 +14,14 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation
+    from tidegate.shard.host.activation import Activation
 
 PLUMBING: Final = ("_asyncio.", "asyncio.", "tidegate.runtime.", "tidegate.shard.", "uvloop.")
 """Packages whose callbacks run no object code of their own."""
 
-FACING_OBJECTS: Final = frozenset({"tidegate.runtime.stub", "tidegate.shard.object", "tidegate.shard.storage"})
+FACING_OBJECTS: Final = frozenset(
+    {"tidegate.runtime.wire.stub", "tidegate.shard.objects.object", "tidegate.shard.objects.storage"}
+)
 """Modules of the runtime whose methods object code may give as callbacks: they count as its own code."""
 
 _LIBRARY_PATHS: Final = tuple(

@@ -19,9 +19,9 @@ from typing import Any, cast
 
 import uvloop
 
-from tidegate.shard.callbacks import with_gated_callbacks
-from tidegate.shard.task import CURRENT, object_task_factory
-from tidegate.shard.threads import keep_to_this_thread
+from tidegate.shard.loop.callbacks import with_gated_callbacks
+from tidegate.shard.loop.task import CURRENT, object_task_factory
+from tidegate.shard.loop.threads import keep_to_this_thread
 
 
 class Gate:
@@ -220,15 +220,11 @@ class GatedLoop(with_gated_callbacks(_UvLoop)):  # type: ignore[misc]  # for the
         _, shim = await super().create_connection(lambda: _stream_shim(protocol_factory()), *args, **kwargs)
         return shim.transport, shim.inner
 
-    async def create_unix_connection(
-        self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any
-    ) -> tuple[Any, Any]:
+    async def create_unix_connection(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         _, shim = await super().create_unix_connection(lambda: _stream_shim(protocol_factory()), *args, **kwargs)
         return shim.transport, shim.inner
 
-    async def create_datagram_endpoint(
-        self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any
-    ) -> tuple[Any, Any]:
+    async def create_datagram_endpoint(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         def shim() -> _Shim:
             return _DatagramShim(protocol_factory(), GatedDatagramTransport)
 

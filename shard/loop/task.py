@@ -25,17 +25,18 @@ from asyncio import futures
 from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from tidegate.runtime.exceptions import line_of
 from tidegate.runtime.limits import RESET_CANCELS_MAX
-from tidegate.runtime.pending import CoroutineFuture
-from tidegate.runtime.unawaited import refuse_use
-from tidegate.shard.chain import Chain
-from tidegate.shard.input_gate import Section
-from tidegate.shard.libraries import runs_object_code
-from tidegate.shard.raised import forget_locals, leave_frame
+from tidegate.runtime.wire.exceptions import line_of
+from tidegate.runtime.wire.pending import CoroutineFuture
+from tidegate.runtime.wire.unawaited import refuse_use
+from tidegate.shard.core.chain import Chain
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.loop.libraries import runs_object_code
+from tidegate.shard.loop.raised import forget_locals, leave_frame
+from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
-    from tidegate.shard.activation import Activation
+    from tidegate.shard.host.activation import Activation
 
 CURRENT: Final[contextvars.ContextVar[Activation]] = contextvars.ContextVar("tidegate_activation")
 """The activation whose code runs in this context."""
@@ -49,7 +50,6 @@ SECTION: Final[contextvars.ContextVar[Section]] = contextvars.ContextVar("tidega
 CHAIN: Final[contextvars.ContextVar[Chain]] = contextvars.ContextVar("tidegate_chain")
 """Through what the call has come whose code runs in this context, if it has come through a section of any object."""
 
-NEUTRAL: Final = contextvars.Context()
 
 _enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._enter_task
 _leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._leave_task

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from tidegate.shard.object import DurableObject
-from tidegate.shard.storage import Storage, Transaction
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.storage import Storage, Transaction
 
 OWN_THREADS = "tidegate-"
 """What the names of the runtime's own threads begin with: they know nothing of objects."""

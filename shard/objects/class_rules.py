@@ -14,10 +14,10 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
-from tidegate.runtime.annotations import signature_of
 from tidegate.runtime.ids import check_object_id
-from tidegate.runtime.stub import HOOKS
-from tidegate.shard.object import ALARM, DurableObject
+from tidegate.runtime.wire.annotations import signature_of
+from tidegate.runtime.wire.stub import HOOKS
+from tidegate.shard.objects.object import ALARM, DurableObject
 
 _MRO = type.__dict__["__mro__"]
 _DICT = type.__dict__["__dict__"]
@@ -212,4 +212,3 @@ def _takes(signature: inspect.Signature, count: int, names: set[str] | frozenset
     except TypeError:
         return False
     return True
-

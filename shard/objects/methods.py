@@ -13,12 +13,12 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.annotations import signature_of
-from tidegate.runtime.encoding import check_carried, decode_foreign, decode_foreign_json
 from tidegate.runtime.errors import BadArguments
-from tidegate.runtime.exceptions import line_of
-from tidegate.shard.class_rules import class_name, problems_of, public_methods
-from tidegate.shard.object import ALARM, DurableObject
+from tidegate.runtime.wire.annotations import signature_of
+from tidegate.runtime.wire.encoding import check_carried, decode_foreign, decode_foreign_json
+from tidegate.runtime.wire.exceptions import line_of
+from tidegate.shard.objects.class_rules import class_name, problems_of, public_methods
+from tidegate.shard.objects.object import ALARM, DurableObject
 
 NO_ARGUMENTS = (b"", b"\x90", b"\xc0", b"\x80")
 """Arguments left out: nothing, an empty array, nil, an empty map."""

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.ids import ObjectId
-from tidegate.runtime.stub import Stub
-from tidegate.shard.storage import LEFT_MEMORY, SectionEntry, Storage
-from tidegate.shard.task import check_coroutine
+from tidegate.runtime.wire.stub import Stub
+from tidegate.shard.loop.task import check_coroutine
+from tidegate.shard.objects.storage import LEFT_MEMORY, SectionEntry, Storage
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from tidegate.shard.activation import Activation
+    from tidegate.shard.host.activation import Activation
 
 ALARM = "alarm"
 T = TypeVar("T")

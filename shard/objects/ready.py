@@ -11,7 +11,7 @@ from typing import Any, Generic, NoReturn, TypeVar
 
 import msgspec
 
-from tidegate.runtime.unawaited import UNAWAITED, Unawaited, not_awaited, refuse_use
+from tidegate.runtime.wire.unawaited import UNAWAITED, Unawaited, not_awaited, refuse_use
 
 T_co = TypeVar("T_co", covariant=True)
 

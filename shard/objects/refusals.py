@@ -6,16 +6,16 @@ import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
-from tidegate.runtime.control import RefusedObject
 from tidegate.runtime.errors import CallError, MethodRaised, Unavailable, UnknownClass, UnknownMethod
-from tidegate.runtime.exceptions import address_of, cause_of, contents_of, name_of, parts_of, plain, story_of
 from tidegate.runtime.limits import EXCEPTION_BYTES_MAX, EXCEPTION_PARTS_DEPTH_MAX, EXCEPTION_PARTS_MAX
-from tidegate.runtime.protocol import Request, encode, encode_json
-from tidegate.shard.class_rules import what_it_is
-from tidegate.shard.codec import is_plain
+from tidegate.runtime.wire.exceptions import address_of, cause_of, contents_of, name_of, parts_of, plain, story_of
+from tidegate.runtime.wire.protocol import Request, encode, encode_json
+from tidegate.runtime.wire.supervisor_messages import RefusedObject
+from tidegate.shard.core.codec import is_plain
+from tidegate.shard.objects.class_rules import what_it_is
 
 if TYPE_CHECKING:
-    from tidegate.shard.methods import ObjectClass
+    from tidegate.shard.objects.methods import ObjectClass
 
 
 def unknown_class(request: Request, classes: Iterable[str]) -> CallError:

@@ -16,17 +16,18 @@ from typing import Any, Protocol, cast
 
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
-from tidegate.shard.alarms import Alarm
-from tidegate.shard.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
-from tidegate.shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
-from tidegate.shard.cold_reads import Done
-from tidegate.shard.commit import GroupCommit
-from tidegate.shard.layer import Layer
-from tidegate.shard.ready import DONE, Ready
-from tidegate.shard.values import ABSENT, MISS, Passing, Sentinel, to_raw
+from tidegate.shard.core.alarms import Alarm
+from tidegate.shard.core.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
+from tidegate.shard.core.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
+from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.core.transaction_layer import Layer
+from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, to_raw
+from tidegate.shard.objects.ready import DONE, Ready
+from tidegate.shard.store.interface import Done
 
 SCALAR_BYTES_SURE = 16
 """A scalar of so few bytes needs no check of its size."""
+
 
 class Host(Protocol):
     """What storage needs of the activation it belongs to."""

@@ -12,8 +12,8 @@ from functools import partial
 from itertools import islice
 
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
-from tidegate.shard.cold_reads import Fetch, Reader, Snapshot
-from tidegate.shard.store import ABOVE_KEYS, ShardStore
+from tidegate.shard.store.interface import Fetch, Reader, Snapshot
+from tidegate.shard.store.store import ABOVE_KEYS, ShardStore
 
 FETCHES_MAX = 4
 """Reads at once."""

@@ -24,11 +24,11 @@ from typing import NamedTuple, Protocol
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import SLOT_KEY_BYTES
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
-from tidegate.shard.ahead import Ahead
-from tidegate.shard.cold_reads import Reader
-from tidegate.shard.memtable import Memtable
-from tidegate.shard.sorting import SORT_STEP, sorted_steps
-from tidegate.shard.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
+from tidegate.shard.store.ahead import Ahead
+from tidegate.shard.store.interface import Reader
+from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.sorting import SORT_STEP, sorted_steps
+from tidegate.shard.store.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
 MEMTABLE_BYTES_MIN = 64 << 20
 """Size of the memtables of a worker at which a checkpoint starts, at least: see `memtable_bytes_max`."""

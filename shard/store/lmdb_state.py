@@ -25,8 +25,8 @@ import lmdb
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.runtime.limits import KEY_BYTES_MAX
-from tidegate.shard.log import make_directory, sync_directory
-from tidegate.shard.store import StoreFailed, StoreFull
+from tidegate.shard.log.commit_log import make_directory, sync_directory
+from tidegate.shard.store.store import StoreFailed, StoreFull
 
 FORMAT = 1
 MAP_BYTES_MAX = 1 << 40

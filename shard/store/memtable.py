@@ -6,25 +6,14 @@ Rule 2: it says "unknown" (`UNKNOWN`) where something older must be asked, and n
 
 from __future__ import annotations
 
-import enum
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
-from typing import Final
 
-from tidegate.shard.record import ObjectWrites
+from tidegate.shard.store.interface import UNKNOWN, ObjectWrites, Unknown
 
 ENTRY_OVERHEAD_BYTES = 120
 """Estimate of what a dict entry with its two Python objects takes beyond the bytes of key and value."""
 OBJECT_OVERHEAD_BYTES = 300
-
-
-class Unknown(enum.Enum):
-    """The type of `UNKNOWN`; an enum because type checkers follow `is` comparisons with its only member."""
-
-    UNKNOWN = enum.auto()
-
-
-UNKNOWN: Final = Unknown.UNKNOWN
 
 
 class Memtable:

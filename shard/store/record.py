@@ -8,24 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-
-class ObjectWrites(msgspec.Struct, array_like=True, gc=False):
-    """What one commit changes in one object. `gc=False`: it holds bytes and strings only, so it is never part of a cycle."""
-
-    key: bytes
-    """The object key (see `tidegate.runtime.ids.object_key`)."""
-    cleared: bool
-    """Everything the object had before is gone; `writes` come after that."""
-    writes: dict[str, bytes | None]
-    """New value by key, None where the key is deleted. The key "" is the object's header."""
-
-
-class ShardCommit(msgspec.Struct, array_like=True, gc=False):
-    """One shard's part of a group commit. `seq` grows by one from commit to commit of the shard, across workers and starts."""
-
-    shard: int
-    seq: int
-    objects: list[ObjectWrites]
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 
 
 class CommitRecord(msgspec.Struct, array_like=True, gc=False):

@@ -16,10 +16,10 @@ from time import perf_counter
 from typing import NamedTuple
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log_reading import LogCorrupt, read_log
-from tidegate.shard.memtable import Memtable
-from tidegate.shard.record import UnreadShardCommit, decode_objects, decode_unread_record
-from tidegate.shard.store import ABOVE_KEYS, ShardState, StateBatch
+from tidegate.shard.log.reading import LogCorrupt, read_log
+from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.record import UnreadShardCommit, decode_objects, decode_unread_record
+from tidegate.shard.store.store import ABOVE_KEYS, ShardState, StateBatch
 
 RECOVERY_ENTRIES_MAX = 500_000
 """Entries gathered from the logs, of all shards, before they are committed: bounds memory."""
@@ -112,7 +112,7 @@ class _Gathered:
 
 
 def _fill(batch: StateBatch, memtable: Memtable) -> None:
-    """Like `tidegate.shard.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
+    """Like `tidegate.shard.store.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
     for object_key, held in memtable.objects.items():
@@ -152,9 +152,7 @@ def recall(data_dir: Path, states: Sequence[ShardState], start: int, worker: int
     return {shard: (gathered.seq, gathered.memtable) for shard, gathered in by_shard.items()}
 
 
-def _replay(
-    logs: Sequence[LogDirectory], by_shard: Mapping[int, _Gathered], *, writing: bool = True
-) -> tuple[int, int, int]:
+def _replay(logs: Sequence[LogDirectory], by_shard: Mapping[int, _Gathered], *, writing: bool = True) -> tuple[int, int, int]:
     records = commits = entries = unchecked_bytes = 0
     for log in logs:
         for payload in read_log(log.path):

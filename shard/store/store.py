@@ -16,9 +16,9 @@ from typing import NamedTuple, Protocol
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
-from tidegate.shard.cold_reads import Done, OpenReads, Reader, Snapshot
-from tidegate.shard.memtable import UNKNOWN, Memtable, Unknown, merge_over
-from tidegate.shard.record import ObjectWrites
+from tidegate.shard.store.interface import UNKNOWN, Done, ObjectWrites, Reader, Snapshot, Unknown
+from tidegate.shard.store.memtable import Memtable, merge_over
+from tidegate.shard.store.reads import OpenReads
 
 ABOVE_KEYS = b"\xff"
 """Larger than the first byte of any UTF-8 text: `object_key + ABOVE_KEYS` ends an object's range."""
@@ -215,7 +215,7 @@ class ShardStore:
         self.seq = seq
         self.active.apply(objects)
 
-    # Checkpointing (see tidegate.shard.checkpoint)
+    # Checkpointing (see tidegate.shard.store.checkpoint)
 
     def freeze(self) -> bool:
         """Sets what was applied so far aside for the checkpoint; whether there is anything."""

@@ -16,8 +16,8 @@ import queue
 import threading
 from typing import Any
 
-from tidegate.shard.cold_reads import Done, Fetch, Snapshot
-from tidegate.shard.task import NEUTRAL
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.interface import Done, Fetch, Snapshot
 
 READER_THREADS = 4
 """Reads that wait for the disk at the same time. A disk serves several at once; each thread more contends for the interpreter's

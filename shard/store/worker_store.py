@@ -13,13 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
-from tidegate.shard.log import SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog
-from tidegate.shard.record import CommitRecord, ShardCommit, encode_record
-from tidegate.shard.recovery import RecoveryReport, log_path, recall, recover
-from tidegate.shard.residency import Watch, WatchStatistics
-from tidegate.shard.state import MAP_BYTES_MAX, LmdbState
-from tidegate.shard.store import ShardStore, StoreFull
+from tidegate.shard.log.commit_log import SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog
+from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
+from tidegate.shard.store.interface import ShardCommit
+from tidegate.shard.store.lmdb_state import MAP_BYTES_MAX, LmdbState
+from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.recovery import RecoveryReport, log_path, recall, recover
+from tidegate.shard.store.residency import Watch, WatchStatistics
+from tidegate.shard.store.store import ShardStore, StoreFull
 
 ADDRESS_BYTES_MAX = 32 << 40
 """Address space for the maps of all shards of a worker: a quarter of what a process has."""

@@ -10,11 +10,11 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
-from tidegate.runtime.control import split_app
-from tidegate.shard.class_rules import class_name
-from tidegate.shard.methods import AppError, ObjectClass
-from tidegate.shard.object import DurableObject
-from tidegate.shard.source import KeptSource
+from tidegate.runtime.wire.supervisor_messages import split_app
+from tidegate.shard.objects.class_rules import class_name
+from tidegate.shard.objects.methods import AppError, ObjectClass
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.worker.source import KeptSource
 
 
 def load_app(app: str, kept: KeptSource | None = None) -> list[ObjectClass]:

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.host import Host
-from tidegate.shard.log import LogBroken, LogFull
-from tidegate.shard.record import CommitRecord, encode_record
-from tidegate.shard.task import NEUTRAL
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.shard.host.host import Host
+from tidegate.shard.log.commit_log import LogBroken, LogFull
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.worker_store import WorkerStore
 
 INLINE_BELOW_S = 0.000_6
 HELPER_ABOVE_S = 0.001_5

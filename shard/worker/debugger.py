@@ -1,7 +1,7 @@
 """`breakpoint()` in the code of an object: a worker has no terminal.
 
 With `--dev` the worker stops there and waits for whoever talks to it by a socket in the service's private directory; the log says
-how (`python -m tidegate.shard.debugger PATH`). The whole worker waits meanwhile, and the supervisor lets it. Without
+how (`python -m tidegate.shard.worker.debugger PATH`). The whole worker waits meanwhile, and the supervisor lets it. Without
 `--dev` the line is passed over, and that is said. Who sets PYTHONBREAKPOINT has chosen another debugger.
 """
 
@@ -40,7 +40,7 @@ def _stop(directory: Path, *_: Any, **__: Any) -> None:
     with socket.socket(socket.AF_UNIX) as door:
         door.bind(str(path))
         door.listen(1)
-        text = "breakpoint() at %s: this worker waits; debug it from another terminal: %s -m tidegate.shard.debugger %s"
+        text = "breakpoint() at %s: this worker waits; debug it from another terminal: %s -m tidegate.shard.worker.debugger %s"
         log.warning(text, _place(frame), sys.executable, path)
         connection, _address = door.accept()
     path.unlink(missing_ok=True)

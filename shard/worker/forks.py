@@ -24,20 +24,20 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tidegate.runtime.child import ControlChannel
-from tidegate.runtime.endpoint import Endpoint
-from tidegate.shard.checkpoint import Checkpointer
-from tidegate.shard.committer import Committer
-from tidegate.shard.host import Host
-from tidegate.shard.log import CommitLog
-from tidegate.shard.loop import GatedLoop
-from tidegate.shard.object import DurableObject
-from tidegate.shard.outbound import Caller
-from tidegate.shard.peers import Peers
-from tidegate.shard.state import LmdbBatch, LmdbState
-from tidegate.shard.storage import Storage, Transaction
-from tidegate.shard.threads import no_objects_here
-from tidegate.shard.worker import Worker
+from tidegate.runtime.child.child import ControlChannel
+from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.shard.host.host import Host
+from tidegate.shard.host.outbound import Caller
+from tidegate.shard.log.commit_log import CommitLog
+from tidegate.shard.loop.loop import GatedLoop
+from tidegate.shard.loop.threads import no_objects_here
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.storage import Storage, Transaction
+from tidegate.shard.store.checkpoint import Checkpointer
+from tidegate.shard.store.lmdb_state import LmdbBatch, LmdbState
+from tidegate.shard.worker.committer import Committer
+from tidegate.shard.worker.peers import Peers
+from tidegate.shard.worker.worker import Worker
 
 log = logging.getLogger("tidegate")
 

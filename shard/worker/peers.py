@@ -16,16 +16,16 @@ from typing import Any
 
 import zmq
 
-from tidegate.runtime.backend import Backend
-from tidegate.runtime.control import Topology
 from tidegate.runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
-from tidegate.runtime.inflight import InFlight, Unanswered
-from tidegate.runtime.inquiries import FORGOTTEN, Inquiries
 from tidegate.runtime.limits import INQUIRY_S, ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
-from tidegate.runtime.protocol import Reply, Request
-from tidegate.runtime.slots import SlotTable
-from tidegate.shard.outbound import LocalOrigin
-from tidegate.shard.task import NEUTRAL
+from tidegate.runtime.sockets.backend import Backend
+from tidegate.runtime.sockets.inflight import InFlight, Unanswered
+from tidegate.runtime.sockets.inquiries import FORGOTTEN, Inquiries
+from tidegate.runtime.wire.protocol import Reply, Request
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.shard.host.outbound import LocalOrigin
+from tidegate.shard.neutral import NEUTRAL
 
 log = logging.getLogger("tidegate")
 
@@ -128,9 +128,7 @@ class Peers:
                 # Another identity each time: the worker may not know yet that an earlier connection is closed, and refuses a
                 # second one of the same name, silently.
                 identity = b"%s.%d" % (self._identity, self._connections())
-                self._backends[worker.worker] = Backend(
-                    self._context, endpoint, self._loop, replied, _nothing, identity=identity
-                )
+                self._backends[worker.worker] = Backend(self._context, endpoint, self._loop, replied, _nothing, identity=identity)
         early, self._early = self._early, []
         for request, origin in early:
             self.send(request, origin)

@@ -23,7 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from tidegate.runtime.control import split_app
+from tidegate.runtime.wire.supervisor_messages import split_app
 
 _LIBRARIES: Final = tuple(
     f"{os.path.realpath(path)}/"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tidegate.runtime.witness import Witness
-from tidegate.shard.activation import Activation
-from tidegate.shard.callbacks import GatedCallback
-from tidegate.shard.host import Host
-from tidegate.shard.task import ObjectTask
+from tidegate.runtime.child.witness import Witness
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.host import Host
+from tidegate.shard.loop.callbacks import GatedCallback
+from tidegate.shard.loop.task import ObjectTask
 
 Who = Callable[..., tuple[Activation | None, str]]
 

@@ -17,25 +17,25 @@ from typing import Any
 import msgspec
 import zmq
 
-from tidegate.runtime.backend import own_door
-from tidegate.runtime.child import FromSupervisor
-from tidegate.runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
-from tidegate.runtime.endpoint import Endpoint
+from tidegate.runtime.child.child import FromSupervisor
 from tidegate.runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
 from tidegate.runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
-from tidegate.runtime.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
-from tidegate.runtime.slots import SlotTable, topology_reply
-from tidegate.shard.checkpoint import CheckpointTrouble
-from tidegate.shard.collector import Collector
-from tidegate.shard.committer import Committer
-from tidegate.shard.host import Host
-from tidegate.shard.known_calls import known_calls
-from tidegate.shard.methods import ObjectClass
-from tidegate.shard.peers import Peers
-from tidegate.shard.record import ShardCommit
-from tidegate.shard.settings import HostSettings
-from tidegate.shard.task import NEUTRAL
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.runtime.sockets.backend import own_door
+from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.wire.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
+from tidegate.runtime.wire.slots import SlotTable, topology_reply
+from tidegate.runtime.wire.supervisor_messages import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
+from tidegate.shard.host.host import Host
+from tidegate.shard.host.known_calls import known_calls
+from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.interface import ShardCommit
+from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker.collector import Collector
+from tidegate.shard.worker.committer import Committer
+from tidegate.shard.worker.peers import Peers
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
@@ -292,4 +292,3 @@ class Worker:
         ended, self._ended = self._ended, None
         if ended is not None:
             ended(exit_code, unanswered)
-

@@ -6,7 +6,7 @@ import pytest
 
 from tidegate.benchmarks.generators import make_jobs, run_processes, together
 from tidegate.benchmarks.histogram import Histogram
-from tidegate.benchmarks.load import Door
+from tidegate.benchmarks.job import Door
 from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Load, Plan
 from tidegate.benchmarks.workloads import WORKLOADS, BenchmarkFailed

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 import zmq
 
-from tidegate.benchmarks.load import Door, Job, run_job
+from tidegate.benchmarks.job import Door, Job
+from tidegate.benchmarks.load import run_job
 from tidegate.benchmarks.workloads import BenchmarkFailed
-from tidegate.runtime.control import Topology
-from tidegate.runtime.slots import SlotTable
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 Answer = Callable[[list[Any]], list[Any]]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tidegate.runtime.client import connect
-from tidegate.runtime.client_sync import connect_sync
+from tidegate.runtime.client.asynchronous import connect
+from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import BadArguments, CallError, UnknownClass, UnknownMethod
 
 if TYPE_CHECKING:

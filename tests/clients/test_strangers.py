@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tidegate.runtime.client_sync import connect_sync
+from tidegate.runtime.client.synchronous import connect_sync
 
 if TYPE_CHECKING:
     from conftest import RealService

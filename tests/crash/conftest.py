@@ -1,2 +1,2 @@
 from tests.crash.disk import make_disk as make_disk
-from tests.service.service import serve as serve
+from tests.support.service import serve as serve

@@ -15,13 +15,14 @@ import sys
 from pathlib import Path
 from random import Random
 
-import tidegate.shard.checkpoint as checkpoint_module
-import tidegate.shard.log as log_module
+import tidegate.shard.log.commit_log as log_module
+import tidegate.shard.store.checkpoint as checkpoint_module
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.checkpoint import CheckpointTrouble
-from tidegate.shard.log import LogFull
-from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.shard.log.commit_log import LogFull
+from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.record import CommitRecord
+from tidegate.shard.store.worker_store import WorkerStore
 
 SHARDS = (0, 1)
 OBJECTS = [bytes([0, number]) + b"object".ljust(14) for number in range(20)]

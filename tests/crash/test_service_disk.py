@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.crash.disk import MakeDisk
-from tests.service.load import (
+from tests.support.load import (
     CONNECTION_LOST,
     REFUSED_CODES,
     UNKNOWN_CODES,
@@ -25,7 +25,7 @@ from tests.service.load import (
     total,
     under_load,
 )
-from tests.service.service import FULL, Serve, Service, exchange, wait_until
+from tests.support.service import FULL, Serve, Service, exchange, wait_until
 
 NAMES = [f"c{number}" for number in range(200)]
 ALLOWED = {**UNKNOWN_CODES, **REFUSED_CODES}

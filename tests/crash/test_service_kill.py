@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.service.load import (
+from tests.support.load import (
     CONNECTION_LOST,
     REFUSED_CODES,
     UNKNOWN_CODES,
@@ -23,7 +23,7 @@ from tests.service.load import (
     total,
     under_load,
 )
-from tests.service.service import FULL, KILLED_BY_TEST, Serve, Service, is_alive, wait_until
+from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service, is_alive, wait_until
 
 CALLS = 10_000 if FULL else 3_000
 KILL_EVERY_S = 1.0 if FULL else 0.3

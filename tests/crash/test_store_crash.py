@@ -22,7 +22,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tests.crash.store_writer import OBJECTS, SHARDS, expected_rows
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.shard.store.worker_store import WorkerStore
 
 WRITER = [sys.executable, str(Path(__file__).parent / "store_writer.py")]
 SHUTDOWN_IOCTL = 0x8004587D

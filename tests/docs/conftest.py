@@ -1,1 +1,1 @@
-from tests.service.service import serve as serve
+from tests.support.service import serve as serve

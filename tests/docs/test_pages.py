@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tests.service.service import Serve
+from tests.support.service import Serve
 from tidegate.runtime.errors import BY_CODE
 
 DOCS = Path(__file__).parents[2] / "docs"

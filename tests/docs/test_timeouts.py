@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime import client, client_machine, dealer, limits
-from tidegate.runtime.config import ServiceConfig, StorageConfig
-from tidegate.shard import alarms
+from tidegate.runtime import limits
+from tidegate.runtime.client import asynchronous as client
+from tidegate.runtime.client import machine as client_machine
+from tidegate.runtime.sockets import dealer
+from tidegate.runtime.supervisor.config import ServiceConfig, StorageConfig
+from tidegate.shard.core import alarms
 
 PAGE = (Path(__file__).parents[2] / "docs" / "timeouts.md").read_text()
 ROWS = {row[0].strip(): row[1].strip() for row in re.findall(r"^\| ([^|]+) \| ([^|]+) \|", PAGE, re.MULTILINE)}

@@ -1,69 +1,98 @@
-"""Who may import whom, and what the core may know: the architecture page as tests."""
+"""Who may import whom, and what rules may know: the floors of the house as tests."""
 
 from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shard", "router", "runtime", "tidegate")
+PACKAGES = ("shard", "router", "runtime", "benchmarks")
 
-MAY_IMPORT = {
-    "router": {"router", "runtime"},
-    "shard": {"shard", "runtime"},
-    "runtime": {"runtime"},
-    "tidegate": {"tidegate", "runtime", "shard"},
+LEAVES = {"runtime/errors", "runtime/limits", "runtime/ids", "runtime/addresses", "runtime/descriptors"}
+SERVING = LEAVES | {"runtime/wire", "runtime/sockets", "runtime/child"}
+"""What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
+
+ARROWS: dict[str, set[str]] = {
+    "runtime/errors": set(),
+    "runtime/limits": set(),
+    "runtime/ids": {"runtime/limits"},
+    "runtime/addresses": {"runtime/limits"},
+    "runtime/descriptors": {"runtime/errors", "runtime/limits"},
+    "runtime/wire": LEAVES,
+    "runtime/sockets": LEAVES | {"runtime/wire"},
+    "runtime/child": LEAVES | {"runtime/wire"},
+    "runtime/client": LEAVES | {"runtime/wire", "runtime/sockets"},
+    "runtime/supervisor": LEAVES | {"runtime/wire", "runtime/child", "runtime/sockets"},
+    "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
+    "router": SERVING,
+    "shard/neutral": set(),
+    "shard/store/interface": set(),
+    "shard/log": LEAVES,
+    "shard/store": LEAVES | {"shard/neutral", "shard/store/interface", "shard/log"},
+    "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
+    "shard/loop": LEAVES | {"runtime/wire", "shard/neutral", "shard/core"},
+    "shard/objects": LEAVES | {"runtime/wire", "shard/store/interface", "shard/core", "shard/loop"},
+    "shard/host": LEAVES
+    | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop", "shard/objects"},
+    "shard/worker": SERVING
+    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "core", "loop", "objects", "host")},
+    "shard/__main__": SERVING
+    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "core", "loop", "objects", "host", "worker")},
+}
+"""By floor, the floors that it may import from; a floor is a folder, or a single module that is known by name."""
+
+UPWARD: set[tuple[str, str]] = {
+    ("shard/loop", "shard/host"),
+    ("shard/loop", "shard/objects"),
+    ("shard/objects", "shard/host"),
 }
 
-SERVING = {
-    "addresses", "annotations", "backend", "child", "context", "control", "descriptors", "door", "encoding", "endpoint",
-    "errors", "exceptions", "handshakes", "ids", "inflight", "inquiries", "limits", "models", "outbox", "output", "pending",
-    "pieces", "port", "protocol", "slots", "stub", "unawaited", "witness",
-}  # fmt: skip
-"""What of `runtime` the processes that serve may use: nothing that starts or watches processes, nothing of the client."""
-
-CORE = {
-    "shard": {
-        "ahead", "alarms", "cache", "chain", "class_rules", "codec", "cold_reads", "commit", "input_gate", "layer", "likeness",
-        "memory_state", "memtable", "methods", "ready", "record", "refusals", "settings", "steady", "storage",
-        "sorting", "store", "values",
-    },
+RULES = {
+    "shard/core": "*",
+    "shard/store": {"ahead", "interface", "memory_state", "memtable", "reads", "record", "sorting", "store"},
+    "shard/objects": {"class_rules", "methods", "ready", "refusals", "storage"},
+    "shard/host": {"settings"},
     "router": {"machine", "system"},
-    "runtime": {
-        "annotations", "client_link", "client_machine", "control", "encoding", "errors", "exceptions", "handshakes", "ids",
-        "inflight", "inquiries", "limits", "models", "outbox", "pieces", "placement", "protocol", "restart", "slots", "stub",
-        "supervision", "suspicion", "unawaited",
-    },
-}  # fmt: skip
-"""Rules only. The rest is shell or edge."""
-
-CORE_MUST_NOT_IMPORT = {
+    "runtime": {"errors", "ids", "limits"},
+    "runtime/client": {"links", "machine"},
+    "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox"},
+    "runtime/supervisor": {"placement", "restart", "supervision", "suspicion"},
+    "runtime/wire": "*",
+}
+"""Modules that are rules only, by folder. The rest is shell or edge."""
+NOT_RULES = {("runtime/wire", "pending"), ("shard/core", "chain")}
+RULES_MUST_NOT_IMPORT = {
     "aiohttp", "asyncio", "concurrent", "fcntl", "lmdb", "logging", "multiprocessing", "os", "queue", "random", "secrets",
     "select", "selectors", "signal", "socket", "ssl", "subprocess", "threading", "time", "uvloop", "uuid", "zmq",
 }  # fmt: skip
+RULES_MUST_NOT_CALL = {"hash", "id", "input", "open", "print", "vars", "globals", "breakpoint"}
+MAY_CALL = {("shard/core", "output_gate", "id")}
+"""The output gate compares objects by identity; nothing there depends on the order of the numbers."""
 
-ON_THE_LOOP = {
-    "activation", "activator", "alarm_clock", "chained_calls", "critical_section", "given_up", "host", "object", "outbound",
-    "resets", "ring", "table", "task", "waiting",
-}  # fmt: skip
-"""They run coroutines and timers of whatever loop they are given, and know nothing else of the world."""
-LOOP_MUST_NOT_IMPORT = CORE_MUST_NOT_IMPORT - {"asyncio", "logging", "random", "time"}
-
-CORE_MUST_NOT_CALL = {"hash", "id", "input", "open", "print", "vars", "globals", "breakpoint"}
-MAY_CALL = {("shard", "commit", "id")}
-"""`commit` compares objects by identity; nothing there depends on the order of the numbers."""
+ON_THE_LOOP_MUST_NOT_IMPORT = RULES_MUST_NOT_IMPORT - {"asyncio", "logging", "random", "time"}
+"""The host runs coroutines and timers of whatever loop it is given, and knows nothing else of the world."""
 
 
-def modules(package: str) -> Iterator[Path]:
-    yield from sorted((ROOT / package).glob("*.py"))
+@cache
+def modules() -> tuple[Path, ...]:
+    found = tuple(path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
+    assert len(found) > 150, "the tree is looked at as a whole"
+    return found
+
+
+def floor_of(module: str) -> str:
+    """`module` is a path without its suffix."""
+    names = [name for name in ARROWS if module == name or module.startswith(f"{name}/")]
+    return max(names, key=len, default="")
 
 
 def imports(path: Path, *, typing_too: bool = True) -> Iterator[str]:
-    """Names of imported modules; with `typing_too`, also what is imported for annotations only."""
-    tree = ast.parse(path.read_text())
+    """Imported modules; with `typing_too`, also what is imported for annotations only."""
+    tree = ast.parse((ROOT / path).read_text())
     skipped: set[int] = set()
     if not typing_too:
         for node in ast.walk(tree):
@@ -76,86 +105,116 @@ def imports(path: Path, *, typing_too: bool = True) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            yield node.module or ""
+            module = node.module or ""
+            inner = ROOT.joinpath(*module.split(".")[1:]) if module.startswith("tidegate.") else None
+            if inner is not None and inner.is_dir():
+                yield from (f"{module}.{alias.name}" for alias in node.names)
+            else:
+                yield module
 
 
-def core_modules() -> list[tuple[str, str]]:
-    return [(package, name) for package, names in CORE.items() for name in sorted(names)]
+def own(path: Path, *, typing_too: bool = True) -> Iterator[str]:
+    """Modules of ours that it imports, as paths without suffix."""
+    for name in imports(path, typing_too=typing_too):
+        if name.startswith("tidegate."):
+            yield name.removeprefix("tidegate.").replace(".", "/")
 
 
-@pytest.mark.parametrize("package", PACKAGES)
-def test_a_package_imports_only_the_packages_below_it(package: str) -> None:
-    wrong = [
-        f"{path.name} imports {name}"
-        for path in modules(package)
-        for name in imports(path)
-        if name.partition(".")[0] in (*PACKAGES, "benchmarks", "tests", "examples")
-        and name.partition(".")[0] not in MAY_IMPORT[package]
-        and not (package == "shard" and path.name == "__main__.py" and name == "tidegate")
+def rules() -> list[str]:
+    found = []
+    for folder, names in RULES.items():
+        for path in sorted((ROOT / folder).glob("*.py")):
+            if path.stem != "__init__" and (names == "*" or path.stem in names) and (folder, path.stem) not in NOT_RULES:
+                found.append(f"{folder}/{path.stem}")
+        assert names == "*" or {f"{folder}/{name}" for name in names} <= set(found), f"{folder}: {names}"
+    return found
+
+
+def test_every_module_is_on_exactly_one_floor() -> None:
+    homeless = [str(path) for path in modules() if path.parts[0] != "benchmarks" and not floor_of(str(path.with_suffix("")))]
+    assert set(homeless) <= {"shard/__init__.py", "runtime/__init__.py"}
+
+
+def test_every_floor_says_what_lives_there() -> None:
+    silent = [
+        floor
+        for floor in ARROWS
+        if (ROOT / floor).is_dir() and not ast.get_docstring(ast.parse((ROOT / floor / "__init__.py").read_text()))
     ]
+    assert not silent
+
+
+def test_arrows_between_floors_run_downwards_only() -> None:
+    wrong = []
+    for path in modules():
+        here = floor_of(str(path.with_suffix("")))
+        if here:
+            for module in own(path):
+                there = floor_of(module)
+                if there != here and there not in ARROWS[here] and (here, there) not in UPWARD:
+                    wrong.append(f"{path} imports {module}")
     assert not wrong
 
 
-@pytest.mark.parametrize("package", ["shard", "router"])
-def test_processes_that_serve_use_only_the_leaf_modules_of_runtime(package: str) -> None:
-    wrong = [
-        f"{path.name} imports {name}"
-        for path in modules(package)
-        for name in imports(path)
-        if name.startswith("runtime.") and name.removeprefix("runtime.") not in SERVING
+def test_the_table_of_arrows_has_no_circle() -> None:
+    def visit(floor: str, path: tuple[str, ...]) -> None:
+        assert floor not in path, " -> ".join((*path, floor))
+        for below in sorted(ARROWS[floor]):
+            visit(below, (*path, floor))
+
+    for floor in ARROWS:
+        visit(floor, ())
+
+
+def test_what_is_imported_by_nobody_else_has_one_name_and_that_is_tidegate() -> None:
+    """An app, a client or a project may have a `runtime.py`, `shard/`, `router/` or `benchmarks/` of its own."""
+    bare = [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for folder in (*PACKAGES, "tests", "examples")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for name in imports(path.relative_to(ROOT))
+        if name.partition(".")[0] in PACKAGES
     ]
-    assert not wrong
+    assert not bare
 
 
-def test_leaf_modules_of_runtime_import_only_leaf_modules() -> None:
-    wrong = [
-        f"{leaf} imports {name}"
-        for leaf in sorted(SERVING)
-        for name in imports(ROOT / "runtime" / f"{leaf}.py")
-        if name.startswith("runtime.") and name.removeprefix("runtime.") not in SERVING
-    ]
-    assert not wrong
+@pytest.mark.parametrize("module", rules())
+def test_rules_know_no_socket_thread_file_clock_or_chance(module: str) -> None:
+    known = {name.partition(".")[0] for name in imports(Path(f"{module}.py"), typing_too=False)}
+    assert not known & RULES_MUST_NOT_IMPORT
 
 
-@pytest.mark.parametrize(("package", "name"), core_modules())
-def test_a_core_module_knows_no_socket_thread_file_clock_or_chance(package: str, name: str) -> None:
-    path = ROOT / package / f"{name}.py"
-    known = {module.partition(".")[0] for module in imports(path, typing_too=False)}
-    assert not known & CORE_MUST_NOT_IMPORT
-
-
-@pytest.mark.parametrize("name", sorted(ON_THE_LOOP))
-def test_what_runs_on_the_loop_of_a_worker_knows_no_socket_thread_or_file(name: str) -> None:
-    known = {module.partition(".")[0] for module in imports(ROOT / "shard" / f"{name}.py", typing_too=False)}
-    assert not known & LOOP_MUST_NOT_IMPORT
-
-
-@pytest.mark.parametrize(("package", "name"), core_modules())
-def test_a_core_module_calls_nothing_whose_answer_differs_from_run_to_run(package: str, name: str) -> None:
-    tree = ast.parse((ROOT / package / f"{name}.py").read_text())
+@pytest.mark.parametrize("module", rules())
+def test_rules_call_nothing_whose_answer_differs_from_run_to_run(module: str) -> None:
+    folder, _, name = module.rpartition("/")
     called = {
         node.func.id
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (package, name, node.func.id) not in MAY_CALL
+        for node in ast.walk(ast.parse((ROOT / f"{module}.py").read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and (folder, name, node.func.id) not in MAY_CALL
     }
-    assert not called & CORE_MUST_NOT_CALL
+    assert not called & RULES_MUST_NOT_CALL
 
 
-@pytest.mark.parametrize(("package", "name"), core_modules())
-def test_a_core_module_imports_other_core_modules_only(package: str, name: str) -> None:
-    for module in imports(ROOT / package / f"{name}.py", typing_too=False):
-        owner, _, rest = module.partition(".")
-        if owner in CORE:
-            assert rest in CORE[owner] or (owner, rest) == ("shard", "object"), module
+@pytest.mark.parametrize("module", rules())
+def test_rules_import_other_rules_only(module: str) -> None:
+    known = set(rules()) | {"shard/core/chain", "shard/objects/object"}
+    wrong = [other for other in own(Path(f"{module}.py"), typing_too=False) if other not in known]
+    assert not wrong
 
 
-@pytest.mark.parametrize("package", ["shard", "router", "runtime"])
-def test_no_two_modules_of_a_package_import_each_other_in_a_circle(package: str) -> None:
-    own = f"{package}."
-    graph = {
-        path.stem: {name.removeprefix(own) for name in imports(path, typing_too=False) if name.startswith(own)}
-        for path in modules(package)
-    }
+def test_the_host_knows_no_socket_thread_or_file() -> None:
+    wrong = [
+        f"{path} imports {name}"
+        for path in modules()
+        if path.parts[:2] == ("shard", "host")
+        for name in imports(path, typing_too=False)
+        if name.partition(".")[0] in ON_THE_LOOP_MUST_NOT_IMPORT
+    ]
+    assert not wrong
+
+
+def test_no_two_modules_import_each_other_in_a_circle() -> None:
+    graph = {str(path.with_suffix("")): set(own(path, typing_too=False)) for path in modules()}
     finished: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:

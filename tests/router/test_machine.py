@@ -12,18 +12,16 @@ import msgspec
 import pytest
 
 from tidegate.router.machine import RouterMachine
-from tidegate.runtime.control import Topology
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
-from tidegate.runtime.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
-from tidegate.runtime.slots import SlotTable
+from tidegate.runtime.wire.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 OWNERS = (0, 1, 0, 1)
 
 
-def topology(
-    *endpoints: str | None, epoch: int = 1, owners: tuple[int, ...] = OWNERS, down: tuple[int, ...] = ()
-) -> Topology:
+def topology(*endpoints: str | None, epoch: int = 1, owners: tuple[int, ...] = OWNERS, down: tuple[int, ...] = ()) -> Topology:
     return Topology(epoch, owners, endpoints, down)
 
 

@@ -16,9 +16,9 @@ import msgspec
 import pytest
 import zmq
 
-from tests.router.world import DEADLINE_S, World, ask, collect
-from tidegate.runtime.control import Drained, Failed, Ping, Pong, Ready
-from tidegate.runtime.slots import SlotTable, topology_from_reply
+from tests.support.router_world import DEADLINE_S, World, ask, collect
+from tidegate.runtime.wire.slots import SlotTable, topology_from_reply
+from tidegate.runtime.wire.supervisor_messages import Drained, Failed, Ping, Pong, Ready
 
 
 @pytest.fixture
@@ -462,7 +462,9 @@ def test_a_port_in_use_is_reported_with_what_to_do(tmp_path: Path) -> None:
             assert world.process.wait(DEADLINE_S) == 1
 
 
-@pytest.mark.parametrize("listen", ["nonsense", "tcp://127.0.0.1:99999", "ipc:///no/such/directory/socket", "tcp://192.0.2.1:7711"])
+@pytest.mark.parametrize(
+    "listen", ["nonsense", "tcp://127.0.0.1:99999", "ipc:///no/such/directory/socket", "tcp://192.0.2.1:7711"]
+)
 def test_an_endpoint_that_cannot_be_used_is_reported(tmp_path: Path, listen: str) -> None:
     with World(tmp_path, listen=listen) as world:
         assert isinstance(world.ready, Failed), world.ready

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.runtime.echo_service import EchoService, echo_thread, until
+from tests.support.echo_service import EchoService, echo_thread, until
 from tidegate.runtime import addresses, descriptors
 from tidegate.runtime.addresses import check_endpoint, has_name, look_up
-from tidegate.runtime.client import connect
-from tidegate.runtime.client_sync import connect_sync
-from tidegate.runtime.endpoint import Endpoint
+from tidegate.runtime.client.asynchronous import connect
+from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import Unavailable
-from tidegate.runtime.port import SharedPort
+from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.sockets.port import SharedPort
 
 GETADDRINFO = socket.getaddrinfo
 
@@ -43,8 +43,8 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     made = Names()
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
     monkeypatch.setattr(addresses, "LOOK_UP_AGAIN_S", 0.02)
-    monkeypatch.setattr("tidegate.runtime.client.LOOK_UP_AGAIN_S", 0.02)
-    monkeypatch.setattr("tidegate.runtime.client_sync.LOOK_UP_AGAIN_S", 0.02)
+    monkeypatch.setattr("tidegate.runtime.client.asynchronous.LOOK_UP_AGAIN_S", 0.02)
+    monkeypatch.setattr("tidegate.runtime.client.synchronous.LOOK_UP_AGAIN_S", 0.02)
     return made
 
 
@@ -52,7 +52,9 @@ def port_of(endpoint: str) -> str:
     return endpoint.rpartition(":")[2]
 
 
-@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://*:1", "ipc:///tmp/x", "tcp://1.2.3.4:0;5.6.7.8:1"])
+@pytest.mark.parametrize(
+    "endpoint", ["tcp://127.0.0.1:1", "tcp://[::1]:1", "tcp://*:1", "ipc:///tmp/x", "tcp://1.2.3.4:0;5.6.7.8:1"]
+)
 def test_what_is_an_address_already_is_left_to_zeromq(endpoint: str) -> None:
     assert check_endpoint(endpoint) is None
     assert not has_name(endpoint)

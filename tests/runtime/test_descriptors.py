@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tidegate.runtime.context import new_context
 from tidegate.runtime.descriptors import in_use, kept
+from tidegate.runtime.sockets.context import new_context
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,14 +1,14 @@
-"""Alarms (scenarios 182 to 235, what tests/shard/test_alarm_clock.py does not have)."""
+"""Alarms (scenarios 182 to 235, what tests/shard/host/test_alarm_clock.py does not have)."""
 
 from __future__ import annotations
 
 import datetime
 
-from tests.scenarios.stage import Actor, act
-from tests.shard.storage_world import StorageWorld, finish
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.stage import Actor, act
+from tests.support.storage_world import StorageWorld, finish
 from tidegate.runtime.ids import object_key
-from tidegate.shard.alarms import STEADY_INDEX_KEY, pending_alarm
+from tidegate.shard.core.alarms import STEADY_INDEX_KEY, pending_alarm
 
 
 def test_a_fresh_object_has_no_alarm_and_says_so_without_yielding() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.stage import asked, durable_and_evicted
-from tests.shard.storage_world import StorageWorld, finish
-from tidegate.shard.cold_reads import Reader
+from tests.support.stage import asked, durable_and_evicted
+from tests.support.storage_world import StorageWorld, finish
+from tidegate.shard.store.interface import Reader
 
 
 def test_two_reads_that_bypass_the_cache_ask_the_store_twice() -> None:

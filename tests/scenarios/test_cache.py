@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.scenarios.stage import Actor, act, asked, durable_and_evicted
-from tests.shard.storage_world import StorageWorld, finish
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.stage import Actor, act, asked, durable_and_evicted
+from tests.support.storage_world import StorageWorld, finish
 
 
 def test_a_cached_key_is_deleted_without_asking_the_store_and_then_known_to_be_absent() -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from tests.scenarios.stage import Actor, act, durable_and_evicted
-from tests.shard.storage_world import StorageWorld, finish
-from tests.shard.world import World
-from tidegate.shard.cache import HEADER
+from tests.support.host_world import World
+from tests.support.stage import Actor, act, durable_and_evicted
+from tests.support.storage_world import StorageWorld, finish
+from tidegate.shard.store.interface import HEADER
 
 
 def committed(world: StorageWorld) -> dict[str, object]:

@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.shard.world import World
+from tests.support.host_world import World
 from tidegate.runtime.errors import BadArguments, UnknownMethod
-from tidegate.shard.methods import AppError, ObjectClass
-from tidegate.shard.object import DurableObject
+from tidegate.shard.objects.methods import AppError, ObjectClass
+from tidegate.shard.objects.object import DurableObject
 
 
 @dataclass

@@ -6,11 +6,11 @@ import datetime
 
 import pytest
 
-from tests.scenarios.stage import Actor, act, durable_and_evicted, held
-from tests.shard.storage_world import finish
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.stage import Actor, act, durable_and_evicted, held
+from tests.support.storage_world import finish
 from tidegate.runtime.errors import ObjectReset
-from tidegate.shard.cache import HEADER
+from tidegate.shard.store.interface import HEADER
 
 
 def test_a_delete_of_what_is_not_in_memory_knows_whether_it_existed() -> None:

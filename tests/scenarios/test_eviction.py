@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.stage import Actor, act
-from tests.shard.alarm_world import AlarmWorld, in_virtual_time
-from tests.shard.world import World
+from tests.support.alarm_world import AlarmWorld, in_virtual_time
+from tests.support.host_world import World
+from tests.support.stage import Actor, act
 from tidegate.runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
 
 

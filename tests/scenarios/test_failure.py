@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.stage import Actor, act
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.stage import Actor, act
 from tidegate.runtime.errors import ObjectReset
 
 

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from tests.scenarios.stage import Actor, act, held
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.stage import Actor, act, held
 from tidegate.runtime.errors import ObjectReset
-from tidegate.shard.input_gate import InputGate
+from tidegate.shard.core.input_gate import InputGate
 
 
 async def test_a_task_cancelled_while_it_waits_at_the_gate_lets_the_next_one_in() -> None:

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.scenarios.stage import asked, durable_and_evicted
-from tests.shard.storage_world import StorageWorld, finish, run
+from tests.support.stage import asked, durable_and_evicted
+from tests.support.storage_world import StorageWorld, finish, run
 
 Prepare = Callable[[StorageWorld], object]
 

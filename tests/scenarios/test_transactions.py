@@ -7,9 +7,9 @@ import contextlib
 
 import pytest
 
-from tests.scenarios.stage import Actor, act, asked, durable_and_evicted, held
-from tests.shard.storage_world import StorageWorld, finish, run
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.stage import Actor, act, asked, durable_and_evicted, held
+from tests.support.storage_world import StorageWorld, finish, run
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.limits import VALUE_BYTES_MAX
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.service.load import read_many
-from tests.service.service import FULL, KILLED_BY_TEST, Serve, Service, wait_until
+from tests.support.load import read_many
+from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service, wait_until
 
 APP = """
 import asyncio, os, time

@@ -6,7 +6,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.service.service import KILLED_BY_TEST, Serve, wait_until
+from tests.support.service import KILLED_BY_TEST, Serve, wait_until
 
 APP = """
 from tidegate import DurableObject

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import zmq
 
-from tests.service.service import ROOT, TIDEGATE, Serve, Service
+from tests.support.service import ROOT, TIDEGATE, Serve, Service
 
 Call = Callable[[Service, str, str], object]
 

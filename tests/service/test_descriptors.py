@@ -14,7 +14,7 @@ import msgspec
 import pytest
 import zmq
 
-from tests.service.service import Serve, Service, ask, wait_until
+from tests.support.service import Serve, Service, ask, wait_until
 
 LIMIT = 256
 HOARDER = str(Path(__file__).parent / "apps" / "hoarder.py")
@@ -94,9 +94,7 @@ def test_what_the_app_opens_counts_too_and_clients_are_let_in_when_it_lets_go(se
     assert service.pids() == pids, "nobody has died of it"
 
 
-def test_a_router_that_is_started_again_reaches_a_worker_that_is_full_of_clients(
-    serve: Serve, many: zmq.Context[Any]
-) -> None:
+def test_a_router_that_is_started_again_reaches_a_worker_that_is_full_of_clients(serve: Serve, many: zmq.Context[Any]) -> None:
     service = serve(1, wrapper=("prlimit", f"--nofile={LIMIT}:{LIMIT}"))
     service.expect(FULL, "killed by SIGKILL", "is ready again")
     worker = next(each["endpoint"] for each in service.status()["processes"] if each["name"] == "worker 0")

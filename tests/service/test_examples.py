@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import tidegate
-from tests.service.load import read_many
-from tests.service.service import KILLED_BY_TEST, ROOT, Serve, Service, exchange, wait_until
+from tests.support.load import read_many
+from tests.support.service import KILLED_BY_TEST, ROOT, Serve, Service, exchange, wait_until
 from tidegate import CallError, SyncClient
 from tidegate.runtime.ids import shard_of_slot, slot_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.service import ROOT, Serve, Service
+from tests.support.service import ROOT, Serve, Service
 
 APP = ROOT / "tests" / "service" / "apps" / "soldout.py"
 EXPECTED = (" raised: ", "Traceback", "KeyError")

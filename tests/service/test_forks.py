@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.service import KILLED_BY_TEST, Serve, Service, exchange, is_alive, wait_until
+from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange, is_alive, wait_until
 
 APP = str(Path(__file__).with_name("apps") / "forking.py")
 WAYS = ["multiprocessing", "fork", "fork_in_thread", "program", "program_with_preexec"]

@@ -15,8 +15,8 @@ import psutil
 import pytest
 import zmq
 
-from tests.service.load import LoadClient, errors_of, total, under_load
-from tests.service.service import COUNTER, Service, services_in, wait_until
+from tests.support.load import LoadClient, errors_of, total, under_load
+from tests.support.service import COUNTER, Service, services_in, wait_until
 from tidegate.runtime.limits import CLIENT_OUTBOX_BYTES_MAX
 
 pack = msgspec.msgpack.encode
@@ -257,9 +257,7 @@ def test_arguments_nested_deeply_are_taken_or_refused_and_spoil_no_call_of_other
 
 
 @pytest.mark.parametrize("what", ["huge", "half", "list", "key"])
-def test_a_result_that_cannot_be_sent_is_the_fault_of_its_method(
-    service: Service, dealer: zmq.Socket[bytes], what: str
-) -> None:
+def test_a_result_that_cannot_be_sent_is_the_fault_of_its_method(service: Service, dealer: zmq.Socket[bytes], what: str) -> None:
     dealer.send(pack([[1, "Blob", "g", "give", [what]], [2, "Blob", "g", "take", [0]]]))
     answers: dict[int, Any] = {}
     while len(answers) < 2:

@@ -9,9 +9,9 @@ import pytest
 import zmq
 
 import tidegate
-from tests.service.load import finish, start_clients
-from tests.service.service import ROOT, Service, services_in
-from tests.service.witness import Witness, witness
+from tests.support.load import finish, start_clients
+from tests.support.service import ROOT, Service, services_in
+from tests.support.witness import Witness, witness
 from tidegate.runtime.ids import shard_of_slot, slot_of
 
 APP = str(ROOT / "tests" / "service" / "apps" / "gates.py")

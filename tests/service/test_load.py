@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.load import LoadClient, finish, judge, start_clients
-from tests.service.service import Serve, Service, processes_with_files_in, wait_until
+from tests.support.load import LoadClient, finish, judge, start_clients
+from tests.support.service import Serve, Service, processes_with_files_in, wait_until
 
 
 @pytest.fixture

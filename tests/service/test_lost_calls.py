@@ -5,11 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.service.service import Serve, exchange, wait_until
+from tests.support.service import Serve, exchange, wait_until
 from tidegate.runtime.ids import shard_of_slot, slot_of
 
 APP = str(Path(__file__).parent / "apps" / "vanishing.py")
-SOONER = "import runtime.limits\nruntime.limits.INQUIRY_S = 0.5\n"
+SOONER = "import tidegate.runtime.limits\ntidegate.runtime.limits.INQUIRY_S = 0.5\n"
 LOST = r"worker \d no longer knows of \d+ call"
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.load import read_many
-from tests.service.service import FULL, Serve, Service
+from tests.support.load import read_many
+from tests.support.service import FULL, Serve, Service
 
 OBJECTS = 1_000_000 if FULL else 100_000
 BATCH = 5_000

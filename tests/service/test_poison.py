@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.service.service import Serve, Service, exchange, wait_until
+from tests.support.service import Serve, Service, exchange, wait_until
 
 APP = """
 import os

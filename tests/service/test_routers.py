@@ -19,8 +19,8 @@ import pytest
 import zmq
 
 import tidegate
-from tests.service.crowd import Crowd
-from tests.service.load import (
+from tests.support.crowd import Crowd
+from tests.support.load import (
     CONNECTION_LOST,
     REFUSED_CODES,
     UNKNOWN_CODES,
@@ -33,7 +33,7 @@ from tests.service.load import (
     total,
     under_load,
 )
-from tests.service.service import COUNTER, KILLED_BY_TEST, STOP_WITHIN_S, TIDEGATE, Serve, Service, ask, exchange, wait_until
+from tests.support.service import COUNTER, KILLED_BY_TEST, STOP_WITHIN_S, TIDEGATE, Serve, Service, ask, exchange, wait_until
 from tidegate import CallError
 
 NAMES = [f"c{number}" for number in range(300)]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.service.load import errors_of, finish, read_many, start_clients
-from tests.service.service import ROOT, Service, ask, exchange, services_in, wait_until
 from tests.service.test_gates import name_on
-from tests.service.witness import Witness, witness
+from tests.support.load import errors_of, finish, read_many, start_clients
+from tests.support.service import ROOT, Service, ask, exchange, services_in, wait_until
+from tests.support.witness import Witness, witness
 
 SYNC_S = 0.3
 APP = str(ROOT / "tests" / "service" / "apps" / "gates.py")

@@ -4,8 +4,8 @@ import signal
 import time
 from pathlib import Path
 
-from tests.service.load import assert_only, errors_of, finish, judge, read_many, start_clients, total
-from tests.service.service import STOP_WITHIN_S, Serve, exchange, wait_until
+from tests.support.load import assert_only, errors_of, finish, judge, read_many, start_clients, total
+from tests.support.service import STOP_WITHIN_S, Serve, exchange, wait_until
 
 NAMES = [f"c{number}" for number in range(200)]
 

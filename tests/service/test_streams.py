@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.service import Serve, Service, exchange, free_port, is_alive, processes_with_files_in, wait_until
+from tests.support.service import Serve, Service, exchange, free_port, is_alive, processes_with_files_in, wait_until
 
 APP = str(Path(__file__).with_name("apps") / "noise.py")
 LOST = r"\d+ lines of output were lost: nobody took them"

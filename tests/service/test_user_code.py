@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from tests.service.service import ROOT, Serve, Service, ask
+from tests.support.service import ROOT, Serve, Service, ask
 
 APP = """
 import asyncio
@@ -114,7 +114,7 @@ def test_a_breakpoint_under_dev_stops_there_and_can_be_talked_to(serve: Serve, t
     service.wait_for_output("this worker waits")
     found = re.search(r"-m shard\.debugger (\S+)", service.output)
     assert found is not None
-    command = [*service.command[:1], "-m", "tidegate.shard.debugger", found[1]]
+    command = [*service.command[:1], "-m", "tidegate.shard.worker.debugger", found[1]]
     typed = "p number\nw\nnumber = 100\nc\n"
     said = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=20, cwd=ROOT, check=True)
     caller.join(20)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.service.load import errors_of, finish, judge, start_clients, under_load
-from tests.service.service import Serve, Service, wait_until
+from tests.support.load import errors_of, finish, judge, start_clients, under_load
+from tests.support.service import Serve, Service, wait_until
 
 NAMES = [f"c{number}" for number in range(500)]
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.shard import world
-from tidegate.shard.loop import new_worker_loop
+from tests.support import host_world as world
+from tidegate.shard.loop.loop import new_worker_loop
 
 TEST_TIMEOUT_S = 20.0
 

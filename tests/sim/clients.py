@@ -15,8 +15,8 @@ from tests.sim.objects import START_BALANCE
 from tests.sim.scenario import Scenario
 from tests.sim.scripts import ScriptMaker
 from tests.sim.virtual_loop import ProcessLoop, VirtualTime
-from tidegate.runtime.control import Topology
-from tidegate.runtime.slots import SlotTable
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 COUNTERS = ("Counter", "TransactionCounter", "MemoryCounter", "StartedCounter")
 JOURNALS = 5

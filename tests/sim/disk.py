@@ -15,10 +15,10 @@ from tests.sim.network import QUANTUM_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log import LogBroken, LogFull, LogStatistics
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.record import CommitRecord, decode_record
-from tidegate.shard.store import StoreFailed, StoreFull
+from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.record import CommitRecord, decode_record
+from tidegate.shard.store.store import StoreFailed, StoreFull
 
 
 class Entry:

@@ -18,7 +18,7 @@ import msgspec
 from tests.sim.disk import Disk
 from tidegate.runtime.ids import object_key
 from tidegate.runtime.limits import ALARM_DEATHS_MAX
-from tidegate.shard.alarms import ABANDONED_KEY
+from tidegate.shard.core.alarms import ABANDONED_KEY
 
 Seen = dict[str, tuple[int, int]]
 """By journal: the newest segment of it that is known, as version and stamp."""

@@ -17,10 +17,10 @@ import msgspec
 from tests.sim.history import ALARM_KEY, EPOCH_S, VERSION, History, Seen
 from tests.sim.scenario import Scenario
 from tidegate.runtime.errors import CallError
-from tidegate.shard.alarms import AlarmInfo
-from tidegate.shard.object import DurableObject
-from tidegate.shard.storage import TransactionTimeout
-from tidegate.shard.task import StorageFuture
+from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.loop.task import StorageFuture
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.storage import TransactionTimeout
 
 Script = list[Any]
 START_BALANCE = 100

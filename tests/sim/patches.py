@@ -13,23 +13,23 @@ from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
-import tidegate.runtime.backend
-import tidegate.runtime.endpoint
-import tidegate.shard.checkpoint
-import tidegate.shard.cold_reads
-import tidegate.shard.committer
-import tidegate.shard.host
-import tidegate.shard.recovery
-import tidegate.shard.storage
-import tidegate.shard.task
-import tidegate.shard.worker
+import tidegate.runtime.sockets.backend
+import tidegate.runtime.sockets.endpoint
+import tidegate.shard.host.cold_starts
+import tidegate.shard.host.host
+import tidegate.shard.loop.task
+import tidegate.shard.objects.storage
+import tidegate.shard.store.checkpoint
+import tidegate.shard.store.recovery
+import tidegate.shard.worker.committer
+import tidegate.shard.worker.worker
 from tests.sim import network
 from tests.sim.disk import Disk
 from tests.sim.history import EPOCH_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
-from tidegate.shard.committer import Committer
-from tidegate.shard.task import ObjectTask
+from tidegate.shard.loop.task import ObjectTask
+from tidegate.shard.worker.committer import Committer
 
 
 class HelperQueue:
@@ -86,31 +86,31 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             for name, value in values.items():
                 stack.enter_context(mock.patch.object(target, name, value))
 
-        patch(tidegate.runtime.endpoint, **sockets)
-        patch(tidegate.runtime.backend, **sockets)
+        patch(tidegate.runtime.sockets.endpoint, **sockets)
+        patch(tidegate.runtime.sockets.backend, **sockets)
         patch(
-            tidegate.shard.committer,
+            tidegate.shard.worker.committer,
             time=clock,
             threading=types.SimpleNamespace(Thread=HelperThread),
             queue=types.SimpleNamespace(SimpleQueue=lambda: HelperQueue(time)),
         )
         patch(
-            tidegate.shard.checkpoint,
+            tidegate.shard.store.checkpoint,
             perf_counter=time.clock,
             CHECKPOINT_SLICE_KEYS=scenario.checkpoint_slice,
             CHECKPOINT_COMMIT_ENTRIES=scenario.checkpoint_commit,
         )
-        patch(tidegate.shard.recovery, read_log=disk.read_log, perf_counter=time.clock)
-        patch(tidegate.shard.storage, UNDURABLE_BYTES_MAX=scenario.undurable_bytes)
+        patch(tidegate.shard.store.recovery, read_log=disk.read_log, perf_counter=time.clock)
+        patch(tidegate.shard.objects.storage, UNDURABLE_BYTES_MAX=scenario.undurable_bytes)
         patch(
-            tidegate.shard.host,
+            tidegate.shard.host.host,
             UNDURABLE_BYTES_MAX=scenario.undurable_bytes,
             COMMIT_BYTES_MAX=scenario.commit_bytes,
             OBJECT_CALLS_MAX=scenario.object_calls,
         )
-        patch(tidegate.shard.cold_reads, OBJECT_CALLS_MAX=scenario.object_calls)
+        patch(tidegate.shard.host.cold_starts, OBJECT_CALLS_MAX=scenario.object_calls)
         patch(
-            tidegate.shard.worker,
+            tidegate.shard.worker.worker,
             Host=make_host,
             EVICT_INTERVAL_S=scenario.evict_interval_s,
             Collector=mock.Mock(),  # One worker of many in this process does not tune it.

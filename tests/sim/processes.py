@@ -18,14 +18,23 @@ from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 from tidegate.router.server import RouterServer
-from tidegate.runtime.control import Drain, FromChild, Leave, Quiet, RouterSpec, Topology, TopologyChanged, WorkerSpec
-from tidegate.runtime.protocol import Message, Origin, Request
-from tidegate.shard.host import Host
-from tidegate.shard.methods import ObjectClass
-from tidegate.shard.recovery import recover
-from tidegate.shard.task import object_task_factory
-from tidegate.shard.worker import Worker
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.runtime.wire.protocol import Message, Origin, Request
+from tidegate.runtime.wire.supervisor_messages import (
+    Drain,
+    FromChild,
+    Leave,
+    Quiet,
+    RouterSpec,
+    Topology,
+    TopologyChanged,
+    WorkerSpec,
+)
+from tidegate.shard.host.host import Host
+from tidegate.shard.loop.task import object_task_factory
+from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.store.recovery import recover
+from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker.worker import Worker
 
 LISTEN = "tcp://router"
 

@@ -20,9 +20,9 @@ from tests.sim.patches import replaced
 from tests.sim.processes import LISTEN, Service, WatchedHost
 from tests.sim.scenario import Scenario, make_scenario
 from tests.sim.virtual_loop import VirtualTime
-from tidegate.runtime.control import Topology
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.recovery import recover
+from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.shard.store.recovery import recover
 
 CLASSES = [Counter, TransactionCounter, MemoryCounter, StartedCounter, Journal, Account]
 PATIENCE_S = 600.0

@@ -15,21 +15,21 @@ import pytest
 
 from tests.sim.disk import Disk, SimLog
 from tests.sim.simulation import simulate
-from tidegate.runtime.inflight import InFlight
-from tidegate.runtime.protocol import OK
-from tidegate.shard import callbacks
-from tidegate.shard.activation import Activation, CriticalSection
-from tidegate.shard.alarms import ShardAlarms
-from tidegate.shard.cache import ObjectCache
-from tidegate.shard.commit import GroupCommit
-from tidegate.shard.host import Host
-from tidegate.shard.input_gate import InputGate
-from tidegate.shard.outcomes import Outcomes
-from tidegate.shard.recovery import _Gathered
-from tidegate.shard.resets import Resets
-from tidegate.shard.store import ShardStore
-from tidegate.shard.task import StorageFuture
-from tidegate.shard.waiting import WaitingRoom
+from tidegate.runtime.sockets.inflight import InFlight
+from tidegate.runtime.wire.protocol import OK
+from tidegate.shard.core.alarms import ShardAlarms
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.input_gate import InputGate
+from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.host.activation import Activation, CriticalSection
+from tidegate.shard.host.host import Host
+from tidegate.shard.host.outcomes import Outcomes
+from tidegate.shard.host.resets import Resets
+from tidegate.shard.host.waiting import WaitingRoom
+from tidegate.shard.loop import callbacks
+from tidegate.shard.loop.task import StorageFuture
+from tidegate.shard.store.recovery import _Gathered
+from tidegate.shard.store.store import ShardStore
 
 SEEDS = range(84, 384)
 """The first of them notice most; the more there are, the less it matters how the product's timing shifts."""
@@ -205,7 +205,7 @@ def reset_objects_start_again_too_soon(stack: contextlib.ExitStack) -> None:
 
 
 def transactions_do_not_roll_back(stack: contextlib.ExitStack) -> None:
-    from tidegate.shard.storage import Storage
+    from tidegate.shard.objects.storage import Storage
 
     patch(stack, Storage, "_drop_layer", lambda self, layer: self._commit_layer(layer) if self._layer is layer else None)
 

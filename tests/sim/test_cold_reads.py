@@ -19,15 +19,15 @@ import pytest
 from tests.sim import processes
 from tests.sim.simulation import Result, simulate
 from tests.sim.virtual_loop import ProcessLoop
-from tidegate.shard import alarms
-from tidegate.shard.activation import Activation
-from tidegate.shard.cache import ABSENT, ObjectCache, restore
-from tidegate.shard.checkpoint import Checkpointer
-from tidegate.shard.cold_reads import ColdStarts, Done, Fetch, Snapshot
-from tidegate.shard.reader import ThreadReader
-from tidegate.shard.record import ShardCommit
-from tidegate.shard.store import ShardStore
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.shard.core import alarms
+from tidegate.shard.core.cache import ABSENT, ObjectCache, restore
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.cold_starts import ColdStarts
+from tidegate.shard.store.checkpoint import Checkpointer
+from tidegate.shard.store.interface import Done, Fetch, ShardCommit, Snapshot
+from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.thread_reader import ThreadReader
+from tidegate.shard.store.worker_store import WorkerStore
 
 SEEDS = 40
 SEEDS_FULL = 2_000

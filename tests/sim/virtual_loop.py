@@ -19,7 +19,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from tidegate.shard.callbacks import with_gated_callbacks
+from tidegate.shard.loop.callbacks import with_gated_callbacks
 
 RESOLUTION_S = 1e-9
 """Timers nearer to each other than this are due together."""

@@ -13,13 +13,13 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.client_link import AskTopology, Close, Open
-from tidegate.runtime.client_machine import NO_SLOT, ClientMachine
-from tidegate.runtime.control import Topology
-from tidegate.runtime.encoding import decode_any, encode_arguments
+from tidegate.runtime.client.links import AskTopology, Close, Open
+from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
-from tidegate.runtime.protocol import ERROR, NO_RAW, OK, encode
-from tidegate.runtime.slots import SlotTable, topology_from_reply, topology_reply
+from tidegate.runtime.wire.encoding import decode_any, encode_arguments
+from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, encode
+from tidegate.runtime.wire.slots import SlotTable, topology_from_reply, topology_reply
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 ROUTER = "tcp://router"
 NAMES = ("a", "b", "c", "d", "{a}2")

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from tests.shard.world import Call, World
-from tidegate.shard.checkpoint import checkpoint_steps
-from tidegate.shard.cold_reads import Done, Fetch, Snapshot
-from tidegate.shard.object import DurableObject
-from tidegate.shard.reader import look_up
-from tidegate.shard.store import ShardStore
-from tidegate.shard.task import NEUTRAL
+from tests.support.host_world import Call, World
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.checkpoint import checkpoint_steps
+from tidegate.shard.store.interface import Done, Fetch, Snapshot
+from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.thread_reader import look_up
 
 Act = Callable[[Any], Coroutine[Any, Any, Any]]
 

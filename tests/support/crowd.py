@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import msgspec
 import zmq
 
-from tests.service.load import SILENCE_S
+from tests.support.load import SILENCE_S
 
 
 class Member:

@@ -17,11 +17,11 @@ from typing import Any
 import msgspec
 import zmq
 
-from tidegate.runtime.control import Topology
-from tidegate.runtime.endpoint import Endpoint
 from tidegate.runtime.errors import Moved
-from tidegate.runtime.protocol import ERROR, OK, Message, Origin, Request
-from tidegate.runtime.slots import SlotTable, topology_reply
+from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.wire.protocol import ERROR, OK, Message, Origin, Request
+from tidegate.runtime.wire.slots import SlotTable, topology_reply
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 decode = msgspec.msgpack.decode
 

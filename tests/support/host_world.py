@@ -11,20 +11,22 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.control import Topology
 from tidegate.runtime.errors import CallError, from_wire
 from tidegate.runtime.ids import object_key
-from tidegate.runtime.protocol import NO_RAW, Message, Origin, Request
-from tidegate.runtime.slots import SlotTable
-from tidegate.shard.activation import Activation
-from tidegate.shard.host import Host
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.methods import ObjectClass
-from tidegate.shard.object import DurableObject
-from tidegate.shard.record import CommitRecord, ShardCommit, encode_record
-from tidegate.shard.settings import HostSettings
-from tidegate.shard.store import ShardStore
-from tidegate.shard.task import CURRENT, NEUTRAL, object_task_factory
+from tidegate.runtime.wire.protocol import NO_RAW, Message, Origin, Request
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.host import Host
+from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.loop.task import CURRENT, object_task_factory
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.interface import ShardCommit
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.store import ShardStore
 
 SHARDS = 4
 

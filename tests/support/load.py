@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from tests.service.service import Service
+from tests.support.service import Service
 
 SILENCE_S = 30.0
 """A client that waits this long for any answer says that the service hangs."""

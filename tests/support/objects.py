@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tidegate.shard.object import DurableObject
+from tidegate.shard.objects.object import DurableObject
 
 CONTROL: dict[str, asyncio.Future[Any]] = {}
 LOG: list[Any] = []

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import zmq
 
-from tidegate.runtime.backend import own_door
-from tidegate.runtime.control import (
+from tidegate.runtime.sockets.backend import own_door
+from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
     LineBuffer,

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tests.shard.storage_world import StorageWorld
-from tests.shard.world import Call, World
-from tidegate.shard.alarms import AlarmInfo
-from tidegate.shard.object import DurableObject
+from tests.support.host_world import Call, World
+from tests.support.storage_world import StorageWorld
+from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.objects.object import DurableObject
 
 ACTS: dict[int, Callable[[Actor], Awaitable[Any]]] = {}
 _numbers = itertools.count()

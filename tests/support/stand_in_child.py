@@ -10,7 +10,7 @@ import asyncio
 import os
 import sys
 
-from tidegate.runtime.child import (
+from tidegate.runtime.child.child import (
     ControlChannel,
     FromSupervisor,
     SupervisorGone,
@@ -20,7 +20,7 @@ from tidegate.runtime.child import (
     receive_spec,
     send_blocking,
 )
-from tidegate.runtime.control import Drain, Drained, Failed, Ping, Pong, Ready, RouterSpec
+from tidegate.runtime.wire.supervisor_messages import Drain, Drained, Failed, Ping, Pong, Ready, RouterSpec
 
 
 def main() -> int:

@@ -7,12 +7,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tidegate.runtime.child import set_up_logging
-from tidegate.runtime.config import Config, merge
-from tidegate.runtime.directory import open_directory, open_run_directory
-from tidegate.runtime.output import take_streams
-from tidegate.runtime.placement import Cores, place
-from tidegate.runtime.supervisor import Service, supervise
+from tidegate.runtime.child.child import set_up_logging
+from tidegate.runtime.child.output import take_streams
+from tidegate.runtime.supervisor.config import Config, merge
+from tidegate.runtime.supervisor.directory import open_directory, open_run_directory
+from tidegate.runtime.supervisor.placement import Cores, place
+from tidegate.runtime.supervisor.supervisor import Service, supervise
 
 CHILD = (sys.executable, str(Path(__file__).with_name("stand_in_child.py")))
 

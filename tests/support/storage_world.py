@@ -9,14 +9,15 @@ from typing import Any
 
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.ids import object_key
-from tidegate.shard.alarms import Alarm, alarm_for, shown_for
-from tidegate.shard.cache import Budget, ObjectCache
-from tidegate.shard.commit import GroupCommit
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.ready import DONE
-from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit, decode_record, encode_record
-from tidegate.shard.storage import Storage
-from tidegate.shard.store import ShardStore
+from tidegate.shard.core.alarms import Alarm, alarm_for, shown_for
+from tidegate.shard.core.cache import Budget, ObjectCache
+from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.objects.ready import DONE
+from tidegate.shard.objects.storage import Storage
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.record import CommitRecord, decode_record, encode_record
+from tidegate.shard.store.store import ShardStore
 
 
 class OpenSection:

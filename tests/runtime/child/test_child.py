@@ -9,8 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.child import ControlChannel, FromSupervisor, SupervisorGone, pin, receive_spec, send_blocking
-from tidegate.runtime.control import Drain, Drained, LineBuffer, Ping, Pong, RouterSpec, decode_from_child, encode_line
+from tidegate.runtime.child.child import ControlChannel, FromSupervisor, SupervisorGone, pin, receive_spec, send_blocking
+from tidegate.runtime.wire.supervisor_messages import (
+    Drain,
+    Drained,
+    LineBuffer,
+    Ping,
+    Pong,
+    RouterSpec,
+    decode_from_child,
+    encode_line,
+)
 
 SPEC = RouterSpec(0, "tcp://127.0.0.1:0", "/run", 8, 2)
 
@@ -52,7 +61,7 @@ def test_a_child_whose_parent_is_not_the_maker_of_its_stream_refuses_to_start() 
     ours, theirs = socket.socketpair()
     with ours, theirs:
         script = (
-            "from tidegate.runtime.child import *\n"
+            "from tidegate.runtime.child.child import *\n"
             f"try: prepare_child('x', {theirs.fileno()})\n"
             "except SupervisorGone: print('gone')"
         )
@@ -65,7 +74,7 @@ def test_what_user_code_starts_holds_neither_stream_nor_lock_and_can_be_interrup
     with ours, theirs, open(tmp_path / "lock", "w") as lock:
         script = f"""
 import os, subprocess, sys
-from tidegate.runtime.child import *
+from tidegate.runtime.child.child import *
 prepare_child("x", {theirs.fileno()})
 look = "import os, signal; print(sorted(os.listdir('/proc/self/fd'))[:4], signal.getsignal(signal.SIGTERM) == signal.SIG_DFL)"
 sys.stdout.flush()
@@ -155,12 +164,12 @@ def test_pinning_to_a_core_that_is_not_there_is_reported_and_work_goes_on(caplog
 
 def test_pinning_keeps_the_process_on_its_core() -> None:
     core = max(os.sched_getaffinity(0))
-    script = f"import os; from tidegate.runtime.child import pin; print(pin({core}), os.sched_getaffinity(0))"
+    script = f"import os; from tidegate.runtime.child.child import pin; print(pin({core}), os.sched_getaffinity(0))"
     assert run_python(script).stdout == f"True {{{core}}}\n"
 
 
 LOG = """
-from tidegate.runtime.child import *
+from tidegate.runtime.child.child import *
 set_up_logging("worker 3", take_streams())
 log.error("one\\ntwo"); log.info("three"); log.debug("four")
 """

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.control import Running
-from tidegate.runtime.witness import BYTES, Witness, take_testimony
+from tidegate.runtime.child.witness import BYTES, Witness, take_testimony
+from tidegate.runtime.wire.supervisor_messages import Running
 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from tidegate.runtime.witness import Witness
+from tidegate.runtime.child.witness import Witness
 witness = Witness(Path(sys.argv[1]))
 witness.enter("Gone", "g", "before")
 witness.leave()

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.runtime.service_process import ServiceProcess, running, wait_until
-from tidegate.runtime.cli import _parser, main, parse_arguments, read_config
-from tidegate.runtime.pages import render_alarms, render_status
+from tests.support.service_process import ServiceProcess, running, wait_until
+from tidegate.runtime.cli.cli import _parser, main, parse_arguments, read_config
+from tidegate.runtime.cli.pages import render_alarms, render_status
 
 APP = """
 from tidegate import DurableObject
@@ -466,7 +466,9 @@ def test_more_workers_than_shards_are_refused(tmp_path: Path) -> None:
 
 def test_later_sources_of_configuration_win(tmp_path: Path) -> None:
     (tmp_path / "app.py").touch()
-    (tmp_path / "t.toml").write_text(f'[service]\napp = "{tmp_path}/app.py"\nworkers = 3\nrouters = 2\nlisten = "tcp://127.0.0.1:1"\n')
+    (tmp_path / "t.toml").write_text(
+        f'[service]\napp = "{tmp_path}/app.py"\nworkers = 3\nrouters = 2\nlisten = "tcp://127.0.0.1:1"\n'
+    )
     given = dict.fromkeys(("app", "data", "listen", "routers", "level", "dev"))
     options = argparse.Namespace(**given, config=str(tmp_path / "t.toml"), workers=5)
     config = read_config(options, {"STATE_DIRECTORY": "/var/lib/tidegate:/x"})

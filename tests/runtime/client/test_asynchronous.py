@@ -17,9 +17,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.runtime.echo_service import EchoService, until
-from tidegate.runtime.client import Client, connect
-from tidegate.runtime.client_sync import connect_sync
+from tests.support.echo_service import EchoService, until
+from tidegate.runtime.client.asynchronous import Client, connect
+from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
@@ -33,7 +33,7 @@ from tidegate.runtime.errors import (
     Unavailable,
 )
 from tidegate.runtime.limits import CALL_BYTES_MAX, MESSAGE_BYTES_MAX
-from tidegate.runtime.stub import Stub
+from tidegate.runtime.wire.stub import Stub
 
 Body = Callable[[EchoService, Client], Awaitable[None]]
 
@@ -533,12 +533,13 @@ def test_replies_that_arrived_before_the_link_was_lost_are_delivered(tmp_path: P
 
 def test_a_worker_process_killed_with_calls_in_flight_leaves_none_hanging(tmp_path: Path) -> None:
     program = (
-        "import sys; sys.path.insert(0, sys.argv[2]); import asyncio, pathlib; from echo_service import EchoService\n"
+        "import sys; sys.path.insert(0, sys.argv[2]); import asyncio, pathlib\n"
+        "from tests.support.echo_service import EchoService\n"
         "async def main():\n"
         "    EchoService(pathlib.Path(sys.argv[1])); print('ready', flush=True); await asyncio.Event().wait()\n"
         "asyncio.run(main())"
     )
-    command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", program, str(tmp_path), str(Path(__file__).parents[3])]
 
     async def main() -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import mypy.api
 
-PROGRAM = '''
+PROGRAM = """
 import asyncio
 from typing import Any, assert_type
-from tidegate.runtime.client import connect
+from tidegate.runtime.client.asynchronous import connect
 
 class Counter:
     async def add(self, amount: int = 1) -> int:
@@ -27,7 +27,7 @@ async def main() -> None:
             assert_type(await asyncio.gather(counter.add(2), counter.add(3)), tuple[int, int])
         await counter.add("x")
         await counter.typo()
-'''
+"""
 
 
 def test_a_stub_made_from_a_class_is_checked_as_that_class_and_one_made_from_a_name_is_not(tmp_path: Path) -> None:

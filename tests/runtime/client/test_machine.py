@@ -11,14 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.runtime.client_world import ROUTER, Answer, World
-from tidegate.runtime.client_link import AskTopology, Close, Open
-from tidegate.runtime.client_machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
-from tidegate.runtime.control import Topology
-from tidegate.runtime.encoding import decode_any, encode_arguments
+from tests.support.client_world import ROUTER, Answer, World
+from tidegate.runtime.client.links import AskTopology, Close, Open
+from tidegate.runtime.client.machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
 from tidegate.runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S
-from tidegate.runtime.protocol import ERROR, NO_RAW, OK, encode
+from tidegate.runtime.wire.encoding import decode_any, encode_arguments
+from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, encode
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 WORKER = "ipc://worker-0.1"
 OTHER_WORKER = "ipc://worker-1.1"

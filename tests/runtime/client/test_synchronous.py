@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tests.runtime.echo_service import echo_thread
-from tidegate.runtime.client_sync import connect_sync
+from tests.support.echo_service import echo_thread
+from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import DeadlineExceeded, MethodRaised, ShardLost, Unavailable
 
 
@@ -76,6 +76,7 @@ def test_errors_of_methods_are_raised_as_themselves(tmp_path: Path) -> None:
 
 def test_many_threads_share_one_client(tmp_path: Path) -> None:
     with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+
         def work(thread: int) -> list[int]:
             stub = client.stub("Echo", f"object {thread}")
             return [stub.echo(number)[0] for number in range(100)]

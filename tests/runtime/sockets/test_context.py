@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.runtime.echo_service import echo_thread
-from tidegate.runtime.client_sync import connect_sync
+from tests.support.echo_service import echo_thread
+from tidegate.runtime.client.synchronous import connect_sync
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAMS = {
     "calls that were refused": """
 def ask():
@@ -53,6 +53,7 @@ def test_a_client_that_is_dropped_unclosed_keeps_nobody_waiting_when_it_is_colle
 
 def test_a_synchronous_client_that_is_dropped_gives_its_descriptors_back_at_once(tmp_path: Path) -> None:
     with echo_thread(tmp_path) as running:
+
         def ask() -> int:
             assert connect_sync(running.service.endpoint).ping() == "pong"
             return len(os.listdir("/proc/self/fd"))

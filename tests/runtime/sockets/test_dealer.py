@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
-from tidegate.runtime.dealer import Change, Dealer
+from tidegate.runtime.sockets.dealer import Change, Dealer
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import pytest
 import uvloop
 import zmq
 
-from tidegate.runtime.endpoint import Endpoint, EndpointStatistics
 from tidegate.runtime.limits import TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
-from tidegate.runtime.outbox import Outbox
-from tidegate.runtime.protocol import OK, Message
+from tidegate.runtime.sockets.endpoint import Endpoint, EndpointStatistics
+from tidegate.runtime.sockets.outbox import Outbox
+from tidegate.runtime.wire.protocol import OK, Message
 
 DEADLINE_S = 10.0
 
@@ -425,7 +425,7 @@ def test_a_client_that_never_reads_gets_short_errors_for_what_is_above_its_bound
 
 HELLOS = {
     "HTTP GET": b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n",
-    "HTTP POST": b'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello',
+    "HTTP POST": b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n\r\nhello",
     "TLS client hello": b"\x16\x03\x01\x00\x2f\x01\x00\x00\x2b\x03\x03" + bytes(32) + b"\x00\x00\x02\x13\x01\x01\x00",
     "Redis PING": b"*1\r\n$4\r\nPING\r\n",
     "Redis inline PING": b"PING\r\n",
@@ -482,10 +482,8 @@ def test_who_does_not_speak_the_current_protocol_is_closed_and_counted_and_never
 
 
 @pytest.mark.parametrize("start", [b"", b"\xff", b"\xff" + bytes(8) + b"\x7f\x03"], ids=["silent", "a byte", "a greeting cut"])
-def test_who_does_not_complete_the_greeting_in_time_is_closed_and_counted(
-    start: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tidegate.runtime.endpoint.HANDSHAKE_MS_MAX", 200)
+def test_who_does_not_complete_the_greeting_in_time_is_closed_and_counted(start: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.runtime.sockets.endpoint.HANDSHAKE_MS_MAX", 200)
     server = Server()
     stranger = connect(server.address)
     stranger.sendall(start)

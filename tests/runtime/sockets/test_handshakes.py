@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from tidegate.runtime.handshakes import Handshakes
+from tidegate.runtime.sockets.handshakes import Handshakes
 
 
 def test_who_closes_before_the_greeting_is_a_stranger_and_who_closes_after_it_is_none() -> None:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from tidegate.runtime.inflight import Expiry, InFlight
 from tidegate.runtime.limits import DEADLINE_GRACE_S, MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX, WAIT_DOWN_S, WAIT_START_S
-from tidegate.runtime.protocol import Origin, Request, parse_options
+from tidegate.runtime.sockets.inflight import Expiry, InFlight
+from tidegate.runtime.wire.protocol import Origin, Request, parse_options
 
 PLAIN = Origin(b"client", envelope=None, json=False, single=False, requests=1)
 JSON = Origin(b"client", envelope=None, json=True, single=False, requests=1)

@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.inflight import InFlight
-from tidegate.runtime.inquiries import Inquiries
 from tidegate.runtime.limits import INQUIRY_CALLS_MAX, INQUIRY_PATIENCE
-from tidegate.runtime.protocol import ERROR, OK, Origin, Reply, Request
+from tidegate.runtime.sockets.inflight import InFlight
+from tidegate.runtime.sockets.inquiries import Inquiries
+from tidegate.runtime.wire.protocol import ERROR, OK, Origin, Reply, Request
 
 ORIGIN = Origin(b"client", envelope=None, json=False, single=False, requests=1)
 

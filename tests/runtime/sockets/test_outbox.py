@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.runtime.outbox import Outbox
+from tidegate.runtime.sockets.outbox import Outbox
 
 
 def test_messages_of_a_client_come_back_in_the_order_in_which_they_were_kept() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.port import SharedPort, SystemdSocket, open_port, start_listening
+from tidegate.runtime.sockets.port import SharedPort, SystemdSocket, open_port, start_listening
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.config import CACHE_BYTES_MIN, Config, StorageConfig, cache_bytes, merge, parse_toml
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.supervisor.config import CACHE_BYTES_MIN, Config, StorageConfig, cache_bytes, merge, parse_toml
 
 
 def test_later_values_win_and_others_stay() -> None:
@@ -24,7 +24,7 @@ def test_later_values_win_and_others_stay() -> None:
         ({"zzz": {}}, r"unknown section \[zzz\] \(known are service, storage, log\)"),
         ({"service": 3}, "service is not a section"),
         ({"service": {"workers": 0}}, r"\[service\] workers: must be \"auto\" or a whole number from 1 to 4096, not 0"),
-        ({"service": {"workers": "many"}}, "must be \"auto\" or a whole number"),
+        ({"service": {"workers": "many"}}, 'must be "auto" or a whole number'),
         ({"service": {"workers": True}}, "whole number"),
         ({"service": {"routers": 0}}, r"\[service\] routers: must be \"auto\" or a whole number from 1 to 64, not 0"),
         ({"service": {"app": ""}}, "must be a text that is not empty, not ''"),
@@ -52,7 +52,7 @@ def test_a_file_that_is_not_toml_is_refused_with_the_line() -> None:
 
 
 def test_the_example_file_is_valid_and_names_every_option_with_its_default() -> None:
-    text = (Path(__file__).parents[2] / "systemd" / "tidegate.toml").read_text()
+    text = (Path(__file__).parents[3] / "systemd" / "tidegate.toml").read_text()
     merge(Config(), parse_toml(text, "tidegate.toml"), "tidegate.toml")
     everything = tomllib.loads(re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE))
     config = Config()

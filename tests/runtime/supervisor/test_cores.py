@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.cores import memory_bytes, read_cores, read_memory_bytes, read_quota
+from tidegate.runtime.supervisor.cores import memory_bytes, read_cores, read_memory_bytes, read_quota
 
 
 def write(path: Path, text: str) -> None:

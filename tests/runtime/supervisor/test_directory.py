@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime import directory as directory_module
-from tidegate.runtime.directory import RUN_PATH_BYTES_MAX, open_directory, open_run_directory
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.supervisor import directory as directory_module
+from tidegate.runtime.supervisor.directory import RUN_PATH_BYTES_MAX, open_directory, open_run_directory
 
 
 def test_a_new_directory_is_private_and_described(tmp_path: Path) -> None:
@@ -54,7 +54,8 @@ def test_a_start_waits_for_the_last_process_of_a_supervisor_that_died(tmp_path: 
     os.pwrite(data.lock_fd, f"{dead.pid}\n".encode(), 0)
     data.close()
     successor = subprocess.Popen(
-        [sys.executable, "-c", f"from pathlib import Path; from runtime.directory import *; print(1, flush=True);"
+        [sys.executable, "-c", "from pathlib import Path; from tidegate.runtime.supervisor.directory import *;"
+         " print(1, flush=True);"
          f" print(open_directory(Path({str(tmp_path / 'data')!r}), 8).start)"],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.notify import Notifier, environment_for_children
+from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 
 
 @pytest.fixture(params=["path", "abstract"])
@@ -43,9 +43,7 @@ def test_systemd_hears_every_stage(systemd: tuple[socket.socket, str]) -> None:
         ({}, None),
     ],
 )
-def test_the_watchdog_is_on_only_when_systemd_watches_this_process(
-    environment: dict[str, str], watchdog_s: float | None
-) -> None:
+def test_the_watchdog_is_on_only_when_systemd_watches_this_process(environment: dict[str, str], watchdog_s: float | None) -> None:
     assert Notifier(environment, pid=7).watchdog_s == watchdog_s
 
 

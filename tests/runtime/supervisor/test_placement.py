@@ -1,16 +1,14 @@
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.placement import Cores, place, routers_for, shards_for
+from tidegate.runtime.supervisor.placement import Cores, place, routers_for, shards_for
 
 
 def cores(count: int, quota: float | None = None) -> Cores:
     return Cores(tuple(range(count)), quota)
 
 
-@pytest.mark.parametrize(
-    ("quota", "usable"), [(None, 8), (0.1, 1), (1.0, 1), (1.4, 1), (1.5, 2), (2.0, 2), (7.9, 8), (64.0, 8)]
-)
+@pytest.mark.parametrize(("quota", "usable"), [(None, 8), (0.1, 1), (1.0, 1), (1.4, 1), (1.5, 2), (2.0, 2), (7.9, 8), (64.0, 8)])
 def test_the_quota_bounds_the_cores(quota: float | None, usable: int) -> None:
     assert cores(8, quota).usable == usable
 

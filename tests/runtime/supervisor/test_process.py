@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.control import Drained, FromChild, Ping, Pong, Ready
-from tidegate.runtime.process import ChildProcess, describe_exit
+from tidegate.runtime.supervisor.process import ChildProcess, describe_exit
+from tidegate.runtime.wire.supervisor_messages import Drained, FromChild, Ping, Pong, Ready
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ def test_an_unnamed_signal_is_told_by_its_number() -> None:
 
 PRELUDE = """
 import os, sys
-from tidegate.runtime.control import *
+from tidegate.runtime.wire.supervisor_messages import *
 fd = int(sys.argv[sys.argv.index("--control-fd") + 1])
 """
 

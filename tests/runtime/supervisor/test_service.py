@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.runtime.service_process import ServiceProcess, is_alive, wait_until
+from tests.support.service_process import ServiceProcess, is_alive, wait_until
 
-APP = Path(__file__).parents[2] / "examples" / "counter.py"
+APP = Path(__file__).parents[3] / "examples" / "counter.py"
 NAMES = [f"c{number}" for number in range(40)]
 STOP_S_MAX = 10.0
 

@@ -1,11 +1,11 @@
 import os
 import subprocess
 
-from tidegate.runtime.config import Config, merge
-from tidegate.runtime.control import Pong, Ready
-from tidegate.runtime.placement import Cores, place
-from tidegate.runtime.status import Identity, Usage, classes, listen_endpoint, snapshot
-from tidegate.runtime.supervision import ROUTER, Supervision
+from tidegate.runtime.supervisor.config import Config, merge
+from tidegate.runtime.supervisor.placement import Cores, place
+from tidegate.runtime.supervisor.status import Identity, Usage, classes, listen_endpoint, snapshot
+from tidegate.runtime.supervisor.supervision import ROUTER, Supervision
+from tidegate.runtime.wire.supervisor_messages import Pong, Ready
 
 PLACEMENT = place(Cores((0, 1), None), 4, 2)
 IDENTITY = Identity("1.0", 7, 1_000, "/data", merge(Config(), {"service": {"app": "app.py"}}, "test"), PLACEMENT)

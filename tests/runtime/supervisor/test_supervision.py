@@ -2,9 +2,8 @@ import random
 
 import pytest
 
-from tidegate.runtime.control import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
-from tidegate.runtime.restart import FLAPPING_FAILURES
-from tidegate.runtime.supervision import (
+from tidegate.runtime.supervisor.restart import FLAPPING_FAILURES
+from tidegate.runtime.supervisor.supervision import (
     EPOCHS_PER_START,
     HURRY_S,
     PING_INTERVAL_S,
@@ -22,6 +21,7 @@ from tidegate.runtime.supervision import (
     Supervision,
     is_router,
 )
+from tidegate.runtime.wire.supervisor_messages import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
 
 LIVENESS_S = 10.0
 STOP_S = 8.0

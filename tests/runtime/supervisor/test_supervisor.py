@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.runtime.service_process import ServiceProcess, is_alive, wait_until
+from tests.support.service_process import ServiceProcess, is_alive, wait_until
 
 Start = Callable[..., ServiceProcess]
 
@@ -22,7 +22,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(
         behaviour: str = "serve", workers: int = 2, *options: str, environment: dict[str, str] | None = None
     ) -> ServiceProcess:
-        script = str(Path(__file__).with_name("stand_in_service.py"))
+        script = str(Path(__file__).parents[2] / "support" / "stand_in_service.py")
         service = ServiceProcess([script, str(tmp_path / "data"), str(workers), behaviour, *options], environment)
         services.append(service)
         return service

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tidegate.runtime.control import Running
 from tidegate.runtime.limits import REFUSED_S_MAX, REFUSED_S_MIN, SUSPICION_S
-from tidegate.runtime.suspicion import Suspicion
+from tidegate.runtime.supervisor.suspicion import Suspicion
+from tidegate.runtime.wire.supervisor_messages import Running
 
 BAD = Running("Poison", "p", "boom")
 

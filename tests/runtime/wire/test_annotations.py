@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tidegate.runtime.annotations import annotations_of, signature_of
-from tidegate.runtime.stub import method_shape
-from tidegate.shard.methods import AppError, ObjectClass
+from tidegate.runtime.wire.annotations import annotations_of, signature_of
+from tidegate.runtime.wire.stub import method_shape
+from tidegate.shard.objects.methods import AppError, ObjectClass
 
 SOURCE = """
 from typing import TYPE_CHECKING

@@ -12,14 +12,14 @@ import msgspec
 import pydantic
 import pytest
 
-from tidegate.runtime.encoding import (
+from tidegate.runtime.errors import BadArguments, Internal, MethodRaised, Overloaded
+from tidegate.runtime.wire.encoding import (
     encode_arguments,
     error_from_raw,
     exception_for_caller,
     result_decoder,
 )
-from tidegate.runtime.errors import BadArguments, Internal, MethodRaised, Overloaded
-from tidegate.runtime.protocol import NO_RAW, encode
+from tidegate.runtime.wire.protocol import NO_RAW, encode
 
 
 class Model(pydantic.BaseModel):

@@ -13,10 +13,8 @@ from typing import Any
 
 import pytest
 
-import tidegate.runtime.exceptions as exceptions
-from tidegate.runtime.encoding import error_from_raw, exception_for_caller
+import tidegate.runtime.wire.exceptions as exceptions
 from tidegate.runtime.errors import MethodRaised, Overloaded, TidegateError
-from tidegate.runtime.exceptions import know_home, line_of, register_exception
 from tidegate.runtime.limits import (
     EXCEPTION_BYTES_MAX,
     EXCEPTION_CAUSES_MAX,
@@ -24,8 +22,10 @@ from tidegate.runtime.limits import (
     EXCEPTION_PARTS_MAX,
     EXCEPTION_TEXT_MAX,
 )
-from tidegate.runtime.protocol import encode, encode_json
-from tidegate.shard.refusals import method_raised
+from tidegate.runtime.wire.encoding import error_from_raw, exception_for_caller
+from tidegate.runtime.wire.exceptions import know_home, line_of, register_exception
+from tidegate.runtime.wire.protocol import encode, encode_json
+from tidegate.shard.objects.refusals import method_raised
 
 MADE: list[str] = []
 
@@ -140,9 +140,7 @@ PARTLY: list[Exception] = [
 
 @pytest.mark.parametrize("error", PARTLY, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("hops", [1, 2, 5])
-def test_what_is_not_known_or_not_whole_keeps_its_first_name_and_text_over_many_hops(
-    error: Exception, hops: int
-) -> None:
+def test_what_is_not_known_or_not_whole_keeps_its_first_name_and_text_over_many_hops(error: Exception, hops: int) -> None:
     first = cross(raised(error, OSError("disk")))
     seen = first
     for _ in range(hops - 1):
@@ -322,7 +320,8 @@ def wire(module: Any, qualname: Any, **others: Any) -> Exception:
         ("builtins", "int"),
         ("builtins", "StopIteration"), ("subprocess", "Popen"), ("antigravity", "X"), ("tidegate.runtime.errors", "Overloaded"),
         ("tidegate.runtime.errors", "TidegateError.__subclasses__"), ("", ""), (None, None), (7, b"x"), ("os", "error.__class__"),
-        ("tests.runtime.test_exceptions", "Alias"), ("asyncio", "CancelledError"), ("lazy", "Error"), ("not_a_module", "Error"),
+        ("tests.runtime.wire.test_exceptions", "Alias"), ("asyncio", "CancelledError"), ("lazy", "Error"),
+        ("not_a_module", "Error"),
     ],
 )  # fmt: skip
 def test_nothing_is_imported_or_called_because_the_wire_says_so(module: Any, qualname: Any) -> None:

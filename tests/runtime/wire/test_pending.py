@@ -13,7 +13,7 @@ import anyio
 import pytest
 import uvloop
 
-from tidegate.runtime.pending import CoroutineFuture, PendingCall
+from tidegate.runtime.wire.pending import CoroutineFuture, PendingCall
 
 
 @pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

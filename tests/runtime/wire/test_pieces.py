@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tidegate.runtime.pieces import json_id, json_pieces, packed_id, packed_pieces
+from tidegate.runtime.wire.pieces import json_id, json_pieces, packed_id, packed_pieces
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=9),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tidegate.runtime.errors import BadRequest
 from tidegate.runtime.limits import ENVELOPE_BYTES_MAX, ENVELOPE_FRAMES_MAX, FRAMES_PER_MESSAGE_MAX, MESSAGE_BYTES_MAX
-from tidegate.runtime.protocol import (
+from tidegate.runtime.wire.protocol import (
     NO_OPTIONS,
     NO_RAW,
     NO_RAW_JSON,

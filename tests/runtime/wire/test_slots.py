@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tidegate.runtime.control import Topology
 from tidegate.runtime.ids import shard_of_slot, slot_of
 from tidegate.runtime.limits import SLOTS
-from tidegate.runtime.slots import SlotTable, slot_range, topology_from_reply, topology_reply
+from tidegate.runtime.wire.slots import SlotTable, slot_range, topology_from_reply, topology_reply
+from tidegate.runtime.wire.supervisor_messages import Topology
 
 TOPOLOGY = Topology(5, (0, 1, 2, 0, 1, 2, 0, 1), ("ipc://a", None, "ipc://c"))
 

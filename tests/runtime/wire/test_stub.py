@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 import pytest
 
-from tidegate.runtime.stub import MethodShape, Stub, bind_call, method_shape
+from tidegate.runtime.wire.stub import MethodShape, Stub, bind_call, method_shape
 
 if TYPE_CHECKING:
     from somewhere import Elsewhere  # type: ignore[import-not-found]  # only the service has it

@@ -33,7 +33,6 @@ class Shelf(DurableObject):
     async def forge(self) -> None:
         raise ValueError("no\n12:00:00.000 ERROR   worker 0: forged\x1b[2J\r12:00:00.000 ERROR   worker 0: forged too")
 
-
     async def odd(self) -> None:
         raise ValueError(b"\xff", datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), {7: [None]})
 

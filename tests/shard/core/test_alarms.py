@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tests.shard.cold_world import checkpoint
-from tidegate.shard import alarms
-from tidegate.shard.alarms import (
+from tests.support.cold_world import checkpoint
+from tidegate.shard.core import alarms
+from tidegate.shard.core.alarms import (
     INDEX_KEY,
     RETRIES_MAX,
     WINDOW_ROWS,
@@ -27,10 +27,9 @@ from tidegate.shard.alarms import (
     to_datetime,
     to_unix_us,
 )
-from tidegate.shard.cold_reads import Done, Fetch, Snapshot
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.record import ObjectWrites
-from tidegate.shard.store import ShardStore
+from tidegate.shard.store.interface import Done, Fetch, ObjectWrites, Snapshot
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.store import ShardStore
 
 NOW_US = 1_700_000_000_123_456
 HOUR = datetime.timedelta(hours=1)

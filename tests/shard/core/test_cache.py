@@ -9,10 +9,11 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from tests.shard.storage_world import StorageWorld, finish
+from tests.support.storage_world import StorageWorld, finish
 from tidegate.runtime.errors import ObjectReset
-from tidegate.shard.cache import ENTRY_BYTES, HEADER, SORTED_MAX
-from tidegate.shard.values import ABSENT
+from tidegate.shard.core.cache import ENTRY_BYTES, SORTED_MAX
+from tidegate.shard.core.values import ABSENT
+from tidegate.shard.store.interface import HEADER
 
 Data = tuple[tuple[str, int], ...]
 

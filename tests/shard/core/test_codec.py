@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
-from tidegate.shard.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
+from tidegate.shard.core.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 
 ZONES = st.integers(-1_439, 1_439).map(lambda minutes: datetime.timezone(datetime.timedelta(minutes=minutes)))
 TIMES = st.datetimes(datetime.datetime(2, 1, 1), datetime.datetime(9_998, 12, 31), timezones=ZONES)

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from tests.shard.gate_model import GateModel, Op
+from tests.support.gate_model import GateModel, Op
 from tidegate.runtime.limits import SECTION_DEPTH_MAX
-from tidegate.shard.input_gate import InputGate, Section, SectionsTooDeep
+from tidegate.shard.core.input_gate import InputGate, Section, SectionsTooDeep
 
 
 class Played:

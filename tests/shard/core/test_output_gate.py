@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tidegate.shard.commit import GroupCommit
+from tidegate.shard.core.output_gate import GroupCommit
 
 
 class Member:

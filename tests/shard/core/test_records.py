@@ -20,9 +20,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.shard.storage_world import StorageWorld
+from tests.support.storage_world import StorageWorld
 from tidegate.runtime.limits import VALUE_DEPTH_MAX
-from tidegate.shard.codec import decode, decode_as, encode_value
+from tidegate.shard.core.codec import decode, decode_as, encode_value
 
 NAIVE = datetime.datetime(2026, 1, 2, 3, 4)
 AWARE = NAIVE.replace(tzinfo=datetime.UTC)

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
+from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
 from tidegate.runtime.errors import CallError
-from tidegate.shard.alarm_clock import TIMER_MS_MAX
-from tidegate.shard.alarms import AHEAD, STEADY_KEY, AlarmInfo
-from tidegate.shard.steady import READING_US_MAX, STEP_US, SteadyTime
+from tidegate.shard.core.alarms import AHEAD, STEADY_KEY, AlarmInfo
+from tidegate.shard.core.steady import READING_US_MAX, STEP_US, SteadyTime
+from tidegate.shard.host.alarm_clock import TIMER_MS_MAX
 
 HOUR_S = 3_600.0
 POLL_S = TIMER_MS_MAX / 1_000

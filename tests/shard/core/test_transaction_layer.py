@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.shard.storage_world import StorageWorld
-from tidegate.shard.layer import Layer
-from tidegate.shard.values import ABSENT, MISS
+from tests.support.storage_world import StorageWorld
+from tidegate.shard.core.transaction_layer import Layer
+from tidegate.shard.core.values import ABSENT, MISS
 
 
 def put(layer: Layer, key: str, value: int, *, confirmed: bool = True) -> None:

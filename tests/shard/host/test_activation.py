@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from tests.shard.objects import CONTROL, LOG, control, until
-from tests.shard.task_scenarios import nap
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.objects import CONTROL, LOG, control, until
+from tests.support.task_scenarios import nap
 from tidegate.runtime.errors import MethodRaised, ObjectReset
 from tidegate.runtime.limits import SECTION_DEPTH_MAX
-from tidegate.shard.input_gate import SectionsTooDeep
-from tidegate.shard.object import DurableObject
-from tidegate.shard.storage import TransactionOver
+from tidegate.shard.core.input_gate import SectionsTooDeep
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.storage import TransactionOver
 
 
 @pytest.fixture(autouse=True)
@@ -278,7 +278,7 @@ async def test_calls_that_waited_for_a_section_that_fails_go_to_the_next_instanc
 
 
 async def test_a_section_that_takes_too_long_resets_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.gate_watch.SECTION_TIMEOUT_S", 0.02)
+    monkeypatch.setattr("tidegate.shard.host.gate_watch.SECTION_TIMEOUT_S", 0.02)
     world = World(Sections)
     control("s")
     with pytest.raises(ObjectReset, match="longer than"):
@@ -288,7 +288,7 @@ async def test_a_section_that_takes_too_long_resets_the_object(monkeypatch: pyte
 
 
 async def test_the_time_of_a_section_counts_from_when_its_body_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.gate_watch.SECTION_TIMEOUT_S", 0.3)
+    monkeypatch.setattr("tidegate.shard.host.gate_watch.SECTION_TIMEOUT_S", 0.3)
     world = World(Sections)
     for name in ("t", "s"):
         control(name)

@@ -9,9 +9,10 @@ from random import Random
 
 import pytest
 
-from tests.shard.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
-from tidegate.shard import alarm_clock, alarms
-from tidegate.shard.alarms import RETRIES_MAX, AlarmInfo
+from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
+from tidegate.shard.core import alarms
+from tidegate.shard.core.alarms import RETRIES_MAX, AlarmInfo
+from tidegate.shard.host import alarm_clock
 
 Log = pytest.LogCaptureFixture
 
@@ -467,4 +468,3 @@ async def test_whatever_happens_every_confirmed_alarm_rings(seed: int, monkeypat
     assert confirmed > 10
     assert world.host.alarms._ringing == {}
     assert world.host.alarms._again == []
-

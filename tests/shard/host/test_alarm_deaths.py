@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
+from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
+from tidegate.runtime.cli.pages import render_alarms
 from tidegate.runtime.limits import ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
-from tidegate.runtime.pages import render_alarms
-from tidegate.shard import alarms
-from tidegate.shard.alarms import BEGUN_KEY, AlarmInfo
+from tidegate.shard.core import alarms
+from tidegate.shard.core.alarms import BEGUN_KEY, AlarmInfo
 
 Log = pytest.LogCaptureFixture
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import EPOCH_S, AlarmWorld, Bell, Run, in_virtual_time
-from tidegate.runtime.control import Pong, decode_from_child, encode_line
-from tidegate.runtime.pages import render_alarms
-from tidegate.shard import alarms
-from tidegate.shard.alarms import AlarmInfo
-from tidegate.shard.object import DurableObject
+from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, Run, in_virtual_time
+from tidegate.runtime.cli.pages import render_alarms
+from tidegate.runtime.wire.supervisor_messages import Pong, decode_from_child, encode_line
+from tidegate.shard.core import alarms
+from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.objects.object import DurableObject
 
 Log = pytest.LogCaptureFixture
 

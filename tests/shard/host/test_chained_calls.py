@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import in_virtual_time
-from tests.shard.objects import CONTROL, LOG, control, until
-from tests.shard.world import Call, World
+from tests.support.alarm_world import in_virtual_time
+from tests.support.host_world import Call, World
+from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import CallError, DeadlineExceeded, Deadlock, MethodRaised, ObjectReset, StartFailed
 from tidegate.runtime.limits import CHAIN_ENTRIES_MAX, SECTION_DEPTH_MAX
-from tidegate.shard.object import DurableObject
-from tidegate.shard.task import CHAIN
+from tidegate.shard.loop.task import CHAIN
+from tidegate.shard.objects.object import DurableObject
 
 Act = Callable[[Any], Coroutine[Any, Any, Any]]
 

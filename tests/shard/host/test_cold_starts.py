@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from tests.shard.cold_world import Act, Actor, ColdWorld, HeldReader
-from tests.shard.objects import CONTROL, LOG, control, until
+from tests.support.cold_world import Act, Actor, ColdWorld, HeldReader
+from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import DeadlineExceeded, Internal, MethodRaised, ObjectReset, Overloaded
 from tidegate.runtime.limits import OBJECT_CALLS_MAX
-from tidegate.shard.cold_reads import OpenReads
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.task import StorageFuture
+from tidegate.shard.loop.task import StorageFuture
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.reads import OpenReads
 
 ROWS = {"a": 1, "b": "two", "c": [3], "d": None, "e": 5.5}
 
@@ -464,7 +464,7 @@ async def test_the_thousand_and_first_call_that_waits_for_a_header_is_refused() 
 
 
 async def test_what_waits_for_headers_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.cold_reads.WORKER_CALL_BYTES_MAX", 100)
+    monkeypatch.setattr("tidegate.shard.host.cold_starts.WORKER_CALL_BYTES_MAX", 100)
     world = ColdWorld()
     world.cool()
     calls = [world.call(Actor, name, "act", "x" * 60) for name in ("x", "y")]

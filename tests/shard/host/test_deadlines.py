@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from tests.shard.objects import CONTROL, LOG, Thing, control, until
-from tests.shard.world import Call, World
+from tests.support.host_world import Call, World
+from tests.support.objects import CONTROL, LOG, Thing, control, until
 from tidegate.runtime.errors import DeadlineExceeded
 from tidegate.runtime.limits import OBJECT_CALLS_MAX
-from tidegate.shard.object import DurableObject
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import AlarmWorld, Bell, in_virtual_time
-from tests.shard.cold_world import ColdWorld
-from tests.shard.objects import CONTROL, LOG, MIB, control, until
-from tests.shard.test_chained_calls import Act, Actor, act, in_
-from tests.shard.world import World
+from tests.shard.host.test_chained_calls import Act, Actor, act, in_
+from tests.support.alarm_world import AlarmWorld, Bell, in_virtual_time
+from tests.support.cold_world import ColdWorld
+from tests.support.host_world import World
+from tests.support.objects import CONTROL, LOG, MIB, control, until
 from tidegate.runtime.errors import Deadlock, MethodRaised, ObjectReset, StartFailed
 from tidegate.runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
-from tidegate.shard.alarms import AlarmInfo
-from tidegate.shard.gate_watch import LOGGED_MAX, NAMED_MAX
+from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.host.gate_watch import LOGGED_MAX, NAMED_MAX
 
 
 @pytest.fixture(autouse=True)
@@ -423,7 +423,7 @@ async def until_named(world: World) -> Any:
 
 
 async def test_an_object_that_waits_for_the_disk_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.gate_watch.LOOK_S", 0.01)
+    monkeypatch.setattr("tidegate.shard.host.gate_watch.LOOK_S", 0.01)
     world = ColdWorld()
     await world.fill("one", {"k": 1})
     world.cool()
@@ -446,7 +446,7 @@ async def test_an_object_that_waits_for_the_disk_is_named_too(monkeypatch: pytes
 
 
 async def test_an_object_that_waits_for_what_is_not_durable_is_named_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.gate_watch.LOOK_S", 0.01)
+    monkeypatch.setattr("tidegate.shard.host.gate_watch.LOOK_S", 0.01)
     world = new_world(auto=False)
 
     async def write(actor: Actor) -> None:
@@ -503,8 +503,6 @@ async def test_while_no_gate_is_closed_nothing_looks() -> None:
     await call.reply
     await asyncio.sleep(2)
     assert world.host.gates._timer is None
-
-
 
 
 class Odd(asyncio.Future[None]):

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import AlarmWorld, Bell, Run, in_virtual_time
+from tests.support.alarm_world import AlarmWorld, Bell, Run, in_virtual_time
 from tidegate.runtime.errors import BadRequest, CallError, ObjectReset
-from tidegate.runtime.protocol import ALARM_CALLS, DROP_ALARM, RUN_ALARM, Origin, Request
-from tidegate.shard.alarms import ABANDONED_KEY, AlarmInfo, abandoned_alarms
+from tidegate.runtime.wire.protocol import ALARM_CALLS, DROP_ALARM, RUN_ALARM, Origin, Request
+from tidegate.shard.core.alarms import ABANDONED_KEY, AlarmInfo, abandoned_alarms
 
 
 class OperatorsWorld(AlarmWorld):

@@ -9,13 +9,13 @@ import random
 
 import pytest
 
-from tests.shard.objects import CONTROL, FORMS, LOG, Counter, Thing, control, until
-from tests.shard.world import WORLDS, Call, World
+from tests.support.host_world import WORLDS, Call, World
+from tests.support.objects import CONTROL, FORMS, LOG, Counter, Thing, control, until
 from tidegate.runtime.errors import (
     MethodRaised,
     ObjectReset,
 )
-from tidegate.shard.object import DurableObject
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

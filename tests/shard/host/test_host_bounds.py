@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from tests.shard.objects import CONTROL, LOG, MIB, Thing, control, until
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.objects import CONTROL, LOG, MIB, Thing, control, until
 from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
@@ -17,7 +17,7 @@ from tidegate.runtime.errors import (
     Overloaded,
 )
 from tidegate.runtime.limits import OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX
-from tidegate.shard.object import DurableObject
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)
@@ -251,7 +251,8 @@ async def test_a_transaction_that_writes_more_than_a_commit_holds_is_refused_and
 
 
 async def test_calls_that_wait_are_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.host.WORKER_CALL_BYTES_MAX", 10_000)
+    monkeypatch.setattr("tidegate.shard.host.host.WORKER_CALL_BYTES_MAX", 10_000)
+
     class Busy(DurableObject):
         async def hold(self) -> None:
             async with self.block_concurrency():

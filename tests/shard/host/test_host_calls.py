@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.shard.objects import CONTROL, LOG, Counter, Thing
-from tests.shard.world import Call, World
+from tests.support.host_world import Call, World
+from tests.support.objects import CONTROL, LOG, Counter, Thing
 from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
@@ -22,8 +22,8 @@ from tidegate.runtime.errors import (
     UnknownMethod,
 )
 from tidegate.runtime.limits import REPLY_BYTES_MAX
-from tidegate.runtime.protocol import Message, Origin, Request
-from tidegate.shard.object import DurableObject
+from tidegate.runtime.wire.protocol import Message, Origin, Request
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from tests.shard.objects import CONTROL, LOG, Thing, control, until
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.objects import CONTROL, LOG, Thing, control, until
 from tidegate.runtime.errors import (
     ObjectReset,
     StartFailed,
 )
-from tidegate.shard.cache import ENTRY_BYTES
-from tidegate.shard.codec import encode
-from tidegate.shard.object import DurableObject
-from tidegate.shard.table import LOOKS_AT_LEISURE
+from tidegate.shard.core.cache import ENTRY_BYTES
+from tidegate.shard.core.codec import encode
+from tidegate.shard.host.table import LOOKS_AT_LEISURE
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)
@@ -307,7 +307,7 @@ async def test_over_the_budget_objects_that_sleep_leave_before_those_that_are_us
 
 
 async def test_however_many_sleep_none_that_is_used_leaves_before_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.table.LOOKS_PER_TURN", 1)
+    monkeypatch.setattr("tidegate.shard.host.table.LOOKS_PER_TURN", 1)
     world = World(Thing, cache_bytes=300_000, idle_evict_s=10.0)
     for name in "ab":
         await world.ask(Thing, name, "put", "k", "x" * 100_000)

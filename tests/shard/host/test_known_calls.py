@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from tests.shard.world import Call, World
-from tidegate.runtime.protocol import OK, Origin
-from tidegate.shard.given_up import Errand
-from tidegate.shard.known_calls import known_calls
-from tidegate.shard.object import DurableObject
+from tests.support.host_world import Call, World
+from tidegate.runtime.wire.protocol import OK, Origin
+from tidegate.shard.host.given_up import Errand
+from tidegate.shard.host.known_calls import known_calls
+from tidegate.shard.objects.object import DurableObject
 
 
 class Slow(DurableObject):

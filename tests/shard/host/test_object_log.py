@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.shard.world import World
+from tests.support.host_world import World
 from tidegate import DurableObject
 from tidegate.runtime.errors import CallError
 
@@ -35,7 +35,7 @@ async def fail(world: World, name: str, method: str, *args: Any) -> None:
 async def test_a_raising_method_logs_a_line_with_object_and_method_and_its_traceback_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidegate.shard.object_log.LOGGED_KINDS_S", 1_000.0)
+    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
     world = World(Shop)
     for n in range(350):
         await fail(world, f"s{n}", "buy", "tea")
@@ -58,7 +58,7 @@ async def test_kinds_of_failures_are_told_apart_by_class_method_and_exception(ca
 
 
 async def test_nothing_runs_when_nothing_fails_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.object_log.LOGGED_KINDS_S", 0.01)
+    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 0.01)
     world = World(Shop)
     await fail(world, "a", "sell")
     await fail(world, "a", "sell")
@@ -70,7 +70,7 @@ async def test_nothing_runs_when_nothing_fails_any_more(monkeypatch: pytest.Monk
 async def test_objects_that_are_reset_again_and_again_write_a_line_a_second(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidegate.shard.object_log.LOGGED_KINDS_S", 1_000.0)
+    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
     world = World(Shop)
     for n in range(100):
         await fail(world, f"s{n}", "burn")

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.shard.objects import CONTROL, LOG, control, until
-from tests.shard.world import Call, World
+from tests.support.host_world import Call, World
+from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import BadArguments, BadRequest, MethodRaised, ObjectReset, UnknownMethod
-from tidegate.shard.object import DurableObject
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import AlarmWorld, Bell, in_virtual_time
-from tests.shard.cold_world import Act
-from tests.shard.objects import CONTROL, LOG, control, until
-from tests.shard.world import Call, World
+from tests.support.alarm_world import AlarmWorld, Bell, in_virtual_time
+from tests.support.cold_world import Act
+from tests.support.host_world import Call, World
+from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import ObjectReset, StartFailed
 from tidegate.runtime.limits import RESET_CANCELS_MAX, RESET_CLEANUP_S
-from tidegate.shard.alarms import AlarmInfo
-from tidegate.shard.object import DurableObject
-from tidegate.shard.task import ObjectTask
+from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.loop.task import ObjectTask
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

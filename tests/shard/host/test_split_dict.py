@@ -6,14 +6,14 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from tidegate.shard.split_dict import PARTS, WHOLE_MAX, SplitDict
+from tidegate.shard.host.split_dict import PARTS, WHOLE_MAX, SplitDict
 
 KEYS = st.sampled_from([f"object-{number}" for number in range(200)])
 
 
 @pytest.mark.parametrize("whole_max", [0, 7, WHOLE_MAX])
 def test_it_is_a_dict(whole_max: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.split_dict.WHOLE_MAX", whole_max)
+    monkeypatch.setattr("tidegate.shard.host.split_dict.WHOLE_MAX", whole_max)
 
     @given(st.lists(st.tuples(st.sampled_from(["set", "delete", "pop", "get"]), KEYS, st.integers())))
     def check(steps: list[tuple[str, str, int]]) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tests.shard.objects import Thing
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.objects import Thing
 
 
 async def test_one_that_has_slept_twice_within_one_tick_of_the_clock_leaves_once() -> None:

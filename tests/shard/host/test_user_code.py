@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.shard.world import Call, World
+from tests.support.host_world import Call, World
 from tidegate import AlarmInfo, DurableObject
 from tidegate.runtime.errors import BadArguments, CallError, Internal, MethodRaised, ObjectReset, StartFailed
 

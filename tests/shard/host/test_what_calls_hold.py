@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.shard.world import World
+from tests.support.host_world import World
 from tidegate import AlarmInfo, DurableObject
 from tidegate.runtime.errors import CallError
 

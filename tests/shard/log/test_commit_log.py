@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log import CommitLog, LogBroken, LogFull, LogWithoutRoom, list_segments
-from tidegate.shard.log_reading import read_log
-from tidegate.shard.segment import decode_header
+from tidegate.shard.log.commit_log import CommitLog, LogBroken, LogFull, LogWithoutRoom, list_segments
+from tidegate.shard.log.reading import read_log
+from tidegate.shard.log.segment import decode_header
 
 SEGMENT = 4096
 
@@ -49,9 +49,7 @@ def test_records_are_read_back_in_the_order_of_their_positions(log: CommitLog, d
     assert records(directory) == [b"a", b"", b"c" * 2000]
 
 
-def test_a_record_is_on_the_file_before_append_returns(
-    log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_record_is_on_the_file_before_append_returns(log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[list[bytes]] = []
     real = os.fdatasync
 

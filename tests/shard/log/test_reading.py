@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log import CommitLog, list_segments
-from tidegate.shard.log_reading import LogCorrupt, read_log
-from tidegate.shard.segment import FRAME_BYTES, HEADER_BYTES
+from tidegate.shard.log.commit_log import CommitLog, list_segments
+from tidegate.shard.log.reading import LogCorrupt, read_log
+from tidegate.shard.log.segment import FRAME_BYTES, HEADER_BYTES
 
 SEGMENT = 1024
 RECORDS = [b"record %03d " % number + b"." * (number * 37 % 90) for number in range(30)]
@@ -186,6 +186,6 @@ def test_a_segment_started_but_without_a_record_is_the_end(directory: Path) -> N
 
 
 def test_a_segment_of_an_unknown_format_is_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.segment.FORMAT", 2)
+    monkeypatch.setattr("tidegate.shard.log.segment.FORMAT", 2)
     with pytest.raises(OperatorError, match="format 1 is not known to this version"):
         records(directory)

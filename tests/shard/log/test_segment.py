@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.shard.segment import (
+from tidegate.shard.log.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
     SegmentHeader,
@@ -62,7 +62,7 @@ def test_zeros_and_short_files_have_no_header() -> None:
 
 
 def test_an_intact_header_of_another_format_is_recognised(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.segment.FORMAT", 9)
+    monkeypatch.setattr("tidegate.shard.log.segment.FORMAT", 9)
     newer = encode_header(HEADER)
     monkeypatch.undo()
     assert decode_header(newer) is None

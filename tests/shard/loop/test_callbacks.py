@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from tests.scenarios.stage import Actor, act
-from tests.shard.objects import CONTROL, LOG, control, until
-from tests.shard.storage_world import StorageWorld, finish
-from tests.shard.world import Call, World
+from tests.support.host_world import Call, World
+from tests.support.objects import CONTROL, LOG, control, until
+from tests.support.stage import Actor, act
+from tests.support.storage_world import StorageWorld, finish
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
-from tidegate.shard.libraries import FACING_OBJECTS, is_library, is_plumbing
-from tidegate.shard.object import DurableObject
-from tidegate.shard.task import NEUTRAL, ObjectTask
+from tidegate.shard.loop.libraries import FACING_OBJECTS, is_library, is_plumbing
+from tidegate.shard.loop.task import ObjectTask
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.object import DurableObject
 
 
 @pytest.fixture(autouse=True)

@@ -28,9 +28,9 @@ import redis.asyncio
 import trustme
 from aiohttp import web
 
-from tests.shard.world import Call, World
+from tests.support.host_world import Call, World
 from tidegate.runtime.errors import ObjectReset
-from tidegate.shard.object import DurableObject
+from tidegate.shard.objects.object import DurableObject
 
 CALLS = 24
 AUTHORITY = trustme.CA()

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from tests.shard.task_scenarios import LONG_S, SCENARIOS, VAR, nap
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.task_scenarios import LONG_S, SCENARIOS, VAR, nap
 from tidegate.runtime.errors import MethodRaised, ObjectReset
-from tidegate.shard.object import DurableObject
-from tidegate.shard.task import CURRENT, ObjectTask
+from tidegate.shard.loop.task import CURRENT, ObjectTask
+from tidegate.shard.objects.object import DurableObject
 
 
 async def outcome_of(function: Callable[[], Any]) -> str:

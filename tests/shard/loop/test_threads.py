@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.shard.world import World
+from tests.support.host_world import World
 from tidegate import AlarmInfo, DurableObject
 
 POOL = ThreadPoolExecutor(1)
@@ -111,10 +111,10 @@ async def test_values_go_into_threads_and_results_come_back() -> None:
 def test_threads_that_an_app_starts_when_it_is_loaded_count() -> None:
     program = """
 import threading
-from tidegate.shard.storage import Storage
+from tidegate.shard.objects.storage import Storage
 before, over = Storage.get.__code__, threading.Event()
 threading.Thread(target=over.wait, name="scheduler").start()
-from tidegate.shard.loop import new_worker_loop
+from tidegate.shard.loop.loop import new_worker_loop
 new_worker_loop()
 over.set()
 assert Storage.get.__code__ is not before
@@ -126,8 +126,8 @@ def test_nothing_looks_at_its_thread_before_the_first_thread_of_an_app_starts() 
     program = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from tidegate.shard.loop import new_worker_loop
-from tidegate.shard.storage import Storage
+from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.objects.storage import Storage
 new_worker_loop()
 before, bound = Storage.get.__code__, Storage.get
 own = threading.Thread(target=lambda: None, name="tidegate-commit")

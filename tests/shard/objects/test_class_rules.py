@@ -12,10 +12,10 @@ from typing import Any, Generic, Self, TypeVar
 
 import pytest
 
-from tests.shard.world import World
+from tests.support.host_world import World
 from tidegate import AlarmInfo, DurableObject
 from tidegate.runtime.errors import UnknownMethod
-from tidegate.shard.methods import AppError, ObjectClass
+from tidegate.shard.objects.methods import AppError, ObjectClass
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ import pytest
 
 from tidegate import DurableObject
 from tidegate.runtime.errors import BadArguments
-from tidegate.shard.methods import ObjectClass
+from tidegate.shard.objects.methods import ObjectClass
 
 
 class Lookup(msgspec.Struct):

@@ -16,15 +16,15 @@ import msgspec
 import pydantic
 import pytest
 
-from tests.shard.storage_world import StorageWorld
-from tests.shard.world import World
-from tidegate.runtime.encoding import encode_arguments, result_decoder
+from tests.support.host_world import World
+from tests.support.storage_world import StorageWorld
 from tidegate.runtime.errors import BadArguments, MethodRaised
-from tidegate.runtime.protocol import Origin, Request
-from tidegate.shard.codec import decode, decode_as, encode_value
-from tidegate.shard.methods import AppError, ObjectClass
-from tidegate.shard.object import DurableObject
-from tidegate.shard.task import NEUTRAL
+from tidegate.runtime.wire.encoding import encode_arguments, result_decoder
+from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.shard.core.codec import decode, decode_as, encode_value
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.methods import AppError, ObjectClass
+from tidegate.shard.objects.object import DurableObject
 
 UTC = datetime.UTC
 NAIVE = datetime.datetime(2026, 1, 2, 3, 4, 5)

@@ -11,13 +11,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.shard.storage_world import StorageWorld
-from tests.shard.world import World
+from tests.support.host_world import World
+from tests.support.storage_world import StorageWorld
 from tidegate.runtime.errors import BadArguments, MethodRaised
-from tidegate.runtime.pending import CoroutineFuture
-from tidegate.shard.object import DurableObject
-from tidegate.shard.ready import DONE, Ready
-from tidegate.shard.task import StorageFuture
+from tidegate.runtime.wire.pending import CoroutineFuture
+from tidegate.shard.loop.task import StorageFuture
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.ready import DONE, Ready
 
 
 @dataclasses.dataclass

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
+from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
 from tidegate.runtime.errors import MethodRaised, ObjectReset
-from tidegate.shard.alarms import AlarmInfo
-from tidegate.shard.object import DurableObject
+from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.objects.object import DurableObject
 
 
 class Silent(DurableObject):

@@ -16,9 +16,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.shard.storage_world import StorageWorld, finish, run
+from tests.support.storage_world import StorageWorld, finish, run
 from tidegate.runtime.limits import KEYS_PER_READ_MAX, VALUE_BYTES_MAX
-from tidegate.shard.storage import Transaction, TransactionOver
+from tidegate.shard.objects.storage import Transaction, TransactionOver
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.shard.world import World
+from tests.support.host_world import World
 from tidegate import DurableObject, SyncClient, connect_sync
 from tidegate.runtime.errors import MethodRaised, StartFailed, Unavailable
 

@@ -10,10 +10,10 @@ from random import Random
 
 import pytest
 
-import tidegate.shard.checkpoint as checkpoint_module
+import tidegate.shard.store.checkpoint as checkpoint_module
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.__main__ import SWITCH_INTERVAL_S
-from tidegate.shard.checkpoint import (
+from tidegate.shard.store.checkpoint import (
     Checkpointer,
     CheckpointTrouble,
     Pressure,
@@ -24,10 +24,10 @@ from tidegate.shard.checkpoint import (
     slices,
     turn_budget_s,
 )
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
-from tidegate.shard.record import ObjectWrites
-from tidegate.shard.store import ShardStore, StoreFailed, StoreFull
+from tidegate.shard.store.interface import ObjectWrites
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
+from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
 
 CALM = Pressure(1_000, 50_000, 10, 1, 8)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-import tidegate.shard.checkpoint as checkpoint_module
-from tests.shard.cold_world import HeldReader
-from tests.shard.test_checkpoint import Bench, object_key, with_bench
+import tidegate.shard.store.checkpoint as checkpoint_module
+from tests.shard.store.test_checkpoint import Bench, object_key, with_bench
+from tests.support.cold_world import HeldReader
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
-from tidegate.shard.cold_reads import Done, Fetch, Snapshot
-from tidegate.shard.memory_state import MemoryBatch, MemorySnapshot, MemoryState
-from tidegate.shard.reader import look_up
-from tidegate.shard.task import NEUTRAL
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.interface import Done, Fetch, Snapshot
+from tidegate.shard.store.memory_state import MemoryBatch, MemorySnapshot, MemoryState
+from tidegate.shard.store.thread_reader import look_up
 
 
 async def turns(count: int = 30) -> None:

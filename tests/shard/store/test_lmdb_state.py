@@ -15,9 +15,9 @@ import lmdb
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.state import LmdbState, _failure
-from tidegate.shard.store import ShardState, StoreFailed, StoreFull
+from tidegate.shard.store.lmdb_state import LmdbState, _failure
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.store import ShardState, StoreFailed, StoreFull
 
 LOW, HIGH = b"", b"\xfe"
 
@@ -146,7 +146,7 @@ def test_a_state_of_another_shard_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_of_an_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.state.FORMAT", 7)
+    monkeypatch.setattr("tidegate.shard.store.lmdb_state.FORMAT", 7)
     LmdbState(tmp_path, 1).close()
     monkeypatch.undo()
     with pytest.raises(OperatorError, match="format 7 is unknown"):
@@ -173,9 +173,7 @@ def test_a_full_map_is_reported_and_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS])
-def test_a_disk_without_room_is_told_from_a_broken_one_by_its_text_where_errors_have_no_code(
-    tmp_path: Path, number: int
-) -> None:
+def test_a_disk_without_room_is_told_from_a_broken_one_by_its_text_where_errors_have_no_code(tmp_path: Path, number: int) -> None:
     for error in (OSError(number, os.strerror(number)), lmdb.Error(f"mdb_txn_commit: {os.strerror(number)}")):
         if isinstance(error, lmdb.Error):
             error.code = None
@@ -245,7 +243,7 @@ def test_reads_leave_no_page_pinned(tmp_path: Path) -> None:
 def test_a_system_that_grants_little_address_space_gets_a_smaller_map(tmp_path: Path) -> None:
     program = (
         "import resource, sys, pathlib; resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))\n"
-        "from shard.state import LmdbState\n"
+        "from tidegate.shard.store.lmdb_state import LmdbState\n"
         "state = LmdbState(pathlib.Path(sys.argv[1]), 1)\n"
         "print(state.applied_seq)\n"
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.store import StoreFull
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.store import StoreFull
 
 
 def test_a_commit_told_to_fail_fails_once_and_keeps_nothing() -> None:

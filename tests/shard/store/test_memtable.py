@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.shard.memtable import UNKNOWN, Memtable, merge_over
-from tidegate.shard.record import ObjectWrites
+from tidegate.shard.store.interface import UNKNOWN, ObjectWrites
+from tidegate.shard.store.memtable import Memtable, merge_over
 
 ALICE, BOB = b"alice".ljust(16), b"bob".ljust(16)
 
@@ -127,7 +127,5 @@ LAYER = st.dictionaries(st.sampled_from("abcdefgh"), st.none() | st.binary(max_s
 def test_merging_two_layers_is_updating_the_lower_by_the_upper(
     upper: dict[str, bytes | None], lower: dict[str, bytes | None], reverse: bool
 ) -> None:
-    merged = merge_over(
-        iter(sorted(upper.items(), reverse=reverse)), iter(sorted(lower.items(), reverse=reverse)), reverse
-    )
+    merged = merge_over(iter(sorted(upper.items(), reverse=reverse)), iter(sorted(lower.items(), reverse=reverse)), reverse)
     assert list(merged) == sorted({**lower, **upper}.items(), reverse=reverse)

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-import tidegate.shard.recovery as recovery
-from tidegate.shard.log import CommitLog, list_segments
-from tidegate.shard.log_reading import LogCorrupt
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit, encode_record
-from tidegate.shard.recovery import list_logs, log_path, logs_to_recover, recover
-from tidegate.shard.state import LmdbState
-from tidegate.shard.store import ShardStore
+import tidegate.shard.store.recovery as recovery
+from tidegate.shard.log.commit_log import CommitLog, list_segments
+from tidegate.shard.log.reading import LogCorrupt
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.recovery import list_logs, log_path, logs_to_recover, recover
+from tidegate.shard.store.store import ShardStore
 
 KEY = b"\0\1" + b"object".ljust(14)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-import tidegate.shard.residency as residency_module
-import tidegate.shard.state as state_module
-from tidegate.shard.reader import ThreadReader
-from tidegate.shard.residency import (
+import tidegate.shard.store.lmdb_state as state_module
+import tidegate.shard.store.residency as residency_module
+from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.residency import (
     PAGE,
     PROBE_WHOLE_PAGES,
     PROBE_WINDOWS,
@@ -31,8 +31,8 @@ from tidegate.shard.residency import (
     read_in,
     windows,
 )
-from tidegate.shard.state import LmdbState
-from tidegate.shard.store import ShardStore
+from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.thread_reader import ThreadReader
 
 PAGES = 400
 

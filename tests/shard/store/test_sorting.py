@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.shard.sorting import sorted_steps
+from tidegate.shard.store.sorting import sorted_steps
 
 
 @given(st.sets(st.binary(max_size=4)))

@@ -17,15 +17,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-import tidegate.shard.checkpoint as checkpoint_module
-from tidegate.shard.checkpoint import checkpoint_steps
-from tidegate.shard.log import CommitLog
-from tidegate.shard.memory_state import MemoryState
-from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit, decode_record, encode_record
-from tidegate.shard.recovery import log_path, recover
-from tidegate.shard.segment import encode_frame_head
-from tidegate.shard.state import LmdbState
-from tidegate.shard.store import ShardState, ShardStore, StateBatch
+import tidegate.shard.store.checkpoint as checkpoint_module
+from tidegate.shard.log.commit_log import CommitLog
+from tidegate.shard.log.segment import encode_frame_head
+from tidegate.shard.store.checkpoint import checkpoint_steps
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.record import CommitRecord, decode_record, encode_record
+from tidegate.shard.store.recovery import log_path, recover
+from tidegate.shard.store.store import ShardState, ShardStore, StateBatch
 
 OBJECTS = [number.to_bytes(2, "big") + b"object".ljust(14) for number in (0, 1, 0x3FFF)]
 KEYS = ["", "a", "b", "ba", "é", "\uffff", "\U0010ffff"]

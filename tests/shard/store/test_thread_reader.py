@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tidegate.shard.reader import READER_THREADS, ThreadReader, look_up
-from tidegate.shard.task import CURRENT
+from tidegate.shard.loop.task import CURRENT
+from tidegate.shard.store.thread_reader import READER_THREADS, ThreadReader, look_up
 
 WAIT_S = 10.0
 

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-import tidegate.shard.checkpoint as checkpoint_module
-import tidegate.shard.log as log_module
-from tests.shard.test_residency import drop
+import tidegate.shard.log.commit_log as log_module
+import tidegate.shard.store.checkpoint as checkpoint_module
+from tests.shard.store.test_residency import drop
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.checkpoint import CheckpointTrouble
-from tidegate.shard.log import CommitLog, LogFull, list_segments
-from tidegate.shard.record import CommitRecord, ObjectWrites, ShardCommit
-from tidegate.shard.recovery import log_path
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.shard.log.commit_log import CommitLog, LogFull, list_segments
+from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.record import CommitRecord
+from tidegate.shard.store.recovery import log_path
+from tidegate.shard.store.worker_store import WorkerStore
 
 
 def object_key(number: int) -> bytes:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.shard.app import load_app
-from tidegate.shard.methods import AppError
+from tidegate.shard.objects.methods import AppError
+from tidegate.shard.worker.app import load_app
 
 Write = Callable[..., str]
 COUNTER = "from tidegate import DurableObject\nclass Counter(DurableObject):\n    async def count(self) -> int: return 1\n"

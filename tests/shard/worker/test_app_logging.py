@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.shard.app_logging import app_may_configure
+from tidegate.shard.worker.app_logging import app_may_configure
 
 
 class Lines(logging.Handler):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tidegate.shard.collector import ACTIVATIONS, GROWTH_BYTES_MIN, YOUNG, Collector, has_grown, may_pause, resident_bytes
+from tidegate.shard.worker.collector import ACTIVATIONS, GROWTH_BYTES_MIN, YOUNG, Collector, has_grown, may_pause, resident_bytes
 
 MIB = 1 << 20
 

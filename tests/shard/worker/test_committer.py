@@ -12,13 +12,13 @@ from typing import Any, cast
 
 import pytest
 
-from tests.shard.objects import Thing
-from tests.shard.world import Call, World
+from tests.support.host_world import Call, World
+from tests.support.objects import Thing
 from tidegate.runtime.errors import ObjectReset, OperatorError
-from tidegate.shard.committer import HELPER_ABOVE_S, PROBES, Committer
-from tidegate.shard.log import LogBroken, LogFull
-from tidegate.shard.record import CommitRecord, decode_record
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.shard.log.commit_log import LogBroken, LogFull
+from tidegate.shard.store.record import CommitRecord, decode_record
+from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker.committer import HELPER_ABOVE_S, PROBES, Committer
 
 
 class Disk:
@@ -170,7 +170,7 @@ async def test_a_log_that_breaks_at_the_second_try_ends_the_worker_too(inline: b
 
 
 async def test_a_checkpoint_that_takes_too_long_fails_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.committer.ROOM_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("tidegate.shard.worker.committer.ROOM_TIMEOUT_S", 0.01)
     made = await world(inline=False)
 
     async def for_ever() -> None:

@@ -9,9 +9,9 @@ from types import ModuleType
 
 import pytest
 
-from tidegate.shard import source
-from tidegate.shard.app import load_app
-from tidegate.shard.source import KeptSource, keep_source
+from tidegate.shard.worker import source
+from tidegate.shard.worker.app import load_app
+from tidegate.shard.worker.source import KeptSource, keep_source
 
 
 class Place:

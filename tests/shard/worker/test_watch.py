@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from tests.shard.alarm_world import AlarmWorld, Bell, in_virtual_time
-from tests.shard.world import World
+from tests.support.alarm_world import AlarmWorld, Bell, in_virtual_time
+from tests.support.host_world import World
 from tidegate import AlarmInfo
-from tidegate.runtime.control import RefusedObject, Running
+from tidegate.runtime.child.witness import Witness, take_testimony
 from tidegate.runtime.errors import Unavailable
-from tidegate.runtime.witness import Witness, take_testimony
-from tidegate.shard.object import DurableObject
-from tidegate.shard.watch import start_watch
+from tidegate.runtime.wire.supervisor_messages import RefusedObject, Running
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.worker.watch import start_watch
 
 SEEN: list[str] = []
 PATH: list[Path] = []
@@ -66,7 +66,6 @@ def witness(tmp_path: Path) -> Witness:
     SEEN.clear()
     PATH[:] = [tmp_path / "witness"]
     return Witness(PATH[0])
-
 
 
 async def test_whose_code_runs_is_known_wherever_it_is_entered(witness: Witness) -> None:
@@ -123,7 +122,7 @@ async def test_alarm_handlers_and_decorated_methods_have_the_names_that_users_kn
 
 
 async def test_after_the_watch_nothing_is_written_and_nothing_is_replaced(witness: Witness) -> None:
-    from tidegate.shard.host import Host
+    from tidegate.shard.host.host import Host
 
     before = Host._run
     stop = start_watch(witness)

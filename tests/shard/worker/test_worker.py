@@ -13,13 +13,23 @@ import msgspec
 import pytest
 import zmq
 
-from tidegate.runtime.control import Drain, FromChild, Leave, Ping, Pong, Quiet, Topology, TopologyChanged, WorkerSpec
 from tidegate.runtime.errors import CallError, MethodRaised, Moved, ShardLost, Unavailable, UnknownMethod, from_wire
-from tidegate.runtime.slots import SlotTable
-from tidegate.shard.methods import ObjectClass
-from tidegate.shard.object import DurableObject
-from tidegate.shard.worker import Worker
-from tidegate.shard.worker_store import WorkerStore
+from tidegate.runtime.wire.slots import SlotTable
+from tidegate.runtime.wire.supervisor_messages import (
+    Drain,
+    FromChild,
+    Leave,
+    Ping,
+    Pong,
+    Quiet,
+    Topology,
+    TopologyChanged,
+    WorkerSpec,
+)
+from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker.worker import Worker
 
 SHARDS = 4
 DEADLINE_S = 10.0
@@ -225,7 +235,7 @@ async def test_calls_in_flight_to_a_worker_that_is_lost_end_in_shard_lost(tmp_pa
 async def test_calls_to_a_worker_that_is_down_wait_until_it_is_back_or_become_unavailable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidegate.runtime.inflight.WAIT_START_S", 0.3)
+    monkeypatch.setattr("tidegate.runtime.sockets.inflight.WAIT_START_S", 0.3)
     async with service(tmp_path, 2) as (first, second):
         here, there = name_on(0, 2), name_on(1, 2)
         tell([first, None], 2)

@@ -1,0 +1,69 @@
+"""What the rules of objects and the store have in common: the records that go down, and how reads come up.
+
+Rule 1: nothing above the store imports another file of it, but for the worker, which puts them together.
+Rule 2: no thread and no file; whoever implements `Reader` has those (see `tidegate.shard.store.thread_reader`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Generator
+from typing import Any, Final, Protocol
+
+import msgspec
+
+HEADER: Final = ""
+"""The key under which an object keeps what the runtime knows about it. Never visible to user code, whose keys are not empty."""
+
+
+class Unknown(enum.Enum):
+    """The type of `UNKNOWN`; an enum because type checkers follow `is` comparisons with its only member."""
+
+    UNKNOWN = enum.auto()
+
+
+UNKNOWN: Final = Unknown.UNKNOWN
+
+
+class ObjectWrites(msgspec.Struct, array_like=True, gc=False):
+    """What one commit changes in one object. `gc=False`: it holds bytes and strings only, so it is never part of a cycle."""
+
+    key: bytes
+    """The object key (see `tidegate.runtime.ids.object_key`)."""
+    cleared: bool
+    """Everything the object had before is gone; `writes` come after that."""
+    writes: dict[str, bytes | None]
+    """New value by key, None where the key is deleted. The key "" is the object's header."""
+
+
+class ShardCommit(msgspec.Struct, array_like=True, gc=False):
+    """One shard's part of a group commit. `seq` grows by one from commit to commit of the shard, across workers and starts."""
+
+    shard: int
+    seq: int
+    objects: list[ObjectWrites]
+
+
+class Snapshot(Protocol):
+    """The rows of a state as they were when it was taken. Used by one thread at a time, then closed."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+
+    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]: ...
+
+    def close(self) -> None: ...
+
+
+Fetch = Callable[[Snapshot], Any]
+"""What is looked up in a snapshot; it may be called in another thread, and touches nothing else."""
+Done = Callable[[Any, Exception | None], object]
+"""Told the result of a `Fetch`, or its error, on the loop."""
+
+
+class Reader(Protocol):
+    """Where reads wait for the disk without holding up the loop."""
+
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+        """Calls `fetch`, closes the snapshot, then calls `done` in a later turn of the loop. `first`: before those that were
+        asked earlier."""
+        ...
