@@ -1,29 +1,63 @@
 # Two commands need nothing but Python 3.11+, make and git:
 #   make serve   a durable service on tcp://127.0.0.1:7711 that runs examples/counter.py
 #   make test    lint, types and every test
+# and `make help` lists the rest.
 PYTHON ?= python3
 VENV ?= .venv
 APP ?= examples/counter.py
 ARGS ?=
+SEEDS ?= 1000
+START ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests that start no process: everything in them runs in this one, most of it in virtual time.
+FAST := tests/meta tests/docs tests/scenarios tests/shard tests/router/test_machine.py tests/runtime/wire tests/runtime/client/test_machine.py tests/runtime/sockets/test_inflight.py tests/runtime/sockets/test_outbox.py tests/runtime/supervisor/test_supervision.py
 
-.PHONY: serve test lint types check bench clean
+.PHONY: help serve test fast lint format types sim crash coverage bench wheel findings clean
 
-serve: $(STAMP)
+help:  ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+serve: $(STAMP)  ## a service that runs APP (examples/counter.py); ARGS="--workers 4"
 	$(BIN)/tidegate serve $(APP) $(ARGS)
 
-test: $(STAMP) lint types
+test: $(STAMP) lint types  ## lint, types and every test; ARGS="-k deadline"
 	$(BIN)/python -m pytest $(ARGS)
 
-lint: $(STAMP)
-	$(BIN)/ruff check .
+fast: $(STAMP) lint types  ## lint, types and the tests that start no process: a minute
+	$(BIN)/python -m pytest -q $(FAST) $(ARGS)
 
-types: $(STAMP)
+lint: $(STAMP)  ## style and format, checked
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check --quiet .
+
+format: $(STAMP)  ## style and format, mended
+	$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+
+types: $(STAMP)  ## mypy, strict
 	$(BIN)/mypy
 
-bench: $(STAMP)
+sim: $(STAMP)  ## the simulator: SEEDS=1000 START=1, or one seed: SEEDS=1 START=4711
+	$(BIN)/python -m tests.sim --seeds $(SEEDS) --start $(START) --jobs $$(nproc) $(ARGS)
+
+crash: $(STAMP)  ## kills, power cuts, full and broken disks, all of it and at full size
+	TIDEGATE_FULL=1 $(BIN)/python -m pytest tests/crash tests/service/test_four_counters.py $(ARGS)
+
+coverage: $(STAMP)  ## which lines of core and store no test reaches, and whether too many
+	$(BIN)/python -m coverage erase
+	$(BIN)/python -m coverage run -m pytest -q tests/shard tests/scenarios $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
+
+bench: $(STAMP)  ## benchmarks; ARGS="unique", ARGS="--help"
 	$(BIN)/python -m tidegate.benchmarks $(ARGS)
+
+wheel: $(STAMP)  ## dist/tidegate-….whl
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
+
+findings:  ## what nobody could guess about other software: is it still so?
+	for each in findings/*.sh; do echo "== $$each"; bash $$each || exit 1; done
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Tidegate needs Python 3.11 or newer; set PYTHON=" if sys.version_info < (3, 11) else 0)'
@@ -31,5 +65,5 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
 	touch $@
 
-clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+clean:  ## forgets everything that was built
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist *.egg-info
