@@ -111,4 +111,4 @@ def worker_pids(supervisor_pid: int) -> list[int]:
     """The children of the supervisor that run `python -m tidegate.shard`."""
     children = Path(f"/proc/{supervisor_pid}/task/{supervisor_pid}/children").read_text().split()
     commands = {int(pid): Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") for pid in children}
-    return [pid for pid, command in commands.items() if b"shard" in command]
+    return [pid for pid, command in commands.items() if b"tidegate.shard" in command]

@@ -217,11 +217,11 @@ class Service:
         return [process.pid, *(child.pid for child in process.children(recursive=True))]
 
     def pids_of(self, role: str) -> list[int]:
-        """`role` is the package that the process runs: "router" or "shard"."""
+        """`role` is the package of `tidegate` that the process runs: "router" or "shard"."""
         found = []
         for child in psutil.Process(self.supervisor_pid).children():
             with contextlib.suppress(psutil.Error):
-                if child.cmdline()[2:4] == ["-m", role]:
+                if child.cmdline()[2:4] == ["-m", f"tidegate.{role}"]:
                     found.append(child.pid)
         return found
 
@@ -244,7 +244,7 @@ class Service:
         for pid in self.pids():
             with contextlib.suppress(psutil.Error):
                 process = psutil.Process(pid)
-                role = next((role for role in ("router", "shard") if role in process.cmdline()), "supervisor")
+                role = next((role for role in ("router", "shard") if f"tidegate.{role}" in process.cmdline()), "supervisor")
                 sizes[f"{role} {pid}"] = process.memory_info().rss / (1 << 20)
         return sizes
 
