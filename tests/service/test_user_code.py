@@ -112,7 +112,7 @@ def test_a_breakpoint_under_dev_stops_there_and_can_be_talked_to(serve: Serve, t
     caller = threading.Thread(target=lambda: answers.append(ask(service.endpoint, "Stop", "a", "here")))
     caller.start()
     service.wait_for_output("this worker waits")
-    found = re.search(r"-m tidegate\.shard\.debugger (\S+)", service.output)
+    found = re.search(r"-m tidegate\.shard\.worker\.debugger (\S+)", service.output)
     assert found is not None
     command = [*service.command[:1], "-m", "tidegate.shard.worker.debugger", found[1]]
     typed = "p number\nw\nnumber = 100\nc\n"
