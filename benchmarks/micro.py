@@ -36,7 +36,7 @@ from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.codec import encode as encode_value
 from tidegate.shard.core.input_gate import InputGate
-from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.log.commit_log import CommitLog
@@ -179,9 +179,9 @@ def _all_replies(tokens: Any) -> bytes:
 
 def _gates_and_cache(runs: int) -> list[Cost]:
     gate = InputGate()
-    commits = GroupCommit()
+    output_gate = OutputGate()
     state = ShardStore(MemoryState(0))
-    cache = ObjectCache(b"k" * 16, "Counter", "a", 0, state, commits, Budget(1 << 20))
+    cache = ObjectCache(b"k" * 16, "Counter", "a", 0, state, output_gate, Budget(1 << 20))
     cache.write("counter", encode_value(1), 1)
     numbers = iter(range(10**9))
 
@@ -258,7 +258,7 @@ class BareHost:
 
     def call_all(self, method: str) -> None:
         self.host.handle(self.message(method))
-        if self.host.commits.can_cut:
+        if self.host.output_gate.can_cut:
             self.host.cut()
             self.host.committed()
 
@@ -288,9 +288,9 @@ def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
         host.handle(messages[0])
 
     def settle() -> None:
-        if host.commits.can_cut:
+        if host.output_gate.can_cut:
             host.cut()
-        if host.commits.in_flight is not None:
+        if host.output_gate.in_flight is not None:
             host.committed()
 
     def prepare_write() -> None:

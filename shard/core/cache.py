@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple, Protocol
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from tidegate.shard.core.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
-from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
 from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, ObjectWrites, Reader, Unknown
 
@@ -90,7 +90,6 @@ class ObjectCache:
         "bytes",
         "class_name",
         "cleared",
-        "commits",
         "committing",
         "complete",
         "confirm_seq",
@@ -100,6 +99,7 @@ class ObjectCache:
         "indexed",
         "key",
         "name",
+        "output_gate",
         "owner",
         "ringing",
         "shard",
@@ -108,7 +108,7 @@ class ObjectCache:
     )
 
     def __init__(
-        self, key: bytes, class_name: str, name: str, shard: int, store: Store, commits: GroupCommit, budget: Budget
+        self, key: bytes, class_name: str, name: str, shard: int, store: Store, output_gate: OutputGate, budget: Budget
     ) -> None:
         self.owner: Any = None
         """The activation whose cache this is."""
@@ -116,7 +116,7 @@ class ObjectCache:
         self.key = key
         self.shard = shard
         self.store = store
-        self.commits = commits
+        self.output_gate = output_gate
         self.class_name = class_name
         self.name = name
         self.values: dict[str, Any] = {}
@@ -232,13 +232,13 @@ class ObjectCache:
             values[key] = value
             return
         values[key] = value
-        commits = self.commits  # The first write since the cut: `_mark`, without the call.
-        commits.dirty.append(self)
+        output_gate = self.output_gate  # The first write since the cut: `_mark`, without the call.
+        output_gate.dirty.append(self)
         self.dirty[key] = raw
         self.dirty_bytes += size
-        commits.open_bytes += size
+        output_gate.open_bytes += size
         if confirmed:
-            self.confirm_seq = commits.open_seq
+            self.confirm_seq = output_gate.open_seq
 
     def check_room(self, size: int) -> None:
         """What is written without a suspension is one atomic group, and a group must fit in one commit. Raises ValueError."""
@@ -275,7 +275,7 @@ class ObjectCache:
         kept = self.values.get(key, MISS)
         self._account(len(raw) + (ENTRY_BYTES if kept is MISS else -size_of(kept)))
         self.values[key] = Passing(raw)
-        self.commits.passing[self, key] = None
+        self.output_gate.passing[self, key] = None
 
     def delete(self, key: str, *, confirmed: bool = True, no_cache: bool = False) -> bool | Sentinel:
         """Whether the key existed. Deleting what is known not to exist commits nothing. MISS: it is deleted, and whether it
@@ -290,7 +290,7 @@ class ObjectCache:
         self._account(ENTRY_BYTES if kept is MISS else -size_of(kept))
         self.values[key] = ABSENT
         if no_cache:
-            self.commits.passing[self, key] = None
+            self.output_gate.passing[self, key] = None
         return True if old is not MISS else MISS
 
     def clear(self, *, confirmed: bool = True) -> None:
@@ -323,7 +323,7 @@ class ObjectCache:
         self._mark(HEADER, header, WRITE_BYTES + len(header), confirmed)
         size = INDEX_BYTES + len(header)
         self.dirty_bytes += size
-        self.commits.open_bytes += size
+        self.output_gate.open_bytes += size
 
     def confirm_alarm(self) -> None:
         """From now on messages wait for the alarm as it is, also where that was not confirmed."""
@@ -337,42 +337,42 @@ class ObjectCache:
         """A confirmed write that changes nothing confirms the unconfirmed one which made it so."""
         committing = self.committing
         if key in self.dirty or self.cleared:
-            self.confirm_seq = self.commits.open_seq
+            self.confirm_seq = self.output_gate.open_seq
         elif committing is not None and (key in committing.writes or committing.cleared):
-            assert self.commits.in_flight is not None
-            self.confirm_seq = max(self.confirm_seq, self.commits.in_flight.seq)
+            assert self.output_gate.in_flight is not None
+            self.confirm_seq = max(self.confirm_seq, self.output_gate.in_flight.seq)
 
     def _mark(self, key: str, raw: bytes | None, size: int, confirmed: bool) -> None:
-        dirty, commits = self.dirty, self.commits
+        dirty, output_gate = self.dirty, self.output_gate
         if self.dirty_bytes + size > OBJECT_DIRTY_BYTES_MAX:
             self.check_room(size)
         if not dirty and self.has_header and not self.cleared:
-            commits.dirty.append(self)
+            output_gate.dirty.append(self)
         elif not dirty or not self.has_header:
             self._join_commit()
         dirty[key] = raw
         self.dirty_bytes += size
-        commits.open_bytes += size
+        output_gate.open_bytes += size
         if confirmed:
-            self.confirm_seq = commits.open_seq
+            self.confirm_seq = output_gate.open_seq
 
     def _join_commit(self) -> None:
         """The object has something to commit. With its first write goes its header."""
         if not self.dirty and not self.cleared:
-            self.commits.dirty.append(self)
+            self.output_gate.dirty.append(self)
         if not self.has_header:
             self.has_header = True
             header = self.dirty[HEADER] = encode_header(Header(self.class_name, self.name))
             self.dirty_bytes += len(header)
-            self.commits.open_bytes += len(header)
+            self.output_gate.open_bytes += len(header)
 
     def _register(self, size: int, confirmed: bool) -> None:
-        if self not in self.commits.dirty:
-            self.commits.dirty.append(self)
+        if self not in self.output_gate.dirty:
+            self.output_gate.dirty.append(self)
         self.dirty_bytes += size
-        self.commits.open_bytes += size
+        self.output_gate.open_bytes += size
         if confirmed:
-            self.confirm_seq = self.commits.open_seq
+            self.confirm_seq = self.output_gate.open_seq
 
     def _account(self, size: int) -> None:
         self.bytes += size
@@ -380,7 +380,7 @@ class ObjectCache:
 
     def _forget_dirty(self) -> None:
         self.dirty = {}
-        self.commits.open_bytes -= self.dirty_bytes
+        self.output_gate.open_bytes -= self.dirty_bytes
         self.dirty_bytes = 0
 
     # Committing
@@ -443,7 +443,7 @@ class ObjectCache:
                 assert all(key == HEADER or key in self.values for key in writes), "what is not durable is never evicted"
         for key, value in self.values.items():
             assert value.__class__ is not Passing or any(key in writes for writes in self._undurable())
-        assert (self in self.commits.dirty) == (bool(self.dirty) or self.cleared)
+        assert (self in self.output_gate.dirty) == (bool(self.dirty) or self.cleared)
         assert self.bytes >= 0
         committing = self.committing.writes if self.committing and not self.cleared else {}
         for key, raw in {**committing, **self.dirty}.items():

@@ -45,7 +45,7 @@ class Commit:
         self.own = own
 
 
-class GroupCommit:
+class OutputGate:
     """The open commit, the one in flight, and the messages held behind each."""
 
     __slots__ = (

@@ -144,7 +144,7 @@ class Activation:
             and not cache.dirty
             and cache.committing is None
             and not cache.cleared
-            and cache.confirm_seq <= self.host.commits.durable_seq
+            and cache.confirm_seq <= self.host.output_gate.durable_seq
         )
 
     def is_blank(self) -> bool:
@@ -321,14 +321,14 @@ class Activation:
 
     def wait_durable(self) -> Awaitable[None]:
         """Completes when every write made so far is durable. Raises ObjectReset when one of them fails."""
-        cache, commits = self.cache, self.host.commits
+        cache, output_gate = self.cache, self.host.output_gate
         if self.broken is not None:
             raise self.broken.again()
         if cache.dirty or cache.cleared:
-            seq = commits.open_seq
+            seq = output_gate.open_seq
         elif cache.committing is not None:
-            assert commits.in_flight is not None
-            seq = commits.in_flight.seq
+            assert output_gate.in_flight is not None
+            seq = output_gate.in_flight.seq
         else:
             return DONE
         future: CoroutineFuture[Any] = CoroutineFuture(loop=self.host.loop)
@@ -338,7 +338,7 @@ class Activation:
     @property
     def may_reveal(self) -> bool:
         """Whether a message may leave now."""
-        return self.cache.confirm_seq <= self.host.commits.durable_seq and self.cache.confirm_seq < self.lost_seq
+        return self.cache.confirm_seq <= self.host.output_gate.durable_seq and self.cache.confirm_seq < self.lost_seq
 
     def wait_confirmed(self) -> Awaitable[None]:
         """Completes when a message that leaves now may leave: the output gate for what is not a reply."""
@@ -351,7 +351,7 @@ class Activation:
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""
         future = self._closing_future("writes that are not durable yet")
-        self.host.hold(self, self.host.commits.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
+        self.host.hold(self, self.host.output_gate.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
     def wait_fetched(

@@ -69,7 +69,7 @@ class Activator:
             return None
         activation = host.table.wake(kept, name)
         if activation is None:
-            cache = ObjectCache(key, kept.object_class.name, name, shard, host.stores[shard], host.commits, host.table.budget)
+            cache = ObjectCache(key, kept.object_class.name, name, shard, host.stores[shard], host.output_gate, host.table.budget)
             return Activation(host, kept.object_class, name, cache)
         host.table.remove(activation)
         return activation
@@ -98,7 +98,7 @@ class Activator:
         call = (request, origin)
         if self._cold_starts.joins(key, call) or host.waiting.takes(key, call) or self._cold_starts.takes(store, key, call):
             return None
-        cache = ObjectCache(key, request.cls, request.name, shard, store, host.commits, host.table.budget)
+        cache = ObjectCache(key, request.cls, request.name, shard, store, host.output_gate, host.table.budget)
         return Activation(host, kept.object_class, request.name, cache)
 
     def _start(self, activation: Activation, kept: Kept, request: Request, origin: Origin) -> bool:

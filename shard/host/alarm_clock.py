@@ -142,8 +142,8 @@ class AlarmClock:
                 timer.cancel()
         for ring in self._ringing.values():
             self._take_mark_back(ring)
-        if self._host.commits.own:
-            self._host.commits.own_wanted = True
+        if self._host.output_gate.own:
+            self._host.output_gate.own_wanted = True
             self._host.touch()
 
     # Clocks
@@ -178,7 +178,7 @@ class AlarmClock:
 
     def _write_ahead(self, shard: int) -> None:
         raw = msgspec.msgpack.encode(self.steady.ahead_us[shard])
-        self._host.commits.write_own(shard, STEADY_KEY, AHEAD, raw, wanted=True)
+        self._host.output_gate.write_own(shard, STEADY_KEY, AHEAD, raw, wanted=True)
         self._host.touch()
 
     @property
@@ -285,7 +285,7 @@ class AlarmClock:
 
     def _write_mark(self, shard: int, object_key: bytes, deaths: int, *, wanted: bool = False) -> None:
         key, raw = begun_row(object_key, deaths)
-        self._host.commits.write_own(shard, BEGUN_KEY, key, raw, wanted=wanted)
+        self._host.output_gate.write_own(shard, BEGUN_KEY, key, raw, wanted=wanted)
 
     def _take_mark_back(self, ring: Ring) -> None:
         """The run has not begun, or has not ended by itself; it died with no process either."""
@@ -342,10 +342,10 @@ class AlarmClock:
         ring.marked = True
         ring.abandon_dead(activation)
         seq = activation.cache.confirm_seq
-        if seq <= host.commits.durable_seq:
+        if seq <= host.output_gate.durable_seq:
             ring.answer(OK, None)
         else:
-            host.commits.hold(seq, (activation, ring, 0, OK, None))
+            host.output_gate.hold(seq, (activation, ring, 0, OK, None))
         host.activator.give_back(kept, activation)
         host.touch()
 

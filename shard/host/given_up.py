@@ -113,11 +113,11 @@ class GivenUp:
             host.answer_error(origin, request.id, error)
             return
         errand = Errand(host.answer, origin, request.id, lambda: self._forget(class_name, name))
-        host.commits.held.append((activation, errand, 0, OK, None))
+        host.output_gate.held.append((activation, errand, 0, OK, None))
         host.touch()
 
     def _drop(self, _: Abandoned, shard: int, key: bytes) -> None:
-        self._host.commits.write_own(shard, ABANDONED_KEY, key.hex(), None, wanted=True)
+        self._host.output_gate.write_own(shard, ABANDONED_KEY, key.hex(), None, wanted=True)
 
     def _run(self, abandoned: Abandoned, shard: int, key: bytes) -> Activation:
         host, cls, name = self._host, abandoned.class_name, abandoned.name

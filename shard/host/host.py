@@ -6,7 +6,7 @@ that it may reveal is durable; at most one activation of an object is alive.
 Rule 1: no socket, thread or file, and no wall clock. The shell (worker or simulator) hands in messages, takes replies, and
 makes commits durable: it calls `cut`, then `committed` or `commit_failed`.
 Rule 2: a call that touches only cached storage is finished inside `_run`; it allocates no task.
-Rule 3: what opens or closes a gate is decided in `input_gate`, what waits for which commit in `commit`.
+Rule 3: what opens or closes a gate is decided in `input_gate`, what waits for which commit in `output_gate`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tidegate.shard.core.cache import Store
 from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.codec import SCALARS
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.core.output_gate import Commit, GroupCommit
+from tidegate.shard.core.output_gate import Commit, OutputGate
 from tidegate.shard.host.activation import Activation, QueuedCall
 from tidegate.shard.host.activator import Activator
 from tidegate.shard.host.alarm_clock import AlarmClock
@@ -66,10 +66,42 @@ class ShardStore(Store, Protocol):
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_pieces", "_reply", "_send", "_spare", "_spare_refs",
-        "_system", "activator", "alarms", "call_soon", "chained", "classes", "commits", "deadlines", "gates", "log", "loop",
-        "monotonic_us", "now_s", "queued", "queued_bytes", "queued_calls", "random", "resets", "running", "settings", "stores",
-        "table", "touch", "waiting", "wall_us", "web",
+        "_apply",
+        "_calls",
+        "_commit_writes",
+        "_commits_done",
+        "_outcomes",
+        "_pieces",
+        "_reply",
+        "_send",
+        "_spare",
+        "_spare_refs",
+        "_system",
+        "activator",
+        "alarms",
+        "call_soon",
+        "chained",
+        "classes",
+        "deadlines",
+        "gates",
+        "log",
+        "loop",
+        "monotonic_us",
+        "now_s",
+        "output_gate",
+        "queued",
+        "queued_bytes",
+        "queued_calls",
+        "random",
+        "resets",
+        "running",
+        "settings",
+        "stores",
+        "table",
+        "touch",
+        "waiting",
+        "wall_us",
+        "web",
     )  # fmt: skip
 
     def __init__(
@@ -94,8 +126,8 @@ class Host:
         that was set; `random` gives their retries jitter."""
         self.loop = loop
         self.call_soon = cast("Any", loop).call_soon_directly
-        self.commits = GroupCommit()
-        self.table = ActivationTable(classes, self.commits, settings.cache_bytes, settings.idle_evict_s)
+        self.output_gate = OutputGate()
+        self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s)
         self.classes = self.table.classes
         self.stores = stores
         self.settings = settings
@@ -133,8 +165,8 @@ class Host:
     def handle(self, message: Message) -> None:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
         origin = message.origin
-        waiting, commits = self.waiting, self.commits
-        if len(self.running) + self.queued_calls + len(commits.held) > WORKER_CALLS_MAX:
+        waiting, output_gate = self.waiting, self.output_gate
+        if len(self.running) + self.queued_calls + len(output_gate.held) > WORKER_CALLS_MAX:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
@@ -148,7 +180,7 @@ class Host:
                     and activation.gate.open
                     and (method := kept.methods.get(request.method)) is not None
                     and (request.options is NO_RAW or len(request.options) < 2)
-                    and commits.open_bytes < UNDURABLE_BYTES_MAX
+                    and output_gate.open_bytes < UNDURABLE_BYTES_MAX
                     and not waiting.stalled
                 ):
                     activation.last_used_s = self.now_s
@@ -220,7 +252,7 @@ class Host:
             except BadRequest as exc:
                 self.answer_error(origin, request.id, exc)
                 return
-        if self.waiting.stalled or self.commits.open_bytes >= UNDURABLE_BYTES_MAX:
+        if self.waiting.stalled or self.output_gate.open_bytes >= UNDURABLE_BYTES_MAX:
             self.waiting.stalled.append((request, origin))
             return
         gate = activation.gate
@@ -311,13 +343,13 @@ class Host:
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
                 return
-        commits = self.commits
+        output_gate = self.output_gate
         if result.__class__ in SCALARS and origin.__class__ is Origin and activation.broken is None:
             confirm_seq = activation.cache.confirm_seq  # What `Outcomes.finish` would do in the end, for the commonest cases.
-            if confirm_seq == commits.open_seq:
-                commits.held.append((activation, origin, request.id, OK, result))
+            if confirm_seq == output_gate.open_seq:
+                output_gate.held.append((activation, origin, request.id, OK, result))
                 return
-            if confirm_seq <= commits.durable_seq:
+            if confirm_seq <= output_gate.durable_seq:
                 self._reply(origin, request.id, OK, result)
                 return
         self._outcomes.finish(activation, origin, request.id, method.name, result)
@@ -365,7 +397,7 @@ class Host:
             return
         if origin.chain is not None:
             request.options = self.chained.options(origin.chain)
-        if activation.cache.confirm_seq <= self.commits.durable_seq:
+        if activation.cache.confirm_seq <= self.output_gate.durable_seq:
             self._send_soon(request, origin)
         else:
             seq = activation.cache.confirm_seq
@@ -379,7 +411,7 @@ class Host:
         if origin.caller.broken is not None and origin.confirm_seq >= origin.caller.lost_seq:
             origin.fail(origin.caller.broken)
             return False
-        self.commits.inherit(activation.cache, origin.caller.cache, origin.confirm_seq)
+        self.output_gate.inherit(activation.cache, origin.caller.cache, origin.confirm_seq)
         return True
 
     def _deliver_later(self, request: Request, origin: Origin) -> None:
@@ -393,13 +425,13 @@ class Host:
         if activation.broken is not None and seq >= activation.lost_seq:
             discard(activation.broken)
             return
-        self.commits.hold(seq, (activation, None, release, discard, None))
+        self.output_gate.hold(seq, (activation, None, release, discard, None))
 
     # Commits
 
     def cut(self) -> list[ShardCommit]:
         """Closes the open commit and returns what has to become durable, by shard."""
-        commit = self.commits.cut(COMMIT_BYTES_MAX)
+        commit = self.output_gate.cut(COMMIT_BYTES_MAX)
         by_shard: dict[int, list[ObjectWrites]] = {}
         for cache in commit.members:
             writes = cache.begin_commit()
@@ -428,7 +460,7 @@ class Host:
         for cache in commit.members:
             cache.committing = None
         self.alarms.committed()
-        self.commits.succeeded()
+        self.output_gate.succeeded()
         reply = self._reply
         for _, origin, first, second, third in commit.held:
             try:
@@ -445,7 +477,7 @@ class Host:
     def commit_failed(self, problem: str) -> None:
         """What `cut` returned is not durable and never will be: its objects are reset, their messages never leave."""
         self._pieces = None
-        commit = self.commits.failed()
+        commit = self.output_gate.failed()
         self.alarms.commit_failed()
         error = ObjectReset(f"a write could not be made durable: {problem}")
         for message in commit.held:
@@ -473,17 +505,17 @@ class Host:
     @property
     def unanswered(self) -> int:
         """Calls that were accepted and not answered yet."""
-        in_flight = self.commits.in_flight
-        held = len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0)
+        in_flight = self.output_gate.in_flight
+        held = len(self.output_gate.held) + (len(in_flight.held) if in_flight is not None else 0)
         return len(self.running) + self.queued_calls + held + len(self.waiting)
 
     def statistics(self) -> HostStatistics:
-        in_flight = self.commits.in_flight
+        in_flight = self.output_gate.in_flight
         return HostStatistics(
             activations=len(self.table),
             tasks=len(self.running),
             queued_calls=self.queued_calls,
-            held_messages=len(self.commits.held) + (len(in_flight.held) if in_flight is not None else 0),
+            held_messages=len(self.output_gate.held) + (len(in_flight.held) if in_flight is not None else 0),
             cache_bytes=self.table.budget.used_bytes,
             calls=self._calls,
             commits=self._commits_done,

@@ -2,7 +2,7 @@
 
 Guarantee: a call leaves the worker only when everything its object has written before is durable, and calls of one object to
 another leave in the order in which they were made. A call to an object of the same worker waits for no disk: the other object
-inherits what the call reveals, and the caller what the reply does (see `commit.py`). The result is delivered to the object
+inherits what the call reveals, and the caller what the reply does (see `output_gate.py`). The result is delivered to the object
 through its input gate, because it is awaited as an ordinary future.
 """
 

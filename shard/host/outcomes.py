@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class Outcomes:
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._commits = host.commits
+        self._output_gate = host.output_gate
 
     def finish(self, activation: Activation, origin: Origin, request_id: Any, method: str, value: Any) -> None:
         if activation.broken is not None:
@@ -48,17 +48,17 @@ class Outcomes:
 
     def finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:
         """Through the output gate."""
-        if activation.cache.confirm_seq <= self._commits.durable_seq:
+        if activation.cache.confirm_seq <= self._output_gate.durable_seq:
             self._host.answer(origin, request_id, status, value)
         elif origin.__class__ is LocalOrigin:
             caller = origin.caller
             if caller.broken is not None:
                 origin.fail(caller.broken)
                 return
-            self._commits.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
+            self._output_gate.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
             self._host.answer(origin, request_id, status, value)
         else:
-            self._commits.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
+            self._output_gate.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
 
     def finish_error(self, activation: Activation, origin: Origin, request_id: Any, method: str, error: BaseException) -> None:
         if activation.broken is not None or issubclass(type(error), Aborted):

@@ -52,9 +52,9 @@ class Resets:
             self._host.log.was_reset(activation.id, f"{activation.id} was reset: {error}")
             self._break(activation, error, inherited=True)
         else:  # It was reset while the commit was under way. Whoever has seen its writes since has seen what is lost now.
-            for heir in self._host.commits.heirs_of(activation.cache):
+            for heir in self._host.output_gate.heirs_of(activation.cache):
                 self._reset_heir(heir, error)
-        activation.lost_seq = min(activation.lost_seq, self._host.commits.first_of(seq))
+        activation.lost_seq = min(activation.lost_seq, self._host.output_gate.first_of(seq))
 
     def _reset_heir(self, heir: ObjectCache, error: CallError) -> None:
         """It has seen writes that are lost."""
@@ -67,17 +67,17 @@ class Resets:
     def _break(self, activation: Activation, error: CallError, *, queued_too: bool = False, inherited: bool = False) -> None:
         host, cache = self._host, activation.cache
         activation.broken = error
-        activation.lost_seq = host.commits.first_of(host.commits.open_seq)
+        activation.lost_seq = host.output_gate.first_of(host.output_gate.open_seq)
         host.table.remove(activation)
-        heirs = host.commits.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
-        host.commits.forget(cache)
+        heirs = host.output_gate.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
+        host.output_gate.forget(cache)
         cache.break_with(error)
-        held, host.commits.held = host.commits.held, []
+        held, host.output_gate.held = host.output_gate.held, []
         for message in held:
             if message[0] is activation:
                 host.discard(message, error)
             else:
-                host.commits.held.append(message)
+                host.output_gate.held.append(message)
         queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
         self._end_tasks(activation, error)
         activation.orphan_callbacks()

@@ -17,7 +17,6 @@ from collections.abc import Iterable
 
 from tidegate.runtime.errors import ObjectReset
 from tidegate.shard.core.cache import Budget
-from tidegate.shard.core.output_gate import GroupCommit
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.split_dict import SplitDict
 from tidegate.shard.objects.methods import ObjectClass
@@ -73,11 +72,10 @@ class Kept:
 
 
 class ActivationTable:
-    def __init__(self, classes: Iterable[ObjectClass], commits: GroupCommit, bytes_max: int, idle_s: float) -> None:
+    def __init__(self, classes: Iterable[ObjectClass], bytes_max: int, idle_s: float) -> None:
         self.classes = {object_class.name: Kept(object_class) for object_class in classes}
         self.budget = Budget(bytes_max)
         self.added = self.evictions = 0
-        self._commits = commits
         self._idle_s = idle_s
         self._by_age = AgeQueue()
         """With the time of last use that was known when it was looked at; oldest first."""

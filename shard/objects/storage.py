@@ -19,7 +19,7 @@ from tidegate.runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from tidegate.shard.core.alarms import Alarm
 from tidegate.shard.core.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
 from tidegate.shard.core.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
-from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.transaction_layer import Layer
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, to_raw
 from tidegate.shard.objects.ready import DONE, Ready
@@ -76,7 +76,7 @@ class _NoStore:
         return None
 
 
-_NOBODYS = ObjectCache(b"", "", "", 0, cast("Store", _NoStore()), GroupCommit(), Budget(0))
+_NOBODYS = ObjectCache(b"", "", "", 0, cast("Store", _NoStore()), OutputGate(), Budget(0))
 _NOBODYS.break_with(ObjectReset(LEFT_MEMORY))
 
 
@@ -225,7 +225,7 @@ class Storage:
                 cache.write_passing(key, raw, kept, not allow_unconfirmed)
             else:
                 cache.write(key, raw, kept, not allow_unconfirmed)
-            return DONE if cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
+            return DONE if cache.output_gate.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
         check_key(key)
         (self._layer.write_passing if no_cache else self._layer.write)(key, raw, kept, not allow_unconfirmed)
         return DONE
@@ -250,7 +250,7 @@ class Storage:
         write = target.write_passing if no_cache else target.write
         for key, raw, kept in checked:
             write(key, raw, kept, not allow_unconfirmed)
-        return DONE if self._cache.commits.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
+        return DONE if self._cache.output_gate.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
 
     def _wait_capacity(self, allow_concurrency: bool) -> Awaitable[None]:
         """Backpressure: until what is written is durable. Keeps the gate closed unless others are to be let in."""

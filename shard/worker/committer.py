@@ -66,12 +66,12 @@ class Committer:
     @property
     def will_block(self) -> bool:
         """Whether `commit_if_due` will wait for the disk."""
-        return self._inline and self._host.commits.can_cut
+        return self._inline and self._host.output_gate.can_cut
 
     def commit_if_due(self) -> None:
         """To be called at the end of a turn."""
         host = self._host
-        while host.commits.can_cut:
+        while host.output_gate.can_cut:
             record = encode_record(CommitRecord(int(time.time() * 1_000), host.cut()))
             if not self._inline:
                 self._jobs.put(record)

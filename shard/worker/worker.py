@@ -264,7 +264,7 @@ class Worker:
     def _check_drained(self) -> None:
         self._end_turn()
         left = self._host.unanswered + self._peers.unanswered
-        kept = self._host.commits.in_flight is not None or self._host.commits.dirty
+        kept = self._host.output_gate.in_flight is not None or self._host.output_gate.dirty
         busy = left or kept or self._endpoint.statistics().kept_bytes
         if not busy and not self._said_quiet:
             self._said_quiet = True

@@ -79,7 +79,7 @@ def test_a_value_that_is_written_again_without_bypassing_stays_cached() -> None:
     world.cut()
     world.put("foo", 2, no_cache=True)
     world.committed()
-    assert not world.commits.can_cut, "it was written already"
+    assert not world.output_gate.can_cut, "it was written already"
     with asked(world) as keys:
         assert world.get("foo") == 2
     assert keys == []
@@ -99,12 +99,12 @@ def test_what_is_dropped_by_a_reset_or_by_delete_all_is_not_looked_for_when_a_la
     world = durable_and_evicted(foo=1)
     world.put("foo", 2, no_cache=True)
     world.reset()
-    assert world.commits.passing == {}
+    assert world.output_gate.passing == {}
     world.put("foo", 3, no_cache=True)
     finish(world.storage.delete_all())
     world.put("bar", 1)
     world.commit()
-    assert world.commits.passing == {}
+    assert world.output_gate.passing == {}
     assert world.list() == {"bar": 1}
 
 

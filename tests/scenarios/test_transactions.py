@@ -41,7 +41,7 @@ def test_deletes_in_a_transaction_count_what_is_only_in_the_store_and_what_the_t
             txn.put("k", 1)
             assert await txn.delete("k") is True
             assert await txn.list() == {}
-            assert not world.commits.can_cut
+            assert not world.output_gate.can_cut
 
     run(scenario())
     world.commit()

@@ -176,8 +176,8 @@ class WorkerProcess(SimProcess):
         if quiet:
             statistics = self.host.statistics()
             left = (self.host.unanswered, statistics.tasks, statistics.queued_calls, statistics.held_messages)
-            if any(left) or self.host.commits.dirty or self.host.commits.in_flight or self.host.commits.open_bytes:
-                self.history.problem("leftover", f"{self.name}: {statistics}, open bytes {self.host.commits.open_bytes}")
+            if any(left) or self.host.output_gate.dirty or self.host.output_gate.in_flight or self.host.output_gate.open_bytes:
+                self.history.problem("leftover", f"{self.name}: {statistics}, open bytes {self.host.output_gate.open_bytes}")
 
 
 class RouterProcess(SimProcess):

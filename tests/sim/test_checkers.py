@@ -20,7 +20,7 @@ from tidegate.runtime.wire.protocol import OK
 from tidegate.shard.core.alarms import ShardAlarms
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.input_gate import InputGate
-from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.host.activation import Activation, CriticalSection
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.outcomes import Outcomes
@@ -87,7 +87,7 @@ def a_failed_commit_resets_nobody(stack: contextlib.ExitStack) -> None:
 
 
 def heirs_are_forgotten(stack: contextlib.ExitStack) -> None:
-    patch(stack, GroupCommit, "inherit", lambda self, heir, source, seq: None)
+    patch(stack, OutputGate, "inherit", lambda self, heir, source, seq: None)
 
 
 def calls_do_not_wait_for_the_commit(stack: contextlib.ExitStack) -> None:
@@ -276,7 +276,7 @@ def backpressure_opens_the_gate_too_early(stack: contextlib.ExitStack) -> None:
             if not future.done():
                 future.set_result(None)
 
-        self.host.hold(self, self.host.commits.open_seq, settle, settle)
+        self.host.hold(self, self.host.output_gate.open_seq, settle, settle)
         return future
 
     patch(stack, Activation, "wait_capacity", wait_capacity)

@@ -130,7 +130,7 @@ class AlarmWorld(World):
     def _end_turn(self) -> None:
         if self.failing:
             self.touched = False
-            while self.host.commits.can_cut:
+            while self.host.output_gate.can_cut:
                 self.fail_commit()
         else:
             super()._end_turn()

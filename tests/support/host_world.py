@@ -132,7 +132,7 @@ class World:
     def _end_turn(self) -> None:
         assert CURRENT.get(None) is None, "what the runtime starts belongs to no object"
         self.touched = False
-        while self.auto and self.host.commits.can_cut:
+        while self.auto and self.host.output_gate.can_cut:
             self.commit()
 
     def call(
@@ -183,13 +183,13 @@ class World:
         self.host.cut()
 
     def fail_commit(self, problem: str = "the disk said no") -> None:
-        if self.host.commits.in_flight is None:
+        if self.host.output_gate.in_flight is None:
             self.host.cut()
         self.host.commit_failed(problem)
 
     def crash(self, *, in_flight_is_durable: bool = False) -> None:
         """The process dies and another one recovers. Of a commit in flight either everything is durable or nothing."""
-        if in_flight_is_durable and self.host.commits.in_flight is not None:
+        if in_flight_is_durable and self.host.output_gate.in_flight is not None:
             self.host.committed()
         self.lost_calls |= set(self.calls)
         self.calls.clear()

@@ -39,7 +39,7 @@ def act(world: World, what: Callable[[Actor], Awaitable[Any]], name: str = "one"
 
 def held(world: World, name: str = "one") -> bool:
     """Whether a message that the object sends now waits for the disk."""
-    return world.activation(Actor, name).cache.confirm_seq > world.host.commits.durable_seq
+    return world.activation(Actor, name).cache.confirm_seq > world.host.output_gate.durable_seq
 
 
 def durable_and_evicted(**pairs: Any) -> StorageWorld:

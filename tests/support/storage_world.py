@@ -11,7 +11,7 @@ from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.ids import object_key
 from tidegate.shard.core.alarms import Alarm, alarm_for, shown_for
 from tidegate.shard.core.cache import Budget, ObjectCache
-from tidegate.shard.core.output_gate import GroupCommit
+from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.objects.ready import DONE
 from tidegate.shard.objects.storage import Storage
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
@@ -64,7 +64,7 @@ class StorageWorld:
     """`storage` is replaced by a fresh one after a reset, an eviction or a crash."""
 
     def __init__(self) -> None:
-        self.commits = GroupCommit()
+        self.output_gate = OutputGate()
         self.budget = Budget(1 << 30)
         self.store = ShardStore(MemoryState(0))
         self.key = object_key("Thing", "one")
@@ -75,11 +75,11 @@ class StorageWorld:
 
     def activate(self) -> None:
         self.budget.used_bytes = 0
-        self.cache = ObjectCache(self.key, "Thing", "one", 0, self.store, self.commits, self.budget)
+        self.cache = ObjectCache(self.key, "Thing", "one", 0, self.store, self.output_gate, self.budget)
         self.storage = Storage(self.cache, AlwaysOpen())
 
     def cut(self) -> list[ObjectWrites]:
-        commit = self.commits.cut(1 << 30)
+        commit = self.output_gate.cut(1 << 30)
         assert commit.members == [self.cache]
         self.pieces = [self.cache.begin_commit()]
         # As the log would give it back.
@@ -92,38 +92,38 @@ class StorageWorld:
         self.store.apply(self.store.seq + 1, self.pieces)
         self.pieces = None
         self.cache.committing = None
-        self.commits.succeeded()
+        self.output_gate.succeeded()
         self.done += 1
 
     def commit(self) -> None:
         """Makes everything durable that is not."""
         if self.pieces is not None:
             self.committed()
-        if self.commits.can_cut:
+        if self.output_gate.can_cut:
             self.cut()
             self.committed()
 
     def failed(self) -> None:
         """The commit in flight is lost, the object is reset."""
         self.pieces = None
-        self.commits.failed()
+        self.output_gate.failed()
         self.reset()
 
     def reset(self) -> None:
-        self.commits.forget(self.cache)
+        self.output_gate.forget(self.cache)
         self.cache.break_with(ObjectReset("reset"))
         self.activate()
 
     def crash(self) -> None:
         """Memory is gone."""
         self.pieces = None
-        self.commits = GroupCommit()
+        self.output_gate = OutputGate()
         self.activate()
 
     @property
     def held(self) -> bool:
         """Whether a message that is sent now waits for the disk."""
-        return self.cache.confirm_seq > self.commits.durable_seq
+        return self.cache.confirm_seq > self.output_gate.durable_seq
 
     def put(self, key: str, value: Any, **options: Any) -> None:
         finish(self.storage.put(key, value, **options))

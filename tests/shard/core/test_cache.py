@@ -76,7 +76,7 @@ def explore(story: list[tuple[Any, ...]], model: Model, left: int) -> int:
         else:
             world = StorageWorld()
             for earlier in story:
-                if earlier == ("cut",) and not world.commits.can_cut:
+                if earlier == ("cut",) and not world.output_gate.can_cut:
                     break
                 perform(world, earlier)
             else:
@@ -137,7 +137,7 @@ def test_writing_the_value_already_stored_causes_no_commit(value: Any, evicted: 
         world.cache.evict()
     world.put("key", value)
     finish(world.storage.put_many({"key": value}))
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
     assert not world.held
 
 
@@ -162,13 +162,13 @@ def test_deleting_what_does_not_exist_causes_no_commit() -> None:
     world.commit()
     assert finish(world.storage.delete("other")) is False
     assert finish(world.storage.delete_many(["x", "y"])) == 0
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
 
 
 def test_deleting_everything_of_an_object_without_anything_causes_no_commit() -> None:
     world = StorageWorld()
     finish(world.storage.delete_all())
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
 
 
 @pytest.mark.parametrize("settled", [False, True])
@@ -207,7 +207,7 @@ def test_an_unconfirmed_write_holds_nothing_back_and_a_confirmed_one_does() -> N
     world.put("a", 1, allow_unconfirmed=True)
     finish(world.storage.delete("a", allow_unconfirmed=True))
     assert not world.held
-    assert world.commits.can_cut
+    assert world.output_gate.can_cut
     world.put("b", 1)
     assert world.held
     world.commit()
@@ -321,8 +321,8 @@ def test_storage_of_an_object_that_was_reset_refuses_and_changes_nothing(operati
     for _ in range(2):
         with pytest.raises(ObjectReset):
             OPERATIONS[operation](old)
-    assert old_cache not in world.commits.dirty
-    assert world.commits.open_bytes == 0
+    assert old_cache not in world.output_gate.dirty
+    assert world.output_gate.open_bytes == 0
     assert world.get("key") == 1
 
 

@@ -72,10 +72,10 @@ def test_nothing_is_visible_or_dirty_before_the_merge() -> None:
     layer = Layer(None)
     put(layer, "a", 2)
     assert world.get("a") == 1
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
     layer.merge_into(world.cache)
     assert world.get("a") == 2
-    assert world.commits.can_cut
+    assert world.output_gate.can_cut
 
 
 @pytest.mark.parametrize(("confirmed", "held"), [((False, False), False), ((False, True), True), ((True, False), True)])
@@ -98,4 +98,4 @@ def test_a_transaction_that_leaves_everything_as_it_was_causes_no_commit() -> No
     put(layer, "b", 1)
     layer.delete("b", confirmed=True)
     layer.merge_into(world.cache)
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut

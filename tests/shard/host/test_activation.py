@@ -331,7 +331,7 @@ async def test_nothing_of_an_open_transaction_is_seen_by_other_events_or_committ
     reading = world.call(Sections, "a", "get", "k")
     await world.settle()
     assert not reading.answered
-    assert not world.host.commits.can_cut
+    assert not world.host.output_gate.can_cut
     CONTROL["t"].set_result(None)
     await world.settle()
     world.commit()

@@ -248,7 +248,7 @@ async def test_an_abandonment_that_cannot_be_written_runs_nothing() -> None:
     world.rehearsal.play = None
     for store in world.stores.values():
         for key, _ in store.scan(BEGUN_KEY):
-            world.host.commits.write_own(store.shard, BEGUN_KEY, key, bytes([ALARM_DEATHS_MAX]), wanted=True)
+            world.host.output_gate.write_own(store.shard, BEGUN_KEY, key, bytes([ALARM_DEATHS_MAX]), wanted=True)
     world.commit()
     world.crash()
     runs = len(world.rehearsal.runs)
@@ -269,7 +269,7 @@ async def test_an_object_in_memory_whose_alarm_is_abandoned_stays_one(asleep: bo
     await world.until(15.5)
     for store in world.stores.values():
         for key, _ in store.scan(BEGUN_KEY):
-            world.host.commits.write_own(store.shard, BEGUN_KEY, key, bytes([ALARM_DEATHS_MAX]), wanted=True)
+            world.host.output_gate.write_own(store.shard, BEGUN_KEY, key, bytes([ALARM_DEATHS_MAX]), wanted=True)
     world.commit()
     Bell.rehearsal.play = None
     await world.ring_up("put", "k", 1)
@@ -300,7 +300,7 @@ async def test_calls_that_come_while_it_is_abandoned_find_it_abandoned() -> None
             break
         world.auto = len(world.deaths_at_s) < ALARM_DEATHS_MAX - 1
         if not world.auto:
-            while world.host.commits.can_cut and len(world.deaths_at_s) < ALARM_DEATHS_MAX:
+            while world.host.output_gate.can_cut and len(world.deaths_at_s) < ALARM_DEATHS_MAX:
                 world.commit()
                 await world.settle()
     asked = world.bell("pending")

@@ -92,7 +92,7 @@ async def test_a_call_that_waits_for_backpressure_is_answered_at_its_deadline() 
     await world.settle()
     error = await passed(world.call(Thing, "b", "log", "late", deadline_ms=20))
     assert error.outcome == "not_executed"
-    while world.host.commits.can_cut:
+    while world.host.output_gate.can_cut:
         world.commit()
     await large.reply
     assert LOG == []

@@ -34,7 +34,7 @@ async def test_every_natural_counter_gives_unique_gap_free_numbers(form: str, au
     calls = [world.call(Counter, "a", form) for _ in range(50)]
     for _ in range(1_000):
         await world.settle(2)
-        if not auto and world.host.commits.can_cut:
+        if not auto and world.host.output_gate.can_cut:
             world.commit()
         if all(call.answered for call in calls):
             break
@@ -54,13 +54,13 @@ async def test_all_counter_forms_together_give_unique_numbers_over_evictions_fai
             # `in_memory` beside the others is another object's business: it trusts its memory.
             pending.append(world.call(Counter, "a", rng.choice(["plain", "in_transaction", "after_a_while", "in_section"])))
         await world.settle(rng.randrange(4))
-        if event > 0.95 and world.host.commits.in_flight is None and world.host.commits.can_cut:
+        if event > 0.95 and world.host.output_gate.in_flight is None and world.host.output_gate.can_cut:
             world.fail_commit()
         elif event > 0.93:
             confirmed += [call.result for call in pending if call.answered and not call.reply.exception()]
             pending.clear()
             world.crash()
-        elif event > 0.5 and world.host.commits.can_cut:
+        elif event > 0.5 and world.host.output_gate.can_cut:
             world.commit()
         if rng.random() < 0.1:
             world.evict_idle()
@@ -172,7 +172,7 @@ async def test_replies_of_one_object_leave_in_the_order_in_which_they_were_produ
         await world.settle(2)
         if number % 4 == 3:
             world.commit()
-    while world.host.commits.can_cut:
+    while world.host.output_gate.can_cut:
         world.commit()
     await world.ask_all(calls)
     await world.settle()
@@ -275,7 +275,7 @@ async def test_writes_made_while_the_lost_commit_was_in_flight_are_lost_with_it(
     assert isinstance(first.error, ObjectReset)
     assert isinstance(second.error, ObjectReset)
     assert world.durable(Thing, "a") == {}
-    assert not world.host.commits.dirty
+    assert not world.host.output_gate.dirty
 
 
 async def test_a_sync_whose_write_fails_raises_in_the_object_that_is_reset() -> None:
@@ -301,7 +301,7 @@ async def test_abort_drops_what_was_written_answers_and_starts_anew_with_the_nex
     await world.settle()
     assert isinstance(abort.error, ObjectReset)
     assert "enough" in str(abort.error)
-    assert not world.host.commits.can_cut
+    assert not world.host.output_gate.can_cut
     assert await world.ask(Thing, "a", "get", "k") == "kept"
 
 
@@ -389,7 +389,7 @@ async def test_in_every_small_world_of_calls_and_commits_confirmed_numbers_are_d
         answered: dict[str, list[Call]] = {"a": [], "b": []}
         for step in (first, *rest):
             kind, _, name = step.partition(" ")
-            commits = world.host.commits
+            commits = world.host.output_gate
             activation = world.host.classes["Counter"].activations.get(name)
             if kind == "call":
                 answered[name].append(world.call(Counter, name, "plain"))
@@ -415,7 +415,7 @@ async def test_in_every_small_world_of_calls_and_commits_confirmed_numbers_are_d
 async def end_well(world: World, answered: dict[str, list[Call]], story: tuple[str, ...]) -> None:
     """Everything is committed, and what was confirmed is there."""
     world.auto = True
-    if world.host.commits.in_flight is not None:
+    if world.host.output_gate.in_flight is not None:
         world.host.committed()
     world.host.touch()
     await world.settle(6)

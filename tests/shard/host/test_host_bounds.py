@@ -108,7 +108,7 @@ async def test_a_deadline_counts_while_a_call_waits_for_the_disk() -> None:
     late = world.call(Thing, "b", "log", "late", deadline_ms=5)
     await world.settle()
     await asyncio.sleep(0.02)
-    while world.host.commits.can_cut:
+    while world.host.output_gate.can_cut:
         world.commit()
     with pytest.raises(DeadlineExceeded):
         await late.reply
@@ -131,7 +131,7 @@ async def test_no_new_call_starts_while_too_much_is_not_durable_and_all_do_in_or
     world = World(Thing, auto=False)
     large = world.call(Thing, "a", "put_large", 17)
     await world.settle()
-    assert world.host.commits.open_bytes >= UNDURABLE_BYTES_MAX
+    assert world.host.output_gate.open_bytes >= UNDURABLE_BYTES_MAX
     calls = [world.call(Thing, "b", "log", str(number)) for number in range(3)]
     await world.settle()
     assert LOG == []
@@ -210,7 +210,7 @@ async def test_under_backpressure_no_other_event_enters_before_the_result_of_the
     calls = [world.call(Pressed, "a", "count") for _ in range(40)]
     for _ in range(200):
         await world.settle(3)
-        if world.host.commits.can_cut:
+        if world.host.output_gate.can_cut:
             world.commit()
     assert sorted(await world.ask_all(calls)) == list(range(40))
 

@@ -102,9 +102,9 @@ async def test_a_call_that_code_has_made_vanish_is_not_known() -> None:
 async def test_what_an_operator_asked_for_is_known_until_it_is_durable() -> None:
     world = World(Slow, auto=False)
     operator = Origin(b"test", envelope=None, json=False, single=False, requests=1)
-    world.host.commits.held.append((None, Errand(world.host.answer, operator, 7, lambda: None), 0, OK, None))
+    world.host.output_gate.held.append((None, Errand(world.host.answer, operator, 7, lambda: None), 0, OK, None))
     assert known(world) == {7}
-    world.host.commits.held.clear()
+    world.host.output_gate.held.clear()
 
 
 async def test_what_is_asked_about_costs_nothing_for_objects_without_calls() -> None:

@@ -171,7 +171,7 @@ async def test_who_has_seen_a_write_that_is_lost_is_reset_also_if_the_writer_was
     world.fail_commit()
     assert teller.broken is not None
     await world.settle()
-    assert not world.host.commits.can_cut
+    assert not world.host.output_gate.can_cut
     assert isinstance(deposit.error, ObjectReset)
     assert isinstance(learning.error, ObjectReset)
     assert world.durable(Teller, "t") == {}
@@ -229,7 +229,7 @@ async def test_calls_of_one_object_to_another_arrive_in_the_order_in_which_they_
     call = world.call(Teller, "t", "send_many", "a", 50)
     for _ in range(100):
         await world.settle(2)
-        if not auto and world.host.commits.can_cut:
+        if not auto and world.host.output_gate.can_cut:
             world.commit()
     await call.reply
     assert list(range(50)) == LOG
@@ -389,11 +389,11 @@ async def test_whatever_fails_nobody_outside_learns_what_is_not_durable(seed: in
         elif event == 7:
             cls, target = rng.choice(OBJECTS)
             pending.append(("", world.call(cls, target, "abort_now")))
-        elif event == 8 and world.host.commits.in_flight is not None:
+        elif event == 8 and world.host.output_gate.in_flight is not None:
             world.fail_commit()
-        elif event == 9 and world.host.commits.in_flight is not None:
+        elif event == 9 and world.host.output_gate.in_flight is not None:
             world.host.committed()
-        elif world.host.commits.can_cut:
+        elif world.host.output_gate.can_cut:
             world.cut()
         await world.settle(rng.randrange(4))
         collect()
@@ -401,7 +401,7 @@ async def test_whatever_fails_nobody_outside_learns_what_is_not_durable(seed: in
             world.crash(in_flight_is_durable=rng.random() < 0.5)
             pending.clear()
     for _ in itertools.count():
-        if world.host.commits.in_flight is not None:
+        if world.host.output_gate.in_flight is not None:
             world.host.committed()
         await world.settle()
         collect()

@@ -318,7 +318,7 @@ async def test_alarms_of_many_objects_with_long_names_fit_in_the_commits_they_ar
     world = AlarmWorld(auto=False)
     calls = [world.bell("set", 10, name=f"{number:04d}" + "n" * 1_000) for number in range(500)]
     await world.settle()
-    counted = world.host.commits.open_bytes
+    counted = world.host.output_gate.open_bytes
     world.commit()
     await world.ask_all(calls)
     assert world.largest_commit_bytes <= counted

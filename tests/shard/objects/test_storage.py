@@ -191,7 +191,7 @@ def test_a_bad_key_is_refused_at_the_call_by_every_operation_and_nothing_is_writ
     for call in calls:
         with pytest.raises(ValueError):
             call()
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
 
 
 @pytest.mark.parametrize("key", [None, 5, b"key", ["a"], ("a",)])
@@ -203,7 +203,7 @@ def test_a_key_that_is_no_text_is_refused_by_every_operation(world: StorageWorld
     ):  # fmt: skip
         with pytest.raises(TypeError):
             call()
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
 
 
 def test_one_text_is_not_a_list_of_keys(world: StorageWorld) -> None:
@@ -217,7 +217,7 @@ def test_a_value_that_would_not_come_back_equal_is_refused_at_the_call(world: St
     for call in (lambda: world.storage.put("k", value), lambda: world.storage.put_many({"a": 1, "k": value})):
         with pytest.raises(TypeError):
             call()
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
     assert world.list() == {}
 
 
@@ -230,7 +230,7 @@ def test_a_value_too_large_or_not_encodable_is_refused_at_the_call(world: Storag
     for call in (lambda: world.storage.put("k", value), lambda: world.storage.put_many({"a": 1, "k": value})):
         with pytest.raises(ValueError):
             call()
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
     assert world.list() == {"k": 1}
 
 
@@ -279,11 +279,11 @@ def test_a_transaction_reads_its_own_writes_and_commits_them_when_it_ends(world:
             await txn.put("a", 1)
             assert await txn.get("a") == 1
             assert await world.storage.get("a") == 1, "operations on the storage belong to it too"
-            assert not world.commits.can_cut
+            assert not world.output_gate.can_cut
         assert world.get("a") == 1
 
     run(scenario())
-    assert world.commits.can_cut
+    assert world.output_gate.can_cut
 
 
 def test_a_transaction_that_raises_leaves_no_trace(world: StorageWorld) -> None:
@@ -299,7 +299,7 @@ def test_a_transaction_that_raises_leaves_no_trace(world: StorageWorld) -> None:
     with pytest.raises(KeyError):
         run(scenario())
     assert world.list() == {"a": 1}
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
 
 
 def test_a_rollback_undoes_everything_and_the_transaction_takes_no_more_operations(world: StorageWorld) -> None:
@@ -366,7 +366,7 @@ def test_rolling_back_an_outer_transaction_ends_the_inner_ones_too(world: Storag
         assert world.list() == {}
 
     run(scenario())
-    assert not world.commits.can_cut
+    assert not world.output_gate.can_cut
 
 
 @pytest.mark.parametrize("bad", [("", 1), ("k", (1,)), ("k", "x" * VALUE_BYTES_MAX)])
@@ -490,7 +490,7 @@ class StorageProgram(RuleBasedStateMachine):
     def evict(self) -> None:
         self.world.cache.evict()
 
-    @precondition(lambda self: self.world.commits.can_cut)
+    @precondition(lambda self: self.world.output_gate.can_cut)
     @rule()
     def cut(self) -> None:
         self.world.cut()

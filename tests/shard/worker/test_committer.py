@@ -156,7 +156,7 @@ async def test_a_log_that_breaks_answers_everybody_and_ends_the_worker(inline: b
         await made.put("lost")
     await made.settle()
     assert len(made.trouble) == 1
-    assert made.host.commits.in_flight is None
+    assert made.host.output_gate.in_flight is None
 
 
 @pytest.mark.parametrize("inline", [False, True])
