@@ -43,9 +43,6 @@ class SteadyTime:
     def now_us(self, shard: int) -> int:
         return self._monotonic_us() + self._bases_us[shard]
 
-    def to_wall_us(self, shard: int, steady_us: int) -> int:
-        return steady_us - self.ahead_us[shard]
-
     def was_set(self) -> list[int]:
         """The shards of which something else has to be stored, because the wall clock was set."""
         before_us = self._monotonic_us()

@@ -57,7 +57,7 @@ from tidegate.shard.objects.web import Web
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 
 
-class ShardStore(Store, Protocol):
+class DurableShard(Store, Protocol):
     """The durable state of one shard, as the host uses it."""
 
     seq: int
@@ -108,7 +108,7 @@ class Host:
         self,
         loop: asyncio.AbstractEventLoop,
         classes: Iterable[ObjectClass],
-        stores: Mapping[int, ShardStore],
+        stores: Mapping[int, DurableShard],
         settings: HostSettings,
         *,
         reply: Callable[[Origin, Any, int, Any], None],

@@ -29,7 +29,7 @@ SCALAR_BYTES_SURE = 16
 """A scalar of so few bytes needs no check of its size."""
 
 
-class Host(Protocol):
+class StorageOwner(Protocol):
     """What storage needs of the activation it belongs to."""
 
     def alarm_at(self, when: datetime.datetime | datetime.timedelta | float) -> Alarm:
@@ -83,11 +83,11 @@ _NOBODYS.break_with(ObjectReset(LEFT_MEMORY))
 class Storage:
     """Private, durable, transactional storage of one object: an ordered map from str to values."""
 
-    __slots__ = ("_cache", "_host", "_layer")
+    __slots__ = ("_cache", "_layer", "_owner")
 
-    def __init__(self, cache: ObjectCache, host: Host) -> None:
+    def __init__(self, cache: ObjectCache, owner: StorageOwner) -> None:
         self._cache = cache
-        self._host = host
+        self._owner = owner
         self._layer: Layer | None = None
         """What the innermost open transaction has written."""
 
@@ -167,7 +167,7 @@ class Storage:
             return Ready(_listed(rows))
         finish = rows.finish
         begin = partial(cache.store.fetch_range, cache.key, start, end, reverse, rows.limit)
-        return self._host.wait_fetched(begin, lambda rows: _listed(finish(rows)), allow_concurrency)
+        return self._owner.wait_fetched(begin, lambda rows: _listed(finish(rows)), allow_concurrency)
 
     def _fetch(
         self, keys: Sequence[str], no_cache: bool, finish: Callable[[Sequence[Any]], Any], concurrent: bool
@@ -179,7 +179,7 @@ class Storage:
         def learn(raws: Sequence[bytes | None]) -> Any:
             return finish([cache.learn(entries, key, raw) for key, raw in zip(keys, raws, strict=True)])
 
-        return self._host.wait_fetched(partial(cache.store.fetch, cache.key, keys), learn, concurrent)
+        return self._owner.wait_fetched(partial(cache.store.fetch, cache.key, keys), learn, concurrent)
 
     def _find(self, key: str, no_cache: bool = False) -> Any:
         """As the cache keeps it; ABSENT; or MISS: it has to be fetched."""
@@ -254,7 +254,7 @@ class Storage:
 
     def _wait_capacity(self, allow_concurrency: bool) -> Awaitable[None]:
         """Backpressure: until what is written is durable. Keeps the gate closed unless others are to be let in."""
-        return self._host.wait_durable() if allow_concurrency else self._host.wait_capacity()
+        return self._owner.wait_durable() if allow_concurrency else self._owner.wait_capacity()
 
     def delete(
         self, key: str, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
@@ -301,10 +301,10 @@ class Storage:
         layer = self._layer
         while layer is not None:
             if not isinstance(layer.alarm, Sentinel):
-                return Ready(None if layer.alarm is None else self._host.alarm_shown(layer.alarm))
+                return Ready(None if layer.alarm is None else self._owner.alarm_shown(layer.alarm))
             layer = layer.below
         alarm = self._cache.alarm
-        return Ready(None if alarm is None or alarm is self._cache.ringing else self._host.alarm_shown(alarm))
+        return Ready(None if alarm is None or alarm is self._cache.ringing else self._owner.alarm_shown(alarm))
 
     def set_alarm(
         self, when: datetime.datetime | datetime.timedelta | float, *, allow_unconfirmed: bool = False
@@ -313,7 +313,7 @@ class Storage:
         also when the wall clock is set meanwhile; a past time means now.
         Replaces an earlier one. Commits with the writes made around it. Raises TypeError or ValueError for what is no time, and
         TypeError when the class has no `alarm` handler."""
-        (self._layer or self._cache).set_alarm(self._host.alarm_at(when), confirmed=not allow_unconfirmed)
+        (self._layer or self._cache).set_alarm(self._owner.alarm_at(when), confirmed=not allow_unconfirmed)
         return DONE
 
     def delete_alarm(self, *, allow_unconfirmed: bool = False) -> Awaitable[None]:
@@ -325,7 +325,7 @@ class Storage:
 
     def sync(self) -> Awaitable[None]:
         """Completes when all writes issued before it are durable. Leaves the input gate open."""
-        return self._host.wait_durable()
+        return self._owner.wait_durable()
 
     def transaction(self) -> Transaction:
         """`async with storage.transaction() as txn:` all or nothing; rolled back when the block raises. Other events are not
@@ -369,7 +369,7 @@ class Transaction:
     async def __aenter__(self) -> Transaction:
         if self._section is not None or self._over:
             raise TransactionOver("a transaction is entered once; call storage.transaction() again")
-        self._section = self._storage._host.enter_section(self._undo)
+        self._section = self._storage._owner.enter_section(self._undo)
         await self._section.__aenter__()
         self._layer = self._storage._layer = Layer(self._storage._layer)
         return self

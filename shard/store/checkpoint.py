@@ -245,7 +245,6 @@ class CheckpointTrouble(NamedTuple):
     error: OperatorError
     fatal: bool
     """True: the worker must end, recovery will sort it out. False: nothing is lost and it is tried again."""
-    retry_s: float
 
 
 class CheckpointStatistics(NamedTuple):
@@ -378,7 +377,7 @@ class Checkpointer:
         elif (error := task.exception()) is not None:
             fatal = error if isinstance(error, OperatorError) else OperatorError("checkpoint", "store", repr(error), "report it")
             self._fatal = fatal
-            self._report(CheckpointTrouble(fatal, True, 0.0))
+            self._report(CheckpointTrouble(fatal, True))
         elif not self._closing and self._applied_position() != self._checkpointed_position:
             self.note_applied()  # What came meanwhile may be enough for the next one.
 
@@ -470,7 +469,7 @@ class Checkpointer:
 
     async def _wait_retry(self, error: OperatorError) -> None:
         delay = retry_delay_s(self._failures)
-        self._report(CheckpointTrouble(error, False, delay))
+        self._report(CheckpointTrouble(error, False))
         self._retry_now.clear()
         try:
             async with asyncio.timeout(delay):

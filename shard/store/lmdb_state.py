@@ -204,10 +204,6 @@ class LmdbState:
     def begin(self) -> LmdbBatch:
         return LmdbBatch(self, self._env)
 
-    def page_count(self) -> int:
-        """Pages of the file, used and free."""
-        return int(self._env.info()["last_pgno"]) + 1
-
     def close(self) -> None:
         self._env.close()
 

@@ -33,6 +33,5 @@ class UnreadCommitRecord(msgspec.Struct, array_like=True, gc=False):
 
 
 encode_record = msgspec.msgpack.Encoder().encode
-decode_record = msgspec.msgpack.Decoder(CommitRecord).decode
 decode_unread_record = msgspec.msgpack.Decoder(UnreadCommitRecord).decode
 decode_objects = msgspec.msgpack.Decoder(list[ObjectWrites]).decode

@@ -188,9 +188,8 @@ class WorkerStore:
             self._failures = 0
         elif isinstance(error, OperatorError):
             self._failures += 1
-            delay_s = retry_delay_s(self._failures)
-            self._prepare_at_s = future.get_loop().time() + delay_s
-            self._trouble(CheckpointTrouble(error, self.log.is_broken, delay_s))
+            self._prepare_at_s = future.get_loop().time() + retry_delay_s(self._failures)
+            self._trouble(CheckpointTrouble(error, self.log.is_broken))
         else:
             raise error
 

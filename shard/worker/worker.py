@@ -63,7 +63,6 @@ class Worker:
         send_control: Callable[[FromChild], None],
         ended: Callable[[int, int], None],
     ) -> None:
-        self._spec = spec
         self._loop = loop
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended

@@ -14,10 +14,11 @@ from typing import Any
 from tests.sim.network import QUANTUM_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
+from tests.support.records import decode_record
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
 from tidegate.shard.store.memory_state import MemoryState
-from tidegate.shard.store.record import CommitRecord, decode_record
+from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.store import StoreFailed, StoreFull
 
 

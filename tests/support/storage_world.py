@@ -7,6 +7,7 @@ import datetime
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from tests.support.records import decode_record
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.ids import object_key
 from tidegate.shard.core.alarms import Alarm, alarm_for, shown_for
@@ -16,7 +17,7 @@ from tidegate.shard.objects.ready import DONE
 from tidegate.shard.objects.storage import Storage
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.memory_state import MemoryState
-from tidegate.shard.store.record import CommitRecord, decode_record, encode_record
+from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.store import ShardStore
 
 

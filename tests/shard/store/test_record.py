@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.support.records import decode_record
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
-from tidegate.shard.store.record import CommitRecord, decode_objects, decode_record, decode_unread_record, encode_record
+from tidegate.shard.store.record import CommitRecord, decode_objects, decode_unread_record, encode_record
 
 RECORD = CommitRecord(
     1_700_000_000_000,

@@ -14,9 +14,10 @@ import pytest
 
 from tests.support.host_world import Call, World
 from tests.support.objects import Thing
+from tests.support.records import decode_record
 from tidegate.runtime.errors import ObjectReset, OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull
-from tidegate.shard.store.record import CommitRecord, decode_record
+from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.committer import HELPER_ABOVE_S, PROBES, Committer
 
