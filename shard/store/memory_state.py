@@ -1,4 +1,4 @@
-"""A shard's state without files, for tests and the simulator: same protocol, same atomicity as the LMDB state.
+"""A shard's state without files, for tests, the simulator and micro-benchmarks: same protocol, same atomicity as the LMDB state.
 
 What a batch did not commit is gone, as after a crash; what it committed stays for whoever opens the state again.
 """
@@ -22,9 +22,7 @@ class MemorySnapshot:
         return self._rows.get(key)
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
-        keys = self._ordered[bisect_left(self._ordered, start) : bisect_left(self._ordered, end)]
-        for key in reversed(keys) if reverse else keys:
-            yield key, self._rows[key]
+        return _scan(self._rows, self._ordered, start, end, reverse)
 
     def close(self) -> None:
         self._closed(self)
@@ -37,29 +35,28 @@ class MemoryState:
         self.shard = shard
         self.applied_seq = 0
         self.commits = 0
-        self.rows: dict[bytes, bytes] = {}
-        self._ordered: list[bytes] = []
+        self._view: tuple[dict[bytes, bytes], list[bytes]] = ({}, [])
+        """The rows and their keys in order; replaced as one, since a commit happens in a thread and reads on the loop."""
         self._batch: MemoryBatch | None = None
         self._snapshots: dict[MemorySnapshot, int] = {}
         """Those in use, with the number of commits when they were taken."""
         self.commit_error: Exception | None = None
         """Raised instead of the next commit, once; nothing of that batch is kept."""
 
+    @property
+    def rows(self) -> dict[bytes, bytes]:
+        return self._view[0]
+
     def get(self, key: bytes) -> bytes | None:
-        return self.rows.get(key)
+        return self._view[0].get(key)
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
-        keys = self.keys(start, end)
-        for key in reversed(keys) if reverse else keys:
-            yield key, self.rows[key]
+        return _scan(*self._view, start, end, reverse)
 
     def snapshot(self) -> MemorySnapshot:
-        taken = MemorySnapshot(self.rows, self._ordered, partial(self._snapshots.pop))
+        taken = MemorySnapshot(*self._view, partial(self._snapshots.pop))
         self._snapshots[taken] = self.commits
         return taken
-
-    def keys(self, start: bytes, end: bytes) -> list[bytes]:
-        return self._ordered[bisect_left(self._ordered, start) : bisect_left(self._ordered, end)]
 
     def begin(self) -> MemoryBatch:
         assert self._batch is None, "one batch at a time"
@@ -72,7 +69,8 @@ class MemoryState:
         self._batch = None
 
     def replace_rows(self, rows: dict[bytes, bytes], applied_seq: int) -> None:
-        self.rows, self._ordered, self.applied_seq = rows, sorted(rows), applied_seq
+        self._view = rows, sorted(rows)
+        self.applied_seq = applied_seq
         self.commits += 1
 
 
@@ -108,3 +106,11 @@ class MemoryBatch:
 
     def abort(self) -> None:
         self._state.end_batch(self)
+
+
+def _scan(
+    rows: dict[bytes, bytes], ordered: list[bytes], start: bytes, end: bytes, reverse: bool
+) -> Generator[tuple[bytes, bytes], None, None]:
+    keys = ordered[bisect_left(ordered, start) : bisect_left(ordered, end)]
+    for key in reversed(keys) if reverse else keys:
+        yield key, rows[key]
