@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 from tests.support.service_process import ServiceProcess, running, wait_until
-from tidegate.runtime.cli.cli import _parser, main, parse_arguments, read_config
+from tidegate.runtime.cli.arguments import parse_arguments
+from tidegate.runtime.cli.cli import _parser, main
 from tidegate.runtime.cli.pages import render_alarms, render_status
+from tidegate.runtime.cli.serve import read_config
 
 APP = """
 from tidegate import DurableObject

@@ -1,0 +1,75 @@
+"""What a command asks of a running service, and what it says when it gets no answer."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import sys
+from typing import Any
+
+import msgspec
+
+from tidegate.runtime.cli.exits import fail
+from tidegate.runtime.errors import CallError, OperatorError, Unavailable, one_line
+from tidegate.runtime.limits import CONNECT_TIMEOUT_S
+
+NOBODY_HINT = "start a service: tidegate serve APP, or name another endpoint with --connect"
+
+
+def ask(
+    options: argparse.Namespace, class_name: str, name: str, method: str, positional: list[Any], keywords: dict[str, Any]
+) -> Any:
+    from tidegate.runtime.client.synchronous import connect_sync  # Here, because `serve` needs no client.
+
+    check_somebody_listens(options.connect, options.timeout)
+    with connect_sync(options.connect, timeout=options.timeout, direct=False) as client:
+        return client.call(class_name, name, method, tuple(positional), keywords)
+
+
+def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
+    """ZeroMQ connects in the background and for ever; a person wants to know at once."""
+    timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
+    try:
+        if endpoint.startswith("ipc://"):
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(timeout_s)
+                probe.connect(unix_address(endpoint))
+        else:
+            host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+            socket.create_connection((host.strip("[]"), int(port)), timeout_s).close()
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise OperatorError("connect", endpoint, "nothing is listening there", NOBODY_HINT) from None
+    except TimeoutError:
+        raise OperatorError("connect", endpoint, f"nobody answered within {timeout_s:g} s", NOBODY_HINT) from None
+    except UnicodeError:
+        raise OperatorError("connect", endpoint, "no name of a host", "correct --connect") from None
+    except OSError as error:
+        raise OperatorError("connect", endpoint, error.strerror or str(error), "correct --connect") from None
+
+
+def unix_address(endpoint: str) -> str:
+    path = endpoint.removeprefix("ipc://")
+    return f"\0{path[1:]}" if path.startswith("@") else path  # ZeroMQ writes an abstract name so.
+
+
+def report_call_error(operation: str, error: CallError, *, as_json: bool) -> int:
+    if as_json:
+        print(msgspec.json.encode({"error": error.to_wire()}).decode())
+    fate = {"not_executed": "not executed", "executed": "executed", "unknown": "may have been executed"}[error.outcome]
+    kind = f"{error.details['type']}: " if error.details.get("type") else ""
+    code = fail(one_line(f"{operation}: {error.code}: {kind}{error.message} ({fate})"))
+    if trace := error.details.get("traceback"):  # Only from a service in --dev.
+        print(trace, file=sys.stderr)
+    return code
+
+
+def status_of(options: argparse.Namespace) -> dict[str, Any]:
+    try:
+        status: dict[str, Any] = ask(options, "", "", "status", [], {})
+    except CallError as error:
+        problem = f"{error.code}: {error.message}"
+        hint = NOBODY_HINT if isinstance(error, Unavailable) else "look at the log of the service"
+        raise OperatorError("status", options.connect, problem, hint) from error
+    if "state" not in status:  # The router was asked before it had heard from the supervisor.
+        raise OperatorError("status", options.connect, "the service is just starting", "ask again in a moment")
+    return status

@@ -1,0 +1,57 @@
+"""`tidegate call`: one method of one object."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import msgspec
+
+from tidegate.runtime.cli.arguments import add_client_options, parse_arguments
+from tidegate.runtime.cli.asking import ask, report_call_error
+from tidegate.runtime.cli.exits import EXIT_OK, EXIT_USAGE, fail
+from tidegate.runtime.errors import CallError, OperatorError
+
+_CALL_EPILOG = """examples:
+  tidegate call Counter alice get_unique_number
+  tidegate call Bank main transfer '"alice"' '"bob"' 10
+  tidegate call Bank main transfer source='"alice"' target='"bob"' amount=10
+"""
+
+
+def add(commands: Any) -> None:
+    call = commands.add_parser(
+        "call", help="call a method of an object", epilog=_CALL_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    call.add_argument("class_name", metavar="CLASS")
+    call.add_argument("name", metavar="NAME")
+    call.add_argument("method", metavar="METHOD")
+    call.add_argument("arguments", nargs="*", metavar="JSON", help="an argument, or name=JSON for one passed by keyword")
+    add_client_options(call)
+    call.add_argument("--json", action="store_true", help="print errors as JSON too, on stdout")
+    call.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    target = f"{options.class_name}/{options.name}"
+    try:
+        positional, keywords = parse_arguments(options.arguments)
+    except ValueError as error:
+        print(f"tidegate: call {target} {options.method}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    try:
+        result = ask(options, options.class_name, options.name, options.method, positional, keywords)
+    except OperatorError:
+        raise
+    except Exception as error:  # A built-in exception that the method raised comes back as itself, with the reply as its cause.
+        reply = error if isinstance(error, CallError) else error.__cause__
+        if not isinstance(reply, CallError):
+            raise
+        return report_call_error(f"call {target} {options.method}", reply, as_json=options.json)
+    try:
+        text = msgspec.json.encode(result).decode()
+    except (TypeError, ValueError, OverflowError) as error:
+        return fail(f"call {target} {options.method}: executed, but JSON cannot show its result: {error}")
+    print(text)
+    return EXIT_OK

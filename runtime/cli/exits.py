@@ -1,0 +1,22 @@
+"""How a command ends: exit codes, and what is said on stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+
+def fail(text: str) -> int:
+    """One line that names the operation, the place and the next step."""
+    with contextlib.suppress(OSError):  # The exit code says it, too.
+        print(f"tidegate: {text}", file=sys.stderr, flush=True)
+    return EXIT_FAILED
+
+
+def fail_usage(text: str) -> int:
+    print(f"tidegate: {text}", file=sys.stderr)
+    return EXIT_USAGE

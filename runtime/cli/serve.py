@@ -1,0 +1,172 @@
+"""`tidegate serve`: the configuration is put together, the directory and the port are taken, the supervisor runs."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.metadata
+import os
+import signal
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tidegate.runtime.child.child import set_up_logging
+from tidegate.runtime.child.output import take_streams
+from tidegate.runtime.cli.asking import unix_address
+from tidegate.runtime.cli.exits import EXIT_OK, fail
+from tidegate.runtime.cli.pages import plural
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.sockets.port import open_port
+from tidegate.runtime.supervisor.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
+from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
+from tidegate.runtime.supervisor.directory import is_text, open_directory, open_run_directory
+from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
+from tidegate.runtime.supervisor.status import classes, listen_endpoint
+from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
+from tidegate.runtime.wire.supervisor_messages import Failed, split_app
+
+_SERVE_EPILOG = """examples:
+  tidegate serve counter.py
+  tidegate serve shop.py:Cart,Order
+  tidegate serve shop.objects:Cart,Order --workers 4 --data /var/lib/shop
+  tidegate serve shop.objects --listen tcp://127.0.0.1:9000 --routers 2
+  tidegate serve --config /etc/tidegate/tidegate.toml
+
+Listens on the socket that systemd passes, if it does (LISTEN_FDS), instead of --listen.
+Stops on SIGTERM or Ctrl-C: answers what is in flight, writes checkpoints, exits 0.
+"""
+
+
+def add(commands: Any) -> None:
+    serve = commands.add_parser(
+        "serve", help="run a service", epilog=_SERVE_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    serve.add_argument("app", nargs="?", metavar="APP", help="a file or module, or some of its classes: app.py:Class,Class")
+    serve.add_argument("--config", metavar="FILE", help="a TOML file; options given here go before it")
+    serve.add_argument("--data", metavar="DIR", help=f"data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})")
+    serve.add_argument("--listen", metavar="ENDPOINT", help=f"where clients connect (default: {LISTEN_DEFAULT})")
+    serve.add_argument("--workers", metavar="N|auto", type=_count, help="worker processes (default: auto, one for each core)")
+    routers = "router processes that share the TCP port (default: 1; auto: one for each 16 cores)"
+    serve.add_argument("--routers", metavar="N|auto", type=_count, help=routers)
+    serve.add_argument("--log-level", dest="level", metavar="LEVEL", help="debug, info, warning or error (default: info)")
+    serve.add_argument("--dev", action="store_true", default=None, help="errors carry tracebacks to the caller")
+    serve.set_defaults(run=run)
+
+
+def _count(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def version() -> str:
+    try:
+        return importlib.metadata.version("tidegate")
+    except importlib.metadata.PackageNotFoundError:  # Run from a source tree that was never installed.
+        return "unknown"
+
+
+def run(options: argparse.Namespace) -> int:
+    config = read_config(options, os.environ)
+    outputs = take_streams()
+    set_up_logging("supervisor", outputs, config.log.level)
+    # Who writes to a terminal that has `tostop` set, and is not in its foreground, would be stopped.
+    signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    cores = read_cores()
+    workers = config.service.workers if isinstance(config.service.workers, int) else None
+    with contextlib.ExitStack() as stack:
+        directory = open_directory(Path(config.service.data), shards_for(cores, workers))
+        stack.callback(directory.close)
+        placement = place(cores, directory.shards, workers)
+        run_directory = open_run_directory(directory.path, os.environ.get("RUNTIME_DIRECTORY"))
+        stack.callback(run_directory.close)
+        routers = config.service.routers
+        if not isinstance(routers, int):
+            routers = routers_for(cores, config.service.listen)
+        # Not before the directory is open: until then routers of an earlier service, whose supervisor died, may listen there.
+        port = open_port(config.service.listen, routers, os.environ, os.getpid())
+        if port is None:
+            _check_path_is_free(config.service.listen)
+        else:
+            stack.callback(port.close)
+            config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
+        memory = read_memory_bytes()
+        service = Service(
+            config, directory, run_directory, placement, version(), memory, routers=routers, port=port, outputs=outputs
+        )
+        failure = supervise(service, os.environ, _banner)
+    return EXIT_OK if failure is None else fail(describe_failure(failure))
+
+
+def _check_path_is_free(endpoint: str) -> None:
+    """A second bind of a unix socket's path takes it away from the first, silently."""
+    if not endpoint.startswith("ipc://"):
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(unix_address(endpoint))
+        except OSError:  # Nobody there, or a path that the router will complain about.
+            return
+    raise OperatorError("listen", endpoint, "another process listens there", "stop it, or choose another with --listen")
+
+
+def describe_failure(failure: Failed) -> str:
+    text = f"{failure.operation} {failure.place}: {failure.problem} ({failure.hint})"
+    return f"{text}\n{failure.traceback.rstrip()}" if failure.traceback else text
+
+
+def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> Config:
+    """Defaults, file, command line; paths made absolute. Raises OperatorError."""
+    config = Config()
+    if options.config is not None:
+        try:
+            text = Path(options.config).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise OperatorError("read", options.config, _reason(error), "correct --config") from error
+        config = merge(config, parse_toml(text, options.config), options.config)
+    service = {name: getattr(options, name) for name in ("app", "data", "listen", "workers", "routers", "dev")}
+    given = {name: value for name, value in service.items() if value is not None}
+    log = {"level": options.level} if options.level is not None else {}
+    config = merge(config, {"service": given, "log": log}, "command line")
+    data = config.service.data or environment.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
+    final = {"app": _app(config.service.app), "data": os.path.abspath(data)}
+    return merge(config, {"service": final}, "command line")
+
+
+def _app(app: str) -> str:
+    if not app:
+        raise OperatorError("serve", "APP", "no app given", "name a file: tidegate serve app.py")
+    target, names = split_app(app)
+    hint = "name the Python file that defines your objects: tidegate serve app.py, or some of its classes: app.py:Counter"
+    if wrong := [name for name in names if not name.isidentifier()]:
+        raise OperatorError("serve", app, f"{wrong[0]!r} is no name of a class", hint)
+    chosen = f":{','.join(names)}" if names else ""
+    if not target.endswith(".py") and "/" not in target:
+        if not all(part.isidentifier() for part in target.split(".")):
+            raise OperatorError("serve", app, "neither a file nor a module", hint)
+        return target + chosen
+    if not os.path.isfile(target):
+        problem = "is a directory, not a file" if os.path.isdir(target) else "no such file"
+        raise OperatorError("serve", target, problem, "name the Python file that defines your objects")
+    if not target.endswith(".py"):
+        raise OperatorError("serve", target, "not a Python file", hint)
+    if not is_text(path := os.path.abspath(target)):
+        raise OperatorError("serve", path, "its path is not UTF-8", "rename it; if it is UTF-8, set LC_ALL=C.UTF-8")
+    return path + chosen
+
+
+def _reason(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
+
+
+def _banner(supervisor: Supervisor) -> None:
+    identity, supervision = supervisor.identity, supervisor.supervision
+    names = classes(supervision)
+    workers, shards = len(identity.placement.workers), len(identity.placement.owners)
+    routers = f"{plural(len(supervision.routers), 'router')}, " if len(supervision.routers) > 1 else ""
+    print(
+        f"Tidegate {identity.version} is ready on {listen_endpoint(supervision)}\n"
+        f"  {plural(len(names), 'class', 'classes')}: {', '.join(names)}\n"
+        f"  {routers}{plural(workers, 'worker')}, {plural(shards, 'shard')}, data in {identity.data}",
+        flush=True,
+    )
