@@ -106,7 +106,7 @@ class Client:
     def stub(self, target: type[T] | str, name: str, *, timeout: float | None = None) -> T | Any:
         """The object's methods as awaitables. Made from a class, it is typed as that class, and results have their
         annotated types. `timeout` is that of every call made with this stub."""
-        return Stub(self if timeout is None else TimedCaller(self, timeout), target, name)
+        return Stub(self if timeout is None else TimedBinder(self, timeout), target, name)
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
@@ -120,7 +120,7 @@ class Client:
     def bind(
         self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
     ) -> Callable[..., PendingCall[Any]]:
-        """See `tidegate.runtime.wire.stub.Caller`. `timeout` is that of each of the calls."""
+        """See `tidegate.runtime.wire.stub.Binder`. `timeout` is that of each of the calls."""
         result_type = Any if shape is None else shape.result_type
         return self._binding(class_name, name, method, result_type, shape, timeout)
 
@@ -339,8 +339,8 @@ def new_machine(endpoint: str, timeout: float | None, connect_timeout: float | N
     )
 
 
-class TimedCaller:
-    """The caller behind a stub that has a timeout of its own."""
+class TimedBinder:
+    """Behind a stub that has a timeout of its own."""
 
     def __init__(self, client: Any, timeout: float) -> None:
         check_seconds("timeout", timeout)

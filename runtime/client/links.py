@@ -15,7 +15,8 @@ from tidegate.runtime.wire.protocol import encode
 
 
 class Waiter(Protocol):
-    """Who waits for the reply; a future is one. The machine calls nothing else."""
+    """Who waits for the reply; a future is one. The machine calls nothing else. `set_result` of one that is done changes nothing,
+    or raises."""
 
     def done(self) -> bool: ...
     def set_result(self, result: Any, /) -> None: ...

@@ -206,13 +206,17 @@ class ClientMachine:
             waiter, decode, _, row, slot, _ = entry
             ran_last = row[0]
             if reply.status == OK:
-                if not waiter.done():
-                    try:
-                        result = decode(reply.result)
-                    except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
+                try:
+                    result = decode(reply.result)
+                except Exception as exc:  # A user's `__post_init__` may raise whatever it likes.
+                    if not waiter.done():
                         waiter.set_exception(result_mismatch(row[1], row[3], exc))
-                    else:
+                else:
+                    try:  # Not asked first: futures look themselves, and that is 0.03 us of a call.
                         waiter.set_result(result)
+                    except Exception:
+                        if not waiter.done():
+                            raise
             elif self._is_moved(link, entry, reply, now):
                 ran_last = 0
             if (from_router or moving) and slot >= 0:

@@ -24,7 +24,7 @@ import zmq
 
 from tidegate.runtime import descriptors
 from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, has_name, look_up
-from tidegate.runtime.client.asynchronous import TimedCaller, is_local, local_sockets, new_machine
+from tidegate.runtime.client.asynchronous import TimedBinder, is_local, local_sockets, new_machine
 from tidegate.runtime.client.links import AskTopology, Close, Open, check_seconds
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.errors import CallError, Unavailable
@@ -112,7 +112,7 @@ class SyncClient:
 
     def stub(self, target: type | str, name: str, *, timeout: float | None = None) -> Any:
         """The object's methods as plain functions. Made from a class, results have their annotated types."""
-        return Stub(self if timeout is None else TimedCaller(self, timeout), target, name)
+        return Stub(self if timeout is None else TimedBinder(self, timeout), target, name)
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
@@ -138,7 +138,7 @@ class SyncClient:
     def bind(
         self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
     ) -> Callable[..., Any]:
-        """See `tidegate.runtime.wire.stub.Caller`. `timeout` is that of each of the calls."""
+        """See `tidegate.runtime.wire.stub.Binder`. `timeout` is that of each of the calls."""
         return bind_call(partial(self.call, timeout=timeout), class_name, name, method, shape)
 
     def _take_lines(self, timeout: float | None) -> _Lines:

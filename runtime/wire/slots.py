@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import SHARDS_MAX, SLOTS
 from tidegate.runtime.wire.supervisor_messages import Topology
 
@@ -19,7 +19,8 @@ def slot_range(shard: int, shards: int) -> tuple[int, int]:
 
 
 class SlotTable:
-    """Answers for every object where it lives. `worker_by_slot` has one entry for each of the slots."""
+    """Answers for every object where it lives. `worker_by_slot` has one entry for each of the slots, `endpoints`
+    one for each of the workers, None while it is down."""
 
     __slots__ = ("endpoints", "epoch", "owners", "shards", "worker_by_slot")
 
@@ -38,15 +39,8 @@ class SlotTable:
             first, last = slot_range(shard, self.shards)
             self.worker_by_slot += [owner] * (last + 1 - first)
 
-    def shard_of(self, class_name: str, name: str) -> int:
-        return shard_of_slot(slot_of(class_name, name), self.shards)
-
     def worker_of(self, class_name: str, name: str) -> int:
         return self.worker_by_slot[slot_of(class_name, name)]
-
-    def endpoint_of(self, class_name: str, name: str) -> str | None:
-        """None while the worker that owns the object is down."""
-        return self.endpoints[self.worker_of(class_name, name)]
 
 
 def topology_reply(table: SlotTable) -> dict[str, Any]:

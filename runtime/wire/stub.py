@@ -1,7 +1,7 @@
 """A local handle on a remote object: attribute access makes callables, calling one sends a call.
 
-Used by the clients and inside objects (`self.stub`); whoever sends the calls is the `Caller`. A stub holds no connection
-and no state of the object: it stays usable after any error, and costs as little as the object it names is far.
+Used by the clients and inside objects (`self.stub`); whoever sends the calls binds its methods (`Binder`). A stub holds no
+connection and no state of the object: it stays usable after any error, and costs as little as the object it names is far.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ HOOKS = frozenset({"on_start", "alarm"})
 """Called by the runtime only, never from outside (contract, section 1)."""
 
 
-class Caller(Protocol):
-    """What a stub needs."""
+class Binder(Protocol):
+    """Whom a stub asks for its methods: a client, or what makes the calls of an object."""
 
     def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
-        """What sends the call each time it is called, with the arguments it is called with. The asynchronous callers return
-        an awaitable, the synchronous ones the result. Without a shape, arguments are all positional or all keywords."""
+        """What sends the call each time it is called, with the arguments it is called with. Asynchronous ones return an
+        awaitable, synchronous ones the result. Without a shape, arguments are all positional or all keywords."""
         ...
 
 
 class Stub:
-    """`Stub(caller, Counter, "alice").get_unique_number()` calls it. Made from a class, it knows the methods, binds
+    """`Stub(binder, Counter, "alice").get_unique_number()` calls it. Made from a class, it knows the methods, binds
     arguments to names and gives results their annotated type; made from a class name, it takes every public name."""
 
-    def __init__(self, caller: Caller, target: type | str, name: str) -> None:
-        self._caller = caller
+    def __init__(self, binder: Binder, target: type | str, name: str) -> None:
+        self._binder = binder
         self._class: type | None
         if isinstance(target, type):
             self._class, self._class_name = target, target.__name__
@@ -52,7 +52,7 @@ class Stub:
         if attribute in HOOKS:
             raise AttributeError(f"{attribute} is a hook: only the runtime calls it")
         shape = None if self._class is None else method_shape(self._class, attribute)
-        method = self._caller.bind(self._class_name, self._name, attribute, shape)
+        method = self._binder.bind(self._class_name, self._name, attribute, shape)
         self.__dict__[attribute] = method  # The next access does not come here.
         return method
 
@@ -61,7 +61,7 @@ class Stub:
 
 
 def bind_call(call: Callable[..., Any], class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
-    """`Caller.bind` for callers that have nothing to look up ahead: `call` takes class, name, method, positional and keyword
+    """`Binder.bind` for those who have nothing to look up ahead: `call` takes class, name, method, positional and keyword
     arguments, and the type of the result."""
     result_type = Any if shape is None else shape.result_type
 

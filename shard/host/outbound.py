@@ -118,7 +118,7 @@ class Caller:
         self.activation = None
 
     def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Awaitable[Any]]:
-        """See `tidegate.runtime.wire.stub.Caller`."""
+        """See `tidegate.runtime.wire.stub.Binder`."""
         return bind_call(self.call, class_name, name, method, shape)
 
     def call(

@@ -100,9 +100,9 @@ def test_calls_go_to_the_worker_that_owns_the_object(serve: Callable[[Answer], S
     run_job(job(*servers))
     assert all(server.batches for server in servers)
     topology = Topology(epoch=1, owners=(0, 1, 1, 0), endpoints=("a", "b"))
-    door = Door(("a", "b"), topology.owners)
+    door, table = Door(("a", "b"), topology.owners), SlotTable(topology)
     for name in map(str, range(100)):
-        assert door.endpoints[door.endpoint_of("Counter", name)] == SlotTable(topology).endpoint_of("Counter", name)
+        assert door.endpoints[door.endpoint_of("Counter", name)] == topology.endpoints[table.worker_of("Counter", name)]
 
 
 def test_a_port_of_several_routers_gets_a_connection_to_each(serve: Callable[[Answer], Server]) -> None:

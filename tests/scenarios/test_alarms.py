@@ -26,7 +26,7 @@ async def test_of_two_alarms_set_in_one_turn_only_the_last_is_ever_stored() -> N
 
     await act(world, set_two).reply
     assert world.commits == 1
-    store = world.stores[world.table.shard_of("Actor", "one")]
+    store = world.stores[world.shard_of("Actor", "one")]
     alarm = pending_alarm(store, object_key("Actor", "one"))
     assert alarm is not None
     assert alarm.set_us is not None

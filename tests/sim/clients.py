@@ -209,7 +209,7 @@ class Client:
         assert self._router is not None
         if self._table is None or not self.direct:
             return self._router
-        endpoint = self._table.endpoint_of(call.cls, call.name)
+        endpoint = self._table.endpoints[self._table.worker_of(call.cls, call.name)]
         if endpoint is None:
             return self._router
         found = self._workers.get(endpoint)

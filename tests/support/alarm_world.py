@@ -154,8 +154,8 @@ class AlarmWorld(World):
         return self.activation(Bell, name)
 
     def durable_alarm_s(self, name: str = "a", cls: str = "Bell") -> float | None:
-        alarm = pending_alarm(self.stores[self.table.shard_of(cls, name)], object_key(cls, name))
-        return None if alarm is None else self._seconds(self.table.shard_of(cls, name), alarm.due_us, alarm.is_steady)
+        alarm = pending_alarm(self.stores[self.shard_of(cls, name)], object_key(cls, name))
+        return None if alarm is None else self._seconds(self.shard_of(cls, name), alarm.due_us, alarm.is_steady)
 
     def _seconds(self, shard: int, due_us: int, steady: bool) -> float:
         """By the wall clock as it is set now."""

@@ -12,10 +12,8 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.errors import CallError, from_wire
-from tidegate.runtime.ids import object_key
+from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.wire.protocol import NO_RAW, Message, Origin, Request
-from tidegate.runtime.wire.slots import SlotTable
-from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
@@ -76,7 +74,6 @@ class World:
         self.largest_commit_bytes = 0
         self.now_s: float | None = None
         """The time of calls, where the test sets it."""
-        self.table = SlotTable(Topology(1, (0,) * SHARDS, ("inproc://none",)))
         self.stores = {shard: ShardStore(state) for shard, state in self.states.items()}
         self.boot()
         WORLDS.append(self)
@@ -209,10 +206,13 @@ class World:
     def activation(self, cls: type[DurableObject], name: str) -> Activation:
         return self.host.classes[cls.__name__].activations[name]
 
+    def shard_of(self, class_name: str, name: str) -> int:
+        return shard_of_slot(slot_of(class_name, name), SHARDS)
+
     def durable(self, cls: type[DurableObject], name: str) -> dict[str, Any]:
         """What recovery would find of an object."""
         key = object_key(cls.__name__, name)
-        shard = self.table.shard_of(cls.__name__, name)
+        shard = self.shard_of(cls.__name__, name)
         return {k: msgspec.msgpack.decode(raw) for k, raw in self.stores[shard].scan(key)}
 
     def expect_nothing_forgotten(self) -> None:

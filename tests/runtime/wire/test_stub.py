@@ -38,7 +38,7 @@ class Shop(Inherited):
 
 
 class Recorder:
-    """A caller that keeps what it was asked to send."""
+    """A binder that keeps what it was asked to send."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Any, ...]] = []
