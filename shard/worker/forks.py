@@ -168,7 +168,7 @@ def _replace_callbacks(part: object) -> None:
 
 
 def _functions(cls: type) -> list[str]:
-    own = [each for each in cls.__mro__ if each.__module__.startswith(("shard.", "runtime."))]
+    own = [each for each in cls.__mro__ if each.__module__.startswith("tidegate.")]
     return [
         name
         for each in own
