@@ -13,7 +13,8 @@ import uvloop
 import zmq
 
 from tidegate.router.server import RouterServer
-from tidegate.runtime.child.child import ControlChannel, SupervisorGone, prepare_child, receive_spec, send_blocking
+from tidegate.runtime.child.child import prepare_child
+from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.port import listen_hint, start_listening
 from tidegate.runtime.wire.supervisor_messages import Drained, Failed, Ready, RouterSpec
@@ -36,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
     loop = uvloop.new_event_loop()
-    control = ControlChannel(control_fd, loop)
+    control = stream_to_supervisor(control_fd, loop)
 
     def drained(unanswered: int) -> None:
         control.send(Drained(unanswered))

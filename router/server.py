@@ -16,7 +16,6 @@ from typing import Any
 import zmq
 
 from tidegate.router.machine import RouterMachine
-from tidegate.runtime.child.child import FromSupervisor
 from tidegate.runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
@@ -25,6 +24,7 @@ from tidegate.runtime.wire.protocol import Message
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
+    FromSupervisor,
     Ping,
     Pong,
     RouterSpec,

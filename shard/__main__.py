@@ -18,7 +18,8 @@ from pathlib import Path
 
 import zmq
 
-from tidegate.runtime.child.child import ControlChannel, SupervisorGone, pin, prepare_child, receive_spec, send_blocking
+from tidegate.runtime.child.child import pin, prepare_child
+from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor
 from tidegate.runtime.child.output import Outputs
 from tidegate.runtime.child.witness import Witness
 from tidegate.runtime.errors import OperatorError
@@ -101,7 +102,7 @@ def _serve(
     spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int, outputs: Outputs, forks: Forks
 ) -> int:
     loop = new_worker_loop()
-    control = ControlChannel(control_fd, loop)
+    control = stream_to_supervisor(control_fd, loop)
     context = new_context()
     exit_codes: list[int] = []
 

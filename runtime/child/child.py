@@ -7,32 +7,18 @@ its parent is not the process that made the control socket, and it stops at the 
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import logging
 import os
 import signal
 import socket
 import struct
-from collections.abc import Callable
 from typing import Any
 
+from tidegate.runtime.child.control import SupervisorGone
 from tidegate.runtime.child.output import Outputs, Sink, hold_standard_descriptors, take_streams
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.errors import indented
-from tidegate.runtime.wire.supervisor_messages import (
-    Drain,
-    FromChild,
-    Leave,
-    LineBuffer,
-    Ping,
-    RouterSpec,
-    StatusChanged,
-    TopologyChanged,
-    WorkerSpec,
-    decode_to_child,
-    encode_line,
-)
 
 LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 """Environment variable by which the supervisor tells its children the level of their logs."""
@@ -43,17 +29,9 @@ LOG_JOURNAL_VARIABLE = "TIDEGATE_LOG_JOURNAL"
 LOCK_FD_VARIABLE = "TIDEGATE_LOCK_FD"
 """Descriptor of the data directory's lock. Children keep it open: the lock is free only when the last of them is gone."""
 
-FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged
-"""What arrives after the spec."""
-
 _PR_SET_PDEATHSIG = 1
-_READ_BYTES = 64 << 10
 
 log = logging.getLogger("tidegate")
-
-
-class SupervisorGone(Exception):
-    """The control stream ended before the spec, or the parent is not the supervisor: there is nobody to work for."""
 
 
 # Life and death
@@ -61,7 +39,7 @@ class SupervisorGone(Exception):
 
 def prepare_child(role: str, control_fd: int) -> Outputs:
     """Call first in a child's `main`, from the main thread. `role` names the process in its log, e.g. `worker 3`. Returns where
-    it prints and logs, to be flushed before an exit that Python does not see."""
+    it prints and logs, to be flushed before an exit that Python does not see. Raises SupervisorGone."""
     hold_standard_descriptors()
     raise_limit()
     outputs = take_streams()
@@ -178,113 +156,3 @@ def set_up_logging(role: str, outputs: Outputs, level: str | None = None) -> Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel((level or os.environ.get(LOG_LEVEL_VARIABLE) or "info").upper())
-
-
-# The control stream
-
-
-def receive_spec(control_fd: int) -> WorkerSpec | RouterSpec:
-    """Waits for the first line. Leaves everything after it to `ControlChannel`. Raises SupervisorGone."""
-    with socket.socket(fileno=os.dup(control_fd)) as control:
-        control.setblocking(True)
-        line = b""
-        while not line.endswith(b"\n"):
-            seen = control.recv(_READ_BYTES, socket.MSG_PEEK)
-            if not seen:
-                raise SupervisorGone("the control stream ended before the spec")
-            end = seen.find(b"\n")
-            line += control.recv(end + 1 if end >= 0 else len(seen))
-    spec = decode_to_child(line)
-    assert isinstance(spec, WorkerSpec | RouterSpec), spec
-    return spec
-
-
-def send_blocking(control_fd: int, message: FromChild) -> None:
-    """For the time before there is a loop: a `Failed` that must be out before the exit. Silent if nobody listens."""
-    with socket.socket(fileno=os.dup(control_fd)) as control:
-        control.setblocking(True)
-        try:
-            control.sendall(encode_line(message))
-        except OSError:
-            pass
-
-
-class ControlChannel:
-    """Messages to and from the supervisor on a running loop. Sends never block; `on_closed` is called exactly once."""
-
-    def __init__(self, fd: int, loop: asyncio.AbstractEventLoop) -> None:
-        self._socket = socket.socket(fileno=fd)
-        self._socket.setblocking(False)
-        self._loop = loop
-        self._lines = LineBuffer()
-        self._unsent = bytearray()
-        self._closed = False
-        self._on_message: Callable[[FromSupervisor], None] | None = None
-        self._on_closed: Callable[[], None] | None = None
-
-    def start(self, on_message: Callable[[FromSupervisor], None], on_closed: Callable[[], None]) -> None:
-        """`on_closed` means that the supervisor is dead: exit at once."""
-        self._on_message = on_message
-        self._on_closed = on_closed
-        self._loop.add_reader(self._socket.fileno(), self._on_readable)
-
-    def send(self, message: FromChild) -> None:
-        if self._closed:
-            return
-        was_empty = not self._unsent
-        self._unsent += encode_line(message)
-        if was_empty:
-            self._on_writable(watched=False)
-
-    def flush_blocking(self) -> None:
-        """Waits until everything sent is in the kernel's hands; for the last message (`Drained`) before the exit."""
-        if self._closed or not self._unsent:
-            return
-        self._socket.setblocking(True)
-        try:
-            self._socket.sendall(self._unsent)
-        except OSError:
-            pass
-        self._unsent.clear()
-
-    def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._loop.remove_reader(self._socket.fileno())
-        self._loop.remove_writer(self._socket.fileno())
-        self._socket.close()
-
-    def _on_writable(self, *, watched: bool = True) -> None:
-        try:
-            sent = self._socket.send(self._unsent)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:  # The reader side reports the end of the stream.
-            self._unsent.clear()
-            sent = 0
-        del self._unsent[:sent]
-        if self._unsent and not watched:
-            self._loop.add_writer(self._socket.fileno(), self._on_writable)
-        elif not self._unsent and watched:
-            self._loop.remove_writer(self._socket.fileno())
-
-    def _on_readable(self) -> None:
-        try:
-            data = self._socket.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        assert self._on_message is not None
-        assert self._on_closed is not None
-        if not data:
-            self.close()
-            self._on_closed()
-            return
-        for line in self._lines.feed(data):
-            message = decode_to_child(line)
-            assert not isinstance(message, WorkerSpec | RouterSpec), message
-            self._on_message(message)
-            if self._closed:
-                return

@@ -6,7 +6,6 @@ Start children from the main thread only: the kernel kills them when the *thread
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -14,12 +13,9 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
 from tidegate.runtime.child.child import LOCK_FD_VARIABLE
+from tidegate.runtime.child.control import stream_to_child
 from tidegate.runtime.child.output import OWN_PIPES_VARIABLE, Outputs, relays
-from tidegate.runtime.wire.supervisor_messages import FromChild, LineBuffer, ToChild, decode_from_child, encode_line
-
-_READ_BYTES = 64 << 10
-
-log = logging.getLogger("tidegate")
+from tidegate.runtime.wire.supervisor_messages import FromChild, ToChild
 
 
 def describe_exit(returncode: int) -> str:
@@ -51,17 +47,15 @@ class ChildProcess:
         """Starts it. `--control-fd N` is added to the command. It gets `kept_fd` under the same number. What it prints goes on to
         `outputs`, or where our own prints go. Raises OSError."""
         self._loop = loop
-        self._on_message = on_message
         self._on_exit = on_exit
-        self._lines = LineBuffer()
-        self._unsent = bytearray()
-        self._control, theirs = socket.socketpair()
+        control, theirs = socket.socketpair()
         self._relays = [] if outputs is None else relays(outputs, loop)
         streams = [relay.theirs for relay in self._relays]
         try:
             with theirs:
                 self._popen = _start(command, theirs, environment, lock_fd, kept_fd, streams)
         except OSError:
+            control.close()
             for relay in self._relays:
                 relay.close()
             raise
@@ -70,74 +64,23 @@ class ChildProcess:
                 os.close(fd)
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)
-        self._control.setblocking(False)
-        self._hearing = True
-        loop.add_reader(self._control.fileno(), self._on_readable)
+        self._control = stream_to_child(control, loop, self.pid)
+        self._control.start(on_message)
         loop.add_reader(self._pidfd, self._on_exited)
 
     def send(self, message: ToChild) -> None:
         """Never blocks and never fails: a child that does not read is for liveness to judge."""
-        was_empty = not self._unsent
-        self._unsent += encode_line(message)
-        if was_empty and self._hearing:
-            self._write(watched=False)
+        self._control.send(message)
 
     def kill(self) -> None:
         """SIGKILL. `on_exit` follows."""
         self._popen.kill()
 
-    def _write(self, *, watched: bool = True) -> None:
-        try:
-            sent = self._control.send(self._unsent)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:  # It is dying; `on_exit` follows.
-            self._unsent.clear()
-            sent = 0
-        del self._unsent[:sent]
-        if self._unsent and not watched:
-            self._loop.add_writer(self._control.fileno(), self._write)
-        elif not self._unsent and watched:
-            self._loop.remove_writer(self._control.fileno())
-
-    def _on_readable(self) -> None:
-        self._receive()
-
-    def _receive(self) -> bool:
-        """Whether more may be waiting."""
-        try:
-            data = self._control.recv(_READ_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return False
-        except OSError:
-            data = b""
-        if not data:
-            self._stop_hearing()
-            return False
-        for line in self._lines.feed(data):
-            try:
-                message = decode_from_child(line)
-            except Exception as error:  # Code of the app has found the descriptor; what the child itself says next counts.
-                log.error("process %d sent %d bytes that are no message: %s", self._popen.pid, len(line), error)
-                continue
-            self._on_message(message)
-        return True
-
-    def _stop_hearing(self) -> None:
-        self._hearing = False
-        self._loop.remove_reader(self._control.fileno())
-        self._loop.remove_writer(self._control.fileno())
-
     def _on_exited(self) -> None:
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         returncode = self._popen.wait()
-        # Its last words first: they say why. Not up to the end of the stream, which a process forked by user code may hold
-        # open, but all that is there: the child writes no more.
-        while self._hearing and self._receive():
-            pass
-        if self._hearing:
-            self._stop_hearing()
+        self._control.receive_rest()  # Its last words first: they say why.
         self._control.close()
         for relay in self._relays:
             relay.drain()

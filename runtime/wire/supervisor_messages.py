@@ -1,11 +1,7 @@
-"""What supervisor and its children (workers, router) tell each other: one JSON object a line over an inherited socket pair.
-
-The end of the stream means that the other side is gone: a child then stops at once (its calls are answered by nobody).
-"""
+"""What supervisor and its children (workers, router) tell each other. How it travels: `runtime/child/control.py`."""
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import msgspec
@@ -115,7 +111,9 @@ class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
     status: dict[str, Any]
 
 
-ToChild = WorkerSpec | RouterSpec | TopologyChanged | Ping | Drain | Leave | StatusChanged
+FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged
+"""What a child hears after its spec."""
+ToChild = WorkerSpec | RouterSpec | FromSupervisor
 
 
 # Child to supervisor
@@ -159,27 +157,3 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
 
 
 FromChild = Ready | Pong | Failed | Quiet | Drained
-
-_encode = msgspec.json.Encoder().encode
-decode_to_child = msgspec.json.Decoder(ToChild).decode
-decode_from_child = msgspec.json.Decoder(FromChild).decode
-
-
-def encode_line(message: ToChild | FromChild) -> bytes:
-    """Texts of the app may hold what UTF-8 cannot carry, halves of surrogate pairs: a question mark takes their place."""
-    try:
-        return _encode(message) + b"\n"
-    except UnicodeEncodeError:
-        text = json.dumps(msgspec.to_builtins(message, str_keys=True), ensure_ascii=False)
-        return text.encode(errors="replace") + b"\n"
-
-
-class LineBuffer:
-    """Joins what arrives and cuts it into lines."""
-
-    def __init__(self) -> None:
-        self._rest = b""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        return [line for line in lines if line]

@@ -17,14 +17,23 @@ from typing import Any
 import msgspec
 import zmq
 
-from tidegate.runtime.child.child import FromSupervisor
 from tidegate.runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
 from tidegate.runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
 from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.wire.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
-from tidegate.runtime.wire.supervisor_messages import Drain, FromChild, Leave, Ping, Pong, Quiet, TopologyChanged, WorkerSpec
+from tidegate.runtime.wire.supervisor_messages import (
+    Drain,
+    FromChild,
+    FromSupervisor,
+    Leave,
+    Ping,
+    Pong,
+    Quiet,
+    TopologyChanged,
+    WorkerSpec,
+)
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.known_calls import known_calls
 from tidegate.shard.host.settings import HostSettings

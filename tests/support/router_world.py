@@ -16,18 +16,16 @@ from typing import Any
 import msgspec
 import zmq
 
+from tidegate.runtime.child.control import LineBuffer, decode_from_child, encode_line
 from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
-    LineBuffer,
     RouterSpec,
     StatusChanged,
     ToChild,
     Topology,
     TopologyChanged,
-    decode_from_child,
-    encode_line,
 )
 
 DEADLINE_S = 10.0

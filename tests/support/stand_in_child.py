@@ -10,17 +10,9 @@ import asyncio
 import os
 import sys
 
-from tidegate.runtime.child.child import (
-    ControlChannel,
-    FromSupervisor,
-    SupervisorGone,
-    log,
-    pin,
-    prepare_child,
-    receive_spec,
-    send_blocking,
-)
-from tidegate.runtime.wire.supervisor_messages import Drain, Drained, Failed, Ping, Pong, Ready, RouterSpec
+from tidegate.runtime.child.child import log, pin, prepare_child
+from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor
+from tidegate.runtime.wire.supervisor_messages import Drain, Drained, Failed, FromSupervisor, Ping, Pong, Ready, RouterSpec
 
 
 def main() -> int:
@@ -51,25 +43,25 @@ def main() -> int:
 
 async def serve(control_fd: int, endpoint: str, behaviour: str) -> None:
     loop = asyncio.get_running_loop()
-    channel = ControlChannel(control_fd, loop)
+    control = stream_to_supervisor(control_fd, loop)
     over = asyncio.Event()
     topologies = 0
 
     def on_message(message: FromSupervisor) -> None:
         nonlocal topologies
         if isinstance(message, Ping) and behaviour != "deaf":
-            channel.send(Pong(message.number, {"topologies": topologies}))
+            control.send(Pong(message.number, {"topologies": topologies}))
         elif isinstance(message, Drain) and behaviour != "stubborn":
-            channel.send(Drained())
+            control.send(Drained())
             over.set()
         else:
             topologies += 1
 
-    channel.start(on_message, on_closed=lambda: os._exit(1))
+    control.start(on_message, on_end=lambda: os._exit(1))
     if behaviour != "slow":
-        channel.send(Ready(endpoint, classes={"Counter": {"methods": {}}}))
+        control.send(Ready(endpoint, classes={"Counter": {"methods": {}}}))
     await over.wait()
-    channel.flush_blocking()
+    control.flush_blocking()
 
 
 if __name__ == "__main__":

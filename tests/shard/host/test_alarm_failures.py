@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, Run, in_virtual_time
+from tidegate.runtime.child.control import decode_from_child, encode_line
 from tidegate.runtime.cli.pages import render_alarms
-from tidegate.runtime.wire.supervisor_messages import Pong, decode_from_child, encode_line
+from tidegate.runtime.wire.supervisor_messages import Pong
 from tidegate.shard.core import alarms
 from tidegate.shard.core.alarms import AlarmInfo
 from tidegate.shard.objects.object import DurableObject
