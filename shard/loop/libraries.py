@@ -1,6 +1,7 @@
 """Whose code something is: an object's, a library's, or the runtime's.
 
-A library is code of the standard library or of an installed package, unless it is the package of the object's class.
+A library is code of the standard library, of an installed package or of the runtime, wherever that lies, unless it is the
+package of the object's class.
 """
 
 from __future__ import annotations
@@ -89,12 +90,23 @@ def _frame_of(coro: Any) -> Any:
 
 
 def _is_library_module(module: str, owner: Activation) -> bool:
-    own = owner.object_class.cls.__module__
-    return module.partition(".")[0] != own.partition(".")[0] and module not in FACING_OBJECTS and _is_installed(module)
+    return (
+        module not in FACING_OBJECTS
+        and package_of(module) != package_of(owner.object_class.cls.__module__)
+        and _is_installed(module)
+    )
+
+
+def package_of(module: str) -> str:
+    """What is edited and installed as one. Of our own package, which a service may serve parts of, each part is one."""
+    names = module.split(".", 2)
+    return ".".join(names[:2]) if names[0] == "tidegate" else names[0]
 
 
 @functools.lru_cache(maxsize=4_096)
 def _is_installed(module: str) -> bool:
+    if module.startswith("tidegate."):
+        return True
     loaded = sys.modules.get(module)
     if loaded is None:
         return False

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from tidegate.runtime.wire.supervisor_messages import split_app
+from tidegate.shard.loop.libraries import package_of
 
 _LIBRARIES: Final = tuple(
     f"{os.path.realpath(path)}/"
@@ -92,9 +93,9 @@ class KeptSource(MetaPathFinder):
         return self.spec_of(fullname, origin, is_package=os.path.basename(origin) == "__init__.py")
 
     def _is_kept(self, fullname: str, path: str) -> bool:
-        if fullname.partition(".")[0] == self._package:
+        if package_of(fullname) == self._package:
             return True
-        return not os.path.realpath(path).startswith(_LIBRARIES) and fullname.partition(".")[0] not in OWN_PACKAGES
+        return not os.path.realpath(path).startswith(_LIBRARIES) and not f"{fullname}.".startswith("tidegate.")
 
     # The folder: NAME.py has the source, NAME.from where it was
 
@@ -137,9 +138,6 @@ class KeptSource(MetaPathFinder):
             self.changed.append(path)
 
 
-OWN_PACKAGES: Final = frozenset({"tidegate"})
-
-
 def _write_whole(path: Path, data: bytes) -> None:
     """Whoever sees the file sees all of it, and the first writer's."""
     with tempfile.NamedTemporaryFile(dir=path.parent) as new:
@@ -154,7 +152,7 @@ def _write_whole(path: Path, data: bytes) -> None:
 def keep_source(folder: Path, app: str) -> KeptSource:
     """From now on what this process imports of the app is kept, or was."""
     target, _ = split_app(app)
-    package = "" if target.endswith(".py") else target.partition(".")[0]
+    package = "" if target.endswith(".py") else package_of(target)
     kept = KeptSource(folder, package)
     sys.meta_path.insert(0, kept)
     return kept

@@ -17,12 +17,14 @@ from tests.support.host_world import Call, World
 from tests.support.objects import CONTROL, LOG, control, until
 from tests.support.stage import Actor, act
 from tests.support.storage_world import StorageWorld, finish
+from tidegate.runtime.client.asynchronous import Client
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.limits import IDLE_EVICT_S, TIMERS_KEEP_S
 from tidegate.shard.loop.libraries import FACING_OBJECTS, is_library, is_plumbing
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.memory_state import MemoryState
 
 
 @pytest.fixture(autouse=True)
@@ -513,7 +515,8 @@ async def test_code_of_the_standard_library_and_of_installed_packages_is_a_libra
     world = World(Actor)
     await world.ask(Actor, "one", "get", "n")
     owner = world.activation(Actor, "one")
-    assert all(is_library(each, owner) for each in (json.dumps, RING.put, pytest.raises, functools.partial(json.dumps)))
+    runtime = (Client.close, MemoryState.get)  # Wherever it lies.
+    assert all(is_library(each, owner) for each in (json.dumps, RING.put, pytest.raises, functools.partial(json.dumps), *runtime))
     actor: Any = owner.instance
     own = [add_one, functools.partial(add_one), actor.abort, actor.storage.put, actor.stub(Actor, "b").get]
     assert not any(is_library(each, owner) for each in own)
@@ -522,6 +525,8 @@ async def test_code_of_the_standard_library_and_of_installed_packages_is_a_libra
     assert not any(is_library(each, owner) for each in own)
     owner.object_class.cls = type("Installed", (Actor,), {"__module__": "json.objects"})
     assert not is_library(json.dumps, owner)
+    owner.object_class.cls = type("Measured", (Actor,), {"__module__": "tidegate.benchmarks.app"})
+    assert is_library(Client.close, owner)
 
 
 @pytest.mark.parametrize("own", [True, False], ids=["the object's own", "a library's"])

@@ -1,4 +1,4 @@
-"""shard/source.py: every worker of one start runs the app as it was, whatever has become of its files."""
+"""shard/worker/source.py: every worker of one start runs the app as it was, whatever has become of its files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from types import ModuleType
 
 import pytest
 
+import tidegate.benchmarks
+import tidegate.runtime
 from tidegate.shard.worker import source
 from tidegate.shard.worker.app import load_app
 from tidegate.shard.worker.source import KeptSource, keep_source
@@ -104,6 +106,17 @@ def test_a_served_package_is_kept_though_it_is_installed_like_a_library(place: P
     place.load("package")
     place.write("package/__init__.py", text.format("new"))
     assert place.load("package")[1].VALUE == "old"
+
+
+def test_of_our_own_package_only_the_part_that_is_served_is_kept(tmp_path: Path) -> None:
+    """`python -m tidegate.benchmarks` serves `tidegate.benchmarks.app`."""
+    before = list(sys.meta_path)
+    try:
+        kept = keep_source(tmp_path / "run", "tidegate.benchmarks.app")
+    finally:
+        sys.meta_path[:] = before
+    assert kept.find_spec("tidegate.benchmarks.model", tidegate.benchmarks.__path__) is not None
+    assert kept.find_spec("tidegate.runtime.ids", tidegate.runtime.__path__) is None
 
 
 def test_libraries_are_none_of_its_business(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
