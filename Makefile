@@ -54,6 +54,7 @@ bench: $(STAMP)  ## benchmarks; ARGS="unique", ARGS="--help"
 	$(BIN)/python -m tidegate.benchmarks $(ARGS)
 
 wheel: $(STAMP)  ## dist/tidegate-….whl
+	rm -rf build  # Modules that are no longer here would get into the wheel.
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 findings:  ## what nobody could guess about other software: is it still so?

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -12,7 +13,6 @@ import msgspec
 
 from tidegate.benchmarks import results
 from tidegate.benchmarks.plan import Generator, Sync
-from tidegate.benchmarks.processes import REPOSITORY
 from tidegate.benchmarks.runner import LINE_UPS, PEERS, line_up, make_plans, run
 from tidegate.benchmarks.workloads import WORKLOADS, BenchmarkFailed
 
@@ -119,7 +119,7 @@ def _measure(options: argparse.Namespace) -> None:
         from tidegate.benchmarks.chart import draw
 
         added = [results.append(result), *draw(result, results.RESULTS)]
-        print(f"kept in {', '.join(str(path.relative_to(REPOSITORY)) for path in added)}", file=sys.stderr)
+        print(f"kept in {', '.join(os.path.relpath(path) for path in added)}", file=sys.stderr)
 
 
 def _run_with_report(options: argparse.Namespace) -> results.Result:

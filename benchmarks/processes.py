@@ -17,7 +17,8 @@ from typing import IO
 
 from tidegate.benchmarks.workloads import BenchmarkFailed
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).parents[2]
+"""The folder that has `tidegate`: the tree, or where it is installed."""
 STOP_S_MAX = 15.0
 START_S_MAX = 30.0
 

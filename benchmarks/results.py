@@ -21,7 +21,8 @@ from tidegate.benchmarks.plan import Measurement
 from tidegate.benchmarks.processes import REPOSITORY
 from tidegate.benchmarks.syncs import SyncCount
 
-RESULTS = REPOSITORY / "benchmarks" / "results"
+IS_TREE = (REPOSITORY / "pyproject.toml").is_file()
+RESULTS = REPOSITORY / "benchmarks" / "results" if IS_TREE else Path("benchmark-results")
 _SYNCS = 200
 _SYNC_BYTES = 4096
 
@@ -46,7 +47,9 @@ def now_utc() -> str:
 
 
 def commit() -> str:
-    """The commit that was measured, with `+` if files differ from it."""
+    """The commit that was measured, with `+` if files differ from it; of what is installed, the version."""
+    if not IS_TREE:
+        return importlib.metadata.version("tidegate")
     try:
         name = _git("rev-parse", "--short=12", "HEAD")
         return f"{name}+" if _git("status", "--porcelain") else name
