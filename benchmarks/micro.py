@@ -248,7 +248,7 @@ class BareHost:
             system=_unexpected,
         )
 
-    def _apply(self, commits: list[ShardCommit]) -> None:
+    def _apply(self, position: int, commits: list[ShardCommit]) -> None:
         for commit in commits:
             self.stores[commit.shard].apply(commit.seq, commit.objects)
 
@@ -259,8 +259,7 @@ class BareHost:
     def call_all(self, method: str) -> None:
         self.host.handle(self.message(method))
         if self.host.output_gate.can_cut:
-            self.host.cut()
-            self.host.committed()
+            self.host.committed(self.host.cut(), 0)
 
 
 def _unexpected(*_: object) -> None:
@@ -278,7 +277,6 @@ def _host(runs: int) -> list[Cost]:
 def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
     host, replies = bare.host, bare.replies
     messages: list[Message] = []
-    cut: list[list[ShardCommit]] = []
 
     def prepare(method: str) -> None:
         replies.clear()
@@ -290,8 +288,11 @@ def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
     def settle() -> None:
         if host.output_gate.can_cut:
             host.cut()
-        if host.output_gate.in_flight is not None:
-            host.committed()
+        committed()
+
+    def committed() -> None:
+        if (commit := host.output_gate.in_flight) is not None:
+            host.committed(commit, 0)
 
     def prepare_write() -> None:
         settle()
@@ -302,8 +303,7 @@ def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
         handle()
 
     def cut_and_encode() -> None:
-        cut[:] = [host.cut()]
-        encode_record(CommitRecord(1, cut[0]))
+        encode_record(CommitRecord(1, host.cut().shards))
 
     def prepare_commit() -> None:
         prepare_cut()
@@ -312,7 +312,7 @@ def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
     bare.call_all(_METHOD)
     yield Cost("worker", "run read-modify-write, hold its reply", best_us(handle, runs, prepare=prepare_write))
     yield Cost("worker", "cut a commit and encode it", best_us(cut_and_encode, runs, prepare=prepare_cut))
-    yield Cost("worker", "apply it, release replies", best_us(host.committed, runs, prepare=prepare_commit))
+    yield Cost("worker", "apply it, release replies", best_us(committed, runs, prepare=prepare_commit))
     settle()
     yield Cost("worker", "run a cached read", best_us(handle, runs, prepare=lambda: prepare("current")), counted=False)
     assert len(replies) == BATCH

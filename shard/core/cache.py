@@ -275,7 +275,7 @@ class ObjectCache:
         kept = self.values.get(key, MISS)
         self._account(len(raw) + (ENTRY_BYTES if kept is MISS else -size_of(kept)))
         self.values[key] = Passing(raw)
-        self.output_gate.passing[self, key] = None
+        self.output_gate.let_pass(self, key)
 
     def delete(self, key: str, *, confirmed: bool = True, no_cache: bool = False) -> bool | Sentinel:
         """Whether the key existed. Deleting what is known not to exist commits nothing. MISS: it is deleted, and whether it
@@ -290,7 +290,7 @@ class ObjectCache:
         self._account(ENTRY_BYTES if kept is MISS else -size_of(kept))
         self.values[key] = ABSENT
         if no_cache:
-            self.output_gate.passing[self, key] = None
+            self.output_gate.let_pass(self, key)
         return True if old is not MISS else MISS
 
     def clear(self, *, confirmed: bool = True) -> None:
@@ -339,8 +339,7 @@ class ObjectCache:
         if key in self.dirty or self.cleared:
             self.confirm_seq = self.output_gate.open_seq
         elif committing is not None and (key in committing.writes or committing.cleared):
-            assert self.output_gate.in_flight is not None
-            self.confirm_seq = max(self.confirm_seq, self.output_gate.in_flight.seq)
+            self.confirm_seq = max(self.confirm_seq, self.output_gate.cut_seq)
 
     def _mark(self, key: str, raw: bytes | None, size: int, confirmed: bool) -> None:
         dirty, output_gate = self.dirty, self.output_gate

@@ -1,4 +1,4 @@
-"""Group commit and output gate: which writes become durable together, and which messages wait for them.
+"""The output gate: which writes become durable together, in a group commit, and which messages wait for them.
 
 Guarantee: a message is released only when every write made before it, by the object that sends it, is durable; never
 later than that. If such a write fails, the message is not released but handed back as failed.
@@ -12,15 +12,25 @@ that its own messages wait for them too, and so do those of whoever it tells. Th
 a worker durable in order: nothing that an heir writes can be durable before what it inherited. Where inherited writes are lost,
 the heir is reset with the object that made them.
 
-Rule: no file, thread or clock. The shell asks for a cut when none is in flight, and says how it ended.
+Rule 1: no file, thread or clock. The shell asks for a cut when none is in flight, and says how it ended.
+Rule 2: who waits for what is changed here only. Caches enter themselves (`dirty`, `open_bytes`) as they are written to, and the
+host holds the reply of its shortest way itself (`held`): both once a call, where calling a method costs as much as what it does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tidegate.runtime.wire.protocol import Origin
     from tidegate.shard.core.cache import ObjectCache
+    from tidegate.shard.store.interface import ShardCommit
+
+HeldMessage = tuple[Any, "Origin", Any, int, Any]
+"""`(sender, origin, request id, status, result)`: what `origin` is answered once its commit is durable. The sender is the owner
+of a cache, None where the runtime speaks for itself. What is no reply has an origin of its own kind. (A plain tuple, since each
+call that writes makes one. To make, keep and read it takes 360 instructions, a Struct 770; the whole call takes 28,000.)"""
 
 Inheritance = tuple["ObjectCache", "ObjectCache"]
 """Who has seen undurable writes, and whose."""
@@ -30,19 +40,22 @@ OwnRows = tuple[int, bytes]
 OwnWrites = dict[str, bytes | None]
 
 
-class Commit:
-    """The commit in flight: what it makes durable, and the messages that wait for it."""
+class PendingCommit:
+    """The commit in flight: what `cut` hands out, and `succeeded` or `failed` takes back. Made and filled in one turn, then not
+    changed by whoever carries it to the disk; the output gate alone adds to it meanwhile."""
 
-    __slots__ = ("heirs", "held", "members", "own", "seq")
+    __slots__ = ("heirs", "held", "members", "own", "seq", "shards")
 
-    def __init__(
-        self, seq: int, members: list[ObjectCache], held: list[Any], heirs: list[Inheritance], own: dict[OwnRows, OwnWrites]
-    ) -> None:
+    def __init__(self, seq: int, members: list[ObjectCache], heirs: list[Inheritance], own: dict[OwnRows, OwnWrites]) -> None:
         self.seq = seq
         self.members = members
-        self.held = held
+        """Whose writes it makes durable."""
+        self.held: list[HeldMessage] = []
         self.heirs = heirs
         self.own = own
+        """What the runtime itself has written."""
+        self.shards: list[ShardCommit] = []
+        """All of that, by shard, as the log and the stores take it."""
 
 
 class OutputGate:
@@ -68,12 +81,13 @@ class OutputGate:
         self.durable_seq = 0
         self.dirty: list[ObjectCache] = []
         """Caches with writes since the last cut, in the order of their first write."""
-        self.held: list[Any] = []
+        self.held: list[HeldMessage] = []
         """Messages that wait for the open commit."""
         self.heirs: list[Inheritance] = []
         """Who has seen writes of the open commit."""
-        self.in_flight: Commit | None = None
+        self.in_flight: PendingCommit | None = None
         self.open_bytes = 0
+        """What `dirty` takes in a commit."""
         self.passing: dict[tuple[ObjectCache, str], None] = {}
         """Keys that leave their caches once what was written is durable."""
         self.own: dict[OwnRows, OwnWrites] = {}
@@ -108,8 +122,11 @@ class OutputGate:
             seen += {id(heir): heir for heir, of in self.heirs if of is each and heir not in seen}.values()
         return seen[1:]
 
-    def hold(self, confirm_seq: int, message: Any) -> None:
+    # Messages
+
+    def hold(self, confirm_seq: int, sender: Any, origin: Origin, request_id: Any, status: int, result: Any) -> None:
         """Keeps a message until commit `confirm_seq` is durable. The caller has seen that it is not yet."""
+        message = (sender, origin, request_id, status, result)
         if confirm_seq == self.open_seq:
             self.held.append(message)
         else:
@@ -118,10 +135,38 @@ class OutputGate:
             self.in_flight.held.append(message)
 
     @property
+    def messages_held(self) -> int:
+        return len(self.held) + (0 if self.in_flight is None else len(self.in_flight.held))
+
+    def messages(self) -> Iterator[HeldMessage]:
+        """All that wait."""
+        yield from self.held
+        if self.in_flight is not None:
+            yield from self.in_flight.held
+
+    # Commits
+
+    @property
+    def cut_seq(self) -> int:
+        """The newest commit that was cut: the one in flight, if one is."""
+        return self.open_seq - 1
+
+    def durable_with(self, cache: ObjectCache) -> int:
+        """The commit with which everything that the cache has is durable; a durable one where it is already."""
+        if cache.dirty or cache.cleared:
+            return self.open_seq
+        return self.durable_seq if cache.committing is None else self.cut_seq
+
+    @property
+    def everything_is_durable(self) -> bool:
+        """What the runtime has written and nobody waits for does not count."""
+        return self.in_flight is None and not self.dirty
+
+    @property
     def can_cut(self) -> bool:
         return self.in_flight is None and bool(self.dirty or self.held or self.own_wanted)
 
-    def cut(self, bytes_max: int) -> Commit:
+    def cut(self, bytes_max: int) -> PendingCommit:
         """Closes the open commit: all its members, or as many as fit in `bytes_max` (at least one). The messages held so far
         wait for it; where members stay behind, all messages wait for the last of them."""
         assert self.can_cut
@@ -131,7 +176,7 @@ class OutputGate:
         self.open_bytes = sum(member.dirty_bytes for member in self.dirty)
         heirs, self.heirs = self.heirs, []
         own, self.own, self.own_wanted = self.own, {}, False
-        commit = self.in_flight = Commit(self.open_seq, members, [], heirs, own)
+        commit = self.in_flight = PendingCommit(self.open_seq, members, heirs, own)
         self.open_seq += 1
         if self.dirty:  # Some did not fit: what reveals their writes must wait for the next commit, and nobody may overtake.
             if self.split_seq != commit.seq - 1:
@@ -163,33 +208,45 @@ class OutputGate:
         gone = {id(member) for member in taken}
         return taken, [member for member in members if id(member) not in gone]
 
-    def succeeded(self) -> Commit:
-        """The commit in flight is durable. Its held messages may leave."""
-        commit = self.in_flight
-        assert commit is not None
+    def succeeded(self, commit: PendingCommit) -> None:
+        """It is durable. Its held messages may leave."""
+        assert commit is self.in_flight, (commit.seq, self.open_seq)
         self.in_flight = None
         self.durable_seq = commit.seq
         if self.passing:
             self.passing = {(cache, key): None for cache, key in self.passing if not cache.let_pass(key)}
-        return commit
 
-    def failed(self) -> Commit:
-        """The commit in flight is lost. Its number counts as settled, because nobody may wait for it any longer; the
-        caller resets its members, whose messages were never released. What the runtime wrote stays, for a later commit."""
-        commit = self.succeeded()
+    def failed(self, commit: PendingCommit) -> None:
+        """It is lost. Its number counts as settled, because nobody may wait for it any longer; the caller resets its members,
+        whose messages were never released. What the runtime wrote stays, for a later commit."""
+        self.succeeded(commit)
         for rows, writes in commit.own.items():
             self.own[rows] = {**writes, **self.own.get(rows, {})}
-        return commit
+
+    # Writes that are no member's, and those of a member that leave
+
+    def let_pass(self, cache: ObjectCache, key: str) -> None:
+        """The key leaves the cache once what was written is durable."""
+        self.passing[cache, key] = None
 
     def write_own(self, shard: int, object_key: bytes, key: str, raw: bytes | None, *, wanted: bool = False) -> None:
         """A row of the runtime's own. `wanted`: it is worth a commit."""
         self.own.setdefault((shard, object_key), {})[key] = raw
         self.own_wanted |= wanted
 
-    def forget(self, member: ObjectCache) -> None:
-        """Drops a member's writes from the open commit, because its object is reset."""
+    def want_own(self) -> None:
+        """What the runtime has written is worth a commit, if it has written anything."""
+        self.own_wanted = bool(self.own)
+
+    def forget(self, member: ObjectCache) -> list[HeldMessage]:
+        """Drops a member's writes from the open commit, because its object is reset. Returns what the object had said since the
+        last cut: it must not leave."""
         if member in self.dirty:
             self.dirty.remove(member)
             self.open_bytes -= member.dirty_bytes
         if self.passing:
             self.passing = {(cache, key): None for cache, key in self.passing if cache is not member}
+        discarded = [message for message in self.held if message[0] is member.owner]
+        if discarded:
+            self.held = [message for message in self.held if message[0] is not member.owner]
+        return discarded

@@ -321,15 +321,11 @@ class Activation:
 
     def wait_durable(self) -> Awaitable[None]:
         """Completes when every write made so far is durable. Raises ObjectReset when one of them fails."""
-        cache, output_gate = self.cache, self.host.output_gate
         if self.broken is not None:
             raise self.broken.again()
-        if cache.dirty or cache.cleared:
-            seq = output_gate.open_seq
-        elif cache.committing is not None:
-            assert output_gate.in_flight is not None
-            seq = output_gate.in_flight.seq
-        else:
+        output_gate = self.host.output_gate
+        seq = output_gate.durable_with(self.cache)
+        if seq <= output_gate.durable_seq:
             return DONE
         future: CoroutineFuture[Any] = CoroutineFuture(loop=self.host.loop)
         self.host.hold(self, seq, lambda: _settle(future), lambda error: _fail(future, error))

@@ -142,9 +142,8 @@ class AlarmClock:
                 timer.cancel()
         for ring in self._ringing.values():
             self._take_mark_back(ring)
-        if self._host.output_gate.own:
-            self._host.output_gate.own_wanted = True
-            self._host.touch()
+        self._host.output_gate.want_own()
+        self._host.touch()
 
     # Clocks
 
@@ -345,7 +344,7 @@ class AlarmClock:
         if seq <= host.output_gate.durable_seq:
             ring.answer(OK, None)
         else:
-            host.output_gate.hold(seq, (activation, ring, 0, OK, None))
+            host.output_gate.hold(seq, activation, ring, 0, OK, None)
         host.activator.give_back(kept, activation)
         host.touch()
 

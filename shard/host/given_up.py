@@ -113,7 +113,7 @@ class GivenUp:
             host.answer_error(origin, request.id, error)
             return
         errand = Errand(host.answer, origin, request.id, lambda: self._forget(class_name, name))
-        host.output_gate.held.append((activation, errand, 0, OK, None))
+        host.output_gate.hold(host.output_gate.open_seq, activation, errand, 0, OK, None)
         host.touch()
 
     def _drop(self, _: Abandoned, shard: int, key: bytes) -> None:

@@ -33,7 +33,7 @@ from tidegate.shard.core.cache import Store
 from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.codec import SCALARS
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.core.output_gate import Commit, OutputGate
+from tidegate.shard.core.output_gate import HeldMessage, OutputGate, PendingCommit
 from tidegate.shard.host.activation import Activation, QueuedCall
 from tidegate.shard.host.activator import Activator
 from tidegate.shard.host.alarm_clock import AlarmClock
@@ -41,7 +41,7 @@ from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.object_log import ObjectLog
-from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin
+from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
 from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.ring import Ring
@@ -66,7 +66,7 @@ class DurableShard(Store, Protocol):
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_pieces", "_reply", "_send", "_spare", "_spare_refs",
+        "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_send", "_spare", "_spare_refs",
         "_system", "activator", "alarms", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us",
         "now_s", "output_gate", "queued", "queued_bytes", "queued_calls", "random", "resets", "running", "settings", "stores",
         "table", "touch", "waiting", "wall_us", "web",
@@ -82,16 +82,16 @@ class Host:
         reply: Callable[[Origin, Any, int, Any], None],
         touch: Callable[[], None],
         send: Callable[[Request, LocalOrigin], None],
-        apply: Callable[[list[ShardCommit]], None],
+        apply: Callable[[int, list[ShardCommit]], None],
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
         monotonic_us: Callable[[], int] | None = None,
         random: Random | None = None,
         system: Callable[[Request, Origin], None],
     ) -> None:
         """`reply` sends a reply to a caller outside; `touch` asks for an end of turn soon (a commit may be due, replies may
-        have to be flushed); `send` carries a call to an object of another worker; `apply` makes a durable commit visible in
-        the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms, and `monotonic_us` tells when
-        that was set; `random` gives their retries jitter."""
+        have to be flushed); `send` carries a call to an object of another worker; `apply` makes what is durable, up to that
+        position in the log, visible in the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms,
+        and `monotonic_us` tells when that was set; `random` gives their retries jitter."""
         self.loop = loop
         self.call_soon = cast("Any", loop).call_soon_directly
         self.output_gate = OutputGate()
@@ -126,7 +126,6 @@ class Host:
         self.queued: set[QueuedCall] = set()
         """Calls that wait at gates."""
         self._calls = self._commits_done = self._commit_writes = 0
-        self._pieces: tuple[Commit, list[ShardCommit]] | None = None
 
     # Calls in
 
@@ -386,19 +385,18 @@ class Host:
         self.deliver(request, origin)
         self.touch()
 
-    def hold(
-        self, activation: Activation, seq: int, release: Callable[[], object], discard: Callable[[CallError], object]
-    ) -> None:
+    def hold(self, activation: Activation, seq: int, go_on: Callable[[], object], give_up: Callable[[CallError], object]) -> None:
         """Keeps something other than a reply behind the output gate."""
         if activation.broken is not None and seq >= activation.lost_seq:
-            discard(activation.broken)
-            return
-        self.output_gate.hold(seq, (activation, None, release, discard, None))
+            give_up(activation.broken)
+        else:
+            self.output_gate.hold(seq, activation, Permit(go_on, give_up), 0, OK, None)
 
     # Commits
 
-    def cut(self) -> list[ShardCommit]:
-        """Closes the open commit and returns what has to become durable, by shard."""
+    def cut(self) -> PendingCommit:
+        """Closes the open commit. Its `shards` are what has to become durable; to be given back to `committed` or
+        `commit_failed`."""
         commit = self.output_gate.cut(COMMIT_BYTES_MAX)
         by_shard: dict[int, list[ObjectWrites]] = {}
         for cache in commit.members:
@@ -413,39 +411,32 @@ class Host:
         for (shard, key), rows in commit.own.items():
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
         self.alarms.cut_marks()
-        pieces = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
-        self._pieces = (commit, pieces)
-        return pieces
+        commit.shards = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
+        return commit
 
-    def committed(self) -> None:
-        """What `cut` returned is durable: the stores take it over and the held messages leave."""
-        assert self._pieces is not None
-        commit, pieces = self._pieces
-        self._pieces = None
-        self._apply(pieces)
+    def committed(self, commit: PendingCommit, position: int) -> None:
+        """It is durable, at that position in the log: the stores take it over and the held messages leave."""
+        self._apply(position, commit.shards)
         self._commits_done += 1
         self._commit_writes += len(commit.members)
         for cache in commit.members:
             cache.committing = None
         self.alarms.committed()
-        self.output_gate.succeeded()
+        self.output_gate.succeeded(commit)
         reply = self._reply
-        for _, origin, first, second, third in commit.held:
+        for _, origin, request_id, status, result in commit.held:
             try:
                 if origin.__class__ is Origin:
-                    reply(origin, first, second, third)
-                elif origin is not None:
-                    origin.answer(second, third)
+                    reply(origin, request_id, status, result)
                 else:
-                    first()
+                    cast("InternalOrigin", origin).answer(status, result)
             except BaseException as exc:  # The others leave all the same.
                 self.log.error("what waited for a commit could not leave: %s", traceback_of(exc))
         self.waiting.commit_ended()
 
-    def commit_failed(self, problem: str) -> None:
-        """What `cut` returned is not durable and never will be: its objects are reset, their messages never leave."""
-        self._pieces = None
-        commit = self.output_gate.failed()
+    def commit_failed(self, commit: PendingCommit, problem: str) -> None:
+        """It is not durable and never will be: its objects are reset, their messages never leave."""
+        self.output_gate.failed(commit)
         self.alarms.commit_failed()
         error = ObjectReset(f"a write could not be made durable: {problem}")
         for message in commit.held:
@@ -461,29 +452,27 @@ class Host:
                 self.resets.lose(message[0], error, commit.seq)
         self.waiting.commit_ended()
 
-    def discard(self, message: Any, error: CallError) -> None:
-        _, origin, first, second, _ = message
-        if origin is not None:
-            self.answer_error(origin, first, error)
+    def discard(self, message: HeldMessage, error: CallError) -> None:
+        """It must not leave: whoever waits for it is told why."""
+        _, origin, request_id, _, _ = message
+        if isinstance(origin, Permit):
+            origin.fail(error)
         else:
-            second(error)
+            self.answer_error(origin, request_id, error)
 
     # Numbers
 
     @property
     def unanswered(self) -> int:
         """Calls that were accepted and not answered yet."""
-        in_flight = self.output_gate.in_flight
-        held = len(self.output_gate.held) + (len(in_flight.held) if in_flight is not None else 0)
-        return len(self.running) + self.queued_calls + held + len(self.waiting)
+        return len(self.running) + self.queued_calls + self.output_gate.messages_held + len(self.waiting)
 
     def statistics(self) -> HostStatistics:
-        in_flight = self.output_gate.in_flight
         return HostStatistics(
             activations=len(self.table),
             tasks=len(self.running),
             queued_calls=self.queued_calls,
-            held_messages=len(self.output_gate.held) + (len(in_flight.held) if in_flight is not None else 0),
+            held_messages=self.output_gate.messages_held,
             cache_bytes=self.table.budget.used_bytes,
             calls=self._calls,
             commits=self._commits_done,

@@ -33,11 +33,8 @@ def _calls(host: Host) -> Iterator[tuple[Origin, Any]]:
         yield task.call[:2]
     for waiter in host.queued:
         yield waiter.origin, waiter.request.id
-    output_gate = host.output_gate
-    for held in (output_gate.held, output_gate.in_flight.held if output_gate.in_flight is not None else ()):
-        for message in held:
-            if message[1] is not None:
-                yield message[1], message[2]
+    for _, origin, request_id, _, _ in host.output_gate.messages():
+        yield origin, request_id
     for calls in (host.waiting.calls(), host.activator.waiting_calls()):
         for request, origin in calls:
             yield origin, request.id

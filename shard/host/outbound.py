@@ -56,6 +56,24 @@ class InternalOrigin(Origin):
         return self, request_id
 
 
+class Permit(InternalOrigin):
+    """No reply at all: something else that has to wait at the output gate. `go_on` is called once it may leave, `give_up` if
+    it never may."""
+
+    __slots__ = ("_give_up", "_go_on")
+
+    def __init__(self, go_on: Callable[[], object], give_up: Callable[[CallError], object]) -> None:
+        super().__init__()
+        self._go_on = go_on
+        self._give_up = give_up
+
+    def answer(self, status: int, result: Any) -> None:
+        self._go_on()
+
+    def fail(self, error: CallError) -> None:
+        self._give_up(error)
+
+
 class LocalOrigin(InternalOrigin):
     """The reply goes to a future of this process."""
 

@@ -58,7 +58,7 @@ class Outcomes:
             self._output_gate.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
             self._host.answer(origin, request_id, status, value)
         else:
-            self._output_gate.hold(activation.cache.confirm_seq, (activation, origin, request_id, status, value))
+            self._output_gate.hold(activation.cache.confirm_seq, activation, origin, request_id, status, value)
 
     def finish_error(self, activation: Activation, origin: Origin, request_id: Any, method: str, error: BaseException) -> None:
         if activation.broken is not None or issubclass(type(error), Aborted):

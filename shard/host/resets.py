@@ -70,14 +70,10 @@ class Resets:
         activation.lost_seq = host.output_gate.first_of(host.output_gate.open_seq)
         host.table.remove(activation)
         heirs = host.output_gate.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
-        host.output_gate.forget(cache)
+        discarded = host.output_gate.forget(cache)
         cache.break_with(error)
-        held, host.output_gate.held = host.output_gate.held, []
-        for message in held:
-            if message[0] is activation:
-                host.discard(message, error)
-            else:
-                host.output_gate.held.append(message)
+        for message in discarded:
+            host.discard(message, error)
         queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
         self._end_tasks(activation, error)
         activation.orphan_callbacks()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.host import Host
 from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.neutral import NEUTRAL
@@ -52,13 +53,12 @@ class Committer:
         self._inline = False
         self._average_s = 0.0
         self._samples = 0
-        self._jobs: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[PendingCommit, bytes] | None] = queue.SimpleQueue()
+        """Commits and their records."""
         self._helper = threading.Thread(target=self._help, name="tidegate-commit", daemon=True)
         self._helper.start()
         self._refused = 0
         self._say_at_s = 0.0
-        self.position = 0
-        """Log position of the newest durable commit."""
 
     def statistics(self) -> CommitterStatistics:
         return CommitterStatistics(self._inline, round(self._average_s * 1e6))
@@ -72,21 +72,22 @@ class Committer:
         """To be called at the end of a turn."""
         host = self._host
         while host.output_gate.can_cut:
-            record = encode_record(CommitRecord(int(time.time() * 1_000), host.cut()))
+            commit = host.cut()
+            record = encode_record(CommitRecord(int(time.time() * 1_000), commit.shards))
             if not self._inline:
-                self._jobs.put(record)
+                self._jobs.put((commit, record))
                 return
             started_s = time.perf_counter()
             try:
                 position = self._store.log.append(record)
             except LogFull as exc:
-                self._make_room(record, exc)
+                self._make_room(commit, record, exc)
                 return
             except Exception as exc:
-                self._fail(_as_broken(exc))
+                self._fail(commit, _as_broken(exc))
                 return
             self._observe(time.perf_counter() - started_s)
-            self._succeed(position)
+            host.committed(commit, position)
 
     def close(self) -> None:
         """Nothing may be in flight."""
@@ -96,29 +97,30 @@ class Committer:
     # In the helper thread
 
     def _help(self) -> None:
-        while (record := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None:
+            commit, record = job
             started_s = time.perf_counter()
             try:
                 position = self._store.log.append(record)
             except Exception as exc:
                 error = exc if isinstance(exc, LogFull) else _as_broken(exc)
-                self._loop.call_soon_threadsafe(self._helper_failed, record, error, context=NEUTRAL)
+                self._loop.call_soon_threadsafe(self._helper_failed, commit, record, error, context=NEUTRAL)
             else:
                 elapsed_s = time.perf_counter() - started_s
-                self._loop.call_soon_threadsafe(self._helped, position, elapsed_s, context=NEUTRAL)
+                self._loop.call_soon_threadsafe(self._helped, commit, position, elapsed_s, context=NEUTRAL)
 
     # On the loop thread
 
-    def _helped(self, position: int, elapsed_s: float) -> None:
+    def _helped(self, commit: PendingCommit, position: int, elapsed_s: float) -> None:
         self._observe(elapsed_s)
-        self._succeed(position)
+        self._host.committed(commit, position)
         self._host.touch()
 
-    def _helper_failed(self, record: bytes, error: LogFull | LogBroken) -> None:
+    def _helper_failed(self, commit: PendingCommit, record: bytes, error: LogFull | LogBroken) -> None:
         if isinstance(error, LogFull):
-            self._make_room(record, error)
+            self._make_room(commit, record, error)
         else:
-            self._fail(error)
+            self._fail(commit, error)
 
     def _observe(self, elapsed_s: float) -> None:
         self._samples += 1
@@ -128,31 +130,27 @@ class Committer:
         elif self._samples >= PROBES:
             self._inline = self._average_s < INLINE_BELOW_S
 
-    def _succeed(self, position: int) -> None:
-        self.position = position
-        self._host.committed()
-
-    def _make_room(self, record: bytes, problem: LogFull) -> None:
+    def _make_room(self, commit: PendingCommit, record: bytes, problem: LogFull) -> None:
         """The log is full. The commit stays in flight while a checkpoint empties the log; then it is tried once more."""
-        task = self._loop.create_task(self._checkpoint_and_retry(record, problem), context=NEUTRAL)
+        task = self._loop.create_task(self._checkpoint_and_retry(commit, record, problem), context=NEUTRAL)
         task.add_done_callback(lambda task: task.exception())
 
-    async def _checkpoint_and_retry(self, record: bytes, problem: LogFull) -> None:
+    async def _checkpoint_and_retry(self, commit: PendingCommit, record: bytes, problem: LogFull) -> None:
         try:
             async with asyncio.timeout(ROOM_TIMEOUT_S):
                 await self._store.checkpointer.make_room()
             position = await asyncio.to_thread(self._store.log.append, record)
         except LogBroken as exc:
-            self._fail(exc)
+            self._fail(commit, exc)
             return
         except (OperatorError, TimeoutError):
             self._say_refused(problem)
-            self._host.commit_failed(str(problem))
+            self._host.commit_failed(commit, str(problem))
         except Exception as exc:
-            self._fail(_as_broken(exc))
+            self._fail(commit, _as_broken(exc))
             return
         else:
-            self._succeed(position)
+            self._host.committed(commit, position)
         self._host.touch()
 
     def _say_refused(self, problem: LogFull) -> None:
@@ -165,8 +163,8 @@ class Committer:
             logging.getLogger("tidegate").error("%s refused: %s", many, problem)
             self._refused = 0
 
-    def _fail(self, error: LogBroken) -> None:
-        self._host.commit_failed(str(error))
+    def _fail(self, commit: PendingCommit, error: LogBroken) -> None:
+        self._host.commit_failed(commit, str(error))
         self._broken(error)
 
 

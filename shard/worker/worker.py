@@ -40,7 +40,6 @@ from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.store.checkpoint import CheckpointTrouble
-from tidegate.shard.store.interface import ShardCommit
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.collector import Collector
 from tidegate.shard.worker.committer import Committer
@@ -86,7 +85,7 @@ class Worker:
             reply=self._endpoint.reply,
             touch=self._touch,
             send=self._peers.send,
-            apply=self._apply,
+            apply=self.store.applied,
             system=self._answer_system,
             monotonic_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,  # A suspended machine ages, too.
         )
@@ -155,9 +154,6 @@ class Worker:
             self._evict()
         elif self._evicting is None and not table.is_empty:
             self._evicting = self._loop.call_later(EVICT_INTERVAL_S, self._evict_on_time, context=NEUTRAL)
-
-    def _apply(self, commits: list[ShardCommit]) -> None:
-        self.store.applied(self._committer.position, commits)
 
     def _evict_on_time(self) -> None:
         self._evicting = None
@@ -272,8 +268,7 @@ class Worker:
     def _check_drained(self) -> None:
         self._end_turn()
         left = self._host.unanswered + self._peers.unanswered
-        kept = self._host.output_gate.in_flight is not None or self._host.output_gate.dirty
-        busy = left or kept or self._endpoint.statistics().kept_bytes
+        busy = left or not self._host.output_gate.everything_is_durable or self._endpoint.statistics().kept_bytes
         if not busy and not self._said_quiet:
             self._said_quiet = True
             self._send_control(Quiet())

@@ -94,7 +94,7 @@ async def test_a_delete_all_takes_the_alarm_with_it_and_one_set_while_it_is_bein
     world.cut()
     setting = act(world, set_alarm)
     await world.settle()
-    world.host.committed()
+    world.committed()
     assert await deleting.reply == "None{}"
     world.commit()
     await world.ask_all([before, setting])

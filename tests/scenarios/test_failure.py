@@ -60,7 +60,7 @@ async def test_a_sync_asked_before_a_commit_and_one_during_it_complete_with_it_a
     calls.append(sync("third", put=True))
     await world.settle()
     assert synced == []
-    world.host.committed()
+    world.committed()
     await world.settle()
     assert synced == ["first", "second"]
     world.commit()

@@ -96,7 +96,7 @@ async def test_messages_wait_for_all_writes_before_them_and_leave_together_when_
     second = world.call(Actor, "one", "put", "b", 1)
     await world.settle()
     assert (first.answered, second.answered) == (False, False)
-    world.host.committed()
+    world.committed()
     assert (first.answered, second.answered) == (True, False)
     world.commit()
     assert second.answered

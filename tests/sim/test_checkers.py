@@ -16,11 +16,11 @@ import pytest
 from tests.sim.disk import Disk, SimLog
 from tests.sim.simulation import simulate
 from tidegate.runtime.sockets.inflight import InFlight
-from tidegate.runtime.wire.protocol import OK
+from tidegate.runtime.wire.protocol import OK, Origin
 from tidegate.shard.core.alarms import ShardAlarms
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.input_gate import InputGate
-from tidegate.shard.core.output_gate import OutputGate
+from tidegate.shard.core.output_gate import OutputGate, PendingCommit
 from tidegate.shard.host.activation import Activation, CriticalSection
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.outcomes import Outcomes
@@ -183,12 +183,11 @@ def requests_leave_in_another_order(stack: contextlib.ExitStack) -> None:
 def answers_are_given_twice(stack: contextlib.ExitStack) -> None:
     original = Host.committed
 
-    def committed(self: Host) -> None:
-        held = list(self.commits.in_flight.held) if self.commits.in_flight is not None else []
-        original(self)
-        for _, origin, first, second, third in held[:1]:
-            if origin is not None and second == OK:
-                self._reply(origin, first, second, third)
+    def committed(self: Host, commit: PendingCommit, position: int) -> None:
+        original(self, commit, position)
+        for _, origin, request_id, status, result in commit.held[:1]:
+            if origin.__class__ is Origin and status == OK:
+                self._reply(origin, request_id, status, result)
 
     patch(stack, Host, "committed", committed)
 

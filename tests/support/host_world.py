@@ -63,7 +63,7 @@ class World:
         self.classes = [ObjectClass(cls) for cls in classes]
         self.settings = HostSettings(shards_total=SHARDS, **settings)
         self.auto = auto
-        self.commits = 0
+        self.commits = self.position = 0
         self.calls: dict[Any, Call] = {}
         self.numbers = itertools.count(1)
         self.touched = False
@@ -116,8 +116,9 @@ class World:
     def _system(self, request: Request, origin: Origin) -> None:
         raise AssertionError("no system calls here")
 
-    def _apply(self, commits: list[ShardCommit]) -> None:
+    def _apply(self, position: int, commits: list[ShardCommit]) -> None:
         assert CURRENT.get(None) is None, "a commit is no object's business"
+        self.position = position
         for commit in commits:
             self.stores[commit.shard].apply(commit.seq, commit.objects)
 
@@ -171,23 +172,26 @@ class World:
 
     def commit(self) -> None:
         """Cuts what is open and makes it durable."""
-        size = len(encode_record(CommitRecord(0, self.host.cut())))
+        size = len(encode_record(CommitRecord(0, self.host.cut().shards)))
         self.largest_commit_bytes = max(size, self.largest_commit_bytes)
-        self.commits += 1
-        self.host.committed()
+        self.committed()
 
     def cut(self) -> None:
         self.host.cut()
 
+    def committed(self) -> None:
+        """What was cut is durable."""
+        assert self.host.output_gate.in_flight is not None
+        self.commits += 1
+        self.host.committed(self.host.output_gate.in_flight, self.position + 1)
+
     def fail_commit(self, problem: str = "the disk said no") -> None:
-        if self.host.output_gate.in_flight is None:
-            self.host.cut()
-        self.host.commit_failed(problem)
+        self.host.commit_failed(self.host.output_gate.in_flight or self.host.cut(), problem)
 
     def crash(self, *, in_flight_is_durable: bool = False) -> None:
         """The process dies and another one recovers. Of a commit in flight either everything is durable or nothing."""
         if in_flight_is_durable and self.host.output_gate.in_flight is not None:
-            self.host.committed()
+            self.committed()
         self.lost_calls |= set(self.calls)
         self.calls.clear()
         self.boot()

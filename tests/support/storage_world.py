@@ -93,7 +93,8 @@ class StorageWorld:
         self.store.apply(self.store.seq + 1, self.pieces)
         self.pieces = None
         self.cache.committing = None
-        self.output_gate.succeeded()
+        assert self.output_gate.in_flight is not None
+        self.output_gate.succeeded(self.output_gate.in_flight)
         self.done += 1
 
     def commit(self) -> None:
@@ -107,7 +108,8 @@ class StorageWorld:
     def failed(self) -> None:
         """The commit in flight is lost, the object is reset."""
         self.pieces = None
-        self.output_gate.failed()
+        assert self.output_gate.in_flight is not None
+        self.output_gate.failed(self.output_gate.in_flight)
         self.reset()
 
     def reset(self) -> None:

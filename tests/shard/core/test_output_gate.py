@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from tidegate.shard.core.output_gate import OutputGate
+from tidegate.runtime.wire.protocol import OK, Origin
+from tidegate.shard.core.output_gate import OutputGate, PendingCommit
+
+CLIENT = Origin(b"client", envelope=None, json=False, single=False, requests=1)
 
 
 class Member:
@@ -14,6 +17,7 @@ class Member:
 
     def __init__(self, gate: OutputGate) -> None:
         self.gate = gate
+        self.owner = self
         self.confirm_seq = 0
         self.dirty_bytes = 0
 
@@ -29,7 +33,7 @@ class Member:
         """Whether the message left at once."""
         if self.confirm_seq <= self.gate.durable_seq:
             return True
-        self.gate.hold(self.confirm_seq, (self, message))
+        self.gate.hold(self.confirm_seq, self, CLIENT, 0, OK, message)
         return False
 
 
@@ -41,8 +45,15 @@ def cut(gate: OutputGate, bytes_max: int = 100) -> list[Any]:
     return list(commit.members)
 
 
+def in_flight(gate: OutputGate) -> PendingCommit:
+    assert gate.in_flight is not None
+    return gate.in_flight
+
+
 def released(gate: OutputGate) -> list[object]:
-    return [message for _, message in gate.succeeded().held]
+    commit = in_flight(gate)
+    gate.succeeded(commit)
+    return [message for _, _, _, _, message in commit.held]
 
 
 def test_a_message_is_released_by_the_commit_of_the_writes_before_it() -> None:
@@ -88,7 +99,7 @@ def test_one_commit_at_a_time_is_made_durable() -> None:
     cut(gate)
     member.write()
     assert not gate.can_cut
-    gate.succeeded()
+    gate.succeeded(in_flight(gate))
     assert gate.can_cut
 
 
@@ -106,9 +117,9 @@ def test_a_commit_takes_as_many_objects_as_fit_and_never_part_of_one() -> None:
     members = [Member(gate).write(40) for _ in range(5)]
     assert cut(gate) == members[:2]
     assert gate.open_bytes == 120
-    gate.succeeded()
+    gate.succeeded(in_flight(gate))
     assert cut(gate) == members[2:4]
-    gate.succeeded()
+    gate.succeeded(in_flight(gate))
     assert cut(gate) == members[4:]
 
 
@@ -116,7 +127,7 @@ def test_an_object_larger_than_a_commit_goes_alone() -> None:
     gate = OutputGate()
     large, small = Member(gate).write(1_000), Member(gate).write(1)
     assert cut(gate) == [large]
-    gate.succeeded()
+    gate.succeeded(in_flight(gate))
     assert cut(gate) == [small]
 
 
@@ -179,7 +190,7 @@ def test_what_is_durable_is_not_inherited() -> None:
     gate = OutputGate()
     source, heir = Member(gate).write(), Member(gate)
     cut(gate)
-    gate.succeeded()
+    gate.succeeded(in_flight(gate))
     gate.inherit(heir, source, source.confirm_seq)
     assert heir.say("free")
     assert gate.heirs == []
@@ -200,7 +211,9 @@ def test_a_commit_knows_who_has_seen_its_writes_also_while_it_is_in_flight() -> 
     gate.inherit(early, source, source.confirm_seq)
     cut(gate)
     gate.inherit(late, source, source.confirm_seq)
-    assert [heir for heir, _ in gate.failed().heirs] == [early, late]
+    commit = in_flight(gate)
+    gate.failed(commit)
+    assert [heir for heir, _ in commit.heirs] == [early, late]
     assert gate.durable_seq == source.confirm_seq, "nobody waits for it any longer"
 
 
@@ -212,6 +225,22 @@ def test_nothing_that_an_heir_writes_is_durable_before_what_it_has_seen() -> Non
     heir.write(1)
     durable = cut(gate)
     assert heir not in durable or source in durable
+
+
+def test_what_an_object_has_said_since_the_last_cut_is_forgotten_with_its_writes_and_nothing_else() -> None:
+    gate = OutputGate()
+    gone, kept = Member(gate).write(), Member(gate).write()
+    gone.say("was cut before")
+    cut(gate)
+    for member, words in ((gone, "one"), (kept, "two"), (gone, "three")):
+        member.write()
+        member.say(words)
+    assert [message[4] for message in gate.forget(gone)] == ["one", "three"]
+    assert gate.messages_held == len(list(gate.messages())) == 2
+    assert released(gate) == ["was cut before"]
+    cut(gate)
+    assert released(gate) == ["two"]
+    assert gate.everything_is_durable
 
 
 def test_messages_that_wait_for_writes_which_a_reset_has_dropped_leave_all_the_same() -> None:

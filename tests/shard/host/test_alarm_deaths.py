@@ -95,7 +95,7 @@ async def test_the_mark_is_durable_before_the_handler_runs_and_is_gone_with_the_
     world.cut()
     await world.settle()
     assert world.rehearsal.runs == [], "not while it is only on its way"
-    world.host.committed()
+    world.committed()
     await world.settle()
     assert len(world.rehearsal.runs) == 1
     assert [len(store.scan(BEGUN_KEY)) for store in world.stores.values() if store.scan(BEGUN_KEY)] == [1]

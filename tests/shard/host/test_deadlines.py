@@ -106,7 +106,7 @@ async def test_a_call_that_waits_for_the_last_commit_of_a_reset_object_is_answer
     world.call(Thing, "a", "abort_after_put", "j")
     error = await passed(world.call(Thing, "a", "log", "late", deadline_ms=20))
     assert error.outcome == "not_executed"
-    world.host.committed()
+    world.committed()
     await world.settle()
     assert LOG == []
 

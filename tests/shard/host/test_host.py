@@ -97,7 +97,7 @@ async def test_a_reply_is_held_until_the_commit_it_depends_on_is_durable() -> No
     world.cut()
     await world.settle()
     assert not call.answered
-    world.host.committed()
+    world.committed()
     assert call.answered
     assert world.durable(Thing, "a") == {"k": 1}
 
@@ -109,7 +109,7 @@ async def test_a_reply_does_not_wait_for_writes_made_after_it() -> None:
     world.cut()
     second = world.call(Thing, "a", "put", "k", 2)
     await world.settle()
-    world.host.committed()
+    world.committed()
     assert first.answered
     assert not second.answered
     world.commit()
@@ -206,7 +206,7 @@ async def test_sync_completes_when_the_writes_before_it_are_durable_and_keeps_no
     other = world.call(Thing, "a", "log", "another event")
     await world.settle()
     assert LOG == ["another event"]
-    world.host.committed()
+    world.committed()
     assert await syncing.reply == "synced"
     await other.reply
 
@@ -326,7 +326,7 @@ async def test_a_call_after_a_reset_waits_for_the_last_commit_of_the_old_instanc
     reads = [world.call(Thing, "a", "get", "k") for _ in range(3)]
     await world.settle()
     assert not any(read.answered for read in reads)
-    world.host.committed()
+    world.committed()
     assert await world.ask_all(reads) == [1, 1, 1]
     assert put.result is None
 
@@ -370,7 +370,7 @@ async def test_calls_that_waited_for_a_reset_object_are_not_overtaken(in_flight:
         calls.append(world.call(Ordered, "a", "log", number))
         await world.settle(1)
         if number == 12 and in_flight:
-            world.host.committed()
+            world.committed()
     await world.ask_all(calls)
     assert list(range(20)) == LOG
     assert isinstance(holding.error, ObjectReset)
@@ -399,7 +399,7 @@ async def test_in_every_small_world_of_calls_and_commits_confirmed_numbers_are_d
             elif kind == "cut" and commits.can_cut:
                 world.cut()
             elif kind == "committed" and commits.in_flight is not None:
-                world.host.committed()
+                world.committed()
             elif kind == "failed" and commits.in_flight is not None:
                 world.fail_commit()
             else:
@@ -416,7 +416,7 @@ async def end_well(world: World, answered: dict[str, list[Call]], story: tuple[s
     """Everything is committed, and what was confirmed is there."""
     world.auto = True
     if world.host.output_gate.in_flight is not None:
-        world.host.committed()
+        world.committed()
     world.host.touch()
     await world.settle(6)
     for name, calls in answered.items():

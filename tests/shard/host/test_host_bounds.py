@@ -95,7 +95,7 @@ async def test_a_deadline_counts_while_a_call_waits_for_a_reset_object() -> None
     late = world.call(Thing, "a", "log", "late", deadline_ms=5)
     await world.settle()
     await asyncio.sleep(0.02)
-    world.host.committed()
+    world.committed()
     with pytest.raises(DeadlineExceeded):
         await late.reply
     assert (put.answered, abort.answered, LOG) == (True, True, [])
@@ -138,7 +138,7 @@ async def test_no_new_call_starts_while_too_much_is_not_durable_and_all_do_in_or
     world.cut()
     calls += [world.call(Thing, "b", "log", str(number)) for number in range(3, 6)]
     await world.settle()
-    world.host.committed()
+    world.committed()
     calls += [world.call(Thing, "b", "log", str(number)) for number in range(6, 9)]
     await world.ask_all([large, *calls])
     assert [str(number) for number in range(9)] == LOG

@@ -223,7 +223,7 @@ async def test_an_object_with_a_held_message_or_an_undurable_write_is_not_evicte
         step()
         world.evict_idle()
         assert set(world.host.classes["Thing"].activations) == {"a", "b"}
-    world.host.committed()
+    world.committed()
     world.evict_idle()
     assert world.host.classes["Thing"].activations == {}
     await held.reply

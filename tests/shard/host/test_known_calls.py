@@ -63,7 +63,7 @@ async def test_a_call_that_runs_waits_or_is_held_is_known_with_a_deadline_or_wit
     assert known_calls(world.host, b"another") == set()
     world.cut()
     assert known(world) == set(range(1, len(calls) + 1)), "also while their commit is on its way"
-    world.host.committed()
+    world.committed()
     await world.ask_all(calls)
     assert known(world) == set()
 
@@ -82,7 +82,7 @@ async def test_a_call_that_waits_for_the_disk_or_for_the_end_of_a_reset_object_i
     await world.settle()
     unanswered(after)
     assert 3 in known(world)
-    world.host.committed()
+    world.committed()
     world.auto = True
     world.host.touch()
     await world.ask_all([waits, after])
@@ -102,7 +102,8 @@ async def test_a_call_that_code_has_made_vanish_is_not_known() -> None:
 async def test_what_an_operator_asked_for_is_known_until_it_is_durable() -> None:
     world = World(Slow, auto=False)
     operator = Origin(b"test", envelope=None, json=False, single=False, requests=1)
-    world.host.output_gate.held.append((None, Errand(world.host.answer, operator, 7, lambda: None), 0, OK, None))
+    gate = world.host.output_gate
+    gate.hold(gate.open_seq, None, Errand(world.host.answer, operator, 7, lambda: None), 0, OK, None)
     assert known(world) == {7}
     world.host.output_gate.held.clear()
 

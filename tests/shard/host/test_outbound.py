@@ -392,7 +392,7 @@ async def test_whatever_fails_nobody_outside_learns_what_is_not_durable(seed: in
         elif event == 8 and world.host.output_gate.in_flight is not None:
             world.fail_commit()
         elif event == 9 and world.host.output_gate.in_flight is not None:
-            world.host.committed()
+            world.committed()
         elif world.host.output_gate.can_cut:
             world.cut()
         await world.settle(rng.randrange(4))
@@ -402,7 +402,7 @@ async def test_whatever_fails_nobody_outside_learns_what_is_not_durable(seed: in
             pending.clear()
     for _ in itertools.count():
         if world.host.output_gate.in_flight is not None:
-            world.host.committed()
+            world.committed()
         await world.settle()
         collect()
         if not pending:

@@ -121,7 +121,7 @@ async def test_what_is_written_in_one_turn_is_one_append_and_what_comes_during_i
     written = [writes.key for record in records for shard in record.shards for writes in shard.objects]
     assert len(written) == len(set(written)) == 20
     assert len(records) <= 20
-    assert made.committer.position == len(made.disk.records)
+    assert made.position == len(made.disk.records)
     made.committer.close()
 
 
