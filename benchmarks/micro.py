@@ -39,6 +39,7 @@ from tidegate.shard.core.input_gate import InputGate
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.host.turn import Turn
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.loop.task import ObjectTask
@@ -242,7 +243,7 @@ class BareHost:
             self.stores,
             HostSettings(shards_total=_SHARDS),
             reply=lambda *reply: self.replies.append(reply),
-            touch=lambda: None,
+            turn=Turn(loop, end=lambda: None),
             send=_unexpected,
             apply=self._apply,
             system=_unexpected,

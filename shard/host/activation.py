@@ -93,7 +93,7 @@ class Activation:
         self.kept_until_s = 0.0
         """Until then they keep the object in memory."""
         self.queued_calls = 0
-        self.last_used_s = host.now_s
+        self.last_used_s = host.turn.now_s
         self.asleep_since_s: float | None = None
         """When it was last used, if it has been put to sleep since."""
         self.pumping = False
@@ -238,7 +238,7 @@ class Activation:
     def task_done(self, task: ObjectTask) -> None:
         if isinstance(self.tasks, set):
             self.tasks.discard(task)
-        self.last_used_s = self.host.now_s
+        self.last_used_s = self.host.turn.now_s
         if task.call is not None:
             self.host.call_done(self, task)
         elif task.when_done is not None:
@@ -284,7 +284,7 @@ class Activation:
     def pump(self) -> None:
         """Delivers waiting events, one at a time, for as long as the gate lets them in."""
         self.pumping = False
-        self.host.touch()
+        self.host.turn.end_soon()
         for _ in range(GRANTS_PER_TURN):
             waiter = self.gate.grant()
             if waiter is None:

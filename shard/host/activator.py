@@ -107,7 +107,7 @@ class Activator:
         try:
             activation.construct(Caller(host))
             if activation.broken is None:
-                host.table.add(activation, host.now_s)
+                host.table.add(activation, host.turn.now_s)
                 if kept.object_class.starts:
                     activation.run_on_start(host.chained.chain_of(request, origin))
         except BaseException as exc:

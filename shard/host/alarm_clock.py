@@ -143,7 +143,7 @@ class AlarmClock:
         for ring in self._ringing.values():
             self._take_mark_back(ring)
         self._host.output_gate.want_own()
-        self._host.touch()
+        self._host.turn.end_soon()
 
     # Clocks
 
@@ -178,7 +178,7 @@ class AlarmClock:
     def _write_ahead(self, shard: int) -> None:
         raw = msgspec.msgpack.encode(self.steady.ahead_us[shard])
         self._host.output_gate.write_own(shard, STEADY_KEY, AHEAD, raw, wanted=True)
-        self._host.touch()
+        self._host.turn.end_soon()
 
     @property
     def next_due_us(self) -> int | None:
@@ -280,7 +280,7 @@ class AlarmClock:
         ring.marked, ring.has_ended = True, False
         self._write_mark(ring.shard, ring.due.object_key, ring.deaths + 1, wanted=True)
         self._marking.append(ring)
-        self._host.touch()
+        self._host.turn.end_soon()
 
     def _write_mark(self, shard: int, object_key: bytes, deaths: int, *, wanted: bool = False) -> None:
         key, raw = begun_row(object_key, deaths)
@@ -300,14 +300,14 @@ class AlarmClock:
     def _deliver(self) -> None:
         """Runs that count as begun."""
         host = self._host
-        host.now_s = host.loop.time()
+        host.turn.begin()
         for _ in range(min(len(self._marked), RINGS_PER_TURN)):
             ring = self._marked.popleft()
             if not self._stopped:
                 ring.deliver(host)
         if self._marked:
             host.call_soon(self._deliver, context=NEUTRAL)
-        host.touch()
+        host.turn.end_soon()
 
     # Those that may kill
 
@@ -346,7 +346,7 @@ class AlarmClock:
         else:
             host.output_gate.hold(seq, activation, ring, 0, OK, None)
         host.activator.give_back(kept, activation)
-        host.touch()
+        host.turn.end_soon()
 
     def _take_due(self, most: int) -> Iterator[Ring]:
         now_us = self._host.monotonic_us()

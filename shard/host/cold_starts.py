@@ -72,7 +72,7 @@ class ColdStarts:
         calls = self._calls.pop(object_key)
         host.queued_calls -= len(calls)
         host.queued_bytes -= sum(len(request.args) for request, _ in calls)
-        host.now_s = host.loop.time()
+        host.turn.begin()
         self._warm = object_key
         for call in calls:
             if error is None:
@@ -81,4 +81,4 @@ class ColdStarts:
                 request, origin = call
                 host.answer_error(origin, request.id, Internal(f"the object could not be read: {error}", outcome="not_executed"))
         self._warm = None
-        host.touch()
+        host.turn.end_soon()

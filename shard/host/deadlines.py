@@ -21,6 +21,7 @@ from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.host.activation import Activation, QueuedCall
 from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
 
 TIMER_S_MAX = 3_600.0
@@ -75,17 +76,17 @@ class TimedOrigin(InternalOrigin):
 
 
 class Deadlines:
-    """Of one worker. `reply` sends a reply to a caller outside, `touch` asks for an end of turn soon."""
+    """Of one worker. `reply` sends a reply to a caller outside, `turn` is asked for an end."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         reply: Callable[[Origin, Any, int, Any], None],
-        touch: Callable[[], None],
+        turn: Turn,
     ) -> None:
         self._loop = loop
         self._reply = reply
-        self._touch = touch
+        self._turn = turn
         self._due: list[tuple[float, int, TimedOrigin]] = []
         """A heap. Those that have been answered leave it when they are due, or when they are most of it."""
         self._numbers = itertools.count().__next__
@@ -141,4 +142,4 @@ class Deadlines:
             activation.schedule_pump()
         if due:
             self._set_timer()
-        self._touch()
+        self._turn.end_soon()

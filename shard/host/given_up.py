@@ -114,7 +114,7 @@ class GivenUp:
             return
         errand = Errand(host.answer, origin, request.id, lambda: self._forget(class_name, name))
         host.output_gate.hold(host.output_gate.open_seq, activation, errand, 0, OK, None)
-        host.touch()
+        host.turn.end_soon()
 
     def _drop(self, _: Abandoned, shard: int, key: bytes) -> None:
         self._host.output_gate.write_own(shard, ABANDONED_KEY, key.hex(), None, wanted=True)

@@ -47,6 +47,7 @@ from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.settings import HostSettings, HostStatistics
 from tidegate.shard.host.table import ActivationTable
+from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import WaitingRoom
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, _enter_task, _leave_task
@@ -68,8 +69,8 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_send", "_spare", "_spare_refs",
         "_system", "activator", "alarms", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us",
-        "now_s", "output_gate", "queued", "queued_bytes", "queued_calls", "random", "resets", "running", "settings", "stores",
-        "table", "touch", "waiting", "wall_us", "web",
+        "output_gate", "queued", "queued_bytes", "queued_calls", "random", "resets", "running", "settings", "stores",
+        "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +81,7 @@ class Host:
         settings: HostSettings,
         *,
         reply: Callable[[Origin, Any, int, Any], None],
-        touch: Callable[[], None],
+        turn: Turn,
         send: Callable[[Request, LocalOrigin], None],
         apply: Callable[[int, list[ShardCommit]], None],
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -88,8 +89,8 @@ class Host:
         random: Random | None = None,
         system: Callable[[Request, Origin], None],
     ) -> None:
-        """`reply` sends a reply to a caller outside; `touch` asks for an end of turn soon (a commit may be due, replies may
-        have to be flushed); `send` carries a call to an object of another worker; `apply` makes what is durable, up to that
+        """`reply` sends a reply to a caller outside; `turn` is asked for an end of turn where a commit may be due, or replies
+        may have to be flushed; `send` carries a call to an object of another worker; `apply` makes what is durable, up to that
         position in the log, visible in the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms,
         and `monotonic_us` tells when that was set; `random` gives their retries jitter."""
         self.loop = loop
@@ -99,9 +100,8 @@ class Host:
         self.classes = self.table.classes
         self.stores = stores
         self.settings = settings
-        self.touch = touch
+        self.turn = turn
         self.log = ObjectLog(loop)
-        self.now_s = loop.time()
         self.queued_calls = self.queued_bytes = 0
         self._reply = reply
         self._send = send
@@ -116,8 +116,8 @@ class Host:
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
         self._outcomes = Outcomes(self)
-        self.waiting = WaitingRoom(loop, self.deliver, touch)
-        self.deadlines = Deadlines(loop, reply, touch)
+        self.waiting = WaitingRoom(loop, self.deliver, turn)
+        self.deadlines = Deadlines(loop, reply, turn)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.gates = GateWatch(self)
@@ -132,7 +132,7 @@ class Host:
     def handle(self, message: Message) -> None:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
         origin = message.origin
-        waiting, output_gate = self.waiting, self.output_gate
+        waiting, output_gate, now_s = self.waiting, self.output_gate, self.turn.now_s
         if len(self.running) + self.queued_calls + len(output_gate.held) > WORKER_CALLS_MAX:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
@@ -150,7 +150,7 @@ class Host:
                     and output_gate.open_bytes < UNDURABLE_BYTES_MAX
                     and not waiting.stalled
                 ):
-                    activation.last_used_s = self.now_s
+                    activation.last_used_s = now_s
                     try:
                         self._run(activation, method, request, origin)
                     except BaseException as exc:
@@ -200,7 +200,7 @@ class Host:
             if activation is None:
                 return
         elif activation.gate.resting:
-            self.table.rouse(activation, self.now_s)
+            self.table.rouse(activation, self.turn.now_s)
         method = kept.methods.get(request.method)
         if isinstance(origin, Ring) and method is None:
             method = cast("Method", origin)
@@ -210,7 +210,7 @@ class Host:
             self._deliver_to(activation, method, request, origin)
 
     def _deliver_to(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
-        activation.last_used_s = self.now_s
+        activation.last_used_s = self.turn.now_s
         if origin.__class__ is LocalOrigin or origin.__class__ is TimedOrigin:
             chain = origin.chain
         else:
@@ -350,7 +350,7 @@ class Host:
 
     def answer_error(self, origin: Origin, request_id: Any, error: CallError) -> None:
         self.answer(origin, request_id, ERROR, error.to_wire())
-        self.touch()
+        self.turn.end_soon()
 
     # Calls out
 
@@ -383,7 +383,7 @@ class Host:
 
     def _deliver_later(self, request: Request, origin: Origin) -> None:
         self.deliver(request, origin)
-        self.touch()
+        self.turn.end_soon()
 
     def hold(self, activation: Activation, seq: int, go_on: Callable[[], object], give_up: Callable[[CallError], object]) -> None:
         """Keeps something other than a reply behind the output gate."""

@@ -87,7 +87,7 @@ class Resets:
         host.waiting.settle(cache, [(waiter.request, waiter.origin) for waiter in queued])
         for heir in heirs:
             self._reset_heir(heir, error)
-        host.touch()
+        host.turn.end_soon()
 
     def _end_tasks(self, activation: Activation, error: CallError) -> None:
         for task in list(activation.tasks):

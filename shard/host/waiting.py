@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from tidegate.runtime.wire.protocol import Origin, Request
 from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
 
 WaitingCall = tuple[Request, Origin]
@@ -20,12 +21,10 @@ WaitingCall = tuple[Request, Origin]
 class WaitingRoom:
     """`deliver` is called again for each call whose wait is over."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Request, Origin], None], touch: Callable[[], None]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Request, Origin], None], turn: Turn) -> None:
         self._loop = loop
         self._deliver = deliver
-        self._touch = touch
+        self._turn = turn
         self.stalled: collections.deque[WaitingCall] = collections.deque()
         """Calls that came while too much was not durable."""
         self._settling: dict[bytes, tuple[ObjectCache, list[WaitingCall]]] = {}
@@ -85,11 +84,11 @@ class WaitingRoom:
             del self._settling[key]
             for call in waiting[1]:
                 self._deliver(*call)
-            self._touch()
+            self._turn.end_soon()
 
     def _deliver_stalled(self) -> None:
         """Likewise. Once there is too much again, the rest stalls again, in order."""
         stalled, self.stalled = self.stalled, collections.deque()
         for call in stalled:
             self._deliver(*call)
-        self._touch()
+        self._turn.end_soon()

@@ -121,7 +121,7 @@ class GatedCallback:
             else:
                 self._forget()
         elif owner.gate.passes(self._section):
-            owner.host.touch()
+            owner.host.turn.end_soon()
             self.deliver()
         else:
             owner.gate.wait(self._section, self)

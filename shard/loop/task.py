@@ -203,7 +203,7 @@ class ObjectTask(asyncio.Future[Any]):
         kind = future.__class__
         at_once = kind is StorageFuture or (kind is EntryFuture and not future.cancelled())  # type: ignore[union-attr]  # not None
         if at_once or owner.broken is not None or owner.gate.passes(self.section):
-            owner.host.touch()
+            owner.host.turn.end_soon()
             self.deliver()
         else:
             owner.gate.wait(self.section, self)

@@ -114,7 +114,7 @@ class Committer:
     def _helped(self, commit: PendingCommit, position: int, elapsed_s: float) -> None:
         self._observe(elapsed_s)
         self._host.committed(commit, position)
-        self._host.touch()
+        self._host.turn.end_soon()
 
     def _helper_failed(self, commit: PendingCommit, record: bytes, error: LogFull | LogBroken) -> None:
         if isinstance(error, LogFull):
@@ -151,7 +151,7 @@ class Committer:
             return
         else:
             self._host.committed(commit, position)
-        self._host.touch()
+        self._host.turn.end_soon()
 
     def _say_refused(self, problem: LogFull) -> None:
         """Now and then: whoever wrote is told each time."""

@@ -37,6 +37,7 @@ from tidegate.runtime.wire.supervisor_messages import (
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.known_calls import known_calls
 from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.store.checkpoint import CheckpointTrouble
@@ -77,13 +78,14 @@ class Worker:
         self.store = open_store(self._on_trouble)
         self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX)
         self._peers = Peers(context, loop, b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation))
+        self._turn = Turn(loop, self._end_turn)
         self._host = Host(
             loop,
             classes,
             self.store.shards,
             HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused),
             reply=self._endpoint.reply,
-            touch=self._touch,
+            turn=self._turn,
             send=self._peers.send,
             apply=self.store.applied,
             system=self._answer_system,
@@ -92,7 +94,6 @@ class Worker:
         self._collector = Collector()
         self._committer = Committer(loop, self._host, self.store, self._on_broken)
         self._table: SlotTable | None = None
-        self._touched = False
         self._inquire_after_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
         self._draining: Unavailable | None = None
@@ -130,18 +131,8 @@ class Worker:
             for request in message.requests:
                 self._endpoint.reply_error(message.origin, request.id, self._draining)
             return
-        self._host.now_s = self._loop.time()
+        self._turn.begin()
         self._host.handle(message)
-
-    def _touch(self) -> None:
-        if not self._touched:
-            self._touched = True
-            self._host.call_soon(self._end_touched_turn, context=NEUTRAL)
-
-    def _end_touched_turn(self) -> None:
-        self._touched = False
-        self._host.now_s = self._loop.time()
-        self._end_turn()
 
     def _end_turn(self) -> None:
         if self._endpoint.has_replies and self._committer.will_block:

@@ -102,7 +102,7 @@ async def seconds_in_memory(world: World) -> float:
     started_s = world.loop.time()
     while len(world.host.table):
         await asyncio.sleep(1)
-        world.host.now_s = world.loop.time()
+        world.host.turn.begin()
         world.host.table.evict_idle(world.loop.time())
     waited_s: float = world.loop.time() - started_s
     return waited_s

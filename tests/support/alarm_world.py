@@ -129,7 +129,6 @@ class AlarmWorld(World):
 
     def _end_turn(self) -> None:
         if self.failing:
-            self.touched = False
             while self.host.output_gate.can_cut:
                 self.fail_commit()
         else:

@@ -17,6 +17,7 @@ from tidegate.runtime.wire.protocol import NO_RAW, Message, Origin, Request
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.host.turn import Turn
 from tidegate.shard.loop.task import CURRENT, object_task_factory
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
@@ -66,7 +67,6 @@ class World:
         self.commits = self.position = 0
         self.calls: dict[Any, Call] = {}
         self.numbers = itertools.count(1)
-        self.touched = False
         self.boots = 0
         self.later_s = 0
         self.lost_calls: set[Any] = set()
@@ -87,7 +87,7 @@ class World:
             self.stores,
             self.settings,
             reply=lambda *reply: self._reply(*reply) if self.boots == boots else None,
-            touch=self._touch,
+            turn=Turn(self.loop, self._end_turn, self._now_s),
             send=self._send,
             apply=self._apply,
             wall_us=self.wall_us,
@@ -122,14 +122,11 @@ class World:
         for commit in commits:
             self.stores[commit.shard].apply(commit.seq, commit.objects)
 
-    def _touch(self) -> None:
-        if not self.touched:
-            self.touched = True
-            self.loop.call_soon_directly(self._end_turn, context=NEUTRAL)
+    def _now_s(self) -> float:
+        return float(self.loop.time() if self.now_s is None else self.now_s)
 
     def _end_turn(self) -> None:
         assert CURRENT.get(None) is None, "what the runtime starts belongs to no object"
-        self.touched = False
         while self.auto and self.host.output_gate.can_cut:
             self.commit()
 
@@ -148,7 +145,7 @@ class World:
         return call
 
     def _handle(self, message: Message) -> None:
-        self.host.now_s = self.loop.time() if self.now_s is None else self.now_s
+        self.host.turn.begin()
         self.host.handle(message)
         self._end_turn()
 

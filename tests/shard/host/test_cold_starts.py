@@ -417,7 +417,7 @@ async def test_calls_that_wait_for_a_header_are_not_overtaken_by_later_ones_that
     await world.settle()
     third = world.act("x", note(3))
     world.auto = True
-    world.host.touch()
+    world.host.turn.end_soon()
     await world.thaw()
     await world.ask_all([first, second, third, writing, stalled])
     assert LOG == [1, 2, 3]

@@ -67,7 +67,7 @@ async def test_all_counter_forms_together_give_unique_numbers_over_evictions_fai
     world.auto = True
     pending.append(world.call(Counter, "a", "plain"))
     await asyncio.sleep(0.005)
-    world.host.touch()
+    world.host.turn.end_soon()
     for call in pending:
         with contextlib.suppress(ObjectReset):
             confirmed.append(await call.reply)
@@ -417,7 +417,7 @@ async def end_well(world: World, answered: dict[str, list[Call]], story: tuple[s
     world.auto = True
     if world.host.output_gate.in_flight is not None:
         world.committed()
-    world.host.touch()
+    world.host.turn.end_soon()
     await world.settle(6)
     for name, calls in answered.items():
         numbers = [call.result for call in calls if not call.reply.exception()]

@@ -165,7 +165,7 @@ async def test_calls_that_waited_at_the_gate_and_for_the_disk_keep_their_order_w
     calls += [world.call(Ordered, "a", "log", str(number)) for number in range(6, 9)]
     await world.settle()
     world.auto = True
-    world.host.touch()
+    world.host.turn.end_soon()
     await world.ask_all([large, *calls])
     assert [str(number) for number in range(9)] == LOG
     assert isinstance(holding.error, ObjectReset)

@@ -84,7 +84,7 @@ async def test_a_call_that_waits_for_the_disk_or_for_the_end_of_a_reset_object_i
     assert 3 in known(world)
     world.committed()
     world.auto = True
-    world.host.touch()
+    world.host.turn.end_soon()
     await world.ask_all([waits, after])
 
 

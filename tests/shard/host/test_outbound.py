@@ -317,7 +317,7 @@ async def test_who_has_seen_lost_writes_through_an_object_that_is_gone_is_reset_
     await world.settle()
     gone.append(world.call(Account, "a", "abort_now"))
     await world.settle()
-    world.host.touch()
+    world.host.turn.end_soon()
     world.auto = True
     await world.settle()
     for call in (deposit, learn, second, *gone):

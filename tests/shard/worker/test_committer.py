@@ -69,7 +69,6 @@ class DiskWorld(World):
         self.committer = Committer(self.loop, self.host, cast("WorkerStore", self.disk), self.trouble.append)
 
     def _end_turn(self) -> None:
-        self.touched = False
         self.committer.commit_if_due()
 
     async def put(self, value: Any, name: str = "a") -> None:
