@@ -7,13 +7,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.support.waiting import wait_until
 from tidegate.benchmarks.runner import PEERS
 from tidegate.benchmarks.workloads import WORKLOADS
 
@@ -117,10 +117,7 @@ def test_a_service_without_the_class_is_refused() -> None:
 def test_a_run_that_is_terminated_stops_what_it_started_and_leaves_no_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tidegate.benchmarks", "unique", "--json", "--seconds", "60", "--folder", str(tmp_path)]
     with subprocess.Popen([*command, "--concurrency", "4"], cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 30
-        while not list(tmp_path.glob("*/*/*/service")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: list(tmp_path.glob("*/*/*/service")), "the service's folder")
         process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import wait_until
 from tidegate.runtime.client.synchronous import connect_sync
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ def test_another_protocol_at_a_door_runs_nothing_and_is_closed_and_counted(servi
                 while stranger.recv(4_096):
                     pass
             stranger.close()
-        until = time.monotonic() + 20  # Numbers of workers are asked for every few seconds.
-        while foreign_peers(client) != {**before, door: before[door] + 5}:
-            assert time.monotonic() < until, (before, foreign_peers(client))
-            time.sleep(0.05)
+        counted = {**before, door: before[door] + 5}  # Numbers of workers are asked for every few seconds.
+        wait_until(lambda: foreign_peers(client) == counted, "five more strangers", seen=lambda: (before, foreign_peers(client)))
         assert stub.get_unique_number() == number + 1, "nothing was run in between"

@@ -9,11 +9,12 @@ import os
 import shutil
 import struct
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.waiting import wait_until
 
 SHUTDOWN_IOCTL = 0x8004587D
 NO_LOG_FLUSH = 2
@@ -45,10 +46,14 @@ class Disk:
 
     def unmount(self) -> None:
         """The processes which had files on it must have ended; a moment may pass until the kernel has noticed that."""
-        give_up_at = time.monotonic() + 10
-        while (done := subprocess.run(["umount", str(self.place)], capture_output=True, text=True, check=False)).returncode != 0:
-            assert time.monotonic() < give_up_at, done.stderr
-            time.sleep(0.05)
+        said = []
+
+        def unmounted() -> bool:
+            done = subprocess.run(["umount", str(self.place)], capture_output=True, text=True, check=False)
+            said.append(done.stderr)
+            return done.returncode == 0
+
+        wait_until(unmounted, "the disk to be let go", seen=lambda: said[-1], pause_s=0.05)
 
     def cut_power(self) -> None:
         """What the file system has not made durable is gone; every later write fails."""

@@ -13,7 +13,8 @@ import pytest
 from tests.crash.disk import Disk, MakeDisk
 from tests.crash.test_service_disk import BOX_NAMES, BOXES, fill_boxes
 from tests.support.load import read_many
-from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange, wait_until
+from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
+from tests.support.waiting import wait_until
 
 SIZES = {"ext4": 400 << 20, "xfs": 400 << 20, "btrfs": 400 << 20, "tmpfs": 300 << 20}
 FULL = r"(?i)no space left|was reset|refused|there is room again|exited with code 1|had no room"

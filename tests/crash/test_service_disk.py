@@ -24,8 +24,10 @@ from tests.support.load import (
     start_clients,
     total,
     under_load,
+    wait_for_answers,
 )
-from tests.support.service import FULL, Serve, Service, exchange, wait_until
+from tests.support.service import FULL, Serve, Service, exchange
+from tests.support.waiting import wait_until
 
 NAMES = [f"c{number}" for number in range(200)]
 ALLOWED = {**UNKNOWN_CODES, **REFUSED_CODES}
@@ -45,7 +47,7 @@ def test_everything_confirmed_is_there_after_a_power_cut(make_disk: MakeDisk, se
     for cut in range(CUTS):
         some = start_clients(service, 4, NAMES, window=64)
         clients += some
-        wait_until(lambda some=some: all(client.answered > 100 for client in some), "answers")
+        wait_for_answers(some, 101)
         threading.Event().wait(generator.uniform(0, 0.5))  # Any moment will do.
         disk.cut_power()
         confirmed = total(some, lambda client: client.confirmed)

@@ -22,8 +22,12 @@ from tests.support.load import (
     start_clients,
     total,
     under_load,
+    wait_for_answers,
+    wait_for_new_answers,
 )
-from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service, is_alive, wait_until
+from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service
+from tests.support.service_process import is_alive
+from tests.support.waiting import wait_until
 
 CALLS = 10_000 if FULL else 3_000
 KILL_EVERY_S = 1.0 if FULL else 0.3
@@ -98,11 +102,6 @@ def assert_judged(service: Service, clients: list[LoadClient]) -> None:
     assert not wrong, wrong[:20]
 
 
-def wait_for_new_answers(clients: list[LoadClient]) -> None:
-    enough = [client.answered + client.window + 1 for client in clients]
-    wait_until(lambda: all(client.answered >= count for client, count in zip(clients, enough, strict=True)), "new answers")
-
-
 def test_no_process_outlives_a_killed_supervisor_and_a_restart_recovers(serve: Serve) -> None:
     service = serve(2)
     with under_load(service, 4, NAMES) as clients:
@@ -161,7 +160,7 @@ def test_everything_confirmed_is_there_after_everything_was_killed(serve: Serve,
     for _ in range(3):
         some = start_clients(service, 4, NAMES, window=256)
         clients += some
-        wait_until(lambda some=some: all(client.answered > 500 for client in some), "answers")
+        wait_for_answers(some, 501)
         kill(service)
         service.start(2)
         for client in some:

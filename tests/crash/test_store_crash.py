@@ -11,8 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import IO
@@ -22,6 +21,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from tests.crash.store_writer import OBJECTS, SHARDS, expected_rows
+from tests.support.waiting import wait_until
 from tidegate.shard.store.worker_store import WorkerStore
 
 WRITER = [sys.executable, str(Path(__file__).parent / "store_writer.py")]
@@ -184,7 +184,7 @@ def test_a_disk_that_fills_up_stops_writes_loses_nothing_and_goes_on_once_there_
 
     with out.open("w") as stdout:
         writer = subprocess.Popen([*WRITER, str(disk / "data"), "1"], stdout=stdout, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: confirmed() >= 1)
+    wait_until(lambda: confirmed() >= 1, "the first commit")
     fill_up(filler)
     assert writer.stderr is not None
     trouble = writer.stderr.readline()
@@ -192,7 +192,7 @@ def test_a_disk_that_fills_up_stops_writes_loses_nothing_and_goes_on_once_there_
     assert "free " in trouble, "it says what to do"
     before = confirmed()
     filler.unlink()
-    wait_until(lambda: confirmed() >= before + 500)
+    wait_until(lambda: confirmed() >= before + 500, "commits when there is room", seen=confirmed)
     writer.kill()
     writer.communicate()
     assert recovered(disk / "data", 1) in (confirmed(), confirmed() + 1)
@@ -206,13 +206,6 @@ def fill_up(filler: Path) -> None:
                     file.write(bytes(chunk))
             except OSError:
                 pass
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 @pytest.mark.root

@@ -46,7 +46,7 @@ def write_files(page: Path, folder: Path) -> None:
                 file.write(rest + "\n\n")
 
 
-@pytest.mark.timeout(60)
+@pytest.mark.timeout(240)
 def test_the_guide_to_objects_shows_what_really_happens(tmp_path: Path, serve: Serve) -> None:
     page = DOCS / "objects.md"
     write_files(page, tmp_path)

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.support.echo_service import EchoService, echo_thread, until
+from tests.support.echo_service import EchoService, echo_thread
+from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime import addresses, descriptors
 from tidegate.runtime.addresses import check_endpoint, has_name, look_up
 from tidegate.runtime.client.asynchronous import connect
@@ -112,7 +113,7 @@ def test_a_name_is_looked_up_again_until_the_service_is_found_and_after_it_was_l
             names.hosts["service"] = ["127.0.0.3"]
             assert await early == [1]
             service.close()
-            await until(lambda: client.statistics().links_connected == 0)
+            await wait_until_in_loop(lambda: client.statistics().links_connected == 0, "the loss of the link")
             names.hosts["service"] = ["127.0.0.4"]
             service = EchoService(tmp_path, workers=0, listen=f"tcp://127.0.0.4:{port}")
             assert await client.stub("Echo", "a").echo(2) == [2]

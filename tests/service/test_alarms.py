@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from tests.support.load import read_many
-from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service, wait_until
+from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service
+from tests.support.waiting import wait_until
 
 APP = """
 import asyncio, os, time

@@ -6,7 +6,8 @@ import os
 import signal
 from pathlib import Path
 
-from tests.support.service import KILLED_BY_TEST, Serve, wait_until
+from tests.support.service import KILLED_BY_TEST, Serve
+from tests.support.waiting import wait_until
 
 APP = """
 from tidegate import DurableObject

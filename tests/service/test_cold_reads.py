@@ -16,7 +16,8 @@ import zmq
 
 from tests.crash.disk import Disk, MakeDisk
 from tests.crash.disk import make_disk as make_disk
-from tests.support.service import ROOT, Serve, Service, ask, exchange, wait_until
+from tests.support.service import ROOT, Serve, Service, ask, exchange
+from tests.support.waiting import wait_until
 
 APP = str(ROOT / "tests" / "service" / "apps" / "shelf.py")
 SHELVES = [f"s{number}" for number in range(300)]

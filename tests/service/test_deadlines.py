@@ -13,7 +13,8 @@ import pytest
 import zmq
 
 import tidegate
-from tests.support.service import COUNTER, Serve, exchange, wait_until
+from tests.support.service import COUNTER, Serve, exchange
+from tests.support.waiting import wait_until
 
 SLUGGISH = str(Path(__file__).parent / "apps" / "sluggish.py")
 LATE_S_MAX = 1.5

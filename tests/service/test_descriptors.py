@@ -14,7 +14,8 @@ import msgspec
 import pytest
 import zmq
 
-from tests.support.service import Serve, Service, ask, wait_until
+from tests.support.service import Serve, Service, ask
+from tests.support.waiting import wait_until
 
 LIMIT = 256
 HOARDER = str(Path(__file__).parent / "apps" / "hoarder.py")

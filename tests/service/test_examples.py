@@ -13,7 +13,8 @@ import pytest
 
 import tidegate
 from tests.support.load import read_many
-from tests.support.service import KILLED_BY_TEST, ROOT, Serve, Service, exchange, wait_until
+from tests.support.service import KILLED_BY_TEST, ROOT, Serve, Service, exchange
+from tests.support.waiting import wait_until
 from tidegate import CallError, SyncClient
 from tidegate.runtime.ids import shard_of_slot, slot_of
 

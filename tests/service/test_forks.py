@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange, is_alive, wait_until
+from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
+from tests.support.service_process import is_alive
+from tests.support.waiting import wait_until
 
 APP = str(Path(__file__).with_name("apps") / "forking.py")
 WAYS = ["multiprocessing", "fork", "fork_in_thread", "program", "program_with_preexec"]

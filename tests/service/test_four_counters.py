@@ -9,7 +9,8 @@ import pytest
 
 from tests.support.crowd import Crowd
 from tests.support.load import REFUSED_CODES, UNKNOWN_CODES, assert_only, errors_of, judge, total
-from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service, wait_until
+from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service
+from tests.support.waiting import wait_until
 
 CLASSES = ["Counter", "TransactionCounter", "MemoryCounter", "StartedCounter"]
 MEMBERS = 256

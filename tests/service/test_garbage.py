@@ -16,7 +16,8 @@ import pytest
 import zmq
 
 from tests.support.load import LoadClient, errors_of, total, under_load
-from tests.support.service import COUNTER, Service, services_in, wait_until
+from tests.support.service import COUNTER, Service, services_in
+from tests.support.waiting import wait_until
 from tidegate.runtime.limits import CLIENT_OUTBOX_BYTES_MAX
 
 pack = msgspec.msgpack.encode

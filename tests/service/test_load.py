@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.load import LoadClient, finish, judge, start_clients
-from tests.support.service import Serve, Service, processes_with_files_in, wait_until
+from tests.support.service import Serve, Service, processes_with_files_in
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.support.service import Serve, exchange, wait_until
+from tests.support.service import Serve, exchange
+from tests.support.waiting import wait_until
 from tidegate.runtime.ids import shard_of_slot, slot_of
 
 APP = str(Path(__file__).parent / "apps" / "vanishing.py")

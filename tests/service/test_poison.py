@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import Serve, Service, exchange, wait_until
+from tests.support.service import Serve, Service, exchange
+from tests.support.waiting import wait_until
 
 APP = """
 import os

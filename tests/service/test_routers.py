@@ -24,7 +24,6 @@ from tests.support.load import (
     CONNECTION_LOST,
     REFUSED_CODES,
     UNKNOWN_CODES,
-    LoadClient,
     assert_only,
     errors_of,
     finish,
@@ -32,8 +31,11 @@ from tests.support.load import (
     start_clients,
     total,
     under_load,
+    wait_for_answers,
+    wait_for_new_answers,
 )
-from tests.support.service import COUNTER, KILLED_BY_TEST, STOP_WITHIN_S, TIDEGATE, Serve, Service, ask, exchange, wait_until
+from tests.support.service import COUNTER, KILLED_BY_TEST, STOP_WITHIN_S, TIDEGATE, Serve, Service, ask, exchange
+from tests.support.waiting import wait_until
 from tidegate import CallError
 
 NAMES = [f"c{number}" for number in range(300)]
@@ -67,11 +69,6 @@ def listening_sockets(service: Service, pid: int) -> int:
     port = int(service.endpoint.rpartition(":")[2])
     connections = psutil.Process(pid).net_connections("tcp")
     return sum(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections)
-
-
-def wait_for_new_answers(clients: list[LoadClient]) -> None:
-    enough = [client.answered + client.window + 1 for client in clients]
-    wait_until(lambda: all(client.answered >= count for client, count in zip(clients, enough, strict=True)), "new answers")
 
 
 class PythonCallers:
@@ -251,7 +248,7 @@ def test_routers_and_workers_killed_at_random_lose_nothing_confirmed(serve: Serv
 def test_a_stop_under_load_is_answered_by_both_routers(serve: Serve) -> None:
     service = two_routers(serve)
     clients = start_clients(service, CLIENTS, NAMES, until_refused=True)
-    wait_until(lambda: all(client.answered > 100 for client in clients), "answers")
+    wait_for_answers(clients, 101)
     assert service.stop(STOP_WITHIN_S) == 0
     finish(clients)
     print(f"errors {errors_of(clients)}")

@@ -13,7 +13,8 @@ import pytest
 
 from tests.service.test_gates import name_on
 from tests.support.load import errors_of, finish, read_many, start_clients
-from tests.support.service import ROOT, Service, ask, exchange, services_in, wait_until
+from tests.support.service import ROOT, Service, ask, exchange, services_in
+from tests.support.waiting import wait_until
 from tests.support.witness import Witness, witness
 
 SYNC_S = 0.3

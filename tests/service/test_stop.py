@@ -4,8 +4,9 @@ import signal
 import time
 from pathlib import Path
 
-from tests.support.load import assert_only, errors_of, finish, judge, read_many, start_clients, total
-from tests.support.service import STOP_WITHIN_S, Serve, exchange, wait_until
+from tests.support.load import assert_only, errors_of, finish, judge, read_many, start_clients, total, wait_for_answers
+from tests.support.service import STOP_WITHIN_S, Serve, exchange
+from tests.support.waiting import wait_until
 
 NAMES = [f"c{number}" for number in range(200)]
 
@@ -33,7 +34,7 @@ class Boss(DurableObject):
 def test_every_call_is_answered_before_a_stop_under_load(serve: Serve) -> None:
     service = serve(2)
     clients = start_clients(service, 8, NAMES, until_refused=True)
-    wait_until(lambda: all(client.answered > 200 for client in clients), "answers")
+    wait_for_answers(clients, 201)
     began_at = time.monotonic()
     assert service.stop(STOP_WITHIN_S) == 0
     stop_s = time.monotonic() - began_at

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.load import errors_of, finish, judge, start_clients, under_load
-from tests.support.service import Serve, Service, wait_until
+from tests.support.service import Serve, Service
+from tests.support.waiting import wait_until
 
 NAMES = [f"c{number}" for number in range(500)]
 

@@ -13,7 +13,7 @@ import pytest
 from tests.support import host_world as world
 from tidegate.shard.loop.loop import new_worker_loop
 
-TEST_TIMEOUT_S = 20.0
+TEST_TIMEOUT_S = 60.0
 
 
 @pytest.hookimpl(tryfirst=True)

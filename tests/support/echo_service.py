@@ -123,13 +123,6 @@ class EchoService:
         self.context.destroy(linger=0)
 
 
-async def until(condition: Any, deadline_s: float = 10.0) -> None:
-    """Lets the loop run until the condition holds; fails when it does not in time."""
-    async with asyncio.timeout(deadline_s):
-        while not condition():
-            await asyncio.sleep(0.001)
-
-
 class EchoThread:
     """The service in a thread of its own, for clients that block. `do` runs a function where the sockets are."""
 

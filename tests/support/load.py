@@ -20,6 +20,7 @@ import msgspec
 import zmq
 
 from tests.support.service import Service
+from tests.support.waiting import wait_until
 
 SILENCE_S = 30.0
 """A client that waits this long for any answer says that the service hangs."""
@@ -171,15 +172,27 @@ def finish(clients: Iterable[LoadClient], within_s: float = 120.0) -> None:
         assert client.hung == 0, f"{client.name}: {client.hung} calls without an answer; {client.errors}"
 
 
+def wait_for_answers(clients: Sequence[LoadClient], count: int) -> None:
+    """Until every client has had `count` answers."""
+    wait_until(lambda: min(client.answered for client in clients) >= count, "answers", seen=lambda: [c.answered for c in clients])
+
+
+def wait_for_new_answers(clients: Sequence[LoadClient]) -> None:
+    """Until every client has had answers to calls that it has yet to make."""
+    enough = [client.answered + client.window + 1 for client in clients]
+    wait_until(
+        lambda: all(client.answered >= count for client, count in zip(clients, enough, strict=True)),
+        "answers to new calls",
+        seen=lambda: list(zip((client.answered for client in clients), enough, strict=True)),
+    )
+
+
 @contextlib.contextmanager
 def under_load(service: Service, count: int, names: Sequence[str], **options: Any) -> Any:
     """Load from when every client has its first answers until the end of the block, in which all calls are answered."""
     clients = start_clients(service, count, names, **options)
     try:
-        give_up_at = time.monotonic() + SILENCE_S
-        while not all(client.answered for client in clients):
-            assert time.monotonic() < give_up_at, "no answers"
-            time.sleep(0.01)
+        wait_for_answers(clients, 1)
         yield clients
     finally:
         for client in clients:

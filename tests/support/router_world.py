@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from tests.support.waiting import WITHIN_S
 from tidegate.runtime.child.control import LineBuffer, decode_from_child, encode_line
 from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.wire.supervisor_messages import (
@@ -27,8 +28,6 @@ from tidegate.runtime.wire.supervisor_messages import (
     Topology,
     TopologyChanged,
 )
-
-DEADLINE_S = 10.0
 
 
 class FakeWorker:
@@ -135,7 +134,7 @@ class World:
         self.control.sendall(encode_line(message))
 
     def hear(self) -> FromChild:
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + WITHIN_S
         while not self._messages:
             readable, _, _ = select.select([self.control], [], [], max(0.0, deadline - time.monotonic()))
             assert readable, "the router says nothing"
@@ -167,7 +166,7 @@ class World:
     def wait_seen(self, count: int) -> None:
         """Until the workers that are up have got `count` calls."""
         with self.changed:
-            assert self.changed.wait_for(lambda: sum(len(worker.seen) for worker in self.up()) >= count, DEADLINE_S)
+            assert self.changed.wait_for(lambda: sum(len(worker.seen) for worker in self.up()) >= count, WITHIN_S)
 
     def lose_worker(self, index: int = 0) -> None:
         worker = self.workers[index]
@@ -201,7 +200,7 @@ class World:
         client.setsockopt(zmq.LINGER, 0)
         client.setsockopt(zmq.SNDHWM, 0)
         client.setsockopt(zmq.RCVHWM, 0)
-        client.setsockopt(zmq.RCVTIMEO, int(DEADLINE_S * 1_000))
+        client.setsockopt(zmq.RCVTIMEO, int(WITHIN_S * 1_000))
         if identity is not None:
             client.setsockopt(zmq.IDENTITY, identity)
         client.connect(self.endpoint)

@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -25,37 +24,18 @@ import psutil
 import pytest
 import zmq
 
+from tests.support.service_process import is_alive
+from tests.support.waiting import WITHIN_S, wait_until
+from tidegate.benchmarks.processes import free_port
+
 ROOT = Path(__file__).resolve().parents[2]
 COUNTER = str(ROOT / "examples" / "counter.py")
 FULL = os.environ.get("TIDEGATE_FULL") == "1"
 """Whether the sizes that the project promises are run, or smaller ones that fit in every run of the tests."""
-READY_WITHIN_S = 30.0
 STOP_WITHIN_S = 10.0
 KILLED_BY_TEST = r"killed by SIGKILL|is ready again|ran each time when the worker died"
 
 _SUSPECT = re.compile(r"^[\d:.]+ (WARNING|ERROR|CRITICAL)|Traceback \(most recent call last\)|Exception ignored|assert", re.M)
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-def wait_until(condition: Callable[[], bool], what: str, within_s: float = READY_WITHIN_S) -> None:
-    give_up_at = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < give_up_at, f"{what}: not within {within_s:g} s"
-        time.sleep(0.01)
-
-
-def is_alive(pid: int) -> bool:
-    """Zombies, which only wait for somebody to ask how they ended, are not."""
-    try:
-        with open(f"/proc/{pid}/stat") as status:
-            return status.read().rpartition(")")[2].split()[0] not in ("Z", "X")
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def processes_with_files_in(folder: Path) -> list[int]:
@@ -145,18 +125,15 @@ class Service:
         for line in process.stdout:
             self.output += line
 
-    def wait_for_output(self, pattern: str, since: int = 0, within_s: float = READY_WITHIN_S) -> re.Match[str]:
+    def wait_for_output(self, pattern: str, since: int = 0, within_s: float = WITHIN_S) -> re.Match[str]:
         found: list[re.Match[str] | None] = [None]
 
         def printed() -> bool:
             found[0] = re.compile(pattern).search(self.output, since)
-            assert found[0] is not None or self.running or self.drained_output(), f"ended without {pattern!r}"
+            assert found[0] is not None or self.running or self.drained_output(), f"ended without {pattern!r}\n{self.output}"
             return found[0] is not None
 
-        try:
-            wait_until(printed, f"printing {pattern!r}", within_s)
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.output}") from None
+        wait_until(printed, f"printing {pattern!r}", within_s, seen=lambda: self.output)
         assert found[0] is not None
         return found[0]
 
@@ -169,13 +146,13 @@ class Service:
         self.supervisor.terminate()
         return self.wait(within_s)
 
-    def wait(self, within_s: float = READY_WITHIN_S) -> int:
+    def wait(self, within_s: float = WITHIN_S) -> int:
         try:
             code = self.supervisor.wait(within_s)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"still running after {within_s:g} s\n{self.output[-4_000:]}") from None
         for reader in self._readers:
-            reader.join(READY_WITHIN_S)
+            reader.join(WITHIN_S)
         return code
 
     def kill_supervisor(self) -> None:

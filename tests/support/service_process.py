@@ -9,17 +9,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
-DEADLINE_S = 20.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    give_up_at = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < give_up_at, f"{what}: not within {DEADLINE_S:g} s"
-        time.sleep(0.01)
+from tests.support.waiting import WITHIN_S, wait_until
 
 
 class ServiceProcess:
@@ -58,10 +50,7 @@ class ServiceProcess:
             assert self.process.poll() is None or len(matches()) >= count, f"ended without {pattern!r}:\n{self.output}"
             return len(matches()) >= count
 
-        try:
-            wait_until(printed, f"printing {pattern!r}")
-        except AssertionError as error:
-            raise AssertionError(f"{error}\n{self.output}") from None
+        wait_until(printed, f"printing {pattern!r}", seen=lambda: self.output)
         return matches()[count - 1]
 
     def pid_of(self, name: str, count: int = 1) -> int:
@@ -73,8 +62,8 @@ class ServiceProcess:
         return self.wait()
 
     def wait(self) -> int:
-        code = self.process.wait(DEADLINE_S)
-        self._reader.join(DEADLINE_S)
+        code = self.process.wait(WITHIN_S)
+        self._reader.join(WITHIN_S)
         return code
 
     def close(self) -> None:

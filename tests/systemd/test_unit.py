@@ -15,6 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from tests.support.waiting import wait_until
+
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "tidegate.service"
 DEADLINE_S = 45.0
@@ -87,10 +89,7 @@ class Machine:
         self.wait_until(booted, "the boot")
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        give_up_at = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert time.monotonic() < give_up_at, f"{what}: not within {DEADLINE_S:g} s\n{self.journal()}"
-            time.sleep(0.1)
+        wait_until(condition, what, within_s=DEADLINE_S, seen=self.journal, pause_s=0.1)
 
     def state(self) -> dict[str, str]:
         """What systemd knows about the service."""

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.service_process import ServiceProcess, running, wait_until
+from tests.support.service_process import ServiceProcess, running
+from tests.support.waiting import wait_until
 from tidegate.runtime.cli.arguments import parse_arguments
 from tidegate.runtime.cli.cli import _parser, main
 from tidegate.runtime.cli.pages import render_alarms, render_status

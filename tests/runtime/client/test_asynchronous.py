@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.support.echo_service import EchoService, until
+from tests.support.echo_service import EchoService
+from tests.support.waiting import WITHIN_S, wait_until_in_loop
 from tidegate.runtime.client.asynchronous import Client, connect
 from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import (
@@ -267,7 +268,7 @@ def test_calls_behind_a_moved_one_arrive_in_the_order_in_which_they_were_made(tm
             service.worker(index).moved = True
         held = stub.hold()  # The worker keeps this one for itself, moved or not.
         first = [stub.echo(number) for number in range(5)]
-        await until(lambda: sum(service.worker(index).messages for index in (0, 1)) >= 2)
+        await wait_until_in_loop(lambda: sum(service.worker(index).messages for index in (0, 1)) >= 2, "a message at the worker")
         await asyncio.sleep(0)
         then = [stub.echo(number) for number in range(5, 10)]
         await asyncio.sleep(0)
@@ -284,9 +285,9 @@ def test_calls_in_flight_to_a_worker_that_is_lost_fail_with_an_unknown_outcome(t
     async def body(service: EchoService, client: Client) -> None:
         stubs = [client.stub("Echo", str(number)) for number in range(20)]
         held = [stub.hold() for stub in stubs]
-        await until(lambda: sum(len(service.worker(index).seen) for index in (0, 1)) == 20)
+        await wait_until_in_loop(lambda: sum(len(service.worker(index).seen) for index in (0, 1)) == 20, "calls at the workers")
         service.lose_worker(0)
-        await until(lambda: sum(call.done() for call in held) == len([c for c in held if c.done()]) > 0)
+        await wait_until_in_loop(lambda: any(call.done() for call in held), "the calls that were lost")
         lost = [call for call in held if call.done()]
         for call in lost:
             assert isinstance(call.exception(), ShardLost)
@@ -304,9 +305,9 @@ def test_a_restarted_worker_is_talked_to_directly_again(tmp_path: Path) -> None:
         stubs = [client.stub("Echo", str(number)) for number in range(20)]
         await asyncio.gather(*(stub.where() for stub in stubs))
         service.lose_worker(0)
-        await until(lambda: client.statistics().links_connected == 2)
+        await wait_until_in_loop(lambda: client.statistics().links_connected == 2, "the lost link to be given up")
         service.start_worker(0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(WITHIN_S):
             while {await stub.where() for stub in stubs} != {"worker 0", "worker 1"}:
                 await asyncio.sleep(0.02)
 
@@ -317,7 +318,7 @@ def test_calls_in_flight_when_the_router_is_lost_fail_and_later_ones_are_answere
     async def body(service: EchoService, client: Client) -> None:
         stub = client.stub("Echo", "a")
         held = stub.hold()
-        await until(lambda: len(service.router.seen) == 1)
+        await wait_until_in_loop(lambda: len(service.router.seen) == 1, "the call at the router")
         service.router.close()
         with pytest.raises(ShardLost):
             await held
@@ -362,7 +363,7 @@ def test_a_call_to_a_service_that_is_down_says_so_after_the_time_for_connecting(
                 await client.stub("Echo", "a").where()
             assert caught.value.outcome == "not_executed"
             service = EchoService(tmp_path, listen=f"ipc://{tmp_path}/nobody")
-            await until(lambda: client.statistics().links_connected == 1)
+            await wait_until_in_loop(lambda: client.statistics().links_connected == 1, "the lost links to be given up")
             assert await client.stub("Echo", "a").where() == "router"
             service.close()
 
@@ -425,7 +426,7 @@ def test_a_cancelled_call_is_forgotten_and_harms_no_other(tmp_path: Path) -> Non
     async def body(service: EchoService, client: Client) -> None:
         stub = client.stub("Echo", "a")
         cancelled = stub.hold()
-        await until(lambda: service.worker(0).seen or service.worker(1).seen)
+        await wait_until_in_loop(lambda: service.worker(0).seen or service.worker(1).seen, "the call at a worker")
         cancelled.cancel()
         for index in (0, 1):
             service.worker(index).release()
@@ -495,7 +496,7 @@ def test_leaving_the_client_answers_what_is_in_flight_and_refuses_what_comes_lat
             async with connect(service.endpoint) as client:
                 stub = client.stub("Echo", "a")
                 sent = stub.hold()
-                await until(lambda: service.worker(0).seen or service.worker(1).seen)
+                await wait_until_in_loop(lambda: service.worker(0).seen or service.worker(1).seen, "the call at a worker")
                 unsent = stub.hold()
             with pytest.raises(ShardLost):
                 await sent
@@ -522,7 +523,7 @@ def test_an_endpoint_that_is_none_is_refused_where_it_is_given(endpoint: Any) ->
 def test_replies_that_arrived_before_the_link_was_lost_are_delivered(tmp_path: Path) -> None:
     async def body(service: EchoService, client: Client) -> None:
         calls = [client.stub("Echo", str(number)).hold() for number in range(50)]
-        await until(lambda: sum(len(service.worker(index).seen) for index in (0, 1)) == 50)
+        await wait_until_in_loop(lambda: sum(len(service.worker(index).seen) for index in (0, 1)) == 50, "calls at the workers")
         for index in (0, 1):
             service.worker(index).release()
             service.lose_worker(index)

@@ -10,19 +10,18 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import uvloop
 import zmq
 
+from tests.support.waiting import WITHIN_S, wait_until
 from tidegate.runtime.limits import TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
 from tidegate.runtime.sockets.endpoint import Endpoint, EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.protocol import OK, Message
-
-DEADLINE_S = 10.0
 
 
 class Server:
@@ -61,7 +60,7 @@ class Server:
         client.setsockopt(zmq.LINGER, 0)
         client.setsockopt(zmq.SNDHWM, 0)
         client.setsockopt(zmq.RCVHWM, 0)
-        client.setsockopt(zmq.RCVTIMEO, int(DEADLINE_S * 1_000))
+        client.setsockopt(zmq.RCVTIMEO, int(WITHIN_S * 1_000))
         for name, value in options.items():
             client.setsockopt(getattr(zmq, name), value)
         if identity is not None:
@@ -73,12 +72,13 @@ class Server:
         async def call() -> Any:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(DEADLINE_S)
+        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(WITHIN_S)
 
     def wait_until(self, condition: Callable[[EndpointStatistics], bool]) -> None:
-        deadline = time.monotonic() + DEADLINE_S
-        while not condition(statistics := self.in_loop(self.endpoint.statistics)):
-            assert time.monotonic() < deadline, statistics
+        def statistics() -> EndpointStatistics:
+            return cast(EndpointStatistics, self.in_loop(self.endpoint.statistics))
+
+        wait_until(lambda: condition(statistics()), "what the endpoint counts", seen=statistics)
 
     def stop(self) -> None:
         self.in_loop(self.endpoint.close)
@@ -172,7 +172,7 @@ def proxies(address: str, hops: int) -> Iterator[str]:
     yield address
     context.term()
     for thread in threads:
-        thread.join(DEADLINE_S)
+        thread.join(WITHIN_S)
 
 
 BODIES = [request(1, ["single"]), b"[2]", msgspec.msgpack.encode([[3, "C", "n", "m"], [4, "C", "n", "m"]])]
@@ -281,7 +281,7 @@ def test_no_edge_is_lost_however_sends_and_receives_interleave(server: Server) -
 def test_a_turn_reads_a_bounded_number_of_messages_and_of_requests(server: Server) -> None:
     client = server.client()
     blocked = threading.Event()
-    server.loop.call_soon_threadsafe(blocked.wait, DEADLINE_S)
+    server.loop.call_soon_threadsafe(blocked.wait, WITHIN_S)
     for number in range(300):
         client.send(request(number))
     while_blocked = server.client()
@@ -444,7 +444,7 @@ def connect(address: str) -> socket.socket:
     else:
         host, port = address.removeprefix("tcp://").split(":")
         stranger = socket.create_connection((host, int(port)))
-    stranger.settimeout(DEADLINE_S)
+    stranger.settimeout(WITHIN_S)
     return stranger
 
 

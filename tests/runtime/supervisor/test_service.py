@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import zmq
 
-from tests.support.service_process import ServiceProcess, is_alive, wait_until
+from tests.support.service_process import ServiceProcess, is_alive
+from tests.support.waiting import wait_until
 
 APP = Path(__file__).parents[3] / "examples" / "counter.py"
 NAMES = [f"c{number}" for number in range(40)]

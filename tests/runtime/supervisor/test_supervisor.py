@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.support.service_process import ServiceProcess, is_alive, wait_until
+from tests.support.service_process import ServiceProcess, is_alive
+from tests.support.waiting import wait_until
 
 Start = Callable[..., ServiceProcess]
 

@@ -14,6 +14,7 @@ from tests.support.alarm_world import AlarmWorld, Bell, in_virtual_time
 from tests.support.cold_world import ColdWorld
 from tests.support.host_world import World
 from tests.support.objects import CONTROL, LOG, MIB, control, until
+from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import Deadlock, MethodRaised, ObjectReset, StartFailed
 from tidegate.runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
 from tidegate.shard.core.alarms import AlarmInfo
@@ -417,8 +418,7 @@ async def test_where_code_waits_for_something_else_its_line_is_named(kind: str) 
 
 async def until_named(world: World) -> Any:
     """In real time: those that read and write much have no virtual time."""
-    while not (rows := world.host.statistics().waiting_objects):
-        await asyncio.sleep(0.005)
+    rows = await wait_until_in_loop(lambda: world.host.statistics().waiting_objects, "an object that is named")
     return rows[0]
 
 

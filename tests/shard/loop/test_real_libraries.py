@@ -15,7 +15,6 @@ import socket
 import ssl
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,8 @@ import trustme
 from aiohttp import web
 
 from tests.support.host_world import Call, World
+from tests.support.waiting import wait_until
+from tidegate.benchmarks.processes import free_port
 from tidegate.runtime.errors import ObjectReset
 from tidegate.shard.objects.object import DurableObject
 
@@ -191,13 +192,11 @@ async def line_server() -> AsyncIterator[None]:
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     if shutil.which("redis-server") is None:
         pytest.skip("redis-server is not installed (Debian: redis-server)")
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        Servers.redis = found.getsockname()[1]
+    Servers.redis = free_port()
     folder = tmp_path_factory.mktemp("redis")
     arguments = ["--port", str(Servers.redis), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
     with subprocess.Popen(["redis-server", *arguments], stdout=subprocess.DEVNULL) as process:
-        _wait_for_port(Servers.redis)
+        wait_until(lambda: listens(Servers.redis), "Redis")
         yield
         process.terminate()
 
@@ -218,29 +217,22 @@ def _run_postgres(initdb: Path, folder: Path) -> Iterator[None]:
         os.chown(folder, account.pw_uid, account.pw_gid)
         user |= {"user": account.pw_uid, "group": account.pw_gid}
     subprocess.run([initdb, "-D", "data", "-A", "trust", "-U", "tide"], check=True, capture_output=True, **user)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     server = [initdb.with_name("postgres"), "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", folder]
     with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as process:
         ready = [initdb.with_name("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "20"]
-        give_up_at = time.monotonic() + 20
-        while subprocess.run(ready, check=False).returncode:
-            assert time.monotonic() < give_up_at, "PostgreSQL does not get ready"
+        wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL")
         Servers.dsn = f"postgresql://tide@127.0.0.1:{port}/postgres"
         yield
         process.terminate()
 
 
-def _wait_for_port(port: int) -> None:
-    give_up_at = time.monotonic() + 20
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-        except OSError:
-            assert time.monotonic() < give_up_at, f"nothing listens on port {port}"
-        else:
-            return
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 LIBRARIES = (

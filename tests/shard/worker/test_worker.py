@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import zmq
 
+from tests.support.waiting import WITHIN_S, wait_until_in_loop
 from tidegate.runtime.errors import CallError, MethodRaised, Moved, ShardLost, Unavailable, UnknownMethod, from_wire
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import (
@@ -32,7 +33,6 @@ from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.worker import Worker
 
 SHARDS = 4
-DEADLINE_S = 10.0
 
 
 class Note(DurableObject):
@@ -99,7 +99,7 @@ class Running:
         return number
 
     async def reply(self, number: int) -> Any:
-        async with asyncio.timeout(DEADLINE_S):
+        async with asyncio.timeout(WITHIN_S):
             while number not in self.replies:
                 while self.client.poll(0):
                     for reply_number, status, result in msgspec.msgpack.decode(self.client.recv()):
@@ -153,12 +153,6 @@ def name_on(worker: int, workers: int, nth: int = 0) -> str:
     table = SlotTable(Topology(1, tuple(shard % workers for shard in range(SHARDS)), (None,) * workers))
     names = (name for name in map(str, itertools.count()) if table.worker_of("Note", name) == worker)
     return next(itertools.islice(names, nth, None))
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0.001)
 
 
 async def test_what_waits_for_no_write_leaves_before_the_loop_waits_for_the_disk(tmp_path: Path) -> None:
@@ -225,7 +219,7 @@ async def test_calls_from_one_worker_to_another_arrive_in_order(tmp_path: Path) 
 async def test_calls_in_flight_to_a_worker_that_is_lost_end_in_shard_lost(tmp_path: Path) -> None:
     async with service(tmp_path, 2) as (first, second):
         number = first.send("Note", name_on(0, 2), "ask_to_hold", name_on(1, 2))
-        await until(lambda: second.worker._host.statistics().tasks == 1)
+        await wait_until_in_loop(lambda: second.worker._host.statistics().tasks == 1, "the task")
         tell([first, None], 2)
         with pytest.raises(MethodRaised, match="lost with the call in flight") as caught:
             await first.reply(number)
@@ -240,7 +234,7 @@ async def test_calls_to_a_worker_that_is_down_wait_until_it_is_back_or_become_un
         here, there = name_on(0, 2), name_on(1, 2)
         tell([first, None], 2)
         waiting = first.send("Note", here, "copy_from", there)
-        await until(lambda: first.worker._peers.unanswered == 1)
+        await wait_until_in_loop(lambda: first.worker._peers.unanswered == 1, "the call on its way")
         tell([first, second], 3)
         assert await first.reply(waiting) is None
         tell([first, None], 4)
@@ -261,9 +255,9 @@ async def test_a_draining_worker_finishes_what_it_has_and_refuses_what_is_new(tm
         assert caught.value.outcome == "not_executed"
         assert worker.control == []
         assert await worker.reply(running) == "paused"
-        await until(lambda: worker.control == [Quiet()])
+        await wait_until_in_loop(lambda: worker.control == [Quiet()], "quiet")
         worker.worker.on_control(Leave())
-        assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 0)
+        assert await asyncio.wait_for(worker.ended, WITHIN_S) == (0, 0)
         assert sum(store.state.applied_seq for store in worker.worker.store.shards.values()) == 1, "nothing is left for recovery"
 
 
@@ -272,23 +266,23 @@ async def test_a_draining_worker_that_is_quiet_serves_the_others_until_it_is_tol
         here, there = name_on(0, 2), name_on(1, 2)
         await second.ask(there, "put", "asked")
         running = first.send("Note", here, "pause_and_copy_from", 0.2, there)
-        await until(lambda: first.worker._host.unanswered == 1)
+        await wait_until_in_loop(lambda: first.worker._host.unanswered == 1, "the call")
         for each in (first, second):
             each.worker.on_control(Drain(5.0))
-        await until(lambda: second.control == [Quiet()])
+        await wait_until_in_loop(lambda: second.control == [Quiet()], "quiet")
         assert first.control == []
         assert await first.reply(running) == "asked"
-        await until(lambda: first.control == [Quiet()])
+        await wait_until_in_loop(lambda: first.control == [Quiet()], "quiet")
         for each in (first, second):
             assert not each.ended.done()
             each.worker.on_control(Leave())
-            assert await asyncio.wait_for(each.ended, DEADLINE_S) == (0, 0)
+            assert await asyncio.wait_for(each.ended, WITHIN_S) == (0, 0)
 
 
 async def test_a_quiet_worker_leaves_by_itself_when_the_time_is_over(tmp_path: Path) -> None:
     async with service(tmp_path, 1) as (worker,):
         worker.worker.on_control(Drain(0.1))
-        assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 0)
+        assert await asyncio.wait_for(worker.ended, WITHIN_S) == (0, 0)
         assert worker.control == [Quiet()]
 
 
@@ -297,7 +291,7 @@ async def test_a_drain_that_runs_out_of_time_says_how_many_calls_are_unanswered(
         worker.send("Note", "b", "hold")
         await worker.ask("a", "get")
         worker.worker.on_control(Drain(0.05))
-        assert await asyncio.wait_for(worker.ended, DEADLINE_S) == (0, 1)
+        assert await asyncio.wait_for(worker.ended, WITHIN_S) == (0, 1)
 
 
 async def test_a_system_call_may_have_a_deadline(tmp_path: Path) -> None:
@@ -309,7 +303,7 @@ async def test_a_system_call_may_have_a_deadline(tmp_path: Path) -> None:
 async def test_who_asks_a_worker_for_calls_all_the_time_does_not_keep_others_from_asking(tmp_path: Path) -> None:
     async with service(tmp_path, 1) as [one]:
         held = one.send("Note", name_on(0, 1), "pause", 0.5)
-        await until(lambda: bool(one.worker._host.running))
+        await wait_until_in_loop(lambda: one.worker._host.running, "a running call")
         answers = []
         for _ in range(20):
             answers.append(await one.reply(one.send("", "", "unknown_calls", [held, 999_999])))
