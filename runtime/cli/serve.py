@@ -19,7 +19,7 @@ from tidegate.runtime.cli.exits import EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.sockets.port import open_port
-from tidegate.runtime.supervisor.config import DATA_DEFAULT, LISTEN_DEFAULT, Config, merge, parse_toml
+from tidegate.runtime.supervisor.config import DATA_DEFAULT, OPTIONS, Config, Option, merge, parse_toml
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
 from tidegate.runtime.supervisor.directory import is_text, open_directory, open_run_directory
 from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
@@ -43,20 +43,28 @@ def add(commands: Any) -> None:
     serve = commands.add_parser(
         "serve", help="run a service", epilog=_SERVE_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    serve.add_argument("app", nargs="?", metavar="APP", help="a file or module, or some of its classes: app.py:Class,Class")
-    serve.add_argument("--config", metavar="FILE", help="a TOML file; options given here go before it")
-    serve.add_argument("--data", metavar="DIR", help=f"data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})")
-    serve.add_argument("--listen", metavar="ENDPOINT", help=f"where clients connect (default: {LISTEN_DEFAULT})")
-    serve.add_argument("--workers", metavar="N|auto", type=_count, help="worker processes (default: auto, one for each core)")
-    routers = "router processes that share the TCP port (default: 1; auto: one for each 16 cores)"
-    serve.add_argument("--routers", metavar="N|auto", type=_count, help=routers)
-    serve.add_argument("--log-level", dest="level", metavar="LEVEL", help="debug, info, warning or error (default: info)")
-    serve.add_argument("--dev", action="store_true", default=None, help="errors carry tracebacks to the caller")
+    serve.add_argument("--config", metavar="FILE", help="A TOML file; options given here go before it.")
+    for option in _flagged():
+        _add_option(serve, option)
     serve.set_defaults(run=run)
 
 
-def _count(text: str) -> int | str:
-    return int(text) if text.isdecimal() else text
+def _flagged() -> list[Option]:
+    return [option for options in OPTIONS.values() for option in options.values() if option.flag is not None]
+
+
+def _add_option(serve: argparse.ArgumentParser, option: Option) -> None:
+    """As `runtime/supervisor/config.py` has it. What is given is checked there too, with what comes from a file."""
+    assert option.flag is not None
+    flag, _, value = option.flag.partition(" ")
+    default = f" (default: {option.default})" if option.default else ""
+    text = f"{option.description}{default}".replace("%", "%%")
+    if not flag.startswith("-"):
+        serve.add_argument(option.name, nargs="?", metavar=flag, help=text)
+    elif value:
+        serve.add_argument(flag, dest=option.name, metavar=value, help=text)
+    else:
+        serve.add_argument(flag, dest=option.name, action="store_true", default=None, help=text)
 
 
 def version() -> str:
@@ -124,10 +132,9 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         except (OSError, UnicodeDecodeError) as error:
             raise OperatorError("read", options.config, _reason(error), "correct --config") from error
         config = merge(config, parse_toml(text, options.config), options.config)
-    service = {name: getattr(options, name) for name in ("app", "data", "listen", "workers", "routers", "dev")}
-    given = {name: value for name, value in service.items() if value is not None}
-    log = {"level": options.level} if options.level is not None else {}
-    config = merge(config, {"service": given, "log": log}, "command line")
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    flags = {section: {name: given[name] for name in known if name in given} for section, known in OPTIONS.items()}
+    config = merge(config, flags, "command line", from_text=True)
     data = config.service.data or environment.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
     final = {"app": _app(config.service.app), "data": os.path.abspath(data)}
     return merge(config, {"service": final}, "command line")

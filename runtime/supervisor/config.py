@@ -2,17 +2,28 @@
 
 Rule 1: pure. Reading files and the environment is the caller's business.
 Rule 2: later wins: defaults, then the file, then the command line.
-Rule 3: everything wrong is an OperatorError that names the file, the option and the next step.
+Rule 3: everything wrong is an OperatorError of one form: where it was given, which option, what is allowed, what was given.
+
+To add an option, add a field here, in `ServiceConfig`, `StorageConfig` or `LogConfig`, and nothing else:
+
+* its type says what is allowed, by msgspec's constraints; a message says the same in words, which are made of the type;
+* its name ends in its unit, `_s` or `_mib`;
+* its `Meta` has the sentence that explains it, for `--help` and for `systemd/tidegate.toml`: a test shows what is missing there;
+* `flag` in it puts it on the command line of `tidegate serve`: `--workers N|auto`, `--dev` (takes no value), `APP` (has no flag).
+
+What reads it gets it from the supervisor: in `WorkerSpec` or `RouterSpec`, if a child does.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
 
 from tidegate.runtime.addresses import check_endpoint
 from tidegate.runtime.errors import OperatorError
@@ -21,79 +32,87 @@ from tidegate.runtime.limits import IDLE_EVICT_S, ROUTERS_MAX, SHARDS_MAX
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 DATA_DEFAULT = "tidegate-data"
 
-Check = Callable[[Any], str | None]
-"""Why a value cannot be used, or None."""
+_Auto = Literal["auto"]
+_Text = Annotated[str, Meta(min_length=1)]
 
 
-def _text(value: Any) -> str | None:
-    return None if isinstance(value, str) and value else "must be a text that is not empty"
+class ServiceConfig(msgspec.Struct, frozen=True):
+    app: Annotated[
+        _Text,
+        Meta(
+            description="The objects to serve: a file or module, or some of its classes: app.py:Class,Class.",
+            extra={"flag": "APP"},
+        ),
+    ] = ""
+    data: Annotated[
+        _Text,
+        Meta(
+            description=f"The data directory. Unless given, $STATE_DIRECTORY, which systemd sets, else ./{DATA_DEFAULT}.",
+            extra={"flag": "--data DIR"},
+        ),
+    ] = ""
+    listen: Annotated[
+        str,
+        Meta(
+            description="Where clients connect. There is no authentication yet: do not listen beyond machines that you trust.",
+            extra={"flag": "--listen ENDPOINT", "problem": check_endpoint},
+        ),
+    ] = LISTEN_DEFAULT
+    workers: Annotated[
+        _Auto | Annotated[int, Meta(ge=1, le=SHARDS_MAX)],
+        Meta(
+            description='Worker processes; "auto" is one for each core the service may use. May change at every start; moves no '
+            "data.",
+            extra={"flag": "--workers N|auto"},
+        ),
+    ] = "auto"
+    routers: Annotated[
+        _Auto | Annotated[int, Meta(ge=1, le=ROUTERS_MAX)],
+        Meta(
+            description='Router processes. Several share the TCP port of "listen"; the kernel deals the connections of '
+            'clients to them. "auto" is one for each 16 cores. One is enough until `tidegate status` shows it busy: Python '
+            "clients on this machine need it rarely.",
+            extra={"flag": "--routers N|auto"},
+        ),
+    ] = 1
+    liveness_s: Annotated[
+        float,
+        Meta(ge=1, le=3_600, description="A process that does not answer for this long is killed and started again."),
+    ] = 30.0
+    stop_s: Annotated[
+        float,
+        Meta(
+            ge=0.5,
+            le=3_600,
+            description="A stop answers what is in flight and writes checkpoints within this time; what is left then is killed. "
+            "Keep TimeoutStopSec of the unit above it.",
+        ),
+    ] = 9.0
+    dev: Annotated[
+        bool,
+        Meta(
+            description="Errors carry tracebacks to the caller. For development only: they show source code.",
+            extra={"flag": "--dev"},
+        ),
+    ] = False
 
 
-def _flag(value: Any) -> str | None:
-    return None if isinstance(value, bool) else "must be true or false"
-
-
-def _whole(low: int, high: int) -> Check:
-    def check(value: Any) -> str | None:
-        ok = isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-        return None if ok else f"must be a whole number from {low} to {high}"
-
-    return check
-
-
-def _number(low: float, high: float) -> Check:
-    def check(value: Any) -> str | None:
-        ok = isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
-        return None if ok else f"must be a number from {low:g} to {high:g}"
-
-    return check
-
-
-def _auto_or_whole(low: int, high: int) -> Check:
-    def check(value: Any) -> str | None:
-        ok = value == "auto" or _whole(low, high)(value) is None
-        return None if ok else f'must be "auto" or a whole number from {low} to {high}'
-
-    return check
-
-
-def _choice(*choices: str) -> Check:
-    def check(value: Any) -> str | None:
-        return None if value in choices else f"must be one of {', '.join(choices)}"
-
-    return check
-
-
-def _option(default: Any, check: Check) -> Any:
-    return field(default=default, metadata={"check": check})
-
-
-@dataclass(frozen=True)
-class ServiceConfig:
-    app: str = _option("", _text)
-    """A file `app.py`, or `module` or `module:Class,Class` found on Python's path."""
-    data: str = _option("", _text)
-    """The data directory. Default: $STATE_DIRECTORY under systemd, else `tidegate-data` in the current directory."""
-    listen: str = _option(LISTEN_DEFAULT, check_endpoint)
-    workers: int | str = _option("auto", _auto_or_whole(1, SHARDS_MAX))
-    """Worker processes; "auto": one for each core this service may use."""
-    routers: int | str = _option(1, _auto_or_whole(1, ROUTERS_MAX))
-    """Router processes, which share the port that clients connect to; "auto": one for each 16 cores, at least one."""
-    liveness_s: float = _option(30.0, _number(1, 3_600))
-    """A process that does not answer for this long is killed and started again."""
-    stop_s: float = _option(9.0, _number(0.5, 3_600))
-    """A stop answers everything in flight and checkpoints within this time; what is left then is killed."""
-    dev: bool = _option(False, _flag)
-    """Errors carry tracebacks to the caller."""
-
-
-@dataclass(frozen=True)
-class StorageConfig:
-    cache_mib: int | str = _option("auto", _auto_or_whole(0, 1 << 20))
-    """Memory for objects and cached data of each worker; "auto": a quarter of the machine's, dealt to the workers. 0: every
-    object leaves memory as soon as it has nothing to do."""
-    idle_evict_s: float = _option(IDLE_EVICT_S, _number(0, 86_400 * 365))
-    """Objects without calls for this long leave memory. They lose nothing but memory."""
+class StorageConfig(msgspec.Struct, frozen=True):
+    cache_mib: Annotated[
+        _Auto | Annotated[int, Meta(ge=0, le=1 << 20)],
+        Meta(
+            description='Memory for objects and cached data of each worker; "auto" is a quarter of the machine\'s, dealt to the '
+            "workers. 0: every object leaves memory as soon as it has nothing to do.",
+        ),
+    ] = "auto"
+    idle_evict_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=86_400 * 365,
+            description="Objects without calls for this long leave memory. They lose nothing but memory.",
+        ),
+    ] = IDLE_EVICT_S
 
 
 CACHE_BYTES_MIN = 64 << 20
@@ -107,19 +126,100 @@ def cache_bytes(storage: StorageConfig, memory_bytes: int, workers: int) -> int:
     return max(CACHE_BYTES_MIN, memory_bytes // 4 // workers)
 
 
-@dataclass(frozen=True)
-class LogConfig:
-    level: str = _option("info", _choice("debug", "info", "warning", "error"))
+class LogConfig(msgspec.Struct, frozen=True):
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        Meta(
+            description="The least grave of what is logged: debug, info, warning or error.",
+            extra={"flag": "--log-level LEVEL"},
+        ),
+    ] = "info"
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     service: ServiceConfig = ServiceConfig()
     storage: StorageConfig = StorageConfig()
     log: LogConfig = LogConfig()
 
 
-_SECTIONS = {section.name: section.default for section in dataclasses.fields(Config)}
+# Options as data
+
+
+@dataclass(frozen=True)
+class Option:
+    """One field of a section."""
+
+    name: str
+    type: Any
+    default: Any
+    description: str
+    flag: str | None
+    """How it is written on the command line, if it can be: the flag and what stands for its value."""
+    problem: Callable[[object], str | None]
+    """What its type cannot say: why a value cannot be used, or None."""
+
+    def read(self, value: object, place: str, *, from_text: bool) -> Any:
+        """Raises OperatorError."""
+        problem = self.problem(value)
+        if problem is None:
+            try:
+                return msgspec.convert(value, self.type, strict=not from_text)
+            except msgspec.ValidationError:
+                problem = f"must be {allowed(msgspec.inspect.type_info(self.type), _unit_of(self.name))}"
+        raise OperatorError("read", f"{place} {self.name}", f"{problem}, not {value!r}", "correct the value")
+
+
+def _options(section: type[msgspec.Struct]) -> Iterator[Option]:
+    for option in msgspec.structs.fields(section):
+        info = msgspec.inspect.type_info(option.type)
+        assert isinstance(info, msgspec.inspect.Metadata), option.name
+        extra = info.extra or {}
+        description = (info.extra_json_schema or {})["description"]
+        problem = extra.get("problem", lambda value: None)
+        yield Option(option.name, option.type, option.default, description, extra.get("flag"), problem)
+
+
+OPTIONS: dict[str, dict[str, Option]] = {
+    section.name: {option.name: option for option in _options(section.type)} for section in msgspec.structs.fields(Config)
+}
+"""By section, in the order in which they are explained."""
+
+_UNITS = {"_s": " of seconds", "_mib": " of MiB"}
+
+
+def _unit_of(name: str) -> str:
+    return next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
+
+
+def allowed(kind: msgspec.inspect.Type, unit: str) -> str:
+    """What a type takes, in words."""
+    match kind:
+        case msgspec.inspect.Metadata():
+            return allowed(kind.type, unit)
+        case msgspec.inspect.UnionType():
+            return " or ".join(allowed(each, unit) for each in sorted(kind.types, key=_is_number))
+        case msgspec.inspect.LiteralType(values=(only,)):
+            return f'"{only}"'
+        case msgspec.inspect.LiteralType():
+            return f"one of {', '.join(map(str, kind.values))}"
+        case msgspec.inspect.IntType():
+            return f"a whole number{unit} from {kind.ge} to {kind.le}"
+        case msgspec.inspect.FloatType():
+            return f"a number{unit} from {kind.ge:.12g} to {kind.le:.12g}"
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.StrType(min_length=1):
+            return "a text that is not empty"
+        case msgspec.inspect.StrType():
+            return "a text"
+    raise TypeError(f"options of the type {kind} have no words yet")
+
+
+def _is_number(kind: msgspec.inspect.Type) -> bool:
+    return isinstance(kind, msgspec.inspect.IntType | msgspec.inspect.FloatType)
+
+
+# Values
 
 Values = Mapping[str, Mapping[str, Any]]
 """Option values by section, as TOML has them."""
@@ -133,26 +233,21 @@ def parse_toml(text: str, place: str) -> Values:
         raise OperatorError("read", place, f"not TOML: {error}", "see systemd/tidegate.toml for an example") from error
 
 
-def merge(config: Config, values: Values, place: str) -> Config:
-    """`config` with `values` laid over it; `place` says in messages where they come from. Raises OperatorError."""
+def merge(config: Config, values: Values, place: str, *, from_text: bool = False) -> Config:
+    """`config` with `values` laid over it; `place` says in messages where they come from. `from_text`: there they are texts, also
+    of what is none. Raises OperatorError."""
     changes = {}
-    for section, options in values.items():
-        if section not in _SECTIONS:
-            raise OperatorError("read", place, f"unknown section [{section}]", _suggest(section, _SECTIONS))
-        if not isinstance(options, Mapping):
+    for section, given in values.items():
+        if section not in OPTIONS:
+            raise OperatorError("read", place, f"unknown section [{section}]", _suggest(section, OPTIONS))
+        if not isinstance(given, Mapping):
             raise OperatorError("read", place, f"{section} is not a section", f"write [{section}] on a line of its own")
-        changes[section] = _merge_section(getattr(config, section), options, f"{place} [{section}]")
-    return dataclasses.replace(config, **changes)
-
-
-def _merge_section(section: Any, options: Mapping[str, Any], place: str) -> Any:
-    known = {option.name: option for option in dataclasses.fields(section)}
-    for name, value in options.items():
-        if name not in known:
-            raise OperatorError("read", f"{place} {name}", "unknown option", _suggest(name, known))
-        if problem := known[name].metadata["check"](value):
-            raise OperatorError("read", f"{place} {name}", f"{problem}, not {value!r}", "correct the value")
-    return dataclasses.replace(section, **options)
+        where, known = f"{place} [{section}]", OPTIONS[section]
+        if unknown := [name for name in given if name not in known]:
+            raise OperatorError("read", f"{where} {unknown[0]}", "unknown option", _suggest(unknown[0], known))
+        read = {name: known[name].read(value, where, from_text=from_text) for name, value in given.items()}
+        changes[section] = msgspec.structs.replace(getattr(config, section), **read)
+    return msgspec.structs.replace(config, **changes)
 
 
 def _suggest(name: str, known: Mapping[str, Any]) -> str:

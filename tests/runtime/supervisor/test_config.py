@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.config import CACHE_BYTES_MIN, Config, StorageConfig, cache_bytes, merge, parse_toml
+from tidegate.runtime.supervisor.config import (
+    CACHE_BYTES_MIN,
+    OPTIONS,
+    Config,
+    Option,
+    StorageConfig,
+    cache_bytes,
+    merge,
+    parse_toml,
+)
 
 
 def test_later_values_win_and_others_stay() -> None:
@@ -31,9 +40,9 @@ def test_later_values_win_and_others_stay() -> None:
         ({"service": {"dev": 1}}, "must be true or false, not 1"),
         ({"service": {"listen": "7711"}}, "must be an endpoint such as tcp://127.0.0.1:7711"),
         ({"service": {"listen": "tcp://host:99999"}}, "must be an endpoint"),
-        ({"service": {"liveness_s": 0}}, "must be a number from 1 to 3600, not 0"),
-        ({"storage": {"cache_mib": 1.5}}, 'must be "auto" or a whole number from 0 to'),
-        ({"log": {"level": "loud"}}, "must be one of debug, info, warning, error, not 'loud'"),
+        ({"service": {"liveness_s": 0}}, "must be a number of seconds from 1 to 3600, not 0"),
+        ({"storage": {"cache_mib": 1.5}}, 'must be "auto" or a whole number of MiB from 0 to 1048576, not 1.5'),
+        ({"log": {"level": "loud"}}, "must be one of debug, error, info, warning, not 'loud'"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place_and_the_next_step(values: dict[str, object], message: str) -> None:
@@ -51,17 +60,35 @@ def test_a_file_that_is_not_toml_is_refused_with_the_line() -> None:
         parse_toml("[service]\nworkers =\n", "t.toml")
 
 
-def test_the_example_file_is_valid_and_names_every_option_with_its_default() -> None:
+def test_the_example_file_is_valid_and_explains_every_option_as_help_does_with_its_default() -> None:
     text = (Path(__file__).parents[3] / "systemd" / "tidegate.toml").read_text()
     merge(Config(), parse_toml(text, "tidegate.toml"), "tidegate.toml")
     everything = tomllib.loads(re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE))
-    config = Config()
-    for section in ("service", "storage", "log"):
-        defaults = vars(getattr(config, section))
-        assert set(everything[section]) == set(defaults)
+    comments = {
+        name: " ".join(comment.replace("#", "").split())
+        for comment, name in re.findall(r"((?:^# .*\n)+)^#?(\w+) = ", text, flags=re.MULTILINE)
+    }
+    assert comments == {name: option.description for known in OPTIONS.values() for name, option in known.items()}
+    for section, known in OPTIONS.items():
+        assert list(everything[section]) == list(known)
         for name, value in everything[section].items():
-            if (section, name) not in {("service", "app"), ("service", "data")}:
-                assert value == defaults[name], (section, name)
+            if name not in ("app", "data"):
+                assert value == known[name].default, (section, name)
+
+
+@pytest.mark.parametrize("option", [option for known in OPTIONS.values() for option in known.values()], ids=lambda o: str(o.name))
+def test_every_option_says_what_it_takes_and_takes_its_default(option: Option) -> None:
+    with pytest.raises(OperatorError, match=rf"^read t.toml {option.name}: must be [a-z\"].*, not \[1\] \(correct the value\)$"):
+        option.read([1], "t.toml", from_text=False)
+    if option.default:
+        assert option.read(option.default, "t.toml", from_text=False) == option.default
+        assert option.read(str(option.default), "t.toml", from_text=True) == option.default
+
+
+def test_texts_are_numbers_on_a_command_line_and_nowhere_else() -> None:
+    assert merge(Config(), {"service": {"workers": "8", "liveness_s": "2.5"}}, "x", from_text=True).service.workers == 8
+    with pytest.raises(OperatorError, match=r"must be .* a whole number from 1 to 4096, not '8'"):
+        merge(Config(), {"service": {"workers": "8"}}, "x")
 
 
 def test_a_quarter_of_the_memory_is_dealt_to_the_workers_unless_it_is_said_how_much_each_gets() -> None:
