@@ -28,6 +28,7 @@ from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.objects.methods import AppError, ObjectClass
+from tidegate.shard.objects.threads import keep_to_this_thread
 from tidegate.shard.store.checkpoint import CheckpointTrouble, memtable_bytes_max
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.app import load_app
@@ -102,6 +103,7 @@ def _serve(
     spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int, outputs: Outputs, forks: Forks
 ) -> int:
     loop = new_worker_loop()
+    keep_to_this_thread()
     control = stream_to_supervisor(control_fd, loop)
     context = new_context()
     exit_codes: list[int] = []

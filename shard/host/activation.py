@@ -26,8 +26,9 @@ from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.input_gate import InputGate, Section
 from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.loop.callbacks import GatedCallback
+from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION
 from tidegate.shard.loop.raised import let_go
-from tidegate.shard.loop.task import CHAIN, CURRENT, LIFE, SECTION, ObjectTask, StorageFuture, section_of
+from tidegate.shard.loop.task import ObjectTask, StorageFuture, section_of
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import Method, ObjectClass
 from tidegate.shard.objects.object import DurableObject
@@ -213,6 +214,11 @@ class Activation:
         del self.context
         self.cache.owner = None
 
+    @property
+    def module(self) -> str:
+        """Where its class is defined."""
+        return self.object_class.cls.__module__
+
     # Tasks
 
     def current_section(self) -> Section:
@@ -341,8 +347,12 @@ class Activation:
         if self.may_reveal:
             return DONE
         future: CoroutineFuture[Any] = CoroutineFuture(loop=self.host.loop)
-        self.host.hold(self, self.cache.confirm_seq, lambda: _settle(future), lambda error: _fail(future, error))
+        self.hold(lambda: _settle(future), lambda error: _fail(future, error))
         return future
+
+    def hold(self, release: Callable[[], object], discard: Callable[[CallError], object]) -> None:
+        """Keeps a message that leaves now behind the output gate, and calls one of the two."""
+        self.host.hold(self, self.cache.confirm_seq, release, discard)
 
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""

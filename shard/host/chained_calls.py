@@ -23,7 +23,8 @@ from tidegate.shard.core.chain import Chain, extended, labels_since, ring, token
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.host.activation import Activation, QueuedCall
 from tidegate.shard.host.outbound import LocalOrigin
-from tidegate.shard.loop.task import CHAIN, ObjectTask
+from tidegate.shard.loop.context import CHAIN
+from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method
 from tidegate.shard.objects.refusals import method_raised
 

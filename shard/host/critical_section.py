@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, cast
 from tidegate.runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
 from tidegate.runtime.wire.exceptions import line_of
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.loop.task import SECTION, EntryFuture, ObjectTask, section_of
+from tidegate.shard.loop.context import SECTION
+from tidegate.shard.loop.task import EntryFuture, ObjectTask, section_of
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.storage import TransactionTimeout
 

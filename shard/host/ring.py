@@ -11,7 +11,7 @@ not be made durable, a full queue, an object that cannot be started, so that the
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tidegate.runtime.wire.exceptions import line_of, text_of
 from tidegate.runtime.wire.protocol import ERROR, Request
@@ -29,8 +29,8 @@ from tidegate.shard.core.alarms import (
 )
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.loop.raised import let_go
-from tidegate.shard.loop.task import CURRENT
 from tidegate.shard.objects.object import ALARM, DurableObject
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Ring(InternalOrigin):
 
     async def function(self, instance: DurableObject) -> None:
         """The gate has let it in."""
-        activation = self._activation = CURRENT.get()
+        activation = self._activation = cast("Activation", CURRENT.get())
         await self._run(instance, activation, activation.cache)
         activation.cache.confirm_alarm()  # The outcome waits for what was found here, whoever wrote it.
 

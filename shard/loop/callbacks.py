@@ -23,16 +23,13 @@ from asyncio import futures
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from tidegate.runtime.limits import TIMERS_KEEP_S
 from tidegate.shard.core.input_gate import Section
+from tidegate.shard.loop.context import CURRENT, LIFE, SECTION, Owner
 from tidegate.shard.loop.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
-from tidegate.shard.loop.task import CURRENT, LIFE, SECTION
 from tidegate.shard.neutral import NEUTRAL
-
-if TYPE_CHECKING:
-    from tidegate.shard.host.activation import Activation
 
 END_OF_SLEEP: Final = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # what `asyncio.sleep` schedules
 NOTHING: Final = object()
@@ -54,12 +51,12 @@ class GatedCallback:
         "_when",
     )
 
-    running_for: ClassVar[Activation | None] = None
+    running_for: ClassVar[Owner | None] = None
     """The object whose code runs now, if it is in no task: in a callback, or in `__init__`."""
 
     def __init__(
         self,
-        owner: Activation,
+        owner: Owner,
         section: Section,
         callback: Callable[..., object],
         args: Any,
@@ -227,12 +224,12 @@ def gated_from_thread(callback: Callable[..., object], args: tuple[Any, ...], co
     return gated(callback, args, copy_context() if context is None else context)
 
 
-def is_gone(owner: Activation, context: Context) -> bool:
+def is_gone(owner: Owner, context: Context) -> bool:
     """Whether the instance whose code runs in that context has been reset or has left memory."""
     return owner.broken is not None or context.get(LIFE, 0) != owner.life
 
 
-def outlives(callback: Any, owner: Activation) -> bool:
+def outlives(callback: Any, owner: Owner) -> bool:
     """Whether a callback of an object that is gone runs: it is a library's. A plain task in which the object's code would go on
     is cancelled."""
     task = task_of(callback)

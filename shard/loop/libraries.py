@@ -12,10 +12,9 @@ import site
 import sys
 import sysconfig
 from types import FunctionType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from tidegate.shard.host.activation import Activation
+from tidegate.shard.loop.context import Owner
 
 PLUMBING: Final = ("_asyncio.", "asyncio.", "tidegate.runtime.", "tidegate.shard.", "uvloop.")
 """Packages whose callbacks run no object code of their own."""
@@ -48,7 +47,7 @@ def is_plumbing(callback: Any) -> bool:
     return known and (callback.__class__ is FunctionType or task_of(callback) is None)
 
 
-def is_library(callback: Any, owner: Activation) -> bool:
+def is_library(callback: Any, owner: Owner) -> bool:
     return _is_library_module(_module_of(callback), owner)
 
 
@@ -58,7 +57,7 @@ def task_of(callback: Any) -> asyncio.Task[Any] | None:
     return task if isinstance(task, asyncio.Task) else None
 
 
-def runs_object_code(coro: Any, owner: Activation) -> bool:
+def runs_object_code(coro: Any, owner: Owner) -> bool:
     """Whether a coroutine is the object's own, or waits in code of the object."""
     if _frame_of(coro) is None:  # What closes an async generator shows nothing: it may be the object's. Others are compiled to C.
         return type(coro).__module__ == "builtins"
@@ -70,7 +69,7 @@ def runs_object_code(coro: Any, owner: Activation) -> bool:
     return False
 
 
-def line_of(coro: Any, owner: Activation) -> str:
+def line_of(coro: Any, owner: Owner) -> str:
     """Where in its own code an object waits."""
     line = ""
     while coro is not None:
@@ -89,12 +88,8 @@ def _frame_of(coro: Any) -> Any:
     return getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
 
 
-def _is_library_module(module: str, owner: Activation) -> bool:
-    return (
-        module not in FACING_OBJECTS
-        and package_of(module) != package_of(owner.object_class.cls.__module__)
-        and _is_installed(module)
-    )
+def _is_library_module(module: str, owner: Owner) -> bool:
+    return module not in FACING_OBJECTS and package_of(module) != package_of(owner.module) and _is_installed(module)
 
 
 def package_of(module: str) -> str:

@@ -20,8 +20,8 @@ from typing import Any, cast
 import uvloop
 
 from tidegate.shard.loop.callbacks import with_gated_callbacks
-from tidegate.shard.loop.task import CURRENT, object_task_factory
-from tidegate.shard.loop.threads import keep_to_this_thread
+from tidegate.shard.loop.context import CURRENT
+from tidegate.shard.loop.task import object_task_factory
 
 
 class Gate:
@@ -37,10 +37,10 @@ class Gate:
 
     def pass_or_keep(self, act: Callable[[], object], size: int, abort: Callable[[], object]) -> None:
         """Acts at once when nothing holds this context's messages back, else when it may."""
-        activation = CURRENT.get(None)
+        owner = CURRENT.get(None)
         if self._broken:
             return
-        if activation is None or activation.may_reveal:
+        if owner is None or owner.may_reveal:
             if self._held:
                 self._held.append([True, act, size])
                 self.held_bytes += size
@@ -60,7 +60,7 @@ class Gate:
             self._held.clear()
             abort()
 
-        activation.host.hold(activation, activation.cache.confirm_seq, release, discard)
+        owner.hold(release, discard)
 
     @property
     def is_clear(self) -> bool:
@@ -239,9 +239,9 @@ class GatedLoop(with_gated_callbacks(_UvLoop)):  # type: ignore[misc]  # for the
         return None if secured is None else GatedTransport(secured)
 
     async def sock_sendall(self, sock: Any, data: Any) -> None:
-        activation = CURRENT.get(None)
-        if activation is not None:
-            await activation.wait_confirmed()
+        owner = CURRENT.get(None)
+        if owner is not None:
+            await owner.wait_confirmed()
         await super().sock_sendall(sock, data)
 
 
@@ -249,5 +249,4 @@ def new_worker_loop() -> asyncio.AbstractEventLoop:
     """For the thread that asks for it."""
     loop = GatedLoop()
     loop.set_task_factory(object_task_factory)
-    keep_to_this_thread()
     return cast("asyncio.AbstractEventLoop", loop)

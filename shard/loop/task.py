@@ -23,33 +23,17 @@ import types
 import weakref
 from asyncio import futures
 from collections.abc import Callable, Coroutine, Generator
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, cast
 
 from tidegate.runtime.limits import RESET_CANCELS_MAX
 from tidegate.runtime.wire.exceptions import line_of
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.runtime.wire.unawaited import refuse_use
-from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.input_gate import Section
+from tidegate.shard.loop.context import CURRENT, LIFE, Owner
 from tidegate.shard.loop.libraries import runs_object_code
 from tidegate.shard.loop.raised import forget_locals, leave_frame
 from tidegate.shard.neutral import NEUTRAL
-
-if TYPE_CHECKING:
-    from tidegate.shard.host.activation import Activation
-
-CURRENT: Final[contextvars.ContextVar[Activation]] = contextvars.ContextVar("tidegate_activation")
-"""The activation whose code runs in this context."""
-
-LIFE: Final[contextvars.ContextVar[int]] = contextvars.ContextVar("tidegate_life", default=0)
-"""Which instance of the activation it is whose code runs in this context: see `Activation.life`."""
-
-SECTION: Final[contextvars.ContextVar[Section]] = contextvars.ContextVar("tidegate_section")
-"""The critical section in which code of this context was when it entered its last one. It may be over."""
-
-CHAIN: Final[contextvars.ContextVar[Chain]] = contextvars.ContextVar("tidegate_chain")
-"""Through what the call has come whose code runs in this context, if it has come through a section of any object."""
-
 
 _enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._enter_task
 _leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._leave_task
@@ -136,7 +120,7 @@ class ObjectTask(asyncio.Future[Any]):
         self._coro: Any = None
         self._driver: Any = None
         self._context: contextvars.Context = NEUTRAL
-        self._owner: Activation | None = None
+        self._owner: Owner | None = None
         self._fut_waiter: asyncio.Future[Any] | None = None
         self._granted: asyncio.Future[Any] | None = None
         """The future whose completion is being delivered, while this task waits at the gate."""
@@ -153,9 +137,7 @@ class ObjectTask(asyncio.Future[Any]):
         """The call that this task answers, if it is not a sub-task."""
         self.when_done: Callable[[ObjectTask], None] | None = None
 
-    def adopt(
-        self, coro: Coroutine[Any, Any, Any], owner: Activation, section: Section, context: contextvars.Context
-    ) -> ObjectTask:
+    def adopt(self, coro: Coroutine[Any, Any, Any], owner: Owner, section: Section, context: contextvars.Context) -> ObjectTask:
         """Gives the task its work. It has not begun."""
         self._coro = coro
         self._owner = owner
@@ -422,9 +404,9 @@ def _settable(error: BaseException) -> BaseException:
     return escaped
 
 
-def section_of(task: object, activation: Activation) -> Section | None:
-    """Where in its gate a task of this activation is; None for any other task."""
-    return task.section if isinstance(task, ObjectTask) and task._owner is activation else None
+def section_of(task: object, owner: Owner) -> Section | None:
+    """Where in its gate a task of this object is; None for any other task."""
+    return task.section if isinstance(task, ObjectTask) and task._owner is owner else None
 
 
 def check_coroutine(coro: object) -> None:

@@ -4,22 +4,43 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.ids import ObjectId
-from tidegate.runtime.wire.stub import Stub
+from tidegate.runtime.wire.stub import Binder, Stub
 from tidegate.shard.loop.task import check_coroutine
-from tidegate.shard.objects.storage import LEFT_MEMORY, SectionEntry, Storage
+from tidegate.shard.objects.storage import LEFT_MEMORY, SectionEntry, Storage, StorageOwner
 
 if TYPE_CHECKING:
     import aiohttp
 
-    from tidegate.shard.host.activation import Activation
+    from tidegate.shard.objects.web import Web
 
 ALARM = "alarm"
 T = TypeVar("T")
 ObjectT = TypeVar("ObjectT", bound="DurableObject")
+
+
+class ObjectHost(Protocol):
+    """What the objects of one worker share."""
+
+    @property
+    def web(self) -> Web: ...
+
+
+class ObjectOwner(StorageOwner, Protocol):
+    """What `self` needs of the activation it belongs to."""
+
+    @property
+    def caller(self) -> Binder: ...
+
+    @property
+    def host(self) -> ObjectHost: ...
+
+    def spawn(self, coro: Coroutine[Any, Any, Any]) -> Any: ...
+
+    def abort(self, reason: str) -> NoReturn: ...
 
 
 class _Left:
@@ -40,7 +61,7 @@ class DurableObject:
     id: ObjectId
     """`id.class_name`, `id.name`; `str(id)` is `Counter/alice`."""
     storage: Storage = cast("Storage", _Left())
-    _activation: Activation = cast("Activation", _Left())
+    _activation: ObjectOwner = cast("ObjectOwner", _Left())
 
     async def on_start(self) -> None:
         """Runs before the first event of an instance, with the input gate closed. If it raises or aborts, every waiting caller

@@ -30,9 +30,9 @@ from tidegate.shard.host.host import Host
 from tidegate.shard.host.outbound import Caller
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.loop.loop import GatedLoop
-from tidegate.shard.loop.threads import no_objects_here
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.storage import Storage, Transaction
+from tidegate.shard.objects.threads import no_objects_here
 from tidegate.shard.store.checkpoint import Checkpointer
 from tidegate.shard.store.lmdb_state import LmdbBatch, LmdbState
 from tidegate.shard.worker.committer import Committer

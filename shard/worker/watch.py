@@ -13,9 +13,10 @@ from tidegate.runtime.child.witness import Witness
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.host import Host
 from tidegate.shard.loop.callbacks import GatedCallback
+from tidegate.shard.loop.context import Owner
 from tidegate.shard.loop.task import ObjectTask
 
-Who = Callable[..., tuple[Activation | None, str]]
+Who = Callable[..., tuple[Owner | None, str]]
 
 
 def start_watch(witness: Witness) -> Callable[[], None]:
@@ -34,10 +35,10 @@ def _watch(witness: Witness, cls: type, name: str, who: Who) -> tuple[type, str,
     original = getattr(cls, name)
 
     def watched(self: Any, *args: Any) -> Any:
-        activation, code = who(self, *args)
-        if activation is None:
+        owner, code = who(self, *args)
+        if owner is None:
             return original(self, *args)
-        witness.enter(activation.id.class_name, activation.id.name, code)
+        witness.enter(owner.id.class_name, owner.id.name, code)
         try:
             return original(self, *args)
         finally:
@@ -51,11 +52,11 @@ def _of_call(_: Host, activation: Activation, method: Any, *rest: Any) -> tuple[
     return activation, method.name
 
 
-def _of_task(task: ObjectTask, *_: Any) -> tuple[Activation | None, str]:
+def _of_task(task: ObjectTask, *_: Any) -> tuple[Owner | None, str]:
     return task._owner, _name_of(task.get_coro()) if task.call is None else task.call[2]
 
 
-def _of_callback(callback: GatedCallback) -> tuple[Activation, str]:
+def _of_callback(callback: GatedCallback) -> tuple[Owner, str]:
     return callback._owner, _name_of(callback._callback)
 
 

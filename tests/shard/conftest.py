@@ -12,6 +12,7 @@ import pytest
 
 from tests.support import host_world as world
 from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.objects.threads import keep_to_this_thread
 
 TEST_TIMEOUT_S = 60.0
 
@@ -31,6 +32,7 @@ def run_to_end(test: Coroutine[Any, Any, None]) -> None:
     problems: list[dict[str, Any]] = []
     world.WORLDS.clear()
     loop = new_worker_loop()
+    keep_to_this_thread()
     loop.set_exception_handler(lambda _, context: problems.append(context))
 
     async def bounded() -> None:

@@ -18,7 +18,8 @@ from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.turn import Turn
-from tidegate.shard.loop.task import CURRENT, object_task_factory
+from tidegate.shard.loop.context import CURRENT
+from tidegate.shard.loop.task import object_task_factory
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject

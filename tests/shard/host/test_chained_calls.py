@@ -14,7 +14,7 @@ from tests.support.host_world import Call, World
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import CallError, DeadlineExceeded, Deadlock, MethodRaised, ObjectReset, StartFailed
 from tidegate.runtime.limits import CHAIN_ENTRIES_MAX, SECTION_DEPTH_MAX
-from tidegate.shard.loop.task import CHAIN
+from tidegate.shard.loop.context import CHAIN
 from tidegate.shard.objects.object import DurableObject
 
 Act = Callable[[Any], Coroutine[Any, Any, Any]]

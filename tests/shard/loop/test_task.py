@@ -15,7 +15,8 @@ import pytest
 from tests.support.host_world import World
 from tests.support.task_scenarios import LONG_S, SCENARIOS, VAR, nap
 from tidegate.runtime.errors import MethodRaised, ObjectReset
-from tidegate.shard.loop.task import CURRENT, ObjectTask
+from tidegate.shard.loop.context import CURRENT
+from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.objects.object import DurableObject
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tidegate.shard.loop.task import CURRENT
+from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.store.thread_reader import READER_THREADS, ThreadReader, look_up
 
 WAIT_S = 10.0

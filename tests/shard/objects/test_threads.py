@@ -114,8 +114,8 @@ import threading
 from tidegate.shard.objects.storage import Storage
 before, over = Storage.get.__code__, threading.Event()
 threading.Thread(target=over.wait, name="scheduler").start()
-from tidegate.shard.loop.loop import new_worker_loop
-new_worker_loop()
+from tidegate.shard.objects.threads import keep_to_this_thread
+keep_to_this_thread()
 over.set()
 assert Storage.get.__code__ is not before
 """
@@ -126,9 +126,9 @@ def test_nothing_looks_at_its_thread_before_the_first_thread_of_an_app_starts() 
     program = """
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.objects.threads import keep_to_this_thread
 from tidegate.shard.objects.storage import Storage
-new_worker_loop()
+keep_to_this_thread()
 before, bound = Storage.get.__code__, Storage.get
 own = threading.Thread(target=lambda: None, name="tidegate-commit")
 own.start(), own.join()

@@ -1,0 +1,121 @@
+"""Whose code runs, and where in it: the context variables of object code, and what the loop asks of the object it belongs to.
+
+Every callback and every step of a task runs in a context. In the context of code of an object these variables are set; in any
+other, as in `NEUTRAL`, none is. Tasks, threads and callbacks that the code starts inherit them, as asyncio does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection
+from contextvars import ContextVar
+from typing import Any, Final, Protocol
+
+from tidegate.runtime.errors import CallError
+from tidegate.runtime.ids import ObjectId
+from tidegate.shard.core.chain import Chain
+from tidegate.shard.core.input_gate import InputGate, Section
+
+
+class Log(Protocol):
+    def error(self, text: str, *args: object) -> None: ...
+
+
+class Turn(Protocol):
+    def end_soon(self) -> None:
+        """Code of an object goes on, and may write or answer."""
+        ...
+
+
+class Surroundings(Protocol):
+    """What the owners of one worker share."""
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    @property
+    def log(self) -> Log: ...
+
+    @property
+    def turn(self) -> Turn: ...
+
+
+class Owner(Protocol):
+    """An object in memory, to whose code tasks, callbacks and bytes on their way out belong."""
+
+    kept_until_s: float
+    """Until then its pending callbacks keep it in memory."""
+    last_used_s: float
+
+    @property
+    def id(self) -> ObjectId: ...
+
+    @property
+    def host(self) -> Surroundings: ...
+
+    @property
+    def gate(self) -> InputGate: ...
+
+    @property
+    def broken(self) -> CallError | None:
+        """Why it was reset. What belongs to it goes on only to end."""
+        ...
+
+    @property
+    def life(self) -> int:
+        """How many instances have left memory before the one that runs now."""
+        ...
+
+    @property
+    def module(self) -> str:
+        """Where its class is defined: what is of that package is the object's own code."""
+        ...
+
+    def current_section(self) -> Section:
+        """Where work that is started now belongs."""
+        ...
+
+    # Tasks, each a `task.ObjectTask`
+
+    @property
+    def tasks(self) -> Collection[Any]: ...
+
+    def add_task(self, task: Any) -> None: ...
+
+    def task_done(self, task: Any) -> None: ...
+
+    # Callbacks, each a `callbacks.GatedCallback`
+
+    def add_callback(self, callback: Any) -> None: ...
+
+    def callback_over(self, callback: Any) -> None: ...
+
+    def callback_failed(self, error: BaseException) -> None: ...
+
+    # Messages
+
+    @property
+    def may_reveal(self) -> bool:
+        """Whether a message may leave now."""
+        ...
+
+    def hold(self, release: Callable[[], object], discard: Callable[[CallError], object]) -> None:
+        """Calls one of the two: when a message that leaves now may leave, or when what it reveals is lost."""
+        ...
+
+    def wait_confirmed(self) -> Awaitable[None]:
+        """Completes when a message that leaves now may leave."""
+        ...
+
+
+CURRENT: Final[ContextVar[Owner]] = ContextVar("tidegate_activation")
+"""The object in memory whose code runs in this context."""
+
+LIFE: Final[ContextVar[int]] = ContextVar("tidegate_life", default=0)
+"""Which instance of it it is whose code runs in this context: see `Owner.life`."""
+
+SECTION: Final[ContextVar[Section]] = ContextVar("tidegate_section")
+"""The critical section in which code of this context was when it entered its last one. It may be over."""
+
+CHAIN: Final[ContextVar[Chain]] = ContextVar("tidegate_chain")
+"""Through what the call has come whose code runs in this context, if it has come through a section of any object."""
