@@ -12,7 +12,7 @@ import datetime
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
@@ -24,6 +24,15 @@ from tidegate.shard.core.transaction_layer import Layer
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, to_raw
 from tidegate.shard.objects.ready import DONE, Ready
 from tidegate.shard.store.interface import Done
+
+T = TypeVar("T")
+"""What a value is converted to."""
+D = TypeVar("D")
+"""Of a default."""
+Empty: TypeAlias = list[Never] | dict[Never, Never]
+"""`[]` or `{}`, which say nothing of what may be in them."""
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm  # Only its stub is needed, and type checkers have that.
 
 SCALAR_BYTES_SURE = 16
 """A scalar of so few bytes needs no check of its size."""
@@ -81,7 +90,15 @@ _NOBODYS.break_with(ObjectReset(LEFT_MEMORY))
 
 
 class Storage:
-    """Private, durable, transactional storage of one object: an ordered map from str to values."""
+    """Private, durable, transactional storage of one object: an ordered map from str to values.
+
+    Keys are str of 1 to 480 bytes of UTF-8, ordered by their bytes. Values are None, bool, int (64 bits), float, str, bytes,
+    aware datetimes, lists and dicts of these (100 deep), dataclasses, Structs and Pydantic models, of 2 MiB encoded at most. They
+    are snapshots: what is changed after `put`, or in what `get` has returned, changes nothing that is stored.
+
+    Every operation takes effect when it is called, in program order, awaited or not, and returns an awaitable. What is wrong
+    with its arguments is raised by the call itself, and nothing is written then. While it waits, no other event is delivered to
+    the object, unless `allow_concurrency=True`."""
 
     __slots__ = ("_cache", "_layer", "_owner")
 
@@ -97,10 +114,54 @@ class Storage:
 
     # Reading
 
+    @overload
+    def get(
+        self,
+        key: str,
+        default: Empty | None = None,
+        *,
+        type: None = None,
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[Any]: ...
+
+    @overload
+    def get(
+        self, key: str, default: D, *, type: None = None, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[D]: ...
+
+    @overload
+    def get(
+        self, key: str, default: None = None, *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T | None]: ...
+
+    @overload
+    def get(
+        self, key: str, default: Empty, *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T]: ...
+
+    @overload
+    def get(
+        self, key: str, default: D, *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T | D]: ...
+
+    @overload  # A Union, a Literal, an Annotated. What knows no TypeForm (mypy before 1.19) takes the result for Any.
+    def get(
+        self, key: str, default: Any = None, *, type: TypeForm[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T | Any]: ...
+
     def get(
         self, key: str, default: Any = None, *, type: Any = None, allow_concurrency: bool = False, no_cache: bool = False
     ) -> Awaitable[Any]:
-        """The value of `key`, or `default`. With `type` the value is converted and validated (msgspec types)."""
+        """The value of `key`, or `default` where there is none.
+
+        type: whatever msgspec reads (`int`, `list[Order]`, a dataclass, Struct or Pydantic model): the value is converted and
+            checked in every field. Without it records come back as dicts, and type checkers take the value to be what the default
+            is.
+        allow_concurrency: while the disk is asked other events are delivered to the object.
+        no_cache: what has to be read is not kept in memory.
+        Raises TypeError or ValueError for what cannot be a key; msgspec.ValidationError, which is a ValueError, where the stored
+        value does not fit the type."""
         if self._layer is None and type is None:
             value = self._cache.values.get(key, MISS)
             if value.__class__ in SCALARS:
@@ -112,20 +173,83 @@ class Storage:
             return Ready(_given(value, default, type))
         return self._fetch([key], no_cache, lambda values: _given(values[0], default, type), allow_concurrency)
 
+    @overload
     def get_many(
-        self, keys: Iterable[str], *, allow_concurrency: bool = False, no_cache: bool = False
+        self, keys: Iterable[str], *, type: None = None, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, Any]]: ...
+
+    @overload
+    def get_many(
+        self, keys: Iterable[str], *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, T]]: ...
+
+    @overload
+    def get_many(
+        self, keys: Iterable[str], *, type: TypeForm[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, T]]: ...
+
+    def get_many(
+        self, keys: Iterable[str], *, type: Any = None, allow_concurrency: bool = False, no_cache: bool = False
     ) -> Awaitable[dict[str, Any]]:
-        """The values of those keys that exist, in key order. At most 128 keys: ValueError."""
+        """The values of those keys that exist, in the byte order of the keys. With `type` each is converted and checked. At most
+        128 different keys: ValueError, as for what cannot be a key. Options and errors as of `get`."""
         wanted = sorted(set(_str_keys(keys)))
         if len(wanted) > KEYS_PER_READ_MAX:
             raise ValueError(f"get_many takes at most {KEYS_PER_READ_MAX} keys; {len(wanted)} were given")
         found = {key: self._find(key, no_cache) for key in wanted}
         unread = [key for key, value in found.items() if value is MISS]
         if not unread:
-            return Ready(_present(found))
-        return self._fetch(
-            unread, no_cache, lambda values: _present({**found, **dict(zip(unread, values, strict=True))}), allow_concurrency
-        )
+            return Ready(_present(found, type))
+
+        def finish(values: Sequence[Any]) -> dict[str, Any]:
+            return _present({**found, **dict(zip(unread, values, strict=True))}, type)
+
+        return self._fetch(unread, no_cache, finish, allow_concurrency)
+
+    @overload
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        type: None = None,
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[dict[str, Any]]: ...
+
+    @overload
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        type: type[T],
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[dict[str, T]]: ...
+
+    @overload
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        type: TypeForm[T],
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[dict[str, T]]: ...
 
     def list(
         self,
@@ -136,12 +260,18 @@ class Storage:
         prefix: str | None = None,
         reverse: bool = False,
         limit: int | None = None,
+        type: Any = None,
         allow_concurrency: bool = False,
         no_cache: bool = False,
     ) -> Awaitable[dict[str, Any]]:
-        """The pairs of a key range in byte order of the keys. `start` is inclusive and `end` exclusive, also with
-        `reverse`, which only flips the order and the side from which `limit` counts. Raises ValueError for `start` with
-        `start_after` and for a limit below 1."""
+        """The pairs of a key range, in the byte order of the keys; an empty range is `{}`.
+
+        start, start_after, end: keys, or any text, between them. `start` is inclusive, `end` exclusive, also with `reverse`.
+        prefix: only keys that begin with it.
+        reverse: flips the order, and the side from which `limit` counts.
+        limit: at most so many pairs; without it all of them, and they have to fit in memory.
+        type: each value is converted and checked. This and the other options as of `get`.
+        Raises ValueError for `start` with `start_after`, and for a limit below 1."""
         if start is not None and start_after is not None:
             raise ValueError("list takes start or start_after, not both")
         if limit is not None and not isinstance(limit, int):
@@ -164,10 +294,10 @@ class Storage:
         rows = (self._layer.scan(cache, start, end, reverse=reverse, limit=limit) if self._layer is not None
                 else cache.scan(start, end, reverse=reverse, limit=limit))  # fmt: skip
         if not isinstance(rows, Unread):
-            return Ready(_listed(rows))
+            return Ready(_listed(rows, type))
         finish = rows.finish
         begin = partial(cache.store.fetch_range, cache.key, start, end, reverse, rows.limit)
-        return self._owner.wait_fetched(begin, lambda rows: _listed(finish(rows)), allow_concurrency)
+        return self._owner.wait_fetched(begin, lambda rows: _listed(finish(rows), type), allow_concurrency)
 
     def _fetch(
         self, keys: Sequence[str], no_cache: bool, finish: Callable[[Sequence[Any]], Any], concurrent: bool
@@ -200,7 +330,8 @@ class Storage:
     def put(
         self, key: str, value: Any, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
     ) -> Awaitable[None]:
-        """Stores `value`. Awaiting it is not needed for the write to happen, and waits only under backpressure.
+        """Stores `value`. Awaiting it is not needed for the write to happen, and waits only under backpressure: while 16 MiB
+        of the worker's writes wait for their commit. (No reply leaves before the writes that it may reveal are durable, anyway.)
 
         allow_concurrency: while it waits other events are delivered to the object.
         allow_unconfirmed: messages do not wait for this write; if its commit fails the object is reset all the same.
@@ -238,7 +369,8 @@ class Storage:
         allow_unconfirmed: bool = False,
         no_cache: bool = False,
     ) -> Awaitable[None]:
-        """Stores all pairs. Every pair is checked before any is applied."""
+        """Stores all pairs, which become durable together. Every pair is checked before any is applied. Options and errors as of
+        `put`; ValueError, too, where they are more than 22 MiB, which is what one object can have in one commit."""
         checked: list[tuple[str, bytes, Any]] = []
         for key, value in mapping.items():
             check_key(key)
@@ -259,7 +391,8 @@ class Storage:
     def delete(
         self, key: str, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
     ) -> Awaitable[bool]:
-        """Whether the key existed. It is gone at once."""
+        """Whether the key existed. It is gone at once; only the answer may have to wait for the disk. Options as of `put`; raises
+        TypeError or ValueError for what cannot be a key."""
         check_key(key)
         existed = self._delete(key, not allow_unconfirmed, no_cache)
         if isinstance(existed, bool):
@@ -269,7 +402,8 @@ class Storage:
     def delete_many(
         self, keys: Iterable[str], *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
     ) -> Awaitable[int]:
-        """How many of the keys existed, each counted once. They are gone at once."""
+        """How many of the keys existed, each counted once. They are gone at once, together; any number may be given. Options and
+        errors as of `delete`."""
         wanted = list(_str_keys(keys))
         existed = [(key, self._delete(key, not allow_unconfirmed, no_cache)) for key in wanted]
         known = sum(answer is True for _, answer in existed)
@@ -279,7 +413,7 @@ class Storage:
         return self._fetch(unread, True, lambda values: known + len(values) - values.count(ABSENT), allow_concurrency)
 
     def delete_all(self, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False) -> Awaitable[None]:
-        """Deletes everything, atomically."""
+        """Deletes everything, the alarm too, atomically. It is gone at once; awaiting is not needed."""
         (self._layer or self._cache).clear(confirmed=not allow_unconfirmed)
         return DONE
 
@@ -295,9 +429,9 @@ class Storage:
 
     # Alarm
 
-    def get_alarm(self) -> Ready[datetime.datetime | None]:
-        """When the alarm will ring, in UTC, or None; while a retry is pending, the time that was set. While its handler runs:
-        None, unless a new one was set."""
+    def get_alarm(self) -> Awaitable[datetime.datetime | None]:
+        """When the alarm will ring, as an aware datetime in UTC, or None; while a retry is pending, the time that was set. While
+        its handler runs: None, unless a new one was set."""
         layer = self._layer
         while layer is not None:
             if not isinstance(layer.alarm, Sentinel):
@@ -310,7 +444,8 @@ class Storage:
         self, when: datetime.datetime | datetime.timedelta | float, *, allow_unconfirmed: bool = False
     ) -> Awaitable[None]:
         """Sets the object's one alarm: at a time (aware datetime or Unix seconds) or after a timedelta, which passes as it is
-        also when the wall clock is set meanwhile; a past time means now.
+        also when the wall clock is set meanwhile; a past time means now. Its handler runs then, at least once, also if the object
+        has left memory or the service has been started again.
         Replaces an earlier one. Commits with the writes made around it. Raises TypeError or ValueError for what is no time, and
         TypeError when the class has no `alarm` handler."""
         (self._layer or self._cache).set_alarm(self._owner.alarm_at(when), confirmed=not allow_unconfirmed)
@@ -324,12 +459,14 @@ class Storage:
     # Durability and transactions
 
     def sync(self) -> Awaitable[None]:
-        """Completes when all writes issued before it are durable. Leaves the input gate open."""
+        """Completes when all writes issued before it are durable, that is, survive power loss. Leaves the input gate open. Needed
+        only where something must happen after that which is no message of the object."""
         return self._owner.wait_durable()
 
     def transaction(self) -> Transaction:
         """`async with storage.transaction() as txn:` all or nothing; rolled back when the block raises. Other events are not
-        delivered to the object meanwhile."""
+        delivered to the object meanwhile. They nest, 64 deep at most. One that is not over after 30 s is rolled back, and its
+        block ends in `TransactionTimeout`."""
         return Transaction(self)
 
     def _commit_layer(self, layer: Layer) -> None:
@@ -356,7 +493,9 @@ class TransactionTimeout(TimeoutError):
 class Transaction:
     """Storage operations that are committed together when the block ends, and rolled back when it raises.
 
-    Reads see the transaction's own writes. Operations on `self.storage` inside the block belong to it as well."""
+    Reads see the transaction's own writes. Operations on `self.storage` inside the block belong to it as well. It can be used
+    inside its block only: before and afterwards every operation raises TransactionOver. What it writes must fit in one commit
+    (22 MiB), else the end of the block raises ValueError and nothing is written."""
 
     __slots__ = ("_layer", "_over", "_section", "_storage")
 
@@ -395,7 +534,8 @@ class Transaction:
         self._over = True
 
     def rollback(self) -> None:
-        """Undoes everything the transaction has done. It takes no more operations."""
+        """Undoes everything the transaction has done, at once; the block goes on, but the transaction takes no more operations:
+        TransactionOver."""
         self._check()
         assert self._layer is not None
         self._storage._drop_layer(self._layer)
@@ -408,38 +548,189 @@ class Transaction:
             raise TransactionOver("the transaction is over, or the one around it; call storage.transaction() for another one")
         return self._storage
 
-    def get(self, key: str, default: Any = None, **options: Any) -> Awaitable[Any]:
-        return self._check().get(key, default, **options)
+    # As those of `Storage`. All of them raise TransactionOver before the block and after its end.
 
-    def get_many(self, keys: Iterable[str], **options: Any) -> Awaitable[dict[str, Any]]:
-        return self._check().get_many(keys, **options)
+    @overload
+    def get(
+        self,
+        key: str,
+        default: Empty | None = None,
+        *,
+        type: None = None,
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[Any]: ...
 
-    def list(self, **options: Any) -> Awaitable[dict[str, Any]]:
-        return self._check().list(**options)
+    @overload
+    def get(
+        self, key: str, default: D, *, type: None = None, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[D]: ...
 
-    def put(self, key: str, value: Any, **options: Any) -> Awaitable[None]:
-        return self._check().put(key, value, **options)
+    @overload
+    def get(
+        self, key: str, default: None = None, *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T | None]: ...
 
-    def put_many(self, mapping: Mapping[str, Any], **options: Any) -> Awaitable[None]:
-        return self._check().put_many(mapping, **options)
+    @overload
+    def get(
+        self, key: str, default: Empty, *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T]: ...
 
-    def delete(self, key: str, **options: Any) -> Awaitable[bool]:
-        return self._check().delete(key, **options)
+    @overload
+    def get(
+        self, key: str, default: D, *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T | D]: ...
 
-    def delete_many(self, keys: Iterable[str], **options: Any) -> Awaitable[int]:
-        return self._check().delete_many(keys, **options)
+    @overload  # A Union, a Literal, an Annotated. What knows no TypeForm (mypy before 1.19) takes the result for Any.
+    def get(
+        self, key: str, default: Any = None, *, type: TypeForm[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[T | Any]: ...
 
-    def delete_all(self, **options: Any) -> Awaitable[None]:
-        return self._check().delete_all(**options)
+    def get(
+        self, key: str, default: Any = None, *, type: Any = None, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[Any]:
+        """As `Storage.get`: what the transaction itself has written, else what was there."""
+        return self._check().get(key, default, type=type, allow_concurrency=allow_concurrency, no_cache=no_cache)
 
-    def get_alarm(self) -> Ready[datetime.datetime | None]:
+    @overload
+    def get_many(
+        self, keys: Iterable[str], *, type: None = None, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, Any]]: ...
+
+    @overload
+    def get_many(
+        self, keys: Iterable[str], *, type: type[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, T]]: ...
+
+    @overload
+    def get_many(
+        self, keys: Iterable[str], *, type: TypeForm[T], allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, T]]: ...
+
+    def get_many(
+        self, keys: Iterable[str], *, type: Any = None, allow_concurrency: bool = False, no_cache: bool = False
+    ) -> Awaitable[dict[str, Any]]:
+        """As `Storage.get_many`, with what the transaction has written."""
+        return self._check().get_many(keys, type=type, allow_concurrency=allow_concurrency, no_cache=no_cache)
+
+    @overload
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        type: None = None,
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[dict[str, Any]]: ...
+
+    @overload
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        type: type[T],
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[dict[str, T]]: ...
+
+    @overload
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        type: TypeForm[T],
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[dict[str, T]]: ...
+
+    def list(
+        self,
+        *,
+        start: str | None = None,
+        start_after: str | None = None,
+        end: str | None = None,
+        prefix: str | None = None,
+        reverse: bool = False,
+        limit: int | None = None,
+        type: Any = None,
+        allow_concurrency: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[dict[str, Any]]:
+        """As `Storage.list`, with what the transaction has written."""
+        return self._check().list(
+            start=start, start_after=start_after, end=end, prefix=prefix, reverse=reverse, limit=limit,
+            type=type, allow_concurrency=allow_concurrency, no_cache=no_cache,
+        )  # fmt: skip
+
+    def put(
+        self, key: str, value: Any, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
+    ) -> Awaitable[None]:
+        """As `Storage.put`; nothing is stored before the block ends."""
+        return self._check().put(
+            key, value, allow_concurrency=allow_concurrency, allow_unconfirmed=allow_unconfirmed, no_cache=no_cache
+        )
+
+    def put_many(
+        self,
+        mapping: Mapping[str, Any],
+        *,
+        allow_concurrency: bool = False,
+        allow_unconfirmed: bool = False,
+        no_cache: bool = False,
+    ) -> Awaitable[None]:
+        """As `Storage.put_many`; nothing is stored before the block ends."""
+        return self._check().put_many(
+            mapping, allow_concurrency=allow_concurrency, allow_unconfirmed=allow_unconfirmed, no_cache=no_cache
+        )
+
+    def delete(
+        self, key: str, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
+    ) -> Awaitable[bool]:
+        """As `Storage.delete`: whether the transaction saw the key until now."""
+        return self._check().delete(
+            key, allow_concurrency=allow_concurrency, allow_unconfirmed=allow_unconfirmed, no_cache=no_cache
+        )
+
+    def delete_many(
+        self, keys: Iterable[str], *, allow_concurrency: bool = False, allow_unconfirmed: bool = False, no_cache: bool = False
+    ) -> Awaitable[int]:
+        """As `Storage.delete_many`: how many of the keys the transaction saw until now."""
+        return self._check().delete_many(
+            keys, allow_concurrency=allow_concurrency, allow_unconfirmed=allow_unconfirmed, no_cache=no_cache
+        )
+
+    def delete_all(self, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False) -> Awaitable[None]:
+        """As `Storage.delete_all`; what the transaction writes afterwards stays."""
+        return self._check().delete_all(allow_concurrency=allow_concurrency, allow_unconfirmed=allow_unconfirmed)
+
+    def get_alarm(self) -> Awaitable[datetime.datetime | None]:
+        """As `Storage.get_alarm`: the alarm that the transaction has set, else the one that was."""
         return self._check().get_alarm()
 
-    def set_alarm(self, when: datetime.datetime | datetime.timedelta | float, **options: Any) -> Awaitable[None]:
-        return self._check().set_alarm(when, **options)
+    def set_alarm(
+        self, when: datetime.datetime | datetime.timedelta | float, *, allow_unconfirmed: bool = False
+    ) -> Awaitable[None]:
+        """As `Storage.set_alarm`; it is set when the block ends."""
+        return self._check().set_alarm(when, allow_unconfirmed=allow_unconfirmed)
 
-    def delete_alarm(self, **options: Any) -> Awaitable[None]:
-        return self._check().delete_alarm(**options)
+    def delete_alarm(self, *, allow_unconfirmed: bool = False) -> Awaitable[None]:
+        """As `Storage.delete_alarm`; it is removed when the block ends."""
+        return self._check().delete_alarm(allow_unconfirmed=allow_unconfirmed)
 
 
 def _given(value: Any, default: Any, type: Any) -> Any:
@@ -451,12 +742,23 @@ def _given(value: Any, default: Any, type: Any) -> Any:
     return decode(value.raw) if value.__class__ is Encoded or value.__class__ is Passing else value
 
 
-def _present(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _given(value, None, None) for key, value in found.items() if value is not ABSENT}
+def _present(found: Mapping[str, Any], type: Any) -> dict[str, Any]:
+    rows = [(key, value) for key, value in found.items() if value is not ABSENT]
+    return _listed(rows, type)
 
 
-def _listed(rows: Rows) -> dict[str, Any]:
+def _listed(rows: Rows, type: Any) -> dict[str, Any]:
+    if type is not None:
+        return {key: _read_as(key, value, type) for key, value in rows}
     return {key: value if value.__class__ in SCALARS else decode(value.raw) for key, value in rows}
+
+
+def _read_as(key: str, value: Any, type: Any) -> Any:
+    try:
+        return decode_as(to_raw(value), type)
+    except Exception as exc:
+        exc.add_note(f"This is the value of {key!r}.")
+        raise
 
 
 def _str_keys(keys: Iterable[str]) -> Iterable[str]:

@@ -69,6 +69,33 @@ def test_get_with_a_type_converts_and_validates(world: StorageWorld) -> None:
         world.storage.get("n", type=str)
 
 
+def test_get_many_and_list_with_a_type_convert_and_validate_each_value() -> None:
+    """Half of them on disk, half only in memory, one in a transaction; one that does not fit is named."""
+    world = filled("a", "b", "c", "d")
+
+    async def read() -> tuple[object, object]:
+        async with world.storage.transaction() as txn:
+            txn.put("e", {"x": 1})
+            assert await txn.get_many(["e", "z"], type=Point) == {"e": Point(1)}
+            assert await txn.list(start="e", type=Point) == {"e": Point(1)}
+            assert await txn.get("e", type=Point) == Point(1)
+        return await world.storage.get_many(["d", "a"], type=Text), await world.storage.list(end="e", type=Text)
+
+    assert run(read()) == ({"a": Text.A, "d": Text.D}, {"a": Text.A, "b": Text.B, "c": Text.C, "d": Text.D})
+    for ask in (lambda: world.storage.get_many(["a", "e"], type=str), lambda: world.storage.list(type=str)):
+        with pytest.raises(msgspec.ValidationError) as raised:
+            finish(ask())
+        assert raised.value.__notes__ == ["This is the value of 'e'."]
+
+
+class Point(msgspec.Struct):
+    x: int
+
+
+class Text(enum.Enum):
+    A, B, C, D = "a", "b", "c", "d"
+
+
 def test_get_many_returns_those_that_exist_in_key_order(world: StorageWorld) -> None:
     for key in ("foo", "bar", "é", "Z"):
         world.put(key, key)
