@@ -45,7 +45,7 @@ def forget_locals(frame: FrameType | None) -> None:
     """The same for the runtime's frames that were running when the exception was raised, and are over now: since Python 3.12 the
     frame of a coroutine knows who has run it."""
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith("shard."):
+        if frame.f_globals.get("__name__", "").startswith("tidegate.shard."):
             try:
                 frame.clear()
             except RuntimeError:  # It runs again, or still.

@@ -102,6 +102,7 @@ BANNED = {
     r"\beval\(|\bexec\(": "no code from text",
     r"\bpickle\b": "nothing that a stranger sends becomes code",
     r"time\.sleep\(": "wait for what is awaited",
+    r"[\"'](shard|runtime|router|benchmarks)\.[a-z_.]*[\"']": "modules are named tidegate.…",
 }
 MAY = {
     *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("alarms", "asking", "call", "exits", "serve", "status")),
