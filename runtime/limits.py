@@ -160,6 +160,10 @@ LOGGED_KINDS_MAX = 1_000
 """Kinds of failures of object code that are told apart in the log."""
 LOGGED_KINDS_S = 1.0
 """Between two lines of one kind."""
+STORIES_MAX = 4_096
+"""Moves of objects between states that a worker remembers, of all of them together: 1 MB at most."""
+STORY_MAX = 8
+"""Moves of one object that are told with a mistake of the runtime."""
 TIMERS_KEEP_S = 70.0
 """How long a pending timer keeps its object in memory, from when a call or task of it has set one."""
 

@@ -24,6 +24,7 @@ from tidegate.shard.core.alarms import Alarm, shown_for
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.input_gate import InputGate, Section
+from tidegate.shard.core.states import FIRST, Event, InvalidTransition, State
 from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.loop.callbacks import GatedCallback
 from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION
@@ -56,8 +57,6 @@ class Aborted(BaseException):
 class Activation:
     __slots__ = (
         "__weakref__",
-        "asleep_since_s",
-        "at_fault",
         "broken",
         "cache",
         "callbacks",
@@ -66,6 +65,7 @@ class Activation:
         "gate",
         "host",
         "id",
+        "idle_since_s",
         "instance",
         "kept_until_s",
         "last_used_s",
@@ -74,7 +74,7 @@ class Activation:
         "object_class",
         "pumping",
         "queued_calls",
-        "starting",
+        "state",
         "storage",
         "tasks",
     )
@@ -95,14 +95,12 @@ class Activation:
         """Until then they keep the object in memory."""
         self.queued_calls = 0
         self.last_used_s = host.turn.now_s
-        self.asleep_since_s: float | None = None
-        """When it was last used, if it has been put to sleep since."""
+        self.idle_since_s = 0.0
+        """When it was last used before it came to rest or fell asleep."""
         self.pumping = False
+        self.state = FIRST
         self.broken: CallError | None = None
-        self.at_fault = False
-        """Its own code has broken it."""
-        self.starting = False
-        """`__init__` or `on_start` runs."""
+        """What everybody is told who reaches for it, once its state is one of the last: see `end`."""
         self.lost_seq = sys.maxsize
         """The first commit of which something is lost that the object had written or seen."""
         self.storage: Storage
@@ -113,6 +111,7 @@ class Activation:
 
     def construct(self, caller: Caller) -> None:
         """Makes the user's instance. `__init__` may use `self.id` and `self.storage`. Raises what `__init__` raises."""
+        self.move(Event.BEGUN)
         self.storage = Storage(self.cache, self)
         self.caller = caller
         caller.activation = self
@@ -126,13 +125,27 @@ class Activation:
         if self.life:
             self.context.run(LIFE.set, self.life)
         if self.object_class.has_init:
-            self.starting = True
             GatedCallback.running_for = self
             try:
                 self.context.copy().run(cls.__init__, instance)
             finally:
                 GatedCallback.running_for = None
-                self.starting = False
+
+    # States
+
+    def move(self, event: Event) -> None:
+        """Raises InvalidTransition, an error of the runtime: it has been logged and the object reset then."""
+        host = self.host
+        try:
+            self.state = host.table.stories.move(self.id, self.state, event, host.turn.now_s)
+        except InvalidTransition as exc:
+            host.resets.mistaken(self, exc)
+            raise
+
+    def end(self, event: Event, error: CallError) -> None:
+        """It takes no more events: who reaches for it gets `error`."""
+        self.move(event)
+        self.broken = error
 
     def is_idle(self, now_s: float) -> bool:
         """Nothing runs, waits or is undurable: it may be evicted, which loses only memory."""
@@ -170,7 +183,6 @@ class Activation:
         task.adopt(coro, self, section, self.context_in(section, chain))
 
         def done(task: ObjectTask) -> None:
-            self.starting = False
             self.host.gates.left(start)
             if self.broken is not None:
                 _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
@@ -180,17 +192,26 @@ class Activation:
             elif task.exception() is not None:
                 self.host.resets.start_failed(self, task.take_exception(), [])
             else:
+                self.move(Event.STARTED)
                 gate.leave(section)
                 self.schedule_pump()
 
-        self.starting = True
         self.host.gates.closed_by(start)
         task.when_done = done
         task.start_running()
         task.deliver()
 
+    def rest(self) -> None:
+        self.move(Event.RESTED)
+        self.gate.rest()
+
+    def rouse(self) -> None:
+        self.move(Event.ROUSED)
+        self.gate.rouse()
+
     def lay_down(self) -> None:
         """The instance leaves memory. Whoever has kept it, or something of it, reaches the object no more."""
+        self.move(Event.LAID_DOWN)
         self.life += 1
         if self.callbacks:
             self.orphan_callbacks()
@@ -204,13 +225,16 @@ class Activation:
         self.caller.detach()
         del self.instance, self.storage, self.caller
 
-    def let_go(self) -> None:
+    def leave_memory(self) -> None:
         """Cuts the references in which an activation and its parts hold each other, so that an evicted one is freed at once
         and not by a pass of the collector over a million others."""
+        had_instance = self.state is not State.ASLEEP
+        error = ObjectReset(f"{self.id} was evicted")
+        self.end(Event.EVICTED, error)
+        self.cache.break_with(error)
         self.orphan_callbacks()
-        for part in ("instance", "storage", "caller"):  # One that sleeps has none.
-            if hasattr(self, part):
-                delattr(self, part)
+        if had_instance:
+            del self.instance, self.storage, self.caller
         del self.context
         self.cache.owner = None
 
@@ -404,8 +428,7 @@ class Activation:
     def fail(self, reason: str) -> None:
         """The object is reset, and its own code is to blame. While it starts it would do the same again for the same callers."""
         if self.broken is None:
-            self.at_fault = True
-            if self.starting:
+            if self.state is State.STARTING:
                 self.host.resets.reset(self, StartFailed(f"{self.id} could not be started: {reason}"))
             else:
                 self.host.resets.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))

@@ -13,6 +13,7 @@ from tidegate.runtime.errors import BadRequest, Moved
 from tidegate.runtime.ids import check_object_id, object_key, shard_of_slot, slot_of
 from tidegate.runtime.wire.protocol import Origin, Request
 from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.states import Event
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.cold_starts import ColdStarts
 from tidegate.shard.host.outbound import Caller
@@ -110,6 +111,8 @@ class Activator:
                 host.table.add(activation, host.turn.now_s)
                 if kept.object_class.starts:
                     activation.run_on_start(host.chained.chain_of(request, origin))
+                else:
+                    activation.move(Event.STARTED)
         except BaseException as exc:
             if activation.broken is None:
                 host.resets.start_failed(activation, exc, [(request, origin)])

@@ -34,6 +34,7 @@ from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.codec import SCALARS
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import HeldMessage, OutputGate, PendingCommit
+from tidegate.shard.core.states import State
 from tidegate.shard.host.activation import Activation, QueuedCall
 from tidegate.shard.host.activator import Activator
 from tidegate.shard.host.alarm_clock import AlarmClock
@@ -199,7 +200,7 @@ class Host:
             activation = self.activator.bring(kept, request, origin)
             if activation is None:
                 return
-        elif activation.gate.resting:
+        elif activation.state is State.RESTING:
             self.table.rouse(activation, self.turn.now_s)
         method = kept.methods.get(request.method)
         if isinstance(origin, Ring) and method is None:

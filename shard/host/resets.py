@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from tidegate.runtime.errors import CallError, StartFailed
+from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
 from tidegate.runtime.limits import RESET_CLEANUP_S
 from tidegate.runtime.wire.exceptions import line_of
 from tidegate.runtime.wire.protocol import Origin, Request
 from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.states import Event, InvalidTransition
 from tidegate.shard.host.activation import Activation, QueuedCall
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.neutral import NEUTRAL
@@ -35,14 +36,22 @@ class Resets:
         let_go(error)
         for request, origin in callers:
             self._host.answer_error(origin, request.id, failure)
-        self._break(activation, failure, queued_too=True)
+        self._break(activation, failure, by=Event.FAILED, queued_too=True)
 
     def reset(self, activation: Activation, error: CallError) -> None:
         """Something in the object asks for it: `abort`, a broken critical section; StartFailed: in its `on_start`."""
         if activation.broken is None:
             self.count += 1
             self._host.log.was_reset(activation.id, str(error))
-            self._break(activation, error, queued_too=isinstance(error, StartFailed))
+            self._break(activation, error, by=Event.FAILED, queued_too=isinstance(error, StartFailed))
+
+    def mistaken(self, activation: Activation, error: InvalidTransition) -> None:
+        """The runtime has made a mistake with it. Whatever that was, the next activation begins anew."""
+        self._host.log.error("%s", error)
+        if activation.broken is None:
+            self.count += 1
+            text = f"{activation.id} was reset: the runtime has made a mistake; the log of the service says which"
+            self._break(activation, ObjectReset(text))
 
     def lose(self, activation: Activation, error: CallError, seq: int) -> None:
         """It has written to commit `seq`, or has seen who did, and that is lost. Later messages revealed it, too: whoever has
@@ -64,9 +73,17 @@ class Resets:
             self._host.log.was_reset(heir.owner.id, text)
             self._break(heir.owner, error, inherited=True)
 
-    def _break(self, activation: Activation, error: CallError, *, queued_too: bool = False, inherited: bool = False) -> None:
+    def _break(
+        self,
+        activation: Activation,
+        error: CallError,
+        *,
+        by: Event = Event.LOST,
+        queued_too: bool = False,
+        inherited: bool = False,
+    ) -> None:
         host, cache = self._host, activation.cache
-        activation.broken = error
+        activation.end(by, error)
         activation.lost_seq = host.output_gate.first_of(host.output_gate.open_seq)
         host.table.remove(activation)
         heirs = host.output_gate.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []

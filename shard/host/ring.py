@@ -28,6 +28,7 @@ from tidegate.shard.core.alarms import (
     scheduled_for,
 )
 from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.states import State
 from tidegate.shard.host.outbound import InternalOrigin
 from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.loop.raised import let_go
@@ -163,7 +164,7 @@ class Ring(InternalOrigin):
             clock.ended(self)
             return
         reason = result.get("message", "")
-        if self._has_run and self._activation is not None and self._activation.at_fault:
+        if self._has_run and self._activation is not None and self._activation.state is State.FAILED:
             self._failure = Failure(reason)
             clock.ended(self, again_in_us=0)
             return

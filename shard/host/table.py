@@ -4,7 +4,8 @@ Guarantee: at most one activation of an object is in the table; only idle ones a
 
 An idle object loses its instance first, and *sleeps*: what its storage has cached stays for a while, if the budget allows it.
 Waking it costs a tenth of reading it anew, which decides where a million objects are called in turn. An instance that has kept
-nothing *rests* with the others' caches: a new one would be no different. Both show in nothing but speed.
+nothing *rests* with the others' caches: a new one would be no different. Both show in nothing but speed. (What each state means
+stands in `core/states.py`.)
 
 Age is kept as a clock rather than a list: an activation that was used since it was last looked at goes to the back of the queue,
 so that a call costs one assignment and a sweep costs O(1) per activation and idle period.
@@ -13,10 +14,11 @@ so that a call costs one assignment and a sweep costs O(1) per activation and id
 from __future__ import annotations
 
 import collections
+import contextlib
 from collections.abc import Iterable
 
-from tidegate.runtime.errors import ObjectReset
 from tidegate.shard.core.cache import Budget
+from tidegate.shard.core.states import Event, InvalidTransition, State, Stories
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.split_dict import SplitDict
 from tidegate.shard.objects.methods import ObjectClass
@@ -31,6 +33,11 @@ LOOKS_PER_TURN = 1_000
 """Activations looked at in one sweep while memory is short: as many as may have come since the last."""
 LOOKS_AT_LEISURE = 100
 """While it is not. What nobody has used for long is in no cache of the CPU: 10 to 40 µs each, seen with a million objects."""
+
+
+IDLE = frozenset({State.RESTING, State.ASLEEP})
+IN_USE = frozenset({State.STARTING, State.AWAKE, State.RESTING})
+"""With an instance."""
 
 
 class AgeQueue:
@@ -75,13 +82,15 @@ class ActivationTable:
     def __init__(self, classes: Iterable[ObjectClass], bytes_max: int, idle_s: float) -> None:
         self.classes = {object_class.name: Kept(object_class) for object_class in classes}
         self.budget = Budget(bytes_max)
+        self.stories = Stories()
         self.added = self.evictions = 0
         self._idle_s = idle_s
         self._by_age = AgeQueue()
         """With the time of last use that was known when it was looked at; oldest first."""
         self._sleep_s = SLEEP_FACTOR * idle_s
-        self._asleep_by_age = AgeQueue()
-        """With the time of last use; `asleep_since_s` of what has been woken meanwhile is another. Oldest first."""
+        self._idle_by_age = AgeQueue()
+        """Those that rest or sleep, each with its `idle_since_s`, oldest first. Who has been used meanwhile stays here until
+        then, and has another state or another time."""
 
     def __len__(self) -> int:
         return sum(len(kept.activations) for kept in self.classes.values())
@@ -96,10 +105,11 @@ class ActivationTable:
 
     def remove(self, activation: Activation) -> None:
         """Its memory no longer counts. Does nothing for one that never got in."""
-        activations = self.classes[activation.object_class.name].activations
-        if activations.get(activation.id.name) is activation:
-            del activations[activation.id.name]
-            self.budget.used_bytes -= ACTIVATION_BYTES
+        kept, name = self.classes[activation.object_class.name], activation.id.name
+        for activations in (kept.activations, kept.asleep):
+            if activations.get(name) is activation:
+                del activations[name]
+                self.budget.used_bytes -= ACTIVATION_BYTES
         self.budget.used_bytes -= activation.cache.bytes
         activation.cache.bytes = 0
 
@@ -109,14 +119,14 @@ class ActivationTable:
 
     @property
     def is_empty(self) -> bool:
-        return not self._by_age and not self._asleep_by_age
+        return not self._by_age and not self._idle_by_age
 
     def evict_idle(self, now_s: float) -> float | None:
         """Puts to sleep what has been idle for long enough; drops what has slept for long enough and, over the memory budget, the
         least recently used. Returns when to come again, or None when nothing is in memory."""
         looks = LOOKS_PER_TURN if self.over_budget else LOOKS_AT_LEISURE
-        self._drop_asleep(now_s, looks)
-        if self._asleep_by_age and self.over_budget:
+        self._drop_idle(now_s, looks)
+        if self._idle_by_age and self.over_budget:
             return now_s  # Those that are used leave when no other is left.
         by_age = self._by_age
         for _ in range(min(len(by_age), looks)):
@@ -132,71 +142,77 @@ class ActivationTable:
             elif not activation.is_idle(now_s):
                 activation.cache.evict()
                 by_age.append(activation, now_s)
-            elif pressed or seen_s + self._sleep_s <= now_s:
-                self._evict(activation)
             else:
-                self._put_to_sleep(activation)
+                with contextlib.suppress(InvalidTransition):  # The others go on; it has been reset.
+                    if pressed or seen_s + self._sleep_s <= now_s:
+                        self._evict(activation)
+                    else:
+                        self._put_to_sleep(activation)
         again_s = [by_age.first()[1] + self._idle_s] if by_age else []
-        if self._asleep_by_age:
-            again_s.append(self._asleep_by_age.first()[1] + self._sleep_s)
+        if self._idle_by_age:
+            again_s.append(self._idle_by_age.first()[1] + self._sleep_s)
         return max(now_s, min(again_s)) if again_s else None
 
     def _evict(self, activation: Activation) -> None:
-        self.evictions += 1
+        if activation.state is not State.ASLEEP:  # Else it was counted when its instance left.
+            self.evictions += 1
         self.remove(activation)
-        activation.broken = ObjectReset(f"{activation.id} was evicted")
-        activation.cache.break_with(activation.broken)
-        activation.let_go()
+        activation.leave_memory()
 
     # Sleep
 
     def wake(self, kept: Kept, name: str) -> Activation | None:
         """The activation of an object that sleeps: whoever asks gives it an instance and adds it again."""
-        activation = kept.asleep.pop(name, None)
+        activation = kept.asleep.get(name)
         if activation is not None:
-            activation.asleep_since_s = None
+            activation.move(Event.WOKEN)
+            del kept.asleep[name]
             self.budget.used_bytes -= ACTIVATION_BYTES
         return activation
 
     def rouse(self, activation: Activation, now_s: float) -> None:
         """One that rests is used again."""
-        activation.asleep_since_s = None
-        activation.gate.rouse()
+        activation.rouse()
         self._by_age.append(activation, now_s)
 
     def _put_to_sleep(self, activation: Activation) -> None:
-        used_s = activation.asleep_since_s = activation.last_used_s
-        self._asleep_by_age.append(activation, used_s)
+        used_s = activation.idle_since_s = activation.last_used_s
+        self._idle_by_age.append(activation, used_s)
         if activation.is_blank():
-            activation.gate.rest()
+            activation.rest()
             return
+        activation.lay_down()
         kept = self.classes[activation.object_class.name]
         name = activation.id.name
         del kept.activations[name]
         kept.asleep[name] = activation
-        activation.lay_down()
         self.evictions += 1
 
-    def _drop_asleep(self, now_s: float, looks: int) -> None:
-        asleep = self._asleep_by_age
-        for _ in range(min(len(asleep), looks)):
-            activation, used_s = asleep.first()
-            if activation.asleep_since_s == used_s and activation.broken is None:
+    def _drop_idle(self, now_s: float, looks: int) -> None:
+        idle = self._idle_by_age
+        for _ in range(min(len(idle), looks)):
+            activation, used_s = idle.first()
+            if activation.idle_since_s == used_s and activation.state in IDLE:
                 if used_s + self._sleep_s > now_s and not self.over_budget:
                     return
-                self._drop(activation, now_s)
-            asleep.remove_first()
+                with contextlib.suppress(InvalidTransition):
+                    self._drop(activation, now_s)
+            idle.remove_first()
 
     def _drop(self, activation: Activation, now_s: float) -> None:
-        activation.asleep_since_s = None  # It may be queued twice, if it woke and slept again within one tick of the clock.
-        if not activation.gate.resting:
-            del self.classes[activation.object_class.name].asleep[activation.id.name]
-            self.budget.used_bytes -= ACTIVATION_BYTES
-            activation.cache.evict()  # A read that comes from the disk later finds other entries, and is not kept.
-            activation.let_go()
-            return
-        activation.gate.rouse()
-        if activation.is_idle(now_s):
-            self._evict(activation)
-        else:
-            self.rouse(activation, now_s)
+        if activation.state is State.RESTING:
+            activation.rouse()
+            if not activation.is_idle(now_s):
+                self._by_age.append(activation, now_s)
+                return
+        self._evict(activation)
+
+    def check_invariants(self) -> None:
+        """Every object is where its state says. For tests."""
+        for kept in self.classes.values():
+            for activations, states in ((kept.activations, IN_USE), (kept.asleep, {State.ASLEEP})):
+                for activation in activations.values():
+                    assert activation.state in states, (activation.id, activation.state)
+                    assert activation.broken is None, activation.id
+                    assert activation.gate.resting == (activation.state is State.RESTING), activation.id
+        assert not self.stories.mistakes

@@ -164,6 +164,10 @@ class WorkerProcess(SimProcess):
         """`quiet`: nothing is going on, so nothing may be left over."""
         if self.host is None:
             return
+        try:
+            self.host.table.check_invariants()
+        except AssertionError as error:
+            self.history.problem("invariant", f"{self.name}: {error!r}")
         for kept in self.host.classes.values():
             for activation in kept.activations.values():
                 try:
