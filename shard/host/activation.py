@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
 from tidegate.runtime.ids import ObjectId
-from tidegate.runtime.limits import SECTION_TIMEOUT_S
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.runtime.wire.protocol import Origin, Request
 from tidegate.shard.core.alarms import Alarm, shown_for
@@ -26,10 +25,11 @@ from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.input_gate import InputGate, Section
 from tidegate.shard.core.states import FIRST, Event, InvalidTransition, State
 from tidegate.shard.host.critical_section import CriticalSection
+from tidegate.shard.host.disk_wait import DiskWait
 from tidegate.shard.loop.callbacks import GatedCallback
 from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION
 from tidegate.shard.loop.raised import let_go
-from tidegate.shard.loop.task import ObjectTask, StorageFuture, section_of
+from tidegate.shard.loop.task import ObjectTask, section_of
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import Method, ObjectClass
 from tidegate.shard.objects.object import DurableObject
@@ -171,35 +171,6 @@ class Activation:
             and sys.getrefcount(self.storage) == 3
             and sys.getrefcount(self.caller) == 2
         )
-
-    def run_on_start(self, chain: Chain | None) -> None:
-        """With the gate closed: until it has ended, whoever calls waits."""
-        coro = self.object_class.cls.on_start(self.instance)
-        gate = self.gate
-        task = ObjectTask(self.host.loop)
-        start = Start(self, task)
-        section, running = gate.enter(gate.root, start)
-        assert running
-        task.adopt(coro, self, section, self.context_in(section, chain))
-
-        def done(task: ObjectTask) -> None:
-            self.host.gates.left(start)
-            if self.broken is not None:
-                _ = task.cancelled() or task.exception()  # Retrieved: who waits is told of the reset.
-                return
-            if task.cancelled():
-                self.host.resets.start_failed(self, asyncio.CancelledError(), [])
-            elif task.exception() is not None:
-                self.host.resets.start_failed(self, task.take_exception(), [])
-            else:
-                self.move(Event.STARTED)
-                gate.leave(section)
-                self.schedule_pump()
-
-        self.host.gates.closed_by(start)
-        task.when_done = done
-        task.start_running()
-        task.deliver()
 
     def rest(self) -> None:
         self.move(Event.RESTED)
@@ -380,7 +351,7 @@ class Activation:
 
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""
-        future = self._closing_future("writes that are not durable yet")
+        future = DiskWait(self, "writes that are not durable yet").begin()
         self.host.hold(self, self.host.output_gate.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
 
@@ -401,24 +372,7 @@ class Activation:
                 _settle(future, result)
 
         begin(done)  # If it raises, nothing has been closed.
-        future = CoroutineFuture(loop=self.host.loop) if concurrent else self._closing_future("a read from disk")
-        return future
-
-    def _closing_future(self, kind: str) -> StorageFuture:
-        """A storage operation begins that cannot be answered at once: the gate is closed until it is done, or given up."""
-        future = StorageFuture(loop=self.host.loop)
-        section = self.current_section()
-        self.gate.lock(section)
-        wait = DiskWait(self, kind)
-        self.host.gates.locked_by(wait)
-
-        def unlock(_: object) -> None:
-            self.host.gates.unlocked(wait)
-            self.gate.unlock(section)
-            self.schedule_pump()
-
-        # The first of the future's callbacks; whoever awaits it is the second and comes right after: nothing slips in between.
-        future.add_done_callback(unlock, context=NEUTRAL)
+        future = CoroutineFuture(loop=self.host.loop) if concurrent else DiskWait(self, "a read from disk").begin()
         return future
 
     def abort(self, reason: str) -> NoReturn:
@@ -443,35 +397,6 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error.again() if isinstance(error, CallError) else error)
         future.exception()  # Retrieved: an object that is reset may never look.
-
-
-class Start:
-    """Who runs `on_start` in the section that keeps the gate closed meanwhile."""
-
-    __slots__ = ("activation", "since_s", "task")
-
-    kind = "on_start"
-    lets_in = False
-    way_out = "call after on_start has finished"
-
-    def __init__(self, activation: Activation, task: ObjectTask) -> None:
-        self.activation = activation
-        self.task = task
-        self.since_s = 0.0
-
-    def expire(self) -> None:
-        self.activation.fail(f"on_start took longer than {SECTION_TIMEOUT_S:g} s")
-
-
-class DiskWait:
-    """A storage operation that keeps the gate closed until it has been delivered."""
-
-    __slots__ = ("activation", "kind", "since_s")
-
-    def __init__(self, activation: Activation, kind: str) -> None:
-        self.activation = activation
-        self.kind = kind
-        self.since_s = 0.0
 
 
 class QueuedCall:

@@ -18,6 +18,7 @@ from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.cold_starts import ColdStarts
 from tidegate.shard.host.outbound import Caller
 from tidegate.shard.host.ring import Ring
+from tidegate.shard.host.start import Start
 from tidegate.shard.host.table import Kept
 from tidegate.shard.host.waiting import WaitingCall
 from tidegate.shard.objects.refusals import refused_object, unknown_method
@@ -110,7 +111,7 @@ class Activator:
             if activation.broken is None:
                 host.table.add(activation, host.turn.now_s)
                 if kept.object_class.starts:
-                    activation.run_on_start(host.chained.chain_of(request, origin))
+                    Start(activation).begin(host.chained.chain_of(request, origin))
                 else:
                     activation.move(Event.STARTED)
         except BaseException as exc:
