@@ -43,8 +43,11 @@ SHARDS_MAX = 4_096
 OBJECT_CALLS_MAX = 1_000
 """Calls that wait to be started on one object."""
 WORKER_CALLS_MAX = 200_000
-"""Calls accepted by one worker and not yet answered."""
-WORKER_CALL_BYTES_MAX = 256 << 20
+"""Calls accepted by one worker and not yet answered: while there are more, it takes no message."""
+WAITING_CALLS_MAX = 200_000
+"""Calls that wait in one worker to be started: at gates, for the disk, for a header, for the end of a reset object."""
+WAITING_CALL_BYTES_MAX = 256 << 20
+"""Their arguments and options."""
 ROUTER_CALLS_PER_WORKER_MAX = 200_000
 """Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
 ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
@@ -172,6 +175,8 @@ assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and
 assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with room to spare"
 assert ENVELOPE_FRAMES_MAX * 255 <= ENVELOPE_BYTES_MAX, "frames that are routing ids always fit"
 assert ENVELOPE_BYTES_MAX * 2 < MESSAGE_BYTES_MAX - REPLY_BYTES_MAX, "an envelope fits beside a legal result"
+assert OBJECT_CALLS_MAX * 10 <= WAITING_CALLS_MAX <= WORKER_CALLS_MAX, "few objects cannot keep out the calls of all others"
+assert CALL_BYTES_MAX * 10 <= WAITING_CALL_BYTES_MAX, "few calls cannot, either"
 assert SLOTS <= 65_536, "slots are stored as two bytes"
 assert SHARDS_MAX <= SLOTS
 assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"

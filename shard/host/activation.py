@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
 from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.wire.pending import CoroutineFuture
-from tidegate.runtime.wire.protocol import Origin, Request
 from tidegate.shard.core.alarms import Alarm, shown_for
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.input_gate import InputGate, Section
 from tidegate.shard.core.states import FIRST, Event, InvalidTransition, State
+from tidegate.shard.host.call import Call
 from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.host.disk_wait import DiskWait
 from tidegate.shard.loop.callbacks import GatedCallback
@@ -31,7 +31,7 @@ from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, section_of
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.objects.methods import Method, ObjectClass
+from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.ready import DONE
 from tidegate.shard.objects.refusals import traceback_of
@@ -305,7 +305,7 @@ class Activation:
     def oldest_wait_s(self) -> float | None:
         """Since when the call that is let in next has waited, if it is a call."""
         waiters = self.gate.root.waiters
-        return waiters[0].since_s if waiters and isinstance(waiters[0], QueuedCall) else None
+        return waiters[0].since_s if waiters and isinstance(waiters[0], Call) else None
 
     def enter_section(self, undo: Callable[[], None] | None) -> CriticalSection:
         return CriticalSection(self, undo)
@@ -397,58 +397,3 @@ def _fail(future: asyncio.Future[Any], error: Exception) -> None:
     if not future.done():
         future.set_exception(error.again() if isinstance(error, CallError) else error)
         future.exception()  # Retrieved: an object that is reset may never look.
-
-
-class QueuedCall:
-    """A call that waits at the gate to be started."""
-
-    __slots__ = ("activation", "chain", "method", "origin", "request", "section", "since_s")
-
-    def __init__(
-        self,
-        activation: Activation,
-        method: Method,
-        request: Request,
-        origin: Origin,
-        section: Section,
-        chain: Chain | None,
-    ) -> None:
-        self.activation = activation
-        self.method = method
-        self.request = request
-        self.origin = origin
-        self.since_s = activation.host.loop.time()
-        self.section = section
-        self.chain = chain
-
-    def wait(self) -> None:
-        activation = self.activation
-        host = activation.host
-        activation.queued_calls += 1
-        host.queued.add(self)
-        host.queued_calls += 1
-        host.queued_bytes += len(self.request.args)
-        if self.chain is not None:
-            host.chained.waits(self)
-        activation.gate.wait(self.section, self)
-        activation.schedule_pump()
-
-    def waits_no_longer(self) -> None:
-        host = self.activation.host
-        self.activation.queued_calls -= 1
-        host.queued.discard(self)
-        host.queued_calls -= 1
-        host.queued_bytes -= len(self.request.args)
-
-    def give_up(self, error: CallError) -> None:
-        """It is answered although it has not been let in."""
-        self.activation.gate.give_up(self.section, (self,))
-        self.waits_no_longer()
-        self.activation.host.answer_error(self.origin, self.request.id, error)
-        self.activation.schedule_pump()
-
-    def deliver(self) -> None:
-        activation = self.activation
-        host = activation.host
-        self.waits_no_longer()
-        host.start(activation, self.method, self.request, self.origin, self.section, self.chain)

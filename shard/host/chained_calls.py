@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidegate.runtime.errors import CallError, Deadlock
-from tidegate.runtime.wire.protocol import NO_RAW, Origin, Request, encode, parse_options
+from tidegate.runtime.wire.protocol import Request, encode
 from tidegate.shard.core.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.call import Call
 from tidegate.shard.host.outbound import LocalOrigin
 from tidegate.shard.loop.context import CHAIN
 from tidegate.shard.loop.task import ObjectTask
@@ -68,18 +69,7 @@ class ChainedCalls:
         """Of a call that leaves the worker."""
         return msgspec.Raw(encode({"chain": chain}))
 
-    def chain_of(self, request: Request, origin: Origin) -> Chain | None:
-        if origin.__class__ is LocalOrigin:
-            return origin.chain
-        if request.options is NO_RAW:
-            return None
-        try:
-            chain = parse_options(request.options, json=origin.json).chain
-        except CallError:  # It is answered with that when it is delivered.
-            return None
-        return chain
-
-    def place(self, activation: Activation, request: Request, origin: Origin, chain: Chain) -> Section | None:
+    def place(self, activation: Activation, call: Call, chain: Chain) -> Section | None:
         """The section in which the call is an event of its object. None: it is refused."""
         section = activation.gate.named(tokens_of(chain))
         if section is None:
@@ -88,18 +78,16 @@ class ChainedCalls:
         while around is not None:
             if around.holder is not None and not around.holder.lets_in:
                 labels = [*labels_since(chain, section.token), str(activation.id)]
-                where = f"{request.method} comes back into {around.holder.kind} of {activation.id}, which waits for it"
+                where = f"{call.request.method} comes back into {around.holder.kind} of {activation.id}, which waits for it"
                 error = Deadlock(f"{ring(labels)}: {where}; {around.holder.way_out}")
-                self._host.answer_error(origin, request.id, error)
+                self._host.answer_error(call.origin, call.request.id, error)
                 return None
             around = around.parent
         return section
 
-    def run(
-        self, activation: Activation, method: Method, request: Request, origin: Origin, section: Section, chain: Chain
-    ) -> None:
+    def run(self, activation: Activation, method: Method, call: Call, section: Section) -> None:
         """Starts the call. The gate has let it in, and nothing else runs."""
-        host = self._host
+        host, request, origin = self._host, call.request, call.origin
         try:
             if method.empty_ok and bytes(request.args) in NO_ARGUMENTS:
                 coro = method.function(activation.instance)
@@ -111,9 +99,9 @@ class ChainedCalls:
             host.answer_error(origin, request.id, error)
             return
         section = activation.gate.living(section)
-        task = ObjectTask(host.loop).adopt(coro, activation, section, activation.context_in(section, chain))
+        task = ObjectTask(host.loop).adopt(coro, activation, section, activation.context_in(section, call.chain))
         task.call = (origin, request.id, method.name)
-        host.running.add(task)
+        host.book.started(task)
         if isinstance(origin, LocalOrigin):
             origin.place = task
         task.start_running()
@@ -121,18 +109,15 @@ class ChainedCalls:
 
     # Who waits for whom
 
-    def waits(self, call: QueuedCall) -> None:
-        if isinstance(call.origin, LocalOrigin):
-            call.origin.place = call
-
-    def closes_ring(self, activation: Activation, request: Request, origin: Origin) -> Deadlock | None:
+    def closes_ring(self, activation: Activation, call: Call) -> Deadlock | None:
         """Whether whoever keeps the gate of that object closed waits for the end of this very call."""
+        origin = call.origin
         if origin.__class__ is not LocalOrigin:
             return None
         found = self._path(activation, origin, set())
         if found is None:
             return None
-        text = f"{ring([str(origin.caller.id), *found])}: {request.method} would wait for objects that wait for its own end"
+        text = f"{ring([str(origin.caller.id), *found])}: {call.request.method} would wait for objects that wait for its own end"
         return Deadlock(f"{text}; do not call each other in sections or transactions")
 
     def _path(self, activation: Activation, wanted: LocalOrigin, seen: set[Section]) -> list[str] | None:
@@ -148,7 +133,7 @@ class ChainedCalls:
             for call, via in self._awaited(section.holder.task, labels):
                 if call is wanted:
                     return [*via]
-                if isinstance(call.place, QueuedCall):
+                if isinstance(call.place, Call) and call.place.activation is not None:
                     todo.append((call.place.activation, via))
         return None
 

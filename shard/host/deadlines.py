@@ -15,11 +15,9 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded
-from tidegate.runtime.wire.protocol import ERROR, Origin, Request, parse_options
-from tidegate.shard.core.chain import Chain
-from tidegate.shard.core.input_gate import Section
-from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.runtime.errors import CallError, DeadlineExceeded
+from tidegate.runtime.wire.protocol import ERROR, Origin
+from tidegate.shard.host.call import Call
 from tidegate.shard.host.outbound import InternalOrigin
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
@@ -32,26 +30,25 @@ _COMPACT_MIN = 64
 class TimedOrigin(InternalOrigin):
     """Where the reply of a call with a deadline goes, unless that has passed."""
 
-    __slots__ = ("_deadlines", "_origin", "_request_id", "chain", "due_s", "over", "queued", "started")
+    __slots__ = ("_deadlines", "_origin", "_request_id", "call", "due_s", "over", "started")
 
-    def __init__(self, deadlines: Deadlines, origin: Origin, request_id: Any, due_s: float, chain: Chain | None) -> None:
+    def __init__(self, deadlines: Deadlines, call: Call, due_s: float) -> None:
         super().__init__()
-        self.json = origin.json
+        self.json = call.origin.json
         self._deadlines = deadlines
-        self._origin = origin
-        self._request_id = request_id
+        self._origin = call.origin
+        self._request_id = call.request.id
         self.due_s = due_s
-        self.chain = chain
-        """As its options say: they are read once."""
         self.started = False
         self.over = False
         """It has been answered."""
-        self.queued: QueuedCall | None = None
-        """Where it waits, if that is the gate of its object."""
+        self.call: Call | None = call
+        """Until it is started or answered: it knows where it waits."""
 
     def answer(self, status: int, result: Any) -> None:
         if not self.over:
             self.over = True
+            self.call = None
             self._deadlines.answered(self._origin, self._request_id, status, result)
 
     def fail(self, error: CallError) -> None:
@@ -62,7 +59,7 @@ class TimedOrigin(InternalOrigin):
 
     def begin(self, now_s: float) -> bool:
         """The call is to be started. False when that is too late; it has been answered then."""
-        self.queued = None
+        self.call = None
         if now_s >= self.due_s:
             self.expire()
         self.started = True
@@ -76,17 +73,20 @@ class TimedOrigin(InternalOrigin):
 
 
 class Deadlines:
-    """Of one worker. `reply` sends a reply to a caller outside, `turn` is asked for an end."""
+    """Of one worker. `reply` sends a reply to a caller outside, `turn` is asked for an end, `take_out` makes calls wait no
+    longer."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         reply: Callable[[Origin, Any, int, Any], None],
         turn: Turn,
+        take_out: Callable[[list[Call]], None],
     ) -> None:
         self._loop = loop
         self._reply = reply
         self._turn = turn
+        self._take_out = take_out
         self._due: list[tuple[float, int, TimedOrigin]] = []
         """A heap. Those that have been answered leave it when they are due, or when they are most of it."""
         self._numbers = itertools.count().__next__
@@ -94,16 +94,10 @@ class Deadlines:
         self._timer_at_s = 0.0
         self.unanswered = 0
 
-    def watch(self, request: Request, origin: Origin) -> Origin:
-        """A call with options arrives from outside. Returns where its reply goes from now on."""
-        try:
-            options = parse_options(request.options, json=origin.json)
-        except BadRequest:  # It is answered by whoever wants the other options.
-            return origin
-        if options.deadline_ms is None:
-            return origin
-        due_s = self._loop.time() + options.deadline_ms / 1_000
-        timed = TimedOrigin(self, origin, request.id, due_s, options.chain)
+    def watch(self, call: Call, deadline_ms: int) -> None:
+        """A call with a deadline arrives from outside: from now on its reply takes the way through here."""
+        due_s = self._loop.time() + deadline_ms / 1_000
+        timed = call.origin = TimedOrigin(self, call, due_s)
         self.unanswered += 1
         if len(self._due) > 2 * self.unanswered + _COMPACT_MIN:
             self._due = [entry for entry in self._due if not entry[2].over]
@@ -111,7 +105,6 @@ class Deadlines:
         heapq.heappush(self._due, (due_s, self._numbers(), timed))
         if self._timer is None or due_s < self._timer_at_s:
             self._set_timer()
-        return timed
 
     def answered(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
         self.unanswered -= 1
@@ -129,17 +122,13 @@ class Deadlines:
     def _on_timer(self) -> None:
         self._timer = None
         due, now_s = self._due, max(self._loop.time(), self._timer_at_s)  # Timers may fire a little early.
-        queued: dict[tuple[Activation, Section], set[QueuedCall]] = {}
+        late: list[Call] = []
         while due and (due[0][2].over or due[0][0] <= now_s):
             _, _, timed = heapq.heappop(due)
-            call = timed.queued
-            if call is not None and not timed.over and call.activation.broken is None:
-                call.waits_no_longer()
-                queued.setdefault((call.activation, call.activation.gate.living(call.section)), set()).add(call)
+            if timed.call is not None and timed.call.waits:
+                late.append(timed.call)
             timed.expire()
-        for (activation, section), calls in queued.items():  # All at once: each pass over those who wait costs as much.
-            activation.gate.give_up(section, calls)
-            activation.schedule_pump()
+        self._take_out(late)
         if due:
             self._set_timer()
         self._turn.end_soon()

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import SECTION_TIMEOUT_S
-from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.call import Call
 from tidegate.shard.host.settings import WaitingObject
 from tidegate.shard.loop.libraries import line_of
 from tidegate.shard.loop.task import ObjectTask
@@ -145,10 +146,11 @@ class GateWatch:
     def _break_ring(self, activation: Activation) -> None:
         """The ring may have been closed after the call had been queued: by who has begun to wait for its answer since."""
         for call in list(itertools.islice(activation.gate.root.waiters, CALLS_LOOKED_AT_MAX)):
-            if isinstance(call, QueuedCall) and call.chain is not None:
-                deadlock = self._host.chained.closes_ring(activation, call.request, call.origin)
+            if isinstance(call, Call) and call.chain is not None:
+                deadlock = self._host.chained.closes_ring(activation, call)
                 if deadlock is not None:
-                    call.give_up(deadlock)
+                    self._host.waiting.take_out((call,))
+                    self._host.answer_error(call.origin, call.request.id, deadlock)
                     return
 
     def _row(self, activation: Activation, episode: Episode, count: int, lock: str | None, now_s: float) -> WaitingObject:

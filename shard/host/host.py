@@ -6,7 +6,8 @@ that it may reveal is durable; at most one activation of an object is alive.
 Rule 1: no socket, thread or file, and no wall clock. The shell (worker or simulator) hands in messages, takes replies, and
 makes commits durable: it calls `cut`, then `committed` or `commit_failed`.
 Rule 2: a call that touches only cached storage is finished inside `_run`; it allocates no task.
-Rule 3: what opens or closes a gate is decided in `input_gate`, what waits for which commit in `output_gate`.
+Rule 3: what opens or closes a gate is decided in `core.input_gate`, what waits for which commit in `core.output_gate`, where a
+call waits in `waiting`, and whether there is room for it in `call_book`.
 """
 
 from __future__ import annotations
@@ -20,24 +21,18 @@ from typing import Any, Protocol, cast
 from weakref import getweakrefcount
 
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
-from tidegate.runtime.ids import shard_of_slot, slot_of
-from tidegate.runtime.limits import (
-    COMMIT_BYTES_MAX,
-    OBJECT_CALLS_MAX,
-    UNDURABLE_BYTES_MAX,
-    WORKER_CALL_BYTES_MAX,
-    WORKER_CALLS_MAX,
-)
+from tidegate.runtime.limits import COMMIT_BYTES_MAX, UNDURABLE_BYTES_MAX, WORKER_CALLS_MAX
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from tidegate.shard.core.cache import Store
-from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.codec import SCALARS
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import HeldMessage, OutputGate, PendingCommit
 from tidegate.shard.core.states import State
-from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.activator import Activator
 from tidegate.shard.host.alarm_clock import AlarmClock
+from tidegate.shard.host.call import Call
+from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
@@ -69,9 +64,8 @@ class DurableShard(Store, Protocol):
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_send", "_spare", "_spare_refs",
-        "_system", "activator", "alarms", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us",
-        "output_gate", "queued", "queued_bytes", "queued_calls", "random", "resets", "running", "settings", "stores",
-        "table", "turn", "waiting", "wall_us", "web",
+        "_system", "activator", "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop",
+        "monotonic_us", "output_gate", "random", "resets", "settings", "stores", "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -103,7 +97,6 @@ class Host:
         self.settings = settings
         self.turn = turn
         self.log = ObjectLog(loop)
-        self.queued_calls = self.queued_bytes = 0
         self._reply = reply
         self._send = send
         self._apply = apply
@@ -117,15 +110,12 @@ class Host:
         self._spare = ObjectTask(loop).make_spare()
         self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
         self._outcomes = Outcomes(self)
-        self.waiting = WaitingRoom(loop, self.deliver, turn)
-        self.deadlines = Deadlines(loop, reply, turn)
+        self.book = CallBook(self.output_gate)
+        self.waiting = WaitingRoom(loop, self.book, self._deliver_call, self.answer_error, turn)
+        self.deadlines = Deadlines(loop, reply, turn, self.waiting.take_out)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.gates = GateWatch(self)
-        self.running: set[ObjectTask] = set()
-        """Calls that have suspended."""
-        self.queued: set[QueuedCall] = set()
-        """Calls that wait at gates."""
         self._calls = self._commits_done = self._commit_writes = 0
 
     # Calls in
@@ -133,8 +123,8 @@ class Host:
     def handle(self, message: Message) -> None:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
         origin = message.origin
-        waiting, output_gate, now_s = self.waiting, self.output_gate, self.turn.now_s
-        if len(self.running) + self.queued_calls + len(output_gate.held) > WORKER_CALLS_MAX:
+        waiting, output_gate, book, now_s = self.waiting, self.output_gate, self.book, self.turn.now_s
+        if len(book.running) + len(book.waiting) + len(output_gate.held) > WORKER_CALLS_MAX:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
@@ -167,14 +157,25 @@ class Host:
             _leave_task(self.loop, self._spare)
 
     def deliver(self, request: Request, origin: Origin) -> None:
-        """One call arrives, or has waited for something else than its object. Must be called from the loop, not from object
-        code."""
-        if origin.__class__ is Origin and len(request.options) > 1 and request.cls:
-            origin = self.deadlines.watch(request, origin)
+        """One call arrives. Must be called from the loop, not from object code."""
+        call = Call(request, origin)
+        if request.options is not NO_RAW and request.cls:
+            try:
+                options = parse_options(request.options, json=origin.json)
+            except BadRequest as exc:
+                self.answer_error(origin, request.id, exc)
+                return
+            call.chain = options.chain
+            if options.deadline_ms is not None:
+                self.deadlines.watch(call, options.deadline_ms)
+        self._deliver_call(call)
+
+    def _deliver_call(self, call: Call) -> None:
+        """It has arrived, or what it waited for has come."""
         try:
-            self._deliver(request, origin)
+            self._deliver(call)
         except BaseException as exc:
-            self._went_wrong(origin, request.id, exc)
+            self._went_wrong(call.origin, call.request.id, exc)
 
     def _went_wrong(self, origin: Origin, request_id: Any, error: BaseException) -> None:
         """Something raised where nothing should: it is the error of this call alone. Perhaps the call had been answered; who
@@ -187,7 +188,8 @@ class Host:
         let_go(error)
         self.answer_error(origin, request_id, Internal("the call could not be handled; the log of the service says why"))
 
-    def _deliver(self, request: Request, origin: Origin) -> None:
+    def _deliver(self, call: Call) -> None:
+        request, origin = call.request, call.origin
         kept = self.classes.get(request.cls)
         if kept is None:
             if not request.cls:
@@ -197,7 +199,7 @@ class Host:
             return
         activation = kept.activations.get(request.name)
         if activation is None:
-            activation = self.activator.bring(kept, request, origin)
+            activation = self.activator.bring(kept, call)
             if activation is None:
                 return
         elif activation.state is State.RESTING:
@@ -208,58 +210,37 @@ class Host:
         if method is None:
             self.answer_error(origin, request.id, unknown_method(request, kept.object_class))
         else:
-            self._deliver_to(activation, method, request, origin)
+            self._deliver_to(activation, method, call)
 
-    def _deliver_to(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
+    def _deliver_to(self, activation: Activation, method: Method, call: Call) -> None:
         activation.last_used_s = self.turn.now_s
-        if origin.__class__ is LocalOrigin or origin.__class__ is TimedOrigin:
-            chain = origin.chain
-        else:
-            try:
-                chain = parse_options(request.options, json=origin.json).chain
-            except BadRequest as exc:
-                self.answer_error(origin, request.id, exc)
-                return
         if self.waiting.stalled or self.output_gate.open_bytes >= UNDURABLE_BYTES_MAX:
-            self.waiting.stalled.append((request, origin))
+            self.waiting.stall(call)
             return
-        gate = activation.gate
-        section = gate.root if chain is None else self.chained.place(activation, request, origin, chain)
+        gate, chain = activation.gate, call.chain
+        section = gate.root if chain is None else self.chained.place(activation, call, chain)
         if section is None:
             return
         if gate.open or (chain is not None and gate.passes(section)):
-            self.start(activation, method, request, origin, section, chain)
-        elif self.queued_bytes + len(request.args) > WORKER_CALL_BYTES_MAX:
-            self.answer_error(origin, request.id, Overloaded(f"{self.queued_bytes} bytes of calls wait in the worker"))
-        elif activation.queued_calls >= OBJECT_CALLS_MAX:
-            text = f"{activation.id} has {activation.queued_calls} calls waiting"
-            self.answer_error(origin, request.id, Overloaded(text))
-        elif chain is not None and (deadlock := self.chained.closes_ring(activation, request, origin)) is not None:
-            self.answer_error(origin, request.id, deadlock)
+            self.start(activation, method, call, section)
+        elif (refusal := self.book.refusal(call, activation.queued_calls)) is not None:
+            self.answer_error(call.origin, call.request.id, refusal)
+        elif chain is not None and (deadlock := self.chained.closes_ring(activation, call)) is not None:
+            self.answer_error(call.origin, call.request.id, deadlock)
         else:
-            call = QueuedCall(activation, method, request, origin, section, chain)
-            if origin.__class__ is TimedOrigin:
-                origin.queued = call
-            call.wait()
+            self.waiting.at_gate(call, activation, method, section)
 
-    def start(
-        self,
-        activation: Activation,
-        method: Method,
-        request: Request,
-        origin: Origin,
-        section: Section | None = None,
-        chain: Chain | None = None,
-    ) -> None:
+    def start(self, activation: Activation, method: Method, call: Call, section: Section) -> None:
         """Starts a call. The gate has let it in."""
+        request, origin = call.request, call.origin
         if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
             return
         if origin.__class__ is TimedOrigin and not origin.begin(self.loop.time()):
             return
         try:
-            if chain is not None:
+            if call.chain is not None:
                 self._calls += 1
-                self.chained.run(activation, method, request, origin, section or activation.gate.root, chain)
+                self.chained.run(activation, method, call, section)
                 return
             _enter_task(self.loop, self._spare)
             self._run(activation, method, request, origin)
@@ -297,7 +278,7 @@ class Host:
         if task._driver.gi_yieldfrom is not None:  # The coroutine is suspended.
             self._new_spare()
             if activation.broken is None:
-                self.running.add(task)
+                self.book.started(task)
                 task.call = (origin, request.id, method.name)
             else:  # It has broken its object and goes on.
                 self.answer_error(origin, request.id, activation.broken)
@@ -332,7 +313,7 @@ class Host:
         """A call that had suspended has finished."""
         origin, request_id, method = task.call
         task.call = None
-        self.running.discard(task)
+        self.book.ended(task)
         try:
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request_id, method, asyncio.CancelledError())
@@ -360,8 +341,11 @@ class Host:
         if activation.broken is not None:
             origin.fail(activation.broken)
             return
-        if shard_of_slot(slot_of(request.cls, request.name), self.settings.shards_total) in self.stores:
-            self.call_soon(self._deliver_later, request, origin, context=NEUTRAL)
+        call = Call(request, origin, origin.chain)
+        kept = self.classes.get(request.cls)
+        in_memory = kept is not None and kept.activations.find(request.name) is not None  # Then it is here, and nobody hashes.
+        if in_memory or call.shard_of(self.settings.shards_total) in self.stores:
+            self.call_soon(self._deliver_later, call, context=NEUTRAL)
             return
         if origin.chain is not None:
             request.options = self.chained.options(origin.chain)
@@ -382,8 +366,8 @@ class Host:
         self.output_gate.inherit(activation.cache, origin.caller.cache, origin.confirm_seq)
         return True
 
-    def _deliver_later(self, request: Request, origin: Origin) -> None:
-        self.deliver(request, origin)
+    def _deliver_later(self, call: Call) -> None:
+        self._deliver_call(call)
         self.turn.end_soon()
 
     def hold(self, activation: Activation, seq: int, go_on: Callable[[], object], give_up: Callable[[CallError], object]) -> None:
@@ -463,16 +447,20 @@ class Host:
 
     # Numbers
 
+    def check_book(self) -> None:
+        """Counts anew what is kept incrementally. For tests."""
+        self.book.check((each for kept in self.classes.values() for each in kept.activations.values()), self.waiting.queues())
+
     @property
     def unanswered(self) -> int:
         """Calls that were accepted and not answered yet."""
-        return len(self.running) + self.queued_calls + self.output_gate.messages_held + len(self.waiting)
+        return self.book.unanswered
 
     def statistics(self) -> HostStatistics:
         return HostStatistics(
             activations=len(self.table),
-            tasks=len(self.running),
-            queued_calls=self.queued_calls,
+            tasks=len(self.book.running),
+            queued_calls=len(self.book.waiting),
             held_messages=self.output_gate.messages_held,
             cache_bytes=self.table.budget.used_bytes,
             calls=self._calls,

@@ -26,7 +26,8 @@ from tidegate.runtime.wire.stub import MethodShape, bind_call
 from tidegate.shard.core.chain import Chain
 
 if TYPE_CHECKING:
-    from tidegate.shard.host.activation import Activation, QueuedCall
+    from tidegate.shard.host.activation import Activation
+    from tidegate.shard.host.call import Call
     from tidegate.shard.host.host import Host
     from tidegate.shard.loop.task import ObjectTask
 
@@ -90,7 +91,7 @@ class LocalOrigin(InternalOrigin):
         self.result_type = result_type
         self.chain = chain
         self.request = None if chain is None else request
-        self.place: QueuedCall | ObjectTask | None = None
+        self.place: Call | ObjectTask | None = None
         """Where a call that has a chain is, on this worker."""
 
     def answer(self, status: int, result: Any) -> None:

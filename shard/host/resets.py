@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
 from tidegate.runtime.limits import RESET_CLEANUP_S
 from tidegate.runtime.wire.exceptions import line_of
-from tidegate.runtime.wire.protocol import Origin, Request
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.states import Event, InvalidTransition
-from tidegate.shard.host.activation import Activation, QueuedCall
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.call import Call
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.neutral import NEUTRAL
 
@@ -29,13 +29,13 @@ class Resets:
         self.count = 0
         self._host = host
 
-    def start_failed(self, activation: Activation, error: BaseException, callers: list[tuple[Request, Origin]]) -> None:
+    def start_failed(self, activation: Activation, error: BaseException, callers: list[Call]) -> None:
         """Its `__init__` or `on_start` raised: `callers`, and all who wait at its gate, are answered `start_failed`."""
         self._host.log.failed(activation.id, "could not be started", error, level=logging.ERROR)
         failure = StartFailed(f"{activation.id} could not be started: {line_of(error)}")
         let_go(error)
-        for request, origin in callers:
-            self._host.answer_error(origin, request.id, failure)
+        for call in callers:
+            self._host.answer_error(call.origin, call.request.id, failure)
         self._break(activation, failure, by=Event.FAILED, queued_too=True)
 
     def reset(self, activation: Activation, error: CallError) -> None:
@@ -91,17 +91,16 @@ class Resets:
         cache.break_with(error)
         for message in discarded:
             host.discard(message, error)
-        queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, QueuedCall)]
+        queued = [waiter for waiter in activation.gate.drain() if isinstance(waiter, Call)]
         self._end_tasks(activation, error)
         activation.orphan_callbacks()
-        host.queued.difference_update(queued)
-        host.queued_calls -= len(queued)
-        host.queued_bytes -= sum(len(waiter.request.args) for waiter in queued)
+        for call in queued:
+            host.book.dropped(call)
         if queued_too:
-            for waiter in queued:
-                host.answer_error(waiter.origin, waiter.request.id, error)
+            for call in queued:
+                host.answer_error(call.origin, call.request.id, error)
             queued = []
-        host.waiting.settle(cache, [(waiter.request, waiter.origin) for waiter in queued])
+        host.waiting.settle(cache, queued)
         for heir in heirs:
             self._reset_heir(heir, error)
         host.turn.end_soon()
@@ -111,7 +110,7 @@ class Resets:
             if task.call is not None:
                 origin, request_id, _ = task.call
                 task.call = None
-                self._host.running.discard(task)
+                self._host.book.ended(task)
                 self._host.answer_error(origin, request_id, error)
             task.abandon()
         if activation.tasks:

@@ -44,6 +44,7 @@ class HostStatistics:
     activations: int
     tasks: int
     queued_calls: int
+    """To be started, wherever they wait."""
     held_messages: int
     cache_bytes: int
     calls: int

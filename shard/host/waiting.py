@@ -1,94 +1,206 @@
-"""Calls that wait outside of any object: for the disk to catch up, or for the end of an object that was reset.
+"""Where calls wait that cannot be started at once, and for what: for the disk to catch up, for the end of an object that was
+reset, for an object's header to be read, or at the gate of an object.
 
 Guarantee: nobody overtakes. While a call waits here, later calls to its object wait behind it; all that wait for one thing are
-delivered together, in order.
+delivered together, in order. There is room for so many calls and bytes (see `call_book`); who finds none is refused, not
+executed.
+
+Rule: at the gate of an object the gate itself keeps the order (it orders sections too, and knows no calls); who waits there is
+noted here all the same, so that whoever looks for a call, or takes one out, need not know where it waits.
 """
 
 from __future__ import annotations
 
 import asyncio
-import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
 
-from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.runtime.errors import CallError, Internal
+from tidegate.runtime.wire.protocol import Origin
 from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.host.call import Call
+from tidegate.shard.host.call_book import CallBook
+from tidegate.shard.host.outbound import LocalOrigin
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, Reader, Unknown
 
-WaitingCall = tuple[Request, Origin]
+if TYPE_CHECKING:
+    from tidegate.shard.host.activation import Activation
+    from tidegate.shard.objects.methods import Method
+
+Queue = dict[Call, None]
+"""In order; who is answered meanwhile leaves from wherever it stands."""
+
+
+class HeaderStore(Protocol):
+    reader: Reader | None
+
+    def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None: ...
+
+    def fetch(self, object_key: bytes, keys: Sequence[str], done: Done) -> None: ...
 
 
 class WaitingRoom:
-    """`deliver` is called again for each call whose wait is over."""
+    """`deliver` is called again for each call whose wait is over, `refuse` answers one for which there is no room."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, deliver: Callable[[Request, Origin], None], turn: Turn) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        book: CallBook,
+        deliver: Callable[[Call], None],
+        refuse: Callable[[Origin, Any, CallError], None],
+        turn: Turn,
+    ) -> None:
         self._loop = loop
+        self._book = book
         self._deliver = deliver
+        self._refuse = refuse
         self._turn = turn
-        self.stalled: collections.deque[WaitingCall] = collections.deque()
+        self.stalled: Queue = {}
         """Calls that came while too much was not durable."""
-        self._settling: dict[bytes, tuple[ObjectCache, list[WaitingCall]]] = {}
+        self._ending: dict[bytes, tuple[ObjectCache, Queue]] = {}
         """By object: the cache of an activation that is in memory no more, and the calls that wait for its last commit."""
+        self._reading: dict[bytes, Queue] = {}
+        """By object: the calls that wait until its header has been read."""
+        self._warm: bytes | None = None
+        """The object whose header has just been read."""
 
-    def __len__(self) -> int:
-        return len(self.stalled) + sum(len(calls) for _, calls in self._settling.values())
+    # For what they wait
 
-    def calls(self) -> Iterator[WaitingCall]:
-        yield from self.stalled
-        for _, calls in self._settling.values():
-            yield from calls
+    def stall(self, call: Call) -> None:
+        """Too much is not durable, or others wait for that already."""
+        self._join(self.stalled, call, ahead=0)
 
-    def takes(self, object_key: bytes, call: WaitingCall) -> bool:
-        """Whether a call to an object that is not in memory has to wait; it does then."""
-        if object_key in self._settling:
-            self._settling[object_key][1].append(call)
+    def takes(self, object_key: bytes, call: Call) -> bool:
+        """Whether a call to an object that is not in memory has to wait behind others; it does then, or has been refused."""
+        if (queue := self._reading.get(object_key)) is not None:
+            self._join(queue, call, ahead=len(queue))
+        elif (ending := self._ending.get(object_key)) is not None:
+            self._join(ending[1], call, ahead=len(ending[1]))
         elif self.stalled:
-            self.stalled.append(call)
+            self.stall(call)
         else:
             return False
         return True
 
-    def settle(self, cache: ObjectCache, queued: list[WaitingCall]) -> None:
+    def reads(self, store: HeaderStore, object_key: bytes, call: Call) -> bool:
+        """Whether the header of the object has to be fetched first; the call waits for it then, or has been refused."""
+        if store.reader is None or self._warm == object_key or store.recall(object_key, HEADER) is not UNKNOWN:
+            return False
+        self._reading[object_key] = {}
+        store.fetch(object_key, [HEADER], partial(self._was_read, object_key))
+        return self.takes(object_key, call)
+
+    def settle(self, cache: ObjectCache, queued: list[Call]) -> None:
         """The object is reset. What was queued for it goes to its successor, which may begin when the commit in flight has
         ended: what is durable then is all that it knows."""
         waiting = queued + self._take_stalled(cache)
         if self.stalled:  # Perhaps nothing is left whose commit they could wait for.
             self._loop.call_soon(self._deliver_stalled, context=NEUTRAL)
-        if cache.key in self._settling:  # The runtime has changed it, and that change is lost.
-            waiting = self._settling[cache.key][1] + waiting
-        if waiting or cache.committing is not None or cache.dirty:
-            self._settling[cache.key] = cache, waiting
+        _, queue = self._ending.get(cache.key, (cache, {}))  # Known: the runtime has changed it, and that change is lost.
+        if waiting or queue or cache.committing is not None or cache.dirty:
+            self._ending[cache.key] = cache, queue
+            for call in waiting:
+                self._enter(queue, call)
             self._loop.call_soon(self._deliver_settled, cache.key, context=NEUTRAL)
 
-    def settles(self, object_key: bytes) -> bool:
-        return object_key in self._settling
+    def at_gate(self, call: Call, activation: Activation, method: Method, section: Section) -> None:
+        """The gate of the object does not let it in now."""
+        call.activation = activation
+        call.method = method
+        call.section = section
+        call.since_s = self._loop.time()
+        if call.chain is not None and isinstance(call.origin, LocalOrigin):
+            call.origin.place = call
+        self._book.queued(call)
+        activation.gate.wait(section, call)
+        activation.schedule_pump()
+
+    def is_away(self, object_key: bytes) -> bool:
+        """Whether the object is being read, or an activation of it that was reset has not ended yet."""
+        return object_key in self._reading or object_key in self._ending
+
+    # Whose wait is over
 
     def commit_ended(self) -> None:
-        for key in self._settling:
+        for key in self._ending:
             self._loop.call_soon(self._deliver_settled, key, context=NEUTRAL)
         if self.stalled:
             self._loop.call_soon(self._deliver_stalled, context=NEUTRAL)
 
-    def _take_stalled(self, cache: ObjectCache) -> list[WaitingCall]:
+    def take_out(self, calls: Iterable[Call]) -> None:
+        """Whoever takes them out answers them."""
+        at_gates: dict[tuple[Activation, Section], set[Call]] = {}
+        for call in calls:
+            if call.queue is not None:
+                del call.queue[call]
+            else:
+                assert call.activation is not None
+                at_gates.setdefault((call.activation, call.activation.gate.living(call.section)), set()).add(call)
+            self._book.dropped(call)
+        for (activation, section), gone in at_gates.items():  # All at once: each pass over those who wait costs as much.
+            activation.gate.give_up(section, gone)
+            activation.schedule_pump()
+
+    def queues(self) -> Iterator[Queue]:
+        yield self.stalled
+        yield from self._reading.values()
+        yield from (queue for _, queue in self._ending.values())
+
+    def _join(self, queue: Queue, call: Call, ahead: int) -> None:
+        refusal = self._book.refusal(call, ahead)
+        if refusal is None:
+            self._enter(queue, call)
+        else:
+            self._refuse(call.origin, call.request.id, refusal)
+
+    def _enter(self, queue: Queue, call: Call) -> None:
+        queue[call] = None
+        call.queue = queue
+        self._book.queued(call)
+
+    def _take_stalled(self, cache: ObjectCache) -> list[Call]:
         """The calls of one object wait in one place, so that they stay in order."""
-        taken: list[WaitingCall] = []
-        stalled, self.stalled = self.stalled, collections.deque()
-        for call in stalled:
-            (taken if call[0].name == cache.name and call[0].cls == cache.class_name else self.stalled).append(call)
+        name, class_name = cache.name, cache.class_name
+        taken = [call for call in self.stalled if call.request.name == name and call.request.cls == class_name]
+        for call in taken:
+            del self.stalled[call]
+            self._book.dropped(call)
         return taken
 
+    def _deliver_all(self, queue: Queue) -> None:
+        """At once, so that no call that arrives meanwhile overtakes those that waited. Each leaves its room before it may need
+        other room."""
+        self._turn.begin()
+        for call in queue:
+            self._book.dropped(call)
+            self._deliver(call)
+        self._turn.end_soon()
+
     def _deliver_settled(self, key: bytes) -> None:
-        """All at once, so that no call that arrives meanwhile overtakes those that waited."""
-        waiting = self._settling.get(key)
-        if waiting is not None and waiting[0].committing is None and not waiting[0].dirty:
-            del self._settling[key]
-            for call in waiting[1]:
-                self._deliver(*call)
-            self._turn.end_soon()
+        cache, queue = self._ending.get(key, (None, {}))
+        if cache is not None and cache.committing is None and not cache.dirty:
+            del self._ending[key]
+            self._deliver_all(queue)
 
     def _deliver_stalled(self) -> None:
-        """Likewise. Once there is too much again, the rest stalls again, in order."""
-        stalled, self.stalled = self.stalled, collections.deque()
-        for call in stalled:
-            self._deliver(*call)
+        """Once there is too much again, the rest stalls again, in order."""
+        stalled, self.stalled = self.stalled, {}
+        self._deliver_all(stalled)
+
+    def _was_read(self, object_key: bytes, _: Any, error: Exception | None) -> None:
+        """The page is in memory now: reading it again costs nothing, and no header has to be handed around."""
+        queue = self._reading.pop(object_key)
+        if error is None:
+            self._warm = object_key
+            self._deliver_all(queue)
+            self._warm = None
+            return
+        for call in queue:
+            self._book.dropped(call)
+            text = f"the object could not be read: {error}"
+            self._refuse(call.origin, call.request.id, Internal(text, outcome="not_executed"))
         self._turn.end_soon()

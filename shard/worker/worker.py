@@ -35,7 +35,6 @@ from tidegate.runtime.wire.supervisor_messages import (
     WorkerSpec,
 )
 from tidegate.shard.host.host import Host
-from tidegate.shard.host.known_calls import known_calls
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
@@ -193,7 +192,7 @@ class Worker:
             self._endpoint.reply_error(origin, request.id, BadRequest(f"{UNKNOWN_CALLS}: {exc}"))
             return
         began_s = time.monotonic()
-        known = known_calls(self._host, origin.client)
+        known = self._host.book.known_to(origin.client)
         self._inquire_after_s = self._loop.time() + INQUIRY_REST * (time.monotonic() - began_s)
         self._endpoint.reply(origin, request.id, OK, msgspec.Raw(encode([token for token in asked if token not in known])))
 

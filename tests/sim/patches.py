@@ -15,7 +15,7 @@ from unittest import mock
 
 import tidegate.runtime.sockets.backend
 import tidegate.runtime.sockets.endpoint
-import tidegate.shard.host.cold_starts
+import tidegate.shard.host.call_book
 import tidegate.shard.host.host
 import tidegate.shard.loop.task
 import tidegate.shard.objects.storage
@@ -106,9 +106,13 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             tidegate.shard.host.host,
             UNDURABLE_BYTES_MAX=scenario.undurable_bytes,
             COMMIT_BYTES_MAX=scenario.commit_bytes,
-            OBJECT_CALLS_MAX=scenario.object_calls,
         )
-        patch(tidegate.shard.host.cold_starts, OBJECT_CALLS_MAX=scenario.object_calls)
+        patch(
+            tidegate.shard.host.call_book,
+            OBJECT_CALLS_MAX=scenario.object_calls,
+            WAITING_CALLS_MAX=scenario.waiting_calls,
+            WAITING_CALL_BYTES_MAX=scenario.waiting_bytes,
+        )
         patch(
             tidegate.shard.worker.worker,
             Host=make_host,

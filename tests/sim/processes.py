@@ -168,6 +168,10 @@ class WorkerProcess(SimProcess):
             self.host.table.check_invariants()
         except AssertionError as error:
             self.history.problem("invariant", f"{self.name}: {error!r}")
+        try:
+            self.host.check_book()
+        except AssertionError as error:
+            self.history.problem("book", f"{self.name}: {error!r}")
         for kept in self.host.classes.values():
             for activation in kept.activations.values():
                 try:

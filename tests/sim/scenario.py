@@ -54,6 +54,15 @@ class Scenario:
     """The handlers of some alarms end their process, each time."""
 
     @property
+    def waiting_calls(self) -> int:
+        """That may wait in one worker. Where there is little room for one object, there is little for all."""
+        return 12 if self.object_calls < 10 else 1_000
+
+    @property
+    def waiting_bytes(self) -> int:
+        return 100 * self.waiting_calls
+
+    @property
     def flawless(self) -> bool:
         """Every call must succeed."""
         return self.calm and not self.circles and not self.deadly

@@ -22,6 +22,7 @@ from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.input_gate import InputGate
 from tidegate.shard.core.output_gate import OutputGate, PendingCommit
 from tidegate.shard.host.activation import Activation, CriticalSection
+from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.outcomes import Outcomes
 from tidegate.shard.host.resets import Resets
@@ -215,13 +216,32 @@ def sections_do_not_end(stack: contextlib.ExitStack) -> None:
 
 def waiting_calls_are_overtaken(stack: contextlib.ExitStack) -> None:
     def takes(self: WaitingRoom, object_key: bytes, call: Any) -> bool:
-        waiting = self._settling.get(object_key)
-        if waiting is None or waiting[0].committing is None:
+        cache, queue = self._ending.get(object_key, (None, {}))
+        if cache is None or cache.committing is None:
             return False
-        waiting[1].insert(0, call)
+        behind = list(queue)
+        queue.clear()
+        for each in (call, *behind):
+            queue[each] = None
+        call.queue = queue
+        self._book.queued(call)
         return True
 
     patch(stack, WaitingRoom, "takes", takes)
+
+
+def waiting_calls_are_in_no_bound(stack: contextlib.ExitStack) -> None:
+    patch(stack, CallBook, "refusal", lambda self, call, ahead: None)
+
+
+def calls_that_are_dropped_keep_their_room(stack: contextlib.ExitStack) -> None:
+    original = CallBook.dropped
+
+    def dropped(self: CallBook, call: Any) -> None:
+        original(self, call)
+        self.waiting_bytes += call.bytes
+
+    patch(stack, CallBook, "dropped", dropped)
 
 
 def alarms_are_forgotten(stack: contextlib.ExitStack) -> None:
@@ -302,6 +322,8 @@ VARIANTS: dict[Variant, set[str]] = {
     reset_objects_start_again_too_soon: {"atomicity", "output gate", "lost"},
     transactions_do_not_roll_back: {"reading", "atomicity"},
     waiting_calls_are_overtaken: {"order"},
+    waiting_calls_are_in_no_bound: {"book"},
+    calls_that_are_dropped_keep_their_room: {"book"},
     alarms_are_forgotten: {"alarm"},
     alarms_are_no_part_of_their_group: {"alarm"},
     calls_of_lost_callers_run: {"memory", "output gate"},

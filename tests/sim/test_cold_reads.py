@@ -22,7 +22,7 @@ from tests.sim.virtual_loop import ProcessLoop
 from tidegate.shard.core import alarms
 from tidegate.shard.core.cache import ABSENT, ObjectCache, restore
 from tidegate.shard.host.activation import Activation
-from tidegate.shard.host.cold_starts import ColdStarts
+from tidegate.shard.host.waiting import WaitingRoom
 from tidegate.shard.store.checkpoint import Checkpointer
 from tidegate.shard.store.interface import Done, Fetch, ShardCommit, Snapshot
 from tidegate.shard.store.store import ShardStore
@@ -131,12 +131,15 @@ def the_gate_stays_open(patch: Patch) -> None:
 
 def calls_that_wait_for_a_header_are_overtaken(patch: Patch) -> None:
     """What the simulation found when it was new, brought back."""
-    original = ColdStarts.joins
+    original = WaitingRoom.takes
 
-    def joins(self: ColdStarts, object_key: bytes, call: Any) -> bool:
-        return not self._host.waiting.stalled and original(self, object_key, call)
+    def takes(self: WaitingRoom, object_key: bytes, call: Any) -> bool:
+        if self.stalled and object_key in self._reading:
+            self.stall(call)
+            return True
+        return original(self, object_key, call)
 
-    patch(ColdStarts, "joins", joins)
+    patch(WaitingRoom, "takes", takes)
 
 
 def ranges_lack_what_is_in_memory_only(patch: Patch) -> None:

@@ -224,8 +224,7 @@ class World:
 
     def check(self) -> None:
         """What must hold whenever nothing runs."""
-        queued = sum(each.queued_calls for kept in self.host.classes.values() for each in kept.activations.values())
-        assert queued == self.host.queued_calls == len(self.host.queued)
+        self.host.check_book()
         self.host.table.check_invariants()
         for kept in self.host.classes.values():
             for activation in kept.activations.values():

@@ -464,7 +464,7 @@ async def test_the_thousand_and_first_call_that_waits_for_a_header_is_refused() 
 
 
 async def test_what_waits_for_headers_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.host.cold_starts.WORKER_CALL_BYTES_MAX", 100)
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALL_BYTES_MAX", 100)
     world = ColdWorld()
     world.cool()
     calls = [world.call(Actor, name, "act", "x" * 60) for name in ("x", "y")]
@@ -472,7 +472,7 @@ async def test_what_waits_for_headers_is_bounded_in_bytes(monkeypatch: pytest.Mo
     assert isinstance(calls[1].error, Overloaded)
     await world.thaw()
     assert isinstance(calls[0].error, MethodRaised)
-    assert world.host.queued_bytes == 0
+    assert world.host.book.waiting_bytes == 0
 
 
 async def test_a_call_whose_deadline_passes_while_the_header_is_read_does_not_run() -> None:

@@ -1,4 +1,4 @@
-"""shard/deadlines.py: a call with a deadline is answered at it, once, whatever its object does."""
+"""shard/host/deadlines.py: a call with a deadline is answered at it, once, whatever its object does."""
 
 from __future__ import annotations
 
@@ -111,6 +111,47 @@ async def test_a_call_that_waits_for_the_last_commit_of_a_reset_object_is_answer
     assert LOG == []
 
 
+async def test_a_call_whose_deadline_passes_leaves_its_room_to_others_wherever_it_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 1)
+
+    class Held(Thing):
+        async def hold(self) -> None:
+            async with self.block_concurrency():
+                await until("wait")
+
+    world = World(Held, Thing, auto=False)
+    waits: list[Call] = []
+
+    async def one_after_another(cls: type[Thing], name: str) -> None:
+        """One waits until its deadline, and the next one in its place."""
+        await passed(world.call(cls, name, "log", "late", deadline_ms=20))
+        waits.append(world.call(cls, name, "log", name))
+        await world.settle()
+        assert not waits[-1].answered
+
+    written = [world.call(Thing, "reset", "put", "k", 1)]
+    await world.settle()
+    world.cut()
+    world.call(Thing, "reset", "abort_after_put", "j")
+    await one_after_another(Thing, "reset")
+    world.committed()
+    await world.settle()
+    written.append(world.call(Thing, "large", "put_large", 17))
+    await world.settle()
+    await one_after_another(Thing, "stalled")
+    while world.host.output_gate.can_cut:
+        world.commit()
+    await world.ask_all([*written, *waits])
+    world.auto = True
+    hold = control("wait")
+    held = world.call(Held, "gate", "hold")
+    await world.settle()
+    await one_after_another(Held, "gate")
+    hold.set_result(None)
+    await world.ask_all([held, *waits])
+    assert LOG == ["reset", "stalled", "gate"]
+
+
 async def test_a_call_that_resets_its_object_is_answered_once() -> None:
     world = World(Thing)
     call = world.call(Thing, "a", "abort_after_put", "j", deadline_ms=20)
@@ -174,7 +215,7 @@ async def test_calls_whose_deadline_has_passed_at_the_gate_leave_it_to_others() 
     expired = [world.call(Held, "a", "nothing", deadline_ms=20) for _ in range(OBJECT_CALLS_MAX)]
     await asyncio.sleep(0.05)
     assert {call.error.outcome for call in expired} == {"not_executed"}
-    assert (world.host.queued_calls, world.host.queued_bytes) == (0, 0)
+    assert (len(world.host.book.waiting), world.host.book.waiting_bytes) == (0, 0)
     world.check()
     assert await world.ask(Held, "a", "nothing") == "nothing", "not overloaded"
     await holding.reply

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tests.support.host_world import World
+from tests.support.host_world import Call, World
 from tests.support.objects import CONTROL, LOG, MIB, Thing, control, until
 from tidegate.runtime.errors import (
     BadArguments,
@@ -251,7 +251,7 @@ async def test_a_transaction_that_writes_more_than_a_commit_holds_is_refused_and
 
 
 async def test_calls_that_wait_are_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.host.host.WORKER_CALL_BYTES_MAX", 10_000)
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALL_BYTES_MAX", 10_000)
 
     class Busy(DurableObject):
         async def hold(self) -> None:
@@ -270,7 +270,92 @@ async def test_calls_that_wait_are_bounded_by_bytes_too(monkeypatch: pytest.Monk
     assert isinstance(calls[3].error, Overloaded)
     wait.set_result(None)
     assert await world.ask_all([holding, *calls[:3]]) == [None, 3_000, 3_000, 3_000]
-    assert world.host.queued_bytes == 0
+    assert world.host.book.waiting_bytes == 0
+
+
+def refused(*calls: Call) -> bool:
+    """All of them, for lack of room."""
+    return all(isinstance(call.error, Overloaded) and call.error.retryable and not_executed(call) for call in calls)
+
+
+def not_executed(call: Call) -> bool:
+    return call.error.outcome == "not_executed"
+
+
+@pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "WAITING_CALL_BYTES_MAX"])
+async def test_calls_that_wait_for_the_disk_are_bounded_by_count_and_bytes(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
+    monkeypatch.setattr(f"tidegate.shard.host.call_book.{bound}", 3 if bound == "WAITING_CALLS_MAX" else 10_000)
+    world = World(Thing, auto=False)
+    large = world.call(Thing, "a", "put_large", 17)
+    await world.settle()
+    calls = [world.call(Thing, f"b{number}", "log", "x" * 3_000) for number in range(5)]
+    await world.settle()
+    assert not any(call.answered for call in calls[:3])
+    assert refused(*calls[3:])
+    world.cut()
+    world.auto = True
+    world.committed()
+    await world.ask_all([large, *calls[:3]])
+    assert len(LOG) == 3, "who was refused has not run"
+
+
+@pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "WAITING_CALL_BYTES_MAX", "OBJECT_CALLS_MAX"])
+async def test_calls_that_wait_for_the_end_of_a_reset_object_are_bounded_by_count_and_bytes(
+    monkeypatch: pytest.MonkeyPatch, bound: str
+) -> None:
+    monkeypatch.setattr(f"tidegate.shard.host.call_book.{bound}", 10_000 if bound == "WAITING_CALL_BYTES_MAX" else 3)
+    world = World(Thing, auto=False)
+    put = world.call(Thing, "a", "put", "k", 1)
+    await world.settle()
+    world.cut()
+    abort = world.call(Thing, "a", "abort_after_put", "j")
+    await world.settle()
+    calls = [world.call(Thing, "a", "log", "x" * 3_000) for _ in range(5)]
+    await world.settle()
+    assert not any(call.answered for call in calls[:3])
+    assert refused(*calls[3:])
+    world.auto = True
+    world.committed()
+    await world.ask_all([put, *calls[:3]])
+    assert (abort.answered, len(LOG)) == (True, 3)
+
+
+async def test_a_call_that_was_let_in_to_wait_is_not_refused_when_it_has_to_wait_for_something_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 3)
+    world = World(Thing, auto=False)
+    writing = [world.call(Thing, "a", "put_large", 17)]
+    await world.settle()
+    writing += [world.call(Thing, name, "put_large", 17) for name in "bcd"]
+    await world.settle()
+    for _ in range(4):
+        world.commit()
+        await world.settle()
+    await world.ask_all(writing)
+
+
+async def test_calls_of_objects_to_each_other_are_in_the_bounds_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 3)
+
+    class Crowd(Thing):
+        async def ask_many(self, count: int) -> list[str]:
+            await until("ask")
+            stubs = [self.stub(Thing, f"b{number}") for number in range(count)]
+            answers = await asyncio.gather(*(stub.log("x") for stub in stubs), return_exceptions=True)
+            return [type(answer).__name__ for answer in answers]
+
+    world = World(Crowd, Thing, auto=False)
+    ask = control("ask")
+    asking = world.call(Crowd, "a", "ask_many", 5)
+    large = world.call(Thing, "a", "put_large", 17)
+    await world.settle()
+    ask.set_result(None)
+    await world.settle()
+    world.auto = True
+    world.host.turn.end_soon()
+    await large.reply
+    assert await asking.reply == ["NoneType"] * 3 + ["Overloaded"] * 2
 
 
 @pytest.mark.parametrize("raw", [b"\x05", b"\xc3", b"\xe0", b"\xa0"])

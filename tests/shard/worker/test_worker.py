@@ -303,7 +303,7 @@ async def test_a_system_call_may_have_a_deadline(tmp_path: Path) -> None:
 async def test_who_asks_a_worker_for_calls_all_the_time_does_not_keep_others_from_asking(tmp_path: Path) -> None:
     async with service(tmp_path, 1) as [one]:
         held = one.send("Note", name_on(0, 1), "pause", 0.5)
-        await wait_until_in_loop(lambda: one.worker._host.running, "a running call")
+        await wait_until_in_loop(lambda: one.worker._host.book.running, "a running call")
         answers = []
         for _ in range(20):
             answers.append(await one.reply(one.send("", "", "unknown_calls", [held, 999_999])))

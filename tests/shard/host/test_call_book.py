@@ -1,13 +1,14 @@
-"""Which calls a worker still has to answer, wherever they are."""
+"""shard/host/call_book.py: which calls a worker still has to answer, wherever they are, and how many wait."""
 
 from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.support.host_world import Call, World
 from tidegate.runtime.wire.protocol import OK, Origin
 from tidegate.shard.host.given_up import Errand
-from tidegate.shard.host.known_calls import known_calls
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -36,7 +37,7 @@ class Slow(DurableObject):
 
 
 def known(world: World) -> set[int]:
-    return known_calls(world.host, b"test")
+    return world.host.book.known_to(b"test")
 
 
 def unanswered(*calls: Call) -> None:
@@ -60,7 +61,7 @@ async def test_a_call_that_runs_waits_or_is_held_is_known_with_a_deadline_or_wit
     await world.settle()
     unanswered(*calls)
     assert known(world) == set(range(1, len(calls) + 1))
-    assert known_calls(world.host, b"another") == set()
+    assert world.host.book.known_to(b"another") == set()
     world.cut()
     assert known(world) == set(range(1, len(calls) + 1)), "also while their commit is on its way"
     world.committed()
@@ -115,7 +116,30 @@ async def test_what_is_asked_about_costs_nothing_for_objects_without_calls() -> 
     waits = world.call(Slow, "busy", "wait")
     await world.settle()
     assert len(world.host.table) == 101
-    assert [task.call[1] for task in world.host.running] == [101]
+    assert [task.call[1] for task in world.host.book.running] == [101]
     assert known(world) == {101}
     await world.ask_all([waits])
-    assert not world.host.running
+    assert not world.host.book.running
+
+
+async def test_a_count_that_is_not_what_the_places_hold_is_noticed() -> None:
+    world = World(Slow)
+    calls = [world.call(Slow, "busy", "section"), world.call(Slow, "busy", "nothing"), world.call(Slow, "starts", "nothing")]
+    await world.settle()
+    book, activation = world.host.book, world.activation(Slow, "busy")
+    world.check()
+    assert len(book.waiting) == 2
+    one, runs = next(iter(book.waiting)), next(iter(book.running))
+    for spoil, mend in (
+        (lambda: book.waiting.discard(one), lambda: book.waiting.add(one)),
+        (lambda: book.ended(runs), lambda: book.started(runs)),
+        (lambda: setattr(book, "waiting_bytes", 0), lambda: setattr(book, "waiting_bytes", 4)),
+        (lambda: setattr(activation, "queued_calls", 0), lambda: setattr(activation, "queued_calls", 1)),
+    ):
+        spoil()
+        with pytest.raises(AssertionError):
+            world.check()
+        mend()
+        world.check()
+    await world.ask_all(calls)
+    assert (book.unanswered, book.waiting_bytes) == (0, 0)

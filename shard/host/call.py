@@ -1,0 +1,60 @@
+"""One call, from where it leaves the fast path until it is started or answered.
+
+Guarantee: its options are read once, and the shard of its object is found once; wherever it waits, it is the same record.
+A call that finds its object in memory and the gate open, and that has no options, never gets one: see `Host.handle`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.shard.core.chain import Chain
+from tidegate.shard.core.input_gate import Section
+
+if TYPE_CHECKING:
+    from tidegate.shard.host.activation import Activation
+    from tidegate.shard.objects.methods import Method
+
+
+class Call:
+    __slots__ = ("_shard", "activation", "chain", "method", "origin", "queue", "request", "section", "since_s")
+
+    def __init__(self, request: Request, origin: Origin, chain: Chain | None = None) -> None:
+        self.request = request
+        self.origin = origin
+        """Where its reply goes."""
+        self.chain = chain
+        self._shard: int | None = None
+        self.queue: dict[Call, None] | None = None
+        """In which it waits, if that is not the gate of its object: see `waiting`."""
+        self.activation: Activation | None = None
+        """At whose gate it waits."""
+        self.method: Method
+        self.section: Section
+        self.since_s: float
+        """Of one that waits at a gate: what it calls, the section whose event it is, and since when it has waited there."""
+
+    @property
+    def bytes(self) -> int:
+        """What the caller has sent with it."""
+        return len(self.request.args) + len(self.request.options)
+
+    @property
+    def waits(self) -> bool:
+        return self.queue is not None or self.activation is not None
+
+    def shard_of(self, shards_total: int) -> int:
+        """The shard of its object."""
+        if self._shard is None:
+            self._shard = shard_of_slot(slot_of(self.request.cls, self.request.name), shards_total)
+        return self._shard
+
+    def deliver(self) -> None:
+        """The gate lets it in."""
+        activation = self.activation
+        assert activation is not None
+        host = activation.host
+        host.book.dropped(self)
+        host.start(activation, self.method, self, self.section)

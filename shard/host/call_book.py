@@ -1,0 +1,118 @@
+"""The book of a worker's calls: which run, which wait, how many and how much, and whether there is room for one more to wait.
+
+Guarantee: a call that waits to be started is in here, wherever it waits (see `waiting`), and is counted once; what waits is
+bounded by count and bytes, for one object by count too. Who has been let in is not refused because it has to wait for something
+else: it takes no new room.
+
+Rule: the counts are changed in this file only. Calls that are answered without having suspended or waited never get here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from tidegate.runtime.errors import Overloaded
+from tidegate.runtime.limits import OBJECT_CALLS_MAX, WAITING_CALL_BYTES_MAX, WAITING_CALLS_MAX
+from tidegate.runtime.wire.protocol import Origin
+from tidegate.shard.core.input_gate import Section
+from tidegate.shard.core.output_gate import OutputGate
+from tidegate.shard.host.call import Call
+from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.loop.task import ObjectTask
+
+if TYPE_CHECKING:
+    from tidegate.shard.host.activation import Activation
+
+
+class CallBook:
+    __slots__ = ("_output_gate", "ended", "running", "started", "waiting", "waiting_bytes")
+
+    def __init__(self, output_gate: OutputGate) -> None:
+        self._output_gate = output_gate
+        self.running: set[ObjectTask] = set()
+        """Calls that have suspended."""
+        self.started = self.running.add
+        self.ended = self.running.discard
+        self.waiting: set[Call] = set()
+        """Calls that are to be started, wherever they wait."""
+        self.waiting_bytes = 0
+
+    # Those that wait
+
+    def refusal(self, call: Call, ahead: int) -> Overloaded | None:
+        """Why the call cannot wait, where `ahead` calls wait for its object already."""
+        if self.waiting_bytes + call.bytes > WAITING_CALL_BYTES_MAX:
+            return Overloaded(f"{self.waiting_bytes} bytes of calls wait in the worker")
+        if ahead >= OBJECT_CALLS_MAX:
+            return Overloaded(f"{call.request.cls}/{call.request.name} has {ahead} calls waiting")
+        if len(self.waiting) >= WAITING_CALLS_MAX:
+            return Overloaded(f"{len(self.waiting)} calls wait in the worker")
+        return None
+
+    def queued(self, call: Call) -> None:
+        """It begins to wait; where, is written on it."""
+        self.waiting.add(call)
+        self.waiting_bytes += call.bytes
+        if call.activation is not None:
+            call.activation.queued_calls += 1
+
+    def dropped(self, call: Call) -> None:
+        """It waits no longer: it is started, refused, answered at its deadline, or will wait for something else."""
+        self.waiting.remove(call)
+        self.waiting_bytes -= call.bytes
+        if call.activation is not None:
+            call.activation.queued_calls -= 1
+        call.activation = call.queue = None
+
+    # Numbers
+
+    @property
+    def unanswered(self) -> int:
+        """Calls that were accepted and not answered yet."""
+        return len(self.running) + len(self.waiting) + self._output_gate.messages_held
+
+    def known_to(self, client: bytes) -> set[Any]:
+        """Which calls of one caller are still to be answered, by their ids: asked for about those that take long. Where there are
+        objects without calls nobody looks: there may be a million."""
+        known = set()
+        for origin, request_id in self._calls():
+            if isinstance(origin, InternalOrigin):
+                origin, request_id = origin.asked_by(request_id)
+            if origin.client == client:
+                known.add(request_id)
+        return known
+
+    def _calls(self) -> Iterator[tuple[Origin, Any]]:
+        gone = [task for task in self.running if task.call is None or task.done()]
+        self.running.difference_update(gone)  # Code that reaches for what is not its own can make a call vanish.
+        for task in self.running:
+            yield task.call[:2]
+        for call in self.waiting:
+            yield call.origin, call.request.id
+        for _, origin, request_id, _, _ in self._output_gate.messages():
+            yield origin, request_id
+
+    def check(self, activations: Iterable[Activation], queues: Iterable[Iterable[Call]]) -> None:
+        """Counts anew, from the places where calls wait. For tests."""
+        found = [call for queue in queues for call in queue]
+        assert all(call.activation is None for call in found)
+        for activation in activations:
+            at_gate = list(_at_gate(activation))
+            assert all(call.activation is activation and call.queue is None for call in at_gate), activation.id
+            assert activation.queued_calls == len(at_gate), activation.id
+            found += at_gate
+            running = {task for task in activation.tasks if task.call is not None and not task.done()}
+            assert running <= self.running, activation.id
+        assert len(found) == len(self.waiting)
+        assert set(found) == self.waiting
+        assert sum(call.bytes for call in found) == self.waiting_bytes
+        assert len(found) <= WAITING_CALLS_MAX
+        assert self.waiting_bytes <= WAITING_CALL_BYTES_MAX
+
+
+def _at_gate(activation: Activation) -> Iterator[Call]:
+    section: Section | None = activation.gate.root
+    while section is not None:
+        yield from (waiter for waiter in section.waiters if isinstance(waiter, Call))
+        section = section.child
