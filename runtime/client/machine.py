@@ -64,7 +64,8 @@ class ClientMachine:
         self.problem = ""
         """What the shell knows of why there is no connection to the router."""
         self._options = deadline_options(timeout) if deadline_to_server else None
-        self._direct = direct
+        self.direct = direct
+        """Calls may go straight to workers."""
         self._links: dict[int, Link] = {}
         self._effects: list[Effect] = []
         self._dirty: list[Link] = []
@@ -81,14 +82,14 @@ class ClientMachine:
         self._ask_at = -math.inf
         self._sweep_at = math.inf
         self._unexpected = 0
-        self._closed = False
+        self.closed = False
         self._router = self._open_router(endpoint)
 
     # Calls
 
     def slot_of(self, class_name: str, name: str) -> int:
         """The slot that `call` wants to know: a caller of the same object again and again asks once. Raises BadRequest."""
-        if not self._direct or not class_name:
+        if not self.direct or not class_name:
             return NO_SLOT
         try:
             return slot_of(class_name, name)
@@ -105,7 +106,7 @@ class ClientMachine:
         if slot >= 0:
             lane = self._lanes[slot]
             link = lane if lane is not None and slot not in self._pins else self._pin(slot, now)
-        if self._closed or (class_name and len(link.calls) >= CLIENT_CALLS_MAX):
+        if self.closed or (class_name and len(link.calls) >= CLIENT_CALLS_MAX):
             self._refuse(link, slot)
         call_id = self._next_call
         self._next_call = call_id + 1
@@ -149,7 +150,7 @@ class ClientMachine:
     def _refuse(self, link: Link, slot: int) -> None:
         if slot != NO_SLOT and link is self._router:
             self._unpin(slot)
-        if self._closed:
+        if self.closed:
             raise Unavailable("the client is closed")
         raise Overloaded(f"{CLIENT_CALLS_MAX} calls of this client wait for replies")
 
@@ -273,7 +274,7 @@ class ClientMachine:
         if link is not self._router:
             return
         self.problem = ""
-        if self._direct:
+        if self.direct:
             self._epoch = -1  # Another router, perhaps of another start of the service.
             self._ask(now)
 
@@ -310,7 +311,7 @@ class ClientMachine:
 
     def close(self) -> None:
         """Answers everything: the client gives up."""
-        self._closed = True
+        self.closed = True
         self._effects = [effect for effect in self._effects if isinstance(effect, Close)]
         for link in list(self._links.values()):
             unsent = {row[0] for row in link.rows}
@@ -360,7 +361,7 @@ class ClientMachine:
 
     def topology_received(self, topology: Topology, reachable: Container[str], now: float) -> None:
         """Calls go straight to the workers whose endpoints are `reachable`, to the others through the router."""
-        if not self._direct or self._closed or topology.epoch < self._epoch:
+        if not self.direct or self.closed or topology.epoch < self._epoch:
             return
         self._epoch = topology.epoch
         self._incomplete = False

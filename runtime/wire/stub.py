@@ -73,6 +73,18 @@ def bind_call(call: Callable[..., Any], class_name: str, name: str, method: str,
     return send
 
 
+class TimedBinder:
+    """Behind a stub that has a timeout of its own."""
+
+    def __init__(self, client: Any, timeout: float) -> None:
+        self._client = client
+        self._timeout = timeout
+
+    def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
+        send: Callable[..., Any] = self._client.bind(class_name, name, method, shape, self._timeout)
+        return send
+
+
 class MethodShape:
     """What a caller must know of a method: the type of its result, and the names of its parameters."""
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime import limits
-from tidegate.runtime.client import asynchronous as client
 from tidegate.runtime.client import machine as client_machine
+from tidegate.runtime.client import shell
 from tidegate.runtime.sockets import dealer
 from tidegate.runtime.supervisor.config import ServiceConfig, StorageConfig
 from tidegate.shard.core import alarms
@@ -22,7 +22,7 @@ ROWS = {row[0].strip(): row[1].strip() for row in re.findall(r"^\| ([^|]+) \| ([
     ("wait", "seconds"),
     [
         ("a connection to the service", limits.CONNECT_TIMEOUT_S),
-        ("a reply", client.TIMEOUT_S),
+        ("a reply", shell.TIMEOUT_S),
         ("a link to a worker", client_machine.CONNECT_S),
         ("a peer that stopped without closing its connection", dealer._HEARTBEAT_TIMEOUT_MS / 1_000),
         ("a call for a worker that is being started", limits.WAIT_START_S),

@@ -44,8 +44,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Names:
     made = Names()
     monkeypatch.setattr(socket, "getaddrinfo", made.getaddrinfo)
     monkeypatch.setattr(addresses, "LOOK_UP_AGAIN_S", 0.02)
-    monkeypatch.setattr("tidegate.runtime.client.asynchronous.LOOK_UP_AGAIN_S", 0.02)
-    monkeypatch.setattr("tidegate.runtime.client.synchronous.LOOK_UP_AGAIN_S", 0.02)
+    monkeypatch.setattr("tidegate.runtime.client.shell.LOOK_UP_AGAIN_S", 0.02)
     return made
 
 

@@ -160,6 +160,47 @@ def test_a_call_made_in_another_loop_says_what_to_use_instead(tmp_path: Path) ->
     run(tmp_path, body)
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_call_made_in_another_loop_of_the_same_thread_says_so_and_is_never_sent(tmp_path: Path, ended: bool) -> None:
+    """As where each test of a user has a loop of its own, and the client is that of an earlier one."""
+    first = asyncio.new_event_loop()
+    service = first.run_until_complete(_start(tmp_path))
+    client = connect(service.endpoint, direct=False)
+    first.run_until_complete(client.__aenter__())
+    stub = client.stub("Echo", "a")
+    if ended:
+        service.close()
+        first.close()
+
+    async def elsewhere() -> None:
+        for make in (lambda: stub.echo(1), client.ping, lambda: client.stub("Echo", "b").echo(1)):
+            with pytest.raises(RuntimeError, match=r"another event loop.*run_coroutine_threadsafe.*connect_sync"):
+                await make()
+
+    asyncio.run(elsewhere())
+    if ended:
+        with pytest.raises(RuntimeError, match="another event loop"):
+            stub.echo(1)
+        client.close()
+        return
+    early = stub.echo(2)  # Where none runs it waits for the one it belongs to.
+    assert first.run_until_complete(early) == [2]
+    assert len(service.router.seen) == 1
+    client.close()
+    with pytest.raises(Unavailable, match="closed"):
+        asyncio.run(_ask(stub))
+    service.close()
+    first.close()
+
+
+async def _start(directory: Path) -> EchoService:
+    return EchoService(directory, workers=0)
+
+
+async def _ask(stub: Any) -> Any:
+    return await stub.echo(1)
+
+
 def test_a_client_that_was_not_entered_says_how_to_enter_it(tmp_path: Path) -> None:
     async def body(service: EchoService, _: Client) -> None:
         client = connect(service.endpoint)

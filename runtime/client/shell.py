@@ -1,0 +1,333 @@
+"""The shell under both clients: it moves bytes between machine and links, keeps one timer, and follows the names of hosts.
+
+Rule 1: no rules of calls here: the machine decides.
+Rule 2: nothing waits here. Whoever drives the shell waits, an event loop or a thread with a `Poller`; it cannot tell which.
+Rule 3: a readiness edge is never lost (`dealer`): after every send, and after as many messages as one turn takes, it is asked
+again.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import zmq
+
+from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up
+from tidegate.runtime.client.links import AskTopology, Close, Effect, Open, check_seconds
+from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
+from tidegate.runtime.errors import Unavailable
+from tidegate.runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
+from tidegate.runtime.sockets.dealer import Dealer
+from tidegate.runtime.wire.encoding import decode_any
+from tidegate.runtime.wire.protocol import NO_RAW
+from tidegate.runtime.wire.slots import topology_from_reply
+
+TIMEOUT_S = 30.0
+"""Of calls that name no timeout of their own. The service is told only of timeouts that were named."""
+FIRST_TOPOLOGY_S = 1.0
+"""How long a client waits at first to learn where the objects live. Later is no error: calls then go round."""
+
+
+class Timer(Protocol):
+    def cancel(self) -> object: ...
+
+
+class Asked(Protocol):
+    """A question that somebody else answers; every future is one."""
+
+    def result(self) -> Any: ...
+    def cancel(self) -> object: ...
+    def add_done_callback(self, callback: Callable[[Any], object], /) -> object: ...
+
+
+class Driver(Protocol):
+    """Who turns a shell. Every event loop is one."""
+
+    def time(self) -> float: ...
+    def call_soon(self, callback: Callable[..., object], /, *args: Any) -> object: ...
+    def call_at(self, when: float, callback: Callable[..., object], /, *args: Any) -> Timer: ...
+    def add_reader(self, fd: Any, callback: Callable[..., object], /, *args: Any) -> object: ...
+    def remove_reader(self, fd: Any, /) -> object: ...
+    def run_in_executor(self, executor: None, function: Callable[..., Any], /, *args: Any) -> Asked: ...
+
+
+def new_machine(endpoint: str, timeout: float | None, connect_timeout: float | None, direct: bool) -> ClientMachine:
+    """As `connect` was asked for. Raises ValueError and TypeError."""
+    if problem := check_target(endpoint):
+        raise ValueError(f"{endpoint!r} {problem}")
+    check_seconds("timeout", timeout)
+    check_seconds("connect_timeout", connect_timeout)
+    return ClientMachine(
+        endpoint,
+        timeout=TIMEOUT_S if timeout is None else timeout,
+        direct=direct and _is_local(endpoint),
+        deadline_to_server=timeout is not None,
+        connect_timeout=CONNECT_TIMEOUT_S if connect_timeout is None else connect_timeout,
+    )
+
+
+class Shell:
+    """The links of one machine. Who has given the machine a call flushes, at once or when all calls of a turn are made."""
+
+    def __init__(
+        self, machine: ClientMachine, context: zmq.Context[Any], driver: Driver, topology_known: Callable[[], object]
+    ) -> None:
+        """`topology_known` is called whenever the service has told where the objects live, or has not been able to."""
+        self._machine = machine
+        self._context = context
+        self._driver = driver
+        self._time = driver.time
+        self._call_soon = driver.call_soon
+        self._topology_known = topology_known
+        self._dealers: dict[int, Dealer] = {}
+        self._names: dict[int, _Name] = {}
+        """By link, until it is connected."""
+        self.flushing = False
+        """Somebody has asked for a flush at the end of this turn."""
+        self._timer: Timer | None = None
+        self._timer_at = math.inf
+        self._has_started = False
+        self._closed = False
+
+    def start(self) -> None:
+        """Begins to connect. Raises ValueError for an endpoint that only ZeroMQ knows to be wrong, Unavailable where no
+        descriptor is left."""
+        self.flush()
+        self._has_started = True
+
+    def close(self) -> None:
+        """Calls in flight are answered by an error; nothing is watched any more."""
+        self._closed = True
+        self._machine.close()
+        self._perform(self._machine.take_effects())
+        for number in list(self._dealers):
+            self._detach(number)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None  # It knows the shell: who drops a client gets its descriptors back at once.
+
+    # Out
+
+    def flush(self) -> None:
+        """Sends what the machine has, and does what it asks for."""
+        self.flushing = False
+        machine, dealers = self._machine, self._dealers
+        while machine.has_work():
+            for number, body in machine.take_messages(self._time()):
+                dealer = dealers.get(number)
+                if dealer is None:
+                    continue
+                if not dealer.send(body):
+                    self._lost(number, dealer)
+                elif dealer.readable():  # The send may have consumed the edge.
+                    self._call_soon(self._read, number)
+            self._perform(machine.take_effects())
+        if machine.next_deadline() < self._timer_at:
+            self._set_timer()
+
+    def _flush_soon(self) -> None:
+        if not self.flushing and self._machine.has_work():
+            self.flushing = True
+            self._call_soon(self.flush)
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Open():
+                    self._open(effect)
+                case Close():
+                    self._forget_name(effect.link)
+                    self._detach(effect.link)
+                case AskTopology():
+                    asked = _AskedTopology(self._topology_answered_soon)
+                    self._machine.call(asked, NO_SLOT, "", "", "topology", NO_RAW, decode_any, None, self._time())
+
+    # Links
+
+    def _open(self, effect: Open) -> None:
+        if effect.reconnect and has_name(effect.endpoint):
+            self._names[effect.link] = _Name(effect.endpoint)
+            self._look_up(effect.link)
+            return
+        try:
+            self._attach(effect.link, [effect.endpoint], reconnect=effect.reconnect)
+        except (zmq.ZMQError, Unavailable) as exc:
+            if not effect.reconnect:
+                self._machine.link_lost(effect.link, self._time())
+            elif not self._has_started:
+                raise exc if isinstance(exc, Unavailable) else ValueError(f"{effect.endpoint}: {exc}") from exc
+            else:
+                self._machine.problem = str(exc)
+                self._driver.call_at(self._time() + LOOK_UP_AGAIN_S, self._open_again, effect)
+
+    def _open_again(self, effect: Open) -> None:
+        if not self._closed:
+            self._open(effect)
+
+    def _attach(self, number: int, endpoints: list[str], *, reconnect: bool) -> None:
+        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect)
+        for monitor in dealer.monitors():
+            self._driver.add_reader(monitor, self._watch, number)
+        self._call_soon(self._watch, number)
+
+    def _detach(self, number: int) -> None:
+        dealer = self._dealers.pop(number, None)
+        if dealer is None:
+            return
+        for fd in dealer.monitors():
+            self._driver.remove_reader(fd)
+        if dealer.is_connected:
+            self._driver.remove_reader(dealer.socket.fileno())
+        dealer.close()
+
+    def _watch(self, number: int) -> None:
+        dealer = self._dealers.get(number)
+        while dealer is not None and (change := dealer.change(self._driver.remove_reader)) is not None:
+            if change == "lost":
+                self._lost(number, dealer)
+                break
+            self._forget_name(number)
+            self._driver.add_reader(dealer.socket.fileno(), self._read, number)
+            self._call_soon(self._read, number)
+            self._machine.link_connected(number, self._time())
+        self._flush_soon()
+
+    def _read(self, number: int) -> None:
+        dealer = self._dealers.get(number)
+        if dealer is None:
+            return
+        bodies = dealer.receive(TURN_MESSAGES_MAX)
+        for body in bodies:
+            self._machine.message_received(number, body, self._time())
+        if len(bodies) == TURN_MESSAGES_MAX:
+            self._call_soon(self._read, number)
+        self._flush_soon()
+
+    def _lost(self, number: int, dealer: Dealer) -> None:
+        """What arrived before is delivered before the loss is told."""
+        while bodies := dealer.receive(TURN_MESSAGES_MAX):
+            for body in bodies:
+                self._machine.message_received(number, body, self._time())
+        self._machine.link_lost(number, self._time())
+
+    # Names of hosts
+
+    def _look_up(self, number: int) -> None:
+        name = self._names.get(number)
+        if name is not None:
+            name.asked = self._driver.run_in_executor(None, look_up, name.endpoint)
+            name.asked.add_done_callback(partial(self._looked_up, number))
+
+    def _looked_up(self, number: int, asked: Asked) -> None:
+        """Tries every address of the name; until one answers the name is looked up again and again."""
+        name = self._names.get(number)
+        if name is None:
+            return
+        try:
+            found = asked.result()
+            if found != name.tried:
+                self._detach(number)
+                name.tried = []
+                self._attach(number, found, reconnect=True)
+                name.tried = found
+            self._machine.problem = ""
+        except (OSError, zmq.ZMQError, Unavailable) as error:  # The next try may find a descriptor.
+            self._machine.problem = getattr(error, "strerror", "") or str(error)
+        name.again = self._driver.call_at(self._time() + LOOK_UP_AGAIN_S, self._look_up, number)
+
+    def _forget_name(self, number: int) -> None:
+        name = self._names.pop(number, None)
+        if name is not None:
+            name.stop()
+
+    # Time and topology
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._timer_at = self._machine.next_deadline()
+        if self._timer_at < math.inf:
+            self._timer = self._driver.call_at(self._timer_at, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._machine.handle_timer(self._time())
+        self._set_timer()
+        self._flush_soon()
+
+    def _topology_answered_soon(self, reply: Any) -> None:
+        """Not in the middle of the message that has it, and not while everything is being closed."""
+        if not self._closed:
+            self._call_soon(self._topology_answered, reply)
+
+    def _topology_answered(self, reply: Any) -> None:
+        try:
+            topology = topology_from_reply(reply)
+        except ValueError:
+            pass  # The link was lost, and the next one asks again; or a service that has no topology to tell.
+        else:
+            self._machine.topology_received(topology, _local_sockets(topology.endpoints), self._time())
+        self._topology_known()
+        self._flush_soon()
+
+
+class _AskedTopology:
+    """Waits for the reply to the call; an error is no topology."""
+
+    __slots__ = ("_is_done", "_tell")
+
+    def __init__(self, tell: Callable[[Any], object]) -> None:
+        self._tell = tell
+        self._is_done = False
+
+    def done(self) -> bool:
+        return self._is_done
+
+    def set_result(self, result: Any) -> None:
+        self._is_done = True
+        self._tell(result)
+
+    def set_exception(self, exception: BaseException) -> None:
+        self.set_result(None)
+
+
+class _Name:
+    """Of a host, to which no connection has been made yet."""
+
+    __slots__ = ("again", "asked", "endpoint", "tried")
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self.tried: list[str] = []
+        self.asked: Asked | None = None
+        self.again: Timer | None = None
+
+    def stop(self) -> None:
+        for each in (self.asked, self.again):
+            if each is not None:
+                each.cancel()
+
+
+def _is_local(endpoint: str) -> bool:
+    """Whether the service is on this machine, so that the paths of its sockets mean the same here."""
+    scheme, _, address = endpoint.partition("://")
+    return scheme == "ipc" or (scheme == "tcp" and address.startswith(("127.", "localhost:", "[::1]:")))
+
+
+def _local_sockets(endpoints: tuple[str | None, ...]) -> frozenset[str]:
+    """Those of the workers' endpoints that are sockets in the file system of this machine."""
+    found = set()
+    for endpoint in endpoints:
+        if endpoint is not None and endpoint.startswith("ipc://"):
+            try:
+                mode = os.stat(endpoint.removeprefix("ipc://")).st_mode
+            except OSError:
+                continue
+            if stat.S_ISSOCK(mode):
+                found.add(endpoint)
+    return frozenset(found)

@@ -1,0 +1,363 @@
+"""The shell under both clients, driven by hand: links that a test makes up, a clock that a test sets."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import zmq
+
+from tidegate.runtime.client import shell as shell_module
+from tidegate.runtime.client.machine import ClientMachine
+from tidegate.runtime.client.shell import Shell, new_machine
+from tidegate.runtime.client.synchronous import Poller
+from tidegate.runtime.errors import Unavailable
+from tidegate.runtime.limits import TURN_MESSAGES_MAX
+from tidegate.runtime.wire.encoding import decode_any
+from tidegate.runtime.wire.protocol import NO_RAW, OK, encode
+
+CONTEXT: Any = None
+"""The links of these tests need none."""
+
+
+class Answer:
+    """Of a call."""
+
+    def __init__(self) -> None:
+        self.got: Any = None
+
+    def done(self) -> bool:
+        return self.got is not None
+
+    def set_result(self, result: Any) -> None:
+        self.got = result
+
+    set_exception = set_result
+
+
+class Socket:
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def fileno(self) -> int:
+        return self._fd
+
+
+class Link:
+    """A dealer of no socket: the test says what arrives and what becomes of it."""
+
+    made: list[Link]
+    refuses: Exception | None = None
+    """Of the next one that is made."""
+
+    def __init__(self, context: object, endpoints: list[str], *, reconnect: bool) -> None:
+        if (problem := type(self).refuses) is not None:
+            type(self).refuses = None
+            raise problem
+        self.endpoints = endpoints
+        self.sent: list[Any] = []
+        self.arrived: list[bytes] = []
+        self.changes: list[str] = []
+        self.takes = True
+        self.is_connected = self.is_closed = False
+        self.fds = [next(NUMBERS) for _ in endpoints]
+        self.socket = Socket(next(NUMBERS))
+        self.made.append(self)
+
+    def monitors(self) -> list[int]:
+        return self.fds
+
+    def send(self, body: bytes) -> bool:
+        if self.takes:
+            self.sent += decode_any(body)
+        return self.takes
+
+    def readable(self) -> bool:
+        return bool(self.arrived)
+
+    def receive(self, messages_max: int) -> list[bytes]:
+        taken, self.arrived = self.arrived[:messages_max], self.arrived[messages_max:]
+        return taken
+
+    def change(self, forget: Callable[[int], object]) -> str | None:
+        change = self.changes.pop(0) if self.changes else None
+        self.is_connected = self.is_connected or change == "connected"
+        return change
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+NUMBERS = itertools.count(1_000)
+
+
+class Hand:
+    """Drives a shell: nothing happens but what the test lets happen."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.soon: collections.deque[Callable[[], object]] = collections.deque()
+        self.timers: list[Timer] = []
+        self.watched: dict[int, Callable[[], object]] = {}
+        self.questions: list[Question] = []
+
+    def time(self) -> float:
+        return self.now
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> None:
+        self.soon.append(lambda: callback(*args))
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
+        self.timers.append(Timer(when, lambda: callback(*args)))
+        return self.timers[-1]
+
+    def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        assert fd not in self.watched
+        self.watched[fd] = lambda: callback(*args)
+
+    def remove_reader(self, fd: int) -> None:
+        del self.watched[fd]
+
+    def run_in_executor(self, executor: None, function: Callable[..., Any], *args: Any) -> Question:
+        self.questions.append(Question())
+        return self.questions[-1]
+
+    def settle(self) -> None:
+        while self.soon:
+            self.soon.popleft()()
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        due = [timer for timer in self.timers if timer.when <= self.now]
+        self.timers = [timer for timer in self.timers if timer not in due]
+        for timer in due:
+            if not timer.cancelled:
+                timer.callback()
+        self.settle()
+
+
+class Timer:
+    def __init__(self, when: float, callback: Callable[[], object]) -> None:
+        self.when, self.callback, self.cancelled = when, callback, False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Question:
+    """Which addresses a name has."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def add_done_callback(self, callback: Callable[[Any], object]) -> None:
+        self._tell = callback
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+    def answer(self, found: list[str] | OSError) -> None:
+        self._found = found
+        self._tell(self)
+
+    def result(self) -> list[str]:
+        if isinstance(self._found, OSError):
+            raise self._found
+        return self._found
+
+
+class Rig:
+    """A shell with its machine, driven by hand."""
+
+    def __init__(self, endpoint: str = "tcp://127.0.0.1:1", *, direct: bool = False) -> None:
+        self.hand = Hand()
+        self.machine: ClientMachine = new_machine(endpoint, None, 5.0, direct)
+        self.topologies = 0
+        self.shell = Shell(self.machine, CONTEXT, self.hand, self.count_topology)
+        self.shell.start()
+        self.hand.settle()
+
+    def count_topology(self) -> None:
+        self.topologies += 1
+
+    def connect(self, link: Link) -> None:
+        link.changes.append("connected")
+        self.hand.watched[link.fds[0]]()
+        self.hand.settle()
+
+    def call(self) -> Answer:
+        answer = Answer()
+        self.machine.call(answer, -1, "Echo", "a", "where", NO_RAW, decode_any, None, self.hand.now)
+        self.shell.flush()
+        return answer
+
+
+@pytest.fixture(autouse=True)
+def links(monkeypatch: pytest.MonkeyPatch) -> list[Link]:
+    monkeypatch.setattr(Link, "made", [], raising=False)
+    monkeypatch.setattr(Link, "refuses", None)
+    monkeypatch.setattr(shell_module, "Dealer", Link)
+    return Link.made
+
+
+def reply(request: Any, result: Any) -> bytes:
+    return encode([[request[0], OK, result]])
+
+
+def test_a_reply_that_came_while_a_call_was_sent_is_read_although_no_descriptor_says_so(links: list[Link]) -> None:
+    rig = Rig()
+    rig.connect(links[0])
+    first = rig.call()
+    links[0].arrived.append(reply(links[0].sent[0], "early"))
+    rig.call()
+    rig.hand.settle()
+    assert first.got == "early"
+
+
+def test_what_arrived_before_a_send_failed_is_delivered_before_the_link_is_given_up(links: list[Link]) -> None:
+    rig = Rig()
+    rig.connect(links[0])
+    first = rig.call()
+    links[0].arrived.append(reply(links[0].sent[0], "in time"))
+    links[0].takes = False
+    rig.call()
+    assert first.got == "in time"
+    assert links[0].is_closed
+    assert len(links) == 2, "the next one to the router"
+
+
+def test_a_turn_reads_a_bounded_number_of_messages_and_the_rest_in_the_next(links: list[Link]) -> None:
+    rig = Rig()
+    rig.connect(links[0])
+    answers = [rig.call() for _ in range(TURN_MESSAGES_MAX + 1)]
+    links[0].arrived += [reply(request, "here") for request in links[0].sent]
+    rig.hand.watched[links[0].socket.fileno()]()
+    assert sum(answer.done() for answer in answers) == TURN_MESSAGES_MAX
+    rig.hand.settle()
+    assert all(answer.done() for answer in answers)
+
+
+def test_a_call_that_nobody_could_take_is_refused_by_the_one_timer_of_the_shell(links: list[Link]) -> None:
+    rig = Rig()
+    answers = [rig.call() for _ in range(3)]
+    assert len([timer for timer in rig.hand.timers if not timer.cancelled]) == 1
+    rig.hand.pass_time(5.1)
+    assert all(isinstance(answer.got, Unavailable) for answer in answers)
+
+
+def test_a_name_is_looked_up_until_one_of_its_addresses_answers_and_no_longer(links: list[Link]) -> None:
+    rig = Rig("tcp://service.invalid:7")
+    answer = rig.call()
+    rig.hand.questions[0].answer(OSError(2, "no such name"))
+    assert rig.machine.problem == "no such name"
+    rig.hand.pass_time(1.0)
+    rig.hand.questions[1].answer(["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"])
+    assert rig.machine.problem == ""
+    rig.hand.pass_time(1.0)
+    rig.hand.questions[2].answer(["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"])
+    assert [link.endpoints for link in links] == [["tcp://127.0.0.1:7", "tcp://127.0.0.2:7"]], "the same are left in peace"
+    rig.connect(links[0])
+    rig.hand.pass_time(1.0)
+    assert len(rig.hand.questions) == 3
+    links[0].arrived.append(reply(links[0].sent[0], "found"))
+    rig.hand.watched[links[0].socket.fileno()]()
+    assert answer.got == "found"
+
+
+def test_a_name_to_which_no_socket_could_be_had_is_tried_again_by_whoever_drives(links: list[Link]) -> None:
+    rig = Rig("tcp://service.invalid:7")
+    Link.refuses = Unavailable("hardly a file descriptor left")
+    rig.hand.questions[0].answer(["tcp://127.0.0.1:7"])
+    assert "descriptor" in rig.machine.problem
+    rig.hand.pass_time(1.0)
+    rig.hand.questions[1].answer(["tcp://127.0.0.1:7"])
+    assert len(links) == 1
+
+
+def test_a_service_that_was_lost_when_no_descriptor_was_left_is_found_again_when_there_is_one(links: list[Link]) -> None:
+    rig = Rig()
+    rig.connect(links[0])
+    Link.refuses = Unavailable("hardly a file descriptor left")
+    links[0].changes.append("lost")
+    rig.hand.watched[links[0].fds[0]]()
+    rig.hand.settle()
+    answer = rig.call()
+    assert "descriptor" in rig.machine.problem
+    rig.hand.pass_time(1.0)
+    rig.connect(links[1])
+    links[1].arrived.append(reply(links[1].sent[0], "found"))
+    rig.hand.watched[links[1].socket.fileno()]()
+    assert answer.got == "found"
+
+
+def test_an_endpoint_that_only_zeromq_knows_to_be_wrong_is_refused_by_the_first_flush() -> None:
+    Link.refuses = zmq.ZMQError(zmq.EINVAL)
+    with pytest.raises(ValueError, match=r"tcp://127.0.0.1:1: "):
+        Rig()
+
+
+def test_a_service_that_has_no_topology_is_told_as_one_that_has(links: list[Link]) -> None:
+    rig = Rig(direct=True)
+    rig.connect(links[0])
+    links[0].arrived.append(reply(links[0].sent[0], "no topology"))
+    rig.hand.watched[links[0].socket.fileno()]()
+    assert rig.topologies == 0, "not in the middle of the message"
+    rig.hand.settle()
+    assert rig.topologies == 1
+    assert rig.machine.statistics().slots_direct == 0
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:1", "tcp://service.invalid:7"])
+def test_a_closed_shell_watches_nothing_asks_nothing_and_waits_for_no_time(links: list[Link], endpoint: str) -> None:
+    rig = Rig(endpoint, direct=True)
+    for question in rig.hand.questions:
+        question.answer(["tcp://127.0.0.1:7"])
+    rig.call()
+    rig.shell.close()
+    assert all(link.is_closed for link in links)
+    assert not rig.hand.watched
+    assert all(timer.cancelled for timer in rig.hand.timers)
+    assert all(question.cancelled for question in rig.hand.questions)
+    rig.hand.settle()
+    assert rig.topologies == 0
+
+
+def test_the_poller_runs_timers_when_they_are_due_and_none_that_was_cancelled() -> None:
+    told: list[Any] = []
+    poller = Poller()
+    poller.call_at(poller.time() + 0.01, told.append, "late")
+    poller.call_at(0.0, told.append, "early")
+    poller.call_at(0.0, told.append, "never").cancel()
+    poller.turn(-math.inf)
+    assert told == ["early"]
+    poller.turn(math.inf)
+    assert told == ["early", "late"]
+    poller.close()
+
+
+def test_the_poller_runs_what_is_soon_in_order_before_it_waits_for_anything() -> None:
+    told: list[Any] = []
+    poller = Poller()
+    poller.call_soon(lambda: poller.call_soon(told.append, 3))
+    poller.call_soon(told.append, 2)
+    poller.turn(math.inf)
+    assert told == [2, 3]
+    poller.close()
+
+
+def test_the_poller_tells_who_watches_a_descriptor_until_it_is_told_not_to() -> None:
+    told: list[Any] = []
+    poller = Poller()
+    fd = os.eventfd(1)
+    poller.add_reader(fd, told.append, "readable")
+    poller.turn(math.inf)
+    poller.remove_reader(fd)
+    poller.turn(-math.inf)
+    assert told == ["readable"]
+    os.close(fd)
+    poller.close()
