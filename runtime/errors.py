@@ -38,7 +38,15 @@ class TidegateError(Exception):
 
 
 class CallError(TidegateError):
-    """A call was answered by an error. `outcome` says whether the method ran."""
+    """A call was answered by an error (codes: docs/protocol.md). What may be concluded from it:
+
+    code: the name on the wire, one for each class.
+    message: a text for people.
+    outcome: "not_executed": the method has not run and never will. "executed": it has run, and what it wrote is durable.
+        "unknown": it may have run, to its end or a part of the way, or may not have.
+    retryable: the same call may well succeed later. After "unknown" only if the method does no harm when it runs twice.
+    overloaded: refused because a bound was reached; try again more slowly.
+    details: what else came along, by name."""
 
     code: ClassVar[str] = "internal"
     retryable_default: ClassVar[bool] = False
@@ -108,10 +116,12 @@ class MethodRaised(CallError):
 
     @property
     def type(self) -> str:
+        """The name of the class of what was raised, without its module."""
         return str(self.details.get("type", ""))
 
     @property
     def cause(self) -> str:
+        """What it was raised from (`raise … from …`), as text; empty if from nothing."""
         return str(self.details.get("cause", ""))
 
 

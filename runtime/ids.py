@@ -18,7 +18,8 @@ SLOT_KEY_BYTES = 2
 
 
 class ObjectId(NamedTuple):
-    """The identity of an object. `str(id)` is `Class/name`."""
+    """The identity of an object: the name of its class (256 bytes of UTF-8 at most, no slash) and its own (1 to 1,024 bytes).
+    `str(id)` is `Class/name`."""
 
     class_name: str
     name: str

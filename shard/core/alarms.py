@@ -80,7 +80,8 @@ decode_header = msgspec.msgpack.Decoder(Header).decode
 
 @dataclass(frozen=True)
 class AlarmInfo:
-    """What an alarm handler is told."""
+    """What an alarm handler is told: `async def alarm(self, info: AlarmInfo)`. One that raises is run again after 2 s, 4 s, 8 s …
+    and up to a quarter more, six times, and is then abandoned: `tidegate alarms` lists it."""
 
     scheduled_for: datetime.datetime
     """The time that was set, in UTC. The handler never runs before it."""

@@ -64,8 +64,8 @@ class DurableObject:
     _activation: ObjectOwner = cast("ObjectOwner", _Left())
 
     async def on_start(self) -> None:
-        """Runs before the first event of an instance, with the input gate closed. If it raises or aborts, every waiting caller
-        gets `start_failed`, and the next call tries again with a new instance."""
+        """Runs before the first event of an instance, with the input gate closed. If it raises, aborts or is not over after 30 s,
+        every waiting caller gets `start_failed`, and the next call tries again with a new instance."""
 
     @overload
     def stub(self, object_class: type[ObjectT], name: str) -> ObjectT: ...
@@ -74,19 +74,21 @@ class DurableObject:
     def stub(self, object_class: str, name: str) -> Stub: ...
 
     def stub(self, object_class: type[Any] | str, name: str) -> Any:
-        """A handle on another object. Calls leave only when everything this object has written is durable."""
+        """A handle on another object, typed as its class where that is given. Calls leave only when everything this object has
+        written is durable, in the order in which they are made to that object. A call that waits for itself raises `Deadlock`.
+        Raises TypeError for what is neither a class nor the name of one."""
         return Stub(self._activation.caller, object_class, name)
 
     def spawn(self, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Starts a background task that the object owns: gated, counted as activity, cancelled when the object is reset. An
-        exception that escapes it is logged."""
+        exception that escapes it is logged. Raises TypeError for what is no coroutine."""
         activation = self._activation
         check_coroutine(coro)
         return cast("asyncio.Task[T]", activation.spawn(coro))
 
     def block_concurrency(self) -> SectionEntry:
         """`async with self.block_concurrency():` a critical section. Only events that its own code started are delivered
-        while it runs. An exception that escapes it, or 30 s in it, resets the object."""
+        while it runs. They nest, 64 deep at most. An exception that escapes it, or 30 s in it, resets the object."""
         return self._activation.enter_section(None)
 
     @property

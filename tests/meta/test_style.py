@@ -70,7 +70,7 @@ def test_everything_a_user_can_reach_says_what_it_does(name: str) -> None:
     for base in thing.__mro__:
         if base.__module__.startswith("tidegate."):
             for method, function in vars(base).items():
-                if not method.startswith("_") and inspect.isfunction(function):
+                if not method.startswith("_") and (inspect.isfunction(function) or isinstance(function, property)):
                     assert function.__doc__, f"{base.__name__}.{method}"
 
 
