@@ -6,7 +6,6 @@ ZeroMQ takes the first address of a name and stays with it, also where nobody li
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 from typing import Any
@@ -78,11 +77,6 @@ def look_up(endpoint: str) -> list[str]:
     except UnicodeError as error:
         raise OSError(f"{host!r} is no name of a host: {error}") from None
     return _endpoints(found)
-
-
-async def look_up_in(loop: asyncio.AbstractEventLoop, endpoint: str) -> list[str]:
-    """The same, while the loop goes on."""
-    return await loop.run_in_executor(None, look_up, endpoint)
 
 
 def _endpoints(found: list[Any]) -> list[str]:
