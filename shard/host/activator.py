@@ -41,6 +41,14 @@ class Activator:
             activation = self._read(kept, call)
         return activation if activation is not None and self._start(activation, kept, call) else None
 
+    def owns(self, call: Call) -> bool:
+        """Whether its object belongs to this worker."""
+        host = self._host
+        kept = host.classes.get(call.request.cls)
+        if kept is not None and kept.activations.find(call.request.name) is not None:  # Then nobody need compute its slot.
+            return True
+        return call.shard_of(host.settings.shards_total) in host.stores
+
     def _refuses(self, call: Call) -> bool:
         """Whether the object has ended its worker too often; the call has been answered then."""
         request = call.request

@@ -63,9 +63,9 @@ class DurableShard(Store, Protocol):
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_send", "_spare", "_spare_refs",
-        "_system", "activator", "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop",
-        "monotonic_us", "output_gate", "random", "resets", "settings", "stores", "table", "turn", "waiting", "wall_us", "web",
+        "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_spare_refs", "_system",
+        "activator", "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us",
+        "output_gate", "random", "resets", "send", "settings", "stores", "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -98,7 +98,7 @@ class Host:
         self.turn = turn
         self.log = ObjectLog(loop)
         self._reply = reply
-        self._send = send
+        self.send = send
         self._apply = apply
         self._system = system
         self.wall_us = wall_us
@@ -233,7 +233,7 @@ class Host:
     def start(self, activation: Activation, method: Method, call: Call, section: Section) -> None:
         """Starts a call. The gate has let it in."""
         request, origin = call.request, call.origin
-        if origin.__class__ is LocalOrigin and not self._inherit_from_caller(activation, origin):
+        if origin.__class__ is LocalOrigin and not origin.begin(activation):
             return
         if origin.__class__ is TimedOrigin and not origin.begin(self.loop.time()):
             return
@@ -336,35 +336,9 @@ class Host:
 
     # Calls out
 
-    def call_out(self, activation: Activation, request: Request, origin: LocalOrigin) -> None:
-        """A call made by object code: it leaves the worker when everything the object has written is durable."""
-        if activation.broken is not None:
-            origin.fail(activation.broken)
-            return
-        call = Call(request, origin, origin.chain)
-        kept = self.classes.get(request.cls)
-        in_memory = kept is not None and kept.activations.find(request.name) is not None  # Then it is here, and nobody hashes.
-        if in_memory or call.shard_of(self.settings.shards_total) in self.stores:
-            self.call_soon(self._deliver_later, call, context=NEUTRAL)
-            return
-        if origin.chain is not None:
-            request.options = self.chained.options(origin.chain)
-        if activation.cache.confirm_seq <= self.output_gate.durable_seq:
-            self._send_soon(request, origin)
-        else:
-            seq = activation.cache.confirm_seq
-            self.hold(activation, seq, lambda: self._send_soon(request, origin), origin.fail)
-
-    def _send_soon(self, request: Request, origin: LocalOrigin) -> None:
-        self.call_soon(self._send, request, origin, context=NEUTRAL)
-
-    def _inherit_from_caller(self, activation: Activation, origin: LocalOrigin) -> bool:
-        """The callee sees what the call reveals. False when that has been lost: then the call must not run."""
-        if origin.caller.broken is not None and origin.confirm_seq >= origin.caller.lost_seq:
-            origin.fail(origin.caller.broken)
-            return False
-        self.output_gate.inherit(activation.cache, origin.caller.cache, origin.confirm_seq)
-        return True
+    def deliver_soon(self, call: Call) -> None:
+        """A call from one object of this worker to another."""
+        self.call_soon(self._deliver_later, call, context=NEUTRAL)
 
     def _deliver_later(self, call: Call) -> None:
         self._deliver_call(call)

@@ -24,10 +24,11 @@ from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.runtime.wire.protocol import ERROR, Origin, Request, cannot_be_sent, encode
 from tidegate.runtime.wire.stub import MethodShape, bind_call
 from tidegate.shard.core.chain import Chain
+from tidegate.shard.host.call import Call
+from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
-    from tidegate.shard.host.call import Call
     from tidegate.shard.host.host import Host
     from tidegate.shard.loop.task import ObjectTask
 
@@ -94,6 +95,16 @@ class LocalOrigin(InternalOrigin):
         self.place: Call | ObjectTask | None = None
         """Where a call that has a chain is, on this worker."""
 
+    def begin(self, activation: Activation) -> bool:
+        """The call is to be started: its object sees what the call reveals. False when that has been lost; then it must not run,
+        and has been answered."""
+        caller = self.caller
+        if caller.broken is not None and self.confirm_seq >= caller.lost_seq:
+            self.fail(caller.broken)
+            return False
+        caller.host.output_gate.inherit(activation.cache, caller.cache, self.confirm_seq)
+        return True
+
     def answer(self, status: int, result: Any) -> None:
         if self.chain is not None:
             self.caller.host.chained.end(self)
@@ -159,8 +170,27 @@ class Caller:
         origin = LocalOrigin(activation, future, result_type, request, chain)
         if chain is not None:
             chained.begin(origin)
-        self._host.call_out(activation, request, origin)
+        self._send(activation, request, origin)
         return future
+
+    def _send(self, activation: Activation, request: Request, origin: LocalOrigin) -> None:
+        """To another worker it goes when everything that the object has written is durable."""
+        host = self._host
+        call = Call(request, origin, origin.chain)
+        if activation.broken is not None:
+            origin.fail(activation.broken)
+        elif host.activator.owns(call):
+            host.deliver_soon(call)
+        else:
+            if origin.chain is not None:
+                request.options = host.chained.options(origin.chain)
+            if activation.cache.confirm_seq <= host.output_gate.durable_seq:
+                self._leave(request, origin)
+            else:
+                host.hold(activation, activation.cache.confirm_seq, lambda: self._leave(request, origin), origin.fail)
+
+    def _leave(self, request: Request, origin: LocalOrigin) -> None:
+        self._host.call_soon(self._host.send, request, origin, context=NEUTRAL)
 
     async def _call_in_loop(self, *call: Any) -> Any:
         """A call made in a thread, which gives it to `asyncio.run_coroutine_threadsafe`: it is sent when the loop runs this."""

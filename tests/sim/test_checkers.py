@@ -24,6 +24,7 @@ from tidegate.shard.core.output_gate import OutputGate, PendingCommit
 from tidegate.shard.host.activation import Activation, CriticalSection
 from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.host import Host
+from tidegate.shard.host.outbound import Caller, LocalOrigin
 from tidegate.shard.host.outcomes import Outcomes
 from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.waiting import WaitingRoom
@@ -92,14 +93,14 @@ def heirs_are_forgotten(stack: contextlib.ExitStack) -> None:
 
 
 def calls_do_not_wait_for_the_commit(stack: contextlib.ExitStack) -> None:
-    original = Host.call_out
+    original = Caller._send
 
-    def call_out(self: Host, activation: Activation, request: Any, origin: Any) -> None:
+    def send(self: Caller, activation: Activation, request: Any, origin: Any) -> None:
         kept, activation.cache.confirm_seq = activation.cache.confirm_seq, 0
         original(self, activation, request, origin)
         activation.cache.confirm_seq = kept
 
-    patch(stack, Host, "call_out", call_out)
+    patch(stack, Caller, "_send", send)
 
 
 def groups_are_torn(stack: contextlib.ExitStack) -> None:
@@ -266,13 +267,13 @@ def alarms_are_no_part_of_their_group(stack: contextlib.ExitStack) -> None:
 
 
 def calls_of_lost_callers_run(stack: contextlib.ExitStack) -> None:
-    original = Host._inherit_from_caller
+    original = LocalOrigin.begin
 
-    def inherit(self: Host, activation: Activation, origin: Any) -> bool:
-        origin.caller.lost_seq = sys.maxsize
-        return original(self, activation, origin)
+    def begin(self: LocalOrigin, activation: Activation) -> bool:
+        self.caller.lost_seq = sys.maxsize
+        return original(self, activation)
 
-    patch(stack, Host, "_inherit_from_caller", inherit)
+    patch(stack, LocalOrigin, "begin", begin)
 
 
 def later_messages_of_a_lost_object_are_kept(stack: contextlib.ExitStack) -> None:

@@ -12,6 +12,7 @@ import tidegate.shard.host.host
 from tests.support.cold_world import Actor, ColdWorld
 from tests.support.host_world import World
 from tests.support.objects import CONTROL, Thing, control
+from tidegate.shard.host.call import Call
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -21,17 +22,17 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[str]:
     counts: collections.Counter[str] = collections.Counter()
     CONTROL.clear()
 
-    def count(module: Any, name: str) -> None:
-        original = getattr(module, name)
+    def count(where: Any, name: str) -> None:
+        original = getattr(where, name)
 
         def counting(*args: Any, **kwargs: Any) -> Any:
             counts[name] += 1
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(module, name, counting)
+        monkeypatch.setattr(where, name, counting)
 
     count(tidegate.shard.host.host, "parse_options")
-    count(tidegate.shard.host.host, "Call")
+    count(Call, "__init__")
     count(tidegate.shard.host.call, "slot_of")
     return counts
 
@@ -56,7 +57,7 @@ async def test_a_call_that_waits_in_two_places_is_read_and_hashed_once(
     assert not waits.answered
     hold.set_result(None)
     await world.ask_all([holds, waits])
-    assert counted == {"parse_options": 1, "Call": 2, "slot_of": 2}
+    assert counted == {"parse_options": 1, "__init__": 2, "slot_of": 2}
 
 
 async def test_a_call_of_an_object_to_one_that_is_not_in_memory_is_hashed_once(counted: collections.Counter[str]) -> None:
@@ -66,7 +67,7 @@ async def test_a_call_of_an_object_to_one_that_is_not_in_memory_is_hashed_once(c
 
     world = World(Asks, Thing)
     await world.ask(Asks, "a", "ask")
-    assert counted == {"Call": 2, "slot_of": 2}, "its own, and that of the call from outside"
+    assert counted == {"__init__": 2, "slot_of": 2}, "its own, and that of the call from outside"
 
 
 async def test_a_call_that_starts_at_once_is_no_record(counted: collections.Counter[str]) -> None:
