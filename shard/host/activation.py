@@ -172,14 +172,6 @@ class Activation:
             and sys.getrefcount(self.caller) == 2
         )
 
-    def rest(self) -> None:
-        self.move(Event.RESTED)
-        self.gate.rest()
-
-    def rouse(self) -> None:
-        self.move(Event.ROUSED)
-        self.gate.rouse()
-
     def lay_down(self) -> None:
         """The instance leaves memory. Whoever has kept it, or something of it, reaches the object no more."""
         self.move(Event.LAID_DOWN)

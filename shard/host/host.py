@@ -27,7 +27,6 @@ from tidegate.shard.core.cache import Store
 from tidegate.shard.core.codec import SCALARS
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import HeldMessage, OutputGate, PendingCommit
-from tidegate.shard.core.states import State
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.activator import Activator
 from tidegate.shard.host.alarm_clock import AlarmClock
@@ -202,7 +201,7 @@ class Host:
             activation = self.activator.bring(kept, call)
             if activation is None:
                 return
-        elif activation.state is State.RESTING:
+        elif activation.gate.resting:
             self.table.rouse(activation, self.turn.now_s)
         method = kept.methods.get(request.method)
         if isinstance(origin, Ring) and method is None:
