@@ -1,7 +1,7 @@
 """One DEALER socket with its monitor: a link as the operating system sees it.
 
 Rule 1: nothing waits here. The shells ask after a file descriptor became readable, or after they waited with a poller.
-Rule 2: a readiness edge is never lost: whoever sends or receives asks `readable` before waiting again.
+Rule 2: a readiness edge is never lost (`edge.py`): who has sent or received asks `readable` before waiting again.
 Rule 3: what arrived before the link was lost is received before the loss is told.
 
 A socket of a link that may not reconnect has its reconnect interval set to days instead of switched off: switched off,
@@ -12,20 +12,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import zmq
 from zmq.backend import Socket as BackendSocket
 from zmq.utils.monitor import parse_monitor_message
 
 from tidegate.runtime import descriptors
+from tidegate.runtime.sockets.edge import EVENTS, POLLIN, get, is_readable
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv
-_get = cast("Callable[[Any, int], int]", BackendSocket.get)
 _NOBLOCK = int(zmq.NOBLOCK)
-_EVENTS = int(zmq.EVENTS)
-_POLLIN = int(zmq.POLLIN)
 _number = itertools.count().__next__
 
 _RECONNECT_MS = 50
@@ -80,12 +78,12 @@ class Dealer:
         """What has arrived, up to a bound. Empty: nothing was there, and the edge is armed again."""
         socket = self.socket
         bodies: list[bytes] = []
-        while len(bodies) < messages_max and _get(socket, _EVENTS) & _POLLIN:
+        while len(bodies) < messages_max and get(socket, EVENTS) & POLLIN:
             bodies.append(_recv(socket, _NOBLOCK))  # A message of several frames is several bodies.
         return bodies
 
     def readable(self) -> bool:
-        return bool(_get(self.socket, _EVENTS) & _POLLIN)
+        return is_readable(self.socket)
 
     def change(self, forget: Callable[[int], object]) -> Change | None:
         """The next thing that happened to the link. None: nothing did, and the edges of the monitors are armed again. When it
@@ -129,7 +127,7 @@ class _Candidate:
             (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if reconnect else 0),
             (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
             (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
-            (zmq.ZAP_DOMAIN, b"tidegate"),  # Nothing is heard from what does not speak ZMTP 3 (`runtime/endpoint.py`, rule 4).
+            (zmq.ZAP_DOMAIN, b"tidegate"),  # Nothing is heard from what does not speak ZMTP 3 (`endpoint.py`, rule 4).
         ):
             self.socket.setsockopt(option, value)
         address = f"inproc://link-{_number()}"
@@ -146,7 +144,7 @@ class _Candidate:
 
     def next_event(self) -> int | None:
         """None: there is none, and the edge of the monitor is armed again."""
-        if not _get(self.monitor, _EVENTS) & _POLLIN:
+        if not is_readable(self.monitor):
             return None
         return int(parse_monitor_message(self.monitor.recv_multipart(zmq.NOBLOCK))["event"])
 

@@ -2,7 +2,7 @@
 
 Rule 1: no client disturbs another. A message is always consumed to its last frame; what cannot be delivered is kept up to
 a bound, then dropped and counted; a turn reads a bounded number of messages and requests.
-Rule 2: a readiness edge is never lost. Any send or receive may consume it, so `EVENTS` is asked after every burst.
+Rule 2: a readiness edge is never lost (`edge.py`): whoever sends, or leaves a burst of messages unread, says so.
 Rule 3: nothing is decided here. Requests go to the handler; replies come back through `reply` and leave at `flush`.
 Rule 4: only who has completed the greeting of ZMTP 3 is heard. The oldest version has none: to it the bytes of a web page's
 request are a message. libzmq refuses the older versions by itself where a domain of authentication is named, asks nobody as
@@ -24,7 +24,7 @@ import math
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import zmq
 from zmq.backend import Socket as BackendSocket
@@ -42,18 +42,16 @@ from tidegate.runtime.limits import (
     TURN_REQUESTS_MAX,
 )
 from tidegate.runtime.sockets.door import Door
+from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.handshakes import Handshakes
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.protocol import ERROR, Message, Origin, encode_bodies, parse_message
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv
-_get = cast("Callable[[Any, int], int]", BackendSocket.get)
 _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
-_EVENTS = int(zmq.EVENTS)
 _RCVMORE = int(zmq.RCVMORE)
-_POLLIN = int(zmq.POLLIN)
 _OUTBOX_RETRY_S = 0.02
 _OUTBOX_RETRY_S_MAX = 0.32
 _OUTBOX_RETRY_MESSAGES_MAX = 256
@@ -65,9 +63,6 @@ _WATCHED = int(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SU
 _LEFT = (errno.ECONNRESET, errno.EPIPE)
 _unpack_event = struct.Struct("=Hi").unpack
 _numbers = itertools.count()
-_ASK_FIRST = 2
-"""Messages of a turn before which EVENTS is asked; later ones are read until there is none. Asking costs 1.4 µs, finding
-nothing by reading 3.2 µs."""
 
 log = logging.getLogger("tidegate")
 
@@ -128,6 +123,8 @@ class Endpoint:
         self._monitor.setsockopt(zmq.LINGER, 0)
         self._monitor.setsockopt(zmq.RCVHWM, 0)  # At a bound the library's thread would wait for this one.
         self._monitor.connect(address)
+        self._edge = Edge(self._socket, self._on_readable)
+        self._monitor_edge = Edge(self._monitor, self._on_connections)
         self._handshakes = Handshakes()
         self._door = Door()
         self._always_open: set[str] = set()
@@ -151,8 +148,6 @@ class Endpoint:
         self._formed: dict[Origin, list[Row]] = {}
         self._outbox = Outbox() if outbox is None else outbox
         self._outbox_retry_s = _OUTBOX_RETRY_S
-        self._again = False
-        self._edge_used = False
         self._messages_in = self._messages_out = self._malformed = self._undeliverable = 0
 
     def bind(self, endpoint: str, listening_fd: int | None = None, *, always: bool = False) -> str:
@@ -195,18 +190,15 @@ class Endpoint:
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        loop.add_reader(self._socket.fileno(), self._on_readable)
-        loop.call_soon(self._on_readable)
-        loop.add_reader(self._monitor.fileno(), self._on_connections)
-        loop.call_soon(self._on_connections)
+        self._edge.start(loop)
+        self._monitor_edge.start(loop)
 
     def close(self) -> None:
         """What was sent may still leave for two seconds; nothing is read any more."""
         if self._socket.closed:
             return
-        if self._loop is not None:
-            self._loop.remove_reader(self._socket.fileno())
-            self._loop.remove_reader(self._monitor.fileno())
+        self._edge.stop()
+        self._monitor_edge.stop()
         self._socket.disable_monitor()
         self._monitor.close()
         if self._door.is_shut:
@@ -228,13 +220,14 @@ class Endpoint:
     # Connections
 
     def _on_connections(self) -> None:
+        self._monitor_edge.is_due = False
         if self._monitor.closed:
             return
         monitor, handshakes = self._monitor, self._handshakes
         stranger = b""
         is_full = False
         for _ in range(TURN_CONNECTIONS_MAX):
-            if not _get(monitor, _EVENTS) & _POLLIN:
+            if not get(monitor, EVENTS) & POLLIN:
                 break
             event, value = _unpack_event(_recv(monitor, _NOBLOCK))
             address = _recv(monitor, _NOBLOCK)
@@ -253,8 +246,7 @@ class Endpoint:
                 if handshakes.failed(value, left=failure == "left") if failure else handshakes.closed(value):
                     stranger = address
         else:
-            assert self._loop is not None
-            self._loop.call_soon(self._on_connections)
+            self._monitor_edge.rearm()
         if stranger:
             self._log_strangers(stranger.decode(errors="replace"))
         if is_full and not self._door.is_shut:
@@ -305,7 +297,7 @@ class Endpoint:
     # Receiving
 
     def _on_readable(self) -> None:
-        self._again = False
+        self._edge.is_due = False
         if self._socket.closed:
             return
         try:
@@ -314,18 +306,18 @@ class Endpoint:
             self._end_turn()
 
     def _read_burst(self) -> None:
-        socket = self._socket
+        socket, edge = self._socket, self._edge
         requests = 0
-        self._edge_used = True
+        edge.used = True
         for n in range(TURN_MESSAGES_MAX):
-            if n < _ASK_FIRST and not _get(socket, _EVENTS) & _POLLIN:
+            if n < ASK_FIRST and not get(socket, EVENTS) & POLLIN:
                 break
             try:
                 client = _recv(socket, _NOBLOCK)
             except zmq.Again:
                 break
             frames = [client, _recv(socket, _NOBLOCK)]
-            if _get(socket, _RCVMORE):
+            if get(socket, _RCVMORE):
                 self._read_rest(frames)
             self._messages_in += 1
             messages, malformed = parse_message(frames, self._message_bytes_max)
@@ -342,7 +334,7 @@ class Endpoint:
                 return
         else:
             return
-        self._edge_used = False  # Nothing was there a moment ago, and whatever comes now makes a new edge.
+        edge.used = False  # Nothing was there a moment ago.
 
     def _went_wrong(self, message: Message, error: BaseException) -> None:
         """Some of the requests may have been answered before; who made them knows no second answer."""
@@ -358,15 +350,8 @@ class Endpoint:
             if total <= self._message_bytes_max and len(frames) <= FRAMES_PER_MESSAGE_MAX:
                 total += len(frame)
                 frames.append(frame)
-            if not _get(self._socket, _RCVMORE):
+            if not get(self._socket, _RCVMORE):
                 return
-
-    def _rearm(self) -> None:
-        """After sends, or when a burst was cut short: asks whether something arrived while the edge was being consumed."""
-        self._edge_used = False
-        if not self._again and _get(self._socket, _EVENTS) & _POLLIN and self._loop is not None:
-            self._again = True
-            self._loop.call_soon(self._on_readable)
 
     # Replying
 
@@ -412,8 +397,8 @@ class Endpoint:
             formed, self._formed = self._formed, {}
             for origin, rows in formed.items():
                 self._send_formed(origin, rows)
-        if self._edge_used:
-            self._rearm()
+        if self._edge.used:
+            self._edge.rearm()
 
     def _send_formed(self, origin: Origin, rows: list[Row]) -> None:
         bodies = self._bodies(origin.client, rows, json=origin.json, single=origin.single)
@@ -445,7 +430,7 @@ class Endpoint:
 
     def _send(self, client: bytes, frames: Sequence[bytes]) -> bool:
         """False when the client's queue is full. What has no client any more is dropped."""
-        self._edge_used = True
+        self._edge.used = True
         try:
             _send(self._socket, client, _NOBLOCK_MORE)
         except zmq.Again:
@@ -480,7 +465,7 @@ class Endpoint:
                 progress = True
             else:
                 more = True
-        self._rearm()
+        self._edge.rearm()
         if self._outbox:
             longer_s = min(self._outbox_retry_s * 2, _OUTBOX_RETRY_S_MAX)
             self._retry_later(0 if more else _OUTBOX_RETRY_S if progress else longer_s)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tidegate.runtime.child.control import ControlStream
+from tidegate.runtime.sockets.edge import Edge
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.outbound import Caller
@@ -45,7 +46,7 @@ _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _LEAD_TO_THE_LOOP: tuple[type, ...] = (
-    Host, Worker, Endpoint, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog, LmdbState, LmdbBatch,
+    Host, Worker, Endpoint, Edge, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog, LmdbState, LmdbBatch,
 )  # fmt: skip
 _OF_OBJECTS: tuple[type, ...] = (Storage, Transaction, Caller)
 _OF_ALL_OBJECTS = ("spawn", "block_concurrency", "fetch", "abort")

@@ -14,6 +14,7 @@ from typing import Any
 from unittest import mock
 
 import tidegate.runtime.sockets.backend
+import tidegate.runtime.sockets.edge
 import tidegate.runtime.sockets.endpoint
 import tidegate.shard.host.call_book
 import tidegate.shard.host.host
@@ -79,7 +80,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
     clock = types.SimpleNamespace(
         perf_counter=time.clock, time=lambda: EPOCH_S + time.clock(), time_ns=lambda: int((EPOCH_S + time.clock()) * 1e9)
     )
-    sockets = {"_send": network.send, "_recv": network.receive, "_get": network.get}
+    sockets = {"_send": network.send, "_recv": network.receive, "get": network.get}
     with contextlib.ExitStack() as stack:
 
         def patch(target: Any, **values: Any) -> None:
@@ -87,6 +88,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
                 stack.enter_context(mock.patch.object(target, name, value))
 
         patch(tidegate.runtime.sockets.endpoint, **sockets)
+        patch(tidegate.runtime.sockets.edge, get=network.get)
         patch(tidegate.runtime.sockets.backend, **sockets)
         patch(
             tidegate.shard.worker.committer,
