@@ -32,7 +32,7 @@ class CallBook:
         self._output_gate = output_gate
         self.running: set[ObjectTask] = set()
         """Calls that have suspended."""
-        self.started = self.running.add
+        self.started = self.running.add  # Bound once: a call that suspends pays for no more than that.
         self.ended = self.running.discard
         self.waiting: set[Call] = set()
         """Calls that are to be started, wherever they wait."""
