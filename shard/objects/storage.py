@@ -743,8 +743,9 @@ def _given(value: Any, default: Any, type: Any) -> Any:
 
 
 def _present(found: Mapping[str, Any], type: Any) -> dict[str, Any]:
-    rows = [(key, value) for key, value in found.items() if value is not ABSENT]
-    return _listed(rows, type)
+    if type is not None:
+        return {key: _read_as(key, value, type) for key, value in found.items() if value is not ABSENT}
+    return {key: _given(value, None, None) for key, value in found.items() if value is not ABSENT}
 
 
 def _listed(rows: Rows, type: Any) -> dict[str, Any]:
