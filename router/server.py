@@ -16,6 +16,7 @@ from typing import Any
 import zmq
 
 from tidegate.router.machine import RouterMachine
+from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
@@ -35,8 +36,9 @@ from tidegate.runtime.wire.supervisor_messages import (
 
 _TIMER_S_MAX = 3_600.0
 """Deadlines of centuries are more than a loop counts: after an hour it looks again."""
-_DRAIN_POLL_S = 0.02
-_DRAIN_QUIET_S_MAX = 0.5
+_SILENCE_S = 0.02
+"""What was sent before the sender could know of a drain may still be on its way: nobody has asked for so long when it ends."""
+_SILENCE_S_MAX = 0.5
 """How long a drain whose calls are answered goes on refusing those who do not stop asking."""
 
 log = logging.getLogger("tidegate")
@@ -67,7 +69,7 @@ class RouterServer:
         self._name = spec.name
         self._loop = loop
         self._send_control = send_control
-        self._drained: Callable[[int], None] | None = drained
+        self._drained = drained
         self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=MESSAGE_BYTES_MAX)
         self._machine = RouterMachine(
             first_topology(spec), self._endpoint.reply, statistics=self.statistics, forgotten=_log_forgotten
@@ -76,10 +78,7 @@ class RouterServer:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._inquiry: asyncio.TimerHandle | None = None
-        self._drain_ends: float | None = None
-        self._drain_quiet_by = 0.0
-        self._drain_messages = -1
-        """Messages that had been read when the drain was looked at last."""
+        self._draining: Draining | None = None
 
     def bind(self, endpoint: str, listening_fd: int | None = None) -> str:
         """Returns the endpoint really bound. Raises zmq.ZMQError. With a descriptor, that socket listens there already."""
@@ -123,6 +122,10 @@ class RouterServer:
             self._machine.timer_is_late = False
             self._set_timer()
         self._endpoint.flush()
+        if self._draining is not None:
+            endpoint = self._endpoint.statistics()
+            left = self._machine.unanswered() > 0 or endpoint.kept_bytes > 0
+            self._draining.turn_ended(left=left, heard=endpoint.messages_in)
 
     def _ask(self) -> None:
         """While calls are in flight: are the old ones known to their workers?"""
@@ -179,25 +182,13 @@ class RouterServer:
     # The end
 
     def _start_drain(self, timeout_s: float) -> None:
-        if self._drain_ends is None:
+        if self._draining is None:
             self._machine.start_drain()
-            self._drain_ends = self._loop.time() + timeout_s
-            self._drain_quiet_by = self._loop.time() + min(timeout_s, _DRAIN_QUIET_S_MAX)
-            self._check_drained()
+            self._draining = Draining(self._loop, timeout_s, self._done, silence_s=_SILENCE_S, silence_s_max=_SILENCE_S_MAX)
+            self._end_turn()
 
-    def _check_drained(self) -> None:
-        assert self._drain_ends is not None
-        now = self._loop.time()
-        late = now >= self._drain_ends
-        unanswered = self._machine.give_up() if late else self._machine.unanswered()
+    def _done(self) -> None:
+        """Everything is answered, or the time is over."""
+        given_up = self._machine.give_up()
         self._end_turn()
-        statistics = self._endpoint.statistics()
-        # What was sent before the sender could know of the drain may still be on its way, so the end waits for silence.
-        quiet = statistics.messages_in == self._drain_messages or now >= self._drain_quiet_by
-        self._drain_messages = statistics.messages_in
-        if late or not (unanswered or statistics.kept_bytes or not quiet):
-            drained, self._drained = self._drained, None
-            if drained is not None:
-                drained(unanswered)
-        else:
-            self._loop.call_later(_DRAIN_POLL_S, self._check_drained)
+        self._drained(given_up)

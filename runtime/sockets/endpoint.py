@@ -102,7 +102,8 @@ class Endpoint:
         message_bytes_max: int = FORWARDED_BYTES_MAX,
         outbox: Outbox | None = None,
     ) -> None:
-        """`handle` is called for every message; `end_turn` after every burst of them, and must call `flush`."""
+        """`handle` is called for every message; `end_turn` after every burst of them, and when nothing is
+        kept any longer for clients that did not read; it must call `flush`."""
         self._socket = context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1),
@@ -469,3 +470,5 @@ class Endpoint:
         if self._outbox:
             longer_s = min(self._outbox_retry_s * 2, _OUTBOX_RETRY_S_MAX)
             self._retry_later(0 if more else _OUTBOX_RETRY_S if progress else longer_s)
+        else:
+            self._end_turn()  # Who drains has waited for this.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,10 +34,14 @@ log = logging.getLogger("tidegate")
 class Peers:
     """The other workers, as this one reaches them."""
 
-    def __init__(self, context: zmq.Context[Any], loop: asyncio.AbstractEventLoop, identity: bytes) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], loop: asyncio.AbstractEventLoop, identity: bytes, answered: Callable[[], None]
+    ) -> None:
+        """`answered` is called after calls have ended, in whatever way."""
         self._context = context
         self._loop = loop
         self._identity = identity
+        self._answered = answered
         self._table: SlotTable | None = None
         self._early: list[tuple[Request, LocalOrigin]] = []
         """Calls that were made before the first topology arrived."""
@@ -128,7 +133,9 @@ class Peers:
                 # Another identity each time: the worker may not know yet that an earlier connection is closed, and refuses a
                 # second one of the same name, silently.
                 identity = b"%s.%d" % (self._identity, self._connections())
-                self._backends[worker.worker] = Backend(self._context, endpoint, self._loop, replied, _nothing, identity=identity)
+                self._backends[worker.worker] = Backend(
+                    self._context, endpoint, self._loop, replied, self._answered, identity=identity
+                )
         early, self._early = self._early, []
         for request, origin in early:
             self.send(request, origin)
@@ -141,6 +148,7 @@ class Peers:
         lost = ShardLost(f"worker {worker.worker} was lost with the call in flight")
         for origin, _, _ in worker.take_lost(now):
             _fail(origin, lost)
+        self._answered()
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -160,6 +168,7 @@ class Peers:
         for worker in self._workers:
             for (origin, _, _), _ in worker.take_expired(now):
                 _fail(origin, Unavailable(f"worker {worker.worker} {'is down' if worker.is_down else 'is still being started'}"))
+        self._answered()
         self._set_timer()
 
     def close(self) -> None:
@@ -174,7 +183,3 @@ class Peers:
 
 def _fail(origin: Any, error: CallError) -> None:
     origin.fail(error)
-
-
-def _nothing() -> None:
-    """A burst of replies needs no end: what it woke runs in turns of its own."""

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
 from tidegate.runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
 from tidegate.runtime.sockets.backend import own_door
@@ -49,7 +50,6 @@ EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
 PEER_IDENTITY = b"tidegate-worker-"
 """What the routing id of a worker's own calls begins with: they are served while the service drains."""
-_DRAIN_POLL_S = 0.02
 _DRAIN_CHECKPOINT_S = 4.0
 _ROOM_DRAIN_S = 1.0
 
@@ -76,7 +76,8 @@ class Worker:
         self._ended: Callable[[int, int], None] | None = ended
         self.store = open_store(self._on_trouble)
         self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX)
-        self._peers = Peers(context, loop, b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation))
+        identity = b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation)
+        self._peers = Peers(context, loop, identity, self._peers_answered)
         self._turn = Turn(loop, self._end_turn)
         self._host = Host(
             loop,
@@ -95,8 +96,9 @@ class Worker:
         self._table: SlotTable | None = None
         self._inquire_after_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
-        self._draining: Unavailable | None = None
-        self._drain_ends_s = 0.0
+        self._refusal: Unavailable | None = None
+        """What whoever calls is told once the worker is about to end."""
+        self._draining: Draining | None = None
         self._said_quiet = self._may_leave = False
 
     def bind(self, endpoint: str) -> str:
@@ -126,9 +128,9 @@ class Worker:
     # Turns
 
     def _handle(self, message: Message) -> None:
-        if self._draining is not None and not message.origin.client.startswith(PEER_IDENTITY):
+        if self._refusal is not None and not message.origin.client.startswith(PEER_IDENTITY):
             for request in message.requests:
-                self._endpoint.reply_error(message.origin, request.id, self._draining)
+                self._endpoint.reply_error(message.origin, request.id, self._refusal)
             return
         self._turn.begin()
         self._host.handle(message)
@@ -144,6 +146,8 @@ class Worker:
             self._evict()
         elif self._evicting is None and not table.is_empty:
             self._evicting = self._loop.call_later(EVICT_INTERVAL_S, self._evict_on_time, context=NEUTRAL)
+        if self._draining is not None:
+            self._look_what_is_left(self._draining)
 
     def _evict_on_time(self) -> None:
         self._evicting = None
@@ -209,6 +213,7 @@ class Worker:
             self._start_drain(message.timeout_s)
         elif isinstance(message, Leave):
             self._may_leave = True
+            self._end_turn()
 
     def statistics(self) -> dict[str, Any]:
         return {
@@ -231,7 +236,7 @@ class Worker:
     def _on_broken(self, error: OperatorError) -> None:
         """The log is unusable and everybody who waited has been told. Only a new process can find out what is durable."""
         log.error("%s; this worker ends and recovers from disk", error)
-        self._draining = Unavailable("the worker restarts after a disk error")
+        self._refusal = Unavailable("the worker restarts after a disk error")
         self._endpoint.flush()
         self._end(1, 0)
 
@@ -239,34 +244,43 @@ class Worker:
         """Only a new process recovers. This one answers before what it has begun to read."""
         await self.store.wait_for_room()
         log.warning("there is room again: this worker starts again, to take writes")
-        self._draining = Unavailable("the worker starts again, now that there is room on its disk")
-        give_up_at = self._loop.time() + _ROOM_DRAIN_S
-        while self._host.unanswered and self._loop.time() < give_up_at:
-            await asyncio.sleep(_DRAIN_POLL_S)
-        self._endpoint.flush()
-        self._end(1, 0)
+        if self._draining is None:
+            self._refusal = Unavailable("the worker starts again, now that there is room on its disk")
+            self._said_quiet = self._may_leave = True
+            self._draining = Draining(self._loop, _ROOM_DRAIN_S, lambda: self._end(1, 0))
+            self._end_turn()
 
     # The end
 
     def _start_drain(self, timeout_s: float) -> None:
         if self._draining is None:
-            self._draining = Unavailable("the service is stopping")
-            self._drain_ends_s = self._loop.time() + timeout_s
+            self._refusal = Unavailable("the service is stopping")
+            self._draining = Draining(self._loop, timeout_s, self._drained)
             self._host.alarms.stop()
-            self._check_drained()
+            self._end_turn()
 
-    def _check_drained(self) -> None:
-        self._end_turn()
-        left = self._host.unanswered + self._peers.unanswered
-        busy = left or not self._host.output_gate.everything_is_durable or self._endpoint.statistics().kept_bytes
+    @property
+    def _unanswered(self) -> int:
+        return self._host.unanswered + self._peers.unanswered
+
+    def _look_what_is_left(self, draining: Draining) -> None:
+        everything_is_durable = self._host.output_gate.everything_is_durable
+        busy = self._unanswered > 0 or not everything_is_durable or self._endpoint.statistics().kept_bytes > 0
         if not busy and not self._said_quiet:
             self._said_quiet = True
             self._send_control(Quiet())
             self._loop.create_task(self._checkpoint(), context=NEUTRAL)  # Most of it is done while the others finish.
-        if (busy or not self._may_leave) and self._loop.time() < self._drain_ends_s:
-            self._loop.call_later(_DRAIN_POLL_S, self._check_drained, context=NEUTRAL)
-        else:
-            self._loop.create_task(self._finish(left), context=NEUTRAL)
+        draining.turn_ended(left=busy or not self._may_leave)
+
+    def _peers_answered(self) -> None:
+        """What that has woken runs in turns of its own; what nobody waited for any longer wakes nothing."""
+        if self._draining is not None:
+            self._turn.end_soon()
+
+    def _drained(self) -> None:
+        """All is done and the others need this worker no more, or the time is over."""
+        self._end_turn()
+        self._loop.create_task(self._finish(self._unanswered), context=NEUTRAL)
 
     async def _finish(self, unanswered: int) -> None:
         await self._host.web.close()

@@ -49,6 +49,7 @@ class SimProcess:
         self.loop: ProcessLoop = ProcessLoop(service.time, self._failed, self)
         self.loop.set_task_factory(object_task_factory)
         self.told_at = 0.0
+        self.drain_by = float("inf")
         self.history = service.history
         self.ending: str | None = None
         self.context: SimContext | None = None
@@ -70,6 +71,11 @@ class SimProcess:
     def soon(self, function: Callable[..., object], *args: Any) -> None:
         if self.alive:
             self.loop.call_soon(function, *args, context=contextvars.Context())
+
+    def check_drained_in_time(self) -> None:
+        """What ends a drain is the last answer. If its bound does, something that was waited for has told nobody."""
+        if self.loop.time() >= self.drain_by:
+            self.history.problem("drain", f"{self.name} drained until the time was over")
 
     def _after_turn(self) -> None:
         if self.ending is not None:
@@ -142,6 +148,7 @@ class WorkerProcess(SimProcess):
         self.ending = "ended"
         if exit_code == 0 and unanswered:
             self.history.problem("drain", f"{self.name} ended with {unanswered} calls unanswered")
+        self.check_drained_in_time()
 
     def start_trouble(self) -> str:
         """What `on_start` of an object should do besides its work."""
@@ -195,14 +202,17 @@ class RouterProcess(SimProcess):
         self.context = context
         self.server = RouterServer(spec, context, self.loop, lambda message: None, self._drained)
         self.unanswered: int | None = None
+        self.drained_at = 0.0
         self.server.bind(f"{LISTEN}.{service.start}")
         self.soon(self.server.start)
 
     def _drained(self, unanswered: int) -> None:
         self.unanswered = unanswered
+        self.drained_at = self.loop.time()
         self.ending = "drained"
         if unanswered:
             self.history.problem("drain", f"the router gave up {unanswered} calls")
+        self.check_drained_in_time()
 
 
 class WatchedHost(Host):
@@ -323,6 +333,8 @@ class Service:
     def tell(self, process: SimProcess, message: Any) -> None:
         """Over the control channel, which keeps the order."""
         process.told_at = max(process.told_at, self.time.now + self._control_delay_s())
+        if isinstance(message, Drain):
+            process.drain_by = self.time.now + message.timeout_s
         self.time.at(process.told_at, self._deliver, process, message)
 
     def _deliver(self, process: SimProcess, message: Any) -> None:

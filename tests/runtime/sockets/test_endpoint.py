@@ -405,6 +405,28 @@ def test_a_client_that_reads_late_gets_everything_in_order_and_nobody_else_waits
     server.wait_until(lambda statistics: statistics.kept_bytes == 0)
 
 
+def test_a_turn_ends_when_the_last_reply_that_was_kept_has_left(server: Server) -> None:
+    """A process that drains waits for it."""
+    retry, turns_ended = server.endpoint._retry_outbox, []
+
+    def retried() -> None:
+        turns = len(server.turns)
+        retry()
+        if server.endpoint.statistics().kept_bytes == 0:
+            turns_ended.append(len(server.turns) - turns)
+
+    server.endpoint._retry_outbox = retried  # type: ignore[method-assign]
+    slow = server.client(RCVHWM=1, RCVBUF=4_096)
+    for number in range(3_000):
+        slow.send(request(number, b"x" * 3_000))
+    server.wait_until(lambda statistics: statistics.messages_in == 3_000)
+    for _ in range(3_000):
+        answer(slow)
+    server.wait_until(lambda statistics: statistics.kept_bytes == 0)
+    assert turns_ended
+    assert set(turns_ended) == {1}
+
+
 def test_a_client_that_never_reads_gets_short_errors_for_what_is_above_its_bound() -> None:
     server = Server(Outbox(client_bytes_max=1 << 20))
     slow = server.client(RCVHWM=1, RCVBUF=4_096)
