@@ -36,7 +36,7 @@ from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.codec import encode as encode_value
 from tidegate.shard.core.input_gate import InputGate
-from tidegate.shard.core.output_gate import OutputGate
+from tidegate.shard.core.output_gate import OutputGate, PendingCommit
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.turn import Turn
@@ -44,7 +44,6 @@ from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.objects.methods import ObjectClass
-from tidegate.shard.store.interface import ShardCommit
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.store import ShardStore
@@ -245,13 +244,13 @@ class BareHost:
             reply=lambda *reply: self.replies.append(reply),
             turn=Turn(loop, end=lambda: None),
             send=_unexpected,
-            apply=self._apply,
             system=_unexpected,
         )
 
-    def _apply(self, position: int, commits: list[ShardCommit]) -> None:
-        for commit in commits:
-            self.stores[commit.shard].apply(commit.seq, commit.objects)
+    def committed(self, commit: PendingCommit) -> None:
+        for each in commit.shards:
+            self.stores[each.shard].apply(each.seq, each.objects)
+        self.host.committed(commit)
 
     def message(self, method: str) -> Message:
         origin = _origin()
@@ -260,7 +259,7 @@ class BareHost:
     def call_all(self, method: str) -> None:
         self.host.handle(self.message(method))
         if self.host.output_gate.can_cut:
-            self.host.committed(self.host.cut(), 0)
+            self.committed(self.host.cut())
 
 
 def _unexpected(*_: object) -> None:
@@ -293,7 +292,7 @@ def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
 
     def committed() -> None:
         if (commit := host.output_gate.in_flight) is not None:
-            host.committed(commit, 0)
+            bare.committed(commit)
 
     def prepare_write() -> None:
         settle()

@@ -4,7 +4,7 @@ Guarantee: every request handed to `handle` is answered exactly once through `an
 that it may reveal is durable; at most one activation of an object is alive.
 
 Rule 1: no socket, thread or file, and no wall clock. The shell (worker or simulator) hands in messages, takes replies, and
-makes commits durable: it calls `cut`, then `committed` or `commit_failed`.
+makes commits durable: it calls `cut`, then, once the stores have what was cut, `committed`; or else `commit_failed`.
 Rule 2: a call that touches only cached storage is finished inside `_run`; it allocates no task.
 Rule 3: what opens or closes a gate is decided in `core.input_gate`, what waits for which commit in `core.output_gate`, where a
 call waits in `waiting`, and whether there is room for it in `call_book`.
@@ -62,9 +62,9 @@ class DurableShard(Store, Protocol):
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_apply", "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_spare_refs", "_system",
-        "activator", "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us",
-        "output_gate", "random", "resets", "send", "settings", "stores", "table", "turn", "waiting", "wall_us", "web",
+        "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_spare_refs", "_system", "activator",
+        "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us", "output_gate",
+        "random", "resets", "send", "settings", "stores", "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -77,16 +77,14 @@ class Host:
         reply: Callable[[Origin, Any, int, Any], None],
         turn: Turn,
         send: Callable[[Request, LocalOrigin], None],
-        apply: Callable[[int, list[ShardCommit]], None],
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
         monotonic_us: Callable[[], int] | None = None,
         random: Random | None = None,
         system: Callable[[Request, Origin], None],
     ) -> None:
         """`reply` sends a reply to a caller outside; `turn` is asked for an end of turn where a commit may be due, or replies
-        may have to be flushed; `send` carries a call to an object of another worker; `apply` makes what is durable, up to that
-        position in the log, visible in the stores; `system` answers calls to the empty class; `wall_us` is Unix time, for alarms,
-        and `monotonic_us` tells when that was set; `random` gives their retries jitter."""
+        may have to be flushed; `send` carries a call to an object of another worker; `system` answers calls to the empty class;
+        `wall_us` is Unix time, for alarms, and `monotonic_us` tells when that was set; `random` gives their retries jitter."""
         self.loop = loop
         self.call_soon = cast("Any", loop).call_soon_directly
         self.output_gate = OutputGate()
@@ -98,7 +96,6 @@ class Host:
         self.log = ObjectLog(loop)
         self._reply = reply
         self.send = send
-        self._apply = apply
         self._system = system
         self.wall_us = wall_us
         self.monotonic_us = monotonic_us or (lambda: round(loop.time() * 1e6))
@@ -372,9 +369,8 @@ class Host:
         commit.shards = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
         return commit
 
-    def committed(self, commit: PendingCommit, position: int) -> None:
-        """It is durable, at that position in the log: the stores take it over and the held messages leave."""
-        self._apply(position, commit.shards)
+    def committed(self, commit: PendingCommit) -> None:
+        """It is durable, and the stores have taken it over: the held messages leave."""
         self._commits_done += 1
         self._commit_writes += len(commit.members)
         for cache in commit.members:

@@ -87,7 +87,7 @@ class Committer:
                 self._fail(commit, _as_broken(exc))
                 return
             self._observe(time.perf_counter() - started_s)
-            host.committed(commit, position)
+            self._succeed(commit, position)
 
     def close(self) -> None:
         """Nothing may be in flight."""
@@ -113,7 +113,7 @@ class Committer:
 
     def _helped(self, commit: PendingCommit, position: int, elapsed_s: float) -> None:
         self._observe(elapsed_s)
-        self._host.committed(commit, position)
+        self._succeed(commit, position)
         self._host.turn.end_soon()
 
     def _helper_failed(self, commit: PendingCommit, record: bytes, error: LogFull | LogBroken) -> None:
@@ -129,6 +129,11 @@ class Committer:
             self._inline = self._average_s < HELPER_ABOVE_S
         elif self._samples >= PROBES:
             self._inline = self._average_s < INLINE_BELOW_S
+
+    def _succeed(self, commit: PendingCommit, position: int) -> None:
+        """The stores first: what leaves then may be asked for again at once."""
+        self._store.applied(position, commit.shards)
+        self._host.committed(commit)
 
     def _make_room(self, commit: PendingCommit, record: bytes, problem: LogFull) -> None:
         """The log is full. The commit stays in flight while a checkpoint empties the log; then it is tried once more."""
@@ -150,7 +155,7 @@ class Committer:
             self._fail(commit, _as_broken(exc))
             return
         else:
-            self._host.committed(commit, position)
+            self._succeed(commit, position)
         self._host.turn.end_soon()
 
     def _say_refused(self, problem: LogFull) -> None:

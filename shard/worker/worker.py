@@ -87,7 +87,6 @@ class Worker:
             reply=self._endpoint.reply,
             turn=self._turn,
             send=self._peers.send,
-            apply=self.store.applied,
             system=self._answer_system,
             monotonic_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,  # A suspended machine ages, too.
         )

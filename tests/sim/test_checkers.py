@@ -185,8 +185,8 @@ def requests_leave_in_another_order(stack: contextlib.ExitStack) -> None:
 def answers_are_given_twice(stack: contextlib.ExitStack) -> None:
     original = Host.committed
 
-    def committed(self: Host, commit: PendingCommit, position: int) -> None:
-        original(self, commit, position)
+    def committed(self: Host, commit: PendingCommit) -> None:
+        original(self, commit)
         for _, origin, request_id, status, result in commit.held[:1]:
             if origin.__class__ is Origin and status == OK:
                 self._reply(origin, request_id, status, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -90,7 +90,6 @@ class World:
             reply=lambda *reply: self._reply(*reply) if self.boots == boots else None,
             turn=Turn(self.loop, self._end_turn, self._now_s),
             send=self._send,
-            apply=self._apply,
             wall_us=self.wall_us,
             random=Random(self.boots),
             system=self._system,
@@ -117,7 +116,8 @@ class World:
     def _system(self, request: Request, origin: Origin) -> None:
         raise AssertionError("no system calls here")
 
-    def _apply(self, position: int, commits: list[ShardCommit]) -> None:
+    def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
+        """As a store of a worker does."""
         assert CURRENT.get(None) is None, "a commit is no object's business"
         self.position = position
         for commit in commits:
@@ -179,9 +179,11 @@ class World:
 
     def committed(self) -> None:
         """What was cut is durable."""
-        assert self.host.output_gate.in_flight is not None
+        commit = self.host.output_gate.in_flight
+        assert commit is not None
         self.commits += 1
-        self.host.committed(self.host.output_gate.in_flight, self.position + 1)
+        self.applied(self.position + 1, commit.shards)
+        self.host.committed(commit)
 
     def fail_commit(self, problem: str = "the disk said no") -> None:
         self.host.commit_failed(self.host.output_gate.in_flight or self.host.cut(), problem)

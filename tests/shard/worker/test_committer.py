@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from tests.support.objects import Thing
 from tests.support.records import decode_record
 from tidegate.runtime.errors import ObjectReset, OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull
+from tidegate.shard.store.interface import ShardCommit
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.committer import HELPER_ABOVE_S, PROBES, Committer
@@ -25,7 +26,8 @@ from tidegate.shard.worker.committer import HELPER_ABOVE_S, PROBES, Committer
 class Disk:
     """A commit log that does what the test wrote into its script, and then what it is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, world: World) -> None:
+        self.world = world
         self.script: deque[Callable[[], None]] = deque()
         self.records: list[CommitRecord] = []
         self.threads: list[int] = []
@@ -41,6 +43,9 @@ class Disk:
 
     async def make_room(self) -> None:
         self.checkpoints += 1
+
+    def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
+        self.world.applied(position, commits)
 
 
 def full() -> None:
@@ -64,7 +69,7 @@ class DiskWorld(World):
 
     def __init__(self) -> None:
         super().__init__(Thing)
-        self.disk = Disk()
+        self.disk = Disk(self)
         self.trouble: list[OperatorError] = []
         self.committer = Committer(self.loop, self.host, cast("WorkerStore", self.disk), self.trouble.append)
 
