@@ -250,3 +250,11 @@ class OutputGate:
         if discarded:
             self.held = [message for message in self.held if message[0] is not member.owner]
         return discarded
+
+    def check_invariants(self) -> None:
+        """Recomputes what is kept incrementally. For tests."""
+        assert len({id(member) for member in self.dirty}) == len(self.dirty)
+        assert self.open_bytes == sum(member.dirty_bytes for member in self.dirty)
+        in_flight = () if self.in_flight is None else (self.in_flight.seq,)
+        assert (self.durable_seq, *in_flight, self.open_seq) == tuple(range(self.durable_seq, self.open_seq + 1))
+        assert self.own or not self.own_wanted

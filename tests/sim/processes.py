@@ -179,6 +179,10 @@ class WorkerProcess(SimProcess):
             self.host.check_book()
         except AssertionError as error:
             self.history.problem("book", f"{self.name}: {error!r}")
+        try:
+            self.host.output_gate.check_invariants()
+        except AssertionError as error:
+            self.history.problem("invariant", f"the output gate of {self.name}: {error!r}")
         for kept in self.host.classes.values():
             for activation in kept.activations.values():
                 try:

@@ -227,6 +227,7 @@ class World:
     def check(self) -> None:
         """What must hold whenever nothing runs."""
         self.host.check_book()
+        self.host.output_gate.check_invariants()
         self.host.table.check_invariants()
         for kept in self.host.classes.values():
             for activation in kept.activations.values():

@@ -53,6 +53,7 @@ def in_flight(gate: OutputGate) -> PendingCommit:
 def released(gate: OutputGate) -> list[object]:
     commit = in_flight(gate)
     gate.succeeded(commit)
+    gate.check_invariants()
     return [message for _, _, _, _, message in commit.held]
 
 
