@@ -10,6 +10,9 @@ SEEDS ?= 1000
 START ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+# Processes that run tests side by side: many tests wait most of the time. JOBS=0: one test after another, in one process.
+JOBS ?= $(shell expr $$(nproc) + 1)
 # Tests that start no process: everything in them runs in this one, most of it in virtual time.
 FAST := tests/meta tests/docs tests/scenarios tests/shard tests/router/test_machine.py tests/runtime/wire tests/runtime/client/test_machine.py tests/runtime/sockets/test_inflight.py tests/runtime/sockets/test_outbox.py tests/runtime/supervisor/test_supervision.py
 
@@ -22,10 +25,11 @@ serve: $(STAMP)  ## a service that runs APP (examples/counter.py); ARGS="--worke
 	$(BIN)/tidegate serve $(APP) $(ARGS)
 
 test: $(STAMP) lint types  ## lint, types and every test; ARGS="-k deadline"
-	$(BIN)/python -m pytest $(ARGS)
+	@status=0; $(PYTEST) -n $(JOBS) --dist loadgroup -m "not alone" $(ARGS) || [ $$? = 5 ] || status=1; \
+	$(PYTEST) -m alone $(ARGS) || [ $$? = 5 ] || status=1; exit $$status
 
 fast: $(STAMP) lint types  ## lint, types and the tests that start no process: a minute
-	$(BIN)/python -m pytest -q $(FAST) $(ARGS)
+	$(PYTEST) -q -n $(JOBS) --dist loadgroup $(FAST) $(ARGS)
 
 lint: $(STAMP)  ## style and format, checked
 	$(BIN)/ruff check .

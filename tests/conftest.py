@@ -1,0 +1,64 @@
+"""What holds for every run: tests that share what takes long to make stay together, and skips are a list."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+from tests.meta.skips import ALLOWED
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "fail when a test skips for a reason that tests/meta/skips.py does not allow"
+    parser.getgroup("tidegate").addoption("--strict-skips", action="store_true", help=text)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several processes (`-n`), one runs all the tests of a file that share a fixture, in their order."""
+    for item in items:
+        if isinstance(item, pytest.Function) and any(
+            definition.scope != "function" and definition.baseid
+            for definitions in item._fixtureinfo.name2fixturedefs.values()
+            for definition in definitions
+        ):
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, Any, Any]:
+    """Lone surrogates, which some tests log, cannot be sent from one process to another (pytest-xdist)."""
+    return _sendable((yield))
+
+
+def _sendable(data: Any) -> Any:
+    if isinstance(data, str):
+        return data.encode("utf-8", "backslashreplace").decode()
+    if isinstance(data, dict):
+        return {key: _sendable(value) for key, value in data.items()}
+    return type(data)(map(_sendable, data)) if isinstance(data, list | tuple) else data
+
+
+def not_allowed(config: pytest.Config) -> Iterator[str]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    if not config.option.strict_skips or reporter is None:
+        return
+    for report in reporter.stats.get("skipped", []):
+        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if not any(re.match(pattern, reason) for pattern in ALLOWED):
+            yield f"SKIPPED {report.nodeid}: {reason}"
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.exitstatus == pytest.ExitCode.OK and any(not_allowed(session.config)):
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if wrong := list(not_allowed(config)):
+        terminalreporter.section("skips that tests/meta/skips.py does not allow")
+        for line in wrong:
+            terminalreporter.write_line(line)

@@ -8,6 +8,8 @@ import pytest
 
 from tidegate.benchmarks.cpu import cpu_s, cpu_s_by_layer, machine_cpu_s
 
+pytestmark = pytest.mark.alone
+
 SPIN_S = 0.05
 
 

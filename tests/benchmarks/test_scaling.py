@@ -5,8 +5,12 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.waiting import wait_until
 from tidegate.benchmarks.scaling import busiest_share, confined_to, syncs_per_s
+
+pytestmark = pytest.mark.alone
 
 
 def test_the_share_of_the_busiest_thread_is_below_one_when_two_work() -> None:

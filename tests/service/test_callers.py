@@ -60,7 +60,7 @@ def checked(reply: object) -> object:
 
 def command_line(service: Service, cls: str, name: str) -> object:
     command = [*TIDEGATE, "call", cls, name, "get_unique_number", "--connect", service.endpoint]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     return json.loads(done.stdout)
 

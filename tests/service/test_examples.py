@@ -221,6 +221,6 @@ def test_the_commands_of_the_examples_work_as_written(serve: Serve, tmp_path: Pa
         service = serve(1, app=f"examples/{example}", data=tmp_path / example)
         for command in commands:
             shell = command.replace("tidegate", f"{sys.executable} -m tidegate", 1) + f" --connect {service.endpoint}"
-            done = subprocess.run(shell, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=30)
+            done = subprocess.run(shell, shell=True, capture_output=True, text=True, cwd=ROOT, timeout=60)
             assert (done.returncode, done.stderr) == (0, ""), command
         assert service.stop() == 0

@@ -9,6 +9,8 @@ import pytest
 from tests.support.load import read_many
 from tests.support.service import FULL, Serve, Service
 
+pytestmark = pytest.mark.alone
+
 OBJECTS = 1_000_000 if FULL else 100_000
 BATCH = 5_000
 READY_S_MAX = 5.0

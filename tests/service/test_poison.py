@@ -51,12 +51,12 @@ def test_an_object_that_ends_its_worker_again_and_again_is_named_and_refused_and
         assert (status, error["code"]) == (1, "shard_lost")
         assert ask(poisoned, "good", "hello") == (0, "hello")
     status, error = ask(poisoned, "bad", method)
+    [shown] = poisoned.status()["refused_objects"]  # First of all: it is refused for 4 s only.
+    assert shown == {"object": "Poison/bad", "deaths": 2, "code": method}
     assert (status, error["code"], error["outcome"]) == (1, "unavailable", "not_executed")
     assert "Poison/bad is refused for" in error["message"]
     assert f"the last time in {method}" in error["message"]
     assert f"while Poison/bad ran {method}, which has ended it 2 times and is refused for 4 s" in poisoned.output
     assert ask(poisoned, "good", "hello") == (0, "hello")
-    [shown] = poisoned.status()["refused_objects"]
-    assert shown == {"object": "Poison/bad", "deaths": 2, "code": method}
     wait_until(lambda: ask(poisoned, "bad", "hello") == (0, "hello"), "the end of the refusal")
     assert "Poison/good" not in poisoned.output

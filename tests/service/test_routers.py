@@ -245,6 +245,7 @@ def test_routers_and_workers_killed_at_random_lose_nothing_confirmed(serve: Serv
 # The end
 
 
+@pytest.mark.alone
 def test_a_stop_under_load_is_answered_by_both_routers(serve: Serve) -> None:
     service = two_routers(serve)
     clients = start_clients(service, CLIENTS, NAMES, until_refused=True)
@@ -272,7 +273,7 @@ def test_a_service_of_two_routers_is_followed_on_its_port_by_one_of_one_router_a
 def test_a_second_service_cannot_take_half_of_the_clients_of_the_first(serve: Serve, tmp_path: Path) -> None:
     service = two_routers(serve)
     command = [*TIDEGATE, "serve", COUNTER, "--data", str(tmp_path / "other"), "--listen", service.endpoint, "--routers", "2"]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert second.returncode == 1
     assert second.stderr.startswith(f"tidegate: listen {service.endpoint}: Address already in use (stop the process")
     for number in range(20):

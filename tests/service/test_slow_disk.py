@@ -17,6 +17,8 @@ from tests.support.service import ROOT, Service, ask, exchange, services_in
 from tests.support.waiting import wait_until
 from tests.support.witness import Witness, witness
 
+pytestmark = pytest.mark.alone
+
 SYNC_S = 0.3
 APP = str(ROOT / "tests" / "service" / "apps" / "gates.py")
 

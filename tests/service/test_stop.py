@@ -14,6 +14,8 @@ SLOW = """
 import asyncio
 from tidegate import DurableObject
 
+pytestmark = pytest.mark.alone
+
 class Slow(DurableObject):
     async def work(self, seconds: float) -> int:
         await self.storage.put("begun", True)

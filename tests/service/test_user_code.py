@@ -116,7 +116,7 @@ def test_a_breakpoint_under_dev_stops_there_and_can_be_talked_to(serve: Serve, t
     assert found is not None
     command = [*service.command[:1], "-m", "tidegate.shard.worker.debugger", found[1]]
     typed = "p number\nw\nnumber = 100\nc\n"
-    said = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=20, cwd=ROOT, check=True)
+    said = subprocess.run(command, input=typed, capture_output=True, text=True, timeout=60, cwd=ROOT, check=True)
     caller.join(20)
     assert "(Pdb) 41\n" in said.stdout
     assert "app.py" in said.stdout

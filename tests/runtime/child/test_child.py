@@ -12,7 +12,7 @@ from tidegate.runtime.child.child import pin
 
 def run_python(script: str, environment: dict[str, str] | None = None, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, timeout=20, env={**os.environ, **(environment or {})},
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env={**os.environ, **(environment or {})},
         **options,  # type: ignore[call-overload]  # only pass_fds
     )  # fmt: skip
 

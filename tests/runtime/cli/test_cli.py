@@ -58,7 +58,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ServiceP
 
 def tidegate(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-P", "-m", "tidegate", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=30, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=cwd)
 
 
 def fails(*arguments: str, cwd: Path | None = None) -> str:
@@ -223,7 +223,7 @@ def test_a_configuration_that_is_wrong_is_one_line(toml: str, tmp_path: Path, ca
 def test_a_terminal_that_knows_few_characters_gets_the_others_as_escapes(arguments: list[str]) -> None:
     command = [sys.executable, "-P", "-m", "tidegate", *arguments]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
     assert "Traceback" not in done.stderr
     assert done.stdout or done.stderr.count("\n") == 1
 
@@ -506,5 +506,5 @@ def test_a_wrong_command_line_exits_with_2(arguments: list[str], capsys: pytest.
 
 def test_a_reader_that_has_seen_enough_is_no_error_with_a_traceback(service: tuple[ServiceProcess, str, Path]) -> None:
     command = f"{sys.executable} -m tidegate status --json --connect {service[1]} | true"
-    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=30, env=dict(os.environ))
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, env=dict(os.environ))
     assert "Traceback" not in done.stderr

@@ -63,7 +63,7 @@ def run(directory: Path, body: Body, *, workers: int = 2, **options: Any) -> Non
     async def main() -> None:
         service = EchoService(directory, workers=workers)
         try:
-            async with connect(service.endpoint, **options) as client, asyncio.timeout(20):
+            async with connect(service.endpoint, **options) as client, asyncio.timeout(WITHIN_S):
                 await body(service, client)
                 client._machine.check_invariants()
         finally:
@@ -281,7 +281,7 @@ def test_a_worker_whose_socket_is_not_on_this_machine_is_called_through_the_rout
         service = EchoService(tmp_path)
         os.unlink(service.worker(0).endpoint.removeprefix("ipc://"))
         try:
-            async with connect(service.endpoint) as client, asyncio.timeout(10):
+            async with connect(service.endpoint) as client, asyncio.timeout(WITHIN_S):
                 ways = {await client.stub("Echo", str(number)).where() for number in range(50)}
                 assert ways == {"router", "worker 1"}
         finally:
@@ -375,7 +375,7 @@ def test_calls_in_flight_when_the_router_is_lost_fail_and_later_ones_are_answere
 
 def test_a_service_that_starts_later_is_waited_for(tmp_path: Path) -> None:
     async def main() -> None:
-        async with connect(f"ipc://{tmp_path}/router", direct=False) as client, asyncio.timeout(10):
+        async with connect(f"ipc://{tmp_path}/router", direct=False) as client, asyncio.timeout(WITHIN_S):
             waiting = client.stub("Echo", "a").where()
             await asyncio.sleep(0)
             service = EchoService(tmp_path)
@@ -587,7 +587,7 @@ def test_a_worker_process_killed_with_calls_in_flight_leaves_none_hanging(tmp_pa
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"ready\n"
-            async with connect(f"ipc://{tmp_path}/router") as client, asyncio.timeout(10):
+            async with connect(f"ipc://{tmp_path}/router") as client, asyncio.timeout(WITHIN_S):
                 stubs = [client.stub("Echo", str(number)) for number in range(50)]
                 await asyncio.gather(*(stub.where() for stub in stubs))
                 held = [stub.hold() for stub in stubs]

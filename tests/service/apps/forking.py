@@ -85,7 +85,7 @@ class Forking(DurableObject):
         return await asyncio.to_thread(os.fork)
 
     async def ended(self, pid: int) -> int:
-        for _ in range(200):
+        for _ in range(2_000):
             found, status = os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222  # it does not wait
             if found:
                 return os.waitstatus_to_exitcode(status)

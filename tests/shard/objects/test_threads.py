@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import subprocess
 import sys
 import threading
@@ -32,10 +33,15 @@ USES: dict[str, Callable[[Any], Any]] = {
     "delete_alarm": lambda self: self.storage.delete_alarm(),
     "sync": lambda self: self.storage.sync(),
     "transaction": lambda self: self.storage.transaction(),
-    "spawn": lambda self: self.spawn(asyncio.sleep(0)),
+    "spawn": lambda self: refused_to_spawn(self),
     "block_concurrency": lambda self: self.block_concurrency(),
     "abort": lambda self: self.abort(),
 }
+
+
+def refused_to_spawn(self: Any) -> Any:
+    with contextlib.closing(asyncio.sleep(0)) as work:
+        return self.spawn(work)
 
 
 async def in_a_thread(use: Callable[[], Any]) -> Any:
@@ -119,7 +125,7 @@ keep_to_this_thread()
 over.set()
 assert Storage.get.__code__ is not before
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
 def test_nothing_looks_at_its_thread_before_the_first_thread_of_an_app_starts() -> None:
@@ -137,4 +143,4 @@ assert Storage.get.__code__ is before
 assert "belongs to the thread" in str(ThreadPoolExecutor(1).submit(bound, None, "k").exception())
 assert Storage.get.__code__ is not before
 """
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

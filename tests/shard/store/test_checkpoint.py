@@ -159,7 +159,7 @@ def with_bench(
     async def run() -> None:
         bench = Bench(shards, memtable_bytes)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await test(bench)
         finally:
             await bench.checkpointer.close()

@@ -247,7 +247,7 @@ def test_a_system_that_grants_little_address_space_gets_a_smaller_map(tmp_path: 
         "state = LmdbState(pathlib.Path(sys.argv[1]), 1)\n"
         "print(state.applied_seq)\n"
     )
-    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.returncode) == ("0\n", 0), done.stderr
 
 

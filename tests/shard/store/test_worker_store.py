@@ -43,7 +43,7 @@ def with_store(
     async def run() -> None:
         store = WorkerStore.open(data_dir, start, worker, shards, troubles.append)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 await test(store)
         finally:
             await store.close()
