@@ -55,7 +55,8 @@ def soon_with_arguments(callback: Callable[[], object]) -> Any:
 
 def from_a_thread(callback: Callable[[], object]) -> Any:
     loop = asyncio.get_running_loop()
-    return loop.run_in_executor(None, contextvars.copy_context().run, loop.call_soon_threadsafe, callback)
+    context = contextvars.copy_context()
+    return loop.run_in_executor(None, lambda: context.run(loop.call_soon_threadsafe, callback))
 
 
 def when_a_future_is_done(callback: Callable[[], object]) -> Any:
