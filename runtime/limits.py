@@ -7,7 +7,9 @@ A bound that depends on another is asserted here, at import, so that a change of
 CLASS_BYTES_MAX = 256
 NAME_BYTES_MAX = 1_024
 KEY_BYTES_MAX = 480
+"""With the 16 bytes that stand for the object in front it must be a key of LMDB, which has 511 at most (MDB_MAXKEYSIZE)."""
 VALUE_BYTES_MAX = 2 << 20
+"""As in Cloudflare's Durable Objects over SQLite."""
 VALUE_DEPTH_MAX = 100
 """Lists and dicts in each other in one value: what was stored can be read from anywhere, also far down in a stack."""
 EXCEPTION_TEXT_MAX = 16_384
@@ -21,6 +23,7 @@ EXCEPTION_PARTS_MAX = 16
 EXCEPTION_PARTS_DEPTH_MAX = 2
 """Groups within groups."""
 KEYS_PER_READ_MAX = 128
+"""Of `get_many`. As in Cloudflare's `get(keys)`."""
 IDEMPOTENCY_KEY_BYTES_MAX = 64
 
 # Messages (contract, section 9).
@@ -37,6 +40,7 @@ REPLY_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
 
 # Placement (contract, section 9).
 SLOTS = 16_384
+"""As in Redis Cluster: few enough to be told one by one, enough to be dealt evenly to a few thousand shards."""
 SHARDS_MAX = 4_096
 
 # Queues. Beyond a bound a call is answered `overloaded` at once and is not executed.

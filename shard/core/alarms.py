@@ -43,6 +43,7 @@ BEGUN_KEY = b"\xfc" * 16
 
 RETRIES_MAX = 6
 RETRY_FIRST_US = 2_000_000
+"""Both as in Cloudflare's: 2 s after the first failure, then twice as long each time."""
 RETRY_JITTER = 0.25
 WINDOW_ROWS = 1_000
 """Rows of the index that are read at a time; at most twice as many are in memory."""
