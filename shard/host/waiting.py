@@ -90,9 +90,14 @@ class WaitingRoom:
         """Whether the header of the object has to be fetched first; the call waits for it then, or has been refused."""
         if store.reader is None or self._warm == object_key or store.recall(object_key, HEADER) is not UNKNOWN:
             return False
-        self._reading[object_key] = {}
-        store.fetch(object_key, [HEADER], partial(self._was_read, object_key))
-        return self.takes(object_key, call)
+        refusal = self._book.refusal(call, ahead=0)
+        if refusal is None:
+            store.fetch(object_key, [HEADER], partial(self._was_read, object_key))  # If that raises, nobody waits for it.
+            queue = self._reading[object_key] = {}
+            self._enter(queue, call)
+        else:
+            self._refuse(call.origin, call.request.id, refusal)
+        return True
 
     def settle(self, cache: ObjectCache, queued: list[Call]) -> None:
         """The object is reset. What was queued for it goes to its successor, which may begin when the commit in flight has

@@ -132,6 +132,37 @@ async def test_what_waits_for_headers_is_bounded_in_bytes(monkeypatch: pytest.Mo
     assert world.host.book.waiting_bytes == 0
 
 
+async def test_what_finds_no_room_to_wait_for_its_header_asks_for_no_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 1)
+    world = ColdWorld()
+    world.cool()
+    waits, refused = world.call(Actor, "x", "ping"), world.call(Actor, "y", "ping")
+    await world.settle()
+    assert isinstance(refused.error, Overloaded)
+    assert world.reader.asked == 1
+    await world.thaw()
+    assert await waits.reply == "pong"
+
+
+async def test_a_read_that_cannot_even_begin_is_the_error_of_its_call_and_the_next_call_tries_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ColdWorld()
+    world.cool()
+
+    def read(*_: Any, **__: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.reader, "read", read)
+        call = world.call(Actor, "x", "ping")
+        await world.settle()
+    assert isinstance(call.error, Internal)
+    again = world.call(Actor, "x", "ping")
+    await world.thaw()
+    assert await again.reply == "pong"
+
+
 async def test_a_call_whose_deadline_passes_while_the_header_is_read_does_not_run() -> None:
     world = ColdWorld()
     world.cool()
