@@ -78,33 +78,41 @@ class RouterMachine:
     # Calls of clients
 
     def handle(self, message: Message, now: float) -> None:
-        origin, requests = message.origin, message.requests
+        """What raises here is a fault of ours. Then those requests are left in the message which are neither taken nor answered,
+        under their own ids."""
+        left, request = iter(message.requests), None
+        origin = message.origin
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
-        size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
-        if origin.json or self._draining or is_too_deep(message.body, json=False):
-            for request in requests:
-                self._route(origin, request, size, now)
-            return
-        by_slot, calls_max, bytes_max = self._by_slot, self._calls_max, self._bytes_max
-        if _DEADLINE in message.body:
-            calls_max = 0  # Each is taken with a look at its options.
-        for request in requests:
-            name = request.name
-            if not name or not request.cls or "{" in name:
-                self._route(origin, request, size, now)
-                continue
-            worker = by_slot[crc32(f"{request.cls}/{name}".encode()) & SLOT_MASK]
-            unanswered = worker.unanswered
-            if worker.endpoint is None or len(unanswered) >= calls_max or worker.bytes >= bytes_max:
-                self._take(worker, origin, request, size, now)
-                continue
-            # What follows is `worker.add` for MessagePack, written out: calling it costs a third of the whole.
-            token = self._next_token
-            self._next_token = token + 1
-            unanswered[token] = (origin, request.id, size)
-            worker.bytes += size
-            request.id = token
-            worker.rows.append(request)
+        size = message.size // max(len(message.requests), 1) + _CALL_OVERHEAD_BYTES
+        try:
+            if origin.json or self._draining or is_too_deep(message.body, json=False):
+                for request in left:
+                    self._route(origin, request, size, now)
+                return
+            by_slot, calls_max, bytes_max = self._by_slot, self._calls_max, self._bytes_max
+            if _DEADLINE in message.body:
+                calls_max = 0  # Each is taken with a look at its options.
+            for request in left:
+                name = request.name
+                if not name or not request.cls or "{" in name:
+                    self._route(origin, request, size, now)
+                    continue
+                worker = by_slot[crc32(f"{request.cls}/{name}".encode()) & SLOT_MASK]
+                unanswered = worker.unanswered
+                if worker.endpoint is None or len(unanswered) >= calls_max or worker.bytes >= bytes_max:
+                    self._take(worker, origin, request, size, now)
+                    continue
+                # What follows is `worker.add` for MessagePack, written out: calling it costs a third of the whole.
+                token = self._next_token
+                self._next_token = token + 1
+                unanswered[token] = (origin, request.id, size)
+                worker.bytes += size
+                request.id = token
+                worker.rows.append(request)
+        except BaseException:
+            at_hand = [] if request is None or any(worker.is_unsent(request) for worker in self.workers) else [request]
+            message.requests = [*at_hand, *left]
+            raise
 
     def _route(self, origin: Origin, request: Request, size: int, now: float) -> None:
         """The same for one request that needs a closer look."""
@@ -207,7 +215,9 @@ class RouterMachine:
             self._reroute_unsent(now)
 
     def _reroute_unsent(self, now: float) -> None:
-        """Shards have changed hands: what waits must wait at the new owner."""
+        """Shards have changed hands: what waits must wait at the new owner, and its deadline stays."""
+        for worker in self.workers:
+            worker.count_wait(now)
         for call, request in [taken for worker in self.workers for taken in worker.take_unsent()]:
             self._route(call[0], request, call[2], now)
 

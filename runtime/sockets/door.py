@@ -1,4 +1,5 @@
-"""Listening sockets that can be closed to newcomers for a while, without a loss for those who are connected.
+"""Listening sockets that can be closed to newcomers for a while, without a loss for those who are connected. Those in the file
+system have a file there, which the library leaves behind (4.3.5): it goes when they close.
 
 `unbind` is no way: libzmq ends the connections with the listener that has accepted them (4.3.5). So the kernel is asked: a filter
 on a socket of TCP drops what knocks, which its client repeats by itself; a socket in the file system is called otherwise for a
@@ -24,7 +25,15 @@ class Door:
     def __init__(self) -> None:
         self._listening: dict[str, int] = {}
         """Descriptors of the library's, by endpoint."""
+        self._files: dict[str, int] = {}
+        """Paths, and the numbers of their inodes: somebody else may have taken a path."""
         self.is_shut = False
+
+    def bound(self, endpoint: str) -> None:
+        """It is ours: if it has a file, `close` removes that."""
+        if (path := _path_of(endpoint)) is not None:
+            with contextlib.suppress(OSError):  # An abstract socket has none.
+                self._files[path] = os.stat(path).st_ino
 
     def listens(self, endpoint: str, fd: int) -> None:
         self._listening[endpoint] = fd
@@ -47,6 +56,15 @@ class Door:
                     os.rename(path + _SHUT, path)
             else:
                 _set(fd, _SO_DETACH_FILTER, struct.pack("i", 0))
+
+    def close(self) -> None:
+        """From now on nobody finds it. Who is connected stays."""
+        if self.is_shut:
+            self.open()
+        for path, inode in self._files.items():
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
 
 
 def _path_of(endpoint: str) -> str | None:

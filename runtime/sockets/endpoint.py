@@ -102,8 +102,9 @@ class Endpoint:
         message_bytes_max: int = FORWARDED_BYTES_MAX,
         outbox: Outbox | None = None,
     ) -> None:
-        """`handle` is called for every message; `end_turn` after every burst of them, and when nothing is
-        kept any longer for clients that did not read; it must call `flush`."""
+        """`handle` is called for every message; if it raises, the requests that the message still has are answered `internal`:
+        what is answered already, or will be, must have been taken out. `end_turn` is called after every burst of messages, and
+        when nothing is kept any longer for clients that did not read; it must call `flush`."""
         self._socket = context.socket(zmq.ROUTER)
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1),
@@ -161,7 +162,10 @@ class Endpoint:
             self._socket.setsockopt(zmq.USE_FD, listening_fd)
         elif has_name(endpoint):
             return self._bind_name(endpoint)
-        return self._bind_one(endpoint)
+        bound = self._bind_one(endpoint)
+        if listening_fd is None:
+            self._door.bound(bound)
+        return bound
 
     def _bind_one(self, endpoint: str) -> str:
         self._socket.setsockopt(zmq.IPV6, int("[" in endpoint or "*" in endpoint))
@@ -202,8 +206,7 @@ class Endpoint:
         self._monitor_edge.stop()
         self._socket.disable_monitor()
         self._monitor.close()
-        if self._door.is_shut:
-            self._door.open()  # The library takes its sockets out of the file system.
+        self._door.close()
         self._socket.close()
 
     def statistics(self) -> EndpointStatistics:
@@ -338,7 +341,6 @@ class Endpoint:
         edge.used = False  # Nothing was there a moment ago.
 
     def _went_wrong(self, message: Message, error: BaseException) -> None:
-        """Some of the requests may have been answered before; who made them knows no second answer."""
         log.error("a message could not be handled", exc_info=error)
         for request in message.requests:
             self.reply_error(message.origin, request.id, Internal("the call could not be handled; the log says why"))

@@ -112,6 +112,10 @@ class InFlight:
     def has_unsent(self) -> bool:
         return bool(self.rows or self._batches)
 
+    def is_unsent(self, request: Request) -> bool:
+        """Whether this very request has been added and not handed out."""
+        return any(each is request for each in self._unsent())
+
     def take_bodies(self) -> list[bytes]:
         """Hands out everything unsent, in order, as bodies of one codec each, not above the limit on messages, and of no
         more requests than the worker takes in a turn."""
@@ -126,9 +130,7 @@ class InFlight:
         self.endpoint = endpoint
         self._waits.clear()
         if self._arrived:
-            for json, rows in (*self._batches, (False, self.rows)):
-                for request in rows:
-                    self._shorten_deadline(request, now, json=json)
+            self.count_wait(now)
             self._deadlines = [
                 (when + DEADLINE_GRACE_S if token in self._arrived else when, token) for when, token in self._deadlines
             ]
@@ -142,6 +144,12 @@ class InFlight:
             self._waits = collections.deque((min(until, now + WAIT_DOWN_S), token) for until, token in self._waits)
         self.is_down = is_down
 
+    def count_wait(self, now: float) -> None:
+        """The time that unsent calls have waited until now is taken off what their callers gave them."""
+        for json, rows in (*self._batches, (False, self.rows)):
+            for request in rows:
+                self._shorten_deadline(request, now, json=json)
+
     def _shorten_deadline(self, request: Request, now: float, *, json: bool) -> None:
         assert isinstance(request.id, int), request.id
         arrived = self._arrived.get(request.id)
@@ -150,6 +158,7 @@ class InFlight:
             assert options.deadline_ms is not None
             left_ms = max(0, options.deadline_ms - int((now - arrived) * 1_000))
             request.options = with_deadline_ms(request.options, left_ms, json=json)
+            self._arrived[request.id] = now
 
     # Calls go back
 

@@ -14,6 +14,7 @@ import pytest
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
+from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.wire.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Topology
@@ -324,6 +325,57 @@ def test_what_waits_follows_its_shard_to_another_worker() -> None:
     for row in net.sent[1]:
         net.reply(1, row[0])
     assert [answer[1] for answer in net.answers] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_a_deadline_stays_when_what_waits_follows_its_shard_to_another_worker(json: bool) -> None:
+    net = Net(None, None)
+    for number in range(2):
+        net.call([number, "C", NAME, "m", [], {"deadline_ms": 1_000}], now=0.0, json=json)
+    net.machine.topology_changed(topology(None, None, epoch=2, owners=(1, 1, 1, 1)), 0.25)
+    net.machine.topology_changed(topology(None, "b", epoch=3, owners=(1, 1, 1, 1)), 0.75)
+    assert [row[5]["deadline_ms"] for row in net.send()[1]] == [250, 250]
+
+
+def test_what_waits_for_another_worker_than_at_first_is_answered_at_its_first_deadline() -> None:
+    net = Net(None, None)
+    net.call([7, "C", NAME, "m", [], {"deadline_ms": 1_000}], now=0.0)
+    net.machine.topology_changed(topology(None, None, epoch=2, owners=(1, 1, 1, 1)), 0.9)
+    net.machine.handle_timer(0.99)
+    assert not net.answers
+    assert net.machine.next_deadline() == pytest.approx(1.0)
+    net.machine.handle_timer(1.001)
+    assert net.error() == (7, "deadline_exceeded", "not_executed")
+
+
+@pytest.mark.parametrize("json", [False, True])
+@pytest.mark.parametrize("where", ["_refuse", "_answer_system", "add_deadline"])
+def test_a_fault_of_ours_leaves_what_is_neither_taken_nor_answered_under_its_own_id(
+    where: str, json: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(*_: Any) -> None:
+        raise RuntimeError("a fault of ours")
+
+    net = Net("a", "b")
+    net.call([0, "", "", "ping"], [1, "C", NAME, "m"], json=json)
+    wrong: dict[str, list[Any]] = {
+        "_refuse": [5, "C", "", "m"],
+        "_answer_system": [5, "", "", "ping"],
+        "add_deadline": [5, "C", NAME, "m", [], {"deadline_ms": 1}],
+    }
+    monkeypatch.setattr(InFlight if where == "add_deadline" else RouterMachine, where, fault)
+    encode = msgspec.json.encode if json else msgspec.msgpack.encode
+    rows = [[3, "C", NAME, "m"], [0, "C", f"{{{NAME}}}", "m"], wrong[where], [1, "C", NAME, "m"], [2, "C", NAME, "m"]]
+    message = parse_body(b"client", encode(rows))
+    with pytest.raises(RuntimeError):
+        net.machine.handle(message, 0.0)
+    left = [1, 2] if where == "add_deadline" else [5, 1, 2]
+    assert [request.id for request in message.requests] == left
+    sent = sorted(row[0] for rows in net.send().values() for row in rows)
+    for token in sent:
+        net.reply(0 if token in net.machine.workers[0].unanswered else 1, token)
+    answered = [answer[1] for answer in net.answers]
+    assert sorted(answered[2:] + left) == [0, 1, 2, 3, 5], "each is answered once, by a worker or by who finds it left"
 
 
 def test_a_call_without_a_name_is_a_bad_request() -> None:

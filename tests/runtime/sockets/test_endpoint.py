@@ -296,6 +296,47 @@ def test_a_turn_reads_a_bounded_number_of_messages_and_of_requests(server: Serve
     assert max(map(sum, server.turns)) < TURN_REQUESTS_MAX + TURN_MESSAGES_MAX
 
 
+def test_a_req_client_gets_one_whole_answer_though_the_handler_raised_in_the_middle(server: Server) -> None:
+    later: list[Any] = []
+
+    def handle(message: Message) -> None:
+        first, second, third = message.requests
+        server.endpoint.reply(message.origin, first.id, OK, first.args)
+        later.append((message.origin, second.id))
+        second.id, message.requests = 1_000, [third]
+        raise RuntimeError("a fault of ours")
+
+    server.handle = handle
+    client = server.client(zmq.REQ)
+    client.send(msgspec.msgpack.encode([[number, "C", "n", "m", [number]] for number in (7, 8, 9)]))
+    assert not client.poll(150), "one reply is still to come"
+    server.in_loop(
+        lambda: [server.endpoint.reply(origin, number, OK, None) for origin, number in later] and server.endpoint.flush()
+    )
+    rows = answer(client)
+    assert sorted(row[:2] for row in rows) == [[7, 0], [8, 0], [9, 1]]
+    assert next(row[2]["code"] for row in rows if row[0] == 9) == "internal"
+
+
+@pytest.mark.parametrize("leave", [lambda server: None, lambda server: server.endpoint._door.shut()], ids=["open", "shut"])
+def test_the_file_of_a_unix_socket_goes_with_its_endpoint(leave: Callable[[Server], None], tmp_path: Path) -> None:
+    server = Server(address=f"ipc://{tmp_path}/door")
+    server.wait_until(lambda statistics: bool(server.endpoint._door._listening))
+    assert (tmp_path / "door").is_socket()
+    server.in_loop(lambda: leave(server))
+    server.stop()
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_file_of_a_unix_socket_that_another_has_taken_over_stays(tmp_path: Path) -> None:
+    server = Server(address=f"ipc://{tmp_path}/door")
+    with socket.socket(socket.AF_UNIX) as other:
+        (tmp_path / "door").rename(tmp_path / "moved away")
+        other.bind(str(tmp_path / "door"))
+        server.stop()
+        assert (tmp_path / "door").is_socket()
+
+
 def test_a_handler_that_raises_costs_its_own_message_and_no_other() -> None:
     server = Server()
 
