@@ -31,9 +31,9 @@ from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, section_of
 from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.objects.answered import DONE
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.objects.ready import DONE
 from tidegate.shard.objects.refusals import traceback_of
 from tidegate.shard.objects.storage import Storage
 from tidegate.shard.store.interface import Done

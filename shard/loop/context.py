@@ -21,7 +21,7 @@ class Log(Protocol):
     def error(self, text: str, *args: object) -> None: ...
 
 
-class Turn(Protocol):
+class TurnEnd(Protocol):
     def end_soon(self) -> None:
         """Code of an object goes on, and may write or answer."""
         ...
@@ -37,7 +37,7 @@ class Surroundings(Protocol):
     def log(self) -> Log: ...
 
     @property
-    def turn(self) -> Turn: ...
+    def turn(self) -> TurnEnd: ...
 
 
 class Owner(Protocol):

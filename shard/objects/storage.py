@@ -22,7 +22,7 @@ from tidegate.shard.core.codec import SCALARS, Encoded, check_key, check_size, d
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.transaction_layer import Layer
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, to_raw
-from tidegate.shard.objects.ready import DONE, Ready
+from tidegate.shard.objects.answered import DONE, Answered
 from tidegate.shard.store.interface import Done
 
 T = TypeVar("T")
@@ -165,12 +165,12 @@ class Storage:
         if self._layer is None and type is None:
             value = self._cache.values.get(key, MISS)
             if value.__class__ in SCALARS:
-                return Ready(value)
+                return Answered(value)
             if value is ABSENT:
-                return Ready(default)
+                return Answered(default)
         value = self._find(key, no_cache)
         if value is not MISS:
-            return Ready(_given(value, default, type))
+            return Answered(_given(value, default, type))
         return self._fetch([key], no_cache, lambda values: _given(values[0], default, type), allow_concurrency)
 
     @overload
@@ -199,7 +199,7 @@ class Storage:
         found = {key: self._find(key, no_cache) for key in wanted}
         unread = [key for key, value in found.items() if value is MISS]
         if not unread:
-            return Ready(_present(found, type))
+            return Answered(_present(found, type))
 
         def finish(values: Sequence[Any]) -> dict[str, Any]:
             return _present({**found, **dict(zip(unread, values, strict=True))}, type)
@@ -289,12 +289,12 @@ class Storage:
             if after is not None:
                 end = after if end is None else min(end, after)
         if start is not None and end is not None and start >= end:
-            return Ready({})
+            return Answered({})
         cache = self._cache
         rows = (self._layer.scan(cache, start, end, reverse=reverse, limit=limit) if self._layer is not None
                 else cache.scan(start, end, reverse=reverse, limit=limit))  # fmt: skip
         if not isinstance(rows, Unread):
-            return Ready(_listed(rows, type))
+            return Answered(_listed(rows, type))
         finish = rows.finish
         begin = partial(cache.store.fetch_range, cache.key, start, end, reverse, rows.limit)
         return self._owner.wait_fetched(begin, lambda rows: _listed(finish(rows), type), allow_concurrency)
@@ -396,7 +396,7 @@ class Storage:
         check_key(key)
         existed = self._delete(key, not allow_unconfirmed, no_cache)
         if isinstance(existed, bool):
-            return Ready(existed)
+            return Answered(existed)
         return self._fetch([key], True, lambda values: values[0] is not ABSENT, allow_concurrency)
 
     def delete_many(
@@ -409,7 +409,7 @@ class Storage:
         known = sum(answer is True for _, answer in existed)
         unread = [key for key, answer in existed if answer is MISS]
         if not unread:
-            return Ready(known)
+            return Answered(known)
         return self._fetch(unread, True, lambda values: known + len(values) - values.count(ABSENT), allow_concurrency)
 
     def delete_all(self, *, allow_concurrency: bool = False, allow_unconfirmed: bool = False) -> Awaitable[None]:
@@ -435,10 +435,10 @@ class Storage:
         layer = self._layer
         while layer is not None:
             if not isinstance(layer.alarm, Sentinel):
-                return Ready(None if layer.alarm is None else self._owner.alarm_shown(layer.alarm))
+                return Answered(None if layer.alarm is None else self._owner.alarm_shown(layer.alarm))
             layer = layer.below
         alarm = self._cache.alarm
-        return Ready(None if alarm is None or alarm is self._cache.ringing else self._owner.alarm_shown(alarm))
+        return Answered(None if alarm is None or alarm is self._cache.ringing else self._owner.alarm_shown(alarm))
 
     def set_alarm(
         self, when: datetime.datetime | datetime.timedelta | float, *, allow_unconfirmed: bool = False

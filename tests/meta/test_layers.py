@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
 RULES = {
     "shard/core": "*",
     "shard/store": {"ahead", "interface", "memory_state", "memtable", "reads", "record", "sorting", "store"},
-    "shard/objects": {"class_rules", "methods", "ready", "refusals", "storage"},
+    "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits"},

@@ -16,8 +16,8 @@ from tests.support.storage_world import StorageWorld
 from tidegate.runtime.errors import BadArguments, MethodRaised
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.shard.loop.task import StorageFuture
+from tidegate.shard.objects.answered import DONE, Answered
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.objects.ready import DONE, Ready
 
 
 @dataclasses.dataclass
@@ -160,9 +160,9 @@ async def test_one_that_had_to_be_fetched_says_so_too_and_all_stay_what_asyncio_
         with pytest.raises(TypeError, match="was not awaited"):
             use(future)
     asyncio.get_running_loop().call_soon(future.set_result, 7)
-    assert await asyncio.gather(future, Ready(1), Ready(1), DONE, DONE) == [7, 1, 1, None, None]
-    assert len({DONE, DONE, Ready(1), Ready(1)}) == 3
+    assert await asyncio.gather(future, Answered(1), Answered(1), DONE, DONE) == [7, 1, 1, None, None]
+    assert len({DONE, DONE, Answered(1), Answered(1)}) == 3
     assert (
-        repr(Ready(1))
+        repr(Answered(1))
         == "<a storage operation was not awaited; write `await` in front of the call, as in `await self.storage.get(…)`>"
     )

@@ -1,6 +1,6 @@
 """What a storage operation returns that is answered from memory: an awaitable that is already done.
 
-Guarantee: whoever forgets `await` is told so (see `runtime/unawaited.py`).
+Guarantee: whoever forgets `await` is told so (see `tidegate.runtime.wire.unawaited`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tidegate.runtime.wire.unawaited import UNAWAITED, Unawaited, not_awaited, r
 T_co = TypeVar("T_co", covariant=True)
 
 
-class Ready(msgspec.Struct, Generic[T_co], gc=False, eq=False):
+class Answered(msgspec.Struct, Generic[T_co], gc=False, eq=False):
     """An awaitable that is already done: awaiting it never yields to the event loop. (A Struct is made without running Python
     code: half the price.) Used as if it were its value it says that `await` is missing."""
 
@@ -43,7 +43,7 @@ class Ready(msgspec.Struct, Generic[T_co], gc=False, eq=False):
         pass
 
 
-refuse_use(Ready, "a storage operation", "eq", "ne", "iter", "str")
+refuse_use(Answered, "a storage operation", "eq", "ne", "iter", "str")
 
 
-DONE: Ready[None] = Ready(None)
+DONE: Answered[None] = Answered(None)
