@@ -167,10 +167,14 @@ class ActivationTable:
     def wake(self, kept: Kept, name: str) -> Activation | None:
         """The activation of an object that sleeps: whoever asks gives it an instance and adds it again."""
         activation = kept.asleep.get(name)
-        if activation is not None:
+        if activation is None:
+            return None
+        try:
             activation.move(Event.WOKEN)
-            del kept.asleep[name]
-            self.budget.used_bytes -= ACTIVATION_BYTES
+        except InvalidTransition:  # It has been reset: the object is in memory no more.
+            return None
+        del kept.asleep[name]
+        self.budget.used_bytes -= ACTIVATION_BYTES
         return activation
 
     def rouse(self, activation: Activation, now_s: float) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+import re
 import weakref
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -255,14 +257,26 @@ async def test_a_mistake_with_one_object_keeps_no_other_in_memory() -> None:
 
 async def test_a_call_that_finds_a_mistake_is_answered_and_the_next_one_runs() -> None:
     world = Stage()
-    activation = await asleep(world)
-    activation.state = State.RESTING
+    activation = await resting(world)
+    activation.state = State.AWAKE
     call = world.call(Plain, "a", "count")
     await world.settle()
     assert isinstance(call.error, Internal)
+    assert activation.state is State.LOST
     assert world.host.table.stories.mistakes == 1
     world.host.table.stories.mistakes = 0
     assert (await world.start(Plain)).state is State.AWAKE
+
+
+async def test_a_call_to_a_sleeping_object_that_cannot_be_woken_finds_a_new_one() -> None:
+    world = Stage()
+    activation = await asleep(world)
+    activation.state = State.RESTING
+    assert (await world.start(Plain)).state is State.AWAKE
+    assert activation.state is State.LOST
+    assert world.host.classes["Plain"].asleep == {}
+    assert world.host.table.stories.mistakes == 1
+    world.host.table.stories.mistakes = 0
 
 
 async def test_what_its_own_code_does_while_it_starts_is_a_failed_start() -> None:
@@ -332,3 +346,13 @@ async def test_in_a_long_random_life_every_transition_of_the_table_is_taken_and_
     assert world.seen == set(TRANSITIONS)
     for call in calls:
         assert not isinstance(call.reply.exception(), CallError) or isinstance(call.error, ObjectReset | StartFailed)
+
+
+def test_a_state_is_changed_in_one_place_only() -> None:
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted((Path(__file__).parents[3] / "shard").rglob("*.py"))
+        for line in path.read_text().splitlines()
+        if re.search(r"(?<!self)\.(state|broken) = |self\.broken = ", line)
+    ]
+    assert found == ["activation.py: self.broken = error"]
