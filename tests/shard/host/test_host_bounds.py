@@ -320,6 +320,19 @@ async def test_calls_that_wait_for_the_end_of_a_reset_object_are_bounded_by_coun
     assert (abort.answered, len(LOG)) == (True, 3)
 
 
+async def test_the_options_of_a_call_take_room_like_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALL_BYTES_MAX", 10_000)
+    world = World(Thing, auto=False)
+    large = world.call(Thing, "a", "put_large", 17)
+    await world.settle()
+    calls = [world.call(Thing, "b", "put_nothing", traceparent="x" * 3_000) for _ in range(4)]
+    await world.settle()
+    assert refused(calls[3])
+    world.auto = True
+    world.host.turn.end_soon()
+    await world.ask_all([large, *calls[:3]])
+
+
 async def test_a_call_that_was_let_in_to_wait_is_not_refused_when_it_has_to_wait_for_something_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
