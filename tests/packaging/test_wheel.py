@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, run
+from tests.packaging.conftest import ROOT, build, run
 from tests.support.service import Service, free_port
 
 OURS = ("benchmarks", "router", "runtime", "shard")
@@ -82,6 +83,15 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/systemd/sysusers.d/tidegate.conf",
         "tidegate/systemd/tmpfiles.d/tidegate.conf",
     }
+
+
+def test_a_wheel_made_from_a_source_distribution_has_the_same_in_it(copy: Path, wheel: Path, tmp_path: Path) -> None:
+    """In which the links of the tree are plain folders."""
+    program = f"import setuptools.build_meta as backend; backend.build_sdist({str(tmp_path)!r})"
+    run(sys.executable, "-c", program, cwd=copy)
+    (packed,) = tmp_path.glob("*.tar.gz")
+    again = build(packed, tmp_path / "wheel")
+    assert sorted(zipfile.ZipFile(again).namelist()) == sorted(zipfile.ZipFile(wheel).namelist())
 
 
 def test_the_unit_is_found_where_the_pages_say(installed: Path) -> None:
