@@ -1,7 +1,16 @@
 """Tidegate: durable objects for Python. Named, single-threaded objects with private storage that lose nothing they confirmed."""
 
+from tidegate.runtime.client.answers import (
+    ClassInfo,
+    MethodInfo,
+    ObjectRefusal,
+    ProcessStatus,
+    ServiceStatus,
+    ServiceTopology,
+    ShardPlace,
+)
 from tidegate.runtime.client.asynchronous import Client, connect
-from tidegate.runtime.client.synchronous import SyncClient, connect_sync
+from tidegate.runtime.client.synchronous import SyncClient, SyncStub, connect_sync
 from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
@@ -33,20 +42,28 @@ __all__ = [
     "BadArguments",
     "BadRequest",
     "CallError",
+    "ClassInfo",
     "Client",
     "DeadlineExceeded",
     "Deadlock",
     "DurableObject",
     "Internal",
+    "MethodInfo",
     "MethodRaised",
     "Moved",
     "ObjectId",
+    "ObjectRefusal",
     "ObjectReset",
     "Overloaded",
+    "ProcessStatus",
+    "ServiceStatus",
+    "ServiceTopology",
     "ShardLost",
+    "ShardPlace",
     "StartFailed",
     "Storage",
     "SyncClient",
+    "SyncStub",
     "TidegateError",
     "TooLarge",
     "Transaction",

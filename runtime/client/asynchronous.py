@@ -17,6 +17,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 import zmq
 
+from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.links import ClientStatistics, check_seconds
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
 from tidegate.runtime.errors import Unavailable
@@ -159,21 +160,25 @@ class Client:
         args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, None)
         return await self.call(class_name, name, method, args, kwargs, result_type, timeout)
 
-    async def ping(self, timeout: float | None = None) -> Any:
-        """Answers when the service does."""
-        return await self.call("", "", "ping", timeout=timeout)
+    async def ping(self, timeout: float | None = None) -> str:
+        """Answers `pong` when the service does. `timeout`: seconds, here as for every question below."""
+        answer: str = await self.call("", "", "ping", result_type=str, timeout=timeout)
+        return answer
 
-    async def topology(self, timeout: float | None = None) -> Any:
-        """Epoch, slots of the shards, endpoint of each shard's worker."""
-        return await self.call("", "", "topology", timeout=timeout)
+    async def topology(self, timeout: float | None = None) -> ServiceTopology:
+        """Which worker owns which shard, and where it listens."""
+        answer: ServiceTopology = await self.call("", "", "topology", result_type=ServiceTopology, timeout=timeout)
+        return answer
 
-    async def classes(self, timeout: float | None = None) -> Any:
-        """Classes of the running app, their methods, the JSON Schema of the arguments."""
-        return await self.call("", "", "classes", timeout=timeout)
+    async def classes(self, timeout: float | None = None) -> dict[str, ClassInfo]:
+        """The classes of the running app by name, with their methods and the JSON Schema of the arguments."""
+        answer: dict[str, ClassInfo] = await self.call("", "", "classes", result_type=dict[str, ClassInfo], timeout=timeout)
+        return answer
 
-    async def status(self, timeout: float | None = None) -> Any:
-        """What the supervisor knows of its processes."""
-        return await self.call("", "", "status", timeout=timeout)
+    async def status(self, timeout: float | None = None) -> ServiceStatus:
+        """What the supervisor knows of the service and its processes, and the router that answers of itself."""
+        answer: ServiceStatus = await self.call("", "", "status", result_type=ServiceStatus, timeout=timeout)
+        return answer
 
     def statistics(self) -> ClientStatistics:
         """What this client has done and is doing."""

@@ -16,21 +16,26 @@ import os
 import select
 import time
 from asyncio import _get_running_loop
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import zmq
 
 from tidegate.runtime import descriptors
+from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.links import check_seconds
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.wire.encoding import Decode, encode_arguments, result_decoder
-from tidegate.runtime.wire.stub import MethodShape, Stub, TimedBinder, bind_call
+from tidegate.runtime.wire.stub import MethodShape, ObjectHandle, TimedBinder, bind_call
+
+T = TypeVar("T")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 BLOCKS_OBJECTS = (
     "{}/{} {}: a client of connect_sync would stop the event loop, and with it every object of this worker, until the call is "
@@ -104,10 +109,22 @@ class SyncClient:
                 break
             lines.close()
 
-    def stub(self, target: type | str, name: str, *, timeout: float | None = None) -> Any:
-        """The object's methods as plain functions. Made from a class, results have their annotated types."""
+    @overload
+    def stub(self, target: type[T], name: str, *, timeout: float | None = None) -> SyncStub[T]: ...
+    @overload
+    def stub(self, target: str, name: str, *, timeout: float | None = None) -> Any: ...
+    def stub(self, target: type[T] | str, name: str, *, timeout: float | None = None) -> SyncStub[T] | Any:
+        """The object's methods, which wait for the result. `timeout`: seconds, of every call made with this stub.
+
+        Made from a class, results have their annotated types, and type checkers know them:
+
+            counter = client.stub(Counter, "alice")
+            number = counter(Counter.add, 2)      # an int; a misspelt method or a wrong argument is reported
+
+        `counter.add(2)` does the same, unknown to checkers; made from the name of a class, the stub has this form only.
+        """
         check_seconds("timeout", timeout)
-        return Stub(self if timeout is None else TimedBinder(self, timeout), target, name)
+        return SyncStub(self if timeout is None else TimedBinder(self, timeout), target, name)
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
@@ -147,21 +164,50 @@ class SyncClient:
             topology_s = min(self._topology_s, self._timeout if timeout is None else timeout)
             return _Lines(self._context, self._new_machine(), topology_s)
 
-    def ping(self, timeout: float | None = None) -> Any:
-        """Answers when the service does."""
-        return self.call("", "", "ping", timeout=timeout)
+    def ping(self, timeout: float | None = None) -> str:
+        """Answers `pong` when the service does. `timeout`: seconds, here as for every question below."""
+        answer: str = self.call("", "", "ping", result_type=str, timeout=timeout)
+        return answer
 
-    def topology(self, timeout: float | None = None) -> Any:
-        """Epoch, slots of the shards, endpoint of each shard's worker."""
-        return self.call("", "", "topology", timeout=timeout)
+    def topology(self, timeout: float | None = None) -> ServiceTopology:
+        """Which worker owns which shard, and where it listens."""
+        answer: ServiceTopology = self.call("", "", "topology", result_type=ServiceTopology, timeout=timeout)
+        return answer
 
-    def classes(self, timeout: float | None = None) -> Any:
-        """Classes of the running app, their methods, the JSON Schema of the arguments."""
-        return self.call("", "", "classes", timeout=timeout)
+    def classes(self, timeout: float | None = None) -> dict[str, ClassInfo]:
+        """The classes of the running app by name, with their methods and the JSON Schema of the arguments."""
+        answer: dict[str, ClassInfo] = self.call("", "", "classes", result_type=dict[str, ClassInfo], timeout=timeout)
+        return answer
 
-    def status(self, timeout: float | None = None) -> Any:
-        """What the supervisor knows of its processes."""
-        return self.call("", "", "status", timeout=timeout)
+    def status(self, timeout: float | None = None) -> ServiceStatus:
+        """What the supervisor knows of the service and its processes, and the router that answers of itself."""
+        answer: ServiceStatus = self.call("", "", "status", result_type=ServiceStatus, timeout=timeout)
+        return answer
+
+
+class SyncStub(ObjectHandle, Generic[T]):
+    """An object's methods as plain functions: `stub(Counter.add, 2)`, checked by type checkers, or `stub.add(2)`.
+
+    Python has no type for "this class with every `async` taken away": a checker would take what `stub.add(2)` returns for a
+    coroutine. So checkers are shown no attributes of this class, and the call form has the types of the method.
+    """
+
+    def __call__(self, method: Callable[Concatenate[T, P], Coroutine[Any, Any, R]], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The result of the method, called with the arguments. Raises what the method raises, `CallError`s, and TypeError for
+        what is no method of the class."""
+        name = getattr(method, "__name__", None)
+        if not isinstance(name, str) or (self._class is not None and not _has(self._class, name, method)):
+            raise TypeError(f"{self!r} is called with a method of the class, as in stub(Class.method, 1), not with {method!r}")
+        result: R = self._method(name)(*args, **kwargs)
+        return result
+
+    if not TYPE_CHECKING:
+        __getattr__ = ObjectHandle._method
+
+
+def _has(cls: type, name: str, method: object) -> bool:
+    """Itself, or as what it overrides."""
+    return any(vars(base).get(name) is method for base in cls.__mro__)
 
 
 class _Answer:

@@ -17,7 +17,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import msgspec
 
@@ -64,7 +64,20 @@ def _close(future: asyncio.Future[Any]) -> None:
         future.exception()  # Retrieved.
 
 
-class PendingCall(msgspec.Struct, Generic[T], eq=False, gc=False):
+if TYPE_CHECKING:
+
+    class _Pending(Coroutine[Any, Any, T]):
+        """Checkers are told that it is a coroutine; a Struct cannot say so, its metaclass is not that of abstract classes."""
+
+        def __init__(self, future: asyncio.Future[T]) -> None: ...
+        def __init_subclass__(cls, *, eq: bool, gc: bool) -> None: ...
+else:
+
+    class _Pending(msgspec.Struct, Generic[T]):
+        pass
+
+
+class PendingCall(_Pending[T], eq=False, gc=False):
     """Whoever holds it sees a future, whoever awaits it waits for the plain one in it."""
 
     future: asyncio.Future[T]

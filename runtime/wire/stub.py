@@ -11,7 +11,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tidegate.runtime.wire.annotations import annotations_of, signature_of
 from tidegate.runtime.wire.exceptions import know_home
@@ -29,8 +29,8 @@ class Binder(Protocol):
         ...
 
 
-class Stub:
-    """`Stub(binder, Counter, "alice").get_unique_number()` calls it. Made from a class, it knows the methods, binds
+class ObjectHandle:
+    """What every stub is: an object's class, its name, and who binds its methods. Made from a class, it knows the methods, binds
     arguments to names and gives results their annotated type; made from a class name, it takes every public name."""
 
     def __init__(self, binder: Binder, target: type | str, name: str) -> None:
@@ -46,7 +46,7 @@ class Stub:
             raise TypeError(f"the name of an object is a text, not {name!r} ({type(name).__name__})")
         self._name = name
 
-    def __getattr__(self, attribute: str) -> Callable[..., Any]:
+    def _method(self, attribute: str) -> Callable[..., Any]:
         if attribute.startswith("_"):
             raise AttributeError(f"{attribute} is not public: only methods without a leading underscore can be called")
         if attribute in HOOKS:
@@ -58,6 +58,16 @@ class Stub:
 
     def __repr__(self) -> str:
         return f"<stub of {self._class_name}/{self._name}>"
+
+
+class Stub(ObjectHandle):
+    """`Stub(binder, Counter, "alice").get_unique_number()` calls it."""
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, attribute: str) -> Callable[..., Any]: ...
+    else:
+        __getattr__ = ObjectHandle._method
 
 
 def bind_call(call: Callable[..., Any], class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:

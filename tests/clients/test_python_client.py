@@ -40,7 +40,7 @@ def test_1_000_calls_at_once_get_1_000_different_numbers(service: RealService, d
 def test_threads_with_one_synchronous_client_get_different_numbers(service: RealService) -> None:
     with connect_sync(service.endpoint) as client, ThreadPoolExecutor(8) as pool:
         stub = client.stub(Counter, "threads")
-        numbers = list(pool.map(lambda _: stub.get_unique_number(), range(200)))
+        numbers = list(pool.map(lambda _: stub(Counter.get_unique_number), range(200)))
         assert sorted(numbers) == list(range(200))
 
 
@@ -57,14 +57,21 @@ def test_what_the_service_refuses_is_raised_as_its_class(service: RealService) -
 def test_the_system_answers_by_both_clients(service: RealService) -> None:
     async def main() -> None:
         async with connect(service.endpoint) as client:
-            assert (await client.topology())["slots"] == 16_384
+            assert (await client.topology()).slots == 16_384
             assert "Counter" in await client.classes()
+            status = await client.status()
+            assert (status.state, status.class_names[0]) == ("serving", "Counter")
+            assert status.processes[0].pid == service.process.pid
             await client.ping()
 
     asyncio.run(main())
     with connect_sync(service.endpoint) as client:
-        assert len(client.topology()["shards"]) >= 1
-        assert "Counter" in client.classes()
+        assert len(client.topology().shards) >= 1
+        assert client.classes()["Counter"].methods["get_unique_number"].signature == "()"
+        status = client.status()
+        assert [process.name for process in status.processes][:2] == ["supervisor", "router"]
+        assert {shard for process in status.processes for shard in process.shards} == set(range(status.shards))
+        assert status.router["name"] == "router"
         client.ping()
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.support.waiting import wait_until
-from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.runtime.client.synchronous import SyncClient, connect_sync
 
 if TYPE_CHECKING:
     from conftest import RealService
@@ -31,12 +31,12 @@ def connect(address: str) -> socket.socket:
     return stranger
 
 
-def foreign_peers(client: Any) -> dict[str, int]:
+def foreign_peers(client: SyncClient) -> dict[str, int]:
     status = client.status()
-    workers = [process for process in status["processes"] if process["name"].startswith("worker")]
+    workers = [process for process in status.processes if process.name.startswith("worker")]
     return {
-        "router": status["router"]["foreign_peers"],
-        "workers": sum(process["statistics"].get("foreign_peers", 0) for process in workers),
+        "router": status.router["foreign_peers"],
+        "workers": sum(process.statistics.get("foreign_peers", 0) for process in workers),
     }
 
 
@@ -47,7 +47,8 @@ def test_another_protocol_at_a_door_runs_nothing_and_is_closed_and_counted(servi
         stub: Any = client.stub("Counter", "web")
         number = stub.get_unique_number()
         before = foreign_peers(client)
-        worker = client.topology()["shards"][0]["endpoint"]
+        worker = client.topology().shards[0].endpoint
+        assert worker is not None
         for _ in range(5):
             stranger = connect(service.endpoint if door == "router" else worker)
             stranger.sendall(HELLOS[hello])

@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -33,10 +34,53 @@ def test_calls_return_results_typed_and_untyped(tmp_path: Path) -> None:
     with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
         assert client.stub("Echo", "a").echo(1, "two") == [1, "two"]
         assert client.stub("Echo", "a").echo(x=1) == {"x": 1}
-        assert client.stub(Points, "a").echo(Point(1)) == [Point(1)]
+        points = client.stub(Points, "a")
+        assert points(Points.echo, Point(1), Point(2)) == [Point(1), Point(2)]
+        untold: Any = points
+        assert untold.echo(Point(1)) == [Point(1)]
         assert client.call("Echo", "a", "echo", (1,), {}, timeout=5) == [1]
         assert client.ping() == "pong"
-        assert client.topology()["slots"] == 16_384
+        assert client.topology().slots == 16_384
+
+
+def test_a_stub_is_called_with_a_method_of_its_class_or_one_that_it_overrides_and_nothing_else(tmp_path: Path) -> None:
+    class Base:
+        async def echo(self, *points: Point) -> list[Any]: ...  # type: ignore[empty-body]
+        async def where(self) -> str: ...  # type: ignore[empty-body]
+
+    class Derived(Base):
+        async def echo(self, *points: Point) -> list[Point]: ...  # type: ignore[empty-body]
+
+        async def call(self, method: int) -> dict[str, int]: ...  # type: ignore[empty-body]
+
+    class Foreign:
+        async def echo(self) -> int: ...  # type: ignore[empty-body]
+        async def on_start(self) -> None: ...
+
+    with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+        stub = client.stub(Derived, "a", timeout=5)
+        assert stub(Derived.where).startswith("worker")
+        assert stub(Base.where).startswith("worker")
+        assert stub(Base.echo, Point(1)) == [Point(1)], "as the class of the object has it"
+        assert stub(Derived.call, method=3) == {"method": 3}, "no name is taken from the methods of an object"
+        untold: Any = stub
+        for wrong in (Foreign.echo, "echo", None, Derived, len):
+            with pytest.raises(TypeError, match=r"<stub of Derived/a> is called with a method of the class, as in"):
+                untold(wrong)
+        with pytest.raises(AttributeError, match="has no method ech"):
+            untold.ech()
+        with pytest.raises(AttributeError, match="hook"):
+            client.stub(Foreign, "a")(Foreign.on_start)
+        assert client.stub("Derived", "a")(Foreign.echo, 7) == [7], "of a class by name nothing is known"
+
+
+def test_what_a_service_says_of_itself_is_read_into_frozen_records(tmp_path: Path) -> None:
+    with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
+        first = client.topology().shards[0]
+        assert (first.shard, first.slots, first.worker) == (0, (0, 4_095), 0)
+        assert first.endpoint == running.service.worker(0).endpoint
+        with pytest.raises(AttributeError):
+            first.worker = 1  # type: ignore[misc]
 
 
 def test_calls_go_straight_to_the_worker_unless_told_not_to(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""What a service answers for itself: `status`, `topology`, `classes`, and how it is asked.
+
+All of these are frozen. Fields that a newer service adds are left out; `client.call("", "", "status")` has everything, as plain
+dicts, as protocol.md describes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of the service, as the supervisor knows it."""
+
+    name: str
+    """`supervisor`, `router`, `router 0` …, `worker 0` …"""
+    pid: int | None = None
+    """None while it does not run."""
+    state: str | None = None
+    """`starting`, `ready`, … None: the supervisor, which is what answers."""
+    core: int | None = None
+    """The processor that a worker is pinned to. None: to none."""
+    shards: tuple[int, ...] = ()
+    """Those that a worker owns."""
+    endpoint: str | None = None
+    """Where it listens. None while it does not."""
+    restarts: int = 0
+    """How often it was started again since the start of the service."""
+    flapping: bool = False
+    """It fails again and again."""
+    last_problem: str = ""
+    """Why it ended the last time. Empty: it did not."""
+    rss_mib: int | None = None
+    """Memory in MiB."""
+    cpu_percent: int | None = None
+    """Of one core, since the last look a few seconds ago."""
+    statistics: dict[str, Any] = {}
+    """Numbers of its own, by name, some seconds old. Which there are may change with every version."""
+
+
+class ObjectRefusal(msgspec.Struct, frozen=True, kw_only=True):
+    """An object that is refused for a while, because its code has ended its worker."""
+
+    object: str
+    """`Class/name`."""
+    deaths: int
+    """Of its worker, while its code ran."""
+    code: str
+    """What ran the last time: a method, a hook or a coroutine."""
+
+
+class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A service and its processes. The router that is asked adds numbers of its own, as of now."""
+
+    state: str = "starting"
+    """`serving`; `degraded`: not every process is ready; `stopping`; `starting`: the router has not heard from the supervisor
+    yet, and the other fields are empty."""
+    version: str = ""
+    """Of Tidegate."""
+    app: str = ""
+    """The file or the module."""
+    app_version: str = ""
+    """Of the app's source: equal texts, equal source. Empty while no worker has loaded it."""
+    data: str = ""
+    """The data directory."""
+    listen: str = ""
+    """Where clients connect."""
+    start: int = 0
+    """Number of this start of the service on its data."""
+    started_at_ms: int = 0
+    """Unix time in milliseconds."""
+    epoch: int = 0
+    """Of the topology: grows with every change."""
+    shards: int = 0
+    """How many the data are split into."""
+    class_names: tuple[str, ...] = ()
+    """Of the app."""
+    processes: tuple[ProcessStatus, ...] = ()
+    """Supervisor, routers, workers."""
+    refused_objects: tuple[ObjectRefusal, ...] = ()
+    router: dict[str, Any] = {}
+    """Numbers of the router that has answered, by name. Which there are may change with every version."""
+
+
+class ShardPlace(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the objects of one shard live."""
+
+    shard: int
+    slots: tuple[int, int]
+    """First and last slot, both included."""
+    worker: int
+    """Index of the worker that owns it."""
+    endpoint: str | None
+    """Where that worker listens. None while it does not."""
+
+
+class ServiceTopology(msgspec.Struct, frozen=True, kw_only=True):
+    """Which worker owns which shard. An object's slot is `crc32(Class/name)` modulo `slots` (protocol.md, placement)."""
+
+    epoch: int
+    """Grows with every change."""
+    slots: int
+    """How many there are: 16,384."""
+    shards: tuple[ShardPlace, ...]
+    """Every one, in the order of their slots."""
+
+
+class MethodInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A method that may be called from outside."""
+
+    signature: str
+    """As Python shows it, without `self` and the result."""
+    doc: str
+    """Its docstring, or an empty text."""
+    arguments: dict[str, Any]
+    """JSON Schema of the arguments, as the properties of an object."""
+
+
+class ClassInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A class of the running app."""
+
+    doc: str
+    """Its docstring, or an empty text."""
+    methods: dict[str, MethodInfo]
+    """By name."""
