@@ -43,7 +43,6 @@ TESTED_BY = {
     "shard/core/likeness.py": "shard/core/test_records.py",
     "shard/core/values.py": "shard/core/test_codec.py",
     "shard/host/activator.py": "shard/host/test_disk_wait.py",
-    "shard/host/critical_section.py": "shard/host/test_resets.py",
     "shard/host/outcomes.py": "shard/host/test_host_calls.py",
     "shard/host/ring.py": "shard/host/test_alarm_clock.py",
     "shard/host/settings.py": "shard/host/test_host_bounds.py",

@@ -9,6 +9,7 @@ import decimal
 import enum
 import math
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX
+from tidegate.runtime.limits import KEY_BYTES_MAX, VALUE_BYTES_MAX, VALUE_DEPTH_MAX
 from tidegate.shard.core.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
 
 ZONES = st.integers(-1_439, 1_439).map(lambda minutes: datetime.timezone(datetime.timedelta(minutes=minutes)))
@@ -96,6 +97,21 @@ def test_a_dict_key_that_would_come_back_as_something_else_is_refused(key: Any) 
 def test_numbers_and_texts_that_messagepack_cannot_carry_are_refused(value: Any) -> None:
     with pytest.raises(ValueError):
         encode_value(value)
+
+
+NESTED = [(lambda value: [value], 1), (lambda value: {"k": value}, 1), (lambda value: {"k": [value], "l": 1}, 2)]
+
+
+@pytest.mark.parametrize(("wrap", "levels"), NESTED, ids=["lists", "dicts", "both"])
+def test_values_are_nested_at_most_a_hundred_deep(wrap: Callable[[Any], Any], levels: int) -> None:
+    value: Any = 1
+    for _ in range(VALUE_DEPTH_MAX // levels):
+        value = wrap(value)
+    assert decode(encode_value(value)) == value
+    for _ in range(50):  # However much deeper.
+        value = wrap(value)
+        with pytest.raises(ValueError, match="nested too deeply"):
+            encode_value(value)
 
 
 def deep(levels: int) -> Any:
