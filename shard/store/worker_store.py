@@ -17,7 +17,6 @@ from tidegate.shard.log.commit_log import SEGMENT_BYTES_FIRST, CommitLog, LogWit
 from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
 from tidegate.shard.store.interface import ShardCommit
 from tidegate.shard.store.lmdb_state import MAP_BYTES_MAX, LmdbState
-from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.recovery import RecoveryReport, log_path, recall, recover
 from tidegate.shard.store.residency import Watch, WatchStatistics
 from tidegate.shard.store.store import ShardStore, StoreFull
@@ -158,10 +157,11 @@ class WorkerStore:
             store.active.size_bytes + (0 if store.frozen is None else store.frozen.size_bytes) for store in self.shards.values()
         )
 
-    def append(self, record: CommitRecord) -> int:
-        """Blocks until the record is durable; its log position. Raises `LogFull` (nothing was written: await
-        `checkpointer.finish()` and try again) or `LogBroken` (the outcome is unknown: the worker must end)."""
-        return self.log.append(encode_record(record))
+    def append(self, record: bytes) -> int:
+        """Blocks until the record, an encoded `CommitRecord`, is durable; its log position. On any one thread at a time. Raises
+        `LogFull` (nothing was written: await `checkpointer.make_room()` and try again) or `LogBroken` (the outcome is unknown:
+        the worker must end)."""
+        return self.log.append(record)
 
     def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
         """Makes the commits of the record at `position` visible to reads. Takes over their objects. On the loop thread, in the

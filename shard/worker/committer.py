@@ -79,7 +79,7 @@ class Committer:
                 return
             started_s = time.perf_counter()
             try:
-                position = self._store.log.append(record)
+                position = self._store.append(record)
             except LogFull as exc:
                 self._make_room(commit, record, exc)
                 return
@@ -101,7 +101,7 @@ class Committer:
             commit, record = job
             started_s = time.perf_counter()
             try:
-                position = self._store.log.append(record)
+                position = self._store.append(record)
             except Exception as exc:
                 error = exc if isinstance(exc, LogFull) else _as_broken(exc)
                 self._loop.call_soon_threadsafe(self._helper_failed, commit, record, error, context=NEUTRAL)
@@ -144,7 +144,7 @@ class Committer:
         try:
             async with asyncio.timeout(ROOM_TIMEOUT_S):
                 await self._store.checkpointer.make_room()
-            position = await asyncio.to_thread(self._store.log.append, record)
+            position = await asyncio.to_thread(self._store.append, record)
         except LogBroken as exc:
             self._fail(commit, exc)
             return

@@ -21,7 +21,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogFull
 from tidegate.shard.store.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
-from tidegate.shard.store.record import CommitRecord
+from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 
 SHARDS = (0, 1)
@@ -63,7 +63,7 @@ def shrink() -> None:
     defaults.update(segment_bytes=64 << 10, segment_bytes_first=16 << 10)
 
 
-async def append_when_there_is_room(store: WorkerStore, record: CommitRecord) -> int:
+async def append_when_there_is_room(store: WorkerStore, record: bytes) -> int:
     while True:
         try:
             return store.append(record)
@@ -85,7 +85,7 @@ async def main(data_dir: Path, start: int) -> int:
     while True:
         number += 1
         commits = [ShardCommit(shard, number, objects) for shard, objects in zip(SHARDS, writes_of(number), strict=True)]
-        record = CommitRecord(0, commits)
+        record = encode_record(CommitRecord(0, commits))
         try:
             position = store.append(record)
         except LogFull as error:

@@ -16,7 +16,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import CommitLog, LogFull, list_segments
 from tidegate.shard.store.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
-from tidegate.shard.store.record import CommitRecord
+from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.recovery import log_path
 from tidegate.shard.store.worker_store import WorkerStore
 
@@ -27,7 +27,7 @@ def object_key(number: int) -> bytes:
 
 def write(store: WorkerStore, shard: int, writes: dict[str, bytes | None], number: int = 1) -> None:
     record = CommitRecord(0, [ShardCommit(shard, store.shards[shard].seq + 1, [ObjectWrites(object_key(number), False, writes)])])
-    store.applied(store.append(record), record.shards)
+    store.applied(store.append(encode_record(record)), record.shards)
 
 
 def with_store(
