@@ -42,7 +42,7 @@ from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.loop.loop import new_worker_loop
-from tidegate.shard.loop.task import ObjectTask
+from tidegate.shard.loop.spare import SpareTask
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
@@ -194,8 +194,7 @@ def _gates_and_cache(runs: int) -> list[Cost]:
 
     loop = new_worker_loop()
     try:
-        task = ObjectTask(loop).make_spare()
-        task_us = _driver_cost(task, empty, runs)
+        task_us = _driver_cost(SpareTask(loop), empty, runs)
         create_us = _create_task_cost(loop, empty, runs)
     finally:
         loop.close()
@@ -208,8 +207,8 @@ def _gates_and_cache(runs: int) -> list[Cost]:
     ]
 
 
-def _driver_cost(task: ObjectTask, empty: Callable[[], Any], runs: int) -> float:
-    context, send = contextvars.copy_context(), task._send
+def _driver_cost(spare: SpareTask, empty: Callable[[], Any], runs: int) -> float:
+    context, send = contextvars.copy_context(), spare.task.send
 
     def run() -> None:
         for _ in range(BATCH):

@@ -25,6 +25,7 @@ from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.outbound import LocalOrigin
 from tidegate.shard.loop.context import CHAIN
+from tidegate.shard.loop.cpython import gathered_by, group_awaited_by
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method
 from tidegate.shard.objects.refusals import method_raised
@@ -152,23 +153,11 @@ class ChainedCalls:
             seen.add(each)
             if isinstance(each, ObjectTask):
                 todo.append((each._fut_waiter, via))
-                todo += [(task, via) for task in _group_awaited_by(each)]
+                todo += [(task, via) for task in group_awaited_by(each.get_coro())]
             elif (call := self._open.get(each)) is not None:
                 yield call, via
                 if isinstance(call.place, ObjectTask):
                     owner = call.place._owner
                     todo.append((call.place, via if owner is None else (*via, str(owner.id))))
-            elif isinstance(each, asyncio.tasks._GatheringFuture):  # type: ignore[attr-defined]  # what `gather` returns
-                todo += [(child, via) for child in each._children]
-
-
-def _group_awaited_by(task: ObjectTask) -> list[Any]:
-    """The tasks of a task group for whose end the task waits: the future of that does not tell."""
-    coro: Any = task.get_coro()
-    while (awaited := getattr(coro, "cr_await", None)) is not None and hasattr(awaited, "cr_frame"):
-        coro = awaited
-    frame = getattr(coro, "cr_frame", None)
-    if frame is None or frame.f_globals.get("__name__") != asyncio.taskgroups.__name__:
-        return []
-    group = frame.f_locals.get("self")
-    return list(getattr(group, "_tasks", ()))
+            else:
+                todo += [(child, via) for child in gathered_by(each)]

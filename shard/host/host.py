@@ -16,9 +16,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from random import Random, SystemRandom
-from sys import getrefcount
 from typing import Any, Protocol, cast
-from weakref import getweakrefcount
 
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
 from tidegate.runtime.limits import COMMIT_BYTES_MAX, UNDURABLE_BYTES_MAX, WORKER_CALLS_MAX
@@ -44,8 +42,10 @@ from tidegate.shard.host.settings import HostSettings, HostStatistics
 from tidegate.shard.host.table import ActivationTable
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import WaitingRoom
+from tidegate.shard.loop.cpython import enter_task, leave_task, references_to, weak_references_to
 from tidegate.shard.loop.raised import let_go
-from tidegate.shard.loop.task import ObjectTask, _enter_task, _leave_task
+from tidegate.shard.loop.spare import SpareTask
+from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method, ObjectClass
 from tidegate.shard.objects.refusals import traceback_of, unknown_class, unknown_method
@@ -62,7 +62,7 @@ class DurableShard(Store, Protocol):
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_spare_refs", "_system", "activator",
+        "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_system", "activator",
         "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us", "output_gate",
         "random", "resets", "send", "settings", "stores", "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
@@ -103,8 +103,7 @@ class Host:
         self.web = Web()
         self.random = random or SystemRandom()
         self.alarms = AlarmClock(self, stores, self.random)
-        self._spare = ObjectTask(loop).make_spare()
-        self._spare_refs = getrefcount(self._spare) + 2  # and where it is compared, a local name and asyncio's "current task".
+        self._spare = SpareTask(loop, used_again=settings.spare_task)
         self._outcomes = Outcomes(self)
         self.book = CallBook(self.output_gate)
         self.waiting = WaitingRoom(loop, self.book, self._deliver_call, self.answer_error, turn)
@@ -124,7 +123,8 @@ class Host:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
-        _enter_task(self.loop, self._spare)  # Once for all calls that need nothing else.
+        loop, spare = self.loop, self._spare
+        enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
             for request in message.requests:
                 kept = self.classes.get(request.cls)
@@ -142,15 +142,15 @@ class Host:
                         self._run(activation, method, request, origin)
                     except BaseException as exc:
                         self._went_wrong(origin, request.id, exc)
-                        _enter_task(self.loop, self._spare)
+                        enter_task(loop, spare.task)
                 else:
-                    _leave_task(self.loop, self._spare)
+                    leave_task(loop, spare.task)
                     try:
                         self.deliver(request, origin)
                     finally:
-                        _enter_task(self.loop, self._spare)
+                        enter_task(loop, spare.task)
         finally:
-            _leave_task(self.loop, self._spare)
+            leave_task(loop, spare.task)
 
     def deliver(self, request: Request, origin: Origin) -> None:
         """One call arrives. Must be called from the loop, not from object code."""
@@ -176,10 +176,7 @@ class Host:
     def _went_wrong(self, origin: Origin, request_id: Any, error: BaseException) -> None:
         """Something raised where nothing should: it is the error of this call alone. Perhaps the call had been answered; who
         made it knows no second answer. Afterwards no task is the current one."""
-        current = asyncio.current_task(self.loop)
-        if current is not None:
-            _leave_task(self.loop, current)
-        self._spare = ObjectTask(self.loop).make_spare()
+        self._spare.recover()
         self.log.error("a call could not be handled: %s", traceback_of(error))
         let_go(error)
         self.answer_error(origin, request_id, Internal("the call could not be handled; the log of the service says why"))
@@ -238,9 +235,9 @@ class Host:
                 self._calls += 1
                 self.chained.run(activation, method, call, section)
                 return
-            _enter_task(self.loop, self._spare)
+            enter_task(self.loop, self._spare.task)
             self._run(activation, method, request, origin)
-            _leave_task(self.loop, self._spare)
+            leave_task(self.loop, self._spare.task)
         except BaseException as exc:
             self._went_wrong(origin, request.id, exc)
 
@@ -260,19 +257,19 @@ class Host:
         except BaseException as exc:  # Of a plain function that is marked as a coroutine function.
             self._outcomes.finish_error(activation, origin, request.id, method.name, exc)
             return
-        task = self._spare
+        task = self._spare.task
         task._owner = activation
         task.section = activation.gate.root
         context = task._context = activation.context.copy()
         try:
-            result = context.run(task._send, coro)
+            result = context.run(task.send, coro)
         except BaseException as exc:
-            self._new_spare()
+            self._spare.replace()
             self._outcomes.finish_error(activation, origin, request.id, method.name, exc)
             task.end_early(None, exc)  # Without the frames that it held.
             return
         if task._driver.gi_yieldfrom is not None:  # The coroutine is suspended.
-            self._new_spare()
+            self._spare.replace()
             if activation.broken is None:
                 self.book.started(task)
                 task.call = (origin, request.id, method.name)
@@ -282,8 +279,8 @@ class Host:
             task.start_running()
             task.suspend_on(result)
             return
-        if getrefcount(task) > self._spare_refs or task.marked or getweakrefcount(task):
-            self._new_spare()  # Somebody kept it, as current_task(), or cancelled or named it.
+        if references_to(task) > task.references_max or weak_references_to(task):
+            self._spare.replace()  # Somebody kept it, as current_task(), or cancelled or named it.
             task.end_early(result, None)
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
@@ -298,12 +295,6 @@ class Host:
                 self._reply(origin, request.id, OK, result)
                 return
         self._outcomes.finish(activation, origin, request.id, method.name, result)
-
-    def _new_spare(self) -> None:
-        """The spare task, which is the current one, is spare no longer."""
-        _leave_task(self.loop, self._spare)
-        self._spare = ObjectTask(self.loop).make_spare()
-        _enter_task(self.loop, self._spare)
 
     def call_done(self, activation: Activation, task: ObjectTask) -> None:
         """A call that had suspended has finished."""

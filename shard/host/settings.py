@@ -18,6 +18,8 @@ class HostSettings:
     """Tracebacks of methods that raised cross to the caller."""
     refused: tuple[RefusedObject, ...] = ()
     """Nothing of them runs for a while."""
+    spare_task: bool = True
+    """False: each call gets a task of its own (see `loop.spare`)."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ neither a chain of timers nor those that a library keeps for its connections do 
 from __future__ import annotations
 
 import asyncio
-from asyncio import futures
 from collections.abc import Callable
 from contextvars import Context, copy_context
 from types import FunctionType
@@ -28,10 +27,10 @@ from typing import Any, ClassVar, Final
 from tidegate.runtime.limits import TIMERS_KEEP_S
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.loop.context import CURRENT, LIFE, SECTION, Owner
+from tidegate.shard.loop.cpython import END_OF_SLEEP
 from tidegate.shard.loop.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
 from tidegate.shard.neutral import NEUTRAL
 
-END_OF_SLEEP: Final = futures._set_result_unless_cancelled  # type: ignore[attr-defined]  # what `asyncio.sleep` schedules
 NOTHING: Final = object()
 
 

@@ -15,6 +15,7 @@ from types import FunctionType
 from typing import Any, Final
 
 from tidegate.shard.loop.context import Owner
+from tidegate.shard.loop.cpython import awaited_by, frame_of
 
 PLUMBING: Final = ("_asyncio.", "asyncio.", "tidegate.runtime.", "tidegate.shard.", "uvloop.")
 """Packages whose callbacks run no object code of their own."""
@@ -59,13 +60,13 @@ def task_of(callback: Any) -> asyncio.Task[Any] | None:
 
 def runs_object_code(coro: Any, owner: Owner) -> bool:
     """Whether a coroutine is the object's own, or waits in code of the object."""
-    if _frame_of(coro) is None:  # What closes an async generator shows nothing: it may be the object's. Others are compiled to C.
+    if frame_of(coro) is None:  # What closes an async generator shows nothing: it may be the object's. Others are compiled to C.
         return type(coro).__module__ == "builtins"
     while coro is not None:
-        frame = _frame_of(coro)
+        frame = frame_of(coro)
         if frame is not None and not _is_library_module(frame.f_globals.get("__name__", ""), owner):
             return True
-        coro = _awaited_by(coro)
+        coro = awaited_by(coro)
     return False
 
 
@@ -73,19 +74,11 @@ def line_of(coro: Any, owner: Owner) -> str:
     """Where in its own code an object waits."""
     line = ""
     while coro is not None:
-        frame = _frame_of(coro)
+        frame = frame_of(coro)
         if frame is not None and not _is_library_module(frame.f_globals.get("__name__", ""), owner):
             line = f"{frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno} in {frame.f_code.co_name}"
-        coro = _awaited_by(coro)
+        coro = awaited_by(coro)
     return line
-
-
-def _awaited_by(coro: Any) -> Any:
-    return getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
-
-
-def _frame_of(coro: Any) -> Any:
-    return getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
 
 
 def _is_library_module(module: str, owner: Owner) -> bool:

@@ -3,14 +3,11 @@
 Guarantee: code of an object continues only when its gate lets the event in. Apart from that an `ObjectTask` behaves as an
 `asyncio.Task` does: timeouts, task groups, gather, cancellation, `current_task` and context variables work.
 
-Rule 1: a call that never suspends costs no task: a spare one runs its first step, and is used again.
+Rule 1: a call that never suspends costs no task: a spare one runs its first step, and is used again (`spare`).
 Rule 2: this file decides nothing about gates; it asks `owner.gate` and queues itself there.
 Rule 3: done-callbacks run in a neutral context. A callback inside the task's own context could not enter it again.
 Rule 4: code of an instance that was reset is cancelled at its next resumption, and again whenever it has swallowed that. While it
 unwinds it may await, to clean up, for a few seconds (`Ending`).
-
-`_enter_task` and `_leave_task` are documented for third-party tasks; they refuse while another task is current, so steps
-start from loop callbacks only.
 """
 
 from __future__ import annotations
@@ -18,11 +15,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import itertools
-import sys
 import types
 import weakref
-from asyncio import futures
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from tidegate.runtime.limits import RESET_CANCELS_MAX
@@ -31,14 +26,20 @@ from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.runtime.wire.unawaited import refuse_use
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.loop.context import CURRENT, LIFE, Owner
+from tidegate.shard.loop.cpython import (
+    awaited_by,
+    enter_task,
+    leave_task,
+    loop_of,
+    print_stack_of_task,
+    register_task,
+    stack_of_task,
+    this_frame,
+)
 from tidegate.shard.loop.libraries import runs_object_code
 from tidegate.shard.loop.raised import forget_locals, leave_frame
 from tidegate.shard.neutral import NEUTRAL
 
-_enter_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._enter_task
-_leave_task: Callable[[asyncio.AbstractEventLoop, Any], None] = asyncio.tasks._leave_task
-_register_task: Callable[[Any], None] = asyncio.tasks._register_task
-_get_loop = futures._get_loop  # type: ignore[attr-defined]  # what asyncio's own Task uses
 _numbers = itertools.count(1).__next__
 
 
@@ -82,16 +83,6 @@ class Ending:
         return not self.hurries and self._thrown is not None and self._thrown() is not None
 
 
-@types.coroutine
-def _drive() -> Generator[Any, Any, None]:
-    """Runs the coroutines that are sent to it, one after the other, and yields their results. A coroutine that ends raises
-    StopIteration, which costs more than all else in a short call; this one never ends. While the coroutine that it runs is
-    suspended, `gi_yieldfrom` is that coroutine, and what is yielded is what it waits for."""
-    coro = yield
-    while True:
-        coro = yield (yield from coro)  # The result is in no variable here: it is not kept until the next call.
-
-
 class ObjectTask(asyncio.Future[Any]):
     """Drives one coroutine of an object: a call that suspended, a background task, or a sub-task of these."""
 
@@ -104,13 +95,13 @@ class ObjectTask(asyncio.Future[Any]):
         "_must_cancel",
         "_num_cancels_requested",
         "_owner",
-        "_send",
         "_task_loop",
         "_task_name",
         "call",
         "ending",
-        "marked",
+        "references_max",
         "section",
+        "send",
         "when_done",
     )
 
@@ -119,6 +110,7 @@ class ObjectTask(asyncio.Future[Any]):
         self._task_loop: Any = loop
         self._coro: Any = None
         self._driver: Any = None
+        """What runs the coroutine, of a task that was spare: see `drive_with`."""
         self._context: contextvars.Context = NEUTRAL
         self._owner: Owner | None = None
         self._fut_waiter: asyncio.Future[Any] | None = None
@@ -127,8 +119,9 @@ class ObjectTask(asyncio.Future[Any]):
         self._must_cancel = False
         self._num_cancels_requested = 0
         self._task_name: str | None = None
-        self.marked = False
-        """Cancelled, named or listened to: it cannot run another call."""
+        self.references_max = -1
+        """Of a spare task: it may run another call if no more than these are left, so never once it has been cancelled, named or
+        listened to."""
         self.section: Section | None = None
         """The critical section in which the task is, or the root of the gate."""
         self.ending: Ending | None = None
@@ -165,7 +158,7 @@ class ObjectTask(asyncio.Future[Any]):
         """From now on the task is one of its object's."""
         owner = self._owner
         assert owner is not None
-        _register_task(self)
+        register_task(self)
         owner.add_task(self)
         if owner.broken is not None:
             self.ending = Ending()
@@ -205,7 +198,7 @@ class ObjectTask(asyncio.Future[Any]):
         coro = self._coro
         assert coro is not None
         loop = self._task_loop
-        _enter_task(loop, self)
+        enter_task(loop, self)
         try:
             if error is None:
                 yielded = self._context.run(coro.send, None)
@@ -218,7 +211,7 @@ class ObjectTask(asyncio.Future[Any]):
         except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
             leave_frame(exc)
             super().set_exception(_settable(exc))
-            loop.call_soon_directly(forget_locals, sys._getframe(), context=NEUTRAL)
+            loop.call_soon_directly(forget_locals, this_frame(), context=NEUTRAL)
         else:
             error = None
             if self._driver is not None and self._driver.gi_yieldfrom is None:
@@ -226,7 +219,7 @@ class ObjectTask(asyncio.Future[Any]):
             else:
                 self.suspend_on(yielded)
         finally:
-            _leave_task(loop, self)
+            leave_task(loop, self)
             del error
         if self.done():
             self._owner.task_done(self)  # type: ignore[union-attr]  # a task that runs has an owner
@@ -246,7 +239,7 @@ class ObjectTask(asyncio.Future[Any]):
             if blocking:
                 if yielded is self:
                     self._fail_step(f"Task cannot await on itself: {self!r}")
-                elif _get_loop(yielded) is not self._task_loop:
+                elif loop_of(yielded) is not self._task_loop:
                     self._fail_step(f"Task {self!r} got Future {yielded!r} attached to a different loop")
                 else:
                     yielded._asyncio_future_blocking = False
@@ -280,7 +273,7 @@ class ObjectTask(asyncio.Future[Any]):
     def cancel(self, msg: Any = None) -> bool:
         if self.done():
             return False
-        self.marked = True
+        self.references_max = -1
         self._num_cancels_requested += 1
         if self._fut_waiter is not None and self._fut_waiter.cancel(msg):
             return True
@@ -299,23 +292,23 @@ class ObjectTask(asyncio.Future[Any]):
         return self._num_cancels_requested
 
     def get_coro(self) -> Coroutine[Any, Any, Any] | None:
-        return cast("Coroutine[Any, Any, Any] | None", self._coro if self._driver is None else self._driver.gi_yieldfrom)
+        return cast("Coroutine[Any, Any, Any] | None", self._coro if self._driver is None else awaited_by(self._driver))
 
     def get_context(self) -> contextvars.Context:
         return self._context
 
     def get_name(self) -> str:
         if self._task_name is None:
-            self.marked = True
+            self.references_max = -1
             self._task_name = f"ObjectTask-{_numbers()}"
         return self._task_name
 
     def set_name(self, value: object) -> None:
-        self.marked = True
+        self.references_max = -1
         self._task_name = str(value)
 
     def add_done_callback(self, callback: Callable[..., object], /, *, context: contextvars.Context | None = None) -> None:
-        self.marked = True
+        self.references_max = -1
         if context is None:  # Not handed on: the Future in C would take that for a context.
             super().add_done_callback(callback)
         else:
@@ -328,10 +321,10 @@ class ObjectTask(asyncio.Future[Any]):
         raise RuntimeError("Task does not support set_exception operation")
 
     def get_stack(self, *, limit: int | None = None) -> list[Any]:
-        return asyncio.base_tasks._task_get_stack(self, limit)  # type: ignore[attr-defined,no-any-return]  # Task's own
+        return stack_of_task(self, limit)
 
     def print_stack(self, *, limit: int | None = None, file: Any = None) -> None:
-        asyncio.base_tasks._task_print_stack(self, limit, file)  # type: ignore[attr-defined]  # Task's own
+        print_stack_of_task(self, limit, file)
 
     def __repr__(self) -> str:
         state = "done" if self.done() else "waiting at the gate" if self._granted is not None else "pending"
@@ -349,13 +342,14 @@ class ObjectTask(asyncio.Future[Any]):
             super().set_exception(_settable(error))
             self.exception()  # Retrieved: the caller is told.
 
-    def make_spare(self) -> ObjectTask:
-        """Ready to run calls, one after the other, for as long as none of them suspends or raises: `_send(coro)` in the context
-        of the call runs the first step of one. It returns its result or, if `_driver.gi_yieldfrom` is not None then, what it
+    def drive_with(self, driver: Any, references_max: int) -> ObjectTask:
+        """Ready to run calls, one after the other, for as long as none of them suspends or raises: `send(coro)` in the context
+        of the call runs the first step of one. It returns its result or, if `driver.gi_yieldfrom` is not None then, what it
         waits for; it raises what the step raises. Meanwhile the task has to be the current one."""
-        self._coro = self._driver = _drive()
-        self._send = self._driver.send
-        self._send(None)
+        self.references_max = references_max
+        self._coro = self._driver = driver
+        self.send = driver.send
+        self.send(None)
         return self
 
     # A reset

@@ -280,9 +280,9 @@ async def test_what_an_alarm_handler_held_that_failed_is_free(monkeypatch: pytes
 async def test_a_section_that_is_over_holds_no_task_so_that_the_next_call_runs_in_the_same_one(method: str) -> None:
     world = World(Thing)
     await world.ask(Thing, "a", "fine")
-    driver = world.host._spare._driver
+    driver = world.host._spare.task._driver
     assert await world.ask(Thing, "a", method, {"number": 7}) == 7
-    assert world.host._spare._driver is driver
+    assert world.host._spare.task._driver is driver
     gc.collect()
     assert await world.ask(Thing, "a", method, {"number": 7}) == 7
     assert not gc.collect()
