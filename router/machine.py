@@ -80,19 +80,18 @@ class RouterMachine:
     def handle(self, message: Message, now: float) -> None:
         """What raises here is a fault of ours. Then those requests are left in the message which are neither taken nor answered,
         under their own ids."""
-        left, request = iter(message.requests), None
-        origin = message.origin
+        origin, requests, request = message.origin, message.requests, None
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
-        size = message.size // max(len(message.requests), 1) + _CALL_OVERHEAD_BYTES
+        size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
         try:
             if origin.json or self._draining or is_too_deep(message.body, json=False):
-                for request in left:
+                for request in requests:
                     self._route(origin, request, size, now)
                 return
             by_slot, calls_max, bytes_max = self._by_slot, self._calls_max, self._bytes_max
             if _DEADLINE in message.body:
                 calls_max = 0  # Each is taken with a look at its options.
-            for request in left:
+            for request in requests:
                 name = request.name
                 if not name or not request.cls or "{" in name:
                     self._route(origin, request, size, now)
@@ -110,9 +109,14 @@ class RouterMachine:
                 request.id = token
                 worker.rows.append(request)
         except BaseException:
-            at_hand = [] if request is None or any(worker.is_unsent(request) for worker in self.workers) else [request]
-            message.requests = [*at_hand, *left]
+            message.requests = self._left(requests, request)
             raise
+
+    def _left(self, requests: list[Request], at_hand: Request | None) -> list[Request]:
+        """What comes before the request at hand is taken or answered. It may be taken itself."""
+        at = next((at for at, request in enumerate(requests) if request is at_hand), 0)
+        is_taken = at_hand is not None and any(worker.is_unsent(at_hand) for worker in self.workers)
+        return requests[at + is_taken :]
 
     def _route(self, origin: Origin, request: Request, size: int, now: float) -> None:
         """The same for one request that needs a closer look."""
