@@ -49,7 +49,7 @@ ROUTER = -1
 """The seat of the first router. Those of further routers follow downwards; the seat of a worker is its index."""
 
 
-class Seat(enum.Enum):
+class SeatState(enum.Enum):
     EMPTY = "down"  # Nobody there; `restart_at` says when somebody is started. Next: STARTING.
     STARTING = "starting"  # A process that has not said Ready. Next: READY, EMPTY.
     READY = "ready"  # Answers calls and pings. Next: DRAINING, EMPTY.
@@ -103,7 +103,7 @@ Effect = Spawn | Send | Kill | Report | ServiceReady | Finish
 class Occupancy:
     """What is known of one seat and of the process in it."""
 
-    state: Seat = Seat.EMPTY
+    state: SeatState = SeatState.EMPTY
     incarnation: int = 0
     restart_at: float | None = None
     deadline: float | None = None
@@ -172,7 +172,7 @@ class Supervision:
 
     @property
     def all_ready(self) -> bool:
-        return all(occupancy.state is Seat.READY for occupancy in self.seats.values())
+        return all(occupancy.state is SeatState.READY for occupancy in self.seats.values())
 
     def all_answer(self, now: float) -> bool:
         """Every child is ready and owes no answer for longer than one interval: what the watchdog is told."""
@@ -189,19 +189,22 @@ class Supervision:
     def check_invariants(self) -> None:
         """For tests: what holds between any two events."""
         for seat, occupancy in self.seats.items():
-            there = occupancy.state is not Seat.EMPTY
-            speaks = occupancy.state in (Seat.READY, Seat.DRAINING)
+            there = occupancy.state is not SeatState.EMPTY
+            speaks = occupancy.state in (SeatState.READY, SeatState.DRAINING)
             assert (occupancy.ready is not None) == speaks, (seat, occupancy)
-            assert occupancy.pinged_at is None or occupancy.state is Seat.READY, (seat, occupancy)
-            assert not occupancy.quiet or (seat >= 0 and occupancy.state in (Seat.DRAINING, Seat.EMPTY)), (seat, occupancy)
+            assert occupancy.pinged_at is None or occupancy.state is SeatState.READY, (seat, occupancy)
+            assert not occupancy.quiet or (seat >= 0 and occupancy.state in (SeatState.DRAINING, SeatState.EMPTY)), (
+                seat,
+                occupancy,
+            )
             if self.stopping:
                 assert occupancy.restart_at is None, (seat, occupancy)
             elif self.was_ready or not there:
                 assert there != (occupancy.restart_at is not None), (seat, occupancy)
-            if occupancy.state in (Seat.STARTING, Seat.DRAINING):  # Rule 3.
+            if occupancy.state in (SeatState.STARTING, SeatState.DRAINING):  # Rule 3.
                 assert occupancy.deadline is not None or occupancy.killed_because, (seat, occupancy)
         if self._finished:
-            assert all(occupancy.state is Seat.EMPTY for occupancy in self.seats.values())
+            assert all(occupancy.state is SeatState.EMPTY for occupancy in self.seats.values())
 
     # Events
 
@@ -224,7 +227,7 @@ class Supervision:
         elif isinstance(message, Failed):
             occupancy.failed = message
         elif isinstance(message, Ready):
-            if occupancy.state is Seat.STARTING:  # Else it came when we had already decided to end it.
+            if occupancy.state is SeatState.STARTING:  # Else it came when we had already decided to end it.
                 self._seat_ready(seat, message, now)
         elif isinstance(message, Quiet):
             occupancy.quiet = True
@@ -237,9 +240,9 @@ class Supervision:
     def child_exited(self, seat: int, how: str, expected: bool, now: float, running: Running | None = None) -> list[Effect]:
         """`expected`: it exited with code 0. `running`: the object whose code ran."""
         self._ran = ""
-        if seat >= 0 and not self.stopping and self.seats[seat].state is Seat.READY and self.seats[seat].failed is None:
+        if seat >= 0 and not self.stopping and self.seats[seat].state is SeatState.READY and self.seats[seat].failed is None:
             self._ran = self.suspicion.died(seat, running, now)
-        if self.seats[seat].state is Seat.DRAINING and expected:
+        if self.seats[seat].state is SeatState.DRAINING and expected:
             how = ""
         self._empty(seat, how, now)
         return self._taken_effects()
@@ -259,7 +262,7 @@ class Supervision:
                     occupancy.deadline = min(occupancy.deadline, self._stop_by)
         else:
             for seat, occupancy in self.seats.items():
-                if occupancy.state is not Seat.EMPTY:
+                if occupancy.state is not SeatState.EMPTY:
                     self._kill(seat, "was killed by a hurried stop")
         return self._taken_effects()
 
@@ -274,7 +277,7 @@ class Supervision:
                 self._slept(now)
             self._next_ping_at = now + PING_INTERVAL_S
             for seat, occupancy in self.seats.items():
-                if occupancy.state is Seat.READY:
+                if occupancy.state is SeatState.READY:
                     self._ping(seat, occupancy, now)
                     occupancy.flapping = occupancy.flapping and not occupancy.policy.is_stable(now)
         return self._taken_effects()
@@ -283,9 +286,9 @@ class Supervision:
 
     def _spawn(self, seat: int, now: float) -> None:
         occupancy = self.seats[seat]
-        assert occupancy.state is Seat.EMPTY, occupancy
+        assert occupancy.state is SeatState.EMPTY, occupancy
         assert not self.stopping
-        occupancy.state = Seat.STARTING
+        occupancy.state = SeatState.STARTING
         occupancy.incarnation += 1
         occupancy.restart_at = None
         occupancy.deadline = now + START_S_MAX
@@ -295,7 +298,7 @@ class Supervision:
 
     def _seat_ready(self, seat: int, message: Ready, now: float) -> None:
         occupancy = self.seats[seat]
-        occupancy.state = Seat.READY
+        occupancy.state = SeatState.READY
         occupancy.ready = message
         occupancy.deadline = None
         occupancy.pinged_at = None
@@ -316,7 +319,7 @@ class Supervision:
         self.epoch += 1
         change = TopologyChanged(self.topology)
         for seat, occupancy in self.seats.items():
-            if occupancy.state in (Seat.READY, Seat.DRAINING):
+            if occupancy.state in (SeatState.READY, SeatState.DRAINING):
                 self._effects.append(Send(seat, change))
 
     # Emptying seats
@@ -324,7 +327,7 @@ class Supervision:
     def _empty(self, seat: int, how: str, now: float) -> None:
         occupancy = self.seats[seat]
         was = occupancy.state
-        occupancy.state = Seat.EMPTY
+        occupancy.state = SeatState.EMPTY
         occupancy.deadline = occupancy.pinged_at = None
         occupancy.statistics = {}
         had_endpoint, occupancy.ready = occupancy.ready is not None, None
@@ -389,7 +392,7 @@ class Supervision:
                 occupancy.pinged_at = now
 
     def _out_of_time(self, seat: int, occupancy: Occupancy) -> None:
-        wanted = "become ready" if occupancy.state is Seat.STARTING else "finish"
+        wanted = "become ready" if occupancy.state is SeatState.STARTING else "finish"
         occupancy.deadline = None
         self._kill(seat, f"did not {wanted} in time and was killed")
 
@@ -404,17 +407,17 @@ class Supervision:
         self._stop_by = now + stop_s
         for seat, occupancy in self.seats.items():
             occupancy.restart_at = occupancy.pinged_at = None
-            if occupancy.state is Seat.STARTING:  # It has accepted no call, and recovery may be cut anywhere.
+            if occupancy.state is SeatState.STARTING:  # It has accepted no call, and recovery may be cut anywhere.
                 occupancy.deadline = None
                 self._kill(seat, "was killed before it was ready")
         for seat in self.routers:
-            if self.seats[seat].state is Seat.READY:
+            if self.seats[seat].state is SeatState.READY:
                 self._drain(seat, now, stop_s * DRAIN_ROUTER_SHARE)
         self._drain_workers_after_routers(now)
         self._finish_if_empty()
 
-    def _continue_stop(self, seat: int, was: Seat, how: str, now: float) -> None:
-        if how and was is not Seat.STARTING:
+    def _continue_stop(self, seat: int, was: SeatState, how: str, now: float) -> None:
+        if how and was is not SeatState.STARTING:
             self._report("error", f"{self.name(seat)} {how} while stopping")
         self._drain_workers_after_routers(now)
         self._let_workers_leave()
@@ -422,7 +425,7 @@ class Supervision:
 
     def _drain_workers_after_routers(self, now: float) -> None:
         """The last router has answered what it had accepted: nobody calls any more."""
-        if not any(self.seats[seat].state is Seat.DRAINING for seat in self.routers):
+        if not any(self.seats[seat].state is SeatState.DRAINING for seat in self.routers):
             self._drain_workers(now)
 
     def _drain_workers(self, now: float) -> None:
@@ -430,13 +433,13 @@ class Supervision:
             return
         self._workers_drain = True
         for seat, occupancy in self.seats.items():
-            if not is_router(seat) and occupancy.state is Seat.READY:
+            if not is_router(seat) and occupancy.state is SeatState.READY:
                 self._drain(seat, now, max(self._stop_by - now, 0.0))
 
     def _let_workers_leave(self, *, at_once: bool = False) -> None:
         """Workers call each other. As long as one of them has a call from outside, all stay; none can get another one, so once
         each has been quiet nobody calls any more. `at_once`: each goes when it has nothing left itself."""
-        draining = [seat for seat, occupancy in self.seats.items() if seat >= 0 and occupancy.state is Seat.DRAINING]
+        draining = [seat for seat, occupancy in self.seats.items() if seat >= 0 and occupancy.state is SeatState.DRAINING]
         if not self._workers_leave and draining and (at_once or all(self.seats[seat].quiet for seat in draining)):
             self._workers_leave = True
             self._effects += [Send(seat, Leave()) for seat in draining]
@@ -444,12 +447,12 @@ class Supervision:
     def _drain(self, seat: int, now: float, time_s: float) -> None:
         """A child is asked to be done a little before it is killed for not being done."""
         occupancy = self.seats[seat]
-        occupancy.state = Seat.DRAINING
+        occupancy.state = SeatState.DRAINING
         occupancy.deadline = now + time_s
         self._effects.append(Send(seat, Drain(timeout_s=time_s * 0.9)))
 
     def _finish_if_empty(self) -> None:
-        if not self._finished and all(occupancy.state is Seat.EMPTY for occupancy in self.seats.values()):
+        if not self._finished and all(occupancy.state is SeatState.EMPTY for occupancy in self.seats.values()):
             self._finished = True
             self._effects.append(Finish(self._failure))
 

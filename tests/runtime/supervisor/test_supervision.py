@@ -14,7 +14,7 @@ from tidegate.runtime.supervisor.supervision import (
     Finish,
     Kill,
     Report,
-    Seat,
+    SeatState,
     Send,
     ServiceReady,
     Spawn,
@@ -177,7 +177,7 @@ def test_a_worker_that_fails_again_and_again_is_reported_as_flapping_and_still_t
         reports += of(Report, machine.child_exited(0, "exited with code 1", False, now))
         now = machine.seats[0].restart_at or now
         machine.timer(now)
-        assert machine.seats[0].state is Seat.STARTING
+        assert machine.seats[0].state is SeatState.STARTING
     assert any(isinstance(report, Report) and "FLAPPING" in report.text for report in reports)
     assert machine.seats[0].flapping
 
@@ -472,10 +472,10 @@ class World:
             self.leave(seat)
         elif self.random.random() < 0.6:
             endpoint = ready(seat, self.alive[seat])
-            if self.machine.seats[seat].state is Seat.STARTING and not is_router(seat):
+            if self.machine.seats[seat].state is SeatState.STARTING and not is_router(seat):
                 self.listening[seat] = endpoint.endpoint
             self.obey(self.machine.child_said(seat, endpoint, self.now))
-        elif seat >= 0 and self.machine.seats[seat].state is Seat.DRAINING and self.random.random() < 0.5:
+        elif seat >= 0 and self.machine.seats[seat].state is SeatState.DRAINING and self.random.random() < 0.5:
             self.obey(self.machine.child_said(seat, Quiet(), self.now))
         else:
             self.obey(self.machine.child_said(seat, Pong(self.machine.seats[seat].ping_number), self.now))
