@@ -21,6 +21,10 @@ class Sleeper(DurableObject):
         await asyncio.sleep(seconds)
         await self.storage.put("k", 1)
 
+    async def pause_and_put_unconfirmed(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        await self.storage.put("k", 1, allow_unconfirmed=True)
+
     async def leave_a_call_behind(self, name: str, seconds: float) -> None:
         self.spawn(self.stub(Sleeper, name).pause(seconds))
         await asyncio.sleep(1.0)
@@ -45,6 +49,16 @@ def test_a_draining_worker_is_quiet_in_the_very_turn_of_its_last_answer_and_noth
         assert not service.quiet_at
         service.run_for(20.0)
         assert service.quiet_at[0] == max(service.left_at.values())
+
+
+def test_a_worker_waits_for_writes_for_which_no_message_waits() -> None:
+    with calm_service(Sleeper) as service:
+        caller = service.begin()
+        caller.call("Sleeper", "a", "pause_and_put_unconfirmed", WAIT_S)
+        service.run_for(1.0)
+        drain(service)
+        service.run_for(WAIT_S)
+        assert service.quiet_at[0] > service.left_at["pause_and_put_unconfirmed"], "as long as the disk took"
 
 
 def test_a_worker_without_calls_is_quiet_in_the_turn_that_tells_it_to_drain() -> None:
