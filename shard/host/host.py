@@ -202,10 +202,7 @@ class Host:
             method = cast("Method", origin)
         if method is None:
             self.answer_error(origin, request.id, unknown_method(request, kept.object_class))
-        else:
-            self._deliver_to(activation, method, call)
-
-    def _deliver_to(self, activation: Activation, method: Method, call: Call) -> None:
+            return
         activation.last_used_s = self.turn.now_s
         if self.waiting.stalled or self.output_gate.open_bytes >= UNDURABLE_BYTES_MAX:
             self.waiting.stall(call)
@@ -217,9 +214,9 @@ class Host:
         if gate.open or (chain is not None and gate.passes(section)):
             self.start(activation, method, call, section)
         elif (refusal := self.book.refusal(call, activation.queued_calls)) is not None:
-            self.answer_error(call.origin, call.request.id, refusal)
+            self.answer_error(origin, request.id, refusal)
         elif chain is not None and (deadlock := self.chained.closes_ring(activation, call)) is not None:
-            self.answer_error(call.origin, call.request.id, deadlock)
+            self.answer_error(origin, request.id, deadlock)
         else:
             self.waiting.at_gate(call, activation, method, section)
 
