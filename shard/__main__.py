@@ -27,6 +27,7 @@ from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
 from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.loop.self_test import Verdict, self_test
 from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.threads import keep_to_this_thread
 from tidegate.shard.store.checkpoint import CheckpointTrouble, memtable_bytes_max
@@ -43,6 +44,8 @@ log = logging.getLogger("tidegate")
 
 _LEFT_AT_THE_END: list[str] = []
 """Folders to be removed."""
+
+SLOWER = "each call gets a task of its own and is slower: in Python %s this is not so: %s"
 
 SWITCH_INTERVAL_S = 0.000_5
 """A helper thread that returns from the disk waits at most this long for the busy loop thread (5 ms by default)."""
@@ -99,9 +102,20 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
     return Failed("load", app, problem, "correct the app and start again", traceback=text)
 
 
+def _cannot_run(verdict: Verdict) -> Failed:
+    problem = f"it does not behave as the code of objects needs it: not so: {'; '.join(verdict.of_tasks)}"
+    return Failed("start", f"Python {sys.version}", problem, "use a released version of Python and of uvloop", fatal=True)
+
+
 def _serve(
     spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int, outputs: Outputs, forks: Forks
 ) -> int:
+    verdict = self_test(new_worker_loop())
+    if verdict.of_tasks:
+        send_blocking(control_fd, _cannot_run(verdict))
+        return 1
+    if verdict.of_spare_task:
+        log.warning(SLOWER, sys.version, "; ".join(verdict.of_spare_task))
     loop = new_worker_loop()
     keep_to_this_thread()
     control = stream_to_supervisor(control_fd, loop)
@@ -119,7 +133,8 @@ def _serve(
         return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
 
     try:
-        worker = Worker(spec, context, loop, classes, open_store, control.send, ended)
+        spare_task = not verdict.of_spare_task
+        worker = Worker(spec, context, loop, classes, open_store, control.send, ended, spare_task=spare_task)
     except OperatorError as exc:
         failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=True)
         send_blocking(control_fd, failed)

@@ -70,7 +70,10 @@ class Worker:
         open_store: Callable[[Callable[[CheckpointTrouble], None]], WorkerStore],
         send_control: Callable[[FromChild], None],
         ended: Callable[[int, int], None],
+        *,
+        spare_task: bool = True,
     ) -> None:
+        """`spare_task`: see `HostSettings`."""
         self._loop = loop
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended
@@ -83,7 +86,7 @@ class Worker:
             loop,
             classes,
             self.store.shards,
-            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused),
+            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused, spare_task),
             reply=self._endpoint.reply,
             turn=self._turn,
             send=self._peers.send,
