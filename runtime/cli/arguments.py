@@ -8,18 +8,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, NoReturn
 
 import msgspec
 
 from tidegate.runtime.addresses import check_target
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.supervisor.config import LISTEN_DEFAULT
+from tidegate.runtime.supervisor.config import LISTEN_DEFAULT, allowed
 
 _USAGE = 2
-_TIMEOUT_S_MAX = 1e6
-_DIGITS_MAX = 9
+
+Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,7 +48,8 @@ class Parser(argparse.ArgumentParser):
 
 def add_client_options(parser: argparse.ArgumentParser) -> None:
     add_connect(parser)
-    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, default=10.0, help="give up after this time (default: 10)")
+    read = read_as(Seconds, " of seconds")
+    parser.add_argument("--timeout", metavar="SECONDS", type=read, default=10.0, help="give up after this time (default: 10)")
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:
@@ -61,30 +63,22 @@ def endpoint(text: str) -> str:
     return text
 
 
-def seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= _TIMEOUT_S_MAX:
-        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, up to {_TIMEOUT_S_MAX:,.0f}, not {text!r}")
-    return value
+def read_as(kind: Any, unit: str = "") -> Callable[[str], Any]:
+    """For `type=` of an argument: its text as `kind`, with the constraints that it has."""
+
+    def read(text: str) -> Any:
+        try:
+            return msgspec.convert(text, kind, strict=False)
+        except msgspec.ValidationError:
+            what = allowed(msgspec.inspect.type_info(kind), unit)
+            raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
+
+    return read
 
 
-def whole_number(text: str) -> str:
-    if not _is_whole(text):
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
-    return text
-
-
-def whole_numbers(text: str) -> str:
-    if not all(_is_whole(part.strip()) for part in text.split(",")):
-        raise argparse.ArgumentTypeError(f"must be whole numbers from 1 on with commas between them, not {text!r}")
-    return text
-
-
-def _is_whole(text: str) -> bool:
-    return len(text) <= _DIGITS_MAX and text.isascii() and text.isdecimal() and int(text) > 0
+def counts(text: str) -> list[int]:
+    read = read_as(Count)
+    return [read(part.strip()) for part in text.split(",")]
 
 
 def parse_arguments(texts: Sequence[str]) -> tuple[list[Any], dict[str, Any]]:

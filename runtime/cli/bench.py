@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.cli.arguments import add_connect, whole_number, whole_numbers
+from tidegate.runtime.cli.arguments import Count, add_connect, counts, read_as
 from tidegate.runtime.cli.asking import check_somebody_listens
 
 _BENCH_EPILOG = """Takes durable unique numbers from new objects of a running service, checks that each comes once and none is
@@ -26,10 +26,10 @@ def add(commands: Any) -> None:
     bench = commands.add_parser("bench", help="measure a running service", epilog=_BENCH_EPILOG, formatter_class=raw)
     add_connect(bench)
     bench.add_argument("--class", dest="class_name", metavar="CLASS", help="a class with get_unique_number() (default: Counter)")
-    bench.add_argument("--concurrency", metavar="N,…", type=whole_numbers, help="calls in flight (default: 1,64,256,1024)")
+    bench.add_argument("--concurrency", metavar="N,…", type=counts, help="calls in flight (default: 1,64,256,1024)")
     requests = "calls for each of them (default: enough for a second or two)"
-    bench.add_argument("--requests", metavar="N", type=whole_number, help=requests)
-    bench.add_argument("--objects", metavar="N", type=whole_number, help="new objects that are called (default: 1000)")
+    bench.add_argument("--requests", metavar="N", type=read_as(Count), help=requests)
+    bench.add_argument("--objects", metavar="N", type=read_as(Count), help="new objects that are called (default: 1000)")
     bench.add_argument("--route", choices=("router", "direct", "both"), help="through the router or straight to the workers")
     bench.add_argument("--load", choices=("client", "lean"), default="client", help="the Python client, or raw sockets")
     bench.add_argument("--json", action="store_true", help="print the result as JSON, and no progress")
@@ -42,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
     command = [sys.executable, "-P", "-m", "tidegate.benchmarks", "unique", "--connect", options.connect, "--load", options.load]
     for name, value in (("class", options.class_name), ("concurrency", options.concurrency), ("requests", options.requests),
                         ("objects", options.objects), ("route", options.route)):  # fmt: skip
-        command += [f"--{name}", value] if value is not None else []
+        if value is not None:
+            command += [f"--{name}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     paths = os.pathsep.join([str(Path(__file__).parents[3]), os.environ.get("PYTHONPATH", "")])
     return subprocess.call([*command, *(["--json"] if options.json else [])], env={**os.environ, "PYTHONPATH": paths})

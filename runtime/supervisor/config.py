@@ -203,9 +203,9 @@ def allowed(kind: msgspec.inspect.Type, unit: str) -> str:
         case msgspec.inspect.LiteralType():
             return f"one of {', '.join(map(str, kind.values))}"
         case msgspec.inspect.IntType():
-            return f"a whole number{unit} from {kind.ge} to {kind.le}"
+            return f"a whole number{unit}{_bounds(kind)}"
         case msgspec.inspect.FloatType():
-            return f"a number{unit} from {kind.ge:.12g} to {kind.le:.12g}"
+            return f"a number{unit}{_bounds(kind)}"
         case msgspec.inspect.BoolType():
             return "true or false"
         case msgspec.inspect.StrType(min_length=1):
@@ -213,6 +213,11 @@ def allowed(kind: msgspec.inspect.Type, unit: str) -> str:
         case msgspec.inspect.StrType():
             return "a text"
     raise TypeError(f"options of the type {kind} have no words yet")
+
+
+def _bounds(kind: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
+    words = (("from", kind.ge), ("above", kind.gt), ("to" if kind.gt is None else "up to", kind.le))
+    return "".join(f" {word} {bound:.12g}" for word, bound in words if bound is not None)
 
 
 def _is_number(kind: msgspec.inspect.Type) -> bool:
