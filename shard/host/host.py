@@ -158,12 +158,15 @@ class Host:
         if request.options is not NO_RAW and request.cls:
             try:
                 options = parse_options(request.options, json=origin.json)
+                call.chain = options.chain
+                if options.deadline_ms is not None:
+                    self.deadlines.watch(call, options.deadline_ms)
             except BadRequest as exc:
                 self.answer_error(origin, request.id, exc)
                 return
-            call.chain = options.chain
-            if options.deadline_ms is not None:
-                self.deadlines.watch(call, options.deadline_ms)
+            except BaseException as exc:
+                self._went_wrong(origin, request.id, exc)
+                return
         self._deliver_call(call)
 
     def _deliver_call(self, call: Call) -> None:

@@ -15,6 +15,7 @@ from tests.support.objects import CONTROL, LOG, Counter, Thing
 from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
+    Internal,
     MethodRaised,
     Moved,
     TooLarge,
@@ -64,6 +65,17 @@ async def test_a_name_may_be_any_text_up_to_1024_bytes() -> None:
     for name in ("x" * 1_024, "é" * 512, "a/b", "{tag}x", "\0", " "):
         await world.ask(Thing, name, "put", "k", name)
         assert world.durable(Thing, name) == {"k": name}
+
+
+async def test_a_fault_of_ours_before_a_call_is_delivered_is_the_error_of_this_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(*_: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    world = World(Thing)
+    monkeypatch.setattr(type(world.host.deadlines), "watch", fault)
+    with pytest.raises(Internal):
+        await asyncio.wait_for(world.ask(Thing, "a", "put_nothing", deadline_ms=1_000), 1)
+    await world.ask(Thing, "a", "put_nothing")
 
 
 async def test_an_object_of_a_shard_that_is_not_here_has_moved() -> None:
