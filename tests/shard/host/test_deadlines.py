@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from tests.support.alarm_world import in_virtual_time
 from tests.support.host_world import Call, World
 from tests.support.objects import CONTROL, LOG, Thing, control, until
 from tidegate.runtime.errors import DeadlineExceeded
@@ -200,6 +201,7 @@ async def test_a_hundred_thousand_deadlines_are_one_timer_and_leave_nothing_behi
     assert len(deadlines._due) <= 2 * 1_000 + 100
 
 
+@in_virtual_time
 async def test_calls_whose_deadline_has_passed_at_the_gate_leave_it_to_others() -> None:
     class Held(DurableObject):
         async def hold(self) -> None:
