@@ -7,6 +7,7 @@ import asyncio
 import errno
 import logging
 import os
+import platform
 import secrets
 import shutil
 import sys
@@ -103,8 +104,8 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
 
 
 def _cannot_run(verdict: Verdict) -> Failed:
-    problem = f"it does not behave as the code of objects needs it: not so: {'; '.join(verdict.of_tasks)}"
-    return Failed("start", f"Python {sys.version}", problem, "use a released version of Python and of uvloop", fatal=True)
+    problem = f"code of objects would not be run as promised, for this is not so: {'; '.join(verdict.of_tasks)}"
+    return Failed("start", f"Python {platform.python_version()}", problem, "use another version of it and of uvloop", fatal=True)
 
 
 def _serve(
@@ -115,7 +116,7 @@ def _serve(
         send_blocking(control_fd, _cannot_run(verdict))
         return 1
     if verdict.of_spare_task:
-        log.warning(SLOWER, sys.version, "; ".join(verdict.of_spare_task))
+        log.warning(SLOWER, platform.python_version(), "; ".join(verdict.of_spare_task))
     loop = new_worker_loop()
     keep_to_this_thread()
     control = stream_to_supervisor(control_fd, loop)

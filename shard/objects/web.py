@@ -1,6 +1,7 @@
 """`self.fetch`: one HTTP client session for all objects of a worker.
 
-Shared, because connections are worth keeping and because the output gate knows by itself whose bytes it holds (`loop.py`).
+Shared, because connections are worth keeping and because the output gate knows by itself whose bytes it
+holds (`loop.transports`).
 Cookies are not kept: what one object receives must not be sent by another.
 """
 

@@ -51,6 +51,7 @@ TESTED_BY = {
     "shard/loop/libraries.py": "shard/loop/test_callbacks.py",
     "shard/loop/loop.py": "shard/loop/test_callbacks.py",
     "shard/loop/raised.py": "shard/host/test_what_calls_hold.py",
+    "shard/loop/transports.py": "shard/loop/test_real_libraries.py",
     "shard/neutral.py": "shard/loop/test_callbacks.py",
     "shard/objects/object.py": "shard/host/test_user_code.py",
     "shard/objects/refusals.py": "shard/host/test_host_calls.py",
