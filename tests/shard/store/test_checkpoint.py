@@ -11,6 +11,7 @@ from random import Random
 import pytest
 
 import tidegate.shard.store.checkpoint as checkpoint_module
+from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.__main__ import SWITCH_INTERVAL_S
 from tidegate.shard.store.checkpoint import (
@@ -257,10 +258,10 @@ def test_an_idle_moment_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> 
 
     async def test(bench: Bench) -> None:
         bench.write(0, {"a": b"1"})
-        while not bench.log.truncated:
-            await asyncio.sleep(0.001)
+        statistics = bench.checkpointer.statistics
+        await wait_until_in_loop(lambda: statistics().checkpoints == 1, "a checkpoint", seen=statistics)
         bench.check_moved()
-        assert bench.checkpointer.statistics().checkpoints == 1
+        assert bench.log.truncated
         assert bench.checkpointer._idle_timer is None, "an idle worker has no timer running"
 
     with_bench(test)
