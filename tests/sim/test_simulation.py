@@ -9,6 +9,7 @@ import pytest
 
 from tests.sim.__main__ import judged
 from tests.sim.simulation import simulate
+from tidegate.shard.worker.worker import Worker
 
 SEEDS = 150
 SEEDS_FULL = 10_000
@@ -42,6 +43,14 @@ def test_what_was_found_once_stays_mended(seed: int) -> None:
 @pytest.mark.parametrize("first", range(1_000, 1_000 + SEEDS, 50))
 def test_no_seed_breaks_a_promise(first: int) -> None:
     problems = [problem for seed in range(first, first + 50) if (problem := judged(seed)[1])]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.mark.parametrize("first", [2_000, 2_025])
+def test_no_seed_breaks_a_promise_where_each_call_has_a_task_of_its_own(monkeypatch: pytest.MonkeyPatch, first: int) -> None:
+    """As in a worker where CPython does not count references as assumed."""
+    monkeypatch.setitem(Worker.__init__.__kwdefaults__ or {}, "spare_task", False)
+    problems = [problem for seed in range(first, first + 25) if (problem := judged(seed)[1])]
     assert not problems, "\n".join(problems)
 
 
