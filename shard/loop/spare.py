@@ -59,6 +59,8 @@ class PlainDriver:
         except StopIteration as stop:
             self.gi_yieldfrom = None
             return stop.value
+        finally:
+            del error  # Its own traceback would hold it.
 
     def close(self) -> None:
         if self.gi_yieldfrom is not None:

@@ -214,6 +214,13 @@ async def test_what_a_call_held_is_free_when_it_is_answered(method: str, number:
 
 
 @pytest.mark.parametrize("method", METHODS)
+async def test_it_is_free_where_each_call_has_a_task_of_its_own(method: str) -> None:
+    world = World(Thing, spare_task=False)
+    await answered(world, method, {"number": 1})
+    assert await free(world)
+
+
+@pytest.mark.parametrize("method", METHODS)
 async def test_it_is_free_in_an_object_that_has_been_used_before_and_when_the_traceback_crosses(method: str) -> None:
     world = World(Thing, dev=True)
     for _ in range(3):
