@@ -25,11 +25,11 @@ serve: $(STAMP)  ## a service that runs APP (examples/counter.py); ARGS="--worke
 	$(BIN)/tidegate serve $(APP) $(ARGS)
 
 test: $(STAMP) lint types  ## lint, types and every test; ARGS="-k deadline"
-	@status=0; $(PYTEST) -n $(JOBS) --dist loadgroup -m "not alone" $(ARGS) || [ $$? = 5 ] || status=1; \
+	@status=0; $(PYTEST) -n $(JOBS) -m "not alone" $(ARGS) || [ $$? = 5 ] || status=1; \
 	$(PYTEST) -m alone $(ARGS) || [ $$? = 5 ] || status=1; exit $$status
 
 fast: $(STAMP) lint types  ## lint, types and the tests that start no process: a minute
-	$(PYTEST) -q -n $(JOBS) --dist loadgroup $(FAST) $(ARGS)
+	$(PYTEST) -q -n $(JOBS) $(FAST) $(ARGS)
 
 lint: $(STAMP)  ## style and format, checked
 	$(BIN)/ruff check .

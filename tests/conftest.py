@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.meta.skips import ALLOWED
+
+ROOT = Path(__file__).parents[1]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -16,15 +20,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("tidegate").addoption("--strict-skips", action="store_true", help=text)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several processes (`-n`), one runs all the tests of a file that share a fixture, in their order."""
-    for item in items:
-        if isinstance(item, pytest.Function) and any(
-            definition.scope != "function" and definition.baseid
-            for definitions in item._fixtureinfo.name2fixturedefs.values()
-            for definition in definitions
-        ):
-            item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of several processes (`-n`), one runs all tests of a file in which a fixture is made once for all, in their order. (Marks
+    with `--dist loadgroup` do nothing under pytest 9.2 and pytest-xdist 3.8: the one no longer reads what the other sets.)"""
+    from xdist.scheduler.loadscope import LoadScopeScheduling
+
+    class ByFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path = nodeid.partition("::")[0]
+            return path if shares_a_fixture(path) else nodeid
+
+    return ByFixture(config, log)
+
+
+@cache
+def shares_a_fixture(path: str) -> bool:
+    return 'scope="module"' in (ROOT / path).read_text()
 
 
 @pytest.hookimpl(wrapper=True)

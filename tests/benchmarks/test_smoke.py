@@ -117,7 +117,7 @@ def test_a_service_without_the_class_is_refused() -> None:
 def test_a_run_that_is_terminated_stops_what_it_started_and_leaves_no_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tidegate.benchmarks", "unique", "--json", "--seconds", "60", "--folder", str(tmp_path)]
     with subprocess.Popen([*command, "--concurrency", "4"], cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: list(tmp_path.glob("*/*/*/service")), "the service's folder")
+        wait_until(lambda: list(tmp_path.glob("*/*/*/service")), "the service's folder", within_s=90.0)
         process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
     assert list(tmp_path.iterdir()) == []

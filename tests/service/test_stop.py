@@ -4,17 +4,19 @@ import signal
 import time
 from pathlib import Path
 
+import pytest
+
 from tests.support.load import assert_only, errors_of, finish, judge, read_many, start_clients, total, wait_for_answers
 from tests.support.service import STOP_WITHIN_S, Serve, exchange
 from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.alone
 
 NAMES = [f"c{number}" for number in range(200)]
 
 SLOW = """
 import asyncio
 from tidegate import DurableObject
-
-pytestmark = pytest.mark.alone
 
 class Slow(DurableObject):
     async def work(self, seconds: float) -> int:
