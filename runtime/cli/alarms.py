@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from tidegate.runtime.cli.arguments import add_client_options
-from tidegate.runtime.cli.asking import ask, report_call_error, status_of
+from tidegate.runtime.cli.asking import ask, read_status, report_call_error, status_of
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import alarm_target, newest_abandoned, render_alarms
 from tidegate.runtime.errors import CallError
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         return _alarm_action(options)
     if options.class_name is not None:
         return fail_usage("alarms list: takes no object; it lists them all")
-    status = status_of(options)
+    status = read_status(status_of(options))
     print(json.dumps(newest_abandoned(status), indent=2) if options.json else render_alarms(status))
     return EXIT_OK
 
@@ -60,7 +60,7 @@ def _alarm_action(options: argparse.Namespace) -> int:
     except CallError as error:
         return report_call_error(f"{operation} {target}", error, as_json=options.json)
     give_up_at = time.monotonic() + ALARM_LISTED_S
-    while target in map(alarm_target, newest_abandoned(status_of(options))) and time.monotonic() < give_up_at:
+    while target in map(alarm_target, newest_abandoned(read_status(status_of(options)))) and time.monotonic() < give_up_at:
         time.sleep(0.1)
     print(f"{target}: its alarm " + ("is dropped" if options.action == "drop" else "rings again now"))
     return EXIT_OK

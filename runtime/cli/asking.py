@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.cli.exits import fail
+from tidegate.runtime.client.answers import ServiceStatus
 from tidegate.runtime.errors import CallError, OperatorError, Unavailable, one_line
 from tidegate.runtime.limits import CONNECT_TIMEOUT_S
 
@@ -73,3 +74,8 @@ def status_of(options: argparse.Namespace) -> dict[str, Any]:
     if "state" not in status:  # The router was asked before it had heard from the supervisor.
         raise OperatorError("status", options.connect, "the service is just starting", "ask again in a moment")
     return status
+
+
+def read_status(status: dict[str, Any]) -> ServiceStatus:
+    """For pages. What is printed as JSON is what the service has said."""
+    return msgspec.convert(status, ServiceStatus)

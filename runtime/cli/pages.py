@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from tidegate.runtime.client.answers import ProcessStatus, ServiceStatus
 from tidegate.runtime.errors import one_line
 
 WAITING_SHOWN = 20
@@ -12,28 +12,28 @@ WAITING_SHOWN = 20
 # status
 
 
-def render_status(status: Mapping[str, Any], now_ms: int) -> str:
+def render_status(status: ServiceStatus, now_ms: int) -> str:
     """A page to read; `--json` has everything."""
-    uptime = _duration(max(0, now_ms - status["started_at_ms"]) // 1_000)
+    uptime = _duration(max(0, now_ms - status.started_at_ms) // 1_000)
     lines = [
-        f"{status['state']} on {status['listen']} for {uptime} (Tidegate {status['version']}, start {status['start']})",
-        f"app {status['app']}{_version(status)}: {', '.join(status['class_names']) or 'no classes'}",
-        f"data {status['data']}: {plural(status['shards'], 'shard')}",
+        f"{status.state} on {status.listen} for {uptime} (Tidegate {status.version}, start {status.start})",
+        f"app {status.app}{_version(status)}: {', '.join(status.class_names) or 'no classes'}",
+        f"data {status.data}: {plural(status.shards, 'shard')}",
         "",
     ]
     rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
-    rows += [_row(process) for process in status["processes"]]
+    rows += [_row(process) for process in status.processes]
     if abandoned := abandoned_count(status):
         lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
-    for each in status.get("refused_objects", []):
-        text = "refused for a while: {object}, whose code has ended its worker {deaths} times, the last time in {code}"
-        lines.insert(3, text.format(**each))
+    for each in status.refused_objects:
+        fate = f"whose code has ended its worker {each.deaths} times, the last time in {each.code}"
+        lines.insert(3, f"refused for a while: {each.object}, {fate}")
     return "\n".join(lines + table(rows) + _waiting(status, now_ms))
 
 
-def _waiting(status: Mapping[str, Any], now_ms: int) -> list[str]:
+def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
     """Objects behind whose gates somebody has waited for more than a second."""
-    found = [each for process in status["processes"] for each in process.get("statistics", {}).get("waiting_objects", [])]
+    found = [each for process in status.processes for each in process.statistics.get("waiting_objects", [])]
     if not found:
         return []
     rows: list[tuple[str, ...]] = [("object", "waits for", "events", "its gate is closed by", "which waits for")]
@@ -43,20 +43,20 @@ def _waiting(status: Mapping[str, Any], now_ms: int) -> list[str]:
     return ["", *table(rows)]
 
 
-def _version(status: Mapping[str, Any]) -> str:
+def _version(status: ServiceStatus) -> str:
     """Of the source that all workers run, as it was when the service started."""
-    return f" (version {version})" if (version := status.get("app_version")) else ""
+    return f" (version {version})" if (version := status.app_version) else ""
 
 
-def _row(process: Mapping[str, Any]) -> tuple[str, ...]:
-    def text(key: str, unit: str = "") -> str:
-        value = process.get(key)
+def _row(process: ProcessStatus) -> tuple[str, ...]:
+    def text(value: object, unit: str = "") -> str:
         return "-" if value is None else f"{value}{unit}"
 
-    memory, cpu = text("rss_mib", " MiB"), text("cpu_percent", " %")
-    state = text("state") + (" FLAPPING" if process.get("flapping") else "")
-    last_problem = process.get("last_problem") or ""
-    return (process["name"], state, text("pid"), text("core"), memory, cpu, text("restarts"), last_problem)
+    is_watched = process.state is not None  # The supervisor itself is not.
+    state = text(process.state) + (" FLAPPING" if process.flapping else "")
+    restarts = text(process.restarts if is_watched else None)
+    memory, cpu = text(process.rss_mib, " MiB"), text(process.cpu_percent, " %")
+    return (process.name, state, text(process.pid), text(process.core), memory, cpu, restarts, process.last_problem)
 
 
 def _duration(seconds: int) -> str:
@@ -82,7 +82,7 @@ def table(rows: list[tuple[str, ...]]) -> list[str]:
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def render_alarms(status: Mapping[str, Any]) -> str:
+def render_alarms(status: ServiceStatus) -> str:
     """Newest first. A worker tells the last few only; all of them are in the log."""
     newest, count = newest_abandoned(status), abandoned_count(status)
     if not newest:
@@ -96,14 +96,14 @@ def render_alarms(status: Mapping[str, Any]) -> str:
     return "\n".join([*table(rows), *more])
 
 
-def alarm_target(alarm: Mapping[str, Any]) -> str:
+def alarm_target(alarm: dict[str, Any]) -> str:
     return f"{alarm['class_name']}/{alarm['name']}"
 
 
-def newest_abandoned(status: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found = [alarm for process in status["processes"] for alarm in process.get("statistics", {}).get("newest_abandoned", [])]
+def newest_abandoned(status: ServiceStatus) -> list[dict[str, Any]]:
+    found = [alarm for process in status.processes for alarm in process.statistics.get("newest_abandoned", [])]
     return sorted(found, key=lambda alarm: str(alarm["abandoned_at"]), reverse=True)
 
 
-def abandoned_count(status: Mapping[str, Any]) -> int:
-    return sum(process.get("statistics", {}).get("alarms_abandoned", 0) for process in status["processes"])
+def abandoned_count(status: ServiceStatus) -> int:
+    return sum(process.statistics.get("alarms_abandoned", 0) for process in status.processes)

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from tidegate.runtime.cli.arguments import add_client_options
-from tidegate.runtime.cli.asking import status_of
+from tidegate.runtime.cli.asking import read_status, status_of
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import render_status
 
@@ -22,5 +22,5 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     status = status_of(options)
-    print(json.dumps(status, indent=2) if options.json else render_status(status, time.time_ns() // 1_000_000))
+    print(json.dumps(status, indent=2) if options.json else render_status(read_status(status), time.time_ns() // 1_000_000))
     return EXIT_OK

@@ -17,6 +17,7 @@ import pytest
 from tests.support.service_process import ServiceProcess, running
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.arguments import parse_arguments
+from tidegate.runtime.cli.asking import read_status
 from tidegate.runtime.cli.cli import _parser, main
 from tidegate.runtime.cli.pages import render_alarms, render_status
 from tidegate.runtime.cli.serve import read_config
@@ -295,13 +296,13 @@ def test_a_degraded_service_shows_what_is_wrong_with_which_process() -> None:
         "state": "degraded", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000, "app": "a.py",
         "app_version": "0badcafe", "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
     }  # fmt: skip
-    page = render_status(status, now_ms=1_000 + 1_000 * (2 * 86_400 + 3 * 3_600 + 59))
+    page = render_status(read_status(status), now_ms=1_000 + 1_000 * (2 * 86_400 + 3 * 3_600 + 59))
     assert page.startswith("degraded on tcp://x:1 for 2 d 3 h (Tidegate 1, start 3)\napp a.py (version 0badcafe): no classes\n")
     assert "\ndata /d: 1 shard\n" in page
     assert page.splitlines()[-1].split() == ["worker", "0", "down", "FLAPPING", "-", "1", "-", "-", "7", "disk", "full"]
     assert "alarms" not in page
     status["processes"] = [{**worker, "statistics": {"alarms_abandoned": 2}}] * 2
-    assert "data /d: 1 shard\nalarms: 4 abandoned" in render_status(status, now_ms=1_000)
+    assert "data /d: 1 shard\nalarms: 4 abandoned" in render_status(read_status(status), now_ms=1_000)
 
 
 def test_objects_that_wait_behind_their_gates_are_shown_the_longest_first() -> None:
@@ -315,7 +316,7 @@ def test_objects_that_wait_behind_their_gates_are_shown_the_longest_first() -> N
         "state": "serving", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000, "app": "a.py",
         "app_version": "0badcafe", "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
     }  # fmt: skip
-    page = render_status(status, now_ms=10_500).splitlines()
+    page = render_status(read_status(status), now_ms=10_500).splitlines()
     assert page[-3:] == [
         "object  waits for  events  its gate is closed by  which waits for",
         "B/b     6.5 s      12      an open transaction    app.py:3 in f",
@@ -331,10 +332,10 @@ def test_abandoned_alarms_are_listed_newest_first_with_the_last_line_of_what_was
     first, second, third = alarm("a", 10, "ValueError: no"), alarm("b", 30, "  note\nKeyError: 1"), alarm("c", 20, "")
     processes = [
         {"name": "router"},
-        {"statistics": {"alarms_abandoned": 2, "newest_abandoned": [first, second]}},
-        {"statistics": {"alarms_abandoned": 30, "newest_abandoned": [third]}},
+        {"name": "worker 0", "statistics": {"alarms_abandoned": 2, "newest_abandoned": [first, second]}},
+        {"name": "worker 1", "statistics": {"alarms_abandoned": 30, "newest_abandoned": [third]}},
     ]
-    assert render_alarms({"processes": processes}).splitlines() == [
+    assert render_alarms(read_status({"processes": processes})).splitlines() == [
         "object  was due              abandoned            error",
         "Bell/b  2026-11-01 10:30:00  2026-11-01 10:30:00  KeyError: 1",
         "Bell/c  2026-11-01 10:20:00  2026-11-01 10:20:00",
@@ -346,7 +347,9 @@ def test_abandoned_alarms_are_listed_newest_first_with_the_last_line_of_what_was
 def test_names_and_texts_with_control_characters_stay_in_their_line_of_a_table() -> None:
     at = "2026-11-01T10:10:00.123456Z"
     alarm = {"class_name": "Bell", "name": "a\n\x1b[2J\x85", "scheduled_for": at, "abandoned_at": at, "error": "no\x1b[1A\u2028"}
-    page = render_alarms({"processes": [{"statistics": {"alarms_abandoned": 1, "newest_abandoned": [alarm]}}]})
+    page = render_alarms(
+        read_status({"processes": [{"name": "worker 0", "statistics": {"alarms_abandoned": 1, "newest_abandoned": [alarm]}}]})
+    )
     assert page.count("\n") == 1
     assert "Bell/a\\n\\x1b[2J\\x85 " in page
     assert all(line.isprintable() for line in page.split("\n"))

@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
 from tidegate.runtime.cli.pages import render_alarms
+from tidegate.runtime.client.answers import ProcessStatus, ServiceStatus
 from tidegate.runtime.limits import ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
 from tidegate.shard.core import alarms
 from tidegate.shard.core.alarms import BEGUN_KEY, AlarmInfo
@@ -312,7 +313,7 @@ async def test_calls_that_come_while_it_is_abandoned_find_it_abandoned() -> None
 
 
 def shown(**statistics: Any) -> str:
-    return render_alarms({"processes": [{"statistics": statistics}]})
+    return render_alarms(ServiceStatus(processes=(ProcessStatus(name="worker 0", statistics=statistics),)))
 
 
 def test_the_list_of_alarms_says_of_whom_a_process_died() -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, Run, in_virtual_time
 from tidegate.runtime.child.control import decode_from_child, encode_line
 from tidegate.runtime.cli.pages import render_alarms
+from tidegate.runtime.client.answers import ProcessStatus, ServiceStatus
 from tidegate.runtime.wire.supervisor_messages import Pong
 from tidegate.shard.core import alarms
 from tidegate.shard.core.alarms import AlarmInfo
@@ -88,7 +89,9 @@ def assert_abandoned(world: AlarmWorld, caplog: Log, reason: str) -> None:
         assert world.host.statistics().newest_abandoned == [record]
         told = decode_from_child(encode_line(Pong(1, dataclasses.asdict(world.host.statistics()))))
         assert isinstance(told, Pong)
-        assert f"Bell/a  {str(record.scheduled_for)[:19]}" in render_alarms({"processes": [{"statistics": told.statistics}]})
+        assert f"Bell/a  {str(record.scheduled_for)[:19]}" in render_alarms(
+            ServiceStatus(processes=(ProcessStatus(name="worker 0", statistics=told.statistics),))
+        )
         world.crash()
     told = [record.getMessage() for record in caplog.records if "1 objects have an alarm" in record.getMessage()]
     assert len(told) == 2
