@@ -31,6 +31,7 @@ from tidegate.shard.host.host import Host
 from tidegate.shard.host.outbound import Caller
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.loop.loop import GatedLoop
+from tidegate.shard.loop.spare import SpareTask
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.storage import Storage, Transaction
 from tidegate.shard.objects.threads import no_objects_here
@@ -46,7 +47,8 @@ _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _LEAD_TO_THE_LOOP: tuple[type, ...] = (
-    Host, Worker, Endpoint, Edge, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog, LmdbState, LmdbBatch,
+    Host, SpareTask, Worker, Endpoint, Edge, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog, LmdbState,
+    LmdbBatch,
 )  # fmt: skip
 _OF_OBJECTS: tuple[type, ...] = (Storage, Transaction, Caller)
 _OF_ALL_OBJECTS = ("spawn", "block_concurrency", "fetch", "abort")
