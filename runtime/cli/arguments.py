@@ -66,12 +66,15 @@ def endpoint(text: str) -> str:
 def read_as(kind: Any, unit: str = "") -> Callable[[str], Any]:
     """For `type=` of an argument: its text as `kind`, with the constraints that it has."""
 
+    info = msgspec.inspect.type_info(kind)
+
     def read(text: str) -> Any:
         try:
+            if isinstance(info, msgspec.inspect.IntType):
+                return msgspec.convert(int(text), kind)  # msgspec alone would read "1e3", too.
             return msgspec.convert(text, kind, strict=False)
-        except msgspec.ValidationError:
-            what = allowed(msgspec.inspect.type_info(kind), unit)
-            raise argparse.ArgumentTypeError(f"must be {what}, not {text!r}") from None
+        except ValueError:  # Of which ValidationError is one.
+            raise argparse.ArgumentTypeError(f"must be {allowed(info, unit)}, not {text!r}") from None
 
     return read
 
