@@ -21,6 +21,9 @@ from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.store import StoreFailed, StoreFull
 
+ROUNDING_S = 1e-9
+"""Clocks are sums of floats: one instant, reached on two ways, may be two numbers."""
+
 
 class Entry:
     """One record in a log."""
@@ -73,7 +76,7 @@ class Disk:
     def catch_up(self, now: float) -> None:
         waiting = []
         for entry in self._pending:
-            if entry.decided and entry.durable_at <= now:
+            if entry.decided and entry.durable_at <= now + ROUNDING_S:
                 self._take_over(decode_record(entry.record))
             else:
                 waiting.append(entry)

@@ -25,6 +25,7 @@ FOUND = {
     323: "a call ran although its caller had lost what it revealed",
     404: "calls to another worker were refused before the first topology had arrived",
     764: "the same, after a failed commit",
+    6103: "the simulator took a record for lost that was durable at the instant of a death: a sum of floats",
     30384: "a worker had ended its drain when the call of another one reached it",
     31564: "the same, and the caller's object waited for it to come back",
     540150: "who had seen a write was not reset when it was lost, for its writer had been reset before",
