@@ -26,7 +26,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     with `--dist loadgroup` do nothing under pytest 9.2 and pytest-xdist 3.8: the one no longer reads what the other sets.)"""
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
-    class ByFixture(LoadScopeScheduling):
+    class ByFixture(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
         def _split_scope(self, nodeid: str) -> str:
             path = nodeid.partition("::")[0]
             return path if shares_a_fixture(path) else nodeid

@@ -15,13 +15,13 @@ import pytest
 import zmq
 
 if TYPE_CHECKING:
-    from conftest import RealService
+    from tests.clients.conftest import RealService
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples/clients"
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=60, **options)  # type: ignore[call-overload]  # of any options
 
 
 def test_a_req_socket_with_json_and_a_dealer_with_messagepack_share_a_counter(service: RealService) -> None:

@@ -16,7 +16,7 @@ from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import BadArguments, CallError, UnknownClass, UnknownMethod
 
 if TYPE_CHECKING:
-    from conftest import RealService
+    from tests.clients.conftest import RealService
 
 
 class Counter:

@@ -12,7 +12,7 @@ from tests.support.waiting import wait_until
 from tidegate.runtime.client.synchronous import SyncClient, connect_sync
 
 if TYPE_CHECKING:
-    from conftest import RealService
+    from tests.clients.conftest import RealService
 
 HELLOS = {
     "HTTP": b'POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 40\r\n\r\n[1,"Counter","web","get_unique_number"]\r\n',

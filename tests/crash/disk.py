@@ -98,7 +98,7 @@ def make_disk(tmp_path: Path) -> Iterator[MakeDisk]:
     """`make_disk(size, kind)`; to be asked for before `serve`, so that the service has ended when the disk goes."""
     if os.geteuid() != 0:
         pytest.skip("needs root, for a loop device")
-    disks = []
+    disks: list[Disk] = []
 
     def make_disk(size: int, kind: str = "ext4") -> Disk:
         if kind != "tmpfs" and shutil.which(MAKE[kind][0]) is None:

@@ -84,7 +84,7 @@ def test_a_sync_that_fails_is_told_as_unknown_and_loses_nothing_confirmed(
         for failure in range(1, 5):
             wish.touch()
             wait_until(lambda: not wish.exists(), "a sync that fails")
-            wait_until(lambda failure=failure: service.output.count("is ready again") >= failure, "the worker's return")
+            wait_until(lambda failure=failure: service.output.count("is ready again") >= failure, "the worker's return")  # type: ignore[misc]  # its default
     print(errors_of(clients))
     assert_only(clients, ALLOWED)
     assert errors_of(clients)["object_reset", "unknown"] > 0

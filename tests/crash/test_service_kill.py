@@ -177,7 +177,7 @@ def test_a_worker_killed_while_it_recovers_from_a_kill_loses_nothing(serve: Serv
         for _ in range(4):
             first = service.worker_pids()
             os.kill(first[0], signal.SIGKILL)
-            wait_until(lambda first=first: service.worker_pids() not in ([], first), "the next worker")
+            wait_until(lambda first=first: service.worker_pids() not in ([], first), "the next worker")  # type: ignore[misc]  # its default
     assert_only(clients, ALLOWED)
     assert_judged(service, clients)
     assert len(read_many(service.endpoint, NAMES)) == len(NAMES)

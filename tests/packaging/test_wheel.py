@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.packaging.conftest import ROOT, build, run
-from tests.support.service import Service, free_port
+from tests.support.service import Service
+from tidegate.benchmarks.processes import free_port
 
 OURS = ("benchmarks", "router", "runtime", "shard")
 APP = """

@@ -34,7 +34,7 @@ def names_of_worker(worker: int, count: int) -> list[str]:
 class Net:
     """A machine with ears: what was answered, and what each worker was sent."""
 
-    def __init__(self, *endpoints: str | None, **bounds: int) -> None:
+    def __init__(self, *endpoints: str | None, **bounds: Any) -> None:
         self.answers: list[tuple[Origin, Any, int, Any]] = []
         self.machine = RouterMachine(topology(*endpoints), self._reply, **bounds)
         self.sent: dict[int, list[list[Any]]] = {0: [], 1: []}

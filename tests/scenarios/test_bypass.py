@@ -121,7 +121,7 @@ def test_an_older_value_that_was_being_fetched_does_not_replace_one_that_has_lef
 @pytest.fixture
 def reader() -> Reader:
     class NeverAsked:
-        def read(self, *_: Any) -> None:
+        def read(self, *_: Any, **__: Any) -> None:
             raise AssertionError("the memtable knows the key")
 
     return NeverAsked()

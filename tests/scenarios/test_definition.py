@@ -84,7 +84,7 @@ def test_a_public_generator_and_an_annotation_nobody_can_decode_are_refused_too(
             yield 1
 
     class Unknown(DurableObject):
-        async def take(self, what: "Nowhere") -> None: ...  # noqa: F821, UP037  # unknown on purpose
+        async def take(self, what: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821, UP037  # unknown on purpose
 
     for cls in (Generator, Unknown):
         with pytest.raises(AppError, match=cls.__name__):

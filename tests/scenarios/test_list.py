@@ -6,7 +6,7 @@ of its cases is run for its result: in every state of the cache, both ways, with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -92,7 +92,7 @@ def end_key_written(world: StorageWorld) -> None:
     world.put("qux", "new")
 
 
-STATES: dict[Prepare, dict[str, object]] = {
+STATES: dict[Prepare, Mapping[str, object]] = {
     nothing: BASE,
     one_key: BASE,
     middle_key: BASE,

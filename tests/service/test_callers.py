@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -52,7 +53,7 @@ def over_dealer(service: Service, *frames: bytes) -> list[bytes]:
         return dealer.recv_multipart()
 
 
-def checked(reply: object) -> object:
+def checked(reply: Any) -> object:
     request_id, status, result = reply
     assert (request_id, status) == (7, 0), reply
     return result

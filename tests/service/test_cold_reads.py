@@ -46,7 +46,7 @@ class Session:
 
     def take(self, timeout_s: float = 20.0) -> bool:
         """One message; whether there was one."""
-        if not self._dealer.poll(timeout_s * 1_000):
+        if not self._dealer.poll(int(timeout_s * 1_000)):
             return False
         for number, status, result in msgspec.msgpack.decode(self._dealer.recv()):
             assert status == 0, result

@@ -86,7 +86,7 @@ def test_a_python_client_is_told_what_the_service_knows_of_a_call_that_took_too_
         with ThreadPoolExecutor(1) as pool:
             held = pool.submit(holding.hold, 8.0)
             wait_until(lambda: service.status()["processes"][2]["statistics"].get("tasks", 0) > 0, "the first call", 20)
-            outcomes = []
+            outcomes: list[str] = []
             while "not_executed" not in outcomes and len(outcomes) < 5:  # On a busy machine an answer may come too late.
                 with pytest.raises(tidegate.DeadlineExceeded) as caught:
                     client.stub("Sluggish", "a", timeout=1.0).add(1)

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,7 +94,8 @@ def test_what_nobody_can_import_keeps_its_name_over_any_number_of_hops(service: 
                 assert caught.value.type == "Hidden"
         with pytest.raises(ExceptionGroup, match="unhandled errors in a TaskGroup") as group:
             client.stub("Clerk", "one").pass_on_again("two", "s1", "take_several")
-        assert sorted(part.type for part in group.value.exceptions) == ["Hidden", "SoldOut"]
+        parts: Any = group.value.exceptions
+        assert sorted(part.type for part in parts) == ["Hidden", "SoldOut"]
 
 
 def test_arguments_of_an_exception_that_are_no_json_are_shown_as_json(service: Service) -> None:

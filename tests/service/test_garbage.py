@@ -198,7 +198,7 @@ def test_wrong_shapes_are_answered_where_an_id_can_be_read(
             assert_served(dealer)
     dealer.send(codec.encode([request for request, code in BAD_ARRAYS if code is not None]))
     expected = [code for _, code in BAD_ARRAYS if code is not None]
-    answers = []
+    answers: list[str] = []
     while len(answers) < len(expected):
         answers += [answer[2]["code"] for answer in codec.decode(dealer.recv())]
     assert sorted(answers) == sorted(expected)

@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
@@ -39,7 +40,7 @@ def name_on(service: Service, worker: int, cls: str, prefix: str) -> str:
     return next(name for name in names if shard_of_slot(slot_of(cls, name), shards) % WORKERS == worker)
 
 
-def ask_at_once(service: Service, cls: str, name: str, calls: list[tuple[object, ...]]) -> list[object]:
+def ask_at_once(service: Service, cls: str, name: str, calls: list[tuple[object, ...]]) -> list[Any]:
     """All calls in one batch over one connection; their results."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0

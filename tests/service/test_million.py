@@ -24,7 +24,9 @@ and the allocator keeps."""
 def private_mib(pid: int) -> float:
     """Memory that is the process's own; pages of LMDB's map belong to the page cache and can be dropped at any time."""
     status = Path(f"/proc/{pid}/status").read_text()
-    return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1_024
+    own = re.search(r"RssAnon:\s+(\d+)", status)
+    assert own is not None
+    return int(own[1]) / 1_024
 
 
 def assert_memory_is_bounded(service: Service, when: str) -> None:

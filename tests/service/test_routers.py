@@ -190,7 +190,7 @@ def test_the_supervisor_keeps_no_socket_that_listens_and_each_router_has_one(ser
     for name in ROUTERS:
         os.kill(processes(service)[name]["pid"], signal.SIGKILL)
         service.wait_for_output(f"{name} is ready again")
-        wait_until(lambda name=name: processes(service)[name]["restarts"] == 1, "the restart in the status")
+        wait_until(lambda name=name: processes(service)[name]["restarts"] == 1, "the restart in the status")  # type: ignore[misc]  # its default
     assert [listening_sockets(service, pid) for pid in service.pids_of("router")] == [1, 1]
     assert listening_sockets(service, service.supervisor_pid) == 0
     assert sum(listening_sockets(service, pid) for pid in service.worker_pids()) == 0

@@ -10,7 +10,7 @@ import asyncio
 import datetime
 import sys
 from collections.abc import Awaitable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -18,6 +18,7 @@ from tests.sim.history import ALARM_KEY, EPOCH_S, VERSION, History, Seen
 from tests.sim.scenario import Scenario
 from tidegate.runtime.errors import CallError
 from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.host.activation import Activation
 from tidegate.shard.loop.task import StorageFuture
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.storage import TransactionTimeout
@@ -41,7 +42,7 @@ class Scope:
     def __init__(self, parent: Scope | None, *, transaction: bool = False) -> None:
         self.parent = parent
         self.over = False
-        self.in_transaction = transaction or (parent is not None and parent.in_transaction)
+        self.in_transaction: bool = transaction or (parent is not None and parent.in_transaction)
 
     def living(self) -> Scope:
         scope = self
@@ -77,7 +78,7 @@ class View:
             mirror.update(rest[0])
         elif kind == "delete":
             asked = self.target.get(rest[0]), mirror.get(rest[0])
-            existed = mirror.pop(rest[0], self) is not self
+            existed: int = mirror.pop(rest[0], self) is not self
             return [("get before a delete", *asked), ("delete", self.target.delete(rest[0]), existed)]
         elif kind == "delete_many":
             asked = self.target.list(prefix="k"), {key: mirror[key] for key in sorted(mirror) if key.startswith("k")}
@@ -103,6 +104,9 @@ class View:
 
 
 class Journal(DurableObject):
+    if TYPE_CHECKING:  # A class may not annotate what the runtime gives to every object.
+        _activation: Activation
+
     async def on_start(self) -> None:
         history = history_of(self)
         self.root = self.active = Scope(None)
@@ -165,6 +169,7 @@ class Journal(DurableObject):
             history.problem("alarm", f"{self.id}: the handler runs too early")
         mark = self.mirror.get(ALARM_KEY)
         if self._is_deadly(mark):
+            assert mark is not None
             history.alarm_dies(self.id.name, mark)
             loop.process.end_itself()  # type: ignore[attr-defined]
             await asyncio.Event().wait()
@@ -376,7 +381,7 @@ class Run:
                     group.create_task(self.branch().steps(script))
         except* ScriptFailed:
             task = asyncio.current_task()
-            if sys.version_info < (3, 13) and group._parent_cancel_requested and task is not None:
+            if sys.version_info < (3, 13) and group._parent_cancel_requested and task is not None:  # type: ignore[attr-defined]  # private
                 task.uncancel()  # asyncio forgets to, and a timeout around it would end in CancelledError: seed 903516.
 
     async def _do_timeout(self, seconds: float, script: Script) -> None:

@@ -21,8 +21,9 @@ from tidegate.shard.core.alarms import ShardAlarms
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.input_gate import InputGate
 from tidegate.shard.core.output_gate import OutputGate, PendingCommit
-from tidegate.shard.host.activation import Activation, CriticalSection
+from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call_book import CallBook
+from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.outbound import Caller, LocalOrigin
 from tidegate.shard.host.outcomes import Outcomes

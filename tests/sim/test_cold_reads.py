@@ -20,7 +20,8 @@ from tests.sim import processes
 from tests.sim.simulation import Result, simulate
 from tests.sim.virtual_loop import ProcessLoop
 from tidegate.shard.core import alarms
-from tidegate.shard.core.cache import ABSENT, ObjectCache, restore
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.values import ABSENT, restore
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.waiting import WaitingRoom
 from tidegate.shard.store.checkpoint import Checkpointer

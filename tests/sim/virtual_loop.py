@@ -173,9 +173,7 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
 
     # Sockets (see tests.sim.network)
 
-    def add_reader(  # type: ignore[override]  # typed more loosely, as everything that only passes arguments on
-        self, fd: Any, callback: Callable[..., object], *args: Any
-    ) -> None:
+    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
         self._readers[fd] = asyncio.Handle(callback, args, self, None)
 
     def remove_reader(self, fd: Any) -> bool:
@@ -190,7 +188,7 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
 
     # Helper threads
 
-    def call_soon_threadsafe(  # type: ignore[override]  # likewise
+    def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
         handle = asyncio.Handle(callback, args, self, context)
@@ -216,9 +214,7 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
             self._helper_now = None
             self._time.running = None
 
-    def run_in_executor(  # type: ignore[override]  # likewise
-        self, executor: Any, function: Callable[..., Any], *args: Any
-    ) -> asyncio.Future[Any]:
+    def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
         future = self.create_future()
 
         def work() -> None:

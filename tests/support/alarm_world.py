@@ -7,7 +7,7 @@ import datetime
 import functools
 from collections.abc import Awaitable, Callable, Coroutine
 from random import Random
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -55,6 +55,8 @@ class Bell(DurableObject):
     """Times are seconds after the start of the test."""
 
     rehearsal = Rehearsal()
+    if TYPE_CHECKING:  # A class may not annotate what the runtime gives to every object.
+        _activation: Activation
 
     async def on_start(self) -> None:
         if self.rehearsal.start is not None:
@@ -193,7 +195,7 @@ def in_virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[
         problems: list[str] = []
         virtual = VirtualTime(Random(1))
         loop = ProcessLoop(virtual, problems.append)
-        loop.virtual = virtual  # type: ignore[attr-defined]
+        loop.virtual = virtual
         task = loop.create_task(test(**arguments))
         try:
             virtual.run(TEST_HOURS_MAX * 3_600.0, lambda: task.done() or virtual.turns > TEST_TURNS_MAX)

@@ -65,7 +65,7 @@ class World:
         self.random = random.Random(seed)
         self.now = 0.0
         self.incarnations = [1, 1]
-        self.owners = (0, 1, 0, 1)
+        self.owners: tuple[int, ...] = (0, 1, 0, 1)
         self.epoch = 1
         self.queues: list[deque[Arrived]] = [deque(), deque()]
         self.pipes: dict[int, Pipe] = {}

@@ -14,11 +14,11 @@ from tests.support.load import SILENCE_S
 
 
 class Member:
-    """One client of a crowd: what it asked, and what became of it. Has what `load.judge` looks at."""
+    """One client of a crowd: what it asked, and what became of it. A `load.BookKeeper`."""
 
     def __init__(self, number: int, cls: str, names: Sequence[str]) -> None:
         self.name = f"member {number}"
-        self.names = names
+        self.names: Sequence[str] = names
         self.cls = cls
         self.asked = 0
         self.confirmed: list[tuple[str, int]] = []

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import zmq
@@ -27,6 +27,19 @@ SILENCE_S = 30.0
 CONNECTION_LOST = ("connection_lost", "unknown")
 UNKNOWN_CODES = {"shard_lost": "unknown", "object_reset": "unknown"}
 REFUSED_CODES = {"unavailable": "not_executed", "overloaded": "not_executed"}
+
+
+class BookKeeper(Protocol):
+    """A client of any kind that keeps book of what it was told."""
+
+    name: str
+    names: Sequence[str]
+    confirmed: list[tuple[str, int]]
+    unknown: collections.Counter[str]
+    errors: collections.Counter[tuple[str, str]]
+
+
+B = TypeVar("B", bound=BookKeeper)
 
 
 class LoadClient(threading.Thread):
@@ -200,18 +213,18 @@ def under_load(service: Service, count: int, names: Sequence[str], **options: An
         finish(clients)
 
 
-def total(clients: Iterable[LoadClient], get: Callable[[LoadClient], Any]) -> int:
+def total(clients: Iterable[B], get: Callable[[B], Any]) -> int:
     return sum(len(what) if hasattr(what := get(client), "__len__") else what for client in clients)
 
 
-def errors_of(clients: Iterable[LoadClient]) -> dict[tuple[str, str], int]:
+def errors_of(clients: Iterable[BookKeeper]) -> dict[tuple[str, str], int]:
     summed: collections.Counter[tuple[str, str]] = collections.Counter()
     for client in clients:
         summed += client.errors
     return dict(summed)
 
 
-def assert_only(clients: Iterable[LoadClient], allowed: dict[str, str]) -> None:
+def assert_only(clients: Iterable[BookKeeper], allowed: dict[str, str]) -> None:
     """Every error has a code that the test allows, and the outcome which the contract gives to that code."""
     wrong = {error: count for error, count in errors_of(clients).items() if allowed.get(error[0]) != error[1]}
     assert not wrong, wrong
@@ -236,7 +249,7 @@ def read_many(
     return [results[n] for n in range(len(names))]
 
 
-def judge(endpoint: str, clients: Iterable[LoadClient], cls: str = "Counter", method: str = "current") -> list[str]:
+def judge(endpoint: str, clients: Iterable[BookKeeper], cls: str = "Counter", method: str = "current") -> list[str]:
     """What is wrong with the numbers that the clients were given, all the clients since the counters were new. Empty if
     nothing is. The counters are read now, by a method that tells the next number."""
     clients = list(clients)

@@ -178,7 +178,7 @@ class World:
     def tell_topology(self) -> None:
         self._epoch += 1
         owners = tuple(shard % len(self.workers) for shard in range(self.shards))
-        endpoints = tuple(worker and worker.endpoint for worker in self.workers)
+        endpoints = tuple(None if worker is None else worker.endpoint for worker in self.workers)
         self.tell(TopologyChanged(Topology(self._epoch, owners, endpoints)))
 
     def tell_status(self, status: dict[str, Any]) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tests.support.host_world import Call, World
 from tests.support.storage_world import StorageWorld
 from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.host.activation import Activation
 from tidegate.shard.objects.object import DurableObject
 
 ACTS: dict[int, Callable[[Actor], Awaitable[Any]]] = {}
@@ -17,6 +18,9 @@ _numbers = itertools.count()
 
 
 class Actor(DurableObject):
+    if TYPE_CHECKING:  # A class may not annotate what the runtime gives to every object.
+        _activation: Activation
+
     async def act(self, number: int) -> Any:
         return await ACTS.pop(number)(self)
 

@@ -8,7 +8,7 @@ import contextlib
 import contextvars
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from typing import Any
 
 Scenario = Callable[[], Awaitable[Any]]
@@ -263,7 +263,7 @@ async def counts_of_cancellations() -> Any:
 
 @scenario
 async def two_cancellations_at_once_are_delivered_once() -> Any:
-    seen = []
+    seen: list[Any] = []
 
     async def body() -> None:
         try:
@@ -350,7 +350,7 @@ async def future_cancelled_under_a_task() -> Any:
 
 @scenario
 async def errors_of_tasks() -> Any:
-    inner = asyncio.create_task(fail(ValueError("x")))
+    inner: Any = asyncio.create_task(fail(ValueError("x")))
     seen = []
     for _ in range(2):
         try:
@@ -361,7 +361,7 @@ async def errors_of_tasks() -> Any:
         asyncio.create_task(nap()).result()
     except asyncio.InvalidStateError:
         seen.append("not done")
-    for refuse in (lambda: inner.set_result(1), lambda: inner.set_exception(ValueError())):  # type: ignore[attr-defined]
+    for refuse in (lambda: inner.set_result(1), lambda: inner.set_exception(ValueError())):
         try:
             refuse()
         except RuntimeError:
@@ -507,7 +507,7 @@ async def streams_over_a_socket_pair() -> Any:
 async def asynchronous_generators() -> Any:
     seen: list[Any] = []
 
-    async def numbers() -> AsyncIterator[int]:
+    async def numbers() -> AsyncGenerator[int, None]:
         try:
             for number in range(10):
                 await nap()

@@ -178,7 +178,7 @@ def test_the_booted_service_survives_the_loss_of_a_worker_and_of_the_router(mach
     main_pid = machine.state()["MainPID"]
     for number, name in ((1, "worker 0"), (2, "router")):
         machine.run("kill", "-9", str(machine.processes()[name]["pid"]))
-        machine.wait_until(lambda name=name: machine.restarted(name), f"the restart of {name}")
+        machine.wait_until(lambda name=name: machine.restarted(name), f"the restart of {name}")  # type: ignore[misc]  # its default
         assert machine.tidegate("call", "Counter", "alice", "get_unique_number").stdout == f"{number}\n"
     assert machine.state()["MainPID"] == main_pid
     assert machine.state()["NRestarts"] == "0"

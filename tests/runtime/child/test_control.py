@@ -89,7 +89,8 @@ def test_a_supervisor_that_does_not_read_blocks_nobody_and_gets_everything_later
         stream.start(lambda message: None, lambda: None)
         for number in range(20_000):
             stream.send(Pong(number))
-        lines, heard = LineBuffer(), []
+        lines = LineBuffer()
+        heard: list[object] = []
         while len(heard) < 20_000:
             heard += [decode_from_child(line) for line in lines.feed(await asyncio.wait_for(loop.sock_recv(ours, 1 << 16), 10))]
         assert heard == [Pong(number) for number in range(20_000)]

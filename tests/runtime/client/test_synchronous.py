@@ -150,7 +150,7 @@ def test_a_call_to_a_service_that_is_down_says_so_after_the_time_for_connecting(
 
 
 @pytest.mark.parametrize("options", [{"connect_timeout": 0.05}, {"timeout": 0.05}])
-def test_a_call_to_a_service_that_is_down_waits_no_longer_than_it_may(tmp_path: Path, options: dict[str, float]) -> None:
+def test_a_call_to_a_service_that_is_down_waits_no_longer_than_it_may(tmp_path: Path, options: dict[str, Any]) -> None:
     with connect_sync(f"ipc://{tmp_path}/nobody", **options) as client:
         started = time.monotonic()
         with pytest.raises((Unavailable, DeadlineExceeded)):

@@ -186,7 +186,7 @@ def ids_of(bodies: list[bytes]) -> list[Any]:
 @pytest.mark.parametrize("hops", [0, 1, 2])
 @pytest.mark.parametrize("options", [{}, {"REQ_CORRELATE": 1}, {"REQ_CORRELATE": 1, "REQ_RELAXED": 1}], ids=str)
 def test_a_req_client_of_any_options_is_answered_through_any_number_of_proxies(
-    server: Server, hops: int, options: dict[str, int]
+    server: Server, hops: int, options: dict[str, Any]
 ) -> None:
     with proxies(server.address, hops) as address:
         client = server.client(zmq.REQ, address=address, **options)
@@ -202,9 +202,9 @@ def test_a_relaxed_req_client_that_asks_again_gets_the_answer_to_its_newest_requ
     client = server.client(zmq.REQ, REQ_CORRELATE=1, REQ_RELAXED=1)
     for number in range(3):
         client.send(request(number))
-        server.wait_until(lambda statistics, number=number: len(waiting) > number)  # type: ignore[misc]
+        server.wait_until(lambda statistics, number=number: len(waiting) > number)  # type: ignore[misc]  # its default
     for message in waiting:
-        server.in_loop(lambda message=message: (server.echo(message), server.endpoint.flush()))
+        server.in_loop(lambda message=message: (server.echo(message), server.endpoint.flush()))  # type: ignore[misc]  # likewise
     assert answer(client)[0] == 2
 
 

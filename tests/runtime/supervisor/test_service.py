@@ -45,7 +45,7 @@ class Caller:
     """Asks many counters for numbers at once and keeps book: nothing is given twice, nothing stays unanswered."""
 
     def __init__(self, tmp_path: Path) -> None:
-        self._socket = zmq.Context.instance().socket(zmq.DEALER)
+        self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.connect(f"ipc://{tmp_path}/door")
         self._ids = itertools.count()

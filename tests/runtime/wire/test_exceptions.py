@@ -174,8 +174,9 @@ def test_a_group_shows_its_parts_and_is_a_group_again() -> None:
     assert isinstance(seen, ExceptionGroup)
     assert seen.message == "two failed"
     assert [type(part).__name__ for part in seen.exceptions] == ["SoldOut", "MethodRaised", "ExceptionGroup"]
-    assert (seen.exceptions[1].type, str(seen.exceptions[1])) == ("Strange", "first")
-    assert seen.exceptions[2].exceptions[0].args == ("k",)
+    parts: Any = seen.exceptions
+    assert (parts[1].type, str(parts[1])) == ("Strange", "first")
+    assert parts[2].exceptions[0].args == ("k",)
     text = method_raised(group, dev=False).message
     parts = "SoldOut: tea is sold out; Strange: first; ExceptionGroup: inner (1 sub-exception): KeyError: 'k'"
     assert text == f"two failed (3 sub-exceptions): {parts}"
@@ -226,7 +227,7 @@ class OddHash(type):
     def __hash__(cls) -> int:
         raise SystemExit("no")
 
-    __eq__ = __getattribute__ = __hash__  # type: ignore[assignment]
+    __eq__ = __getattribute__ = __hash__  # type: ignore[assignment, misc]  # wrong on purpose
 
 
 class Text(str):
@@ -293,9 +294,10 @@ def test_whatever_an_exception_does_when_it_is_asked_it_crosses_as_something(wha
 def _nothing_registered() -> Iterator[None]:
     kept = (dict(exceptions._registered), dict(exceptions._names), set(exceptions._homes), dict(sys.modules))
     yield
-    for now, before in zip((exceptions._registered, exceptions._names), kept, strict=False):
+    tables: list[Any] = [exceptions._registered, exceptions._names]
+    for now, before in zip(tables, kept, strict=False):
         now.clear()
-        now.update(before)  # type: ignore[arg-type]
+        now.update(before)
     exceptions._homes.clear()
     exceptions._homes.update(kept[2])
     for name in sys.modules.keys() - kept[3].keys():

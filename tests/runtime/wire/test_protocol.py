@@ -200,7 +200,7 @@ def test_every_single_request_whose_id_can_be_read_is_answered_whatever_follows(
 def test_in_a_json_batch_every_request_is_judged_alone(args: list[bytes]) -> None:
     rows = [b'[%d,"C","n","m",%s]' % (number, arg) for number, arg in enumerate(args)]
     body = b"[[-1],%s]" % b", ".join([*rows, b'["last","C","n","m"]'])
-    expected = {-1: "bad_request", "last": "run"}
+    expected: dict[int | str, str] = {-1: "bad_request", "last": "run"}
     for row in rows:
         expected |= answered(parse_body(b"client", row))
     assert answered(parse_body(b"client", body)) == expected
@@ -355,7 +355,7 @@ def check_is_answerable(message: Message) -> None:
             pass
     if message.requests:
         assert len(parse_body(b"client", packed(message.requests, json=json)).requests) == len(message.requests)
-    replies = [(request.id, OK, request.args) for request in message.requests]
+    replies: list[tuple[int | str, int, Any]] = [(request.id, OK, request.args) for request in message.requests]
     replies += [(request_id, 1, error.to_wire()) for request_id, error in message.refused]
     (body,) = encode_bodies(replies, json=json, single=False)
     assert [reply.id for reply in parse_replies(body)] == [row[0] for row in replies]

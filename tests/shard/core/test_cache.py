@@ -102,7 +102,7 @@ def test_the_first_read_asks_the_store_and_the_second_does_not() -> None:
     world.activate()
     asked = []
     ask = world.store.get
-    world.store.get = lambda *args: asked.append(args) or ask(*args)  # type: ignore[method-assign, func-returns-value]
+    world.store.get = lambda *args: asked.append(args) or ask(*args)  # type: ignore[method-assign]
     assert [world.get("foo"), world.get("foo")] == ["bar", "bar"]
     assert [world.get("none"), world.get("none")] == [None, None]
     assert [key for _, key in asked] == ["foo", "none"], "known absence is cached too"

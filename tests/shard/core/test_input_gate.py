@@ -248,7 +248,7 @@ def test_sections_whose_parents_ended_before_them_do_not_count_as_nested() -> No
 
 def test_work_that_outlives_a_hundred_thousand_sections_finds_its_place_at_once() -> None:
     gate = InputGate()
-    kept = []
+    kept: list[Section] = []
     for _ in range(100_000):
         section, running = gate.enter(gate.living(kept[-1]) if kept else gate.root, None)
         assert running

@@ -22,8 +22,9 @@ class Member:
         self.dirty_bytes = 0
 
     def write(self, size: int = 1) -> Any:
-        if self not in self.gate.dirty:
-            self.gate.dirty.append(self)  # type: ignore[arg-type]  # as far as the group commit looks at it
+        dirty: list[Any] = self.gate.dirty
+        if self not in dirty:
+            dirty.append(self)
         self.dirty_bytes += size
         self.gate.open_bytes += size
         self.confirm_seq = self.gate.open_seq
@@ -35,6 +36,11 @@ class Member:
             return True
         self.gate.hold(self.confirm_seq, self, CLIENT, 0, OK, message)
         return False
+
+
+def cache_in(gate: OutputGate) -> Any:
+    """As far as the group commit looks at a cache."""
+    return Member(gate)
 
 
 def cut(gate: OutputGate, bytes_max: int = 100) -> list[Any]:
@@ -59,7 +65,7 @@ def released(gate: OutputGate) -> list[object]:
 
 def test_a_message_is_released_by_the_commit_of_the_writes_before_it() -> None:
     gate = OutputGate()
-    member = Member(gate)
+    member = cache_in(gate)
     assert member.say("nothing was written")
     member.write()
     assert not member.say("one")
@@ -70,7 +76,7 @@ def test_a_message_is_released_by_the_commit_of_the_writes_before_it() -> None:
 
 def test_a_message_does_not_wait_for_writes_made_after_it() -> None:
     gate = OutputGate()
-    member = Member(gate)
+    member = cache_in(gate)
     member.write()
     cut(gate)
     member.say("before")
@@ -83,7 +89,7 @@ def test_a_message_does_not_wait_for_writes_made_after_it() -> None:
 
 def test_a_write_made_during_a_commit_is_not_acknowledged_by_that_commit() -> None:
     gate = OutputGate()
-    member = Member(gate)
+    member = cache_in(gate)
     member.write()
     cut(gate)
     member.write()
@@ -95,7 +101,7 @@ def test_a_write_made_during_a_commit_is_not_acknowledged_by_that_commit() -> No
 def test_one_commit_at_a_time_is_made_durable() -> None:
     gate = OutputGate()
     assert not gate.can_cut
-    member = Member(gate).write()
+    member = cache_in(gate).write()
     assert gate.can_cut
     cut(gate)
     member.write()
@@ -106,7 +112,7 @@ def test_one_commit_at_a_time_is_made_durable() -> None:
 
 def test_all_objects_written_since_the_last_cut_are_in_one_commit_in_the_order_of_their_first_write() -> None:
     gate = OutputGate()
-    members = [Member(gate).write() for _ in range(5)]
+    members = [cache_in(gate).write() for _ in range(5)]
     members[0].write()
     assert cut(gate) == members
     assert gate.dirty == []
@@ -115,7 +121,7 @@ def test_all_objects_written_since_the_last_cut_are_in_one_commit_in_the_order_o
 
 def test_a_commit_takes_as_many_objects_as_fit_and_never_part_of_one() -> None:
     gate = OutputGate()
-    members = [Member(gate).write(40) for _ in range(5)]
+    members = [cache_in(gate).write(40) for _ in range(5)]
     assert cut(gate) == members[:2]
     assert gate.open_bytes == 120
     gate.succeeded(in_flight(gate))
@@ -126,7 +132,7 @@ def test_a_commit_takes_as_many_objects_as_fit_and_never_part_of_one() -> None:
 
 def test_an_object_larger_than_a_commit_goes_alone() -> None:
     gate = OutputGate()
-    large, small = Member(gate).write(1_000), Member(gate).write(1)
+    large, small = cache_in(gate).write(1_000), cache_in(gate).write(1)
     assert cut(gate) == [large]
     gate.succeeded(in_flight(gate))
     assert cut(gate) == [small]
@@ -135,7 +141,7 @@ def test_an_object_larger_than_a_commit_goes_alone() -> None:
 @pytest.mark.parametrize("later", ["writes nothing", "writes again"])
 def test_messages_of_an_object_leave_in_their_order_when_a_commit_had_to_be_split(later: str) -> None:
     gate = OutputGate()
-    first, second = Member(gate), Member(gate)
+    first, second = cache_in(gate), cache_in(gate)
     first.write(80)
     first.say("first 1")
     second.write(80)
@@ -158,8 +164,8 @@ def test_messages_of_an_object_leave_in_their_order_when_a_commit_had_to_be_spli
 
 def test_a_message_of_an_object_left_behind_waits_for_the_commit_that_takes_it() -> None:
     gate = OutputGate()
-    Member(gate).write(80)
-    behind = Member(gate).write(80)
+    cache_in(gate).write(80)
+    behind = cache_in(gate).write(80)
     behind.say("behind")
     cut(gate)
     behind.say("behind 2")
@@ -170,7 +176,7 @@ def test_a_message_of_an_object_left_behind_waits_for_the_commit_that_takes_it()
 
 def test_writes_of_an_object_that_was_reset_are_in_no_commit() -> None:
     gate = OutputGate()
-    gone, kept = Member(gate).write(7), Member(gate).write(5)
+    gone, kept = cache_in(gate).write(7), cache_in(gate).write(5)
     gate.forget(gone)
     assert gate.open_bytes == 5
     assert cut(gate) == [kept]
@@ -180,7 +186,7 @@ def test_writes_of_an_object_that_was_reset_are_in_no_commit() -> None:
 
 def test_an_object_that_has_seen_undurable_writes_of_another_waits_for_them() -> None:
     gate = OutputGate()
-    source, heir = Member(gate).write(), Member(gate)
+    source, heir = cache_in(gate).write(), cache_in(gate)
     gate.inherit(heir, source, source.confirm_seq)
     assert not heir.say("what I saw")
     assert cut(gate) == [source]
@@ -189,7 +195,7 @@ def test_an_object_that_has_seen_undurable_writes_of_another_waits_for_them() ->
 
 def test_what_is_durable_is_not_inherited() -> None:
     gate = OutputGate()
-    source, heir = Member(gate).write(), Member(gate)
+    source, heir = cache_in(gate).write(), cache_in(gate)
     cut(gate)
     gate.succeeded(in_flight(gate))
     gate.inherit(heir, source, source.confirm_seq)
@@ -199,7 +205,7 @@ def test_what_is_durable_is_not_inherited() -> None:
 
 def test_who_has_seen_writes_through_others_is_an_heir_too() -> None:
     gate = OutputGate()
-    source, middle, last = Member(gate).write(), Member(gate), Member(gate)
+    source, middle, last = cache_in(gate).write(), cache_in(gate), cache_in(gate)
     gate.inherit(middle, source, source.confirm_seq)
     gate.inherit(last, middle, middle.confirm_seq)
     gate.inherit(source, last, last.confirm_seq)
@@ -208,7 +214,7 @@ def test_who_has_seen_writes_through_others_is_an_heir_too() -> None:
 
 def test_a_commit_knows_who_has_seen_its_writes_also_while_it_is_in_flight() -> None:
     gate = OutputGate()
-    source, early, late = Member(gate).write(), Member(gate), Member(gate)
+    source, early, late = cache_in(gate).write(), cache_in(gate), cache_in(gate)
     gate.inherit(early, source, source.confirm_seq)
     cut(gate)
     gate.inherit(late, source, source.confirm_seq)
@@ -220,8 +226,8 @@ def test_a_commit_knows_who_has_seen_its_writes_also_while_it_is_in_flight() -> 
 
 def test_nothing_that_an_heir_writes_is_durable_before_what_it_has_seen() -> None:
     gate = OutputGate()
-    heir = Member(gate).write(60)
-    source = Member(gate).write(60)
+    heir = cache_in(gate).write(60)
+    source = cache_in(gate).write(60)
     gate.inherit(heir, source, source.confirm_seq)
     heir.write(1)
     durable = cut(gate)
@@ -230,7 +236,7 @@ def test_nothing_that_an_heir_writes_is_durable_before_what_it_has_seen() -> Non
 
 def test_what_an_object_has_said_since_the_last_cut_is_forgotten_with_its_writes_and_nothing_else() -> None:
     gate = OutputGate()
-    gone, kept = Member(gate).write(), Member(gate).write()
+    gone, kept = cache_in(gate).write(), cache_in(gate).write()
     gone.say("was cut before")
     cut(gate)
     for member, words in ((gone, "one"), (kept, "two"), (gone, "three")):
@@ -246,7 +252,7 @@ def test_what_an_object_has_said_since_the_last_cut_is_forgotten_with_its_writes
 
 def test_messages_that_wait_for_writes_which_a_reset_has_dropped_leave_all_the_same() -> None:
     gate = OutputGate()
-    taken, dropped = Member(gate).write(80), Member(gate).write(80)
+    taken, dropped = cache_in(gate).write(80), cache_in(gate).write(80)
     taken.say("held")
     cut(gate)
     gate.forget(dropped)

@@ -321,9 +321,9 @@ async def test_while_nothing_is_due_nothing_runs_and_memory_is_bounded() -> None
     for at in range(0, 20_000, 2_000):
         await world.ask_all([world.bell("set", 10**6 + n, name=f"n{n}") for n in range(at, at + 2_000)])
         world.host.table.evict_idle(world.loop.time() + 1_000)
-    turns = world.loop.virtual.turns  # type: ignore[attr-defined]
+    turns = world.loop.virtual.turns
     await asyncio.sleep(86_400)
-    assert world.loop.virtual.turns - turns < 86_400 / (alarm_clock.TIMER_MS_MAX / 1_000) + 10  # type: ignore[attr-defined]
+    assert world.loop.virtual.turns - turns < 86_400 / (alarm_clock.TIMER_MS_MAX / 1_000) + 10
     assert sum(len(shard._heap) for shard in world.host.alarms._shards.values()) <= 4 * 2 * alarms.WINDOW_ROWS
     assert world.host.statistics().alarm_due_ms == (EPOCH_S + 10**6) * 1_000
     assert world.rehearsal.runs == []
@@ -332,9 +332,9 @@ async def test_while_nothing_is_due_nothing_runs_and_memory_is_bounded() -> None
 @in_virtual_time
 async def test_without_alarms_there_is_no_timer() -> None:
     world = AlarmWorld()
-    turns = world.loop.virtual.turns  # type: ignore[attr-defined]
+    turns = world.loop.virtual.turns
     await asyncio.sleep(86_400)
-    assert world.loop.virtual.turns - turns < 5  # type: ignore[attr-defined]
+    assert world.loop.virtual.turns - turns < 5
     assert world.host.statistics().alarm_due_ms is None
 
 
@@ -394,9 +394,9 @@ async def test_alarms_of_a_class_that_the_app_no_longer_has_are_kept_and_told_on
     assert len(told) == 1
     assert "Bell" in told[0].getMessage()
     assert len(world.index_rows()) == 50
-    turns = world.loop.virtual.turns  # type: ignore[attr-defined]
+    turns = world.loop.virtual.turns
     await asyncio.sleep(86_400)
-    assert world.loop.virtual.turns - turns < 10  # type: ignore[attr-defined]
+    assert world.loop.virtual.turns - turns < 10
     world.classes = every
     every[0].alarm = handler
     world.crash()

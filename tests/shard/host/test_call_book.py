@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -49,7 +50,8 @@ async def test_a_call_that_runs_waits_or_is_held_is_known_with_a_deadline_or_wit
     for _ in range(2):
         await world.settle()
     calls = []
-    for options in ({}, {"deadline_ms": 60_000}):
+    every: list[dict[str, Any]] = [{}, {"deadline_ms": 60_000}]
+    for options in every:
         calls += [
             world.call(Slow, "runs", "wait", **options),
             world.call(Slow, "busy", "section", **options),

@@ -167,7 +167,7 @@ async def test_replies_of_one_object_leave_in_the_order_in_which_they_were_produ
     for number in range(20):
         method = ("put_unawaited", "k", number) if number % 3 == 0 else ("put_nothing",)
         call = world.call(Thing, "a", *method)
-        call.reply.add_done_callback(lambda _, number=number: order.append(number))
+        call.reply.add_done_callback(lambda _, number=number: order.append(number))  # type: ignore[misc]  # its default
         calls.append(call)
         await world.settle(2)
         if number % 4 == 3:

@@ -230,7 +230,7 @@ async def test_an_object_with_a_held_message_or_an_undurable_write_is_not_evicte
 
 
 @pytest.mark.parametrize("options", [{}, {"deadline_ms": 60_000}])
-async def test_an_object_that_is_called_now_and_then_stays_in_memory(options: dict[str, int]) -> None:
+async def test_an_object_that_is_called_now_and_then_stays_in_memory(options: dict[str, Any]) -> None:
     world = World(Thing, idle_evict_s=10.0)
     now = world.loop.time()
     for second in range(0, 60, 5):

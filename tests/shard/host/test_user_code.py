@@ -85,8 +85,8 @@ class Opaque(Exception):
 
 
 class OddArgs(Exception):
-    args = property(lambda self: 1 / 0)  # type: ignore[assignment]
-    __cause__ = __context__ = __traceback__ = property(lambda self: 1 / 0)  # type: ignore[assignment]
+    args = property(lambda self: 1 / 0)
+    __cause__ = __context__ = __traceback__ = property(lambda self: 1 / 0)
 
 
 class OddRepr(Exception):

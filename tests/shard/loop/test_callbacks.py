@@ -303,7 +303,7 @@ async def test_a_handle_that_was_cancelled_is_not_delivered_whether_it_waits_for
     handles: list[Any] = []
 
     async def schedule(actor: Actor) -> None:
-        handles.extend(way(lambda number=number: LOG.append(number)) for number in range(3))
+        handles.extend(way(lambda number=number: LOG.append(number)) for number in range(3))  # type: ignore[misc]  # its default
         handles[0].cancel()
         actor._activation.gate.lock(actor._activation.gate.root)
 
@@ -331,7 +331,7 @@ async def test_a_handle_tells_its_time_and_its_context() -> None:
         handles = [loop.call_at(now + 5, print), loop.call_later(5, print), loop.call_later(0, print)]
         assert [round(handle.when() - now) for handle in handles] == [5, 5, 0]
         context = contextvars.copy_context()
-        handle = loop.call_soon(LOG.append, 1, context=context)
+        handle: Any = loop.call_soon(LOG.append, 1, context=context)
         assert handle.get_context() is context
         with pytest.raises(AttributeError):
             handle.when()
@@ -505,8 +505,9 @@ async def test_what_asyncio_and_the_runtime_schedule_is_told_from_code_of_object
         assert is_plumbing(callback)
     actor = Actor.__new__(Actor)
     store = StorageWorld().storage
-    for callback in (add_one, functools.partial(add_one, actor), actor.abort, store.put, json.dumps, RING.put, [].append):
-        assert not is_plumbing(callback)
+    others: list[Any] = [add_one, functools.partial(add_one, actor), actor.abort, store.put, json.dumps, RING.put, [].append]
+    for other in others:
+        assert not is_plumbing(other)
 
 
 async def test_code_of_the_standard_library_and_of_installed_packages_is_a_library_unless_it_is_the_object_s_own(

@@ -218,9 +218,9 @@ def _run_postgres(initdb: Path, folder: Path) -> Iterator[None]:
         user |= {"user": account.pw_uid, "group": account.pw_gid}
     subprocess.run([initdb, "-D", "data", "-A", "trust", "-U", "tide"], check=True, capture_output=True, **user)
     port = free_port()
-    server = [initdb.with_name("postgres"), "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", folder]
+    server: list[str | Path] = [initdb.with_name("postgres"), "-D", "data", "-p", str(port), "-h", "127.0.0.1", "-k", folder]
     with subprocess.Popen(server, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **user) as process:
-        ready = [initdb.with_name("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "20"]
+        ready: list[str | Path] = [initdb.with_name("pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port), "-t", "20"]
         wait_until(lambda: subprocess.run(ready, check=False).returncode == 0, "PostgreSQL")
         Servers.dsn = f"postgresql://tide@127.0.0.1:{port}/postgres"
         yield

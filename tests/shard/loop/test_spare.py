@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.shard.loop.test_task import SCENARIOS, Runner, outcome_of
+from tests.shard.loop.test_task import Runner, outcome_of
 from tests.support.host_world import World
+from tests.support.task_scenarios import SCENARIOS
 from tidegate.runtime.errors import MethodRaised
 from tidegate.shard.loop.spare import PlainDriver, SpareTask
 from tidegate.shard.loop.task import ObjectTask

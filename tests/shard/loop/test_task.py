@@ -254,7 +254,7 @@ class Leaky(DurableObject):
         return await asyncio.wait_for(asyncio.shield(KEPT[0]), 1)
 
     async def keep_weakly(self) -> int:
-        KEPT.append(weakref.ref(asyncio.current_task()))  # type: ignore[arg-type]  # there is one
+        KEPT.append(weakref.ref(asyncio.current_task()))
         return len(KEPT)
 
     async def when_done(self, text: str) -> None:

@@ -16,7 +16,7 @@ class Lookup(msgspec.Struct):
     key: str
 
     def __post_init__(self) -> None:
-        {}[self.key]
+        dict[str, int]()[self.key]
 
 
 @dataclass

@@ -560,5 +560,5 @@ class StorageProgram(RuleBasedStateMachine):
 StorageProgram.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
 
 
-class TestRandomStorageProgramsDoWhatADictWould(StorageProgram.TestCase):  # type: ignore[misc, name-defined]  # made by hypothesis
+class TestRandomStorageProgramsDoWhatADictWould(StorageProgram.TestCase):  # type: ignore[misc, valid-type]  # made by hypothesis
     pass

@@ -176,7 +176,7 @@ def test_a_full_map_is_reported_and_loses_nothing(tmp_path: Path) -> None:
 def test_a_disk_without_room_is_told_from_a_broken_one_by_its_text_where_errors_have_no_code(tmp_path: Path, number: int) -> None:
     for error in (OSError(number, os.strerror(number)), lmdb.Error(f"mdb_txn_commit: {os.strerror(number)}")):
         if isinstance(error, lmdb.Error):
-            error.code = None
+            error.code = None  # type: ignore[misc, assignment]  # as older versions of lmdb
         assert isinstance(_failure("checkpoint into", tmp_path, error), StoreFull)
     assert isinstance(_failure("checkpoint into", tmp_path, lmdb.DiskError("mdb_put: ?")), StoreFull)
     broken = _failure("checkpoint into", tmp_path, lmdb.Error(f"mdb_txn_commit: {os.strerror(errno.EIO)}"))
