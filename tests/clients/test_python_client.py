@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Counter:
     """Of `examples/counter.py`, as a client knows it that does not have the app."""
 
-    async def get_unique_number(self) -> int: ...  # type: ignore[empty-body]
+    async def get_unique_number(self) -> int: ...
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -20,9 +20,9 @@ def test_what_comes_true_in_time_is_given_back() -> None:
 def test_a_wait_in_vain_says_what_was_waited_for_and_what_was_seen_last(in_loop: bool) -> None:
     def wait(*args: object, **options: object) -> None:
         if in_loop:
-            asyncio.run(wait_until_in_loop(*args, **options))  # type: ignore[arg-type]
+            asyncio.run(wait_until_in_loop(*args, **options))  # type: ignore[arg-type]  # of any arguments
         else:
-            wait_until(*args, **options)  # type: ignore[arg-type]
+            wait_until(*args, **options)  # type: ignore[arg-type]  # of any arguments
 
     with pytest.raises(AssertionError, match=r"^the third: not within 0.01 s; seen last: \[\]"):
         wait(list, "the third", 0.01)

@@ -28,11 +28,11 @@ async def test_a_read_that_fails_is_an_error_of_its_call_and_harms_nothing_else(
         actor.storage.put("b", 20)
         return await actor.storage.get("a")
 
-    store.get = fail  # type: ignore[method-assign]
+    store.get = fail
     failing = act(world, read)
     with pytest.raises(Exception, match="the disk said no"):
         await failing.reply
-    store.get = get  # type: ignore[method-assign]
+    store.get = get
     assert world.activation(Actor, "one").instance is instance, "a failed read does not reset"
     assert await world.ask(Actor, "one", "get", "a") == 1
     assert world.durable(Actor, "one") == {"a": 1, "b": 20}

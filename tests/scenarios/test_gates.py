@@ -31,7 +31,7 @@ async def test_a_task_cancelled_while_it_waits_at_the_gate_lets_the_next_one_in(
 
         first, second = asyncio.ensure_future(wait("first")), asyncio.ensure_future(wait("second"))
         await asyncio.sleep(0)
-        actor.waiting = first  # type: ignore[attr-defined]
+        actor.waiting = first  # type: ignore[attr-defined]  # the test's own
         results = await asyncio.gather(first, second, return_exceptions=True)
         return type(results[0]).__name__
 
@@ -41,7 +41,7 @@ async def test_a_task_cancelled_while_it_waits_at_the_gate_lets_the_next_one_in(
     await inside.wait()
     timer.set()
     await world.settle()
-    world.activation(Actor, "one").instance.waiting.cancel()  # type: ignore[attr-defined]
+    world.activation(Actor, "one").instance.waiting.cancel()  # type: ignore[attr-defined]  # the test's own
     assert await waiting.reply == "CancelledError"
     await blocking.reply
     assert order == ["section", "second"]

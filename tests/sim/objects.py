@@ -32,7 +32,7 @@ class ScriptFailed(Exception):
 
 
 def history_of(instance: DurableObject) -> History:
-    history: History = instance._activation.host.loop.process.history  # type: ignore[attr-defined]
+    history: History = instance._activation.host.loop.process.history  # type: ignore[attr-defined]  # the simulator's loop
     return history
 
 
@@ -118,7 +118,7 @@ class Journal(DurableObject):
         self.calls_out = 0
         self.sender = f"{self.id} #{history.next_instance()}"
         history.instance_runs(self)
-        trouble = self._activation.host.loop.process.start_trouble()  # type: ignore[attr-defined]
+        trouble = self._activation.host.loop.process.start_trouble()  # type: ignore[attr-defined]  # the simulator's loop
         if trouble == "raise":
             raise ScriptFailed("on_start was told to raise")
         rows = await self.storage.list()
@@ -171,7 +171,7 @@ class Journal(DurableObject):
         if self._is_deadly(mark):
             assert mark is not None
             history.alarm_dies(self.id.name, mark)
-            loop.process.end_itself()  # type: ignore[attr-defined]
+            loop.process.end_itself()  # type: ignore[attr-defined]  # the simulator's loop
             await asyncio.Event().wait()
         self.ringing = True
         try:
@@ -189,7 +189,7 @@ class Journal(DurableObject):
 
     def _is_deadly(self, mark: int | None) -> bool:
         """The handler of this alarm ends its process, so that the alarm is given up in the end."""
-        scenario: Scenario = self._activation.host.loop.process.service.scenario  # type: ignore[attr-defined]
+        scenario: Scenario = self._activation.host.loop.process.service.scenario  # type: ignore[attr-defined]  # the simulator's loop
         return scenario.deadly and mark is not None and mark % 4 == 0
 
     def _see(self, table: int) -> None:
@@ -418,7 +418,7 @@ class Run:
         history = history_of(journal)
         journal.calls_out += 1
         table = history.table_of(journal.seen)
-        scenario: Scenario = journal._activation.host.loop.process.service.scenario  # type: ignore[attr-defined]
+        scenario: Scenario = journal._activation.host.loop.process.service.scenario  # type: ignore[attr-defined]  # the simulator's loop
         chain, scope = list(self.chain), self.scope.living()
         if scope is not journal.root:
             journal.scopes[len(journal.scopes)] = scope

@@ -72,7 +72,7 @@ class CalmService:
 
     def __init__(self, classes: list[Any], workers: int) -> None:
         self.time = VirtualTime(Random(1))
-        scenario = dataclasses.replace(make_scenario(Random(1)), **UNHURRIED, workers=(workers,))  # type: ignore[arg-type]
+        scenario = dataclasses.replace(make_scenario(Random(1)), **UNHURRIED, workers=(workers,))  # type: ignore[arg-type]  # of any fields
         self.scenario = scenario
         self.disk = Disk(self.time, Random(1), scenario)
         self.history = History(self.disk, self.time.clock)
@@ -84,7 +84,7 @@ class CalmService:
         """By method."""
         self.quiet_at: dict[int, float] = {}
         """By worker."""
-        self.processes.quiet = self._is_quiet  # type: ignore[method-assign]
+        self.processes.quiet = self._is_quiet
 
     def begin(self) -> Caller:
         self.processes.begin(self.scenario.workers[0])
@@ -104,7 +104,7 @@ class CalmService:
             turns += 1
             run_turn()
 
-        process.loop.run_turn = counted  # type: ignore[method-assign]
+        process.loop.run_turn = counted
         self.run_for(seconds)
         del process.loop.run_turn
         return turns

@@ -66,8 +66,8 @@ def asked(world: StorageWorld) -> Iterator[list[str]]:
         keys.append(key)
         return get(object_key, key)
 
-    world.store.get = ask  # type: ignore[method-assign]
+    world.store.get = ask
     try:
         yield keys
     finally:
-        world.store.get = get  # type: ignore[method-assign]
+        world.store.get = get

@@ -40,7 +40,7 @@ def test_what_a_newer_service_says_in_addition_is_left_out() -> None:
     process = msgspec.convert(told, ProcessStatus)
     assert (process.name, process.state, process.pid, process.statistics["calls"]) == ("worker 0", "ready", None, 3)
     with pytest.raises(AttributeError):
-        process.state = "lost"  # type: ignore[misc]
+        process.state = "lost"  # type: ignore[misc]  # wrong on purpose
 
 
 @pytest.mark.parametrize(

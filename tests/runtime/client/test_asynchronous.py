@@ -48,13 +48,13 @@ class Point:
 class Echo:
     """What the service runs, as a client's code would know it."""
 
-    async def echo(self, value: int) -> list[int]: ...  # type: ignore[empty-body]
-    async def where(self) -> str: ...  # type: ignore[empty-body]
-    async def hold(self) -> str: ...  # type: ignore[empty-body]
+    async def echo(self, value: int) -> list[int]: ...
+    async def where(self) -> str: ...
+    async def hold(self) -> str: ...
 
 
 class Points:
-    async def echo(self, *points: Point) -> list[Point]: ...  # type: ignore[empty-body]
+    async def echo(self, *points: Point) -> list[Point]: ...
 
 
 def run(directory: Path, body: Body, *, workers: int = 2, **options: Any) -> None:
@@ -95,7 +95,7 @@ def test_a_call_through_an_untyped_stub_carries_plain_values_both_ways(tmp_path:
 def test_a_result_that_does_not_fit_its_annotation_is_an_error_that_says_executed(tmp_path: Path) -> None:
     async def body(service: EchoService, client: Client) -> None:
         with pytest.raises(Internal, match=r"Echo\.echo.*int.*str") as caught:
-            await client.stub(Echo, "a").echo("seven")  # type: ignore[arg-type]
+            await client.stub(Echo, "a").echo("seven")  # type: ignore[arg-type]  # wrong on purpose
         assert caught.value.outcome == "executed"
 
     run(tmp_path, body)

@@ -27,7 +27,7 @@ class Point:
 
 
 class Points:
-    async def echo(self, *points: Point) -> list[Point]: ...  # type: ignore[empty-body]
+    async def echo(self, *points: Point) -> list[Point]: ...
 
 
 def test_calls_return_results_typed_and_untyped(tmp_path: Path) -> None:
@@ -45,16 +45,16 @@ def test_calls_return_results_typed_and_untyped(tmp_path: Path) -> None:
 
 def test_a_stub_is_called_with_a_method_of_its_class_or_one_that_it_overrides_and_nothing_else(tmp_path: Path) -> None:
     class Base:
-        async def echo(self, *points: Point) -> list[Any]: ...  # type: ignore[empty-body]
-        async def where(self) -> str: ...  # type: ignore[empty-body]
+        async def echo(self, *points: Point) -> list[Any]: ...
+        async def where(self) -> str: ...
 
     class Derived(Base):
-        async def echo(self, *points: Point) -> list[Point]: ...  # type: ignore[empty-body]
+        async def echo(self, *points: Point) -> list[Point]: ...
 
-        async def call(self, method: int) -> dict[str, int]: ...  # type: ignore[empty-body]
+        async def call(self, method: int) -> dict[str, int]: ...
 
     class Foreign:
-        async def echo(self) -> int: ...  # type: ignore[empty-body]
+        async def echo(self) -> int: ...
         async def on_start(self) -> None: ...
 
     with echo_thread(tmp_path) as running, connect_sync(running.service.endpoint) as client:
@@ -80,7 +80,7 @@ def test_what_a_service_says_of_itself_is_read_into_frozen_records(tmp_path: Pat
         assert (first.shard, first.slots, first.worker) == (0, (0, 4_095), 0)
         assert first.endpoint == running.service.worker(0).endpoint
         with pytest.raises(AttributeError):
-            first.worker = 1  # type: ignore[misc]
+            first.worker = 1  # type: ignore[misc]  # wrong on purpose
 
 
 def test_calls_go_straight_to_the_worker_unless_told_not_to(tmp_path: Path) -> None:

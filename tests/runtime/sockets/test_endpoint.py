@@ -456,7 +456,7 @@ def test_a_turn_ends_when_the_last_reply_that_was_kept_has_left(server: Server) 
         if server.endpoint.statistics().kept_bytes == 0:
             turns_ended.append(len(server.turns) - turns)
 
-    server.endpoint._retry_outbox = retried  # type: ignore[method-assign]
+    server.endpoint._retry_outbox = retried
     slow = server.client(RCVHWM=1, RCVBUF=4_096)
     for number in range(3_000):
         slow.send(request(number, b"x" * 3_000))
@@ -534,7 +534,7 @@ def test_who_does_not_speak_the_current_protocol_is_closed_and_counted_and_never
             stranger = connect(server.address)
             stranger.sendall(HELLOS[hello])
             read_to_the_end(stranger)
-            server.wait_until(lambda statistics, number=number: statistics.foreign_peers == number)  # type: ignore[misc]
+            server.wait_until(lambda statistics, number=number: statistics.foreign_peers == number)  # type: ignore[misc]  # its default
         client.send(request(2))
         assert answer(client)[0] == 2
         statistics = server.in_loop(server.endpoint.statistics)

@@ -96,9 +96,9 @@ def test_an_exception_that_is_known_here_comes_back_whole_and_no_code_of_its_cla
     assert type(seen) is type(error)
     assert (seen.args, str(seen), seen.__dict__) == (error.args, str(error), error.__dict__)
     if isinstance(error, OSError):
-        assert (seen.errno, seen.filename) == (error.errno, error.filename)  # type: ignore[attr-defined]
+        assert (seen.errno, seen.filename) == (error.errno, error.filename)  # type: ignore[attr-defined]  # of the class that was sent
     if isinstance(error, ImportError):
-        assert (seen.name, seen.path) == ("n", "p")  # type: ignore[attr-defined]
+        assert (seen.name, seen.path) == ("n", "p")  # type: ignore[attr-defined]  # of the class that was sent
     assert MADE == []
     assert isinstance(seen.__cause__, MethodRaised)
     assert seen.__cause__.type == type(error).__name__
@@ -131,7 +131,7 @@ def strange(name: str) -> Exception:
 
 
 PARTLY: list[Exception] = [
-    SoldOut("tea", decimal.Decimal(3)), SoldOut("tea", (1, 2)), Declared(7, datetime.datetime(2026, 1, 1)), Slotted("x"),  # type: ignore[arg-type]
+    SoldOut("tea", decimal.Decimal(3)), SoldOut("tea", (1, 2)), Declared(7, datetime.datetime(2026, 1, 1)), Slotted("x"),  # type: ignore[arg-type]  # wrong on purpose
     local()("first"), Lookalike("x"), strange("Strange"), Overloaded("full"), SoldOut("\ud800"),
     SoldOut("x" * EXCEPTION_BYTES_MAX),
     StopAsyncIteration("x"), Exception.__new__(local(), object()),
@@ -148,7 +148,7 @@ def test_what_is_not_known_or_not_whole_keeps_its_first_name_and_text_over_many_
     assert type(seen) is MethodRaised
     assert seen.type == type(error).__name__
     assert seen.message == str(first)
-    assert seen.details == first.details  # type: ignore[attr-defined]
+    assert seen.details == first.details  # type: ignore[attr-defined]  # of a MethodRaised
     assert seen.outcome == "executed"
 
 
@@ -164,7 +164,7 @@ def test_the_cause_crosses_as_text_once_whatever_the_number_of_hops() -> None:
         assert isinstance(error.__cause__, MethodRaised)
         assert error.__cause__.cause == "LookupError: shelf, caused by OSError: disk"
     again = cross(raised(ValueError("more"), error))
-    assert again.__cause__.cause == "SoldOut: tea is sold out, caused by LookupError: shelf, caused by OSError: disk"  # type: ignore[union-attr]
+    assert again.__cause__.cause == "SoldOut: tea is sold out, caused by LookupError: shelf, caused by OSError: disk"  # type: ignore[union-attr]  # it has one
 
 
 def test_a_group_shows_its_parts_and_is_a_group_again() -> None:
@@ -234,7 +234,7 @@ class Text(str):
     def __getitem__(self, key: Any) -> Any:
         raise SystemExit("no")
 
-    encode = isascii = __len__ = __format__ = __getitem__  # type: ignore[assignment]
+    encode = isascii = __len__ = __format__ = __getitem__  # type: ignore[assignment]  # wrong on purpose
 
 
 def says(how: Any) -> Any:
@@ -272,7 +272,7 @@ ODD: dict[str, Exception] = {
     "groups": type("Odd", (ExceptionGroup,), {"exceptions": property(lie)})("g", [ValueError()]),
 }  # fmt: skip
 ODD["itself"].args = (ODD["itself"], [ODD["itself"]])
-ODD["keys"].__dict__[1] = {None: 1.5, b"x": 2}  # type: ignore[index]
+ODD["keys"].__dict__[1] = {None: 1.5, b"x": 2}  # type: ignore[index]  # wrong on purpose
 for one, other in (("itself", "keys"), ("keys", "itself")):
     ODD[one].__cause__ = ODD[other]
 
@@ -332,7 +332,7 @@ def test_nothing_is_imported_or_called_because_the_wire_says_so(module: Any, qua
             raise AssertionError("an attribute of a lazy module imports it")
 
     sys.modules["lazy"] = Lazy("lazy")
-    sys.modules["not_a_module"] = types.SimpleNamespace(Error=SoldOut)  # type: ignore[assignment]
+    sys.modules["not_a_module"] = types.SimpleNamespace(Error=SoldOut)  # type: ignore[assignment]  # as it is called
     before = set(sys.modules)
     assert type(wire(module, qualname)) is MethodRaised
     assert set(sys.modules) == before

@@ -132,7 +132,7 @@ def test_an_eager_task_takes_it(run: Run) -> None:
         loop = asyncio.get_running_loop()
         if isinstance(loop, uvloop.Loop):
             pytest.skip("uvloop hands the factory an option that it does not take")
-        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]
+        loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined,unused-ignore]  # since Python 3.12
         assert await group(soon(7)) == 7
         done = soon(8)
         await done
@@ -175,7 +175,7 @@ def test_a_task_of_it_can_be_shown(run: Run) -> None:
         await asyncio.sleep(0)
         assert "call" in repr(task)
         assert task.get_stack() == []
-        assert inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_SUSPENDED  # type: ignore[arg-type]
+        assert inspect.getcoroutinestate(task.get_coro()) == inspect.CORO_SUSPENDED  # type: ignore[arg-type]  # a coroutine
         future.set_result(1)
         assert await task == 1
 

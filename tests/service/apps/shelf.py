@@ -71,8 +71,8 @@ def slowed(read: Any) -> Any:
 
 
 if SLOW_READ_S:
-    LmdbSnapshot.get = slowed(LmdbSnapshot.get)  # type: ignore[method-assign]
-    LmdbSnapshot.scan = slowed(LmdbSnapshot.scan)  # type: ignore[method-assign]
+    LmdbSnapshot.get = slowed(LmdbSnapshot.get)
+    LmdbSnapshot.scan = slowed(LmdbSnapshot.scan)
 if os.environ.get("STAYS_COLD"):
     residency.WARM_SHARE = 0.0
     residency.PROBE_INTERVAL_S = 3_600.0

@@ -102,7 +102,7 @@ def test_the_first_read_asks_the_store_and_the_second_does_not() -> None:
     world.activate()
     asked = []
     ask = world.store.get
-    world.store.get = lambda *args: asked.append(args) or ask(*args)  # type: ignore[method-assign]
+    world.store.get = lambda *args: asked.append(args) or ask(*args)
     assert [world.get("foo"), world.get("foo")] == ["bar", "bar"]
     assert [world.get("none"), world.get("none")] == [None, None]
     assert [key for _, key in asked] == ["foo", "none"], "known absence is cached too"
@@ -110,7 +110,7 @@ def test_the_first_read_asks_the_store_and_the_second_does_not() -> None:
 
 def test_an_object_that_was_never_written_is_not_looked_up() -> None:
     world = StorageWorld()
-    world.store.get = world.store.scan = None  # type: ignore[method-assign, assignment]  # must not be asked
+    world.store.get = world.store.scan = None  # type: ignore[assignment]  # must not be asked
     assert world.get("foo") is None
     assert world.list() == {}
     assert finish(world.storage.delete("foo")) is False

@@ -34,7 +34,7 @@ class Slow(DurableObject):
     async def vanish(self) -> None:
         task = asyncio.current_task()
         await asyncio.sleep(0)
-        task.call = None  # type: ignore[union-attr]
+        task.call = None  # type: ignore[union-attr]  # an ObjectTask
 
 
 def known(world: World) -> set[int]:

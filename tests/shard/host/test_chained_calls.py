@@ -181,7 +181,7 @@ async def test_a_call_whose_sections_have_all_ended_is_an_ordinary_event() -> No
 
     async def play(actor: Actor) -> Any:
         async with actor.block_concurrency():
-            actor.kept = asyncio.ensure_future(actor.stub(Actor, "p").act("slow"))  # type: ignore[attr-defined]
+            actor.kept = asyncio.ensure_future(actor.stub(Actor, "p").act("slow"))  # type: ignore[attr-defined]  # the test's own
         return "left"
 
     async def hold(actor: Actor) -> None:
@@ -220,11 +220,11 @@ async def test_a_long_chain_forgets_who_is_in_no_section_and_still_comes_back() 
     async def chain_length(self: Actor) -> int:
         return len(CHAIN.get(()))
 
-    Actor.chain_length = chain_length  # type: ignore[attr-defined]
+    Actor.chain_length = chain_length  # type: ignore[attr-defined]  # the test's own
     try:
         assert await act(world, "a", play).reply == CHAIN_ENTRIES_MAX
     finally:
-        del Actor.chain_length  # type: ignore[attr-defined]
+        del Actor.chain_length  # type: ignore[attr-defined]  # the test's own
 
 
 @in_virtual_time

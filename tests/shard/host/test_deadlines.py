@@ -184,7 +184,7 @@ async def test_deadlines_are_met_in_their_order_whatever_the_order_of_the_calls(
     calls = {ms: world.call(Slow, f"o{ms}", "wait", deadline_ms=ms) for ms in (90, 30, 60)}
     answered: list[int] = []
     for ms, call in calls.items():
-        call.reply.add_done_callback(lambda _, ms=ms: answered.append(ms))  # type: ignore[misc]
+        call.reply.add_done_callback(lambda _, ms=ms: answered.append(ms))  # type: ignore[misc]  # its default
     await asyncio.wait([call.reply for call in calls.values()], timeout=1)
     assert answered == [30, 60, 90]
     CONTROL["wait"].set_result(None)

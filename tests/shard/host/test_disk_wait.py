@@ -325,7 +325,7 @@ async def test_what_is_read_for_an_object_that_has_slept_and_left_memory_leaves_
     table, idle_s = world.host.table, world.settings.idle_evict_s
 
     async def ask_only(actor: Actor) -> None:
-        actor.memory = "kept"  # type: ignore[attr-defined]
+        actor.memory = "kept"  # type: ignore[attr-defined]  # the test's own
         actor.storage.get("b", allow_concurrency=True)
         actor.storage.get("c", allow_concurrency=True)
 

@@ -90,7 +90,7 @@ async def test_a_transaction_that_is_not_over_after_30_s_is_rolled_back_and_its_
     Actor.acts["never"] = wait_for_future
 
     async def play(actor: Actor) -> str:
-        actor.before = "kept in memory"  # type: ignore[attr-defined]
+        actor.before = "kept in memory"  # type: ignore[attr-defined]  # the test's own
         actor.storage.put("before", 1)
         try:
             async with actor.storage.transaction():
@@ -178,14 +178,14 @@ async def test_a_transaction_that_is_entered_and_never_left_ends_too() -> None:
     world = new_world()
 
     async def play(actor: Actor) -> str:
-        actor.kept = actor.storage.transaction()  # type: ignore[attr-defined]
-        await actor.kept.__aenter__()  # type: ignore[attr-defined]
+        actor.kept = actor.storage.transaction()  # type: ignore[attr-defined]  # the test's own
+        await actor.kept.__aenter__()  # type: ignore[attr-defined]  # the test's own
         actor.storage.put("in", 1)
         return "entered"
 
     async def use_kept(actor: Actor) -> str:
         try:
-            actor.kept.put("in", 2)  # type: ignore[attr-defined]
+            actor.kept.put("in", 2)  # type: ignore[attr-defined]  # the test's own
         except RuntimeError as exc:
             return str(exc)
         return "put"

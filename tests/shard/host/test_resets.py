@@ -309,8 +309,8 @@ async def test_a_plain_task_that_object_code_has_made_is_cancelled_at_each_resum
     world = World(Actor)
 
     async def go_on(actor: Actor) -> None:
-        actor.task = asyncio.Task(again_and_again(), loop=asyncio.get_running_loop())  # type: ignore[attr-defined]
-        kept.append(actor.task)  # type: ignore[attr-defined]
+        actor.task = asyncio.Task(again_and_again(), loop=asyncio.get_running_loop())  # type: ignore[attr-defined]  # the test's own
+        kept.append(actor.task)  # type: ignore[attr-defined]  # the test's own
         await asyncio.sleep(0.03)
 
     kept: list[asyncio.Task[None]] = []

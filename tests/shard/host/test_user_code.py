@@ -22,7 +22,7 @@ from tidegate.runtime.errors import BadArguments, CallError, Internal, MethodRai
 
 class Nameless(type):
     @property
-    def __name__(cls) -> str:  # type: ignore[override]
+    def __name__(cls) -> str:  # type: ignore[override]  # wrong on purpose
         raise RuntimeError("I have no name")
 
 
@@ -54,7 +54,7 @@ class OddText(str):
     def isascii(self) -> bool:
         raise RuntimeError("not for you")
 
-    __len__ = __getitem__ = __format__ = __str__ = encode = isascii  # type: ignore[assignment]
+    __len__ = __getitem__ = __format__ = __str__ = encode = isascii  # type: ignore[assignment]  # wrong on purpose
 
 
 class OddStr(Exception):
@@ -63,17 +63,17 @@ class OddStr(Exception):
 
 
 class Liar(Exception):
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # wrong on purpose
     def __class__(self) -> Any:
         raise RuntimeError("no class either")
 
 
 class Pretender(Exception):
-    __class__ = asyncio.CancelledError  # type: ignore[assignment]
+    __class__ = asyncio.CancelledError  # type: ignore[assignment]  # wrong on purpose
 
 
 class Unhashable(Exception):
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # wrong on purpose
 
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("equal to nothing")
@@ -340,7 +340,7 @@ async def test_a_result_with_a_raw_that_is_not_one_value_is_the_fault_of_its_met
 
 
 class NoClass:
-    @property  # type: ignore[misc]
+    @property  # type: ignore[misc]  # wrong on purpose
     def __class__(self) -> Any:
         raise RuntimeError("none")
 
@@ -362,7 +362,7 @@ class Poisonous(DurableObject):
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("equal to nothing")
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # wrong on purpose
 
     async def on_start(self) -> None: ...
 
@@ -410,7 +410,7 @@ class NoAttributes:
     def __getattribute__(self, name: str) -> Any:
         raise SystemExit
 
-    __repr__ = __getattribute__  # type: ignore[assignment]
+    __repr__ = __getattribute__  # type: ignore[assignment]  # wrong on purpose
 
 
 POISON = [name for name in vars(Poisonous) if not name.startswith("_") and name != "on_start"]

@@ -250,7 +250,7 @@ async def test_what_a_callback_starts_and_schedules_passes_the_gate_too() -> Non
 
         def first() -> None:
             loop.call_soon(second)
-            world.holding = holding(world)  # type: ignore[attr-defined]
+            world.holding = holding(world)  # type: ignore[attr-defined]  # the test's own
 
         def second() -> None:
             LOG.append("second")
@@ -263,7 +263,7 @@ async def test_what_a_callback_starts_and_schedules_passes_the_gate_too() -> Non
     await world.settle()
     assert LOG in (["second", "in"], ["in"]), "the gate has closed before the task could go on, or before the second callback"
     release.set_result(None)
-    await world.holding.reply  # type: ignore[attr-defined]
+    await world.holding.reply  # type: ignore[attr-defined]  # the test's own
     await world.settle()
     assert [entry for entry in LOG if entry not in ("in", "out")] == ["second", ObjectTask, "done"]
 
@@ -384,7 +384,7 @@ async def test_an_exception_in_a_callback_is_logged_with_the_name_of_the_object_
     made: list[Any] = []
 
     async def schedule(actor: Actor) -> None:
-        actor.kept = True  # type: ignore[attr-defined]
+        actor.kept = True  # type: ignore[attr-defined]  # the test's own
 
         def fail() -> None:
             raise SystemExit("this must not end the worker")

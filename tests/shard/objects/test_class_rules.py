@@ -72,7 +72,7 @@ async def signed(self: Any) -> int:
     return 1
 
 
-signed.__signature__ = inspect.signature(with_amount)  # type: ignore[attr-defined]
+signed.__signature__ = inspect.signature(with_amount)  # type: ignore[attr-defined]  # which inspect looks for
 
 
 async def no_self() -> int:
@@ -137,7 +137,7 @@ def test_a_public_method_that_could_not_be_called_is_refused_by_name(value: Any,
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="marks came with 3.12")
 def test_a_plain_function_marked_as_a_coroutine_function_is_taken_for_one() -> None:
-    assert "it" in serve(it=inspect.markcoroutinefunction(lambda self: plain(self))).methods  # type: ignore[attr-defined]
+    assert "it" in serve(it=inspect.markcoroutinefunction(lambda self: plain(self))).methods  # type: ignore[attr-defined]  # since Python 3.12
 
 
 async def hook(self: Any) -> None: ...
