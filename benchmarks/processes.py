@@ -22,13 +22,17 @@ REPOSITORY = Path(__file__).parents[2]
 """The folder that has `tidegate`: the tree, or where it is installed."""
 STOP_S_MAX = 15.0
 START_S_MAX = 30.0
+FOLDER_BYTES_MAX = 107 - len("/tide/cache-1048576/service")
+"""The path of a unix socket has 107 bytes (unix(7)); the longest of ours stands in such a folder."""
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: str | None) -> Iterator[Path]:
-    """A folder that is removed afterwards. Short, because paths of unix sockets must be."""
+    """A folder that is removed afterwards. Raises BenchmarkFailed if no unix socket would have room in its path."""
     path = Path(tempfile.mkdtemp(prefix="tide-", dir=parent))
     try:
+        if len(os.fsencode(path)) > FOLDER_BYTES_MAX:
+            raise BenchmarkFailed(f"the path {path} is too long for unix sockets in it; name a shorter --folder")
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)

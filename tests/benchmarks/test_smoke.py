@@ -7,6 +7,8 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,12 +116,28 @@ def test_a_service_without_the_class_is_refused() -> None:
     assert "did not answer" in ended.stderr
 
 
-def test_a_run_that_is_terminated_stops_what_it_started_and_leaves_no_folder(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tidegate.benchmarks", "unique", "--json", "--seconds", "60", "--folder", str(tmp_path)]
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """Unix sockets have room in its path, which is not sure in pytest's."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_a_folder_whose_path_is_too_long_for_sockets_is_refused_with_what_to_do(short_folder: Path) -> None:
+    deep = short_folder / ("x" * 100)
+    deep.mkdir()
+    ended = run_benchmark("unique", "--smoke", "--json", "--folder", str(deep))
+    assert ended.returncode == 1
+    assert "name a shorter --folder" in ended.stderr
+    assert list(deep.iterdir()) == []
+
+
+def test_a_run_that_is_terminated_stops_what_it_started_and_leaves_no_folder(short_folder: Path) -> None:
+    command = [sys.executable, "-m", "tidegate.benchmarks", "unique", "--json", "--seconds", "60", "--folder", str(short_folder)]
     with subprocess.Popen([*command, "--concurrency", "4"], cwd=REPOSITORY, stdout=subprocess.DEVNULL) as process:
-        wait_until(lambda: list(tmp_path.glob("*/*/*/service")), "the service's folder", within_s=90.0)
+        wait_until(lambda: list(short_folder.glob("*/*/*/service")), "the service's folder", within_s=90.0)
         process.terminate()
         assert process.wait(30) == 128 + signal.SIGTERM
-    assert list(tmp_path.iterdir()) == []
+    assert list(short_folder.iterdir()) == []
     commands = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
-    assert not any(str(tmp_path) in command for command in commands)
+    assert not any(str(short_folder) in command for command in commands)
