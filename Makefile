@@ -39,7 +39,7 @@ format: $(STAMP)  ## style and format, mended
 	$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
 
-types: $(STAMP)  ## mypy, strict
+types: $(STAMP)  ## mypy, strict, the tests too
 	$(BIN)/mypy
 
 sim: $(STAMP)  ## the simulator: SEEDS=1000 START=1, or one seed: SEEDS=1 START=4711
