@@ -14,6 +14,7 @@ import collections
 import math
 import os
 import select
+import sys
 import time
 from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
@@ -87,7 +88,8 @@ class SyncClient:
         self.close()
 
     def __del__(self) -> None:
-        self._close_idle()  # Sockets and context know each other: without this they would stay until the collector runs.
+        if not sys.is_finalizing():  # Then half of what it needs has gone, and the process takes the sockets along.
+            self._close_idle()  # Sockets and context know each other: without this they would stay until the collector runs.
 
     def close(self) -> None:
         """Later calls are refused; those which other threads are waiting for go on to their end."""

@@ -32,7 +32,7 @@ class Door:
     def bound(self, endpoint: str) -> None:
         """It is ours: if it has a file, `close` removes that."""
         if (path := _path_of(endpoint)) is not None:
-            with contextlib.suppress(OSError):  # An abstract socket has none.
+            with contextlib.suppress(OSError):
                 self._files[path] = os.stat(path).st_ino
 
     def listens(self, endpoint: str, fd: int) -> None:
@@ -68,7 +68,8 @@ class Door:
 
 
 def _path_of(endpoint: str) -> str | None:
-    return endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") else None
+    """None where there is no file: one that begins with `@` is abstract."""
+    return endpoint.removeprefix("ipc://") if endpoint.startswith("ipc://") and not endpoint.startswith("ipc://@") else None
 
 
 def _set(fd: int, option: int, value: bytes) -> None:

@@ -162,11 +162,23 @@ class Option:
         """Raises OperatorError."""
         problem = self.problem(value)
         if problem is None:
+            if from_text and _takes_whole_numbers(msgspec.inspect.type_info(self.type)):
+                value, from_text = int(value) if isinstance(value, str) and value.isdecimal() else value, False
             try:
                 return msgspec.convert(value, self.type, strict=not from_text)
             except msgspec.ValidationError:
                 problem = f"must be {allowed(msgspec.inspect.type_info(self.type), _unit_of(self.name))}"
         raise OperatorError("read", f"{place} {self.name}", f"{problem}, not {value!r}", "correct the value")
+
+
+def _takes_whole_numbers(kind: msgspec.inspect.Type) -> bool:
+    """Their texts are digits: msgspec would also take 4.0 and 1e3 for one."""
+    match kind:
+        case msgspec.inspect.Metadata(inner):
+            return _takes_whole_numbers(inner)
+        case msgspec.inspect.UnionType(kinds):
+            return any(map(_takes_whole_numbers, kinds))
+    return isinstance(kind, msgspec.inspect.IntType)
 
 
 def _options(section: type[msgspec.Struct]) -> Iterator[Option]:

@@ -1,8 +1,8 @@
 """The book of a worker's calls: which run, which wait, how many and how much, and whether there is room for one more to wait.
 
 Guarantee: a call that waits to be started is in here, wherever it waits (see `waiting`), and is counted once; what waits is
-bounded by count and bytes, for one object by count too. Who has been let in is not refused because it has to wait for something
-else: it takes no new room.
+bounded by count and bytes, for one object by count too. Who waits is not refused by the bounds of the worker because it has to
+wait for something else: it takes no new room. At a gate the bound of its object is asked all the same.
 
 Rule: the counts are changed in this file only. Calls that are answered without having suspended or waited never get here.
 """

@@ -79,8 +79,16 @@ class SpareTask:
         """To run the first step of a call it is given the owner, the section and the context, and its `send` the coroutine, in
         that context, while the task is the current one."""
         if used_again:
-            self._references_max = references_to(self.task) + 2  # A local name, and asyncio's "current task".
+            self._references_max = self._count()
             self.task = self._new()
+
+    def _count(self) -> int:
+        """The references to a task that nobody keeps, where `Host` counts them: a local name is one, and Python 3.14 no longer
+        adds another for the argument that it is."""
+        task = self.task
+        current = (task,)  # asyncio has one, too.
+        assert current
+        return references_to(task)
 
     def _new(self) -> ObjectTask:
         return ObjectTask(self._loop).drive_with(self._new_driver(), self._references_max)

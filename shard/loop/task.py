@@ -257,7 +257,12 @@ class ObjectTask(asyncio.Future[Any]):
             self._fail_step(f"Task got bad yield of type {type.__dict__['__name__'].__get__(type(yielded))}; await it")
 
     def _fail_step(self, text: str) -> None:
-        self._task_loop.call_soon(self._step, RuntimeError(text), context=NEUTRAL)
+        self._task_loop.call_soon(self._fail, RuntimeError(text), context=NEUTRAL)
+
+    def _fail(self, error: RuntimeError) -> None:
+        if self._owner is not None:
+            self._owner.host.turn.end_soon()  # No gate has been passed that would have asked for it.
+        self._step(error)
 
     def take_exception(self) -> BaseException:
         """What the code raised, when it did. The task keeps no traceback of it."""

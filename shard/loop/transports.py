@@ -163,7 +163,7 @@ class Shim:
     def __init__(self, inner: Any, gated: type[Any]) -> None:
         self.inner = inner
         self.transport: Any = None
-        self._outflowd = gated
+        self._outflow = gated
         for name in (
             "data_received",
             "eof_received",
@@ -180,7 +180,7 @@ class Shim:
                 setattr(self, name, callback)
 
     def connection_made(self, transport: Any) -> None:
-        self.transport = self._outflowd(transport)
+        self.transport = self._outflow(transport)
         self.inner.connection_made(self.transport)
 
 

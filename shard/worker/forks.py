@@ -29,6 +29,7 @@ from tidegate.runtime.sockets.edge import Edge
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.outbound import Caller
+from tidegate.shard.host.turn import Turn
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.loop.loop import GatedLoop
 from tidegate.shard.loop.spare import SpareTask
@@ -47,7 +48,7 @@ _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _LEAD_TO_THE_LOOP: tuple[type, ...] = (
-    Host, SpareTask, Worker, Endpoint, Edge, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog, LmdbState,
+    Host, SpareTask, Turn, Worker, Endpoint, Edge, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog, LmdbState,
     LmdbBatch,
 )  # fmt: skip
 _OF_OBJECTS: tuple[type, ...] = (Storage, Transaction, Caller)

@@ -140,6 +140,8 @@ class Peers:
         for request, origin in early:
             self.send(request, origin)
         self._flush()
+        if early:
+            self._answered()  # Some may have been refused, and a drain may have waited for them.
 
     def _lose(self, worker: InFlight, now: float) -> None:
         backend = self._backends.pop(worker.worker)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import re
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import tidegate
 from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
 from tests.support.service_process import is_alive
 from tests.support.waiting import wait_until
@@ -30,7 +33,11 @@ def sockets_of(service: Service) -> set[str]:
 
 
 def descriptors(pid: int) -> dict[int, str]:
-    return {int(fd): os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    found = {}
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # Closed since the listing.
+            found[int(fd)] = os.readlink(f"/proc/{pid}/fd/{fd}")
+    return found
 
 
 @pytest.fixture
@@ -87,6 +94,25 @@ def test_a_fork_that_comes_back_to_the_loop_ends_there(serve: Serve, how: str, c
     assert service.stop() == 0
     service.start(1)
     assert service.call("Forking", "a", "keys") == ["here"]
+
+
+def test_a_fork_that_waits_runs_nothing_of_objects_that_wake_in_the_same_turn(serve: Serve, tmp_path: Path) -> None:
+    service = serve(1, app=APP)
+    service.expect("came back to the worker's loop")
+    written = tmp_path / "written"
+
+    async def main() -> None:
+        async with tidegate.connect(service.endpoint) as client:
+            at_s = time.time() + 0.5
+            awake = [client.call("Awake", f"a{number}", "write_at", (at_s, str(written))) for number in range(30)]
+            pid = client.call("Forking", "a", "fork_at", (at_s,))
+            await asyncio.gather(pid, *awake)
+
+    for _ in range(3):
+        written.unlink(missing_ok=True)
+        asyncio.run(main())
+        assert len(written.read_text().split()) == 30
+        assert len(set(written.read_text().split())) == 1
 
 
 def test_a_fork_in_a_thread_that_comes_back_ends_there_too(serve: Serve) -> None:

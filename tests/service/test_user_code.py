@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import subprocess
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import zmq
 
-from tests.support.service import ROOT, Serve, Service, ask
+from tests.support.service import ROOT, Serve, Service, ask, exchange
 
 APP = """
 import asyncio
@@ -35,6 +36,11 @@ class Poison(DurableObject):
         return Pretender()
     async def stops(self):
         raise StopIteration
+    async def yields(self):
+        class Bad:
+            def __await__(self):
+                yield 42
+        await Bad()
 
 class Counter(DurableObject):
     async def next(self) -> int:
@@ -128,3 +134,13 @@ def test_a_breakpoint_without_dev_is_passed_over_and_says_what_to_do(serve: Serv
     service.expect(r"breakpoint\(\) at .*app.py")
     assert ask(service.endpoint, "Stop", "a", "here") == 42
     service.wait_for_output("is passed over: a worker has no terminal; start the service with --dev to stop there")
+
+
+def test_what_cannot_be_awaited_is_told_at_once_also_where_nothing_else_happens(serve: Serve, tmp_path: Path) -> None:
+    """It once left with whatever ended a turn next."""
+    service = serve_app(serve, tmp_path)
+    exchange(service.endpoint, "Poison", "a", "yields")
+    time.sleep(1.5)  # Until the worker has nothing else to do.
+    status, error = exchange(service.endpoint, "Poison", "a", "yields", timeout_s=1.0)
+    assert status == 1
+    assert "bad yield: 42" in error["message"]

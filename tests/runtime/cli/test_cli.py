@@ -181,7 +181,8 @@ def test_a_command_line_that_is_wrong_is_one_line(arguments: list[str], capsys: 
 @pytest.mark.parametrize(
     "arguments",
     [["nope.py"], ["."], [":"], ["..:a"], ["a b"], ["app.py:a b"], ["app.py:Counter:X"], ["app.py/x"], [""], ["./the.cfg"],
-     ["app.py", "--workers", "0"], ["app.py", "--workers", "-1"], ["app.py", "--workers", "1.5"],
+     ["app.py", "--workers", "0"], ["app.py", "--workers", "-1"], ["app.py", "--workers", "1.5"], ["app.py", "--workers", "4.0"],
+     ["app.py", "--workers", "1e0"],
      ["app.py", "--routers", "65"], ["app.py", "--listen", "nonsense"], ["app.py", "--listen", "tcp://[::1:1"],
      ["app.py", "--listen", "ipc://" + "x" * 300], ["app.py", "--log-level", "loud"],
      ["app.py", "--config", "nope"], ["app.py", "--config", "/tmp"], ["app.py", "--config", "/bin/true"]],

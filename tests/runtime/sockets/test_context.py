@@ -43,6 +43,22 @@ asyncio.run(ask())
 }
 
 
+def test_a_client_in_a_ring_that_nobody_has_closed_says_nothing_at_the_end_of_its_process(tmp_path: Path) -> None:
+    program = """
+import sys, threading, tidegate
+client = tidegate.connect_sync(sys.argv[1])
+threads = [threading.Thread(target=client.ping) for _ in range(3)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+client.ring = client
+print("over")
+"""
+    with echo_thread(tmp_path) as running:
+        command = [sys.executable, "-c", program, running.service.endpoint]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+    assert (result.stdout, result.stderr) == ("over\n", "")
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_client_that_is_dropped_unclosed_keeps_nobody_waiting_when_it_is_collected(tmp_path: Path, name: str) -> None:
     program = f"import asyncio, gc, sys, tidegate\nendpoint = sys.argv[1]\n{PROGRAMS[name]}\ngc.collect()\nprint('over')"

@@ -37,7 +37,25 @@ def square(number: int) -> int:
     return number * number
 
 
+class Awake(DurableObject):
+    """Wakes with others in one turn, writes who it is, and waits once more."""
+
+    async def write_at(self, at_s: float, path: str) -> None:
+        await asyncio.sleep(at_s - time.time())
+        with open(path, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        await asyncio.sleep(0.01)
+
+
 class Forking(DurableObject):
+    async def fork_at(self, at_s: float) -> int:
+        await asyncio.sleep(at_s - time.time())
+        never = asyncio.get_running_loop().create_future()
+        pid = os.fork()
+        if pid == 0:
+            await never
+        return pid
+
     async def on_start(self) -> None:
         await self.storage.put("here", 1)
 
