@@ -279,7 +279,7 @@ class Host:
             task.start_running()
             task.suspend_on(result)
             return
-        if references_to(task) > task.references_max or weak_references_to(task):
+        if references_to(self._spare.task) > task.references_max or weak_references_to(task):
             self._spare.replace()  # Somebody kept it, as current_task(), or cancelled or named it.
             task.end_early(result, None)
             if task.cancelled():

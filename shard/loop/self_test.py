@@ -177,7 +177,7 @@ def _kept(loop: asyncio.AbstractEventLoop, hands: Any) -> list[tuple[bool, bool]
         task = spare.task
         enter_task(loop, task)
         Context().run(task.send, call(keep))
-        seen.append((references_to(task) > task.references_max, weak_references_to(task) > 0))
+        seen.append((references_to(spare.task) > task.references_max, weak_references_to(task) > 0))
         leave_task(loop, task)
         hands.clear()
     return seen

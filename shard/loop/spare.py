@@ -33,38 +33,34 @@ def _drive() -> Generator[Any, Any, None]:
         coro = yield (yield from coro)  # The result is in no variable here: it is not kept until the next call.
 
 
-class PlainDriver:
-    """The same for one coroutine, without a look into a generator."""
+@types.coroutine
+def _drive_one(running: list[Coroutine[Any, Any, Any]]) -> Generator[Any, Any, None]:
+    """Likewise, for one coroutine, which is in `running` while it is."""
+    coro = yield
+    running.append(coro)
+    del coro
+    yield _ended(running, (yield from running[0]))
 
-    __slots__ = ("gi_yieldfrom",)
+
+def _ended(running: list[Coroutine[Any, Any, Any]], result: Any) -> Any:
+    running.clear()
+    return result
+
+
+class PlainDriver:
+    """The same for one coroutine, without a look into a generator. There is one nevertheless: since Python 3.12 the frame of a
+    coroutine that an exception has seen knows who has run it, and a generator that waits was run by nobody."""
+
+    __slots__ = ("_generator", "_running", "close", "send", "throw")
 
     def __init__(self) -> None:
-        self.gi_yieldfrom: Coroutine[Any, Any, Any] | None = None
+        self._running: list[Coroutine[Any, Any, Any]] = []
+        self._generator: Any = _drive_one(self._running)
+        self.send, self.throw, self.close = self._generator.send, self._generator.throw, self._generator.close
 
-    def send(self, sent: Any) -> Any:
-        if sent is None and self.gi_yieldfrom is None:
-            return None  # It is made ready.
-        if self.gi_yieldfrom is None:
-            self.gi_yieldfrom, sent = sent, None
-        try:
-            return self.gi_yieldfrom.send(sent)
-        except StopIteration as stop:
-            self.gi_yieldfrom = None
-            return stop.value
-
-    def throw(self, error: BaseException) -> Any:
-        assert self.gi_yieldfrom is not None
-        try:
-            return self.gi_yieldfrom.throw(error)
-        except StopIteration as stop:
-            self.gi_yieldfrom = None
-            return stop.value
-        finally:
-            del error  # Its own traceback would hold it.
-
-    def close(self) -> None:
-        if self.gi_yieldfrom is not None:
-            self.gi_yieldfrom.close()
+    @property
+    def gi_yieldfrom(self) -> Coroutine[Any, Any, Any] | None:
+        return self._running[0] if self._running else None
 
 
 class SpareTask:
@@ -79,16 +75,9 @@ class SpareTask:
         """To run the first step of a call it is given the owner, the section and the context, and its `send` the coroutine, in
         that context, while the task is the current one."""
         if used_again:
-            self._references_max = self._count()
+            # Counted so, by the attribute: whether a local name in its place would count twice, Python 3.14 decides case by case.
+            self._references_max = references_to(self.task) + 2  # A local name, and asyncio's "current task".
             self.task = self._new()
-
-    def _count(self) -> int:
-        """The references to a task that nobody keeps, where `Host` counts them: a local name is one, and Python 3.14 no longer
-        adds another for the argument that it is."""
-        task = self.task
-        current = (task,)  # asyncio has one, too.
-        assert current
-        return references_to(task)
 
     def _new(self) -> ObjectTask:
         return ObjectTask(self._loop).drive_with(self._new_driver(), self._references_max)
