@@ -44,9 +44,11 @@ def cores() -> list[int]:
 
 def free_port() -> int:
     """One that nobody listens on. It is none of those that connections are made from (net.ipv4.ip_local_port_range): one of
-    these, asked for by binding to port 0, may belong to any connection of this machine before whoever asked has bound it."""
+    these, asked for by binding to port 0, may belong to any connection of this machine before whoever asked has bound it. The
+    system's own chance: that of the module is the same in all processes whose tests Hypothesis has seeded."""
+    chance = random.SystemRandom()
     while True:
-        port = random.randrange(10_000, 32_768)
+        port = chance.randrange(10_000, 32_768)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
