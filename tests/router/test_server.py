@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
+import psutil
 import pytest
 import zmq
 
@@ -328,12 +329,15 @@ def test_bytes_that_are_not_zeromq_disturb_nobody(tmp_path: Path) -> None:
 
 def test_clients_that_die_with_calls_in_flight_leave_nothing_behind(world: World, neighbour: list[float]) -> None:
     world.hold()
+    router = psutil.Process(world.process.pid)
+    before = router.num_fds()
     for _ in range(20):
         client = world.dealer()
         client.setsockopt(zmq.LINGER, 1_000)
         client.send(batch(*[[i, "C", f"n{i}", "m", [i]] for i in range(10)]))
         client.close()
     world.wait_seen(200)
+    wait_until(lambda: router.num_fds() <= before, "the end of the connections")  # Until then replies could still be sent.
     world.release()
     client = world.dealer()
 
