@@ -213,8 +213,13 @@ class Service:
         return self.pids_of("shard")
 
     def status(self) -> dict[str, Any]:
-        status: dict[str, Any] = ask(self.endpoint, "", "", "status")
-        return status
+        """Of the service as a whole: a router that has just started knows itself only."""
+
+        def known() -> dict[str, Any]:
+            status: dict[str, Any] = ask(self.endpoint, "", "", "status")
+            return status if "processes" in status else {}
+
+        return wait_until(known, "what the supervisor tells the router")
 
     def worker_pid(self, index: int) -> int:
         return int(next(process["pid"] for process in self.status()["processes"] if process["name"] == f"worker {index}"))
