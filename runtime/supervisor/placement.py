@@ -1,7 +1,7 @@
 """Which worker owns which shard, and which core it runs on.
 
-Pure: cores and quota are arguments (`runtime/cores.py` reads them). Shard `s` belongs to worker `s % workers`, so that the
-number of workers may change at every start without moving a byte.
+Pure: cores and quota are arguments (`runtime/supervisor/cores.py` reads them). Shard `s` belongs to worker `s % workers`, so
+that the number of workers may change at every start without moving a byte.
 """
 
 from __future__ import annotations

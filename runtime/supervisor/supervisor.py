@@ -1,7 +1,7 @@
 """The supervisor's shell: a loop around `Supervision` that starts processes, carries messages and obeys its effects.
 
-Everything is decided in `runtime/supervision.py`. The loop runs in the main thread, because children die with the thread
-that started them.
+Everything is decided in `runtime/supervisor/supervision.py`. The loop runs in the main thread, because children die with the
+thread that started them.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Rule 1: a model is written as it dumps itself (its aliases, its serialisers) and
         more than JSON, so it is read by the rules for Python values first and by those for JSON second: a strict model takes a
         text for a Decimal or a list for a set in JSON only.
 Rule 2: writing can lose something (a secret, an excluded field). Whoever must not lose it reads the value back and compares
-        (`shard/codec.py`).
+        (`shard/core/codec.py`).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ NAMED: Final = "_unawaited_as"
 
 
 class Unawaited:
-    """What an awaitable holds that is a Struct, so that nothing can write it (see `shard/ready.py`)."""
+    """What an awaitable holds that is a Struct, so that nothing can write it (see `shard/objects/answered.py`)."""
 
 
 UNAWAITED: Final = Unawaited()

@@ -9,7 +9,7 @@ is missing from `values` is answered by the store, which knows exactly what is d
 *passing*: it is there until it is durable, and stays if it has been read or written without the flag by then.
 
 While the store has a `reader`, what it does not have in memory may be on disk only: reads then answer `MISS` or `Unread`, and
-the caller lets the reader fetch it (see `cold_reads`). Writes never need to: they take effect without knowing the older value.
+the caller lets the reader fetch it (see `reads`). Writes never need to: they take effect without knowing the older value.
 
 Rule: no file, clock or task. The store behind is asked through `get` and `scan`, or `recall` where it has a reader.
 """

@@ -4,7 +4,7 @@ A read looks at the active memtable, then at the frozen one (being checkpointed)
 ones below it, so moving the frozen layer into the state changes no answer at any instant.
 
 Rule 1: nothing here waits; a read that misses memory is one short LMDB lookup (about 1.5 µs if the page is cached). Where the
-        page may not be, there is a `reader`, and it makes the lookup beside the loop (see `cold_reads`).
+        page may not be, there is a `reader`, and it makes the lookup beside the loop (see `reads`).
 Rule 2: this file knows the state only by the protocol below; the simulator runs it over `MemoryState`.
 """
 

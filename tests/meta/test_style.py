@@ -171,3 +171,17 @@ def test_servers_listen_on_loopback_unless_told_otherwise() -> None:
         if re.search(r"0\.0\.0\.0|tcp://\*", line)
     ]
     assert not wrong
+
+
+NAMED_FILE = re.compile(r"(?<![\w/.\"'])(?:shard|runtime|router|tests)/[a-z_/]+\.(?:py|md|c|sh)\b")
+
+
+def test_every_file_that_a_comment_or_a_page_names_is_there() -> None:
+    wrong = [
+        f"{shown(path)}: {name}"
+        for path in tracked(".py", ".md")
+        if not shown(path).startswith(("CHANGELOG", "findings/"))
+        for name in NAMED_FILE.findall(path.read_text())
+        if not (ROOT / name).exists()
+    ]
+    assert not wrong

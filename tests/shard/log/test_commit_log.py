@@ -1,4 +1,4 @@
-"""shard/log.py: appends are durable, in order; a full log is refused cleanly, a broken one for ever."""
+"""shard/log/commit_log.py: appends are durable, in order; a full log is refused cleanly, a broken one for ever."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shard/log_reading.py: a torn tail ends the log, damage in the middle is refused, and nothing else is."""
+"""shard/log/reading.py: a torn tail ends the log, damage in the middle is refused, and nothing else is."""
 
 from __future__ import annotations
 

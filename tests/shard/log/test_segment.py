@@ -1,4 +1,4 @@
-"""shard/segment.py: frames are read exactly when they are whole, of this use, and in their place."""
+"""shard/log/segment.py: frames are read exactly when they are whole, of this use, and in their place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""shard/checkpoint.py: what is checkpointed is in synced states before the log forgets it, and no answer changes meanwhile."""
+"""shard/store/checkpoint.py: what is checkpointed is in synced states before the log forgets it, and no answer changes
+meanwhile."""
 
 from __future__ import annotations
 

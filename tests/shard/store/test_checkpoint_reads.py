@@ -1,4 +1,4 @@
-"""shard/checkpoint.py over a state that may be on disk only: readers keep what they read, and the loop touches no page
+"""shard/store/checkpoint.py over a state that may be on disk only: readers keep what they read, and the loop touches no page
 that a thread has not brought in."""
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""shard/state.py: the LMDB environment of a shard. The tests of reading and batches run over `MemoryState` too, so that both
-keep the same promises."""
+"""shard/store/lmdb_state.py: the LMDB environment of a shard. The tests of reading and batches run over `MemoryState` too, so
+that both keep the same promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shard/memory_state.py: what only the state without files does (the shared promises are tested in test_state)."""
+"""shard/store/memory_state.py: what only the state without files does (the shared promises are tested in test_state)."""
 
 from __future__ import annotations
 

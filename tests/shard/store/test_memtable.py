@@ -1,4 +1,4 @@
-"""shard/memtable.py: the newest value of every key written, or an honest "unknown"."""
+"""shard/store/memtable.py: the newest value of every key written, or an honest "unknown"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shard/record.py: what a log record says, and its bytes."""
+"""shard/store/record.py: what a log record says, and its bytes."""
 
 from __future__ import annotations
 

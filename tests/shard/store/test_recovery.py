@@ -1,4 +1,4 @@
-"""shard/recovery.py: everything durable is in the states before a worker serves, or it refuses."""
+"""shard/store/recovery.py: everything durable is in the states before a worker serves, or it refuses."""
 
 from __future__ import annotations
 

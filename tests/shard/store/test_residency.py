@@ -1,4 +1,4 @@
-"""shard/residency.py: what of a real file is in memory, and who reads it then."""
+"""shard/store/residency.py: what of a real file is in memory, and who reads it then."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shard/sorting.py: sorting in steps, none of which takes long."""
+"""shard/store/sorting.py: sorting in steps, none of which takes long."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""shard/store.py: a read sees the newest durable value, whichever layer has it."""
+"""shard/store/store.py: a read sees the newest durable value, whichever layer has it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shard/reader.py: threads that read, each question answered once, nothing touched after the end."""
+"""shard/store/thread_reader.py: threads that read, each question answered once, nothing touched after the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""shard/worker_store.py: the whole store of a worker over real files, opened, written, closed, opened again."""
+"""shard/store/worker_store.py: the whole store of a worker over real files, opened, written, closed, opened again."""
 
 from __future__ import annotations
 
