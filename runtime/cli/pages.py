@@ -15,8 +15,10 @@ WAITING_SHOWN = 20
 def render_status(status: ServiceStatus, now_ms: int) -> str:
     """A page to read; `--json` has everything."""
     uptime = _duration(max(0, now_ms - status.started_at_ms) // 1_000)
+    wrong = f", {plural(len(status.problems), 'problem')}" if status.problems else ""
     lines = [
-        f"{status.state} on {status.listen} for {uptime} (Tidegate {status.version}, start {status.start})",
+        *_problems(status),
+        f"{status.state}{wrong} on {status.listen} for {uptime} (Tidegate {status.version}, start {status.start})",
         f"app {status.app}{_version(status)}: {', '.join(status.class_names) or 'no classes'}",
         f"data {status.data}: {plural(status.shards, 'shard')}",
         "",
@@ -24,11 +26,15 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
     rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
     rows += [_row(process) for process in status.processes]
     if abandoned := abandoned_count(status):
-        lines.insert(3, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
-    for each in status.refused_objects:
-        fate = f"whose code has ended its worker {each.deaths} times, the last time in {each.code}"
-        lines.insert(3, f"refused for a while: {each.object}, {fate}")
+        lines.insert(-1, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
     return "\n".join(lines + table(rows) + _waiting(status, now_ms))
+
+
+def _problems(status: ServiceStatus) -> list[str]:
+    lines = []
+    for each in status.problems:
+        lines += [one_line(f"PROBLEM {each.where}: {each.what}"), one_line(f"  next: {each.next}")]
+    return [*lines, ""] if lines else []
 
 
 def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:

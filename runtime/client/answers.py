@@ -51,12 +51,25 @@ class ObjectRefusal(msgspec.Struct, frozen=True, kw_only=True):
     """What ran the last time: a method, a hook or a coroutine."""
 
 
+class ServiceProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that is wrong now, and what an operator can do about it."""
+
+    what: str
+    """What is wrong, in words."""
+    where: str
+    """The process, object, file or shard."""
+    next: str
+    """What to do about it."""
+
+
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A service and its processes. The router that is asked adds numbers of its own, as of now."""
 
     state: str = "starting"
-    """`serving`; `degraded`: not every process is ready; `stopping`; `starting`: the router has not heard from the supervisor
-    yet, and the other fields are empty."""
+    """`serving`; `degraded`: see `problems`; `stopping`; `starting`: the router has not heard from the supervisor yet, and the
+    other fields are empty."""
+    problems: tuple[ServiceProblem, ...] = ()
+    """What is wrong now; empty while everything is as it should be."""
     version: str = ""
     """Of Tidegate."""
     app: str = ""

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import psutil
 
 from tidegate.runtime.supervisor.config import Config
 from tidegate.runtime.supervisor.placement import Placement
+from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.supervision import Occupancy, Supervision, is_router
+from tidegate.runtime.wire.supervisor_messages import Problem
 
 
 @dataclass(frozen=True)
@@ -67,9 +71,11 @@ def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int],
         workers.append({"name": supervision.name(place.index), "core": place.cpu, "shards": list(place.shards), **occupancy})
     known = classes(supervision)
     service = identity.config.service
+    wrong = problems(supervision, now)
     return {
         "version": identity.version,
-        "state": "stopping" if supervision.stopping else "serving" if supervision.all_ready else "degraded",
+        "problems": [msgspec.to_builtins(problem) for problem in wrong],
+        "state": state(supervision, wrong),
         "app": service.app,
         "app_version": next((seat.ready.app_version for seat in seats.values() if seat.ready and seat.ready.app_version), ""),
         "data": identity.data,
@@ -86,6 +92,25 @@ def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int],
         ],
         "classes": known,
     }
+
+
+def state(supervision: Supervision, wrong: Sequence[Problem]) -> str:
+    if supervision.stopping:
+        return "stopping"
+    return "serving" if supervision.all_ready and not wrong else "degraded"
+
+
+def status_line(supervision: Supervision, now: float) -> str:
+    """For systemd: what is served where and by whom; what is wrong goes before."""
+    wrong = problems(supervision, now)
+    listen = listen_endpoint(supervision) or "no endpoint"
+    routers, workers = len(supervision.routers), len(supervision.seats) - len(supervision.routers)
+    by = f"{routers} routers and {workers} workers" if routers > 1 else f"{workers} workers"
+    served = f"{len(classes(supervision))} classes on {listen} with {by}"
+    if not wrong:
+        return f"{state(supervision, wrong)} {served}"
+    more = f" (1 of {len(wrong)} problems)" if len(wrong) > 1 else ""
+    return f"{state(supervision, wrong)}: {wrong[0].where}: {wrong[0].what}{more}; {served}"
 
 
 def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage) -> dict[str, Any]:

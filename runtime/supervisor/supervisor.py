@@ -29,7 +29,7 @@ from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.process import ChildProcess, describe_exit
-from tidegate.runtime.supervisor.status import Identity, Usage, classes, listen_endpoint, now_ms, snapshot
+from tidegate.runtime.supervisor.status import Identity, Usage, listen_endpoint, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.supervision import (
     PING_INTERVAL_S,
     ROUTER,
@@ -255,7 +255,7 @@ class Supervisor:
 
     def _service_ready(self) -> None:
         self._listen = listen_endpoint(self.supervision)
-        self._notifier.ready(self._status_line())
+        self._notifier.ready(status_line(self.supervision, self._now()))
         self._on_ready(self)
         self._delete_logs_once()
 
@@ -287,16 +287,7 @@ class Supervisor:
                 self._status_sent[seat] = status
                 router.send(StatusChanged(status))
         if self.supervision.was_ready and not self.supervision.stopping:
-            self._notifier.status(self._status_line())
-
-    def _status_line(self) -> str:
-        supervision = self.supervision
-        workers = f"{len(self._service.placement.workers)} workers"
-        if supervision.all_ready:
-            by = f"{count} routers and {workers}" if (count := len(supervision.routers)) > 1 else workers
-            return f"serving {len(classes(supervision))} classes on {listen_endpoint(supervision)} with {by}"
-        down = [supervision.name(seat) for seat, occupancy in supervision.seats.items() if occupancy.ready is None]
-        return f"degraded: {', '.join(down)} not ready"
+            self._notifier.status(status_line(self.supervision, self._now()))
 
 
 def supervise(service: Service, environment: Mapping[str, str], on_ready: Callable[[Supervisor], None]) -> Failed | None:

@@ -132,9 +132,21 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """There is no room: what earlier logs hold is in no store, and they have to stay."""
 
 
+class Problem(msgspec.Struct, frozen=True):
+    """Something that an operator should know of and can do something about. While there is one, the service is not `serving`."""
+
+    what: str
+    """What is wrong, in words: `nothing can be written: no space left on device`."""
+    where: str
+    """The process, object, file or shard: `worker 1, /var/lib/tidegate/log`."""
+    next: str
+    """What to do about it."""
+
+
 class Pong(msgspec.Struct, frozen=True, tag="pong"):
     number: int
     statistics: dict[str, Any] = {}
+    """Numbers by name, for `status`. Under `problems` a list of `Problem`, those of now: they become problems of the service."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

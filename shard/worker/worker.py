@@ -31,6 +31,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     Leave,
     Ping,
     Pong,
+    Problem,
     Quiet,
     TopologyChanged,
     WorkerSpec,
@@ -74,6 +75,7 @@ class Worker:
         spare_task: bool = True,
     ) -> None:
         """`spare_task`: see `HostSettings`."""
+        self._name = f"worker {spec.index}"
         self._loop = loop
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended
@@ -222,11 +224,17 @@ class Worker:
             **dataclasses.asdict(self._host.statistics()),
             **dataclasses.asdict(self._endpoint.statistics()),
             **dataclasses.asdict(self._committer.statistics()),
-            "read_only": "" if self.store.read_only is None else str(self.store.read_only),
+            "problems": self._problems(),
             "log": self.store.log.statistics()._asdict(),
             "checkpoint": self.store.checkpointer.statistics()._asdict(),
             "reads": self.store.read_statistics()._asdict(),
         }
+
+    def _problems(self) -> list[Problem]:
+        error = self.store.read_only
+        if error is None:
+            return []
+        return [Problem(f"nothing can be written: {error.problem}", f"{self._name}, {error.place}", error.hint)]
 
     # Trouble
 

@@ -63,6 +63,10 @@ def test_reads_go_on_over_the_death_of_a_worker_and_a_start_and_writes_when_ther
     assert service.stop() == 0
     service.start(2)
     assert_refused_at_once(service, turns)
+    wait_until(lambda: service.status()["problems"], "the full disk among the problems")
+    status = service.status()
+    assert status["state"] == "degraded"
+    assert "nothing can be written" in status["problems"][0]["what"]
     assert "starting it again" not in service.output[service._started_at :]
 
     disk.empty()

@@ -54,7 +54,7 @@ RULES = {
     "runtime": {"errors", "ids", "limits"},
     "runtime/client": {"links", "machine"},
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox"},
-    "runtime/supervisor": {"placement", "restart", "supervision", "suspicion"},
+    "runtime/supervisor": {"placement", "problems", "restart", "supervision", "suspicion"},
     "runtime/wire": "*",
 }
 """Modules that are rules only, by folder. The rest is shell or edge."""

@@ -306,6 +306,23 @@ def test_a_degraded_service_shows_what_is_wrong_with_which_process() -> None:
     assert "data /d: 1 shard\nalarms: 4 abandoned" in render_status(read_status(status), now_ms=1_000)
 
 
+def test_problems_come_first_each_with_its_next_step() -> None:
+    problems = [
+        {"what": "nothing can be written: no space", "where": "worker 1, /d/log", "next": "make room"},
+        {"what": "is\ndown", "where": "worker 0", "next": "wait"},
+    ]
+    status = {"state": "degraded", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000}
+    page = render_status(read_status({**status, "problems": problems}), now_ms=2_000).splitlines()
+    assert page[:6] == [
+        "PROBLEM worker 1, /d/log: nothing can be written: no space",
+        "  next: make room",
+        "PROBLEM worker 0: is\\ndown",
+        "  next: wait",
+        "",
+        "degraded, 2 problems on tcp://x:1 for 1 s (Tidegate 1, start 3)",
+    ]
+
+
 def test_objects_that_wait_behind_their_gates_are_shown_the_longest_first() -> None:
     waiting = [
         {"object": "A/a", "since_ms": 9_000, "waiting": 1, "closed_by": "on_start", "waits_for": ""},

@@ -1,0 +1,51 @@
+"""What is wrong with a service now, and what to do about each of it: first of all that `tidegate status` shows.
+
+Rule: pure. A problem is listed for as long as it lasts; what is over is history, and in the log. The supervisor's own are found
+here, in its own state; workers and routers tell theirs in the statistics of their pongs, under `problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from tidegate.runtime.errors import one_line
+from tidegate.runtime.supervisor.supervision import Occupancy, SeatState, Supervision
+from tidegate.runtime.wire.supervisor_messages import Problem
+
+_LOOK_AT_THE_LOG = "look at the log of the service"
+
+
+def problems(supervision: Supervision, now: float) -> tuple[Problem, ...]:
+    """Each once; those of processes that do not serve come first."""
+    found = [*_of_seats(supervision), *_of_objects(supervision, now), *_told(supervision)]
+    return tuple(dict.fromkeys(found))
+
+
+def _of_seats(supervision: Supervision) -> Iterator[Problem]:
+    for seat, occupancy in supervision.seats.items():
+        name = supervision.name(seat)
+        if occupancy.flapping:
+            what = f"fails again and again, {occupancy.policy.failures} times so far{_because(occupancy)}"
+            yield Problem(what, name, f"mend the cause; {_LOOK_AT_THE_LOG}")
+        elif occupancy.state in (SeatState.EMPTY, SeatState.STARTING) and supervision.was_ready and not supervision.stopping:
+            yield Problem(f"is {occupancy.state.value}{_because(occupancy)}", name, "wait: it is started again by itself")
+
+
+def _because(occupancy: Occupancy) -> str:
+    return f": {one_line(occupancy.last_problem)}" if occupancy.last_problem else ""
+
+
+def _of_objects(supervision: Supervision, now: float) -> Iterator[Problem]:
+    for each in supervision.suspicion.refused(now):
+        what = f"refused for a while: its code has ended its worker {each.deaths} times, the last time in {one_line(each.code)}"
+        yield Problem(what, one_line(f"{each.class_name}/{each.name}"), "correct its code; others are served")
+
+
+def _told(supervision: Supervision) -> Iterator[Problem]:
+    for seat, occupancy in supervision.seats.items():
+        try:
+            yield from msgspec.convert(occupancy.statistics.get("problems", ()), tuple[Problem, ...])
+        except msgspec.ValidationError:  # What a process says of itself must not take the status from everybody.
+            yield Problem("tells of a problem in a form that cannot be read", supervision.name(seat), _LOOK_AT_THE_LOG)
