@@ -147,7 +147,8 @@ def _serve(
     if spec.witness is not None:
         _watch(Path(spec.witness), loop)
     described = {object_class.name: object_class.describe() for object_class in classes}
-    control.send(Ready(endpoint, described, worker.store.recovery.records, app_version, worker.store.read_only is not None))
+    keeps_logs = worker.store.read_only is not None or bool(worker.store.stopped)
+    control.send(Ready(endpoint, described, worker.store.recovery.records, app_version, keeps_logs))
     loop.run_forever()
     worker.close()
     control.flush_blocking()

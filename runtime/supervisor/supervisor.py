@@ -264,7 +264,7 @@ class Supervisor:
         supervision = self.supervision
         if self._logs_deleted or not supervision.was_ready or not supervision.all_ready or supervision.stopping:
             return
-        if not any(occupancy.ready is not None and occupancy.ready.read_only for occupancy in supervision.seats.values()):
+        if not any(occupancy.ready is not None and occupancy.ready.keeps_logs for occupancy in supervision.seats.values()):
             self._logs_deleted = True
             self._loop.run_in_executor(None, self._delete_logs)
 

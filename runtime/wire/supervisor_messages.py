@@ -128,8 +128,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     recovered_records: int = 0
     app_version: str = ""
     """Of the source that a worker runs: equal texts, equal source."""
-    read_only: bool = False
-    """There is no room: what earlier logs hold is in no store, and they have to stay."""
+    keeps_logs: bool = False
+    """What earlier logs hold is not in all stores, for want of room or because a shard is damaged: they have to stay."""
 
 
 class Problem(msgspec.Struct, frozen=True):

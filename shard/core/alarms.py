@@ -15,6 +15,7 @@ Rule: pure. The time and the randomness are arguments.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import heapq
 import math
@@ -25,7 +26,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from tidegate.runtime.limits import ALARM_DEATHS_ALONE
-from tidegate.shard.store.interface import Done, Reader, Unknown
+from tidegate.shard.store.interface import Done, Reader, ShardDamaged, Unknown
 
 INDEX_KEY = b"\xfe" * 16
 """Object key of the alarm index. Object keys begin with a slot, so with a byte below 0x40."""
@@ -284,7 +285,10 @@ class ShardAlarms:
                 self._store.fetch_range(self._index_key, self._horizon or None, None, False, WINDOW_ROWS, self._touched)
             return
         self._in_memory = False
-        rows = self._store.scan(self._index_key, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
+        try:
+            rows = self._store.scan(self._index_key, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
+        except ShardDamaged:  # It is about to be stopped: nothing of it rings.
+            rows = []
         self._heap = [Due(int(key[:16], 16), bytes.fromhex(key[16:]), *msgspec.msgpack.decode(raw)) for key, raw in rows]
         self._horizon = rows[-1][0] + "\0" if len(rows) == WINDOW_ROWS else None
         if set_at := [due.set_us for due in self._heap if due.set_us is not None]:
@@ -301,8 +305,9 @@ class ShardAlarms:
         taken: list[Due] = []
         while len(taken) < most and (due_us := self.next_due_us()) is not None and due_us <= now_us:
             due = heapq.heappop(self._heap)
-            if is_pending(self._store, due, self._index_key):
-                taken.append(due)
+            with contextlib.suppress(ShardDamaged):
+                if is_pending(self._store, due, self._index_key):
+                    taken.append(due)
         return taken
 
 

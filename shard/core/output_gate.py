@@ -234,6 +234,11 @@ class OutputGate:
         self.own.setdefault((shard, object_key), {})[key] = raw
         self.own_wanted |= wanted
 
+    def forget_own(self, shard: int) -> None:
+        """The shard is stopped: what the runtime itself has written there and is in no commit is not worth one."""
+        self.own = {rows: writes for rows, writes in self.own.items() if rows[0] != shard}
+        self.own_wanted = self.own_wanted and bool(self.own)
+
     def want_own(self) -> None:
         """What the runtime has written is worth a commit, if it has written anything."""
         self.own_wanted = bool(self.own)

@@ -47,7 +47,8 @@ class Activator:
         kept = host.classes.get(call.request.cls)
         if kept is not None and kept.activations.find(call.request.name) is not None:  # Then nobody need compute its slot.
             return True
-        return call.shard_of(host.settings.shards_total) in host.stores
+        shard = call.shard_of(host.settings.shards_total)
+        return shard in host.stores or shard in host.stopped
 
     def _refuses(self, call: Call) -> bool:
         """Whether the object has ended its worker too often; the call has been answered then."""
@@ -93,7 +94,8 @@ class Activator:
         shard = call.shard_of(host.settings.shards_total)
         store = host.stores.get(shard)
         if store is None:
-            host.answer_error(origin, request.id, Moved(f"this worker does not own shard {shard}; ask for the topology"))
+            moved = Moved(f"this worker does not own shard {shard}; ask for the topology")
+            host.answer_error(origin, request.id, host.stopped.refusal(shard) or moved)
             return None
         if request.method not in kept.methods and not isinstance(origin, Ring):
             host.answer_error(origin, request.id, unknown_method(request, kept.object_class))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import datetime
 import heapq
 import logging
@@ -49,7 +50,7 @@ from tidegate.shard.core.steady import SteadyTime
 from tidegate.shard.host.given_up import GivenUp
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.store.interface import ObjectWrites
+from tidegate.shard.store.interface import ObjectWrites, ShardDamaged
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
@@ -73,7 +74,9 @@ class AlarmClock:
         self.wall_us = host.wall_us
         self.steady = SteadyTime(host.wall_us, host.monotonic_us)
         for shard, store in stores.items():
-            self.steady.begin(shard, stored_ahead_us(store))
+            self.steady.begin(shard, 0)
+            with contextlib.suppress(ShardDamaged):  # Here as below: it is about to be stopped.
+                self.steady.begin(shard, stored_ahead_us(store))
         self.rung = 0
         """Runs of handlers."""
         self.given_up = GivenUp(host, stores)
@@ -120,19 +123,37 @@ class AlarmClock:
         self._set_timer()
 
     def _find_deaths(self) -> None:
-        suspects = []
+        suspects: list[str] = []
         for shard, store in self._stores.items():
-            for object_key, deaths in deaths_of(store).items():
-                if pending_alarm(store, object_key) is None:
-                    self._write_mark(shard, object_key, 0)  # It was deleted or has succeeded.
-                    continue
-                self._deaths[object_key] = deaths
-                if ALARM_DEATHS_ALONE <= deaths < ALARM_DEATHS_MAX:
-                    suspects.append(object_name(store, object_key))
+            with contextlib.suppress(ShardDamaged):
+                suspects += self._find_deaths_in(shard, store)
         if suspects:
             named = ", ".join(suspects[:SUSPECTS_NAMED]) + (", …" if len(suspects) > SUSPECTS_NAMED else "")
             text = "alarm handlers that ran each time when the worker died: %d; they pause, and run one at a time: %s"
             log.warning(text, len(suspects), named)
+
+    def _find_deaths_in(self, shard: int, store: IndexStore) -> Iterator[str]:
+        """Yields objects that are suspected."""
+        for object_key, deaths in deaths_of(store).items():
+            if pending_alarm(store, object_key) is None:
+                self._write_mark(shard, object_key, 0)  # It was deleted or has succeeded.
+                continue
+            self._deaths[object_key] = deaths
+            if ALARM_DEATHS_ALONE <= deaths < ALARM_DEATHS_MAX:
+                yield object_name(store, object_key)
+
+    def serves(self, shard: int) -> bool:
+        """False: it is stopped."""
+        return shard in self._stores
+
+    def forget_shard(self, shard: int) -> None:
+        """It is stopped. What is on its way is refused where it arrives."""
+        for which in ((shard, False), (shard, True)):
+            self._shards.pop(which, None)
+        self._committing = [each for each in self._committing if each[0] != shard]
+        self._again = [entry for entry in self._again if entry[2].shard != shard]
+        heapq.heapify(self._again)
+        self._set_timer()
 
     def stop(self) -> None:
         """What runs goes on, and nobody is blamed for not having ended."""
@@ -379,6 +400,9 @@ class AlarmClock:
         forgotten."""
         due = ring.due
         del self._ringing[due.object_key]
+        if not self.serves(ring.shard):
+            self._alone_over(ring)
+            return
         if again_in_us is None and ring.has_ended:
             self._deaths.pop(due.object_key, None)
         else:
@@ -386,7 +410,9 @@ class AlarmClock:
         self._alone_over(ring)
         if self._stopped:
             return
-        alarm = pending_alarm(self._stores[ring.shard], due.object_key)
+        alarm = None
+        with contextlib.suppress(ShardDamaged):
+            alarm = pending_alarm(self._stores[ring.shard], due.object_key)
         if alarm is not None:
             moved = (alarm.due_us, alarm.set_us) != (due.due_us, due.set_us)  # Then its commit has noted it.
             if again_in_us is not None and not moved:

@@ -9,6 +9,7 @@ Rule: no socket or file. The requests are system calls whose name is `CLASS/NAME
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.wire.protocol import ERROR, OK, Origin, Request
 from tidegate.shard.core.alarms import ABANDONED_KEY, Abandoned, IndexStore, abandoned_alarm, abandoned_alarms, set_again
 from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.store.interface import ShardDamaged
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
@@ -63,7 +65,10 @@ class GivenUp:
         self._stores = stores
 
     def load(self) -> None:
-        gone = [each for store in self._stores.values() for each in abandoned_alarms(store, COUNTED)]
+        gone: list[Abandoned] = []
+        for store in self._stores.values():
+            with contextlib.suppress(ShardDamaged):  # Its shard is about to be stopped.
+                gone += abandoned_alarms(store, COUNTED)
         self.count = len(gone)
         if gone:
             self.newest.extend(sorted(gone, key=lambda each: each.abandoned_at))
@@ -103,7 +108,8 @@ class GivenUp:
         try:
             shard = shard_of_slot(slot_of(class_name, name), host.settings.shards_total)
             if shard not in self._stores:
-                raise Moved(f"this worker does not own shard {shard}; ask for the topology")
+                moved = Moved(f"this worker does not own shard {shard}; ask for the topology")
+                raise host.stopped.refusal(shard) or moved
             key = object_key(class_name, name)
             abandoned = abandoned_alarm(self._stores[shard], key)
             if abandoned is None:

@@ -39,6 +39,7 @@ from tidegate.shard.host.outcomes import Outcomes
 from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.settings import HostSettings, HostStatistics
+from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import ActivationTable
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import WaitingRoom
@@ -50,7 +51,7 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method, ObjectClass
 from tidegate.shard.objects.refusals import traceback_of, unknown_class, unknown_method
 from tidegate.shard.objects.web import Web
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged
 
 
 class DurableShard(Store, Protocol):
@@ -64,7 +65,7 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_system", "activator",
         "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us", "output_gate",
-        "random", "resets", "send", "settings", "stores", "table", "turn", "waiting", "wall_us", "web",
+        "random", "resets", "send", "settings", "stopped", "stores", "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -81,16 +82,19 @@ class Host:
         monotonic_us: Callable[[], int] | None = None,
         random: Random | None = None,
         system: Callable[[Request, Origin], None],
+        stopped: Mapping[int, ShardDamaged] | None = None,
     ) -> None:
         """`reply` sends a reply to a caller outside; `turn` is asked for an end of turn where a commit may be due, or replies
         may have to be flushed; `send` carries a call to an object of another worker; `system` answers calls to the empty class;
-        `wall_us` is Unix time, for alarms, and `monotonic_us` tells when that was set; `random` gives their retries jitter."""
+        `wall_us` is Unix time, for alarms, and `monotonic_us` tells when that was set; `random` gives their retries jitter;
+        `stopped`: see `StoppedShards`."""
         self.loop = loop
         self.call_soon = cast("Any", loop).call_soon_directly
         self.output_gate = OutputGate()
         self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s)
         self.classes = self.table.classes
         self.stores = stores
+        self.stopped = StoppedShards(self, {} if stopped is None else stopped)
         self.settings = settings
         self.turn = turn
         self.log = ObjectLog(loop)
@@ -180,6 +184,9 @@ class Host:
         """Something raised where nothing should: it is the error of this call alone. Perhaps the call had been answered; who
         made it knows no second answer. Afterwards no task is the current one."""
         self._spare.recover()
+        if isinstance(error, ShardDamaged):
+            self.answer_error(origin, request_id, StoppedShards.answer(error))
+            return
         self.log.error("a call could not be handled: %s", traceback_of(error))
         let_go(error)
         self.answer_error(origin, request_id, Internal("the call could not be handled; the log of the service says why"))
@@ -355,6 +362,8 @@ class Host:
             if cache.alarm_changed:
                 objects.extend(self.alarms.cut_alarm(cache))
         for (shard, key), rows in commit.own.items():
+            if shard in self.stopped:
+                continue
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
         self.alarms.cut_marks()
         commit.shards = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]

@@ -45,6 +45,12 @@ class Resets:
             self._host.log.was_reset(activation.id, str(error))
             self._break(activation, error, by=Event.FAILED, queued_too=isinstance(error, StartFailed))
 
+    def shard_stopped(self, activation: Activation, error: CallError) -> None:
+        """What its shard has on disk is damaged. What was queued for it is answered when it finds no shard."""
+        if activation.broken is None:
+            self.count += 1
+            self._break(activation, error)
+
     def mistaken(self, activation: Activation, error: InvalidTransition) -> None:
         """The runtime has made a mistake with it. Whatever that was, the next activation begins anew."""
         self._host.log.error("%s", error)

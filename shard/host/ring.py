@@ -168,7 +168,8 @@ class Ring(InternalOrigin):
             self._failure = Failure(reason)
             clock.ended(self, again_in_us=0)
             return
-        log.warning("the alarm of %s/%s did not get through and is tried again: %s", due.class_name, due.name, reason)
+        if clock.serves(self.shard):
+            log.warning("the alarm of %s/%s did not get through and is tried again: %s", due.class_name, due.name, reason)
         self.try_again()
 
     def try_again(self) -> None:

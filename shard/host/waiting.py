@@ -25,7 +25,7 @@ from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.outbound import LocalOrigin
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, Reader, Unknown
+from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, Reader, ShardDamaged, Unknown
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
@@ -199,7 +199,7 @@ class WaitingRoom:
     def _was_read(self, object_key: bytes, _: Any, error: Exception | None) -> None:
         """The page is in memory now: reading it again costs nothing, and no header has to be handed around."""
         queue = self._reading.pop(object_key)
-        if error is None:
+        if error is None or isinstance(error, ShardDamaged):  # The shard is about to be stopped, and refuses what it is asked.
             self._warm = object_key
             self._deliver_all(queue)
             self._warm = None

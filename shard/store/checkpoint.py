@@ -25,7 +25,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import SLOT_KEY_BYTES
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.store.ahead import Ahead
-from tidegate.shard.store.interface import Reader
+from tidegate.shard.store.interface import Reader, ShardDamaged
 from tidegate.shard.store.memtable import Memtable
 from tidegate.shard.store.sorting import SORT_STEP, sorted_steps
 from tidegate.shard.store.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
@@ -273,7 +273,7 @@ class Checkpointer:
     ) -> None:
         """`applied_position`: that of the newest log record in the stores. `report` is told of failures. At `memtable_bytes` a
         checkpoint starts."""
-        self._stores = stores
+        self._stores = list(stores)
         self._log = log
         self._applied_position = applied_position
         self._report = report
@@ -389,9 +389,8 @@ class Checkpointer:
         position = self._freeze()
         while True:
             try:
-                for store in self._stores:
-                    if store.frozen is not None:
-                        await self._move(store)
+                for store in list(self._stores):
+                    await self._move_unless_damaged(store)
                 await self._in_helper(self._log.truncate, position)
                 break
             except StoreFull as error:
@@ -405,6 +404,18 @@ class Checkpointer:
         self._freeze_position = None
         self._checkpoints += 1
         self._last_s = perf_counter() - began
+
+    def leave_out(self, store: ShardStore) -> None:
+        """Its shard is stopped: what it has got since its last checkpoint stays in the log, and only there."""
+        self._stores.remove(store)
+
+    async def _move_unless_damaged(self, store: ShardStore) -> None:
+        if store.frozen is None or store not in self._stores:
+            return
+        try:
+            await self._move(store)
+        except ShardDamaged as error:
+            store.on_damage(error)
 
     def _freeze(self) -> int:
         """Sets aside what all shards have now; the log position it reaches to. All in one turn, so the two agree."""

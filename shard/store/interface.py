@@ -12,6 +12,8 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from tidegate.runtime.errors import OperatorError
+
 HEADER: Final = ""
 """The key under which an object keeps what the runtime knows about it. Never visible to user code, whose keys are not empty."""
 
@@ -42,6 +44,22 @@ class ShardCommit(msgspec.Struct, array_like=True, gc=False):
     shard: int
     seq: int
     objects: list[ObjectWrites]
+
+
+class ShardDamaged(OperatorError):
+    """What this shard has on disk is damaged, missing or too old. It is stopped: nothing of it runs until an operator has mended
+    it. The worker's other shards are served."""
+
+    def __init__(self, shard: int, operation: str, place: object, problem: str, hint: str | None = None) -> None:
+        super().__init__(operation, place, problem, hint or mend_hint(shard))
+        self.shard = shard
+
+
+def mend_hint(shard: int) -> str:
+    return (
+        f"shard {shard} is stopped, the others are served: stop the service, then see `tidegate check`, and restore this shard "
+        f"from a backup or run `tidegate repair --shard {shard}`"
+    )
 
 
 class Snapshot(Protocol):

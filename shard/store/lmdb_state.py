@@ -26,6 +26,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.runtime.limits import KEY_BYTES_MAX
 from tidegate.shard.log.commit_log import make_directory, sync_directory
+from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.store import StoreFailed, StoreFull
 
 FORMAT = 1
@@ -128,6 +129,8 @@ class LmdbState:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._env = open_environment(path, map_bytes)
+        except (lmdb.InvalidError, lmdb.CorruptedError) as error:
+            raise ShardDamaged(shard, "open store", path, f"data.mdb is damaged: {error}") from error
         except (OSError, lmdb.Error, MemoryError) as error:
             if isinstance(full := _failure("open store", path, error), StoreFull):
                 raise full from error
@@ -165,7 +168,8 @@ class LmdbState:
         if version != FORMAT:
             raise OperatorError("open store", self.path, f"format {version} is unknown", "use the version that wrote it")
         if shard != self.shard:
-            raise OperatorError("open store", self.path, f"it holds shard {shard}", "put the directories back in their places")
+            hint = "put the directories back in their places"
+            raise ShardDamaged(self.shard, "open store", self.path, f"it holds shard {shard}", hint)
         return int(applied_seq)
 
     def get(self, key: bytes) -> bytes | None:

@@ -18,9 +18,11 @@ from tidegate.shard.store.interface import Done, Fetch, Reader, Snapshot
 class OpenReads:
     """The snapshots of one state that are in use."""
 
-    __slots__ = ("_open", "_waiting")
+    __slots__ = ("_failed", "_open", "_waiting")
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Exception], object]) -> None:
+        """`failed` is told of the error of a read, before whoever asked."""
+        self._failed = failed
         self._open: set[Snapshot] = set()
         self._waiting: list[tuple[set[Snapshot], Callable[[], object]]] = []
 
@@ -40,6 +42,8 @@ class OpenReads:
 
     def _over(self, snapshot: Snapshot, done: Done, result: Any, error: Exception | None) -> None:
         self._open.remove(snapshot)
+        if error is not None:
+            self._failed(error)
         for entry in list(self._waiting):
             entry[0].discard(snapshot)
             if not entry[0]:

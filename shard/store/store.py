@@ -10,13 +10,13 @@ Rule 2: this file knows the state only by the protocol below; the simulator runs
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
-from tidegate.shard.store.interface import UNKNOWN, Done, ObjectWrites, Reader, Snapshot, Unknown
+from tidegate.shard.store.interface import UNKNOWN, Done, ObjectWrites, Reader, ShardDamaged, Snapshot, Unknown
 from tidegate.shard.store.memtable import Memtable, merge_over
 from tidegate.shard.store.reads import OpenReads
 
@@ -101,14 +101,26 @@ class ShardStore:
         self.frozen_seq = 0
         self.reader: Reader | None = None
         """What reads the state while its pages may not be in memory. None: they are, ask at once."""
-        self.reads = OpenReads()
+        self.reads = OpenReads(self._read_failed)
+        self.on_damage: Callable[[ShardDamaged], object] = lambda error: None
+        """Told of every read, on the loop, that has found damage; then whoever asked is."""
 
     # Reading
 
     def get(self, object_key: bytes, key: str) -> bytes | None:
         """The value, None if absent. The key "" is the object's header."""
         value = self.recall(object_key, key)
-        return self.state.get(object_key + key.encode()) if value is UNKNOWN else value
+        if value is not UNKNOWN:
+            return value
+        try:
+            return self.state.get(object_key + key.encode())
+        except ShardDamaged as error:
+            self.on_damage(error)
+            raise
+
+    def _read_failed(self, error: Exception) -> None:
+        if isinstance(error, ShardDamaged):
+            self.on_damage(error)
 
     def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None:
         """What memory says: the value, None if absent, `UNKNOWN` if the state has to be asked."""
@@ -136,6 +148,9 @@ class ShardStore:
                 return [(key[OBJECT_KEY_BYTES:].decode(), value) for key, value in islice(rows, limit)]
             state_rows = ((key[OBJECT_KEY_BYTES:].decode(), value) for key, value in rows)
             return self._merged(object_key, start, end, reverse, limit, layers, state_rows)
+        except ShardDamaged as error:
+            self.on_damage(error)
+            raise
         finally:
             rows.close()
 

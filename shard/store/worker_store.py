@@ -15,7 +15,7 @@ from pathlib import Path
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog
 from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
-from tidegate.shard.store.interface import ShardCommit
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged
 from tidegate.shard.store.lmdb_state import MAP_BYTES_MAX, LmdbState
 from tidegate.shard.store.recovery import RecoveryReport, log_path, recall, recover
 from tidegate.shard.store.residency import Watch, WatchStatistics
@@ -30,12 +30,20 @@ PROBE_BYTES_MIN = 4 * SEGMENT_BYTES_FIRST
 PROBE_EVERY_S = 2.0
 
 
-def _open_states(data_dir: Path, shards: Sequence[int]) -> list[LmdbState]:
+Stopped = dict[int, ShardDamaged]
+"""By shard, why it is stopped."""
+
+
+def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped) -> list[LmdbState]:
+    """Of the shards that are not damaged; the others are added to `stopped`."""
     map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, len(shards)))
     states: list[LmdbState] = []
     try:
         for shard in shards:
-            states.append(LmdbState(data_dir / "shards" / f"{shard:04d}", shard, map_bytes=map_bytes))
+            try:
+                states.append(LmdbState(data_dir / "shards" / f"{shard:04d}", shard, map_bytes=map_bytes))
+            except ShardDamaged as error:
+                stopped[shard] = error
     except BaseException:
         _close_states(states)
         raise
@@ -70,13 +78,23 @@ class WorkerStore:
         report: RecoveryReport,
         trouble: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
+        stopped: Stopped | None = None,
     ) -> None:
+        self.stopped: Stopped = {} if stopped is None else stopped
+        """What is not in `shards` because it is damaged. The logs keep what it needs."""
+        self.on_damage: Callable[[ShardDamaged], object] = self._note_damage
+        """Told of each damage that is found from now on, on the loop thread, perhaps in the middle of object code: `stop` is to
+        be called soon."""
+        self.damage_found: list[ShardDamaged] = []
+        """Before anybody was there to be told."""
         self.shards = {state.shard: ShardStore(state) for state in states}
         self.log = log
         self.recovery = report
         self.applied_position = 0
         """Log position of the newest record whose writes are visible."""
         stores = list(self.shards.values())
+        for each in stores:
+            each.on_damage = self._found_damage
         self.checkpointer = Checkpointer(stores, log, lambda: self.applied_position, trouble, memtable_bytes)
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
@@ -105,10 +123,11 @@ class WorkerStore:
         loop thread when a checkpoint or the preparation of a segment fails: to be logged, and if fatal, to end the worker.
         `memtable_bytes`: see `Checkpointer`. Where there is no room for any of that, everything durable can be read, and nothing
         written: see `read_only`."""
-        states = _open_states(data_dir, shards)
+        stopped: Stopped = {}
+        states = _open_states(data_dir, shards, stopped)
         try:
             report = recover(data_dir, states, start, worker)
-            store = cls(states, CommitLog(log_path(data_dir, start, worker)), report, trouble, memtable_bytes)
+            store = cls(states, CommitLog(log_path(data_dir, start, worker)), report, trouble, memtable_bytes, stopped)
         except (StoreFull, LogWithoutRoom) as error:
             _close_states(states)  # What has failed to write is in no state to be read.
             return cls._open_to_read(data_dir, start, worker, shards, trouble, error)
@@ -128,13 +147,14 @@ class WorkerStore:
         trouble: Callable[[CheckpointTrouble], None],
         problem: OperatorError,
     ) -> WorkerStore:
-        states = _open_states(data_dir, shards)
+        stopped: Stopped = {}
+        states = _open_states(data_dir, shards, stopped)
         try:
             recalled = recall(data_dir, states, start, worker)
         except BaseException:
             _close_states(states)
             raise
-        store = cls(states, NoLog(problem), RecoveryReport(0, 0, 0, 0, 0.0), trouble)
+        store = cls(states, NoLog(problem), RecoveryReport(0, 0, 0, 0, 0.0), trouble, stopped=stopped)
         for shard, (seq, memtable) in recalled.items():
             store.shards[shard].seq, store.shards[shard].active = seq, memtable
         store.read_only = problem
@@ -167,11 +187,31 @@ class WorkerStore:
         """Makes the commits of the record at `position` visible to reads. Takes over their objects. On the loop thread, in the
         order of positions."""
         for commit in commits:
-            self.shards[commit.shard].apply(commit.seq, commit.objects)
+            if (store := self.shards.get(commit.shard)) is not None:  # Else it was stopped while this was in flight.
+                store.apply(commit.seq, commit.objects)
         self.applied_position = position
         self.checkpointer.note_applied()
         if self.log.needs_segment and self._preparing is None:
             self._prepare_segment()
+
+    # Damage
+
+    def _found_damage(self, error: ShardDamaged) -> None:
+        if error.shard not in self.stopped:
+            self.on_damage(error)
+
+    def _note_damage(self, error: ShardDamaged) -> None:
+        self.damage_found.append(error)
+
+    def stop(self, error: ShardDamaged) -> bool:
+        """The shard leaves `shards`; its files are left as they are, and the log keeps what it has of it. False: it was stopped
+        before."""
+        store = self.shards.pop(error.shard, None)
+        if store is None:
+            return False
+        self.stopped[error.shard] = error
+        self.checkpointer.leave_out(store)
+        return True
 
     def _prepare_segment(self) -> None:
         """Beside the loop. On a full disk only now and then: an append that needs the segment makes it itself."""

@@ -42,6 +42,7 @@ from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.collector import Collector
 from tidegate.shard.worker.committer import Committer
@@ -93,8 +94,12 @@ class Worker:
             turn=self._turn,
             send=self._peers.send,
             system=self._answer_system,
+            stopped=self.store.stopped,
             monotonic_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,  # A suspended machine ages, too.
         )
+        self.store.on_damage = self._on_damage
+        for error in self.store.damage_found:
+            self._on_damage(error)
         self._collector = Collector()
         self._committer = Committer(loop, self._host, self.store, self._on_broken)
         self._table: SlotTable | None = None
@@ -119,6 +124,8 @@ class Worker:
         self._collector.start()
         self._endpoint.start(self._loop)
         self._host.alarms.start()
+        for damage in self.store.stopped.values():
+            log.error("%s", damage)
         if self.store.read_only is not None:
             log.error("%s; until there is room everything is read and nothing is written", self.store.read_only)
             self._loop.create_task(self._leave_when_there_is_room(), context=NEUTRAL)
@@ -231,10 +238,13 @@ class Worker:
         }
 
     def _problems(self) -> list[Problem]:
-        error = self.store.read_only
-        if error is None:
-            return []
-        return [Problem(f"nothing can be written: {error.problem}", f"{self._name}, {error.place}", error.hint)]
+        found = [
+            Problem(f"shard {each.shard} is stopped: {each.problem}", f"{self._name}, {each.place}", each.hint)
+            for each in self.store.stopped.values()
+        ]
+        if (error := self.store.read_only) is not None:
+            found.append(Problem(f"nothing can be written: {error.problem}", f"{self._name}, {error.place}", error.hint))
+        return found
 
     # Trouble
 
@@ -242,6 +252,16 @@ class Worker:
         log.error("%s", trouble.error)
         if trouble.fatal:
             self._end(1, 0)
+
+    def _on_damage(self, error: ShardDamaged) -> None:
+        """Perhaps in the middle of a call, which must not go on."""
+        self._host.stopped.found(error)
+        self._loop.call_soon(self._stop_shard, error, context=NEUTRAL)
+
+    def _stop_shard(self, error: ShardDamaged) -> None:
+        if self.store.stop(error):
+            log.error("%s", error)
+            self._host.stopped.stop(error.shard)
 
     def _on_broken(self, error: OperatorError) -> None:
         """The log is unusable and everybody who waited has been told. Only a new process can find out what is durable."""

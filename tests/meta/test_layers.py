@@ -30,7 +30,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
     "router": SERVING,
     "shard/neutral": set(),
-    "shard/store/interface": set(),
+    "shard/store/interface": {"runtime/errors"},
     "shard/log": LEAVES,
     "shard/store": LEAVES | {"shard/neutral", "shard/store/interface", "shard/log"},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from random import Random
 from typing import Any
 
@@ -23,8 +23,8 @@ from tidegate.shard.loop.task import object_task_factory
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.interface import ShardCommit
-from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged
+from tidegate.shard.store.memory_state import MemorySnapshot, MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.store import ShardStore
 
@@ -55,6 +55,20 @@ class Call:
         return self.reply.result()
 
 
+class DamagedState(MemoryState):
+    def get(self, key: bytes) -> bytes | None:
+        raise ShardDamaged(self.shard, "read", "its state", "a value has a wrong checksum")
+
+    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+        raise ShardDamaged(self.shard, "read", "its state", "a row has a wrong checksum")
+
+    def snapshot(self) -> MemorySnapshot:
+        taken = super().snapshot()
+        taken.get = self.get
+        taken.scan = self.scan
+        return taken
+
+
 class World:
     """`auto` makes every commit durable at the end of its turn; otherwise the test calls `commit` or `fail_commit`."""
 
@@ -76,6 +90,7 @@ class World:
         self.now_s: float | None = None
         """The time of calls, where the test sets it."""
         self.stores = {shard: ShardStore(state) for shard, state in self.states.items()}
+        self.stopped: dict[int, ShardDamaged] = {}
         self.boot()
         WORLDS.append(self)
 
@@ -93,6 +108,7 @@ class World:
             wall_us=self.wall_us,
             random=Random(self.boots),
             system=self._system,
+            stopped=self.stopped,
         )
 
     def wall_us(self) -> int:
@@ -121,7 +137,8 @@ class World:
         assert CURRENT.get(None) is None, "a commit is no object's business"
         self.position = position
         for commit in commits:
-            self.stores[commit.shard].apply(commit.seq, commit.objects)
+            if commit.shard in self.stores:
+                self.stores[commit.shard].apply(commit.seq, commit.objects)
 
     def _now_s(self) -> float:
         return float(self.loop.time() if self.now_s is None else self.now_s)
@@ -195,6 +212,20 @@ class World:
         self.lost_calls |= set(self.calls)
         self.calls.clear()
         self.boot()
+
+    def damage(self, shard: int) -> None:
+        """Every read of its state finds damage from now on; the shard is stopped then, as a worker does it."""
+        self.stores[shard].state = DamagedState(shard)
+        self.stores[shard].on_damage = self._on_damage
+
+    def _on_damage(self, error: ShardDamaged) -> None:
+        self.host.stopped.found(error)
+        self.loop.call_soon(self.stop, error, context=NEUTRAL)
+
+    def stop(self, error: ShardDamaged) -> None:
+        if self.stores.pop(error.shard, None) is not None:
+            self.stopped[error.shard] = error
+            self.host.stopped.stop(error.shard)
 
     def evict_idle(self) -> None:
         """As after a long time. An activation used since it was last looked at goes at the second look."""

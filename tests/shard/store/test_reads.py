@@ -10,7 +10,7 @@ from tidegate.shard.store.reads import OpenReads
 
 
 def test_who_waits_for_the_reads_of_now_is_told_when_they_are_over_whatever_is_asked_later() -> None:
-    reads, reader, told = OpenReads(), HeldReader(), []
+    reads, reader, told = OpenReads(print), HeldReader(), []
     state = MemoryState(0)
 
     def ask(name: str) -> None:

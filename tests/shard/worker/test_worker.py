@@ -29,6 +29,7 @@ from tidegate.runtime.wire.supervisor_messages import (
 )
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.worker import Worker
 
@@ -125,9 +126,9 @@ class Running:
 async def service(tmp_path: Path, workers: int) -> AsyncIterator[list[Running]]:
     context: zmq.Context[Any] = zmq.Context()
     for shard in range(SHARDS):
-        (tmp_path / "shards" / f"{shard:04d}").mkdir(parents=True)
+        (tmp_path / "shards" / f"{shard:04d}").mkdir(parents=True, exist_ok=True)
     for index in range(workers):
-        (tmp_path / "log" / f"{1:08d}-{index:04d}").mkdir(parents=True)
+        (tmp_path / "log" / f"{1:08d}-{index:04d}").mkdir(parents=True, exist_ok=True)
     running = [Running(tmp_path, context, index, workers) for index in range(workers)]
     tell(running, 1)
     try:
@@ -188,6 +189,46 @@ async def test_a_worker_answers_moved_for_objects_of_another(tmp_path: Path) -> 
     async with service(tmp_path, 2) as (first, _):
         with pytest.raises(Moved):
             await first.ask(name_on(1, 2), "get")
+
+
+async def test_a_shard_that_is_damaged_on_disk_is_stopped_and_named_and_the_others_are_served(tmp_path: Path) -> None:
+    for shard, content in ((2, b"not LMDB's" * 1_000), (3, b"")):
+        (tmp_path / "shards" / f"{shard:04d}").mkdir(parents=True)
+        (tmp_path / "shards" / f"{shard:04d}" / "data.mdb").write_bytes(content)
+    table = SlotTable(Topology(1, (0, 1, 2, 3), (None,) * SHARDS))
+    names = {table.worker_of("Note", str(number)): str(number) for number in range(100)}
+    async with service(tmp_path, 1) as (one,):
+        with pytest.raises(Unavailable, match=r"shard 2 is stopped: open store .*data\.mdb is damaged"):
+            await one.ask(names[2], "put", 1)
+        for shard in (0, 1, 3):
+            await one.ask(names[shard], "put", shard)
+            assert await one.ask(names[shard], "get") == shard
+        one.worker.on_control(Ping(7))
+        [problem] = one.control[-1].statistics["problems"]  # type: ignore[union-attr]
+        assert problem.what.startswith("shard 2 is stopped: data.mdb is damaged")
+        assert problem.where == f"worker 0, {tmp_path}/shards/0002"
+        assert "tidegate repair --shard 2" in problem.next
+        await one.worker.store.checkpointer.finish()
+
+
+async def test_damage_that_is_found_while_serving_stops_its_shard_and_what_the_others_write_is_kept(tmp_path: Path) -> None:
+    table = SlotTable(Topology(1, (0, 1, 2, 3), (None,) * SHARDS))
+    names = {table.worker_of("Note", str(number)): str(number) for number in range(100)}
+    async with service(tmp_path, 1) as (one,):
+        for name in names.values():
+            await one.ask(name, "put", 1)
+        holding = one.send("Note", names[1], "hold")
+        await one.ask(names[2], "get")
+        one.worker.store.shards[1].on_damage(ShardDamaged(1, "read", "shards/0001", "a value has a wrong checksum"))
+        with pytest.raises(Unavailable, match="shard 1 is stopped: read shards/0001: a value has a wrong checksum"):
+            await one.reply(holding)
+        with pytest.raises(Unavailable, match="shard 1 is stopped"):
+            await one.ask(names[1], "get")
+        for shard in (0, 2, 3):
+            await one.ask(names[shard], "put", 2)
+        await one.worker.store.checkpointer.finish()
+    async with service(tmp_path, 1) as (one,):  # It is read anew.
+        assert [await one.ask(names[shard], "get") for shard in (0, 1, 2, 3)] == [2, 1, 2, 2]
 
 
 async def test_a_ping_of_the_supervisor_is_answered_with_the_numbers_of_the_worker(tmp_path: Path) -> None:
