@@ -161,6 +161,9 @@ UNDURABLE_BYTES_MAX = 16 << 20
 OBJECT_DIRTY_BYTES_MAX = 22 << 20
 """What one object may write without a suspension: such writes are atomic, so they must fit in one commit."""
 
+STATE_VERIFY_BYTES_MAX = 128 << 20
+"""A shard's data file up to this size is looked through, every page and row, at each start: 200 to 400 MB a second."""
+
 # Life of an object (contract, section 6).
 IDLE_EVICT_S = 10.0
 LOGGED_KINDS_MAX = 1_000

@@ -7,6 +7,8 @@ Rule 1: LMDB's own locks are off (`lock=False`), because a write transaction beg
 Rule 2: the sequence of the last commit contained is stored in the same transaction as its data.
 Rule 3: any key of a row is longer than an object key and starts with a slot (below 0x40); the one key that starts with 0xff
         is ours.
+Rule 4: no row leaves without the checksum of its key and value, and none is said to be absent between two that are damaged or
+        out of order. A file up to `STATE_VERIFY_BYTES_MAX` is looked through at every start besides (see `pages`).
 """
 
 from __future__ import annotations
@@ -14,11 +16,12 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import struct
+import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 from time import perf_counter
 from typing import Any
+from zlib import crc32
 
 import lmdb
 
@@ -26,41 +29,33 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.runtime.limits import KEY_BYTES_MAX
 from tidegate.shard.log.commit_log import make_directory, sync_directory
+from tidegate.shard.store.data_file import (
+    DATA_FILE,
+    FORMAT,
+    FORMAT_WITHOUT_CHECKSUMS,
+    MAP_BYTES_MAX,
+    META_KEY,
+    NEW,
+    add_checksums,
+    expected_seq,
+    find_damage,
+    format_of,
+    open_environment,
+    pack_meta,
+    sync_file,
+    unpack_meta,
+    with_checksums,
+)
 from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.pages import CRC_BYTES, CRC_RESIDUE, PageFile
 from tidegate.shard.store.store import StoreFailed, StoreFull
 
-FORMAT = 1
-MAP_BYTES_MAX = 1 << 40
-MAP_BYTES_MIN = 1 << 30
 FULL_BELOW_BYTES = 1 << 20
-"""The map is address space, not memory or disk. It is made as large as the system grants."""
 
 SLOW_READ_S = 0.000_05
 """A read that takes longer may have waited for the disk. The kernel knows; asking it takes a third of a microsecond."""
 
-_META_KEY = b"\xffstate"
-_META = struct.Struct("<IIQ")  # format, shard, applied sequence
-
 assert OBJECT_KEY_BYTES + KEY_BYTES_MAX <= 511, "LMDB as built by its Python package takes keys of 511 bytes"
-
-
-def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
-    """Opens or creates it, with the largest map up to `map_bytes` that the system grants."""
-    options: dict[str, Any] = {
-        "max_dbs": 0, "lock": False, "sync": True, "metasync": True, "writemap": False, "readahead": False, "subdir": True,
-        "lib_version": 0,  # py-lmdb 3 bundles two incompatible formats; 0 is the one that all versions read.
-    }  # fmt: skip
-    while True:
-        try:
-            return lmdb.open(str(path), map_size=map_bytes, **options)
-        except TypeError:
-            if "lib_version" not in options:
-                raise
-            del options["lib_version"]  # py-lmdb before 3 has one format, this one, and no such parameter.
-        except (lmdb.MemoryError, MemoryError):
-            if map_bytes <= MAP_BYTES_MIN:
-                raise
-            map_bytes //= 4
 
 
 class Faults:
@@ -119,15 +114,21 @@ class LmdbState:
     """The rows of one shard as of `applied_seq`, on disk."""
 
     def __init__(self, path: Path, shard: int, *, map_bytes: int = MAP_BYTES_MAX) -> None:
-        """Opens the environment in `path`, or creates it durably."""
+        """Opens the environment in `path`, or creates it durably. What is of an older format becomes of this one, durably. Raises
+        `ShardDamaged` where anything in it does not fit, and OperatorError."""
         self.shard = shard
         self.path = path
         self.was_read = False
         """Set by every read that is made on the loop thread."""
         self.on_fault: Callable[[], object] | None = None
         """Called when such a read has waited for the disk."""
+        self.expected_seq = 0
+        """What recovery must reach at least: see `data_file.expected_seq`."""
+        self._map_bytes = map_bytes
         try:
             path.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(path / NEW, ignore_errors=True)  # Of a process that has not come to its end.
+            is_new = self._is_new()
             self._env = open_environment(path, map_bytes)
         except (lmdb.InvalidError, lmdb.CorruptedError) as error:
             raise ShardDamaged(shard, "open store", path, f"data.mdb is damaged: {error}") from error
@@ -138,21 +139,40 @@ class LmdbState:
                 "open store", path, str(error), "check the permissions, the address space limit (ulimit -v) and the disk",
             ) from error  # fmt: skip
         try:
-            meta = self.get(_META_KEY)
-            self.applied_seq = self._create() if meta is None else self._check(meta)
+            self.applied_seq = self._create() if is_new else self._check()
         except BaseException:
             self._env.close()
             raise
+
+    def _is_new(self) -> bool:
+        """Whether there is nothing yet. What is there is looked at, and brought to this format."""
+        file = self.path / DATA_FILE
+        if not file.exists() or file.stat().st_size == 0:
+            return True
+        try:
+            with PageFile(file) as pages:
+                version = format_of(pages)
+                if (damage := find_damage(pages, checksums=version > FORMAT_WITHOUT_CHECKSUMS)) is not None:
+                    raise self._damaged(damage)
+                meta = pages.newest_meta()
+                assert meta is not None
+                if meta.main.entries == 0 and meta.txn == 0:
+                    return True
+                self.expected_seq = expected_seq(pages)
+        except ValueError as error:
+            raise self._damaged(error) from error
+        if version == FORMAT_WITHOUT_CHECKSUMS:
+            try:
+                add_checksums(self.path, self.shard, self._map_bytes)
+            except lmdb.Error as error:
+                raise _failure("upgrade store", self.path, error) from error
+        return False
 
     def _create(self) -> int:
         """The first commit. It comes after the file and the names on the way to it are durable, which LMDB does not see to; so
         a state that has a commit has durable names."""
         try:
-            fd = os.open(self.path / "data.mdb", os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            sync_file(self.path / DATA_FILE)
             sync_directory(self.path)
             make_directory(self.path)
         except OSError as error:
@@ -162,15 +182,25 @@ class LmdbState:
         batch.commit()
         return 0
 
-    def _check(self, meta: bytes) -> int:
+    def _check(self) -> int:
         """The applied sequence, if the environment is ours."""
-        version, shard, applied_seq = _META.unpack(meta)
+        version, shard, applied_seq = unpack_meta(self.get(META_KEY))
+        if version == 0:
+            raise self._damaged("the row that says which shard it holds is missing")
         if version != FORMAT:
             raise OperatorError("open store", self.path, f"format {version} is unknown", "use the version that wrote it")
         if shard != self.shard:
             hint = "put the directories back in their places"
             raise ShardDamaged(self.shard, "open store", self.path, f"it holds shard {shard}", hint)
-        return int(applied_seq)
+        return applied_seq
+
+    def _damaged(self, problem: object) -> ShardDamaged:
+        return ShardDamaged(self.shard, "read store", self.path, str(problem))
+
+    def check_recovered(self, seq: int) -> None:
+        """With what the logs have it gets to `seq`. Raises `ShardDamaged` if something newer was here before."""
+        if seq < self.expected_seq:
+            raise self._damaged(f"its meta pages and the logs lead to commit {seq}, but commit {self.expected_seq} was here")
 
     def get(self, key: bytes) -> bytes | None:
         """One short read transaction: about 1.5 µs for a page in memory."""
@@ -178,7 +208,9 @@ class LmdbState:
         self.was_read = True
         txn = self._env.begin()
         try:
-            value: bytes | None = txn.get(key)
+            value = _get(txn, key)
+        except (_WrongRow, lmdb.Error) as error:
+            raise self._damaged(error) from error
         finally:
             txn.abort()
         if perf_counter() - began > SLOW_READ_S:
@@ -192,6 +224,8 @@ class LmdbState:
         txn = self._env.begin()
         try:
             yield from _rows(txn, start, end, reverse)
+        except (_WrongRow, lmdb.Error) as error:
+            raise self._damaged(error) from error
         finally:
             txn.abort()
             if perf_counter() - began > SLOW_READ_S:
@@ -203,7 +237,7 @@ class LmdbState:
             self.on_fault()
 
     def snapshot(self) -> LmdbSnapshot:
-        return LmdbSnapshot(self._env)
+        return LmdbSnapshot(self._env, self._damaged)
 
     def begin(self) -> LmdbBatch:
         return LmdbBatch(self, self._env)
@@ -212,34 +246,89 @@ class LmdbState:
         self._env.close()
 
 
+class _WrongRow(Exception):
+    """A row is not what was written, or not where it belongs."""
+
+
+def _get(txn: Any, key: bytes) -> bytes | None:
+    value: bytes | None = txn.get(key)
+    if value is None:
+        _check_absent(txn, key)
+        return None
+    if crc32(value, crc32(key)) != CRC_RESIDUE:
+        raise _WrongRow(f"the checksum of row {key.hex()} is wrong")
+    return value[:-CRC_BYTES]
+
+
+def _check_absent(txn: Any, key: bytes) -> None:
+    """Whichever row's key is damaged, the search for that row ends beside it. (There is always a row behind: ours.)"""
+    cursor = txn.cursor()
+    if not cursor.set_range(key):
+        raise _WrongRow("the last row is missing")
+    _check_row(cursor.item(), key, None)
+    if cursor.prev():
+        _check_row(cursor.item(), b"", key)
+
+
+def _check_row(row: tuple[bytes, bytes], low: bytes, high: bytes | None) -> None:
+    """That it is whole, not below `low`, and below `high`."""
+    key, value = row
+    if crc32(value, crc32(key)) != CRC_RESIDUE:
+        raise _WrongRow(f"the checksum of row {key.hex()} is wrong")
+    if key < low or (high is not None and key >= high):
+        raise _WrongRow(f"row {key.hex()} is out of order")
+
+
 def _rows(txn: Any, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+    """The rows before the first and behind the last one are looked at, too: they might belong in between."""
     cursor = txn.cursor()
     if not reverse:
+        last = start
         if cursor.set_range(start):
+            if cursor.prev():
+                _check_row(cursor.item(), b"", start)
+                cursor.next()
+            else:
+                cursor.first()
             for key, value in cursor.iternext():
+                if crc32(value, crc32(key)) != CRC_RESIDUE or key < last:
+                    raise _WrongRow(f"row {key.hex()} is damaged or out of order")
                 if key >= end:
                     return
-                yield key, value
-    elif cursor.prev() if cursor.set_range(end) else cursor.last():
-        for key, value in cursor.iterprev():
-            if key < start:
-                return
-            yield key, value
+                yield key, value[:-CRC_BYTES]
+                last = key
+    elif cursor.set_range(end):
+        _check_row(cursor.item(), end, None)
+        if cursor.prev():
+            last = end
+            for key, value in cursor.iterprev():
+                if crc32(value, crc32(key)) != CRC_RESIDUE or key > last:
+                    raise _WrongRow(f"row {key.hex()} is damaged or out of order")
+                if key < start:
+                    return
+                yield key, value[:-CRC_BYTES]
+                last = key
 
 
 class LmdbSnapshot:
     """A read transaction. Taken on the loop thread, which touches no page but the newest meta page, used and closed by one
     other thread (rule 1)."""
 
-    def __init__(self, env: lmdb.Environment) -> None:
+    def __init__(self, env: lmdb.Environment, damaged: Callable[[object], ShardDamaged]) -> None:
         self._txn = env.begin()
+        self._damaged = damaged
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._txn.get(key)
-        return value
+        try:
+            return _get(self._txn, key)
+        except (_WrongRow, lmdb.Error) as error:
+            raise self._damaged(error) from error
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
-        return _rows(self._txn, start, end, reverse)
+        try:
+            yield from _rows(self._txn, start, end, reverse)
+        except (_WrongRow, lmdb.Error) as error:
+            raise self._damaged(error) from error
 
     def close(self) -> None:
         self._txn.abort()
@@ -259,7 +348,7 @@ class LmdbBatch:
     def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
         try:
             with self._txn.cursor() as cursor:
-                cursor.putmulti(items)
+                cursor.putmulti(with_checksums(items))
         except lmdb.Error as error:
             raise _failure("checkpoint into", self._state.path, error) from error
 
@@ -287,7 +376,7 @@ class LmdbBatch:
 
     def set_applied_seq(self, seq: int) -> None:
         self._seq = seq
-        self.put_many([(_META_KEY, _META.pack(FORMAT, self._state.shard, seq))])
+        self.put_many([(META_KEY, pack_meta(self._state.shard, seq))])
 
     def commit(self) -> None:
         """Blocks until durable, without the GIL. On failure nothing of the batch is in the state."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog
 from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
+from tidegate.shard.store.data_file import MAP_BYTES_MAX
 from tidegate.shard.store.interface import ShardCommit, ShardDamaged
-from tidegate.shard.store.lmdb_state import MAP_BYTES_MAX, LmdbState
+from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.recovery import RecoveryReport, log_path, recall, recover
 from tidegate.shard.store.residency import Watch, WatchStatistics
 from tidegate.shard.store.store import ShardStore, StoreFull
@@ -48,6 +49,19 @@ def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped) -> lis
         _close_states(states)
         raise
     return states
+
+
+def _recovered(states: Sequence[LmdbState], seqs: Mapping[int, int], stopped: Stopped) -> list[LmdbState]:
+    """Those that have got as far as they were before. `seqs`: how far, by shard."""
+    whole = []
+    for state in states:
+        try:
+            state.check_recovered(seqs[state.shard])
+            whole.append(state)
+        except ShardDamaged as error:
+            state.close()
+            stopped[state.shard] = error
+    return whole
 
 
 def _close_states(states: Sequence[LmdbState]) -> None:
@@ -127,6 +141,7 @@ class WorkerStore:
         states = _open_states(data_dir, shards, stopped)
         try:
             report = recover(data_dir, states, start, worker)
+            states = _recovered(states, {state.shard: state.applied_seq for state in states}, stopped)
             store = cls(states, CommitLog(log_path(data_dir, start, worker)), report, trouble, memtable_bytes, stopped)
         except (StoreFull, LogWithoutRoom) as error:
             _close_states(states)  # What has failed to write is in no state to be read.
@@ -151,12 +166,13 @@ class WorkerStore:
         states = _open_states(data_dir, shards, stopped)
         try:
             recalled = recall(data_dir, states, start, worker)
+            states = _recovered(states, {shard: seq for shard, (seq, _) in recalled.items()}, stopped)
         except BaseException:
             _close_states(states)
             raise
         store = cls(states, NoLog(problem), RecoveryReport(0, 0, 0, 0, 0.0), trouble, stopped=stopped)
-        for shard, (seq, memtable) in recalled.items():
-            store.shards[shard].seq, store.shards[shard].active = seq, memtable
+        for shard, each in store.shards.items():
+            each.seq, each.active = recalled[shard]
         store.read_only = problem
         store._probe = data_dir / "log" / f"{PROBE}{worker}"
         store._watch = Watch([(store.shards[state.shard], state) for state in states])

@@ -10,13 +10,17 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import lmdb
 import pytest
 
+from tests.support.damage import PAGE, ROWS, flip_bit, object_row, places_of_rows, write_state
 from tidegate.runtime.errors import OperatorError
+from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.lmdb_state import LmdbState, _failure
 from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.pages import PageFile
 from tidegate.shard.store.store import ShardState, StoreFailed, StoreFull
 
 LOW, HIGH = b"", b"\xfe"
@@ -146,7 +150,7 @@ def test_a_state_of_another_shard_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_of_an_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.store.lmdb_state.FORMAT", 7)
+    monkeypatch.setattr("tidegate.shard.store.data_file.FORMAT", 7)
     LmdbState(tmp_path, 1).close()
     monkeypatch.undo()
     with pytest.raises(OperatorError, match="format 7 is unknown"):
@@ -155,7 +159,7 @@ def test_a_state_of_an_unknown_format_is_refused(tmp_path: Path, monkeypatch: py
 
 def test_a_file_that_is_no_environment_is_refused_with_its_place(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"garbage" * 2000)
-    with pytest.raises(OperatorError, match=f"open store {tmp_path}"):
+    with pytest.raises(OperatorError, match=f"read store {tmp_path}: page 0: it is no meta page"):
         LmdbState(tmp_path, 1)
 
 
@@ -281,3 +285,102 @@ def test_new_files_and_the_names_on_the_way_to_them_are_synced(tmp_path: Path, m
     synced.clear()
     LmdbState(place, 1).close()
     assert synced == []
+
+
+# What the disk has changed
+
+
+def test_a_value_of_which_a_bit_was_flipped_is_never_returned(tmp_path: Path) -> None:
+    state = LmdbState(tmp_path, 1)
+    put(state, {b"\x01%015dkey" % number: b"value of a row" for number in range(50)}, 1)
+    state.close()
+    place = (tmp_path / "data.mdb").read_bytes().rindex(b"value of a row")
+    flip_bit(tmp_path / "data.mdb", place + 3, 1)
+    with pytest.raises(ShardDamaged, match=r"page \d+: the checksum of row \d+ of it is wrong.*tidegate repair --shard 1"):
+        LmdbState(tmp_path, 1)
+
+
+@pytest.mark.parametrize("pages", [0.5, 2, 5])
+def test_a_file_that_was_cut_short_refuses_its_shard_and_ends_no_process(tmp_path: Path, pages: float) -> None:
+    held = write_state(tmp_path, Random(1))
+    os.truncate(tmp_path / "data.mdb", int(pages * PAGE))
+    program = (
+        "import pathlib, sys\n"
+        "from tidegate.shard.store.lmdb_state import LmdbState\n"
+        "state = LmdbState(pathlib.Path(sys.argv[1]), 1)\n"
+        "list(state.scan(b'', b'\\xfe', False))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert held
+    assert (done.returncode, "ShardDamaged" in done.stderr) == (1, True), done
+
+
+def test_a_large_file_is_not_looked_through_but_what_is_read_of_it_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bits are flipped in rows, so in leaves: in the page's own numbers and above, only looking through all of it tells."""
+    monkeypatch.setattr("tidegate.shard.store.data_file.STATE_VERIFY_BYTES_MAX", 0)
+    random = Random(3)
+    held = write_state(tmp_path, random)
+    file = tmp_path / "data.mdb"
+    keys = [object_row(number) for number in range(ROWS)]
+    objects = sorted({key[:16] for key in keys})
+    whole = file.read_bytes()
+    rows_at = places_of_rows(file)
+    places = [rows_at[key] + random.randrange(len(key) + len(value)) for key, value in held.items() if key in rows_at]
+    detected = harmless = 0
+    for place in random.sample(places, 150):
+        flip_bit(file, place, random.randrange(8))
+        state = LmdbState(tmp_path, 1)
+        try:
+            assert {key: value for key in random.sample(keys, len(keys)) if (value := state.get(key)) is not None} == held
+            for reverse in (False, True):
+                rows = [row for key in objects for row in state.scan(key, key + b"\xff", reverse)]
+                assert dict(rows) == held
+            harmless += 1
+        except ShardDamaged:
+            detected += 1
+        finally:
+            state.close()
+        file.write_bytes(whole)
+    print(f"{detected} detected, {harmless} harmless")
+    assert detected > 140  # What an older commit left in the same page may have been meant.
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_notices_that_the_first_or_last_row_of_its_range_has_another_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reverse: bool
+) -> None:
+    monkeypatch.setattr("tidegate.shard.store.data_file.STATE_VERIFY_BYTES_MAX", 0)
+    file = tmp_path / "data.mdb"
+    state = LmdbState(tmp_path, 1)
+    put(state, {b"\x01%015d" % number + letter: b"v" for number in range(9) for letter in (b"a", b"b", b"c")}, 1)
+    state.close()
+    for letter in (b"a", b"c"):
+        whole = file.read_bytes()
+        place = places_of_rows(file)[b"\x01%015d" % 4 + letter]
+        for byte in range(17):
+            flip_bit(file, place + byte, 1)
+            state = LmdbState(tmp_path, 1)
+            with pytest.raises(ShardDamaged):
+                list(state.scan(b"\x01%015d" % 4, b"\x01%015d\xff" % 4, reverse))
+            with pytest.raises(ShardDamaged):
+                state.get(b"\x01%015d" % 4 + letter)
+            state.close()
+            file.write_bytes(whole)
+
+
+def test_a_state_that_goes_on_from_the_last_but_one_commit_is_refused_after_recovery(tmp_path: Path) -> None:
+    write_state(tmp_path, Random(1))
+    with PageFile(tmp_path / "data.mdb") as pages:
+        newest = pages.newest_meta()
+        assert newest is not None
+    with (tmp_path / "data.mdb").open("r+b") as opened:  # Where its transaction stands.
+        opened.seek(newest.page * PAGE + 16 + 24 + 2 * 48 + 8)
+        opened.write((newest.txn - 2).to_bytes(8, "little"))
+    state = LmdbState(tmp_path, 1)
+    assert (state.applied_seq, state.expected_seq) == (19, 20)
+    with pytest.raises(ShardDamaged, match="lead to commit 19, but commit 20 was here"):
+        state.check_recovered(19)
+    state.check_recovered(20)
+    state.close()

@@ -1,0 +1,75 @@
+"""Data files with flipped bits: made, changed, read back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import lmdb
+
+from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.pages import PageFile, Verifier
+
+PAGE = 4_096
+ROWS = 600
+
+
+def object_row(number: int) -> bytes:
+    return b"\x01%015d" % (number // 5) + b"key%d" % (number % 5)
+
+
+def write_state(
+    path: Path, random: Random, *, rows: int = 600, commits: int = 20, value_bytes_max: int = 60
+) -> dict[bytes, bytes]:
+    """A state with a history: rows put, changed and deleted, pages freed and used again. Returns what it holds."""
+    state = LmdbState(path, 1)
+    held: dict[bytes, bytes] = {}
+    keys = [object_row(number) for number in range(ROWS)]
+    for seq in range(1, commits + 1):
+        batch = state.begin()
+        for key in sorted(random.sample(keys, random.choice([1, 20, ROWS // 2]))):
+            if random.random() < 0.3:
+                held.pop(key, None)
+                batch.delete_many([key])
+            else:
+                size = 5_000 if random.random() < value_bytes_max / 60_000 else random.randrange(value_bytes_max)
+                held[key] = random.randbytes(size)
+                batch.put_many([(key, held[key])])
+        batch.set_applied_seq(seq)
+        batch.commit()
+    state.close()
+    return held
+
+
+def places_of_rows(file: Path) -> dict[bytes, int]:
+    """Where in the file the key of each small row is that is not of an older commit; its value follows."""
+    found = {}
+    with PageFile(file) as pages:
+        verifier = Verifier(pages)
+        assert not list(verifier.run())
+        for number in range(pages.pages):
+            if verifier.reached(number) and pages.is_leaf(number):
+                page = pages.page(number)
+                for row in pages.rows_of(number, page):
+                    if (place := page.find(row.key + row.value)) >= 0:
+                        found[row.key] = number * PAGE + place
+    return found
+
+
+def flip_bit(file: Path, byte: int, bit: int) -> None:
+    with file.open("r+b") as opened:
+        opened.seek(byte)
+        (old,) = opened.read(1)
+        opened.seek(byte)
+        opened.write(bytes([old ^ 1 << bit]))
+
+
+def write_format_1(path: Path, shard: int, rows: dict[bytes, bytes], applied_seq: int) -> None:
+    """A state as versions before checksums left it."""
+    path.mkdir(parents=True)
+    env = lmdb.open(str(path), map_size=1 << 30, max_dbs=0, lock=False)
+    with env.begin(write=True) as txn:
+        for key, value in rows.items():
+            txn.put(key, value)
+        txn.put(b"\xffstate", (1).to_bytes(4, "little") + shard.to_bytes(4, "little") + applied_seq.to_bytes(8, "little"))
+    env.close()
