@@ -382,11 +382,6 @@ class Endpoint:
     def reply_error(self, origin: Origin, request_id: int | str, error: CallError) -> None:
         self.reply(origin, request_id, ERROR, error.to_wire())
 
-    @property
-    def has_replies(self) -> bool:
-        """Whether `flush` has something to send."""
-        return bool(self._rows or self._formed)
-
     def flush(self) -> None:
         """Sends everything queued, one message per client where the client allows it."""
         if self._socket.closed:

@@ -38,7 +38,11 @@ class Turn:
             self._asked = True
             self._call_soon(self._end_asked, context=NEUTRAL)
 
-    def _end_asked(self) -> None:
-        self._asked = False
+    def end(self) -> None:
+        """At once, for a turn that begins and ends with something that the shell itself was told."""
         self.begin()
         self._end()
+
+    def _end_asked(self) -> None:
+        self._asked = False
+        self.end()

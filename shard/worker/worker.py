@@ -101,7 +101,7 @@ class Worker:
         for error in self.store.damage_found:
             self._on_damage(error)
         self._collector = Collector()
-        self._committer = Committer(loop, self._host, self.store, self._on_broken)
+        self._committer = Committer(loop, self._host, self.store, self._turn.end, self._on_broken)
         self._table: SlotTable | None = None
         self._inquire_after_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
@@ -147,8 +147,6 @@ class Worker:
         self._host.handle(message)
 
     def _end_turn(self) -> None:
-        if self._endpoint.has_replies and self._committer.will_block:
-            self._endpoint.flush()  # What waits for no write does not wait for the disk either.
         self._committer.commit_if_due()
         self._endpoint.flush()
         table = self._host.table

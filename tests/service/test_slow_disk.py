@@ -20,6 +20,7 @@ from tests.support.witness import Witness, witness
 pytestmark = pytest.mark.alone
 
 SYNC_S = 0.3
+STALL_S = 4.0
 APP = str(ROOT / "tests" / "service" / "apps" / "gates.py")
 
 
@@ -53,8 +54,6 @@ def service(tmp_path_factory: pytest.TempPathFactory, disk: Disk) -> Iterator[Se
     with services_in(tmp_path_factory.mktemp("slow")) as serve:
         service = serve(2, app=APP, environment=disk.environment)
         disk.behaves(SYNC_S)
-        for worker in range(2):  # The first slow sync is waited for on the loop, from then on a helper thread does.
-            service.call("Teller", name_on(service, worker, "Teller", "first"), "put", 0)
         yield service
         disk.behaves()
 
@@ -127,6 +126,32 @@ def test_reads_of_other_objects_of_the_worker_do_not_wait_for_the_disk(service: 
     print(f"{len(reads_s)} reads during one commit, the slowest took {max(reads_s[1:-1]):.4f} s")
     assert len(reads_s) > 10
     assert max(reads_s[1:-1]) < SYNC_S / 2
+
+
+def test_objects_that_write_nothing_are_answered_as_always_when_a_fast_disk_stalls(tmp_path: Path, disk: Disk) -> None:
+    """For longer than a worker may be silent: one that waits for the disk is not hung."""
+    config = tmp_path / "t.toml"
+    config.write_text("[service]\nliveness_s = 1\n")
+    disk.behaves()
+    with services_in(tmp_path) as serve:
+        service = serve(1, "--config", str(config), app=APP, environment=disk.environment)
+        pid = service.worker_pid(0)
+        for number in range(50):
+            service.call("Teller", "writer", "put", number)
+        disk.behaves(STALL_S)
+        put = threading.Thread(target=service.call, args=("Teller", "writer", "put", "new"), daemon=True)
+        wrote_s = time.monotonic()
+        put.start()
+        reads_s = []
+        while put.is_alive():
+            reads_s.append(timed(lambda: service.call("Teller", "reader", "text")))
+        put.join()
+        disk.behaves()
+        print(f"{len(reads_s)} reads during a stall of {STALL_S:g} s, the slowest took {max(reads_s):.4f} s")
+        assert time.monotonic() - wrote_s >= STALL_S
+        assert max(reads_s) < STALL_S / 4
+        assert service.call("Teller", "writer", "text") == "new"
+        assert service.worker_pid(0) == pid
 
 
 def test_whose_write_fails_gets_object_reset_and_everybody_goes_on_with_what_was_confirmed(service: Service, disk: Disk) -> None:

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import threading
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -30,37 +30,26 @@ from tests.sim.history import EPOCH_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
 from tidegate.shard.loop.task import ObjectTask
-from tidegate.shard.worker.committer import Committer
+from tidegate.shard.neutral import NEUTRAL
 
 
-class HelperQueue:
-    """The committer's queue: each record it gets is committed by one round of the real helper's loop."""
+class SimulatedHandover:
+    """What `Handover` does, in virtual time."""
 
-    def __init__(self, time: VirtualTime) -> None:
-        self._time = time
-        self._items: list[bytes | None] = []
-        self.committer: Committer | None = None
+    def __init__(self, loop: Any, name: str, work: Callable[[], None], done: Callable[[], None]) -> None:
+        self._loop = loop
+        self._work = work
+        self._done = done
 
-    def put(self, record: bytes | None) -> None:
-        loop = self._time.running
-        assert loop is not None
-        assert self.committer is not None
-        self._items = [record, None]
-        loop.run_in_helper(self.committer._help)
+    def give(self) -> None:
+        self._loop.run_in_helper(self._run)
 
-    def get(self) -> bytes | None:
-        return self._items.pop(0)
+    def _run(self) -> None:
+        self._work()
+        self._loop.call_soon_threadsafe(self._done, context=NEUTRAL)
 
-
-class HelperThread:
-    """Never runs by itself (see `HelperQueue`)."""
-
-    def __init__(self, *, target: Any, name: str, daemon: bool) -> None:
-        self._committer: Committer = target.__self__
-
-    def start(self) -> None:
-        jobs: Any = self._committer._jobs
-        jobs.committer = self._committer
+    def close(self) -> None:
+        pass
 
 
 @contextlib.contextmanager
@@ -90,12 +79,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
         patch(tidegate.runtime.sockets.endpoint, **sockets)
         patch(tidegate.runtime.sockets.edge, get=network.get)
         patch(tidegate.runtime.sockets.backend, **sockets)
-        patch(
-            tidegate.shard.worker.committer,
-            time=clock,
-            threading=types.SimpleNamespace(Thread=HelperThread),
-            queue=types.SimpleNamespace(SimpleQueue=lambda: HelperQueue(time)),
-        )
+        patch(tidegate.shard.worker.committer, time=clock, Handover=SimulatedHandover)
         patch(
             tidegate.shard.store.checkpoint,
             perf_counter=time.clock,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -20,7 +19,7 @@ from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.store.interface import ShardCommit
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
-from tidegate.shard.worker.committer import HELPER_ABOVE_S, PROBES, Committer
+from tidegate.shard.worker.committer import Committer
 
 
 class Disk:
@@ -60,10 +59,6 @@ def strange() -> None:
     raise MemoryError("nobody expects it")
 
 
-def slow() -> None:
-    time.sleep(HELPER_ABOVE_S * 3)
-
-
 class DiskWorld(World):
     """Its commits are made by a real committer."""
 
@@ -71,7 +66,7 @@ class DiskWorld(World):
         super().__init__(Thing)
         self.disk = Disk(self)
         self.trouble: list[OperatorError] = []
-        self.committer = Committer(self.loop, self.host, cast("WorkerStore", self.disk), self.trouble.append)
+        self.committer = Committer(self.loop, self.host, cast("WorkerStore", self.disk), self.host.turn.end, self.trouble.append)
 
     def _end_turn(self) -> None:
         self.committer.commit_if_due()
@@ -79,49 +74,26 @@ class DiskWorld(World):
     async def put(self, value: Any, name: str = "a") -> None:
         await self.ask(Thing, name, "put", "k", value)
 
-    async def warm_up(self) -> None:
-        """Until commits are made on the loop thread."""
-        while not self.committer.statistics().inline:
-            await self.put(time.perf_counter())
-            assert len(self.disk.records) < 1_000
-
-
-async def world(*, inline: bool) -> DiskWorld:
-    made = DiskWorld()
-    if inline:
-        await made.warm_up()
-    return made
-
 
 async def answers(calls: list[Call]) -> list[type[BaseException] | None]:
     return [type(error) if (error := (await asyncio.wait([call.reply]) and call.reply.exception())) else None for call in calls]
 
 
-async def test_commits_move_to_the_loop_thread_once_the_disk_has_proved_fast_and_away_when_it_is_slow() -> None:
+async def test_no_commit_is_made_on_the_loop_thread_however_fast_the_disk_is() -> None:
     made = DiskWorld()
-    here = threading.get_ident()
-    await made.warm_up()
-    assert here not in made.disk.threads[:PROBES]
-    await made.put("inline")
-    assert made.disk.threads[-1] == here
-    for number in range(200):
-        made.disk.script.append(slow)
+    for number in range(100):
         await made.put(number)
-        if not made.committer.statistics().inline:
-            break
-    await made.put("helped")
-    assert made.disk.threads[-1] != here
+    assert len(made.disk.threads) == 100
+    assert threading.get_ident() not in made.disk.threads
     assert made.committer.statistics().sync_us > 0
     made.committer.close()
 
 
-@pytest.mark.parametrize("inline", [False, True])
-async def test_what_is_written_in_one_turn_is_one_append_and_what_comes_during_it_is_the_next(inline: bool) -> None:
-    made = await world(inline=inline)
-    before = len(made.disk.records)
+async def test_what_is_written_in_one_turn_is_one_append_and_what_comes_during_it_is_the_next() -> None:
+    made = DiskWorld()
     calls = [made.call(Thing, str(number), "put", "k", number) for number in range(20)]
     await made.ask_all(calls)
-    records = made.disk.records[before:]
+    records = made.disk.records
     written = [writes.key for record in records for shard in record.shards for writes in shard.objects]
     assert len(written) == len(set(written)) == 20
     assert len(records) <= 20
@@ -129,9 +101,8 @@ async def test_what_is_written_in_one_turn_is_one_append_and_what_comes_during_i
     made.committer.close()
 
 
-@pytest.mark.parametrize("inline", [False, True])
-async def test_a_full_log_is_emptied_by_a_checkpoint_and_the_commit_succeeds(inline: bool) -> None:
-    made = await world(inline=inline)
+async def test_a_full_log_is_emptied_by_a_checkpoint_and_the_commit_succeeds() -> None:
+    made = DiskWorld()
     made.disk.script.append(full)
     await made.put("kept")
     assert made.disk.checkpoints == 1
@@ -140,9 +111,8 @@ async def test_a_full_log_is_emptied_by_a_checkpoint_and_the_commit_succeeds(inl
     made.committer.close()
 
 
-@pytest.mark.parametrize("inline", [False, True])
-async def test_a_log_that_stays_full_refuses_one_commit_and_takes_the_next(inline: bool) -> None:
-    made = await world(inline=inline)
+async def test_a_log_that_stays_full_refuses_one_commit_and_takes_the_next() -> None:
+    made = DiskWorld()
     made.disk.script += [full, full]
     with pytest.raises(ObjectReset, match="every segment is in use"):
         await made.put("refused")
@@ -152,10 +122,9 @@ async def test_a_log_that_stays_full_refuses_one_commit_and_takes_the_next(inlin
     made.committer.close()
 
 
-@pytest.mark.parametrize("inline", [False, True])
 @pytest.mark.parametrize("fault", [broken, strange])
-async def test_a_log_that_breaks_answers_everybody_and_ends_the_worker(inline: bool, fault: Callable[[], None]) -> None:
-    made = await world(inline=inline)
+async def test_a_log_that_breaks_answers_everybody_and_ends_the_worker(fault: Callable[[], None]) -> None:
+    made = DiskWorld()
     made.disk.script.append(fault)
     with pytest.raises(ObjectReset, match="durable"):
         await made.put("lost")
@@ -164,9 +133,8 @@ async def test_a_log_that_breaks_answers_everybody_and_ends_the_worker(inline: b
     assert made.host.output_gate.in_flight is None
 
 
-@pytest.mark.parametrize("inline", [False, True])
-async def test_a_log_that_breaks_at_the_second_try_ends_the_worker_too(inline: bool) -> None:
-    made = await world(inline=inline)
+async def test_a_log_that_breaks_at_the_second_try_ends_the_worker_too() -> None:
+    made = DiskWorld()
     made.disk.script += [full, broken]
     with pytest.raises(ObjectReset):
         await made.put("lost")
@@ -176,7 +144,7 @@ async def test_a_log_that_breaks_at_the_second_try_ends_the_worker_too(inline: b
 
 async def test_a_checkpoint_that_takes_too_long_fails_the_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidegate.shard.worker.committer.ROOM_TIMEOUT_S", 0.01)
-    made = await world(inline=False)
+    made = DiskWorld()
 
     async def for_ever() -> None:
         await asyncio.sleep(60)
@@ -191,12 +159,14 @@ async def test_a_checkpoint_that_takes_too_long_fails_the_commit(monkeypatch: py
 
 
 async def test_calls_that_write_nothing_are_answered_while_a_slow_commit_is_made() -> None:
-    made = await world(inline=False)
+    made = DiskWorld()
     gate = threading.Event()
     made.disk.script.append(lambda: cast("None", gate.wait(5)))
     writing = made.call(Thing, "a", "put", "k", 1)
     assert await made.ask(Thing, "b", "put_nothing") == "nothing"
     assert not writing.answered
+    while made.committer.statistics().sync_waits_ms == 0:
+        await asyncio.sleep(0.001)
     gate.set()
     await writing.reply
     made.committer.close()

@@ -156,25 +156,6 @@ def name_on(worker: int, workers: int, nth: int = 0) -> str:
     return next(itertools.islice(names, nth, None))
 
 
-async def test_what_waits_for_no_write_leaves_before_the_loop_waits_for_the_disk(tmp_path: Path) -> None:
-    async with service(tmp_path, 1) as (one,):
-        for number in range(20):  # Until commits are made on the loop thread.
-            await one.ask("written", "put", number)
-        one.worker._committer._inline = True
-        await one.ask("read", "get")
-        append, seen = one.worker.store.log.append, []
-
-        def recorded(record: bytes) -> int:
-            while one.client.poll(100):
-                seen.extend(msgspec.msgpack.decode(one.client.recv()))
-            return append(record)
-
-        one.worker.store.log.append = recorded
-        one.client.send(msgspec.msgpack.encode([["put", "Note", "written", "put", [-1]], ["get", "Note", "read", "get", []]]))
-        assert await one.reply("put") is None
-        assert seen == [["get", 0, None]]
-
-
 async def test_a_worker_answers_calls_and_system_calls_on_its_endpoint(tmp_path: Path) -> None:
     async with service(tmp_path, 1) as (worker,):
         await worker.ask("a", "put", [1, "x"])
