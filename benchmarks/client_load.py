@@ -24,7 +24,7 @@ class ClientGenerator:
 
     def __init__(self, job: Job) -> None:
         self._loop = uvloop.new_event_loop()
-        self._client = connect(job.door.front, direct=job.door.is_direct)
+        self._client = connect(job.door.front, direct=job.door.is_direct, retry=job.generator == "keyed")
         self._loop.run_until_complete(self._client.__aenter__())
         self._stubs = [self._client.stub(class_of(job), name) for name in object_names(job)]
         self._bound: dict[str, list[Method]] = {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import random
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from tidegate.benchmarks.app import Counter
 from tidegate.benchmarks.processes import scratch_folder
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.client.machine import ClientMachine
+from tidegate.runtime.client.terms import Terms
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.wire.protocol import (
     NO_RAW,
@@ -72,7 +74,7 @@ class Cost(msgspec.Struct, frozen=True):
 def measure_all(*, smoke: bool = False) -> list[Cost]:
     runs = _SMOKE_RUNS if smoke else _RUNS
     costs: list[Cost] = []
-    for measured in (_protocol, _router, _gates_and_cache, _host, _log, _client):
+    for measured in (_protocol, _router, _gates_and_cache, _host, _log, _client, _client_with_keys):
         costs += measured(runs)
     budgets = {"router": 6.0, "worker": 8.0, "client": 5.0}
     for layer, budget in budgets.items():
@@ -344,7 +346,17 @@ class _Waiter:
 
 
 def _client(runs: int) -> list[Cost]:
-    machine = ClientMachine("tcp://127.0.0.1:1", timeout=60.0, direct=True, deadline_to_server=False)
+    return _client_costs(runs, "client", retries=False)
+
+
+def _client_with_keys(runs: int) -> list[Cost]:
+    return _client_costs(runs, "client, retries", retries=True)
+
+
+def _client_costs(runs: int, part: str, *, retries: bool) -> list[Cost]:
+    machine = ClientMachine(
+        "tcp://127.0.0.1:1", terms=Terms(60.0, is_told=False, retries=retries), direct=True, session="micro", chance=random.random
+    )
     machine.link_connected(1, _NOW_S)
     machine.topology_received(_TOPOLOGY, frozenset(("ipc://worker",)), _NOW_S)
     decode = msgspec.msgpack.Decoder().decode
@@ -381,4 +393,4 @@ def _client(runs: int) -> list[Cost]:
     settle()
     receive_us = best_us(receive, runs, prepare=called)
     machine.check_invariants()
-    return [Cost("client", "make calls, write requests", call_us), Cost("client", "read replies, give results", receive_us)]
+    return [Cost(part, "make calls, write requests", call_us), Cost(part, "read replies, give results", receive_us)]

@@ -12,7 +12,8 @@ from tidegate.benchmarks.workloads import Workload
 
 Route = Literal["router", "direct"]
 Sync = Literal["inline", "thread", "none"]
-Generator = Literal["lean", "client"]
+Generator = Literal["lean", "client", "keyed"]
+"""`client`: the Python client with `retry=False`; `keyed`: the same as users get it, every call with a key."""
 
 
 @dataclass(frozen=True)

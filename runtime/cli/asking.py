@@ -18,13 +18,16 @@ NOBODY_HINT = "start a service: tidegate serve APP, or name another endpoint wit
 
 
 def ask(
-    options: argparse.Namespace, class_name: str, name: str, method: str, positional: list[Any], keywords: dict[str, Any]
-) -> Any:
+    options: argparse.Namespace, class_name: str, name: str, method: str, positional: list[Any], keywords: dict[str, Any],
+    *, key: str | None = None,
+) -> Any:  # fmt: skip
+    """Calls of objects are tried again until the timeout, questions to the service itself are not: what it answers now is the
+    answer."""
     from tidegate.runtime.client.synchronous import connect_sync  # Here, because `serve` needs no client.
 
     check_somebody_listens(options.connect, options.timeout)
-    with connect_sync(options.connect, timeout=options.timeout, direct=False) as client:
-        return client.call(class_name, name, method, tuple(positional), keywords)
+    with connect_sync(options.connect, timeout=options.timeout, direct=False, retry=bool(class_name)) as client:
+        return client.call(class_name, name, method, tuple(positional), keywords, key=key)
 
 
 def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:

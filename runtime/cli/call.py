@@ -12,11 +12,13 @@ from tidegate.runtime.cli.arguments import add_client_options, parse_arguments
 from tidegate.runtime.cli.asking import ask, report_call_error
 from tidegate.runtime.cli.exits import EXIT_OK, EXIT_USAGE, fail
 from tidegate.runtime.errors import CallError, OperatorError
+from tidegate.runtime.limits import IDEMPOTENCY_KEY_BYTES_MAX
 
 _CALL_EPILOG = """examples:
   tidegate call Counter alice get_unique_number
   tidegate call Bank main transfer '"alice"' '"bob"' 10
   tidegate call Bank main transfer source='"alice"' target='"bob"' amount=10
+  tidegate call --key order-17 Bank main transfer '"alice"' '"bob"' 10    # again: the same result, and no second transfer
 """
 
 
@@ -28,9 +30,18 @@ def add(commands: Any) -> None:
     call.add_argument("name", metavar="NAME")
     call.add_argument("method", metavar="METHOD")
     call.add_argument("arguments", nargs="*", metavar="JSON", help="an argument, or name=JSON for one passed by keyword")
+    call.add_argument(
+        "--key", type=_key, help="a name of this call, 1 to 64 bytes: made again with the same one it gets the first one's result"
+    )
     add_client_options(call)
     call.add_argument("--json", action="store_true", help="print errors as JSON too, on stdout")
     call.set_defaults(run=run)
+
+
+def _key(text: str) -> str:
+    if not 0 < len(text.encode(errors="replace")) <= IDEMPOTENCY_KEY_BYTES_MAX:
+        raise argparse.ArgumentTypeError(f"a key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
+    return text
 
 
 def run(options: argparse.Namespace) -> int:
@@ -41,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"tidegate: call {target} {options.method}: {error}", file=sys.stderr)
         return EXIT_USAGE
     try:
-        result = ask(options, options.class_name, options.name, options.method, positional, keywords)
+        result = ask(options, options.class_name, options.name, options.method, positional, keywords, key=options.key)
     except OperatorError:
         raise
     except Exception as error:  # A built-in exception that the method raised comes back as itself, with the reply as its cause.

@@ -20,12 +20,13 @@ import zmq
 from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.links import ClientStatistics, check_seconds
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
+from tidegate.runtime.client.terms import Terms, other_terms
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.wire.encoding import decode_any, encode_arguments, result_decoder
 from tidegate.runtime.wire.pending import PendingCall
 from tidegate.runtime.wire.protocol import NO_RAW
-from tidegate.runtime.wire.stub import MethodShape, Stub, TimedBinder
+from tidegate.runtime.wire.stub import MethodShape, Stub, TermsBinder
 
 T = TypeVar("T")
 
@@ -35,23 +36,29 @@ OTHER_LOOP = (
 )
 
 
-def connect(endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True) -> Client:
+def connect(
+    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True, retry: bool = True
+) -> Client:
     """The client of a service, to be entered with `async with`.
 
     `timeout`: seconds for calls that name none (default 30); a call not answered by then raises `DeadlineExceeded`.
-    `connect_timeout`: seconds for which a call waits for a connection to the service (default 5); then it raises `Unavailable`
-    and has not been sent. `direct`: talk straight to the workers whose sockets are on this machine.
+    `connect_timeout`: seconds for which a call waits for a connection to the service; then it raises `Unavailable` and has not
+    been sent (default: 5 for a service that has not been there yet; for one that is away, until the call's timeout).
+    `direct`: talk straight to the workers whose sockets are on this machine.
+    `retry`: a call that met a worker which moved, restarts or was lost, or a connection that broke, is sent again until its
+    timeout, and runs once (docs/retries.md). Without it the caller sees those errors.
     """
-    return Client(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct)
+    return Client(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct, retry=retry)
 
 
 class Client:
     """Calls objects. Usable until the `async with` block is left; a stub of it stays usable after any error."""
 
     def __init__(
-        self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
-    ) -> None:
-        self._machine = new_machine(endpoint, timeout, connect_timeout, direct)
+        self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True,
+        retry: bool = True,
+    ) -> None:  # fmt: skip
+        self._machine = new_machine(endpoint, timeout, connect_timeout, direct, retry)
         self._context: zmq.Context[Any] | None = None
         self._shell: Shell | None = None
 
@@ -88,33 +95,48 @@ class Client:
     # Calls
 
     @overload
-    def stub(self, target: type[T], name: str, *, timeout: float | None = None) -> T: ...
+    def stub(
+        self, target: type[T], name: str, *, timeout: float | None = None, retry: bool | None = None, key: str | None = None
+    ) -> T: ...
     @overload
-    def stub(self, target: str, name: str, *, timeout: float | None = None) -> Any: ...
-    def stub(self, target: type[T] | str, name: str, *, timeout: float | None = None) -> T | Any:
+    def stub(
+        self, target: str, name: str, *, timeout: float | None = None, retry: bool | None = None, key: str | None = None
+    ) -> Any: ...
+    def stub(
+        self, target: type[T] | str, name: str, *, timeout: float | None = None, retry: bool | None = None, key: str | None = None
+    ) -> T | Any:
         """The object's methods as awaitables. Made from a class, it is typed as that class, and results have their
-        annotated types. `timeout` is that of every call made with this stub."""
-        check_seconds("timeout", timeout)
-        return Stub(self if timeout is None else TimedBinder(self, timeout), target, name)
+        annotated types. `timeout` and `retry` are those of every call made with this stub.
+
+        `key`: the name of the one call that the stub is for, 1 to 64 bytes: whoever calls the object with the same key again,
+        also later and from elsewhere, gets the first one's result, and nothing runs twice.
+        """
+        terms = self._terms(timeout, retry, key)
+        return Stub(self if terms is None else TermsBinder(self, terms), target, name)
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
-        result_type: Any = Any, timeout: float | None = None,
+        result_type: Any = Any, timeout: float | None = None, *, retry: bool | None = None, key: str | None = None,
     ) -> PendingCall[Any]:  # fmt: skip
         """One call without a stub. Arguments that cannot be sent raise here; everything else comes with the future."""
-        check_seconds("timeout", timeout)
-        send = self._binding(class_name, name, method, result_type, None, timeout)
+        send = self._binding(class_name, name, method, result_type, None, self._terms(timeout, retry, key))
         return send(*args, **kwargs or {})
 
+    def _terms(self, timeout: float | None, retry: bool | None, key: str | None) -> Terms | None:
+        check_seconds("timeout", timeout)
+        if timeout is None and retry is None and key is None:
+            return None
+        return other_terms(self._machine.terms, timeout, retry, key)
+
     def bind(
-        self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
+        self, class_name: str, name: str, method: str, shape: MethodShape | None, terms: Terms | None = None
     ) -> Callable[..., PendingCall[Any]]:
-        """See `tidegate.runtime.wire.stub.Binder`. `timeout` is that of each of the calls."""
+        """See `tidegate.runtime.wire.stub.Binder`. `terms` are those of each of the calls."""
         result_type = Any if shape is None else shape.result_type
-        return self._binding(class_name, name, method, result_type, shape, timeout)
+        return self._binding(class_name, name, method, result_type, shape, terms)
 
     def _binding(
-        self, class_name: str, name: str, method: str, result_type: Any, shape: MethodShape | None, timeout: float | None
+        self, class_name: str, name: str, method: str, result_type: Any, shape: MethodShape | None, terms: Terms | None
     ) -> Callable[..., PendingCall[Any]]:
         """Everything that stays the same from call to call is looked up here."""
         shell = self._shell
@@ -130,7 +152,7 @@ class Client:
             raw = encode_arguments(args, kwargs) if args or kwargs else NO_RAW
             if get_ident() != thread:
                 return self._send_in_loop(  # type: ignore[return-value]  # a plain coroutine, of which nothing is sent yet
-                    class_name, name, method, raw, result_type, timeout
+                    class_name, name, method, raw, result_type, terms
                 )
             if not shell.flushing:  # Once a turn.
                 if not is_running():
@@ -138,7 +160,7 @@ class Client:
                 call_soon(flush)
                 shell.flushing = True
             future = new_future()
-            call(future, slot, class_name, name, method, raw, decode, timeout, now())
+            call(future, slot, class_name, name, method, raw, decode, terms, now())
             return PendingCall(future)
 
         return send
@@ -149,7 +171,7 @@ class Client:
             raise Unavailable("the client is closed") if self._machine.closed else RuntimeError(OTHER_LOOP)
 
     async def _send_in_loop(
-        self, class_name: str, name: str, method: str, raw: msgspec.Raw, result_type: Any, timeout: float | None
+        self, class_name: str, name: str, method: str, raw: msgspec.Raw, result_type: Any, terms: Terms | None
     ) -> Any:
         """A call made in another thread: it is sent when the loop of the client runs this, as it does when it is given to
         `asyncio.run_coroutine_threadsafe`."""
@@ -158,7 +180,7 @@ class Client:
         self._thread = get_ident()
         arguments = () if raw is NO_RAW else decode_any(raw)
         args, kwargs = ((), arguments) if isinstance(arguments, dict) else (arguments, None)
-        return await self.call(class_name, name, method, args, kwargs, result_type, timeout)
+        return await self._binding(class_name, name, method, result_type, None, terms)(*args, **kwargs or {})
 
     async def ping(self, timeout: float | None = None) -> str:
         """Answers `pong` when the service does. `timeout`: seconds, here as for every question below."""

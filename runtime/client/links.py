@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from tidegate.runtime.client.terms import Terms
 from tidegate.runtime.errors import BadRequest, CallError, TooLarge
 from tidegate.runtime.limits import BATCH_CALLS_MAX, MESSAGE_BYTES_MAX
 from tidegate.runtime.wire.encoding import Decode
@@ -25,9 +26,9 @@ class Waiter(Protocol):
 
 Row = tuple[Any, ...]
 """A request of the wire protocol; its first element is the call id, which grows with every call."""
-Entry = tuple[Waiter, Decode, float, Row, int, float]
-"""A call in flight: who waits, how to read the result, deadline, request, the slot it is counted for or -1, and when it was
-made."""
+Entry = tuple[Waiter, Decode, float, Row, int, float, Terms]
+"""A call in flight: who waits, how to read the result, deadline, request, the slot it is counted for or -1, when it was made, and
+how."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ class ClientStatistics:
     """Slots whose calls go straight to their worker."""
     replies_unexpected: int
     """Replies that came after their deadline, and messages that were none."""
+    calls_held: int
+    """Of those unsent: they wait for one to the same object that is tried again."""
 
 
 class Link:
@@ -83,12 +86,14 @@ class Link:
 class Moving:
     """A slot on its way from one link to the router: new calls are held until the old link has answered all of its own."""
 
-    __slots__ = ("held", "passed", "remaining", "source")
+    __slots__ = ("held", "passed", "refused", "remaining", "source")
 
     def __init__(self, source: Link, remaining: int, held: Link) -> None:
         self.source = source
         self.remaining = remaining
         self.held = held
+        self.refused: set[int] = set()
+        """Calls that the source has refused."""
         self.passed = 0
         """The newest call that the source may have run. Older ones that it refused can no longer be sent: they would
         run after it."""

@@ -4,17 +4,19 @@ Rule 1: pure. No socket, coroutine or clock; `now` is an argument; what the shel
 Rule 2: every call is answered once: by its reply, by its deadline, or because the link it was sent on was lost.
 Rule 3: the calls to one object are delivered in the order in which they were made. A call changes its route (router or
 straight to the worker) only when none to an object of the same slot is in flight on the other one.
+Rule 4: failures that say nothing to the caller are kept from him: the call is tried again (`retries`).
 
 A *link* is one connection, made once and lost once. There is always one to the router; those to workers are opened when
 the first call needs them, and the calls wait the moment that takes. What was sent on a lost link may have been executed
-(`ShardLost`); what was not sent yet goes to the router's link, and there it waits until there is one, for so long as a call waits
-for a connection (`Unavailable`) or until its deadline.
+(`ShardLost`, unless it is tried again); what was not sent yet goes to the router's link, and there it waits until there is one,
+for so long as a call waits for a connection (`Unavailable`) or until its deadline.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Collection, Container
+from collections.abc import Callable, Container, Mapping
 
 import msgspec
 
@@ -31,10 +33,12 @@ from tidegate.runtime.client.links import (
     Waiter,
     bodies_of,
 )
+from tidegate.runtime.client.retries import LOOK_AGAIN_S, Holds, in_the_end
+from tidegate.runtime.client.terms import Session, Terms
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
-from tidegate.runtime.wire.encoding import Decode, deadline_options, error_from_raw, exception_for_caller, result_mismatch
+from tidegate.runtime.wire.encoding import Decode, error_from_raw, exception_for_caller, result_mismatch
 from tidegate.runtime.wire.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Topology
@@ -56,14 +60,19 @@ class ClientMachine:
     """See the rules above. After any event the shell takes messages, then effects, then the next deadline."""
 
     def __init__(
-        self, endpoint: str, *, timeout: float, direct: bool, deadline_to_server: bool, connect_timeout: float = CONNECT_TIMEOUT_S
-    ) -> None:
-        """`timeout` is that of calls which name none; the service is told of it only with `deadline_to_server`."""
-        self._timeout = timeout
-        self._connect_timeout = connect_timeout
+        self, endpoint: str, *, terms: Terms, direct: bool, session: str, chance: Callable[[], float],
+        connect_timeout: float | None = None,
+    ) -> None:  # fmt: skip
+        """`terms` are those of calls which name none. `session`: a name that no other client has. `chance`: a number from 0
+        to 1, another one each time. Without `connect_timeout` a call that may be tried again waits for a service that has
+        been there once until its own deadline."""
+        self.terms = terms
+        self._session = Session(session)
+        self._connect_timeout = CONNECT_TIMEOUT_S if connect_timeout is None else connect_timeout
+        self._is_patient = False
+        self._may_be_patient = connect_timeout is None
         self.problem = ""
         """What the shell knows of why there is no connection to the router."""
-        self._options = deadline_options(timeout) if deadline_to_server else None
         self.direct = direct
         """Calls may go straight to workers."""
         self._links: dict[int, Link] = {}
@@ -74,8 +83,12 @@ class ClientMachine:
         self._lanes: list[Link | None] = [None] * SLOTS if direct else []
         """By slot: the link to the worker that owns it, None where calls go through the router."""
         self._pins: dict[int, int] = {}
-        """By slot: calls in flight through the router, plus one while the slot is moving. Such a slot stays there."""
+        """By slot: calls in flight through the router, plus one while the slot is moving: it stays there. Plus one for each
+        object that is held."""
         self._moving: dict[int, Moving] = {}
+        self._holds = Holds(chance)
+        self._links[0] = self._holds.link
+        self._held = self._holds.by_object
         self._epoch = -1
         self._avoid: dict[str, float] = {}
         self._incomplete = False
@@ -98,43 +111,57 @@ class ClientMachine:
 
     def call(
         self, waiter: Waiter, slot: int, class_name: str, name: str, method: str,
-        args: msgspec.Raw, decode: Decode, timeout: float | None, now: float,
+        args: msgspec.Raw, decode: Decode, terms: Terms | None, now: float,
     ) -> None:  # fmt: skip
         """Accepts one call; it leaves with the next `take_messages`. Raises Overloaded or Unavailable, and then the call has
         not been accepted."""
         link = self._router
         if slot >= 0:
             lane = self._lanes[slot]
-            link = lane if lane is not None and slot not in self._pins else self._pin(slot, now)
+            link = lane if lane is not None and slot not in self._pins else self._pin(slot, class_name, name, now)
+        elif self._held and (class_name, name) in self._held:
+            link = self._holds.link
         if self.closed or (class_name and len(link.calls) >= CLIENT_CALLS_MAX):
             self._refuse(link, slot)
         call_id = self._next_call
         self._next_call = call_id + 1
-        options = self._options
-        if timeout is None:
-            timeout = self._timeout
-        else:
-            options = deadline_options(timeout)
+        if terms is None:
+            terms = self.terms
         row: Row
-        if options is not None:
-            row = (call_id, class_name, name, method, args, options)
+        if terms.head and class_name:
+            session = self._session
+            if call_id >= session.changes_at:
+                self._renew_session(call_id)
+            row = (call_id, class_name, name, method, args, msgspec.Raw(terms.head + session.rest + b"%d" % call_id))
+        elif terms.options is not None:
+            row = (call_id, class_name, name, method, args, terms.options)
         elif args is not NO_RAW:
             row = (call_id, class_name, name, method, args)
         else:
             row = (call_id, class_name, name, method)
-        deadline = now + timeout
+        deadline = now + terms.timeout
         if deadline < self._sweep_at:
             self._sweep_at = deadline
-        link.calls[call_id] = (waiter, decode, deadline, row, slot, now)
+        link.calls[call_id] = (waiter, decode, deadline, row, slot, now, terms)
         if not link.rows:
             self._dirty.append(link)
         link.rows.append(row)
 
-    def _pin(self, slot: int, now: float) -> Link:
-        """The slot's calls go through the router, or are held while it moves there."""
+    def _renew_session(self, call_id: int) -> None:
+        links = [link for link in self._links.values() if link.calls]
+        oldest = min((next(iter(link.calls)) if link.endpoint else min(link.calls) for link in links), default=call_id)
+        self._session.renew(call_id, oldest, sum(len(link.calls) for link in links))
+
+    def _pin(self, slot: int, class_name: str, name: str, now: float) -> Link:
+        """The slot's calls go through the router, or are held while it moves there; those of an object that is held wait."""
+        if self._held and (class_name, name) in self._held:
+            return self._holds.link
         moving = self._moving.get(slot)
         if moving is not None:
             return moving.held
+        lane = self._lanes[slot]
+        if lane is not None and self._pins[slot] == self._holds.by_slot.get(slot):
+            return lane
         if self._incomplete and now >= self._ask_at:
             self._ask(now)
         self._pins[slot] = self._pins.get(slot, 0) + 1
@@ -162,6 +189,8 @@ class ClientMachine:
         dirty, self._dirty = self._dirty, []
         for link in dirty:
             if link.connected:
+                if self._held:
+                    self._keep_unsent(link)
                 if link.rows:
                     rows, link.rows = link.rows, []
                     bodies, unsendable = bodies_of(rows)
@@ -198,14 +227,14 @@ class ClientMachine:
             replies = decode_replies(body)
         except Exception:
             replies = self._parse(body)
-        take, from_router, moving = link.calls.pop, link is self._router, self._moving
+        take, from_router, moving, held = link.calls.pop, link is self._router, self._moving, self._held
         for reply in replies:
             entry = take(reply.id, None)  # type: ignore[arg-type]  # an id that is no int is not found
             if entry is None:
                 self._unexpected += 1
                 continue
-            waiter, decode, _, row, slot, _ = entry
-            ran_last = row[0]
+            waiter, decode, _, row, slot, _, _ = entry
+            has_run = True
             if reply.status == OK:
                 try:
                     result = decode(reply.result)
@@ -218,10 +247,10 @@ class ClientMachine:
                     except Exception:
                         if not waiter.done():
                             raise
-            elif self._is_moved(link, entry, reply, now):
-                ran_last = 0
-            if (from_router or moving) and slot >= 0:
-                self._settle(link, slot, ran_last)
+            else:
+                has_run = self._failed(link, entry, error_from_raw(reply.result), now)
+            if held or moving or (from_router and slot >= 0):
+                self._settle(link, entry, has_run)
 
     def _parse(self, body: bytes) -> list[Reply]:
         try:
@@ -230,35 +259,121 @@ class ClientMachine:
             self._unexpected += 1
             return []
 
-    def _is_moved(self, link: Link, entry: Entry, reply: Reply, now: float) -> bool:
-        """Gives an error to who waits; but a worker's `moved` is kept from him, and the call goes to the router."""
-        error = error_from_raw(reply.result)
-        waiter, _, _, row, slot, _ = entry
-        if not isinstance(error, Moved) or link is self._router or slot < 0:
-            if not waiter.done():
-                waiter.set_exception(exception_for_caller(error))
+    def _failed(self, link: Link, entry: Entry, error: CallError, now: float) -> bool:
+        """Gives the error to who waits, or keeps it from him: then the call is sent again. Whether it may have run for good."""
+        waiter, _, _, _, slot, _, terms = entry
+        if isinstance(error, Moved) and link is not self._router and slot >= 0:
+            self._refused_as_moved(link, entry, now)
             return False
+        if waiter.done():
+            return error.outcome != "not_executed"
+        again = self._holds.try_again(entry, error, self._next_call, now)
+        if again is None:
+            waiter.set_exception(exception_for_caller(in_the_end(error, terms)))
+            return error.outcome != "not_executed"
+        self._hold(self._once_more(entry, again[0], now), now + again[1], refused=True)
+        if self.direct and not isinstance(error, Overloaded):
+            self._incomplete = True
+            if now >= self._ask_at:
+                self._ask(now)
+        return False
+
+    def _refused_as_moved(self, link: Link, entry: Entry, now: float) -> None:
+        """The worker does not own the object: its slot goes to the router."""
+        row, slot = entry[3], entry[4]
         is_first = slot not in self._moving
         moving = self._start_moving(slot, link)
         moving.remaining += is_first  # This call was not seen there, and `_settle` takes it away.
+        moving.refused.add(row[0])
         moving.held.calls[row[0]] = entry
         moving.held.rows.append(row)
         self._incomplete = True
         if now >= self._ask_at:
             self._ask(now)
-        return True
 
-    def _settle(self, link: Link, slot: int, ran_last: int) -> None:
-        """A call counted for the slot was answered on this link, or will never be. `ran_last`: its id, if it may have run."""
+    def _settle(self, link: Link, entry: Entry, has_run: bool) -> None:
+        """A call was answered on this link, or will never be, or not yet. `has_run`: it may have run, and is not sent again."""
+        row, slot = entry[3], entry[4]
+        if self._held:
+            self._sweep_at = min(self._sweep_at, self._holds.answered(row, ran=has_run))
+        if slot < 0 or link is self._holds.link:
+            return
         if link is self._router:
             self._unpin(slot)
             return
         moving = self._moving.get(slot)
         if moving is not None and moving.source is link:
-            moving.passed = max(moving.passed, ran_last)
+            if has_run:
+                moving.passed = max(moving.passed, row[0])
             moving.remaining -= 1
             if moving.remaining == 0:
                 self._finish_moving(slot, moving)
+
+    # Once more
+
+    def _once_more(self, entry: Entry, terms: Terms, now: float) -> Entry:
+        """The call with the time that is left for it."""
+        waiter, decode, deadline, row, slot, made, _ = entry
+        options = self._session.options_again(row[0], terms, deadline - now) if row[1] else None
+        if options is not None:
+            row = (*row[:4], row[4] if len(row) > 4 else NO_RAW, options)
+        return (waiter, decode, deadline, row, slot, made, terms)
+
+    def _hold(self, entry: Entry, due: float, *, refused: bool) -> None:
+        slot = entry[4]
+        if slot >= 0 and entry[3][1:3] not in self._held:
+            self._pins[slot] = self._pins.get(slot, 0) + 1
+        self._holds.hold(entry, due, refused=refused)
+        self._sweep_at = min(self._sweep_at, due)
+
+    def _keep_unsent(self, link: Link) -> None:
+        """What the link has not sent yet of objects that are held waits with the rest of them."""
+        kept = [row for row in link.rows if row[1:3] in self._held]
+        if not kept:
+            return
+        link.rows = [row for row in link.rows if row[1:3] not in self._held]
+        for row in kept:
+            entry = link.calls.pop(row[0])
+            self._holds.keep(entry)
+            if link is self._router and entry[4] >= 0:
+                self._unpin(entry[4])
+
+    def _release(self, now: float) -> None:
+        """Calls of held objects go out again, unless earlier ones are still in flight."""
+        due = self._holds.due(now)
+        for name in [name for name in due if self._held[name].slot in self._moving]:
+            due.discard(name)
+            self._held[name].due = now + LOOK_AGAIN_S
+        if not due:
+            return
+        for link in list(self._links.values()):
+            if link is not self._holds.link and link.rows:
+                self._keep_unsent(link)
+        ready = self._holds.wait_for(self._links.values(), due)
+        for name in ready:
+            if self._held[name].slot >= 0:
+                self._unpin(self._held[name].slot)
+        out, late = self._holds.release(ready)
+        for waiter, _, _, _, _, _, terms in late:
+            if not waiter.done():
+                assert terms.history is not None, "only what was refused can be late"
+                waiter.set_exception(in_the_end(terms.history.last, terms, passed=True))
+        for entry in out:
+            if not entry[0].done():
+                self._send_again(entry, now)
+        for link in self._links.values():
+            _put_in_order(link)
+
+    def _send_again(self, entry: Entry, now: float) -> None:
+        row, slot = entry[3], entry[4]
+        link = self._router
+        if slot >= 0:
+            lane = self._lanes[slot]
+            link = lane if lane is not None and slot not in self._pins else self._pin(slot, row[1], row[2], now)
+        link.calls[row[0]] = entry
+        if not link.rows:
+            self._dirty.append(link)
+        link.rows.append(row)
 
     # Links
 
@@ -268,46 +383,65 @@ class ClientMachine:
             return
         link.connected = True
         link.connecting_until = None
-        given_up = [row[0] for row in link.rows if link.calls[row[0]][0].done()]
-        self._drop(link, dict.fromkeys(given_up))
+        self._drop(link, dict.fromkeys(row[0] for row in link.rows if link.calls[row[0]][0].done()))
         self._dirty.append(link)
         if link is not self._router:
             return
         self.problem = ""
-        if self.direct:
+        self._is_patient = self._may_be_patient
+        if self.direct or self.terms.retries:
             self._epoch = -1  # Another router, perhaps of another start of the service.
             self._ask(now)
 
     def link_lost(self, number: int, now: float) -> None:
-        """What was sent on it is answered ShardLost. The shell delivers what the link had received before it says this."""
+        """What was sent on it is tried again or answered ShardLost. The shell delivers what the link had received before it says
+        this."""
         link = self._links.pop(number, None)
         if link is None:
             return
         self._effects.append(Close(number))
-        unsent, link.rows = link.rows, []
-        unsent_entries = [link.calls.pop(row[0]) for row in unsent]
-        lost, link.calls = link.calls, {}
+        unsent = [link.calls.pop(row[0]) for row in link.rows]
+        lost = list(link.calls.values())
+        link.rows, link.calls = [], {}
+        again = self._lost_calls(link, lost, now)
         if link is self._router:
             self._router = self._open_router(link.endpoint)
-            self._router.rows = unsent
-            self._router.calls = {entry[3][0]: entry for entry in unsent_entries}
+            for entry in sorted(again + unsent, key=_call_id):
+                self._router.calls[entry[3][0]] = entry
+                self._router.rows.append(entry[3])
             self._sweep_at = min(self._sweep_at, self._refusal_at())
-            for entry in lost.values():
-                if entry[4] >= 0:
-                    self._unpin(entry[4])
-        else:
-            self._leave(link)
-            self._avoid[link.endpoint] = now + AVOID_S
-            self._incomplete = True
-            for slot, moving in [(slot, moving) for slot, moving in self._moving.items() if moving.source is link]:
-                moving.passed = max(call_id for call_id, entry in lost.items() if entry[4] == slot)
-                self._finish_moving(slot, moving)
-            self._resend(unsent_entries)
-            if now >= self._ask_at:
-                self._ask(now)
-        for entry in lost.values():
-            if not entry[0].done():
-                entry[0].set_exception(ShardLost(f"the connection to {link.endpoint} was lost with the call in flight"))
+            return
+        self._leave(link)
+        self._avoid[link.endpoint] = now + AVOID_S
+        self._incomplete = True
+        for slot, moving in [(slot, moving) for slot, moving in self._moving.items() if moving.source is link]:
+            moving.passed = max(entry[3][0] for entry in lost if entry[4] == slot)
+            moving.held.calls |= {entry[3][0]: entry for entry in again if entry[4] == slot}
+            again = [entry for entry in again if entry[4] != slot]
+            self._finish_moving(slot, moving)
+        self._resend(sorted(again + unsent, key=_call_id))
+        if now >= self._ask_at:
+            self._ask(now)
+
+    def _lost_calls(self, link: Link, lost: list[Entry], now: float) -> list[Entry]:
+        """Answers those that cannot be sent again, keeps for a while those that have failed before, and returns the others."""
+        again = []
+        for entry in lost:
+            terms, slot = entry[6], entry[4]
+            error = ShardLost(f"the connection to {link.endpoint} was lost with the call in flight")
+            once_more = None if entry[0].done() else self._holds.try_again(entry, error, self._next_call, now)
+            if self._held:
+                self._sweep_at = min(self._sweep_at, self._holds.answered(entry[3], ran=True))
+            if once_more is not None and (terms.history is None or link is self._router):
+                again.append(self._once_more(entry, once_more[0], now))
+                continue
+            if link is self._router and slot >= 0:
+                self._unpin(slot)
+            if once_more is not None:
+                self._hold(self._once_more(entry, once_more[0], now), now + once_more[1], refused=False)
+            elif not entry[0].done():
+                entry[0].set_exception(in_the_end(error, terms))
+        return again
 
     def close(self) -> None:
         """Answers everything: the client gives up."""
@@ -320,9 +454,10 @@ class ClientMachine:
                     lost: CallError = Unavailable("the client was closed before the call was sent")
                     if call_id not in unsent:
                         lost = ShardLost("the client was closed with the call in flight")
-                    entry[0].set_exception(lost)
+                    entry[0].set_exception(in_the_end(lost, entry[6]))
             link.calls, link.rows = {}, []
-            self._effects.append(Close(link.number))
+            if link.endpoint:
+                self._effects.append(Close(link.number))
         self._links.clear()
         self._dirty.clear()
         self._sweep_at = math.inf
@@ -343,7 +478,7 @@ class ClientMachine:
         self._lanes = [None if lane is link else lane for lane in self._lanes]
 
     def _resend(self, entries: list[Entry]) -> None:
-        """Through the router: calls which were not sent, or answered `moved`. Their slots have no lane of their own."""
+        """Through the router, in order: calls which were not sent, refused as `moved`, or lost. Their slots have no lane."""
         router = self._router
         if entries and (not router.rows or not router.connected):
             self._dirty.append(router)
@@ -352,8 +487,13 @@ class ClientMachine:
                 self._pins[entry[4]] = self._pins.get(entry[4], 0) + 1
             router.calls[entry[3][0]] = entry
             router.rows.append(entry[3])
+        _put_in_order(router)
 
     # Topology
+
+    def keys_told(self, *, kept: bool) -> None:
+        """Whether the service runs a call once, however often it is sent with the same key."""
+        self._holds.keys_kept = kept
 
     def _ask(self, now: float) -> None:
         self._ask_at = now + TOPOLOGY_ASK_S
@@ -412,10 +552,11 @@ class ClientMachine:
     def _finish_moving(self, slot: int, moving: Moving) -> None:
         del self._moving[slot]
         del self._links[moving.held.number]
-        for call_id in [call_id for call_id in moving.held.calls if call_id < moving.passed]:
-            waiter = moving.held.calls.pop(call_id)[0]
-            if not waiter.done():
-                waiter.set_exception(Moved("the object moved with calls in flight, and a later one has run"))
+        for call_id in [call_id for call_id in moving.refused if call_id < moving.passed and call_id in moving.held.calls]:
+            entry = moving.held.calls.pop(call_id)
+            if not entry[0].done():
+                error = Moved("the object moved with calls in flight, and a later one has run")
+                entry[0].set_exception(in_the_end(error, entry[6]))
         self._resend([moving.held.calls[call_id] for call_id in sorted(moving.held.calls)])
         self._unpin(slot)
 
@@ -433,7 +574,9 @@ class ClientMachine:
             expired = [call_id for call_id, entry in link.calls.items() if entry[2] <= now]
             if expired:
                 self._expire(link, expired)
-        next_at = self._refusal_at()
+        if self._held:
+            self._release(now)
+        next_at = min(self._refusal_at(), self._holds.next_due())
         for link in self._links.values():
             if link.connecting_until is not None:
                 next_at = min(next_at, link.connecting_until)
@@ -441,19 +584,24 @@ class ClientMachine:
                 next_at = min(next_at, min(entry[2] for entry in link.calls.values()))
         self._sweep_at = max(next_at, now + SWEEP_S)
 
-    def _refusal_at(self) -> float:
-        """When the first call has waited for a connection to the service for as long as calls do."""
+    def _impatient(self) -> list[Row]:
+        """Unsent calls that wait for a connection to the service no longer than for so long."""
         router = self._router
-        if router.connected or not router.rows:
-            return math.inf
-        return min(router.calls[row[0]][5] for row in router.rows) + self._connect_timeout
+        if router.connected:
+            return []
+        return [row for row in router.rows if not (self._is_patient and router.calls[row[0]][6].retries)]
+
+    def _refusal_at(self) -> float:
+        """When the first of them has waited for so long."""
+        calls = self._router.calls
+        return min((calls[row[0]][5] for row in self._impatient()), default=math.inf) + self._connect_timeout
 
     def _refuse_unsent(self, now: float) -> None:
         router = self._router
         if self._refusal_at() > now:
             return
         made_by = now - self._connect_timeout + SWEEP_S / 2  # Both sides of the comparison were rounded.
-        waited = [row[0] for row in router.rows if router.calls[row[0]][5] <= made_by]
+        waited = [row[0] for row in self._impatient() if router.calls[row[0]][5] <= made_by]
         error = f"{self._no_connection()} for {self._connect_timeout:g} s; the call was not sent"
         self._reject(router, {call_id: Unavailable(error) for call_id in waited})
 
@@ -462,29 +610,35 @@ class ClientMachine:
         return f"no connection to {self._router.endpoint}{why}"
 
     def _expire(self, link: Link, expired: list[int]) -> None:
-        errors: dict[int, CallError] = {
-            call_id: DeadlineExceeded("not answered in time", outcome="unknown") for call_id in expired
-        }
-        for row in link.rows:
-            if row[0] in errors:
-                errors[row[0]] = DeadlineExceeded(f"not sent in time: {self._no_connection()}")
+        unsent = {row[0] for row in link.rows}
+        errors: dict[int, CallError] = {}
+        for call_id in expired:
+            history = link.calls[call_id][6].history
+            if call_id not in unsent:
+                errors[call_id] = DeadlineExceeded("not answered in time", outcome="unknown")
+            elif history is not None:
+                errors[call_id] = history.last
+            elif link is self._holds.link:
+                errors[call_id] = DeadlineExceeded("not sent in time: an earlier call to the object is tried again and again")
+            else:
+                errors[call_id] = DeadlineExceeded(f"not sent in time: {self._no_connection()}")
         self._reject(link, errors)
 
-    def _reject(self, link: Link, errors: dict[int, CallError]) -> None:
+    def _reject(self, link: Link, errors: Mapping[int, CallError]) -> None:
         for call_id, error in errors.items():
             entry = link.calls.get(call_id)
             if entry is not None and not entry[0].done():
-                entry[0].set_exception(error)
+                entry[0].set_exception(in_the_end(error, entry[6]))
         self._drop(link, errors)
 
-    def _drop(self, link: Link, call_ids: Collection[int]) -> None:
+    def _drop(self, link: Link, errors: Mapping[int, CallError | None]) -> None:
         """Forgets calls, sent or not."""
-        if link.rows and call_ids:
-            link.rows = [row for row in link.rows if row[0] not in call_ids]
-        for call_id in call_ids:
+        if link.rows and errors:
+            link.rows = [row for row in link.rows if row[0] not in errors]
+        for call_id, error in errors.items():
             entry = link.calls.pop(call_id, None)
-            if entry is not None and entry[4] >= 0:
-                self._settle(link, entry[4], call_id)
+            if entry is not None:
+                self._settle(link, entry, error is not None and error.outcome != "not_executed")
 
     # Numbers
 
@@ -496,11 +650,15 @@ class ClientMachine:
             links_connected=sum(link.connected for link in links),
             slots_direct=sum(lane is not None for lane in self._lanes),
             replies_unexpected=self._unexpected,
+            calls_held=len(self._holds.link.calls),
         )
 
     def check_invariants(self) -> None:
         """Recomputes every count from the calls. Tests call it after every step."""
-        pins: dict[int, int] = dict.fromkeys(self._moving, 1)
+        self._holds.check_invariants()
+        pins: dict[int, int] = {slot: held for slot, held in self._holds.by_slot.items() if slot >= 0}
+        for slot in self._moving:
+            pins[slot] = pins.get(slot, 0) + 1
         for entry in self._router.calls.values():
             if entry[4] >= 0:
                 pins[entry[4]] = pins.get(entry[4], 0) + 1
@@ -509,6 +667,20 @@ class ClientMachine:
             sent = sum(entry[4] == slot for entry in moving.source.calls.values())
             assert moving.remaining == sent > 0, (slot, moving.remaining, sent)
             assert moving.source.number in self._links
+        assert self._sweep_at <= max(self._holds.next_due(), 0.0) + SWEEP_S or not self._held, "held calls go out in time"
         for link in self._links.values():
+            assert not link.endpoint or list(link.calls) == sorted(link.calls), link.endpoint
             assert all(row[0] in link.calls for row in link.rows), link.endpoint
             assert all(entry[2] >= self._sweep_at - SWEEP_S for entry in link.calls.values()), self._sweep_at
+
+
+def _call_id(entry: Entry) -> int:
+    call_id: int = entry[3][0]
+    return call_id
+
+
+def _put_in_order(link: Link) -> None:
+    """The oldest call first: what is older has been answered."""
+    calls = link.calls
+    if any(earlier > later for earlier, later in itertools.pairwise(calls)):
+        link.calls = dict(sorted(calls.items()))

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import os
+import random
+import secrets
 import stat
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +22,9 @@ import zmq
 from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up
 from tidegate.runtime.client.links import AskTopology, Close, Effect, Open, check_seconds
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
+from tidegate.runtime.client.terms import Terms
 from tidegate.runtime.errors import Unavailable
-from tidegate.runtime.limits import CONNECT_TIMEOUT_S, TURN_MESSAGES_MAX
+from tidegate.runtime.limits import TURN_MESSAGES_MAX
 from tidegate.runtime.sockets.dealer import Dealer
 from tidegate.runtime.wire.encoding import decode_any
 from tidegate.runtime.wire.protocol import NO_RAW
@@ -56,7 +59,12 @@ class Driver(Protocol):
     def run_in_executor(self, executor: None, function: Callable[..., Any], /, *args: Any) -> Asked: ...
 
 
-def new_machine(endpoint: str, timeout: float | None, connect_timeout: float | None, direct: bool) -> ClientMachine:
+_ASKED = Terms(TIMEOUT_S, is_told=False, retries=False)
+"""The machine itself asks for the topology, and knows when to ask again."""
+_SESSION_BYTES = 12
+
+
+def new_machine(endpoint: str, timeout: float | None, connect_timeout: float | None, direct: bool, retry: bool) -> ClientMachine:
     """As `connect` was asked for. Raises ValueError and TypeError."""
     if problem := check_target(endpoint):
         raise ValueError(f"{endpoint!r} {problem}")
@@ -64,10 +72,11 @@ def new_machine(endpoint: str, timeout: float | None, connect_timeout: float | N
     check_seconds("connect_timeout", connect_timeout)
     return ClientMachine(
         endpoint,
-        timeout=TIMEOUT_S if timeout is None else timeout,
+        terms=Terms(TIMEOUT_S if timeout is None else timeout, is_told=timeout is not None, retries=retry),
         direct=direct and _is_local(endpoint),
-        deadline_to_server=timeout is not None,
-        connect_timeout=CONNECT_TIMEOUT_S if connect_timeout is None else connect_timeout,
+        session=secrets.token_urlsafe(_SESSION_BYTES),
+        chance=random.random,
+        connect_timeout=connect_timeout,
     )
 
 
@@ -131,9 +140,13 @@ class Shell:
             self._set_timer()
 
     def _flush_soon(self) -> None:
-        if not self.flushing and self._machine.has_work():
+        if self.flushing:
+            return
+        if self._machine.has_work():
             self.flushing = True
             self._call_soon(self.flush)
+        elif self._machine.next_deadline() < self._timer_at:
+            self._set_timer()
 
     def _perform(self, effects: list[Effect]) -> None:
         for effect in effects:
@@ -145,7 +158,7 @@ class Shell:
                     self._detach(effect.link)
                 case AskTopology():
                     asked = _AskedTopology(self._topology_answered_soon)
-                    self._machine.call(asked, NO_SLOT, "", "", "topology", NO_RAW, decode_any, None, self._time())
+                    self._machine.call(asked, NO_SLOT, "", "", "topology", NO_RAW, decode_any, _ASKED, self._time())
 
     # Links
 
@@ -271,6 +284,7 @@ class Shell:
         except ValueError:
             pass  # The link was lost, and the next one asks again; or a service that has no topology to tell.
         else:
+            self._machine.keys_told(kept=reply.get("keys") is True)
             self._machine.topology_received(topology, _local_sockets(topology.endpoints), self._time())
         self._topology_known()
         self._flush_soon()

@@ -29,10 +29,11 @@ from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTop
 from tidegate.runtime.client.links import check_seconds
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
+from tidegate.runtime.client.terms import Terms, other_terms
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.wire.encoding import Decode, encode_arguments, result_decoder
-from tidegate.runtime.wire.stub import MethodShape, ObjectHandle, TimedBinder, bind_call
+from tidegate.runtime.wire.stub import MethodShape, ObjectHandle, TermsBinder, bind_call
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -60,25 +61,28 @@ os.register_at_fork(after_in_child=_count_fork)
 
 
 def connect_sync(
-    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
+    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True, retry: bool = True
 ) -> SyncClient:
     """The client of a service, to be entered with `with`. The arguments are those of `connect`."""
-    return SyncClient(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct)
+    return SyncClient(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct, retry=retry)
 
 
 class SyncClient:
     """Calls objects and waits for the results. May be used by any number of threads at once."""
 
     def __init__(
-        self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True
-    ) -> None:
+        self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True,
+        retry: bool = True,
+    ) -> None:  # fmt: skip
         self._idle: collections.deque[_Lines] = collections.deque()
         self._forks = _forks
         self._closed = False
-        self._new_machine = partial(new_machine, endpoint, timeout, connect_timeout, direct)
-        is_direct = self._new_machine().direct  # What is wrong with the arguments shows here.
-        self._topology_s = min(FIRST_TOPOLOGY_S, math.inf if connect_timeout is None else connect_timeout) if is_direct else 0.0
-        self._timeout = math.inf if timeout is None else timeout
+        self._new_machine = partial(new_machine, endpoint, timeout, connect_timeout, direct, retry)
+        first = self._new_machine()  # What is wrong with the arguments shows here.
+        self._terms = first.terms
+        self._topology_s = (
+            min(FIRST_TOPOLOGY_S, math.inf if connect_timeout is None else connect_timeout) if first.direct else 0.0
+        )
         self._context: zmq.Context[Any] = new_context()
 
     def __enter__(self) -> SyncClient:
@@ -112,11 +116,18 @@ class SyncClient:
             lines.close()
 
     @overload
-    def stub(self, target: type[T], name: str, *, timeout: float | None = None) -> SyncStub[T]: ...
+    def stub(
+        self, target: type[T], name: str, *, timeout: float | None = None, retry: bool | None = None, key: str | None = None
+    ) -> SyncStub[T]: ...
     @overload
-    def stub(self, target: str, name: str, *, timeout: float | None = None) -> Any: ...
-    def stub(self, target: type[T] | str, name: str, *, timeout: float | None = None) -> SyncStub[T] | Any:
-        """The object's methods, which wait for the result. `timeout`: seconds, of every call made with this stub.
+    def stub(
+        self, target: str, name: str, *, timeout: float | None = None, retry: bool | None = None, key: str | None = None
+    ) -> Any: ...
+    def stub(
+        self, target: type[T] | str, name: str, *, timeout: float | None = None, retry: bool | None = None, key: str | None = None
+    ) -> SyncStub[T] | Any:
+        """The object's methods, which wait for the result. `timeout` (seconds) and `retry` are those of every call made with this
+        stub, `key` is that of the one call that it is for (see `Client.stub`).
 
         Made from a class, results have their annotated types, and type checkers know them:
 
@@ -125,22 +136,34 @@ class SyncClient:
 
         `counter.add(2)` does the same, unknown to checkers; made from the name of a class, the stub has this form only.
         """
-        check_seconds("timeout", timeout)
-        return SyncStub(self if timeout is None else TimedBinder(self, timeout), target, name)
+        terms = self._other_terms(timeout, retry, key)
+        return SyncStub(self if terms is None else TermsBinder(self, terms), target, name)
 
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None,
-        result_type: Any = Any, timeout: float | None = None,
+        result_type: Any = Any, timeout: float | None = None, *, retry: bool | None = None, key: str | None = None,
     ) -> Any:  # fmt: skip
         """One call without a stub."""
+        terms = self._other_terms(timeout, retry, key)
+        return self._call(terms, class_name, name, method, args, kwargs, result_type)
+
+    def _other_terms(self, timeout: float | None, retry: bool | None, key: str | None) -> Terms | None:
+        check_seconds("timeout", timeout)
+        if timeout is None and retry is None and key is None:
+            return None
+        return other_terms(self._terms, timeout, retry, key)
+
+    def _call(
+        self, terms: Terms | None, class_name: str, name: str, method: str,
+        args: tuple[Any, ...], kwargs: dict[str, Any] | None, result_type: Any,
+    ) -> Any:  # fmt: skip
         if getattr(_get_running_loop(), "serves_objects", False):
             raise RuntimeError(BLOCKS_OBJECTS.format(class_name, name, method))
-        check_seconds("timeout", timeout)
         arguments, decode = encode_arguments(args, kwargs), result_decoder(result_type)
         started = time.monotonic()
-        lines = self._take_lines(timeout)
+        lines = self._take_lines((terms or self._terms).timeout)
         try:
-            answer = lines.call(class_name, name, method, arguments, decode, timeout, started)
+            answer = lines.call(class_name, name, method, arguments, decode, terms, started)
         except BaseException:  # Interrupted, or refused: what is in flight on them is nobody's any more.
             lines.close()
             raise
@@ -150,12 +173,12 @@ class SyncClient:
         return answer.result()
 
     def bind(
-        self, class_name: str, name: str, method: str, shape: MethodShape | None, timeout: float | None = None
+        self, class_name: str, name: str, method: str, shape: MethodShape | None, terms: Terms | None = None
     ) -> Callable[..., Any]:
-        """See `tidegate.runtime.wire.stub.Binder`. `timeout` is that of each of the calls."""
-        return bind_call(partial(self.call, timeout=timeout), class_name, name, method, shape)
+        """See `tidegate.runtime.wire.stub.Binder`. `terms` are those of each of the calls."""
+        return bind_call(partial(self._call, terms), class_name, name, method, shape)
 
-    def _take_lines(self, timeout: float | None) -> _Lines:
+    def _take_lines(self, timeout: float) -> _Lines:
         if self._closed:
             raise Unavailable("the client is closed")
         if self._forks != _forks:
@@ -163,8 +186,7 @@ class SyncClient:
         try:
             return self._idle.pop()
         except IndexError:
-            topology_s = min(self._topology_s, self._timeout if timeout is None else timeout)
-            return _Lines(self._context, self._new_machine(), topology_s)
+            return _Lines(self._context, self._new_machine(), min(self._topology_s, timeout))
 
     def ping(self, timeout: float | None = None) -> str:
         """Answers `pong` when the service does. `timeout`: seconds, here as for every question below."""
@@ -257,12 +279,12 @@ class _Lines:
             self._poller.turn(give_up_at)
 
     def call(
-        self, class_name: str, name: str, method: str, args: Any, decode: Decode, timeout: float | None, started: float
+        self, class_name: str, name: str, method: str, args: Any, decode: Decode, terms: Terms | None, started: float
     ) -> _Answer:
         answer = _Answer()
         self._poller.turn(-math.inf)  # What happened to the links while nobody called.
         slot = self._machine.slot_of(class_name, name)
-        self._machine.call(answer, slot, class_name, name, method, args, decode, timeout, started)
+        self._machine.call(answer, slot, class_name, name, method, args, decode, terms, started)
         self._shell.flush()
         while not answer.done():
             self._poller.turn(math.inf)

@@ -7,7 +7,6 @@ Rule 2: a value is a snapshot. Arguments are encoded at the call, so that changi
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, Never, NoReturn
 
@@ -22,12 +21,6 @@ from tidegate.runtime.wire.unawaited import NAMED, Unawaited, not_awaited
 
 Decode = Callable[[Any], Any]
 """Raw result to value. Raises msgspec.MsgspecError or ValueError when it is not what the annotation says."""
-
-
-TIMEOUT_S_TOLD_MAX = 1e9
-"""A longer one is as good as none, and might not fit into the request."""
-ANSWER_S = 0.1
-"""What the answer of a service at a deadline may take to arrive."""
 
 
 def encode_foreign(value: Any) -> Any:
@@ -105,16 +98,6 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> ms
     if len(encoded) > CALL_BYTES_MAX:
         raise TooLarge(f"the arguments have {len(encoded)} bytes encoded, more than {CALL_BYTES_MAX}")
     return encoded
-
-
-@functools.lru_cache(maxsize=64)
-def deadline_options(timeout: float) -> msgspec.Raw | None:
-    """The options of a call that tell the service of its timeout. None: it has none worth telling. It is told a little less:
-    its answer, that the call was not started, say, is to arrive before the client gives up and knows nothing."""
-    if timeout > TIMEOUT_S_TOLD_MAX:
-        return None
-    told_s = timeout - min(ANSWER_S, timeout / 10)
-    return msgspec.Raw(encode_value({"deadline_ms": max(0, math.ceil(told_s * 1_000))}))
 
 
 def result_decoder(result_type: Any) -> Decode:

@@ -83,15 +83,15 @@ def bind_call(call: Callable[..., Any], class_name: str, name: str, method: str,
     return send
 
 
-class TimedBinder:
-    """Behind a stub that has a timeout of its own."""
+class TermsBinder:
+    """Behind a stub whose calls have terms of their own: a timeout, a key. What they are is the client's."""
 
-    def __init__(self, client: Any, timeout: float) -> None:
+    def __init__(self, client: Any, terms: object) -> None:
         self._client = client
-        self._timeout = timeout
+        self._terms = terms
 
     def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Any]:
-        send: Callable[..., Any] = self._client.bind(class_name, name, method, shape, self._timeout)
+        send: Callable[..., Any] = self._client.bind(class_name, name, method, shape, self._terms)
         return send
 
 

@@ -66,7 +66,7 @@ def test_the_python_client_gives_right_answers_directly_and_through_the_router()
     check_summaries(smoke("mixed", "--load", "client"), {"tidegate"})
 
 
-@pytest.mark.parametrize("load", ["lean", "client"])
+@pytest.mark.parametrize("load", ["lean", "client", "keyed"])
 def test_several_processes_make_an_open_loop_over_skewed_objects(load: str) -> None:
     result = smoke("unique", "--load", load, "--rate", "500", "--requests", "100", "--generators", "2", "--zipf", "1.1")
     assert [(one["route"], one["concurrency"], one["offered"]) for one in result["summaries"]] == [

@@ -52,7 +52,7 @@ RULES = {
     "shard/host": {"settings"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits"},
-    "runtime/client": {"links", "machine"},
+    "runtime/client": {"links", "machine", "retries", "terms"},
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox"},
     "runtime/supervisor": {"placement", "problems", "restart", "supervision", "suspicion"},
     "runtime/wire": "*",

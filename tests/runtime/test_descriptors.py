@@ -38,7 +38,7 @@ def main_sync():
     while True:
         client = tidegate.connect_sync("tcp://127.0.0.1:7829", direct=False)
         clients.append(client)
-        client._take_lines(None)
+        client._take_lines(5.0)
 try:
     {call}
 except tidegate.Unavailable as error:
@@ -83,7 +83,7 @@ CROWD = """
 import resource, tidegate
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 client = tidegate.connect_sync("tcp://127.0.0.1:7829", direct=False)
-lines = [client._take_lines(None) for _ in range(600)]
+lines = [client._take_lines(5.0) for _ in range(600)]
 for each in lines:
     each.close()
 print(len(lines))

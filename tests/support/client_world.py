@@ -15,13 +15,24 @@ import msgspec
 
 from tidegate.runtime.client.links import AskTopology, Close, Open
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
-from tidegate.runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
+from tidegate.runtime.client.terms import Terms, other_terms
+from tidegate.runtime.errors import (
+    BadRequest,
+    CallError,
+    DeadlineExceeded,
+    Moved,
+    ObjectReset,
+    Overloaded,
+    ShardLost,
+    Unavailable,
+)
 from tidegate.runtime.wire.encoding import decode_any, encode_arguments
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, encode
 from tidegate.runtime.wire.slots import SlotTable, topology_from_reply, topology_reply
 from tidegate.runtime.wire.supervisor_messages import Topology
 
 ROUTER = "tcp://router"
+SESSION = "a-session"
 NAMES = ("a", "b", "c", "d", "{a}2")
 
 
@@ -61,8 +72,11 @@ class Arrived:
 
 
 class World:
-    def __init__(self, seed: int, *, direct: bool = True) -> None:
+    def __init__(self, seed: int, *, direct: bool = True, retries: bool = False, keys_kept: bool = True) -> None:
+        """With `retries` workers refuse calls now and then, and objects are reset; with `keys_kept` they know a key again."""
         self.random = random.Random(seed)
+        self.retries = retries
+        self.keys_kept = keys_kept
         self.now = 0.0
         self.incarnations = [1, 1]
         self.owners: tuple[int, ...] = (0, 1, 0, 1)
@@ -73,8 +87,25 @@ class World:
         self.calls: dict[str, list[tuple[int, Answer]]] = {name: [] for name in NAMES}
         self.executed: dict[str, list[int]] = {name: [] for name in NAMES}
         self.ways: set[str] = set()
+        self.troubled = True
         self.made = 0
-        self.machine = ClientMachine(ROUTER, timeout=10.0, direct=direct, deadline_to_server=False)
+        self.hurried: set[int] = set()
+        """Calls with little time."""
+        self.refused: dict[int, str] = {}
+        """The object by the id of the call."""
+        self.untold: set[str] = set()
+        """Objects of which a call was refused without the client's knowledge, while later ones were on their way: these may run
+        before it can send that one again."""
+        self.told: list[tuple[str, int, CallError]] = []
+        """Failures that callers have seen, found by `judge`."""
+        self.kept: dict[int, int] = {}
+        """Results by the number of the key."""
+        self.answered = 0
+        """Calls with a lower number will not be sent again, the client has said."""
+        terms = Terms(1_000.0 if retries else 10.0, is_told=False, retries=retries)
+        self.hasty = other_terms(terms, 0.5, None, None)
+        self.machine = ClientMachine(ROUTER, terms=terms, direct=direct, session=SESSION, chance=self.random.random)
+        self.machine.keys_told(kept=keys_kept)
         self.steps = (
             [self.call] * 8 + [self.flush] * 6 + [self.connect] * 3 + [self.deliver_request] * 10 + [self.execute] * 8
             + [self.deliver_reply] * 10 + [self.answer_topology] * 3 + [self.pass_time] * 2
@@ -98,9 +129,11 @@ class World:
         self.made += 1
         answer = Answer()
         self.calls[name].append((self.made, answer))
-        timeout = self.random.choice((None, None, None, 0.5))
+        terms = self.random.choice((None, None, None, self.hasty))
+        if terms is not None:
+            self.hurried.add(self.made)
         args = encode_arguments((self.made,), {})
-        self.machine.call(answer, self.machine.slot_of("C", name), "C", name, "m", args, decode_any, timeout, self.now)
+        self.machine.call(answer, self.machine.slot_of("C", name), "C", name, "m", args, decode_any, terms, self.now)
 
     def flush(self) -> None:
         while self.machine.has_work():
@@ -148,17 +181,52 @@ class World:
             return
         arrived = self.queues[worker].popleft()
         call_id, _, name, _, args = arrived.request[:5]
-        if self.refuse_foreign(worker, arrived):
+        if self.refuse_foreign(worker, arrived) or (self.retries and self.refuse(arrived)):
             return
-        self.executed[name].append(args[0])
+        number = self.number_of(arrived.request)
+        if number is None or number not in self.kept:
+            self.executed[name].append(args[0])
+        if number is not None:
+            self.kept[number] = args[0]
         arrived.pipe.replies.append(encode([[call_id, OK, args[0]]]))
+
+    def number_of(self, request: list[Any]) -> int | None:
+        """Of the key, where keys are kept."""
+        options = request[5] if len(request) > 5 else {}
+        if not self.keys_kept or "key" not in options:
+            return None
+        session, number = options["key"].split(".")
+        assert session == SESSION
+        assert options["answered"] <= int(number)
+        self.answered = max(self.answered, options["answered"])
+        self.kept = {number: result for number, result in self.kept.items() if number >= self.answered}
+        return int(number)
+
+    def refuse(self, arrived: Arrived) -> bool:
+        """By chance; and what the client has said it will not send any more, always."""
+        number = self.number_of(arrived.request)
+        error: CallError = BadRequest("answered long ago")
+        if number is None or number >= self.answered:
+            if not self.troubled or self.random.random() > 0.1 or number in self.kept:
+                return False
+            error = self.random.choice(
+                (Unavailable("draining"), Overloaded("full", details={"retry_after_ms": 100}), ObjectReset("a write failed"))
+            )
+        self.fail(arrived, error)
+        return True
+
+    def fail(self, arrived: Arrived, error: CallError) -> None:
+        self.ways.add(error.code)
+        arrived.pipe.replies.append(encode([[arrived.request[0], ERROR, error.to_wire()]]))
+        self.refused[arrived.request[0]] = arrived.request[2]
+        if not arrived.pipe.up:
+            self.untold.add(arrived.request[2])
 
     def refuse_foreign(self, worker: int, arrived: Arrived) -> bool:
         """Answers `moved` where the worker does not own the object."""
         if SlotTable(self.topology()).worker_of(arrived.request[1], arrived.request[2]) == worker:
             return False
-        arrived.pipe.replies.append(encode([[arrived.request[0], ERROR, Moved().to_wire()]]))
-        self.ways.add("moved")
+        self.fail(arrived, Moved())
         return True
 
     def deliver_reply(self) -> None:
@@ -173,6 +241,7 @@ class World:
             self.asked.remove(answer)
             if isinstance(answer.answers[0], dict):
                 reachable = {self.endpoint(0), self.endpoint(1)} if self.random.random() < 0.8 else {self.endpoint(0)}
+                self.machine.keys_told(kept=self.keys_kept)
                 self.machine.topology_received(topology_from_reply(answer.answers[0]), reachable, self.now)
 
     def pass_time(self) -> None:
@@ -186,7 +255,7 @@ class World:
         old = self.endpoint(worker)
         for arrived in self.queues[worker]:
             if arrived.pipe.endpoint == ROUTER:  # The router answers for the worker it lost.
-                arrived.pipe.replies.append(encode([[arrived.request[0], ERROR, ShardLost().to_wire()]]))
+                self.fail(arrived, ShardLost())
         self.queues[worker].clear()
         self.incarnations[worker] += 1
         self.epoch += 1
@@ -212,6 +281,10 @@ class World:
     def lose(self, pipe: Pipe) -> None:
         while pipe.replies and self.random.random() < 0.5:
             self.machine.message_received(pipe.link, pipe.replies.popleft(), self.now)
+        for body in pipe.replies:
+            ((call_id, status, _),) = msgspec.msgpack.decode(body)
+            if status == ERROR:
+                self.untold.add(self.refused[call_id])
         pipe.requests.clear()
         if pipe.up or not pipe.reconnect:
             pipe.up = False
@@ -221,11 +294,15 @@ class World:
 
     def settle(self) -> None:
         """Nothing breaks any more; everything that travels arrives."""
+        self.troubled = False
         for _ in range(400):
             for step in (self.flush, self.connect, self.deliver_request, self.execute, self.deliver_reply, self.answer_topology):
                 step()
                 self.machine.check_invariants()
-        self.now += 100.0
+            if self.retries and self.machine.next_deadline() < self.now + 5.0:
+                self.now = max(self.now, self.machine.next_deadline())
+                self.machine.handle_timer(self.now)
+        self.now += 10_000.0
         self.machine.handle_timer(self.now)
 
     def judge(self) -> None:
@@ -241,12 +318,25 @@ class World:
                     given_up.add(number)
                     assert got.outcome == "unknown" or number not in ran, (name, number)
                 elif isinstance(got, Exception):
-                    assert isinstance(got, ShardLost | Moved | Overloaded | Unavailable), repr(got)
+                    assert isinstance(got, ShardLost | Moved | Overloaded | Unavailable | ObjectReset), repr(got)
                     assert got.outcome == "unknown" or number not in ran, (name, number)
+                    self.told.append((name, number, got))
                 else:
                     assert got == number
                     assert number in ran
+            if self.retries and self.keys_kept:
+                self.judge_told(name, calls)
             in_order = [number for number in ran if number not in given_up]
-            assert in_order == sorted(in_order), f"{name}: {in_order}"
+            if not (self.retries and name in self.untold):
+                assert in_order == sorted(in_order), f"{name}: {in_order}"
         assert self.machine.statistics().calls_in_flight == 0
+        assert self.machine.statistics().calls_held == 0
         assert self.machine.statistics().calls_unsent == 0
+
+    def judge_told(self, name: str, calls: list[tuple[int, Answer]]) -> None:
+        """A failure is kept from the caller: but when a later call may have run, or the object was reset again and again."""
+        may_have_run = {number for number, answer in calls if getattr(answer.answers[0], "outcome", "executed") != "not_executed"}
+        for told, number, error in self.told:
+            if told == name:
+                passed = any(later > number for later in may_have_run)
+                assert passed or "tried 4 times" in error.message or number in self.hurried, (name, number, repr(error))

@@ -79,6 +79,13 @@ def test_a_call_prints_the_result(service: tuple[ServiceProcess, str, Path]) -> 
         assert (done.stdout, done.stderr, done.returncode) == (number, "", 0)
 
 
+def test_a_key_of_a_call_that_is_none_is_refused_before_anything_is_called() -> None:
+    for key in ("", "k" * 65):
+        done = tidegate("call", "--connect", "ipc:///nobody", "--key", key, "Counter", "alice", "get_unique_number")
+        assert done.returncode == 2
+        assert "a key has 1 to 64 bytes" in done.stderr
+
+
 @pytest.mark.parametrize("arguments", [['"a"', "[1, 2]"], ['first="a"', "second=[1,2]"]])
 def test_arguments_are_json_by_position_or_by_name(service: tuple[ServiceProcess, str, Path], arguments: list[str]) -> None:
     done = tidegate("call", "--connect", service[1], "Counter", "x", "join", *arguments)

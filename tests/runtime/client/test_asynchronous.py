@@ -21,6 +21,7 @@ from tests.support.echo_service import EchoService
 from tests.support.waiting import WITHIN_S, wait_until_in_loop
 from tidegate.runtime.client.asynchronous import Client, connect
 from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.runtime.client.terms import SESSION_NAME
 from tidegate.runtime.errors import (
     BadArguments,
     BadRequest,
@@ -463,6 +464,29 @@ def test_the_service_is_told_of_a_timeout_that_was_named_and_only_then(tmp_path:
         await client.stub("Echo", "a", timeout=1.5).where()
         options = [msgspec.msgpack.decode(request.options) for request in service.router.seen]
         assert options == [None, {"deadline_ms": 1_400}], "its answer is to come in time"
+
+    run(tmp_path, body, direct=False, retry=False)
+
+
+def test_every_call_has_a_key_of_its_own_but_where_it_was_named_or_not_wanted(tmp_path: Path) -> None:
+    async def body(service: EchoService, client: Client) -> None:
+        for _ in range(2):
+            await client.stub("Echo", "a").where()
+        await client.stub("Echo", "a", timeout=1.5).where()
+        await client.stub("Echo", "a", key="order-17").where()
+        await client.stub("Echo", "a", retry=False).where()
+        await client.call("Echo", "a", "where", timeout=1.5, key="order-18", retry=False)
+        first, second, *others = [msgspec.msgpack.decode(request.options) for request in service.router.seen]
+        session, _, number = first["key"].rpartition(".")
+        assert SESSION_NAME.fullmatch(session)
+        assert first["answered"] <= int(number) < int(second["key"].rpartition(".")[2])
+        assert second["key"].startswith(f"{session}.")
+        assert others[0]["deadline_ms"] == 1_400
+        assert others[0]["key"].startswith(f"{session}.")
+        assert others[1:] == [{"key": "order-17"}, None, {"deadline_ms": 1_400, "key": "order-18"}]
+        for key in ("", "k" * 65, "ü" * 33):
+            with pytest.raises(ValueError, match="a key has 1 to 64 bytes"):
+                client.stub("Echo", "a", key=key)
 
     run(tmp_path, body, direct=False)
 

@@ -6,21 +6,19 @@ import math
 import os
 import time
 from collections import Counter
-from typing import Any
 
-import msgspec
 import pytest
 
+from tests.support.client_machine import WORKER, Machine
 from tests.support.client_world import ROUTER, Answer, World
 from tidegate.runtime.client.links import AskTopology, Close, Open
-from tidegate.runtime.client.machine import AVOID_S, CONNECT_S, NO_SLOT, ClientMachine
+from tidegate.runtime.client.machine import AVOID_S, CONNECT_S, NO_SLOT
 from tidegate.runtime.errors import DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S
-from tidegate.runtime.wire.encoding import decode_any, encode_arguments
+from tidegate.runtime.wire.encoding import decode_any
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, encode
 from tidegate.runtime.wire.supervisor_messages import Topology
 
-WORKER = "ipc://worker-0.1"
 OTHER_WORKER = "ipc://worker-1.1"
 SEEDS = 20_000 if os.environ.get("TIDEGATE_FULL") else 300
 
@@ -40,6 +38,24 @@ def test_in_any_world_every_call_is_answered_once_and_runs_in_the_order_made() -
     assert min(ways[way] for way in ("router", "direct", "moved")) > SEEDS // 20, ways
 
 
+@pytest.mark.parametrize(("direct", "keys_kept"), [(True, True), (False, True), (True, False)])
+def test_in_any_world_calls_that_are_tried_again_run_once_and_in_order_and_failures_are_kept_from_callers(
+    *, direct: bool, keys_kept: bool
+) -> None:
+    ways: Counter[str] = Counter()
+    for seed in range(SEEDS // 3):
+        world = World(seed, direct=direct, retries=True, keys_kept=keys_kept)
+        try:
+            for _ in range(150):
+                world.step()
+            world.settle()
+            world.judge()
+        except AssertionError as exc:
+            raise AssertionError(f"seed {seed}: {exc}") from exc
+        ways.update(world.ways)
+    assert min(ways[way] for way in ("unavailable", "overloaded", "object_reset")) > SEEDS // 60, ways
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_without_direct_routes_no_link_but_the_routers_is_ever_opened(seed: int) -> None:
     world = World(seed, direct=False)
@@ -48,33 +64,6 @@ def test_without_direct_routes_no_link_but_the_routers_is_ever_opened(seed: int)
         assert {pipe.endpoint for pipe in world.pipes.values()} <= {ROUTER}
     world.settle()
     world.judge()
-
-
-class Machine:
-    """A machine with one worker, of which the test is router, worker and shell."""
-
-    def __init__(self, *, connected: bool = True, direct: bool = True, timeout: float = 30.0) -> None:
-        self.core = ClientMachine(ROUTER, timeout=timeout, direct=direct, deadline_to_server=False)
-        (opened,) = self.core.take_effects()
-        assert opened == Open(1, ROUTER, reconnect=True)
-        if connected:
-            self.core.link_connected(1, 0.0)
-            if direct:
-                assert self.core.take_effects() == [AskTopology()]
-                self.core.topology_received(Topology(1, (0,), (WORKER,)), {WORKER}, 0.0)
-
-    def call(self, *args: Any, name: str = "a", timeout: float | None = None, now: float = 0.0) -> Answer:
-        answer = Answer()
-        self.core.call(answer, self.core.slot_of("C", name), "C", name, "m", encode_arguments(args, {}), decode_any, timeout, now)
-        self.core.check_invariants()
-        return answer
-
-    def sent(self, now: float = 0.0) -> list[tuple[int, list[Any]]]:
-        return [(link, msgspec.msgpack.decode(body)) for link, body in self.core.take_messages(now)]
-
-    def answer(self, link: int, *rows: tuple[int, int, Any], now: float = 0.0) -> None:
-        self.core.message_received(link, encode(rows), now)
-        self.core.check_invariants()
 
 
 def test_calls_wait_while_the_link_to_their_worker_is_made_and_go_out_together() -> None:

@@ -176,7 +176,7 @@ class Rig:
 
     def __init__(self, endpoint: str = "tcp://127.0.0.1:1", *, direct: bool = False) -> None:
         self.hand = Hand()
-        self.machine: ClientMachine = new_machine(endpoint, None, 5.0, direct)
+        self.machine: ClientMachine = new_machine(endpoint, None, 5.0, direct, retry=False)
         self.topologies = 0
         self.shell = Shell(self.machine, CONTEXT, self.hand, self.count_topology)
         self.shell.start()
