@@ -21,7 +21,7 @@ ROWS = {row[0].strip(): row[1].strip() for row in re.findall(r"^\| ([^|]+) \| ([
 @pytest.mark.parametrize(
     ("wait", "seconds"),
     [
-        ("a connection to the service", limits.CONNECT_TIMEOUT_S),
+        ("a connection to a service that has not been there yet", limits.CONNECT_TIMEOUT_S),
         ("a reply", shell.TIMEOUT_S),
         ("a link to a worker", client_machine.CONNECT_S),
         ("a peer that stopped without closing its connection", dealer._HEARTBEAT_TIMEOUT_MS / 1_000),
