@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from tidegate.runtime.child.output import hold_standard_descriptors
-from tidegate.runtime.cli import alarms, bench, call, serve, status
+from tidegate.runtime.cli import alarms, bench, call, check, compact, repair, serve, status
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
 from tidegate.runtime.cli.serve import version
@@ -67,6 +67,7 @@ _EPILOG = """examples:
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is
   tidegate alarms                                    alarms that were given up
+  tidegate check                                     whether the data of a stopped service is whole
 """
 
 
@@ -75,6 +76,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"tidegate {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, call, status, alarms, bench):
+    for command in (serve, call, status, alarms, check, repair, compact, bench):
         command.add(commands)
     return parser

@@ -109,6 +109,37 @@ def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
         raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
 
 
+class IdleDirectory:
+    """A data directory that no service uses, and none can begin to use before `close`. Nothing in it is changed."""
+
+    def __init__(self, path: Path, lock_fd: int, shards: int) -> None:
+        self.path = path
+        self.shards = shards
+        self._lock_fd = lock_fd
+
+    def __enter__(self) -> IdleDirectory:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._lock_fd)
+
+
+def open_idle_directory(path: Path) -> IdleDirectory:
+    """Raises OperatorError if there is none, or a service uses it."""
+    if not path.is_dir():
+        problem = "there is no such directory"
+        raise OperatorError("open data directory", path, problem, "name the one that the service was given with --data")
+    try:
+        description = _read_description(path)
+        if description is None:
+            problem = "not a data directory of Tidegate: it holds no tidegate.json"
+            raise OperatorError("open data directory", path, problem, "name the one that the service was given with --data")
+        return IdleDirectory(path, _lock(path), description.shards)
+    except OSError as error:
+        hint = _HINTS.get(error.errno or 0, "run it as the user who runs the service")
+        raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
+
+
 def is_text(path: str | Path) -> bool:
     """Whether it is UTF-8, as the names of sockets have to be. (Python reads what is not as halves of surrogate pairs.)"""
     try:

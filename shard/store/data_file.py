@@ -51,9 +51,10 @@ def pack_meta(shard: int, applied_seq: int) -> bytes:
     return _META.pack(FORMAT, shard, applied_seq)
 
 
-def open_environment(path: Path, map_bytes: int) -> lmdb.Environment:
+def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> lmdb.Environment:
     """Opens or creates it, with the largest map up to `map_bytes` that the system grants."""
     options: dict[str, Any] = {
+        "readonly": readonly,
         "max_dbs": 0, "lock": False, "sync": True, "metasync": True, "writemap": False, "readahead": False, "subdir": True,
         "lib_version": 0,  # py-lmdb 3 bundles two incompatible formats; 0 is the one that all versions read.
     }  # fmt: skip
@@ -126,6 +127,16 @@ def replace_data(path: Path, make: Callable[[Path], object]) -> None:
         sync_directory(path)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def compact(path: Path) -> None:
+    """The same rows in a file without free pages, which LMDB never gives back. Raises OSError, lmdb.Error."""
+
+    def make(new: Path) -> None:
+        with contextlib.closing(open_environment(path, MAP_BYTES_MAX, readonly=True)) as env:
+            env.copy(str(new), compact=True)
+
+    replace_data(path, make)
 
 
 def add_checksums(path: Path, shard: int, map_bytes: int) -> None:

@@ -44,12 +44,20 @@ _NO_ROOT = (1 << 64) - 1
 _DEPTH_MAX = 32
 MAP_BYTES_MAX = 1 << 46
 """More is never mapped."""
+PAGES_TOLD = 1_024
 _CUT = "it was cut short, or this is damaged"
 
 
 class Damage(NamedTuple):
     page: int
     problem: str
+    low: bytes = b""
+    high: bytes | None = b""
+    """The rows that may be lost have keys from `low` to `high`, to the last one if that is None. None are if both are empty."""
+
+    @property
+    def loses_rows(self) -> bool:
+        return self.high != b""
 
     def __str__(self) -> str:
         return f"page {self.page}: {self.problem}"
@@ -146,11 +154,17 @@ class PageFile:
         if len(page) < PAGE_HEADER_BYTES + _META_BYTES:
             return Damage(number, "the file ends before the end of its meta pages")
         found, _, kind, *_ = _PAGE.unpack_from(page)
-        magic, version, address, map_bytes = _META.unpack_from(page, PAGE_HEADER_BYTES)
+        magic, version, *_ = _META.unpack_from(page, PAGE_HEADER_BYTES)
         if (found, kind) != (number, _META_PAGE) or magic != MAGIC:
             return Damage(number, "it is no meta page of LMDB")
         if version != VERSION:
             return Damage(number, f"version {version} of LMDB's format is not known to this version")
+        return self.meta_like(number)
+
+    def meta_like(self, number: int) -> Meta:
+        """What the page says if it is taken for a meta page."""
+        page = self.page(number).ljust(PAGE_HEADER_BYTES + _META_BYTES, b"\0")
+        _, _, address, map_bytes = _META.unpack_from(page, PAGE_HEADER_BYTES)
         at = PAGE_HEADER_BYTES + _META.size
         page_bytes, *free = _TREE.unpack_from(page, at)
         _, *main = _TREE.unpack_from(page, at + _TREE.size)
@@ -234,27 +248,38 @@ _Leaf = Callable[[_Place, bytes, tuple[int, ...]], Iterator[Damage]]
 class Verifier:
     """Looks through all pages of a file once."""
 
-    def __init__(self, file: PageFile, *, checksums: bool = True) -> None:
-        """`checksums`: the rows have them."""
+    def __init__(self, file: PageFile, *, checksums: bool = True, meta: Meta | None = None) -> None:
+        """`checksums`: the rows have them. `meta`: where to begin, if not with the newest."""
         self._file = file
         self._checksums = checksums
+        self.meta = file.newest_meta() if meta is None else meta
         self._used = bytearray(file.pages)
         self.looked_at = 0
         """Pages, so far."""
+        self.on_page: Callable[[int], object] | None = None
+        """Told of that number, now and then."""
         self.rows = 0
-        self.bad_rows = 0
+        self.leaves: list[int] = []
+        """Pages with rows, in the order of the keys."""
+        self.misshapen: set[int] = set()
+        """Pages that are needed and not of the kind that they should be."""
+        self.free_is_known = False
+        """The lists of free pages are whole."""
         self.free: set[int] = set()
         """Pages that LMDB may write over."""
 
     def run(self) -> Generator[Damage, None, None]:
         """What is wrong, page by page. To be ended at any time."""
         yield from self.check_metas()
-        newest = self._file.newest_meta()
-        if newest is None:
+        if (meta := self.meta) is None:
             return
         self._used[0:2] = b"\1\1"
-        yield from self._walk(newest, newest.free, self._free_leaf)
-        yield from self._walk(newest, newest.main, self._leaf)
+        unknown = 0
+        for damage in self._walk(meta, meta.free, self._free_leaf):
+            unknown += 1
+            yield damage
+        self.free_is_known = unknown == 0
+        yield from self._walk(meta, meta.main, self._leaf)
 
     def check_metas(self) -> Iterator[Damage]:
         """What is wrong with the two pages from which LMDB starts."""
@@ -283,13 +308,14 @@ class Verifier:
         while waiting:
             place = waiting.pop()
             if (damage := self._use(place.number, place.above)) is not None:
-                yield damage
+                yield damage._replace(low=place.low, high=place.high)
                 continue
             page = self._file.page(place.number)
             is_leaf = place.depth == tree.depth
             nodes = _node_offsets(page)
             if (problem := _shape_problem(page, place.number, _LEAF if is_leaf else _BRANCH, nodes)) is not None:
-                yield Damage(place.number, problem)
+                self.misshapen.add(place.number)
+                yield Damage(place.number, problem, place.low, place.high)
             elif is_leaf:
                 leaves += 1
                 entries += len(nodes)
@@ -304,6 +330,8 @@ class Verifier:
 
     def _use(self, number: int, by: int) -> Damage | None:
         self.looked_at += 1
+        if self.on_page is not None and self.looked_at % PAGES_TOLD == 0:
+            self.on_page(self.looked_at)
         if number >= len(self._used):
             return Damage(by, f"it needs page {number}, but the file has only {len(self._used)}: {_CUT}")
         if self._used[number]:
@@ -331,31 +359,28 @@ class Verifier:
         """The checksums are those of key and value, which lie side by side."""
         unpack, head, checksums = _NODE.unpack_from, _NODE.size, self._checksums
         taken, last, high = 0, place.low, place.high
-        bad = 0
+        self.leaves.append(place.number)
         for nth, at in enumerate(nodes):
             low_half, high_half, flags, key_bytes = unpack(page, at)
             start = at + head + key_bytes
             key = page[at + head : start]
             if key <= last and (nth or key < last):
-                yield Damage(place.number, f"row {nth} of it is out of order")
+                yield Damage(place.number, f"row {nth} of it is out of order", key, key)
             last = key
             size = low_half | high_half << 16
             if flags == 0:
                 taken += (head + key_bytes + size + 1) & ~1
                 if checksums and crc32(page[at + head : start + size]) != CRC_RESIDUE:
-                    bad += 1
-                    yield Damage(place.number, f"the checksum of row {nth} of it is wrong")
+                    yield Damage(place.number, f"the checksum of row {nth} of it is wrong", key, key)
             else:
                 taken += (head + key_bytes + _NUMBER.size + 1) & ~1
-                if (problem := self._big(place.number, page, start, flags, key, size)) is not None:
-                    bad += 1
-                    yield problem
+                if (damage := self._big(place.number, page, start, flags, key, size)) is not None:
+                    yield damage._replace(low=key, high=key)
         if high is not None and last >= high:
-            yield Damage(place.number, "its last row is out of order")
+            yield Damage(place.number, "its last row is out of order", last, last)
         if taken != len(page) - min(nodes):
             yield Damage(place.number, "its nodes do not fill it")
         self.rows += len(nodes)
-        self.bad_rows += bad
 
     def _big(self, leaf: int, page: bytes, start: int, flags: int, key: bytes, size: int) -> Damage | None:
         """A value in overflow pages of its own."""

@@ -51,7 +51,8 @@ def places_of_rows(file: Path) -> dict[bytes, int]:
             if verifier.reached(number) and pages.is_leaf(number):
                 page = pages.page(number)
                 for row in pages.rows_of(number, page):
-                    if (place := page.find(row.key + row.value)) >= 0:
+                    # What older commits have left in the page lies below its rows.
+                    if (place := page.rfind(row.key + row.value)) >= 0:
                         found[row.key] = number * PAGE + place
     return found
 

@@ -1,0 +1,41 @@
+"""What rows mean to whoever reads about them: names of objects and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tidegate.runtime.errors import one_line
+from tidegate.runtime.ids import OBJECT_KEY_BYTES
+from tidegate.shard.core.alarms import ABANDONED_KEY, BEGUN_KEY, INDEX_KEY, STEADY_INDEX_KEY, STEADY_KEY, decode_header
+
+OWN_FIRST = b"\x40"
+"""From here on keys are the runtime's own; those of objects begin with a slot."""
+_OWN = {
+    INDEX_KEY: "the index of alarms",
+    STEADY_INDEX_KEY: "the index of alarms relative to now",
+    STEADY_KEY: "the clock of alarms",
+    ABANDONED_KEY: "the list of abandoned alarms",
+    BEGUN_KEY: "the list of alarms whose handlers run",
+}
+
+Get = Callable[[bytes], bytes | None]
+
+
+def name_of_object(object_key: bytes, get: Get) -> str:
+    """`Class/name`, if its header can be read by `get`."""
+    if object_key >= OWN_FIRST:
+        return _OWN.get(object_key, f"the runtime's own rows {object_key.hex()}")
+    header = get(object_key)
+    if header is None:
+        return f"an object of which nothing is left but its key {object_key.hex()}"
+    try:
+        decoded = decode_header(header)
+    except ValueError:
+        return f"an object whose header cannot be read, with the key {object_key.hex()}"
+    return one_line(f"{decoded.class_name}/{decoded.name}")
+
+
+def name_of_row(key: bytes, get: Get) -> str:
+    """Object and key of a row."""
+    owner, own = name_of_object(key[:OBJECT_KEY_BYTES], get), key[OBJECT_KEY_BYTES:].decode(errors="backslashreplace")
+    return f"{owner}, its key {own!r}" if own else f"{owner}, its header"

@@ -1,0 +1,119 @@
+"""`tidegate check`, `repair` and `compact`, over the data of a real service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.support.damage import flip_bit, places_of_rows
+from tests.support.service_process import running
+from tidegate.runtime.cli.cli import main
+from tidegate.runtime.client.synchronous import connect_sync
+
+APP = """
+from datetime import timedelta
+from tidegate import DurableObject
+
+class Counter(DurableObject):
+    async def add(self, number: int) -> int:
+        value = await self.storage.get("sum", 0) + number
+        await self.storage.put("sum", value)
+        return value
+
+    async def wake(self) -> None:
+        await self.storage.set_alarm(timedelta(days=30))
+
+    async def alarm(self, info: object) -> None:
+        pass
+"""
+SERVE = ["-P", "-m", "tidegate", "serve", "app.py", "--listen", "tcp://127.0.0.1:0", "--workers", "1", "--data", "data"]
+NAMES = [f"c{number}" for number in range(64)]
+
+
+@pytest.fixture
+def data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
+    """Of a service that was stopped."""
+    (tmp_path / "app.py").write_text(APP)
+    data = tmp_path / "data"
+    with running(SERVE, cwd=str(tmp_path)) as service:
+        with connect_sync(service.wait_for(r"is ready on (\S+)")[1]) as client:
+            for name in NAMES:
+                client.stub("Counter", name).add(7)
+                client.stub("Counter", name).wake()
+        for command in (["check"], ["repair", "--shard", "0"], ["compact"]):
+            assert main([command[0], str(data), *command[1:]]) == 1
+            assert "in use by the service with pid" in capsys.readouterr().err
+        assert service.stop() == 0
+    return data
+
+
+def sums(data: Path) -> list[int]:
+    with running(SERVE, cwd=str(data.parent)) as service:
+        with connect_sync(service.wait_for(r"is ready on (\S+)")[1]) as client:
+            found = [client.stub("Counter", name).add(0) for name in NAMES]
+        assert service.stop() == 0
+    return found
+
+
+def damaged_shard(data: Path) -> tuple[int, Path]:
+    """One that has a counter, in the middle of whose sum a bit was flipped."""
+    for shard in range(64):
+        file = data / "shards" / f"{shard:04d}" / "data.mdb"
+        place = next((place for key, place in places_of_rows(file).items() if key.endswith(b"sum")), None)
+        if place is not None:
+            flip_bit(file, place + 16 + len("sum"), 1)
+            return shard, file
+    raise AssertionError("no shard has a counter")
+
+
+def test_a_flipped_bit_is_found_mended_and_the_service_serves_what_was_there(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(data)]) == 0
+    assert "64 objects, 192 rows" in capsys.readouterr().out
+    shard, file = damaged_shard(data)
+    damaged = file.read_bytes()
+    assert main(["check", str(data)]) == 1
+    said = capsys.readouterr().out
+    assert f"PROBLEM shard {shard} ({file.parent}): page" in said
+    assert f"tidegate repair {data} --shard {shard}" in said
+    assert main(["check", str(data), "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [problem["shard"] for problem in found["problems"]] == [shard]
+
+    assert main(["repair", str(data), "--shard", str(shard)]) == 0
+    said = capsys.readouterr().out
+    assert "mended: 1 row" in said
+    assert "nothing was changed; to do it: tidegate repair" in said
+    assert file.read_bytes() == damaged
+    assert main(["repair", str(data), "--shard", str(shard), "--yes", "--json"]) == 0
+    repaired = json.loads(capsys.readouterr().out)
+    assert (repaired["losses"], repaired["lost_rows"]) == ([], 0)
+    assert Path(repaired["damaged_file"]).read_bytes() == damaged
+    assert main(["check", str(data)]) == 0
+    assert sums(data) == [7] * len(NAMES)
+
+
+def test_compact_prints_the_sizes_and_changes_no_value(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compact", str(data), "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert all(0 < each["after_bytes"] <= each["before_bytes"] for each in done["shards"])
+    assert main(["compact", str(data)]) == 0
+    assert "MB of states, now" in capsys.readouterr().out
+    assert sums(data) == [7] * len(NAMES)
+
+
+def test_what_is_no_data_directory_is_refused_and_nothing_is_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["check"], ["repair", "--shard", "0"], ["compact"]):
+        assert main([command[0], str(tmp_path / "none"), *command[1:]]) == 1
+        assert "there is no such directory" in capsys.readouterr().err
+        assert main([command[0], str(tmp_path), *command[1:]]) == 1
+        assert "it holds no tidegate.json" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_that_is_not_there_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["repair", str(data), "--shard", "999"]) == 2
+    assert "has shards 0 to" in capsys.readouterr().err

@@ -1,0 +1,173 @@
+"""shard/offline/repair.py: what is good of a damaged shard is saved, what is not is named."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.support.damage import PAGE, flip_bit, places_of_rows
+from tests.support.data_directory import ALARM_EVERY, KEYS, OBJECTS, SHARDS, make_data_directory, name_of, shard_of, state_file
+from tidegate.runtime.ids import object_key
+from tidegate.shard.offline.check import Check
+from tidegate.shard.offline.repair import Repair, Salvage
+from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.pages import PageFile
+
+SHARD = 1
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    make_data_directory(tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def file(data: Path) -> Path:
+    return state_file(data, SHARD)
+
+
+@pytest.fixture
+def before(file: Path) -> dict[bytes, bytes]:
+    return content(file)
+
+
+def content(file: Path) -> dict[bytes, bytes]:
+    with closing(LmdbState(file.parent, SHARD)) as state:
+        return {b"seq": str(state.applied_seq).encode()} | dict(state.scan(b"", b"\xff", False))
+
+
+def repaired(data: Path) -> Repair:
+    """Planned, which changes nothing, and done; then the directory is whole."""
+    file = state_file(data, SHARD)
+    damaged = file.read_bytes()
+    with closing(Salvage(data, SHARD)) as salvage:
+        plan = salvage.plan()
+        assert file.read_bytes() == damaged
+        aside = salvage.write(plan.applied_seq)
+    assert aside.read_bytes() == damaged
+    assert list(Check(data, SHARDS, lambda *_: None).run()) == []
+    return plan
+
+
+def key_of(number: int, key: str = "") -> bytes:
+    return object_key("Counter", name_of(number)) + key.encode()
+
+
+OURS = [number for number in range(OBJECTS - 20) if shard_of(name_of(number)) == SHARD]
+
+
+def test_a_whole_file_needs_no_repair(data: Path) -> None:
+    with closing(Salvage(data, SHARD)) as salvage:
+        plan = salvage.plan()
+    alarms = sum(number % ALARM_EVERY == 0 for number in OURS)
+    assert (plan.damages, plan.losses, plan.rows) == ([], [], len(OURS) * (KEYS + 1) + alarms)
+
+
+def test_flipped_bits_are_flipped_back_and_nothing_is_lost(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    rows = places_of_rows(file)
+    for number in OURS[:3]:
+        flip_bit(file, rows[key_of(number, "k3")] + 20, 5)
+    flip_bit(file, rows[key_of(OURS[5])] + 22, 2)  # In the name that its header has.
+    flip_bit(file, rows[key_of(OURS[6], "k1")] + 3, 0)  # In a key.
+    plan = repaired(data)
+    assert (plan.losses, plan.lost_rows, plan.bits_flipped_back) == ([], 0, 5)
+    assert content(file) == before
+
+
+def test_a_value_that_is_gone_is_lost_by_name_and_all_else_is_saved(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    place = places_of_rows(file)[key_of(OURS[7], "k2")]
+    with file.open("r+b") as opened:
+        opened.seek(place + 25)
+        opened.write(b"something else")
+    plan = repaired(data)
+    assert plan.losses == [f"Counter/{name_of(OURS[7])}, its key 'k2'"]
+    assert plan.lost_rows == 1
+    del before[key_of(OURS[7], "k2")]
+    assert content(file) == before
+
+
+def test_a_header_whose_end_is_damaged_is_made_again(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    place = places_of_rows(file)[key_of(OURS[7])]
+    size = len(before[key_of(OURS[7])])
+    with file.open("r+b") as opened:
+        opened.seek(place + 16 + size)
+        opened.write(b"\0\0\0\0")  # Where the checksum was.
+    plan = repaired(data)
+    assert plan.headers_made == 1
+    assert plan.losses == [f"Counter/{name_of(OURS[7])}: its alarm, if it had one"]
+    assert content(file) == before
+
+
+def test_an_object_without_a_header_does_not_come_back_to_life(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    place = places_of_rows(file)[key_of(OURS[7])]
+    with file.open("r+b") as opened:
+        opened.seek(place + 18)
+        opened.write(b"\xff\xff\xff\xff")
+    plan = repaired(data)
+    assert any(key_of(OURS[7]).hex() in loss and "5 rows" in loss for loss in plan.losses)
+    assert content(file) == {key: value for key, value in before.items() if not key.startswith(key_of(OURS[7]))}
+
+
+def test_rows_of_pages_to_which_nothing_points_are_found_again(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    with PageFile(file) as pages:
+        meta = pages.newest_meta()
+        assert meta is not None
+        assert meta.main.depth > 1
+    with file.open("r+b") as opened:  # The root of the tree.
+        opened.seek(meta.main.root * PAGE)
+        opened.write(bytes(PAGE))
+    plan = repaired(data)
+    assert (plan.losses, plan.lost_rows) == ([], 0)
+    assert plan.found_again > 500
+    assert content(file) == before
+
+
+def test_a_page_whose_own_number_is_wrong_still_gives_its_rows(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    flip_bit(file, places_of_rows(file)[key_of(OURS[9], "k1")] // PAGE * PAGE, 4)
+    plan = repaired(data)
+    assert (plan.losses, plan.lost_rows) == ([], 0)
+    assert content(file) == before
+
+
+def test_what_lies_between_is_told_of_a_page_that_is_gone(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    page = places_of_rows(file)[key_of(OURS[9], "k1")] // PAGE
+    with file.open("r+b") as opened:
+        opened.seek(page * PAGE)
+        opened.write(bytes(PAGE))
+    plan = repaired(data)
+    assert plan.lost_rows is not None
+    assert plan.lost_rows > 5
+    assert any(loss.startswith("rows from ") for loss in plan.losses), plan.losses
+    after = content(file)
+    assert after.items() <= before.items()
+    assert len(after) > len(before) - 60
+
+
+def test_meta_pages_with_a_flipped_bit_lose_nothing(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    for offset in (17, PAGE + 17):  # What makes it one of LMDB's.
+        flip_bit(file, offset, 3)
+        repaired(data)
+        assert content(file) == before
+
+
+def test_single_flipped_bits_anywhere_lose_no_row(data: Path, file: Path, before: dict[bytes, bytes]) -> None:
+    random = Random(11)
+    whole = file.read_bytes()
+    lost = 0
+    for _ in range(60):
+        flip_bit(file, random.randrange(len(whole)), random.randrange(8))
+        with closing(Salvage(data, SHARD)) as salvage:
+            plan = salvage.plan()
+            if plan.damages:
+                salvage.write(plan.applied_seq)
+                lost += plan.lost_rows or 0
+                after = content(file)
+                assert after.items() <= before.items() or plan.headers_made
+        for name in file.parent.iterdir():
+            name.unlink()
+        file.write_bytes(whole)
+    print(f"{lost} rows lost in 60 repairs")
