@@ -189,6 +189,14 @@ class ShardLost(CallError):
     outcome_default = "unknown"
 
 
+class Interrupted(CallError):
+    """The call had written, and its object was reset or its worker died before it came to its end. Its outcome is unknown; under
+    its key it does not run again."""
+
+    code = "interrupted"
+    outcome_default = "unknown"
+
+
 class Unauthorized(CallError):
     """The client may not do this."""
 
@@ -206,7 +214,7 @@ BY_CODE: dict[str, type[CallError]] = {
     cls.code: cls
     for cls in (
         BadRequest, BadArguments, UnknownClass, UnknownMethod, MethodRaised, StartFailed, ObjectReset, Overloaded,
-        Deadlock, DeadlineExceeded, TooLarge, Moved, Unavailable, ShardLost, Unauthorized, Internal,
+        Deadlock, DeadlineExceeded, TooLarge, Moved, Unavailable, ShardLost, Interrupted, Unauthorized, Internal,
     )
 }  # fmt: skip
 

@@ -25,6 +25,14 @@ EXCEPTION_PARTS_DEPTH_MAX = 2
 KEYS_PER_READ_MAX = 128
 """Of `get_many`. As in Cloudflare's `get(keys)`."""
 IDEMPOTENCY_KEY_BYTES_MAX = 64
+KEYS_BYTES = 64 << 20
+"""Memory of a worker for answers to calls with a key, unless configured: a hundred thousand small ones."""
+KEYS_KEPT_S = 86_400
+"""For how long they are kept: who was not answered asks again within a day."""
+KEYS_PER_OBJECT = 1_000
+"""Answers to plain keys of one object: what one object is asked does not drive out the answers of others."""
+KEPT_RESULT_BYTES_MAX = 64 << 10
+"""Of the result of a call with a key, to be given again. Of a larger one it is kept that there was one."""
 
 # Messages (contract, section 9).
 MESSAGE_BYTES_MAX = 16 << 20
@@ -177,6 +185,7 @@ STORY_MAX = 8
 TIMERS_KEEP_S = 70.0
 """How long a pending timer keeps its object in memory, from when a call or task of it has set one."""
 
+assert KEPT_RESULT_BYTES_MAX * 64 <= KEYS_BYTES, "one answer does not drive out all others of its shard"
 assert REFUSED_S_MAX < SUSPICION_S, "what is refused is not forgotten"
 assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"
 assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with room to spare"

@@ -27,7 +27,8 @@ from msgspec import Meta
 
 from tidegate.runtime.addresses import check_endpoint
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.limits import IDLE_EVICT_S, ROUTERS_MAX, SHARDS_MAX
+from tidegate.runtime.limits import IDLE_EVICT_S, KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT, ROUTERS_MAX, SHARDS_MAX
+from tidegate.runtime.wire.supervisor_messages import KeyBounds
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 DATA_DEFAULT = "tidegate-data"
@@ -113,6 +114,32 @@ class StorageConfig(msgspec.Struct, frozen=True):
             description="Objects without calls for this long leave memory. They lose nothing but memory.",
         ),
     ] = IDLE_EVICT_S
+    keys_mib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 20,
+            description="Memory of each worker for what calls with a key were answered, dealt to its shards. When it is full the "
+            "oldest answers leave, and are counted (answers_dropped in the status).",
+        ),
+    ] = KEYS_BYTES >> 20
+    keys_kept_s: Annotated[
+        int,
+        Meta(
+            ge=60,
+            le=86_400 * 365,
+            description="A key that is repeated within this time is answered as it was the first time.",
+        ),
+    ] = KEYS_KEPT_S
+    keys_per_object: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000_000,
+            description="Of the keys of one object, the answers to so many are kept, the newest. (Those of clients that number "
+            "their calls, as the Python clients do, leave when they have arrived, and do not count.)",
+        ),
+    ] = KEYS_PER_OBJECT
 
 
 CACHE_BYTES_MIN = 64 << 20
@@ -124,6 +151,11 @@ def cache_bytes(storage: StorageConfig, memory_bytes: int, workers: int) -> int:
     if isinstance(storage.cache_mib, int):
         return storage.cache_mib << 20
     return max(CACHE_BYTES_MIN, memory_bytes // 4 // workers)
+
+
+def key_bounds(storage: StorageConfig) -> KeyBounds:
+    """Of each worker."""
+    return KeyBounds(storage.keys_mib << 20, storage.keys_kept_s, storage.keys_per_object)
 
 
 class LogConfig(msgspec.Struct, frozen=True):

@@ -24,7 +24,7 @@ from tidegate.runtime.child.output import Outputs
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.sockets.port import Port
-from tidegate.runtime.supervisor.config import Config, cache_bytes
+from tidegate.runtime.supervisor.config import Config, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.placement import Placement
@@ -234,6 +234,7 @@ class Supervisor:
             dev=config.service.dev,
             witness=str(self._witness(index)) if self.supervision.suspicion.is_watched(index, self._now()) else None,
             refused=self.supervision.suspicion.refused(self._now()),
+            keys=key_bounds(config.storage),
         )
 
     def _witness(self, index: int) -> Path:

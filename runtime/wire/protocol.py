@@ -78,10 +78,12 @@ class Options(msgspec.Struct, gc=False):
     deadline_ms: _Int64 | None = None
     """Milliseconds from the arrival of the call within which its caller wants an answer."""
     key: str | None = None
-    """Idempotency key."""
+    """Idempotency key: of the calls to an object that have the same one, one runs, and all are answered the same."""
     traceparent: str | None = None
     chain: Annotated[tuple[ChainEntry, ...], msgspec.Meta(max_length=CHAIN_ENTRIES_MAX)] | None = None
     """Through what the call has come, between workers. What is not true of it is without effect."""
+    answered: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
+    """With a key `SESSION.NUMBER`: the calls of the session with a smaller number have been answered to their caller."""
 
 
 NO_OPTIONS = Options()
@@ -289,9 +291,20 @@ def parse_options(raw: msgspec.Raw, *, json: bool) -> Options:
         options = (_json_decode_options if json else _decode_options)(raw) or NO_OPTIONS
     except Exception as exc:
         raise BadRequest(f"options: {exc}") from None
-    if options.key is not None and len(options.key.encode(errors="replace")) > IDEMPOTENCY_KEY_BYTES_MAX:
-        raise BadRequest(f"options: key is longer than {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
+    key = options.key
+    if key is None:
+        if options.answered is not None:
+            raise BadRequest("options: answered comes with the key of a session")
+    elif not (0 < len(key) <= IDEMPOTENCY_KEY_BYTES_MAX and (key.isascii() or _is_short(key))):
+        raise BadRequest(f"options: a key is a text of 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes")
     return options
+
+
+def _is_short(key: str) -> bool:
+    try:
+        return len(key.encode()) <= IDEMPOTENCY_KEY_BYTES_MAX
+    except UnicodeEncodeError:  # JSON can have half of a surrogate pair.
+        return False
 
 
 _NESTING_MARGIN = 64

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from tidegate.runtime.limits import KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT
+
 KEPT_SOURCE = "app"
 """The folder in the run directory where workers keep the source of the app: all workers of one start run the same."""
 
@@ -52,6 +54,17 @@ class RefusedObject(msgspec.Struct, frozen=True):
     for_s: float
 
 
+class KeyBounds(msgspec.Struct, array_like=True, frozen=True):
+    """How much of the answers to calls with a key a worker keeps."""
+
+    bytes_max: int = KEYS_BYTES
+    kept_s: int = KEYS_KEPT_S
+    per_object: int = KEYS_PER_OBJECT
+
+
+KEYS_DEFAULT = KeyBounds()
+
+
 class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """Everything one worker process needs to know to start."""
 
@@ -73,6 +86,7 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     witness: str | None = None
     """The file in which to write down whose code runs. None: nobody has died lately."""
     refused: tuple[RefusedObject, ...] = ()
+    keys: KeyBounds = KEYS_DEFAULT
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):

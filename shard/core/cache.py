@@ -16,7 +16,7 @@ Rule: no file, clock or task. The store behind is asked through `get` and `scan`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -25,7 +25,7 @@ from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from tidegate.shard.core.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
-from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, ObjectWrites, Reader, Unknown
+from tidegate.shard.store.interface import HEADER, UNKNOWN, Answer, Done, ObjectWrites, Reader, Unknown
 
 ENTRY_BYTES: Final = 120
 """What a cached entry costs beside its bytes: a dict slot, the key, the value's header."""
@@ -49,10 +49,31 @@ class Unread(NamedTuple):
     finish: Callable[[list[tuple[str, bytes]]], Rows]
 
 
+class AnswerGroup(Protocol):
+    """Of a session, or of the plain keys of an object."""
+
+    rows: dict[int | str, Answer]
+
+    @property
+    def floor(self) -> int:
+        """Of a session: no smaller number is new."""
+        ...
+
+
+class KeptAnswers(Protocol):
+    @property
+    def groups(self) -> Mapping[str, AnswerGroup]: ...
+
+
 class Store(Protocol):
     """Durable state of one shard: what recovery would find."""
 
     reader: Reader | None
+
+    @property
+    def answers(self) -> KeptAnswers:
+        """What calls with a key were answered."""
+        ...
 
     def get(self, object_key: bytes, key: str) -> bytes | None: ...
 

@@ -19,8 +19,8 @@ host holds the reply of its shortest way itself (`held`): both once a call, wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from tidegate.runtime.wire.protocol import Origin
@@ -40,11 +40,28 @@ OwnRows = tuple[int, bytes]
 OwnWrites = dict[str, bytes | None]
 
 
+class KeptAnswer(Protocol):
+    """The answer to a call with a key, to be made durable with what the call has written."""
+
+    seq: int
+    """Its commit."""
+    size: int
+    """What it takes there."""
+
+
+Answers = dict["ObjectCache", list[KeptAnswer]]
+"""By object."""
+
+
+def _bytes_of(answers: Iterable[KeptAnswer]) -> int:
+    return sum(answer.size for answer in answers)
+
+
 class PendingCommit:
     """The commit in flight: what `cut` hands out, and `succeeded` or `failed` takes back. Made and filled in one turn, then not
     changed by whoever carries it to the disk; the output gate alone adds to it meanwhile."""
 
-    __slots__ = ("heirs", "held", "members", "own", "seq", "shards")
+    __slots__ = ("answers", "heirs", "held", "members", "own", "seq", "shards")
 
     def __init__(self, seq: int, members: list[ObjectCache], heirs: list[Inheritance], own: dict[OwnRows, OwnWrites]) -> None:
         self.seq = seq
@@ -54,6 +71,8 @@ class PendingCommit:
         self.heirs = heirs
         self.own = own
         """What the runtime itself has written."""
+        self.answers: Answers = {}
+        """What is kept for keys."""
         self.shards: list[ShardCommit] = []
         """All of that, by shard, as the log and the stores take it."""
 
@@ -62,6 +81,7 @@ class OutputGate:
     """The open commit, the one in flight, and the messages held behind each."""
 
     __slots__ = (
+        "answers",
         "dirty",
         "durable_seq",
         "heirs",
@@ -87,7 +107,9 @@ class OutputGate:
         """Who has seen writes of the open commit."""
         self.in_flight: PendingCommit | None = None
         self.open_bytes = 0
-        """What `dirty` takes in a commit."""
+        """What `dirty` and `answers` take in a commit."""
+        self.answers: Answers = {}
+        """What is kept for keys: each in the commit that has what its object has written."""
         self.passing: dict[tuple[ObjectCache, str], None] = {}
         """Keys that leave their caches once what was written is durable."""
         self.own: dict[OwnRows, OwnWrites] = {}
@@ -160,53 +182,66 @@ class OutputGate:
     @property
     def everything_is_durable(self) -> bool:
         """What the runtime has written and nobody waits for does not count."""
-        return self.in_flight is None and not self.dirty
+        return self.in_flight is None and not self.dirty and not self.answers
 
     @property
     def can_cut(self) -> bool:
-        return self.in_flight is None and bool(self.dirty or self.held or self.own_wanted)
+        return self.in_flight is None and bool(self.dirty or self.held or self.own_wanted or self.answers)
 
     def cut(self, bytes_max: int) -> PendingCommit:
         """Closes the open commit: all its members, or as many as fit in `bytes_max` (at least one). The messages held so far
         wait for it; where members stay behind, all messages wait for the last of them."""
         assert self.can_cut
         members, self.dirty = self.dirty, []
+        answers, self.answers = self.answers, {}
         if self.open_bytes > bytes_max:
-            members, self.dirty = self._split(members, bytes_max)
-        self.open_bytes = sum(member.dirty_bytes for member in self.dirty)
+            members, self.dirty, answers, self.answers = self._split(members, answers, bytes_max)
         heirs, self.heirs = self.heirs, []
         own, self.own, self.own_wanted = self.own, {}, False
         commit = self.in_flight = PendingCommit(self.open_seq, members, heirs, own)
         self.open_seq += 1
-        if self.dirty:  # Some did not fit: what reveals their writes must wait for the next commit, and nobody may overtake.
+        if self.dirty or self.answers:  # Some did not fit: what reveals their writes must wait, and nobody may overtake.
             if self.split_seq != commit.seq - 1:
                 self.split_first = commit.seq
             self.split_seq = commit.seq
             self.heirs = list(heirs)
-            for cache in [*members, *self.dirty, *(heir for heir, _ in heirs)]:
+            for cache in [*members, *self.dirty, *(heir for heir, _ in heirs), *answers, *self.answers]:
                 if cache.confirm_seq == commit.seq:
                     cache.confirm_seq = self.open_seq
+            for kept in self.answers.values():
+                for answer in kept:
+                    answer.seq = self.open_seq
         else:
             commit.held, self.held = self.held, []
+        commit.answers = answers
+        self.open_bytes = self._open_bytes()
         return commit
 
-    def _split(self, members: list[ObjectCache], bytes_max: int) -> tuple[list[ObjectCache], list[ObjectCache]]:
-        """Who goes now and who stays. Heirs stay, so that nothing of theirs is durable before what they have seen; when all
-        are heirs, of each other, all go."""
+    def _open_bytes(self) -> int:
+        if not self.dirty and not self.answers:
+            return 0
+        return sum(member.dirty_bytes for member in self.dirty) + sum(map(_bytes_of, self.answers.values()))
+
+    def _split(self, members: list[ObjectCache], answers: Answers, bytes_max: int) -> tuple[
+        list[ObjectCache], list[ObjectCache], Answers, Answers
+    ]:  # fmt: skip
+        """Who goes now and who stays, with their answers. Heirs stay, so that nothing of theirs is durable before what they have
+        seen; when all are heirs, of each other, all go."""
         heirs = {id(heir) for heir, _ in self.heirs}
-        taken: list[ObjectCache] = []
+        taken: set[int] = set()
         size = 0
-        for member in members:
-            if id(member) in heirs:
+        for each in {id(each): each for each in (*members, *answers)}.values():
+            if id(each) in heirs:
                 continue
-            if taken and size + member.dirty_bytes > bytes_max:
+            size += each.dirty_bytes + _bytes_of(answers.get(each, ()))
+            if taken and size > bytes_max:
                 break
-            taken.append(member)
-            size += member.dirty_bytes
+            taken.add(id(each))
         if not taken:
-            return members, []
-        gone = {id(member) for member in taken}
-        return taken, [member for member in members if id(member) not in gone]
+            return members, [], answers, {}
+        going = {each: kept for each, kept in answers.items() if id(each) in taken}
+        staying = {each: kept for each, kept in answers.items() if id(each) not in taken}
+        return [m for m in members if id(m) in taken], [m for m in members if id(m) not in taken], going, staying
 
     def succeeded(self, commit: PendingCommit) -> None:
         """It is durable. Its held messages may leave."""
@@ -243,6 +278,26 @@ class OutputGate:
         """What the runtime has written is worth a commit, if it has written anything."""
         self.own_wanted = bool(self.own)
 
+    # Answers to calls with a key
+
+    def keep_answer(self, cache: ObjectCache, answer: KeptAnswer, *, confirmed: bool = True) -> None:
+        """It becomes durable with what its object has written; messages of the object wait for it, if it is `confirmed`."""
+        answer.seq = self.open_seq
+        if confirmed:
+            cache.confirm_seq = self.open_seq
+        kept = self.answers.get(cache)
+        if kept is None:
+            self.answers[cache] = [answer]
+        else:
+            kept.append(answer)
+        self.open_bytes += answer.size
+
+    def take_answers(self, cache: ObjectCache) -> list[KeptAnswer]:
+        """Its object is reset: what is in no commit yet will be in none."""
+        taken = self.answers.pop(cache, [])
+        self.open_bytes -= _bytes_of(taken)
+        return taken
+
     def forget(self, member: ObjectCache) -> list[HeldMessage]:
         """Drops a member's writes from the open commit, because its object is reset. Returns what the object had said since the
         last cut: it must not leave."""
@@ -259,7 +314,8 @@ class OutputGate:
     def check_invariants(self) -> None:
         """Recomputes what is kept incrementally. For tests."""
         assert len({id(member) for member in self.dirty}) == len(self.dirty)
-        assert self.open_bytes == sum(member.dirty_bytes for member in self.dirty)
+        assert self.open_bytes == self._open_bytes()
+        assert all(answer.seq == self.open_seq for answers in self.answers.values() for answer in answers)
         in_flight = () if self.in_flight is None else (self.in_flight.seq,)
         assert (self.durable_seq, *in_flight, self.open_seq) == tuple(range(self.durable_seq, self.open_seq + 1))
         assert self.own or not self.own_wanted

@@ -27,7 +27,7 @@ from tidegate.shard.host.call import Call
 from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.host.disk_wait import DiskWait
 from tidegate.shard.loop.callbacks import GatedCallback
-from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION
+from tidegate.shard.loop.context import CHAIN, CURRENT, KEYED, LIFE, SECTION
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, section_of
 from tidegate.shard.neutral import NEUTRAL
@@ -244,6 +244,7 @@ class Activation:
         section = self.current_section()
         task = ObjectTask(self.host.loop).adopt(coro, self, section, self.context_in(section, CHAIN.get(None)))
         task.when_done = self._log_failure
+        task.belongs_to(KEYED.get(None))
         task.start_running()
         task.schedule()
         return task

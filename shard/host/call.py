@@ -6,10 +6,12 @@ A call that finds its object in memory and the gate open, and that has no option
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from tidegate.runtime.ids import shard_of_slot, slot_of
-from tidegate.runtime.wire.protocol import Origin, Request
+from tidegate.runtime.wire.protocol import Origin, Request, encode
 from tidegate.shard.core.chain import Chain
 from tidegate.shard.core.input_gate import Section
 
@@ -18,14 +20,23 @@ if TYPE_CHECKING:
     from tidegate.shard.objects.methods import Method
 
 
+class CallKey(NamedTuple):
+    """By which a call that is repeated is known."""
+
+    text: str
+    answered: int | None
+    """Of a session's: its calls with a smaller number have been answered. None: a plain key."""
+
+
 class Call:
-    __slots__ = ("_shard", "activation", "chain", "method", "origin", "queue", "request", "section", "since_s")
+    __slots__ = ("_shard", "activation", "chain", "key", "method", "origin", "queue", "request", "section", "since_s")
 
     def __init__(self, request: Request, origin: Origin, chain: Chain | None = None) -> None:
         self.request = request
         self.origin = origin
         """Where its reply goes."""
         self.chain = chain
+        self.key: CallKey | None = None
         self._shard: int | None = None
         self.queue: dict[Call, None] | None = None
         """In which it waits, if that is not the gate of its object: see `waiting`."""
@@ -40,6 +51,15 @@ class Call:
     def bytes(self) -> int:
         """What the caller has sent with it."""
         return len(self.request.args) + len(self.request.options)
+
+    def options(self) -> msgspec.Raw:
+        """What of it travels to another worker."""
+        options: dict[str, Any] = {} if self.chain is None else {"chain": self.chain}
+        if self.key is not None:
+            options["key"] = self.key.text
+            if self.key.answered is not None:
+                options["answered"] = self.key.answered
+        return msgspec.Raw(encode(options))
 
     @property
     def waits(self) -> bool:

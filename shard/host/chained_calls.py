@@ -15,16 +15,15 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from tidegate.runtime.errors import CallError, Deadlock
-from tidegate.runtime.wire.protocol import Request, encode
+from tidegate.runtime.wire.protocol import Request
 from tidegate.shard.core.chain import Chain, extended, labels_since, ring, tokens_in, tokens_of
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
+from tidegate.shard.host.keyed_calls import KeyedRun
 from tidegate.shard.host.outbound import LocalOrigin
-from tidegate.shard.loop.context import CHAIN
+from tidegate.shard.loop.context import CHAIN, KEYED
 from tidegate.shard.loop.cpython import gathered_by, group_awaited_by
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method
@@ -65,11 +64,6 @@ class ChainedCalls:
 
     # Made to objects of this worker
 
-    @staticmethod
-    def options(chain: Chain) -> msgspec.Raw:
-        """Of a call that leaves the worker."""
-        return msgspec.Raw(encode({"chain": chain}))
-
     def place(self, activation: Activation, call: Call, chain: Chain) -> Section | None:
         """The section in which the call is an event of its object. None: it is refused."""
         section = activation.gate.named(tokens_of(chain))
@@ -89,6 +83,11 @@ class ChainedCalls:
     def run(self, activation: Activation, method: Method, call: Call, section: Section) -> None:
         """Starts the call. The gate has let it in, and nothing else runs."""
         host, request, origin = self._host, call.request, call.origin
+        run: KeyedRun | None = None
+        if call.key is not None:
+            run = host.keyed.begin(activation, method, request, origin, call.key, call)
+            if run is None:
+                return
         try:
             if method.empty_ok and bytes(request.args) in NO_ARGUMENTS:
                 coro = method.function(activation.instance)
@@ -97,11 +96,14 @@ class ChainedCalls:
                 coro = method.function(activation.instance, *positional, **keywords)
         except BaseException as exc:
             error = exc if isinstance(exc, CallError) else method_raised(exc, dev=host.settings.dev)
-            host.answer_error(origin, request.id, error)
+            host.answer_error(run or origin, request.id, error)
             return
         section = activation.gate.living(section)
-        task = ObjectTask(host.loop).adopt(coro, activation, section, activation.context_in(section, call.chain))
-        task.call = (origin, request.id, method.name)
+        context = activation.context_in(section, call.chain)
+        if run is not None:
+            context.run(KEYED.set, run)
+        task = ObjectTask(host.loop).adopt(coro, activation, section, context)
+        task.call, task.keyed = (run or origin, request.id, method.name), run
         host.book.started(task)
         if isinstance(origin, LocalOrigin):
             origin.place = task

@@ -13,6 +13,7 @@ call waits in `waiting`, and whether there is room for it in `call_book`.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import time
 from collections.abc import Callable, Iterable, Mapping
 from random import Random, SystemRandom
@@ -21,18 +22,19 @@ from typing import Any, Protocol, cast
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
 from tidegate.runtime.limits import COMMIT_BYTES_MAX, UNDURABLE_BYTES_MAX, WORKER_CALLS_MAX
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from tidegate.shard.core.cache import Store
+from tidegate.shard.core.cache import KeptAnswers, Store
 from tidegate.shard.core.codec import SCALARS
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import HeldMessage, OutputGate, PendingCommit
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.activator import Activator
 from tidegate.shard.host.alarm_clock import AlarmClock
-from tidegate.shard.host.call import Call
+from tidegate.shard.host.call import Call, CallKey
 from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
+from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -43,6 +45,7 @@ from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import ActivationTable
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import WaitingRoom
+from tidegate.shard.loop.context import KEYED
 from tidegate.shard.loop.cpython import enter_task, leave_task, references_to, weak_references_to
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.spare import SpareTask
@@ -54,18 +57,31 @@ from tidegate.shard.objects.web import Web
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged
 
 
+class KeptAnswerTable(KeptAnswers, Protocol):
+    """As the host looks at it."""
+
+    count: int
+    bytes: int
+    dropped: int
+
+    def limit(self, *, per_object: int, kept_s: int, bytes_max: int) -> None: ...
+
+
 class DurableShard(Store, Protocol):
     """The durable state of one shard, as the host uses it."""
 
     seq: int
     """Sequence of the newest commit that was applied."""
 
+    @property
+    def answers(self) -> KeptAnswerTable: ...
+
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_system", "activator",
-        "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "log", "loop", "monotonic_us", "output_gate",
-        "random", "resets", "send", "settings", "stopped", "stores", "table", "turn", "waiting", "wall_us", "web",
+        "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us",
+        "output_gate", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +130,7 @@ class Host:
         self.deadlines = Deadlines(loop, reply, turn, self.waiting.take_out)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
+        self.keyed = KeyedCalls(self)
         self.gates = GateWatch(self)
         self._calls = self._commits_done = self._commit_writes = 0
 
@@ -128,6 +145,7 @@ class Host:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
         loop, spare = self.loop, self._spare
+        key: CallKey | None = None
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
             for request in message.requests:
@@ -137,17 +155,22 @@ class Host:
                     and (activation := kept.activations.find(request.name)) is not None
                     and activation.gate.open
                     and (method := kept.methods.get(request.method)) is not None
-                    and (request.options is NO_RAW or len(request.options) < 2)
+                    and (request.options is NO_RAW or len(request.options) < 2 or (key := self._key_alone(request, origin)))
                     and output_gate.open_bytes < UNDURABLE_BYTES_MAX
                     and not waiting.stalled
                 ):
                     activation.last_used_s = now_s
                     try:
-                        self._run(activation, method, request, origin)
+                        if key is None:
+                            self._run(activation, method, request, origin, activation.context.copy())
+                        else:
+                            run_key, key = key, None
+                            self._run_keyed(activation, method, request, origin, run_key)
                     except BaseException as exc:
                         self._went_wrong(origin, request.id, exc)
                         enter_task(loop, spare.task)
                 else:
+                    key = None
                     leave_task(loop, spare.task)
                     try:
                         self.deliver(request, origin)
@@ -156,6 +179,27 @@ class Host:
         finally:
             leave_task(loop, spare.task)
 
+    @staticmethod
+    def _key_alone(request: Request, origin: Origin) -> CallKey | None:
+        """The key of a call that has nothing else among its options."""
+        try:
+            options = parse_options(request.options, json=origin.json)
+        except BaseException:
+            return None  # It is told so where calls with options go.
+        if options.key is None or options.deadline_ms is not None or options.chain is not None:
+            return None
+        return CallKey(options.key, options.answered)
+
+    def _run_keyed(
+        self, activation: Activation, method: Method, request: Request, origin: Origin, key: CallKey, call: Call | None = None
+    ) -> None:
+        """Like `_run`, unless the key is one of another call."""
+        run = self.keyed.begin(activation, method, request, origin, key, call)
+        if run is not None:
+            context = activation.context.copy()
+            context.run(KEYED.set, run)
+            self._run(activation, method, request, run, context)
+
     def deliver(self, request: Request, origin: Origin) -> None:
         """One call arrives. Must be called from the loop, not from object code."""
         call = Call(request, origin)
@@ -163,6 +207,8 @@ class Host:
             try:
                 options = parse_options(request.options, json=origin.json)
                 call.chain = options.chain
+                if options.key is not None:
+                    call.key = CallKey(options.key, options.answered)
                 if options.deadline_ms is not None:
                     self.deadlines.watch(call, options.deadline_ms)
             except BadRequest as exc:
@@ -243,12 +289,17 @@ class Host:
                 self.chained.run(activation, method, call, section)
                 return
             enter_task(self.loop, self._spare.task)
-            self._run(activation, method, request, origin)
+            if call.key is None:
+                self._run(activation, method, request, origin, activation.context.copy())
+            else:
+                self._run_keyed(activation, method, request, origin, call.key, call)
             leave_task(self.loop, self._spare.task)
         except BaseException as exc:
             self._went_wrong(origin, request.id, exc)
 
-    def _run(self, activation: Activation, method: Method, request: Request, origin: Origin) -> None:
+    def _run(
+        self, activation: Activation, method: Method, request: Request, origin: Origin, context: contextvars.Context
+    ) -> None:
         """Runs the first step of a call; for most calls that is all. The spare task is the current one."""
         self._calls += 1
         args = request.args
@@ -267,7 +318,7 @@ class Host:
         task = self._spare.task
         task._owner = activation
         task.section = activation.gate.root
-        context = task._context = activation.context.copy()
+        task._context = context
         try:
             result = context.run(task.send, coro)
         except BaseException as exc:
@@ -280,6 +331,9 @@ class Host:
             if activation.broken is None:
                 self.book.started(task)
                 task.call = (origin, request.id, method.name)
+                if origin.__class__ is KeyedRun:
+                    task.keyed = origin
+                    task.keyed.end_step()
             else:  # It has broken its object and goes on.
                 self.answer_error(origin, request.id, activation.broken)
                 self.resets.hurry_later(activation)
@@ -366,7 +420,11 @@ class Host:
                 continue
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
         self.alarms.cut_marks()
-        commit.shards = [ShardCommit(shard, self.stores[shard].seq + 1, objects) for shard, objects in by_shard.items()]
+        answers = self.keyed.cut(commit.answers) if commit.answers else {}
+        commit.shards = [
+            ShardCommit(shard, self.stores[shard].seq + 1, by_shard.get(shard, []), answers.get(shard, []))
+            for shard in {**by_shard, **answers}
+        ]
         return commit
 
     def committed(self, commit: PendingCommit) -> None:
@@ -376,6 +434,8 @@ class Host:
         for cache in commit.members:
             cache.committing = None
         self.alarms.committed()
+        if commit.answers:
+            self.keyed.committed(commit.answers)
         self.output_gate.succeeded(commit)
         reply = self._reply
         for _, origin, request_id, status, result in commit.held:
@@ -395,6 +455,8 @@ class Host:
         error = ObjectReset(f"a write could not be made durable: {problem}")
         for message in commit.held:
             self.discard(message, error)
+        for kept in commit.answers.values():
+            self.keyed.lost(kept)
         for cache in commit.members:
             cache.committing = None
         for cache in commit.members:
@@ -441,5 +503,9 @@ class Host:
             alarms_abandoned=self.alarms.given_up.count,
             newest_abandoned=list(self.alarms.given_up.newest),
             waiting_objects=self.gates.waiting(),
+            answers=sum(store.answers.count for store in self.stores.values()),
+            answers_bytes=sum(store.answers.bytes for store in self.stores.values()),
+            answers_dropped=sum(store.answers.dropped for store in self.stores.values()),
+            repeats=self.keyed.repeats,
             alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )

@@ -25,6 +25,7 @@ from tidegate.runtime.wire.protocol import ERROR, Origin, Request, cannot_be_sen
 from tidegate.runtime.wire.stub import MethodShape, bind_call
 from tidegate.shard.core.chain import Chain
 from tidegate.shard.host.call import Call
+from tidegate.shard.loop.context import KEYED
 from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
@@ -177,13 +178,16 @@ class Caller:
         """To another worker it goes when everything that the object has written is durable."""
         host = self._host
         call = Call(request, origin, origin.chain)
+        keyed = KEYED.get(None)
+        if keyed is not None:
+            call.key = keyed.call_key(request.cls, request.name, request.method)
         if activation.broken is not None:
             origin.fail(activation.broken)
         elif host.activator.owns(call):
             host.deliver_soon(call)
         else:
-            if origin.chain is not None:
-                request.options = host.chained.options(origin.chain)
+            if origin.chain is not None or call.key is not None:
+                request.options = call.options()
             if activation.cache.confirm_seq <= host.output_gate.durable_seq:
                 self._leave(request, origin)
             else:

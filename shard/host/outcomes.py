@@ -15,6 +15,7 @@ from tidegate.runtime.wire.exceptions import text_of
 from tidegate.runtime.wire.protocol import ERROR, OK, Origin
 from tidegate.shard.core.codec import SCALARS
 from tidegate.shard.host.activation import Aborted, Activation
+from tidegate.shard.host.keyed_calls import KeyedRun
 from tidegate.shard.host.outbound import LocalOrigin
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.objects.refusals import method_raised
@@ -48,6 +49,8 @@ class Outcomes:
 
     def finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:
         """Through the output gate."""
+        if origin.__class__ is KeyedRun:
+            origin = self._host.keyed.finished(origin, status, value)
         if activation.cache.confirm_seq <= self._output_gate.durable_seq:
             self._host.answer(origin, request_id, status, value)
         elif origin.__class__ is LocalOrigin:

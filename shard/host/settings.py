@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidegate.runtime.limits import IDLE_EVICT_S
-from tidegate.runtime.wire.supervisor_messages import RefusedObject
+from tidegate.runtime.wire.supervisor_messages import KEYS_DEFAULT, KeyBounds, RefusedObject
 from tidegate.shard.core.alarms import Abandoned
 
 
@@ -20,6 +20,7 @@ class HostSettings:
     """Nothing of them runs for a while."""
     spare_task: bool = True
     """False: each call gets a task of its own (see `loop.spare`)."""
+    keys: KeyBounds = KEYS_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -59,5 +60,12 @@ class HostStatistics:
     """By this worker and by those before it."""
     newest_abandoned: list[Abandoned]
     waiting_objects: list[WaitingObject]
+    answers: int
+    """Kept for calls with a key."""
+    answers_bytes: int
+    answers_dropped: int
+    """Before their time: for want of room, or because their object had been given so many others."""
+    repeats: int
+    """Calls with a key that were answered what another one was."""
     alarm_due_ms: int | None
     """Unix time at which the next alarm rings, if any is pending."""

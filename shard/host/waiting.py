@@ -65,6 +65,8 @@ class WaitingRoom:
         """By object: the cache of an activation that is in memory no more, and the calls that wait for its last commit."""
         self._reading: dict[bytes, Queue] = {}
         """By object: the calls that wait until its header has been read."""
+        self._repeating: dict[object, Queue] = {}
+        """By the first call with their key, which runs: those that came after it."""
         self._warm: bytes | None = None
         """The object whose header has just been read."""
 
@@ -124,6 +126,17 @@ class WaitingRoom:
         activation.gate.wait(section, call)
         activation.schedule_pump()
 
+    def behind(self, first: object, call: Call) -> None:
+        """It has the same key as one that runs, and will know what that was answered."""
+        queue = self._repeating.get(first)
+        self._join({} if queue is None else queue, call, ahead=0 if queue is None else len(queue))
+        if queue is None and call.queue is not None:
+            self._repeating[first] = call.queue
+
+    def first_ended(self, first: object) -> None:
+        if self._repeating and first in self._repeating:
+            self._loop.call_soon(self._deliver_repeats, first, context=NEUTRAL)
+
     def is_away(self, object_key: bytes) -> bool:
         """Whether the object is being read, or an activation of it that was reset has not ended yet."""
         return object_key in self._reading or object_key in self._ending
@@ -154,6 +167,7 @@ class WaitingRoom:
         yield self.stalled
         yield from self._reading.values()
         yield from (queue for _, queue in self._ending.values())
+        yield from self._repeating.values()
 
     def _join(self, queue: Queue, call: Call, ahead: int) -> None:
         refusal = self._book.refusal(call, ahead)
@@ -195,6 +209,10 @@ class WaitingRoom:
         """Once there is too much again, the rest stalls again, in order."""
         stalled, self.stalled = self.stalled, {}
         self._deliver_all(stalled)
+
+    def _deliver_repeats(self, first: object) -> None:
+        if (queue := self._repeating.pop(first, None)) is not None:
+            self._deliver_all(queue)
 
     def _was_read(self, object_key: bytes, _: Any, error: Exception | None) -> None:
         """The page is in memory now: reading it again costs nothing, and no header has to be handed around."""

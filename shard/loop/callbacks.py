@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final
 
 from tidegate.runtime.limits import TIMERS_KEEP_S
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.loop.context import CURRENT, LIFE, SECTION, Owner
+from tidegate.shard.loop.context import CURRENT, KEYED, LIFE, SECTION, Owner
 from tidegate.shard.loop.cpython import END_OF_SLEEP
 from tidegate.shard.loop.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
 from tidegate.shard.neutral import NEUTRAL
@@ -129,8 +129,14 @@ class GatedCallback:
         if now_s < owner.kept_until_s:
             owner.last_used_s = now_s
         GatedCallback.running_for = owner
+        keyed = self._context.get(KEYED)
         try:
-            self._run()
+            if keyed is None:
+                self._run()
+            else:
+                keyed.begin_step()
+                self._run()
+                keyed.end_step()
         finally:
             GatedCallback.running_for = None
 

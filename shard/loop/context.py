@@ -119,3 +119,33 @@ SECTION: Final[ContextVar[Section]] = ContextVar("tidegate_section")
 
 CHAIN: Final[ContextVar[Chain]] = ContextVar("tidegate_chain")
 """Through what the call has come whose code runs in this context, if it has come through a section of any object."""
+
+
+class Keyed(Protocol):
+    """The run of a call with a key."""
+
+    has_effects: bool
+    """It has written, sent or started something, other than by writes of its current step."""
+
+    def begin_step(self) -> None:
+        """Code of it goes on."""
+        ...
+
+    def end_step(self) -> None:
+        """That has come to a stop, and the call has not ended by it."""
+        ...
+
+    def call_key(self, class_name: str, name: str, method: str) -> Any:
+        """The key of a call that it makes."""
+        ...
+
+
+KEYED: Final[ContextVar[Keyed]] = ContextVar("tidegate_keyed")
+"""The run of a call with a key whose code runs in this context."""
+
+
+def note_sent() -> None:
+    """The code that runs has sent something out of the process."""
+    keyed = KEYED.get(None)
+    if keyed is not None:
+        keyed.has_effects = True

@@ -14,7 +14,7 @@ from typing import Any, cast
 import uvloop
 
 from tidegate.shard.loop.callbacks import with_gated_callbacks
-from tidegate.shard.loop.context import CURRENT
+from tidegate.shard.loop.context import CURRENT, note_sent
 from tidegate.shard.loop.task import object_task_factory
 from tidegate.shard.loop.transports import DatagramShim, GatedDatagramTransport, GatedTransport, Shim, stream_shim
 
@@ -52,6 +52,7 @@ class GatedLoop(with_gated_callbacks(_UvLoop)):  # type: ignore[misc]  # for the
     async def sock_sendall(self, sock: Any, data: Any) -> None:
         owner = CURRENT.get(None)
         if owner is not None:
+            note_sent()
             await owner.wait_confirmed()
         await super().sock_sendall(sock, data)
 

@@ -25,7 +25,7 @@ from tidegate.runtime.wire.exceptions import line_of
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.runtime.wire.unawaited import refuse_use
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.loop.context import CURRENT, LIFE, Owner
+from tidegate.shard.loop.context import CURRENT, KEYED, LIFE, Keyed, Owner
 from tidegate.shard.loop.cpython import (
     awaited_by,
     enter_task,
@@ -99,6 +99,7 @@ class ObjectTask(asyncio.Future[Any]):
         "_task_name",
         "call",
         "ending",
+        "keyed",
         "references_max",
         "section",
         "send",
@@ -129,6 +130,8 @@ class ObjectTask(asyncio.Future[Any]):
         self.call: Any = None
         """The call that this task answers, if it is not a sub-task."""
         self.when_done: Callable[[ObjectTask], None] | None = None
+        self.keyed: Keyed | None = None
+        """The run of a call with a key to which its code belongs, from its second step on."""
 
     def adopt(self, coro: Coroutine[Any, Any, Any], owner: Owner, section: Section, context: contextvars.Context) -> ObjectTask:
         """Gives the task its work. It has not begun."""
@@ -137,6 +140,12 @@ class ObjectTask(asyncio.Future[Any]):
         self.section = section
         self._context = context
         return self
+
+    def belongs_to(self, keyed: Keyed | None) -> None:
+        """It has been started by the run of a call with a key."""
+        if keyed is not None:
+            self.keyed = keyed
+            keyed.has_effects = True
 
     # Running
 
@@ -198,6 +207,9 @@ class ObjectTask(asyncio.Future[Any]):
         coro = self._coro
         assert coro is not None
         loop = self._task_loop
+        keyed = self.keyed
+        if keyed is not None:
+            keyed.begin_step()
         enter_task(loop, self)
         try:
             if error is None:
@@ -224,6 +236,8 @@ class ObjectTask(asyncio.Future[Any]):
         if self.done():
             self._owner.task_done(self)  # type: ignore[union-attr]  # a task that runs has an owner
             self._context = NEUTRAL  # Its own knows the section that it was in.
+        if keyed is not None:
+            keyed.end_step()
 
     def _finish(self, result: Any) -> None:
         if self._must_cancel:
@@ -431,6 +445,7 @@ def object_task_factory(
         return plain
     check_coroutine(coro)
     task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context or contextvars.copy_context())
+    task.belongs_to(KEYED.get(None) if context is None else context.get(KEYED))
     if "name" in options and options["name"] is not None:
         task.set_name(options["name"])
     task.start_running()

@@ -15,7 +15,7 @@ import collections
 from collections.abc import Callable
 from typing import Any, cast
 
-from tidegate.shard.loop.context import CURRENT
+from tidegate.shard.loop.context import CURRENT, note_sent
 
 
 class Outflow:
@@ -34,6 +34,7 @@ class Outflow:
         owner = CURRENT.get(None)
         if self._broken:
             return
+        note_sent()
         if owner is None or owner.may_reveal:
             if self._held:
                 self._held.append([True, act, size])

@@ -10,6 +10,7 @@ import inspect
 import typing
 from collections.abc import Callable
 from typing import Any
+from zlib import crc32
 
 import msgspec
 
@@ -46,6 +47,7 @@ class Method:
         "_signature",
         "_types",
         "_variable",
+        "digest",
         "empty_ok",
         "function",
         "name",
@@ -54,6 +56,8 @@ class Method:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
+        self.digest = crc32(name.encode())
+        """Tells calls of it from those of others."""
         self._signature = signature_of(function)
         parameters = self._parameters()
         try:

@@ -38,12 +38,46 @@ class ObjectWrites(msgspec.Struct, array_like=True, gc=False):
     """New value by key, None where the key is deleted. The key "" is the object's header."""
 
 
+OK: Final = 0
+ERROR: Final = 1
+STARTED: Final = 2
+TOO_LARGE: Final = 3
+JSON: Final = 4
+"""What a call with a key has come to: a result; an error; it has written and not ended; a result that was too large to keep.
+`JSON` is added where the result is the text of a JSON value."""
+
+
+SESSION_CHARACTERS_MAX: Final = 22
+
+
+class Answer(msgspec.Struct, array_like=True, gc=False):
+    """What a call with a key was answered. `gc=False`: its result is bytes or a scalar, so it is never part of a cycle."""
+
+    group: str
+    """The session that has numbered the call (22 characters at most); of a plain key, the object key (32 hexadecimal digits)."""
+    key: int | str
+    """In the group: the number in the session (of a call that such a call has made: number, `~`, its own key), or a plain key."""
+    answered: int
+    """The calls of the session with a smaller number have been answered to their caller."""
+    digest: int
+    """Of what was called, with which arguments."""
+    status: int
+    result: msgspec.Raw
+    """Read from the log or the state it is MessagePack. One that was just given may be a scalar, as it is."""
+    since_s: int = 0
+    """Unix time of the commit."""
+    row: int = 0
+    """Where it is kept: see `answers`."""
+
+
 class ShardCommit(msgspec.Struct, array_like=True, gc=False):
     """One shard's part of a group commit. `seq` grows by one from commit to commit of the shard, across workers and starts."""
 
     shard: int
     seq: int
     objects: list[ObjectWrites]
+    answers: list[Answer] = []
+    """Given to calls with a key, in this order."""
 
 
 class ShardDamaged(OperatorError):

@@ -19,12 +19,16 @@ class CommitRecord(msgspec.Struct, array_like=True, gc=False):
     shards: list[ShardCommit]
 
 
+NO_ANSWERS = msgspec.Raw(b"\x90")
+
+
 class UnreadShardCommit(msgspec.Struct, array_like=True, gc=False):
     """A `ShardCommit` whose objects are decoded only if somebody wants them: recovery skips the shards of others cheaply."""
 
     shard: int
     seq: int
     objects: msgspec.Raw
+    answers: msgspec.Raw = NO_ANSWERS
 
 
 class UnreadCommitRecord(msgspec.Struct, array_like=True, gc=False):

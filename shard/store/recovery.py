@@ -16,9 +16,12 @@ from time import perf_counter
 from typing import NamedTuple
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.shard.log.reading import LogCorrupt, read_log
+from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, decode_answers
+from tidegate.shard.store.interface import Answer, ObjectWrites
 from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.record import UnreadShardCommit, decode_objects, decode_unread_record
+from tidegate.shard.store.record import NO_ANSWERS, UnreadShardCommit, decode_objects, decode_unread_record
 from tidegate.shard.store.store import ABOVE_KEYS, ShardState, StateBatch
 
 RECOVERY_ENTRIES_MAX = 500_000
@@ -74,6 +77,20 @@ class _Gathered:
         self.seq = state.applied_seq
         self.memtable = Memtable()
         self.mentioned = False
+        self._answers: AnswerTable | None = None
+
+    def _replay_answers(self, answers: list[Answer]) -> None:
+        """Those that are not kept until the end need not be written."""
+        if self._answers is None:
+            self._answers = AnswerTable()
+            rows = self.state.scan(ANSWERS_KEY, ANSWERS_KEY + ABOVE_KEYS, False)
+            self._answers.load((key[OBJECT_KEY_BYTES:].decode(), raw) for key, raw in rows)
+        self._answers.apply(answers)
+
+    def finish_answers(self) -> None:
+        """What is kept is among the entries from now on."""
+        if self._answers is not None and (changes := self._answers.take_changes()):
+            self.memtable.apply([ObjectWrites(ANSWERS_KEY, False, changes)])
 
     def add(self, commit: UnreadShardCommit, place: Path) -> bool:
         """Takes the commit, unless the state has it."""
@@ -92,11 +109,14 @@ class _Gathered:
                 "a log was removed or damaged; put it back, or restore from a backup",
             )  # fmt: skip
         self.memtable.apply(decode_objects(commit.objects))
+        if commit.answers != NO_ANSWERS:
+            self._replay_answers(decode_answers(commit.answers))
         self.seq = commit.seq
         return True
 
     def write(self) -> int:
         """Commits what was gathered; the number of entries."""
+        self.finish_answers()
         batch = self.state.begin()
         try:
             _fill(batch, self.memtable)
@@ -149,6 +169,8 @@ def recall(data_dir: Path, states: Sequence[ShardState], start: int, worker: int
     memory, and the logs have to stay where they are."""
     by_shard = {state.shard: _Gathered(state) for state in states}
     _replay(logs_to_recover(data_dir, start, worker), by_shard, writing=False)
+    for gathered in by_shard.values():
+        gathered.finish_answers()
     return {shard: (gathered.seq, gathered.memtable) for shard, gathered in by_shard.items()}
 
 

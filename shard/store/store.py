@@ -16,7 +16,8 @@ from typing import NamedTuple, Protocol
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
-from tidegate.shard.store.interface import UNKNOWN, Done, ObjectWrites, Reader, ShardDamaged, Snapshot, Unknown
+from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
+from tidegate.shard.store.interface import UNKNOWN, Answer, Done, ObjectWrites, Reader, ShardDamaged, Snapshot, Unknown
 from tidegate.shard.store.memtable import Memtable, merge_over
 from tidegate.shard.store.reads import OpenReads
 
@@ -104,6 +105,16 @@ class ShardStore:
         self.reads = OpenReads(self._read_failed)
         self.on_damage: Callable[[ShardDamaged], object] = lambda error: None
         """Told of every read, on the loop, that has found damage; then whoever asked is."""
+        self.answers = AnswerTable()
+        """What calls with a key were answered: see `load_answers`."""
+
+    def load_answers(self) -> None:
+        """Those that the rows have, as they are now."""
+        self.answers = AnswerTable()
+        try:
+            self.answers.load(self.scan(ANSWERS_KEY))
+        except ShardDamaged:
+            pass  # Whoever stops the shard has been told.
 
     # Reading
 
@@ -224,11 +235,13 @@ class ShardStore:
 
     # Writing
 
-    def apply(self, seq: int, objects: list[ObjectWrites]) -> None:
-        """Makes a durable commit visible. Takes over `objects` (see `Memtable.apply`)."""
+    def apply(self, seq: int, objects: list[ObjectWrites], answers: Sequence[Answer] = ()) -> None:
+        """Makes a durable commit visible. Takes over `objects` (see `Memtable.apply`) and `answers`."""
         assert seq == self.seq + 1, (self.shard, seq, self.seq)
         self.seq = seq
         self.active.apply(objects)
+        if answers:
+            self.answers.apply(answers)
 
     # Checkpointing (see tidegate.shard.store.checkpoint)
 
@@ -237,6 +250,8 @@ class ShardStore:
         assert self.frozen is None, self.shard
         if self.seq == self.state.applied_seq:
             return False
+        if changes := self.answers.take_changes():
+            self.active.apply([ObjectWrites(ANSWERS_KEY, False, changes)])
         self.frozen, self.frozen_seq = self.active, self.seq
         self.active = Memtable()
         return True

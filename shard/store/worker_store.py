@@ -109,6 +109,7 @@ class WorkerStore:
         stores = list(self.shards.values())
         for each in stores:
             each.on_damage = self._found_damage
+            each.load_answers()
         self.checkpointer = Checkpointer(stores, log, lambda: self.applied_position, trouble, memtable_bytes)
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
@@ -173,6 +174,7 @@ class WorkerStore:
         store = cls(states, NoLog(problem), RecoveryReport(0, 0, 0, 0, 0.0), trouble, stopped=stopped)
         for shard, each in store.shards.items():
             each.seq, each.active = recalled[shard]
+            each.load_answers()
         store.read_only = problem
         store._probe = data_dir / "log" / f"{PROBE}{worker}"
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
@@ -204,7 +206,7 @@ class WorkerStore:
         order of positions."""
         for commit in commits:
             if (store := self.shards.get(commit.shard)) is not None:  # Else it was stopped while this was in flight.
-                store.apply(commit.seq, commit.objects)
+                store.apply(commit.seq, commit.objects, commit.answers)
         self.applied_position = position
         self.checkpointer.note_applied()
         if self.log.needs_segment and self._preparing is None:

@@ -89,7 +89,7 @@ class Worker:
             loop,
             classes,
             self.store.shards,
-            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused, spare_task),
+            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused, spare_task, spec.keys),
             reply=self._endpoint.reply,
             turn=self._turn,
             send=self._peers.send,

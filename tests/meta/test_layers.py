@@ -48,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
 
 RULES = {
     "shard/core": "*",
-    "shard/store": {"ahead", "interface", "memory_state", "memtable", "reads", "record", "sorting", "store"},
+    "shard/store": {"ahead", "answers", "interface", "memory_state", "memtable", "reads", "record", "sorting", "store"},
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
     "router": {"machine", "system"},

@@ -13,7 +13,7 @@ import msgspec
 
 from tidegate.runtime.errors import CallError, from_wire
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
-from tidegate.runtime.wire.protocol import NO_RAW, Message, Origin, Request
+from tidegate.runtime.wire.protocol import NO_RAW, JsonRequest, Message, Origin, Request
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
@@ -119,7 +119,8 @@ class World:
             return
         call = self.calls.pop(request_id)
         assert not call.answered, "a call is answered once"
-        value = msgspec.msgpack.decode(result) if isinstance(result, msgspec.Raw) else result
+        codec: Any = msgspec.json if origin.json else msgspec.msgpack
+        value = codec.decode(result) if isinstance(result, msgspec.Raw) else result
         if status:
             call.reply.set_exception(from_wire(value))
             call.reply.exception()
@@ -138,7 +139,7 @@ class World:
         self.position = position
         for commit in commits:
             if commit.shard in self.stores:
-                self.stores[commit.shard].apply(commit.seq, commit.objects)
+                self.stores[commit.shard].apply(commit.seq, commit.objects, commit.answers)
 
     def _now_s(self) -> float:
         return float(self.loop.time() if self.now_s is None else self.now_s)
@@ -159,6 +160,15 @@ class World:
         raw = msgspec.Raw(msgspec.msgpack.encode(args) if raw_args is None else raw_args)
         request = Request(number, cls, name, method, raw, raw_options)
         origin = Origin(b"test", envelope=None, json=False, single=False, requests=1)
+        self.loop.call_soon(self._handle, Message(origin, [request], []), context=NEUTRAL)
+        return call
+
+    def call_json(self, target: type[DurableObject], name: str, method: str, **options: Any) -> Call:
+        """One without arguments, in the other codec."""
+        number = next(self.numbers)
+        call = self.calls[number] = Call(self.loop)
+        request = JsonRequest(number, target.__name__, name, method, options=msgspec.Raw(msgspec.json.encode(options)))
+        origin = Origin(b"test", envelope=None, json=True, single=False, requests=1)
         self.loop.call_soon(self._handle, Message(origin, [request], []), context=NEUTRAL)
         return call
 

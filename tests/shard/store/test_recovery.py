@@ -6,12 +6,14 @@ import gc
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import tidegate.shard.store.recovery as recovery
 from tidegate.shard.log.commit_log import CommitLog, list_segments
 from tidegate.shard.log.reading import LogCorrupt
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
+from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
 from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
@@ -186,3 +188,61 @@ def test_recovery_writes_into_lmdb_what_a_reopened_state_shows(tmp_path: Path) -
     assert ShardStore(again).scan(KEY) == [("b", b"1"), ("c", b"2")]
     assert again.applied_seq == 2
     again.close()
+
+
+def keyed(seq: int, number: int, answered: int = 0, plain: str = "") -> ShardCommit:
+    result = msgspec.Raw(msgspec.msgpack.encode({"seq": seq}))
+    answer = Answer(KEY.hex(), plain, 0, 7, 0, result) if plain else Answer("Session", number, answered, 7, 0, result)
+    return ShardCommit(0, seq, [ObjectWrites(KEY, False, {"n": b"%d" % seq})], [answer])
+
+
+def answers_of(state: MemoryState) -> AnswerTable:
+    store = ShardStore(state)
+    store.load_answers()
+    return store.answers
+
+
+def test_answers_to_calls_with_a_key_are_recovered_with_what_the_calls_wrote(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[keyed(1, 5)], [keyed(2, 6)], [commit(0, 3, {"n": b"3"})], [keyed(4, 0, plain="order 17")]])
+    state = MemoryState(0)
+    recover(tmp_path, [state], 2, 0)
+    groups = answers_of(state).groups
+    found = {key: msgspec.msgpack.decode(kept.result) for name in groups for key, kept in groups[name].rows.items()}
+    assert found == {5: {"seq": 1}, 6: {"seq": 2}, "order 17": {"seq": 4}}
+
+
+def test_answers_that_were_freed_by_then_are_not_written(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[keyed(seq, seq, answered=seq)] for seq in range(1, 200)])
+    state = MemoryState(0)
+    recover(tmp_path, [state], 2, 0)
+    assert sum(key.startswith(ANSWERS_KEY) for key in state.rows) == 2
+    (group,) = answers_of(state).groups.values()
+    assert list(group.rows) == [199]
+    assert group.floor == 199
+
+
+def test_answers_are_carried_over_checkpoints_recoveries_and_bounds_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "RECOVERY_ENTRIES_MAX", 3)
+    monkeypatch.setattr(recovery, "_CHECK_BYTES", 1)
+    state = MemoryState(0)
+    for start in range(1, 4):
+        seqs = range(10 * start - 9, 10 * start + 1)
+        write_log(tmp_path, start, 0, [[keyed(seq, seq, answered=max(0, seq - 3))] for seq in seqs])
+        recover(tmp_path, [state], start + 1, 0)
+        answers = answers_of(state)
+        assert sorted(map(str, answers.groups["Session"].rows)) == sorted(
+            str(seq) for seq in range(10 * start - 3, 10 * start + 1)
+        )
+        answers.check_invariants()
+
+
+def test_where_nothing_can_be_written_answers_are_recalled(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[keyed(1, 5)], [keyed(2, 6)]])
+    state = MemoryState(0)
+    store = ShardStore(state)
+    (store.seq, store.active) = recovery.recall(tmp_path, [state], 2, 0)[0]
+    store.load_answers()
+    assert sorted(map(str, store.answers.groups["Session"].rows)) == ["5", "6"]
+    assert state.rows == {}

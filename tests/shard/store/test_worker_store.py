@@ -7,6 +7,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import tidegate.shard.log.commit_log as log_module
@@ -15,7 +16,7 @@ from tests.shard.store.test_residency import drop
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import CommitLog, LogFull, list_segments
 from tidegate.shard.store.checkpoint import CheckpointTrouble
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.recovery import log_path
 from tidegate.shard.store.worker_store import WorkerStore
@@ -71,6 +72,33 @@ def test_what_was_appended_is_there_after_opening_again_without_a_checkpoint(tmp
     with_store(tmp_path, first)
     with_store(tmp_path, second)  # The same start: the worker was restarted.
     with_store(tmp_path, third, start=2)
+
+
+def test_answers_to_keys_are_there_after_checkpoints_starts_and_moves(tmp_path: Path) -> None:
+    def answer(store: WorkerStore, number: int) -> None:
+        given = Answer("Session", number, max(0, number - 2), 7, 0, msgspec.Raw(msgspec.msgpack.encode(number)))
+        record = CommitRecord(0, [ShardCommit(1, store.shards[1].seq + 1, [], [given])])
+        store.applied(store.append(encode_record(record)), record.shards)
+
+    async def first(store: WorkerStore) -> None:
+        for number in range(5):
+            answer(store, number)
+        await store.checkpointer.finish()
+        answer(store, 5)
+
+    async def second(store: WorkerStore) -> None:
+        rows = store.shards[1].answers.groups["Session"].rows
+        assert {key: msgspec.msgpack.decode(kept.result) for key, kept in rows.items()} == {3: 3, 4: 4, 5: 5}
+        answer(store, 6)
+        await store.checkpointer.finish()
+
+    async def third(store: WorkerStore) -> None:
+        assert sorted(map(str, store.shards[1].answers.groups["Session"].rows)) == ["4", "5", "6"]
+        assert store.recovery.commits == 0
+
+    with_store(tmp_path, first)
+    with_store(tmp_path, second, start=2, worker=1, shards=(1,))
+    with_store(tmp_path, third, start=3, worker=0, shards=(0, 1))
 
 
 def test_shards_move_freely_between_numbers_of_workers(tmp_path: Path) -> None:

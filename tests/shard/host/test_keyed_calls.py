@@ -1,0 +1,435 @@
+"""Calls with a key: one runs, all are answered the same, whatever happens in between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.support.host_world import World
+from tests.support.objects import CONTROL, LOG, control, until
+from tidegate.runtime.errors import BadRequest, Interrupted, MethodRaised, ObjectReset, TooLarge
+from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
+from tidegate.shard.objects.object import DurableObject
+
+
+@pytest.fixture(autouse=True)
+def _forget() -> None:
+    CONTROL.clear()
+    LOG.clear()
+
+
+class Purse(DurableObject):
+    async def pay(self, amount: int) -> int:
+        LOG.append(amount)
+        paid: int = await self.storage.get("paid", 0)
+        self.storage.put("paid", paid + amount)
+        return paid + amount
+
+    async def refuse(self, amount: int) -> None:
+        self.storage.put("refused", await self.storage.get("refused", 0) + amount)
+        raise ValueError(f"not {amount}")
+
+    async def paid(self) -> int:
+        LOG.append("read")
+        return int(await self.storage.get("paid", 0))
+
+    async def pay_slowly(self, amount: int) -> int:
+        LOG.append("slowly")
+        await until("go on")
+        return await self.pay(amount)
+
+    async def pay_twice(self, amount: int) -> int:
+        """In two groups."""
+        await self.pay(amount)
+        LOG.append("half")
+        await until("go on")
+        return await self.pay(amount)
+
+    async def read_slowly(self) -> int:
+        LOG.append("reading")
+        await until("go on")
+        return int(await self.storage.get("paid", 0))
+
+    async def forget_all(self) -> str:
+        await self.storage.delete_all()
+        return "forgotten"
+
+    async def much(self, size: int) -> bytes:
+        self.storage.put("much", await self.storage.get("much", 0) + 1)
+        return b"x" * size
+
+    async def stop(self) -> None:
+        self.storage.put("paid", 1_000)
+        self.abort("told to")
+
+    async def pay_others(self, *names: str) -> list[int]:
+        """A call that writes nothing itself."""
+        LOG.append("parent")
+        results = [await self.stub(Purse, name).pay(1) for name in names]
+        if "go on" in CONTROL:
+            await until("go on")
+        return results
+
+    async def pay_both_ways(self, name: str) -> int:
+        other = self.stub(Purse, name)
+        return sum(await asyncio.gather(other.pay(1), other.pay(2), other.pay(1)))
+
+
+class Plain(DurableObject):
+    async def structure(self) -> dict[str, Any]:
+        self.storage.put("n", await self.storage.get("n", 0) + 1)
+        return {"b": b"\0\xff", "list": [1, None, 2.5]}
+
+
+SESSION = {"key": "Client-1.0", "answered": 0}
+
+
+def session(number: int, answered: int = 0) -> dict[str, Any]:
+    return {"key": f"Client-1.{number}", "answered": answered}
+
+
+KEYS = pytest.mark.parametrize("key", [{"key": "order 17"}, SESSION], ids=["plain", "session"])
+
+
+@KEYS
+async def test_a_repeated_key_is_answered_the_first_result_and_does_not_run(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    assert await world.ask(Purse, "a", "pay", 5) == 10
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    assert LOG == [5, 5]
+
+
+@KEYS
+async def test_a_repeated_key_is_answered_the_first_result_after_a_crash(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    world.crash()
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    assert world.durable(Purse, "a") == {"paid": 5}
+
+
+@KEYS
+async def test_what_the_first_attempt_raised_is_raised_again_also_after_a_crash(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    for _ in range(3):
+        with pytest.raises(MethodRaised, match="not 5") as raised:
+            await world.ask(Purse, "a", "refuse", 5, **key)
+        assert raised.value.details["type"] == "ValueError"
+        world.crash()
+    assert world.durable(Purse, "a") == {"refused": 5}
+
+
+@KEYS
+async def test_the_answer_outlives_eviction_reset_and_delete_all_of_its_object(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    world.evict_idle()
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    with pytest.raises(ObjectReset):
+        await world.ask(Purse, "a", "stop")
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    await world.ask(Purse, "a", "forget_all")
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    assert world.durable(Purse, "a") == {}
+
+
+@KEYS
+async def test_the_answer_is_in_the_same_commit_as_the_writes(key: dict[str, Any]) -> None:
+    world = World(Purse, auto=False)
+    call = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    commit = world.host.cut()
+    (part,) = commit.shards
+    assert [len(part.objects), len(part.answers)] == [1, 1]
+    assert not call.answered
+    world.committed()
+    await world.settle()
+    assert call.result == 5
+
+
+@KEYS
+async def test_a_repeat_is_answered_only_when_the_first_result_is_durable(key: dict[str, Any]) -> None:
+    world = World(Purse, auto=False)
+    first = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    early = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    world.cut()
+    late = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    assert not early.answered
+    assert not late.answered
+    world.committed()
+    await world.settle()
+    assert [call.result for call in (first, early, late)] == [5, 5, 5]
+    assert LOG == [5]
+
+
+@KEYS
+async def test_repeats_of_a_call_that_runs_wait_for_its_answer(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    go_on = control("go on")
+    calls = [world.call(Purse, "a", "pay_slowly", 5, **key) for _ in range(3)]
+    await world.settle()
+    world.check()
+    assert LOG == ["slowly"]
+    assert world.host.book.known_to(b"test") == set(world.calls)
+    go_on.set_result(None)
+    assert await world.ask_all(calls) == [5, 5, 5]
+    assert LOG == ["slowly", 5]
+    world.expect_nothing_forgotten()
+
+
+@KEYS
+async def test_if_the_first_is_reset_with_a_failed_write_the_next_one_runs(key: dict[str, Any]) -> None:
+    world = World(Purse, auto=False)
+    first = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    repeat = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    world.cut()
+    another = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    world.fail_commit()
+    await world.settle()
+    assert isinstance(first.error, ObjectReset)
+    assert not repeat.answered
+    world.commit()
+    await world.settle()
+    assert [repeat.result, another.result] == [5, 5]
+    assert world.durable(Purse, "a") == {"paid": 5}
+    assert LOG == [5, 5]
+    world.expect_nothing_forgotten()
+
+
+@KEYS
+async def test_if_the_first_is_reset_before_its_commit_the_repeats_that_wait_run_anew(key: dict[str, Any]) -> None:
+    world = World(Purse, auto=False)
+    control("go on")
+    first = world.call(Purse, "a", "pay_slowly", 5, **key)
+    await world.settle()
+    repeats = [world.call(Purse, "a", "pay_slowly", 5, **key) for _ in range(2)]
+    stop = world.call(Purse, "a", "stop")
+    await world.settle()
+    assert isinstance(first.error, ObjectReset)
+    assert isinstance(stop.error, ObjectReset)
+    CONTROL["go on"].set_result(None)
+    await world.settle()
+    world.commit()
+    await world.settle()
+    assert [call.result for call in repeats] == [5, 5]
+    assert LOG == ["slowly", "slowly", 5]
+
+
+@KEYS
+async def test_an_answer_that_was_given_and_lost_by_a_reset_of_its_object_is_none(key: dict[str, Any]) -> None:
+    world = World(Purse, auto=False)
+    first = world.call(Purse, "a", "pay", 5, **key)
+    await world.settle()
+    repeat = world.call(Purse, "a", "pay", 5, **key)
+    stop = world.call(Purse, "a", "stop")
+    await world.settle()
+    assert isinstance(first.error, ObjectReset)
+    assert isinstance(stop.error, ObjectReset)
+    while world.host.output_gate.can_cut:
+        world.commit()
+        await world.settle()
+    assert repeat.result == 5
+    assert LOG == [5, 5]
+    assert world.durable(Purse, "a") == {"paid": 5}
+
+
+@KEYS
+async def test_a_key_with_another_method_or_other_arguments_is_refused(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "pay", 5, **key) == 5
+    for method, args in (("pay", (6,)), ("refuse", (5,))):
+        with pytest.raises(BadRequest, match="another method or for other arguments"):
+            await world.ask(Purse, "a", method, *args, **key)
+    assert world.durable(Purse, "a") == {"paid": 5}
+
+
+async def test_a_plain_key_is_a_key_of_its_object_and_a_session_key_of_one_call() -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "pay", 5, key="k") == 5
+    assert await world.ask(Purse, "b", "pay", 5, key="k") == 5
+    assert await world.ask(Purse, "a", "pay", 5, **session(1)) == 10
+    same_shard = next(name for name in map(str, range(99)) if world.shard_of("Purse", name) == world.shard_of("Purse", "a"))
+    with pytest.raises(BadRequest):
+        await world.ask(Purse, same_shard, "pay", 5, **session(1))
+
+
+async def test_a_call_of_a_session_that_writes_nothing_costs_no_commit_and_may_run_again() -> None:
+    world = World(Purse)
+    await world.ask(Purse, "a", "pay", 5)
+    commits = world.commits
+    assert [await world.ask(Purse, "a", "paid", **session(1)) for _ in range(2)] == [5, 5]
+    assert world.commits == commits
+    assert LOG == [5, "read", "read"]
+
+
+async def test_a_plain_key_is_kept_for_a_call_that_writes_nothing() -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "paid", key="k") == 0
+    await world.ask(Purse, "a", "pay", 5)
+    world.crash()
+    assert await world.ask(Purse, "a", "paid", key="k") == 0
+
+
+async def test_a_session_frees_the_answers_that_it_says_have_arrived() -> None:
+    world = World(Purse)
+    for number in range(50):
+        await world.ask(Purse, "a", "pay", 1, **session(number, answered=max(0, number - 2)))
+    answers = world.stores[world.shard_of("Purse", "a")].answers
+    assert answers.count == 3
+    assert answers.dropped == 0
+    with pytest.raises(BadRequest, match="answered long ago") as refused:
+        await world.ask(Purse, "a", "pay", 1, **session(5))
+    assert refused.value.outcome == "unknown"
+    assert world.durable(Purse, "a") == {"paid": 50}
+    assert await world.ask(Purse, "a", "pay", 1, **session(48)) == 49
+
+
+@pytest.mark.parametrize(
+    "key", ["nothing", "a b.1", "x.y", "x.-1", "x.01", "x.1.1x", ".1", "x." + "9" * 19, "x" * 23 + ".1", "x.٣"]
+)
+async def test_a_key_that_is_none_of_a_session_is_refused_with_answered(key: str) -> None:
+    world = World(Purse)
+    await world.ask(Purse, "a", "pay", 5, key="x.1", answered=0)
+    with pytest.raises(BadRequest, match=r"SESSION\.NUMBER"):
+        await world.ask(Purse, "a", "pay", 5, key=key, answered=0)
+
+
+@KEYS
+async def test_a_large_result_is_not_kept_and_a_repeat_says_that_the_call_was_executed(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    size = KEPT_RESULT_BYTES_MAX + 1
+    assert len(await world.ask(Purse, "a", "much", size, **key)) == size
+    with pytest.raises(TooLarge, match="was not kept") as refused:
+        await world.ask(Purse, "a", "much", size, **key)
+    assert refused.value.outcome == "executed"
+    assert world.durable(Purse, "a") == {"much": 1}
+
+
+@KEYS
+async def test_a_call_that_is_late_goes_on_and_its_repeat_gets_its_answer(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    go_on = control("go on")
+    late = world.call(Purse, "a", "pay_slowly", 5, deadline_ms=100, **key)
+    await asyncio.wait([late.reply])
+    assert late.error.outcome == "unknown"
+    repeat = world.call(Purse, "a", "pay_slowly", 5, **key)
+    await world.settle()
+    go_on.set_result(None)
+    assert await repeat.reply == 5
+    world.crash()
+    assert await world.ask(Purse, "a", "pay_slowly", 5, **key) == 5
+    assert LOG == ["slowly", 5]
+
+
+@KEYS
+async def test_results_that_are_no_scalars_come_back_in_the_codec_of_the_call(key: dict[str, Any]) -> None:
+    world = World(Plain)
+    first = await world.ask(Plain, "a", "structure", **key)
+    assert await world.ask(Plain, "a", "structure", **key) == first == {"b": b"\0\xff", "list": [1, None, 2.5]}
+    assert world.durable(Plain, "a") == {"n": 1}
+
+
+@pytest.mark.parametrize("method", ["structure", "missing"])
+async def test_a_caller_that_speaks_json_gets_the_same_text_again(method: str) -> None:
+    world = World(Plain)
+    texts = []
+    for _ in range(2):
+        call = world.call_json(Plain, "a", method, key="k")
+        await world.settle()
+        texts.append(msgspec.json.encode(call.result if not call.reply.exception() else str(call.error)))
+        world.crash()
+    assert texts[0] == texts[1]
+
+
+# Calls in several commits
+
+
+@KEYS
+async def test_a_call_that_was_interrupted_between_its_commits_does_not_run_again(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    control("go on")
+    first = world.call(Purse, "a", "pay_twice", 5, **key)
+    await world.settle()
+    assert world.durable(Purse, "a") == {"paid": 5}
+    world.crash()
+    with pytest.raises(Interrupted) as refused:
+        await world.ask(Purse, "a", "pay_twice", 5, **key)
+    assert (refused.value.outcome, refused.value.retryable) == ("unknown", False)
+    assert world.durable(Purse, "a") == {"paid": 5}
+    assert not first.answered
+
+
+@KEYS
+async def test_a_call_in_several_commits_that_comes_to_its_end_is_kept_as_any_other(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    go_on = control("go on")
+    first = world.call(Purse, "a", "pay_twice", 5, **key)
+    await world.settle()
+    go_on.set_result(None)
+    assert await first.reply == 10
+    world.crash()
+    assert await world.ask(Purse, "a", "pay_twice", 5, **key) == 10
+    assert world.durable(Purse, "a") == {"paid": 10}
+
+
+@KEYS
+async def test_a_call_that_only_waits_while_others_write_runs_again_after_a_crash(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    control("go on")
+    world.call(Purse, "a", "pay_slowly", 5, **key)
+    await world.settle()
+    assert await world.ask(Purse, "a", "pay", 1) == 1
+    world.crash()
+    go_on = control("go on")
+    again = world.call(Purse, "a", "pay_slowly", 5, **key)
+    await world.settle()
+    go_on.set_result(None)
+    assert await again.reply == 6
+
+
+# Calls of calls
+
+
+@KEYS
+async def test_a_call_that_runs_again_does_not_do_twice_what_it_asks_of_others(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    control("go on")
+    world.call(Purse, "a", "pay_others", "b", "c", **key)
+    await world.settle(50)
+    assert world.durable(Purse, "c") == {"paid": 1}
+    world.crash()
+    del CONTROL["go on"]
+    assert await world.ask(Purse, "a", "pay_others", "b", "c", **key) == [1, 1]
+    assert LOG == ["parent", 1, 1, "parent"]
+    assert world.durable(Purse, "b") == world.durable(Purse, "c") == {"paid": 1}
+    assert await world.ask(Purse, "a", "pay_others", "b", "c", **key) == [1, 1]
+    assert LOG == ["parent", 1, 1, "parent"]
+
+
+@KEYS
+async def test_several_calls_of_one_call_to_one_object_are_different_calls(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "pay_both_ways", "b", **key) == 1 + 3 + 4
+    assert await world.ask(Purse, "a", "pay_both_ways", "b", **key) == 1 + 3 + 4
+    assert world.durable(Purse, "b") == {"paid": 4}
+
+
+async def test_what_a_session_asked_of_others_is_freed_with_its_call() -> None:
+    world = World(Purse)
+    for number in range(5):
+        await world.ask(Purse, "a", "pay_others", "a2", **session(number, answered=number))
+    kept = sum(store.answers.count for store in world.stores.values())
+    assert kept <= 4
+    for store in world.stores.values():
+        store.answers.check_invariants()
