@@ -15,6 +15,8 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
+import msgspec
+
 from tidegate.router.system import SystemCalls
 from tidegate.runtime.errors import (
     BadRequest,
@@ -34,7 +36,7 @@ from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import Inquiries
 from tidegate.runtime.wire.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
 from tidegate.runtime.wire.slots import SlotTable
-from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
 ReplyTo = Callable[[Origin, int | str, int, Any], None]
 
@@ -68,6 +70,10 @@ class RouterMachine:
         self._next_token = 0
         self._draining = False
         self._refused = self._lost = self._stray = self._overdue = self._forgotten = 0
+        self._parked: dict[int, int] = {}
+        """Workers that are about to be replaced, and the newest round of that."""
+        self._holds = False
+        self._to_say: list[Parked | Waited] = []
         self.timer_is_late = False
         """`next_deadline` may be sooner than it was."""
         self.workers: list[InFlight] = []
@@ -199,24 +205,68 @@ class RouterMachine:
         """Calls in flight to a worker that is down, or another process than before, are answered `shard_lost`; the
         replies that it sent before must have been given to `replied`. Calls that waited for it may go out."""
         table = SlotTable(topology)
+        self._topology = topology
         while len(self.workers) < len(topology.endpoints):
             self.workers.append(InFlight(len(self.workers)))
             self._inquiries.append(Inquiries(self.workers[-1]))
         endpoints = (*topology.endpoints, *[None] * (len(self.workers) - len(topology.endpoints)))
         for worker, endpoint in zip(self.workers, endpoints, strict=True):
-            if worker.endpoint is not None and worker.endpoint != endpoint:
+            if worker.process is not None and worker.process != endpoint:
                 error = ShardLost(f"worker {worker.worker} was lost with the call in flight")
                 self._answer_all(worker.take_lost(now), error)
-            if endpoint is not None and worker.endpoint is None:
-                worker.came_up(endpoint, now)
+            if endpoint is not None and worker.process is None:
+                waited, longest_s = worker.came_up(endpoint, now)
+                if self._parked.pop(worker.worker, None) is not None:
+                    self._to_say.append(Waited(worker.worker, waited, longest_s * 1_000))
+                if self._holds:
+                    worker.park(now)
             worker.set_down(now, is_down=worker.worker in topology.down)
         self.timer_is_late = True
         moved = table.owners != self._table.owners
         self._table = table
-        self._system.topology_changed(table)
+        self._tell_topology()
         if moved or not self._by_slot:
             self._by_slot = [self.workers[worker] for worker in table.worker_by_slot]
             self._reroute_unsent(now)
+
+    def _tell_topology(self) -> None:
+        """Clients are not sent to a worker that takes no calls."""
+        endpoints = tuple(
+            None if self._holds or index in self._parked else each for index, each in enumerate(self._topology.endpoints)
+        )
+        self._system.topology_changed(SlotTable(msgspec.structs.replace(self._topology, endpoints=endpoints)))
+
+    def park(self, worker: int, round_number: int, now: float) -> None:
+        """It is about to be replaced: calls wait for its successor. `take_said` tells when nothing is left with it."""
+        if worker < len(self.workers):
+            self._parked[worker] = round_number
+            self.workers[worker].park(now)
+            self.timer_is_late = True
+            self._tell_topology()
+
+    def hold(self, now: float, *, on: bool) -> None:
+        """Calls wait for all workers, or no longer."""
+        self._holds = on
+        self.timer_is_late = True
+        for worker in self.workers:
+            if on:
+                worker.park(now)
+            elif worker.process is not None and worker.endpoint is None and worker.worker not in self._parked:
+                worker.came_up(worker.process, now)
+        self._tell_topology()
+
+    def take_said(self) -> list[Parked | Waited]:
+        """To be told to the supervisor."""
+        for worker, round_number in self._parked.items():
+            if round_number and not self.workers[worker].has_sent():
+                self._to_say.append(Parked(worker, round_number))
+                self._parked[worker] = 0  # Said.
+        said, self._to_say = self._to_say, []
+        return said
+
+    @property
+    def has_to_say(self) -> bool:
+        return bool(self._to_say or self._parked)
 
     def _reroute_unsent(self, now: float) -> None:
         """Shards have changed hands: what waits must wait at the new owner, and its deadline stays."""
@@ -251,18 +301,25 @@ class RouterMachine:
     # The end
 
     def start_drain(self) -> None:
-        """From now on calls are refused as `unavailable`; those already taken go on."""
+        """From now on calls are refused as `unavailable`; those already taken go on. Who waits for a worker is refused, too."""
         self._draining = True
+        for worker in self.workers:
+            if worker.process is None:
+                self._refuse_unsent(worker)
+
+    def _refuse_unsent(self, worker: InFlight) -> int:
+        unsent = worker.take_unsent()
+        self._answer_all([call for call, _ in unsent], Unavailable("the service is stopping"))
+        return len(unsent)
 
     def give_up(self) -> int:
         """Answers everything that is still unanswered. Returns how many calls that were."""
         given_up = 0
         for worker in self.workers:
-            unsent = worker.take_unsent()
-            self._answer_all([call for call, _ in unsent], Unavailable("the service is stopping"))
+            given_up += self._refuse_unsent(worker)
             sent = worker.take_all()
             self._answer_all(sent, ShardLost("the service stopped with the call in flight"))
-            given_up += len(unsent) + len(sent)
+            given_up += len(sent)
         return given_up
 
     def _answer_all(self, calls: list[Unanswered], error: CallError) -> None:
@@ -277,7 +334,7 @@ class RouterMachine:
         return sum(len(worker.unanswered) for worker in self.workers)
 
     def endpoint_of(self, worker: int) -> str | None:
-        return self.workers[worker].endpoint if worker < len(self.workers) else None
+        return self.workers[worker].process if worker < len(self.workers) else None
 
     def statistics(self) -> dict[str, Any]:
         return {
@@ -296,4 +353,5 @@ class RouterMachine:
     def check_invariants(self) -> None:
         for worker in self.workers:
             worker.check_invariants()
-            assert worker.endpoint == (self._table.endpoints + (None,) * len(self.workers))[worker.worker]
+            assert worker.process == (self._table.endpoints + (None,) * len(self.workers))[worker.worker]
+            assert (worker.endpoint is None) == (worker.process is None or self._holds or worker.worker in self._parked)

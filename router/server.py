@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import secrets
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -18,7 +19,7 @@ import zmq
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
-from tidegate.runtime.sockets.backend import Backend
+from tidegate.runtime.sockets.backend import OWN_IDENTITY, Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
 from tidegate.runtime.wire.protocol import Message
@@ -26,6 +27,8 @@ from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
     FromSupervisor,
+    HoldAll,
+    Park,
     Ping,
     Pong,
     RouterSpec,
@@ -122,6 +125,9 @@ class RouterServer:
             self._machine.timer_is_late = False
             self._set_timer()
         self._endpoint.flush()
+        if self._machine.has_to_say:
+            for message in self._machine.take_said():
+                self._send_control(message)
         if self._draining is not None:
             endpoint = self._endpoint.statistics()
             left = self._machine.unanswered() > 0 or endpoint.kept_bytes > 0
@@ -162,6 +168,12 @@ class RouterServer:
             self._machine.status_changed(message.status)
         elif isinstance(message, Ping):
             self._send_control(Pong(message.number, self.statistics()))
+        elif isinstance(message, Park):
+            self._machine.park(message.worker, message.round, self._loop.time())
+            self._end_turn()
+        elif isinstance(message, HoldAll):
+            self._machine.hold(self._loop.time(), on=message.on)
+            self._end_turn()
         elif isinstance(message, Drain):
             self._start_drain(message.timeout_s)
 
@@ -176,7 +188,9 @@ class RouterServer:
         for index, endpoint in enumerate(topology.endpoints):
             if endpoint is not None and index not in self._backends:
                 replied = partial(self._machine.replied, self._machine.workers[index])
-                self._backends[index] = Backend(self._context, endpoint, self._loop, replied, self._end_turn)
+                # A name of its own each time: see `peers.py`.
+                identity = b"%srouter-%s" % (OWN_IDENTITY, secrets.token_hex(8).encode())
+                self._backends[index] = Backend(self._context, endpoint, self._loop, replied, self._end_turn, identity=identity)
         self._end_turn()
 
     # The end

@@ -83,6 +83,10 @@ class CallError(TidegateError):
         }
 
 
+LEAVING = {"leaving": True}
+"""Detail of a refusal: the process that answered is about to end, so nothing more should be sent to it."""
+
+
 class BadRequest(CallError):
     """The message is not a request of wire protocol 1."""
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import zmq
 
 from tidegate.runtime.child.child import pin, prepare_child
-from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor
+from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor, wait_for_open
 from tidegate.runtime.child.output import Outputs
 from tidegate.runtime.child.witness import Witness
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.sockets.context import new_context
-from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE, Drained, Failed, Ready, WorkerSpec
+from tidegate.runtime.wire.supervisor_messages import Drained, Failed, Loaded, Ready, WorkerSpec
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.loop.self_test import Verdict, self_test
 from tidegate.shard.objects.methods import AppError, ObjectClass
@@ -64,10 +64,9 @@ def main(arguments: list[str] | None = None) -> int:
     except SupervisorGone:
         return 1
     assert isinstance(spec, WorkerSpec), spec
-    pin(spec.cpu)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     set_breakpoint_hook(Path(spec.run_dir), dev=spec.dev)
-    source = keep_source(Path(spec.run_dir) / KEPT_SOURCE, spec.app)
+    source = keep_source(Path(spec.source), spec.app)
     try:
         with app_may_configure():
             classes = load_app(spec.app, source)
@@ -76,12 +75,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     if source.changed:
         log.warning(
-            "%s changed on disk since the service started; this worker runs the version of the start, as the others do, until "
-            "the service is started again",
+            "%s changed on disk since it was loaded; this worker runs the version of the others, until `tidegate reload`",
             ", ".join(source.changed),
         )
     forks.app_is_loaded()
-    return _serve(spec, classes, source.version, control_fd, outputs, forks)
+    verdict = self_test(new_worker_loop())
+    if verdict.of_tasks:
+        send_blocking(control_fd, _cannot_run(verdict))
+        return 1
+    send_blocking(control_fd, Loaded(source.version))
+    try:
+        wait_for_open(control_fd)  # Until then another process may have the shards.
+    except SupervisorGone:
+        return 1
+    pin(spec.cpu)  # Not before: what has the core may be the worker whose place this one takes.
+    if verdict.of_spare_task:
+        log.warning(SLOWER, platform.python_version(), "; ".join(verdict.of_spare_task))
+    return _serve(spec, classes, source.version, control_fd, outputs, forks, spare_task=not verdict.of_spare_task)
 
 
 def _watch(path: Path, loop: asyncio.AbstractEventLoop) -> None:
@@ -97,10 +107,18 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
     if isinstance(error, AppError):
         several = len(error.problems) > 1
         problem = "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
-        return Failed("load", app, problem, "correct the app and start again")
+        return Failed("load", app, problem, "correct the app and try again")
     text = "".join(traceback.format_exception(error))
-    problem = f"importing it raised {type(error).__name__}: {error}"
-    return Failed("load", app, problem, "correct the app and start again", traceback=text)
+    problem = f"importing it raised {type(error).__name__}: {error}{_where(error)}"
+    return Failed("load", app, problem, "correct the app and try again", traceback=text)
+
+
+def _where(error: BaseException) -> str:
+    """File and line, unless the text of the error has them."""
+    if isinstance(error, SyntaxError):
+        return f" ({error.filename}:{error.lineno})"
+    frames = traceback.extract_tb(error.__traceback__)
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _cannot_run(verdict: Verdict) -> Failed:
@@ -109,14 +127,15 @@ def _cannot_run(verdict: Verdict) -> Failed:
 
 
 def _serve(
-    spec: WorkerSpec, classes: list[ObjectClass], app_version: str, control_fd: int, outputs: Outputs, forks: Forks
+    spec: WorkerSpec,
+    classes: list[ObjectClass],
+    app_version: str,
+    control_fd: int,
+    outputs: Outputs,
+    forks: Forks,
+    *,
+    spare_task: bool,
 ) -> int:
-    verdict = self_test(new_worker_loop())
-    if verdict.of_tasks:
-        send_blocking(control_fd, _cannot_run(verdict))
-        return 1
-    if verdict.of_spare_task:
-        log.warning(SLOWER, platform.python_version(), "; ".join(verdict.of_spare_task))
     loop = new_worker_loop()
     keep_to_this_thread()
     control = stream_to_supervisor(control_fd, loop)
@@ -134,7 +153,6 @@ def _serve(
         return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
 
     try:
-        spare_task = not verdict.of_spare_task
         worker = Worker(spec, context, loop, classes, open_store, control.send, ended, spare_task=spare_task)
     except OperatorError as exc:
         failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=True)

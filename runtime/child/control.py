@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from tidegate.runtime.wire.supervisor_messages import FromChild, FromSupervisor, RouterSpec, ToChild, WorkerSpec
+from tidegate.runtime.wire.supervisor_messages import FromChild, FromSupervisor, OpenShards, RouterSpec, ToChild, WorkerSpec
 
 _READ_BYTES = 64 << 10
 
@@ -38,6 +38,7 @@ class SupervisorGone(Exception):
 
 _encode = msgspec.json.Encoder().encode
 _decode_spec = msgspec.json.Decoder(WorkerSpec | RouterSpec).decode
+_decode_open = msgspec.json.Decoder(OpenShards).decode
 _decode_from_supervisor = msgspec.json.Decoder(FromSupervisor).decode
 decode_from_child = msgspec.json.Decoder(FromChild).decode
 
@@ -175,17 +176,26 @@ def stream_to_child(control: socket.socket, loop: asyncio.AbstractEventLoop, pid
 
 def receive_spec(control_fd: int) -> WorkerSpec | RouterSpec:
     """Waits for the first line. Leaves everything after it to the stream. Raises SupervisorGone."""
+    spec: WorkerSpec | RouterSpec = _decode_spec(_receive_line(control_fd))
+    return spec
+
+
+def wait_for_open(control_fd: int) -> None:
+    """Of a worker: the line after the spec. Raises SupervisorGone."""
+    _decode_open(_receive_line(control_fd))
+
+
+def _receive_line(control_fd: int) -> bytes:
     with socket.socket(fileno=os.dup(control_fd)) as control:
         control.setblocking(True)
         line = b""
         while not line.endswith(b"\n"):
             seen = control.recv(_READ_BYTES, socket.MSG_PEEK)
             if not seen:
-                raise SupervisorGone("the control stream ended before the spec")
+                raise SupervisorGone("the control stream ended before its time")
             end = seen.find(b"\n")
             line += control.recv(end + 1 if end >= 0 else len(seen))
-    spec: WorkerSpec | RouterSpec = _decode_spec(line)
-    return spec
+    return line
 
 
 def send_blocking(control_fd: int, message: FromChild) -> None:

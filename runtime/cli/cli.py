@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from tidegate.runtime.child.output import hold_standard_descriptors
-from tidegate.runtime.cli import alarms, bench, call, check, compact, repair, serve, status
+from tidegate.runtime.cli import alarms, bench, call, check, compact, reload, repair, restart, serve, status
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
 from tidegate.runtime.cli.serve import version
@@ -66,6 +66,7 @@ _EPILOG = """examples:
   tidegate serve counter.py                          serve the objects of counter.py from this directory
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is
+  tidegate reload                                    run the app as it is now; no call fails
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole
 """
@@ -76,6 +77,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"tidegate {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, call, status, alarms, check, repair, compact, bench):
+    for command in (serve, call, status, reload, restart, alarms, check, repair, compact, bench):
         command.add(commands)
     return parser

@@ -209,6 +209,10 @@ class Endpoint:
         self._door.close()
         self._socket.close()
 
+    @property
+    def messages_in(self) -> int:
+        return self._messages_in
+
     def statistics(self) -> EndpointStatistics:
         return EndpointStatistics(
             self._messages_in,

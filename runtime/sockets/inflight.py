@@ -42,13 +42,16 @@ class InFlight:
     """Every call that was added is given back exactly once: by `answered`, `take_lost`, `take_expired` or `take_all`."""
 
     __slots__ = (
-        "_arrived", "_batches", "_deadlines", "_expired", "_waits", "bytes", "endpoint", "is_down", "rows", "unanswered", "worker"
+        "_arrived", "_batches", "_deadlines", "_expired", "_waits", "bytes", "endpoint", "is_down", "process", "rows",
+        "unanswered", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: int) -> None:
         self.worker = worker
         self.endpoint: str | None = None
-        """Where the worker listens, None while it does not: then nothing is handed out."""
+        """Where the worker takes calls, None while it does not: then nothing is handed out."""
+        self.process: str | None = None
+        """Where the process listens that has been sent all that is not unsent. A parked one takes no calls, and answers."""
         self.is_down = False
         """It is not just being started: it fails again and again."""
         self.unanswered: dict[int, Unanswered] = {}
@@ -110,7 +113,12 @@ class InFlight:
     # Requests go out
 
     def has_unsent(self) -> bool:
-        return bool(self.rows or self._batches)
+        """Something may be handed out."""
+        return self.endpoint is not None and bool(self.rows or self._batches)
+
+    def has_sent(self) -> bool:
+        """Something that was handed out is not answered yet."""
+        return len(self.unanswered) > sum(1 for _ in self._unsent()) - self._expired
 
     def is_unsent(self, request: Request) -> bool:
         """Whether this very request has been added and not handed out."""
@@ -124,10 +132,23 @@ class InFlight:
             bodies += _encode_batch(rows, json=json)
         return bodies
 
-    def came_up(self, endpoint: str, now: float) -> None:
-        """The worker listens. What waited for it may go out; of the callers' deadlines the time waited is taken off."""
+    def park(self, now: float) -> None:
+        """The worker is about to be replaced: it answers what it has, and from now on calls wait for its successor."""
+        if self.endpoint is not None:
+            self.endpoint = None
+            self._wait_all_unsent(now)
+
+    def _wait_all_unsent(self, now: float) -> None:
+        unsent = {request.id for request in self._unsent()}
+        self._waits.extend((now + self._wait_s, token) for token in self.unanswered if token in unsent)
+
+    def came_up(self, endpoint: str, now: float) -> tuple[int, float]:
+        """The worker listens. What waited for it may go out; of the callers' deadlines the time waited is taken off. Returns how
+        many calls have waited, and the longest of these waits in seconds."""
         assert self.endpoint is None, self.endpoint
-        self.endpoint = endpoint
+        self.endpoint = self.process = endpoint
+        waited = sum(token in self.unanswered for _, token in self._waits)
+        longest_s = max(0.0, now - (self._waits[0][0] - self._wait_s)) if waited else 0.0
         self._waits.clear()
         if self._arrived:
             self.count_wait(now)
@@ -136,6 +157,7 @@ class InFlight:
             ]
             heapq.heapify(self._deadlines)
             self._arrived.clear()
+        return waited, longest_s
 
     def set_down(self, now: float, *, is_down: bool) -> None:
         """Whether the worker, while it does not listen, is being started, or fails again and again: that is not waited for so
@@ -171,9 +193,9 @@ class InFlight:
 
     def take_lost(self, now: float) -> list[Unanswered]:
         """The worker is lost: gives back every call that it may have seen. What is unsent waits for its successor."""
-        self.endpoint = None
+        self.park(now)
+        self.process = None
         unsent = {request.id for request in self._unsent()}
-        self._waits.extend((now + self._wait_s, token) for token in self.unanswered if token in unsent)
         lost = [token for token in self.unanswered if token not in unsent]
         return [self._take(token) for token in lost]
 
@@ -225,6 +247,7 @@ class InFlight:
         assert sum(token not in self.unanswered for token in unsent) == self._expired
         assert all(rows for _, rows in self._batches)
         assert self.endpoint is None or not (self._waits or self._arrived)
+        assert self.endpoint in (None, self.process)
         assert list(self._waits) == sorted(self._waits, key=lambda wait: wait[0])
 
     def _take(self, token: int) -> Unanswered:

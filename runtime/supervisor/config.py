@@ -89,6 +89,15 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             "Keep TimeoutStopSec of the unit above it.",
         ),
     ] = 9.0
+    reload_s: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=3_600,
+            description="When a worker is replaced (`tidegate reload`), the calls that it has begun get this time to end; what "
+            "runs longer is answered shard_lost. New calls wait meanwhile.",
+        ),
+    ] = 10.0
     dev: Annotated[
         bool,
         Meta(

@@ -30,6 +30,10 @@ class Notifier:
         self._status = status
         self._send(f"READY=1\nSTATUS={status}")
 
+    def reloading(self, monotonic_us: int) -> None:
+        """`ready` follows."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={monotonic_us}")
+
     def status(self, status: str) -> None:
         """Sent only when it differs from the last one."""
         if status != self._status:

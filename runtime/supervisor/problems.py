@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import msgspec
 
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.supervisor.supervision import Occupancy, SeatState, Supervision
+from tidegate.runtime.supervisor.seats import Occupancy, SeatState, is_next
+from tidegate.runtime.supervisor.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 _LOOK_AT_THE_LOG = "look at the log of the service"
@@ -19,18 +20,30 @@ _LOOK_AT_THE_LOG = "look at the log of the service"
 
 def problems(supervision: Supervision, now: float) -> tuple[Problem, ...]:
     """Each once; those of processes that do not serve come first."""
-    found = [*_of_seats(supervision), *_of_objects(supervision, now), *_told(supervision)]
+    found = [*_of_seats(supervision), *_of_replacements(supervision), *_of_objects(supervision, now), *_told(supervision)]
     return tuple(dict.fromkeys(found))
 
 
 def _of_seats(supervision: Supervision) -> Iterator[Problem]:
     for seat, occupancy in supervision.seats.items():
         name = supervision.name(seat)
+        if is_next(seat) or supervision.replacements.replaces(seat):
+            continue
         if occupancy.flapping:
             what = f"fails again and again, {occupancy.policy.failures} times so far{_because(occupancy)}"
             yield Problem(what, name, f"mend the cause; {_LOOK_AT_THE_LOG}")
         elif occupancy.state in (SeatState.EMPTY, SeatState.STARTING) and supervision.was_ready and not supervision.stopping:
             yield Problem(f"is {occupancy.state.value}{_because(occupancy)}", name, "wait: it is started again by itself")
+
+
+def _of_replacements(supervision: Supervision) -> Iterator[Problem]:
+    replacements = supervision.replacements
+    if replacements.running is not None:
+        return
+    if (failed := replacements.failed) is not None:
+        now = "workers run different versions of the app" if replacements.mixed else "the version before goes on"
+        what = one_line(f"the last reload failed: {failed.problem}")
+        yield Problem(f"{what}; {now}", one_line(f"{failed.operation} {failed.place}"), f"{failed.hint}: tidegate reload")
 
 
 def _because(occupancy: Occupancy) -> str:

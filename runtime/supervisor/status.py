@@ -18,7 +18,8 @@ import psutil
 from tidegate.runtime.supervisor.config import Config
 from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.problems import problems
-from tidegate.runtime.supervisor.supervision import Occupancy, Supervision, is_router
+from tidegate.runtime.supervisor.seats import Occupancy, is_router
+from tidegate.runtime.supervisor.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 
@@ -60,8 +61,11 @@ class Usage:
         self._processes = {pid: process for pid, process in self._processes.items() if pid in pids}
 
 
-def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage, now: float) -> dict[str, Any]:
-    """`pids` by seat. `classes` is what the system call of that name answers; each router adds numbers of its own."""
+def snapshot(
+    identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage, now: float, commands: str = ""
+) -> dict[str, Any]:
+    """`pids` by seat. `commands` is where commands of operators come in.
+    `classes` is what the system call of that name answers; each router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
     routers = [{"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage)} for s in supervision.routers]
@@ -76,6 +80,8 @@ def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int],
         "version": identity.version,
         "problems": [msgspec.to_builtins(problem) for problem in wrong],
         "state": state(supervision, wrong),
+        "replacement": supervision.replacements.progress,
+        "commands": commands,
         "app": service.app,
         "app_version": next((seat.ready.app_version for seat in seats.values() if seat.ready and seat.ready.app_version), ""),
         "data": identity.data,
@@ -97,7 +103,7 @@ def snapshot(identity: Identity, supervision: Supervision, pids: dict[int, int],
 def state(supervision: Supervision, wrong: Sequence[Problem]) -> str:
     if supervision.stopping:
         return "stopping"
-    return "serving" if supervision.all_ready and not wrong else "degraded"
+    return "serving" if supervision.all_serve and not wrong else "degraded"
 
 
 def status_line(supervision: Supervision, now: float) -> str:
@@ -121,6 +127,7 @@ def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage) -> dict[str,
         "flapping": occupancy.flapping,
         "last_problem": occupancy.last_problem,
         "endpoint": occupancy.ready.endpoint if occupancy.ready else None,
+        "app_version": occupancy.ready.app_version if occupancy.ready else "",
         **usage.of(pid),
         "statistics": occupancy.statistics,
     }

@@ -4,16 +4,27 @@ Rule 1: pure. No process, socket or clock: events come in with `now`, effects co
 Rule 2: a topology never names an endpoint at which nobody listens any more: a loss is announced before anything else.
 Rule 3: every wait has a deadline. `next_deadline` says when `timer` wants to be called.
 
-A *seat* is a place to be filled by a process: a router's, or a worker's. It outlives the processes in it.
+Seats are explained in `seats.py`; how processes are replaced while the service goes on, in `replacement.py`.
 """
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, field
-from typing import Any
-
-from tidegate.runtime.supervisor.restart import RestartPolicy
+from tidegate.runtime.supervisor.replacement import Replacements
+from tidegate.runtime.supervisor.seats import (
+    NEXT_WORKER,
+    ROUTER,
+    Effect,
+    Finish,
+    Kill,
+    Occupancy,
+    Report,
+    SeatState,
+    Send,
+    ServiceReady,
+    Spawn,
+    is_next,
+    is_router,
+)
 from tidegate.runtime.supervisor.suspicion import Suspicion
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
@@ -21,14 +32,17 @@ from tidegate.runtime.wire.supervisor_messages import (
     Failed,
     FromChild,
     Leave,
+    Loaded,
+    Parked,
     Ping,
     Pong,
+    Prepared,
     Quiet,
     Ready,
     Running,
-    ToChild,
     Topology,
     TopologyChanged,
+    Waited,
 )
 
 PING_INTERVAL_S = 2.0
@@ -45,94 +59,19 @@ HURRY_S = 1.0
 EPOCHS_PER_START = 1 << 20
 """Epochs begin above those of every earlier start, so that a client which remembers an old topology takes the new one."""
 
-ROUTER = -1
-"""The seat of the first router. Those of further routers follow downwards; the seat of a worker is its index."""
-
-
-class SeatState(enum.Enum):
-    EMPTY = "down"  # Nobody there; `restart_at` says when somebody is started. Next: STARTING.
-    STARTING = "starting"  # A process that has not said Ready. Next: READY, EMPTY.
-    READY = "ready"  # Answers calls and pings. Next: DRAINING, EMPTY.
-    DRAINING = "draining"  # Finishes what it has and exits. Next: EMPTY.
-
-
-# Effects
-
-
-@dataclass(frozen=True)
-class Spawn:
-    seat: int
-    incarnation: int
-
-
-@dataclass(frozen=True)
-class Send:
-    seat: int
-    message: ToChild
-
-
-@dataclass(frozen=True)
-class Kill:
-    seat: int
-
-
-@dataclass(frozen=True)
-class Report:
-    """A line for the operator."""
-
-    severity: str
-    text: str
-
-
-@dataclass(frozen=True)
-class ServiceReady:
-    """Every child is ready, for the first time: every worker has checkpointed what it recovered."""
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Nobody is left. `failure` says why the service could not go on; None after a stop that was asked for."""
-
-    failure: Failed | None
-
-
-Effect = Spawn | Send | Kill | Report | ServiceReady | Finish
-
-
-@dataclass
-class Occupancy:
-    """What is known of one seat and of the process in it."""
-
-    state: SeatState = SeatState.EMPTY
-    incarnation: int = 0
-    restart_at: float | None = None
-    deadline: float | None = None
-    """When the process there is killed unless it has become ready, or gone."""
-    ready: Ready | None = None
-    statistics: dict[str, Any] = field(default_factory=dict)
-    pinged_at: float | None = None
-    """When the ping was sent to which no answer has come; None when all are answered."""
-    ping_number: int = 0
-    policy: RestartPolicy = field(default_factory=RestartPolicy)
-    flapping: bool = False
-    failed: Failed | None = None
-    """Its last words, if it had time for any."""
-    quiet: bool = False
-    """A draining worker that has answered everybody outside: it waits for the other workers."""
-    killed_because: str = ""
-    """Why we killed it; empty when nobody did, or somebody else."""
-    last_problem: str = ""
-
-
-def is_router(seat: int) -> bool:
-    return seat <= ROUTER
-
 
 class Supervision:
     """Keeps every seat filled until asked to stop, then empties them in order, those of the routers first."""
 
     def __init__(
-        self, owners: tuple[int, ...], workers: int, start: int, liveness_s: float, stop_s: float, routers: int = 1
+        self,
+        owners: tuple[int, ...],
+        workers: int,
+        start: int,
+        liveness_s: float,
+        stop_s: float,
+        routers: int = 1,
+        replace_s: float = 10.0,
     ) -> None:
         self._owners = owners
         self._workers = workers
@@ -145,6 +84,8 @@ class Supervision:
         self.was_ready = False
         self.stopping = False
         self.suspicion = Suspicion()
+        self.replacements = Replacements(self, replace_s)
+        self._incarnations = dict.fromkeys(self.seats, 0)
         self._ran = ""
         """What is known of the death at hand."""
         self._stop_requests = 0
@@ -159,9 +100,15 @@ class Supervision:
 
     def name(self, seat: int) -> str:
         """A router has a number when there are several."""
+        if is_next(seat):
+            return "the next router" if is_router(seat) else "the next worker"
         if not is_router(seat):
             return f"worker {seat}"
         return "router" if len(self.routers) == 1 else f"router {ROUTER - seat}"
+
+    @property
+    def worker_seats(self) -> range:
+        return range(self._workers)
 
     @property
     def topology(self) -> Topology:
@@ -172,11 +119,20 @@ class Supervision:
 
     @property
     def all_ready(self) -> bool:
-        return all(occupancy.state is SeatState.READY for occupancy in self.seats.values())
+        return all(occupancy.state is SeatState.READY for seat, occupancy in self.seats.items() if not is_next(seat))
+
+    @property
+    def all_serve(self) -> bool:
+        """Ready, or on its way to be replaced as planned."""
+        return all(
+            occupancy.state is SeatState.READY or self.replacements.replaces(seat)
+            for seat, occupancy in self.seats.items()
+            if not is_next(seat)
+        )
 
     def all_answer(self, now: float) -> bool:
         """Every child is ready and owes no answer for longer than one interval: what the watchdog is told."""
-        return self.all_ready and all(
+        return self.all_serve and all(
             occupancy.pinged_at is None or now - occupancy.pinged_at < PING_INTERVAL_S for occupancy in self.seats.values()
         )
 
@@ -184,6 +140,8 @@ class Supervision:
         times = [time for o in self.seats.values() for time in (o.restart_at, o.deadline) if time is not None]
         if not self.stopping:
             times.append(self._next_ping_at)
+        if (replaced_by := self.replacements.next_deadline()) is not None:
+            times.append(replaced_by)
         return min(times, default=None)
 
     def check_invariants(self) -> None:
@@ -197,12 +155,13 @@ class Supervision:
                 seat,
                 occupancy,
             )
-            if self.stopping:
+            if self.stopping or is_next(seat):
                 assert occupancy.restart_at is None, (seat, occupancy)
             elif self.was_ready or not there:
                 assert there != (occupancy.restart_at is not None), (seat, occupancy)
             if occupancy.state in (SeatState.STARTING, SeatState.DRAINING):  # Rule 3.
-                assert occupancy.deadline is not None or occupancy.killed_because, (seat, occupancy)
+                has_end = occupancy.deadline is not None or occupancy.killed_because or is_next(seat)
+                assert has_end, (seat, occupancy)
         if self._finished:
             assert all(occupancy.state is SeatState.EMPTY for occupancy in self.seats.values())
 
@@ -232,9 +191,19 @@ class Supervision:
         elif isinstance(message, Quiet):
             occupancy.quiet = True
             self._let_workers_leave()
+        elif isinstance(message, Loaded):
+            if seat == NEXT_WORKER:
+                self.replacements.loaded(message, now)
+        elif isinstance(message, Prepared):
+            self.replacements.prepared(seat, now)
+        elif isinstance(message, Parked):
+            self.replacements.parked(seat, message)
+        elif isinstance(message, Waited):
+            self.replacements.waited(seat, message, now)
         elif message.unanswered:
             assert isinstance(message, Drained)
-            self._report("warning", f"{self.name(seat)} left {message.unanswered} calls unanswered at its end")
+            self.replacements.left_unanswered(seat, message.unanswered)
+            self.report("warning", f"{self.name(seat)} left {message.unanswered} calls unanswered at its end")
         return self._taken_effects()
 
     def child_exited(self, seat: int, how: str, expected: bool, now: float, running: Running | None = None) -> list[Effect]:
@@ -253,7 +222,7 @@ class Supervision:
         if not self.stopping:
             self._begin_stop(now, self._stop_s)
         elif self._stop_requests == 2:
-            self._report("warning", f"asked again to stop: killing what is left in {HURRY_S:g} s")
+            self.report("warning", f"asked again to stop: killing what is left in {HURRY_S:g} s")
             self._stop_by = min(self._stop_by, now + HURRY_S)
             self._drain_workers(now)
             self._let_workers_leave(at_once=True)
@@ -263,15 +232,22 @@ class Supervision:
         else:
             for seat, occupancy in self.seats.items():
                 if occupancy.state is not SeatState.EMPTY:
-                    self._kill(seat, "was killed by a hurried stop")
+                    self.kill(seat, "was killed by a hurried stop")
         return self._taken_effects()
 
+    def replace_requested(self, now: float, *, routers: bool) -> tuple[int, list[Effect]]:
+        """All workers, with the app as it is on disk now, and `routers` too, one by one. Its number, by which is told how it goes
+        on and how it ends."""
+        number = self.replacements.request(routers=routers, now=now)
+        return number, self._taken_effects()
+
     def timer(self, now: float) -> list[Effect]:
-        for seat, occupancy in self.seats.items():
+        for seat, occupancy in list(self.seats.items()):
             if occupancy.deadline is not None and now >= occupancy.deadline:
                 self._out_of_time(seat, occupancy)
             elif occupancy.restart_at is not None and now >= occupancy.restart_at:
                 self._spawn(seat, now)
+        self.replacements.timer(now)
         if not self.stopping and now >= self._next_ping_at:
             if now - self._next_ping_at > SLEPT_S:
                 self._slept(now)
@@ -289,12 +265,21 @@ class Supervision:
         assert occupancy.state is SeatState.EMPTY, occupancy
         assert not self.stopping
         occupancy.state = SeatState.STARTING
-        occupancy.incarnation += 1
+        occupancy.incarnation = self.new_incarnation(seat)
         occupancy.restart_at = None
         occupancy.deadline = now + START_S_MAX
         occupancy.failed = None
+        occupancy.quiet = False
         occupancy.killed_because = ""
-        self._effects.append(Spawn(seat, occupancy.incarnation))
+        occupancy.runs = occupancy.generation
+        self._effects.append(Spawn(seat, occupancy.incarnation, occupancy.generation))
+
+    def new_incarnation(self, seat: int) -> int:
+        self._incarnations[seat] += 1
+        return self._incarnations[seat]
+
+    def give_time_to_start(self, seat: int, now: float) -> None:
+        self.seats[seat].deadline = now + START_S_MAX
 
     def _seat_ready(self, seat: int, message: Ready, now: float) -> None:
         occupancy = self.seats[seat]
@@ -304,8 +289,8 @@ class Supervision:
         occupancy.pinged_at = None
         occupancy.policy.ready(now)
         recovered = f", {message.recovered_records} records recovered" if message.recovered_records else ""
-        if self.was_ready:
-            self._report("info", f"{self.name(seat)} is ready again{recovered}")
+        if self.was_ready and not self.replacements.is_about(seat):
+            self.report("info", f"{self.name(seat)} is ready again{recovered}")
         if is_router(seat):
             self._effects.append(Send(seat, TopologyChanged(self.topology)))
         else:
@@ -313,6 +298,7 @@ class Supervision:
         if not self.was_ready and self.all_ready:
             self.was_ready = True
             self._effects.append(ServiceReady())
+        self.replacements.seat_ready(seat, now)
 
     def _topology_changed(self) -> None:
         """To everybody who can hear it. Who starts just now gets it at its own Ready."""
@@ -341,8 +327,14 @@ class Supervision:
             how, self._ran = f"{how} {self._ran}", ""
         if how:
             occupancy.last_problem = how
+        if is_next(seat) and self.stopping:
+            del self.seats[seat]
         if self.stopping:
             self._continue_stop(seat, was, how, now)
+        elif is_next(seat):
+            self.replacements.successor_gone(seat, how or "exited", now)
+        elif self.replacements.seat_emptied(seat, how or "exited", now):
+            pass
         elif self._cannot_start(occupancy):
             self._give_up(seat, occupancy, how, now)
         else:
@@ -368,9 +360,9 @@ class Supervision:
         again = f"starting it again in {restart.delay_s:g} s" if restart.delay_s else "starting it again"
         if restart.flapping:
             text = f"{self.name(seat)} is FLAPPING, {occupancy.policy.failures} failures so far; this time it {how}; {again}"
-            self._report("critical", text)
+            self.report("critical", text)
         else:
-            self._report("error", f"{self.name(seat)} {how}; {again}")
+            self.report("error", f"{self.name(seat)} {how}; {again}")
 
     # Watching
 
@@ -382,11 +374,11 @@ class Supervision:
         elif now - occupancy.pinged_at >= self._liveness_s:
             silence_s = now - occupancy.pinged_at
             occupancy.pinged_at = now  # The kill may take effect later; do not repeat it at every interval.
-            self._kill(seat, f"had not answered for {silence_s:.0f} s and was killed")
+            self.kill(seat, f"had not answered for {silence_s:.0f} s and was killed")
 
     def _slept(self, now: float) -> None:
         """This process itself did not run for a while (stopped, starved): nobody is late because of that."""
-        self._report("warning", f"the supervisor did not run for {now - self._next_ping_at:.0f} s")
+        self.report("warning", f"the supervisor did not run for {now - self._next_ping_at:.0f} s")
         for occupancy in self.seats.values():
             if occupancy.pinged_at is not None:
                 occupancy.pinged_at = now
@@ -394,9 +386,9 @@ class Supervision:
     def _out_of_time(self, seat: int, occupancy: Occupancy) -> None:
         wanted = "become ready" if occupancy.state is SeatState.STARTING else "finish"
         occupancy.deadline = None
-        self._kill(seat, f"did not {wanted} in time and was killed")
+        self.kill(seat, f"did not {wanted} in time and was killed")
 
-    def _kill(self, seat: int, because: str) -> None:
+    def kill(self, seat: int, because: str) -> None:
         self.seats[seat].killed_because = because
         self._effects.append(Kill(seat))
 
@@ -404,28 +396,29 @@ class Supervision:
 
     def _begin_stop(self, now: float, stop_s: float) -> None:
         self.stopping = True
+        self.replacements.stop()
         self._stop_by = now + stop_s
         for seat, occupancy in self.seats.items():
             occupancy.restart_at = occupancy.pinged_at = None
             if occupancy.state is SeatState.STARTING:  # It has accepted no call, and recovery may be cut anywhere.
                 occupancy.deadline = None
-                self._kill(seat, "was killed before it was ready")
-        for seat in self.routers:
-            if self.seats[seat].state is SeatState.READY:
-                self._drain(seat, now, stop_s * DRAIN_ROUTER_SHARE)
+                self.kill(seat, "was killed before it was ready")
+        for seat, occupancy in self.seats.items():
+            if is_router(seat) and occupancy.state is SeatState.READY:
+                self.drain(seat, now, stop_s * DRAIN_ROUTER_SHARE)
         self._drain_workers_after_routers(now)
         self._finish_if_empty()
 
     def _continue_stop(self, seat: int, was: SeatState, how: str, now: float) -> None:
         if how and was is not SeatState.STARTING:
-            self._report("error", f"{self.name(seat)} {how} while stopping")
+            self.report("error", f"{self.name(seat)} {how} while stopping")
         self._drain_workers_after_routers(now)
         self._let_workers_leave()
         self._finish_if_empty()
 
     def _drain_workers_after_routers(self, now: float) -> None:
         """The last router has answered what it had accepted: nobody calls any more."""
-        if not any(self.seats[seat].state is SeatState.DRAINING for seat in self.routers):
+        if not any(occupancy.state is SeatState.DRAINING for seat, occupancy in self.seats.items() if is_router(seat)):
             self._drain_workers(now)
 
     def _drain_workers(self, now: float) -> None:
@@ -434,22 +427,25 @@ class Supervision:
         self._workers_drain = True
         for seat, occupancy in self.seats.items():
             if not is_router(seat) and occupancy.state is SeatState.READY:
-                self._drain(seat, now, max(self._stop_by - now, 0.0))
+                self.drain(seat, now, max(self._stop_by - now, 0.0))
 
     def _let_workers_leave(self, *, at_once: bool = False) -> None:
         """Workers call each other. As long as one of them has a call from outside, all stay; none can get another one, so once
         each has been quiet nobody calls any more. `at_once`: each goes when it has nothing left itself."""
+        if not self.stopping:
+            return  # One that is replaced leaves by other rules.
         draining = [seat for seat, occupancy in self.seats.items() if seat >= 0 and occupancy.state is SeatState.DRAINING]
         if not self._workers_leave and draining and (at_once or all(self.seats[seat].quiet for seat in draining)):
             self._workers_leave = True
             self._effects += [Send(seat, Leave()) for seat in draining]
 
-    def _drain(self, seat: int, now: float, time_s: float) -> None:
+    def drain(self, seat: int, now: float, time_s: float, *, moving: bool = False) -> None:
         """A child is asked to be done a little before it is killed for not being done."""
         occupancy = self.seats[seat]
         occupancy.state = SeatState.DRAINING
+        occupancy.pinged_at = None
         occupancy.deadline = now + time_s
-        self._effects.append(Send(seat, Drain(timeout_s=time_s * 0.9)))
+        self._effects.append(Send(seat, Drain(timeout_s=time_s * 0.9, moving=moving)))
 
     def _finish_if_empty(self) -> None:
         if not self._finished and all(occupancy.state is SeatState.EMPTY for occupancy in self.seats.values()):
@@ -458,7 +454,10 @@ class Supervision:
 
     # Effects
 
-    def _report(self, severity: str, text: str) -> None:
+    def do(self, effect: Effect) -> None:
+        self._effects.append(effect)
+
+    def report(self, severity: str, text: str) -> None:
         self._effects.append(Report(severity, text))
 
     def _taken_effects(self) -> list[Effect]:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,26 +25,39 @@ from tidegate.runtime.child.output import Outputs
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.sockets.port import Port
+from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import Config, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.process import ChildProcess, describe_exit
-from tidegate.runtime.supervisor.status import Identity, Usage, listen_endpoint, now_ms, snapshot, status_line
-from tidegate.runtime.supervisor.supervision import (
-    PING_INTERVAL_S,
+from tidegate.runtime.supervisor.seats import (
     ROUTER,
     Effect,
     Finish,
     Kill,
+    Promote,
+    ReplacementEnded,
+    ReplacementSaid,
     Report,
     Send,
     ServiceReady,
     Spawn,
-    Supervision,
     is_router,
 )
-from tidegate.runtime.wire.supervisor_messages import Failed, FromChild, Ready, RouterSpec, StatusChanged, WorkerSpec
+from tidegate.runtime.supervisor.status import Identity, Usage, listen_endpoint, now_ms, snapshot, status_line
+from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
+from tidegate.runtime.wire.commands import Command, Ended
+from tidegate.runtime.wire.supervisor_messages import (
+    KEPT_SOURCE,
+    Failed,
+    FromChild,
+    OpenShards,
+    Ready,
+    RouterSpec,
+    StatusChanged,
+    WorkerSpec,
+)
 
 log = logging.getLogger("tidegate")
 
@@ -74,6 +88,13 @@ class Service:
     """Where goes what the children print and log; None: where the supervisor's own goes."""
 
 
+class _Place:
+    """Where a process sits. Its successor takes another's seat."""
+
+    def __init__(self, seat: int) -> None:
+        self.seat = seat
+
+
 class Supervisor:
     """`run` returns when the last child is gone."""
 
@@ -84,6 +105,9 @@ class Supervisor:
         self._notifier = notifier
         self._on_ready = on_ready
         self._children: dict[int, ChildProcess] = {}
+        self._places: dict[int, _Place] = {}
+        """By seat, as the children."""
+        self._commands = CommandSocket(service.run_directory.path, self._on_command)
         self._usage = Usage()
         self._status_sent: dict[int, dict[str, Any]] = {}
         """By seat of the router."""
@@ -101,6 +125,7 @@ class Supervisor:
             liveness_s=math.inf if config.service.dev else config.service.liveness_s,  # A worker may wait for a debugger.
             stop_s=config.service.stop_s,
             routers=service.routers,
+            replace_s=config.service.reload_s,
         )
         self._environment = {**environment_for_children(), LOG_LEVEL_VARIABLE: config.log.level}
         if logs_to_journal():
@@ -112,10 +137,14 @@ class Supervisor:
         self._finished: asyncio.Future[Failed | None] = self._loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_stop_signal)
-        self._loop.add_signal_handler(signal.SIGHUP, lambda: log.info("SIGHUP: nothing can be reloaded yet"))
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._on_command(Command("reload")))
+        await self._commands.start()
         self._obey(self.supervision.start(self._now()))
         self._beat()
-        return await self._finished
+        try:
+            return await self._finished
+        finally:
+            self._commands.close()
 
     # Events
 
@@ -128,6 +157,17 @@ class Supervisor:
             self._notifier.stopping()
         self._obey(self.supervision.stop_requested(self._now()))
 
+    def _on_command(self, command: Command) -> int:
+        """Its number."""
+        log.info("%s: processes are replaced one by one while the service goes on", command.what)
+        was_idle = self.supervision.replacements.running is None
+        number, effects = self.supervision.replace_requested(self._now(), routers=command.what == "restart")
+        if was_idle and self.supervision.replacements.running is not None:
+            self._notifier.reloading(time.monotonic_ns() // 1_000)
+        self._obey(effects)
+        self._tell_status()
+        return number
+
     def _on_message(self, seat: int, message: FromChild) -> None:
         self._obey(self.supervision.child_said(seat, message, self._now()))
         if isinstance(message, Ready):
@@ -135,7 +175,7 @@ class Supervisor:
             self._delete_logs_once()
 
     def _on_exit(self, seat: int, returncode: int) -> None:
-        del self._children[seat]
+        del self._children[seat], self._places[seat]
         running = None if is_router(seat) else take_testimony(self._witness(seat))
         effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now(), running)
         self._obey(effects)
@@ -162,7 +202,9 @@ class Supervisor:
                 if (child := self._children.get(effect.seat)) is not None:
                     child.send(effect.message)
             elif isinstance(effect, Spawn):
-                self._spawn(effect.seat, effect.incarnation)
+                self._spawn(effect)
+            elif isinstance(effect, Promote):
+                self._promote(effect)
             elif isinstance(effect, Kill):
                 if (child := self._children.get(effect.seat)) is not None:
                     child.kill()
@@ -170,6 +212,10 @@ class Supervisor:
                 log.log(logging.getLevelNamesMapping()[effect.severity.upper()], "%s", effect.text)
             elif isinstance(effect, ServiceReady):
                 self._service_ready()
+            elif isinstance(effect, ReplacementSaid):
+                self._commands.said(effect.number, effect.text)
+            elif isinstance(effect, ReplacementEnded):
+                self._replacement_ended(effect)
             elif not self._finished.done():
                 assert isinstance(effect, Finish)
                 self._finished.set_result(effect.failure)
@@ -185,8 +231,9 @@ class Supervisor:
         if deadline is not None:
             self._timer = self._loop.call_at(deadline, self._on_timer)
 
-    def _spawn(self, seat: int, incarnation: int) -> None:
-        service = self._service
+    def _spawn(self, effect: Spawn) -> None:
+        service, seat, place = self._service, effect.seat, _Place(effect.seat)
+        becomes = seat if effect.successor_of is None else effect.successor_of
         try:
             with contextlib.ExitStack() as stack:  # The child has it or nobody: what listens must be read.
                 listen_fd = None
@@ -198,24 +245,46 @@ class Supervisor:
                     lock_fd=service.directory.lock_fd,
                     kept_fd=listen_fd,
                     loop=self._loop,
-                    on_message=lambda message: self._on_message(seat, message),
-                    on_exit=lambda returncode: self._on_exit(seat, returncode),
+                    on_message=lambda message: self._on_message(place.seat, message),
+                    on_exit=lambda returncode: self._on_exit(place.seat, returncode),
                     outputs=service.outputs,
                 )
         except OSError as error:
             problem = error.strerror or str(error)
             self._loop.call_soon(lambda: self._obey(self.supervision.spawn_failed(seat, problem, self._now())))
             return
-        self._children[seat] = child
+        self._children[seat], self._places[seat] = child, place
         if is_router(seat):
-            child.send(self._router_spec(seat, listen_fd))
+            child.send(self._router_spec(becomes, listen_fd))
             self._status_sent.pop(seat, None)
             self._tell_status()
         else:
-            child.send(self._worker_spec(seat, incarnation))
+            child.send(self._worker_spec(becomes, effect.incarnation, effect.generation))
+            if effect.successor_of is None:
+                child.send(OpenShards())
         log.debug("%s is process %d", self.supervision.name(seat), child.pid)
 
-    def _worker_spec(self, index: int, incarnation: int) -> WorkerSpec:
+    def _promote(self, effect: Promote) -> None:
+        self._children[effect.seat] = self._children.pop(effect.successor)
+        place = self._places[effect.seat] = self._places.pop(effect.successor)
+        place.seat = effect.seat
+        if is_router(effect.seat):
+            self._status_sent.pop(effect.seat, None)
+        log.debug("%s is process %d", self.supervision.name(effect.seat), self._children[effect.seat].pid)
+
+    def _replacement_ended(self, effect: ReplacementEnded) -> None:
+        self._commands.ended(effect.number, Ended(effect.replaced, effect.failed, effect.mixed))
+        if self.supervision.stopping:
+            return
+        if self.supervision.replacements.running is None:
+            self._notifier.ready(status_line(self.supervision, self._now()))
+        self._tell_status()
+        if (failed := effect.failed) is not None and failed.traceback:
+            log.error("%s", failed.traceback.rstrip())
+        needed = {str(generation) for generation in self.supervision.replacements.generations()}
+        self._loop.run_in_executor(None, _remove_all_but, self._service.run_directory.path / KEPT_SOURCE, needed)
+
+    def _worker_spec(self, index: int, incarnation: int, generation: int) -> WorkerSpec:
         service, config = self._service, self._service.config
         place = service.placement.workers[index]
         return WorkerSpec(
@@ -229,6 +298,7 @@ class Supervisor:
             data_dir=str(service.directory.path),
             run_dir=str(service.run_directory.path),
             app=config.service.app,
+            source=str(service.run_directory.path / KEPT_SOURCE / str(generation)),
             cache_bytes=cache_bytes(config.storage, service.memory_bytes, len(service.placement.workers)),
             idle_evict_s=config.storage.idle_evict_s,
             dev=config.service.dev,
@@ -282,13 +352,20 @@ class Supervisor:
 
     def _tell_status(self) -> None:
         pids = {seat: child.pid for seat, child in self._children.items()}
-        status = snapshot(self.identity, self.supervision, pids, self._usage, self._now())
-        for seat in self.supervision.routers:
+        commands = str(self._commands.path)
+        status = snapshot(self.identity, self.supervision, pids, self._usage, self._now(), commands)
+        for seat in filter(is_router, self.supervision.seats):
             if status != self._status_sent.get(seat) and (router := self._children.get(seat)) is not None:
                 self._status_sent[seat] = status
                 router.send(StatusChanged(status))
         if self.supervision.was_ready and not self.supervision.stopping:
             self._notifier.status(status_line(self.supervision, self._now()))
+
+
+def _remove_all_but(folder: Path, names: set[str]) -> None:
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        if entry.name not in names:
+            shutil.rmtree(entry, ignore_errors=True)
 
 
 def supervise(service: Service, environment: Mapping[str, str], on_ready: Callable[[Supervisor], None]) -> Failed | None:

@@ -9,7 +9,8 @@ import msgspec
 from tidegate.runtime.limits import KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT
 
 KEPT_SOURCE = "app"
-"""The folder in the run directory where workers keep the source of the app: all workers of one start run the same."""
+"""The folder in the run directory where workers keep the source of the app, with a folder in it for each version: workers that
+are started with one version run the same."""
 
 
 def split_app(app: str) -> tuple[str, list[str]]:
@@ -87,6 +88,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """The file in which to write down whose code runs. None: nobody has died lately."""
     refused: tuple[RefusedObject, ...] = ()
     keys: KeyBounds = KEYS_DEFAULT
+    source: str = ""
+    """The folder where the source of the app is kept that this worker runs, or will be, by whoever imports it first."""
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
@@ -108,15 +111,41 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
     number: int
 
 
+class OpenShards(msgspec.Struct, frozen=True, tag="open"):
+    """To a worker that has said `Loaded`, or will: nobody else has its shards open; they are its own from now on."""
+
+
+class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
+    """To a worker that is about to be replaced: make a checkpoint, and serve meanwhile; then answer `Prepared`."""
+
+
+class Park(msgspec.Struct, frozen=True, tag="park"):
+    """To routers and workers: `worker` is about to be replaced. Keep back what is for it, until a topology names another endpoint
+    for it, and then say by `Waited` how long that took. Answer `Parked`, with the round, as soon as all that it has been sent is
+    answered. A worker (not a router) sends what it has kept back when it hears of another round. `worker` itself answers as soon
+    as it has nothing to answer anybody."""
+
+    worker: int
+    round: int
+
+
+class HoldAll(msgspec.Struct, frozen=True, tag="hold"):
+    """To all: let no call of a client in until it is over. Routers keep them; workers send clients to the routers."""
+
+    on: bool
+
+
 class Drain(msgspec.Struct, frozen=True, tag="drain"):
     """Start nothing new, finish what was accepted within `timeout_s`, then answer `Drained` and exit 0. A worker says `Quiet` in
-    between and goes on serving the other workers until it is told to `Leave`, or until the time is over."""
+    between and goes on serving the other workers until it is told to `Leave`, or until the time is over. `moving`: a successor
+    takes over, so nobody is told that the service stops."""
 
     timeout_s: float
+    moving: bool = False
 
 
 class Leave(msgspec.Struct, frozen=True, tag="leave"):
-    """To a draining worker: all workers are quiet, nobody will call it any more."""
+    """To a draining worker: nobody of the service will call it any more."""
 
 
 class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
@@ -125,12 +154,37 @@ class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
     status: dict[str, Any]
 
 
-FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged
-"""What a child hears after its spec."""
-ToChild = WorkerSpec | RouterSpec | FromSupervisor
+FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged | Prepare | Park | HoldAll
+"""What a child hears after its spec; a worker after `OpenShards`."""
+ToChild = WorkerSpec | RouterSpec | OpenShards | FromSupervisor
 
 
 # Child to supervisor
+
+
+class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
+    """A worker has imported the app and tested its Python; it has not touched the data, and waits for `OpenShards`."""
+
+    app_version: str = ""
+
+
+class Prepared(msgspec.Struct, frozen=True, tag="prepared"):
+    """The checkpoint that `Prepare` asked for is made, or could not be."""
+
+
+class Parked(msgspec.Struct, frozen=True, tag="parked"):
+    """To `Park`: everything that the worker was sent is answered, and it is sent nothing more before the next round."""
+
+    worker: int
+    round: int
+
+
+class Waited(msgspec.Struct, frozen=True, tag="waited"):
+    """So many calls had been kept back for the worker, which serves again."""
+
+    worker: int
+    calls: int
+    longest_ms: float
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready"):
@@ -182,4 +236,4 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     unanswered: int = 0
 
 
-FromChild = Ready | Pong | Failed | Quiet | Drained
+FromChild = Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited

@@ -24,7 +24,7 @@ from tidegate.runtime.sockets.inflight import InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import FORGOTTEN, Inquiries
 from tidegate.runtime.wire.protocol import Reply, Request
 from tidegate.runtime.wire.slots import SlotTable
-from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.runtime.wire.supervisor_messages import Park, Parked, Topology, Waited
 from tidegate.shard.host.outbound import LocalOrigin
 from tidegate.shard.neutral import NEUTRAL
 
@@ -35,13 +35,20 @@ class Peers:
     """The other workers, as this one reaches them."""
 
     def __init__(
-        self, context: zmq.Context[Any], loop: asyncio.AbstractEventLoop, identity: bytes, answered: Callable[[], None]
+        self,
+        context: zmq.Context[Any],
+        loop: asyncio.AbstractEventLoop,
+        identity: bytes,
+        answered: Callable[[], None],
+        tell: Callable[[Parked | Waited], None],
     ) -> None:
-        """`answered` is called after calls have ended, in whatever way."""
+        """`answered` is called after calls have ended, in whatever way. `tell` is for the supervisor."""
         self._context = context
         self._loop = loop
         self._identity = identity
-        self._answered = answered
+        self._call_answered = answered
+        self._tell = tell
+        self._parked: dict[int, _Parking] = {}
         self._table: SlotTable | None = None
         self._early: list[tuple[Request, LocalOrigin]] = []
         """Calls that were made before the first topology arrived."""
@@ -81,6 +88,38 @@ class Peers:
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush, context=NEUTRAL)
+
+    def park(self, message: Park) -> None:
+        """The worker is about to be replaced. In each round but the first, what has waited is sent: it may be what the worker
+        waits for."""
+        if message.worker >= len(self._workers):
+            return
+        worker, now = self._workers[message.worker], self._loop.time()
+        parking = self._parked.setdefault(message.worker, _Parking())
+        if parking.round and worker.process is not None:
+            self._came_up(worker, worker.process, now)
+            self._flush()
+        parking.round, parking.is_said = message.round, False
+        worker.park(now)
+        self._set_timer()
+        self._say_parked()
+
+    def _came_up(self, worker: InFlight, endpoint: str, now: float) -> None:
+        waited, longest_s = worker.came_up(endpoint, now)
+        if (parking := self._parked.get(worker.worker)) is not None:
+            parking.calls += waited
+            parking.longest_s = max(parking.longest_s, longest_s)
+
+    def _say_parked(self) -> None:
+        for index, parking in self._parked.items():
+            if not parking.is_said and not self._workers[index].has_sent():
+                parking.is_said = True
+                self._tell(Parked(index, parking.round))
+
+    def _answered(self) -> None:
+        if self._parked:
+            self._say_parked()
+        self._call_answered()
 
     def _flush(self) -> None:
         self._flushing = False
@@ -123,12 +162,14 @@ class Peers:
         self._inquiries += [Inquiries(worker) for worker in self._workers[len(self._inquiries) :]]
         for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
             worker.set_down(now, is_down=worker.worker in topology.down)
-            if worker.endpoint == endpoint:
+            if worker.process == endpoint:
                 continue
-            if worker.endpoint is not None:
+            if worker.process is not None:
                 self._lose(worker, now)
             if endpoint is not None:
-                worker.came_up(endpoint, now)
+                self._came_up(worker, endpoint, now)
+                if (parking := self._parked.pop(worker.worker, None)) is not None:
+                    self._tell(Waited(worker.worker, parking.calls, parking.longest_s * 1_000))
                 replied = partial(self._replied, worker)
                 # Another identity each time: the worker may not know yet that an earlier connection is closed, and refuses a
                 # second one of the same name, silently.
@@ -181,6 +222,18 @@ class Peers:
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()
+
+
+class _Parking:
+    """A worker that is about to be replaced."""
+
+    __slots__ = ("calls", "is_said", "longest_s", "round")
+
+    def __init__(self) -> None:
+        self.round = self.calls = 0
+        self.longest_s = 0.0
+        self.is_said = False
+        """The supervisor knows that nothing is left with it."""
 
 
 def _fail(origin: Any, error: CallError) -> None:

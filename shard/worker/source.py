@@ -1,7 +1,7 @@
-"""The source of the app, as it was when the service started: every worker runs the same version of it.
+"""The source of the app, as it was when the service started, or when it was reloaded: every worker runs the same version of it.
 
-Guarantee: a module of the app that any worker of this start of the service has imported is the same in every worker that is
-started later, whatever has become of its file since. A module that nobody has imported yet is read when somebody does.
+Guarantee: a module of the app that any worker of this version has imported is the same in every worker that is started later with
+it, whatever has become of its file since. A module that nobody has imported yet is read when somebody does.
 
 Rule: kept is what users edit: modules outside of the standard library and of site-packages, and the package that is served,
 wherever it is. Whoever imports a module first writes its source into the folder of the run; everybody else reads it there.
@@ -55,7 +55,7 @@ class KeptLoader(importlib.machinery.SourceFileLoader):
 
 
 class KeptSource(MetaPathFinder):
-    """Installed first in `sys.meta_path`. `folder` is shared by all workers of one start, and empty before."""
+    """Installed first in `sys.meta_path`. `folder` is shared by all workers of one version, and empty before."""
 
     def __init__(self, folder: Path, package: str = "") -> None:
         """`package` is kept even if it is installed like a library: the one that is served."""
@@ -122,7 +122,7 @@ class KeptSource(MetaPathFinder):
         """The first one to link it in has decided for all. Where it cannot be written (a full disk) it is used and not kept."""
         source = Path(path).read_bytes()
         try:
-            self._folder.mkdir(mode=0o700, exist_ok=True)
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             _write_whole(self._folder / f"{fullname}.from", os.fsencode(path))
             _write_whole(kept, source)
             return kept.read_bytes()

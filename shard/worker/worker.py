@@ -18,9 +18,9 @@ import msgspec
 import zmq
 
 from tidegate.runtime.child.draining import Draining
-from tidegate.runtime.errors import BadRequest, OperatorError, Overloaded, Unavailable, UnknownMethod
+from tidegate.runtime.errors import LEAVING, BadRequest, CallError, Moved, OperatorError, Overloaded, Unavailable, UnknownMethod
 from tidegate.runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
-from tidegate.runtime.sockets.backend import own_door
+from tidegate.runtime.sockets.backend import OWN_IDENTITY, own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.wire.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
@@ -28,9 +28,14 @@ from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
     FromSupervisor,
+    HoldAll,
     Leave,
+    Park,
+    Parked,
     Ping,
     Pong,
+    Prepare,
+    Prepared,
     Problem,
     Quiet,
     TopologyChanged,
@@ -50,9 +55,13 @@ from tidegate.shard.worker.peers import Peers
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
-PEER_IDENTITY = b"tidegate-worker-"
-"""What the routing id of a worker's own calls begins with: they are served while the service drains."""
+PEER_IDENTITY = OWN_IDENTITY + b"worker-"
+"""What the routing id of a worker's own calls begins with."""
+_SILENCE_S = 0.02
+"""What a client sent before it could know of a drain may still be on its way: none has asked for so long when it ends."""
+_SILENCE_S_MAX = 0.5
 _DRAIN_CHECKPOINT_S = 4.0
+_HELD = Moved("calls wait at the router while a worker is being replaced")
 _ROOM_DRAIN_S = 1.0
 
 _decode_asked = msgspec.msgpack.Decoder(tuple[list[int]]).decode
@@ -76,6 +85,7 @@ class Worker:
         spare_task: bool = True,
     ) -> None:
         """`spare_task`: see `HostSettings`."""
+        self._index = spec.index
         self._name = f"worker {spec.index}"
         self._loop = loop
         self._send_control = send_control
@@ -83,7 +93,7 @@ class Worker:
         self.store = open_store(self._on_trouble)
         self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX)
         identity = b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation)
-        self._peers = Peers(context, loop, identity, self._peers_answered)
+        self._peers = Peers(context, loop, identity, self._peers_answered, send_control)
         self._turn = Turn(loop, self._end_turn)
         self._host = Host(
             loop,
@@ -105,10 +115,12 @@ class Worker:
         self._table: SlotTable | None = None
         self._inquire_after_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
-        self._refusal: Unavailable | None = None
+        self._refusal: CallError | None = None
         """What whoever calls is told once the worker is about to end."""
         self._draining: Draining | None = None
         self._said_quiet = self._may_leave = False
+        self._park: Park | None = None
+        """To be answered as soon as nobody waits for this worker."""
 
     def bind(self, endpoint: str) -> str:
         bound = self._endpoint.bind(endpoint)
@@ -139,7 +151,7 @@ class Worker:
     # Turns
 
     def _handle(self, message: Message) -> None:
-        if self._refusal is not None and not message.origin.client.startswith(PEER_IDENTITY):
+        if self._refusal is not None and not message.origin.client.startswith(OWN_IDENTITY):
             for request in message.requests:
                 self._endpoint.reply_error(message.origin, request.id, self._refusal)
             return
@@ -219,7 +231,19 @@ class Worker:
             self._endpoint.look_for_room()
             self._send_control(Pong(message.number, self.statistics()))
         elif isinstance(message, Drain):
-            self._start_drain(message.timeout_s)
+            self._start_drain(message.timeout_s, moving=message.moving)
+        elif isinstance(message, Prepare):
+            self._loop.create_task(self._prepare(), context=NEUTRAL)
+        elif isinstance(message, Park) and message.worker != self._index:
+            self._peers.park(message)
+        elif isinstance(message, Park):
+            self._park = message
+            self._end_turn()
+        elif isinstance(message, HoldAll):
+            if message.on and self._refusal is None:
+                self._refusal = _HELD
+            elif not message.on and self._refusal is _HELD:
+                self._refusal = None
         elif isinstance(message, Leave):
             self._may_leave = True
             self._end_turn()
@@ -280,10 +304,18 @@ class Worker:
 
     # The end
 
-    def _start_drain(self, timeout_s: float) -> None:
+    async def _prepare(self) -> None:
+        await self._checkpoint()
+        self._send_control(Prepared())
+
+    def _start_drain(self, timeout_s: float, *, moving: bool) -> None:
         if self._draining is None:
-            self._refusal = Unavailable("the service is stopping")
-            self._draining = Draining(self._loop, timeout_s, self._drained)
+            if moving:
+                self._refusal = Moved("the worker is being replaced", details=LEAVING)
+            else:
+                self._refusal = Unavailable("the service is stopping", details=LEAVING)
+            silence = _SILENCE_S, _SILENCE_S_MAX
+            self._draining = Draining(self._loop, timeout_s, self._drained, silence_s=silence[0], silence_s_max=silence[1])
             self._host.alarms.stop()
             self._end_turn()
 
@@ -298,7 +330,10 @@ class Worker:
             self._said_quiet = True
             self._send_control(Quiet())
             self._loop.create_task(self._checkpoint(), context=NEUTRAL)  # Most of it is done while the others finish.
-        draining.turn_ended(left=busy or not self._may_leave)
+        if not busy and self._park is not None:
+            self._send_control(Parked(self._park.worker, self._park.round))
+            self._park = None
+        draining.turn_ended(left=busy or not self._may_leave, heard=self._endpoint.messages_in)
 
     def _peers_answered(self) -> None:
         """What that has woken runs in turns of its own; what nobody waited for any longer wakes nothing."""

@@ -55,7 +55,7 @@ RULES = {
     "runtime": {"errors", "ids", "limits"},
     "runtime/client": {"links", "machine", "retries", "terms"},
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox"},
-    "runtime/supervisor": {"placement", "problems", "restart", "supervision", "suspicion"},
+    "runtime/supervisor": {"placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
     "runtime/wire": "*",
 }
 """Modules that are rules only, by folder. The rest is shell or edge."""

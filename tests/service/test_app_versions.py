@@ -29,7 +29,7 @@ def test_a_worker_that_is_started_again_runs_the_version_of_the_others_until_the
 
     app.write_text(APP.format(price=2))
     rules.unlink()
-    service.expect(KILLED_BY_TEST, r"shop\.py, .*rules\.py changed on disk since the service started")
+    service.expect(KILLED_BY_TEST, r"shop\.py, .*rules\.py changed on disk since it was loaded")
     os.kill(service.worker_pid(0), signal.SIGKILL)
     wait_until(lambda: service.status()["processes"][2]["restarts"] == 1, "the restart")
     assert {tuple(service.call("Shop", name, "price")) for name in names} == {(1, 10)}

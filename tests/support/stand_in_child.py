@@ -1,7 +1,8 @@
 """A child that speaks the control protocol and does nothing else; how it misbehaves is said in the spec's `app`.
 
 Behaviours: `serve`; `broken` (Failed, fatal); `crash` (exits before Ready); `deaf` (Ready, then answers no ping); `stubborn`
-(never drains); `once:FILE` (crashes unless FILE exists, which it creates); `slow` (never Ready).
+(never drains); `once:FILE` (crashes unless FILE exists, which it creates); `slow` (never Ready); `slowly` (a successor
+takes its time to load).
 """
 
 from __future__ import annotations
@@ -9,10 +10,25 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 
 from tidegate.runtime.child.child import log, pin, prepare_child
-from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor
-from tidegate.runtime.wire.supervisor_messages import Drain, Drained, Failed, FromSupervisor, Ping, Pong, Ready, RouterSpec
+from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor, wait_for_open
+from tidegate.runtime.wire.supervisor_messages import (
+    Drain,
+    Drained,
+    Failed,
+    FromSupervisor,
+    Loaded,
+    Park,
+    Parked,
+    Ping,
+    Pong,
+    Prepare,
+    Prepared,
+    Ready,
+    RouterSpec,
+)
 
 
 def main() -> int:
@@ -36,6 +52,13 @@ def main() -> int:
         endpoint = spec.listen
     else:
         pin(spec.cpu)
+        if behaviour == "slowly" and spec.source[-1] != "0":
+            time.sleep(0.5)
+        send_blocking(control_fd, Loaded(spec.source))
+        try:
+            wait_for_open(control_fd)
+        except SupervisorGone:
+            return 1
         endpoint = f"ipc://{spec.run_dir}/worker-{spec.index}.{spec.incarnation}"
     asyncio.run(serve(control_fd, endpoint, behaviour))
     return 0
@@ -54,6 +77,10 @@ async def serve(control_fd: int, endpoint: str, behaviour: str) -> None:
         elif isinstance(message, Drain) and behaviour != "stubborn":
             control.send(Drained())
             over.set()
+        elif isinstance(message, Prepare):
+            control.send(Prepared())
+        elif isinstance(message, Park):
+            control.send(Parked(message.worker, message.round))
         else:
             topologies += 1
 

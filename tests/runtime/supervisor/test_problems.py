@@ -1,7 +1,8 @@
 from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.restart import FLAPPING_FAILURES
+from tidegate.runtime.supervisor.seats import ROUTER
 from tidegate.runtime.supervisor.status import state, status_line
-from tidegate.runtime.supervisor.supervision import ROUTER, Supervision
+from tidegate.runtime.supervisor.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Pong, Problem, Ready, Running
 
 FULL = {"what": "nothing can be written: no space left on device", "where": "worker 0, /data/log", "next": "make room"}

@@ -3,8 +3,9 @@ import subprocess
 
 from tidegate.runtime.supervisor.config import Config, merge
 from tidegate.runtime.supervisor.placement import Cores, place
+from tidegate.runtime.supervisor.seats import ROUTER
 from tidegate.runtime.supervisor.status import Identity, Usage, classes, listen_endpoint, snapshot
-from tidegate.runtime.supervisor.supervision import ROUTER, Supervision
+from tidegate.runtime.supervisor.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Pong, Ready
 
 PLACEMENT = place(Cores((0, 1), None), 4, 2)

@@ -3,13 +3,8 @@ import random
 import pytest
 
 from tidegate.runtime.supervisor.restart import FLAPPING_FAILURES
-from tidegate.runtime.supervisor.supervision import (
-    EPOCHS_PER_START,
-    HURRY_S,
-    PING_INTERVAL_S,
+from tidegate.runtime.supervisor.seats import (
     ROUTER,
-    START_FAILURES_MAX,
-    START_S_MAX,
     Effect,
     Finish,
     Kill,
@@ -18,8 +13,15 @@ from tidegate.runtime.supervisor.supervision import (
     Send,
     ServiceReady,
     Spawn,
-    Supervision,
     is_router,
+)
+from tidegate.runtime.supervisor.supervision import (
+    EPOCHS_PER_START,
+    HURRY_S,
+    PING_INTERVAL_S,
+    START_FAILURES_MAX,
+    START_S_MAX,
+    Supervision,
 )
 from tidegate.runtime.wire.supervisor_messages import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
 

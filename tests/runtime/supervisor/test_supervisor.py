@@ -147,11 +147,40 @@ def test_a_stop_before_the_service_is_ready_ends_it(start: Start) -> None:
     assert service.stop() == 0
 
 
-def test_a_reload_changes_nothing_and_says_so(start: Start) -> None:
+def test_a_hangup_replaces_every_worker_and_no_router(start: Start) -> None:
     service = start()
     service.wait_for("READY")
+    router, *workers = children(service)
     service.process.send_signal(signal.SIGHUP)
-    service.wait_for("nothing can be reloaded yet")
+    for index in (0, 1):
+        service.wait_for(f"worker {index} is replaced")
+    assert is_alive(router)
+    assert not any(is_alive(pid) for pid in workers)
+    assert service.stop() == 0
+    assert "killed by" not in service.output
+
+
+@pytest.mark.parametrize("victim", ["the next worker", "worker 0"])
+def test_a_process_killed_in_the_middle_of_a_reload_leaves_a_service_that_serves(start: Start, victim: str) -> None:
+    service = start("slowly")
+    service.wait_for("READY")
+    service.process.send_signal(signal.SIGHUP)
+    service.pid_of("the next worker")
+    os.kill(service.pid_of(victim), signal.SIGKILL)
+    if victim == "worker 0":
+        service.wait_for("worker 1 is replaced")
+    else:
+        service.wait_for("reload failed: reload worker 0: was killed by SIGKILL; the old version goes on")
+    assert service.stop() == 0
+
+
+def test_no_successor_outlives_a_supervisor_that_is_killed_in_the_middle_of_a_reload(start: Start) -> None:
+    service = start("slowly")
+    service.wait_for("READY")
+    service.process.send_signal(signal.SIGHUP)
+    pids = [*children(service), service.pid_of("the next worker")]
+    service.process.kill()
+    wait_until(lambda: not any(is_alive(pid) for pid in pids), "the end of all children")
 
 
 def test_a_service_restarts_on_its_data_directory_right_after_its_supervisor_was_killed(start: Start) -> None:
@@ -181,6 +210,12 @@ def test_systemd_hears_that_the_service_is_ready_alive_and_stopping(start: Start
         systemd.settimeout(10)
         os.kill(service.pid_of("worker 0"), signal.SIGCONT)
         assert systemd.recv(4096) == b"WATCHDOG=1"
+        service.process.send_signal(signal.SIGHUP)
+        heard = []
+        while not heard or not heard[-1].startswith("READY=1"):
+            heard.append(systemd.recv(4096).decode())
+        [reloading] = [each for each in heard if each.startswith("RELOADING=1")]
+        assert abs(int(reloading.removeprefix("RELOADING=1\nMONOTONIC_USEC=")) / 1e6 - time.monotonic()) < 30
         service.stop()
         assert systemd.recv(4096).startswith(b"STOPPING=1")
 

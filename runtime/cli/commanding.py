@@ -1,0 +1,83 @@
+"""A command for the supervisor of a service on this machine: given, followed, and what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from tidegate.runtime.cli.arguments import add_client_options
+from tidegate.runtime.cli.asking import status_of
+from tidegate.runtime.cli.exits import EXIT_OK, fail
+from tidegate.runtime.cli.pages import plural, table
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.wire.commands import Command, Ended, Said, decode_answer, encode
+
+_ELSEWHERE = "run it on the machine of the service, as the user of the service or root"
+
+
+def add_command_options(parser: argparse.ArgumentParser) -> None:
+    add_client_options(parser)
+    parser.add_argument("--json", action="store_true", help="print what came of it as JSON")
+
+
+def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> int:
+    """Returns when it is over; with Ctrl-C sooner, and it goes on. Raises OperatorError."""
+    path = status_of(options).get("commands", "")
+    ended: Ended | None = None
+    for message in _give(Command(what), path):
+        if isinstance(message, Ended):
+            ended = message
+        elif not options.json:
+            print(message.text, flush=True)
+    if ended is None:
+        raise OperatorError(what, path, "the supervisor ended before it was done", "look at the log of the service")
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(ended), indent=2))
+    elif ended.replaced:
+        print("\n".join(_table(ended)))
+    if ended.failed is None:
+        return EXIT_OK
+    failed = ended.failed
+    if failed.traceback and not options.json:
+        print(failed.traceback.rstrip(), file=sys.stderr)
+    now = "workers run different versions of the app" if ended.mixed else "the version before goes on"
+    return fail(f"{what} failed, {now}: {failed.operation} {failed.place}: {failed.problem} ({failed.hint})")
+
+
+def _give(command: Command, path: str) -> Iterator[Said | Ended]:
+    with socket.socket(socket.AF_UNIX) as supervisor:
+        try:
+            supervisor.connect(path)
+        except OSError as error:
+            problem = f"the supervisor cannot be reached: {error.strerror or error}"
+            raise OperatorError(command.what, path or "the service", problem, _ELSEWHERE) from error
+        supervisor.sendall(encode(command) + b"\n")
+        with supervisor.makefile("rb") as answers:
+            for line in answers:
+                yield decode_answer(line)
+
+
+def _table(ended: Ended) -> list[str]:
+    rows: list[tuple[str, ...]] = [
+        ("replaced", "app version", "calls that waited", "longest wait", "served by nobody for", "lost")
+    ]
+    for each in ended.replaced:
+        row: tuple[Any, ...] = (
+            each.name,
+            each.app_version or "-",
+            each.waited_calls,
+            f"{each.waited_ms_max:g} ms",
+            f"{each.gap_ms:g} ms",
+            each.unanswered,
+        )
+        rows.append(tuple(map(str, row)))
+    calls, lost = (sum(column) for column in zip(*((each.waited_calls, each.unanswered) for each in ended.replaced), strict=True))
+    longest = max(each.waited_ms_max for each in ended.replaced)
+    total = f"{plural(calls, 'call')} waited, {longest:g} ms at most; {plural(lost, 'call')} ran too long and were lost"
+    return [*table(rows), total]

@@ -1,0 +1,51 @@
+"""What a command of an operator and the supervisor say to each other: JSON, one object a line, over a unix socket.
+
+The command is the first line and the only one from that side; `Said` may follow any number of times, `Ended` closes. Who may
+open the socket may command: it is in the run directory, which only the service's user can enter.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from tidegate.runtime.wire.supervisor_messages import Failed
+
+
+class Command(msgspec.Struct, frozen=True):
+    what: Literal["reload", "restart"]
+    """`reload`: all workers are replaced, one by one, with the app as it is now. `restart`: the routers too."""
+
+
+class Replaced(msgspec.Struct, frozen=True):
+    """One process that was replaced, and what its callers noticed of it."""
+
+    name: str
+    app_version: str
+    """Of the new worker; empty of a router."""
+    waited_calls: int
+    """Calls that were kept back until the new process served."""
+    waited_ms_max: float
+    """The longest of these waits."""
+    unanswered: int
+    """Calls that ran beyond the bound and were answered `shard_lost`."""
+    gap_ms: float
+    """From when the old process got no new calls until the new one served."""
+
+
+class Said(msgspec.Struct, frozen=True, tag="said"):
+    text: str
+
+
+class Ended(msgspec.Struct, frozen=True, tag="ended"):
+    replaced: tuple[Replaced, ...]
+    failed: Failed | None = None
+    """Why not every process is a new one."""
+    mixed: bool = False
+    """Some workers run one version of the app, and some another."""
+
+
+encode = msgspec.json.Encoder().encode
+decode_command = msgspec.json.Decoder(Command).decode
+decode_answer = msgspec.json.Decoder(Said | Ended).decode
