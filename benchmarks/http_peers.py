@@ -24,8 +24,9 @@ from tidegate.benchmarks.generators import run_processes
 from tidegate.benchmarks.http_load import HttpJob
 from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Load, Plan, Route
-from tidegate.benchmarks.processes import free_port, log_tail, start_module, stop, wait_for_port
+from tidegate.benchmarks.processes import log_tail, start_module, stop, wait_for_port
 from tidegate.benchmarks.workloads import BenchmarkFailed
+from tidegate.runtime.addresses import free_port
 
 _RUN_S = 2.0
 _REGISTER_S_MAX = 30.0

@@ -16,8 +16,9 @@ from tidegate.benchmarks.generators import run_generators
 from tidegate.benchmarks.job import Door
 from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Generator, Load, Plan, Route, Sync
-from tidegate.benchmarks.processes import START_S_MAX, cores, free_port, log_tail, start_module, stop, wait
+from tidegate.benchmarks.processes import START_S_MAX, cores, log_tail, start_module, stop, wait
 from tidegate.benchmarks.workloads import BenchmarkFailed
+from tidegate.runtime.addresses import free_port
 from tidegate.runtime.wire.slots import topology_from_reply
 
 APP = "tidegate.benchmarks.app"

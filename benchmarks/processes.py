@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
 import socket
@@ -40,21 +39,6 @@ def scratch_folder(parent: str | None) -> Iterator[Path]:
 
 def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
-
-
-def free_port() -> int:
-    """One that nobody listens on. It is none of those that connections are made from (net.ipv4.ip_local_port_range): one of
-    these, asked for by binding to port 0, may belong to any connection of this machine before whoever asked has bound it. The
-    system's own chance: that of the module is the same in all processes whose tests Hypothesis has seeded."""
-    chance = random.SystemRandom()
-    while True:
-        port = chance.randrange(10_000, 32_768)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        return port
 
 
 def start_module(module: str, *arguments: str, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:

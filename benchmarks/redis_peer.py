@@ -14,8 +14,9 @@ from tidegate.benchmarks.cpu import cpu_s_by_layer
 from tidegate.benchmarks.histogram import Histogram
 from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Load, Plan, Route
-from tidegate.benchmarks.processes import START_S_MAX, free_port, log_tail, stop
+from tidegate.benchmarks.processes import START_S_MAX, log_tail, stop
 from tidegate.benchmarks.workloads import BenchmarkFailed
+from tidegate.runtime.addresses import free_port
 
 _RUN_S_MAX = 300.0
 _SUM = "local s = 0 for _, k in ipairs(redis.call('keys', '*')) do s = s + redis.call('get', k) end return s"

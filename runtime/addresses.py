@@ -7,6 +7,7 @@ ZeroMQ takes the first address of a name and stays with it, also where nobody li
 from __future__ import annotations
 
 import errno
+import random
 import socket
 from typing import Any
 
@@ -91,3 +92,18 @@ def _endpoints(found: list[Any]) -> list[str]:
 def _split(endpoint: str) -> tuple[str, str]:
     host, _, port = endpoint.removeprefix(_TCP).rpartition(":")
     return host, port
+
+
+def free_port() -> int:
+    """One that nobody listens on. It is none of those that connections are made from (net.ipv4.ip_local_port_range): one of
+    these, asked for by binding to port 0, may belong to any connection of this machine before whoever asked has bound it. The
+    system's own chance: that of the module is the same in all processes whose tests Hypothesis has seeded."""
+    chance = random.SystemRandom()
+    while True:
+        port = chance.randrange(10_000, 32_768)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        return port

@@ -172,6 +172,15 @@ OBJECT_DIRTY_BYTES_MAX = 22 << 20
 STATE_VERIFY_BYTES_MAX = 128 << 20
 """A shard's data file up to this size is looked through, every page and row, at each start: 200 to 400 MB a second."""
 
+# Chaos: what one run of `tidegate chaos` keeps.
+CHAOS_POSSIBILITIES_MAX = 20_000
+"""States, with what led there, in which an object may be, looked at for one answer; beyond, its history counts as undecided. A
+run has a few; ten calls of unknown outcome on one object, in every order, a thousand."""
+CHAOS_UNKNOWN_MAX = 8
+"""Calls of unknown outcome to one object before callers turn to a new one in its place."""
+CHAOS_STORY_CALLS = 2_000
+"""Newest calls of each object, for the file that shows what was wrong."""
+
 # Life of an object (contract, section 6).
 IDLE_EVICT_S = 10.0
 LOGGED_KINDS_MAX = 1_000

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from tidegate.benchmarks.peers import Service
-from tidegate.benchmarks.processes import REPOSITORY, free_port
+from tidegate.benchmarks.processes import REPOSITORY
+from tidegate.runtime.addresses import free_port
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.packaging.conftest import ROOT, build, run
 from tests.support.service import Service
-from tidegate.benchmarks.processes import free_port
+from tidegate.runtime.addresses import free_port
 
 OURS = ("benchmarks", "router", "runtime", "shard")
 APP = """

@@ -16,7 +16,7 @@ import pytest
 from tests.support.service import Serve, Service, exchange, processes_with_files_in
 from tests.support.service_process import is_alive
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.processes import free_port
+from tidegate.runtime.addresses import free_port
 
 APP = str(Path(__file__).with_name("apps") / "noise.py")
 LOST = r"\d+ lines of output were lost: nobody took them"

@@ -26,7 +26,7 @@ import zmq
 
 from tests.support.service_process import is_alive
 from tests.support.waiting import WITHIN_S, wait_until
-from tidegate.benchmarks.processes import free_port
+from tidegate.runtime.addresses import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTER = str(ROOT / "examples" / "counter.py")

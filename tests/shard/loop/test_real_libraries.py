@@ -29,7 +29,7 @@ from aiohttp import web
 
 from tests.support.host_world import Call, World
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.processes import free_port
+from tidegate.runtime.addresses import free_port
 from tidegate.runtime.errors import ObjectReset
 from tidegate.shard.objects.object import DurableObject
 

@@ -1,0 +1,121 @@
+"""A file system of its own kind in a file, whose power can be cut and which can be full. Needs root and loop devices.
+
+The power cut is that of a disk with a volatile cache, for every kind of file system alike: the file with the file system lies on
+another one, an ext4 in a file, and is written past the page cache. The outer one is shut down at once by its ioctl, without a
+flush: writes to the inner disk fail from that instant, and what it had taken but was not told to flush is partly gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import struct
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+from tidegate.runtime.errors import OperatorError
+
+MAKE = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"], "btrfs": ["mkfs.btrfs", "-qf"]}
+OUTER_MIB = 128
+"""For the outer file system itself."""
+LET_GO_S_MAX = 10.0
+_EXT4_IOC_SHUTDOWN = 0x8004587D
+_NO_LOG_FLUSH = 2
+
+
+def check_disk(kind: str) -> None:
+    """Raises OperatorError."""
+    if os.geteuid() != 0:
+        raise OperatorError("mount", f"a disk with {kind}", "only root may", "run it as root, or without --fs")
+    for program in {"losetup", "mkfs.ext4", MAKE[kind][0]}:
+        if shutil.which(program) is None:
+            raise OperatorError("run", program, "it is not installed", f"install it, or choose another of {', '.join(MAKE)}")
+
+
+class Disk:
+    """Mounted at `place` from `mount` to `unmount`."""
+
+    def __init__(self, folder: Path, kind: str, size_mib: int) -> None:
+        self.place = folder / "disk"
+        self._outer_image = folder / "outer.img"
+        self._outer = folder / "outer"
+        self._image = self._outer / "disk.img"
+        self._loop = ""
+        self.place.mkdir()
+        self._outer.mkdir()
+        with self._outer_image.open("wb") as file:
+            file.truncate(size_mib + OUTER_MIB << 20)
+        _run(*MAKE["ext4"], str(self._outer_image))
+        self._mount_outer()
+        with self._image.open("wb") as file:
+            file.truncate(size_mib << 20)
+        self._attach()
+        _run(*MAKE[kind], self._loop)
+        _run("mount", self._loop, str(self.place))
+
+    def _mount_outer(self) -> None:
+        _run("mount", "-o", "loop", str(self._outer_image), str(self._outer))
+
+    def _attach(self) -> None:
+        self._loop = _run("losetup", "--find", "--show", "--direct-io=on", str(self._image)).strip()
+
+    def cut_power(self) -> None:
+        """What was not flushed is gone, every later write fails."""
+        descriptor = os.open(self._outer, os.O_RDONLY)
+        try:
+            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+        finally:
+            os.close(descriptor)
+
+    def restore_power(self) -> None:
+        """The processes that used it must have ended."""
+        self.unmount()
+        self._mount_outer()
+        self._attach()
+        _run("mount", self._loop, str(self.place))
+
+    def unmount(self) -> None:
+        _run_until_done("umount", str(self.place))
+        _run_until_done("losetup", "--detach", self._loop)
+        _run_until_done("umount", str(self._outer))
+
+    def fill(self) -> None:
+        """To the last block."""
+        statistics = os.statvfs(self.place)
+        with contextlib.suppress(OSError), (self.place / "ballast").open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, statistics.f_bavail * statistics.f_frsize)
+        for size in (1 << 20, 4_096):
+            with contextlib.suppress(OSError), (self.place / f"ballast-{size}").open("wb", buffering=0) as file:
+                while file.write(bytes(size)) == size:
+                    os.fsync(file.fileno())
+
+    def empty(self) -> None:
+        for ballast in self.place.glob("ballast*"):
+            ballast.unlink()
+
+
+def _run(*command: str) -> str:
+    """Raises OperatorError."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        hint = "loop devices must be allowed here; run it without --fs where they are not"
+        raise OperatorError("run", " ".join(command), done.stderr.strip() or f"exit code {done.returncode}", hint)
+    return done.stdout
+
+
+def _run_until_done(*command: str) -> None:
+    """A moment may pass until the kernel has noticed that the last process which used it has ended."""
+    until = time.monotonic() + LET_GO_S_MAX
+    while True:
+        try:
+            _run(*command)
+        except OperatorError:
+            if time.monotonic() > until:
+                raise
+            threading.Event().wait(0.05)
+        else:
+            return

@@ -1,0 +1,5 @@
+"""What is done to the service: one module for each kind of fault, `all` has them by name.
+
+A fault knows the stage (service, disk, syncs, proxy) and is struck again and again; it returns when the service has been given
+back what was taken from it, not when it has recovered: the callers go on all the while.
+"""

@@ -1,0 +1,176 @@
+"""The service that is driven and hurt: its processes, its app, its log.
+
+It is started as an operator would, by `tidegate serve`, in a session of its own: Ctrl-C is for chaos.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+APP = Path(__file__).with_name("app.py")
+START_S_MAX = 60.0
+STOP_S_MAX = 30.0
+ENDED_S_MAX = 10.0
+POLL_S = 0.02
+CONFIG = """[service]
+workers = {workers}
+routers = {routers}
+stop_s = 20
+
+[storage]
+idle_evict_s = {idle_evict_s}
+"""
+_ENTRY = re.compile(r"^(?=\d\d:\d\d:\d\d\.)", re.MULTILINE)
+"""Where a line of the log begins, with those that belong to it."""
+
+
+class ServiceFailed(Exception):
+    """It did not start, or did not end."""
+
+
+class ChaosService:
+    def __init__(
+        self, folder: Path, data: Path, endpoint: str, *, workers: int, routers: int, environment: Mapping[str, str]
+    ) -> None:
+        """`folder` gets the app, the configuration and the log."""
+        self.folder = folder
+        self.data = data
+        self.endpoint = endpoint
+        self.log = folder / "service.log"
+        self.starts = 0
+        self._app = folder / "chaos_app.py"
+        self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+        self._process: subprocess.Popen[bytes] | None = None
+        shutil.copyfile(APP, self._app)
+        self._config = folder / "tidegate.toml"
+        self._config.write_text(CONFIG.format(workers=workers, routers=routers, idle_evict_s=1))
+
+    # Life
+
+    def start(self) -> None:
+        """Returns when it is ready. Raises ServiceFailed."""
+        self.starts += 1
+        command = [sys.executable, "-P", "-m", "tidegate", "serve", str(self._app), "--config", str(self._config)]
+        command += ["--data", str(self.data), "--listen", self.endpoint]
+        with self.log.open("ab") as log:
+            begins_at = log.tell()
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
+            )
+        until = time.monotonic() + START_S_MAX
+        while b"is ready on" not in self._log_since(begins_at):
+            if self._process.poll() is not None:
+                raise ServiceFailed(f"it does not start: {_last_line(self._log_since(begins_at))}")
+            if time.monotonic() > until:
+                raise ServiceFailed(f"it is not ready after {START_S_MAX:g} s: {_last_line(self._log_since(begins_at))}")
+            _pause(POLL_S)
+
+    def _log_since(self, begins_at: int) -> bytes:
+        with self.log.open("rb") as log:
+            log.seek(begins_at)
+            return log.read()
+
+    def stop(self) -> None:
+        """As an operator would. Raises ServiceFailed if it does not end well."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            code = self._process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise ServiceFailed(f"it does not stop within {STOP_S_MAX:g} s") from None
+        self._process = None
+        if code != 0:
+            raise ServiceFailed(f"it stopped with exit code {code}")
+
+    def kill_all(self) -> None:
+        """SIGKILL to every process, as nearly at one instant as one can; returns when all have ended."""
+        if self._process is None:
+            return
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.wait_until_ended()
+
+    def wait_until_ended(self) -> None:
+        """After the supervisor was killed. Its children follow. Raises ServiceFailed if they do not."""
+        assert self._process is not None
+        self._process.wait()
+        self._process = None
+        until = time.monotonic() + ENDED_S_MAX
+        while left := self._left():
+            if time.monotonic() > until:
+                for pid in left:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                raise ServiceFailed(f"processes {left} outlived the supervisor by {ENDED_S_MAX:g} s")
+            _pause(POLL_S)
+
+    def _left(self) -> list[int]:
+        """Processes that have this service's socket path or data on their command line, or its lock open."""
+        inside = f"{os.path.realpath(self.data)}/"
+        found = []
+        for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):
+            with contextlib.suppress(OSError):
+                links = (os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+                if pid != os.getpid() and any(link.startswith(inside) for link in links):
+                    found.append(pid)
+        return found
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    # Processes
+
+    def pids(self) -> list[int]:
+        """Supervisor first, then routers and workers."""
+        if self._process is None:
+            return []
+        return [self._process.pid, *self.pids_of("router"), *self.pids_of("shard")]
+
+    def pids_of(self, role: str) -> list[int]:
+        """`role`: `supervisor`, or the package of Tidegate that the process runs, `router` or `shard`."""
+        if self._process is None:
+            return []
+        if role == "supervisor":
+            return [self._process.pid] if self._process.poll() is None else []
+        found = []
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(self._process.pid).children():
+                with contextlib.suppress(psutil.Error):
+                    if child.status() != psutil.STATUS_ZOMBIE and f"tidegate.{role}" in child.cmdline():
+                        found.append(child.pid)
+        return sorted(found)
+
+    # What it says
+
+    def log_says(self) -> str:
+        """What must never be in the log: the first traceback that has not come through the app. Empty: there is none."""
+        text = self.log.read_text(errors="replace") if self.log.exists() else ""
+        for entry in _ENTRY.split(text):
+            if "Traceback (most recent call last)" in entry and self._app.name not in entry:
+                return entry.strip()
+        return ""
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "it said nothing"
+
+
+def _pause(seconds: float) -> None:
+    threading.Event().wait(seconds)
