@@ -248,7 +248,10 @@ class ClientMachine:
                         if not waiter.done():
                             raise
             else:
-                has_run = self._failed(link, entry, error_from_raw(reply.result), now)
+                error = error_from_raw(reply.result)
+                has_run = self._failed(link, entry, error, now)
+                if "leaving" in error.details and not from_router:
+                    self._send_nothing_more(link, NO_SLOT if isinstance(error, Moved) else slot, now)
             if held or moving or (from_router and slot >= 0):
                 self._settle(link, entry, has_run)
 
@@ -277,6 +280,18 @@ class ClientMachine:
             if now >= self._ask_at:
                 self._ask(now)
         return False
+
+    def _send_nothing_more(self, link: Link, answered: int, now: float) -> None:
+        """Its worker is about to end, and what is still on its way then is lost: from now on its slots go through the router.
+        `answered`: the slot of the call that has told it, which `_settle` takes away."""
+        self._avoid[link.endpoint] = now + AVOID_S
+        for slot in sorted({entry[4] for entry in link.calls.values()}):
+            if slot >= 0 and self._lanes[slot] is link:
+                moving = self._start_moving(slot, link)
+                moving.remaining += slot == answered
+                if moving.remaining == 0:
+                    self._finish_moving(slot, moving)
+        self._leave(link)
 
     def _refused_as_moved(self, link: Link, entry: Entry, now: float) -> None:
         """The worker does not own the object: its slot goes to the router."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import pytest
 
 import tidegate
 from tests.support.load import assert_only, errors_of, finish, judge, start_clients, total, wait_for_answers
+from tests.support.python_load import NAMES, PythonLoad
 from tests.support.service import KILLED_BY_TEST, Serve, Service
 from tests.support.waiting import wait_until
 
@@ -54,7 +53,6 @@ class Counter(DurableObject):
         await asyncio.sleep(0.02)
         return await self.stub(Counter, names[0]).pass_on(names[1:])
 """
-NAMES = [f"c{number}" for number in range(40)]
 
 
 @pytest.fixture
@@ -78,48 +76,6 @@ def reload(service: Service) -> dict[str, Any]:
 
 def versions(service: Service, method: str = "version") -> set[int]:
     return {service.call("Counter", name, method) for name in NAMES}
-
-
-class PythonLoad(threading.Thread):
-    """Callers of the asynchronous Python client; each makes one call after the other."""
-
-    def __init__(self, service: Service, callers: int, *, direct: bool) -> None:
-        super().__init__(daemon=True)
-        self.endpoint, self.callers, self.direct = service.endpoint, callers, direct
-        self.stopped = threading.Event()
-        self.answered = 0
-        self.errors: list[str] = []
-        self.latencies_s: list[float] = []
-        self.numbers: dict[str, list[int]] = {name: [] for name in NAMES}
-
-    def run(self) -> None:
-        asyncio.run(self._run())
-
-    async def _run(self) -> None:
-        async with tidegate.connect(self.endpoint, direct=self.direct, timeout=30) as client:
-            await asyncio.gather(*(self._call(client, number) for number in range(self.callers)))
-
-    async def _call(self, client: tidegate.Client, number: int) -> None:
-        name, other = NAMES[number % len(NAMES)], NAMES[(number + 7) % len(NAMES)]
-        while not self.stopped.is_set():
-            began_s = time.monotonic()
-            try:
-                if number % 5:
-                    self.numbers[name].append(await client.call("Counter", name, "get_unique_number"))
-                else:
-                    self.numbers[other].append(await client.call("Counter", name, "pass_on", ([other],)))
-            except Exception as error:
-                self.errors.append(f"{type(error).__name__}: {error}")
-                await asyncio.sleep(0.01)
-            self.latencies_s.append(time.monotonic() - began_s)
-            self.answered += 1
-
-    def finish(self) -> None:
-        self.stopped.set()
-        self.join(60)
-        assert not self.is_alive(), "a call is not answered"
-        numbers = [(name, number) for name, numbers in self.numbers.items() for number in numbers]
-        assert len(numbers) == len(set(numbers)), "a number came twice"
 
 
 def test_no_call_fails_and_none_waits_long_while_workers_are_reloaded_under_load(serve: Serve, app: Path) -> None:

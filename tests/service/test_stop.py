@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.load import assert_only, errors_of, finish, judge, read_many, start_clients, total, wait_for_answers
+from tests.support.python_load import PythonLoad
 from tests.support.service import STOP_WITHIN_S, Serve, exchange
 from tests.support.waiting import wait_until
 
@@ -49,6 +50,22 @@ def test_every_call_is_answered_before_a_stop_under_load(serve: Serve) -> None:
     assert errors_of(clients), "every client should have seen that the service stops"
     service.start(2)
     assert judge(service.endpoint, clients) == []
+
+
+def test_callers_of_the_python_client_wait_while_the_service_is_stopped_and_started_and_none_fails(serve: Serve) -> None:
+    service = serve(2)
+    loads = [PythonLoad(service, 25, direct=direct, passes_on=False) for direct in (False, True)]
+    for load in loads:
+        load.start()
+    for _ in range(3):
+        answered = [load.answered for load in loads]
+        wait_until(lambda seen=answered: all(load.answered > 500 + n for load, n in zip(loads, seen, strict=True)), "calls")  # type: ignore[misc]  # its default
+        assert service.stop(STOP_WITHIN_S) == 0
+        service.start(2)
+    for load in loads:
+        load.finish()
+        print(f"direct {load.direct}: {load.answered} calls, the slowest took {max(load.latencies_s):.2f} s")
+        assert load.errors == []
 
 
 def test_what_runs_is_finished_and_what_comes_meanwhile_is_refused_and_not_executed(serve: Serve, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tidegate.runtime.client.links import AskTopology, Close, Open
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.client.terms import Terms, other_terms
 from tidegate.runtime.errors import (
+    LEAVING,
     BadRequest,
     CallError,
     DeadlineExceeded,
@@ -59,6 +60,8 @@ class Pipe:
     endpoint: str
     reconnect: bool
     up: bool = False
+    lost: bool = False
+    """For good: a link that was lost never comes up again."""
     requests: deque[Any] = field(default_factory=deque)
     replies: deque[bytes] = field(default_factory=deque)
 
@@ -79,6 +82,10 @@ class World:
         self.keys_kept = keys_kept
         self.now = 0.0
         self.incarnations = [1, 1]
+        self.leaving: set[int] = set()
+        """Workers that are being replaced: they refuse those who talk straight to them; calls of the router wait."""
+        self.left: set[int] = set()
+        """Links whose client was told so."""
         self.owners: tuple[int, ...] = (0, 1, 0, 1)
         self.epoch = 1
         self.queues: list[deque[Arrived]] = [deque(), deque()]
@@ -109,7 +116,7 @@ class World:
         self.steps = (
             [self.call] * 8 + [self.flush] * 6 + [self.connect] * 3 + [self.deliver_request] * 10 + [self.execute] * 8
             + [self.deliver_reply] * 10 + [self.answer_topology] * 3 + [self.pass_time] * 2
-            + [self.kill_worker, self.move_shard, self.drop_link]
+            + [self.kill_worker, self.replace_worker, self.move_shard, self.drop_link]
         )  # fmt: skip
 
     def endpoint(self, worker: int) -> str:
@@ -139,6 +146,7 @@ class World:
         while self.machine.has_work():
             for link, body in self.machine.take_messages(self.now):
                 assert self.pipes[link].up, "sent on a link that is not connected"
+                assert link not in self.left, "sent to a worker that has said that it leaves"
                 self.pipes[link].requests.extend(msgspec.msgpack.decode(body))
             for effect in self.machine.take_effects():
                 match effect:
@@ -153,7 +161,7 @@ class World:
 
     def connect(self) -> None:
         for pipe in list(self.pipes.values()):
-            if not pipe.up and self.random.random() < 0.7:
+            if not pipe.up and not pipe.lost and self.random.random() < 0.7:
                 if pipe.endpoint in (ROUTER, self.endpoint(0), self.endpoint(1)):
                     pipe.up = True
                     self.machine.link_connected(pipe.link, self.now)
@@ -177,9 +185,16 @@ class World:
 
     def execute(self) -> None:
         worker = self.random.randrange(2)
-        if not self.queues[worker]:
+        queue = self.queues[worker]
+        if worker in self.leaving:
+            arrived = next((each for each in queue if each.pipe.endpoint != ROUTER), None)
+            if arrived is not None:
+                queue.remove(arrived)
+                self.fail(arrived, self.refusal_of_leaving())
             return
-        arrived = self.queues[worker].popleft()
+        if not queue:
+            return
+        arrived = queue.popleft()
         call_id, _, name, _, args = arrived.request[:5]
         if self.refuse_foreign(worker, arrived) or (self.retries and self.refuse(arrived)):
             return
@@ -189,6 +204,11 @@ class World:
         if number is not None:
             self.kept[number] = args[0]
         arrived.pipe.replies.append(encode([[call_id, OK, args[0]]]))
+
+    def refusal_of_leaving(self) -> CallError:
+        if self.retries and self.random.random() < 0.5:
+            return Unavailable("the service is stopping", details=LEAVING)
+        return Moved("the worker is being replaced", details=LEAVING)
 
     def number_of(self, request: list[Any]) -> int | None:
         """Of the key, where keys are kept."""
@@ -232,8 +252,14 @@ class World:
     def deliver_reply(self) -> None:
         waiting = [pipe for pipe in self.pipes.values() if pipe.replies]
         if waiting:
-            pipe = self.random.choice(waiting)
-            self.machine.message_received(pipe.link, pipe.replies.popleft(), self.now)
+            self.deliver(self.random.choice(waiting))
+
+    def deliver(self, pipe: Pipe) -> None:
+        body = pipe.replies.popleft()
+        ((_, status, result),) = msgspec.msgpack.decode(body)
+        if status == ERROR and result.get("leaving"):
+            self.left.add(pipe.link)
+        self.machine.message_received(pipe.link, body, self.now)
 
     def answer_topology(self) -> None:
         """The shell's part: the answer of a call is handed to the machine."""
@@ -245,18 +271,32 @@ class World:
                 self.machine.topology_received(topology_from_reply(answer.answers[0]), reachable, self.now)
 
     def pass_time(self) -> None:
-        self.now += self.random.choice((0.001, 0.1, 2.0))
+        passes_s = self.random.choice((0.001, 0.1, 2.0))
+        is_connected = any(pipe.up for pipe in self.pipes.values() if pipe.endpoint == ROUTER)
+        self.now += passes_s if is_connected or not self.retries else 0.001  # Who has no router for long is told so.
         if self.machine.next_deadline() <= self.now:
             self.machine.handle_timer(self.now)
             assert self.machine.next_deadline() > self.now
 
     def kill_worker(self) -> None:
+        self.end_worker(self.random.randrange(2))
+
+    def replace_worker(self) -> None:
+        """It is asked to leave, and does so the next time, when it has refused everybody who had called it by then."""
         worker = self.random.randrange(2)
+        if worker not in self.leaving:
+            self.leaving.add(worker)
+        elif all(arrived.pipe.endpoint == ROUTER for arrived in self.queues[worker]):
+            self.end_worker(worker)
+
+    def end_worker(self, worker: int) -> None:
         old = self.endpoint(worker)
+        parked = list(self.queues[worker]) if worker in self.leaving else []
         for arrived in self.queues[worker]:
-            if arrived.pipe.endpoint == ROUTER:  # The router answers for the worker it lost.
+            if arrived.pipe.endpoint == ROUTER and arrived not in parked:  # The router answers for the worker it lost.
                 self.fail(arrived, ShardLost())
-        self.queues[worker].clear()
+        self.queues[worker] = deque(arrived for arrived in parked if arrived.pipe.endpoint == ROUTER)
+        self.leaving.discard(worker)
         self.incarnations[worker] += 1
         self.epoch += 1
         for pipe in [pipe for pipe in self.pipes.values() if pipe.endpoint == old]:
@@ -280,21 +320,23 @@ class World:
 
     def lose(self, pipe: Pipe) -> None:
         while pipe.replies and self.random.random() < 0.5:
-            self.machine.message_received(pipe.link, pipe.replies.popleft(), self.now)
+            self.deliver(pipe)
         for body in pipe.replies:
             ((call_id, status, _),) = msgspec.msgpack.decode(body)
             if status == ERROR:
                 self.untold.add(self.refused[call_id])
         pipe.requests.clear()
         if pipe.up or not pipe.reconnect:
-            pipe.up = False
+            pipe.up, pipe.lost = False, True
             self.machine.link_lost(pipe.link, self.now)
+            self.flush()  # As the shell does, at once: time goes on while a link is being made, not before.
 
     # The end
 
     def settle(self) -> None:
         """Nothing breaks any more; everything that travels arrives."""
         self.troubled = False
+        self.leaving.clear()
         for _ in range(400):
             for step in (self.flush, self.connect, self.deliver_request, self.execute, self.deliver_reply, self.answer_topology):
                 step()
