@@ -112,6 +112,17 @@ class Account(DurableObject):
         await self.storage.delete(f"doubt/{to}/{number}")
         return True
 
+    async def pay(self, to: str, amount: int) -> int:
+        """The same for calls with keys, which may be repeated: it asks first and writes last. The balance afterwards; there is
+        credit."""
+        await self.stub(Account, to).receive(amount)
+        balance = await self._balance() - amount
+        await self.storage.put("balance", balance)
+        return balance
+
+    async def receive(self, amount: int) -> None:
+        await self.storage.put("balance", await self._balance() + amount)
+
     async def deposit(self, sender: str, number: int, amount: int) -> None:
         await self.storage.put("balance", await self._balance() + amount)
         last: int = await self.storage.get(f"last/{sender}", 0)

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, NamedTuple
 
@@ -34,6 +34,7 @@ WINDOW = 8
 AGAIN_S = 0.1
 """Before a raw caller sends a call again."""
 POLL_MS = 50
+CONNECTION_LOST = {"code": "connection_lost", "message": "", "outcome": "unknown", "retryable": True}
 
 
 class Contract(NamedTuple):
@@ -72,7 +73,7 @@ class CallerThread(threading.Thread):
         self.number = number
         self.contract = contract
         self.recorder = contract.recorder
-        self.workload = Workload(contract.roster, Random(f"{seed} caller {number}"), number)
+        self.workload = Workload(contract.roster, Random(f"{seed} caller {number}"), number, keys=contract.keys)
         self.failure: BaseException | None = None
         """Of the caller itself, which is a fault of chaos or of a client."""
 
@@ -104,11 +105,11 @@ class CallerThread(threading.Thread):
         if reply.code == "exception":
             self.recorder.answer(operation, ("raised", str(reply.details.get("type"))))
         else:
-            self.recorder.fail(operation, reply.code, unknown=reply.outcome != "not_executed")
+            self.recorder.fail(operation, reply.code, reply.message, unknown=reply.outcome != "not_executed")
 
 
 def client_options(caller: CallerThread, direct: bool) -> dict[str, Any]:
-    return {"timeout": caller.recorder.timeout_s, "direct": direct}
+    return {"timeout": caller.recorder.timeout_s, "direct": direct, "retry": caller.contract.keys}
 
 
 class AsyncCaller(CallerThread):
@@ -238,21 +239,21 @@ class RawCaller(CallerThread):
             elif result["code"] == "exception":
                 self.recorder.answer(attempt.operation, ("raised", result["type"]))
             else:
-                self._failed(attempt, result["code"], result["outcome"] != "not_executed", result["retryable"])
+                self._failed(attempt, result)
 
-    def _failed(self, attempt: Attempt, code: str, unknown: bool, retryable: bool) -> None:
-        may_have_run = attempt.may_have_run or unknown
+    def _failed(self, attempt: Attempt, error: Mapping[str, Any]) -> None:
+        may_have_run = attempt.may_have_run or error["outcome"] != "not_executed"
         not_before = time.monotonic() + AGAIN_S
-        if self.contract.keys and retryable and not_before < attempt.operation.began_at + self.recorder.timeout_s:
+        if self.contract.keys and error["retryable"] and not_before < attempt.operation.began_at + self.recorder.timeout_s:
             attempt.operation.attempts += 1
             self._again.append(attempt._replace(may_have_run=may_have_run, not_before=not_before))
         else:
-            self.recorder.fail(attempt.operation, code, unknown=may_have_run)
+            self.recorder.fail(attempt.operation, error["code"], error["message"], unknown=may_have_run)
 
     def _connection_lost(self) -> None:
         lost, self._in_flight = self._in_flight, {}
         for attempt in lost.values():
-            self._failed(attempt, "connection_lost", unknown=True, retryable=True)
+            self._failed(attempt, CONNECTION_LOST)
 
     def _drop_overdue(self) -> None:
         """What the recorder has given up, because nobody answered."""

@@ -94,6 +94,7 @@ class Campaign:
         self._began_at = self._looked_at = self._told_at = self._answered_at = time.monotonic()
         self._answered = 0
         self._silence_s = 0.0
+        self._half_paid = 0
         self._sampler: Sampler | None = None
 
     def interrupt(self) -> None:
@@ -208,7 +209,7 @@ class Campaign:
         accounts = self._roster.names["Account"]
         books = self._must_be_answered(stage, [("Account", name, "books", ()) for name in accounts])
         if books is not None:
-            for wrong in find_money(dict(zip(accounts, books, strict=True))):
+            for wrong in find_money(dict(zip(accounts, books, strict=True)), self._half_paid):
                 self._broken("money", "all accounts", wrong)
         stage.service.stop()
         self._look(last=True)
@@ -246,7 +247,9 @@ class Campaign:
             call = f"{operation.method}{operation.args} of {operation.class_name}/{operation.name}"
             text = f"no answer within {self._plan.timeout_s:g} s and {GRACE_S:g} s of grace"
             self._broken("unanswered", f"{call}, by {operation.caller}", text)
-        self._history.digest(*self._recorder.take())
+        ended, watermark = self._recorder.take()
+        self._half_paid += sum(each.args[1] for each in ended if each.method == "pay" and each.fate == "unknown")
+        self._history.digest(ended, watermark)
         answered = self._recorder.tally.answered
         self._silence_s = max(self._silence_s, now - self._answered_at)
         if answered > self._answered:
@@ -274,7 +277,9 @@ class Campaign:
             if code == "no_answer":
                 continue  # Told one by one.
             if self._plan.errors == "none" or (code, fate) not in ALLOWED:
-                self._broken("error", caller, f"{code} ({fate}), {count} times")
+                first = self._recorder.tally.examples[caller, code, fate]
+                call = f"{first.class_name}/{first.name} {first.method}, after {first.ended_at - first.began_at:.1f} s"
+                self._broken("error", caller, f"{code} ({fate}), {count} times; first {call}: {first.message}")
 
     def _report(self, ended_by: str) -> ChaosReport:
         self._check_errors()

@@ -19,6 +19,8 @@ FAULTS = {
     "freeze": FaultKind("SIGSTOP to one of them, and SIGCONT up to 3 s later"),
     "drop": FaultKind("connections to the router are reset"),
     "restart": FaultKind("SIGTERM to the service, and a start up to 1 s later"),
+    "reload": FaultKind("tidegate reload, now and then of an app that cannot be loaded"),
+    "roll": FaultKind("tidegate restart --rolling"),
     "slow": FaultKind("syncs of the disk take up to 1 s longer, for up to 4 s", needs_syncs=True),
     "fail": FaultKind("one sync of the disk fails", needs_syncs=True),
     "fill": FaultKind("the disk is full for a while, and commits meet it", needs_disk=True),

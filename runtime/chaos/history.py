@@ -39,6 +39,8 @@ class Operation(msgspec.Struct):
     """Of an answered one: what came back, or ("raised", type)."""
     error: str = ""
     """The code of the error that it ended with."""
+    message: str = ""
+    """Its text."""
     attempts: int = 1
 
 

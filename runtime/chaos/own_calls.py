@@ -68,4 +68,5 @@ class OwnCalls:
                 elif result["code"] == "exception":
                     self._recorder.answer(operations[number], ("raised", result["type"]))
                 else:
-                    self._recorder.fail(operations[number], result["code"], unknown=result["outcome"] != "not_executed")
+                    unknown = result["outcome"] != "not_executed"
+                    self._recorder.fail(operations[number], result["code"], result["message"], unknown=unknown)

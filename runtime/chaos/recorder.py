@@ -35,17 +35,17 @@ class Recorder:
         return operation
 
     def answer(self, operation: Operation, result: Any) -> None:
-        self._end(operation, "answered", result, "")
+        self._end(operation, "answered", result, "", "")
 
-    def fail(self, operation: Operation, code: str, *, unknown: bool) -> None:
+    def fail(self, operation: Operation, code: str, message: str = "", *, unknown: bool) -> None:
         """By an error, with its code; `unknown`: it may have been executed. Of a call that has ended: nothing."""
-        self._end(operation, "unknown" if unknown else "refused", None, code)
+        self._end(operation, "unknown" if unknown else "refused", None, code, message)
 
-    def _end(self, operation: Operation, fate: Fate, result: Any, code: str) -> None:
+    def _end(self, operation: Operation, fate: Fate, result: Any, code: str, message: str) -> None:
         with self._lock:
             if self._running.pop(operation.number, None) is not None:
                 operation.ended_at = time.monotonic()
-                operation.fate, operation.result, operation.error = fate, result, code
+                operation.fate, operation.result, operation.error, operation.message = fate, result, code, message
                 self._ended.append(operation)
                 self.tally.count(operation)
 

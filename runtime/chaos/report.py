@@ -17,6 +17,8 @@ KINDS = {
     "service": "failures of the service",
 }
 SHOWN_MAX = 10
+NOT_DONE = "not done"
+"""What a fault says that could not do what it wanted."""
 
 
 class ChaosReport(msgspec.Struct, kw_only=True):
@@ -62,6 +64,7 @@ class ChaosReport(msgspec.Struct, kw_only=True):
             f"  latency   p50 {calls['p50_ms']:g} ms, p99 {calls['p99_ms']:g} ms, worst {calls['worst_ms']:,.0f} ms; "
             f"nothing answered for {self.silence_s:.1f} s at most",
         ]
+        lines += [f"  {what}: {count}" for what, count in self.strikes.items() if NOT_DONE in what]
         lines += [f"  error     {error}: {count:,}" for error, count in calls["errors"].items()]
         lines += [f"  over time {line}" for line in self.trends]
         lines.append(f"  checked   {self.checked:,} answers of {self.objects:,} objects")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from pathlib import Path
 import psutil
 
 APP = Path(__file__).with_name("app.py")
+TIDEGATE = (sys.executable, "-m", "tidegate")
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
 ENDED_S_MAX = 10.0
@@ -53,7 +53,7 @@ class ChaosService:
         self._app = folder / "chaos_app.py"
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
         self._process: subprocess.Popen[bytes] | None = None
-        shutil.copyfile(APP, self._app)
+        self.write_app("")
         self._config = folder / "tidegate.toml"
         self._config.write_text(CONFIG.format(workers=workers, routers=routers, idle_evict_s=1))
 
@@ -62,7 +62,7 @@ class ChaosService:
     def start(self) -> None:
         """Returns when it is ready. Raises ServiceFailed."""
         self.starts += 1
-        command = [sys.executable, "-P", "-m", "tidegate", "serve", str(self._app), "--config", str(self._config)]
+        command = [*TIDEGATE, "serve", str(self._app), "--config", str(self._config)]
         command += ["--data", str(self.data), "--listen", self.endpoint]
         with self.log.open("ab") as log:
             begins_at = log.tell()
@@ -81,6 +81,17 @@ class ChaosService:
         with self.log.open("rb") as log:
             log.seek(begins_at)
             return log.read()
+
+    def write_app(self, last_line: str) -> None:
+        """The app with one line more: another version of it. At once: nobody finds half of it."""
+        new = self._app.with_suffix(".new")
+        new.write_text(f"{APP.read_text()}\n{last_line}\n")
+        new.rename(self._app)
+
+    def command(self, *command: str) -> subprocess.Popen[str]:
+        """Starts `tidegate COMMAND` for this service."""
+        line = [*TIDEGATE, *command, "--connect", self.endpoint, "--timeout", str(START_S_MAX)]
+        return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def stop(self) -> None:
         """As an operator would. Raises ServiceFailed if it does not end well."""

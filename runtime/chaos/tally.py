@@ -19,6 +19,8 @@ class Tally:
         """Calls that were sent more than once, by a caller of ours that does so."""
         self.errors: collections.Counter[tuple[str, str, str]] = collections.Counter()
         """By kind of caller, code and fate."""
+        self.examples: dict[tuple[str, str, str], Operation] = {}
+        """The first call of each of them."""
         self.worst_s = 0.0
         self._latencies: collections.Counter[int] = collections.Counter()
 
@@ -30,7 +32,9 @@ class Tally:
             self.worst_s = max(self.worst_s, taken_s)
             self._latencies[math.ceil(math.log(max(taken_s, 1e-6)) / _STEP)] += 1
         else:
-            self.errors[operation.caller.partition(" ")[0], operation.error, operation.fate] += 1
+            kind = operation.caller.partition(" ")[0], operation.error, operation.fate
+            self.errors[kind] += 1
+            self.examples.setdefault(kind, operation)
 
     def quantile_s(self, part: float) -> float:
         """Of the answered calls."""

@@ -43,8 +43,10 @@ class Roster:
 class Workload:
     """The calls of one caller."""
 
-    def __init__(self, roster: Roster, random: Random, caller: int) -> None:
+    def __init__(self, roster: Roster, random: Random, caller: int, *, keys: bool) -> None:
+        """With keys, what one account gives another is a method that may be repeated; without, one that may be interrupted."""
         self._roster = roster
+        self._give = "pay" if keys else "transfer"
         self._random = random
         self._value = caller * VALUES_PER_CALLER
         self._calls = {"Counter": self._call_counter, "Register": self._call_register, "Shelf": self._call_shelf}
@@ -56,7 +58,7 @@ class Workload:
         name = self._random.choice(self._roster.now(cls))
         if cls == "Account":
             to = self._random.choice([other for other in self._roster.now(cls) if other != name])
-            return cls, name, "transfer", (to, self._random.randint(1, 50))
+            return cls, name, self._give, (to, self._random.randint(1, 50))
         return cls, name, *self._calls[cls](name)
 
     def seen(self, call: Call, result: Any) -> None:

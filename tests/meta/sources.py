@@ -33,6 +33,7 @@ TESTED_BY = {
     "runtime/chaos/faults/freeze.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/kill.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/power.py": "runtime/chaos/test_campaign.py",
+    "runtime/chaos/faults/replace.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/restart.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/slow.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/models.py": "runtime/chaos/test_linearizability.py",

@@ -9,6 +9,7 @@ from tidegate.runtime.chaos.faults.fill import Fill
 from tidegate.runtime.chaos.faults.freeze import Freeze
 from tidegate.runtime.chaos.faults.kill import KillProcess
 from tidegate.runtime.chaos.faults.power import Power
+from tidegate.runtime.chaos.faults.replace import Reload, Roll
 from tidegate.runtime.chaos.faults.restart import RestartService
 from tidegate.runtime.chaos.faults.slow import Slow
 
@@ -17,6 +18,8 @@ STRIKERS: dict[str, type[Fault]] = {
     "freeze": Freeze,
     "drop": Drop,
     "restart": RestartService,
+    "reload": Reload,
+    "roll": Roll,
     "slow": Slow,
     "fail": Fail,
     "fill": Fill,

@@ -10,7 +10,7 @@ from tidegate.runtime.chaos.workload import SHARES, Roster, Workload
 
 
 def test_every_call_is_one_that_the_model_of_its_object_knows() -> None:
-    roster, workload = Roster(), Workload(Roster(), Random(1), 0)
+    roster, workload = Roster(), Workload(Roster(), Random(1), 0, keys=False)
     seen: collections.Counter[str] = collections.Counter()
     for _ in range(5_000):
         call = workload.next_call()
@@ -31,7 +31,7 @@ def test_every_call_is_one_that_the_model_of_its_object_knows() -> None:
 def test_no_two_calls_of_any_callers_write_the_same_value() -> None:
     written = []
     for caller in range(3):
-        workload = Workload(Roster(), Random(caller), caller)
+        workload = Workload(Roster(), Random(caller), caller, keys=True)
         for _ in range(2_000):
             _, _, method, args = workload.next_call()
             if method in ("swap", "put", "compare_and_swap"):
