@@ -60,7 +60,8 @@ def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
     add("--rounds", type=int, help="how often everything is measured (default: 5 for compare and peers, else 1)")
     add("--route", choices=("router", "direct", "both"), default="direct" if name == "peers" else "both")
     load = (
-        "lean: raw sockets; client: the Python client (default of peers); keyed: the same with keys and retries, as users get it"
+        "lean: raw sockets; lean-keyed: the same with keys; client: the Python client (default of peers); keyed: the same with "
+        "keys and retries, as users get it"
     )
     add("--load", choices=get_args(Generator), default="client" if name == "peers" else "lean", help=load)
     add("--generators", type=int, default=1, help="load processes (default: 1)")

@@ -74,6 +74,12 @@ class LeanGenerator:
         self._names = object_names(job)
         self._groups = [job.door.endpoint_of(self._class_name, name) for name in self._names]
         self._per_message = max(1, _MESSAGE_BYTES // WORKLOADS[job.workload].bytes_per_call)
+        self._session = f"{random.SystemRandom().getrandbits(64):x}." if job.generator == "lean-keyed" else ""
+        """What the keys of its calls begin with, if they have any."""
+        self._calls_before = 0
+        """Numbers of the session that earlier blocks have used."""
+        self._answered = 0
+        """Calls of this block before the first that is not answered."""
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(list[_Answer]).decode
 
@@ -114,12 +120,13 @@ class LeanGenerator:
             bound = min(answered + concurrency, total)
             if sent < bound:
                 sent_at[sent:bound] = array("d", [clock()]) * (bound - sent)
-                self._send(block, sent, bound)
+                self._send(block, sent, bound, results)
                 sent = bound
             ready = poll(round(_SILENCE_S_MAX * 1_000))
             if not ready:
                 raise BenchmarkFailed(f"no answer for {_SILENCE_S_MAX:.0f} s with {total - answered} calls to go")
             answered += self._receive([socket for socket, _ in ready], sent_at, latencies, results)
+        self._calls_before += total
         return latencies
 
     def call_at(self, block: Block, due_s: Sequence[float], results: list[Any]) -> array[float]:
@@ -133,7 +140,7 @@ class LeanGenerator:
             while bound < total and due_at[bound] <= now:
                 bound += 1
             if bound > sent:
-                self._send(block, sent, bound)
+                self._send(block, sent, bound, results)
                 sent = bound
             if sent - answered > _IN_FLIGHT_MAX:
                 raise BenchmarkFailed(f"{sent - answered} calls wait for answers: the rate is too high for this service")
@@ -145,9 +152,10 @@ class LeanGenerator:
             ready, _, _ = select.select(fds, (), (), max(0.0, wait_s))
             if not ready and sent == total:
                 raise BenchmarkFailed(f"no answer for {_SILENCE_S_MAX:.0f} s with {total - answered} calls to go")
+        self._calls_before += total
         return latencies
 
-    def _send(self, block: Block, first: int, last: int) -> None:
+    def _send(self, block: Block, first: int, last: int, results: Sequence[Any]) -> None:
         """One message to each endpoint, as long as the calls are small."""
         names, groups, class_name, size = self._names, self._groups, self._class_name, self._per_message
         targets, methods, args = block.targets, block.methods, block.args
@@ -155,10 +163,21 @@ class LeanGenerator:
         for number in range(first, last):
             target = targets[number]
             batches[groups[target]].append((number, class_name, names[target], methods[number], args[number]))
+        if self._session:
+            self._add_keys(batches, first, results)
         for socket, batch in zip(self._sockets, batches, strict=True):
             for start in range(0, len(batch), size):
                 part = batch if len(batch) <= size else batch[start : start + size]
                 _send(socket, self._encode(part), _NOBLOCK)
+
+    def _add_keys(self, batches: list[list[Any]], first: int, results: Sequence[Any]) -> None:
+        if not first:
+            self._answered = 0
+        while self._answered < first and results[self._answered] is not UNANSWERED:
+            self._answered += 1
+        session, before, answered = self._session, self._calls_before, self._calls_before + self._answered
+        for batch in batches:
+            batch[:] = [(*row, {"key": f"{session}{before + row[0]}", "answered": answered}) for row in batch]
 
     def _receive(
         self, sockets: Sequence[zmq.Socket[bytes]], since_s: array[float], latencies: array[float], results: list[Any]
@@ -250,7 +269,7 @@ def _instants(job: Job, choice: random.Random) -> list[float]:
 
 
 def make_generator(job: Job) -> LoadGenerator:
-    if job.generator == "lean":
+    if job.generator in ("lean", "lean-keyed"):
         return LeanGenerator(job)
     return ClientGenerator(job)
 

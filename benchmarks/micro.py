@@ -234,7 +234,9 @@ def _create_task_cost(loop: asyncio.AbstractEventLoop, empty: Callable[[], Any],
 class BareHost:
     """The worker's core over memory: calls in, replies into a list, commits durable when asked."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, keyed: bool = False) -> None:
+        self.keyed = keyed
+        self.calls = 0
         self.stores = {shard: ShardStore(MemoryState(shard)) for shard in range(_SHARDS)}
         self.replies: list[tuple[Origin, Any, int, Any]] = []
         self.host = Host(
@@ -250,12 +252,17 @@ class BareHost:
 
     def committed(self, commit: PendingCommit) -> None:
         for each in commit.shards:
-            self.stores[each.shard].apply(each.seq, each.objects)
+            self.stores[each.shard].apply(each.seq, each.objects, each.answers)
         self.host.committed(commit)
 
     def message(self, method: str) -> Message:
-        origin = _origin()
-        return Message(origin, [Request(number, "Counter", name, method) for number, name in enumerate(_NAMES)], [])
+        """A call of each object; of a session that has got all answers, if it is to have keys."""
+        requests = [Request(number, "Counter", name, method) for number, name in enumerate(_NAMES)]
+        if self.keyed:
+            for number, request in enumerate(requests, self.calls):
+                request.options = msgspec.Raw(encode({"key": f"6fX3q_9aPzLw.{number}", "answered": self.calls}))
+            self.calls += BATCH
+        return Message(_origin(), requests, [])
 
     def call_all(self, method: str) -> None:
         self.host.handle(self.message(method))
@@ -270,12 +277,12 @@ def _unexpected(*_: object) -> None:
 def _host(runs: int) -> list[Cost]:
     loop = new_worker_loop()
     try:
-        return list(_host_costs(BareHost(loop), runs))
+        return [*_host_costs(BareHost(loop), runs, "worker"), *_host_costs(BareHost(loop, keyed=True), runs, "worker, keys")]
     finally:
         loop.close()
 
 
-def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
+def _host_costs(bare: BareHost, runs: int, layer: str) -> Iterator[Cost]:
     host, replies = bare.host, bare.replies
     messages: list[Message] = []
 
@@ -311,11 +318,11 @@ def _host_costs(bare: BareHost, runs: int) -> Iterator[Cost]:
         host.cut()
 
     bare.call_all(_METHOD)
-    yield Cost("worker", "run read-modify-write, hold its reply", best_us(handle, runs, prepare=prepare_write))
-    yield Cost("worker", "cut a commit and encode it", best_us(cut_and_encode, runs, prepare=prepare_cut))
-    yield Cost("worker", "apply it, release replies", best_us(committed, runs, prepare=prepare_commit))
+    yield Cost(layer, "run read-modify-write, hold its reply", best_us(handle, runs, prepare=prepare_write))
+    yield Cost(layer, "cut a commit and encode it", best_us(cut_and_encode, runs, prepare=prepare_cut))
+    yield Cost(layer, "apply it, release replies", best_us(committed, runs, prepare=prepare_commit))
     settle()
-    yield Cost("worker", "run a cached read", best_us(handle, runs, prepare=lambda: prepare("current")), counted=False)
+    yield Cost(layer, "run a cached read", best_us(handle, runs, prepare=lambda: prepare("current")), counted=False)
     assert len(replies) == BATCH
 
 

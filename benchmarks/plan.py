@@ -12,8 +12,9 @@ from tidegate.benchmarks.workloads import Workload
 
 Route = Literal["router", "direct"]
 Sync = Literal["inline", "thread", "none"]
-Generator = Literal["lean", "client", "keyed"]
-"""`client`: the Python client with `retry=False`; `keyed`: the same as users get it, every call with a key."""
+Generator = Literal["lean", "lean-keyed", "client", "keyed"]
+"""`lean-keyed`: raw sockets, every call with the key of a session. `client`: the Python client with `retry=False`; `keyed`: the
+same as users get it, every call with a key."""
 
 
 @dataclass(frozen=True)

@@ -149,6 +149,8 @@ class Message:
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
 _decode_options = msgspec.msgpack.Decoder(Options | None).decode
+decode_options = msgspec.msgpack.Decoder(Options).decode
+"""Of a MessagePack body, where somebody else looks for what is wrong with them: see `parse_options`."""
 _json_decode_request = msgspec.json.Decoder(JsonRequest).decode
 _json_decode_requests = cast("Callable[[bytes], list[Request]]", msgspec.json.Decoder(list[JsonRequest]).decode)
 _decode_raw_map = msgspec.msgpack.Decoder(dict[str, msgspec.Raw]).decode

@@ -53,11 +53,8 @@ class AnswerGroup(Protocol):
     """Of a session, or of the plain keys of an object."""
 
     rows: dict[int | str, Answer]
-
-    @property
-    def floor(self) -> int:
-        """Of a session: no smaller number is new."""
-        ...
+    floor: int
+    """Of a session: no smaller number is new."""
 
 
 class KeptAnswers(Protocol):

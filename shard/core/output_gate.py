@@ -19,7 +19,7 @@ host holds the reply of its shortest way itself (`held`): both once a call, wher
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -43,18 +43,12 @@ OwnWrites = dict[str, bytes | None]
 class KeptAnswer(Protocol):
     """The answer to a call with a key, to be made durable with what the call has written."""
 
+    cache: Any
+    """Of the object that has given it."""
     seq: int
     """Its commit."""
     size: int
     """What it takes there."""
-
-
-Answers = dict["ObjectCache", list[KeptAnswer]]
-"""By object."""
-
-
-def _bytes_of(answers: Iterable[KeptAnswer]) -> int:
-    return sum(answer.size for answer in answers)
 
 
 class PendingCommit:
@@ -71,7 +65,7 @@ class PendingCommit:
         self.heirs = heirs
         self.own = own
         """What the runtime itself has written."""
-        self.answers: Answers = {}
+        self.answers: list[KeptAnswer] = []
         """What is kept for keys."""
         self.shards: list[ShardCommit] = []
         """All of that, by shard, as the log and the stores take it."""
@@ -108,7 +102,7 @@ class OutputGate:
         self.in_flight: PendingCommit | None = None
         self.open_bytes = 0
         """What `dirty` and `answers` take in a commit."""
-        self.answers: Answers = {}
+        self.answers: list[KeptAnswer] = []
         """What is kept for keys: each in the commit that has what its object has written."""
         self.passing: dict[tuple[ObjectCache, str], None] = {}
         """Keys that leave their caches once what was written is durable."""
@@ -193,7 +187,7 @@ class OutputGate:
         wait for it; where members stay behind, all messages wait for the last of them."""
         assert self.can_cut
         members, self.dirty = self.dirty, []
-        answers, self.answers = self.answers, {}
+        answers, self.answers = self.answers, []
         if self.open_bytes > bytes_max:
             members, self.dirty, answers, self.answers = self._split(members, answers, bytes_max)
         heirs, self.heirs = self.heirs, []
@@ -205,12 +199,11 @@ class OutputGate:
                 self.split_first = commit.seq
             self.split_seq = commit.seq
             self.heirs = list(heirs)
-            for cache in [*members, *self.dirty, *(heir for heir, _ in heirs), *answers, *self.answers]:
+            for cache in [*members, *self.dirty, *(heir for heir, _ in heirs), *(each.cache for each in answers + self.answers)]:
                 if cache.confirm_seq == commit.seq:
                     cache.confirm_seq = self.open_seq
-            for kept in self.answers.values():
-                for answer in kept:
-                    answer.seq = self.open_seq
+            for answer in self.answers:
+                answer.seq = self.open_seq
         else:
             commit.held, self.held = self.held, []
         commit.answers = answers
@@ -220,28 +213,34 @@ class OutputGate:
     def _open_bytes(self) -> int:
         if not self.dirty and not self.answers:
             return 0
-        return sum(member.dirty_bytes for member in self.dirty) + sum(map(_bytes_of, self.answers.values()))
+        return sum(member.dirty_bytes for member in self.dirty) + sum(answer.size for answer in self.answers)
 
-    def _split(self, members: list[ObjectCache], answers: Answers, bytes_max: int) -> tuple[
-        list[ObjectCache], list[ObjectCache], Answers, Answers
+    def _split(self, members: list[ObjectCache], answers: list[KeptAnswer], bytes_max: int) -> tuple[
+        list[ObjectCache], list[ObjectCache], list[KeptAnswer], list[KeptAnswer]
     ]:  # fmt: skip
         """Who goes now and who stays, with their answers. Heirs stay, so that nothing of theirs is durable before what they have
         seen; when all are heirs, of each other, all go."""
         heirs = {id(heir) for heir, _ in self.heirs}
+        sizes = {id(member): member.dirty_bytes for member in members}
+        for answer in answers:
+            sizes[id(answer.cache)] = sizes.get(id(answer.cache), 0) + answer.size
         taken: set[int] = set()
         size = 0
-        for each in {id(each): each for each in (*members, *answers)}.values():
-            if id(each) in heirs:
+        for each, each_bytes in sizes.items():
+            if each in heirs:
                 continue
-            size += each.dirty_bytes + _bytes_of(answers.get(each, ()))
+            size += each_bytes
             if taken and size > bytes_max:
                 break
-            taken.add(id(each))
+            taken.add(each)
         if not taken:
-            return members, [], answers, {}
-        going = {each: kept for each, kept in answers.items() if id(each) in taken}
-        staying = {each: kept for each, kept in answers.items() if id(each) not in taken}
-        return [m for m in members if id(m) in taken], [m for m in members if id(m) not in taken], going, staying
+            return members, [], answers, []
+        return (
+            [member for member in members if id(member) in taken],
+            [member for member in members if id(member) not in taken],
+            [answer for answer in answers if id(answer.cache) in taken],
+            [answer for answer in answers if id(answer.cache) not in taken],
+        )
 
     def succeeded(self, commit: PendingCommit) -> None:
         """It is durable. Its held messages may leave."""
@@ -280,22 +279,18 @@ class OutputGate:
 
     # Answers to calls with a key
 
-    def keep_answer(self, cache: ObjectCache, answer: KeptAnswer, *, confirmed: bool = True) -> None:
-        """It becomes durable with what its object has written; messages of the object wait for it, if it is `confirmed`."""
+    def keep_answer(self, answer: KeptAnswer) -> None:
+        """It becomes durable with what its object has written."""
         answer.seq = self.open_seq
-        if confirmed:
-            cache.confirm_seq = self.open_seq
-        kept = self.answers.get(cache)
-        if kept is None:
-            self.answers[cache] = [answer]
-        else:
-            kept.append(answer)
+        self.answers.append(answer)
         self.open_bytes += answer.size
 
     def take_answers(self, cache: ObjectCache) -> list[KeptAnswer]:
         """Its object is reset: what is in no commit yet will be in none."""
-        taken = self.answers.pop(cache, [])
-        self.open_bytes -= _bytes_of(taken)
+        taken = [answer for answer in self.answers if answer.cache is cache]
+        if taken:
+            self.answers = [answer for answer in self.answers if answer.cache is not cache]
+            self.open_bytes -= sum(answer.size for answer in taken)
         return taken
 
     def forget(self, member: ObjectCache) -> list[HeldMessage]:
@@ -315,7 +310,7 @@ class OutputGate:
         """Recomputes what is kept incrementally. For tests."""
         assert len({id(member) for member in self.dirty}) == len(self.dirty)
         assert self.open_bytes == self._open_bytes()
-        assert all(answer.seq == self.open_seq for answers in self.answers.values() for answer in answers)
+        assert all(answer.seq == self.open_seq for answer in self.answers)
         in_flight = () if self.in_flight is None else (self.in_flight.seq,)
         assert (self.durable_seq, *in_flight, self.open_seq) == tuple(range(self.durable_seq, self.open_seq + 1))
         assert self.own or not self.own_wanted

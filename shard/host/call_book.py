@@ -10,7 +10,7 @@ Rule: the counts are changed in this file only. Calls that are answered without 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tidegate.runtime.errors import Overloaded
 from tidegate.runtime.limits import OBJECT_CALLS_MAX, WAITING_CALL_BYTES_MAX, WAITING_CALLS_MAX
@@ -77,8 +77,8 @@ class CallBook:
         objects without calls nobody looks: there may be a million."""
         known = set()
         for origin, request_id in self._calls():
-            if isinstance(origin, InternalOrigin):
-                origin, request_id = origin.asked_by(request_id)
+            if origin.__class__ is not Origin:
+                origin, request_id = cast("InternalOrigin", origin).asked_by(request_id)
             if origin.client == client:
                 known.add(request_id)
         return known

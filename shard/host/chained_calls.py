@@ -85,7 +85,7 @@ class ChainedCalls:
         host, request, origin = self._host, call.request, call.origin
         run: KeyedRun | None = None
         if call.key is not None:
-            run = host.keyed.begin(activation, method, request, origin, call.key, call)
+            run = host.keyed.begin(activation, method, call, call.key)
             if run is None:
                 return
         try:

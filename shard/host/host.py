@@ -145,7 +145,7 @@ class Host:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
         loop, spare = self.loop, self._spare
-        key: CallKey | None = None
+        run: KeyedRun | None = None
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
             for request in message.requests:
@@ -155,22 +155,27 @@ class Host:
                     and (activation := kept.activations.find(request.name)) is not None
                     and activation.gate.open
                     and (method := kept.methods.get(request.method)) is not None
-                    and (request.options is NO_RAW or len(request.options) < 2 or (key := self._key_alone(request, origin)))
                     and output_gate.open_bytes < UNDURABLE_BYTES_MAX
                     and not waiting.stalled
+                    and (
+                        request.options is NO_RAW
+                        or len(request.options) < 2
+                        or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
+                    )
                 ):
                     activation.last_used_s = now_s
                     try:
-                        if key is None:
+                        if run is None:
                             self._run(activation, method, request, origin, activation.context.copy())
                         else:
-                            run_key, key = key, None
-                            self._run_keyed(activation, method, request, origin, run_key)
+                            keyed, run = run, None
+                            context = activation.context.copy()
+                            context.run(KEYED.set, keyed)
+                            self._run(activation, method, request, keyed, context)
                     except BaseException as exc:
                         self._went_wrong(origin, request.id, exc)
                         enter_task(loop, spare.task)
                 else:
-                    key = None
                     leave_task(loop, spare.task)
                     try:
                         self.deliver(request, origin)
@@ -178,27 +183,6 @@ class Host:
                         enter_task(loop, spare.task)
         finally:
             leave_task(loop, spare.task)
-
-    @staticmethod
-    def _key_alone(request: Request, origin: Origin) -> CallKey | None:
-        """The key of a call that has nothing else among its options."""
-        try:
-            options = parse_options(request.options, json=origin.json)
-        except BaseException:
-            return None  # It is told so where calls with options go.
-        if options.key is None or options.deadline_ms is not None or options.chain is not None:
-            return None
-        return CallKey(options.key, options.answered)
-
-    def _run_keyed(
-        self, activation: Activation, method: Method, request: Request, origin: Origin, key: CallKey, call: Call | None = None
-    ) -> None:
-        """Like `_run`, unless the key is one of another call."""
-        run = self.keyed.begin(activation, method, request, origin, key, call)
-        if run is not None:
-            context = activation.context.copy()
-            context.run(KEYED.set, run)
-            self._run(activation, method, request, run, context)
 
     def deliver(self, request: Request, origin: Origin) -> None:
         """One call arrives. Must be called from the loop, not from object code."""
@@ -226,7 +210,7 @@ class Host:
         except BaseException as exc:
             self._went_wrong(call.origin, call.request.id, exc)
 
-    def _went_wrong(self, origin: Origin, request_id: Any, error: BaseException) -> None:
+    def _went_wrong(self, origin: Origin | KeyedRun, request_id: Any, error: BaseException) -> None:
         """Something raised where nothing should: it is the error of this call alone. Perhaps the call had been answered; who
         made it knows no second answer. Afterwards no task is the current one."""
         self._spare.recover()
@@ -289,16 +273,18 @@ class Host:
                 self.chained.run(activation, method, call, section)
                 return
             enter_task(self.loop, self._spare.task)
+            context = activation.context.copy()
             if call.key is None:
-                self._run(activation, method, request, origin, activation.context.copy())
-            else:
-                self._run_keyed(activation, method, request, origin, call.key, call)
+                self._run(activation, method, request, origin, context)
+            elif (run := self.keyed.begin(activation, method, call, call.key)) is not None:
+                context.run(KEYED.set, run)
+                self._run(activation, method, request, run, context)
             leave_task(self.loop, self._spare.task)
         except BaseException as exc:
             self._went_wrong(origin, request.id, exc)
 
     def _run(
-        self, activation: Activation, method: Method, request: Request, origin: Origin, context: contextvars.Context
+        self, activation: Activation, method: Method, request: Request, origin: Origin | KeyedRun, context: contextvars.Context
     ) -> None:
         """Runs the first step of a call; for most calls that is all. The spare task is the current one."""
         self._calls += 1
@@ -326,19 +312,8 @@ class Host:
             self._outcomes.finish_error(activation, origin, request.id, method.name, exc)
             task.end_early(None, exc)  # Without the frames that it held.
             return
-        if task._driver.gi_yieldfrom is not None:  # The coroutine is suspended.
-            self._spare.replace()
-            if activation.broken is None:
-                self.book.started(task)
-                task.call = (origin, request.id, method.name)
-                if origin.__class__ is KeyedRun:
-                    task.keyed = origin
-                    task.keyed.end_step()
-            else:  # It has broken its object and goes on.
-                self.answer_error(origin, request.id, activation.broken)
-                self.resets.hurry_later(activation)
-            task.start_running()
-            task.suspend_on(result)
+        if task._driver.gi_yieldfrom is not None:
+            self._suspended(activation, task, (origin, request.id, method.name), result)
             return
         if references_to(self._spare.task) > task.references_max or weak_references_to(task):
             self._spare.replace()  # Somebody kept it, as current_task(), or cancelled or named it.
@@ -347,15 +322,37 @@ class Host:
                 self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
                 return
         output_gate = self.output_gate
-        if result.__class__ in SCALARS and origin.__class__ is Origin and activation.broken is None:
+        if (
+            result.__class__ in SCALARS
+            and activation.broken is None
+            and (
+                origin.__class__ is Origin
+                or (origin.__class__ is KeyedRun and (origin := self.keyed.finished(origin, OK, result)).__class__ is Origin)
+            )
+        ):
             confirm_seq = activation.cache.confirm_seq  # What `Outcomes.finish` would do in the end, for the commonest cases.
             if confirm_seq == output_gate.open_seq:
-                output_gate.held.append((activation, origin, request.id, OK, result))
+                output_gate.held.append((activation, origin, request.id, OK, result))  # type: ignore[arg-type]  # an Origin
                 return
             if confirm_seq <= output_gate.durable_seq:
-                self._reply(origin, request.id, OK, result)
+                self._reply(origin, request.id, OK, result)  # type: ignore[arg-type]  # an Origin
                 return
         self._outcomes.finish(activation, origin, request.id, method.name, result)
+
+    def _suspended(self, activation: Activation, task: ObjectTask, call: tuple[Any, Any, str], yielded: Any) -> None:
+        """The coroutine of a call waits, after its first step."""
+        self._spare.replace()
+        if activation.broken is None:
+            self.book.started(task)
+            task.call = call
+            if isinstance(call[0], KeyedRun):
+                task.keyed = call[0]
+                task.keyed.end_step()
+        else:  # It has broken its object and goes on.
+            self.answer_error(*call[:2], activation.broken)
+            self.resets.hurry_later(activation)
+        task.start_running()
+        task.suspend_on(yielded)
 
     def call_done(self, activation: Activation, task: ObjectTask) -> None:
         """A call that had suspended has finished."""
@@ -372,13 +369,13 @@ class Host:
         except BaseException as exc:
             self._went_wrong(origin, request_id, exc)
 
-    def answer(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
+    def answer(self, origin: Origin | KeyedRun, request_id: Any, status: int, result: Any) -> None:
         if origin.__class__ is Origin:
             self._reply(origin, request_id, status, result)
         else:
             cast("InternalOrigin", origin).answer(status, result)
 
-    def answer_error(self, origin: Origin, request_id: Any, error: CallError) -> None:
+    def answer_error(self, origin: Origin | KeyedRun, request_id: Any, error: CallError) -> None:
         self.answer(origin, request_id, ERROR, error.to_wire())
         self.turn.end_soon()
 
@@ -435,7 +432,7 @@ class Host:
             cache.committing = None
         self.alarms.committed()
         if commit.answers:
-            self.keyed.committed(commit.answers)
+            self.keyed.settled(commit.answers)
         self.output_gate.succeeded(commit)
         reply = self._reply
         for _, origin, request_id, status, result in commit.held:
@@ -455,8 +452,7 @@ class Host:
         error = ObjectReset(f"a write could not be made durable: {problem}")
         for message in commit.held:
             self.discard(message, error)
-        for kept in commit.answers.values():
-            self.keyed.lost(kept)
+        self.keyed.settled(commit.answers)
         for cache in commit.members:
             cache.committing = None
         for cache in commit.members:

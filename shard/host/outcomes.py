@@ -29,7 +29,7 @@ class Outcomes:
         self._host = host
         self._output_gate = host.output_gate
 
-    def finish(self, activation: Activation, origin: Origin, request_id: Any, method: str, value: Any) -> None:
+    def finish(self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, method: str, value: Any) -> None:
         if activation.broken is not None:
             self._host.answer_error(origin, request_id, activation.broken)
             return
@@ -47,9 +47,9 @@ class Outcomes:
             value = raw
         self.finish_status(activation, origin, request_id, OK, value)
 
-    def finish_status(self, activation: Activation, origin: Origin, request_id: Any, status: int, value: Any) -> None:
+    def finish_status(self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, status: int, value: Any) -> None:
         """Through the output gate."""
-        if origin.__class__ is KeyedRun:
+        if isinstance(origin, KeyedRun):
             origin = self._host.keyed.finished(origin, status, value)
         if activation.cache.confirm_seq <= self._output_gate.durable_seq:
             self._host.answer(origin, request_id, status, value)
@@ -63,7 +63,9 @@ class Outcomes:
         else:
             self._output_gate.hold(activation.cache.confirm_seq, activation, origin, request_id, status, value)
 
-    def finish_error(self, activation: Activation, origin: Origin, request_id: Any, method: str, error: BaseException) -> None:
+    def finish_error(
+        self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, method: str, error: BaseException
+    ) -> None:
         if activation.broken is not None or issubclass(type(error), Aborted):
             self._host.answer_error(origin, request_id, activation.broken or ObjectReset(text_of(error)))
         else:

@@ -65,7 +65,7 @@ class WaitingRoom:
         """By object: the cache of an activation that is in memory no more, and the calls that wait for its last commit."""
         self._reading: dict[bytes, Queue] = {}
         """By object: the calls that wait until its header has been read."""
-        self._repeating: dict[object, Queue] = {}
+        self.repeating: dict[object, Queue] = {}
         """By the first call with their key, which runs: those that came after it."""
         self._warm: bytes | None = None
         """The object whose header has just been read."""
@@ -128,13 +128,13 @@ class WaitingRoom:
 
     def behind(self, first: object, call: Call) -> None:
         """It has the same key as one that runs, and will know what that was answered."""
-        queue = self._repeating.get(first)
+        queue = self.repeating.get(first)
         self._join({} if queue is None else queue, call, ahead=0 if queue is None else len(queue))
         if queue is None and call.queue is not None:
-            self._repeating[first] = call.queue
+            self.repeating[first] = call.queue
 
     def first_ended(self, first: object) -> None:
-        if self._repeating and first in self._repeating:
+        if self.repeating and first in self.repeating:
             self._loop.call_soon(self._deliver_repeats, first, context=NEUTRAL)
 
     def is_away(self, object_key: bytes) -> bool:
@@ -167,7 +167,7 @@ class WaitingRoom:
         yield self.stalled
         yield from self._reading.values()
         yield from (queue for _, queue in self._ending.values())
-        yield from self._repeating.values()
+        yield from self.repeating.values()
 
     def _join(self, queue: Queue, call: Call, ahead: int) -> None:
         refusal = self._book.refusal(call, ahead)
@@ -211,7 +211,7 @@ class WaitingRoom:
         self._deliver_all(stalled)
 
     def _deliver_repeats(self, first: object) -> None:
-        if (queue := self._repeating.pop(first, None)) is not None:
+        if (queue := self.repeating.pop(first, None)) is not None:
             self._deliver_all(queue)
 
     def _was_read(self, object_key: bytes, _: Any, error: Exception | None) -> None:

@@ -17,7 +17,7 @@ Rule: pure. No clock: the newest answer says how late it is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -27,7 +27,7 @@ from tidegate.shard.store.interface import SESSION_CHARACTERS_MAX, Answer
 ANSWERS_KEY = b"\xf9" * 16
 """Object key under which a shard keeps them. Object keys begin with a slot, so with a byte below 0x40."""
 ANSWER_BYTES = 500
-"""Estimate of what an answer takes in memory beside its result and key."""
+"""Estimate of what an answer takes in memory beside a large result."""
 SESSION_BYTES = 500
 """The same for a session."""
 _SESSION_ROW = "s"
@@ -50,7 +50,7 @@ NO_LIMITS = AnswerLimits()
 class Group:
     """The answers of one session, or to the plain keys of one object."""
 
-    __slots__ = ("answered", "children", "dropped_below", "last_s", "marked", "rows")
+    __slots__ = ("answered", "children", "floor", "last_s", "marked", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[int | str, Answer] = {}
@@ -59,20 +59,16 @@ class Group:
         """By number, the keys of calls that it has made, of a session."""
         self.answered = 0
         """Of a session: calls with a smaller number have been answered to their caller."""
-        self.dropped_below = 0
-        """Of a session: with a smaller number, answers have been dropped."""
+        self.floor = 0
+        """Of a session: calls with a smaller number have been answered, or answers of such calls have been dropped."""
         self.last_s = 0
         self.marked = False
         """Its floor or its time is not in the state."""
 
-    @property
-    def floor(self) -> int:
-        return max(self.answered, self.dropped_below)
-
 
 class SessionRow(msgspec.Struct, array_like=True, gc=False):
     answered: int
-    dropped_below: int
+    floor: int
     last_s: int
 
 
@@ -83,12 +79,6 @@ def is_session(group: str) -> bool:
 def number_of(key: int | str) -> int:
     """Of a key in a session: the number of the call that the client has made."""
     return key if isinstance(key, int) else int(key.partition("~")[0])
-
-
-def size_of(answer: Answer) -> int:
-    result = answer.result
-    key_bytes = 0 if isinstance(answer.key, int) else len(answer.key)
-    return ANSWER_BYTES + key_bytes + (len(result) if isinstance(result, str | bytes | msgspec.Raw) else 0)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -133,50 +123,49 @@ class AnswerTable:
 
     # What is durable
 
-    def apply(self, answers: Iterable[Answer]) -> None:
+    def apply(self, answers: Sequence[Answer]) -> None:
         """A commit is durable: its answers, in the order in which they were given."""
-        now_s = 0
+        now_s = answers[-1].since_s
+        order, name, in_session = self._order, "", False
+        group: Group
         for answer in answers:
-            self._keep(answer)
-            now_s = answer.since_s
+            if answer.group != name:
+                name = answer.group
+                group = self.groups.get(name) or self._new_group(name, now_s)
+                in_session = len(name) <= SESSION_CHARACTERS_MAX
+                if in_session:
+                    group.last_s = now_s
+                    self._mark(name, group)
+            key, rows = answer.key, group.rows
+            if in_session:
+                if answer.answered > group.answered:
+                    self._settle(group, answer.answered)
+                if key.__class__ is int:
+                    if key < group.answered:
+                        continue  # Replayed, and answered since.
+                elif not self._is_child(group, answer):
+                    continue
+            if key in rows:
+                self._free(rows[key])
+            answer.row = self._next_row
+            self._next_row += 1
+            rows[key] = answer
+            order.append(answer)
+            self.count += 1
+            self.bytes += ANSWER_BYTES + answer.size
+            if len(rows) > self.limits.per_object and not in_session:
+                self._drop(next(iter(rows.values())))
         self._make_room(now_s)
-        if len(self._order) > 2 * self.count + _COMPACT_MIN:
-            self._order = deque(answer for answer in self._order if answer.row)
+        if len(order) > 2 * self.count + _COMPACT_MIN:
+            self._order = deque(answer for answer in order if answer.row)
 
-    def _keep(self, answer: Answer) -> None:
-        name = answer.group
-        group = self.groups.get(name)
-        if group is None:
-            group = self._new_group(name, answer.since_s)
-        rows, key = group.rows, answer.key
-        if len(name) <= SESSION_CHARACTERS_MAX:
-            group.last_s = answer.since_s
-            if not group.marked:
-                group.marked = True
-                self._marked.append(name)
-            if answer.answered > group.answered:
-                self._settle(group, answer.answered)
-            if key.__class__ is str:
-                number = number_of(key)
-                if number < group.answered:
-                    return  # Replayed, and answered since.
-                if key not in rows:
-                    group.children.setdefault(number, []).append(key)
-            elif key < group.answered:  # type: ignore[operator]  # an int
-                return
-        if (before := rows.get(key)) is not None:
-            self._free(before)
-        answer.row = self._next_row
-        self._next_row += 1
-        self._insert(group, answer)
-        if len(rows) > self.limits.per_object and not is_session(name):
-            self._drop(next(iter(rows.values())))
-
-    def _insert(self, group: Group, answer: Answer) -> None:
-        group.rows[answer.key] = answer
-        self._order.append(answer)
-        self.count += 1
-        self.bytes += size_of(answer)
+    def _is_child(self, group: Group, answer: Answer) -> bool:
+        """Notes which call of the session has made this one. False: it has been answered."""
+        key = str(answer.key)
+        number = number_of(key)
+        if number >= group.answered and key not in group.rows:
+            group.children.setdefault(number, []).append(key)
+        return number >= group.answered
 
     def _new_group(self, name: str, now_s: int) -> Group:
         group = self.groups[name] = Group()
@@ -185,23 +174,38 @@ class AnswerTable:
             self._sessions.append((name, now_s))
         return group
 
+    def _mark(self, session: str, group: Group) -> None:
+        if not group.marked:
+            group.marked = True
+            self._marked.append(session)
+
     def _settle(self, group: Group, answered: int) -> None:
         """Of a session everything below that number has been answered."""
         rows, children = group.rows, group.children
         if not rows:
             pass
         elif answered - group.answered <= len(rows):
+            saved, freed, freed_bytes = self._saved_row, 0, 0
             for number in range(group.answered, answered):
-                if (answer := rows.pop(number, None)) is not None:
-                    self._free(answer)
+                if number in rows:  # What `_free` does.
+                    answer = rows.pop(number)
+                    if answer.row <= saved:
+                        self._gone.append(answer.row)
+                    answer.row = 0
+                    freed += 1
+                    freed_bytes += answer.size
                 if children:
                     for child in children.pop(number, ()):
                         self._free(rows.pop(child))
+            self.count -= freed
+            self.bytes -= freed * ANSWER_BYTES + freed_bytes
         else:
             for key in [key for key in rows if number_of(key) < answered]:
                 self._free(rows.pop(key))
                 children.pop(number_of(key), None)
         group.answered = answered
+        if group.floor < answered:
+            group.floor = answered
 
     def _free(self, answer: Answer) -> None:
         """It has left its group."""
@@ -209,7 +213,7 @@ class AnswerTable:
             self._gone.append(answer.row)
         answer.row = 0
         self.count -= 1
-        self.bytes -= size_of(answer)
+        self.bytes -= ANSWER_BYTES + answer.size
 
     # What has to leave
 
@@ -242,8 +246,7 @@ class AnswerTable:
             self._free(answer)
         del self.groups[name]
         self.bytes -= SESSION_BYTES
-        if not group.marked:
-            self._marked.append(name)
+        self._mark(name, group)
 
     def _drop(self, answer: Answer) -> None:
         self.dropped += 1
@@ -254,15 +257,13 @@ class AnswerTable:
         del group.rows[answer.key]
         if is_session(answer.group):
             number = number_of(answer.key)
-            group.dropped_below = max(group.dropped_below, number + 1)
+            group.floor = max(group.floor, number + 1)
             if isinstance(answer.key, str):
                 siblings = group.children[number]
                 siblings.remove(answer.key)
                 if not siblings:
                     del group.children[number]
-            if not group.marked:
-                group.marked = True
-                self._marked.append(answer.group)
+            self._mark(answer.group, group)
         elif not group.rows:
             del self.groups[answer.group]
         self._free(answer)
@@ -281,7 +282,7 @@ class AnswerTable:
             group = self.groups.get(session)
             if group is not None:
                 group.marked = False
-                changes[_SESSION_ROW + session] = _encode(SessionRow(group.answered, group.dropped_below, group.last_s))
+                changes[_SESSION_ROW + session] = _encode(SessionRow(group.answered, group.floor, group.last_s))
             else:
                 changes[_SESSION_ROW + session] = None
         self._saved_row = self._next_row - 1
@@ -296,14 +297,17 @@ class AnswerTable:
             if key.startswith(_SESSION_ROW):
                 session = _decode_session(raw)
                 group = self._new_group(key[1:], session.last_s)
-                group.answered, group.dropped_below, group.last_s = session.answered, session.dropped_below, session.last_s
+                group.answered, group.floor, group.last_s = session.answered, session.floor, session.last_s
         for key, raw in found:
             if not key.startswith(_SESSION_ROW):
                 answer = _decode_answer(raw)
                 answer.row = int(key, 16)
                 self._next_row = answer.row + 1
                 group = self.groups.get(answer.group) or self._new_group(answer.group, answer.since_s)
-                self._insert(group, answer)
+                group.rows[answer.key] = answer
+                self._order.append(answer)
+                self.count += 1
+                self.bytes += ANSWER_BYTES + answer.size
                 if is_session(answer.group) and isinstance(answer.key, str):
                     group.children.setdefault(number_of(answer.key), []).append(answer.key)
         self._saved_row = self._next_row - 1
@@ -315,7 +319,7 @@ class AnswerTable:
         kept = [answer for group in self.groups.values() for answer in group.rows.values()]
         assert self.count == len(kept)
         sessions = [name for name in self.groups if is_session(name)]
-        assert self.bytes == sum(map(size_of, kept)) + SESSION_BYTES * len(sessions)
+        assert self.bytes == sum(ANSWER_BYTES + answer.size for answer in kept) + SESSION_BYTES * len(sessions)
         assert sorted(name for name, _ in self._sessions) == sorted(sessions)
         in_order = [answer.row for answer in self._order if answer.row]
         assert in_order == sorted(in_order)

@@ -64,6 +64,8 @@ class Answer(msgspec.Struct, array_like=True, gc=False):
     status: int
     result: msgspec.Raw
     """Read from the log or the state it is MessagePack. One that was just given may be a scalar, as it is."""
+    size: int = 0
+    """Of the result in bytes, where that may be many."""
     since_s: int = 0
     """Unix time of the commit."""
     row: int = 0

@@ -267,31 +267,40 @@ def test_messages_that_wait_for_writes_which_a_reset_has_dropped_leave_all_the_s
 
 
 class Answer:
-    def __init__(self, size: int = 1) -> None:
+    def __init__(self, cache: Any, size: int = 1) -> None:
+        self.cache = cache
         self.size = size
         self.seq = 0
 
 
+def keep(gate: OutputGate, cache: Any, size: int = 1, *, confirmed: bool = True) -> Answer:
+    answer = Answer(cache, size)
+    gate.keep_answer(answer)
+    if confirmed:
+        cache.confirm_seq = gate.open_seq
+    return answer
+
+
 def test_an_answer_is_in_the_commit_of_what_its_object_has_written_and_holds_its_messages() -> None:
     gate = OutputGate()
-    member, answer = cache_in(gate).write(), Answer()
-    gate.keep_answer(member, answer)
+    member = cache_in(gate).write()
+    answer = keep(gate, member)
     assert not member.say("the answer")
     assert cut(gate) == [member]
-    assert in_flight(gate).answers == {member: [answer]}
+    assert in_flight(gate).answers == [answer]
     assert answer.seq == in_flight(gate).seq
     assert released(gate) == ["the answer"]
 
 
 def test_an_answer_of_an_object_that_has_written_nothing_asks_for_a_commit_of_its_own() -> None:
     gate = OutputGate()
-    member, answer = cache_in(gate), Answer()
-    gate.keep_answer(member, answer)
+    member = cache_in(gate)
+    answer = keep(gate, member)
     assert gate.can_cut
     assert not gate.everything_is_durable
     assert not member.say("the answer")
     assert cut(gate) == []
-    assert in_flight(gate).answers == {member: [answer]}
+    assert in_flight(gate).answers == [answer]
     assert released(gate) == ["the answer"]
     assert gate.everything_is_durable
 
@@ -299,7 +308,7 @@ def test_an_answer_of_an_object_that_has_written_nothing_asks_for_a_commit_of_it
 def test_a_mark_that_is_not_confirmed_holds_no_message_back() -> None:
     gate = OutputGate()
     member = cache_in(gate)
-    gate.keep_answer(member, Answer(), confirmed=False)
+    keep(gate, member, confirmed=False)
     assert member.say("something else")
     gate.check_invariants()
 
@@ -307,17 +316,15 @@ def test_a_mark_that_is_not_confirmed_holds_no_message_back() -> None:
 def test_an_answer_stays_behind_with_the_writes_of_its_object() -> None:
     gate = OutputGate()
     first, second = cache_in(gate).write(60), cache_in(gate).write(60)
-    going, staying = Answer(5), Answer(5)
-    gate.keep_answer(first, going)
-    gate.keep_answer(second, staying)
+    going, staying = keep(gate, first, 5), keep(gate, second, 5)
     assert not second.say("later")
     assert cut(gate) == [first]
-    assert in_flight(gate).answers == {first: [going]}
+    assert in_flight(gate).answers == [going]
     assert (going.seq, staying.seq) == (1, 2)
     assert gate.open_bytes == 65
     assert released(gate) == []
     assert cut(gate) == [second]
-    assert in_flight(gate).answers == {second: [staying]}
+    assert in_flight(gate).answers == [staying]
     assert released(gate) == ["later"]
 
 
@@ -325,14 +332,14 @@ def test_answers_alone_are_split_too_and_none_is_left_for_ever() -> None:
     gate = OutputGate()
     members = [cache_in(gate) for _ in range(5)]
     for member in members:
-        gate.keep_answer(member, Answer(60))
+        keep(gate, member, 60)
         member.say(member)
     gone: list[Any] = []
     said: list[Any] = []
     while gate.can_cut:
         cut(gate)
         assert len(in_flight(gate).answers) == 1
-        gone += in_flight(gate).answers
+        gone += [answer.cache for answer in in_flight(gate).answers]
         said += released(gate)
     assert gone == members
     assert said == members
@@ -342,23 +349,20 @@ def test_the_answer_of_an_heir_stays_behind_with_what_the_heir_has_seen() -> Non
     gate = OutputGate()
     first, source, heir = cache_in(gate).write(60), cache_in(gate).write(60), cache_in(gate)
     gate.inherit(heir, source, source.confirm_seq)
-    answer = Answer()
-    gate.keep_answer(heir, answer)
+    answer = keep(gate, heir)
     assert cut(gate) == [first]
-    assert in_flight(gate).answers == {}
+    assert in_flight(gate).answers == []
     released(gate)
     assert cut(gate) == [source]
-    assert in_flight(gate).answers == {heir: [answer]}
+    assert in_flight(gate).answers == [answer]
 
 
 def test_the_answers_of_an_object_that_is_reset_are_in_no_commit() -> None:
     gate = OutputGate()
     member, other = cache_in(gate), cache_in(gate)
-    lost, kept = Answer(), Answer()
-    gate.keep_answer(member, lost)
-    gate.keep_answer(other, kept)
+    lost, kept = keep(gate, member), keep(gate, other)
     assert gate.take_answers(member) == [lost]
     assert gate.take_answers(member) == []
     gate.check_invariants()
     cut(gate)
-    assert in_flight(gate).answers == {other: [kept]}
+    assert in_flight(gate).answers == [kept]

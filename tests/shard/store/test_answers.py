@@ -17,7 +17,8 @@ SESSIONS = ("one", "two", "Three-3_")
 
 
 def answer(group: str, key: int | str, answered: int = 0, *, result: Any = 7, since_s: int = 1_000) -> Answer:
-    return Answer(group, key, answered, 5, 0, msgspec.Raw(msgspec.msgpack.encode(result)), since_s)
+    raw = msgspec.msgpack.encode(result)
+    return Answer(group, key, answered, 5, 0, msgspec.Raw(raw), len(raw), since_s)
 
 
 def as_logged(answers: list[Answer]) -> list[Answer]:
@@ -117,7 +118,7 @@ def test_the_bound_of_an_object_is_none_of_a_session() -> None:
 
 
 def test_beyond_the_bound_in_bytes_the_oldest_leave_whosever_they_are() -> None:
-    table = AnswerTable(AnswerLimits(bytes_max=5 * ANSWER_BYTES + 2 * SESSION_BYTES))
+    table = AnswerTable(AnswerLimits(bytes_max=5 * ANSWER_BYTES + 5 + SESSION_BYTES))
     for index in range(4):
         table.apply([answer("one", index), answer(OBJECTS[0], f"k{index}")])
     assert table.bytes <= table.limits.bytes_max
