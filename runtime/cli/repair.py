@@ -17,7 +17,7 @@ from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.supervisor.directory import open_idle_directory
-from tidegate.shard.offline.repair import Repair, Salvage
+from tidegate.shard.offline.repair import Repair, Salvage, missing_in_logs, take_from_logs
 
 _EPILOG = """Says what would be saved and what is lost, by name as far as that can be read. Changes nothing without --yes;
 with it the damaged file is kept beside the new one. The service must be stopped. Look at `tidegate check` first.
@@ -55,24 +55,39 @@ def run(options: argparse.Namespace) -> int:
         try:
             repair = salvage.plan()
             aside = salvage.write(repair.applied_seq) if options.yes and repair.damages else None
+            missing = _missing(options, directory.path, repair)
         except (OSError, lmdb.Error) as error:
             hint = "nothing was changed; there must be room for a second file beside the damaged one"
             raise OperatorError("repair", f"shard {options.shard} in {options.data}", str(error), hint) from error
         finally:
             salvage.close()
     if options.json:
-        print(json.dumps(_as_json(options, repair, aside), indent=2))
+        print(json.dumps(_as_json(options, repair, aside, missing), indent=2))
     else:
-        print("\n".join(_page(options, repair, aside)))
+        print("\n".join(_page(options, repair, aside, missing)))
     return EXIT_OK
 
 
-def _as_json(options: argparse.Namespace, repair: Repair, aside: Path | None) -> dict[str, Any]:
+def _missing(options: argparse.Namespace, data: Path, repair: Repair) -> list[str]:
+    """In the logs. While the data file is damaged nobody knows."""
+    if not repair.damages:
+        missing = missing_in_logs(data, options.shard)
+        return take_from_logs(data, options.shard) if missing and options.yes else missing
+    return take_from_logs(data, options.shard) if options.yes else []
+
+
+def _as_json(options: argparse.Namespace, repair: Repair, aside: Path | None, missing: list[str]) -> dict[str, Any]:
     numbers = repair._asdict() | {"damages": [str(damage) for damage in repair.damages]}
-    return {"data": str(options.data), "shard": options.shard, **numbers, "damaged_file": None if aside is None else str(aside)}
+    damaged_file = None if aside is None else str(aside)
+    of_logs = {"missing_in_logs": missing, "done": options.yes}
+    return {"data": str(options.data), "shard": options.shard, **numbers, "damaged_file": damaged_file, **of_logs}
 
 
-def _page(options: argparse.Namespace, repair: Repair, aside: Path | None) -> list[str]:
+def _page(options: argparse.Namespace, repair: Repair, aside: Path | None, missing: list[str]) -> list[str]:
+    in_logs = [f"missing in the logs: {each}" for each in missing[:LOSSES_SHOWN]]
+    if not repair.damages and missing:
+        saved = "its data file is whole; with it goes on what the logs have beside what is missing there"
+        return [f"shard {options.shard} in {options.data}: {saved}", *in_logs, _what_was_done(options, "done")]
     if not repair.damages:
         return [f"shard {options.shard} in {options.data}: its data file is whole, {plural(repair.rows, 'row')}; nothing to do"]
     lines = [f"damaged: {damage}" for damage in repair.damages[:LOSSES_SHOWN]]
@@ -85,8 +100,8 @@ def _page(options: argparse.Namespace, repair: Repair, aside: Path | None) -> li
         lines.append(f"mended: {plural(repair.bits_flipped_back, 'row')} in which one bit had been flipped")
     lost = "" if repair.lost_rows is None else f", {repair.lost_rows} lost"
     lines.append(f"saved: {plural(repair.rows, 'row')}{lost}; the logs have what came after commit {repair.applied_seq}")
-    if aside is None:
-        lines.append(f"nothing was changed; to do it: tidegate repair {options.data} --shard {options.shard} --yes")
-    else:
-        lines.append(f"done; the damaged file is kept as {aside}")
-    return lines
+    return [*lines, *in_logs, _what_was_done(options, f"done; the damaged file is kept as {aside}")]
+
+
+def _what_was_done(options: argparse.Namespace, done: str) -> str:
+    return done if options.yes else f"nothing was changed; to do it: tidegate repair {options.data} --shard {options.shard} --yes"

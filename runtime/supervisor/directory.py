@@ -1,8 +1,8 @@
 """The data directory: one service at a time, one format, and a number for every start.
 
-DATA/tidegate.json   {"format": 1, "shards": 8, "starts": 12}
+DATA/tidegate.json   {"format": 2, "shards": 8, "starts": 12}
 DATA/lock            locked while any process of a service that uses the directory lives; holds the supervisor's pid
-DATA/log/…           commit logs, one folder for each start and worker
+DATA/log/…           commit logs, one folder for each process of a worker in each start
 DATA/shards/…        one LMDB environment for each shard
 
 Rule 1: what is written here has reached the disk, names included, before anything relies on it.
@@ -29,14 +29,16 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
-FORMAT = 1
+FORMAT = 2
+OLDEST_FORMAT = 1
+"""Which this version can read. What it writes is of the newest format, and no older version reads that."""
 RUN_PATH_BYTES_MAX = 86
 """Of the run directory: 108 bytes are what the kernel takes for a unix socket's path; the rest is for the socket's name."""
 _SECTOR_BYTES = 512
 LEFT_BEHIND_S_MAX = 10.0
 """How long a start waits for the processes of a supervisor that died: they are dying too, perhaps in the middle of a sync."""
 
-_LOG_NAME = re.compile(r"(\d{8})-\d{4}")
+_LOG_NAME = re.compile(r"(\d{8,})-\d{4,}(-\d{4,})?(-kept)?")
 _DELETED = "deleted-"
 _OURS_BEFORE_FORMAT = frozenset({"lock", "run", "tidegate.json.new", "lost+found"})
 """What may be in a directory that has no tidegate.json yet: the beginnings of a creation cut short."""
@@ -158,6 +160,7 @@ def _create(path: Path) -> None:
 def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
     found = _read_description(path)
     description = found or _Description(FORMAT, shards_if_new, 0)
+    description.format = FORMAT
     description.starts = max(description.starts, _newest_log(path / "log")) + 1
     try:
         for name in ("log", "shards"):
@@ -194,7 +197,7 @@ def _read_description(path: Path) -> _Description | None:
         return None
     try:
         version = msgspec.json.decode(text, type=dict[str, object]).get("format")
-        if version != FORMAT:
+        if version not in range(OLDEST_FORMAT, FORMAT + 1):
             problem = f"format {version} is of another version of Tidegate; this one reads format {FORMAT}"
             raise OperatorError("open data directory", path, problem, "start the version that wrote it")
         description = msgspec.json.decode(text, type=_Description)

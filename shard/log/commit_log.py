@@ -25,7 +25,17 @@ from typing import NamedTuple
 from tidegate.runtime.descriptors import above_standard
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import COMMIT_BYTES_MAX, LOG_SEGMENTS_MAX, SEGMENT_BYTES
-from tidegate.shard.log.segment import FRAME_BYTES, HEADER_BYTES, SALT_BYTES, SegmentHeader, encode_frame_head, encode_header
+from tidegate.shard.log.segment import (
+    FRAME_BYTES,
+    HEADER_BYTES,
+    PROLOGUE_BYTES_MAX,
+    SALT_BYTES,
+    SEAL_OFFSET,
+    SegmentHeader,
+    encode_frame_head,
+    encode_header,
+    encode_seal,
+)
 
 SEGMENT_BYTES_FIRST = 4 << 20
 """A log starts small and doubles, so that a worker which writes little starts fast and takes little disk."""
@@ -35,7 +45,7 @@ _FS_IOC_GETFLAGS, _FS_IOC_SETFLAGS = 0x80086601, 0x40086602
 _FS_NOCOW_FL = 0x00800000
 _COPIES_ON_WRITE = frozenset({"btrfs", "bcachefs", "zfs"})
 
-assert COMMIT_BYTES_MAX + HEADER_BYTES + FRAME_BYTES <= SEGMENT_BYTES
+assert COMMIT_BYTES_MAX + HEADER_BYTES + PROLOGUE_BYTES_MAX + FRAME_BYTES <= SEGMENT_BYTES
 
 
 class LogFull(OperatorError):
@@ -74,14 +84,18 @@ class _Segment:
     """Set when the segment is left."""
 
 
+KEPT = "-kept"
+"""What ends the name of the directory beside a log's own where segments are that the log itself needs no longer."""
+
+
 def segment_path(directory: Path, number: int) -> Path:
     return directory / f"{number:08d}.seg"
 
 
 def list_segments(directory: Path) -> list[tuple[int, Path]]:
-    """The segments of a log directory by number. Other files are none of our business."""
-    found = [(int(path.stem), path) for path in directory.glob("*.seg") if path.stem.isdecimal()]
-    return sorted(found)
+    """The segments of a log by number, those that it has kept for others too. Other files are none of our business."""
+    places = (directory, directory.with_name(directory.name + KEPT))
+    return sorted((int(path.stem), path) for place in places for path in place.glob("*.seg") if path.stem.isdecimal())
 
 
 def sync_directory(path: Path) -> None:
@@ -151,9 +165,14 @@ class CommitLog:
         segment_bytes_first: int = SEGMENT_BYTES_FIRST,
         segments_max: int = LOG_SEGMENTS_MAX,
         random_bytes: Callable[[int], bytes] = os.urandom,
+        prologue: Callable[[], bytes] = bytes,
     ) -> None:
-        """Starts an empty log. What the directory holds is discarded: its records must be checkpointed before."""
+        """Starts an empty log. What the directory holds is discarded: its records must be checkpointed before. `prologue`: what
+        is written into the header of each segment, before the record that is being appended; asked in the thread of `append`."""
         self._directory = directory
+        self._prologue = prologue
+        self._keep_to = 0
+        """Segments up to this number are kept instead of recycled."""
         self._segment_bytes = segment_bytes
         self._next_bytes = min(segment_bytes_first, segment_bytes)
         self._segments_max = segments_max
@@ -167,10 +186,10 @@ class CommitLog:
         self._appends = 0
         self._next_number = self._discard_old()
         try:
-            self._active = self._create_segment(header_position=1)
+            self._active, self._low = self._create_first_segment()
         except OSError as error:
             raise self._cannot("start log", directory, error) from error
-        self._offset = HEADER_BYTES
+        self._high = self._active.size
 
     def _discard_old(self) -> int:
         """Removes the segments of an earlier worker; the number that follows theirs. Nothing new appears before they are
@@ -194,12 +213,16 @@ class CommitLog:
         if self._broken is not None:
             raise LogBroken("append", self._directory, self._broken, "restart the worker; it recovers what is durable")
         need = FRAME_BYTES + len(record)
-        while self._offset + need > self._active.size:
+        while self._low + need > self._high:
             self._advance(need)
         position = self._position + 1
         head, crc = encode_frame_head(self._active.salt, position, self._link, record)
+        upwards = position & 1
         try:
-            _write_all(self._active.fd, [head, record], self._offset)
+            if upwards:
+                _write_all(self._active.fd, [head, record], self._low)
+            else:
+                _write_all(self._active.fd, [record, head], self._high - need)
         except OSError as error:
             if error.errno in _NO_SPACE:  # Part of a frame, at most, is there; the next one is written over it.
                 raise self._without_room("append to", self._active.path, error) from error
@@ -208,31 +231,42 @@ class CommitLog:
             os.fdatasync(self._active.fd)
         except OSError as error:
             raise self._broke("append", self._active.path, error) from error
-        self._offset += need
+        if upwards:
+            self._low += need
+        else:
+            self._high -= need
         self._position = position
         self._link = crc
         self._appends += 1
         return position
 
     def _advance(self, need: int) -> None:
-        """Continues in the next prepared segment, whose header is durable on return."""
-        if HEADER_BYTES + need > self._segment_bytes:
+        """Continues in the next prepared segment. On return its header is durable, and then that this one is left."""
+        prologue = self._prologue()
+        if HEADER_BYTES + len(prologue) + need > self._segment_bytes:
             raise ValueError(f"a record of {need - FRAME_BYTES} bytes fits in no segment of {self._segment_bytes}")
         if not self._prepared:
             with self._files:
                 if not self._prepared:
-                    self._prepare(HEADER_BYTES + need)
-        segment = self._prepared.popleft()
-        segment.salt = self._random_bytes(SALT_BYTES)
-        header = SegmentHeader(segment.salt, segment.number, self._position + 1, self._link)
+                    self._prepare(HEADER_BYTES + len(prologue) + need)
+        left, segment = self._active, self._prepared.popleft()
         try:
-            _write_all(segment.fd, [encode_header(header)], 0)
+            _write_all(segment.fd, [self._new_header(segment, prologue)], 0)
             os.fdatasync(segment.fd)
+            _write_all(left.fd, [encode_seal(left.salt, segment.number)], SEAL_OFFSET)
+            os.fdatasync(left.fd)
         except OSError as error:
             raise self._broke("start segment", segment.path, error) from error
-        self._active.last_position = self._position
-        self._full.append(self._active)
-        self._active, self._offset = segment, HEADER_BYTES
+        left.last_position = self._position
+        self._full.append(left)
+        self._active, self._low, self._high = segment, HEADER_BYTES + len(prologue), segment.size
+
+    def _new_header(self, segment: _Segment, prologue: bytes) -> bytes:
+        """Of one that is used now."""
+        assert len(prologue) <= PROLOGUE_BYTES_MAX
+        segment.salt = self._random_bytes(SALT_BYTES)
+        header = SegmentHeader(segment.salt, segment.number, self._position + 1, self._link, segment.size, prologue)
+        return encode_header(header)
 
     # Segments ahead of use and after it
 
@@ -240,7 +274,7 @@ class CommitLog:
     def needs_segment(self) -> bool:
         """Whether `prepare_segment` should run now, in a helper thread: the segment being written is half full, and no other
         is ready."""
-        if self._prepared or self._offset * 2 < self._active.size or self._broken is not None:
+        if self._prepared or (self._high - self._low) * 2 > self._active.size or self._broken is not None:
             return False
         return len(self._full) + 1 < self._segments_max
 
@@ -265,8 +299,21 @@ class CommitLog:
                 raise self._without_room("prepare segment in", self._directory, error) from error
             raise self._broke("prepare segment in", self._directory, error) from error
 
-    def _create_segment(self, header_position: int | None = None) -> _Segment:
-        """A new file of zeros, durable in content and name; with a header if it is to be used at once."""
+    def _create_first_segment(self) -> tuple[_Segment, int]:
+        """And where its first frame stands."""
+        segment = self._create_segment()
+        prologue = self._prologue()
+        try:
+            _write_all(segment.fd, [self._new_header(segment, prologue)], 0)
+            os.fdatasync(segment.fd)
+        except OSError:
+            os.close(segment.fd)
+            segment.path.unlink(missing_ok=True)
+            raise
+        return segment, HEADER_BYTES + len(prologue)
+
+    def _create_segment(self) -> _Segment:
+        """A new file of zeros, durable in content and name."""
         size, number = self._next_bytes, self._next_number
         path = segment_path(self._directory, number)
         fd = above_standard(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -275,9 +322,6 @@ class CommitLog:
             os.posix_fallocate(fd, 0, size)  # Where there is no room it says so before anything is written.
             whole, rest = divmod(size, len(_ZEROS))
             _write_all(fd, [_ZEROS] * whole + [bytes(rest)], 0)  # One system call: each return would wait for the GIL.
-            if header_position is not None:
-                segment.salt = self._random_bytes(SALT_BYTES)
-                _write_all(fd, [encode_header(SegmentHeader(segment.salt, number, header_position, self._link))], 0)
             os.fsync(fd)
             sync_directory(self._directory)
         except OSError:
@@ -288,6 +332,10 @@ class CommitLog:
         self._next_bytes = min(size * 2, self._segment_bytes)
         return segment
 
+    def keep(self) -> None:
+        """Somebody needs the records that the log has now, and the one being appended, for longer than the log itself does."""
+        self._keep_to = self._active.number + 2  # The append may be about to go on in the next one, or skip that.
+
     def truncate(self, position: int) -> None:
         """Records up to `position` are no longer needed; segments that hold no other are recycled. Blocks for a disk write."""
         with self._files:
@@ -297,7 +345,9 @@ class CommitLog:
             try:
                 while self._full and self._full[0].last_position <= position:
                     segment = self._full.popleft()
-                    if segment.size < self._segment_bytes:
+                    if segment.number <= self._keep_to:
+                        self._put_aside(segment)
+                    elif segment.size < self._segment_bytes:
                         segment.path.unlink()  # From the log's small beginnings.
                         os.close(segment.fd)
                     else:
@@ -308,6 +358,14 @@ class CommitLog:
                 raise self._broke("recycle segment in", self._directory, error) from error
             self._prepared.extend(recycled)  # Not before its name is durable: `append` may take it at once, and under the old
             #                                  name what it then confirms would not be found.
+
+    def _put_aside(self, segment: _Segment) -> None:
+        """Where recovery finds it as if it were in its place."""
+        place = self._directory.with_name(self._directory.name + KEPT)
+        make_directory(place)
+        segment.path.rename(place / segment.path.name)
+        sync_directory(place)
+        os.close(segment.fd)
 
     def _renumber(self, segment: _Segment) -> None:
         """Gives the segment the next number. Its header still has the old one, so until it is used it counts as unused."""
@@ -352,7 +410,7 @@ class CommitLog:
             segments_used=self.segments_used,
             segments_prepared=len(self._prepared),
             segments_max=self._segments_max,
-            used_bytes=sum(segment.size for segment in tuple(self._full)) + self._offset,
+            used_bytes=sum(segment.size for segment in tuple(self._full)) + self._low + self._active.size - self._high,
             appends=self._appends,
             copies_on_write=self._copies_on_write,
         )
@@ -384,6 +442,9 @@ class NoLog:
         pass
 
     def prepare_segment(self) -> None:
+        pass
+
+    def keep(self) -> None:
         pass
 
     def statistics(self) -> LogStatistics:

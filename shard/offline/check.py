@@ -7,7 +7,7 @@ objects, headers and alarms are compared. A shard with damaged pages is not read
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -28,9 +28,10 @@ from tidegate.shard.store.data_file import (
     open_environment,
     unpack_meta,
 )
+from tidegate.shard.store.logs import LOG_KEY
 from tidegate.shard.store.memtable import Memtable
 from tidegate.shard.store.pages import CRC_BYTES, Meta, PageFile, Verifier
-from tidegate.shard.store.recovery import recall
+from tidegate.shard.store.recovery import Recovery
 
 FINDINGS_MAX = 100
 """Of one shard, and of one kind, that are told."""
@@ -70,6 +71,7 @@ class ReadState:
         try:
             with self._env.begin() as txn:
                 version, found, self.applied_seq = unpack_meta(self._cut(txn.get(META_KEY)))
+                self.log_mark = self._cut(txn.get(LOG_KEY)) or b""
             if version == 0:
                 raise ValueError("the row that says which shard it holds is missing")
             if version not in (FORMAT, FORMAT_WITHOUT_CHECKSUMS):
@@ -86,6 +88,16 @@ class ReadState:
     def get(self, key: bytes) -> bytes | None:
         with self._env.begin() as txn:
             return self._cut(txn.get(key))
+
+    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+        assert not reverse
+        with self._env.begin() as txn:
+            cursor = txn.cursor()
+            if cursor.set_range(start):
+                for key, value in cursor.iternext():
+                    if key >= end:
+                        return
+                    yield key, value[: len(value) - self._crc_bytes]
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """All but what says what this is."""
@@ -131,11 +143,19 @@ class Check:
             self._progress("reading the logs", 0.0)
             self._add(log_bytes=sum(file.stat().st_size for file in (self._data / "log").glob("*/*") if file.is_file()))
             try:
-                newer = recall(self._data, states, LOGS_OF_ALL_STARTS, 0)  # type: ignore[arg-type]  # It asks for shard and sequence.
+                recovery = Recovery(self._data, states, LOGS_OF_ALL_STARTS, 0)  # type: ignore[arg-type]  # It begins no batch.
+                recovery.read(writing=False)
             except OperatorError as error:
                 yield Finding(None, str(error.place), f"{error.operation}: {error.problem}", error.hint)
                 return
+            for damage in recovery.damaged.values():
+                yield Finding(
+                    damage.shard, f"shard {damage.shard} ({damage.place})", damage.problem, mend(self._data, damage.shard)
+                )
+            newer = recovery.memtables()
             for state in states:
+                if state.shard not in newer:
+                    continue
                 _, memtable = newer[state.shard]
                 for problem in islice(self._compare(state, memtable), FINDINGS_MAX):
                     yield self._finding(state.shard, problem)

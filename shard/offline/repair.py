@@ -21,7 +21,7 @@ from zlib import crc32
 
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Header, decode_header, encode_header, index_changes
-from tidegate.shard.offline.check import state_path
+from tidegate.shard.offline.check import ReadState, state_path
 from tidegate.shard.offline.rows import OWN_FIRST, name_of_object, name_of_row
 from tidegate.shard.store.data_file import (
     DATA_FILE,
@@ -34,7 +34,9 @@ from tidegate.shard.store.data_file import (
     unpack_meta,
     write_rows,
 )
+from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.pages import CRC_BYTES, CRC_RESIDUE, Damage, Meta, PageFile, Row, Verifier, is_whole
+from tidegate.shard.store.recovery import Recovery, salvaged
 
 MENDED_BYTES_MAX = 4 << 10
 """Up to 11 kB no two bits have the same effect on the checksum; trying takes its time."""
@@ -75,6 +77,30 @@ def with_one_bit_flipped(row: Row) -> Row | None:
                 return Row(row.page, bytes(data[: len(row.key)]), bytes(data[len(row.key) :]))
             data[at] ^= 1 << bit
     return None
+
+
+def missing_in_logs(data: Path, shard: int) -> list[str]:
+    """What the logs should have of a shard whose data file is whole, and do not have: a line each. Nothing is written. Raises
+    OperatorError, OSError, ValueError and lmdb.Error."""
+    place = state_path(data, shard)
+    with PageFile(place / DATA_FILE) as pages:
+        checksums = format_of(pages) != FORMAT_WITHOUT_CHECKSUMS
+    state = ReadState(place, shard, checksums=checksums)
+    try:
+        recovery = Recovery(data, [state], 0, 0, salvage=True)  # type: ignore[list-item]  # It begins no batch.
+        recovery.read(writing=False)
+        return recovery.lost(shard)
+    finally:
+        state.close()
+
+
+def take_from_logs(data: Path, shard: int) -> list[str]:
+    """Takes what the logs have of a shard whose data file is whole; what is missing all the same. Raises OperatorError."""
+    state = LmdbState(state_path(data, shard), shard)
+    try:
+        return salvaged(data, state)
+    finally:
+        state.close()
 
 
 class Salvage:

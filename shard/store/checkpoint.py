@@ -202,6 +202,8 @@ def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator
                 yield None
         batch = batch or store.state.begin()
         batch.set_applied_seq(store.frozen_seq)
+        if store.frozen_mark:
+            batch.set_log(store.frozen_mark)
         ready, batch = batch, None
         yield ready
     finally:
@@ -270,9 +272,11 @@ class Checkpointer:
         applied_position: Callable[[], int],
         report: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
+        mark_at: Callable[[int], bytes] = lambda position: b"",
     ) -> None:
         """`applied_position`: that of the newest log record in the stores. `report` is told of failures. At `memtable_bytes` a
-        checkpoint starts."""
+        checkpoint starts. `mark_at`: the log mark of a state that has everything up to a position."""
+        self._mark_at = mark_at
         self._stores = list(stores)
         self._log = log
         self._applied_position = applied_position
@@ -420,9 +424,10 @@ class Checkpointer:
     def _freeze(self) -> int:
         """Sets aside what all shards have now; the log position it reaches to. All in one turn, so the two agree."""
         assert self._freeze_position is None
-        for store in self._stores:
-            store.freeze()
         self._freeze_position = self._applied_position()
+        mark = self._mark_at(self._freeze_position)
+        for store in self._stores:
+            store.freeze(mark)
         return self._freeze_position
 
     async def _move(self, store: ShardStore) -> None:

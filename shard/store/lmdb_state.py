@@ -47,6 +47,7 @@ from tidegate.shard.store.data_file import (
     with_checksums,
 )
 from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.logs import LOG_KEY
 from tidegate.shard.store.pages import CRC_BYTES, CRC_RESIDUE, PageFile
 from tidegate.shard.store.store import StoreFailed, StoreFull
 
@@ -140,6 +141,7 @@ class LmdbState:
             ) from error  # fmt: skip
         try:
             self.applied_seq = self._create() if is_new else self._check()
+            self.log_mark = self.get(LOG_KEY) or b""
         except BaseException:
             self._env.close()
             raise
@@ -340,6 +342,7 @@ class LmdbBatch:
     def __init__(self, state: LmdbState, env: lmdb.Environment) -> None:
         self._state = state
         self._seq: int | None = None
+        self._log_mark: bytes | None = None
         try:
             self._txn = env.begin(write=True)
         except lmdb.Error as error:
@@ -378,6 +381,10 @@ class LmdbBatch:
         self._seq = seq
         self.put_many([(META_KEY, pack_meta(self._state.shard, seq))])
 
+    def set_log(self, mark: bytes) -> None:
+        self._log_mark = mark
+        self.put_many([(LOG_KEY, mark)])
+
     def commit(self) -> None:
         """Blocks until durable, without the GIL. On failure nothing of the batch is in the state."""
         try:
@@ -386,6 +393,8 @@ class LmdbBatch:
             raise _failure("checkpoint into", self._state.path, error) from error
         if self._seq is not None:
             self._state.applied_seq = self._seq
+        if self._log_mark is not None:
+            self._state.log_mark = self._log_mark
 
     def abort(self) -> None:
         self._txn.abort()

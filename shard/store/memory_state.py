@@ -34,6 +34,7 @@ class MemoryState:
     def __init__(self, shard: int) -> None:
         self.shard = shard
         self.applied_seq = 0
+        self.log_mark = b""
         self.commits = 0
         self._view: tuple[dict[bytes, bytes], list[bytes]] = ({}, [])
         """The rows and their keys in order; replaced as one, since a commit happens in a thread and reads on the loop."""
@@ -81,6 +82,7 @@ class MemoryBatch:
         self._state = state
         self._rows = dict(state.rows)
         self._applied_seq = state.applied_seq
+        self._log_mark = state.log_mark
 
     def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
         self._rows.update(items)
@@ -97,12 +99,16 @@ class MemoryBatch:
     def set_applied_seq(self, seq: int) -> None:
         self._applied_seq = seq
 
+    def set_log(self, mark: bytes) -> None:
+        self._log_mark = mark
+
     def commit(self) -> None:
         self._state.end_batch(self)
         if (error := self._state.commit_error) is not None:
             self._state.commit_error = None
             raise error
         self._state.replace_rows(self._rows, self._applied_seq)
+        self._state.log_mark = self._log_mark
 
     def abort(self) -> None:
         self._state.end_batch(self)

@@ -17,6 +17,9 @@ class CommitRecord(msgspec.Struct, array_like=True, gc=False):
     wall_ms: int
     """Unix time of the cut in milliseconds. Says when, decides nothing."""
     shards: list[ShardCommit]
+    seqs: dict[int, int] = {}
+    """By shard of the worker, the sequence of its newest commit before this record; in some records only (see `seqs_of`). Where
+    a record is lost, that tells which shards have lost nothing."""
 
 
 NO_ANSWERS = msgspec.Raw(b"\x90")
@@ -34,6 +37,7 @@ class UnreadShardCommit(msgspec.Struct, array_like=True, gc=False):
 class UnreadCommitRecord(msgspec.Struct, array_like=True, gc=False):
     wall_ms: int
     shards: list[UnreadShardCommit]
+    seqs: dict[int, int] = {}
 
 
 encode_record = msgspec.msgpack.Encoder().encode

@@ -1,7 +1,9 @@
 """Brings the states of a worker's shards up to everything durable, before the worker serves.
 
-Guarantee: after `recover` each state contains, synced, every record of its shard that any log of an earlier worker holds, in
-order and without a gap, or recovery refuses with the reason. Logs may then be discarded.
+Guarantee: after `Recovery.write` each state contains, synced, every record of its shard that any log of an earlier worker holds,
+in order and without a gap; or else its shard is in `damaged`, with the reason, and its state is as it was, or has the commits
+before the first one that is missing. A shard is not damaged by what is missing of others: records and segments say how far each
+shard had got, so that a gap concerns those only of which a commit is missing, or of which nothing says that none is.
 
 It never relies on what the page cache says about an earlier worker's writes: a worker may have been ended by a failed sync, so
 every shard that any record mentions gets a fresh synced commit, also if its state seems up to date.
@@ -10,25 +12,32 @@ every shard that any record mentions gets a fresh synced commit, also if its sta
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
 
+import msgspec
+
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
-from tidegate.shard.log.reading import LogCorrupt, read_log
+from tidegate.shard.log.reading import End, Gap, LogCorrupt, Opening, read_log
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, decode_answers
-from tidegate.shard.store.interface import Answer, ObjectWrites
+from tidegate.shard.store.interface import Answer, ObjectWrites, ShardDamaged
+from tidegate.shard.store.logs import NO_RUN, LogDirectory, LogMark, decode_mark, list_logs, logs_to_recover
 from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.record import NO_ANSWERS, UnreadShardCommit, decode_objects, decode_unread_record
-from tidegate.shard.store.store import ABOVE_KEYS, ShardState, StateBatch
+from tidegate.shard.store.record import NO_ANSWERS, UnreadCommitRecord, UnreadShardCommit, decode_objects, decode_unread_record
+from tidegate.shard.store.store import ABOVE_KEYS, ShardState, StateBatch, StoreFailed
 
 RECOVERY_ENTRIES_MAX = 500_000
 """Entries gathered from the logs, of all shards, before they are committed: bounds memory."""
 RECOVERY_BYTES_MAX = 256 << 20
 _CHECK_BYTES = 4 << 20  # Log bytes between two looks at those bounds.
 _RANGE_KEYS = 10_000
+
+decode_seqs = msgspec.msgpack.Decoder(dict[int, int]).decode
+encode_seqs = msgspec.msgpack.Encoder().encode
+"""Shard sequences, as they stand in the prologue of a segment."""
 
 
 class RecoveryReport(NamedTuple):
@@ -40,43 +49,28 @@ class RecoveryReport(NamedTuple):
     entries: int
     """Keys written into the states."""
     took_s: float
-
-
-class LogDirectory(NamedTuple):
-    start: int
-    worker: int
-    path: Path
-
-
-def log_path(data_dir: Path, start: int, worker: int) -> Path:
-    return data_dir / "log" / f"{start:08d}-{worker:04d}"
-
-
-def list_logs(data_dir: Path) -> list[LogDirectory]:
-    """All logs, those of earlier starts first."""
-    found = []
-    for path in (data_dir / "log").glob("*-*"):
-        start, _, worker = path.name.partition("-")
-        if start.isdecimal() and worker.isdecimal():
-            found.append(LogDirectory(int(start), int(worker), path))
-    return sorted(found)
-
-
-def logs_to_recover(data_dir: Path, start: int, worker: int) -> list[LogDirectory]:
-    """Logs that may hold records of this worker's shards: those of earlier starts, and its own if it was started again. Other
-    workers of this start have other shards, and are writing."""
-    return [log for log in list_logs(data_dir) if log.start < start or (log.start, log.worker) == (start, worker)]
+    damaged: Mapping[int, ShardDamaged] = {}
+    """By shard, what is the matter with those that must not be served."""
+    dropped: Sequence[Path] = ()
+    """Segments that end in the beginning of a record: it was never confirmed, and is dropped."""
 
 
 class _Gathered:
     """What one shard's records add up to since its last commit."""
 
-    def __init__(self, state: ShardState) -> None:
+    def __init__(self, state: ShardState, *, salvage: bool) -> None:
         self.state = state
         self.applied_before = state.applied_seq
         self.seq = state.applied_seq
         self.memtable = Memtable()
         self.mentioned = False
+        self.mark: LogMark | None = None
+        self.doubt: Gap | None = None
+        """Of what is missing there something may be the shard's."""
+        self.damage: ShardDamaged | None = None
+        self.lost: list[str] = []
+        """What is missing; filled where that is no reason to stop."""
+        self._salvage = salvage
         self._answers: AnswerTable | None = None
 
     def _replay_answers(self, answers: list[Answer]) -> None:
@@ -92,35 +86,85 @@ class _Gathered:
         if self._answers is not None and (changes := self._answers.take_changes()):
             self.memtable.apply([ObjectWrites(ANSWERS_KEY, False, changes)])
 
+    def expect_logs(self, logs: Sequence[LogDirectory], start: int, worker: int) -> None:
+        """Notes as damage what should be there and is not."""
+        try:
+            mark = self.mark = decode_mark(self.state.log_mark)
+        except ValueError as error:
+            self.missing("the state", str(error))
+            return
+        if mark is None or not mark.names_log or any(log.is_named_by(mark) for log in logs):
+            return
+        if mark.start > start or (mark.start == start and mark.worker != worker):
+            self.missing(
+                f"log {mark}", f"shard {self.state.shard} was served in start {mark.start}, and this is start {start}: "
+                "tidegate.json, or the folder of logs, is an older copy",
+            )  # fmt: skip
+        else:
+            self.missing(f"log {mark}", "it is missing, and may have confirmed commits that its state does not have")
+
+    def missing(self, place: object, problem: str) -> None:
+        if self._salvage:
+            self.lost.append(f"{place}: {problem}")
+        elif self.damage is None:
+            self.damage = ShardDamaged(self.state.shard, "recover", place, problem)
+
+    def in_doubt(self, gap: Gap) -> None:
+        self.doubt = self.doubt or gap
+
+    def had_got_to(self, seq: int, place: object) -> None:
+        """The log says that the shard had got so far at this point of it."""
+        if seq > self.seq:
+            self._lacks(seq, place, "the log goes on behind them")
+            self.seq = seq
+        self.doubt = None
+
+    def _lacks(self, seq: int, place: object, otherwise: str) -> None:
+        """Commits up to `seq` are missing."""
+        first, shard = self.seq + 1, self.state.shard
+        commits = f"commit {first} of shard {shard} is" if first == seq else f"commits {first} to {seq} of shard {shard} are"
+        if self.doubt is not None:
+            place, otherwise = self.doubt.place, self.doubt.problem
+        else:
+            otherwise += "; its state is an older copy, or a log is missing"
+        self.missing(place, f"{commits} missing: {otherwise}")
+
+    def end(self) -> None:
+        """There are no more logs."""
+        if self.doubt is not None:
+            shard = self.state.shard
+            self.missing(self.doubt.place, f"{self.doubt.problem}; nothing says that no commit of shard {shard} was among them")
+
     def add(self, commit: UnreadShardCommit, place: Path) -> bool:
         """Takes the commit, unless the state has it."""
         self.mentioned = True
         if commit.seq <= self.applied_before:
+            if commit.seq <= self.seq + 1:
+                self.doubt = None
             return False
         if commit.seq <= self.seq:
-            raise LogCorrupt(
-                "recover", place, f"commit {commit.seq} of shard {self.state.shard} occurs a second time",
-                "two services wrote this data directory; restore from a backup, or move the wrong log away",
-            )  # fmt: skip
+            self.missing(place, f"commit {commit.seq} of shard {commit.shard} occurs a second time: two services wrote this data")
+            return False
         if commit.seq != self.seq + 1:
-            raise LogCorrupt(
-                "recover", place,
-                f"shard {self.state.shard} continues with commit {commit.seq}, but {self.seq + 1} comes after its state and logs",
-                "a log was removed or damaged; put it back, or restore from a backup",
-            )  # fmt: skip
+            self._lacks(commit.seq - 1, place, f"commit {commit.seq} comes after commit {self.seq}")
+        self.doubt = None
+        if self.damage is not None:
+            return False
         self.memtable.apply(decode_objects(commit.objects))
         if commit.answers != NO_ANSWERS:
             self._replay_answers(decode_answers(commit.answers))
         self.seq = commit.seq
         return True
 
-    def write(self) -> int:
+    def write(self, mark: bytes = b"") -> int:
         """Commits what was gathered; the number of entries."""
         self.finish_answers()
         batch = self.state.begin()
         try:
             _fill(batch, self.memtable)
             batch.set_applied_seq(self.seq)
+            if mark:
+                batch.set_log(mark)
         except OperatorError:
             batch.abort()
             raise
@@ -149,64 +193,165 @@ def _fill(batch: StateBatch, memtable: Memtable) -> None:
     batch.delete_many(sorted(deletes))
 
 
+class Recovery:
+    """`read`, then `write`. The logs are only read; to discard them is up to the caller."""
+
+    def __init__(self, data_dir: Path, states: Sequence[ShardState], start: int, worker: int, *, salvage: bool = False) -> None:
+        """`salvage`: what is missing is no reason to stop, see `salvaged`."""
+        self._logs = list_logs(data_dir) if salvage else logs_to_recover(data_dir, start, worker)
+        self._began = perf_counter()
+        self._gathered = {state.shard: _Gathered(state, salvage=salvage) for state in states}
+        self._records = self._commits = self._entries = 0
+        self._dropped: list[Path] = []
+        for each in self._gathered.values():
+            each.expect_logs(self._logs, start, worker)
+
+    def read(self, *, writing: bool = True) -> None:
+        """Reads all logs. `writing`: what does not fit in memory goes into the states meanwhile."""
+        collecting = gc.isenabled()
+        gc.disable()  # Millions of small objects, none of them in a cycle: looking for cycles takes a quarter of the time.
+        try:
+            for log in self._logs:
+                self._read(log, writing=writing)
+            for each in self._gathered.values():
+                each.end()
+        finally:
+            if collecting:
+                gc.enable()
+
+    def leave_out(self, damage: ShardDamaged) -> None:
+        """Nothing is written into the state of this shard."""
+        self._gathered[damage.shard].damage = damage
+
+    @property
+    def damaged(self) -> dict[int, ShardDamaged]:
+        return {shard: each.damage for shard, each in self._gathered.items() if each.damage is not None}
+
+    @property
+    def seqs(self) -> dict[int, int]:
+        """How far each shard has got that is not damaged."""
+        return {shard: each.seq for shard, each in self._gathered.items() if each.damage is None}
+
+    def memtables(self) -> dict[int, tuple[int, Memtable]]:
+        """What `write` would write, by shard up to which sequence, where nothing can be written: the logs have to stay then."""
+        for each in self._gathered.values():
+            each.finish_answers()
+        return {shard: (each.seq, each.memtable) for shard, each in self._gathered.items() if each.damage is None}
+
+    def lost(self, shard: int) -> list[str]:
+        """What is missing of a shard that is salvaged, in words."""
+        return self._gathered[shard].lost
+
+    def write(self, mark: LogMark | None = None) -> None:
+        """Commits what is left, and that the states belong to this log from now on."""
+        self._write([each for each in self._gathered.values() if each.mentioned or mark is not None], mark)
+
+    def report(self) -> RecoveryReport:
+        took_s = perf_counter() - self._began
+        return RecoveryReport(
+            len(self._logs), self._records, self._commits, self._entries, took_s, self.damaged, tuple(self._dropped)
+        )
+
+    def _read(self, log: LogDirectory, *, writing: bool) -> None:
+        concerned: Collection[int] = self._gathered
+        """Of whose commits this log may have some."""
+        unchecked_bytes = position = 0
+        opened = False
+        for item in read_log(log.path):
+            if isinstance(item, memoryview):
+                self._take(_decode(item, log.path), log.path)
+                unchecked_bytes += len(item)
+                if unchecked_bytes >= _CHECK_BYTES:
+                    unchecked_bytes = 0
+                    if writing and self._is_enough():
+                        self._write([each for each in self._gathered.values() if each.mentioned])
+            elif isinstance(item, Opening):
+                opened = True
+                if item.prologue:
+                    concerned = seqs = decode_seqs(item.prologue)
+                    self._had_got_to(seqs, log.path)
+            elif isinstance(item, Gap):
+                self._in_doubt(item, log, concerned)
+            else:
+                position = self._ended(item)
+        self._look_at_marks(log, position, opened, concerned)
+
+    def _take(self, record: UnreadCommitRecord, place: Path) -> None:
+        self._records += 1
+        if record.seqs:
+            self._had_got_to(record.seqs, place)
+        for commit in record.shards:
+            gathered = self._gathered.get(commit.shard)
+            if gathered is None:
+                continue
+            try:
+                self._commits += gathered.add(commit, place)
+            except ShardDamaged as error:  # To keep answers it reads its state.
+                gathered.damage = error
+
+    def _had_got_to(self, seqs: Mapping[int, int], place: Path) -> None:
+        for shard, seq in seqs.items():
+            if (gathered := self._gathered.get(shard)) is not None:
+                gathered.had_got_to(seq, place)
+
+    def _in_doubt(self, gap: Gap, log: LogDirectory, concerned: Collection[int]) -> None:
+        for shard, each in self._gathered.items():
+            if shard in concerned and not (each.mark is not None and each.mark.covers(log, gap.last)):
+                each.in_doubt(gap)
+
+    def _ended(self, end: End) -> int:
+        if end.torn is not None:
+            self._dropped.append(end.torn)
+        return end.position
+
+    def _look_at_marks(self, log: LogDirectory, position: int, opened: bool, concerned: Collection[int]) -> None:
+        """Whether the log was at least as long as the states know it to have been."""
+        belonging = [each for each in self._gathered.values() if each.mark is not None and log.is_named_by(each.mark)]
+        reached = max((each.mark.position for each in belonging if each.mark is not None), default=0)
+        if belonging and not opened:
+            for each in belonging:
+                each.missing(log.path, "nothing of this log can be read, and it may have had confirmed commits")
+        elif reached > position:
+            problem = f"the log ends with record {position}, but was seen with {reached}"
+            self._in_doubt(Gap(log.path, position + 1, reached, problem), log, concerned)
+
+    def _is_enough(self) -> bool:
+        tables = [gathered.memtable for gathered in self._gathered.values()]
+        return sum(t.entries for t in tables) >= RECOVERY_ENTRIES_MAX or sum(t.size_bytes for t in tables) >= RECOVERY_BYTES_MAX
+
+    def _write(self, all_of: Sequence[_Gathered], mark: LogMark | None = None) -> None:
+        encoded = b"" if mark is None else mark.encode()
+        for each in all_of:
+            if each.damage is None:
+                try:
+                    self._entries += each.write(encoded)
+                except StoreFailed as error:
+                    each.damage = ShardDamaged(each.state.shard, error.operation, error.place, error.problem, error.hint)
+
+
 def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> RecoveryReport:
-    """See the guarantee above. The logs are only read; to discard them is up to the caller."""
-    began = perf_counter()
-    logs = logs_to_recover(data_dir, start, worker)
-    by_shard = {state.shard: _Gathered(state) for state in states}
-    collecting = gc.isenabled()
-    gc.disable()  # Millions of small objects, none of them in a cycle: looking for cycles takes a quarter of the time.
+    """Both at once, for states that belong to no log afterwards."""
+    recovery = Recovery(data_dir, states, start, worker)
+    recovery.read()
+    recovery.write()
+    return recovery.report()
+
+
+def salvaged(data_dir: Path, state: ShardState) -> list[str]:
+    """Takes whatever the logs have of the shard into its state, and has it served again at the next start although some of it is
+    missing: that is returned, a line each. For a data directory that no service uses."""
+    logs = list_logs(data_dir)
+    recovery = Recovery(data_dir, [state], 0, 0, salvage=True)
+    recovery.read()
+    recovery.write(LogMark(max((log.start for log in logs), default=0), 0, NO_RUN))
+    return recovery.lost(state.shard)
+
+
+def _decode(payload: memoryview, place: Path) -> UnreadCommitRecord:
     try:
-        records, commits, entries = _replay(logs, by_shard)
-    finally:
-        if collecting:
-            gc.enable()
-    return RecoveryReport(len(logs), records, commits, entries, perf_counter() - began)
-
-
-def recall(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> dict[int, tuple[int, Memtable]]:
-    """Where there is no room to recover: what `recover` would have written, for each shard up to which sequence. It stays in
-    memory, and the logs have to stay where they are."""
-    by_shard = {state.shard: _Gathered(state) for state in states}
-    _replay(logs_to_recover(data_dir, start, worker), by_shard, writing=False)
-    for gathered in by_shard.values():
-        gathered.finish_answers()
-    return {shard: (gathered.seq, gathered.memtable) for shard, gathered in by_shard.items()}
-
-
-def _replay(logs: Sequence[LogDirectory], by_shard: Mapping[int, _Gathered], *, writing: bool = True) -> tuple[int, int, int]:
-    records = commits = entries = unchecked_bytes = 0
-    for log in logs:
-        for payload in read_log(log.path):
-            records += 1
-            for commit in _decode(payload, log.path):
-                gathered = by_shard.get(commit.shard)
-                if gathered is not None and gathered.add(commit, log.path):
-                    commits += 1
-            unchecked_bytes += len(payload)
-            if unchecked_bytes >= _CHECK_BYTES:
-                unchecked_bytes = 0
-                if writing and _is_enough(by_shard):
-                    entries += _write_all(by_shard)
-    if writing:
-        entries += _write_all(by_shard)
-    return records, commits, entries
-
-
-def _decode(payload: memoryview, place: Path) -> list[UnreadShardCommit]:
-    try:
-        return decode_unread_record(payload).shards
+        return decode_unread_record(payload)
     except ValueError as error:
         raise LogCorrupt(
             "recover", place, f"a record with a good checksum cannot be decoded: {error}",
             "a newer version may have written it; start that version",
         ) from error  # fmt: skip
-
-
-def _is_enough(by_shard: Mapping[int, _Gathered]) -> bool:
-    tables = [gathered.memtable for gathered in by_shard.values()]
-    return sum(t.entries for t in tables) >= RECOVERY_ENTRIES_MAX or sum(t.size_bytes for t in tables) >= RECOVERY_BYTES_MAX
-
-
-def _write_all(by_shard: Mapping[int, _Gathered]) -> int:
-    return sum(gathered.write() for gathered in by_shard.values() if gathered.mentioned)

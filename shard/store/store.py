@@ -48,6 +48,10 @@ class StateBatch(Protocol):
 
     def set_applied_seq(self, seq: int) -> None: ...
 
+    def set_log(self, mark: bytes) -> None:
+        """See `ShardState.log_mark`."""
+        ...
+
     def commit(self) -> None:
         """Blocks until durable. The only method that may be called in another thread."""
         ...
@@ -64,6 +68,11 @@ class ShardState(Protocol):
     @property
     def applied_seq(self) -> int:
         """Everything up to this shard sequence is in the state."""
+        ...
+
+    @property
+    def log_mark(self) -> bytes:
+        """Which log has what is not in the state, and up to which record it is (see `logs.LogMark`). Empty in old data."""
         ...
 
     def get(self, key: bytes) -> bytes | None: ...
@@ -100,6 +109,8 @@ class ShardStore:
         self.active = Memtable()
         self.frozen: Memtable | None = None
         self.frozen_seq = 0
+        self.frozen_mark = b""
+        """The log mark of a state that has it."""
         self.reader: Reader | None = None
         """What reads the state while its pages may not be in memory. None: they are, ask at once."""
         self.reads = OpenReads(self._read_failed)
@@ -245,14 +256,15 @@ class ShardStore:
 
     # Checkpointing (see tidegate.shard.store.checkpoint)
 
-    def freeze(self) -> bool:
-        """Sets what was applied so far aside for the checkpoint; whether there is anything."""
+    def freeze(self, mark: bytes = b"") -> bool:
+        """Sets what was applied so far aside for the checkpoint; whether there is anything. `mark`: up to where in the log that
+        is."""
         assert self.frozen is None, self.shard
         if self.seq == self.state.applied_seq:
             return False
         if changes := self.answers.take_changes():
             self.active.apply([ObjectWrites(ANSWERS_KEY, False, changes)])
-        self.frozen, self.frozen_seq = self.active, self.seq
+        self.frozen, self.frozen_seq, self.frozen_mark = self.active, self.seq, mark
         self.active = Memtable()
         return True
 

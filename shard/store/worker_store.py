@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog
+from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog, sync_directory
 from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
 from tidegate.shard.store.data_file import MAP_BYTES_MAX
 from tidegate.shard.store.interface import ShardCommit, ShardDamaged
 from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.recovery import RecoveryReport, log_path, recall, recover
+from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
+from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
 from tidegate.shard.store.residency import Watch, WatchStatistics
 from tidegate.shard.store.store import ShardStore, StoreFull
 
@@ -30,6 +33,9 @@ PROBE = "probe-"
 PROBE_BYTES_MIN = 4 * SEGMENT_BYTES_FIRST
 PROBE_EVERY_S = 2.0
 
+
+SEQS_TOLD = 8
+"""Shards of which a record says how far they have got; of more, every so manieth record says it."""
 
 Stopped = dict[int, ShardDamaged]
 """By shard, why it is stopped."""
@@ -51,17 +57,44 @@ def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped) -> lis
     return states
 
 
-def _recovered(states: Sequence[LmdbState], seqs: Mapping[int, int], stopped: Stopped) -> list[LmdbState]:
-    """Those that have got as far as they were before. `seqs`: how far, by shard."""
-    whole = []
-    for state in states:
+def _check_recovered(states: Sequence[LmdbState], recovery: Recovery) -> None:
+    """That they have got as far as they were before; else they stay as they are."""
+    for shard, seq in recovery.seqs.items():
         try:
-            state.check_recovered(seqs[state.shard])
-            whole.append(state)
+            next(state for state in states if state.shard == shard).check_recovered(seq)
         except ShardDamaged as error:
-            state.close()
-            stopped[state.shard] = error
-    return whole
+            recovery.leave_out(error)
+
+
+def _without(states: Sequence[LmdbState], damaged: Stopped) -> list[LmdbState]:
+    _close_states([state for state in states if state.shard in damaged])
+    return [state for state in states if state.shard not in damaged]
+
+
+def _delete(logs: Sequence[LogDirectory]) -> None:
+    """Logs whose records are all in the states."""
+    for log in logs:
+        for path in (log.path, log.path.with_name(log.path.name + KEPT)):
+            if path.exists():
+                deleted = path.with_name(DELETED + path.name)  # Renamed first: a recovery must never meet half a log.
+                path.rename(deleted)
+                sync_directory(path.parent)
+                shutil.rmtree(deleted)
+
+
+def _start_log(data_dir: Path, recovery: Recovery, start: int, worker: int, seqs: dict[int, int]) -> tuple[CommitLog, LogMark]:
+    """A new log, for a process of its own. `seqs`: of the shards that it is for, at every moment."""
+    run = next_run(data_dir, start, worker)
+    path, prologue = log_path(data_dir, start, worker, run), partial(encode_seqs, seqs)
+    try:
+        log = CommitLog(path, prologue=prologue)
+    except LogWithoutRoom:
+        if recovery.damaged:
+            raise
+        recovery.write(LogMark(start, worker, NO_RUN))  # Then those of this worker's earlier processes may go, to make room.
+        _delete(own_logs(data_dir, start, worker, run))
+        log = CommitLog(path, prologue=prologue)
+    return log, LogMark(start, worker, run)
 
 
 def _close_states(states: Sequence[LmdbState]) -> None:
@@ -93,7 +126,10 @@ class WorkerStore:
         trouble: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
         stopped: Stopped | None = None,
+        seqs: dict[int, int] | None = None,
+        mark: LogMark | None = None,
     ) -> None:
+        """`mark`: names the log. `seqs` is kept up to date, for the log's prologues."""
         self.stopped: Stopped = {} if stopped is None else stopped
         """What is not in `shards` because it is damaged. The logs keep what it needs."""
         self.on_damage: Callable[[ShardDamaged], object] = self._note_damage
@@ -110,7 +146,12 @@ class WorkerStore:
         for each in stores:
             each.on_damage = self._found_damage
             each.load_answers()
-        self.checkpointer = Checkpointer(stores, log, lambda: self.applied_position, trouble, memtable_bytes)
+        self._seqs = seqs if seqs is not None else {shard: store.seq for shard, store in self.shards.items()}
+        """Of every shard that the log has commits of, the newest one that was applied."""
+        self._untold = 0
+        """Records since one said that."""
+        mark_at = (lambda position: b"") if mark is None else lambda position: mark._replace(position=position).encode()
+        self.checkpointer = Checkpointer(stores, log, lambda: self.applied_position, trouble, memtable_bytes, mark_at)
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
@@ -141,9 +182,17 @@ class WorkerStore:
         stopped: Stopped = {}
         states = _open_states(data_dir, shards, stopped)
         try:
-            report = recover(data_dir, states, start, worker)
-            states = _recovered(states, {state.shard: state.applied_seq for state in states}, stopped)
-            store = cls(states, CommitLog(log_path(data_dir, start, worker)), report, trouble, memtable_bytes, stopped)
+            recovery = Recovery(data_dir, states, start, worker)
+            recovery.read()
+            _check_recovered(states, recovery)
+            log, mark = _start_log(data_dir, recovery, start, worker, seqs := recovery.seqs)
+            recovery.write(mark)
+            report = recovery.report()
+            stopped.update(report.damaged)
+            states = _without(states, stopped)
+            if not stopped:
+                _delete(own_logs(data_dir, start, worker, mark.run))
+            store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark)
         except (StoreFull, LogWithoutRoom) as error:
             _close_states(states)  # What has failed to write is in no state to be read.
             return cls._open_to_read(data_dir, start, worker, shards, trouble, error)
@@ -166,12 +215,16 @@ class WorkerStore:
         stopped: Stopped = {}
         states = _open_states(data_dir, shards, stopped)
         try:
-            recalled = recall(data_dir, states, start, worker)
-            states = _recovered(states, {shard: seq for shard, (seq, _) in recalled.items()}, stopped)
+            recovery = Recovery(data_dir, states, start, worker)
+            recovery.read(writing=False)
+            _check_recovered(states, recovery)
+            stopped.update(recovery.damaged)
+            states = _without(states, stopped)
         except BaseException:
             _close_states(states)
             raise
-        store = cls(states, NoLog(problem), RecoveryReport(0, 0, 0, 0, 0.0), trouble, stopped=stopped)
+        store = cls(states, NoLog(problem), recovery.report(), trouble, stopped=stopped)
+        recalled = recovery.memtables()
         for shard, each in store.shards.items():
             each.seq, each.active = recalled[shard]
             each.load_answers()
@@ -201,10 +254,20 @@ class WorkerStore:
         the worker must end)."""
         return self.log.append(record)
 
+    def seqs_to_tell(self) -> dict[int, int]:
+        """What a record cut now says of all shards (see `CommitRecord.seqs`): so often that it says of eight at most, all in
+        all."""
+        self._untold += SEQS_TOLD
+        if self._untold < len(self._seqs):
+            return {}
+        self._untold = 0
+        return self._seqs
+
     def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
         """Makes the commits of the record at `position` visible to reads. Takes over their objects. On the loop thread, in the
         order of positions."""
         for commit in commits:
+            self._seqs[commit.shard] = commit.seq
             if (store := self.shards.get(commit.shard)) is not None:  # Else it was stopped while this was in flight.
                 store.apply(commit.seq, commit.objects, commit.answers)
         self.applied_position = position
@@ -216,6 +279,7 @@ class WorkerStore:
 
     def _found_damage(self, error: ShardDamaged) -> None:
         if error.shard not in self.stopped:
+            self.log.keep()  # Now, since a checkpoint may be about to truncate it.
             self.on_damage(error)
 
     def _note_damage(self, error: ShardDamaged) -> None:
@@ -227,6 +291,7 @@ class WorkerStore:
         store = self.shards.pop(error.shard, None)
         if store is None:
             return False
+        self.log.keep()
         self.stopped[error.shard] = error
         self.checkpointer.leave_out(store)
         return True

@@ -75,7 +75,7 @@ class Committer:
         host = self._host
         if host.output_gate.can_cut:
             commit = self._commit = host.cut()
-            self._record = encode_record(CommitRecord(int(time.time() * 1_000), commit.shards))
+            self._record = encode_record(CommitRecord(int(time.time() * 1_000), commit.shards, self._store.seqs_to_tell()))
             self._began_s = time.perf_counter()
             self._helper.give()
 

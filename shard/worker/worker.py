@@ -136,6 +136,8 @@ class Worker:
         self._collector.start()
         self._endpoint.start(self._loop)
         self._host.alarms.start()
+        for dropped in self.store.recovery.dropped:
+            log.info("%s ends in a record that was not written to its end: it was never confirmed, and is dropped", dropped)
         for damage in self.store.stopped.values():
             log.error("%s", damage)
         if self.store.read_only is not None:

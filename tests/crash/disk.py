@@ -76,7 +76,7 @@ class Disk:
         """What is left for other than file contents on some file systems, too."""
         self.fill()
         for size in (1 << 20, 4_096):
-            with (self.place / f"ballast-{size}").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), (self.place / f"ballast-{size}").open("wb", buffering=0) as file:
                 while file.write(bytes(size)) == size:
                     os.fsync(file.fileno())
 

@@ -10,8 +10,8 @@ from tidegate.shard.core.alarms import Alarm, Header, encode_header, index_chang
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.logs import log_path
 from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.recovery import log_path
 
 SHARDS = 4
 OBJECTS = 400

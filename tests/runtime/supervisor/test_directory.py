@@ -16,7 +16,7 @@ from tidegate.runtime.supervisor.directory import RUN_PATH_BYTES_MAX, open_direc
 def test_a_new_directory_is_private_and_described(tmp_path: Path) -> None:
     data = open_directory(tmp_path / "a" / "data", shards_if_new=16)
     assert stat.S_IMODE((tmp_path / "a" / "data").stat().st_mode) == 0o700
-    assert json.loads((data.path / "tidegate.json").read_text()) == {"format": 1, "shards": 16, "starts": 1}
+    assert json.loads((data.path / "tidegate.json").read_text()) == {"format": 2, "shards": 16, "starts": 1}
     assert (data.shards, data.start) == (16, 1)
     data.close()
 
@@ -77,9 +77,9 @@ def test_a_start_gives_up_on_processes_left_behind_that_stay(tmp_path: Path, mon
 
 
 def test_a_directory_of_another_format_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
-    text = '{"format": 2, "shards": {"new": "meaning"}}'
+    text = '{"format": 3, "shards": {"new": "meaning"}}'
     (tmp_path / "tidegate.json").write_text(text)
-    with pytest.raises(OperatorError, match=r"format 2 is of another version of Tidegate; this one reads format 1"):
+    with pytest.raises(OperatorError, match=r"format 3 is of another version of Tidegate; this one reads format 2"):
         open_directory(tmp_path, 8)
     assert (tmp_path / "tidegate.json").read_text() == text
 

@@ -15,9 +15,10 @@ from tidegate.shard.log.reading import LogCorrupt
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
 from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
 from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.logs import LogMark, list_logs, log_path, logs_to_recover
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.recovery import list_logs, log_path, logs_to_recover, recover
+from tidegate.shard.store.recovery import encode_seqs, recover, salvaged
 from tidegate.shard.store.store import ShardStore
 
 KEY = b"\0\1" + b"object".ljust(14)
@@ -32,6 +33,11 @@ def write_log(data_dir: Path, start: int, worker: int, records: Sequence[Sequenc
     for commits in records:
         log.append(encode_record(CommitRecord(0, list(commits))))
     log.close()
+
+
+def damage(data_dir: Path, state: MemoryState, start: int) -> str:
+    """The reason why the shard is not served."""
+    return recover(data_dir, [state], start, 0).damaged[state.shard].problem
 
 
 def values(state: MemoryState) -> dict[str, bytes]:
@@ -127,9 +133,9 @@ def test_a_gap_in_a_shards_commits_is_refused(tmp_path: Path) -> None:
     write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"})]])
     write_log(tmp_path, 3, 0, [[commit(0, 3, {"a": b"3"})]])
     state = MemoryState(0)
-    with pytest.raises(LogCorrupt, match="shard 0 continues with commit 3, but 2 comes after"):
-        recover(tmp_path, [state], 4, 0)
-    assert state.rows == {}
+    problem = damage(tmp_path, state, 4)
+    assert problem.startswith("commit 2 of shard 0 is missing: commit 3 comes after commit 1")
+    assert values(state) == {}
     assert gc.isenabled()
 
 
@@ -137,15 +143,13 @@ def test_a_log_that_begins_too_late_is_refused(tmp_path: Path) -> None:
     write_log(tmp_path, 1, 0, [[commit(0, 5, {"a": b"1"})]])
     state = MemoryState(0)
     state.replace_rows({}, 3)
-    with pytest.raises(LogCorrupt, match="continues with commit 5, but 4 comes after"):
-        recover(tmp_path, [state], 2, 0)
+    assert damage(tmp_path, state, 2).startswith("commit 4 of shard 0 is missing: commit 5 comes after commit 3")
 
 
 def test_two_logs_with_the_same_commit_are_refused(tmp_path: Path) -> None:
     write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"})]])
     write_log(tmp_path, 1, 1, [[commit(0, 1, {"a": b"2"})]])
-    with pytest.raises(LogCorrupt, match="commit 1 of shard 0 occurs a second time"):
-        recover(tmp_path, [MemoryState(0)], 2, 0)
+    assert damage(tmp_path, MemoryState(0), 2).startswith("commit 1 of shard 0 occurs a second time")
 
 
 def test_a_record_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
@@ -156,14 +160,134 @@ def test_a_record_that_cannot_be_decoded_is_refused(tmp_path: Path) -> None:
         recover(tmp_path, [MemoryState(0)], 2, 0)
 
 
-def test_damage_in_any_log_refuses_the_recovery(tmp_path: Path) -> None:
-    write_log(tmp_path, 1, 0, [[commit(0, seq, {"n": b"%d" % seq * 50})] for seq in range(1, 6)])
-    path = list_segments(log_path(tmp_path, 1, 0))[0][1]
+def damage_record(data_dir: Path, content: bytes) -> None:
+    path = list_segments(log_path(data_dir, 1, 0))[0][1]
     data = bytearray(path.read_bytes())
-    data[100] ^= 1
+    data[data.index(content)] ^= 1
     path.write_bytes(data)
-    with pytest.raises(LogCorrupt, match="is damaged, but a good one follows"):
-        recover(tmp_path, [MemoryState(0)], 2, 0)
+
+
+def test_a_damaged_record_concerns_those_shards_only_of_which_it_had_a_commit(tmp_path: Path) -> None:
+    """Their next commit shows it, and so does what later records and segments say of all shards."""
+    write_log(
+        tmp_path, 1, 0,
+        [
+            [commit(0, 1, {"a": b"1"}), commit(1, 1, {"b": b"1"})],
+            [commit(0, 2, {"a": b"damaged"})],
+            [commit(0, 3, {"a": b"3"}), commit(1, 2, {"b": b"2"})],
+        ],
+    )  # fmt: skip
+    damage_record(tmp_path, b"damaged")
+    states = [MemoryState(0), MemoryState(1)]
+    report = recover(tmp_path, states, 2, 0)
+    assert set(report.damaged) == {0}
+    assert report.damaged[0].problem == "commit 2 of shard 0 is missing: record 2: damaged, but a good one follows"
+    assert values(states[0]) == {}, "nothing is written of a damaged shard"
+    assert values(states[1]) == {"b": b"2"}
+
+
+def test_a_shard_of_which_nothing_says_that_it_lost_nothing_is_not_served(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"damaged"})], [commit(0, 2, {"a": b"2"})]])
+    damage_record(tmp_path, b"damaged")
+    report = recover(tmp_path, [MemoryState(0), MemoryState(1)], 2, 0)
+    assert set(report.damaged) == {0, 1}
+    assert "nothing says that no commit of shard 1 was among them" in report.damaged[1].problem
+
+
+def test_what_a_later_record_says_of_all_shards_clears_those_that_were_not_touched(tmp_path: Path) -> None:
+    log = CommitLog(log_path(tmp_path, 1, 0), segment_bytes=4096, segment_bytes_first=4096)
+    for seq, value in ((1, b"damaged"), (2, b"2")):
+        log.append(encode_record(CommitRecord(0, [commit(0, seq, {"a": value})], {0: seq - 1, 1: 0})))
+    log.close()
+    damage_record(tmp_path, b"damaged")
+    assert set(recover(tmp_path, [MemoryState(0), MemoryState(1)], 2, 0).damaged) == {0}
+
+
+def test_damage_in_what_a_state_has_already_is_no_damage(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, seq, {"n": b"number %d" % seq})] for seq in range(1, 6)])
+    damage_record(tmp_path, b"number 2")
+    state = MemoryState(0)
+    state.replace_rows({KEY + b"n": b"number 3"}, 3)
+    assert recover(tmp_path, [state], 2, 0).damaged == {}
+    assert values(state) == {"n": b"number 5"}
+
+
+def test_the_last_record_with_a_changed_bit_is_not_taken_for_one_that_was_never_confirmed(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, seq, {"n": b"number %d" % seq})] for seq in range(1, 6)])
+    damage_record(tmp_path, b"number 5")
+    assert "record 5, the last one: a bit of it has changed" in damage(tmp_path, MemoryState(0), 2)
+
+
+# What should be there
+
+
+def mark_of(start: int, worker: int = 0, run: int = 0, position: int = 0) -> LogMark:
+    return LogMark(start, worker, run, position)
+
+
+def marked(applied_seq: int, mark: LogMark, shard: int = 0) -> MemoryState:
+    state = MemoryState(shard)
+    state.replace_rows({}, applied_seq)
+    state.log_mark = mark.encode()
+    return state
+
+
+def test_a_log_that_the_state_belongs_to_and_is_not_there_is_named(tmp_path: Path) -> None:
+    state = marked(7, mark_of(3))
+    assert damage(tmp_path, state, 4) == "it is missing, and may have confirmed commits that its state does not have"
+    write_log(tmp_path, 3, 0, [])
+    assert recover(tmp_path, [state], 4, 0).damaged == {}
+
+
+def test_a_log_of_which_nothing_can_be_read_is_named(tmp_path: Path) -> None:
+    write_log(tmp_path, 3, 0, [[commit(0, 8, {"n": b"8"})]])
+    list_segments(log_path(tmp_path, 3, 0))[0][1].write_bytes(bytes(4096))
+    assert damage(tmp_path, marked(7, mark_of(3)), 4).startswith("nothing of this log can be read")
+
+
+def test_a_counter_of_starts_that_was_set_back_is_named(tmp_path: Path) -> None:
+    assert "was served in start 12, and this is start 5" in damage(tmp_path, marked(7, mark_of(12)), 5)
+    assert "was served in start 5, and this is start 5" in damage(tmp_path, marked(7, mark_of(5, worker=1)), 5)
+
+
+def test_a_log_that_ends_before_what_some_state_has_seen_of_it_stops_those_that_have_not(tmp_path: Path) -> None:
+    write_log(tmp_path, 3, 0, [[commit(0, 1, {"n": b"1"})]])
+    behind, ahead = marked(0, mark_of(3, position=5), shard=1), marked(9, mark_of(3, position=20))
+    report = recover(tmp_path, [ahead, behind], 4, 0)
+    assert set(report.damaged) == {1}
+    assert "the log ends with record 1, but was seen with 20" in report.damaged[1].problem
+
+
+def test_an_older_copy_of_a_state_is_refused_though_no_log_has_a_later_commit_of_it(tmp_path: Path) -> None:
+    write_log(tmp_path, 2, 0, [])
+    CommitLog(log_path(tmp_path, 3, 0), prologue=lambda: encode_seqs({0: 7, 1: 0})).close()
+    problem = damage(tmp_path, marked(5, mark_of(2)), 4)
+    assert problem.startswith("commits 6 to 7 of shard 0 are missing: the log goes on behind them; its state is an older copy")
+
+
+def test_what_says_to_which_log_a_state_belongs_may_be_damaged_too(tmp_path: Path) -> None:
+    state = marked(7, mark_of(3))
+    state.log_mark = state.log_mark[:-1] + bytes([state.log_mark[-1] ^ 1])
+    assert damage(tmp_path, state, 4) == "what it says of the log that it belongs to is damaged"
+
+
+def test_a_gap_in_what_a_state_has_of_the_log_is_no_damage(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, seq, {"n": b"number %d" % seq})] for seq in range(1, 6)])
+    damage_record(tmp_path, b"number 2")
+    assert recover(tmp_path, [marked(0, mark_of(1, position=2), shard=1)], 4, 0).damaged == {}
+    assert set(recover(tmp_path, [marked(0, mark_of(1, position=1), shard=1)], 4, 0).damaged) == {1}
+
+
+def test_what_is_left_can_be_salvaged_and_what_is_not_is_listed(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, seq, {f"k{seq}": b"number %d" % seq})] for seq in range(1, 6)])
+    damage_record(tmp_path, b"number 3")
+    state = marked(0, mark_of(1))
+    assert "commit 3 of shard 0 is missing" in damage(tmp_path, state, 2)
+    [lost] = salvaged(tmp_path, state)
+    assert lost.endswith("commit 3 of shard 0 is missing: record 3: damaged, but a good one follows")
+    assert values(state) == {f"k{seq}": b"number %d" % seq for seq in (1, 2, 4, 5)}
+    assert recover(tmp_path, [state], 2, 0).damaged == {}, "it is served again"
+    assert state.applied_seq == 5
 
 
 def test_recovery_in_several_rounds_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,7 +366,9 @@ def test_where_nothing_can_be_written_answers_are_recalled(tmp_path: Path) -> No
     write_log(tmp_path, 1, 0, [[keyed(1, 5)], [keyed(2, 6)]])
     state = MemoryState(0)
     store = ShardStore(state)
-    (store.seq, store.active) = recovery.recall(tmp_path, [state], 2, 0)[0]
+    looking = recovery.Recovery(tmp_path, [state], 2, 0)
+    looking.read(writing=False)
+    (store.seq, store.active) = looking.memtables()[0]
     store.load_answers()
     assert sorted(map(str, store.answers.groups["Session"].rows)) == ["5", "6"]
     assert state.rows == {}

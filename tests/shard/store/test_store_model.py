@@ -24,9 +24,10 @@ from tidegate.shard.log.segment import encode_frame_head
 from tidegate.shard.store.checkpoint import checkpoint_steps
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.logs import log_path
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.recovery import log_path, recover
+from tidegate.shard.store.recovery import recover
 from tidegate.shard.store.store import ShardState, ShardStore, StateBatch
 
 OBJECTS = [number.to_bytes(2, "big") + b"object".ljust(14) for number in (0, 1, 0x3FFF)]
@@ -209,9 +210,11 @@ class FileMachine(StoreMachine):
         """What a power cut leaves of an append that nobody was told about: its first half."""
         if self.log is None:
             return
-        active, offset = self.log._active, self.log._offset
-        head, _ = encode_frame_head(active.salt, self.position + 1, self.log._link, b"torn")
-        os.pwrite(active.fd, (head + b"torn")[: min(20, active.size - offset)], offset)
+        active, low, high = self.log._active, self.log._low, self.log._high
+        head, _ = encode_frame_head(active.salt, self.log._position + 1, self.log._link, b"torn")
+        if high - low >= len(head) + 4:
+            upwards = self.log._position % 2 == 0
+            os.pwrite(active.fd, (head + b"torn")[:20] if upwards else head[:20], low if upwards else high - len(head))
 
     def close_files(self) -> None:
         if self.log is not None:

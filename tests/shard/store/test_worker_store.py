@@ -17,8 +17,8 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import CommitLog, LogFull, list_segments
 from tidegate.shard.store.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
+from tidegate.shard.store.logs import log_path
 from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.recovery import log_path
 from tidegate.shard.store.worker_store import WorkerStore
 
 

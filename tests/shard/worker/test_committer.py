@@ -43,6 +43,9 @@ class Disk:
     async def make_room(self) -> None:
         self.checkpoints += 1
 
+    def seqs_to_tell(self) -> dict[int, int]:
+        return {}
+
     def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
         self.world.applied(position, commits)
 

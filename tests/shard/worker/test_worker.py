@@ -128,7 +128,7 @@ async def service(tmp_path: Path, workers: int) -> AsyncIterator[list[Running]]:
     for shard in range(SHARDS):
         (tmp_path / "shards" / f"{shard:04d}").mkdir(parents=True, exist_ok=True)
     for index in range(workers):
-        (tmp_path / "log" / f"{1:08d}-{index:04d}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "log" / f"{1:08d}-{index:04d}-0000").mkdir(parents=True, exist_ok=True)
     running = [Running(tmp_path, context, index, workers) for index in range(workers)]
     tell(running, 1)
     try:
@@ -179,14 +179,14 @@ async def test_a_shard_that_is_damaged_on_disk_is_stopped_and_named_and_the_othe
     table = SlotTable(Topology(1, (0, 1, 2, 3), (None,) * SHARDS))
     names = {table.worker_of("Note", str(number)): str(number) for number in range(100)}
     async with service(tmp_path, 1) as (one,):
-        with pytest.raises(Unavailable, match=r"shard 2 is stopped: open store .*data\.mdb is damaged"):
+        with pytest.raises(Unavailable, match=r"shard 2 is stopped: read store .*shards/0002: page 0"):
             await one.ask(names[2], "put", 1)
         for shard in (0, 1, 3):
             await one.ask(names[shard], "put", shard)
             assert await one.ask(names[shard], "get") == shard
         one.worker.on_control(Ping(7))
         [problem] = one.control[-1].statistics["problems"]  # type: ignore[union-attr]
-        assert problem.what.startswith("shard 2 is stopped: data.mdb is damaged")
+        assert problem.what.startswith("shard 2 is stopped: page 0: ")
         assert problem.where == f"worker 0, {tmp_path}/shards/0002"
         assert "tidegate repair --shard 2" in problem.next
         await one.worker.store.checkpointer.finish()
