@@ -34,6 +34,8 @@ WINDOW = 8
 AGAIN_S = 0.1
 """Before a raw caller sends a call again."""
 POLL_MS = 50
+GREETING_S_MAX = 5.0
+"""For a router that has been connected to."""
 CONNECTION_LOST = {"code": "connection_lost", "message": "", "outcome": "unknown", "retryable": True}
 
 
@@ -189,12 +191,15 @@ class RawCaller(CallerThread):
                 with watched_dealer(context, self.contract.side_door) as dealer:
                     due_at = self._talk(dealer, pace, due_at)
                 self._connection_lost()
+                self._drop_overdue()
 
     def _is_over(self) -> bool:
         return self.recorder.stopping.is_set() and not self._in_flight and not self._again
 
     def _talk(self, dealer: WatchedDealer, pace: Pace, due_at: float) -> float:
         """Until the connection is lost, or all is over; when the next call is due then."""
+        if not self._is_answered(dealer):
+            return due_at
         while not self._is_over():
             now = time.monotonic()
             batch = [attempt for attempt in self._again if attempt.not_before <= now]
@@ -215,6 +220,16 @@ class RawCaller(CallerThread):
                 self._take(body)
             self._drop_overdue()
         return due_at
+
+    def _is_answered(self, dealer: WatchedDealer) -> bool:
+        """Whether somebody is there: what is sent before would only be lost."""
+        dealer.send(self._codec.encode([0, "", "", "ping"]))
+        until = time.monotonic() + GREETING_S_MAX
+        while time.monotonic() < until and dealer.wait(POLL_MS):
+            if next(dealer.receive(), None):
+                return True
+        self.recorder.stopping.wait(AGAIN_S)
+        return False
 
     def _send(self, dealer: WatchedDealer, attempts: list[Attempt]) -> None:
         rows = []
@@ -259,6 +274,7 @@ class RawCaller(CallerThread):
         """What the recorder has given up, because nobody answered."""
         for call in [call for call, attempt in self._in_flight.items() if attempt.operation.fate != "running"]:
             del self._in_flight[call]
+        self._again = [attempt for attempt in self._again if attempt.operation.fate == "running"]
 
 
 def start_callers(count: int, seed: int, contract: Contract) -> list[CallerThread]:

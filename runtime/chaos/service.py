@@ -22,7 +22,7 @@ APP = Path(__file__).with_name("app.py")
 TIDEGATE = (sys.executable, "-m", "tidegate")
 START_S_MAX = 60.0
 STOP_S_MAX = 30.0
-ENDED_S_MAX = 10.0
+ENDED_S_MAX = 30.0
 POLL_S = 0.02
 CONFIG = """[service]
 workers = {workers}
@@ -124,10 +124,11 @@ class ChaosService:
         until = time.monotonic() + ENDED_S_MAX
         while left := self._left():
             if time.monotonic() > until:
+                named = list(map(_command_line, left))
                 for pid in left:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-                raise ServiceFailed(f"processes {left} outlived the supervisor by {ENDED_S_MAX:g} s")
+                raise ServiceFailed(f"these outlived the supervisor by {ENDED_S_MAX:g} s: {', '.join(named)}")
             _pause(POLL_S)
 
     def _left(self) -> list[int]:
@@ -181,6 +182,12 @@ class ChaosService:
 def _last_line(output: bytes) -> str:
     lines = output.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "it said nothing"
+
+
+def _command_line(pid: int) -> str:
+    with contextlib.suppress(psutil.Error):
+        return f"{pid} {' '.join(psutil.Process(pid).cmdline())}"
+    return f"{pid}, gone by now"
 
 
 def _pause(seconds: float) -> None:
