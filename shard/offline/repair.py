@@ -11,8 +11,9 @@ when somebody uses its name, and are left out. The indexes of alarms are made an
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
 from pathlib import Path
@@ -21,7 +22,7 @@ from zlib import crc32
 
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Header, decode_header, encode_header, index_changes
-from tidegate.shard.offline.check import ReadState, state_path
+from tidegate.shard.offline.check import ReadState, objects, state_path
 from tidegate.shard.offline.rows import OWN_FIRST, name_of_object, name_of_row
 from tidegate.shard.store.data_file import (
     DATA_FILE,
@@ -35,8 +36,10 @@ from tidegate.shard.store.data_file import (
     write_rows,
 )
 from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.memtable import Memtable
 from tidegate.shard.store.pages import CRC_BYTES, CRC_RESIDUE, Damage, Meta, PageFile, Row, Verifier, is_whole
 from tidegate.shard.store.recovery import Recovery, salvaged
+from tidegate.shard.store.store import ABOVE_KEYS
 
 MENDED_BYTES_MAX = 4 << 10
 """Up to 11 kB no two bits have the same effect on the checksum; trying takes its time."""
@@ -89,7 +92,9 @@ def missing_in_logs(data: Path, shard: int) -> list[str]:
     try:
         recovery = Recovery(data, [state], 0, 0, salvage=True)  # type: ignore[list-item]  # It begins no batch.
         recovery.read(writing=False)
-        return recovery.lost(shard)
+        lost = recovery.lost(shard)
+        _, memtable = recovery.memtables()[shard]
+        return [*lost, *map(_headless, *_without_header(state.rows(), memtable))] if lost else []
     finally:
         state.close()
 
@@ -98,9 +103,26 @@ def take_from_logs(data: Path, shard: int) -> list[str]:
     """Takes what the logs have of a shard whose data file is whole; what is missing all the same. Raises OperatorError."""
     state = LmdbState(state_path(data, shard), shard)
     try:
-        return salvaged(data, state)
+        lost = salvaged(data, state)
+        keys, counts = _without_header(state.scan(b"", OWN_FIRST, False), Memtable()) if lost else ((), ())
+        batch = state.begin()
+        for key in keys:  # Else they would come back to life when somebody uses its name.
+            batch.delete_range(key, key + ABOVE_KEYS, sys.maxsize)
+        batch.commit()
+        return [*lost, *map(_headless, keys, counts)]
     finally:
         state.close()
+
+
+def _without_header(rows: Iterable[Pair], memtable: Memtable) -> tuple[tuple[bytes, ...], tuple[int, ...]]:
+    """Objects whose header is lost, and how many rows are left of each."""
+    found = [(key, names.count) for key, names, header in objects(rows, memtable) if key < OWN_FIRST and header is None]
+    left = [(key, count) for key, count in found if count]
+    return tuple(key for key, _ in left), tuple(count for _, count in left)
+
+
+def _headless(key: bytes, rows: int) -> str:
+    return f"what was left of {name_of_object(key, lambda _: None)}: {rows} rows"
 
 
 class Salvage:

@@ -9,12 +9,28 @@ from random import Random
 import pytest
 
 from tests.support.damage import PAGE, flip_bit, places_of_rows
-from tests.support.data_directory import ALARM_EVERY, KEYS, OBJECTS, SHARDS, make_data_directory, name_of, shard_of, state_file
+from tests.support.data_directory import (
+    ALARM_EVERY,
+    KEYS,
+    OBJECTS,
+    SHARDS,
+    VALUE,
+    make_data_directory,
+    name_of,
+    shard_of,
+    state_file,
+)
 from tidegate.runtime.ids import object_key
+from tidegate.runtime.supervisor.directory import open_directory
+from tidegate.shard.core.alarms import Header, encode_header
+from tidegate.shard.log.commit_log import CommitLog, list_segments
 from tidegate.shard.offline.check import Check
-from tidegate.shard.offline.repair import Repair, Salvage
+from tidegate.shard.offline.repair import Repair, Salvage, missing_in_logs, take_from_logs
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.logs import log_path
 from tidegate.shard.store.pages import PageFile
+from tidegate.shard.store.record import CommitRecord, encode_record
 
 SHARD = 1
 
@@ -171,3 +187,36 @@ def test_single_flipped_bits_anywhere_lose_no_row(data: Path, file: Path, before
             name.unlink()
         file.write_bytes(whole)
     print(f"{lost} rows lost in 60 repairs")
+
+
+def test_what_a_log_lost_is_named_what_it_has_is_taken_and_what_is_left_without_a_header_is_not(tmp_path: Path) -> None:
+    """The first commit of one object is lost, and a later one of another."""
+    open_directory(tmp_path, SHARDS).close()
+    LmdbState(tmp_path / "shards" / "0000", 0).close()
+    first, second = (object_key("Counter", name) for name in ("first", "second"))
+    log = CommitLog(log_path(tmp_path, 1, 0))
+    made = encode_header(Header("Counter", "second"))
+    commits = [
+        (second, {"": made, "a": VALUE}),
+        (first, {"": made, "a": b"damaged"}),
+        (first, {"b": VALUE}),
+        (second, {"c": b"damaged too"}),
+        (second, {"d": VALUE}),
+    ]
+    for seq, (key, writes) in enumerate(commits, 1):
+        log.append(encode_record(CommitRecord(0, [ShardCommit(0, seq, [ObjectWrites(key, False, dict(writes))])])))
+    log.close()
+    [(_, path)] = list_segments(log_path(tmp_path, 1, 0))
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"damaged too", b"DAMAGED TOO").replace(b"damaged", b"DAMAGED"))
+    told = missing_in_logs(tmp_path, 0)
+    assert [each.partition(": ")[2] for each in told[:2]] == [
+        f"commit {seq} of shard 0 is missing: record {seq}: damaged, but a good one follows" for seq in (2, 4)
+    ]
+    assert told[2] == f"what was left of an object of which nothing is left but its key {first.hex()}: 1 rows"
+    assert take_from_logs(tmp_path, 0) == told
+    state = LmdbState(tmp_path / "shards" / "0000", 0)
+    rows = dict(state.scan(b"", b"\x40", False))
+    state.close()
+    assert rows == {second: made, second + b"a": VALUE, second + b"d": VALUE}
+    assert missing_in_logs(tmp_path, 0) == []
