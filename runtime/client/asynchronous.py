@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from _thread import get_ident
+from asyncio import current_task
 from collections.abc import Callable
 from typing import Any, TypeVar, overload
 
@@ -145,6 +146,7 @@ class Client:
         machine, slot, decode = self._machine, self._machine.slot_of(class_name, name), result_decoder(result_type)
         loop, thread, call, flush = self._loop, self._thread, machine.call, shell.flush
         new_future, now, call_soon, is_running = loop.create_future, loop.time, loop.call_soon, loop.is_running
+        retries = (terms or machine.terms).retries
 
         def send(*args: Any, **kwargs: Any) -> PendingCall[Any]:
             if args and kwargs and shape is not None:
@@ -160,7 +162,7 @@ class Client:
                 call_soon(flush)
                 shell.flushing = True
             future = new_future()
-            call(future, slot, class_name, name, method, raw, decode, terms, now())
+            call(future, slot, class_name, name, method, raw, decode, terms, now(), current_task(loop) if retries else None)
             return PendingCall(future)
 
         return send

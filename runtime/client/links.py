@@ -26,9 +26,11 @@ class Waiter(Protocol):
 
 Row = tuple[Any, ...]
 """A request of the wire protocol; its first element is the call id, which grows with every call."""
-Entry = tuple[Waiter, Decode, float, Row, int, float, Terms]
-"""A call in flight: who waits, how to read the result, deadline, request, the slot it is counted for or -1, when it was made, and
-how."""
+Caller = object
+"""Who made a call: a task; None for who makes one call after the other."""
+Entry = tuple[Waiter, Decode, float, Row, int, float, Terms, Caller]
+"""A call in flight: who waits, how to read the result, deadline, request, the slot it is counted for or -1, when it was made,
+how, and by whom."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,26 @@ class Link:
         self.rows: list[Row] = []
 
 
+class Passed:
+    """The newest calls that may have run, by object and by who made them. An older one that was refused would run after it."""
+
+    __slots__ = ("_newest",)
+
+    def __init__(self) -> None:
+        self._newest: dict[Any, int] = {}
+
+    def note(self, entry: Entry) -> None:
+        call_id, name = entry[3][0], entry[3][1:3]
+        for key in (name, (*name, entry[7])):
+            self._newest[key] = max(call_id, self._newest.get(key, 0))
+
+    def has_passed(self, entry: Entry) -> bool:
+        """Whether a later call to the same object may have run: of the same caller, where calls are tried again. Callers who
+        know nothing of each other do not know who was first."""
+        call_id, name = entry[3][0], entry[3][1:3]
+        return bool(call_id < self._newest.get((*name, entry[7]) if entry[6].retries else name, 0))
+
+
 class Moving:
     """A slot on its way from one link to the router: new calls are held until the old link has answered all of its own."""
 
@@ -94,9 +116,8 @@ class Moving:
         self.held = held
         self.refused: set[int] = set()
         """Calls that the source has refused."""
-        self.passed = 0
-        """The newest call that the source may have run. Older ones that it refused can no longer be sent: they would
-        run after it."""
+        self.passed = Passed()
+        """Those that it may have run."""
 
 
 def bodies_of(rows: list[Row]) -> tuple[list[bytes], dict[int, CallError]]:

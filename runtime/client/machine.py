@@ -22,6 +22,7 @@ import msgspec
 
 from tidegate.runtime.client.links import (
     AskTopology,
+    Caller,
     ClientStatistics,
     Close,
     Effect,
@@ -111,7 +112,7 @@ class ClientMachine:
 
     def call(
         self, waiter: Waiter, slot: int, class_name: str, name: str, method: str,
-        args: msgspec.Raw, decode: Decode, terms: Terms | None, now: float,
+        args: msgspec.Raw, decode: Decode, terms: Terms | None, now: float, caller: Caller = None,
     ) -> None:  # fmt: skip
         """Accepts one call; it leaves with the next `take_messages`. Raises Overloaded or Unavailable, and then the call has
         not been accepted."""
@@ -142,7 +143,7 @@ class ClientMachine:
         deadline = now + terms.timeout
         if deadline < self._sweep_at:
             self._sweep_at = deadline
-        link.calls[call_id] = (waiter, decode, deadline, row, slot, now, terms)
+        link.calls[call_id] = (waiter, decode, deadline, row, slot, now, terms, caller)
         if not link.rows:
             self._dirty.append(link)
         link.rows.append(row)
@@ -233,7 +234,7 @@ class ClientMachine:
             if entry is None:
                 self._unexpected += 1
                 continue
-            waiter, decode, _, row, slot, _, _ = entry
+            waiter, decode, _, row, slot, _, _, _ = entry
             has_run = True
             if reply.status == OK:
                 try:
@@ -264,7 +265,7 @@ class ClientMachine:
 
     def _failed(self, link: Link, entry: Entry, error: CallError, now: float) -> bool:
         """Gives the error to who waits, or keeps it from him: then the call is sent again. Whether it may have run for good."""
-        waiter, _, _, _, slot, _, terms = entry
+        waiter, _, _, _, slot, _, terms, _ = entry
         if isinstance(error, Moved) and link is not self._router and slot >= 0:
             self._refused_as_moved(link, entry, now)
             return False
@@ -308,9 +309,9 @@ class ClientMachine:
 
     def _settle(self, link: Link, entry: Entry, has_run: bool) -> None:
         """A call was answered on this link, or will never be, or not yet. `has_run`: it may have run, and is not sent again."""
-        row, slot = entry[3], entry[4]
+        slot = entry[4]
         if self._held:
-            self._sweep_at = min(self._sweep_at, self._holds.answered(row, ran=has_run))
+            self._sweep_at = min(self._sweep_at, self._holds.answered(entry, ran=has_run))
         if slot < 0 or link is self._holds.link:
             return
         if link is self._router:
@@ -319,7 +320,7 @@ class ClientMachine:
         moving = self._moving.get(slot)
         if moving is not None and moving.source is link:
             if has_run:
-                moving.passed = max(moving.passed, row[0])
+                moving.passed.note(entry)
             moving.remaining -= 1
             if moving.remaining == 0:
                 self._finish_moving(slot, moving)
@@ -328,11 +329,11 @@ class ClientMachine:
 
     def _once_more(self, entry: Entry, terms: Terms, now: float) -> Entry:
         """The call with the time that is left for it."""
-        waiter, decode, deadline, row, slot, made, _ = entry
+        waiter, decode, deadline, row, slot, made, _, caller = entry
         options = self._session.options_again(row[0], terms, deadline - now) if row[1] else None
         if options is not None:
             row = (*row[:4], row[4] if len(row) > 4 else NO_RAW, options)
-        return (waiter, decode, deadline, row, slot, made, terms)
+        return (waiter, decode, deadline, row, slot, made, terms, caller)
 
     def _hold(self, entry: Entry, due: float, *, refused: bool) -> None:
         slot = entry[4]
@@ -369,7 +370,7 @@ class ClientMachine:
             if self._held[name].slot >= 0:
                 self._unpin(self._held[name].slot)
         out, late = self._holds.release(ready)
-        for waiter, _, _, _, _, _, terms in late:
+        for waiter, _, _, _, _, _, terms, _ in late:
             if not waiter.done():
                 assert terms.history is not None, "only what was refused can be late"
                 waiter.set_exception(in_the_end(terms.history.last, terms, passed=True))
@@ -430,7 +431,9 @@ class ClientMachine:
         self._avoid[link.endpoint] = now + AVOID_S
         self._incomplete = True
         for slot, moving in [(slot, moving) for slot, moving in self._moving.items() if moving.source is link]:
-            moving.passed = max(entry[3][0] for entry in lost if entry[4] == slot)
+            for entry in lost:
+                if entry[4] == slot:
+                    moving.passed.note(entry)
             moving.held.calls |= {entry[3][0]: entry for entry in again if entry[4] == slot}
             again = [entry for entry in again if entry[4] != slot]
             self._finish_moving(slot, moving)
@@ -446,7 +449,7 @@ class ClientMachine:
             error = ShardLost(f"the connection to {link.endpoint} was lost with the call in flight")
             once_more = None if entry[0].done() else self._holds.try_again(entry, error, self._next_call, now)
             if self._held:
-                self._sweep_at = min(self._sweep_at, self._holds.answered(entry[3], ran=True))
+                self._sweep_at = min(self._sweep_at, self._holds.answered(entry, ran=True))
             if once_more is not None and (terms.history is None or link is self._router):
                 again.append(self._once_more(entry, once_more[0], now))
                 continue
@@ -567,8 +570,9 @@ class ClientMachine:
     def _finish_moving(self, slot: int, moving: Moving) -> None:
         del self._moving[slot]
         del self._links[moving.held.number]
-        for call_id in [call_id for call_id in moving.refused if call_id < moving.passed and call_id in moving.held.calls]:
-            entry = moving.held.calls.pop(call_id)
+        refused = [moving.held.calls[call_id] for call_id in sorted(moving.refused & moving.held.calls.keys())]
+        for entry in filter(moving.passed.has_passed, refused):
+            del moving.held.calls[entry[3][0]]
             if not entry[0].done():
                 error = Moved("the object moved with calls in flight, and a later one has run")
                 entry[0].set_exception(in_the_end(error, entry[6]))

@@ -4,7 +4,7 @@ Rule 1: pure. `now` and chance are arguments.
 Rule 2: a call is sent again only if it has not run, or if the service, by its key, runs it once all the same.
 Rule 3: the calls to one object stay in order. While one of them is to be tried again the object is *held*: later calls wait,
 and all go out together, in the order in which they were made, when none of the object's is in flight. One that was refused is not
-sent again once a later one has run; it is answered by its error.
+sent again once a later one of the same task has run; it is answered by its error.
 Rule 4: what is overloaded is not made worse. Pauses grow; a call refused for that is sent again only when the service has said
 when it makes sense, and only so often in proportion to all calls.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from tidegate.runtime.client.links import Entry, Link, Row
+from tidegate.runtime.client.links import Entry, Link, Passed, Row
 from tidegate.runtime.client.terms import History, Terms
 from tidegate.runtime.errors import CallError, Moved, ObjectReset, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.wire.protocol import ALARM_CALLS
@@ -47,8 +47,8 @@ class Hold:
         """Earlier calls that they wait for, once those have been counted."""
         self.refused: set[int] = set()
         """Calls that were answered by a failure. (What is lost with its link has not been passed: it was delivered first.)"""
-        self.passed = 0
-        """The newest call that may have run since."""
+        self.passed = Passed()
+        """Those that may have run since."""
 
 
 class Holds:
@@ -117,13 +117,14 @@ class Holds:
         self.link.calls[entry[3][0]] = entry
         self.link.rows.append(entry[3])
 
-    def answered(self, row: Row, *, ran: bool) -> float:
+    def answered(self, entry: Entry, *, ran: bool) -> float:
         """A call of any object will not come back. Returns from when on those that waited for it may go out."""
+        row = entry[3]
         hold = self.by_object.get(row[1:3])
         if hold is None:
             return math.inf
         if ran:
-            hold.passed = max(hold.passed, row[0])
+            hold.passed.note(entry)
         hold.in_flight.discard(row[0])
         return math.inf if hold.in_flight else hold.due
 
@@ -153,7 +154,7 @@ class Holds:
         for call_id in taken:
             entry = link.calls.pop(call_id)
             hold = self.by_object[entry[3][1:3]]
-            (late if call_id < hold.passed and call_id in hold.refused else out).append(entry)
+            (late if call_id in hold.refused and hold.passed.has_passed(entry) else out).append(entry)
         link.rows = [row for row in link.rows if row[1:3] not in names]
         for name in names:
             slot = self.by_object.pop(name).slot

@@ -44,10 +44,12 @@ class SlotTable:
 
 
 def topology_reply(table: SlotTable) -> dict[str, Any]:
-    """What the system call `topology` answers: `{epoch, slots, shards: [{shard, slots: [first, last], worker, endpoint}]}`.
-    The range includes both ends; the endpoint is nil while the worker is down."""
+    """What the system call `topology` answers: `{epoch, keys, slots, shards: [{shard, slots: [first, last], worker, endpoint}]}`.
+    The range includes both ends; the endpoint is nil while the worker is down. `keys`: a call is run once, however often it comes
+    with the same key."""
     return {
         "epoch": table.epoch,
+        "keys": True,
         "slots": SLOTS,
         "shards": [
             {

@@ -19,7 +19,7 @@ from tidegate.runtime.client.synchronous import Poller
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.limits import TURN_MESSAGES_MAX
 from tidegate.runtime.wire.encoding import decode_any
-from tidegate.runtime.wire.protocol import NO_RAW, OK, encode
+from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, encode
 
 CONTEXT: Any = None
 """The links of these tests need none."""
@@ -174,9 +174,9 @@ class Question:
 class Rig:
     """A shell with its machine, driven by hand."""
 
-    def __init__(self, endpoint: str = "tcp://127.0.0.1:1", *, direct: bool = False) -> None:
+    def __init__(self, endpoint: str = "tcp://127.0.0.1:1", *, direct: bool = False, retry: bool = False) -> None:
         self.hand = Hand()
-        self.machine: ClientMachine = new_machine(endpoint, None, 5.0, direct, retry=False)
+        self.machine: ClientMachine = new_machine(endpoint, None, 5.0, direct, retry)
         self.topologies = 0
         self.shell = Shell(self.machine, CONTEXT, self.hand, self.count_topology)
         self.shell.start()
@@ -310,6 +310,38 @@ def test_a_service_that_has_no_topology_is_told_as_one_that_has(links: list[Link
     rig.hand.settle()
     assert rig.topologies == 1
     assert rig.machine.statistics().slots_direct == 0
+
+
+def test_what_may_have_run_is_sent_again_only_to_a_service_that_has_said_that_it_keeps_keys(links: list[Link]) -> None:
+    for keys, sent_again in ((True, True), (None, False)):
+        rig = Rig(retry=True)
+        rig.connect(links[-1])
+        topology = {"epoch": 1, "shards": [{"shard": 0, "worker": 0, "endpoint": None}]} | (
+            {} if keys is None else {"keys": keys}
+        )
+        links[-1].arrived.append(reply(links[-1].sent[0], topology))
+        rig.hand.watched[links[-1].socket.fileno()]()
+        rig.hand.settle()
+        answer = rig.call()
+        links[-1].changes.append("lost")
+        rig.hand.watched[links[-1].fds[0]]()
+        rig.hand.settle()
+        rig.connect(links[-1])
+        assert ("where" in [request[3] for request in links[-1].sent]) is sent_again
+        assert answer.done() is not sent_again
+
+
+def test_a_held_call_goes_out_at_its_time_though_nothing_else_happens(links: list[Link]) -> None:
+    rig = Rig(retry=True)
+    rig.connect(links[0])
+    answer = rig.call()
+    links[0].arrived.append(encode([[links[0].sent[-1][0], ERROR, Unavailable("draining").to_wire()]]))
+    rig.hand.watched[links[0].socket.fileno()]()
+    rig.hand.settle()
+    sent = len(links[0].sent)
+    rig.hand.pass_time(0.05)
+    assert len(links[0].sent) == sent + 1
+    assert not answer.done()
 
 
 @pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:1", "tcp://service.invalid:7"])

@@ -176,7 +176,7 @@ def test_a_service_that_is_not_there_is_waited_for_until_the_timeout(tmp_path: P
 
 
 def test_a_worker_lost_with_the_call_in_flight_is_reported_and_the_next_call_goes_round(tmp_path: Path) -> None:
-    with echo_thread(tmp_path, workers=1) as running, connect_sync(running.service.endpoint) as client:
+    with echo_thread(tmp_path, workers=1) as running, connect_sync(running.service.endpoint, retry=False) as client:
         stub = client.stub("Echo", "a")
         assert stub.where() == "worker 0"
         seen = running.service.worker(0).seen
@@ -187,6 +187,22 @@ def test_a_worker_lost_with_the_call_in_flight_is_reported_and_the_next_call_goe
             with pytest.raises(ShardLost):
                 call.result(10)
         assert stub.where() == "router"
+
+
+def test_a_call_lost_with_its_worker_is_made_again_through_the_router_and_its_caller_sees_nothing(tmp_path: Path) -> None:
+    with echo_thread(tmp_path, workers=1) as running, connect_sync(running.service.endpoint) as client:
+        stub, lost = client.stub("Echo", "a"), running.service.worker(0)
+        assert stub.where() == "worker 0"
+        with ThreadPoolExecutor(1) as pool:
+            call = pool.submit(stub.hold)
+            wait_until(lambda: len(lost.seen) == 2, "the call at the worker")
+            running.do(running.service.lose_worker, 0)
+            wait_until(lambda: len(running.service.router.seen) == 1, "the call at the router")
+            running.do(running.service.router.release)
+            assert call.result(10) == "router"
+        first, second = lost.seen[1], running.service.router.seen[0]
+        keys = [msgspec.msgpack.decode(request.options)["key"] for request in (first, second)]
+        assert keys[0] == keys[1]
 
 
 def test_a_worker_lost_while_nobody_called_is_noticed_before_the_next_call_is_sent(tmp_path: Path) -> None:
