@@ -233,6 +233,8 @@ class ClientMachine:
             entry = take(reply.id, None)  # type: ignore[arg-type]  # an id that is no int is not found
             if entry is None:
                 self._unexpected += 1
+                if reply.status != OK and not from_router and "leaving" in error_from_raw(reply.result).details:
+                    self._send_nothing_more(link, NO_SLOT, now)
                 continue
             waiter, decode, _, row, slot, _, _, _ = entry
             has_run = True
