@@ -8,6 +8,7 @@ APP ?= examples/counter.py
 ARGS ?=
 SEEDS ?= 1000
 START ?= 1
+DURATION ?= 1m
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
@@ -16,7 +17,7 @@ JOBS ?= $(shell expr $$(nproc) + 1)
 # Tests that start no process: everything in them runs in this one, most of it in virtual time.
 FAST := tests/meta tests/docs/test_guarantees.py tests/docs/test_timeouts.py tests/scenarios tests/shard tests/router/test_machine.py tests/runtime/wire tests/runtime/client/test_machine.py tests/runtime/sockets/test_inflight.py tests/runtime/sockets/test_outbox.py tests/runtime/supervisor/test_supervision.py
 
-.PHONY: help serve test fast lint format types sim crash coverage bench wheel findings clean
+.PHONY: help serve test fast lint format types sim crash chaos coverage bench wheel findings clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -47,6 +48,9 @@ sim: $(STAMP)  ## the simulator: SEEDS=1000 START=1, or one seed: SEEDS=1 START=
 
 crash: $(STAMP)  ## kills, power cuts, full and broken disks, all of it and at full size
 	TIDEGATE_FULL=1 $(BIN)/python -m pytest tests/crash tests/service/test_four_counters.py $(ARGS)
+
+chaos: $(STAMP)  ## a service is hurt for DURATION (1m) and every answer verified; ARGS="--faults all --fs ext4"
+	$(BIN)/tidegate chaos --duration $(DURATION) $(ARGS)
 
 coverage: $(STAMP)  ## which lines of core and store no test reaches, and whether too many
 	$(BIN)/python -m coverage erase

@@ -22,7 +22,7 @@ from tidegate.runtime.errors import OperatorError
 MAKE = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"], "btrfs": ["mkfs.btrfs", "-qf"]}
 OUTER_MIB = 128
 """For the outer file system itself."""
-LET_GO_S_MAX = 10.0
+LET_GO_S_MAX = 30.0
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
 

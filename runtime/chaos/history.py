@@ -18,6 +18,9 @@ from tidegate.runtime.chaos.linearizability import ObjectCheck, Undecided
 from tidegate.runtime.chaos.models import MODELS, comparable
 from tidegate.runtime.limits import CHAOS_STORY_CALLS, CHAOS_UNKNOWN_MAX
 
+RETIRED_STORY_CALLS = 100
+"""Of an object that is asked only once more there need not be as many."""
+
 Fate = Literal["running", "answered", "refused", "unknown"]
 Kind = Literal["wrong answer", "unanswered", "error", "money", "service"]
 
@@ -122,6 +125,7 @@ class RunHistory:
             history.check.began(operation.number, call, comparable(operation.result))
         if history.is_heavy and not history.retired:
             history.retired = True
+            history.story = collections.deque(history.story, maxlen=RETIRED_STORY_CALLS)
             self._retire(*key)
 
     def _answered(self, history: ObjectHistory, operation: Operation) -> None:

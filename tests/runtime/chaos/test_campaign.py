@@ -49,6 +49,13 @@ def test_kills_frozen_processes_broken_connections_and_restarts_break_no_promise
     assert set(report.faults) == {"kill", "freeze", "drop", "restart"}
 
 
+def test_reloads_and_rolling_restarts_break_no_promise_and_are_done(tmp_path: Path) -> None:
+    report = run(tmp_path, "reload", "roll", duration_s=60.0, times=4, routers=2)
+    assert report.passed
+    assert {what.partition(":")[0] for what in report.strikes} == {"reload", "roll"}
+    assert not [what for what in report.strikes if "not done" in what]
+
+
 def test_slow_and_failing_syncs_break_no_promise(tmp_path: Path) -> None:
     if shutil.which("cc") is None:
         pytest.skip("cc is not installed")
@@ -106,7 +113,7 @@ def test_an_app_that_does_wrong_is_found_out_and_the_story_is_kept(
     app = tmp_path / "wrong.py"
     app.write_text(source.replace(right, wrong))
     monkeypatch.setattr(chaos_service, "APP", app)
-    report = run(tmp_path / "run", "kill", duration_s=6.0)
+    report = run(tmp_path / "run", "restart", duration_s=4.0 if kind == "money" else 60.0, every_s=1.5)
     assert {violation.kind for violation in report.violations} == {kind}
     if kind == "wrong answer":
         stories = [
