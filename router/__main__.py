@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import gc
 import os
 import sys
@@ -45,10 +44,8 @@ def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
 
     server = RouterServer(spec, context, loop, control.send, drained)
     try:
-        _check_port(spec.listen)
-        if spec.listen_fd is not None:
-            start_listening(spec.listen_fd)
-        bound = server.bind(spec.listen, spec.listen_fd)
+        for fd in spec.listen_fds:
+            server.bind(start_listening(fd), fd)
     except (OSError, zmq.ZMQError) as error:
         send_blocking(control_fd, _cannot_listen(spec.listen, error))
         server.close()
@@ -56,19 +53,12 @@ def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
         return 1
     control.start(server.on_control, _supervisor_gone)
     server.start()
-    control.send(Ready(endpoint=bound))
+    control.send(Ready(endpoint=spec.listen))
     loop.run_forever()
     server.close()
     control.flush_blocking()
     context.term()  # Waits until the last replies have left, two seconds at most.
     return 0
-
-
-def _check_port(endpoint: str) -> None:
-    """ZeroMQ takes a port modulo 65,536 and listens there."""
-    port = endpoint.rpartition(":")[2]
-    if endpoint.startswith("tcp://") and port.isdecimal() and int(port) > 65_535:
-        raise zmq.ZMQError(errno.EINVAL, f"there is no port {port}")
 
 
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> Failed:

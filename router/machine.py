@@ -19,6 +19,7 @@ import msgspec
 
 from tidegate.router.system import SystemCalls
 from tidegate.runtime.errors import (
+    LEAVING,
     BadRequest,
     CallError,
     DeadlineExceeded,
@@ -129,7 +130,7 @@ class RouterMachine:
         if not request.cls and request.method not in ALARM_CALLS:
             self._answer_system(origin, request)
         elif self._draining:
-            self._refuse(origin, request.id, Unavailable("the service is stopping"))
+            self._refuse(origin, request.id, Unavailable("the service is stopping", details=LEAVING))
         elif not request.name:
             self._refuse(origin, request.id, BadRequest("the name must not be empty"))
         elif is_too_deep(request.args, json=origin.json) or is_too_deep(request.options, json=origin.json):
@@ -309,7 +310,7 @@ class RouterMachine:
 
     def _refuse_unsent(self, worker: InFlight) -> int:
         unsent = worker.take_unsent()
-        self._answer_all([call for call, _ in unsent], Unavailable("the service is stopping"))
+        self._answer_all([call for call, _ in unsent], Unavailable("the service is stopping", details=LEAVING))
         return len(unsent)
 
     def give_up(self) -> int:

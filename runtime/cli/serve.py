@@ -7,14 +7,12 @@ import contextlib
 import importlib.metadata
 import os
 import signal
-import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tidegate.runtime.child.child import set_up_logging
 from tidegate.runtime.child.output import take_streams
-from tidegate.runtime.cli.asking import unix_address
 from tidegate.runtime.cli.exits import EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
@@ -93,29 +91,12 @@ def run(options: argparse.Namespace) -> int:
             routers = routers_for(cores, config.service.listen)
         # Not before the directory is open: until then routers of an earlier service, whose supervisor died, may listen there.
         port = open_port(config.service.listen, routers, os.environ, os.getpid())
-        if port is None:
-            _check_path_is_free(config.service.listen)
-        else:
-            stack.callback(port.close)
-            config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
+        stack.callback(port.close)
+        config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
         memory = read_memory_bytes()
-        service = Service(
-            config, directory, run_directory, placement, version(), memory, routers=routers, port=port, outputs=outputs
-        )
+        service = Service(config, directory, run_directory, placement, version(), memory, port, routers=routers, outputs=outputs)
         failure = supervise(service, os.environ, _banner)
     return EXIT_OK if failure is None else fail(describe_failure(failure))
-
-
-def _check_path_is_free(endpoint: str) -> None:
-    """A second bind of a unix socket's path takes it away from the first, silently."""
-    if not endpoint.startswith("ipc://"):
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(unix_address(endpoint))
-        except OSError:  # Nobody there, or a path that the router will complain about.
-            return
-    raise OperatorError("listen", endpoint, "another process listens there", "stop it, or choose another with --listen")
 
 
 def describe_failure(failure: Failed) -> str:

@@ -253,7 +253,9 @@ class ClientMachine:
             else:
                 error = error_from_raw(reply.result)
                 has_run = self._failed(link, entry, error, now)
-                if "leaving" in error.details and not from_router:
+                if "leaving" in error.details and from_router:
+                    link.connected, link.connecting_until = False, math.inf  # Calls wait for the next connection.
+                elif "leaving" in error.details:
                     self._send_nothing_more(link, NO_SLOT if isinstance(error, Moved) else slot, now)
             if held or moving or (from_router and slot >= 0):
                 self._settle(link, entry, has_run)

@@ -1,19 +1,23 @@
-"""Where routers listen when several share one TCP port, or when systemd has opened the socket before the service began.
+"""Where the routers listen. The supervisor makes the sockets and hands them on, so that a router may be replaced, or die.
 
-Rule 1: the routers of a shared port have a listening socket each (SO_REUSEPORT), to which the kernel deals connections. One
-that nobody accepts from would swallow its share of them, so a socket begins to listen in its router and the supervisor keeps
-no copy: it goes with its process, and a router that is started again gets a new one.
-Rule 2: while any or all routers are down, the port stays the service's: a socket holds it which is bound and never listens.
-It is bound before it allows others beside it, so that a second service is refused instead of taking half of the connections.
-Rule 3: a socket of systemd's is one queue, which every router accepts from. What nobody has accepted waits there.
+Rule 1: one router, or a unix socket: the socket is one queue (`KeptPort`), from which every router accepts. The supervisor keeps
+it: what nobody has accepted waits there, while a router is started again too. A socket of systemd's is the same, and outlives the
+service.
+Rule 2: several routers that share a port of TCP have a listening socket each (SO_REUSEPORT), to which the kernel deals
+connections (`SharedPort`). One that nobody accepts from would swallow its share of them, so a socket begins to listen in its
+router and the supervisor keeps no copy: it goes with its process, and a router that is started again gets a new one.
+Rule 3: while any or all routers are down, the port stays the service's: a socket holds it. It is bound before it allows others
+beside it, so that a second service is refused instead of taking half of the connections.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import socket
+import stat
 import struct
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -23,6 +27,7 @@ from tidegate.runtime.descriptors import connections_waiting_max
 from tidegate.runtime.errors import OperatorError
 
 _SYSTEMD_FD = 3
+_IPC = "ipc://"
 _SIOCGIFADDR = 0x8915
 _INTERFACE_BYTES_MAX = 15
 
@@ -46,12 +51,95 @@ class Port(Protocol):
     """Gives routers their sockets."""
 
     endpoint: str
-    """Where clients connect, in numbers; a port of 0 is replaced."""
+    """Where clients connect; a port of 0 is replaced."""
 
-    def open(self) -> socket.socket:
-        """A socket for one router, to be closed here as soon as the router has it. Raises OSError."""
+    def open(self) -> list[socket.socket]:
+        """Those for one router, to be closed here as soon as the router has them. Raises OSError."""
 
     def close(self) -> None: ...
+
+
+class KeptPort:
+    """Sockets that listen from now on; the same for every router."""
+
+    def __init__(self, endpoint: str, sockets: list[socket.socket], path: str = "") -> None:
+        """`path`: of a unix socket that is to be removed in the end."""
+        self.endpoint = endpoint
+        self._sockets = sockets
+        self._path = path
+        self._inode = os.stat(path).st_ino if path else 0
+
+    def open(self) -> list[socket.socket]:
+        return [each.dup() for each in self._sockets]
+
+    def close(self) -> None:
+        for each in self._sockets:
+            each.close()
+        with contextlib.suppress(OSError):
+            if self._path and os.stat(self._path).st_ino == self._inode:  # Somebody else may have taken it.
+                os.unlink(self._path)
+
+
+def keep_port(endpoint: str) -> KeptPort:
+    """Of a name: every address of it that this machine has. Raises OperatorError, also when anybody listens there."""
+    try:
+        if endpoint.startswith(_IPC):
+            return _keep_path(endpoint)
+        host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+        sockets = _listen_all(_addresses(host, int(port)))
+    except OSError as error:
+        raise OperatorError("listen", endpoint, error.strerror or str(error), listen_hint(error.errno)) from error
+    bound = _endpoint_of(sockets[0])
+    return KeptPort(f"tcp://{host}:{bound.rpartition(':')[2]}" if len(sockets) > 1 else bound, sockets)
+
+
+def _listen_all(addresses: list[Address]) -> list[socket.socket]:
+    found: list[socket.socket] = []
+    elsewhere: OSError | None = None
+    for family, address in addresses:
+        made = _socket(family)
+        try:
+            made.bind((address[0], found[0].getsockname()[1], *address[2:]) if found else address)
+            made.listen(connections_waiting_max())
+            found.append(made)
+        except OSError as error:
+            made.close()
+            if error.errno not in NOT_HERE:
+                for each in found:
+                    each.close()
+                raise
+            elsewhere = error
+    if not found:
+        assert elsewhere is not None
+        raise elsewhere
+    return found
+
+
+def _keep_path(endpoint: str) -> KeptPort:
+    """What an earlier service has left of it goes."""
+    path = endpoint.removeprefix(_IPC)
+    is_file = not path.startswith("@")
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        if is_file and not _somebody_listens(path):
+            with contextlib.suppress(FileNotFoundError):
+                if stat.S_ISSOCK(os.stat(path).st_mode):
+                    os.unlink(path)
+        made.bind(path if is_file else f"\0{path[1:]}")
+        made.listen(connections_waiting_max())
+    except OSError:
+        made.close()
+        raise
+    return KeptPort(endpoint, [made], path if is_file else "")
+
+
+def _somebody_listens(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 class SharedPort:
@@ -68,7 +156,7 @@ class SharedPort:
         self._family, self._address = self._holder.family, self._holder.getsockname()
         self.endpoint = _endpoint_of(self._holder)
 
-    def open(self) -> socket.socket:
+    def open(self) -> list[socket.socket]:
         opened = _socket(self._family)
         try:
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -76,61 +164,48 @@ class SharedPort:
         except OSError:
             opened.close()
             raise
-        return opened
+        return [opened]
 
     def close(self) -> None:
         self._holder.close()
 
 
-class SystemdSocket:
-    """The socket of a socket unit; the same for every router."""
-
-    def __init__(self, fd: int = _SYSTEMD_FD) -> None:
-        """Raises OperatorError for what is no listening stream socket."""
-        problem = "what systemd passed is no socket of TCP or unix that listens"
-        try:
-            os.set_inheritable(fd, False)
-            self._socket = socket.socket(fileno=fd)
-        except OSError as error:
-            raise _wrong_sockets(problem) from error
-        listens = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-        if not listens or self._socket.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
-            self._socket.close()
-            raise _wrong_sockets(problem)
-        self.endpoint = _endpoint_of(self._socket)
-
-    def open(self) -> socket.socket:
-        return self._socket.dup()
-
-    def close(self) -> None:
-        self._socket.close()
+def systemd_port(fd: int = _SYSTEMD_FD) -> KeptPort:
+    """The socket of a socket unit. Raises OperatorError for what is no listening stream socket."""
+    problem = "what systemd passed is no socket of TCP or unix that listens"
+    try:
+        os.set_inheritable(fd, False)
+        passed = socket.socket(fileno=fd)
+    except OSError as error:
+        raise _wrong_sockets(problem) from error
+    listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+    if not listens or passed.family not in (socket.AF_INET, socket.AF_INET6, socket.AF_UNIX):
+        passed.close()
+        raise _wrong_sockets(problem)
+    return KeptPort(_endpoint_of(passed), [passed])
 
 
-def open_port(endpoint: str, routers: int, environment: Mapping[str, str], pid: int) -> Port | None:
-    """None: the only router binds the endpoint by itself. Raises OperatorError."""
+def open_port(endpoint: str, routers: int, environment: Mapping[str, str], pid: int) -> Port:
+    """Raises OperatorError."""
     if environment.get("LISTEN_PID") == str(pid):
         if (passed := environment.get("LISTEN_FDS")) != "1":
             raise _wrong_sockets(f"systemd passed {passed or 'no'} sockets, not 1")
-        return SystemdSocket()
-    if routers == 1:
-        return None
-    if not endpoint.startswith("tcp://"):
-        hint = "listen on a tcp:// endpoint, or use --routers 1"
-        raise OperatorError("listen", endpoint, f"{routers} routers cannot share a unix socket", hint)
-    return SharedPort(endpoint)
+        return systemd_port()
+    return keep_port(endpoint) if routers == 1 or endpoint.startswith(_IPC) else SharedPort(endpoint)
 
 
 def _wrong_sockets(problem: str) -> OperatorError:
     return OperatorError("listen", "LISTEN_FDS", problem, "the socket unit needs one ListenStream= and no Accept=yes")
 
 
-def start_listening(fd: int) -> None:
-    """In the router: from now on the socket that the supervisor has passed gets connections. Raises OSError."""
+def start_listening(fd: int) -> str:
+    """In the router: from now on the socket that the supervisor has passed gets connections. Its endpoint. Raises OSError."""
     os.set_inheritable(fd, False)
     listener = socket.socket(fileno=fd)
     try:
         listener.setblocking(False)  # Another router may have accepted what this one was woken for.
         listener.listen(connections_waiting_max())
+        return _endpoint_of(listener)
     finally:
         listener.detach()
 

@@ -56,7 +56,7 @@ def shards_for(cores: Cores, workers: int | None) -> int:
 
 
 def routers_for(cores: Cores, endpoint: str) -> int:
-    """The number of routers when it is left to us. Only a port of TCP can be shared."""
+    """The number of routers when it is left to us. Only a port of TCP is dealt evenly to several."""
     return max(1, cores.usable // CORES_PER_ROUTER) if endpoint.startswith("tcp://") else 1
 
 

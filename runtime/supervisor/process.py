@@ -38,14 +38,14 @@ class ChildProcess:
         *,
         environment: Mapping[str, str],
         lock_fd: int | None,
-        kept_fd: int | None = None,
+        kept_fds: Sequence[int] = (),
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[FromChild], None],
         on_exit: Callable[[int], None],
         outputs: Outputs | None = None,
     ) -> None:
-        """Starts it. `--control-fd N` is added to the command. It gets `kept_fd` under the same number. What it prints goes on to
-        `outputs`, or where our own prints go. Raises OSError."""
+        """Starts it. `--control-fd N` is added to the command. It gets `kept_fds` under the same numbers. What it prints goes on
+        to `outputs`, or where our own prints go. Raises OSError."""
         self._loop = loop
         self._on_exit = on_exit
         control, theirs = socket.socketpair()
@@ -53,7 +53,7 @@ class ChildProcess:
         streams = [relay.theirs for relay in self._relays]
         try:
             with theirs:
-                self._popen = _start(command, theirs, environment, lock_fd, kept_fd, streams)
+                self._popen = _start(command, theirs, environment, lock_fd, kept_fds, streams)
         except OSError:
             control.close()
             for relay in self._relays:
@@ -92,10 +92,10 @@ def _start(
     control: socket.socket,
     environment: Mapping[str, str],
     lock_fd: int | None,
-    kept_fd: int | None,
+    kept_fds: Sequence[int],
     streams: list[int],
 ) -> subprocess.Popen[bytes]:
-    kept = [control.fileno(), *([] if kept_fd is None else [kept_fd])]
+    kept = [control.fileno(), *kept_fds]
     environment = dict(environment)
     if lock_fd is not None:
         kept.append(lock_fd)

@@ -45,7 +45,7 @@ from tidegate.runtime.supervisor.seats import (
     Spawn,
     is_router,
 )
-from tidegate.runtime.supervisor.status import Identity, Usage, listen_endpoint, now_ms, snapshot, status_line
+from tidegate.runtime.supervisor.status import Identity, Usage, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
 from tidegate.runtime.wire.commands import Command, Ended
 from tidegate.runtime.wire.supervisor_messages import (
@@ -79,11 +79,11 @@ class Service:
     version: str
     memory_bytes: int
     """What this service may use."""
+    port: Port
+    """Where the routers get their sockets from."""
     worker_command: Sequence[str] = WORKER_COMMAND
     router_command: Sequence[str] = ROUTER_COMMAND
     routers: int = 1
-    port: Port | None = None
-    """Where the routers get their sockets from; None: the only one makes its own."""
     outputs: Outputs | None = None
     """Where goes what the children print and log; None: where the supervisor's own goes."""
 
@@ -113,8 +113,6 @@ class Supervisor:
         """By seat of the router."""
         self._logs_deleted = False
         self._timer: asyncio.TimerHandle | None = None
-        self._listen: str | None = None
-        """Where the router listened first; None before the service was ready."""
         self.identity = Identity(
             service.version, service.directory.start, now_ms(), str(service.directory.path), config, service.placement
         )
@@ -236,14 +234,13 @@ class Supervisor:
         becomes = seat if effect.successor_of is None else effect.successor_of
         try:
             with contextlib.ExitStack() as stack:  # The child has it or nobody: what listens must be read.
-                listen_fd = None
-                if is_router(seat) and service.port is not None:
-                    listen_fd = stack.enter_context(service.port.open()).fileno()
+                opened = service.port.open() if is_router(seat) else []
+                listen_fds = tuple(stack.enter_context(each).fileno() for each in opened)
                 child = ChildProcess(
                     service.router_command if is_router(seat) else service.worker_command,
                     environment=self._environment,
                     lock_fd=service.directory.lock_fd,
-                    kept_fd=listen_fd,
+                    kept_fds=listen_fds,
                     loop=self._loop,
                     on_message=lambda message: self._on_message(place.seat, message),
                     on_exit=lambda returncode: self._on_exit(place.seat, returncode),
@@ -255,7 +252,7 @@ class Supervisor:
             return
         self._children[seat], self._places[seat] = child, place
         if is_router(seat):
-            child.send(self._router_spec(becomes, listen_fd))
+            child.send(self._router_spec(becomes, listen_fds))
             self._status_sent.pop(seat, None)
             self._tell_status()
         else:
@@ -310,23 +307,21 @@ class Supervisor:
     def _witness(self, index: int) -> Path:
         return self._service.run_directory.path / f"witness.{index}"
 
-    def _router_spec(self, seat: int, listen_fd: int | None) -> RouterSpec:
+    def _router_spec(self, seat: int, listen_fds: tuple[int, ...]) -> RouterSpec:
         service = self._service
-        # After a restart the same port again, also when the system chose it.
-        listen = self._listen or service.config.service.listen
         return RouterSpec(
             index=ROUTER - seat,
-            listen=listen,
+            listen=service.port.endpoint,
             run_dir=str(service.run_directory.path),
             shards_total=service.directory.shards,
             workers=len(service.placement.workers),
             name=self.supervision.name(seat),
-            listen_fd=listen_fd,
+            listen_fds=listen_fds,
         )
 
     def _service_ready(self) -> None:
-        self._listen = listen_endpoint(self.supervision)
         self._notifier.ready(status_line(self.supervision, self._now()))
+        self._tell_status()  # Before anybody hears that it is ready, and asks.
         self._on_ready(self)
         self._delete_logs_once()
 

@@ -99,8 +99,8 @@ class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
     shards_total: int
     workers: int
     name: str = "router"
-    listen_fd: int | None = None
-    """A socket that is bound to `listen` and inherited under this number; None: the router binds by itself."""
+    listen_fds: tuple[int, ...] = ()
+    """Sockets that are bound to `listen` and inherited under these numbers."""
 
 
 class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):

@@ -20,7 +20,7 @@ import zmq
 from tests.support.router_world import World, ask, collect
 from tests.support.waiting import WITHIN_S, wait_until
 from tidegate.runtime.wire.slots import SlotTable, topology_from_reply
-from tidegate.runtime.wire.supervisor_messages import Drained, Failed, Ping, Pong, Ready
+from tidegate.runtime.wire.supervisor_messages import Drained, Ping, Pong, Ready
 
 
 @pytest.fixture
@@ -455,28 +455,6 @@ def test_a_drain_that_takes_too_long_answers_the_rest_and_says_how_many(world: W
 def test_the_router_ends_with_its_supervisor(world: World) -> None:
     world.control.close()
     assert world.process.wait(WITHIN_S) == 1
-
-
-def test_a_port_in_use_is_reported_with_what_to_do(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        listen = f"tcp://127.0.0.1:{other.getsockname()[1]}"
-        with World(tmp_path, listen=listen) as world:
-            assert isinstance(world.ready, Failed)
-            assert (world.ready.operation, world.ready.place, world.ready.fatal) == ("listen", listen, True)
-            assert "in use" in world.ready.problem
-            assert "--listen" in world.ready.hint
-            assert world.process.wait(WITHIN_S) == 1
-
-
-@pytest.mark.parametrize(
-    "listen", ["nonsense", "tcp://127.0.0.1:99999", "ipc:///no/such/directory/socket", "tcp://192.0.2.1:7711"]
-)
-def test_an_endpoint_that_cannot_be_used_is_reported(tmp_path: Path, listen: str) -> None:
-    with World(tmp_path, listen=listen) as world:
-        assert isinstance(world.ready, Failed), world.ready
-        assert world.ready.place == listen
-        assert world.ready.problem
-        assert world.process.wait(WITHIN_S) == 1
 
 
 def test_an_idle_router_uses_no_cpu(world: World) -> None:

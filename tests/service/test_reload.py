@@ -203,6 +203,40 @@ def test_workers_that_call_each_other_in_circles_let_each_other_go(serve: Serve,
     assert errors == []
 
 
+@pytest.mark.parametrize(("scheme", "routers"), [("tcp", 1), ("tcp", 2), ("ipc", 1)])
+def test_no_caller_of_a_python_client_fails_while_routers_and_workers_are_replaced(
+    serve: Serve, app: Path, tmp_path: Path, scheme: str, routers: int
+) -> None:
+    service = serve(2, "--routers", str(routers), app=str(app), start=False)
+    if scheme == "ipc":
+        service.endpoint = f"ipc://{tmp_path}/door"
+    service.start(2, "--routers", str(routers))
+    before = set(service.pids()) - {service.supervisor_pid}
+    loads = [PythonLoad(service, 25, direct=direct) for direct in (False, True)]
+    for load in loads:
+        load.start()
+    wait_until(lambda: all(load.answered > 200 for load in loads), "calls")
+    for version in (2, 3):
+        app.write_text(APP.format(version=version))
+        done = command(service, "restart", "--rolling", "--json")
+        assert done.returncode == 0, done.stderr
+        ended = json.loads(done.stdout)
+        assert [each["name"].split()[0] for each in ended["replaced"]] == ["router"] * routers + ["worker"] * 2
+        assert versions(service) == {version}
+    for load in loads:
+        load.finish()
+        print(f"direct {load.direct}: {load.answered} calls, {max(load.latencies_s) * 1_000:.0f} ms at most")
+        assert load.errors == []
+    assert not before & set(service.pids())
+
+
+def test_a_restart_without_rolling_is_refused_with_the_way_to_do_it(serve: Serve) -> None:
+    service = serve(1)
+    done = command(service, "restart")
+    assert done.returncode == 2
+    assert "say --rolling" in done.stderr
+
+
 def test_a_supervisor_killed_in_the_middle_of_a_reload_loses_nothing_confirmed(serve: Serve, app: Path) -> None:
     service = serve(2, app=str(app))
     clients = start_clients(service, 4, NAMES, until_refused=True)

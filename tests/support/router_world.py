@@ -19,6 +19,7 @@ import zmq
 from tests.support.waiting import WITHIN_S
 from tidegate.runtime.child.control import LineBuffer, decode_from_child, encode_line
 from tidegate.runtime.sockets.backend import own_door
+from tidegate.runtime.sockets.port import keep_port
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
@@ -106,13 +107,17 @@ class World:
         self._lines = LineBuffer()
         self._messages: list[FromChild] = []
         self.control, theirs = socket.socketpair()
+        self._port = keep_port(listen or f"ipc://{directory}/router")
+        [listening] = self._port.open()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tidegate.router", "--control-fd", str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
+            pass_fds=[theirs.fileno(), listening.fileno()],
             cwd=Path(__file__).parents[2],
         )
         theirs.close()
-        self.tell(RouterSpec(0, listen or f"ipc://{directory}/router", str(directory), shards, workers))
+        fds = (listening.fileno(),)
+        self.tell(RouterSpec(0, self._port.endpoint, str(directory), shards, workers, listen_fds=fds))
+        listening.close()
         self.ready = self.hear()
         self.endpoint: str = getattr(self.ready, "endpoint", "")
 
@@ -122,6 +127,7 @@ class World:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.process.kill()
         self.process.wait()
+        self._port.close()
         self.control.close()
         for worker in self.workers:
             if worker is not None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tidegate.runtime.child.child import set_up_logging
 from tidegate.runtime.child.output import take_streams
+from tidegate.runtime.sockets.port import keep_port
 from tidegate.runtime.supervisor.config import Config, merge
 from tidegate.runtime.supervisor.directory import open_directory, open_run_directory
 from tidegate.runtime.supervisor.placement import Cores, place
@@ -25,7 +26,8 @@ def main() -> int:
     set_up_logging("supervisor", outputs, "debug")
     directory = open_directory(Path(data), 8)
     placement = place(Cores((0,), None), directory.shards, int(workers))
-    service = Service(config, directory, open_run_directory(directory.path, None), placement, "0", 1 << 30, CHILD, CHILD)
+    port = keep_port("tcp://127.0.0.1:0")
+    service = Service(config, directory, open_run_directory(directory.path, None), placement, "0", 1 << 30, port, CHILD, CHILD)
     service = replace(service, outputs=outputs)
     failure = supervise(service, os.environ, lambda _: print("READY", flush=True))
     print(f"FINISHED {failure.problem if failure else 'well'}", flush=True)

@@ -14,7 +14,7 @@ from tidegate.runtime.client.links import AskTopology
 from tidegate.runtime.client.machine import NO_SLOT
 from tidegate.runtime.client.retries import OVERLOADED_FREE, OVERLOADED_SHARE, PAUSE_S, RESETS_MAX
 from tidegate.runtime.client.terms import other_terms
-from tidegate.runtime.errors import CallError, DeadlineExceeded, ObjectReset, Overloaded, ShardLost, Unavailable
+from tidegate.runtime.errors import LEAVING, CallError, DeadlineExceeded, Moved, ObjectReset, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.wire.encoding import decode_any
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, encode
 from tidegate.runtime.wire.supervisor_messages import Topology
@@ -250,3 +250,33 @@ def test_10_000_calls_to_as_many_objects_of_a_worker_that_drains_are_held_and_se
     machine.core.handle_timer(1.0)
     assert sum(len(rows) for _, rows in machine.sent(1.0)) == 10_000
     assert time.monotonic() - began < 5  # A third of a second.
+
+
+def test_nothing_more_is_sent_to_a_router_that_says_it_leaves_and_all_of_it_goes_out_on_the_next_connection() -> None:
+    machine = retrying(direct=False)
+    first, second = machine.call(1), machine.call(2, name="b")
+    machine.sent()
+    machine.answer(1, refusal(1, Unavailable("the service is stopping", details=LEAVING)))
+    third = machine.call(3, name="c")
+    machine.core.handle_timer(1.0)
+    assert machine.sent(1.0) == []
+    machine.answer(1, (2, OK, "answered still"))
+    assert second.answers == ["answered still"]
+    machine.core.link_lost(1, 1.0)
+    machine.core.link_connected(2, 1.0)
+    machine.core.check_invariants()
+    ((link, rows),) = machine.sent(1.0)
+    assert (link, sorted(row[4] for row in rows)) == (2, [[1], [3]])
+    machine.answer(2, (1, OK, "one"), (3, OK, "three"))
+    assert (first.answers, third.answers) == (["one"], ["three"])
+
+
+def test_nothing_more_is_sent_to_a_worker_that_says_it_leaves_not_to_its_other_slots_either() -> None:
+    machine = retrying()
+    machine.call(1)
+    machine.sent()
+    machine.core.link_connected(2, 0.0)
+    machine.sent()
+    machine.answer(2, (1, ERROR, Moved("the worker is being replaced", details=LEAVING).to_wire()))
+    machine.call(2, name="b")
+    assert {link for link, _ in machine.sent()} == {1}

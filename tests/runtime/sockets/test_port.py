@@ -5,11 +5,12 @@ import os
 import re
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.sockets.port import SharedPort, SystemdSocket, open_port, start_listening
+from tidegate.runtime.sockets.port import KeptPort, Port, SharedPort, keep_port, open_port, start_listening, systemd_port
 
 
 @pytest.fixture
@@ -19,17 +20,17 @@ def port() -> Iterator[SharedPort]:
     shared.close()
 
 
-def number_of(port: SharedPort) -> int:
+def number_of(port: Port) -> int:
     return int(port.endpoint.rpartition(":")[2])
 
 
-def connect(port: SharedPort) -> socket.socket:
+def connect(port: Port) -> socket.socket:
     return socket.create_connection(("127.0.0.1", number_of(port)), timeout=10)
 
 
-def listening(port: SharedPort) -> socket.socket:
+def listening(port: Port) -> socket.socket:
     """What a router has in the end."""
-    opened = port.open()
+    [opened] = port.open()
     start_listening(opened.fileno())
     return opened
 
@@ -58,7 +59,7 @@ def test_connections_are_dealt_to_all_who_listen(port: SharedPort) -> None:
 
 
 def test_a_socket_that_is_open_and_does_not_listen_yet_swallows_no_connection(port: SharedPort) -> None:
-    first, not_yet = listening(port), port.open()
+    first, [not_yet] = listening(port), port.open()
     clients = [connect(port) for _ in range(50)]
     got = accepted(first)
     assert len(got) == 50
@@ -84,7 +85,7 @@ def test_who_has_gone_gets_no_more_connections_and_his_successor_does(port: Shar
 def test_a_port_of_zero_is_chosen_once() -> None:
     port = SharedPort("tcp://127.0.0.1:0")
     assert number_of(port) > 0
-    opened = [port.open() for _ in range(3)]
+    opened = [port.open()[0] for _ in range(3)]
     assert {one.getsockname() for one in opened} == {("127.0.0.1", number_of(port))}
     close(*opened)
     port.close()
@@ -139,15 +140,95 @@ def test_addresses_may_be_written_as_for_a_single_router(endpoint: str, pattern:
     [("tcp://nowhere:1", "No such device"), ("tcp://192.0.2.1:1", "Cannot assign requested address")],
 )
 def test_an_address_that_is_none_of_this_machine_is_refused_with_the_next_step(endpoint: str, problem: str) -> None:
-    with pytest.raises(OperatorError, match=f"listen {endpoint}: {problem} \\("):
-        SharedPort(endpoint)
+    for routers in (1, 2):
+        with pytest.raises(OperatorError, match=f"listen {endpoint}: {problem} \\("):
+            open_port(endpoint, routers, {}, 5)
 
 
-def test_one_router_makes_its_own_socket_and_several_need_a_port_of_tcp() -> None:
-    assert open_port("tcp://127.0.0.1:0", 1, {}, 5) is None
-    assert open_port("ipc:///run/t.sock", 1, {"LISTEN_FDS": "1", "LISTEN_PID": "6"}, 5) is None, "meant for another process"
-    with pytest.raises(OperatorError, match=r"listen ipc:///run/t.sock: 2 routers cannot share a unix socket"):
-        open_port("ipc:///run/t.sock", 2, {}, 5)
+def test_a_path_that_cannot_be_is_refused_with_the_next_step() -> None:
+    with pytest.raises(OperatorError, match=r"listen ipc:///no/such/directory/socket: No such file or directory \("):
+        open_port("ipc:///no/such/directory/socket", 1, {}, 5)
+
+
+def test_a_kept_port_takes_connections_before_any_router_is_there_and_while_one_is_replaced() -> None:
+    port = keep_port("tcp://127.0.0.1:0")
+    clients = [connect(port)]
+    first = listening(port)
+    second = listening(port)
+    clients.append(connect(port))
+    first.close()
+    clients.append(connect(port))
+    got = accepted(second)
+    second.close()
+    assert len(got) == 3
+    clients.append(connect(port))
+    third = listening(port)
+    got += accepted(third)
+    assert len(got) == 4
+    close(third, *clients, *got)
+    port.close()
+
+
+def test_a_kept_port_is_nobody_elses() -> None:
+    port = keep_port("tcp://127.0.0.1:0")
+    with pytest.raises(OperatorError, match=f"listen {port.endpoint}: Address already in use \\(stop the process that uses it"):
+        keep_port(port.endpoint)
+    port.close()
+    keep_port(port.endpoint).close()
+
+
+def test_a_kept_port_listens_on_every_address_of_a_name_under_one_number() -> None:
+    port = keep_port("tcp://localhost:0")
+    hosts = {each.getsockname()[0] for each in port.open()}
+    assert "127.0.0.1" in hosts
+    for host in hosts:
+        socket.create_connection((host, number_of(port)), timeout=10).close()
+    assert port.endpoint.startswith("tcp://localhost:" if len(hosts) > 1 else "tcp://127.0.0.1:")
+    port.close()
+
+
+def test_a_unix_socket_is_kept_for_all_routers_and_its_file_goes_in_the_end(tmp_path: Path) -> None:
+    door = f"ipc://{tmp_path}/door"
+    port = open_port(door, 2, {"LISTEN_FDS": "1", "LISTEN_PID": "6"}, 5)  # Those are meant for another process.
+    assert isinstance(port, KeptPort)
+    assert port.endpoint == door
+    routers = [listening(port), listening(port)]
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(f"{tmp_path}/door")
+        got = accepted(routers[1])
+        assert len(got) == 1
+    with pytest.raises(OperatorError, match=r"listen ipc://.*/door: Address already in use"):
+        keep_port(door)
+    close(*routers, *got)
+    port.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_an_earlier_service_has_left_at_the_path_of_a_unix_socket_is_taken_over_and_a_file_is_not(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(f"{tmp_path}/door")
+    keep_port(f"ipc://{tmp_path}/door").close()
+    (tmp_path / "door").write_text("mine")
+    with pytest.raises(OperatorError, match="Address already in use"):
+        keep_port(f"ipc://{tmp_path}/door")
+    assert (tmp_path / "door").read_text() == "mine"
+
+
+def test_a_unix_socket_that_somebody_else_has_made_since_is_left_alone(tmp_path: Path) -> None:
+    port = keep_port(f"ipc://{tmp_path}/door")
+    (tmp_path / "door").unlink()
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{tmp_path}/door")
+        port.close()
+        assert (tmp_path / "door").exists()
+
+
+def test_a_unix_socket_without_a_file_is_kept_too() -> None:
+    port = keep_port("ipc://@tidegate-test-of-ports")
+    with pytest.raises(OperatorError, match="Address already in use"):
+        keep_port("ipc://@tidegate-test-of-ports")
+    port.close()
+    keep_port("ipc://@tidegate-test-of-ports").close()
 
 
 def test_sockets_of_systemd_that_are_not_exactly_one_are_refused() -> None:
@@ -157,9 +238,9 @@ def test_sockets_of_systemd_that_are_not_exactly_one_are_refused() -> None:
 
 def test_every_router_accepts_from_the_one_socket_of_systemd() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        unit = SystemdSocket(os.dup(listener.fileno()))
+        unit = systemd_port(os.dup(listener.fileno()))
         assert unit.endpoint == f"tcp://127.0.0.1:{listener.getsockname()[1]}"
-        routers = [unit.open(), unit.open()]
+        routers = [*unit.open(), *unit.open()]
         for router in routers:
             start_listening(router.fileno())
         clients = [socket.create_connection(listener.getsockname()) for _ in range(2)]
@@ -174,15 +255,15 @@ def test_a_unix_socket_of_systemd_is_named_by_its_path(tmp_path: os.PathLike[str
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/door")
         listener.listen()
-        unit = SystemdSocket(os.dup(listener.fileno()))
+        unit = systemd_port(os.dup(listener.fileno()))
         assert unit.endpoint == f"ipc://{tmp_path}/door"
         unit.close()
 
 
 def test_what_systemd_passes_must_be_a_socket_that_listens() -> None:
     with socket.socket() as idle, pytest.raises(OperatorError, match="no socket of TCP or unix that listens"):
-        SystemdSocket(os.dup(idle.fileno()))
+        systemd_port(os.dup(idle.fileno()))
     file = os.open(os.devnull, os.O_RDONLY)
     with pytest.raises(OperatorError, match="no socket of TCP or unix that listens"):
-        SystemdSocket(file)
+        systemd_port(file)
     os.close(file)

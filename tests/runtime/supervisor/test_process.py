@@ -35,7 +35,7 @@ def run_child(
     script: str,
     act: Callable[[ChildProcess], None] = lambda child: None,
     lock_fd: int | None = None,
-    kept_fd: int | None = None,
+    kept_fds: tuple[int, ...] = (),
 ) -> tuple[list[FromChild], int]:
     """Messages and exit code of a child that runs the script; `act` is done to it once it has said Ready."""
 
@@ -54,7 +54,7 @@ def run_child(
             [sys.executable, "-c", PRELUDE + script],
             environment=dict(os.environ),
             lock_fd=lock_fd,
-            kept_fd=kept_fd,
+            kept_fds=kept_fds,
             loop=loop,
             on_message=on_message,
             on_exit=over.set_result,
@@ -129,7 +129,7 @@ def test_a_child_has_the_socket_that_it_is_to_keep_under_the_same_number() -> No
     with socket.socket() as kept:
         kept.bind(("127.0.0.1", 0))
         script = f"import socket; name = socket.socket(fileno={kept.fileno()}).getsockname()"
-        messages, _ = run_child(script + "\nos.write(fd, encode_line(Ready(str(name))))", kept_fd=kept.fileno())
+        messages, _ = run_child(script + "\nos.write(fd, encode_line(Ready(str(name))))", kept_fds=(kept.fileno(),))
         assert messages == [Ready(str(kept.getsockname()))]
 
 
