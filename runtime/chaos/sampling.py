@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 
@@ -59,9 +60,10 @@ class Sampler:
 
 
 def _size_mib(folder: Path) -> float:
-    """What it takes on the disk: blocks, not lengths."""
+    """What it takes on the disk: blocks, not lengths. Files may come and go meanwhile."""
     blocks = 0
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):  # Gone by now.
-            blocks += path.stat().st_blocks
+    for inner, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                blocks += os.stat(os.path.join(inner, name)).st_blocks
     return round(blocks * 512 / (1 << 20), 1)
