@@ -11,7 +11,7 @@ Whether a worker is alive is the supervisor's knowledge: it tells by a new topol
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 from zlib import crc32
 
@@ -30,7 +30,10 @@ from tidegate.runtime.errors import (
 )
 from tidegate.runtime.ids import SLOT_MASK, slot_of
 from tidegate.runtime.limits import (
-    ROUTER_CALL_BYTES_PER_WORKER_MAX,
+    BUDGET_BYTES,
+    BUDGET_SHARE,
+    LARGE_BYTES,
+    RETRY_UNREAD_MS,
     ROUTER_CALLS_PER_WORKER_MAX,
 )
 from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
@@ -56,16 +59,20 @@ class RouterMachine:
         *,
         statistics: Callable[[], dict[str, Any]] | None = None,
         forgotten: Callable[[int, int], object] = lambda worker, calls: None,
+        crowded: Collection[bytes] = (),
         calls_max: int = ROUTER_CALLS_PER_WORKER_MAX,
-        bytes_max: int = ROUTER_CALL_BYTES_PER_WORKER_MAX,
+        bytes_max: int = BUDGET_BYTES // BUDGET_SHARE,
     ) -> None:
         """`statistics` is what the system call `status` tells about this router; the machine's own unless given. `forgotten`
-        is told of a worker and how many calls it no longer knew."""
+        is told of a worker and how many calls it no longer knew. `crowded` are the clients that have too many replies to take
+        before anything else is done for them. `calls_max` holds for each worker, `bytes_max` for all together."""
         self._reply = reply
         self._statistics = statistics or self.statistics
         self._report_forgotten = forgotten
         self._calls_max = calls_max
-        self._bytes_max = bytes_max
+        self._bytes_max = self._room_bytes = bytes_max
+        """Bytes of calls that may be taken at least, and when they are used up it is looked again."""
+        self._crowded = crowded
         self._table = SlotTable(topology)
         self._system = SystemCalls(self._table)
         self._next_token = 0
@@ -91,11 +98,19 @@ class RouterMachine:
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
         size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
         try:
+            if (refusal := self._refusal(origin.client, message.size)) is not None:
+                for request in requests:
+                    self._refuse_or_answer_system(origin, request, refusal)
+                return
+            self._room_bytes -= message.size + _CALL_OVERHEAD_BYTES * len(requests)
+            if message.size >= LARGE_BYTES and not origin.json:
+                self._route_alone(origin, requests, size, now)
+                return
             if origin.json or self._draining or is_too_deep(message.body, json=False):
                 for request in requests:
                     self._route(origin, request, size, now)
                 return
-            by_slot, calls_max, bytes_max = self._by_slot, self._calls_max, self._bytes_max
+            by_slot, calls_max = self._by_slot, self._calls_max
             if _DEADLINE in message.body:
                 calls_max = 0  # Each is taken with a look at its options.
             for request in requests:
@@ -105,7 +120,7 @@ class RouterMachine:
                     continue
                 worker = by_slot[crc32(f"{request.cls}/{name}".encode()) & SLOT_MASK]
                 unanswered = worker.unanswered
-                if worker.endpoint is None or len(unanswered) >= calls_max or worker.bytes >= bytes_max:
+                if worker.endpoint is None or len(unanswered) >= calls_max:
                     self._take(worker, origin, request, size, now)
                     continue
                 # What follows is `worker.add` for MessagePack, written out: calling it costs a third of the whole.
@@ -119,13 +134,41 @@ class RouterMachine:
             message.requests = self._left(requests, request)
             raise
 
+    def _refusal(self, client: bytes, size: int) -> Overloaded | None:
+        """Why no calls of so many bytes are taken from the client now. No message takes more than a third of what is free, so
+        that large ones leave room for small ones."""
+        if client in self._crowded:
+            return Overloaded("the client has too many replies to read", retry_after_ms=RETRY_UNREAD_MS)
+        if size * 3 <= self._room_bytes:
+            return None
+        self._room_bytes = self._bytes_max - sum(worker.bytes for worker in self.workers)
+        if size * 3 <= self._room_bytes:
+            return None
+        return Overloaded(f"{self._bytes_max - self._room_bytes} bytes of calls wait for answers in the router")
+
+    def _refuse_or_answer_system(self, origin: Origin, request: Request, refusal: Overloaded) -> None:
+        if not request.cls and request.method not in ALARM_CALLS:
+            self._answer_system(origin, request)
+        else:
+            self._refuse(origin, request.id, refusal)
+
     def _left(self, requests: list[Request], at_hand: Request | None) -> list[Request]:
         """What comes before the request at hand is taken or answered. It may be taken itself."""
         at = next((at for at, request in enumerate(requests) if request is at_hand), 0)
         is_taken = at_hand is not None and any(worker.is_unsent(at_hand) for worker in self.workers)
         return requests[at + is_taken :]
 
-    def _route(self, origin: Origin, request: Request, size: int, now: float) -> None:
+    def _route_alone(self, origin: Origin, requests: list[Request], size: int, now: float) -> None:
+        """Those of a large message, which is not copied for a look at how deeply it is nested: they share no message with
+        others, which a worker that cannot read it could not read either."""
+        for worker in self.workers:
+            worker.end_batch()
+        for request in requests:
+            self._route(origin, request, size, now, look=False)
+        for worker in self.workers:
+            worker.end_batch()
+
+    def _route(self, origin: Origin, request: Request, size: int, now: float, *, look: bool = True) -> None:
         """The same for one request that needs a closer look."""
         if not request.cls and request.method not in ALARM_CALLS:
             self._answer_system(origin, request)
@@ -133,14 +176,14 @@ class RouterMachine:
             self._refuse(origin, request.id, Unavailable("the service is stopping", details=LEAVING))
         elif not request.name:
             self._refuse(origin, request.id, BadRequest("the name must not be empty"))
-        elif is_too_deep(request.args, json=origin.json) or is_too_deep(request.options, json=origin.json):
+        elif look and (is_too_deep(request.args, json=origin.json) or is_too_deep(request.options, json=origin.json)):
             self._refuse(origin, request.id, BadRequest("the arguments or options are nested too deeply"))
         else:
             cls, name = (request.cls, request.name) if request.cls else request.name.partition("/")[::2]
             self._take(self._by_slot[slot_of(cls, name)], origin, request, size, now)
 
     def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float) -> None:
-        if len(worker.unanswered) >= self._calls_max or worker.bytes >= self._bytes_max:
+        if len(worker.unanswered) >= self._calls_max:
             self._refuse(origin, request.id, Overloaded(f"too many calls wait for worker {worker.worker}"))
             return
         try:

@@ -18,10 +18,11 @@ import zmq
 
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.child.draining import Draining
-from tidegate.runtime.limits import INQUIRY_S, MESSAGE_BYTES_MAX
+from tidegate.runtime.limits import BUDGET_SHARE, INQUIRY_S, MESSAGE_BYTES_MAX
 from tidegate.runtime.sockets.backend import OWN_IDENTITY, Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
+from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.protocol import Message
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
@@ -73,9 +74,21 @@ class RouterServer:
         self._loop = loop
         self._send_control = send_control
         self._drained = drained
-        self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=MESSAGE_BYTES_MAX)
+        share_bytes = spec.budget_bytes // BUDGET_SHARE
+        self._endpoint = Endpoint(
+            context,
+            self._handle,
+            self._end_turn,
+            message_bytes_max=MESSAGE_BYTES_MAX,
+            outbox=Outbox(share_bytes),
+        )
         self._machine = RouterMachine(
-            first_topology(spec), self._endpoint.reply, statistics=self.statistics, forgotten=_log_forgotten
+            first_topology(spec),
+            self._endpoint.reply,
+            statistics=self.statistics,
+            forgotten=_log_forgotten,
+            crowded=self._endpoint.outbox.crowded,
+            bytes_max=share_bytes,
         )
         self._backends: dict[int, Backend] = {}
         self._timer: asyncio.TimerHandle | None = None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, Self
 
+from tidegate.runtime.limits import RETRY_AFTER_MS
+
 Outcome = Literal["not_executed", "executed", "unknown"]
 
 
@@ -144,11 +146,24 @@ class ObjectReset(CallError):
 
 
 class Overloaded(CallError):
-    """Refused because a bound was reached. Not executed; try again later, more slowly."""
+    """Refused because a bound was reached. Not executed; try again later, more slowly: `retry_after_ms` in the details says when
+    at the earliest."""
 
     code = "overloaded"
     retryable_default = True
     overloaded = True
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        outcome: Outcome | None = None,
+        retryable: bool | None = None,
+        details: dict[str, Any] | None = None,
+        retry_after_ms: int = RETRY_AFTER_MS,
+    ) -> None:
+        details = {"retry_after_ms": retry_after_ms, **(details or {})}
+        super().__init__(message, outcome=outcome, retryable=retryable, details=details)
 
 
 class Deadlock(CallError):

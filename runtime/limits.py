@@ -58,11 +58,10 @@ WORKER_CALLS_MAX = 200_000
 """Calls accepted by one worker and not yet answered: while there are more, it takes no message."""
 WAITING_CALLS_MAX = 200_000
 """Calls that wait in one worker to be started: at gates, for the disk, for a header, for the end of a reset object."""
-WAITING_CALL_BYTES_MAX = 256 << 20
-"""Their arguments and options."""
+WAITING_CALL_BYTES_MAX = 128 << 20
+"""Their arguments and options, with the default budget."""
 ROUTER_CALLS_PER_WORKER_MAX = 200_000
 """Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
-ROUTER_CALL_BYTES_PER_WORKER_MAX = 256 << 20
 ROUTERS_MAX = 64
 INQUIRY_S = 10.0
 """A router asks a worker about calls that it has had for so long; one that it does not know twice is answered as lost."""
@@ -90,10 +89,32 @@ WAIT_START_S = 60.0
 """The same for a worker that is being started: it recovers, and nothing is wrong."""
 DEADLINE_GRACE_S = 0.05
 """How long after a caller's deadline the router waits for the worker to say so itself: it knows whether the call was started."""
-CLIENT_OUTBOX_BYTES_MAX = 64 << 20
-"""Replies kept for a client that does not read; beyond, short errors are kept in their place, half as much again."""
-OUTBOX_BYTES_MAX = 512 << 20
-"""The same for all clients of one endpoint together."""
+
+# The budget of a process: what calls and replies may take of its memory. All its queues share it.
+BUDGET_BYTES = 512 << 20
+"""Unless the configuration or the machine's memory says otherwise."""
+BUDGET_BYTES_MIN = 256 << 20
+BUDGET_SHARE = 4
+"""A quarter is for calls that are not answered yet, a quarter for replies that were not taken yet. The rest is for what nobody
+can count before it is there: a message that is being received on each connection, one more that waits to be read, and
+the copies that are made while one is handled."""
+FREE_HEAP_BYTES_MAX = 256 << 20
+"""What a process keeps of memory that it has freed, for as long as large messages come and a moment more."""
+ERRORS_BYTES_MAX = 8 << 20
+"""Room for the short errors that take the place of replies which were not taken."""
+LARGE_BYTES = 64 << 10
+"""From here on messages and results are looked at one by one: they are not copied without need, and it is noticed when they have
+left."""
+SEND_AHEAD_BYTES = 4 << 20
+"""Of one client's replies the library has so many at once; the rest waits where it can be counted."""
+RECEIVE_AHEAD_MESSAGES = 16
+"""Messages of one connection that the library reads before we do. Fewer would cost: at 4 a message takes twice the time."""
+TURN_BYTES_MAX = 4 << 20
+"""Bytes of messages after which no further one is read in this turn."""
+RETRY_AFTER_MS = 100
+"""What who is refused as `overloaded` is told to wait, at least."""
+RETRY_UNREAD_MS = 1_000
+"""The same for a client that has to take replies first."""
 
 # The callers' side.
 CALL_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
@@ -164,6 +185,8 @@ REFUSED_S_MAX = 300.0
 SEGMENT_BYTES = 32 << 20
 LOG_SEGMENTS_MAX = 8
 COMMIT_BYTES_MAX = 24 << 20
+HELD_BYTES_MAX = 16 << 20
+"""Large results that wait for the open commit, above which a worker starts no new event."""
 UNDURABLE_BYTES_MAX = 16 << 20
 """Bytes written and not yet durable above which a worker starts no new event (backpressure)."""
 OBJECT_DIRTY_BYTES_MAX = 22 << 20
@@ -201,7 +224,11 @@ assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with r
 assert ENVELOPE_FRAMES_MAX * 255 <= ENVELOPE_BYTES_MAX, "frames that are routing ids always fit"
 assert ENVELOPE_BYTES_MAX * 2 < MESSAGE_BYTES_MAX - REPLY_BYTES_MAX, "an envelope fits beside a legal result"
 assert OBJECT_CALLS_MAX * 10 <= WAITING_CALLS_MAX <= WORKER_CALLS_MAX, "few objects cannot keep out the calls of all others"
-assert CALL_BYTES_MAX * 10 <= WAITING_CALL_BYTES_MAX, "few calls cannot, either"
+assert CALL_BYTES_MAX * 8 <= WAITING_CALL_BYTES_MAX == BUDGET_BYTES // BUDGET_SHARE, "few calls cannot, either"
+assert MESSAGE_BYTES_MAX * 4 <= BUDGET_BYTES_MIN // BUDGET_SHARE, (
+    "a largest message fits in half of what is free, also beside others"
+)
+assert ERRORS_BYTES_MAX <= BUDGET_BYTES_MIN // 8
 assert SLOTS <= 65_536, "slots are stored as two bytes"
 assert SHARDS_MAX <= SLOTS
 assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"

@@ -19,6 +19,7 @@ from tidegate.runtime.child.control import SupervisorGone
 from tidegate.runtime.child.output import Outputs, Sink, hold_standard_descriptors, take_streams
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.errors import indented
+from tidegate.runtime.heap import keep_in_one_piece
 
 LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
 """Environment variable by which the supervisor tells its children the level of their logs."""
@@ -42,6 +43,7 @@ def prepare_child(role: str, control_fd: int) -> Outputs:
     it prints and logs, to be flushed before an exit that Python does not see. Raises SupervisorGone."""
     hold_standard_descriptors()
     raise_limit()
+    keep_in_one_piece()
     outputs = take_streams()
     set_up_logging(role, outputs)
     os.environ.pop(LOG_JOURNAL_VARIABLE, None)

@@ -1,8 +1,8 @@
 """A DEALER socket to one worker: encoded requests out, replies in.
 
-Rule 1: nothing is decided here, and nothing is bounded here: the machine bounds the calls in flight, so the socket has no
-bound of its own and a send never waits. What is sent before the connection stands is queued (no ZMQ_IMMEDIATE), since the
-supervisor names an endpoint only once its worker listens there.
+Rule 1: nothing is decided here. The machine bounds the calls in flight, so the socket has no bound of its own on what is sent
+and a send never waits; of what the worker answers the library reads a few messages ahead. What is sent before the connection
+stands is queued (no ZMQ_IMMEDIATE), since the supervisor names an endpoint only once its worker listens there.
 Rule 2: a readiness edge is never lost (`edge.py`), whatever becomes of a message.
 Rule 3: one socket serves one process. A new process of the worker listens elsewhere and gets a new socket, so that nothing
 queued for the old one can reach it.
@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from tidegate.runtime.limits import TURN_MESSAGES_MAX
+from tidegate.runtime.limits import LARGE_BYTES, RECEIVE_AHEAD_MESSAGES, TURN_BYTES_MAX, TURN_MESSAGES_MAX
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.wire.protocol import Malformed, Reply, parse_replies
 
@@ -53,7 +53,7 @@ class Backend:
         self._socket = context.socket(zmq.DEALER)
         for option, value in (
             (zmq.SNDHWM, 0),
-            (zmq.RCVHWM, 0),
+            (zmq.RCVHWM, RECEIVE_AHEAD_MESSAGES),
             (zmq.LINGER, 0),
             (zmq.RECONNECT_IVL, 20),
             (zmq.ZAP_DOMAIN, b"tidegate"),  # As in `endpoint.py`, rule 4.
@@ -67,11 +67,16 @@ class Backend:
         self._edge = Edge(self._socket, self._on_readable)
         self.unreadable = 0
         """Messages of the worker that were no replies: a fault of ours."""
+        self._is_large = False
+        """The newest message of the worker was: the next one is not copied."""
         self._edge.start(loop)
 
     def send(self, bodies: list[bytes]) -> None:
         for body in bodies:
-            _send(self._socket, body, _NOBLOCK)
+            if len(body) < LARGE_BYTES:
+                _send(self._socket, body, _NOBLOCK)
+            else:  # Not copied.
+                _send(self._socket, body, _NOBLOCK, False)
         self._edge.rearm()
 
     def read_rest(self) -> None:
@@ -99,13 +104,16 @@ class Backend:
         """False when there may be more. Every frame is a body of its own."""
         socket, edge = self._socket, self._edge
         edge.used = True
+        size = 0
         for n in range(TURN_MESSAGES_MAX):
             if n < ASK_FIRST and not get(socket, EVENTS) & POLLIN:
                 break
             try:
-                body = _recv(socket, _NOBLOCK)
+                body = _recv(socket, _NOBLOCK, False).buffer if self._is_large else _recv(socket, _NOBLOCK)
             except zmq.Again:
                 break
+            size += len(body)
+            self._is_large = len(body) >= LARGE_BYTES
             try:
                 replies = parse_replies(body)
             except Malformed as exc:
@@ -113,6 +121,8 @@ class Backend:
                 log.error("a worker sent %d bytes that are no replies: %s", len(body), exc)
                 continue
             self._replied(replies)
+            if size >= TURN_BYTES_MAX:
+                return False
         else:
             return False
         edge.used = False

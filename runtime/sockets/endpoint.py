@@ -11,6 +11,10 @@ long as no handler for it is bound in the context, and closes the connection; th
 A client is what the socket takes for one: the connection, or the identity that it chose. While a connection with an identity
 is open no other can take it; when it has gone, the next one with that identity is the same client.
 
+Large messages are not copied on their way out, and the library says when it is through with them: only so can be known what a
+client that does not read costs, since the library's own bounds count messages. Of small ones every so many bytes one is sent
+in this way: what was sent before it has left before it.
+
 Plain calls of the backend socket are used because they cost a third of pyzmq's multipart helpers.
 """
 
@@ -22,9 +26,10 @@ import itertools
 import logging
 import math
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import zmq
 from zmq.backend import Socket as BackendSocket
@@ -33,10 +38,15 @@ from tidegate.runtime import descriptors
 from tidegate.runtime.addresses import NOT_HERE, has_name, look_up
 from tidegate.runtime.descriptors import connections_waiting_max
 from tidegate.runtime.errors import CallError, Internal, Overloaded
+from tidegate.runtime.heap import give_back
 from tidegate.runtime.limits import (
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     HANDSHAKE_MS_MAX,
+    LARGE_BYTES,
+    RECEIVE_AHEAD_MESSAGES,
+    RETRY_UNREAD_MS,
+    TURN_BYTES_MAX,
     TURN_CONNECTIONS_MAX,
     TURN_MESSAGES_MAX,
     TURN_REQUESTS_MAX,
@@ -44,16 +54,28 @@ from tidegate.runtime.limits import (
 from tidegate.runtime.sockets.door import Door
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.handshakes import Handshakes
-from tidegate.runtime.sockets.outbox import Outbox
-from tidegate.runtime.wire.protocol import ERROR, Message, Origin, encode_bodies, parse_message
+from tidegate.runtime.sockets.outbox import Delivery, Outbox
+from tidegate.runtime.wire.protocol import (
+    ERROR,
+    Message,
+    Origin,
+    encode_bodies,
+    parse_message,
+    parse_uncopied,
+)
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv
 _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _RCVMORE = int(zmq.RCVMORE)
-_OUTBOX_RETRY_S = 0.02
-_OUTBOX_RETRY_S_MAX = 0.32
+_OUTBOX_RETRY_S = 0.002
+_OUTBOX_RETRY_S_MAX = 0.256
+_OUTBOX_REST = 8
+"""So many times as long as it took to look after all clients that do not read others are served."""
+_UNPROVEN_CLIENTS_MAX = 10_000
+_GREAT_BYTES = 1 << 20
+_GIVE_BACK_S = 0.5
 _OUTBOX_RETRY_MESSAGES_MAX = 256
 _STRANGERS_LOG_S = 60.0
 _FULL_LOG_S = 60.0
@@ -69,7 +91,19 @@ log = logging.getLogger("tidegate")
 Row = tuple[Any, int, Any]
 """`(request id, status, result)`."""
 
-_UNREAD = Overloaded("the client does not read its replies; this one was dropped", outcome="unknown", retryable=False).to_wire()
+_UNREAD = Overloaded(
+    "the client does not read its replies; this one was dropped",
+    outcome="unknown",
+    retryable=False,
+    retry_after_ms=RETRY_UNREAD_MS,
+).to_wire()
+
+
+def _send_uncopied(socket: zmq.Socket[Any], frame: bytes) -> Delivery:
+    """The last frame of a message."""
+    uncopied = zmq.Frame(frame, track=True, copy=False, copy_threshold=0)
+    _send(socket, uncopied, _NOBLOCK, False, True)
+    return cast("Delivery", uncopied.tracker)
 
 
 @dataclass(frozen=True)
@@ -82,6 +116,8 @@ class EndpointStatistics:
     """Reply messages whose client had gone or did not read."""
     kept_bytes: int
     """Replies waiting for clients that do not read."""
+    untaken_bytes: int
+    """The same, and what is on its way to clients."""
     foreign_peers: int
     """Connections closed because they did not complete the greeting of ZMTP 3."""
     refuses_connections: bool
@@ -106,19 +142,7 @@ class Endpoint:
         what is answered already, or will be, must have been taken out. `end_turn` is called after every burst of messages, and
         when nothing is kept any longer for clients that did not read; it must call `flush`."""
         self._socket = context.socket(zmq.ROUTER)
-        for option, value in (
-            (zmq.ROUTER_MANDATORY, 1),
-            (zmq.MAXMSGSIZE, message_bytes_max),
-            (zmq.ZAP_DOMAIN, b"tidegate"),  # Rule 4.
-            (zmq.HANDSHAKE_IVL, HANDSHAKE_MS_MAX),
-            (zmq.LINGER, 2_000),
-            (zmq.BACKLOG, connections_waiting_max()),
-            (zmq.TCP_KEEPALIVE, 1),  # A client whose machine has gone is noticed within two minutes.
-            (zmq.TCP_KEEPALIVE_IDLE, 60),
-            (zmq.TCP_KEEPALIVE_INTVL, 10),
-            (zmq.TCP_KEEPALIVE_CNT, 6),
-        ):
-            self._socket.setsockopt(option, value)
+        self._set_up_socket(message_bytes_max)
         address = f"inproc://endpoint-{next(_numbers)}"
         self._socket.monitor(address, _WATCHED)
         self._monitor = context.socket(zmq.PAIR)
@@ -148,9 +172,33 @@ class Endpoint:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._rows: dict[bytes, list[Row]] = {}
         self._formed: dict[Origin, list[Row]] = {}
-        self._outbox = Outbox() if outbox is None else outbox
+        self._senders_of_much: set[bytes] = set()
+        """Clients whose newest message was large."""
+        self.outbox = Outbox() if outbox is None else outbox
+        self._unproven: dict[bytes, int] = {}
+        """Bytes sent to a client since it was known the last time that everything has left."""
+        self._great_s = 0.0
+        """When the newest large message came or went."""
+        self._giving_back: asyncio.TimerHandle | None = None
+        self._retry: asyncio.TimerHandle | None = None
         self._outbox_retry_s = _OUTBOX_RETRY_S
         self._messages_in = self._messages_out = self._malformed = self._undeliverable = 0
+
+    def _set_up_socket(self, message_bytes_max: int) -> None:
+        for option, value in (
+            (zmq.ROUTER_MANDATORY, 1),
+            (zmq.MAXMSGSIZE, message_bytes_max),
+            (zmq.RCVHWM, RECEIVE_AHEAD_MESSAGES),
+            (zmq.ZAP_DOMAIN, b"tidegate"),  # Rule 4.
+            (zmq.HANDSHAKE_IVL, HANDSHAKE_MS_MAX),
+            (zmq.LINGER, 2_000),
+            (zmq.BACKLOG, connections_waiting_max()),
+            (zmq.TCP_KEEPALIVE, 1),  # A client whose machine has gone is noticed within two minutes.
+            (zmq.TCP_KEEPALIVE_IDLE, 60),
+            (zmq.TCP_KEEPALIVE_INTVL, 10),
+            (zmq.TCP_KEEPALIVE_CNT, 6),
+        ):
+            self._socket.setsockopt(option, value)
 
     def bind(self, endpoint: str, listening_fd: int | None = None, *, always: bool = False) -> str:
         """Returns the endpoint really bound (a port of 0 is replaced). Raises zmq.ZMQError. With the descriptor of a socket
@@ -219,7 +267,8 @@ class Endpoint:
             self._messages_out,
             self._malformed,
             self._undeliverable,
-            self._outbox.total,
+            self.outbox.kept_bytes,
+            self.outbox.total,
             self._handshakes.strangers,
             self._door.is_shut,
             self._times_full,
@@ -314,8 +363,8 @@ class Endpoint:
             self._end_turn()
 
     def _read_burst(self) -> None:
-        socket, edge = self._socket, self._edge
-        requests = 0
+        socket, edge, senders_of_much = self._socket, self._edge, self._senders_of_much
+        requests = size = 0
         edge.used = True
         for n in range(TURN_MESSAGES_MAX):
             if n < ASK_FIRST and not get(socket, EVENTS) & POLLIN:
@@ -324,12 +373,21 @@ class Endpoint:
                 client = _recv(socket, _NOBLOCK)
             except zmq.Again:
                 break
-            frames = [client, _recv(socket, _NOBLOCK)]
-            if get(socket, _RCVMORE):
-                self._read_rest(frames)
             self._messages_in += 1
-            messages, malformed = parse_message(frames, self._message_bytes_max)
-            self._malformed += malformed
+            if client in senders_of_much:
+                messages, received = self._receive_uncopied(client)
+            else:
+                frames = [client, _recv(socket, _NOBLOCK)]
+                if get(socket, _RCVMORE):
+                    self._read_rest(frames)
+                received = len(frames[1]) if len(frames) == 2 else sum(map(len, frames))
+                if received >= LARGE_BYTES:
+                    senders_of_much.add(client)
+                messages, malformed = parse_message(frames, self._message_bytes_max)
+                self._malformed += malformed
+            size += received
+            if received >= _GREAT_BYTES:
+                self._give_back_later()
             for message in messages:
                 for request_id, error in message.refused:
                     self.reply_error(message.origin, request_id, error)
@@ -338,11 +396,44 @@ class Endpoint:
                     self._handle(message)
                 except BaseException as exc:  # A fault of ours; it takes no other message with it.
                     self._went_wrong(message, exc)
-            if requests >= TURN_REQUESTS_MAX:
+            if requests >= TURN_REQUESTS_MAX or size >= TURN_BYTES_MAX:
                 return
         else:
             return
         edge.used = False  # Nothing was there a moment ago.
+
+    def _give_back_later(self) -> None:
+        """What large messages have taken goes back to the system when no more come."""
+        if self._loop is None:
+            return
+        self._great_s = self._loop.time()
+        if self._giving_back is None:
+            self._giving_back = self._loop.call_later(_GIVE_BACK_S, self._give_back)
+
+    def _give_back(self) -> None:
+        assert self._loop is not None
+        self._giving_back = None
+        if (left_s := self._great_s + _GIVE_BACK_S - self._loop.time()) > 0:
+            self._giving_back = self._loop.call_later(left_s, self._give_back)
+        else:
+            give_back()
+
+    def _receive_uncopied(self, client: bytes) -> tuple[list[Message], int]:
+        """One message, perhaps large, and its bytes. If it is of the usual form, it is where the library has put it."""
+        frame = _recv(self._socket, _NOBLOCK, False)
+        received = len(frame.buffer)
+        if received < LARGE_BYTES:
+            self._senders_of_much.discard(client)
+        elif not get(self._socket, _RCVMORE) and received <= self._message_bytes_max:
+            message = parse_uncopied(client, frame.buffer)
+            if message is not None:
+                return [message], received
+        frames = [client, frame.bytes]
+        if get(self._socket, _RCVMORE):
+            self._read_rest(frames)
+        messages, malformed = parse_message(frames, self._message_bytes_max)
+        self._malformed += malformed
+        return messages, sum(map(len, frames))
 
     def _went_wrong(self, message: Message, error: BaseException) -> None:
         log.error("a message could not be handled", exc_info=error)
@@ -390,45 +481,53 @@ class Endpoint:
         """Sends everything queued, one message per client where the client allows it."""
         if self._socket.closed:
             return
+        if self.outbox:
+            self.outbox.encoded()
         if self._rows:
             rows_by_client, self._rows = self._rows, {}
             for client, rows in rows_by_client.items():
-                for body in self._bodies(client, rows, json=False, single=False):
-                    self._deliver(client, (body,))
+                rows, refused = self._or_errors(client, rows)
+                for body in encode_bodies(rows, json=False, single=False):
+                    self._deliver(client, (body,), errors=refused)
         if self._formed:
             formed, self._formed = self._formed, {}
             for origin, rows in formed.items():
                 self._send_formed(origin, rows)
+        if self.outbox:
+            self._retry_later(_OUTBOX_RETRY_S)
         if self._edge.used:
             self._edge.rearm()
 
     def _send_formed(self, origin: Origin, rows: list[Row]) -> None:
-        bodies = self._bodies(origin.client, rows, json=origin.json, single=origin.single)
+        rows, refused = self._or_errors(origin.client, rows)
+        bodies = encode_bodies(rows, json=origin.json, single=origin.single)
         envelope = origin.envelope
         if envelope is None:
             for body in bodies:
-                self._deliver(origin.client, (body,))
+                self._deliver(origin.client, (body,), errors=refused)
             return
         envelope.bodies += bodies
         envelope.missing -= 1
         if envelope.missing == 0:
             self._deliver(origin.client, (*envelope.frames, *envelope.bodies))
 
-    def _bodies(self, client: bytes, rows: list[Row], *, json: bool, single: bool) -> list[bytes]:
-        if self._outbox and self._outbox.is_full(client):
-            self._undeliverable += 1
-            rows = [(request_id, ERROR, _UNREAD) for request_id, _, _ in rows]
-        return encode_bodies(rows, json=json, single=single)
+    def _or_errors(self, client: bytes, rows: list[Row]) -> tuple[list[Row], bool]:
+        """These replies, or short errors in their place for a client that does not read; whether it is those."""
+        if not self.outbox or not self.outbox.is_full(client):
+            return rows, False
+        self._undeliverable += 1
+        return [(request_id, ERROR, _UNREAD) for request_id, _, _ in rows], True
 
-    def _deliver(self, client: bytes, frames: Sequence[bytes]) -> None:
-        if self._outbox and client in self._outbox:
-            if not self._outbox.keep(client, frames):
-                self._undeliverable += 1
-        elif not self._send(client, frames):
-            if not self._outbox:
-                self._retry_later(_OUTBOX_RETRY_S)
-            if not self._outbox.keep(client, frames):
-                self._undeliverable += 1
+    def _deliver(self, client: bytes, frames: Sequence[bytes], *, errors: bool = False) -> None:
+        outbox = self.outbox
+        if outbox and outbox.must_wait(client):
+            outbox.settle((client,))
+            if outbox.must_wait(client):
+                if not outbox.keep(client, frames, errors=errors):
+                    self._undeliverable += 1
+                return
+        if not self._send(client, frames) and not outbox.keep(client, frames, errors=errors):
+            self._undeliverable += 1
 
     def _send(self, client: bytes, frames: Sequence[bytes]) -> bool:
         """False when the client's queue is full. What has no client any more is dropped."""
@@ -439,37 +538,57 @@ class Endpoint:
             return False
         except zmq.ZMQError:  # EHOSTUNREACH: the client has gone.
             self._undeliverable += 1
+            self._unproven.pop(client, None)
+            self._senders_of_much.discard(client)
             return True
         for frame in frames[:-1]:
             _send(self._socket, frame, _NOBLOCK_MORE)
-        _send(self._socket, frames[-1], _NOBLOCK)
+        last = frames[-1]
+        unproven = self._unproven.get(client, 0) + len(last)
+        if unproven < LARGE_BYTES:
+            self._unproven[client] = unproven
+            _send(self._socket, last, _NOBLOCK)
+        else:
+            self._send_proven(client, last, unproven)
         self._messages_out += 1
         return True
+
+    def _send_proven(self, client: bytes, frame: bytes, size: int) -> None:
+        """The last frame of a message. It will be known when it has left, and all before it."""
+        if len(self._unproven) > _UNPROVEN_CLIENTS_MAX:  # Most of them have gone.
+            self._unproven.clear()
+        self._unproven.pop(client, None)
+        if size >= _GREAT_BYTES:
+            self._give_back_later()
+        self.outbox.sent(client, size, _send_uncopied(self._socket, frame))
 
     # Clients that do not read as fast as they ask
 
     def _retry_later(self, delay_s: float) -> None:
-        self._outbox_retry_s = delay_s
-        if self._loop is not None:
-            self._loop.call_later(delay_s, self._retry_outbox)
+        if self._retry is None and self._loop is not None:
+            self._outbox_retry_s = delay_s
+            self._retry = self._loop.call_later(delay_s, self._retry_outbox)
 
     def _retry_outbox(self) -> None:
-        """Sends what can be sent now. Comes back less often while nobody reads, and at once while somebody reads fast."""
+        """Sends what can be sent now. Comes back less often while nobody reads, and soon while somebody reads."""
+        self._retry = None
         if self._socket.closed:
             return
-        progress = more = False
-        for client in self._outbox.clients():
+        began_s = time.monotonic()
+        outbox = self.outbox
+        had_kept = len(outbox) > 0
+        progress = outbox.settle()
+        for client in outbox.clients():
             for _ in range(_OUTBOX_RETRY_MESSAGES_MAX):
-                frames = self._outbox.first(client)
-                if frames is None or not self._send(client, frames):
+                frames = outbox.first(client)
+                if frames is None or outbox.is_ahead(client) or not self._send(client, frames):
                     break
-                self._outbox.remove_first(client)
+                outbox.remove_first(client)
                 progress = True
-            else:
-                more = True
-        self._edge.rearm()
-        if self._outbox:
-            longer_s = min(self._outbox_retry_s * 2, _OUTBOX_RETRY_S_MAX)
-            self._retry_later(0 if more else _OUTBOX_RETRY_S if progress else longer_s)
-        else:
+        if self._edge.used:
+            self._edge.rearm()
+        if outbox:
+            delay_s = _OUTBOX_RETRY_S if progress else min(self._outbox_retry_s * 2, _OUTBOX_RETRY_S_MAX)
+            self._retry_later(max(delay_s, _OUTBOX_REST * (time.monotonic() - began_s)))
+        if had_kept and not len(outbox):
             self._end_turn()  # Who drains has waited for this.

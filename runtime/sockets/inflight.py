@@ -79,12 +79,16 @@ class InFlight:
         if not origin.json:
             self.rows.append(request)
             return
-        if self.rows:
-            self._batches.append((False, self.rows))
-            self.rows = []
+        self.end_batch()
         if not self._batches or not self._batches[-1][0]:
             self._batches.append((True, []))
         self._batches[-1][1].append(request)
+
+    def end_batch(self) -> None:
+        """What is added from now on shares no body with what was added before."""
+        if self.rows:
+            self._batches.append((False, self.rows))
+            self.rows = []
 
     def add_wait(self, token: int, now: float) -> None:
         """A call was added while the worker does not listen: it waits, with a bound."""

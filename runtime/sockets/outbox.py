@@ -1,84 +1,206 @@
-"""Outbox: messages for clients that do not read as fast as they ask.
+"""Outbox: what clients have asked for and not taken yet. Replies on their way through the library, and those kept here for
+clients that do not read as fast as they ask.
 
-Rule 1: pure. The endpoint says what could not be sent and asks what to send again; this file keeps order and bounds.
+Rule 1: pure. The endpoint says what was sent, what could not be sent, and asks what to send again; this file keeps order and
+bounds.
 Rule 2: messages of one client leave in the order in which they were kept; nothing may overtake them.
-Rule 3: a client that never reads costs a bounded amount of memory, and no work that grows with what is kept for it.
+Rule 3: all clients share one pool of bytes, and each may have as much of it as is free: one alone gets half of the pool, ten that
+do not read get a tenth each and leave as much for others. Who has half of that is *crowded*: nothing should be run for it
+whose answer is large. Who has all of it is *full*: its replies are replaced by short errors.
+Rule 4: a client that never reads costs a bounded amount of memory, and no work that grows with what is kept for it.
 """
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
-from tidegate.runtime.limits import CLIENT_OUTBOX_BYTES_MAX, OUTBOX_BYTES_MAX
+from tidegate.runtime.limits import BUDGET_BYTES, BUDGET_SHARE, ERRORS_BYTES_MAX, SEND_AHEAD_BYTES
 
 _MESSAGE_OVERHEAD_BYTES = 128
-_ERRORS_BYTES_MAX = CLIENT_OUTBOX_BYTES_MAX // 2
-"""Room above the bound for the short errors which take the place of replies."""
 
 
-class _Queue:
-    __slots__ = ("messages", "total")
+class Delivery(Protocol):
+    """Of one message that the library has."""
+
+    @property
+    def done(self) -> bool:
+        """It is in the hands of the operating system, or its client has gone: it takes no memory here any more."""
+
+
+class _Client:
+    __slots__ = ("errors_bytes", "kept_bytes", "made_bytes", "messages", "on_way", "on_way_bytes")
 
     def __init__(self) -> None:
         self.messages: collections.deque[tuple[Sequence[bytes], int]] = collections.deque()
-        self.total = 0
+        self.kept_bytes = 0
+        self.on_way: collections.deque[tuple[Delivery, int]] = collections.deque()
+        """What the library has, in order, where it is known when that ends."""
+        self.on_way_bytes = 0
+        self.made_bytes = 0
+        """Large results that are no message yet."""
+        self.errors_bytes = 0
+        """Short errors kept since its share was used up."""
+
+    @property
+    def bytes(self) -> int:
+        return self.kept_bytes + self.on_way_bytes + self.made_bytes
 
 
 class Outbox:
-    """Keeps messages by client up to a bound in bytes."""
-
-    def __init__(self, client_bytes_max: int = CLIENT_OUTBOX_BYTES_MAX, bytes_max: int = OUTBOX_BYTES_MAX) -> None:
-        self._client_bytes_max = client_bytes_max
-        self._bytes_max = bytes_max
-        self._queues: dict[bytes, _Queue] = {}
+    def __init__(
+        self, pool_bytes: int = BUDGET_BYTES // BUDGET_SHARE, room: Callable[[bytes], object] = lambda client: None
+    ) -> None:
+        """`room` is told of each client that is crowded no longer."""
+        self.pool_bytes = pool_bytes
+        self.room = room
+        self._clients: dict[bytes, _Client] = {}
+        self._waiting: dict[bytes, None] = {}
+        """Clients for which messages are kept, in order."""
+        self._made: set[bytes] = set()
+        """Clients for which something was made in this turn."""
+        self.crowded: set[bytes] = set()
         self.total = 0
+        """Bytes that were made and not taken."""
+        self.kept_bytes = 0
+        """Of these, what is kept here."""
 
     def __contains__(self, client: bytes) -> bool:
-        return client in self._queues
+        """Whether messages are kept for the client."""
+        return client in self._waiting
 
     def __len__(self) -> int:
-        """Clients for which something is kept."""
-        return len(self._queues)
+        return len(self._waiting)
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to look after."""
+        return bool(self._clients)
 
     def clients(self) -> list[bytes]:
-        return list(self._queues)
+        """For whom messages are kept."""
+        return list(self._waiting)
+
+    @property
+    def share_bytes(self) -> int:
+        """What each client may have now."""
+        return max(0, self.pool_bytes - self.total)
 
     def is_full(self, client: bytes) -> bool:
         """Whether replies for this client should be replaced by short errors from now on."""
-        queue = self._queues.get(client)
-        return queue is not None and (queue.total >= self._client_bytes_max or self.total >= self._bytes_max)
+        known = self._clients.get(client)
+        return known is not None and known.bytes >= self.share_bytes
 
-    def keep(self, client: bytes, frames: Sequence[bytes]) -> bool:
-        """False when the message had to be dropped."""
-        queue = self._queues.get(client)
+    # What comes
+
+    def made(self, client: bytes, size: int) -> None:
+        """A large result that will be sent in this turn."""
+        self._known(client).made_bytes += size
+        self._made.add(client)
+        self._grown(client, size)
+
+    def encoded(self) -> None:
+        """What was made in this turn is sent or kept by now."""
+        made, self._made = self._made, set()
+        for client in made:
+            known = self._clients[client]
+            size, known.made_bytes = known.made_bytes, 0
+            self._shrunk(client, size)
+
+    def must_wait(self, client: bytes) -> bool:
+        """Whether the library should get no more for this client now."""
+        known = self._clients.get(client)
+        return known is not None and (bool(known.messages) or known.on_way_bytes >= SEND_AHEAD_BYTES)
+
+    def is_ahead(self, client: bytes) -> bool:
+        """Whether the library has as much for this client as it may have at once."""
+        return self._clients[client].on_way_bytes >= SEND_AHEAD_BYTES
+
+    def sent(self, client: bytes, size: int, delivery: Delivery) -> None:
+        """The library has it, and tells when it has it no longer."""
+        known = self._known(client)
+        known.on_way.append((delivery, size))
+        known.on_way_bytes += size
+        self._grown(client, size)
+
+    def keep(self, client: bytes, frames: Sequence[bytes], *, errors: bool = False) -> bool:
+        """False when the message had to be dropped: one of short errors, of which there are too many."""
         size = sum(map(len, frames)) + _MESSAGE_OVERHEAD_BYTES
-        kept = queue.total if queue is not None else 0
-        if kept >= self._client_bytes_max + _ERRORS_BYTES_MAX or self.total >= self._bytes_max + _ERRORS_BYTES_MAX:
+        known = self._known(client)
+        if not errors:
+            known.errors_bytes = 0
+        elif known.errors_bytes + size > ERRORS_BYTES_MAX:
             return False
-        if queue is None:
-            queue = self._queues[client] = _Queue()
-        queue.messages.append((frames, size))
-        queue.total += size
-        self.total += size
+        else:
+            known.errors_bytes += size
+        known.messages.append((frames, size))
+        known.kept_bytes += size
+        self.kept_bytes += size
+        self._waiting[client] = None
+        self._grown(client, size)
         return True
+
+    # What goes
 
     def first(self, client: bytes) -> Sequence[bytes] | None:
         """The oldest message kept for the client."""
-        queue = self._queues.get(client)
-        return queue.messages[0][0] if queue is not None else None
+        known = self._clients.get(client)
+        return known.messages[0][0] if known is not None and known.messages else None
 
     def remove_first(self, client: bytes) -> None:
-        """The oldest message has left. A client without messages is forgotten."""
-        queue = self._queues[client]
-        size = queue.messages.popleft()[1]
-        queue.total -= size
+        """The oldest message has left."""
+        known = self._clients[client]
+        size = known.messages.popleft()[1]
+        known.kept_bytes -= size
+        self.kept_bytes -= size
+        if not known.messages:
+            del self._waiting[client]
+        self._shrunk(client, size)
+
+    def settle(self, clients: Iterable[bytes] | None = None) -> bool:
+        """Looks what the library is through with, of these clients or of all. Whether there was anything."""
+        settled = False
+        for client in list(self._clients) if clients is None else clients:
+            known = self._clients.get(client)
+            size = 0
+            while known is not None and known.on_way and known.on_way[0][0].done:
+                size += known.on_way.popleft()[1]
+            if known is not None and size:
+                settled = True
+                known.on_way_bytes -= size
+                self._shrunk(client, size)
+        return settled
+
+    def _known(self, client: bytes) -> _Client:
+        known = self._clients.get(client)
+        if known is None:
+            known = self._clients[client] = _Client()
+        return known
+
+    def _forget(self, client: bytes) -> None:
+        if not self._clients[client].bytes:
+            del self._clients[client]
+
+    def _grown(self, client: bytes, size: int) -> None:
+        self.total += size
+        if self._clients[client].bytes > self.share_bytes // 2:
+            self.crowded.add(client)
+
+    def _shrunk(self, client: bytes, size: int) -> None:
         self.total -= size
-        if not queue.messages:
-            del self._queues[client]
+        self._forget(client)
+        if self.crowded:
+            quarter = self.share_bytes // 4
+            for each in [each for each in self.crowded if each not in self._clients or self._clients[each].bytes <= quarter]:
+                self.crowded.discard(each)
+                self.room(each)
 
     def check_invariants(self) -> None:
-        assert self.total == sum(queue.total for queue in self._queues.values())
-        for queue in self._queues.values():
-            assert queue.messages
-            assert queue.total == sum(size for _, size in queue.messages)
+        assert self.total == sum(known.bytes for known in self._clients.values())
+        assert self.kept_bytes == sum(known.kept_bytes for known in self._clients.values())
+        assert set(self._waiting) == {client for client, known in self._clients.items() if known.messages}
+        assert self.crowded <= self._clients.keys()
+        for known in self._clients.values():
+            assert known.bytes
+            assert known.kept_bytes == sum(size for _, size in known.messages)
+            assert known.on_way_bytes == sum(size for _, size in known.on_way)

@@ -27,7 +27,16 @@ from msgspec import Meta
 
 from tidegate.runtime.addresses import check_endpoint
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.limits import IDLE_EVICT_S, KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT, ROUTERS_MAX, SHARDS_MAX
+from tidegate.runtime.limits import (
+    BUDGET_BYTES,
+    BUDGET_BYTES_MIN,
+    IDLE_EVICT_S,
+    KEYS_BYTES,
+    KEYS_KEPT_S,
+    KEYS_PER_OBJECT,
+    ROUTERS_MAX,
+    SHARDS_MAX,
+)
 from tidegate.runtime.wire.supervisor_messages import KeyBounds
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
@@ -98,6 +107,14 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             "runs longer is answered shard_lost. New calls wait meanwhile.",
         ),
     ] = 10.0
+    budget_mib: Annotated[
+        _Auto | Annotated[int, Meta(ge=BUDGET_BYTES_MIN >> 20, le=1 << 20)],
+        Meta(
+            description="Memory of each router and worker for calls and replies: what waits, what is being received, what "
+            f'clients have not read. Beyond, calls are refused as overloaded. "auto" is an eighth of the machine\'s, dealt to '
+            f"them, from {BUDGET_BYTES_MIN >> 20} to {BUDGET_BYTES >> 20} MiB.",
+        ),
+    ] = "auto"
     dev: Annotated[
         bool,
         Meta(
@@ -165,6 +182,16 @@ def cache_bytes(storage: StorageConfig, memory_bytes: int, workers: int) -> int:
 def key_bounds(storage: StorageConfig) -> KeyBounds:
     """Of each worker."""
     return KeyBounds(storage.keys_mib << 20, storage.keys_kept_s, storage.keys_per_object)
+
+
+BUDGET_SHARE_OF_MACHINE = 8
+
+
+def budget_bytes(service: ServiceConfig, memory_bytes: int, processes: int) -> int:
+    """Of each router and worker."""
+    if isinstance(service.budget_mib, int):
+        return service.budget_mib << 20
+    return min(BUDGET_BYTES, max(BUDGET_BYTES_MIN, memory_bytes // BUDGET_SHARE_OF_MACHINE // processes))
 
 
 class LogConfig(msgspec.Struct, frozen=True):

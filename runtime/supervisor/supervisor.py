@@ -26,7 +26,7 @@ from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.command_socket import CommandSocket
-from tidegate.runtime.supervisor.config import Config, cache_bytes, key_bounds
+from tidegate.runtime.supervisor.config import Config, budget_bytes, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.placement import Placement
@@ -302,7 +302,14 @@ class Supervisor:
             witness=str(self._witness(index)) if self.supervision.suspicion.is_watched(index, self._now()) else None,
             refused=self.supervision.suspicion.refused(self._now()),
             keys=key_bounds(config.storage),
+            budget_bytes=self._budget_bytes,
         )
+
+    @property
+    def _budget_bytes(self) -> int:
+        service = self._service
+        processes = len(service.placement.workers) + service.routers
+        return budget_bytes(service.config.service, service.memory_bytes, processes)
 
     def _witness(self, index: int) -> Path:
         return self._service.run_directory.path / f"witness.{index}"
@@ -317,6 +324,7 @@ class Supervisor:
             workers=len(service.placement.workers),
             name=self.supervision.name(seat),
             listen_fds=listen_fds,
+            budget_bytes=self._budget_bytes,
         )
 
     def _service_ready(self) -> None:

@@ -135,7 +135,11 @@ class Message:
     __slots__ = ("body", "origin", "refused", "requests", "size")
 
     def __init__(
-        self, origin: Origin, requests: list[Request], refused: list[tuple[int | str, CallError]], body: bytes = b""
+        self,
+        origin: Origin,
+        requests: list[Request],
+        refused: list[tuple[int | str, CallError]],
+        body: bytes | memoryview = b"",
     ) -> None:
         self.body = body
         """What the requests were read from, and keep in memory by their raw parts."""
@@ -166,7 +170,7 @@ _JSON_MARK = b"\xef\xbb\xbf"
 """The byte order mark of UTF-8. Neither it nor white space begins a MessagePack array."""
 
 
-def is_json(body: bytes) -> bool:
+def is_json(body: bytes | memoryview) -> bool:
     return body[:1] in (b"[", b"{")
 
 
@@ -174,7 +178,7 @@ def _is_array(byte: int) -> bool:
     return byte & 0xF0 == 0x90 or byte == 0xDC or byte == 0xDD
 
 
-def _is_batch(body: bytes) -> bool:
+def _is_batch(body: bytes | memoryview) -> bool:
     """Whether a MessagePack body is an array of arrays. Raises Malformed when it is no array at all."""
     first = body[0]
     at = 1 if first & 0xF0 == 0x90 else 3 if first == 0xDC else 5 if first == 0xDD else 0
@@ -211,6 +215,18 @@ def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None) -> 
     except Exception:  # Decoders raise more than they say: ValueError for a time beyond the year 9999.
         return _parse_piecewise(client, body, envelope, json=json, batch=batch)
     origin = Origin(client, envelope=envelope, json=json, single=not batch, requests=len(requests))
+    return Message(origin, requests, [], body)
+
+
+def parse_uncopied(client: bytes, body: memoryview) -> Message | None:
+    """A large body that stays where it is: what is read from it, arguments above all, keeps it there. None for all but
+    well-formed MessagePack: that needs another look, at bytes."""
+    try:
+        batch = _is_batch(body)
+        requests = _decode_requests(body) if batch else [_decode_request(body)]
+    except Exception:
+        return None
+    origin = Origin(client, envelope=None, json=False, single=not batch, requests=len(requests))
     return Message(origin, requests, [], body)
 
 
@@ -315,7 +331,7 @@ _decode_raw = msgspec.msgpack.Decoder(msgspec.Raw).decode
 _json_decode_raw = msgspec.json.Decoder(msgspec.Raw).decode
 
 
-def is_too_deep(raw: bytes | msgspec.Raw, *, json: bool) -> bool:
+def is_too_deep(raw: bytes | memoryview | msgspec.Raw, *, json: bool) -> bool:
     """Whether arrays and maps are nested so deeply that this could be read here but perhaps not in a batch by another
     process, where it would spoil the calls of others. Asks for a margin by reading it inside more arrays. True also for what
     cannot be read at all: the body of requests of which some were refused."""
@@ -378,10 +394,11 @@ _json_decode_reply = msgspec.json.Decoder(Reply).decode
 _json_decode_replies = msgspec.json.Decoder(list[Reply]).decode
 
 
-def parse_replies(body: bytes) -> list[Reply]:
+def parse_replies(body: bytes | memoryview) -> list[Reply]:
     """One reply or an array of them, in either codec. Raises Malformed."""
     try:
         if is_json(body):
+            body = bytes(body)
             if _is_json_batch(body) or body[1:].strip(_JSON_SPACE) == b"]":
                 return _json_decode_replies(body)
             return [_json_decode_reply(body)]

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.limits import KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT
+from tidegate.runtime.limits import BUDGET_BYTES, KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT
 
 KEPT_SOURCE = "app"
 """The folder in the run directory where workers keep the source of the app, with a folder in it for each version: workers that
@@ -90,6 +90,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     keys: KeyBounds = KEYS_DEFAULT
     source: str = ""
     """The folder where the source of the app is kept that this worker runs, or will be, by whoever imports it first."""
+    budget_bytes: int = BUDGET_BYTES
+    """Of memory, for calls and replies."""
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
@@ -101,6 +103,8 @@ class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
     name: str = "router"
     listen_fds: tuple[int, ...] = ()
     """Sockets that are bound to `listen` and inherited under these numbers."""
+    budget_bytes: int = BUDGET_BYTES
+    """Of memory, for calls and replies."""
 
 
 class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):

@@ -24,7 +24,9 @@ from tidegate.runtime.wire.models import is_model
 from tidegate.runtime.wire.unawaited import not_awaited
 from tidegate.shard.core.likeness import Different, check_same, field_names, key_step, named, parts, too_deep
 
-SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+NUMBERS: frozenset[type] = frozenset({type(None), bool, int, float})
+TEXTS: frozenset[type] = frozenset({str, bytes})
+SCALARS = NUMBERS | TEXTS
 """Immutable, and carried by MessagePack without loss: kept in the cache as they are."""
 
 _NO_RECORDS = SCALARS | {list, dict, datetime.datetime}

@@ -80,6 +80,7 @@ class OutputGate:
         "durable_seq",
         "heirs",
         "held",
+        "held_bytes",
         "in_flight",
         "open_bytes",
         "open_seq",
@@ -97,6 +98,8 @@ class OutputGate:
         """Caches with writes since the last cut, in the order of their first write."""
         self.held: list[HeldMessage] = []
         """Messages that wait for the open commit."""
+        self.held_bytes = 0
+        """What the large ones among them take."""
         self.heirs: list[Inheritance] = []
         """Who has seen writes of the open commit."""
         self.in_flight: PendingCommit | None = None
@@ -190,6 +193,7 @@ class OutputGate:
         answers, self.answers = self.answers, []
         if self.open_bytes > bytes_max:
             members, self.dirty, answers, self.answers = self._split(members, answers, bytes_max)
+        self.held_bytes = 0
         heirs, self.heirs = self.heirs, []
         own, self.own, self.own_wanted = self.own, {}, False
         commit = self.in_flight = PendingCommit(self.open_seq, members, heirs, own)

@@ -29,7 +29,9 @@ class CallKey(NamedTuple):
 
 
 class Call:
-    __slots__ = ("_shard", "activation", "chain", "key", "method", "origin", "queue", "request", "section", "since_s")
+    __slots__ = (
+        "_shard", "activation", "chain", "key", "method", "origin", "queue", "request", "section", "since_s", "was_let_in"
+    )  # fmt: skip
 
     def __init__(self, request: Request, origin: Origin, chain: Chain | None = None) -> None:
         self.request = request
@@ -42,6 +44,8 @@ class Call:
         """In which it waits, if that is not the gate of its object: see `waiting`."""
         self.activation: Activation | None = None
         """At whose gate it waits."""
+        self.was_let_in = False
+        """It has waited until its client had taken replies: it does not do that again."""
         self.method: Method
         self.section: Section
         self.since_s: float

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from tidegate.runtime.errors import Overloaded
-from tidegate.runtime.limits import OBJECT_CALLS_MAX, WAITING_CALL_BYTES_MAX, WAITING_CALLS_MAX
+from tidegate.runtime.limits import OBJECT_CALLS_MAX, RETRY_UNREAD_MS, WAITING_CALLS_MAX
 from tidegate.runtime.wire.protocol import Origin
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import OutputGate
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 
 class CallBook:
-    __slots__ = ("_output_gate", "ended", "running", "started", "waiting", "waiting_bytes")
+    __slots__ = ("_bytes_max", "_output_gate", "ended", "running", "started", "waiting", "waiting_bytes")
 
-    def __init__(self, output_gate: OutputGate) -> None:
+    def __init__(self, output_gate: OutputGate, bytes_max: int) -> None:
         self._output_gate = output_gate
+        self._bytes_max = bytes_max
         self.running: set[ObjectTask] = set()
         """Calls that have suspended."""
         self.started = self.running.add  # Bound once: a call that suspends pays for no more than that.
@@ -42,12 +43,20 @@ class CallBook:
 
     def refusal(self, call: Call, ahead: int) -> Overloaded | None:
         """Why the call cannot wait, where `ahead` calls wait for its object already."""
-        if self.waiting_bytes + call.bytes > WAITING_CALL_BYTES_MAX:
+        if self.waiting_bytes + call.bytes > self._bytes_max:
             return Overloaded(f"{self.waiting_bytes} bytes of calls wait in the worker")
         if ahead >= OBJECT_CALLS_MAX:
             return Overloaded(f"{call.request.cls}/{call.request.name} has {ahead} calls waiting")
         if len(self.waiting) >= WAITING_CALLS_MAX:
             return Overloaded(f"{len(self.waiting)} calls wait in the worker")
+        return None
+
+    def half_refusal(self, call: Call) -> Overloaded | None:
+        """The same for calls that may take half of the room at most."""
+        if len(self.waiting) * 2 >= WAITING_CALLS_MAX or (self.waiting_bytes + call.bytes) * 2 > self._bytes_max:
+            return Overloaded(
+                "too many calls wait until their clients read what they were answered", retry_after_ms=RETRY_UNREAD_MS
+            )
         return None
 
     def queued(self, call: Call) -> None:
@@ -108,7 +117,7 @@ class CallBook:
         assert set(found) == self.waiting
         assert sum(call.bytes for call in found) == self.waiting_bytes
         assert len(found) <= WAITING_CALLS_MAX
-        assert self.waiting_bytes <= WAITING_CALL_BYTES_MAX
+        assert self.waiting_bytes <= self._bytes_max
 
 
 def _at_gate(activation: Activation) -> Iterator[Call]:

@@ -20,10 +20,10 @@ from random import Random, SystemRandom
 from typing import Any, Protocol, cast
 
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
-from tidegate.runtime.limits import COMMIT_BYTES_MAX, UNDURABLE_BYTES_MAX, WORKER_CALLS_MAX
+from tidegate.runtime.limits import COMMIT_BYTES_MAX, HELD_BYTES_MAX, LARGE_BYTES, UNDURABLE_BYTES_MAX, WORKER_CALLS_MAX
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from tidegate.shard.core.cache import KeptAnswers, Store
-from tidegate.shard.core.codec import SCALARS
+from tidegate.shard.core.codec import NUMBERS, TEXTS
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import HeldMessage, OutputGate, PendingCommit
 from tidegate.shard.host.activation import Activation
@@ -44,7 +44,7 @@ from tidegate.shard.host.settings import HostSettings, HostStatistics
 from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import ActivationTable
 from tidegate.shard.host.turn import Turn
-from tidegate.shard.host.waiting import WaitingRoom
+from tidegate.shard.host.waiting import EveryoneReads, Readers, WaitingRoom, client_of
 from tidegate.shard.loop.context import KEYED
 from tidegate.shard.loop.cpython import enter_task, leave_task, references_to, weak_references_to
 from tidegate.shard.loop.raised import let_go
@@ -79,7 +79,7 @@ class DurableShard(Store, Protocol):
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_calls", "_commit_writes", "_commits_done", "_outcomes", "_reply", "_spare", "_system", "activator",
+        "_calls", "_commit_writes", "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator",
         "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us",
         "output_gate", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
@@ -99,11 +99,12 @@ class Host:
         random: Random | None = None,
         system: Callable[[Request, Origin], None],
         stopped: Mapping[int, ShardDamaged] | None = None,
+        readers: Readers | None = None,
     ) -> None:
         """`reply` sends a reply to a caller outside; `turn` is asked for an end of turn where a commit may be due, or replies
         may have to be flushed; `send` carries a call to an object of another worker; `system` answers calls to the empty class;
         `wall_us` is Unix time, for alarms, and `monotonic_us` tells when that was set; `random` gives their retries jitter;
-        `stopped`: see `StoppedShards`."""
+        `stopped`: see `StoppedShards`; `readers` says who has too many replies to take: nobody unless given."""
         self.loop = loop
         self.call_soon = cast("Any", loop).call_soon_directly
         self.output_gate = OutputGate()
@@ -125,8 +126,9 @@ class Host:
         self.alarms = AlarmClock(self, stores, self.random)
         self._spare = SpareTask(loop, used_again=settings.spare_task)
         self._outcomes = Outcomes(self)
-        self.book = CallBook(self.output_gate)
-        self.waiting = WaitingRoom(loop, self.book, self._deliver_call, self.answer_error, turn)
+        self._readers = EveryoneReads() if readers is None else readers
+        self.book = CallBook(self.output_gate, settings.call_bytes_max)
+        self.waiting = WaitingRoom(loop, self.book, self._deliver_call, self.answer_error, turn, self._readers.crowded)
         self.deadlines = Deadlines(loop, reply, turn, self.waiting.take_out)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
@@ -144,6 +146,8 @@ class Host:
             for request in message.requests:
                 self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
             return
+        if self._readers.crowded:
+            waiting.is_closed = True
         loop, spare = self.loop, self._spare
         run: KeyedRun | None = None
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
@@ -156,7 +160,7 @@ class Host:
                     and activation.gate.open
                     and (method := kept.methods.get(request.method)) is not None
                     and output_gate.open_bytes < UNDURABLE_BYTES_MAX
-                    and not waiting.stalled
+                    and not waiting.is_closed
                     and (
                         request.options is NO_RAW
                         or len(request.options) < 2
@@ -244,9 +248,14 @@ class Host:
             self.answer_error(origin, request.id, unknown_method(request, kept.object_class))
             return
         activation.last_used_s = self.turn.now_s
-        if self.waiting.stalled or self.output_gate.open_bytes >= UNDURABLE_BYTES_MAX:
-            self.waiting.stall(call)
+        waiting, output_gate = self.waiting, self.output_gate
+        if waiting.stalled or output_gate.open_bytes >= UNDURABLE_BYTES_MAX or output_gate.held_bytes >= HELD_BYTES_MAX:
+            waiting.stall(call)
             return
+        if waiting.is_closed:
+            if waiting.until_read(call):
+                return
+            waiting.look()
         gate, chain = activation.gate, call.chain
         section = gate.root if chain is None else self.chained.place(activation, call, chain)
         if section is None:
@@ -321,9 +330,10 @@ class Host:
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
                 return
-        output_gate = self.output_gate
+        kind, output_gate = result.__class__, self.output_gate
+        short = kind in NUMBERS or (kind in TEXTS and len(result) < LARGE_BYTES)
         if (
-            result.__class__ in SCALARS
+            short
             and activation.broken is None
             and (
                 origin.__class__ is Origin
@@ -378,6 +388,20 @@ class Host:
     def answer_error(self, origin: Origin | KeyedRun, request_id: Any, error: CallError) -> None:
         self.answer(origin, request_id, ERROR, error.to_wire())
         self.turn.end_soon()
+
+    def large_result(self, activation: Activation, origin: Origin | KeyedRun, method: str, size: int) -> None:
+        """A call has answered so much: before more is run that does, what waits for a commit or a reader must be less."""
+        output_gate, waiting = self.output_gate, self.waiting
+        client = client_of(origin)
+        if not client:
+            return  # It does not leave the process.
+        waiting.large.add((activation.id.class_name, method))
+        if activation.cache.confirm_seq > output_gate.durable_seq:
+            output_gate.held_bytes += size
+            waiting.is_closed |= output_gate.held_bytes >= HELD_BYTES_MAX
+        else:
+            self._readers.made(client, size)
+            waiting.is_closed |= bool(self._readers.crowded)
 
     # Calls out
 

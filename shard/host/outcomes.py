@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import ObjectReset, TooLarge
-from tidegate.runtime.limits import REPLY_BYTES_MAX
+from tidegate.runtime.limits import LARGE_BYTES, REPLY_BYTES_MAX
 from tidegate.runtime.wire.encoding import encode_value, encode_value_json, one_value, one_value_json, why_not_sent
 from tidegate.runtime.wire.exceptions import text_of
 from tidegate.runtime.wire.protocol import ERROR, OK, Origin
-from tidegate.shard.core.codec import SCALARS
+from tidegate.shard.core.codec import SCALARS, TEXTS
 from tidegate.shard.host.activation import Aborted, Activation
 from tidegate.shard.host.keyed_calls import KeyedRun
 from tidegate.shard.host.outbound import LocalOrigin
@@ -33,7 +33,7 @@ class Outcomes:
         if activation.broken is not None:
             self._host.answer_error(origin, request_id, activation.broken)
             return
-        if value.__class__ not in SCALARS:
+        if value.__class__ not in SCALARS or (value.__class__ in TEXTS and len(value) >= LARGE_BYTES):  # type: ignore[arg-type]  # they have lengths
             try:
                 raw = one_value_json(encode_value_json(value)) if origin.json else one_value(encode_value(value))
             except BaseException as exc:  # The result's own code may run.
@@ -44,6 +44,8 @@ class Outcomes:
                 text = f"the result has {len(raw)} bytes; the limit is {REPLY_BYTES_MAX}"
                 self.finish_status(activation, origin, request_id, ERROR, TooLarge(text, outcome="executed").to_wire())
                 return
+            if len(raw) >= LARGE_BYTES:
+                self._host.large_result(activation, origin, method, len(raw))
             value = raw
         self.finish_status(activation, origin, request_id, OK, value)
 

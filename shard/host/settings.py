@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidegate.runtime.limits import IDLE_EVICT_S
+from tidegate.runtime.limits import IDLE_EVICT_S, WAITING_CALL_BYTES_MAX
 from tidegate.runtime.wire.supervisor_messages import KEYS_DEFAULT, KeyBounds, RefusedObject
 from tidegate.shard.core.alarms import Abandoned
 
@@ -18,6 +18,8 @@ class HostSettings:
     """Tracebacks of methods that raised cross to the caller."""
     refused: tuple[RefusedObject, ...] = ()
     """Nothing of them runs for a while."""
+    call_bytes_max: int = WAITING_CALL_BYTES_MAX
+    """Of calls that wait to be started."""
     spare_task: bool = True
     """False: each call gets a task of its own (see `loop.spare`)."""
     keys: KeyBounds = KEYS_DEFAULT

@@ -1,5 +1,5 @@
 """Where calls wait that cannot be started at once, and for what: for the disk to catch up, for the end of an object that was
-reset, for an object's header to be read, or at the gate of an object.
+reset, for an object's header to be read, for their client to take replies, or at the gate of an object.
 
 Guarantee: nobody overtakes. While a call waits here, later calls to its object wait behind it; all that wait for one thing are
 delivered together, in order. There is room for so many calls and bytes (see `call_book`); who finds none is refused, not
@@ -12,27 +12,52 @@ noted here all the same, so that whoever looks for a call, or takes one out, nee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tidegate.runtime.errors import CallError, Internal
+from tidegate.runtime.limits import TURN_MESSAGES_MAX
 from tidegate.runtime.wire.protocol import Origin
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.call_book import CallBook
-from tidegate.shard.host.outbound import LocalOrigin
+from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, Reader, ShardDamaged, Unknown
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
+    from tidegate.shard.host.keyed_calls import KeyedRun
     from tidegate.shard.objects.methods import Method
 
 Queue = dict[Call, None]
 """In order; who is answered meanwhile leaves from wherever it stands."""
+
+
+def client_of(origin: Origin | KeyedRun) -> bytes:
+    """Who has sent the call that is to be answered there. Empty for what has come from inside."""
+    return (origin if origin.__class__ is Origin else cast("InternalOrigin", origin).asked_by(0)[0]).client
+
+
+class Readers(Protocol):
+    """Clients, as those who take replies."""
+
+    crowded: set[bytes]
+    """Those that have too many to take before anything else is run that answers much."""
+
+    def made(self, client: bytes, size: int) -> None:
+        """There is a large result for the client, and it will be given to `reply` in this turn."""
+
+
+class EveryoneReads:
+    def __init__(self) -> None:
+        self.crowded: set[bytes] = set()
+
+    def made(self, client: bytes, size: int) -> None:
+        pass
 
 
 class HeaderStore(Protocol):
@@ -53,7 +78,9 @@ class WaitingRoom:
         deliver: Callable[[Call], None],
         refuse: Callable[[Origin, Any, CallError], None],
         turn: Turn,
+        crowded: Collection[bytes],
     ) -> None:
+        """See `Readers.crowded`; `has_room` is to be called of each that is crowded no longer."""
         self._loop = loop
         self._book = book
         self._deliver = deliver
@@ -61,6 +88,14 @@ class WaitingRoom:
         self._turn = turn
         self.stalled: Queue = {}
         """Calls that came while too much was not durable."""
+        self.is_closed = False
+        """Calls cannot be started without having asked here. It may stay set when nothing is the matter any more."""
+        self._crowded = crowded
+        self._unread: dict[bytes, dict[tuple[str, str], Queue]] = {}
+        """By client, and by object: calls that wait until the client has taken replies. The objects take turns."""
+        self._unread_calls: dict[bytes, int] = {}
+        self.large: set[tuple[str, str]] = set()
+        """Class and name of methods that have answered much."""
         self._ending: dict[bytes, tuple[ObjectCache, Queue]] = {}
         """By object: the cache of an activation that is in memory no more, and the calls that wait for its last commit."""
         self._reading: dict[bytes, Queue] = {}
@@ -74,7 +109,33 @@ class WaitingRoom:
 
     def stall(self, call: Call) -> None:
         """Too much is not durable, or others wait for that already."""
+        self.is_closed = True
         self._join(self.stalled, call, ahead=0)
+
+    def look(self) -> None:
+        """Whether anything is still the matter."""
+        self.is_closed = bool(self.stalled or self._crowded or self._unread)
+
+    def until_read(self, call: Call) -> bool:
+        """Whether the call has to wait until its client has taken replies: if it has too many to take, and this call is likely to
+        answer much, or if others that it made to the object wait for that. It does wait then, or has been refused."""
+        if call.was_let_in:
+            return False
+        request, client = call.request, client_of(call.origin)
+        queues = self._unread.get(client, {})
+        queue = queues.get((request.cls, request.name))
+        if queue is None and (client not in self._crowded or (request.cls, request.method) not in self.large):
+            return False
+        # Half of all room is left to calls that wait for something else.
+        refusal = self._book.refusal(call, ahead=0 if queue is None else len(queue)) or self._book.half_refusal(call)
+        if refusal is None:
+            if queue is None:
+                queue = queues[request.cls, request.name] = {}
+                self._unread[client] = queues
+            self._enter(queue, call)
+        else:
+            self._refuse(call.origin, request.id, refusal)
+        return True
 
     def takes(self, object_key: bytes, call: Call) -> bool:
         """Whether a call to an object that is not in memory has to wait behind others; it does then, or has been refused."""
@@ -149,6 +210,11 @@ class WaitingRoom:
         if self.stalled:
             self._loop.call_soon(self._deliver_stalled, context=NEUTRAL)
 
+    def has_room(self, client: bytes) -> None:
+        """It has taken replies."""
+        if client in self._unread:
+            self._loop.call_soon(self._deliver_unread, client, context=NEUTRAL)
+
     def take_out(self, calls: Iterable[Call]) -> None:
         """Whoever takes them out answers them."""
         at_gates: dict[tuple[Activation, Section], set[Call]] = {}
@@ -168,6 +234,8 @@ class WaitingRoom:
         yield from self._reading.values()
         yield from (queue for _, queue in self._ending.values())
         yield from self.repeating.values()
+        for queues in self._unread.values():
+            yield from queues.values()
 
     def _join(self, queue: Queue, call: Call, ahead: int) -> None:
         refusal = self._book.refusal(call, ahead)
@@ -213,6 +281,29 @@ class WaitingRoom:
     def _deliver_repeats(self, first: object) -> None:
         if (queue := self.repeating.pop(first, None)) is not None:
             self._deliver_all(queue)
+
+    def _deliver_unread(self, client: bytes) -> None:
+        """One call of each object after the other, until there are too many replies again."""
+        queues = self._unread.get(client, {})
+        self._turn.begin()
+        for _ in range(TURN_MESSAGES_MAX):
+            if not queues or client in self._crowded:
+                break
+            key, queue = next(iter(queues.items()))
+            del queues[key]
+            if queue:  # Those whose deadline has passed have left it.
+                call = next(iter(queue))
+                del queue[call]
+                self._book.dropped(call)
+                if queue:
+                    queues[key] = queue
+                call.was_let_in = True
+                self._deliver(call)
+        if not queues:
+            self._unread.pop(client, None)
+        elif client not in self._crowded:
+            self._loop.call_soon(self._deliver_unread, client, context=NEUTRAL)
+        self._turn.end_soon()
 
     def _was_read(self, object_key: bytes, _: Any, error: Exception | None) -> None:
         """The page is in memory now: reading it again costs nothing, and no header has to be handed around."""

@@ -18,7 +18,7 @@ from typing import Any
 import zmq
 
 from tidegate.runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
-from tidegate.runtime.limits import INQUIRY_S, ROUTER_CALL_BYTES_PER_WORKER_MAX, ROUTER_CALLS_PER_WORKER_MAX
+from tidegate.runtime.limits import INQUIRY_S, ROUTER_CALLS_PER_WORKER_MAX, WAITING_CALL_BYTES_MAX
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.inflight import InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import FORGOTTEN, Inquiries
@@ -77,7 +77,7 @@ class Peers:
             return
         worker = self._workers[self._table.worker_of(request.cls, request.name)]
         size = len(request.args)
-        if len(worker.unanswered) >= ROUTER_CALLS_PER_WORKER_MAX or worker.bytes + size > ROUTER_CALL_BYTES_PER_WORKER_MAX:
+        if len(worker.unanswered) >= ROUTER_CALLS_PER_WORKER_MAX or worker.bytes + size > WAITING_CALL_BYTES_MAX:
             origin.fail(Overloaded(f"too many calls are in flight to worker {worker.worker}"))
             return
         token = self._newest = self._tokens()

@@ -19,9 +19,10 @@ import zmq
 
 from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.errors import LEAVING, BadRequest, CallError, Moved, OperatorError, Overloaded, Unavailable, UnknownMethod
-from tidegate.runtime.limits import FORWARDED_BYTES_MAX, INQUIRY_REST
+from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_REST
 from tidegate.runtime.sockets.backend import OWN_IDENTITY, own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
 from tidegate.runtime.wire.supervisor_messages import (
@@ -91,7 +92,9 @@ class Worker:
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended
         self.store = open_store(self._on_trouble)
-        self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX)
+        share_bytes = spec.budget_bytes // BUDGET_SHARE
+        outbox = Outbox(share_bytes, room=lambda client: self._host.waiting.has_room(client))
+        self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox)
         identity = b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation)
         self._peers = Peers(context, loop, identity, self._peers_answered, send_control)
         self._turn = Turn(loop, self._end_turn)
@@ -99,12 +102,15 @@ class Worker:
             loop,
             classes,
             self.store.shards,
-            HostSettings(spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused, spare_task, spec.keys),
+            HostSettings(
+                spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused, share_bytes, spare_task, spec.keys
+            ),
             reply=self._endpoint.reply,
             turn=self._turn,
             send=self._peers.send,
             system=self._answer_system,
             stopped=self.store.stopped,
+            readers=outbox,
             monotonic_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,  # A suspended machine ages, too.
         )
         self.store.on_damage = self._on_damage

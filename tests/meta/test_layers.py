@@ -12,16 +12,17 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("shard", "router", "runtime", "benchmarks")
 
-LEAVES = {"runtime/errors", "runtime/limits", "runtime/ids", "runtime/addresses", "runtime/descriptors"}
+LEAVES = {"runtime/errors", "runtime/limits", "runtime/ids", "runtime/addresses", "runtime/descriptors", "runtime/heap"}
 SERVING = LEAVES | {"runtime/wire", "runtime/sockets", "runtime/child"}
 """What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
 
 ARROWS: dict[str, set[str]] = {
-    "runtime/errors": set(),
+    "runtime/errors": {"runtime/limits"},
     "runtime/limits": set(),
     "runtime/ids": {"runtime/limits"},
     "runtime/addresses": {"runtime/limits"},
     "runtime/descriptors": {"runtime/errors", "runtime/limits"},
+    "runtime/heap": {"runtime/limits"},
     "runtime/wire": LEAVES,
     "runtime/sockets": LEAVES | {"runtime/wire"},
     "runtime/child": LEAVES | {"runtime/wire"},

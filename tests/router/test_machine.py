@@ -207,7 +207,7 @@ def test_beyond_the_bound_on_calls_a_call_is_answered_overloaded_and_not_sent() 
 
 def test_beyond_the_bound_on_bytes_a_call_is_answered_overloaded_whether_or_not_the_worker_is_up() -> None:
     for endpoint in ("a", None):
-        net = Net(endpoint, "b", bytes_max=10_000)
+        net = Net(endpoint, "b", bytes_max=30_000)
         for i in range(3):
             net.call([i, "C", NAME, "m", [b"x" * 6_000]])
         assert [answer[1] for answer in net.answers] == [2]

@@ -18,7 +18,7 @@ import zmq
 from tests.support.load import LoadClient, errors_of, total, under_load
 from tests.support.service import COUNTER, Service, services_in
 from tests.support.waiting import wait_until
-from tidegate.runtime.limits import CLIENT_OUTBOX_BYTES_MAX
+from tidegate.runtime.limits import BUDGET_BYTES, BUDGET_SHARE, ERRORS_BYTES_MAX
 
 pack = msgspec.msgpack.encode
 unpack = msgspec.msgpack.decode
@@ -427,8 +427,9 @@ def test_a_slow_reader_is_answered_when_it_reads_and_costs_bounded_memory(servic
         dealer.connect(service.endpoint)
         for number in range(calls):
             dealer.send(pack([number, "Blob", f"b{number % 100}", "blob", [size]]))
-        wait_until(lambda: service.status()["router"]["kept_bytes"] > CLIENT_OUTBOX_BYTES_MAX, "a full outbox", within_s=60)
-        assert service.status()["router"]["kept_bytes"] <= CLIENT_OUTBOX_BYTES_MAX * 1.5 + (2 << 20)
+        pool = BUDGET_BYTES // BUDGET_SHARE
+        wait_until(lambda: service.status()["router"]["kept_bytes"] > pool // 4, "a full outbox", within_s=60)
+        assert service.status()["router"]["kept_bytes"] <= pool // 2 + ERRORS_BYTES_MAX
         seen: dict[int, Any] = {}
         while len(seen) < calls:
             number, status, result = unpack(dealer.recv())

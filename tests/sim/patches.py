@@ -76,7 +76,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             for name, value in values.items():
                 stack.enter_context(mock.patch.object(target, name, value))
 
-        patch(tidegate.runtime.sockets.endpoint, **sockets)
+        patch(tidegate.runtime.sockets.endpoint, **sockets, _send_uncopied=network.send_uncopied)
         patch(tidegate.runtime.sockets.edge, get=network.get)
         patch(tidegate.runtime.sockets.backend, **sockets)
         patch(tidegate.shard.worker.committer, time=clock, Handover=SimulatedHandover)
@@ -97,7 +97,6 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             tidegate.shard.host.call_book,
             OBJECT_CALLS_MAX=scenario.object_calls,
             WAITING_CALLS_MAX=scenario.waiting_calls,
-            WAITING_CALL_BYTES_MAX=scenario.waiting_bytes,
         )
         patch(
             tidegate.shard.worker.worker,

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -222,8 +223,9 @@ class RouterProcess(SimProcess):
 class WatchedHost(Host):
     """A host whose outgoing messages are looked at: nothing that is not durable may be revealed."""
 
-    def __init__(self, loop: Any, *args: Any, reply: Any, send: Any, **kwargs: Any) -> None:
+    def __init__(self, loop: Any, classes: Any, stores: Any, settings: Any, reply: Any, send: Any, **kwargs: Any) -> None:
         process: WorkerProcess = loop.process
+        settings = dataclasses.replace(settings, call_bytes_max=process.service.scenario.waiting_bytes)
         history, disk = process.history, process.service.disk
         asked: dict[tuple[bytes, Any], Request] = {}
         self._asked = asked
@@ -244,7 +246,9 @@ class WatchedHost(Host):
         seconds = Random(disk.random.random())
         super().__init__(
             loop,
-            *args,
+            classes,
+            stores,
+            settings,
             reply=watched_reply,
             send=watched_send,
             wall_us=lambda: int((EPOCH_S + loop.time()) * 1e6),

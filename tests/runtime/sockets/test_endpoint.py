@@ -18,7 +18,7 @@ import uvloop
 import zmq
 
 from tests.support.waiting import WITHIN_S, wait_until
-from tidegate.runtime.limits import TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
+from tidegate.runtime.limits import RECEIVE_AHEAD_MESSAGES, TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
 from tidegate.runtime.sockets.endpoint import Endpoint, EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.protocol import OK, Message
@@ -292,7 +292,7 @@ def test_a_turn_reads_a_bounded_number_of_messages_and_of_requests(server: Serve
     assert [answer(client)[0] for _ in range(300)] == list(range(300))
     for _ in range(5):
         assert len(answer(while_blocked)) == TURN_REQUESTS_MAX
-    assert max(map(len, server.turns)) == TURN_MESSAGES_MAX
+    assert RECEIVE_AHEAD_MESSAGES <= max(map(len, server.turns)) <= TURN_MESSAGES_MAX
     assert max(map(sum, server.turns)) < TURN_REQUESTS_MAX + TURN_MESSAGES_MAX
 
 
@@ -451,9 +451,9 @@ def test_a_turn_ends_when_the_last_reply_that_was_kept_has_left(server: Server) 
     retry, turns_ended = server.endpoint._retry_outbox, []
 
     def retried() -> None:
-        turns = len(server.turns)
+        turns, had_kept = len(server.turns), server.endpoint.statistics().kept_bytes > 0
         retry()
-        if server.endpoint.statistics().kept_bytes == 0:
+        if had_kept and server.endpoint.statistics().kept_bytes == 0:
             turns_ended.append(len(server.turns) - turns)
 
     server.endpoint._retry_outbox = retried
@@ -469,7 +469,7 @@ def test_a_turn_ends_when_the_last_reply_that_was_kept_has_left(server: Server) 
 
 
 def test_a_client_that_never_reads_gets_short_errors_for_what_is_above_its_bound() -> None:
-    server = Server(Outbox(client_bytes_max=1 << 20))
+    server = Server(Outbox(2 << 20))
     slow = server.client(RCVHWM=1, RCVBUF=4_096)
     for number in range(1, 6_001):
         slow.send(request(number, b"x" * 3_000))

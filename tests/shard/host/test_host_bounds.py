@@ -250,8 +250,7 @@ async def test_a_transaction_that_writes_more_than_a_commit_holds_is_refused_and
     assert len(world.durable(Large, "a")) == 8
 
 
-async def test_calls_that_wait_are_bounded_by_bytes_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALL_BYTES_MAX", 10_000)
+async def test_calls_that_wait_are_bounded_by_bytes_too() -> None:
 
     class Busy(DurableObject):
         async def hold(self) -> None:
@@ -261,7 +260,7 @@ async def test_calls_that_wait_are_bounded_by_bytes_too(monkeypatch: pytest.Monk
         async def take(self, text: str) -> int:
             return len(text)
 
-    world = World(Busy)
+    world = World(Busy, call_bytes_max=10_000)
     wait = control("wait")
     holding = world.call(Busy, "a", "hold")
     await world.settle()
@@ -282,10 +281,17 @@ def not_executed(call: Call) -> bool:
     return call.error.outcome == "not_executed"
 
 
-@pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "WAITING_CALL_BYTES_MAX"])
+def world_bounded_by(bound: str, monkeypatch: pytest.MonkeyPatch) -> World:
+    """To three calls of 3 kB."""
+    if bound == "bytes":
+        return World(Thing, auto=False, call_bytes_max=10_000)
+    monkeypatch.setattr(f"tidegate.shard.host.call_book.{bound}", 3)
+    return World(Thing, auto=False)
+
+
+@pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "bytes"])
 async def test_calls_that_wait_for_the_disk_are_bounded_by_count_and_bytes(monkeypatch: pytest.MonkeyPatch, bound: str) -> None:
-    monkeypatch.setattr(f"tidegate.shard.host.call_book.{bound}", 3 if bound == "WAITING_CALLS_MAX" else 10_000)
-    world = World(Thing, auto=False)
+    world = world_bounded_by(bound, monkeypatch)
     large = world.call(Thing, "a", "put_large", 17)
     await world.settle()
     calls = [world.call(Thing, f"b{number}", "log", "x" * 3_000) for number in range(5)]
@@ -299,12 +305,11 @@ async def test_calls_that_wait_for_the_disk_are_bounded_by_count_and_bytes(monke
     assert len(LOG) == 3, "who was refused has not run"
 
 
-@pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "WAITING_CALL_BYTES_MAX", "OBJECT_CALLS_MAX"])
+@pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "bytes", "OBJECT_CALLS_MAX"])
 async def test_calls_that_wait_for_the_end_of_a_reset_object_are_bounded_by_count_and_bytes(
     monkeypatch: pytest.MonkeyPatch, bound: str
 ) -> None:
-    monkeypatch.setattr(f"tidegate.shard.host.call_book.{bound}", 10_000 if bound == "WAITING_CALL_BYTES_MAX" else 3)
-    world = World(Thing, auto=False)
+    world = world_bounded_by(bound, monkeypatch)
     put = world.call(Thing, "a", "put", "k", 1)
     await world.settle()
     world.cut()
@@ -320,9 +325,8 @@ async def test_calls_that_wait_for_the_end_of_a_reset_object_are_bounded_by_coun
     assert (abort.answered, len(LOG)) == (True, 3)
 
 
-async def test_the_options_of_a_call_take_room_like_its_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALL_BYTES_MAX", 10_000)
-    world = World(Thing, auto=False)
+async def test_the_options_of_a_call_take_room_like_its_arguments() -> None:
+    world = World(Thing, auto=False, call_bytes_max=10_000)
     large = world.call(Thing, "a", "put_large", 17)
     await world.settle()
     calls = [world.call(Thing, "b", "put_nothing", traceparent="x" * 3_000) for _ in range(4)]

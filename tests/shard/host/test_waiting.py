@@ -120,9 +120,8 @@ async def test_the_thousand_and_first_call_that_waits_for_a_header_is_refused() 
     assert await world.ask_all(calls[:-1]) == ["pong"] * OBJECT_CALLS_MAX
 
 
-async def test_what_waits_for_headers_is_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALL_BYTES_MAX", 100)
-    world = ColdWorld()
+async def test_what_waits_for_headers_is_bounded_in_bytes() -> None:
+    world = ColdWorld(call_bytes_max=100)
     world.cool()
     calls = [world.call(Actor, name, "act", "x" * 60) for name in ("x", "y")]
     await world.settle()

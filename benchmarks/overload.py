@@ -1,0 +1,288 @@
+"""Clients that ask for too much, beside a polite one: `python -m tidegate.benchmarks.overload SCENARIO`.
+
+Prints, as one line of JSON, the most memory that each process of the service took and the worst call of the polite client.
+
+    unread      clients ask for large results and read none
+    messages    clients send large arguments as fast as the service takes them
+    pipelined   a client has ten thousand small calls in flight, always
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import zmq
+
+from tidegate.benchmarks.peers import Service, system_call
+from tidegate.benchmarks.processes import scratch_folder, start_module, wait
+from tidegate.runtime.wire.slots import topology_from_reply
+
+APP = "tidegate.benchmarks.overload_app"
+_SAMPLE_S = 0.01
+_POLITE_S = 0.005
+_SILENCE_S = 60.0
+_encode = msgspec.msgpack.encode
+_decode = msgspec.msgpack.decode
+
+
+class Memory(threading.Thread):
+    """The most resident memory of every process of a service, in MiB, by role and number, while it runs."""
+
+    def __init__(self, status: dict[str, Any]) -> None:
+        super().__init__(daemon=True)
+        self.most: dict[str, int] = {}
+        self._processes = {each["name"]: psutil.Process(each["pid"]) for each in status["processes"] if each["pid"]}
+
+    def now(self) -> dict[str, int]:
+        sizes = {}
+        for name, process in self._processes.items():
+            with contextlib.suppress(psutil.Error):
+                sizes[name] = process.memory_info().rss >> 20
+        return sizes
+
+    def run(self) -> None:
+        while True:
+            for name, size in self.now().items():
+                self.most[name] = max(size, self.most.get(name, 0))
+            time.sleep(_SAMPLE_S)
+
+    def take(self) -> dict[str, int]:
+        """The most since the last time."""
+        taken, self.most = self.most, self.now()
+        return taken
+
+
+class Polite(threading.Thread):
+    """One call at a time, to a small object of its own."""
+
+    def __init__(self, endpoint: str) -> None:
+        super().__init__(daemon=True)
+        self.latencies_s: list[float] = []
+        self.errors: list[Any] = []
+        self._endpoint = endpoint
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+            dealer.linger = 0
+            dealer.connect(self._endpoint)
+            number = 0
+            while not self._stopped.is_set():
+                number += 1
+                sent_s = time.monotonic()
+                dealer.send(_encode([number, "Bulk", "polite", "number"]))
+                answered = dealer.poll(round(_SILENCE_S * 1_000))
+                self.latencies_s.append(time.monotonic() - sent_s)
+                if not answered:
+                    self.errors.append("no answer")
+                    return
+                if (reply := _decode(dealer.recv()))[1] != 0:
+                    self.errors.append(reply[2])
+                self._stopped.wait(_POLITE_S)
+
+    def take(self) -> list[float]:
+        """What its calls have taken since the last time, in order of length."""
+        taken, self.latencies_s = self.latencies_s, []
+        return sorted(taken)
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.join()
+
+
+def watch(endpoint: str, front: str) -> None:
+    """In a process of its own, so that what the others do in theirs is not taken for the service's: for each line that comes in,
+    what was seen since the last one."""
+    while "processes" not in (status := system_call(front, "status")):
+        time.sleep(0.05)
+    polite, memory = Polite(endpoint), Memory(status)
+    polite.start()
+    memory.start()
+    for _ in sys.stdin:
+        calls_s = polite.take() or [0.0]
+        seen = {
+            "calls": len(calls_s),
+            "p50_ms": round(calls_s[len(calls_s) // 2] * 1_000, 1),
+            "p99_ms": round(calls_s[int(len(calls_s) * 0.99)] * 1_000, 1),
+            "worst_ms": round(calls_s[-1] * 1_000, 1),
+            "errors": polite.errors[:3],
+            "most_mib": memory.take(),
+            "now_mib": memory.now(),
+        }
+        sys.stdout.write(msgspec.json.encode(seen).decode() + "\n")
+        sys.stdout.flush()
+    polite.stop()
+
+
+class Witness:
+    """That process."""
+
+    def __init__(self, endpoint: str, front: str) -> None:
+        self._process = start_module("tidegate.benchmarks.overload", "watch", "--endpoint", endpoint, "--front", front)
+
+    def report(self) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(b"\n")
+        self._process.stdin.flush()
+        return dict(msgspec.json.decode(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        wait(self._process)
+
+
+def client(context: zmq.Context[Any], endpoint: str, *, reads: bool) -> zmq.Socket[Any]:
+    """One that does not read has little room on its side, as a slow one far away has."""
+    dealer: zmq.Socket[Any] = context.socket(zmq.DEALER)
+    dealer.linger = 0
+    dealer.setsockopt(zmq.SNDHWM, 0)
+    if not reads:
+        dealer.setsockopt(zmq.RCVHWM, 1)
+        dealer.setsockopt(zmq.RCVBUF, 4_096)
+    dealer.connect(endpoint)
+    return dealer
+
+
+def unread(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Clients that ask for large results and read none for a while; then they read everything."""
+    clients = [client(context, endpoint, reads=False) for _ in range(options.clients)]
+    for each, dealer in enumerate(clients):
+        for number in range(options.calls):
+            name = f"{options.name}{each}" if options.spread == 1 else f"{options.name}{each}.{number % options.spread}"
+            dealer.send(_encode([number, "Bulk", name, "give", [options.bytes]]))
+    time.sleep(options.seconds)
+    answers: dict[str, int] = {}
+    began_s = time.monotonic()
+    for dealer in clients if options.read else ():
+        for _ in range(options.calls):
+            if not dealer.poll(20_000):
+                answers["none"] = answers.get("none", 0) + 1
+                break
+            _, status, result = _decode(dealer.recv())
+            what = "ok" if status == 0 else f"{result['code']}/{result['outcome']}"
+            answers[what] = answers.get(what, 0) + 1
+    took_s = time.monotonic() - began_s
+    for dealer in clients:
+        dealer.close()
+    return {"answers": answers, "read_s": round(took_s, 2)}
+
+
+def messages(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Clients that send large arguments, all at once."""
+    clients = [client(context, endpoint, reads=True) for _ in range(options.clients)]
+    data = bytes(options.bytes)
+    began_s = time.monotonic()
+    for number in range(options.calls):
+        for each, dealer in enumerate(clients):
+            dealer.send(_encode([number, "Bulk", f"{options.name}{each}", "take", [data]]))
+    answers: dict[str, int] = {}
+    for dealer in clients:
+        for _ in range(options.calls):
+            if not dealer.poll(30_000):
+                answers["none"] = answers.get("none", 0) + 1
+                break
+            _, status, result = _decode(dealer.recv())
+            what = "ok" if status == 0 else f"{result['code']}/{result['outcome']}"
+            answers[what] = answers.get(what, 0) + 1
+    took_s = time.monotonic() - began_s
+    for dealer in clients:
+        dealer.close()
+    return {"answers": answers, "took_s": round(took_s, 2)}
+
+
+def pipelined(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Clients with thousands of small calls in flight, always."""
+    clients = [client(context, endpoint, reads=True) for _ in range(options.clients)]
+    end_s = time.monotonic() + options.seconds
+    in_flight = dict.fromkeys(clients, 0)
+    answered = 0
+    poller = zmq.Poller()
+    for dealer in clients:
+        poller.register(dealer, zmq.POLLIN)
+    while time.monotonic() < end_s:
+        for dealer in clients:
+            while in_flight[dealer] < options.calls:
+                rows = [(number, "Bulk", f"{options.name}{number % 100}", "number") for number in range(100)]
+                dealer.send(_encode(rows))
+                in_flight[dealer] += 100
+        for dealer, _ in poller.poll(100):
+            rows = _decode(dealer.recv())
+            in_flight[dealer] -= len(rows)
+            answered += len(rows)
+    for dealer in clients:
+        dealer.close()
+    return {"answered": answered}
+
+
+SCENARIOS: dict[str, Callable[[zmq.Context[Any], str, argparse.Namespace], dict[str, Any]]] = {
+    "unread": unread,
+    "messages": messages,
+    "pipelined": pipelined,
+}
+_DEFAULTS = {"unread": (1, 120, 15 << 20), "messages": (12, 12, 15 << 20), "pipelined": (1, 10_000, 0)}
+
+
+def run(front: str, scenario: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Of the service that listens there."""
+    topology = topology_from_reply(system_call(front, "topology"))
+    endpoint = topology.endpoints[0] if options.direct else front
+    assert endpoint is not None
+    witness = Witness(endpoint, front)
+    try:
+        witness.report()
+        time.sleep(1.0)
+        before = witness.report()
+        with zmq.Context() as context:
+            told = SCENARIOS[scenario](context, endpoint, options)
+        during = witness.report()
+        time.sleep(1.0)
+        after = witness.report()
+    finally:
+        witness.close()
+    return {"scenario": scenario, **told, "before": before, "during": during, "after": after}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tidegate.benchmarks.overload", description=__doc__)
+    parser.add_argument("scenario", choices=[*SCENARIOS, "watch"])
+    parser.add_argument("--endpoint", default="", help="of watch")
+    parser.add_argument("--front", default="", help="of watch")
+    parser.add_argument("--clients", type=int)
+    parser.add_argument("--calls", type=int, help="by each client")
+    parser.add_argument("--bytes", type=int)
+    parser.add_argument("--spread", type=int, default=1, help="objects that each client calls")
+    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--direct", action="store_true", help="to the worker, not through the router")
+    parser.add_argument("--no-read", dest="read", action="store_false", help="never read, also not in the end")
+    options = parser.parse_args()
+    if options.scenario == "watch":
+        watch(options.endpoint, options.front)
+        return 0
+    options.name = "o"
+    clients, calls, size = _DEFAULTS[options.scenario]
+    options.clients, options.calls = options.clients or clients, options.calls or calls
+    options.bytes = size if options.bytes is None else options.bytes
+    with scratch_folder(None) as folder:
+        service = Service(Path(folder), workers=options.workers, transport="tcp", app=APP)
+        try:
+            result = run(service.front, options.scenario, options)
+        finally:
+            service.close()
+    sys.stdout.write(msgspec.json.encode(result).decode() + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,50 @@
+"""Clients that ask for too much, or do not read what they asked for: no process takes more than its budget, everybody is
+answered, and a polite client hardly notices. The scenarios are those of `benchmarks/overload.py`, which has them in any size."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import Serve, ask
+from tidegate.benchmarks.overload import run
+
+APP = str(Path(__file__).resolve().parents[2] / "benchmarks" / "overload_app.py")
+BUDGET_MIB = 512
+GIVEN_BACK_MIB = 200
+WORST_MS = 5_000
+"""On a machine that does much else; docs/reliability.md has the figures."""
+
+
+def overloaded(serve: Serve, scenario: str, **options: Any) -> dict[str, Any]:
+    """What was seen beside it, once what must hold in every scenario is checked."""
+    service = serve(1, app=APP)
+    seen = run(service.endpoint, scenario, argparse.Namespace(**{"name": "o", "direct": False, "read": True, **options}))
+    during = seen["during"]
+    assert not during["errors"]
+    assert during["worst_ms"] < WORST_MS, seen
+    assert max(during["most_mib"].values()) < BUDGET_MIB, seen
+    assert seen["answers"].get("none", 0) == 0, seen
+    assert max(seen["after"]["now_mib"].values()) < GIVEN_BACK_MIB, seen
+    assert ask(service.endpoint, "Bulk", "after", "number") == 0
+    return seen
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["router", "direct"])
+def test_a_client_that_asks_for_much_and_does_not_read_costs_what_it_may_and_holds_up_nobody(serve: Serve, direct: bool) -> None:
+    seen = overloaded(serve, "unread", clients=1, calls=120, bytes=15 << 20, spread=1, seconds=1.0, direct=direct)
+    assert seen["answers"]["ok"] >= 2
+    assert not direct or seen["answers"] == {"ok": 120}, "who does not read is waited for, and nothing is lost"
+
+
+def test_ten_clients_that_do_not_read_hold_up_nobody(serve: Serve) -> None:
+    overloaded(serve, "unread", clients=10, calls=120, bytes=1 << 20, spread=10, seconds=1.0)
+
+
+def test_large_messages_of_many_clients_are_refused_before_they_take_the_memory(serve: Serve) -> None:
+    seen = overloaded(serve, "messages", clients=12, calls=4, bytes=15 << 20)
+    assert seen["answers"]["ok"] >= 2
+    assert set(seen["answers"]) <= {"ok", "overloaded/not_executed"}
