@@ -203,6 +203,8 @@ class Recovery:
         self._gathered = {state.shard: _Gathered(state, salvage=salvage) for state in states}
         self._records = self._commits = self._entries = 0
         self._dropped: list[Path] = []
+        self._shards_of: dict[Path, set[int]] = {}
+        """By log, the shards of which it may have commits; a log of the older format does not say."""
         for each in self._gathered.values():
             each.expect_logs(self._logs, start, worker)
 
@@ -238,6 +240,11 @@ class Recovery:
             each.finish_answers()
         return {shard: (each.seq, each.memtable) for shard, each in self._gathered.items() if each.damage is None}
 
+    def may_need(self, log: LogDirectory, shards: Collection[int]) -> bool:
+        """Whether the log may have commits of one of these shards."""
+        known = self._shards_of.get(log.path)
+        return bool(shards) and (known is None or not known.isdisjoint(shards))
+
     def lost(self, shard: int) -> list[str]:
         """What is missing of a shard that is salvaged, in words."""
         return self._gathered[shard].lost
@@ -269,6 +276,7 @@ class Recovery:
                 opened = True
                 if item.prologue:
                     concerned = seqs = decode_seqs(item.prologue)
+                    self._shards_of.setdefault(log.path, set()).update(seqs)
                     self._had_got_to(seqs, log.path)
             elif isinstance(item, Gap):
                 self._in_doubt(item, log, concerned)

@@ -186,12 +186,15 @@ class WorkerStore:
             recovery.read()
             _check_recovered(states, recovery)
             log, mark = _start_log(data_dir, recovery, start, worker, seqs := recovery.seqs)
-            recovery.write(mark)
+            try:
+                recovery.write(mark)
+            except BaseException:
+                log.close()  # It stays: some state may have become part of it.
+                raise
             report = recovery.report()
             stopped.update(report.damaged)
             states = _without(states, stopped)
-            if not stopped:
-                _delete(own_logs(data_dir, start, worker, mark.run))
+            _delete([log for log in own_logs(data_dir, start, worker, mark.run) if not recovery.may_need(log, stopped)])
             store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark)
         except (StoreFull, LogWithoutRoom) as error:
             _close_states(states)  # What has failed to write is in no state to be read.

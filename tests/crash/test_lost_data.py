@@ -30,6 +30,7 @@ from tests.support.damaged_log import (
 )
 from tidegate.shard.log.commit_log import list_segments
 from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.logs import list_logs
 from tidegate.shard.store.worker_store import WorkerStore
 
 
@@ -178,9 +179,11 @@ def test_a_stopped_shard_keeps_its_logs_over_starts_of_worker_and_service_until_
     path, start, _ = place_of(tmp_path, 31)
     zero(path, start + 10, start + 40)
     [shard] = shards_of(31)
-    for service_start in (1, 1, 2, 2, 3):
+    for service_start in (1, 1, 1, 2, 2, 2, 3):
         expect(tmp_path, service_start, {shard: "record 31"}, write=False)
     assert path.exists()
+    kept = [log[:3] for log in list_logs(tmp_path)]
+    assert kept == [(1, 0, 0), (1, 0, 3), (2, 0, 2), (3, 0, 0)], "and not those that have nothing of it"
 
 
 def test_damage_found_while_serving_keeps_what_the_shard_has_in_the_log_whatever_the_others_write(tmp_path: Path) -> None:

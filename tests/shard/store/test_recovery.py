@@ -19,7 +19,7 @@ from tidegate.shard.store.logs import LogMark, list_logs, log_path, logs_to_reco
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.recovery import encode_seqs, recover, salvaged
-from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.store import ShardStore, StoreFailed
 
 KEY = b"\0\1" + b"object".ljust(14)
 
@@ -276,6 +276,16 @@ def test_a_gap_in_what_a_state_has_of_the_log_is_no_damage(tmp_path: Path) -> No
     damage_record(tmp_path, b"number 2")
     assert recover(tmp_path, [marked(0, mark_of(1, position=2), shard=1)], 4, 0).damaged == {}
     assert set(recover(tmp_path, [marked(0, mark_of(1, position=1), shard=1)], 4, 0).damaged) == {1}
+
+
+def test_a_disk_that_fails_under_one_state_stops_its_shard_only(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"}), commit(1, 1, {"b": b"1"})]])
+    failing, other = MemoryState(0), MemoryState(1)
+    failing.commit_error = StoreFailed("checkpoint into", "shards/0000", "Input/output error", "check the disk")
+    report = recover(tmp_path, [failing, other], 2, 0)
+    assert str(report.damaged[0]) == "checkpoint into shards/0000: Input/output error (check the disk)"
+    assert set(report.damaged) == {0}
+    assert values(other) == {"b": b"1"}
 
 
 def test_what_is_left_can_be_salvaged_and_what_is_not_is_listed(tmp_path: Path) -> None:
