@@ -189,6 +189,8 @@ HELD_BYTES_MAX = 16 << 20
 """Large results that wait for the open commit, above which a worker starts no new event."""
 UNDURABLE_BYTES_MAX = 16 << 20
 """Bytes written and not yet durable above which a worker starts no new event (backpressure)."""
+KEYED_GROUP_BYTES_MAX = 1 << 20
+"""What an object may have written in the open commit while a call with a key writes, without waiting for the disk to catch up."""
 OBJECT_DIRTY_BYTES_MAX = 22 << 20
 """What one object may write without a suspension: such writes are atomic, so they must fit in one commit."""
 

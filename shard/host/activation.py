@@ -342,6 +342,10 @@ class Activation:
         """Keeps a message that leaves now behind the output gate, and calls one of the two."""
         self.host.hold(self, self.cache.confirm_seq, release, discard)
 
+    @staticmethod
+    def runs_keyed_call() -> bool:
+        return KEYED.get(None) is not None
+
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""
         future = DiskWait(self, "writes that are not durable yet").begin()

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
-from tidegate.runtime.limits import KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
+from tidegate.runtime.limits import KEYED_GROUP_BYTES_MAX, KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from tidegate.shard.core.alarms import Alarm
 from tidegate.shard.core.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
 from tidegate.shard.core.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
@@ -50,6 +50,10 @@ class StorageOwner(Protocol):
     def wait_durable(self) -> Awaitable[None]: ...
 
     def wait_capacity(self) -> Awaitable[None]: ...
+
+    def runs_keyed_call(self) -> bool:
+        """Whether the code that runs is of a call with a key."""
+        ...
 
     def wait_fetched(self, begin: Callable[[Done], object], finish: Callable[[Any], Any], concurrent: bool) -> Awaitable[Any]:
         """What `finish` makes of the result of the read that `begin` begins. Other events are let in meanwhile if
@@ -385,7 +389,10 @@ class Storage:
         return DONE if self._cache.output_gate.open_bytes < UNDURABLE_BYTES_MAX else self._wait_capacity(allow_concurrency)
 
     def _wait_capacity(self, allow_concurrency: bool) -> Awaitable[None]:
-        """Backpressure: until what is written is durable. Keeps the gate closed unless others are to be let in."""
+        """Backpressure: until what is written is durable. Keeps the gate closed unless others are to be let in. A call with a key
+        goes on, up to some bytes: its answer is to be in the commit that has its writes."""
+        if self._cache.dirty_bytes <= KEYED_GROUP_BYTES_MAX and self._owner.runs_keyed_call():
+            return DONE
         return self._owner.wait_durable() if allow_concurrency else self._owner.wait_capacity()
 
     def delete(

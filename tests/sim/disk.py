@@ -17,6 +17,8 @@ from tests.sim.virtual_loop import VirtualTime
 from tests.support.records import decode_record
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
+from tidegate.shard.store.answers import is_session, number_of
+from tidegate.shard.store.interface import Answer
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.store import StoreFailed, StoreFull
@@ -53,8 +55,19 @@ class Disk:
         """True: nothing fails any more."""
         self._rows: dict[bytes, dict[str, bytes]] = {}
         self._pending: list[Entry] = []
+        self._answers: dict[int, dict[tuple[str, int | str], Answer]] = {}
+        self._answered: dict[tuple[int, str], int] = {}
 
     # What is durable
+
+    def answers_of(self, shard: int) -> dict[tuple[str, int | str], Answer]:
+        """Those to keys that must be kept, by group and key."""
+        self.catch_up(self.time.now)
+        return {
+            (group, key): answer
+            for (group, key), answer in self._answers.get(shard, {}).items()
+            if (shard, group) not in self._answered or number_of(key) >= self._answered[shard, group]
+        }
 
     def rows(self, object_key: bytes, now: float) -> dict[str, bytes]:
         """The durable rows of an object, its header included."""
@@ -84,6 +97,11 @@ class Disk:
 
     def _take_over(self, record: CommitRecord) -> None:
         for commit in record.shards:
+            for answer in commit.answers:
+                self._answers.setdefault(commit.shard, {})[answer.group, answer.key] = answer
+                if is_session(answer.group):
+                    where = commit.shard, answer.group
+                    self._answered[where] = max(self._answered.get(where, 0), answer.answered)
             for change in commit.objects:
                 rows = self._rows.setdefault(change.key, {})
                 if change.cleared:

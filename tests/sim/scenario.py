@@ -50,6 +50,9 @@ class Scenario:
     """Objects call themselves and each other in any direction, from sections and transactions too: some of these calls can
     only be refused, or end by a bound."""
 
+    keys: bool
+    """Clients give their calls keys, and ask again until they are answered."""
+
     deadly: bool
     """The handlers of some alarms end their process, each time."""
 
@@ -72,7 +75,7 @@ class Scenario:
         return self.undurable_bytes < 1 << 20
 
 
-def make_scenario(random: Random, *, circles: bool = False, deadly: bool = False) -> Scenario:
+def make_scenario(random: Random, *, circles: bool = False, deadly: bool = False, keys: bool = False) -> Scenario:
     calm = random.random() < 0.2
     small = random.random() < 0.4
     undurable = random.randrange(200, 2_000) if small else 16 << 20
@@ -108,4 +111,5 @@ def make_scenario(random: Random, *, circles: bool = False, deadly: bool = False
         harsh=faults and random.random() < 0.7,
         circles=circles,
         deadly=deadly,
+        keys=keys,
     )

@@ -14,6 +14,7 @@ from examples.counter import Counter, MemoryCounter, StartedCounter, Transaction
 from tests.sim.clients import ACCOUNTS, COUNTERS, Call, Client, balance_of
 from tests.sim.disk import Disk, SimPath
 from tests.sim.history import History
+from tests.sim.keyed_clients import KeyedClient
 from tests.sim.network import Network
 from tests.sim.objects import START_BALANCE, Account, Journal
 from tests.sim.patches import replaced
@@ -22,7 +23,9 @@ from tests.sim.scenario import Scenario, make_scenario
 from tests.sim.virtual_loop import VirtualTime
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.shard.store.answers import ANSWERS_KEY
 from tidegate.shard.store.recovery import recover
+from tidegate.shard.store.store import ShardStore
 
 CLASSES = [Counter, TransactionCounter, MemoryCounter, StartedCounter, Journal, Account]
 PATIENCE_S = 600.0
@@ -34,6 +37,10 @@ CIRCLES = (1, 2, 7)
 before there were circles: their scenarios stay what they were."""
 DEADLY = 7
 """The same, of those in which alarms end their process."""
+
+
+KEYED = (8, 13)
+"""Remainders by 16 of the seeds whose clients have keys; neither are these of any in which something was found before."""
 
 
 class Result:
@@ -62,7 +69,9 @@ class Simulation:
         self.seed = seed
         self.patience_s = patience_s
         random = Random(seed)
-        self.scenario = scenario = make_scenario(random, circles=seed % 8 in CIRCLES, deadly=seed % 8 == DEADLY)
+        self.scenario = scenario = make_scenario(
+            random, circles=seed % 8 in CIRCLES, deadly=seed % 8 == DEADLY, keys=seed % 16 in KEYED
+        )
         self.random = random
         self.time = VirtualTime(Random(random.random()))
         self.disk = Disk(self.time, Random(random.random()), scenario)
@@ -73,8 +82,9 @@ class Simulation:
             self.time, Random(random.random()), scenario, self.network, self.disk, self.history, CLASSES, self._check_leaves
         )
         self.service.topology_changed = self._topology_changed
+        client = KeyedClient if scenario.keys else Client
         self.clients = [
-            Client(f"client{n}", self.time, Random(random.random()), scenario, self.network, self.history, self._answered)
+            client(f"client{n}", self.time, Random(random.random()), scenario, self.network, self.history, self._answered)
             for n in range(scenario.clients)
         ]
         self.told: dict[tuple[str, str], int] = {}
@@ -213,11 +223,25 @@ class Simulation:
         recovered: dict[bytes, bytes] = {}
         for state in states:
             recovered.update(state.rows)
-        self.history.check_recovered(recovered)
+        self.history.check_recovered({key: raw for key, raw in recovered.items() if not key.startswith(ANSWERS_KEY)})
+        self._check_answers_kept(states)
         for cls in COUNTERS:
             for name in ("c0", "c1", "c2"):
                 self._check_counter(cls, name)
         self._check_bank()
+
+    def _check_answers_kept(self, states: list[Any]) -> None:
+        """What was answered to keys is there after the last recovery, if its session has not said that it has arrived."""
+        for state in states:
+            store = ShardStore(state)
+            store.load_answers()
+            store.answers.check_invariants()
+            found = {
+                (name, key): answer.status for name, group in store.answers.groups.items() for key, answer in group.rows.items()
+            }
+            for what, answer in self.disk.answers_of(state.shard).items():
+                if found.get(what) != answer.status:
+                    self.history.problem("key", f"the answer to {what} in shard {state.shard} is lost: {answer}")
 
     def _check_counter(self, cls: str, name: str) -> None:
         history = self.history
@@ -230,6 +254,10 @@ class Simulation:
         if stored < self.told.get((cls, name), 0):
             history.problem("lost", f"{cls}/{name} ends with {stored}, told was {self.told[cls, name]}")
         executed = [call for call in numbers if not (call.status == 1 and call.value["outcome"] == "not_executed")]
+        if self.scenario.keys and all(call.status == 0 for call in numbers):
+            history.count("counters that were called exactly so often" if stored else "counters that were not called")
+            if stored != len(numbers):
+                history.problem("exactly once", f"{cls}/{name} ends with {stored} after {len(numbers)} calls that were answered")
         if stored > len(executed):
             history.problem("gap-free", f"{cls}/{name} ends with {stored} after at most {len(executed)} calls")
         if all(call.status == 0 for call in executed) and given != list(range(stored)):
@@ -284,7 +312,7 @@ def decode_result(result: Any) -> Any:
     if not isinstance(result, msgspec.Raw):
         return result
     raw = bytes(result)
-    return msgspec.json.decode(raw) if raw[:1] in (b"{", b"[") else msgspec.msgpack.decode(raw)
+    return msgspec.json.decode(raw) if raw[:1] in (b"{", b"[") and len(raw) > 1 else msgspec.msgpack.decode(raw)
 
 
 @contextlib.contextmanager

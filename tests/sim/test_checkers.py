@@ -14,7 +14,7 @@ from unittest import mock
 import pytest
 
 from tests.sim.disk import Disk, SimLog
-from tests.sim.simulation import simulate
+from tests.sim.simulation import KEYED, simulate
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.wire.protocol import OK, Origin
 from tidegate.shard.core.alarms import ShardAlarms
@@ -25,12 +25,14 @@ from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.host.host import Host
+from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun
 from tidegate.shard.host.outbound import Caller, LocalOrigin
 from tidegate.shard.host.outcomes import Outcomes
 from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.waiting import WaitingRoom
 from tidegate.shard.loop import callbacks
 from tidegate.shard.loop.task import StorageFuture
+from tidegate.shard.store.answers import AnswerTable
 from tidegate.shard.store.recovery import _Gathered
 from tidegate.shard.store.store import ShardStore
 
@@ -264,6 +266,44 @@ def alarms_are_no_part_of_their_group(stack: contextlib.ExitStack) -> None:
     patch(stack, ObjectCache, "set_alarm", set_alarm)
 
 
+# Calls with a key
+
+
+def answers_follow_in_the_next_commit(stack: contextlib.ExitStack) -> None:
+    late: list[Any] = []
+    original = OutputGate.cut
+
+    def cut(self: OutputGate, bytes_max: int) -> PendingCommit:
+        early, late[:] = late[:], [answer for answer in self.answers if answer.__class__ is KeyedRun]
+        self.answers = [answer for answer in self.answers if answer.__class__ is not KeyedRun]
+        self.open_bytes -= sum(answer.size for answer in late)
+        commit = original(self, bytes_max)
+        commit.answers = [*early, *commit.answers]
+        return commit
+
+    patch(stack, OutputGate, "cut", cut)
+
+
+def a_lost_answer_is_taken_for_one(stack: contextlib.ExitStack) -> None:
+    patch(stack, KeyedCalls, "settled", lambda self, runs: None)
+
+
+def answers_are_not_recovered(stack: contextlib.ExitStack) -> None:
+    patch(stack, _Gathered, "finish_answers", lambda self: None)
+
+
+def checkpoints_forget_answers(stack: contextlib.ExitStack) -> None:
+    patch(stack, AnswerTable, "take_changes", lambda self: {})
+
+
+def calls_that_were_interrupted_run_again(stack: contextlib.ExitStack) -> None:
+    patch(stack, KeyedRun, "end_step", lambda self: None)
+
+
+def calls_of_calls_have_no_keys(stack: contextlib.ExitStack) -> None:
+    patch(stack, KeyedRun, "call_key", lambda self, class_name, name, method: None)
+
+
 # What the simulation found when it was new, brought back.
 
 
@@ -334,6 +374,29 @@ VARIANTS: dict[Variant, set[str]] = {
     backpressure_opens_the_gate_too_early: {"input gate"},
     sections_do_not_end: {"answers", "error", "drain"},
 }
+
+
+KEYED_SEEDS = [seed for seed in range(1_600, 4_800) if seed % 16 in KEYED]
+KEYED_VARIANTS: dict[Variant, set[str]] = {
+    answers_follow_in_the_next_commit: {"exactly once", "gap-free", "key", "unique"},
+    a_lost_answer_is_taken_for_one: {"lost", "output gate", "exactly once", "gap-free", "key"},
+    answers_are_not_recovered: {"exactly once", "gap-free", "key"},
+    checkpoints_forget_answers: {"exactly once", "gap-free", "key"},
+    calls_that_were_interrupted_run_again: {"atomicity", "causality", "key", "lost"},
+    calls_of_calls_have_no_keys: {"atomicity"},
+}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
+@pytest.mark.parametrize("variant", KEYED_VARIANTS, ids=lambda variant: variant.__name__)
+def test_a_broken_promise_about_keys_is_noticed(variant: Variant) -> None:
+    for seed in KEYED_SEEDS:
+        with contextlib.ExitStack() as stack:
+            variant(stack)
+            problems = simulate(seed, patience_s=20.0).problems
+        if {problem.partition(":")[0] for problem in problems} & KEYED_VARIANTS[variant]:
+            return
+    pytest.fail(f"{len(KEYED_SEEDS)} seeds and nobody noticed")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from tests.sim.__main__ import judged
-from tests.sim.simulation import simulate
+from tests.sim.simulation import KEYED, simulate
 from tidegate.shard.worker.worker import Worker
 
 SEEDS = 150
@@ -53,6 +53,19 @@ def test_no_seed_breaks_a_promise_where_each_call_has_a_task_of_its_own(monkeypa
     monkeypatch.setitem(Worker.__init__.__kwdefaults__ or {}, "spare_task", False)
     problems = [problem for seed in range(first, first + 25) if (problem := judged(seed)[1])]
     assert not problems, "\n".join(problems)
+
+
+def test_no_seed_breaks_a_promise_where_every_call_has_a_key_and_is_asked_again() -> None:
+    seeds = [seed for seed in range(40_000, 40_320) if seed % 16 in KEYED]
+    totals: dict[str, int] = {}
+    for seed in seeds:
+        result = simulate(seed)
+        assert not result.problems, str(result)
+        for what, count in result.counts.items():
+            totals[what] = totals.get(what, 0) + count
+    wanted = ["asked again", "answered alike", "kills", "error interrupted", "error shard_lost"]
+    wanted.append("counters that were called exactly so often")
+    assert not [what for what in wanted if totals.get(what, 0) < 3], totals
 
 
 @pytest.mark.slow

@@ -48,6 +48,9 @@ class AlwaysOpen:
     def wait_capacity(self) -> Awaitable[None]:
         return DONE
 
+    def runs_keyed_call(self) -> bool:
+        return False
+
     def wait_fetched(self, begin: Any, finish: Any, concurrent: bool) -> Awaitable[Any]:
         raise AssertionError("everything is in memory")
 

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+import tidegate.shard.objects.storage as storage
 from tests.support.host_world import World
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import BadRequest, Interrupted, MethodRaised, ObjectReset, TooLarge
@@ -76,6 +77,13 @@ class Purse(DurableObject):
     async def pay_both_ways(self, name: str) -> int:
         other = self.stub(Purse, name)
         return sum(await asyncio.gather(other.pay(1), other.pay(2), other.pay(1)))
+
+
+class Careful(DurableObject):
+    async def pay(self, amount: int) -> int:
+        await self.storage.put("paid", amount)
+        await self.storage.put("paid at", 17)
+        return amount
 
 
 class Plain(DurableObject):
@@ -396,6 +404,21 @@ async def test_a_call_that_only_waits_while_others_write_runs_again_after_a_cras
     await world.settle()
     go_on.set_result(None)
     assert await again.reply == 6
+
+
+@KEYS
+async def test_a_call_that_writes_waits_for_no_disk_that_is_behind_so_that_it_stays_one_group(
+    key: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "UNDURABLE_BYTES_MAX", 0)
+    world = World(Careful, auto=False)
+    call = world.call(Careful, "a", "pay", 5, **key)
+    await world.settle()
+    (part,) = world.host.cut().shards
+    assert [answer.status for answer in part.answers] == [0], "not only a mark"
+    world.committed()
+    await world.settle()
+    assert call.result == 5
 
 
 # Calls of calls
