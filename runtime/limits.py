@@ -194,6 +194,12 @@ KEYED_GROUP_BYTES_MAX = 1 << 20
 OBJECT_DIRTY_BYTES_MAX = 22 << 20
 """What one object may write without a suspension: such writes are atomic, so they must fit in one commit."""
 
+SPACE_RESERVE_BYTES = 16 << 20
+"""Of each worker, on the disk, for checkpoints when there is no other room: the pages of a few small steps."""
+SHRINK_BYTES_MIN = 8 << 20
+"""A data file is written again, without its free pages, when those are more than half of it, and so much at least."""
+SHRINK_LIVE_BYTES_MAX = 128 << 20
+"""More is not copied beside a service: the log would wait for the disk. `tidegate compact` does it."""
 STATE_VERIFY_BYTES_MAX = 128 << 20
 """A shard's data file up to this size is looked through, every page and row, at each start: 200 to 400 MB a second."""
 

@@ -174,13 +174,15 @@ class CommitLog:
         self._keep_to = 0
         """Segments up to this number are kept instead of recycled."""
         self._segment_bytes = segment_bytes
-        self._next_bytes = min(segment_bytes_first, segment_bytes)
+        self._next_bytes = self._bytes_min = min(segment_bytes_first, segment_bytes)
         self._segments_max = segments_max
         self._random_bytes = random_bytes
         self._files = threading.Lock()  # Whoever creates, renames or removes files holds it.
         self._full: deque[_Segment] = deque()
         self._prepared: deque[_Segment] = deque()
         self._broken: str | None = None
+        self.may_grow = True
+        """False: there is no room, and what there is, is for others; no new segment is made."""
         self._position = 0
         self._link = 0
         self._appends = 0
@@ -278,9 +280,11 @@ class CommitLog:
             return False
         return len(self._full) + 1 < self._segments_max
 
-    def prepare_segment(self) -> None:
+    def prepare_segment(self, *, small: bool = False) -> None:
         """Makes one more segment ready, unless there is one. Raises `LogFull` when there is no room for it."""
         with self._files:
+            if small:
+                self._next_bytes = self._bytes_min
             if not self._prepared and self._broken is None:
                 self._prepare(0)
 
@@ -292,12 +296,18 @@ class CommitLog:
             )  # fmt: skip
         if size_min > self._next_bytes:
             self._next_bytes = self._segment_bytes
-        try:
-            self._prepared.append(self._create_segment())
-        except OSError as error:
-            if error.errno in _NO_SPACE:
-                raise self._without_room("prepare segment in", self._directory, error) from error
-            raise self._broke("prepare segment in", self._directory, error) from error
+        if not self.may_grow:
+            raise self._without_room("prepare segment in", self._directory, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        while True:
+            try:
+                self._prepared.append(self._create_segment())
+                return
+            except OSError as error:
+                if error.errno not in _NO_SPACE:
+                    raise self._broke("prepare segment in", self._directory, error) from error
+                if self._next_bytes // 2 < max(size_min, self._bytes_min):  # A smaller one may find room.
+                    raise self._without_room("prepare segment in", self._directory, error) from error
+                self._next_bytes //= 2
 
     def _create_first_segment(self) -> tuple[_Segment, int]:
         """And where its first frame stands."""
@@ -432,6 +442,7 @@ class NoLog:
         self._problem = problem
         self.is_broken = False
         self.needs_segment = False
+        self.may_grow = True
         self.segments_used, self.segments_max = 1, 2
 
     def append(self, record: bytes) -> int:
@@ -441,7 +452,7 @@ class NoLog:
     def truncate(self, position: int) -> None:
         pass
 
-    def prepare_segment(self) -> None:
+    def prepare_segment(self, *, small: bool = False) -> None:
         pass
 
     def keep(self) -> None:

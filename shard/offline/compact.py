@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tidegate.shard.offline.check import state_path
-from tidegate.shard.store.data_file import DATA_FILE, compact, find_damage, format_of
+from tidegate.shard.store.data_file import DATA_FILE, MAP_BYTES_MAX, compact, find_damage, format_of, open_environment
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.pages import PageFile
 
@@ -33,5 +34,6 @@ def compact_all(data: Path, shards: int, progress: Callable[[str, float], object
         except ValueError as error:
             raise ShardDamaged(shard, "compact", place, str(error)) from error
         before = file.stat().st_size
-        compact(place)
+        with contextlib.closing(open_environment(place, MAP_BYTES_MAX, readonly=True)) as env:
+            compact(place, env, MAP_BYTES_MAX).close()
         yield Compacted(shard, before, file.stat().st_size)

@@ -30,8 +30,9 @@ from tidegate.shard.store.data_file import (
     MAP_BYTES_MAX,
     META_KEY,
     format_of,
+    new_data,
     pack_meta,
-    replace_data,
+    put_in_place,
     unpack_meta,
     write_rows,
 )
@@ -194,12 +195,11 @@ class Salvage:
         lmdb.Error; then nothing is changed."""
         aside = self._place / f"{DATA_FILE}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
 
-        def make(new: Path) -> None:
+        with new_data(self._place) as new:
             meta = [(META_KEY, pack_meta(self._shard, applied_seq))]
             write_rows(new, merge(self._saved(), meta), MAP_BYTES_MAX)
             aside.hardlink_to(self._place / DATA_FILE)
-
-        replace_data(self._place, make)
+            put_in_place(new, self._place)
         return aside
 
     # Rows

@@ -14,12 +14,12 @@ Rule 3: no batch is begun while a snapshot that a reader has taken before is in 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import SLOT_KEY_BYTES
@@ -27,6 +27,7 @@ from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.store.ahead import Ahead
 from tidegate.shard.store.interface import Reader, ShardDamaged
 from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.room import Room
 from tidegate.shard.store.sorting import SORT_STEP, sorted_steps
 from tidegate.shard.store.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
@@ -48,6 +49,8 @@ CHECKPOINT_SLICE_BYTES = 128 << 10
 RETRY_S_MAX = 30.0
 FULL_AGAIN_S = 1.0
 """For so long after an attempt that found no room nobody asks for the next one."""
+REMOVAL_COMMIT_KEYS = 1_000
+"""Keys that one batch may take out where there is no room: each may need a page of its own, and the pages above."""
 URGENT_SHARE = 0.75
 """Share of the log, or of twice the memtables' bound, from which on the checkpoint takes half of the loop's time."""
 TURN_S_MAX = 0.001
@@ -211,6 +214,39 @@ def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator
             batch.abort()
 
 
+def removal_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]:
+    """Takes out of the state what the frozen memtable says is deleted, and nothing else, in batches that need little room: what
+    one frees is there for the one after the next. Steps are those of `checkpoint_steps`, which comes after it as ever."""
+    frozen = store.frozen
+    assert frozen is not None, store.shard
+    batch: StateBatch | None = None
+    keys_left = REMOVAL_COMMIT_KEYS
+    try:
+        for object_key, held in sorted(frozen.objects.items()):
+            deleted = sorted(object_key + key.encode() for key, value in held.writes.items() if value is None)
+            ranges = [(object_key, object_key + ABOVE_KEYS)] if held.cleared else [(key, key + b"\0") for key in deleted]
+            for low, high in ranges:
+                while True:
+                    batch = batch or store.state.begin()
+                    over = batch.delete_range(low, high, CHECKPOINT_SLICE_KEYS)
+                    keys_left -= CHECKPOINT_SLICE_KEYS if held.cleared else 1
+                    if keys_left <= 0:
+                        ready, batch, keys_left = batch, None, REMOVAL_COMMIT_KEYS
+                        yield ready
+                    else:
+                        yield None
+                    if over:
+                        break
+        for _ in range(2):  # From then on the checkpoint can use the pages that the last one of them has freed.
+            batch = batch or store.state.begin()
+            batch.set_applied_seq(store.state.applied_seq)
+            ready, batch = batch, None
+            yield ready
+    finally:
+        if batch is not None:
+            batch.abort()
+
+
 def _clear_steps(store: ShardStore, batch: StateBatch, object_key: bytes, ahead: Ahead | None) -> Generator[None, None, int]:
     """Deletes all that an object has; about how many keys those were."""
     entries = 0
@@ -262,6 +298,12 @@ class CheckpointStatistics(NamedTuple):
     """Failed attempts since the last success."""
 
 
+Helper = Callable[..., Awaitable[Any]]
+"""Runs a function, with its arguments, in the checkpointer's thread."""
+Shrink = Callable[[Helper], Coroutine[None, None, bool]]
+"""Makes files smaller that are mostly free; False: there was no room."""
+
+
 class Checkpointer:
     """Keeps memory and log bounded. All methods are called on the loop thread; one checkpoint runs at a time."""
 
@@ -273,15 +315,22 @@ class Checkpointer:
         report: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
         mark_at: Callable[[int], bytes] = lambda position: b"",
+        room: Room | None = None,
     ) -> None:
         """`applied_position`: that of the newest log record in the stores. `report` is told of failures. At `memtable_bytes` a
-        checkpoint starts. `mark_at`: the log mark of a state that has everything up to a position."""
+        checkpoint starts. `mark_at`: the log mark of a state that has everything up to a position. `room` is
+        what it may use where there is no other."""
         self._mark_at = mark_at
         self._stores = list(stores)
         self._log = log
         self._applied_position = applied_position
         self._report = report
         self._memtable_bytes = memtable_bytes
+        self._room = room
+        self.shrink: Shrink | None = None
+        """Awaited after each checkpoint, while no batch is begun."""
+        self._removed_position: int | None = None
+        """Up to here what was deleted has been taken out before the rest, for want of room."""
         self._helper = ThreadPoolExecutor(1, "tidegate-checkpoint")
         self._context = copy_context()  # Of the start: a checkpoint is nobody's task, whoever's write made it due.
         self._task: asyncio.Task[None] | None = None
@@ -357,6 +406,8 @@ class Checkpointer:
             raise self._full
         self._full = None
         position = self._applied_position()
+        if self._room is not None and self._checkpointed_position == position:
+            await self._in_helper(self._room.lend)
         while self._checkpointed_position < position:
             self._attempt_over.clear()
             task = self._hurry()
@@ -398,6 +449,9 @@ class Checkpointer:
                 await self._in_helper(self._log.truncate, position)
                 break
             except StoreFull as error:
+                position = await self._freeze_more()
+                if await self._remove_first(position):
+                    continue
                 self._failures += 1
                 self._full, self._full_at = error, asyncio.get_running_loop().time()
                 self._attempt_over.set()
@@ -408,6 +462,43 @@ class Checkpointer:
         self._freeze_position = None
         self._checkpoints += 1
         self._last_s = perf_counter() - began
+        if self.shrink is not None:
+            await self._make_smaller(self.shrink)
+        if self._room is not None:
+            await self._in_helper(self._room.keep)
+
+    async def _make_smaller(self, shrink: Shrink) -> None:
+        if not await shrink(self._in_helper) and self._room is not None and await self._in_helper(self._room.use):
+            await shrink(self._in_helper)
+
+    async def _remove_first(self, position: int) -> bool:
+        """Where there is no room: takes out what was deleted, in the room that is kept for that. False if nothing has changed
+        since that was done last, or it cannot be done."""
+        if self._room is None or self._removed_position == position or not await self._in_helper(self._room.use):
+            return False
+        try:
+            for store in self._stores:
+                if store.frozen is not None:
+                    await self._take_steps(store, removal_steps(store))
+            self._removed_position = position
+        except StoreFull:
+            return False
+        finally:
+            await self._in_helper(self._room.keep)
+        return True
+
+    async def _take_steps(self, store: ShardStore, steps: Generator[StateBatch | None, None, None]) -> None:
+        """In the same way as `_move`, with no regard for how long others have to wait: nothing can be written."""
+        try:
+            await self._reads_over(store)
+            for batch in steps:
+                if batch is None:
+                    await asyncio.sleep(0)
+                else:
+                    await self._in_helper(batch.commit)
+                    await self._reads_over(store)
+        finally:
+            steps.close()
 
     def leave_out(self, store: ShardStore) -> None:
         """Its shard is stopped: what it has got since its last checkpoint stays in the log, and only there."""
@@ -428,6 +519,19 @@ class Checkpointer:
         mark = self._mark_at(self._freeze_position)
         for store in self._stores:
             store.freeze(mark)
+        return self._freeze_position
+
+    async def _freeze_more(self) -> int:
+        """What was applied since the checkpoint began becomes a part of it: it may have made that smaller. The log position that
+        it reaches to now."""
+        for store in self._stores:
+            while store.freeze_more(_DEAL_STEP, b""):
+                await asyncio.sleep(0)
+        self._freeze_position = self._applied_position()
+        mark = self._mark_at(self._freeze_position)
+        for store in self._stores:  # All in one turn, so that they agree.
+            while store.freeze_more(_DEAL_STEP, mark):
+                pass
         return self._freeze_position
 
     async def _move(self, store: ShardStore) -> None:
@@ -479,9 +583,9 @@ class Checkpointer:
         while memtable.discard_some(CHECKPOINT_SLICE_KEYS * 8):  # Freeing is about ten times faster than putting.
             await asyncio.sleep(0)
 
-    async def _in_helper(self, function: Callable[..., None], *arguments: int) -> None:
+    async def _in_helper(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs it to its end even if this task is cancelled: a commit must not be left half watched."""
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._helper, function, *arguments))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._helper, function, *arguments))
 
     async def _wait_retry(self, error: OperatorError) -> None:
         delay = retry_delay_s(self._failures)

@@ -13,7 +13,8 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -29,8 +30,8 @@ from tidegate.shard.store.pages import CRC_BYTES, Damage, PageFile, Verifier, is
 FORMAT = 2
 FORMAT_WITHOUT_CHECKSUMS = 1
 DATA_FILE = "data.mdb"
-NEW = "new"
-"""Where a data file is made that is to replace the one there is."""
+NEW = "new-"
+"""What the names begin with of directories where data files are made that are to replace the one there is."""
 MAP_BYTES_MAX = 1 << 40
 MAP_BYTES_MIN = 1 << 30
 """The map is address space, not memory or disk. It is made as large as the system grants."""
@@ -114,40 +115,50 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
-def replace_data(path: Path, make: Callable[[Path], object]) -> None:
-    """Puts the data file that `make` leaves in the directory it is given in the place of the one in `path`: all of the new one,
-    or all of the old one, whatever happens. Raises OSError, lmdb.Error."""
-    new = path / NEW
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(mode=0o700)
+@contextlib.contextmanager
+def new_data(path: Path) -> Iterator[Path]:
+    """A directory beside the data file in `path`, for one that is to take its place."""
+    new = Path(tempfile.mkdtemp(prefix=NEW, dir=path))  # LMDB wants no name twice in a process.
     try:
-        make(new)
-        sync_file(new / DATA_FILE)
-        (new / DATA_FILE).rename(path / DATA_FILE)
-        sync_directory(path)
+        yield new
     finally:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def compact(path: Path) -> None:
-    """The same rows in a file without free pages, which LMDB never gives back. Raises OSError, lmdb.Error."""
+def put_in_place(new: Path, path: Path) -> None:
+    """All of the new data file, or all of the old one, whatever happens. Raises OSError."""
+    sync_file(new / DATA_FILE)
+    (new / DATA_FILE).rename(path / DATA_FILE)
+    sync_directory(path)
 
-    def make(new: Path) -> None:
-        with contextlib.closing(open_environment(path, MAP_BYTES_MAX, readonly=True)) as env:
-            env.copy(str(new), compact=True)
 
-    replace_data(path, make)
+def remove_new(path: Path) -> None:
+    """What a process has left that has not come to its end."""
+    for new in path.glob(NEW + "*"):
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def compact(path: Path, old: lmdb.Environment, map_bytes: int) -> lmdb.Environment:
+    """Puts the same rows in a file without free pages in the place of the data file, durably, and opens that. Raises OSError,
+    lmdb.Error."""
+    with new_data(path) as new:
+        old.copy(str(new), compact=True)
+        environment = open_environment(new, map_bytes)
+        try:
+            put_in_place(new, path)
+        except BaseException:
+            environment.close()
+            raise
+    return environment
 
 
 def add_checksums(path: Path, shard: int, map_bytes: int) -> None:
     """The same rows in the next format. Raises OSError, lmdb.Error."""
-
-    def make(new: Path) -> None:
+    with new_data(path) as new:
         with contextlib.closing(open_environment(path, map_bytes)) as old, old.begin() as txn:
             rows = progress(txn.cursor().iternext(), int(txn.stat()["entries"]), f"upgrading the store of shard {shard}")
             write_rows(new, _in_new_format(rows), map_bytes)
-
-    replace_data(path, make)
+        put_in_place(new, path)
 
 
 def _in_new_format(rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:

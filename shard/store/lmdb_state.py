@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import os
 import resource
-import shutil
 from collections.abc import Callable, Generator
 from pathlib import Path
 from time import perf_counter
@@ -35,13 +34,14 @@ from tidegate.shard.store.data_file import (
     FORMAT_WITHOUT_CHECKSUMS,
     MAP_BYTES_MAX,
     META_KEY,
-    NEW,
     add_checksums,
+    compact,
     expected_seq,
     find_damage,
     format_of,
     open_environment,
     pack_meta,
+    remove_new,
     sync_file,
     unpack_meta,
     with_checksums,
@@ -123,12 +123,13 @@ class LmdbState:
         """Set by every read that is made on the loop thread."""
         self.on_fault: Callable[[], object] | None = None
         """Called when such a read has waited for the disk."""
+        self.is_open = True
         self.expected_seq = 0
         """What recovery must reach at least: see `data_file.expected_seq`."""
         self._map_bytes = map_bytes
         try:
             path.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(path / NEW, ignore_errors=True)  # Of a process that has not come to its end.
+            remove_new(path)
             is_new = self._is_new()
             self._env = open_environment(path, map_bytes)
         except (lmdb.InvalidError, lmdb.CorruptedError) as error:
@@ -238,6 +239,23 @@ class LmdbState:
         if FAULTS.have_come() and self.on_fault is not None:
             self.on_fault()
 
+    def sizes(self) -> tuple[int, int]:
+        """Of the file, and how much of that holds nothing (the lists of free pages count as such)."""
+        stat, info = self._env.stat(), self._env.info()
+        pages = int(info["last_pgno"]) + 1
+        used = 2 + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return pages * int(stat["psize"]), (pages - int(used)) * int(stat["psize"])
+
+    def copy_smaller(self) -> lmdb.Environment:
+        """Puts a copy without free pages in the place of the file, durably. The state goes on with the old one, which has lost
+        its name, until it is told to change. No batch may be begun meanwhile. Blocks; raises OSError, lmdb.Error."""
+        return compact(self.path, self._env, self._map_bytes)
+
+    def change_to(self, environment: lmdb.Environment) -> lmdb.Environment:
+        """From now on reads and batches are made over that; the old one, to be closed when its snapshots are."""
+        old, self._env = self._env, environment
+        return old
+
     def snapshot(self) -> LmdbSnapshot:
         return LmdbSnapshot(self._env, self._damaged)
 
@@ -245,6 +263,7 @@ class LmdbState:
         return LmdbBatch(self, self._env)
 
     def close(self) -> None:
+        self.is_open = False
         self._env.close()
 
 

@@ -129,6 +129,16 @@ class Memtable:
             entries_max -= 1 + len(writes)
         return bool(objects)
 
+    def pour(self, upper: Memtable, objects_max: int) -> bool:
+        """Takes over at most so many objects of `upper`, which counts over this one; whether any are left there."""
+        while upper.objects and objects_max > 0:
+            key, held = upper.objects.popitem()
+            upper._count_object(held, -1)
+            upper._sorted.pop(key, None)
+            self.apply([held])
+            objects_max -= 1
+        return bool(upper.objects)
+
     def check_invariants(self) -> None:
         """Recomputes what is kept up incrementally."""
         probe = Memtable()

@@ -268,6 +268,19 @@ class ShardStore:
         self.active = Memtable()
         return True
 
+    def freeze_more(self, objects_max: int, mark: bytes = b"") -> bool:
+        """Sets aside what was applied since, too, at most so many objects of it; False when there is no more, and then `mark` is
+        as in `freeze`. What was deleted since then need not reach the state."""
+        if self.frozen is None and not self.freeze(mark):
+            return False
+        assert self.frozen is not None
+        if changes := self.answers.take_changes():
+            self.active.apply([ObjectWrites(ANSWERS_KEY, False, changes)])
+        if self.frozen.pour(self.active, objects_max):
+            return True
+        self.frozen_seq, self.frozen_mark = self.seq, mark
+        return False
+
     def drop_frozen(self) -> Memtable:
         """The frozen memtable has reached the state. It is returned to be emptied bit by bit."""
         frozen = self.frozen

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.limits import SPACE_RESERVE_BYTES
 from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog, sync_directory
 from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
 from tidegate.shard.store.data_file import MAP_BYTES_MAX
@@ -23,6 +24,8 @@ from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
 from tidegate.shard.store.residency import Watch, WatchStatistics
+from tidegate.shard.store.room import RESERVE, Room
+from tidegate.shard.store.shrinking import Shrinker
 from tidegate.shard.store.store import ShardStore, StoreFull
 
 ADDRESS_BYTES_MAX = 32 << 40
@@ -128,6 +131,7 @@ class WorkerStore:
         stopped: Stopped | None = None,
         seqs: dict[int, int] | None = None,
         mark: LogMark | None = None,
+        room: Room | None = None,
     ) -> None:
         """`mark`: names the log. `seqs` is kept up to date, for the log's prologues."""
         self.stopped: Stopped = {} if stopped is None else stopped
@@ -151,7 +155,12 @@ class WorkerStore:
         self._untold = 0
         """Records since one said that."""
         mark_at = (lambda position: b"") if mark is None else lambda position: mark._replace(position=position).encode()
-        self.checkpointer = Checkpointer(stores, log, lambda: self.applied_position, trouble, memtable_bytes, mark_at)
+        self.room = room
+        if room is not None:
+            room.log = log
+        self.checkpointer = Checkpointer(
+            stores, log, lambda: self.applied_position, trouble, memtable_bytes, mark_at, room
+        )  # fmt: skip
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
@@ -180,6 +189,7 @@ class WorkerStore:
         `memtable_bytes`: see `Checkpointer`. Where there is no room for any of that, everything durable can be read, and nothing
         written: see `read_only`."""
         stopped: Stopped = {}
+        room = Room(data_dir / "log" / f"{RESERVE}{worker}", SPACE_RESERVE_BYTES)
         states = _open_states(data_dir, shards, stopped)
         try:
             recovery = Recovery(data_dir, states, start, worker)
@@ -195,13 +205,17 @@ class WorkerStore:
             stopped.update(report.damaged)
             states = _without(states, stopped)
             _delete([log for log in own_logs(data_dir, start, worker, mark.run) if not recovery.may_need(log, stopped)])
-            store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark)
+            store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark, room)
         except (StoreFull, LogWithoutRoom) as error:
             _close_states(states)  # What has failed to write is in no state to be read.
+            if room.use():
+                return cls.open(data_dir, start, worker, shards, trouble, memtable_bytes)
             return cls._open_to_read(data_dir, start, worker, shards, trouble, error)
         except BaseException:
             _close_states(states)
             raise
+        room.keep()
+        store.checkpointer.shrink = Shrinker([(store.shards[state.shard], state) for state in states]).shrink
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
 

@@ -364,7 +364,9 @@ class Worker:
             async with asyncio.timeout(_DRAIN_CHECKPOINT_S):
                 await self.store.checkpointer.finish()
         except (OperatorError, TimeoutError) as exc:
-            log.warning("no checkpoint before the stop (%s); the next start recovers from the log", exc or "it took too long")
+            log.warning(
+                "no checkpoint before the stop (%s); the next start recovers from the log", str(exc) or "it took too long"
+            )
 
     def _end(self, exit_code: int, unanswered: int) -> None:
         ended, self._ended = self._ended, None

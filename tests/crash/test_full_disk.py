@@ -17,7 +17,7 @@ from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
 from tests.support.waiting import wait_until
 
 SIZES = {"ext4": 400 << 20, "xfs": 400 << 20, "btrfs": 400 << 20, "tmpfs": 300 << 20}
-FULL = r"(?i)no space left|was reset|refused|there is room again|exited with code 1|had no room"
+FULL = r"(?i)no space left|no checkpoint before the stop|was reset|refused|there is room again|exited with code 1|had no room"
 
 
 def assert_refused_at_once(service: Service, turns: dict[str, int]) -> None:

@@ -22,6 +22,7 @@ from tidegate.shard.store.checkpoint import (
     checkpoint_due,
     checkpoint_steps,
     memtable_bytes_max,
+    removal_steps,
     retry_delay_s,
     slices,
     turn_budget_s,
@@ -94,6 +95,58 @@ def test_the_applied_sequence_is_raised_only_by_the_last_batch(monkeypatch: pyte
     assert len(seen) >= 8
     assert [seq for _, seq in seen] == [0] * (len(seen) - 1) + [1]
     assert seen[-1] == (1000, 1)
+
+
+def test_what_was_deleted_is_taken_out_first_in_small_batches_and_the_sequence_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_module, "REMOVAL_COMMIT_KEYS", 100)
+    state = MemoryState(0)
+    store = ShardStore(state)
+    store.apply(1, [ObjectWrites(object_key(number), False, {"a": b"1", "b": b"2", "c": b"3"}) for number in range(500)])
+    store.freeze()
+    for batch in checkpoint_steps(store):
+        if batch is not None:
+            batch.commit()
+    store.drop_frozen()
+    store.apply(2, [ObjectWrites(object_key(number), number % 2 == 0, {"b": None, "c": b"4"}) for number in range(400)])
+    store.freeze()
+    batches = 0
+    for batch in removal_steps(store):
+        if batch is not None:
+            batch.commit()
+            batches += 1
+    assert batches > 4
+    assert state.applied_seq == 1, "after a crash the log has all of it still"
+    left = {key: [name for name in "abc" if object_key(key) + name.encode() in state.rows] for key in (0, 1, 450)}
+    assert left == {0: [], 1: ["a", "c"], 450: ["a", "b", "c"]}
+    for batch in checkpoint_steps(store):
+        if batch is not None:
+            batch.commit()
+    assert state.applied_seq == 2
+    assert state.rows[object_key(0) + b"c"] == state.rows[object_key(1) + b"c"] == b"4"
+    assert len(state.rows) == 200 * 1 + 200 * 2 + 100 * 3
+
+
+def test_what_comes_while_there_is_no_room_joins_the_checkpoint_and_answers_stay_the_same() -> None:
+    state = MemoryState(0)
+    store = ShardStore(state)
+    store.apply(1, [ObjectWrites(object_key(number), False, {"a": b"1"}) for number in range(100)])
+    assert store.freeze()
+    store.apply(2, [ObjectWrites(object_key(number), True, {}) for number in range(90)])
+    store.apply(3, [ObjectWrites(object_key(95), False, {"b": b"2"})])
+    answers = [store.scan(object_key(number)) for number in range(100)]
+    while store.freeze_more(7):
+        assert [store.scan(object_key(number)) for number in range(100)] == answers
+    assert (store.active.entries, store.frozen_seq) == (0, 3)
+    assert store.frozen is not None
+    store.frozen.check_invariants()
+    store.active.check_invariants()
+    assert [store.scan(object_key(number)) for number in range(100)] == answers
+    for batch in checkpoint_steps(store):
+        if batch is not None:
+            batch.commit()
+    store.drop_frozen()
+    assert [store.scan(object_key(number)) for number in range(100)] == answers
+    assert (len(state.rows), state.applied_seq) == (11, 3)
 
 
 def test_a_checkpoint_given_up_halfway_aborts_its_batch() -> None:

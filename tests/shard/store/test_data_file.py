@@ -46,8 +46,8 @@ def test_an_upgrade_that_is_cut_short_leaves_the_old_state_and_is_made_the_next_
     place = tmp_path / "0003"
     write_format_1(place, 3, ROWS, 77)
     before = (place / "data.mdb").read_bytes()
-    (place / "new").mkdir()
-    (place / "new" / "data.mdb").write_bytes(b"half a file")
+    (place / "new-x").mkdir()
+    (place / "new-x" / "data.mdb").write_bytes(b"half a file")
 
     def no_room(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

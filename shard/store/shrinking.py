@@ -1,0 +1,62 @@
+"""Makes data files smaller that are mostly free. LMDB never gives pages back to the file system.
+
+Guarantee: at any instant the file in place has every row. The smaller one is a whole copy, durable before it takes the other's
+name; reads that have begun end over the old one, which goes when they have.
+
+Called between checkpoints, so that no batch is begun meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import Any
+
+import lmdb
+
+from tidegate.runtime.limits import SHRINK_BYTES_MIN, SHRINK_LIVE_BYTES_MAX
+from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.store import ShardStore
+
+log = logging.getLogger("tidegate")
+
+
+def is_due(file_bytes: int, free_bytes: int) -> bool:
+    """More than half of the file is free, enough to be worth it, and the rest is copied quickly."""
+    return free_bytes * 2 > file_bytes and free_bytes >= SHRINK_BYTES_MIN and file_bytes - free_bytes <= SHRINK_LIVE_BYTES_MAX
+
+
+class Shrinker:
+    """For the states of a worker."""
+
+    def __init__(self, states: Sequence[tuple[ShardStore, LmdbState]]) -> None:
+        self._states = states
+
+    async def shrink(self, in_helper: Callable[..., Awaitable[Any]]) -> bool:
+        """Looks at each of them. What cannot be done is tried after the next checkpoint; False: of one it could not be."""
+        done = True
+        for store, state in self._states:
+            if state.is_open and is_due(*state.sizes()):
+                try:
+                    await self._shrink(store, state, in_helper)
+                except (OSError, lmdb.Error) as error:
+                    log.info("cannot make the file of shard %d smaller, which is mostly free: %s", state.shard, error)
+                    done = False
+        return done
+
+    @staticmethod
+    async def _shrink(store: ShardStore, state: LmdbState, in_helper: Callable[..., Awaitable[Any]]) -> None:
+        smaller = await in_helper(state.copy_smaller)
+        old = state.change_to(smaller)
+        if store.reads:
+            over = asyncio.get_running_loop().create_future()
+            store.reads.when_over(partial(_settle, over))
+            await over
+        await in_helper(old.close)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,81 @@
+"""Room on the disk: deletes get through when it is full, and what was deleted is given back."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.crash.disk import MakeDisk
+from tests.crash.test_full_disk import FULL, fill_until_refused
+from tests.crash.test_service_disk import BOX_NAMES, BOXES, fill_boxes
+from tests.support.load import read_many
+from tests.support.service import KILLED_BY_TEST, Serve, exchange
+from tests.support.waiting import wait_until
+from tidegate.shard.store.room import Room
+
+APP = (
+    BOXES
+    + """
+    async def empty(self) -> None:
+        await self.storage.delete_all()
+"""
+)
+
+
+RESERVE_BYTES = 4 << 20
+
+
+class Log:
+    may_grow = True
+
+    def prepare_segment(self, *, small: bool = False) -> None:
+        raise NotImplementedError
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
+def test_deletes_get_through_on_a_full_disk_and_make_room(make_disk: MakeDisk, serve: Serve, tmp_path: Path, kind: str) -> None:
+    app = tmp_path / "boxes.py"
+    app.write_text(APP)
+    disk = make_disk(400 << 20, kind)
+    service = serve(1, app=str(app), data=disk.place / "data")
+    service.expect(FULL, KILLED_BY_TEST, "no checkpoint before the stop")
+    turns: dict[str, int] = {}
+    assert fill_boxes(service, 0, turns) is None
+    fill_until_refused(service, disk, turns)
+    for name in BOX_NAMES:
+        assert exchange(service.endpoint, "Box", name, "empty", [], timeout_s=30) == (0, None), name
+    assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == [-1] * len(BOX_NAMES)
+    if kind == "btrfs":  # What it gives back of a full disk, and when, is its own affair.
+        return
+
+    # What they held is there for others, though who has taken the rest of the disk has it still.
+    write = partial(exchange, service.endpoint, "Box", "b0", "fill", [500_000, 7])
+    wait_until(lambda: write()[0] == 0, "room to write", pause_s=0.2, seen=lambda: service.output[-4_000:])
+    for name in BOX_NAMES[1:8]:
+        assert exchange(service.endpoint, "Box", name, "fill", [500_000, 7]) == (0, 7)
+    expected = [7] * 8 + [-1] * (len(BOX_NAMES) - 8)
+    assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == expected
+    assert service.stop() == 0
+    service.start(1)
+    assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == expected
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_on_a_full_disk_it_takes_what_there_is_and_the_log_may_not_grow_until_it_is_whole(make_disk: MakeDisk, kind: str) -> None:
+    disk = make_disk(300 << 20, kind)
+    log = Log()
+    room = Room(disk.place / "reserve-0", RESERVE_BYTES, log)
+    disk.fill(leave_bytes=3 << 20)
+    room.keep()
+    assert 0 < room.kept_bytes < RESERVE_BYTES
+    assert not log.may_grow
+    room.keep()
+    assert not log.may_grow
+    disk.empty()
+    room.keep()
+    assert (room.kept_bytes, log.may_grow) == (RESERVE_BYTES, True)
