@@ -2,7 +2,8 @@
 
 Guarantee: what such a call is answered is durable in the commit that has its last writes, or neither is; a repeated key is
 answered that, once it is durable, whatever has become of the object, and while the first still runs the others wait for it. A
-first call that has left nothing durable is none: the next one runs.
+first call that has left nothing durable is none: the next one runs. Nor is one that has written nothing and failed because an
+object that it asked was lost or out of reach: its caller is told that, and may repeat it.
 
 A call that is answered in its first step leaves its writes and its answer in one commit. One that has written and waits is marked
 with these writes as *started*: if its end does not become durable, what it did is done in part, and a repeated key is told that
@@ -26,7 +27,17 @@ from zlib import crc32
 
 import msgspec
 
-from tidegate.runtime.errors import BadRequest, CallError, Interrupted, TooLarge
+from tidegate.runtime.errors import (
+    BadRequest,
+    CallError,
+    Interrupted,
+    Moved,
+    ObjectReset,
+    Overloaded,
+    ShardLost,
+    TooLarge,
+    Unavailable,
+)
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Origin, Request, decode_options, encode
 from tidegate.shard.host.call import Call, CallKey
@@ -49,6 +60,7 @@ SESSIONS_KNOWN_MAX = 10_000
 NUMBER_MAX = 10**18 - 1
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{1,22}\.(0|[1-9][0-9]{0,17})(~[A-Za-z0-9_-]{1,20})?", re.ASCII)
 
+_PASSING = frozenset({Moved, ObjectReset, Overloaded, ShardLost, Unavailable})
 _SIZED = frozenset({msgspec.Raw, bytes, str})
 
 _decode: Any = msgspec.msgpack.Decoder().decode
@@ -281,6 +293,12 @@ class KeyedCalls:
         if self._waiting.repeating:
             self._waiting.first_ended(run)
         return run.inner
+
+    @staticmethod
+    def may_run_again(run: KeyedRun, error: CallError) -> bool:
+        """It failed because another object was lost or out of reach, and has written nothing itself: who repeats it runs it
+        again, and what it asks of others has the same keys."""
+        return type(error) in _PASSING and not run.is_marked and not run.has_written
 
     @staticmethod
     def _pack(run: KeyedRun, status: int, result: Any) -> None:

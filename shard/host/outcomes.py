@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tidegate.runtime.errors import ObjectReset, TooLarge
+from tidegate.runtime.errors import CallError, ObjectReset, TooLarge
 from tidegate.runtime.limits import LARGE_BYTES, REPLY_BYTES_MAX
 from tidegate.runtime.wire.encoding import encode_value, encode_value_json, one_value, one_value_json, why_not_sent
 from tidegate.runtime.wire.exceptions import text_of
@@ -68,8 +68,13 @@ class Outcomes:
     def finish_error(
         self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, method: str, error: BaseException
     ) -> None:
+        keyed = self._host.keyed
         if activation.broken is not None or issubclass(type(error), Aborted):
             self._host.answer_error(origin, request_id, activation.broken or ObjectReset(text_of(error)))
+        elif isinstance(origin, KeyedRun) and isinstance(error, CallError) and keyed.may_run_again(origin, error):
+            keyed.let_go(origin)
+            told = {**error.to_wire(), "outcome": "unknown"}  # Of what it has asked others.
+            self.finish_status(activation, origin.inner, request_id, ERROR, told)
         else:
             self._host.log.failed(activation.id, f"{method} raised", error)
             raised = method_raised(error, dev=self._host.settings.dev)

@@ -74,6 +74,21 @@ class Purse(DurableObject):
             await until("go on")
         return results
 
+    async def stop_once(self) -> None:
+        if CONTROL.pop("stop", None):
+            self.abort("as if its worker had died")
+
+    async def ask_and_pay(self, name: str) -> int:
+        LOG.append("parent")
+        await self.stub(Purse, name).stop_once()
+        return await self.pay(1)
+
+    async def pay_and_ask(self, name: str) -> int:
+        LOG.append("parent")
+        paid = await self.pay(1)
+        await self.stub(Purse, name).stop_once()
+        return paid
+
     async def pay_both_ways(self, name: str) -> int:
         other = self.stub(Purse, name)
         return sum(await asyncio.gather(other.pay(1), other.pay(2), other.pay(1)))
@@ -438,6 +453,31 @@ async def test_a_call_that_runs_again_does_not_do_twice_what_it_asks_of_others(k
     assert world.durable(Purse, "b") == world.durable(Purse, "c") == {"paid": 1}
     assert await world.ask(Purse, "a", "pay_others", "b", "c", **key) == [1, 1]
     assert LOG == ["parent", 1, 1, "parent"]
+
+
+@KEYS
+async def test_a_call_that_fails_because_another_object_was_lost_and_has_written_nothing_runs_again(key: dict[str, Any]) -> None:
+    world = World(Purse)
+    control("stop")
+    with pytest.raises(ObjectReset):
+        await world.ask(Purse, "a", "ask_and_pay", "b", **key)
+    assert await world.ask(Purse, "a", "ask_and_pay", "b", **key) == 1
+    assert await world.ask(Purse, "a", "ask_and_pay", "b", **key) == 1
+    assert LOG == ["parent", "parent", 1]
+    assert world.durable(Purse, "a") == {"paid": 1}
+
+
+@KEYS
+async def test_a_call_that_has_written_and_then_fails_because_another_object_was_lost_does_not_run_again(
+    key: dict[str, Any],
+) -> None:
+    world = World(Purse)
+    control("stop")
+    for _ in range(2):
+        with pytest.raises(MethodRaised, match="as if its worker had died"):
+            await world.ask(Purse, "a", "pay_and_ask", "b", **key)
+    assert LOG == ["parent", 1]
+    assert world.durable(Purse, "a") == {"paid": 1}
 
 
 @KEYS
