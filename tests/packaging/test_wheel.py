@@ -80,6 +80,7 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/__main__.py",
         "tidegate/py.typed",
         "tidegate/systemd/tidegate.service",
+        "tidegate/systemd/tidegate.socket",
         "tidegate/systemd/tidegate.toml",
         "tidegate/systemd/sysusers.d/tidegate.conf",
         "tidegate/systemd/tmpfiles.d/tidegate.conf",

@@ -17,7 +17,7 @@ from tidegate.runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.wire.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
 from tidegate.runtime.wire.slots import SlotTable
-from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
 OWNERS = (0, 1, 0, 1)
 
@@ -87,7 +87,7 @@ def test_what_an_operator_asks_about_an_alarm_goes_to_the_worker_of_the_object(m
     assert net.error()[1:] == ("bad_request", "not_executed")
 
 
-STEPS = ("call", "json call", "timed call", "turn", "reply", "lose", "new process", "up", "40 s later")
+STEPS = ("call", "json call", "timed call", "turn", "reply", "lose", "new process", "up", "park", "hold", "let go", "40 s later")
 
 
 class Story:
@@ -117,6 +117,10 @@ class Story:
         elif step == "40 s later":
             self.now += 40
             net.machine.handle_timer(self.now)
+        elif step == "park":
+            net.machine.park(0, 1, self.now)
+        elif step in ("hold", "let go"):
+            net.machine.hold(self.now, on=step == "hold")
         else:
             self.up = step != "lose"
             if step == "new process" or (step == "up" and net.machine.endpoint_of(0) is None):
@@ -125,6 +129,8 @@ class Story:
             endpoint = f"worker-0.{self.incarnation}" if self.up else None
             net.machine.topology_changed(topology(endpoint, None, epoch=self.epoch), self.now)
         net.machine.check_invariants()
+        for said in net.machine.take_said():
+            assert isinstance(said, Waited) or not net.machine.workers[0].has_sent()
 
     def finish(self) -> None:
         net = self.net
@@ -154,6 +160,55 @@ def test_every_call_is_answered_exactly_once_with_the_right_outcome_in_every_sma
         for step in ("up", "call", first, *steps):
             story.step(step)
         story.finish()
+
+
+def test_calls_to_a_worker_that_is_being_replaced_wait_for_its_successor_and_what_it_has_is_answered() -> None:
+    net = Net("a", "b")
+    other = names_of_worker(1, 1)[0]
+    net.call([1, "C", NAME, "m"])
+    net.send()
+    net.machine.park(0, 3, 1.0)
+    net.call([2, "C", NAME, "m"], [3, "C", other, "m"], now=1.0)
+    assert [row[2] for row in net.send()[0]] == [NAME]
+    assert [row[2] for row in net.sent[1]] == [other]
+    assert net.machine.take_said() == []
+    net.reply(0, net.sent[0][0][0], "first")
+    assert net.machine.take_said() == [Parked(0, 3)]
+    assert net.machine.take_said() == [], "once"
+    net.call([4, "C", NAME, "m"], now=1.5)
+    net.machine.topology_changed(topology(None, "b", epoch=2), 2.0)
+    net.machine.topology_changed(topology("a2", "b", epoch=3), 2.25)
+    assert net.machine.take_said() == [Waited(0, 2, 1_250.0)]
+    assert [row[2] for row in net.send()[0]] == [NAME] * 3
+    assert [answer[1:3] for answer in net.answers] == [(1, OK)]
+
+
+def test_clients_are_not_sent_to_a_worker_that_is_being_replaced() -> None:
+    net = Net("a", "b")
+    net.machine.park(0, 1, 0.0)
+    net.call([1, "", "", "topology"])
+    endpoints = {shard["worker"]: shard["endpoint"] for shard in net.answers[-1][3]["shards"]}
+    assert endpoints == {0: None, 1: "b"}
+
+
+def test_while_calls_are_held_no_worker_gets_any_and_then_all_of_them() -> None:
+    net = Net("a", "b")
+    other = names_of_worker(1, 1)[0]
+    net.machine.hold(1.0, on=True)
+    net.call([1, "C", NAME, "m"], [2, "C", other, "m"], now=1.0)
+    assert net.send() == {0: [], 1: []}
+    net.machine.park(0, 1, 1.0)
+    net.machine.hold(1.2, on=False)
+    assert [len(rows) for rows in net.send().values()] == [0, 1]
+
+
+def test_a_router_that_drains_refuses_at_once_what_waits_for_a_worker_that_nobody_will_start() -> None:
+    net = Net(None, "b")
+    net.call([1, "C", NAME, "m"])
+    net.machine.start_drain()
+    assert net.error() == (1, "unavailable", "not_executed")
+    assert net.answers[-1][3]["leaving"] is True
+    assert net.machine.unanswered() == 0
 
 
 def test_a_call_goes_to_the_worker_that_owns_its_slot() -> None:

@@ -20,12 +20,14 @@ export LD_LIBRARY_PATH=/opt/python/lib  # A Python built with a shared library f
 exec /opt/python/bin/python3 -m tidegate "\$@"
 SCRIPT
 chmod 755 opt/tidegate/bin/tidegate
-cp "$source/systemd/tidegate.service" etc/systemd/system/
+cp "$source/systemd/tidegate.service" "$source/systemd/tidegate.socket" etc/systemd/system/
 cp "$source/systemd/sysusers.d/tidegate.conf" etc/sysusers.d/
 cp "$source/systemd/tmpfiles.d/tidegate.conf" etc/tmpfiles.d/
 cp "$source/systemd/tidegate.toml" etc/tidegate/
 cp "$source/examples/counter.py" etc/tidegate/app.py
 mkdir -p etc/systemd/system/basic.target.wants
 ln -sf ../tidegate.service etc/systemd/system/basic.target.wants/
+mkdir -p etc/systemd/system/sockets.target.wants
+ln -sf ../tidegate.socket etc/systemd/system/sockets.target.wants/
 exec systemd-nspawn -D /mnt/root --machine="tidegate-$$" --boot --register=no --keep-unit --console=pipe --private-network \
     --bind-ro="$source:/opt/source" --bind-ro="$python:/opt/python" --bind-ro="$site:/opt/site" -- --unit=basic.target

@@ -35,12 +35,13 @@ def unit(tmp_path: Path) -> Path:
     """The unit with a program that exists."""
     file = tmp_path / UNIT.name
     file.write_text(UNIT.read_text().replace("/opt/tidegate/bin/tidegate", "/bin/true"))
+    shutil.copy(UNIT.with_suffix(".socket"), tmp_path)
     return file
 
 
 @needs_analyze
 def test_systemd_has_nothing_to_say_about_the_unit(unit: Path) -> None:
-    verified = run("systemd-analyze", "verify", "--man=no", str(unit))
+    verified = run("systemd-analyze", "verify", "--man=no", str(unit), str(unit.with_suffix(".socket")))
     assert verified.stdout + verified.stderr == ""  # It exits with 0 for keys that it does not know.
 
 
@@ -72,10 +73,10 @@ class Machine:
             command = [*alone, boot, str(ROOT), sys.base_prefix, str(site)]
             self._machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         self._log = log
-        self._init = ""
+        self.init = ""
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return run("nsenter", "-t", self._init, "-m", "-u", "-i", "-p", "-n", "-C", "--", *command)
+        return run("nsenter", "-t", self.init, "-m", "-u", "-i", "-p", "-n", "-C", "--", *command)
 
     def wait_until_booted(self) -> None:
         """Skips the test where containers cannot be made; fails where they can and the machine does not come up."""
@@ -83,8 +84,8 @@ class Machine:
         def booted() -> bool:
             if self._machine.poll() is not None:
                 pytest.skip(f"cannot boot a systemd here: {self._log.read_text()[-500:]}")
-            self._init = only_child(only_child(str(self._machine.pid)))
-            return bool(self._init) and self.run("systemctl", "is-active", "basic.target").stdout == "active\n"
+            self.init = only_child(only_child(str(self._machine.pid)))
+            return bool(self.init) and self.run("systemctl", "is-active", "basic.target").stdout == "active\n"
 
         self.wait_until(booted, "the boot")
 
@@ -98,7 +99,7 @@ class Machine:
         return dict(line.split("=", 1) for line in shown.splitlines())
 
     def journal(self) -> str:
-        return self.run("journalctl", "-u", "tidegate", "--no-pager", "-o", "cat").stdout if self._init else self._log.read_text()
+        return self.run("journalctl", "-u", "tidegate", "--no-pager", "-o", "cat").stdout if self.init else self._log.read_text()
 
     def tidegate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run("/opt/tidegate/bin/tidegate", *arguments)
@@ -193,11 +194,83 @@ def test_systemd_starts_the_service_again_when_its_supervisor_is_killed(machine:
     assert machine.tidegate("call", "Counter", "alice", "get_unique_number").stdout == "3\n"
 
 
+CALLER = """
+import asyncio, sys, time, tidegate
+
+async def main():
+    errors, answered, slowest, until = [], 0, 0.0, time.monotonic() + float(sys.argv[1])
+    async with tidegate.connect("tcp://127.0.0.1:7711", timeout=30) as client:
+        async def call(number):
+            nonlocal answered, slowest
+            while time.monotonic() < until:
+                began = time.monotonic()
+                try:
+                    await client.call("Counter", f"load{number}", "get_unique_number")
+                    answered += 1
+                except Exception as error:
+                    errors.append(repr(error))
+                    await asyncio.sleep(0.01)
+                slowest = max(slowest, time.monotonic() - began)
+        await asyncio.gather(*(call(number) for number in range(20)))
+    print(answered, round(slowest, 2), errors[:3])
+
+asyncio.run(main())
+"""
+
+
+PYTHON = ("env", "PYTHONPATH=/opt/source:/opt/site", "LD_LIBRARY_PATH=/opt/python/lib", "/opt/python/bin/python3")
+
+
+def calling(machine: Machine, seconds: float) -> subprocess.Popen[str]:
+    """Twenty callers of the Python client, in the machine."""
+    enter = ["nsenter", "-t", machine.init, "-m", "-u", "-i", "-p", "-n", "-C", "--"]
+    return subprocess.Popen([*enter, *PYTHON, "-c", CALLER, str(seconds)], stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.root
+def test_no_caller_of_the_python_client_fails_while_the_service_is_reloaded_and_restarted_by_systemd(machine: Machine) -> None:
+    wait_until_active(machine)
+    caller = calling(machine, 8.0)
+    for command in ("reload", "restart", "reload", "restart"):
+        assert machine.run("systemctl", command, "tidegate").returncode == 0, machine.journal()
+        wait_until_active(machine)
+    said, _ = caller.communicate(timeout=60)
+    print(said)
+    answered, _, errors = said.split(" ", 2)
+    assert errors.strip() == "[]"
+    assert int(answered) > 100
+
+
+@pytest.mark.root
+def test_a_reload_of_a_broken_app_fails_and_the_service_stays_active_with_what_it_had(machine: Machine) -> None:
+    wait_until_active(machine)
+    main_pid = machine.state()["MainPID"]
+    machine.run("sh", "-c", "cp /etc/tidegate/app.py /tmp/app.py; echo 'import no_such_module' > /etc/tidegate/app.py")
+    assert machine.run("systemctl", "reload", "tidegate").returncode != 0
+    wait_until_active(machine)
+    assert machine.state()["MainPID"] == main_pid
+    assert machine.state()["StatusText"].startswith("degraded: load /etc/tidegate/app.py: the last reload failed")
+    machine.run("cp", "/tmp/app.py", "/etc/tidegate/app.py")
+    assert machine.run("systemctl", "reload", "tidegate").returncode == 0
+    assert machine.state()["StatusText"].startswith("serving")
+
+
+@pytest.mark.root
+def test_a_connection_waits_in_the_socket_of_systemd_until_the_service_is_there_again(machine: Machine) -> None:
+    wait_until_active(machine)
+    machine.run("systemctl", "kill", "--signal=KILL", "tidegate")
+    program = "import socket; socket.create_connection(('127.0.0.1', 7711), timeout=10)"
+    connected = machine.run(*PYTHON, "-c", program)
+    assert connected.returncode == 0, connected.stderr
+    wait_until_active(machine)
+    assert machine.tidegate("call", "Counter", "waits", "get_unique_number").stdout == "0\n"
+
+
 @pytest.mark.root
 def test_the_booted_service_stops_cleanly_and_quickly(machine: Machine) -> None:
     wait_until_active(machine)
     began_at = time.monotonic()
-    assert machine.run("systemctl", "stop", "tidegate").returncode == 0
+    assert machine.run("systemctl", "stop", "tidegate.socket", "tidegate").returncode == 0
     assert time.monotonic() - began_at < 10
     state = machine.state()
     assert (state["ActiveState"], state["Result"], state["ExecMainStatus"]) == ("inactive", "success", "0")
@@ -214,4 +287,4 @@ def test_a_broken_app_makes_the_start_fail_with_its_traceback_in_the_journal(mac
     machine.run("sh", "-c", "echo 'import no_such_module' > /etc/tidegate/app.py")
     assert machine.run("systemctl", "restart", "tidegate").returncode != 0
     assert "No module named 'no_such_module'" in machine.journal()
-    machine.run("systemctl", "stop", "tidegate")
+    machine.run("systemctl", "stop", "tidegate.socket", "tidegate")

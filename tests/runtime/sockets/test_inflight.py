@@ -32,7 +32,7 @@ def sent(inflight: InFlight) -> list[int]:
     return tokens
 
 
-STEPS = ("add", "add json", "add timed", "send", "answer oldest", "lose", "up", "down", "time", "take unsent")
+STEPS = ("add", "add json", "add timed", "send", "answer oldest", "lose", "up", "park", "down", "time", "take unsent")
 
 
 def every_sequence(length: int) -> Iterator[tuple[str, ...]]:
@@ -69,19 +69,22 @@ class Story:
                 self.handed_out += sent(inflight)
         elif step == "answer oldest":
             waiting = [token for token in self.handed_out if token in inflight.unanswered]
-            if waiting and inflight.endpoint is not None:
+            if waiting and inflight.process is not None:
                 call = inflight.answered(waiting[0])
                 assert call is not None
                 self.give_back(call[1])
                 assert inflight.answered(waiting[0]) is None
         elif step == "lose":
-            if inflight.endpoint is not None:
+            if inflight.process is not None:
                 for call in inflight.take_lost(self.now):
                     assert call[1] in self.handed_out
                     self.give_back(call[1])
         elif step == "up":
             if inflight.endpoint is None:
                 inflight.came_up("there", self.now)
+        elif step == "park":
+            inflight.park(self.now)
+            assert not inflight.has_unsent()
         elif step == "down":
             inflight.set_down(self.now, is_down=not inflight.is_down)
         elif step == "time":
@@ -96,6 +99,7 @@ class Story:
                 assert call[1] not in self.handed_out
                 self.give_back(call[1])
         inflight.check_invariants()
+        assert inflight.has_sent() == any(token in inflight.unanswered for token in self.handed_out)
 
     def finish(self) -> None:
         for call in self.inflight.take_all():
