@@ -9,6 +9,8 @@ ARGS ?=
 SEEDS ?= 1000
 START ?= 1
 DURATION ?= 1m
+FRAMES ?= 100000
+SEED ?= 1
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest
@@ -17,7 +19,7 @@ JOBS ?= $(shell expr $$(nproc) + 1)
 # Tests that start no process: everything in them runs in this one, most of it in virtual time.
 FAST := tests/meta tests/docs/test_guarantees.py tests/docs/test_timeouts.py tests/scenarios tests/shard tests/router/test_machine.py tests/runtime/wire tests/runtime/client/test_machine.py tests/runtime/sockets/test_inflight.py tests/runtime/sockets/test_outbox.py tests/runtime/supervisor/test_supervision.py
 
-.PHONY: help serve test fast lint format types sim crash chaos coverage bench wheel findings clean
+.PHONY: help serve test fast lint format types sim fuzz crash chaos coverage bench wheel findings clean
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1	\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -42,6 +44,9 @@ format: $(STAMP)  ## style and format, mended
 
 types: $(STAMP)  ## mypy, strict, the tests too
 	$(BIN)/mypy
+
+fuzz: $(STAMP)  ## wrong frames, values, files: FRAMES=100000 SEED=1, one target: ARGS="--target logs"
+	$(BIN)/python -m tests.fuzz --frames $(FRAMES) --seed $(SEED) $(ARGS)
 
 sim: $(STAMP)  ## the simulator: SEEDS=1000 START=1, or one seed: SEEDS=1 START=4711
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --start $(START) --jobs $$(nproc) $(ARGS)

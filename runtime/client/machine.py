@@ -348,7 +348,7 @@ class ClientMachine:
 
     def _keep_unsent(self, link: Link) -> None:
         """What the link has not sent yet of objects that are held waits with the rest of them."""
-        kept = [row for row in link.rows if row[1:3] in self._held]
+        kept = [row for row in _unanswered(link) if row[1:3] in self._held]
         if not kept:
             return
         link.rows = [row for row in link.rows if row[1:3] not in self._held]
@@ -403,7 +403,7 @@ class ClientMachine:
             return
         link.connected = True
         link.connecting_until = None
-        self._drop(link, dict.fromkeys(row[0] for row in link.rows if link.calls[row[0]][0].done()))
+        self._drop(link, dict.fromkeys(row[0] for row in _unanswered(link) if link.calls[row[0]][0].done()))
         self._dirty.append(link)
         if link is not self._router:
             return
@@ -420,7 +420,7 @@ class ClientMachine:
         if link is None:
             return
         self._effects.append(Close(number))
-        unsent = [link.calls.pop(row[0]) for row in link.rows]
+        unsent = [link.calls.pop(row[0]) for row in _unanswered(link)]
         lost = list(link.calls.values())
         link.rows, link.calls = [], {}
         again = self._lost_calls(link, lost, now)
@@ -563,7 +563,7 @@ class ClientMachine:
             self._lanes[slot] = None
         held = self._new_link("")
         held.connecting_until = math.inf  # Is no connection and never becomes one.
-        held.rows = [row for row in source.rows if source.calls[row[0]][4] == slot]
+        held.rows = [row for row in _unanswered(source) if source.calls[row[0]][4] == slot]
         held.calls = {row[0]: source.calls.pop(row[0]) for row in held.rows}
         source.rows = [row for row in source.rows if row[0] not in held.calls]
         remaining = sum(entry[4] == slot for entry in source.calls.values())
@@ -612,7 +612,7 @@ class ClientMachine:
         router = self._router
         if router.connected:
             return []
-        return [row for row in router.rows if not (self._is_patient and router.calls[row[0]][6].retries)]
+        return [row for row in _unanswered(router) if not (self._is_patient and router.calls[row[0]][6].retries)]
 
     def _refusal_at(self) -> float:
         """When the first of them has waited for so long."""
@@ -700,6 +700,11 @@ class ClientMachine:
 def _call_id(entry: Entry) -> int:
     call_id: int = entry[3][0]
     return call_id
+
+
+def _unanswered(link: Link) -> list[Row]:
+    """What is to be sent. A service that is out of its mind may have answered it already."""
+    return [row for row in link.rows if row[0] in link.calls]
 
 
 def _put_in_order(link: Link) -> None:

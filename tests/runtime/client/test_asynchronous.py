@@ -127,7 +127,7 @@ def test_a_call_is_taken_by_whatever_takes_a_coroutine_and_calls_are_sent_in_the
         assert seen == [[1], [2], [3]]
         with pytest.raises(ExceptionGroup) as caught:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(client.stub("Echo", "a").error(Overloaded("busy").to_wire()))
+                tasks.create_task(client.stub("Echo", "a", retry=False).error(Overloaded("busy").to_wire()))
         assert caught.group_contains(Overloaded)
 
     run(tmp_path, body)

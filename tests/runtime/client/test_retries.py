@@ -121,7 +121,7 @@ def test_an_overloaded_service_is_asked_again_when_it_has_said_when_and_not_by_e
     machine = retrying(direct=False)
     silent = machine.call(0)
     machine.sent()
-    machine.answer(1, refusal(1, Overloaded("full")))
+    machine.answer(1, refusal(1, Overloaded("full", details={"retry_after_ms": 0})))
     assert isinstance(silent.answers[0], Overloaded), "no hint, no second try"
     answers = [machine.call(number, name=f"n{number}") for number in range(500)]
     machine.sent()
