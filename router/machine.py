@@ -38,7 +38,7 @@ from tidegate.runtime.limits import (
 )
 from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import Inquiries
-from tidegate.runtime.wire.protocol import ALARM_CALLS, ERROR, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
+from tidegate.runtime.wire.protocol import ERROR, OBJECT_CALLS, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
@@ -170,7 +170,7 @@ class RouterMachine:
 
     def _route(self, origin: Origin, request: Request, size: int, now: float, *, look: bool = True) -> None:
         """The same for one request that needs a closer look."""
-        if not request.cls and request.method not in ALARM_CALLS:
+        if not request.cls and request.method not in OBJECT_CALLS:
             self._answer_system(origin, request)
         elif self._draining:
             self._refuse(origin, request.id, Unavailable("the service is stopping", details=LEAVING))

@@ -173,13 +173,25 @@ ALARM_DEATHS_ALONE = 2
 ALARM_ALONE_S = 10.0
 """A handler that runs alone and takes longer than this lets the next one begin."""
 
-# Objects whose code ends their worker.
+# Objects whose code holds up or ends their worker.
+HELD_UP_SLOW_S = 0.1
+"""Code of an object that runs for so long without a pause is named in the log, now and then."""
+HELD_UP_NAMED_S = 0.5
+"""Code that has run for so long is named while it runs, with its stack."""
+HELD_UP_S = 2.0
+"""Past this it is interrupted and its object reset (`[service] held_up_s`)."""
+INTERRUPT_S_MAX = 0.5
+"""Code that goes on for so long after it was interrupted, or that cannot be, ends its worker."""
+HELD_UP_KINDS_MAX = 1_000
+HELD_UP_KINDS_S = 10.0
+"""Between two lines of one kind (class and method) of what was slow and is over."""
 SUSPICION_S = 600.0
-"""For so long after a death a worker writes down whose code it runs, and the deaths of an object add up."""
-REFUSED_DEATHS_MIN = 2
-"""Known deaths after which an object is refused, at first for `REFUSED_S_MIN`, and twice as long after each further one."""
-REFUSED_S_MIN = 4.0
-REFUSED_S_MAX = 300.0
+"""For so long after a death a worker writes down whose code it runs, and the offences of an object add up: interruptions, and
+deaths of its worker."""
+QUARANTINE_OFFENCES_MIN = 2
+"""Offences after which an object is in quarantine, at first for `QUARANTINE_S_MIN`, twice as long after each further one."""
+QUARANTINE_S_MIN = 4.0
+QUARANTINE_S_MAX = 300.0
 
 # Commits and log.
 SEGMENT_BYTES = 32 << 20
@@ -226,7 +238,8 @@ TIMERS_KEEP_S = 70.0
 """How long a pending timer keeps its object in memory, from when a call or task of it has set one."""
 
 assert KEPT_RESULT_BYTES_MAX * 64 <= KEYS_BYTES, "one answer does not drive out all others of its shard"
-assert REFUSED_S_MAX < SUSPICION_S, "what is refused is not forgotten"
+assert QUARANTINE_S_MAX < SUSPICION_S, "what is in quarantine is not forgotten"
+assert HELD_UP_NAMED_S < HELD_UP_S, "who is interrupted has been named before"
 assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"
 assert VALUE_BYTES_MAX * 4 <= CALL_BYTES_MAX, "a value must fit in a call with room to spare"
 assert ENVELOPE_FRAMES_MAX * 255 <= ENVELOPE_BYTES_MAX, "frames that are routing ids always fit"

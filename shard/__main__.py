@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import errno
 import logging
+import math
 import os
 import platform
 import secrets
@@ -16,17 +17,19 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import zmq
 
-from tidegate.runtime.child.child import pin, prepare_child
+from tidegate.runtime.child.child import pin, prepare_child, say_past_locks
 from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor, wait_for_open
 from tidegate.runtime.child.output import Outputs
 from tidegate.runtime.child.witness import Witness
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.sockets.context import new_context
-from tidegate.runtime.wire.supervisor_messages import Drained, Failed, Loaded, Ready, WorkerSpec
+from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
+from tidegate.shard.loop.cpython import this_frame
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.loop.self_test import Verdict, self_test
 from tidegate.shard.objects.methods import AppError, ObjectClass
@@ -37,8 +40,10 @@ from tidegate.shard.worker.app import load_app
 from tidegate.shard.worker.app_logging import app_may_configure
 from tidegate.shard.worker.debugger import set_breakpoint_hook
 from tidegate.shard.worker.forks import Forks, end_children
+from tidegate.shard.worker.lookout import Lookout
+from tidegate.shard.worker.patience import Patience
 from tidegate.shard.worker.source import keep_source
-from tidegate.shard.worker.watch import start_watch
+from tidegate.shard.worker.watch import exit_at_once, name_exits, start_watch
 from tidegate.shard.worker.worker import Worker
 
 log = logging.getLogger("tidegate")
@@ -94,13 +99,24 @@ def main(arguments: list[str] | None = None) -> int:
     return _serve(spec, classes, source.version, control_fd, outputs, forks, spare_task=not verdict.of_spare_task)
 
 
-def _watch(path: Path, loop: asyncio.AbstractEventLoop) -> None:
+def _look_out(spec: WorkerSpec, worker: Worker, loop: asyncio.AbstractEventLoop, outputs: Outputs) -> Lookout:
+    witness = None
     try:
-        witness = Witness(path)
+        witness = Witness(Path(spec.witness))
     except OSError as error:
-        log.warning("cannot write down whose code runs, in %s: %s", path, error.strerror)
-    else:
-        loop.call_later(SUSPICION_S, start_watch(witness))
+        if spec.watched:
+            log.warning("cannot write down whose code runs, in %s: %s", spec.witness, error.strerror)
+    if witness is not None:
+        name_exits(witness)
+        if spec.watched:
+            loop.call_later(SUSPICION_S, start_watch(witness))
+
+    def end() -> NoReturn:
+        outputs.flush(OUTPUT_FLUSH_S)
+        exit_at_once(HELD_UP_EXIT)
+
+    limit_s = math.inf if spec.held_up_s is None else spec.held_up_s
+    return Lookout(Patience(limit_s), say_past_locks, None if spec.watched else witness, worker.held_up, end)
 
 
 def _cannot_load(app: str, error: BaseException) -> Failed:
@@ -162,12 +178,13 @@ def _serve(
     control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
     loop.call_soon(forks.worker_runs, worker, Path(spec.data_dir), Path(spec.run_dir))
     worker.start()
-    if spec.witness is not None:
-        _watch(Path(spec.witness), loop)
+    lookout = _look_out(spec, worker, loop, outputs)
     described = {object_class.name: object_class.describe() for object_class in classes}
     keeps_logs = worker.store.read_only is not None or bool(worker.store.stopped)
     control.send(Ready(endpoint, described, worker.store.recovery.records, app_version, keeps_logs))
+    lookout.start(this_frame())
     loop.run_forever()
+    lookout.close()
     worker.close()
     control.flush_blocking()
     context.term()  # Waits until the last replies have left, two seconds at most.

@@ -3,7 +3,7 @@
 from tidegate.runtime.client.answers import (
     ClassInfo,
     MethodInfo,
-    ObjectRefusal,
+    ObjectQuarantine,
     ProcessStatus,
     ServiceProblem,
     ServiceStatus,
@@ -55,7 +55,7 @@ __all__ = [
     "MethodRaised",
     "Moved",
     "ObjectId",
-    "ObjectRefusal",
+    "ObjectQuarantine",
     "ObjectReset",
     "Overloaded",
     "ProcessStatus",

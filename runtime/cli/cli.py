@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from tidegate.runtime.child.output import hold_standard_descriptors
-from tidegate.runtime.cli import alarms, bench, call, chaos, check, compact, reload, repair, restart, serve, status
+from tidegate.runtime.cli import alarms, bench, call, chaos, check, compact, objects, reload, repair, restart, serve, status
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
 from tidegate.runtime.cli.serve import version
@@ -69,6 +69,7 @@ _EPILOG = """examples:
   tidegate reload                                    run the app as it is now; no call fails
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole
+  tidegate objects                                   objects in quarantine
 """
 
 
@@ -77,6 +78,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"tidegate {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, call, status, reload, restart, alarms, check, repair, compact, bench, chaos):
+    for command in (serve, call, status, reload, restart, alarms, objects, check, repair, compact, bench, chaos):
         command.add(commands)
     return parser

@@ -113,3 +113,14 @@ def newest_abandoned(status: ServiceStatus) -> list[dict[str, Any]]:
 
 def abandoned_count(status: ServiceStatus) -> int:
     return sum(process.statistics.get("alarms_abandoned", 0) for process in status.processes)
+
+
+# objects
+
+
+def render_quarantine(status: ServiceStatus) -> str:
+    if not status.quarantined_objects:
+        return "no object is in quarantine"
+    rows: list[tuple[str, ...]] = [("object", "held up or ended its worker", "the last time in")]
+    rows += [(each.object, plural(each.offences, "time"), each.code) for each in status.quarantined_objects]
+    return "\n".join(table(rows))

@@ -40,15 +40,15 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Numbers of its own, by name, some seconds old. Which there are may change with every version."""
 
 
-class ObjectRefusal(msgspec.Struct, frozen=True, kw_only=True):
-    """An object that is refused for a while, because its code has ended its worker."""
+class ObjectQuarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing of an object runs for a while: its code has held up or ended its worker again and again."""
 
     object: str
     """`Class/name`."""
-    deaths: int
-    """Of its worker, while its code ran."""
+    offences: int
+    """How often: interruptions, and deaths of its worker."""
     code: str
-    """What ran the last time: a method, a hook or a coroutine."""
+    """What of it ran the last time: a method or another function."""
 
 
 class ServiceProblem(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +92,7 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Of the app."""
     processes: tuple[ProcessStatus, ...] = ()
     """Supervisor, routers, workers."""
-    refused_objects: tuple[ObjectRefusal, ...] = ()
+    quarantined_objects: tuple[ObjectQuarantine, ...] = ()
     router: dict[str, Any] = {}
     """Numbers of the router that has answered, by name. Which there are may change with every version."""
 

@@ -30,6 +30,8 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
     BUDGET_BYTES_MIN,
+    HELD_UP_NAMED_S,
+    HELD_UP_S,
     IDLE_EVICT_S,
     KEYS_BYTES,
     KEYS_KEPT_S,
@@ -89,6 +91,15 @@ class ServiceConfig(msgspec.Struct, frozen=True):
         float,
         Meta(ge=1, le=3_600, description="A process that does not answer for this long is killed and started again."),
     ] = 30.0
+    held_up_s: Annotated[
+        float,
+        Meta(
+            ge=HELD_UP_NAMED_S,
+            le=3_600,
+            description="Code of an object that holds up its worker for this long, by computing or blocking, is interrupted and "
+            "the object reset; if that does not help the worker is started again. Not with --dev.",
+        ),
+    ] = HELD_UP_S
     stop_s: Annotated[
         float,
         Meta(

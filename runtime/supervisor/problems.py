@@ -51,9 +51,10 @@ def _because(occupancy: Occupancy) -> str:
 
 
 def _of_objects(supervision: Supervision, now: float) -> Iterator[Problem]:
-    for each in supervision.suspicion.refused(now):
-        what = f"refused for a while: its code has ended its worker {each.deaths} times, the last time in {one_line(each.code)}"
-        yield Problem(what, one_line(f"{each.class_name}/{each.name}"), "correct its code; others are served")
+    for each in supervision.suspicion.quarantined(now):
+        offences = f"its code has held up or ended its worker {each.offences} times, the last time in {one_line(each.code)}"
+        release = "correct its code; then `tidegate objects release CLASS NAME`, or wait; others are served"
+        yield Problem(f"in quarantine: {offences}", one_line(f"{each.class_name}/{each.name}"), release)
 
 
 def _told(supervision: Supervision) -> Iterator[Problem]:

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from tidegate.runtime.child.child import LOCK_FD_VARIABLE
 from tidegate.runtime.child.control import stream_to_child
 from tidegate.runtime.child.output import OWN_PIPES_VARIABLE, Outputs, relays
-from tidegate.runtime.wire.supervisor_messages import FromChild, ToChild
+from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, FromChild, ToChild
 
 
 def describe_exit(returncode: int) -> str:
     """What happened, in words: `exited with code 3`, `was killed by SIGSEGV`."""
+    if returncode == HELD_UP_EXIT:
+        return "ended itself because it was held up"
     if returncode >= 0:
         return f"exited with code {returncode}"
     try:

@@ -92,9 +92,9 @@ def snapshot(
         "shards": len(identity.placement.owners),
         "class_names": list(known),
         "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid())}, *routers, *workers],
-        "refused_objects": [
-            {"object": f"{each.class_name}/{each.name}", "deaths": each.deaths, "code": each.code}
-            for each in supervision.suspicion.refused(now)
+        "quarantined_objects": [
+            {"object": f"{each.class_name}/{each.name}", "offences": each.offences, "code": each.code}
+            for each in supervision.suspicion.quarantined(now)
         ],
         "classes": known,
     }

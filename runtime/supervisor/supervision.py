@@ -9,6 +9,7 @@ Seats are explained in `seats.py`; how processes are replaced while the service 
 
 from __future__ import annotations
 
+from tidegate.runtime.errors import one_line
 from tidegate.runtime.supervisor.replacement import Replacements
 from tidegate.runtime.supervisor.seats import (
     NEXT_WORKER,
@@ -31,14 +32,17 @@ from tidegate.runtime.wire.supervisor_messages import (
     Drained,
     Failed,
     FromChild,
+    HeldUp,
     Leave,
     Loaded,
     Parked,
     Ping,
     Pong,
     Prepared,
+    QuarantineChanged,
     Quiet,
     Ready,
+    Released,
     Running,
     Topology,
     TopologyChanged,
@@ -188,6 +192,13 @@ class Supervision:
         elif isinstance(message, Ready):
             if occupancy.state is SeatState.STARTING:  # Else it came when we had already decided to end it.
                 self._seat_ready(seat, message, now)
+        elif isinstance(message, HeldUp):
+            if said := self.suspicion.held_up(message.running, message.held_s, now):
+                self.report("error", f"{self.name(seat)}: {said}")
+                self._effects.append(Send(seat, QuarantineChanged(self.suspicion.quarantined(now))))
+        elif isinstance(message, Released):
+            if self.suspicion.release(message.class_name, message.name):
+                self.report("info", f"{one_line(f'{message.class_name}/{message.name}')} is released from quarantine")
         elif isinstance(message, Quiet):
             occupancy.quiet = True
             self._let_workers_leave()

@@ -52,8 +52,10 @@ from tidegate.runtime.wire.supervisor_messages import (
     KEPT_SOURCE,
     Failed,
     FromChild,
+    HeldUp,
     OpenShards,
     Ready,
+    Released,
     RouterSpec,
     StatusChanged,
     WorkerSpec,
@@ -91,8 +93,10 @@ class Service:
 class _Place:
     """Where a process sits. Its successor takes another's seat."""
 
-    def __init__(self, seat: int) -> None:
+    def __init__(self, seat: int, witness: Path) -> None:
         self.seat = seat
+        self.witness = witness
+        """Where a worker writes down whose code it runs."""
 
 
 class Supervisor:
@@ -168,13 +172,15 @@ class Supervisor:
 
     def _on_message(self, seat: int, message: FromChild) -> None:
         self._obey(self.supervision.child_said(seat, message, self._now()))
-        if isinstance(message, Ready):
+        if isinstance(message, Ready | HeldUp | Released):
             self._tell_status()
+        if isinstance(message, Ready):
             self._delete_logs_once()
 
     def _on_exit(self, seat: int, returncode: int) -> None:
-        del self._children[seat], self._places[seat]
-        running = None if is_router(seat) else take_testimony(self._witness(seat))
+        del self._children[seat]
+        place = self._places.pop(seat)
+        running = None if is_router(seat) else take_testimony(place.witness)
         effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now(), running)
         self._obey(effects)
         self._tell_status()
@@ -230,7 +236,7 @@ class Supervisor:
             self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _spawn(self, effect: Spawn) -> None:
-        service, seat, place = self._service, effect.seat, _Place(effect.seat)
+        service, seat, place = self._service, effect.seat, _Place(effect.seat, self._witness(effect))
         becomes = seat if effect.successor_of is None else effect.successor_of
         try:
             with contextlib.ExitStack() as stack:  # The child has it or nobody: what listens must be read.
@@ -256,7 +262,7 @@ class Supervisor:
             self._status_sent.pop(seat, None)
             self._tell_status()
         else:
-            child.send(self._worker_spec(becomes, effect.incarnation, effect.generation))
+            child.send(self._worker_spec(becomes, effect.incarnation, effect.generation, place.witness))
             if effect.successor_of is None:
                 child.send(OpenShards())
         log.debug("%s is process %d", self.supervision.name(seat), child.pid)
@@ -281,7 +287,7 @@ class Supervisor:
         needed = {str(generation) for generation in self.supervision.replacements.generations()}
         self._loop.run_in_executor(None, _remove_all_but, self._service.run_directory.path / KEPT_SOURCE, needed)
 
-    def _worker_spec(self, index: int, incarnation: int, generation: int) -> WorkerSpec:
+    def _worker_spec(self, index: int, incarnation: int, generation: int, witness: Path) -> WorkerSpec:
         service, config = self._service, self._service.config
         place = service.placement.workers[index]
         return WorkerSpec(
@@ -299,8 +305,10 @@ class Supervisor:
             cache_bytes=cache_bytes(config.storage, service.memory_bytes, len(service.placement.workers)),
             idle_evict_s=config.storage.idle_evict_s,
             dev=config.service.dev,
-            witness=str(self._witness(index)) if self.supervision.suspicion.is_watched(index, self._now()) else None,
-            refused=self.supervision.suspicion.refused(self._now()),
+            witness=str(witness),
+            watched=self.supervision.suspicion.is_watched(index, self._now()),
+            quarantined=self.supervision.suspicion.quarantined(self._now()),
+            held_up_s=None if config.service.dev else config.service.held_up_s,  # A worker may wait for a debugger.
             keys=key_bounds(config.storage),
             budget_bytes=self._budget_bytes,
         )
@@ -311,8 +319,9 @@ class Supervisor:
         processes = len(service.placement.workers) + service.routers
         return budget_bytes(service.config.service, service.memory_bytes, processes)
 
-    def _witness(self, index: int) -> Path:
-        return self._service.run_directory.path / f"witness.{index}"
+    def _witness(self, effect: Spawn) -> Path:
+        """Of one process: while a worker is replaced there are two."""
+        return self._service.run_directory.path / f"witness.{effect.seat}.{effect.incarnation}"
 
     def _router_spec(self, seat: int, listen_fds: tuple[int, ...]) -> RouterSpec:
         service = self._service

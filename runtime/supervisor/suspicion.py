@@ -1,7 +1,10 @@
-"""Which objects have ended their workers: named, and refused for a growing while.
+"""Which objects have held up or ended their workers: named, and in quarantine for a growing while.
 
-Rule: pure; `now` is an argument. Who ran when a worker died is known from the second death on: a worker writes down whose code it
-runs only for a while after a death, because that costs a little with every call.
+An *offence* is a death of the worker while the object's code ran, or an interruption of code that held the worker up.
+
+Rule: pure; `now` is an argument. Who ran when a worker was killed in the middle of a step is known from the second death on: it
+writes down whose code it runs only for a while after a death, since that costs a little with every call. Who holds it up, or ends
+it by `os._exit`, is always known.
 """
 
 from __future__ import annotations
@@ -9,20 +12,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.limits import REFUSED_DEATHS_MIN, REFUSED_S_MAX, REFUSED_S_MIN, SUSPICION_S
-from tidegate.runtime.wire.supervisor_messages import RefusedObject, Running
+from tidegate.runtime.limits import QUARANTINE_OFFENCES_MIN, QUARANTINE_S_MAX, QUARANTINE_S_MIN, SUSPICION_S
+from tidegate.runtime.wire.supervisor_messages import QuarantinedObject, Running
 
 
 @dataclass
 class _Record:
-    deaths: int
+    offences: int
     last_at: float
     code: str
-    refused_until: float
+    free_at: float
 
 
 class Suspicion:
-    """The deaths of one service's workers. What has been quiet for long is forgotten."""
+    """The offences against one service's workers. What has been quiet for long is forgotten."""
 
     def __init__(self) -> None:
         self._records: dict[tuple[str, str], _Record] = {}
@@ -31,32 +34,48 @@ class Suspicion:
     def died(self, worker: int, running: Running | None, now: float) -> str:
         """A worker that answered calls has died. What is to be said of it: empty when nobody is known."""
         self._watched_until[worker] = now + SUSPICION_S
-        self._forget(now)
         if running is None:
+            self._forget(now)
             return ""
-        said = f"while {one_line(f'{running.class_name}/{running.name}')} ran {one_line(running.code)}"
-        if running.code == "alarm":  # Its alarm pauses and is abandoned; the calls of the object are not to blame.
-            return said
-        key = running.class_name, running.name
-        record = self._records.setdefault(key, _Record(0, now, running.code, now))
-        record.deaths, record.last_at, record.code = record.deaths + 1, now, running.code
-        if record.deaths < REFUSED_DEATHS_MIN:
-            return said
-        refused_s = min(REFUSED_S_MAX, REFUSED_S_MIN * 2.0 ** min(record.deaths - REFUSED_DEATHS_MIN, 30))
-        record.refused_until = now + refused_s
-        return f"{said}, which has ended it {record.deaths} times and is refused for {refused_s:g} s"
+        return f"while {_named(running)}{self._offended(running, now)}"
+
+    def held_up(self, running: Running, held_s: float, now: float) -> str:
+        """Code of an object was interrupted. What is to be said of it; empty if its worker has said it all."""
+        more = self._offended(running, now)
+        return f"{_named(running)} for {held_s:.1f} s and was interrupted{more}" if more else ""
+
+    def release(self, class_name: str, name: str) -> bool:
+        """An operator lets it out of quarantine, and all is forgotten. False: it was in none."""
+        return self._records.pop((class_name, name), None) is not None
 
     def is_watched(self, worker: int, now: float) -> bool:
         """Whether it should write down whose code it runs."""
         return self._watched_until.get(worker, now) > now
 
-    def refused(self, now: float) -> tuple[RefusedObject, ...]:
+    def quarantined(self, now: float) -> tuple[QuarantinedObject, ...]:
         self._forget(now)
         return tuple(
-            RefusedObject(class_name, name, record.deaths, record.code, round(record.refused_until - now, 3))
+            QuarantinedObject(class_name, name, record.offences, record.code, round(record.free_at - now, 3))
             for (class_name, name), record in self._records.items()
-            if record.refused_until > now
+            if record.free_at > now
         )
+
+    def _offended(self, running: Running, now: float) -> str:
+        self._forget(now)
+        if running.code == "alarm":  # Its alarm pauses and is abandoned; the calls of the object are not to blame.
+            return ""
+        key = running.class_name, running.name
+        record = self._records.setdefault(key, _Record(0, now, running.code, now))
+        record.offences, record.last_at, record.code = record.offences + 1, now, running.code
+        if record.offences < QUARANTINE_OFFENCES_MIN:
+            return ""
+        quarantine_s = min(QUARANTINE_S_MAX, QUARANTINE_S_MIN * 2.0 ** min(record.offences - QUARANTINE_OFFENCES_MIN, 30))
+        record.free_at = now + quarantine_s
+        return f"; it has held up or ended its worker {record.offences} times and is in quarantine for {quarantine_s:g} s"
 
     def _forget(self, now: float) -> None:
         self._records = {key: record for key, record in self._records.items() if now - record.last_at < SUSPICION_S}
+
+
+def _named(running: Running) -> str:
+    return f"{one_line(f'{running.class_name}/{running.name}')} ran {one_line(running.code)}"

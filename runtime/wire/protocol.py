@@ -91,6 +91,8 @@ NO_OPTIONS = Options()
 UNKNOWN_CALLS = "unknown_calls"
 """System call of a router to a worker: which of these calls of mine do you not know?"""
 DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")
+RELEASE_OBJECT = "release_object"
+OBJECT_CALLS = (*ALARM_CALLS, RELEASE_OBJECT)
 """System calls that are for the worker of an object: their name is `CLASS/NAME`."""
 
 

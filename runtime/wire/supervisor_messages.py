@@ -36,6 +36,10 @@ class Topology(msgspec.Struct, frozen=True):
 # Supervisor to child
 
 
+HELD_UP_EXIT = 75
+"""Exit code of a worker that could not interrupt the code which held it up."""
+
+
 class Running(msgspec.Struct, array_like=True, frozen=True):
     """An object, and which code of it: the name of a method, a hook or a coroutine."""
 
@@ -44,12 +48,12 @@ class Running(msgspec.Struct, array_like=True, frozen=True):
     code: str
 
 
-class RefusedObject(msgspec.Struct, frozen=True):
-    """Its code has ended workers: nothing of it runs for a while."""
+class QuarantinedObject(msgspec.Struct, frozen=True):
+    """Its code has held up or ended workers: nothing of it runs for a while."""
 
     class_name: str
     name: str
-    deaths: int
+    offences: int
     code: str
     """What of it ran the last time."""
     for_s: float
@@ -84,9 +88,13 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     cache_bytes: int
     idle_evict_s: float
     dev: bool
-    witness: str | None = None
-    """The file in which to write down whose code runs. None: nobody has died lately."""
-    refused: tuple[RefusedObject, ...] = ()
+    witness: str = ""
+    """The file in which to write down whose code runs."""
+    watched: bool = False
+    """Whether to do so with every step: somebody has died lately. Else for code that holds up the worker."""
+    quarantined: tuple[QuarantinedObject, ...] = ()
+    held_up_s: float | None = None
+    """For so long code of an object may hold up the worker before it is interrupted. None: for ever."""
     keys: KeyBounds = KEYS_DEFAULT
     source: str = ""
     """The folder where the source of the app is kept that this worker runs, or will be, by whoever imports it first."""
@@ -158,7 +166,13 @@ class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
     status: dict[str, Any]
 
 
-FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged | Prepare | Park | HoldAll
+class QuarantineChanged(msgspec.Struct, frozen=True, tag="quarantine"):
+    """To a worker: all objects that are in quarantine now."""
+
+    objects: tuple[QuarantinedObject, ...]
+
+
+FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged | Prepare | Park | HoldAll | QuarantineChanged
 """What a child hears after its spec; a worker after `OpenShards`."""
 ToChild = WorkerSpec | RouterSpec | OpenShards | FromSupervisor
 
@@ -232,6 +246,20 @@ class Failed(msgspec.Struct, frozen=True, tag="failed"):
     fatal: bool = True
 
 
+class HeldUp(msgspec.Struct, frozen=True, tag="held_up"):
+    """Code of an object held up the worker and was interrupted."""
+
+    running: Running
+    held_s: float
+
+
+class Released(msgspec.Struct, frozen=True, tag="released"):
+    """Somebody has asked to let an object out of quarantine."""
+
+    class_name: str
+    name: str
+
+
 class Quiet(msgspec.Struct, frozen=True, tag="quiet"):
     """A draining worker has answered every call from outside and accepts no other: of itself it calls nobody any more."""
 
@@ -240,4 +268,4 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     unanswered: int = 0
 
 
-FromChild = Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited
+FromChild = Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited | HeldUp | Released

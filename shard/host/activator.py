@@ -6,10 +6,12 @@ reset object's last commit, a header that is on disk only), or is answered.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import BadRequest, Moved
 from tidegate.runtime.ids import check_object_id, object_key
+from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.states import Event
 from tidegate.shard.host.activation import Activation
@@ -18,7 +20,7 @@ from tidegate.shard.host.outbound import Caller
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.start import Start
 from tidegate.shard.host.table import Kept
-from tidegate.shard.objects.refusals import refused_object, unknown_method
+from tidegate.shard.objects.refusals import in_quarantine, unknown_method
 
 if TYPE_CHECKING:
     from tidegate.shard.host.host import Host
@@ -27,12 +29,13 @@ if TYPE_CHECKING:
 class Activator:
     def __init__(self, host: Host) -> None:
         self._host = host
-        now_s = host.loop.time()
-        self._refused = {(each.class_name, each.name): (now_s + each.for_s, each) for each in host.settings.refused}
+        self._quarantine: dict[tuple[str, str], tuple[float, QuarantinedObject]] = {}
+        """With the time of their release."""
+        self.quarantine(host.settings.quarantined)
 
     def bring(self, kept: Kept, call: Call) -> Activation | None:
         """The object that the call is for. None when it has been answered or waits instead."""
-        if self._refused and self._refuses(call):
+        if self._quarantine and self._keeps_out(call):
             return None
         activation = None
         if call.request.method in kept.methods or isinstance(call.origin, Ring):
@@ -50,17 +53,32 @@ class Activator:
         shard = call.shard_of(host.settings.shards_total)
         return shard in host.stores or shard in host.stopped
 
-    def _refuses(self, call: Call) -> bool:
-        """Whether the object has ended its worker too often; the call has been answered then."""
+    def quarantine(self, objects: Iterable[QuarantinedObject]) -> None:
+        """These, and no others. Those in memory are reset."""
+        now_s = self._host.loop.time()
+        self._quarantine = {(each.class_name, each.name): (now_s + each.for_s, each) for each in objects}
+        for class_name, name in self._quarantine:
+            kept = self._host.classes.get(class_name)
+            activation = None if kept is None else kept.activations.find(name)  # It may have been started meanwhile.
+            if activation is not None:
+                activation.fail("it is in quarantine: its code has held up or ended its worker again and again")
+
+    def release(self, class_name: str, name: str) -> bool:
+        """Whether it was in quarantine until now."""
+        until_s, _ = self._quarantine.pop((class_name, name), (0.0, None))
+        return until_s > self._host.loop.time()
+
+    def _keeps_out(self, call: Call) -> bool:
+        """Whether its object is in quarantine; the call has been answered then."""
         request = call.request
-        until_s, refused = self._refused.get((request.cls, request.name), (0.0, None))
-        if refused is None:
+        until_s, quarantined = self._quarantine.get((request.cls, request.name), (0.0, None))
+        if quarantined is None:
             return False
         left_s = until_s - self._host.loop.time()
         if left_s <= 0:
-            del self._refused[request.cls, request.name]
+            del self._quarantine[request.cls, request.name]
             return False
-        self._host.answer_error(call.origin, request.id, refused_object(refused, left_s))
+        self._host.answer_error(call.origin, request.id, in_quarantine(quarantined, left_s))
         return True
 
     def borrow(self, kept: Kept, name: str, shard: int) -> Activation | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidegate.runtime.limits import IDLE_EVICT_S, WAITING_CALL_BYTES_MAX
-from tidegate.runtime.wire.supervisor_messages import KEYS_DEFAULT, KeyBounds, RefusedObject
+from tidegate.runtime.wire.supervisor_messages import KEYS_DEFAULT, KeyBounds, QuarantinedObject
 from tidegate.shard.core.alarms import Abandoned
 
 
@@ -16,7 +16,7 @@ class HostSettings:
     idle_evict_s: float = IDLE_EVICT_S
     dev: bool = False
     """Tracebacks of methods that raised cross to the caller."""
-    refused: tuple[RefusedObject, ...] = ()
+    quarantined: tuple[QuarantinedObject, ...] = ()
     """Nothing of them runs for a while."""
     call_bytes_max: int = WAITING_CALL_BYTES_MAX
     """Of calls that wait to be started."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import sys
 from asyncio import base_tasks, futures, taskgroups, tasks
-from collections.abc import Callable
-from types import FrameType
+from collections.abc import Callable, Mapping
+from types import CodeType, FrameType
 from typing import Any, Final
 from weakref import getweakrefcount
 
@@ -34,6 +34,22 @@ print_stack_of_task: Final[Callable[..., None]] = base_tasks._task_print_stack
 
 this_frame: Final = sys._getframe
 """Of the function that asks."""
+
+
+def frame_of_thread(ident: int) -> FrameType | None:
+    """The innermost of another thread, which goes on meanwhile."""
+    return sys._current_frames().get(ident)
+
+
+def locals_of(frame: FrameType) -> Mapping[str, Any]:
+    return frame.f_locals
+
+
+def code_of(function: Any) -> CodeType:
+    """What its frames have as `f_code`."""
+    code: CodeType = function.__code__
+    return code
+
 
 # Who knows a task. Where a count is compared, what it is when nobody else does has been counted before.
 

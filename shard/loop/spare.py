@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 import types
 from collections.abc import Coroutine, Generator
-from typing import Any
+from typing import Any, Final
 
-from tidegate.shard.loop.cpython import enter_task, leave_task, references_to
+from tidegate.shard.loop.cpython import code_of, enter_task, leave_task, references_to
 from tidegate.shard.loop.task import ObjectTask
 
 
@@ -45,6 +45,10 @@ def _drive_one(running: list[Coroutine[Any, Any, Any]]) -> Generator[Any, Any, N
 def _ended(running: list[Coroutine[Any, Any, Any]], result: Any) -> Any:
     running.clear()
     return result
+
+
+DRIVERS: Final = frozenset({code_of(_drive), code_of(_drive_one)})
+"""What stands on the stack between a task and the code of the object."""
 
 
 class PlainDriver:

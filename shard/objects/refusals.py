@@ -10,7 +10,7 @@ from tidegate.runtime.errors import CallError, MethodRaised, Unavailable, Unknow
 from tidegate.runtime.limits import EXCEPTION_BYTES_MAX, EXCEPTION_PARTS_DEPTH_MAX, EXCEPTION_PARTS_MAX
 from tidegate.runtime.wire.exceptions import address_of, cause_of, contents_of, name_of, parts_of, plain, story_of
 from tidegate.runtime.wire.protocol import Request, encode, encode_json
-from tidegate.runtime.wire.supervisor_messages import RefusedObject
+from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.codec import is_plain
 from tidegate.shard.objects.class_rules import what_it_is
 
@@ -91,7 +91,7 @@ def _details(error: BaseException, depth: int) -> dict[str, Any]:
     return details
 
 
-def refused_object(refused: RefusedObject, left_s: float) -> Unavailable:
-    ended = f"its code has ended the worker {refused.deaths} times, the last time in {refused.code}"
-    text = f"{refused.class_name}/{refused.name} is refused for {left_s:.1f} s: {ended}"
+def in_quarantine(quarantined: QuarantinedObject, left_s: float) -> Unavailable:
+    offences = f"its code has held up or ended its worker {quarantined.offences} times, the last time in {quarantined.code}"
+    text = f"{quarantined.class_name}/{quarantined.name} is in quarantine for {left_s:.1f} s: {offences}"
     return Unavailable(text, details={"retry_after_ms": max(1, int(left_s * 1_000))})

@@ -1,27 +1,27 @@
 """Writes down whose code runs, for the supervisor, which reads it when the worker has died.
 
 That costs a microsecond with every step of every object, so it is done only for a while after a death, and costs nothing before:
-the four places in which code of an object is entered are replaced, and put back at the end.
+the places in which code of an object is entered are replaced, and put back at the end. Two things are written down always: who
+holds up the worker (`lookout`), and who ends it by `os._exit`.
 """
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final, NoReturn
 
 from tidegate.runtime.child.witness import Witness
-from tidegate.shard.host.activation import Activation
-from tidegate.shard.host.host import Host
-from tidegate.shard.loop.callbacks import GatedCallback
-from tidegate.shard.loop.context import Owner
-from tidegate.shard.loop.task import ObjectTask
+from tidegate.shard.loop.cpython import this_frame
+from tidegate.shard.worker.occupant import PLACES, Place, occupant
 
-Who = Callable[..., tuple[Owner | None, str]]
+exit_at_once: Final = os._exit
 
 
 def start_watch(witness: Witness) -> Callable[[], None]:
     """Returns what ends it. For a process with one host."""
-    originals = [_watch(witness, *place) for place in _PLACES]
+    originals = [_watch(witness, place) for place in PLACES]
 
     def stop() -> None:
         for cls, name, original in originals:
@@ -31,7 +31,22 @@ def start_watch(witness: Witness) -> Callable[[], None]:
     return stop
 
 
-def _watch(witness: Witness, cls: type, name: str, who: Who) -> tuple[type, str, Any]:
+def name_exits(witness: Witness) -> None:
+    """From now on code of objects that ends the process by `os._exit` is written down first. In a fork it may."""
+    worker_pid, loop_thread = os.getpid(), threading.get_ident()
+
+    def exit_named(status: int) -> NoReturn:
+        if os.getpid() == worker_pid and threading.get_ident() == loop_thread:
+            found = occupant(this_frame(1), None)
+            if found is not None and found.owner is not None:
+                witness.enter(found.owner.id.class_name, found.owner.id.name, found.code)
+        exit_at_once(status)
+
+    os._exit = exit_named
+
+
+def _watch(witness: Witness, place: Place) -> tuple[type, str, Any]:
+    cls, name, who, _ = place
     original = getattr(cls, name)
 
     def watched(self: Any, *args: Any) -> Any:
@@ -46,32 +61,3 @@ def _watch(witness: Witness, cls: type, name: str, who: Who) -> tuple[type, str,
 
     setattr(cls, name, watched)
     return cls, name, original
-
-
-def _of_call(_: Host, activation: Activation, method: Any, *rest: Any) -> tuple[Activation, str]:
-    return activation, method.name
-
-
-def _of_task(task: ObjectTask, *_: Any) -> tuple[Owner | None, str]:
-    return task._owner, _name_of(task.get_coro()) if task.call is None else task.call[2]
-
-
-def _of_callback(callback: GatedCallback) -> tuple[Owner, str]:
-    return callback._owner, _name_of(callback._callback)
-
-
-def _of_start(activation: Activation, *_: Any) -> tuple[Activation, str]:
-    return activation, "__init__"
-
-
-def _name_of(code: Any) -> str:
-    name = getattr(code, "__name__", None)
-    return name if type(name) is str else "a task"
-
-
-_PLACES: list[tuple[type, str, Who]] = [
-    (Host, "_run", _of_call),
-    (ObjectTask, "_step", _of_task),
-    (GatedCallback, "_run", _of_callback),
-    (Activation, "construct", _of_start),
-]

@@ -23,12 +23,23 @@ from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_R
 from tidegate.runtime.sockets.backend import OWN_IDENTITY, own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.outbox import Outbox
-from tidegate.runtime.wire.protocol import ALARM_CALLS, DROP_ALARM, OK, UNKNOWN_CALLS, Message, Origin, Request, encode
+from tidegate.runtime.wire.protocol import (
+    ALARM_CALLS,
+    DROP_ALARM,
+    OK,
+    RELEASE_OBJECT,
+    UNKNOWN_CALLS,
+    Message,
+    Origin,
+    Request,
+    encode,
+)
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
     FromSupervisor,
+    HeldUp,
     HoldAll,
     Leave,
     Park,
@@ -38,7 +49,9 @@ from tidegate.runtime.wire.supervisor_messages import (
     Prepare,
     Prepared,
     Problem,
+    QuarantineChanged,
     Quiet,
+    Released,
     TopologyChanged,
     WorkerSpec,
 )
@@ -103,7 +116,14 @@ class Worker:
             classes,
             self.store.shards,
             HostSettings(
-                spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.refused, share_bytes, spare_task, spec.keys
+                spec.shards_total,
+                spec.cache_bytes,
+                spec.idle_evict_s,
+                spec.dev,
+                spec.quarantined,
+                share_bytes,
+                spare_task,
+                spec.keys,
             ),
             reply=self._endpoint.reply,
             turn=self._turn,
@@ -149,6 +169,10 @@ class Worker:
         if self.store.read_only is not None:
             log.error("%s; until there is room everything is read and nothing is written", self.store.read_only)
             self._loop.create_task(self._leave_when_there_is_room(), context=NEUTRAL)
+
+    def held_up(self, held_up: HeldUp) -> None:
+        """Code of an object was interrupted; it is still being unwound."""
+        self._loop.call_soon(self._send_control, held_up, context=NEUTRAL)
 
     def close(self) -> None:
         if self._evicting is not None:
@@ -201,8 +225,16 @@ class Worker:
         if request.method in ALARM_CALLS:
             (given_up.drop if request.method == DROP_ALARM else given_up.run)(request, origin)
             return
+        result: Any = None
         if request.method == "ping":
-            result: Any = "pong"
+            result = "pong"
+        elif request.method == RELEASE_OBJECT:
+            class_name, _, name = request.name.partition("/")
+            if not self._host.activator.release(class_name, name):
+                text = f"{class_name}/{name} is not in quarantine; `tidegate objects` lists those that are"
+                self._endpoint.reply_error(origin, request.id, BadRequest(text))
+                return
+            self._send_control(Released(class_name, name))
         elif request.method == UNKNOWN_CALLS:
             self._answer_inquiry(request, origin)
             return
@@ -252,6 +284,8 @@ class Worker:
                 self._refusal = _HELD
             elif not message.on and self._refusal is _HELD:
                 self._refusal = None
+        elif isinstance(message, QuarantineChanged):
+            self._host.activator.quarantine(message.objects)
         elif isinstance(message, Leave):
             self._may_leave = True
             self._end_turn()

@@ -53,6 +53,7 @@ RULES = {
     "shard/store": {"ahead", "answers", "interface", "memory_state", "memtable", "reads", "record", "sorting", "store"},
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
+    "shard/worker": {"patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits"},
     "runtime/chaos": {

@@ -39,6 +39,7 @@ PRIVATE: dict[str, set[str]] = {
     "gi_frame": {CPYTHON},
     "ag_frame": {CPYTHON},
     "f_locals": {CPYTHON},
+    "_current_frames": {CPYTHON},
     "_GatheringFuture": {CPYTHON},
     "_children": {CPYTHON},
     "_tasks": {CPYTHON},
@@ -48,7 +49,7 @@ PRIVATE: dict[str, set[str]] = {
     "_thread": {
         "runtime/client/asynchronous.py", "shard/host/outbound.py", "shard/objects/threads.py",
     },  # `get_ident`, as `threading` has it.
-    "__code__": {"shard/objects/threads.py", "shard/objects/class_rules.py", SELF_TEST},  # Changed; compared.
+    "__code__": {CPYTHON, "shard/objects/threads.py", "shard/objects/class_rules.py", SELF_TEST},  # Changed; compared.
 }  # fmt: skip
 
 PROMISED = {"_asdict", "_exit", "_replace"}

@@ -114,9 +114,13 @@ BANNED = {
     r"[\"'](shard|runtime|router|benchmarks)\.[a-z_.]*[\"']": "modules are named tidegate.…",
 }
 MAY = {
-    *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("alarms", "asking", "call", "exits", "serve", "status")),
+    *(
+        ("runtime/cli/" + name + ".py", r"\bprint\(")
+        for name in ("alarms", "asking", "call", "exits", "objects", "serve", "status")
+    ),
     *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("chaos", "check", "commanding", "compact", "repair")),
     ("runtime/cli/alarms.py", r"time\.sleep\("),
+    ("runtime/cli/objects.py", r"time\.sleep\("),
     ("runtime/supervisor/directory.py", r"time\.sleep\("),
     ("shard/worker/handover.py", r"time\.sleep\("),  # Of no length: it hands the interpreter on.
 }

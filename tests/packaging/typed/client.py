@@ -102,7 +102,7 @@ def in_a_thread() -> None:
         assert_type(client.ping(), str)
         status = client.status(timeout=1.0)
         assert_type(status, ServiceStatus)
-        assert_type(status.refused_objects[0].deaths, int)
+        assert_type(status.quarantined_objects[0].offences, int)
         assert_type(status.router, dict[str, Any])
         place = client.topology().shards[0]
         assert_type(place.slots, tuple[int, int])

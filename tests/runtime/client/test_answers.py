@@ -44,7 +44,7 @@ def test_what_a_newer_service_says_in_addition_is_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ClassInfo", "MethodInfo", "ObjectRefusal", "ProcessStatus", "ServiceProblem", "ServiceStatus", "ServiceTopology"]
+    "name", ["ClassInfo", "MethodInfo", "ObjectQuarantine", "ProcessStatus", "ServiceProblem", "ServiceStatus", "ServiceTopology"]
 )
 def test_every_record_that_users_touch_is_a_public_name(name: str) -> None:
     assert name in tidegate.__all__

@@ -45,13 +45,13 @@ def test_a_worker_that_fails_again_and_again_is_one_problem_with_the_count() -> 
     assert problem.where == "worker 0"
 
 
-def test_an_object_that_is_refused_is_a_problem_of_a_service_whose_processes_all_serve() -> None:
+def test_an_object_in_quarantine_is_a_problem_of_a_service_whose_processes_all_serve() -> None:
     machine, running = serving(), Running("Bad", "one", "crash")
     for now in (5.0, 6.0, 7.0):
         machine.suspicion.died(0, running, now)
     [problem] = problems(machine, 7.0)
     assert problem.where == "Bad/one"
-    assert problem.what == "refused for a while: its code has ended its worker 3 times, the last time in crash"
+    assert problem.what == "in quarantine: its code has held up or ended its worker 3 times, the last time in crash"
     assert machine.all_ready
     assert state(machine, [problem]) == "degraded"
 

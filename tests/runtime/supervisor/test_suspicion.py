@@ -1,8 +1,8 @@
-"""Objects whose code ends their worker: named, refused longer each time, and forgotten when they are quiet."""
+"""Objects whose code ends their worker: named, in quarantine longer each time, and forgotten when they are quiet."""
 
 from __future__ import annotations
 
-from tidegate.runtime.limits import REFUSED_S_MAX, REFUSED_S_MIN, SUSPICION_S
+from tidegate.runtime.limits import QUARANTINE_S_MAX, QUARANTINE_S_MIN, SUSPICION_S
 from tidegate.runtime.supervisor.suspicion import Suspicion
 from tidegate.runtime.wire.supervisor_messages import Running
 
@@ -18,40 +18,40 @@ def test_a_worker_writes_down_whose_code_it_runs_for_a_while_after_a_death_only(
     assert not suspicion.is_watched(0, SUSPICION_S)
 
 
-def test_an_object_is_named_from_its_first_known_death_and_refused_from_the_second_for_longer_each_time() -> None:
+def test_an_object_is_named_from_its_first_known_death_and_in_quarantine_from_the_second_for_longer_each_time() -> None:
     suspicion = Suspicion()
-    now, refused_s = 0.0, []
-    for deaths in range(1, 12):
+    now, quarantine_s = 0.0, []
+    for offences in range(1, 12):
         said = suspicion.died(0, BAD, now)
         assert said.startswith("while Poison/p ran boom")
-        found = suspicion.refused(now)
-        assert bool(found) == (deaths >= 2) == ("is refused for" in said)
+        found = suspicion.quarantined(now)
+        assert bool(found) == (offences >= 2) == ("is in quarantine for" in said)
         if found:
-            assert (found[0].class_name, found[0].name, found[0].deaths, found[0].code) == ("Poison", "p", deaths, "boom")
-            refused_s.append(found[0].for_s)
-            assert suspicion.refused(now + found[0].for_s) == ()
+            assert (found[0].class_name, found[0].name, found[0].offences, found[0].code) == ("Poison", "p", offences, "boom")
+            quarantine_s.append(found[0].for_s)
+            assert suspicion.quarantined(now + found[0].for_s) == ()
             now += found[0].for_s
         now += 1
-    assert refused_s[:4] == [REFUSED_S_MIN, 2 * REFUSED_S_MIN, 4 * REFUSED_S_MIN, 8 * REFUSED_S_MIN]
-    assert refused_s[-1] == REFUSED_S_MAX
+    assert quarantine_s[:4] == [QUARANTINE_S_MIN, 2 * QUARANTINE_S_MIN, 4 * QUARANTINE_S_MIN, 8 * QUARANTINE_S_MIN]
+    assert quarantine_s[-1] == QUARANTINE_S_MAX
 
 
 def test_an_object_that_has_been_quiet_for_long_is_forgotten() -> None:
     suspicion = Suspicion()
     suspicion.died(0, BAD, 0.0)
-    assert "refused" not in suspicion.died(0, BAD, SUSPICION_S)
-    assert suspicion.refused(SUSPICION_S) == ()
+    assert "quarantine" not in suspicion.died(0, BAD, SUSPICION_S)
+    assert suspicion.quarantined(SUSPICION_S) == ()
 
 
-def test_the_deaths_of_different_objects_do_not_add_up() -> None:
+def test_the_offences_of_different_objects_do_not_add_up() -> None:
     suspicion = Suspicion()
     for number in range(100):
         suspicion.died(0, Running("Shop", f"n{number}", "buy"), float(number))
-    assert suspicion.refused(100.0) == ()
+    assert suspicion.quarantined(100.0) == ()
 
 
-def test_an_alarm_that_kills_is_named_and_the_calls_of_its_object_are_not_refused() -> None:
+def test_an_alarm_that_kills_is_named_and_the_calls_of_its_object_are_not_kept_out() -> None:
     suspicion = Suspicion()
     for number in range(5):
         assert suspicion.died(0, Running("Poison", "p", "alarm"), float(number)) == "while Poison/p ran alarm"
-    assert suspicion.refused(5.0) == ()
+    assert suspicion.quarantined(5.0) == ()

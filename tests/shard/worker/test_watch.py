@@ -1,4 +1,4 @@
-"""Whatever code of an object runs, it is written down while it runs; and an object that ends its worker is refused."""
+"""Whatever code of an object runs, it is written down while it runs; and an object in quarantine is kept out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.host_world import World
 from tidegate import AlarmInfo
 from tidegate.runtime.child.witness import Witness, take_testimony
 from tidegate.runtime.errors import Unavailable
-from tidegate.runtime.wire.supervisor_messages import RefusedObject, Running
+from tidegate.runtime.wire.supervisor_messages import QuarantinedObject, Running
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.worker.watch import start_watch
 
@@ -135,10 +135,10 @@ async def test_after_the_watch_nothing_is_written_and_nothing_is_replaced(witnes
 
 
 @in_virtual_time
-async def test_a_refused_object_is_told_why_and_for_how_long_and_comes_back() -> None:
-    world = AlarmWorld(Bell, refused=(RefusedObject("Bell", "bad", 3, "boom", 8.0),))
+async def test_an_object_in_quarantine_is_told_why_and_for_how_long_and_comes_back() -> None:
+    world = AlarmWorld(Bell, quarantined=(QuarantinedObject("Bell", "bad", 3, "boom", 8.0),))
     await world.until(2)
-    with pytest.raises(Unavailable, match=r"Bell/bad is refused for 6\.0 s: its code .* 3 times.* boom") as raised:
+    with pytest.raises(Unavailable, match=r"Bell/bad is in quarantine for 6\.0 s: its code .* 3 times.* boom") as raised:
         await world.ring_up("get", "k", name="bad")
     assert raised.value.outcome == "not_executed"
     assert raised.value.retryable
@@ -149,11 +149,13 @@ async def test_a_refused_object_is_told_why_and_for_how_long_and_comes_back() ->
 
 
 @in_virtual_time
-async def test_an_alarm_of_a_refused_object_waits_and_nothing_is_counted() -> None:
+async def test_an_alarm_of_an_object_in_quarantine_waits_and_nothing_is_counted() -> None:
     world = AlarmWorld()
     await world.ring_up("set", 1)
     world.host.alarms.stop()
-    world.settings = type(world.settings)(world.settings.shards_total, refused=(RefusedObject("Bell", "a", 2, "boom", 8.0),))
+    world.settings = type(world.settings)(
+        world.settings.shards_total, quarantined=(QuarantinedObject("Bell", "a", 2, "boom", 8.0),)
+    )
     world.crash()
     await world.until(7)
     assert world.rehearsal.runs == []

@@ -1,0 +1,171 @@
+"""The thread that looks at the event loop, ten times a second, and does something about code that holds it up.
+
+Guarantee: code of an object that holds it up for half a second is named within a second, with the stack. Past the limit it is
+interrupted and its object reset, as if it had called `abort` where it was. If that has no effect the process ends, and whose code
+it was is written down for the supervisor. The rules are in `patience`.
+
+Code is interrupted by a signal: its handler runs in the loop's thread between two instructions of the interpreter, also out of a
+sleep or a lock that waits, and sees where it is. It raises only where the object's own code, or what that has called, is at work.
+
+Nothing here may wait for what the loop's thread may hold: lines go to the log by a way that takes no lock of `logging`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from tidegate.runtime.child.witness import Witness
+from tidegate.runtime.errors import one_line
+from tidegate.runtime.limits import HELD_UP_KINDS_MAX, HELD_UP_KINDS_S
+from tidegate.runtime.wire.supervisor_messages import HeldUp, Running
+from tidegate.shard.host.activation import Activation
+from tidegate.shard.loop.cpython import frame_of_thread
+from tidegate.shard.worker.occupant import Occupant, occupant, stack_of
+from tidegate.shard.worker.patience import Patience, Reaction
+
+Say = Callable[[int, str], None]
+SIGNAL = signal.SIGRTMAX - 3
+"""Any that the app does not use; programs that an object starts do not inherit its handler."""
+
+
+class Lookout:
+    """Made and started in the loop's thread, which must be the main one."""
+
+    def __init__(
+        self,
+        patience: Patience,
+        say: Say,
+        witness: Witness | None,
+        held_up: Callable[[HeldUp], None],
+        end: Callable[[], NoReturn],
+    ) -> None:
+        """`say` writes a line to the log. `witness`: where to write down who holds up the worker. `held_up` is told, in the
+        loop's thread, who is being interrupted. `end` ends the process."""
+        self._patience = patience
+        self._say = say
+        self._witness = witness
+        self._held_up = held_up
+        self._end = end
+        self._thread_id = threading.get_ident()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tidegate-lookout", daemon=True)
+        self._times: int | None = None
+        self._last: Occupant | None = None
+        self._target: FrameType | None = None
+        """The step that is to be interrupted."""
+        self._heard = self._raised = 0
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
+        """By class and method: when the next line may be written, and how many were not."""
+
+    def start(self, base: FrameType) -> None:
+        """`base`: the frame that is going to run the loop."""
+        self._base = base
+        signal.signal(SIGNAL, self._interrupt)
+        try:
+            self._times = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:  # A kernel without: a starved worker is then taken for one that is held up.
+            self._times = None
+        self._thread.start()
+
+    def close(self) -> None:
+        self._closing.set()
+        self._thread.join()
+        if self._times is not None:
+            os.close(self._times)
+
+    # In the thread
+
+    def _run(self) -> None:
+        while not self._closing.wait(self._patience.pause_s):
+            self.look(time.monotonic())
+
+    def look(self, now_s: float) -> None:
+        frame = frame_of_thread(self._thread_id)
+        found = occupant(frame, self._base)
+        step = None if found is None else found.step
+        patience = self._patience
+        if patience.has_changed(step):
+            self._step_over(now_s)
+        reaction = patience.look(
+            now_s,
+            step,
+            self._starved_s(),
+            heard=self._heard,
+            raised=self._raised,
+            interruptible=found is not None and found.interruptible,
+        )
+        self._last = found
+        if reaction is Reaction.NOTHING or found is None:
+            return
+        if reaction is Reaction.NAME:
+            self._name(found, frame)
+        elif reaction is Reaction.INTERRUPT:
+            self._target = found.step
+            signal.pthread_kill(self._thread_id, SIGNAL)
+        else:
+            what = "swallowed its interruption" if self._raised else "cannot be interrupted"
+            self._say(logging.ERROR, f"{self._who(found)} and {what}: this worker ends\n{stack_of(frame, self._base)}")
+            self._end()
+
+    def _step_over(self, now_s: float) -> None:
+        last, patience = self._last, self._patience
+        self._target = None
+        self._heard = self._raised = 0
+        if last is None or last.owner is None or not patience.was_slow:
+            return
+        if self._witness is not None:
+            self._witness.leave()
+        kind = last.owner.id.class_name, last.code
+        due_s, silent = self._told.get(kind, (0.0, 0))
+        if now_s < due_s:
+            self._told[kind] = due_s, silent + 1
+            return
+        if len(self._told) >= HELD_UP_KINDS_MAX:
+            self._told.clear()
+        self._told[kind] = now_s + HELD_UP_KINDS_S, 0
+        more = f" ({silent} more of this kind since the last line)" if silent else ""
+        self._say(logging.WARNING, f"{self._who(last)} before it let others run{more}")
+
+    def _name(self, found: Occupant, frame: FrameType | None) -> None:
+        if found.owner is None:
+            text = f"the event loop has been held up for {self._patience.held_s:.1f} s by no object's code"
+            self._say(logging.INFO, f"{text}\n{stack_of(frame, self._base)}")
+            return
+        if self._witness is not None:
+            self._witness.enter(found.owner.id.class_name, found.owner.id.name, found.code)
+        self._say(logging.WARNING, f"{self._who(found)} so far, and others wait\n{stack_of(frame, self._base)}")
+
+    def _who(self, found: Occupant) -> str:
+        assert found.owner is not None
+        return f"{one_line(f'{found.owner.id}: {found.code}')} held up its worker for {self._patience.held_s:.1f} s"
+
+    def _starved_s(self) -> float:
+        if self._times is None:
+            return 0.0
+        return int(os.pread(self._times, 100, 0).split()[1]) / 1e9
+
+    # In the loop's thread
+
+    def _interrupt(self, _: int, frame: FrameType | None) -> None:
+        target = self._target
+        if target is None:
+            return
+        self._heard += 1
+        found = occupant(frame, self._base)
+        if found is None or found.step is not target or not found.interruptible:
+            return
+        self._raised += 1
+        activation = found.owner
+        assert isinstance(activation, Activation)
+        held_s = self._patience.held_s
+        if self._raised == 1:
+            self._held_up(HeldUp(Running(activation.id.class_name, activation.id.name, found.code), round(held_s, 3)))
+        where = "" if frame is None else f" ({frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno})"
+        activation.abort(f"its code held up the worker for {held_s:.1f} s in {found.code}{where}")

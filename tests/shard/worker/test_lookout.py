@@ -1,0 +1,251 @@
+"""Code that holds up the loop is named while it runs, interrupted wherever the interpreter lets it, and its object reset; nothing
+else of the process notices."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Iterator
+from inspect import CO_COROUTINE
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import pytest
+
+from tests.support.host_world import World
+from tidegate.runtime.child.witness import Witness, take_testimony
+from tidegate.runtime.errors import MethodRaised, ObjectReset, StartFailed
+from tidegate.runtime.wire.supervisor_messages import HeldUp, Running
+from tidegate.shard.loop.cpython import this_frame
+from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.worker.lookout import Lookout
+from tidegate.shard.worker.occupant import occupant
+from tidegate.shard.worker.patience import Patience
+from tidegate.shard.worker.watch import exit_at_once, name_exits
+
+LIMIT_S = 0.6
+SLOW_STARTS: list[bool] = []
+
+
+class Ends(BaseException):
+    """In the place of the end of the process."""
+
+
+class Busy(DurableObject):
+    def __init__(self) -> None:
+        if SLOW_STARTS:
+            spin()
+
+    async def hello(self) -> str:
+        return "hello"
+
+    async def get(self) -> Any:
+        return await self.storage.get("k")
+
+    async def spins(self) -> None:
+        await self.storage.put("k", "lost")
+        while True:
+            pass
+
+    async def sleeps(self) -> None:
+        time.sleep(60)  # noqa: ASYNC251  # what it is about
+
+    async def waits_for_a_lock(self) -> None:
+        lock = threading.Lock()
+        with lock:
+            lock.acquire()
+
+    async def spins_later(self) -> None:
+        await asyncio.sleep(0.001)
+        while True:
+            pass
+
+    async def spins_in_a_task(self) -> None:
+        await self.spawn(self.spins_later())
+
+    async def asks_storage_for_ever(self) -> None:
+        while True:
+            await self.storage.get("k")
+
+    async def spins_in_a_transaction(self) -> None:
+        async with self.storage.transaction():
+            await self.storage.put("k", "lost")
+            while True:
+                pass
+
+    async def blocks_in_a_callback(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.call_soon(time.sleep, 60)
+        await asyncio.sleep(60)
+
+    async def swallows(self) -> None:
+        while True:
+            try:
+                while True:
+                    pass
+            except BaseException:
+                pass
+
+    async def slow(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251
+
+
+def written_by_now(path: Path) -> Running | None:
+    copy = path.with_suffix(".copy")
+    copy.write_bytes(path.read_bytes())
+    return take_testimony(copy)
+
+
+def spin() -> None:
+    while True:
+        pass
+
+
+def ends() -> NoReturn:
+    raise Ends
+
+
+def loop_frame() -> FrameType:
+    """That which runs the loop on which this is asked."""
+    frame: FrameType | None = this_frame(1)
+    while frame is not None and frame.f_code.co_flags & CO_COROUTINE:
+        frame = frame.f_back
+    assert frame is not None
+    return frame
+
+
+class Watched:
+    """A world whose loop a lookout looks at."""
+
+    def __init__(self, base: FrameType, folder: Path, limit_s: float = LIMIT_S) -> None:
+        self.world = World(Busy)
+        self.lines: list[tuple[int, str]] = []
+        self.held_up: list[HeldUp] = []
+        self.path = folder / "witness"
+        self.ended = threading.Event()
+        self.lookout = Lookout(
+            Patience(limit_s),
+            lambda *line: self.lines.append(line),
+            Witness(self.path),
+            self.held_up.append,
+            self._end,
+        )
+        self.lookout.start(base)
+
+    def _end(self) -> NoReturn:
+        self.ended.set()
+        raise SystemExit
+
+    @property
+    def text(self) -> str:
+        return "\n".join(text for _, text in self.lines)
+
+
+@pytest.fixture(autouse=True)
+def no_slow_starts() -> Iterator[None]:
+    SLOW_STARTS.clear()
+    yield
+    SLOW_STARTS.clear()
+
+
+@pytest.mark.parametrize(
+    ("method", "code"),
+    [
+        ("spins", "spins"),
+        ("sleeps", "sleeps"),
+        ("waits_for_a_lock", "waits_for_a_lock"),
+        ("spins_later", "spins_later"),
+        ("spins_in_a_task", "spins_later"),
+        ("asks_storage_for_ever", "asks_storage_for_ever"),
+        ("spins_in_a_transaction", "spins_in_a_transaction"),
+        ("blocks_in_a_callback", "sleep"),
+    ],
+)
+async def test_code_that_holds_up_the_loop_is_named_with_its_stack_interrupted_and_its_object_reset(
+    tmp_path: Path, method: str, code: str
+) -> None:
+    watched = Watched(loop_frame(), tmp_path)
+    world = watched.world
+    other = world.call(Busy, "b", "hello")
+    call = world.call(Busy, "a", method)
+    began_s = time.monotonic()
+    with pytest.raises(ObjectReset, match=rf"Busy/a was reset: its code held up the worker for .* s in {code} \("):
+        await call.reply
+    assert time.monotonic() - began_s < 4 * LIMIT_S
+    assert await other.reply == "hello"
+    assert await world.ask(Busy, "a", "get") is None, "what was written and not durable is gone"
+    while written_by_now(watched.path) is not None:
+        await asyncio.sleep(0.01)
+    watched.lookout.close()
+    assert f"Busy/a: {code} held up its worker for" in watched.text
+    assert "test_lookout.py" in watched.text or code == "sleep"
+    assert {each.running for each in watched.held_up} == {Running("Busy", "a", code)}
+    assert not watched.ended.is_set()
+
+
+async def test_a_start_that_holds_up_the_loop_is_interrupted_and_fails(tmp_path: Path) -> None:
+    watched = Watched(loop_frame(), tmp_path)
+    SLOW_STARTS.append(True)
+    with pytest.raises(StartFailed, match="held up the worker"):
+        await watched.world.ask(Busy, "a", "hello")
+    SLOW_STARTS.clear()
+    assert await watched.world.ask(Busy, "a", "hello") == "hello"
+    watched.lookout.close()
+
+
+async def test_a_slow_step_is_named_once_it_is_over_and_those_of_its_kind_are_counted(tmp_path: Path) -> None:
+    watched = Watched(loop_frame(), tmp_path, limit_s=math.inf)
+    for name in "abc":
+        await watched.world.ask(Busy, name, "slow", 0.35)
+        await asyncio.sleep(0.25)
+    watched.lookout.close()
+    [(level, line)] = watched.lines
+    assert level == logging.WARNING
+    assert line.startswith("Busy/a: slow held up its worker for 0.")
+    assert watched.lookout._told["Busy", "slow"][1] == 2
+
+
+async def test_who_holds_up_the_loop_is_written_down_while_it_does(tmp_path: Path) -> None:
+    watched = Watched(loop_frame(), tmp_path, limit_s=math.inf)
+    await watched.world.ask(Busy, "a", "slow", 0.8)
+    assert written_by_now(watched.path) == Running("Busy", "a", "slow")
+    while written_by_now(watched.path) is not None:
+        await asyncio.sleep(0.01)
+    watched.lookout.close()
+
+
+def test_an_object_that_ends_its_process_is_written_down_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.worker.watch.exit_at_once", lambda status: ends())
+    monkeypatch.setattr("os._exit", exit_at_once)
+    path = tmp_path / "witness"
+    name_exits(Witness(path))
+
+    class Quits(DurableObject):
+        async def quit(self) -> None:
+            import os
+
+            os._exit(3)
+
+    async def call() -> None:
+        world = World(Quits)
+        with pytest.raises(MethodRaised):
+            await world.ask(Quits, "q", "quit")
+
+    loop = new_worker_loop()
+    loop.run_until_complete(call())
+    loop.close()
+    assert take_testimony(path) == Running("Quits", "q", "quit")
+
+
+async def test_the_loop_between_two_steps_and_code_of_no_object_have_no_owner(tmp_path: Path) -> None:
+    base = loop_frame()
+    assert occupant(base, base) is None
+    found = occupant(this_frame(), base)
+    assert found is not None
+    assert found.owner is None
+    assert not found.interruptible
