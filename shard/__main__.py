@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import zmq
 
-from tidegate.runtime.child.child import pin, prepare_child, say_past_locks
+from tidegate.runtime.child.child import STUCK_FD_VARIABLE, pin, prepare_child, say_past_locks
 from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor, wait_for_open
 from tidegate.runtime.child.output import Outputs
 from tidegate.runtime.child.witness import Witness
@@ -116,7 +116,8 @@ def _look_out(spec: WorkerSpec, worker: Worker, loop: asyncio.AbstractEventLoop,
         exit_at_once(HELD_UP_EXIT)
 
     limit_s = math.inf if spec.held_up_s is None else spec.held_up_s
-    return Lookout(Patience(limit_s), say_past_locks, None if spec.watched else witness, worker.held_up, end)
+    stuck_fd = int(os.environ.pop(STUCK_FD_VARIABLE, "-1"))
+    return Lookout(Patience(limit_s), say_past_locks, None if spec.watched else witness, worker.held_up, end, stuck_fd)
 
 
 def _cannot_load(app: str, error: BaseException) -> Failed:

@@ -30,6 +30,9 @@ LOG_JOURNAL_VARIABLE = "TIDEGATE_LOG_JOURNAL"
 LOCK_FD_VARIABLE = "TIDEGATE_LOCK_FD"
 """Descriptor of the data directory's lock. Children keep it open: the lock is free only when the last of them is gone."""
 
+STUCK_FD_VARIABLE = "TIDEGATE_STUCK_FD"
+"""Descriptor of a pipe into which a worker's stack is written when none of its Python code can run."""
+
 _PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger("tidegate")
@@ -52,6 +55,8 @@ def prepare_child(role: str, control_fd: int) -> Outputs:
     os.set_inheritable(control_fd, False)
     if lock_fd := os.environ.pop(LOCK_FD_VARIABLE, ""):
         os.set_inheritable(int(lock_fd), False)
+    if stuck_fd := os.environ.get(STUCK_FD_VARIABLE, ""):
+        os.set_inheritable(int(stuck_fd), False)
     # The supervisor decides about the end of its children, by `Drain`; a Ctrl-C or a `kill -TERM` meant for the whole group
     # must not cut calls. An empty handler, not SIG_IGN: ignored signals stay ignored in processes that user code starts.
     signal.signal(signal.SIGINT, _ignore)

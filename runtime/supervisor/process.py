@@ -12,10 +12,14 @@ import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 
-from tidegate.runtime.child.child import LOCK_FD_VARIABLE
+from tidegate.runtime.child.child import LOCK_FD_VARIABLE, STUCK_FD_VARIABLE
 from tidegate.runtime.child.control import stream_to_child
 from tidegate.runtime.child.output import OWN_PIPES_VARIABLE, Outputs, relays
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, FromChild, ToChild
+
+STACK_BYTES_MAX = 8 << 10
+"""Of what a child says that is stuck."""
+STACK_WRITTEN_S = 0.05
 
 
 def describe_exit(returncode: int) -> str:
@@ -44,24 +48,31 @@ class ChildProcess:
         loop: asyncio.AbstractEventLoop,
         on_message: Callable[[FromChild], None],
         on_exit: Callable[[int], None],
+        on_stuck: Callable[[str], None] | None = None,
         outputs: Outputs | None = None,
     ) -> None:
         """Starts it. `--control-fd N` is added to the command. It gets `kept_fds` under the same numbers. What it prints goes on
         to `outputs`, or where our own prints go. Raises OSError."""
         self._loop = loop
         self._on_exit = on_exit
+        self._on_stuck = on_stuck
+        self._stuck_fd, stuck_theirs = (-1, None) if on_stuck is None else os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         control, theirs = socket.socketpair()
         self._relays = [] if outputs is None else relays(outputs, loop)
         streams = [relay.theirs for relay in self._relays]
         try:
             with theirs:
-                self._popen = _start(command, theirs, environment, lock_fd, kept_fds, streams)
+                self._popen = _start(command, theirs, environment, lock_fd, kept_fds, stuck_theirs, streams)
         except OSError:
             control.close()
             for relay in self._relays:
                 relay.close()
+            if on_stuck is not None:
+                os.close(self._stuck_fd)
             raise
         finally:
+            if stuck_theirs is not None:
+                os.close(stuck_theirs)
             for fd in set(streams):
                 os.close(fd)
         self.pid = self._popen.pid
@@ -69,6 +80,8 @@ class ChildProcess:
         self._control = stream_to_child(control, loop, self.pid)
         self._control.start(on_message)
         loop.add_reader(self._pidfd, self._on_exited)
+        if on_stuck is not None:
+            loop.add_reader(self._stuck_fd, self._on_stuck_begun)
 
     def send(self, message: ToChild) -> None:
         """Never blocks and never fails: a child that does not read is for liveness to judge."""
@@ -78,7 +91,27 @@ class ChildProcess:
         """SIGKILL. `on_exit` follows."""
         self._popen.kill()
 
+    def _on_stuck_begun(self) -> None:
+        """It writes its stack, line by line."""
+        self._loop.remove_reader(self._stuck_fd)
+        self._loop.call_later(STACK_WRITTEN_S, self._on_stuck_said)
+
+    def _on_stuck_said(self) -> None:
+        if self._stuck_fd < 0:
+            return
+        try:
+            said = os.read(self._stuck_fd, STACK_BYTES_MAX)
+        except BlockingIOError:
+            said = b"-"
+        if said and self._on_stuck is not None:  # Else it has ended.
+            self._on_stuck(said.decode(errors="replace").strip())
+            self._loop.add_reader(self._stuck_fd, self._on_stuck_begun)
+
     def _on_exited(self) -> None:
+        if self._stuck_fd >= 0:
+            self._loop.remove_reader(self._stuck_fd)
+            os.close(self._stuck_fd)
+            self._stuck_fd = -1
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         returncode = self._popen.wait()
@@ -95,6 +128,7 @@ def _start(
     environment: Mapping[str, str],
     lock_fd: int | None,
     kept_fds: Sequence[int],
+    stuck_fd: int | None,
     streams: list[int],
 ) -> subprocess.Popen[bytes]:
     kept = [control.fileno(), *kept_fds]
@@ -102,6 +136,9 @@ def _start(
     if lock_fd is not None:
         kept.append(lock_fd)
         environment[LOCK_FD_VARIABLE] = str(lock_fd)
+    if stuck_fd is not None:
+        kept.append(stuck_fd)
+        environment[STUCK_FD_VARIABLE] = str(stuck_fd)
     if streams:
         environment[OWN_PIPES_VARIABLE] = "1"
     stdout, stderr = streams or (None, None)

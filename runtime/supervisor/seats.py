@@ -50,6 +50,10 @@ class Occupancy:
     """When the process there is killed unless it has become ready, or gone."""
     ready: Ready | None = None
     statistics: dict[str, Any] = field(default_factory=dict)
+    stuck_at: float | None = None
+    """When it was told that no Python code of it could run, if it has not answered a ping since."""
+    stuck_in: str = ""
+    """Its stack then, until that has been reported."""
     pinged_at: float | None = None
     """When the ping was sent to which no answer has come; None when all are answered."""
     ping_number: int = 0

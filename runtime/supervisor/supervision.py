@@ -9,6 +9,9 @@ Seats are explained in `seats.py`; how processes are replaced while the service 
 
 from __future__ import annotations
 
+import itertools
+import math
+
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.supervisor.replacement import Replacements
 from tidegate.runtime.supervisor.seats import (
@@ -50,6 +53,8 @@ from tidegate.runtime.wire.supervisor_messages import (
 )
 
 PING_INTERVAL_S = 2.0
+STUCK_ANSWER_S = 0.2
+"""A child of which no Python code could run for a while, and that answers a ping within this time, had only been stopped."""
 SLEPT_S = 5.0
 """A timer this late says that the supervisor itself was stopped or starved."""
 START_S_MAX = 900.0
@@ -76,10 +81,12 @@ class Supervision:
         stop_s: float,
         routers: int = 1,
         replace_s: float = 10.0,
+        held_up_s: float = math.inf,
     ) -> None:
         self._owners = owners
         self._workers = workers
         self._liveness_s = liveness_s
+        self._held_up_s = held_up_s
         self._stop_s = stop_s
         self.routers = tuple(ROUTER - index for index in range(routers))
         """Their seats."""
@@ -144,6 +151,7 @@ class Supervision:
         times = [time for o in self.seats.values() for time in (o.restart_at, o.deadline) if time is not None]
         if not self.stopping:
             times.append(self._next_ping_at)
+            times += [self._stuck_deadline(each) for each in self.seats.values() if each.stuck_at is not None]
         if (replaced_by := self.replacements.next_deadline()) is not None:
             times.append(replaced_by)
         return min(times, default=None)
@@ -185,7 +193,7 @@ class Supervision:
         occupancy = self.seats[seat]
         if isinstance(message, Pong):
             if message.number == occupancy.ping_number:
-                occupancy.pinged_at = None
+                occupancy.pinged_at = occupancy.stuck_at = None
             occupancy.statistics = message.statistics
         elif isinstance(message, Failed):
             occupancy.failed = message
@@ -258,6 +266,8 @@ class Supervision:
                 self._out_of_time(seat, occupancy)
             elif occupancy.restart_at is not None and now >= occupancy.restart_at:
                 self._spawn(seat, now)
+            elif occupancy.stuck_at is not None and now >= self._stuck_deadline(occupancy):
+                self._stuck(seat, occupancy, now)
         self.replacements.timer(now)
         if not self.stopping and now >= self._next_ping_at:
             if now - self._next_ping_at > SLEPT_S:
@@ -325,7 +335,7 @@ class Supervision:
         occupancy = self.seats[seat]
         was = occupancy.state
         occupancy.state = SeatState.EMPTY
-        occupancy.deadline = occupancy.pinged_at = None
+        occupancy.deadline = occupancy.pinged_at = occupancy.stuck_at = None
         occupancy.statistics = {}
         had_endpoint, occupancy.ready = occupancy.ready is not None, None
         if had_endpoint and not is_router(seat):
@@ -387,6 +397,29 @@ class Supervision:
             occupancy.pinged_at = now  # The kill may take effect later; do not repeat it at every interval.
             self.kill(seat, f"had not answered for {silence_s:.0f} s and was killed")
 
+    def stuck(self, seat: int, stack: str, now: float) -> list[Effect]:
+        """No Python code of the process has run for a while: a call into C keeps the interpreter, or it was stopped. Who answers
+        a ping at once was stopped."""
+        occupancy = self.seats[seat]
+        if occupancy.state is SeatState.READY and not self.stopping:
+            occupancy.stuck_at, occupancy.stuck_in = now, stack
+            if occupancy.pinged_at is None:
+                self._ping(seat, occupancy, now)
+        return self._taken_effects()
+
+    def _stuck_deadline(self, occupancy: Occupancy) -> float:
+        assert occupancy.stuck_at is not None
+        return occupancy.stuck_at + (STUCK_ANSWER_S if occupancy.stuck_in else self._held_up_s)
+
+    def _stuck(self, seat: int, occupancy: Occupancy, now: float) -> None:
+        if occupancy.stuck_in:
+            said = "nothing of it can run, since a call into C keeps the interpreter; its stack, the innermost first"
+            self.report("error", f"{self.name(seat)}: {said}:\n{_code_in(occupancy.stuck_in)}")
+            occupancy.stuck_in = ""
+        else:
+            occupancy.stuck_at = None
+            self.kill(seat, "was kept from running by a call into C and was killed")
+
     def _slept(self, now: float) -> None:
         """This process itself did not run for a while (stopped, starved): nobody is late because of that."""
         self.report("warning", f"the supervisor did not run for {now - self._next_ping_at:.0f} s")
@@ -410,7 +443,7 @@ class Supervision:
         self.replacements.stop()
         self._stop_by = now + stop_s
         for seat, occupancy in self.seats.items():
-            occupancy.restart_at = occupancy.pinged_at = None
+            occupancy.restart_at = occupancy.pinged_at = occupancy.stuck_at = None
             if occupancy.state is SeatState.STARTING:  # It has accepted no call, and recovery may be cut anywhere.
                 occupancy.deadline = None
                 self.kill(seat, "was killed before it was ready")
@@ -474,3 +507,9 @@ class Supervision:
     def _taken_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []
         return effects
+
+
+def _code_in(stacks: str) -> str:
+    """What faulthandler tells, of the thread that it tells last, which is the main one, down to where the runtime begins."""
+    lines = stacks.rpartition("Thread ")[2].splitlines()[1:]
+    return "\n".join(itertools.takewhile(lambda line: "/shard/loop/" not in line, lines))

@@ -128,6 +128,7 @@ class Supervisor:
             stop_s=config.service.stop_s,
             routers=service.routers,
             replace_s=config.service.reload_s,
+            held_up_s=math.inf if config.service.dev else config.service.held_up_s,
         )
         self._environment = {**environment_for_children(), LOG_LEVEL_VARIABLE: config.log.level}
         if logs_to_journal():
@@ -176,6 +177,9 @@ class Supervisor:
             self._tell_status()
         if isinstance(message, Ready):
             self._delete_logs_once()
+
+    def _on_stuck(self, seat: int, stack: str) -> None:
+        self._obey(self.supervision.stuck(seat, stack, self._now()))
 
     def _on_exit(self, seat: int, returncode: int) -> None:
         del self._children[seat]
@@ -250,6 +254,7 @@ class Supervisor:
                     loop=self._loop,
                     on_message=lambda message: self._on_message(place.seat, message),
                     on_exit=lambda returncode: self._on_exit(place.seat, returncode),
+                    on_stuck=None if is_router(seat) else lambda stack: self._on_stuck(place.seat, stack),
                     outputs=service.outputs,
                 )
         except OSError as error:

@@ -2,7 +2,8 @@
 
 Guarantee: code of an object that holds it up for half a second is named within a second, with the stack. Past the limit it is
 interrupted and its object reset, as if it had called `abort` where it was. If that has no effect the process ends, and whose code
-it was is written down for the supervisor. The rules are in `patience`.
+it was is written down for the supervisor. The rules are in `patience`. Where a call into C keeps the interpreter, so that not
+even this thread runs, the stack is told to the supervisor within a second, and it decides.
 
 Code is interrupted by a signal: its handler runs in the loop's thread between two instructions of the interpreter, also out of a
 sleep or a lock that waits, and sees where it is. It raises only where the object's own code, or what that has called, is at work.
@@ -12,6 +13,7 @@ Nothing here may wait for what the loop's thread may hold: lines go to the log b
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -31,6 +33,7 @@ from tidegate.shard.worker.occupant import Occupant, occupant, stack_of
 from tidegate.shard.worker.patience import Patience, Reaction
 
 Say = Callable[[int, str], None]
+STUCK_S = 0.7
 SIGNAL = signal.SIGRTMAX - 3
 """Any that the app does not use; programs that an object starts do not inherit its handler."""
 
@@ -45,14 +48,18 @@ class Lookout:
         witness: Witness | None,
         held_up: Callable[[HeldUp], None],
         end: Callable[[], NoReturn],
+        stuck_fd: int = -1,
     ) -> None:
         """`say` writes a line to the log. `witness`: where to write down who holds up the worker. `held_up` is told, in the
-        loop's thread, who is being interrupted. `end` ends the process."""
+        loop's thread, who is being interrupted. `end` ends the process. `stuck_fd`: where the stack is written,
+        without the interpreter, when not even this thread can run."""
         self._patience = patience
         self._say = say
         self._witness = witness
         self._held_up = held_up
         self._end = end
+        self._stuck_fd = stuck_fd
+        self._armed_at_s = 0.0
         self._thread_id = threading.get_ident()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tidegate-lookout", daemon=True)
@@ -72,11 +79,14 @@ class Lookout:
             self._times = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # A kernel without: a starved worker is then taken for one that is held up.
             self._times = None
+        self._arm(time.monotonic())
         self._thread.start()
 
     def close(self) -> None:
         self._closing.set()
         self._thread.join()
+        if self._stuck_fd >= 0:
+            faulthandler.cancel_dump_traceback_later()
         if self._times is not None:
             os.close(self._times)
 
@@ -84,7 +94,16 @@ class Lookout:
 
     def _run(self) -> None:
         while not self._closing.wait(self._patience.pause_s):
-            self.look(time.monotonic())
+            now_s = time.monotonic()
+            if now_s - self._armed_at_s >= STUCK_S / 2:
+                self._arm(now_s)
+            self.look(now_s)
+
+    def _arm(self, now_s: float) -> None:
+        """Unless it is done again in time, the stack is written, by a thread that needs no interpreter."""
+        self._armed_at_s = now_s
+        if self._stuck_fd >= 0:
+            faulthandler.dump_traceback_later(STUCK_S, file=self._stuck_fd)
 
     def look(self, now_s: float) -> None:
         frame = frame_of_thread(self._thread_id)

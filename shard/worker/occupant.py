@@ -21,6 +21,8 @@ from tidegate.shard.loop.spare import DRIVERS
 from tidegate.shard.loop.task import ObjectTask
 
 SHOWN_FRAMES = 20
+_DEBUGGERS = ("bdb", "tidegate.shard.worker.debugger")
+"""Somebody looks at the code, which therefore stands still: that holds up nobody."""
 _RUNTIME = ("tidegate.shard.", "tidegate.runtime.")
 
 
@@ -98,7 +100,10 @@ def occupant(frame: FrameType | None, base: FrameType | None) -> Occupant | None
             owner, code = place.who(*(known[name] for name in place.arguments))
             interruptible = not ours and (own or frame.f_lineno in _CALLING[frame.f_code])  # It may be written in C.
         elif owner is None and frame.f_code not in DRIVERS:
-            if str(frame.f_globals.get("__name__", "")).startswith(_RUNTIME):
+            module = str(frame.f_globals.get("__name__", ""))
+            if module in _DEBUGGERS:
+                return None
+            if module.startswith(_RUNTIME):
                 ours = True
             else:
                 own = True

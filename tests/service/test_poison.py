@@ -15,7 +15,7 @@ from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
 
 APP = """
-import asyncio, ctypes, os, time
+import asyncio, ctypes, os, re, time
 from tidegate import DurableObject
 
 class Poison(DurableObject):
@@ -40,6 +40,9 @@ class Poison(DurableObject):
             except BaseException:
                 continue
 
+    async def keep(self) -> None:
+        re.match("(a+)+$", "a" * 60 + "b")
+
     async def get(self) -> str | None:
         return await self.storage.get("k")
 
@@ -61,7 +64,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         service = serve(2, app=str(app))
         service.expect(
             "exited with code 3", "SIGSEGV", "Fatal Python error", "held up its worker", "was reset", "is ready again",
-            "ended itself",
+            "ended itself", "a call into C",
             "was interrupted", "this worker ends", "ran each time", r"wait$", "FLAPPING",
         )  # fmt: skip
         yield service
@@ -140,6 +143,23 @@ def test_code_that_swallows_its_interruption_ends_its_worker_with_its_name(servi
     service.wait_for_output(rf"ended itself because it was held up while Poison/{bad} ran swallow")
     assert not stranger.wrong
     assert ask(service, bad, "hello") == (0, "hello")
+
+
+def test_a_call_into_c_that_keeps_the_interpreter_is_told_with_its_stack_and_its_worker_replaced(service: Service) -> None:
+    bad, near = name_on(service, 0, "Poison", "keep"), name_on(service, 0, "Poison", "beside keep")
+    since, began_s = len(service.output), time.monotonic()
+    answers: list[tuple[int, Any]] = []
+    call = threading.Thread(target=lambda: answers.append(ask(service, bad, "keep")), daemon=True)
+    call.start()
+    service.wait_for_output(r"a call into C keeps the interpreter[^\0]*poison.py\", line \d+ in keep", since)
+    told_s = time.monotonic() - began_s
+    call.join(20)
+    assert ask(service, near, "hello") == (0, "hello")
+    back_s = time.monotonic() - began_s
+    print(f"told after {told_s:.2f} s; its neighbour was answered after {back_s:.2f} s")
+    assert answers[0][1]["code"] == "shard_lost"
+    assert told_s < 1.2 * SLACK
+    assert back_s < 4.0 * SLACK
 
 
 @pytest.mark.parametrize("method", ["spin", "exit"])

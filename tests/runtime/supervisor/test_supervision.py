@@ -23,7 +23,21 @@ from tidegate.runtime.supervisor.supervision import (
     START_S_MAX,
     Supervision,
 )
-from tidegate.runtime.wire.supervisor_messages import Drain, Drained, Failed, Leave, Ping, Pong, Quiet, Ready, TopologyChanged
+from tidegate.runtime.wire.supervisor_messages import (
+    Drain,
+    Drained,
+    Failed,
+    HeldUp,
+    Leave,
+    Ping,
+    Pong,
+    QuarantineChanged,
+    Quiet,
+    Ready,
+    Released,
+    Running,
+    TopologyChanged,
+)
 
 LIVENESS_S = 10.0
 STOP_S = 8.0
@@ -506,3 +520,59 @@ def test_in_every_random_world_seats_are_filled_once_topologies_are_true_and_a_s
             return
         world.step()
     pytest.fail(f"the stop did not end: {world.machine.seats}")
+
+
+HELD_UP_S = 2.0
+STACKS = """Timeout (0:00:00.700000)!
+Thread 0x1 (most recent call first):
+  File "threading.py", line 331 in wait
+
+Thread 0x2 (most recent call first):
+  File "re.py", line 166 in match
+  File "app.py", line 24 in keep
+  File "/tidegate/shard/loop/spare.py", line 33 in _drive"""
+
+
+def stuck() -> tuple[Supervision, list[Effect]]:
+    machine = Supervision((0, 1) * 2, 2, 1, LIVENESS_S, STOP_S, held_up_s=HELD_UP_S)
+    machine.start(0.0)
+    for seat in machine.seats:
+        machine.child_said(seat, ready(seat), 1.0)
+    return machine, machine.stuck(0, STACKS, 1.5)
+
+
+def test_a_worker_of_which_no_python_code_runs_is_pinged_told_of_with_its_stack_and_killed() -> None:
+    machine, effects = stuck()
+    assert effects == [Send(0, Ping(1))]
+    told_at = machine.next_deadline()
+    assert told_at is not None
+    assert told_at < 2.0
+    [report] = machine.timer(told_at)
+    assert isinstance(report, Report)
+    assert report.text.endswith('first:\n  File "re.py", line 166 in match\n  File "app.py", line 24 in keep')
+    assert [effect for effect in machine.timer(1.5 + HELD_UP_S) if isinstance(effect, Kill)] == [Kill(0)]
+    [said, *_] = [each.text for each in machine.child_exited(0, "x", False, 4.0) if isinstance(each, Report)]
+    assert said == "worker 0 was kept from running by a call into C and was killed; starting it again"
+    machine.check_invariants()
+
+
+def test_a_worker_that_answers_its_ping_had_only_been_stopped_and_nothing_is_said() -> None:
+    machine, _ = stuck()
+    assert machine.child_said(0, Pong(1), 1.6) == []
+    assert not [effect for now in (1.8, 4.0, 5.0) for effect in machine.timer(now) if not isinstance(effect, Send)]
+
+
+def test_an_object_that_holds_up_its_worker_again_is_in_quarantine_there_at_once_and_a_release_ends_that() -> None:
+    machine = serving()
+    held_up = HeldUp(Running("Poison", "p", "spin"), 2.0)
+    assert machine.child_said(0, held_up, 2.0) == []
+    report, told = machine.child_said(0, held_up, 5.0)
+    assert isinstance(report, Report)
+    assert report.text == (
+        "worker 0: Poison/p ran spin for 2.0 s and was interrupted; it has held up or ended its worker 2 times and is in "
+        "quarantine for 4 s"
+    )
+    assert told == Send(0, QuarantineChanged(machine.suspicion.quarantined(5.0)))
+    machine.child_said(0, Released("Poison", "p"), 6.0)
+    assert machine.suspicion.quarantined(6.0) == ()
+    assert machine.child_said(0, held_up, 7.0) == [], "all is forgotten"
