@@ -147,7 +147,7 @@ class RouterMachine:
         return Overloaded(f"{self._bytes_max - self._room_bytes} bytes of calls wait for answers in the router")
 
     def _refuse_or_answer_system(self, origin: Origin, request: Request, refusal: Overloaded) -> None:
-        if not request.cls and request.method not in ALARM_CALLS:
+        if not request.cls and request.method not in OBJECT_CALLS:
             self._answer_system(origin, request)
         else:
             self._refuse(origin, request.id, refusal)
