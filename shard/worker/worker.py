@@ -83,6 +83,12 @@ _decode_asked = msgspec.msgpack.Decoder(tuple[list[int]]).decode
 log = logging.getLogger("tidegate")
 
 
+def _settings(spec: WorkerSpec, call_bytes_max: int, *, spare_task: bool) -> HostSettings:
+    return HostSettings(
+        spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.quarantined, call_bytes_max, spare_task, spec.keys
+    )
+
+
 class Worker:
     """Serves calls from `start` on. `ended(exit_code)` is called once, when it has drained or cannot go on."""
 
@@ -115,16 +121,7 @@ class Worker:
             loop,
             classes,
             self.store.shards,
-            HostSettings(
-                spec.shards_total,
-                spec.cache_bytes,
-                spec.idle_evict_s,
-                spec.dev,
-                spec.quarantined,
-                share_bytes,
-                spare_task,
-                spec.keys,
-            ),
+            _settings(spec, share_bytes, spare_task=spare_task),
             reply=self._endpoint.reply,
             turn=self._turn,
             send=self._peers.send,
