@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -32,6 +34,8 @@ from tidegate.shard.store.store import ABOVE_KEYS, ShardState, StateBatch, Store
 RECOVERY_ENTRIES_MAX = 500_000
 """Entries gathered from the logs, of all shards, before they are committed: bounds memory."""
 RECOVERY_BYTES_MAX = 256 << 20
+RECOVERY_COMMITS = 4
+"""Commits at the same time: as many shards as a worker has where nothing else is configured."""
 _CHECK_BYTES = 4 << 20  # Log bytes between two looks at those bounds.
 _RANGE_KEYS = 10_000
 
@@ -156,8 +160,8 @@ class _Gathered:
         self.seq = commit.seq
         return True
 
-    def write(self, mark: bytes = b"") -> int:
-        """Commits what was gathered; the number of entries."""
+    def fill(self, mark: bytes = b"") -> StateBatch:
+        """What was gathered, to be committed; `written` comes after that."""
         self.finish_answers()
         batch = self.state.begin()
         try:
@@ -168,7 +172,10 @@ class _Gathered:
         except OperatorError:
             batch.abort()
             raise
-        batch.commit()
+        return batch
+
+    def written(self) -> int:
+        """It is durable; the number of entries."""
         entries = self.memtable.entries
         self.memtable = Memtable()
         self.mentioned = False
@@ -328,13 +335,32 @@ class Recovery:
         return sum(t.entries for t in tables) >= RECOVERY_ENTRIES_MAX or sum(t.size_bytes for t in tables) >= RECOVERY_BYTES_MAX
 
     def _write(self, all_of: Sequence[_Gathered], mark: LogMark | None = None) -> None:
-        encoded = b"" if mark is None else mark.encode()
-        for each in all_of:
-            if each.damage is None:
-                try:
-                    self._entries += each.write(encoded)
-                except StoreFailed as error:
-                    each.damage = ShardDamaged(each.state.shard, error.operation, error.place, error.problem, error.hint)
+        """Those of several shards at the same time, at the end: each waits for the disk twice."""
+        whole = [each for each in all_of if each.damage is None]
+        if mark is None:
+            self._written([(each, _commit(each, b"")) for each in whole])
+        else:
+            with ThreadPoolExecutor(RECOVERY_COMMITS) as pool:
+                self._written(list(zip(whole, pool.map(partial(_commit, mark=mark.encode()), whole), strict=True)))
+
+    def _written(self, outcomes: Sequence[tuple[_Gathered, OperatorError | None]]) -> None:
+        for each, error in outcomes:
+            if error is None:
+                self._entries += each.written()
+            elif isinstance(error, StoreFailed):
+                each.damage = ShardDamaged(each.state.shard, error.operation, error.place, error.problem, error.hint)
+        for _, error in outcomes:
+            if error is not None and not isinstance(error, StoreFailed):
+                raise error
+
+
+def _commit(gathered: _Gathered, mark: bytes) -> OperatorError | None:
+    """Why nothing of it is in the state."""
+    try:
+        gathered.fill(mark).commit()
+    except OperatorError as error:
+        return error
+    return None
 
 
 def recover(data_dir: Path, states: Sequence[ShardState], start: int, worker: int) -> RecoveryReport:
