@@ -1,0 +1,122 @@
+"""Calls with a key against real processes that are killed: a plain ZeroMQ client that repeats what was not answered."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from typing import Any
+
+import msgspec
+import pytest
+import zmq
+
+from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service
+
+CALLS = 4_000 if FULL else 600
+KILLS = 40 if FULL else 4
+OBJECTS = [f"k{number}" for number in range(10)]
+SEED = int(os.environ.get("SEED", "5"))
+WITHIN_S = 120.0
+PATIENCE_S = 1.0
+"""A call that is not answered by then is sent again."""
+
+
+class Repeater:
+    """Sends each call until it has an answer other than one that asks for patience. Every call may leave several times."""
+
+    def __init__(self, service: Service, *, plain: bool) -> None:
+        self._service = service
+        self._random = random.Random(SEED)
+        self._session = f"repeater{self._random.getrandbits(30)}"
+        self._plain = plain
+        self.answers: dict[int, Any] = {}
+        self.names = [self._random.choice(OBJECTS) for _ in range(CALLS)]
+        self.sent = 0
+        self.kills = 0
+        self._context = zmq.Context[zmq.Socket[bytes]]()
+        self._socket = self._connect()
+
+    def _connect(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.connect(self._service.endpoint)
+        return socket
+
+    def run(self) -> None:
+        until_s = time.monotonic() + WITHIN_S
+        waiting: dict[int, float] = {}
+        begun = 0
+        while len(self.answers) < CALLS:
+            assert time.monotonic() < until_s, f"{len(self.answers)} of {CALLS} answered, seed {SEED}"
+            if self.kills < KILLS and len(self.answers) > (self.kills + 1) * CALLS // (KILLS + 2):
+                self._kill()
+            while begun < CALLS and len(waiting) < 16:
+                waiting[begun] = 0.0
+                begun += 1
+            now_s = time.monotonic()
+            due = [number for number, sent_s in waiting.items() if now_s - sent_s > PATIENCE_S]
+            if due:
+                self._send(due, min(waiting))
+                waiting.update(dict.fromkeys(due, now_s))
+            if self._socket.poll(20):
+                self._receive(waiting)
+
+    def _kill(self) -> None:
+        """A worker, or the whole service."""
+        self.kills += 1
+        if self.kills % 4 == 0:
+            self._service.kill_everything()
+            self._service.start(2)
+            self._socket.close()
+            self._socket = self._connect()
+        elif pids := self._service.worker_pids():
+            os.kill(self._random.choice(pids), signal.SIGKILL)
+
+    def _send(self, numbers: list[int], answered: int) -> None:
+        rows = []
+        for number in numbers:
+            key: dict[str, Any] = {"key": f"{self._session}.{number}"}
+            if not self._plain:
+                key["answered"] = answered
+            row = [number, "Counter", self.names[number], "get_unique_number", [], key]
+            rows += [row] * self._random.choice((1, 1, 2))
+        self._random.shuffle(rows)
+        self.sent += len(rows)
+        self._socket.send(msgspec.msgpack.encode(rows))
+
+    def _receive(self, waiting: dict[int, float]) -> None:
+        for number, status, result in msgspec.msgpack.decode(self._socket.recv()):
+            if status:
+                late = result["code"] == "bad_request" and result["outcome"] == "unknown" and number in self.answers
+                assert result["retryable"] or late, result
+                if number in waiting:
+                    waiting[number] -= PATIENCE_S * 0.9
+            else:
+                assert self.answers.setdefault(number, result) == result, f"call {number} was answered twice, differently"
+                waiting.pop(number, None)
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("plain", [False, True], ids=["session", "plain"])
+def test_calls_that_are_repeated_while_everything_is_killed_run_exactly_once(serve: Serve, plain: bool) -> None:
+    service = serve(2)
+    service.expect(KILLED_BY_TEST, "keeps failing")
+    repeater = Repeater(service, plain=plain)
+    try:
+        repeater.run()
+    finally:
+        repeater.close()
+    assert repeater.kills == KILLS
+    for name in OBJECTS:
+        numbers = sorted(repeater.answers[number] for number in range(CALLS) if repeater.names[number] == name)
+        assert numbers == list(range(len(numbers))), f"{name} gave {numbers}, seed {SEED}"
+        assert service.call("Counter", name, "current") == len(numbers)
+    answers = sum(process.get("statistics", {}).get("answers", 0) for process in service.status()["processes"])
+    print(f"seed {SEED}: {repeater.kills} kills, {CALLS} calls sent {repeater.sent} times, {answers} answers kept")
+    assert plain or answers < 200, "a session's answers are freed as they arrive"
