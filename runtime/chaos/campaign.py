@@ -36,6 +36,7 @@ from tidegate.runtime.chaos.schedule import Strike, strikes
 from tidegate.runtime.chaos.service import ChaosService, ServiceFailed
 from tidegate.runtime.chaos.syncs import Syncs
 from tidegate.runtime.chaos.workload import Call, Roster
+from tidegate.runtime.errors import OperatorError
 
 GRACE_S = 5.0
 """After its timeout a call must have been answered within this time."""
@@ -112,6 +113,9 @@ class Campaign:
             except ServiceFailed as failed:
                 ended_by = "the service failed"
                 self._broken("service", "tidegate serve", str(failed))
+            except OperatorError as failed:
+                ended_by = "the stage failed"
+                self._broken("service", "what it stands on", str(failed))
             finally:
                 self._recorder.stopping.set()
             if said := stage.service.log_says():

@@ -79,9 +79,14 @@ class Disk:
         _run("mount", self._loop, str(self.place))
 
     def unmount(self) -> None:
-        _run_until_done("umount", str(self.place))
-        _run_until_done("losetup", "--detach", self._loop)
-        _run_until_done("umount", str(self._outer))
+        """Whatever of it is mounted."""
+        if os.path.ismount(self.place):
+            _run_until_done("umount", str(self.place))
+        if self._loop:
+            _run_until_done("losetup", "--detach", self._loop)
+            self._loop = ""
+        if os.path.ismount(self._outer):
+            _run_until_done("umount", str(self._outer))
 
     def fill(self) -> None:
         """To the last block."""
