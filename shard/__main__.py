@@ -28,6 +28,7 @@ from tidegate.runtime.child.witness import Witness
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.sockets.context import new_context
+from tidegate.runtime.sockets.endpoint import prepare_uncopied
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
 from tidegate.shard.loop.cpython import this_frame
 from tidegate.shard.loop.loop import new_worker_loop
@@ -156,6 +157,7 @@ def _serve(
     loop = new_worker_loop()
     keep_to_this_thread()
     control = stream_to_supervisor(control_fd, loop)
+    prepare_uncopied()
     context = new_context()
     exit_codes: list[int] = []
 

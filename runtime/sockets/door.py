@@ -19,6 +19,8 @@ _SO_DETACH_FILTER = 27
 _DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
 """One instruction: of a packet keep nothing."""
 _SHUT = ".full"
+_TURNED_AWAY_MAX = 1_024
+"""At once, for each listening socket: as many as may wait there."""
 
 
 class Door:
@@ -28,6 +30,9 @@ class Door:
         self._files: dict[str, int] = {}
         """Paths, and the numbers of their inodes: somebody else may have taken a path."""
         self.is_shut = False
+        self._spare: int | None = None
+        """A descriptor that is given up to turn away who waits, where none is left: what waits and cannot be accepted keeps the
+        library's thread busy."""
 
     def bound(self, endpoint: str) -> None:
         """It is ours: if it has a file, `close` removes that."""
@@ -37,6 +42,9 @@ class Door:
 
     def listens(self, endpoint: str, fd: int) -> None:
         self._listening[endpoint] = fd
+        os.set_blocking(fd, False)  # The library may have accepted what was waiting when we look; those of files block.
+        if self._spare is None:
+            self._spare = _spare_descriptor()
 
     def shut(self) -> None:
         self.is_shut = True
@@ -57,8 +65,37 @@ class Door:
             else:
                 _set(fd, _SO_DETACH_FILTER, struct.pack("i", 0))
 
+    def turn_away(self) -> None:
+        """Closes the connections that have come and were not accepted, for lack of a descriptor. Their clients try again."""
+        for fd in self._listening.values():
+            listening = socket.socket(fileno=fd)
+            try:
+                for _ in range(_TURNED_AWAY_MAX):
+                    if self._spare is not None:
+                        os.close(self._spare)
+                        self._spare = None
+                    listening.accept()[0].close()
+                    self._spare = _spare_descriptor()
+            except OSError:  # Nobody waits; or the library was faster.
+                self._spare = self._spare or _spare_descriptor()
+            finally:
+                listening.detach()
+
+    def turn_out(self, fd: int) -> None:
+        """Ends a connection that has just been accepted, if that is what the descriptor still is. The library closes it."""
+        with contextlib.suppress(OSError):
+            accepted = socket.socket(fileno=fd)
+            try:
+                if any(_place_of(accepted) == _place_of_number(listening) for listening in self._listening.values()):
+                    accepted.shutdown(socket.SHUT_RDWR)
+            finally:
+                accepted.detach()
+
     def close(self) -> None:
         """From now on nobody finds it. Who is connected stays."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
         if self.is_shut:
             self.open()
         for path, inode in self._files.items():
@@ -73,5 +110,30 @@ def _path_of(endpoint: str) -> str | None:
 
 
 def _set(fd: int, option: int, value: bytes) -> None:
-    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, option, value)
+    with contextlib.suppress(OSError):
+        listening = socket.socket(fileno=fd)  # No copy: there may be no descriptor for one.
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, option, value)
+        finally:
+            listening.detach()
+
+
+def _place_of(bound: socket.socket) -> object:
+    """Its port, or its path: the address of a listening socket may stand for many."""
+    name = bound.getsockname()
+    return name[1] if isinstance(name, tuple) else name
+
+
+def _place_of_number(fd: int) -> object:
+    listening = socket.socket(fileno=fd)
+    try:
+        return _place_of(listening)
+    finally:
+        listening.detach()
+
+
+def _spare_descriptor() -> int | None:
+    try:
+        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None

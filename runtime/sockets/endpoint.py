@@ -99,6 +99,12 @@ _UNREAD = Overloaded(
 ).to_wire()
 
 
+def prepare_uncopied() -> None:
+    """Call before a process serves: what is needed to send without a copy takes a thread, files and some descriptors, and there
+    may be none left later."""
+    zmq.Frame(b" ", track=True, copy=False, copy_threshold=0)
+
+
 def _send_uncopied(socket: zmq.Socket[Any], frame: bytes) -> Delivery:
     """The last frame of a message."""
     uncopied = zmq.Frame(frame, track=True, copy=False, copy_threshold=0)
@@ -158,6 +164,8 @@ class Endpoint:
         kept = descriptors.kept(limit)
         self._accept_below = limit - kept
         """The kernel gives the lowest number that is free: a connection with this one says that all below are taken."""
+        self._turn_out_from = limit - kept // 2
+        """So many came before it was noticed that these are not kept: others need what is left."""
         self._listen_below = limit - kept - kept // 4
         self._times_full = 0
         self._full_logged_s = -math.inf
@@ -291,6 +299,8 @@ class Endpoint:
             if event == zmq.EVENT_ACCEPTED:
                 handshakes.accepted(value)
                 is_full = is_full or value >= self._accept_below
+                if value >= self._turn_out_from:
+                    self._door.turn_out(value)
             elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                 handshakes.succeeded()
             elif event == zmq.EVENT_LISTENING:
@@ -327,6 +337,7 @@ class Endpoint:
                 "(raise the limit: ulimit -n, or LimitNOFILE= in the unit)"
             )
             log.error(text, descriptors.in_use(), descriptors.limit(), self._listen_below)
+        self._door.turn_away()
         self._loop.call_later(_FULL_RETRY_S, self._open_door)
 
     def _open_door(self) -> None:
@@ -334,6 +345,7 @@ class Endpoint:
         if self._socket.closed:
             return
         if descriptors.in_use() >= self._listen_below:
+            self._door.turn_away()
             self._loop.call_later(_FULL_RETRY_S, self._open_door)
         else:
             self._door.open()

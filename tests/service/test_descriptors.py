@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import psutil
 import pytest
 import zmq
 
@@ -76,6 +77,33 @@ def test_a_crowd_that_takes_all_descriptors_shuts_out_only_itself(
     assert service.pids() == pids, "nobody has died of it"
     wait_until(lambda: statistics_of(service, role).get("times_full", 0) >= 1, "counted")
     wait_until(lambda: not statistics_of(service, role)["refuses_connections"], "let in again")
+
+
+def test_a_crowd_that_comes_while_the_router_is_busy_takes_no_last_descriptor_and_leaves_nothing_behind(
+    serve: Serve, many: zmq.Context[Any]
+) -> None:
+    """Before it can be noticed that they are too many, all of them have been accepted."""
+    service = serve(1, wrapper=("prlimit", f"--nofile={LIMIT}:{LIMIT}"))
+    service.expect(FULL)
+    router = psutil.Process(service.router_pid())
+    polite, busy = dealer(many, service.endpoint), dealer(many, service.endpoint)
+    assert number_from(polite) == [0, 0]
+    batch = msgspec.msgpack.encode([[number, "Counter", "busy", "nothing"] for number in range(50_000)])
+    for _ in range(4):
+        busy.send(batch)
+    time.sleep(0.1)
+    crowd = [dealer(many, service.endpoint) for _ in range(2 * LIMIT)]
+    service.wait_for_output(FULL)
+    for number in range(1, 20):
+        assert number_from(polite) == [0, number]
+    wait_until(lambda: router.num_fds() < LIMIT - 10, "some descriptors that are left")
+    used_s = sum(router.cpu_times()[:2])
+    time.sleep(1.0)
+    assert sum(router.cpu_times()[:2]) - used_s < 0.5, "it spins"
+    for each in crowd:
+        each.close()
+    service.wait_for_output("clients are let in again")
+    assert number_from(dealer(many, service.endpoint)) == [0, 20]
 
 
 def test_what_the_app_opens_counts_too_and_clients_are_let_in_when_it_lets_go(serve: Serve, many: zmq.Context[Any]) -> None:
