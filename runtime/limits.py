@@ -173,6 +173,12 @@ ALARM_DEATHS_ALONE = 2
 ALARM_ALONE_S = 10.0
 """A handler that runs alone and takes longer than this lets the next one begin."""
 
+# Work that objects give to other processes.
+OFFLOAD_PROCESSES = 2
+"""Of each worker, once an object of it has offloaded something."""
+OFFLOADED_MAX = 1_000
+"""Functions that one worker has offloaded and that are not done."""
+
 # Objects whose code holds up or ends their worker.
 HELD_UP_SLOW_S = 0.1
 """Code of an object that runs for so long without a pause is named in the log, now and then."""

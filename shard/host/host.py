@@ -52,6 +52,7 @@ from tidegate.shard.loop.spare import SpareTask
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method, ObjectClass
+from tidegate.shard.objects.offload import Offload
 from tidegate.shard.objects.refusals import traceback_of, unknown_class, unknown_method
 from tidegate.shard.objects.web import Web
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged
@@ -81,7 +82,8 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_calls", "_commit_writes", "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator",
         "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us",
-        "output_gate", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn", "waiting", "wall_us", "web",
+        "offload", "output_gate", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn", "waiting",
+        "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +124,7 @@ class Host:
         self.monotonic_us = monotonic_us or (lambda: round(loop.time() * 1e6))
         self.resets = Resets(self)
         self.web = Web()
+        self.offload = Offload()
         self.random = random or SystemRandom()
         self.alarms = AlarmClock(self, stores, self.random)
         self._spare = SpareTask(loop, used_again=settings.spare_task)

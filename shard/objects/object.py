@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar, cast, overload
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.ids import ObjectId
@@ -15,9 +15,11 @@ from tidegate.shard.objects.storage import LEFT_MEMORY, SectionEntry, Storage, S
 if TYPE_CHECKING:
     import aiohttp
 
+    from tidegate.shard.objects.offload import Offload
     from tidegate.shard.objects.web import Web
 
 ALARM = "alarm"
+P = ParamSpec("P")
 T = TypeVar("T")
 ObjectT = TypeVar("ObjectT", bound="DurableObject")
 
@@ -27,6 +29,9 @@ class ObjectHost(Protocol):
 
     @property
     def web(self) -> Web: ...
+
+    @property
+    def offload(self) -> Offload: ...
 
 
 class ObjectOwner(StorageOwner, Protocol):
@@ -96,6 +101,14 @@ class DurableObject:
         """An aiohttp client session. Its requests leave only when everything this object has written is durable. Raises
         RuntimeError where aiohttp is not installed."""
         return self._activation.host.web.session()
+
+    async def offload(self, function: Callable[P, T], /, *args: P.args, **keywords: P.kwargs) -> T:
+        """What `function(*args, **keywords)` returns, or raises, in another process: for what computes for long, and would hold
+        up every object of the worker. Arguments are as they are at the call; function, arguments and result must be such that
+        `multiprocessing` can send them (a function of a module, plain values). Other events are delivered meanwhile, as with any
+        await. If the object is reset, work under way goes on to its end and its result is dropped. Raises TypeError for what
+        cannot be sent, Overloaded, and RuntimeError if the process ended."""
+        return cast("T", await self._activation.host.offload.run(function, args, keywords))
 
     def abort(self, reason: str = "aborted") -> NoReturn:
         """Drops what has been written and is in no commit yet, and resets the object. Callers get `object_reset`."""

@@ -52,7 +52,7 @@ _LEAD_TO_THE_LOOP: tuple[type, ...] = (
     LmdbBatch,
 )  # fmt: skip
 _OF_OBJECTS: tuple[type, ...] = (Storage, Transaction, Caller)
-_OF_ALL_OBJECTS = ("spawn", "block_concurrency", "fetch", "abort")
+_OF_ALL_OBJECTS = ("spawn", "block_concurrency", "fetch", "offload", "abort")
 
 
 def open_descriptors() -> dict[int, str]:

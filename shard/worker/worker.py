@@ -386,6 +386,7 @@ class Worker:
 
     async def _finish(self, unanswered: int) -> None:
         await self._host.web.close()
+        self._host.offload.close()
         await self._checkpoint()
         self._end(0, unanswered)
 
