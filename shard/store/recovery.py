@@ -105,13 +105,14 @@ class _Gathered:
                 "tidegate.json, or the folder of logs, is an older copy",
             )  # fmt: skip
         else:
-            self.missing(f"log {mark}", "it is missing, and may have confirmed commits that its state does not have")
+            hint = f"put it back; to go on without it, stop the service and run `tidegate repair --shard {self.state.shard}`"
+            self.missing(f"log {mark}", "it is missing, and may have confirmed commits that its state does not have", hint)
 
-    def missing(self, place: object, problem: str) -> None:
+    def missing(self, place: object, problem: str, hint: str | None = None) -> None:
         if self._salvage:
             self.lost.append(f"{place}: {problem}")
         elif self.damage is None:
-            self.damage = ShardDamaged(self.state.shard, "recover", place, problem)
+            self.damage = ShardDamaged(self.state.shard, "recover", place, problem, hint)
 
     def in_doubt(self, gap: Gap) -> None:
         self.doubt = self.doubt or gap
