@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.load import assert_only, errors_of, finish, judge, read_many, start_clients, total, wait_for_answers
 from tests.support.python_load import PythonLoad
-from tests.support.service import STOP_WITHIN_S, Serve, exchange
+from tests.support.service import FULL, STOP_WITHIN_S, Serve, exchange
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.alone
@@ -57,7 +57,7 @@ def test_callers_of_the_python_client_wait_while_the_service_is_stopped_and_star
     loads = [PythonLoad(service, 25, direct=direct, passes_on=False) for direct in (False, True)]
     for load in loads:
         load.start()
-    for _ in range(3):
+    for _ in range(20 if FULL else 3):
         answered = [load.answered for load in loads]
         wait_until(lambda seen=answered: all(load.answered > 500 + n for load, n in zip(loads, seen, strict=True)), "calls")  # type: ignore[misc]  # its default
         assert service.stop(STOP_WITHIN_S) == 0
