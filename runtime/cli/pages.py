@@ -20,7 +20,7 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
         *_problems(status),
         f"{status.state}{wrong} on {status.listen} for {uptime} (Tidegate {status.version}, start {status.start})",
         f"app {status.app}{_version(status)}: {', '.join(status.class_names) or 'no classes'}",
-        f"data {status.data}: {plural(status.shards, 'shard')}",
+        f"data {status.data}: {plural(status.shards, 'shard')}{_space(status)}",
         "",
     ]
     rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
@@ -47,6 +47,20 @@ def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
         waited = f"{max(0, now_ms - each['since_ms']) / 1_000:.1f} s"
         rows.append((each["object"], waited, str(each["waiting"]), each["closed_by"], each["waits_for"]))
     return ["", *table(rows)]
+
+
+def _space(status: ServiceStatus) -> str:
+    """What log and states take of the disk, and what is left."""
+    found = [process.statistics["space"] for process in status.processes if "space" in process.statistics]
+    if not found:
+        return ""
+    logs, states, free = (_megabytes(sum(each[name] for each in found)) for name in ("log_bytes", "state_bytes", "reserve_bytes"))
+    left = _megabytes(min(each["disk_free_bytes"] for each in found))
+    return f", states {states}, logs {logs}, kept back {free}; {left} free on the disk"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB"
 
 
 def _version(status: ServiceStatus) -> str:

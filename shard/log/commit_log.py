@@ -68,6 +68,8 @@ class LogStatistics(NamedTuple):
     segments_prepared: int
     segments_max: int
     used_bytes: int
+    file_bytes: int
+    """What all segments take of the disk."""
     appends: int
     copies_on_write: bool
     """An append needs room on the file system, although zeros were written ahead."""
@@ -421,6 +423,7 @@ class CommitLog:
             segments_prepared=len(self._prepared),
             segments_max=self._segments_max,
             used_bytes=sum(segment.size for segment in tuple(self._full)) + self._low + self._active.size - self._high,
+            file_bytes=sum(segment.size for segment in (*tuple(self._full), self._active, *tuple(self._prepared))),
             appends=self._appends,
             copies_on_write=self._copies_on_write,
         )
@@ -459,7 +462,7 @@ class NoLog:
         pass
 
     def statistics(self) -> LogStatistics:
-        return LogStatistics(0, 0, 0, 0, 0, 0, copies_on_write=False)
+        return LogStatistics(0, 0, 0, 0, 0, 0, 0, copies_on_write=False)
 
     def close(self) -> None:
         pass

@@ -343,6 +343,8 @@ class Checkpointer:
         self._full: StoreFull | None = None
         """Why the last attempt has failed, and when."""
         self._full_at = 0.0
+        self.without_room: OperatorError | None = None
+        """Why what is written cannot be kept now: since the last attempt that has failed, until one succeeds."""
         self._fatal: OperatorError | None = None
         self._closing = False
         self._unasked = 0
@@ -407,7 +409,7 @@ class Checkpointer:
         self._full = None
         position = self._applied_position()
         if self._room is not None and self._checkpointed_position == position:
-            await self._in_helper(self._room.lend)
+            await self._lend(self._room)
         while self._checkpointed_position < position:
             self._attempt_over.clear()
             task = self._hurry()
@@ -416,6 +418,14 @@ class Checkpointer:
             over.cancel()
             if self._full is not None:
                 raise self._full
+
+    async def _lend(self, room: Room) -> None:
+        try:
+            await self._in_helper(room.lend)
+        except OperatorError as error:
+            self.without_room = error
+            raise
+        self.without_room = None
 
     def _start(self) -> asyncio.Task[None]:
         if self._idle_timer is not None:
@@ -454,10 +464,11 @@ class Checkpointer:
                     continue
                 self._failures += 1
                 self._full, self._full_at = error, asyncio.get_running_loop().time()
+                self.without_room = error
                 self._attempt_over.set()
                 await self._wait_retry(error)
         self._failures = 0
-        self._full = None
+        self._full = self.without_room = None
         self._checkpointed_position = position
         self._freeze_position = None
         self._checkpoints += 1

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
@@ -27,6 +28,8 @@ from tidegate.shard.store.residency import Watch, WatchStatistics
 from tidegate.shard.store.room import RESERVE, Room
 from tidegate.shard.store.shrinking import Shrinker
 from tidegate.shard.store.store import ShardStore, StoreFull
+
+DISK_FREE_STEP_BYTES = 16 << 20
 
 ADDRESS_BYTES_MAX = 32 << 40
 """Address space for the maps of all shards of a worker: a quarter of what a process has."""
@@ -118,6 +121,16 @@ def _has_room(probe: Path, need_bytes: int) -> bool:
     return True
 
 
+class SpaceStatistics(NamedTuple):
+    log_bytes: int
+    state_bytes: int
+    state_free_bytes: int
+    """Of them, those that hold nothing."""
+    reserve_bytes: int
+    disk_free_bytes: int
+    """In whole steps, so that an idle service beside a busy one does not change all the time."""
+
+
 class WorkerStore:
     """Everything one worker keeps on disk."""
 
@@ -165,6 +178,8 @@ class WorkerStore:
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
         self._states = states
+        self._on_disk: Sequence[LmdbState] = ()
+        """Those that are files."""
         self._preparer = ThreadPoolExecutor(1, "tidegate-segments")
         self._preparing: asyncio.Future[None] | None = None
         self._failures = 0
@@ -215,6 +230,7 @@ class WorkerStore:
             _close_states(states)
             raise
         room.keep()
+        store._on_disk = states
         store.checkpointer.shrink = Shrinker([(store.shards[state.shard], state) for state in states]).shrink
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
@@ -263,6 +279,19 @@ class WorkerStore:
         """Estimate of the memory that holds what the states have not got yet."""
         return sum(
             store.active.size_bytes + (0 if store.frozen is None else store.frozen.size_bytes) for store in self.shards.values()
+        )
+
+    def space(self) -> SpaceStatistics:
+        """What it takes of the disk, and what is left there."""
+        sizes = [state.sizes() for state in self._on_disk if state.is_open]
+        disk = os.statvfs(self._on_disk[0].path) if self._on_disk else None
+        free = 0 if disk is None else disk.f_bavail * disk.f_frsize
+        return SpaceStatistics(
+            log_bytes=self.log.statistics().file_bytes,
+            state_bytes=sum(size for size, _ in sizes),
+            state_free_bytes=sum(free for _, free in sizes),
+            reserve_bytes=0 if self.room is None else self.room.kept_bytes,
+            disk_free_bytes=free - free % DISK_FREE_STEP_BYTES,
         )
 
     def append(self, record: bytes) -> int:

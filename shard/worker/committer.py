@@ -131,6 +131,7 @@ class Committer:
             return
         except (OperatorError, TimeoutError):
             self._say_refused(problem)
+            self._store.checkpointer.without_room = problem
             self._host.commit_failed(commit, str(problem))
         except Exception as exc:
             self._fail(commit, _as_broken(exc))

@@ -293,6 +293,7 @@ class Worker:
             **dataclasses.asdict(self._endpoint.statistics()),
             **dataclasses.asdict(self._committer.statistics()),
             "problems": self._problems(),
+            "space": self.store.space()._asdict(),
             "log": self.store.log.statistics()._asdict(),
             "checkpoint": self.store.checkpointer.statistics()._asdict(),
             "reads": self.store.read_statistics()._asdict(),
@@ -305,6 +306,9 @@ class Worker:
         ]
         if (error := self.store.read_only) is not None:
             found.append(Problem(f"nothing can be written: {error.problem}", f"{self._name}, {error.place}", error.hint))
+        elif (error := self.store.checkpointer.without_room) is not None:
+            what = f"there is no room for what is written, only for deletes: {error.problem}"
+            found.append(Problem(what, f"{self._name}, {error.place}", error.hint))
         return found
 
     # Trouble

@@ -11,7 +11,7 @@ from tests.crash.disk import MakeDisk
 from tests.crash.test_full_disk import FULL, fill_until_refused
 from tests.crash.test_service_disk import BOX_NAMES, BOXES, fill_boxes
 from tests.support.load import read_many
-from tests.support.service import KILLED_BY_TEST, Serve, exchange
+from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
 from tests.support.waiting import wait_until
 from tidegate.shard.store.room import Room
 
@@ -22,6 +22,14 @@ APP = (
         await self.storage.delete_all()
 """
 )
+
+
+def problems(service: Service) -> list[dict[str, str]]:
+    status = exchange(service.endpoint, "", "", "status", [])[1]
+    worker = next(process for process in status["processes"] if process["name"] == "worker 0")
+    assert worker["statistics"]["space"]["log_bytes"] > 0
+    assert worker["statistics"]["space"]["state_bytes"] > 0
+    return list(status["problems"])
 
 
 RESERVE_BYTES = 4 << 20
@@ -46,6 +54,7 @@ def test_deletes_get_through_on_a_full_disk_and_make_room(make_disk: MakeDisk, s
     turns: dict[str, int] = {}
     assert fill_boxes(service, 0, turns) is None
     fill_until_refused(service, disk, turns)
+    wait_until(lambda: "there is no room" in str(problems(service)), "the problem", seen=lambda: problems(service))
     for name in BOX_NAMES:
         assert exchange(service.endpoint, "Box", name, "empty", [], timeout_s=30) == (0, None), name
     assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == [-1] * len(BOX_NAMES)
@@ -55,6 +64,7 @@ def test_deletes_get_through_on_a_full_disk_and_make_room(make_disk: MakeDisk, s
     # What they held is there for others, though who has taken the rest of the disk has it still.
     write = partial(exchange, service.endpoint, "Box", "b0", "fill", [500_000, 7])
     wait_until(lambda: write()[0] == 0, "room to write", pause_s=0.2, seen=lambda: service.output[-4_000:])
+    wait_until(lambda: problems(service) == [], "no problem", seen=lambda: problems(service))
     for name in BOX_NAMES[1:8]:
         assert exchange(service.endpoint, "Box", name, "fill", [500_000, 7]) == (0, 7)
     expected = [7] * 8 + [-1] * (len(BOX_NAMES) - 8)

@@ -248,4 +248,4 @@ class SimLog:
         self._prepared += 1
 
     def statistics(self) -> LogStatistics:
-        return LogStatistics(0, self.segments_used, self._prepared, self.segments_max, 0, self._disk.appends, False)
+        return LogStatistics(0, self.segments_used, self._prepared, self.segments_max, 0, 0, self._disk.appends, False)
