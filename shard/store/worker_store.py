@@ -95,9 +95,10 @@ def _start_log(data_dir: Path, recovery: Recovery, start: int, worker: int, seqs
     try:
         log = CommitLog(path, prologue=prologue)
     except LogWithoutRoom:
-        if recovery.damaged:
+        if not recovery.damaged:
+            recovery.write(LogMark(start, worker, NO_RUN))  # Then those of this worker's earlier processes may go, to make room.
+        if recovery.damaged:  # Of a state that could not be written, too: what it lacks is in these logs only.
             raise
-        recovery.write(LogMark(start, worker, NO_RUN))  # Then those of this worker's earlier processes may go, to make room.
         _delete(own_logs(data_dir, start, worker, run))
         log = CommitLog(path, prologue=prologue)
     return log, LogMark(start, worker, run)

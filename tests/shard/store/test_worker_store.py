@@ -12,13 +12,16 @@ import pytest
 
 import tidegate.shard.log.commit_log as log_module
 import tidegate.shard.store.checkpoint as checkpoint_module
+import tidegate.shard.store.worker_store as worker_store_module
 from tests.shard.store.test_residency import drop
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import CommitLog, LogFull, list_segments
+from tidegate.shard.log.commit_log import CommitLog, LogFull, LogWithoutRoom, list_segments
 from tidegate.shard.store.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
+from tidegate.shard.store.lmdb_state import LmdbBatch
 from tidegate.shard.store.logs import log_path
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 
 
@@ -267,3 +270,43 @@ def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> No
         assert store.shards.keys() == {0, 1}
 
     with_store(tmp_path, test)
+
+
+@pytest.mark.parametrize("without_room", [False, True])
+def test_no_log_goes_that_has_what_a_state_could_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_room: bool
+) -> None:
+    """Its commit failed at a start, perhaps one at which there was no room for a new log at first."""
+
+    async def first(store: WorkerStore) -> None:
+        write(store, 0, {"a": b"1"})
+        write(store, 1, {"b": b"2"})
+
+    async def second(store: WorkerStore) -> None:
+        assert list(store.stopped) == [1] or store.read_only is not None
+
+    async def third(store: WorkerStore) -> None:
+        assert store.stopped == {}
+        assert store.shards[0].get(object_key(1), "a") == b"1"
+        assert store.shards[1].get(object_key(1), "b") == b"2"
+
+    real_commit, real_log, room = LmdbBatch.commit, CommitLog, [False] if without_room else []
+
+    def commit(batch: LmdbBatch) -> None:
+        if batch._state.shard == 1:
+            batch.abort()
+            raise StoreFailed("checkpoint into", "shard 1", "Input/output error", "check the disk")
+        real_commit(batch)
+
+    def log(path: Path, **options: object) -> CommitLog:
+        if room:
+            room.pop()
+            raise LogWithoutRoom("start log", path, "no space left", "free some")
+        return real_log(path, **options)  # type: ignore[arg-type]  # what it is given
+
+    with_store(tmp_path, first)
+    with monkeypatch.context() as patch:
+        patch.setattr(LmdbBatch, "commit", commit)
+        patch.setattr(worker_store_module, "CommitLog", log)
+        with_store(tmp_path, second)
+    with_store(tmp_path, third)
