@@ -4,6 +4,7 @@ Prints, as one line of JSON, the most memory that each process of the service to
 
     unread      clients ask for large results and read none
     messages    clients send large arguments as fast as the service takes them
+    flood       five times as many calls with deadlines as can be served; --seconds 600 for ten minutes
     pipelined   a client has ten thousand small calls in flight, always
 """
 
@@ -30,6 +31,9 @@ APP = "tidegate.benchmarks.overload_app"
 _SAMPLE_S = 0.01
 _POLITE_S = 0.005
 _SILENCE_S = 60.0
+_FLOOD = 5
+_IN_FLIGHT = 16
+_DEADLINE_MS = 200
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
@@ -225,12 +229,51 @@ def pipelined(context: zmq.Context[Any], endpoint: str, options: argparse.Namesp
     return {"answered": answered}
 
 
+def flood(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
+    """One client whose calls take a millisecond each and have a deadline: first as many as are served at best, then five times
+    as many, whether or not they are answered."""
+    dealer = client(context, endpoint, reads=True)
+    peak = _served(dealer, options, rate=0)
+    flooded = _served(dealer, options, rate=round(peak["ok_per_s"] * _FLOOD))
+    dealer.close()
+    return {"peak": peak, "flooded": flooded, "goodput": round(flooded["ok_per_s"] / peak["ok_per_s"], 2)}
+
+
+def _served(dealer: zmq.Socket[Any], options: argparse.Namespace, rate: int) -> dict[str, Any]:
+    """`rate` is of calls per second, sent without waiting for answers; 0: some calls in flight, always."""
+    sent_s: dict[int, float] = {}
+    latencies_s: list[float] = []
+    errors: dict[str, int] = {}
+    sent = 0
+    began_s = time.monotonic()
+    end_s = began_s + options.seconds
+    while (now := time.monotonic()) < end_s or (sent_s and now < end_s + 2.0):
+        due = round((now - began_s) * rate) if rate else sent + _IN_FLIGHT - len(sent_s)
+        while now < end_s and sent < due:
+            call = [sent, "Bulk", f"{options.name}{sent % 100}", "work", [1.0], {"deadline_ms": _DEADLINE_MS}]
+            dealer.send(_encode(call))
+            sent_s[sent] = now
+            sent += 1
+        if dealer.poll(1):
+            number, status, result = _decode(dealer.recv())
+            took_s = time.monotonic() - sent_s.pop(number)
+            if status == 0 and took_s <= _DEADLINE_MS / 1_000:
+                latencies_s.append(took_s)
+            else:
+                what = f"{result['code']}/{result['outcome']}" if status else "late"
+                errors[what] = errors.get(what, 0) + 1
+    latencies_s.sort()
+    p99_ms = round(latencies_s[int(len(latencies_s) * 0.99)] * 1_000, 1) if latencies_s else None
+    return {"ok_per_s": round(len(latencies_s) / options.seconds), "sent": sent, "p99_ms": p99_ms, "errors": errors}
+
+
 SCENARIOS: dict[str, Callable[[zmq.Context[Any], str, argparse.Namespace], dict[str, Any]]] = {
     "unread": unread,
     "messages": messages,
     "pipelined": pipelined,
+    "flood": flood,
 }
-_DEFAULTS = {"unread": (1, 120, 15 << 20), "messages": (12, 12, 15 << 20), "pipelined": (1, 10_000, 0)}
+_DEFAULTS = {"unread": (1, 120, 15 << 20), "messages": (12, 12, 15 << 20), "pipelined": (1, 10_000, 0), "flood": (1, 0, 0)}
 
 
 def run(front: str, scenario: str, options: argparse.Namespace) -> dict[str, Any]:

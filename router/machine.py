@@ -38,7 +38,18 @@ from tidegate.runtime.limits import (
 )
 from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import Inquiries
-from tidegate.runtime.wire.protocol import ERROR, OBJECT_CALLS, OK, Message, Origin, Reply, Request, is_too_deep, parse_options
+from tidegate.runtime.wire.protocol import (
+    ERROR,
+    OBJECT_CALLS,
+    OK,
+    Message,
+    Origin,
+    Reply,
+    Request,
+    is_too_deep,
+    parse_options,
+    with_due_s,
+)
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
@@ -191,6 +202,8 @@ class RouterMachine:
         except BadRequest as error:
             self._refuse(origin, request.id, error)
             return
+        if deadline_ms is not None:
+            request.options = with_due_s(request.options, now + deadline_ms / 1_000, json=origin.json)
         token = self._next_token
         self._next_token += 1
         worker.add(token, request, origin, size)

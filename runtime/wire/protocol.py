@@ -84,6 +84,9 @@ class Options(msgspec.Struct, gc=False):
     """Through what the call has come, between workers. What is not true of it is without effect."""
     answered: Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)] | None = None
     """With a key `SESSION.NUMBER`: the calls of the session with a smaller number have been answered to their caller."""
+    due_s: float | None = None
+    """Written by the router: when the deadline is, by the clock that all processes of the machine share. A worker that is behind
+    has the call long before it reads it."""
 
 
 NO_OPTIONS = Options()
@@ -325,6 +328,12 @@ def _is_short(key: str) -> bool:
         return len(key.encode()) <= IDEMPOTENCY_KEY_BYTES_MAX
     except UnicodeEncodeError:  # JSON can have half of a surrogate pair.
         return False
+
+
+def with_due_s(raw: msgspec.Raw, due_s: float, *, json: bool) -> msgspec.Raw:
+    """The same options (they have been parsed before), with the point in time at which their deadline is."""
+    options = (_json_decode_raw_map if json else _decode_raw_map)(raw)
+    return msgspec.Raw((encode_json if json else encode)({**options, "due_s": due_s}))
 
 
 _NESTING_MARGIN = 64

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from tidegate.runtime.errors import CallError, DeadlineExceeded
+from tidegate.runtime.errors import CallError, DeadlineExceeded, Overloaded
 from tidegate.runtime.wire.protocol import ERROR, Origin
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.outbound import InternalOrigin
@@ -25,6 +25,8 @@ from tidegate.shard.neutral import NEUTRAL
 TIMER_S_MAX = 3_600.0
 """A timer is set for this long at most: deadlines of centuries are more than loops count."""
 _COMPACT_MIN = 64
+LATE_S_MIN = 0.02
+"""A call that has waited less than this is not refused for it, however soon its deadline is."""
 
 
 class TimedOrigin(InternalOrigin):
@@ -94,9 +96,14 @@ class Deadlines:
         self._timer_at_s = 0.0
         self.unanswered = 0
 
-    def watch(self, call: Call, deadline_ms: int) -> None:
-        """A call with a deadline arrives from outside: from now on its reply takes the way through here."""
-        due_s = self._loop.time() + deadline_ms / 1_000
+    def watch(self, call: Call, deadline_ms: int, due_s: float | None = None) -> CallError | None:
+        """A call with a deadline arrives from outside: from now on its reply takes the way through here. `due_s` is when the
+        deadline is, where that is known. The reason to refuse the call: its time is over, or it has spent more of it waiting to
+        be read than is left. So a worker with too much to do works for those whom it can still answer, not for all too late."""
+        now_s = self._loop.time()
+        arrived_due_s = now_s + deadline_ms / 1_000
+        waited_s = 0.0 if due_s is None else arrived_due_s - due_s
+        due_s = arrived_due_s if due_s is None else min(due_s, arrived_due_s)
         timed = call.origin = TimedOrigin(self, call, due_s)
         self.unanswered += 1
         if len(self._due) > 2 * self.unanswered + _COMPACT_MIN:
@@ -105,6 +112,11 @@ class Deadlines:
         heapq.heappush(self._due, (due_s, self._numbers(), timed))
         if self._timer is None or due_s < self._timer_at_s:
             self._set_timer()
+        if due_s <= now_s:
+            return DeadlineExceeded("the deadline passed before the worker read the call")
+        if waited_s > max(due_s - now_s, LATE_S_MIN):
+            return Overloaded(f"the call waited for {waited_s:.3f} s until the worker read it")
+        return None
 
     def answered(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
         self.unanswered -= 1

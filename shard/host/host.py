@@ -200,8 +200,10 @@ class Host:
                 call.chain = options.chain
                 if options.key is not None:
                     call.key = CallKey(options.key, options.answered)
-                if options.deadline_ms is not None:
-                    self.deadlines.watch(call, options.deadline_ms)
+                late = None if options.deadline_ms is None else self.deadlines.watch(call, options.deadline_ms, options.due_s)
+                if late is not None:
+                    self.answer_error(call.origin, request.id, late)
+                    return
             except BadRequest as exc:
                 self.answer_error(origin, request.id, exc)
                 return

@@ -221,3 +221,18 @@ async def test_calls_whose_deadline_has_passed_at_the_gate_leave_it_to_others() 
     world.check()
     assert await world.ask(Held, "a", "nothing") == "nothing", "not overloaded"
     await holding.reply
+
+
+@in_virtual_time
+async def test_a_call_that_was_read_too_late_is_refused_and_does_not_run() -> None:
+    world = World(Slow)
+    now_s = world.loop.time()
+    over = world.call(Slow, "a", "log", "over", deadline_ms=200, due_s=now_s - 0.001)
+    late = world.call(Slow, "a", "log", "late", deadline_ms=200, due_s=now_s + 0.05)
+    soon = world.call(Slow, "a", "log", "soon", deadline_ms=200, due_s=now_s + 0.15)
+    await world.settle()
+    assert (over.error.code, over.error.outcome) == ("deadline_exceeded", "not_executed")
+    assert (late.error.code, late.error.outcome) == ("overloaded", "not_executed")
+    assert late.error.details["retry_after_ms"] > 0
+    assert soon.answered
+    assert LOG == ["soon"]
