@@ -9,9 +9,9 @@ A call that is answered in its first step leaves its writes and its answer in on
 with these writes as *started*: if its end does not become durable, what it did is done in part, and a repeated key is told that
 it was interrupted instead of running again.
 
-Of a session (see `store.answers`) nothing is kept of a call that has written, sent and started nothing: that it runs again cannot
-be told. Calls that a call with a key makes to other objects have keys too, which follow from its own: a call that runs again does
-not do there what it has done.
+Of a session (see `store.answers`) nothing durable is kept of a call that has written, sent and started nothing; its answer is
+known to this process for a while. Calls that a call with a key makes to other objects have keys too, which follow from its own: a
+call that runs again does not do there what it has done.
 
 Rule: what is durable is the table's (`store.answers`); what runs, or is not durable yet, is known here.
 """
@@ -58,6 +58,9 @@ CHILD = "~"
 CHILD_DIGEST_BYTES = 12
 SESSIONS_KNOWN_MAX = 10_000
 NUMBER_MAX = 10**18 - 1
+REMEMBERED_MAX = 5_000
+"""Twice as many calls of sessions that did nothing are known, of one worker."""
+REMEMBERED_RESULT_BYTES_MAX = 1_024
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{1,22}\.(0|[1-9][0-9]{0,17})(~[A-Za-z0-9_-]{1,20})?", re.ASCII)
 
 _PASSING = frozenset({Moved, ObjectReset, Overloaded, ShardLost, Unavailable})
@@ -176,6 +179,9 @@ class KeyedCalls:
         self._waiting = host.waiting
         self._runs: dict[str, KeyedRun] = {}
         """By key, of a plain one by object and key: calls that run, or whose answers are not durable."""
+        self._young: dict[str, Answer] = {}
+        self._old: dict[str, Answer] = {}
+        """By key: what calls of sessions were answered that did nothing. The old ones leave all at once."""
         self._sessions: set[str] = set()
         """Some that are known to be named as sessions are."""
         self.repeats = 0
@@ -202,6 +208,8 @@ class KeyedCalls:
         cache = activation.cache
         known = cache.store.answers.groups.get(group)
         if (group not in self._sessions) if known is None else (number < known.floor or number in known.rows):
+            return None
+        if text in self._young or text in self._old:
             return None
         if text in self._runs or answered is None or str(number) != part or number > NUMBER_MAX:
             return None
@@ -235,6 +243,7 @@ class KeyedCalls:
         run = self._runs.get(identity)
         known = cache.store.answers.groups.get(group)
         kept = None if known is None else known.rows.get(number)
+        kept = kept or self._young.get(identity) or self._old.get(identity)
         if run is not None or kept is not None:
             self._repeat(activation, call, run, digest, kept)
             return None
@@ -279,6 +288,7 @@ class KeyedCalls:
             and not run.has_effects
             and len(kept.group) <= SESSION_CHARACTERS_MAX
         ):
+            self._remember(run, status, result)
             self.let_go(run)
             return run.inner
         run.has_ended = run.is_over = True
@@ -299,6 +309,18 @@ class KeyedCalls:
         """It failed because another object was lost or out of reach, and has written nothing itself: who repeats it runs it
         again, and what it asks of others has the same keys."""
         return type(error) in _PASSING and not run.is_marked and not run.has_written
+
+    def _remember(self, run: KeyedRun, status: int, result: Any) -> None:
+        """A call of a session that is not kept: in memory, for a while. One that was told that it may not must not do it after
+        all when another copy of it comes late."""
+        if status or result.__class__ in _SIZED:
+            self._pack(run, status, result)
+        else:
+            run.kept.result = result
+        if run.kept.size <= REMEMBERED_RESULT_BYTES_MAX:
+            if len(self._young) >= REMEMBERED_MAX:
+                self._old, self._young = self._young, {}
+            self._young[run.identity] = run.kept
 
     @staticmethod
     def _pack(run: KeyedRun, status: int, result: Any) -> None:

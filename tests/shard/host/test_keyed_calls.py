@@ -37,6 +37,13 @@ class Purse(DurableObject):
         LOG.append("read")
         return int(await self.storage.get("paid", 0))
 
+    async def pay_if_rich(self) -> int:
+        paid: int = await self.storage.get("paid", 0)
+        if paid < 100:
+            raise ValueError("not enough money")
+        self.storage.put("paid", paid - 100)
+        return 0
+
     async def pay_slowly(self, amount: int) -> int:
         LOG.append("slowly")
         await until("go on")
@@ -293,7 +300,20 @@ async def test_a_call_of_a_session_that_writes_nothing_costs_no_commit_and_may_r
     commits = world.commits
     assert [await world.ask(Purse, "a", "paid", **session(1)) for _ in range(2)] == [5, 5]
     assert world.commits == commits
+    assert LOG == [5, "read"], "while it is remembered it does not"
+    world.crash()
+    assert await world.ask(Purse, "a", "paid", **session(1)) == 5
     assert LOG == [5, "read", "read"]
+
+
+async def test_a_call_that_was_told_no_does_not_do_it_when_another_copy_of_it_comes_late() -> None:
+    world = World(Purse)
+    with pytest.raises(MethodRaised):
+        await world.ask(Purse, "a", "pay_if_rich", **session(1))
+    await world.ask(Purse, "a", "pay", 100)
+    with pytest.raises(MethodRaised):
+        await world.ask(Purse, "a", "pay_if_rich", **session(1))
+    assert world.durable(Purse, "a") == {"paid": 100}
 
 
 async def test_a_plain_key_is_kept_for_a_call_that_writes_nothing() -> None:
