@@ -199,11 +199,11 @@ class RouterMachine:
             return
         try:
             deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
+            if deadline_ms is not None:
+                request.options = with_due_s(request.options, now + deadline_ms / 1_000, json=origin.json)
         except BadRequest as error:
             self._refuse(origin, request.id, error)
             return
-        if deadline_ms is not None:
-            request.options = with_due_s(request.options, now + deadline_ms / 1_000, json=origin.json)
         token = self._next_token
         self._next_token += 1
         worker.add(token, request, origin, size)

@@ -331,8 +331,12 @@ def _is_short(key: str) -> bool:
 
 
 def with_due_s(raw: msgspec.Raw, due_s: float, *, json: bool) -> msgspec.Raw:
-    """The same options (they have been parsed before), with the point in time at which their deadline is."""
-    options = (_json_decode_raw_map if json else _decode_raw_map)(raw)
+    """The same options (they have been parsed before), with the point in time at which their deadline is. Raises BadRequest for
+    what cannot be written again: who parses them passes over an unknown name, also if it is no text."""
+    try:
+        options = (_json_decode_raw_map if json else _decode_raw_map)(raw)
+    except UnicodeDecodeError as exc:
+        raise BadRequest(f"options: {exc}") from None
     return msgspec.Raw((encode_json if json else encode)({**options, "due_s": due_s}))
 
 

@@ -332,6 +332,19 @@ def test_options_that_cannot_be_read_are_refused_when_the_call_has_to_wait() -> 
     assert [net.error(0)[1], net.error(1)[1]] == ["bad_request", "bad_request"]
 
 
+@pytest.mark.parametrize("body", [
+    b'[1,"C","%s","m",[],{"deadline_ms":5,"\xe9":1}]' % NAME.encode(),
+    msgspec.msgpack.encode([1, "C", NAME, "m", [], {"deadline_ms": 5, "_": 1}]).replace(b"\xa1_", b"\xa1\xe9"),
+])  # fmt: skip
+def test_an_option_whose_name_is_no_text_is_refused_where_options_are_written_again(body: bytes) -> None:
+    net = Net("a", "b")
+    message = parse_body(b"client", body)
+    assert len(message.requests) == 1
+    net.machine.handle(message, 0.0)
+    assert net.error() == (1, "bad_request", "not_executed")
+    net.machine.check_invariants()
+
+
 @pytest.mark.parametrize("number", [10**400, -(10**400)])
 def test_a_deadline_that_no_clock_can_reach_is_refused_and_takes_no_other_call_along(number: int) -> None:
     net = Net("a", "b")
