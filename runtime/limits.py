@@ -140,6 +140,11 @@ TURN_REQUESTS_MAX = 4_096
 CHECKPOINT_SLICE_KEYS = 64
 """Keys put into LMDB before the loop runs again: about 0.1 ms."""
 
+# The disk.
+SLOW_DISK_S = 3.0
+"""A commit that takes longer is a problem in the status, until it is over and none has been as slow for `SLOW_DISK_KEPT_S`."""
+SLOW_DISK_KEPT_S = 10.0
+
 # Output: what is printed and logged and not yet taken by whoever reads it; lines beyond are lost and counted.
 OUTPUT_BYTES_MAX = 1 << 20
 OUTPUT_LINE_BYTES_MAX = 64 << 10
@@ -175,7 +180,10 @@ ALARM_ALONE_S = 10.0
 
 # Work that objects give to other processes.
 OFFLOAD_PROCESSES = 2
-"""Of each worker, once an object of it has offloaded something."""
+"""Of each worker, once an object of it has offloaded something (`[service] offload_processes`)."""
+OFFLOAD_PROCESSES_MAX = 256
+OFFLOAD_S = 60.0
+"""For so long a function may compute; then its process is killed (`[service] offload_s`)."""
 OFFLOADED_MAX = 1_000
 """Functions that one worker has offloaded and that are not done."""
 
@@ -184,8 +192,9 @@ HELD_UP_SLOW_S = 0.1
 """Code of an object that runs for so long without a pause is named in the log, now and then."""
 HELD_UP_NAMED_S = 0.5
 """Code that has run for so long is named while it runs, with its stack."""
-HELD_UP_S = 2.0
-"""Past this it is interrupted and its object reset (`[service] held_up_s`)."""
+HELD_UP_S = 1.5
+"""Past this it is interrupted and its object reset (`[service] held_up_s`). Others are to be answered within 3 s: on a machine
+that is busy time counts for two thirds (see `worker/patience`), and looks and the switch to another add some tenths."""
 INTERRUPT_S_MAX = 0.5
 """Code that goes on for so long after it was interrupted, or that cannot be, ends its worker."""
 HELD_UP_KINDS_MAX = 1_000

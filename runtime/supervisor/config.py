@@ -36,6 +36,9 @@ from tidegate.runtime.limits import (
     KEYS_BYTES,
     KEYS_KEPT_S,
     KEYS_PER_OBJECT,
+    OFFLOAD_PROCESSES,
+    OFFLOAD_PROCESSES_MAX,
+    OFFLOAD_S,
     ROUTERS_MAX,
     SHARDS_MAX,
 )
@@ -100,6 +103,24 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             "the object reset; if that does not help the worker is started again. Not with --dev.",
         ),
     ] = HELD_UP_S
+    offload_processes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=OFFLOAD_PROCESSES_MAX,
+            description="Processes of each worker that run what objects offload, started when needed. What they cannot take at "
+            "once waits.",
+        ),
+    ] = OFFLOAD_PROCESSES
+    offload_s: Annotated[
+        float,
+        Meta(
+            ge=0.1,
+            le=86_400,
+            description="What an object offloads may compute for this long. Then its process is killed, and whoever waits for it "
+            "gets a TimeoutError.",
+        ),
+    ] = OFFLOAD_S
     stop_s: Annotated[
         float,
         Meta(

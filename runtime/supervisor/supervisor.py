@@ -314,6 +314,8 @@ class Supervisor:
             watched=self.supervision.suspicion.is_watched(index, self._now()),
             quarantined=self.supervision.suspicion.quarantined(self._now()),
             held_up_s=None if config.service.dev else config.service.held_up_s,  # A worker may wait for a debugger.
+            offload_processes=config.service.offload_processes,
+            offload_s=config.service.offload_s,
             keys=key_bounds(config.storage),
             budget_bytes=self._budget_bytes,
         )

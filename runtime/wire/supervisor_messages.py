@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.limits import BUDGET_BYTES, KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT
+from tidegate.runtime.limits import BUDGET_BYTES, KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT, OFFLOAD_PROCESSES, OFFLOAD_S
 
 KEPT_SOURCE = "app"
 """The folder in the run directory where workers keep the source of the app, with a folder in it for each version: workers that
@@ -95,6 +95,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     quarantined: tuple[QuarantinedObject, ...] = ()
     held_up_s: float | None = None
     """For so long code of an object may hold up the worker before it is interrupted. None: for ever."""
+    offload_processes: int = OFFLOAD_PROCESSES
+    offload_s: float = OFFLOAD_S
     keys: KeyBounds = KEYS_DEFAULT
     source: str = ""
     """The folder where the source of the app is kept that this worker runs, or will be, by whoever imports it first."""

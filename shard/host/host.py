@@ -124,7 +124,7 @@ class Host:
         self.monotonic_us = monotonic_us or (lambda: round(loop.time() * 1e6))
         self.resets = Resets(self)
         self.web = Web()
-        self.offload = Offload()
+        self.offload = Offload(loop, settings.offload_processes, settings.offload_s)
         self.random = random or SystemRandom()
         self.alarms = AlarmClock(self, stores, self.random)
         self._spare = SpareTask(loop, used_again=settings.spare_task)

@@ -107,7 +107,8 @@ class DurableObject:
         up every object of the worker. Arguments are as they are at the call; function, arguments and result must be such that
         `multiprocessing` can send them (a function of a module, plain values). Other events are delivered meanwhile, as with any
         await. If the object is reset, work under way goes on to its end and its result is dropped. Raises TypeError for what
-        cannot be sent, Overloaded, and RuntimeError if the process ended."""
+        cannot be sent, Overloaded, TimeoutError for a function that was not done after `[service] offload_s` and was killed, and
+        RuntimeError if the process ended."""
         return cast("T", await self._activation.host.offload.run(function, args, keywords))
 
     def abort(self, reason: str = "aborted") -> NoReturn:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.limits import SLOW_DISK_KEPT_S, SLOW_DISK_S
 from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.host import Host
 from tidegate.shard.log.commit_log import LogBroken, LogFull
@@ -62,6 +63,7 @@ class Committer:
         self._outcome: int | LogFull | LogBroken = 0
         """The position of the record, or what went wrong: written by the helper, read by the loop once it has been woken."""
         self._elapsed_s = 0.0
+        self._slow_s = self._slow_until_s = 0.0
         self._helper = Handover(loop, "tidegate-commit", self._append, self._appended)
         self._refused = 0
         self._say_at_s = 0.0
@@ -69,6 +71,14 @@ class Committer:
     def statistics(self) -> CommitterStatistics:
         waits_s = 0.0 if self._commit is None else time.perf_counter() - self._began_s
         return CommitterStatistics(round(self._average_s * 1e6), round(waits_s * 1e3))
+
+    @property
+    def slow_s(self) -> float:
+        """How long the append in flight has taken, or a slow one took that is hardly over; 0: the disk does its work."""
+        now_s = time.perf_counter()
+        if self._commit is not None and now_s - self._began_s >= SLOW_DISK_S:
+            return now_s - self._began_s
+        return self._slow_s if now_s < self._slow_until_s else 0.0
 
     def commit_if_due(self) -> None:
         """To be called at the end of a turn."""
@@ -98,6 +108,8 @@ class Committer:
         commit, record, outcome = self._commit, self._record, self._outcome
         assert commit is not None
         self._commit, self._record = None, b""
+        if self._elapsed_s >= SLOW_DISK_S:
+            self._slow_s, self._slow_until_s = self._elapsed_s, time.perf_counter() + SLOW_DISK_KEPT_S
         if isinstance(outcome, LogFull):
             self._make_room(commit, record, outcome)
         elif isinstance(outcome, LogBroken):

@@ -85,7 +85,16 @@ log = logging.getLogger("tidegate")
 
 def _settings(spec: WorkerSpec, call_bytes_max: int, *, spare_task: bool) -> HostSettings:
     return HostSettings(
-        spec.shards_total, spec.cache_bytes, spec.idle_evict_s, spec.dev, spec.quarantined, call_bytes_max, spare_task, spec.keys
+        shards_total=spec.shards_total,
+        cache_bytes=spec.cache_bytes,
+        idle_evict_s=spec.idle_evict_s,
+        dev=spec.dev,
+        quarantined=spec.quarantined,
+        call_bytes_max=call_bytes_max,
+        spare_task=spare_task,
+        keys=spec.keys,
+        offload_processes=spec.offload_processes,
+        offload_s=spec.offload_s,
     )
 
 
@@ -107,6 +116,7 @@ class Worker:
         """`spare_task`: see `HostSettings`."""
         self._index = spec.index
         self._name = f"worker {spec.index}"
+        self._data_dir = spec.data_dir
         self._loop = loop
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended
@@ -309,6 +319,10 @@ class Worker:
         elif (error := self.store.checkpointer.without_room) is not None:
             what = f"there is no room for what is written, only for deletes: {error.problem}"
             found.append(Problem(what, f"{self._name}, {error.place}", error.hint))
+        if (slow_s := self._committer.slow_s) > 0:
+            what = f"the disk is slow: a commit has taken {slow_s:.0f} s; what writes waits for it, and nothing is lost"
+            hint = "see what else the disk does, and whether the kernel complains of it (`iostat -x`, `dmesg`)"
+            found.append(Problem(what, f"{self._name}, {self._data_dir}", hint))
         return found
 
     # Trouble

@@ -30,6 +30,8 @@ ROWS = {row[0].strip(): row[1].strip() for row in re.findall(r"^\| ([^|]+) \| ([
         ("a critical section, counted from when its body starts", limits.SECTION_TIMEOUT_S),
         ("an open transaction, a start (`on_start`)", limits.SECTION_TIMEOUT_S),
         ("an object without calls, tasks or held messages", StorageConfig().idle_evict_s),
+        ("code of an object that does not let others run", ServiceConfig().held_up_s),
+        ("a function that an object has offloaded", ServiceConfig().offload_s),
         ("a process that does not answer", ServiceConfig().liveness_s),
         ("a worker that is replaced (`tidegate reload`): the calls that it has begun", ServiceConfig().reload_s),
         ("a stop: answering what is in flight, then checkpoints", ServiceConfig().stop_s),

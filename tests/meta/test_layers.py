@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
     "shard/offline": LEAVES | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "core")},
     "shard/loop": LEAVES | {"runtime/wire", "shard/neutral", "shard/core"},
-    "shard/objects": LEAVES | {"runtime/wire", "shard/store/interface", "shard/core", "shard/loop"},
+    "shard/objects": LEAVES | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop"},
     "shard/host": LEAVES
     | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop", "shard/objects"},
     "shard/worker": SERVING

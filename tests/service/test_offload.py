@@ -16,14 +16,17 @@ from tests.support.service import KILLED_BY_TEST, Service, exchange, services_in
 from tests.support.service_process import is_alive
 from tests.support.waiting import wait_until
 
+BOUND_S = 4.0
 APP = str(Path(__file__).with_name("apps") / "offloading.py")
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with services_in(tmp_path_factory.mktemp("offload")) as serve:
-        service = serve(1, app=APP)
-        service.expect("raised: LookupError", "raised: TypeError", "raised: RuntimeError", "Traceback")
+        config = tmp_path_factory.mktemp("config") / "tidegate.toml"
+        config.write_text(f"[service]\noffload_s = {BOUND_S}\n")
+        service = serve(1, "--config", str(config), app=APP)
+        service.expect("raised: LookupError", "raised: TimeoutError", "raised: TypeError", "raised: RuntimeError", "Traceback")
         service.expect("was reset: enough", "waited behind its gate", KILLED_BY_TEST)
         yield service
 
@@ -67,11 +70,34 @@ def test_a_process_that_ends_is_an_error_of_its_call_and_the_next_one_gets_anoth
     before, worker = ask(service, "a", "pid")[1], service.worker_pids()
     status, error = ask(service, "a", "end")
     assert (status, error["type"]) == (1, "RuntimeError")
-    assert "the process that ran end, or another one beside it, ended" in error["message"]
+    assert "the process that ran end ended: what it did is unknown" in error["message"]
     status, after = ask(service, "a", "pid")
     assert status == 0
     assert after != before
     assert service.worker_pids() == worker
+
+
+def test_functions_that_never_end_are_killed_at_their_bound_and_others_go_on(service: Service) -> None:
+    """Two of them have all processes, so that the third one waits; what another has begun in the second is not killed."""
+    answers: dict[str, tuple[int, Any]] = {}
+
+    def keep(name: str, *call: Any) -> None:
+        answers[name] = ask(service, name, *call)
+
+    calls = [threading.Thread(target=keep, args=args) for args in (("never", "forever"), ("nor", "forever"), ("last", "pid"))]
+    began_s = time.monotonic()
+    for call in calls:
+        call.start()
+        time.sleep(0.3)
+    for call in calls:
+        call.join(60)
+    assert time.monotonic() - began_s > BOUND_S
+    for name in ("never", "nor"):
+        status, error = answers[name]
+        assert (status, error["type"]) == (1, "TimeoutError")
+        assert error["message"] == f"offload: forever was not done after {BOUND_S:g} s and was killed ([service] offload_s)"
+    assert answers["last"][0] == 0
+    assert ask(service, "a", "hello") == (0, "hello")
 
 
 def test_a_result_passes_the_gate_of_its_object(service: Service) -> None:

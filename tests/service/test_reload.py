@@ -170,7 +170,7 @@ def test_a_long_call_is_answered_within_the_bound_and_others_wait_for_it_no_long
             sleeper.join(30)
     assert outcomes == {1.0: "number 0", 30.0: "shard_lost"}
     assert replaced["unanswered"] == 1
-    assert 1_000 < replaced["gap_ms"] < 4_000
+    assert 1_000 < replaced["gap_ms"] < 15_000  # The bound and the start of another, not what the call would take.
 
 
 def test_workers_that_call_each_other_in_circles_let_each_other_go(serve: Serve, app: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -14,11 +15,14 @@ import pytest
 from tests.support.host_world import Call, World
 from tests.support.objects import Thing
 from tests.support.records import decode_record
+from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import ObjectReset, OperatorError
+from tidegate.runtime.limits import SLOW_DISK_KEPT_S, SLOW_DISK_S
 from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.store.interface import ShardCommit
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker import committer
 from tidegate.shard.worker.committer import Committer
 
 
@@ -101,6 +105,30 @@ async def test_what_is_written_in_one_turn_is_one_append_and_what_comes_during_i
     assert len(written) == len(set(written)) == 20
     assert len(records) <= 20
     assert made.position == len(made.disk.records)
+    made.committer.close()
+
+
+async def test_a_disk_that_is_slow_is_said_while_a_commit_waits_and_for_a_while_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now_s=100.0)
+    monkeypatch.setattr(committer, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock.now_s))
+    made, may_end = DiskWorld(), threading.Event()
+    await made.put("fast")
+    assert made.committer.slow_s == 0
+
+    def wait() -> None:
+        may_end.wait()
+
+    made.disk.script.append(wait)
+    call = made.call(Thing, "a", "put", "k", "slow")
+    await wait_until_in_loop(lambda: len(made.disk.threads) == 2, "the commit in the helper's hands")
+    assert made.committer.slow_s == 0
+    clock.now_s += SLOW_DISK_S + 4
+    assert made.committer.slow_s == SLOW_DISK_S + 4
+    may_end.set()
+    await made.ask_all([call])
+    assert made.committer.slow_s == SLOW_DISK_S + 4
+    clock.now_s += SLOW_DISK_KEPT_S
+    assert made.committer.slow_s == 0
     made.committer.close()
 
 

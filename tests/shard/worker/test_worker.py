@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     Leave,
     Ping,
     Pong,
+    Problem,
     Quiet,
     Topology,
     TopologyChanged,
@@ -31,6 +33,7 @@ from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker import committer
 from tidegate.shard.worker.worker import Worker
 
 SHARDS = 4
@@ -190,6 +193,36 @@ async def test_a_shard_that_is_damaged_on_disk_is_stopped_and_named_and_the_othe
         assert problem.where == f"worker 0, {tmp_path}/shards/0002"
         assert "tidegate repair --shard 2" in problem.next
         await one.worker.store.checkpointer.finish()
+
+
+async def test_a_disk_that_is_slow_is_a_problem_with_its_place_until_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "SLOW_DISK_S", 0.2)
+    monkeypatch.setattr(committer, "SLOW_DISK_KEPT_S", 0.2)
+
+    def problems() -> list[Problem]:
+        one.worker.on_control(Ping(7))
+        return one.control[-1].statistics["problems"]  # type: ignore[union-attr]
+
+    async with service(tmp_path, 1) as (one,):
+        store, may_end = one.worker.store, threading.Event()
+        append = store.append
+
+        def append_slowly(record: bytes) -> int:
+            may_end.wait()
+            return append(record)
+
+        store.append = append_slowly
+        call = asyncio.ensure_future(one.ask("a", "put", 1))
+        assert problems() == []
+        [problem] = await wait_until_in_loop(problems, "the problem")
+        assert problem.what == "the disk is slow: a commit has taken 0 s; what writes waits for it, and nothing is lost"
+        assert problem.where == f"worker 0, {tmp_path}"
+        assert "iostat" in problem.next
+        may_end.set()
+        await call
+        await wait_until_in_loop(lambda: not problems(), "its end")
 
 
 async def test_damage_that_is_found_while_serving_stops_its_shard_and_what_the_others_write_is_kept(tmp_path: Path) -> None:
