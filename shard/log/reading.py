@@ -2,8 +2,8 @@
 
 A log may end with a torn record: the worker or the power went while it was written, so nobody was told that it is durable. What
 else is missing had been confirmed, and is told as a `Gap`: whoever reads decides whom it concerns. What proves a gap: a good
-record behind a bad one, the next segment's header, the seal of the last one (see `tidegate.shard.log.segment`), or a record that
-is whole but for one bit.
+record behind a bad one or what is left of its head, the next segment's header, the seal of the last one (see
+`tidegate.shard.log.segment`), or a record that is whole but for one bit.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ from typing import NamedTuple
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import list_segments
 from tidegate.shard.log.segment import (
+    FRAME_BYTES,
     HEADER_BYTES,
     PROLOGUE_BYTES_MAX,
     Frame,
     SegmentHeader,
     Tail,
+    begun_later,
     behind,
     decode_header,
     decode_header_but_for_one_bit,
@@ -146,11 +148,22 @@ class _Segment:
             yield Gap(self._path, tail.position, None, problem)
         elif self._is_short:
             yield Gap(self._path, tail.position, None, "the file, which never gets shorter, is too short")
+        elif later := begun_later(self._data, self.header, tail):
+            yield self._lost_before(later)
         elif differs_in_one_bit(self._data, self.header, tail):
             yield Gap(self._path, tail.position, tail.position, f"record {tail.position}, the last one: a bit of it has changed")
         elif tail.low < tail.high and self._data.startswith(self.header.salt, torn_at(self.header, tail)):
             torn = self._path
         yield End(tail.position - 1, torn)
+
+    def _lost_before(self, later: list[int]) -> Gap:
+        """Of frames that were begun nothing is whole; these are the positions that their heads say."""
+        tail = self.tail
+        most = tail.position + (tail.high - tail.low) // FRAME_BYTES
+        if all(tail.position < position <= most for position in later):
+            last = max(later) - 1
+            return Gap(self._path, tail.position, last, f"{_records(tail.position, last)}: damaged, but a later one was begun")
+        return Gap(self._path, tail.position, None, f"records from {tail.position} on: damaged, but a later one was begun")
 
 
 def _records(first: int, last: int) -> str:

@@ -11,8 +11,8 @@ Rule 4: frames with odd positions follow the header, upwards; those with even po
         its own at every append takes 16 % longer; this takes no longer than one row of frames.)
 
 The header is durable before the first frame is written, and only one frame is ever being written. So at most the last frame
-of a log can be torn, and a good frame behind a bad one proves damage. When a segment is left it is *sealed*: it says, durably,
-which one comes next.
+of a log can be torn, and a good frame behind a bad one proves damage, as the mere head of one does. When a segment is left it is
+*sealed*: it says, durably, which one comes next.
 
 In format 1 all frames follow the header, which has no prologue and no seal.
 """
@@ -225,6 +225,18 @@ def later_frames(data: bytes, header: SegmentHeader, tail: Tail) -> list[Frame]:
             found.append(frame)
         head += 1
     return sorted(found, key=lambda frame: frame.position)
+
+
+def begun_later(data: bytes, header: SegmentHeader, tail: Tail) -> list[int]:
+    """What heads that stand elsewhere than that of the next frame say of their positions, right or wrong. Whatever else is left
+    of these frames: they were begun, and so the next one was whole. Only one is ever being written."""
+    found, head, expected = [], tail.low, torn_at(header, tail)
+    while 0 <= (head := data.find(header.salt, head)) <= tail.high - FRAME_BYTES:
+        _, _, position, *_ = _WHOLE_FRAME.unpack_from(data, head)
+        if head != expected and not header.first_position <= position <= tail.position:
+            found.append(position)
+        head += 1
+    return found
 
 
 def behind(frame: Frame, header: SegmentHeader, tail: Tail) -> Tail:

@@ -1,11 +1,13 @@
 """Bytes on the disk, wrong: segments of the log, and the file of a shard's state.
 
-What is served afterwards is what was confirmed, up to some instant, or the shard is refused by name. Each state is opened in a
-child process: what LMDB does to a page that it trusts may end a process.
+What is served afterwards is what was confirmed, or the shard is refused by name. Only an end of the log of which nothing can be
+told from what was never written may be missing (see `_excuse`). Each state is opened in a child process: what LMDB does to a page
+that it trusts may end a process.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
@@ -13,20 +15,21 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import NamedTuple
 
 from tests.fuzz.target import Counts, Tick
+from tests.support.damaged_log import KEY, RECORDS, SHARDS, append, log_of, place_of, shards_of, small_segments, value_of
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import CommitLog, list_segments
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.log.commit_log import list_segments
+from tidegate.shard.log.segment import FRAME_BYTES, SALT_BYTES
 from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.logs import log_path
-from tidegate.shard.store.memory_state import MemoryState
-from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.recovery import recover
+from tidegate.shard.store.recovery import Recovery
 from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.worker_store import WorkerStore
 
-KEY = b"\0\1" + b"object".ljust(14)
-RECORDS = 40
+RECORDED = range(1, RECORDS + 1)
+CHECKPOINTED = 30
+"""Records up to this one are in the states, too."""
 ROWS = 800
 CHILD_S = 20
 
@@ -52,51 +55,103 @@ def wrong_file(path: Path, chance: Random) -> None:
     path.write_bytes(data)
 
 
-def _write_log(data_dir: Path) -> None:
-    log = CommitLog(log_path(data_dir, 1, 0), segment_bytes=4_096, segment_bytes_first=4_096, segments_max=100)
-    for seq in range(1, RECORDS + 1):
-        writes: dict[str, bytes | None] = {"n": b"%d" % seq, f"k{seq}": bytes((seq,)) * 150}
-        log.append(encode_record(CommitRecord(0, [ShardCommit(0, seq, [ObjectWrites(KEY, False, writes)])])))
-    log.close()
+class _Place(NamedTuple):
+    """Of a record, in the log."""
+
+    path: str
+    start: int
+    end: int
+    head: int
 
 
-def _prefix(seq: int) -> dict[str, bytes]:
-    values = {f"k{number}": bytes((number,)) * 150 for number in range(1, seq + 1)}
-    return values | {"n": b"%d" % seq} if seq else values
+def _write_log(data: Path) -> dict[int, _Place]:
+    """As a worker leaves it that was killed some records after a checkpoint; where these are."""
+
+    async def run() -> None:
+        store = WorkerStore.open(data, 1, 0, SHARDS, print)
+        append(store, 1, CHECKPOINTED)
+        await store.checkpointer.finish()
+        append(store, CHECKPOINTED + 1, RECORDED[-1])
+        await store.close()
+
+    with small_segments():
+        asyncio.run(run())
+    places = {}
+    for record in RECORDED[CHECKPOINTED:]:
+        path, start, end = place_of(data, record)
+        places[record] = _Place(path.name, start, end, start if record % 2 else end - FRAME_BYTES)
+    return places
+
+
+def _expected(shard: int, seq: int) -> dict[str, bytes]:
+    records = [record for record in RECORDED if shard in shards_of(record)][:seq]
+    values = {f"key {record}": b"there" for record in records}
+    return values | {"newest": value_of(records[-1])} if records else {}
 
 
 def logs(chance: Random, frames: int, tick: Tick) -> Counts:
-    """Recovery gives what was confirmed up to some record, or refuses the shard."""
+    """Recovery gives what was confirmed, or refuses shards; what nothing can tell apart from what was never written may be
+    missing, and nothing else."""
     counts = Counts()
     with tempfile.TemporaryDirectory(prefix="tidegate-fuzz-") as folder:
-        good = Path(folder) / "good"
-        _write_log(good)
+        good, wrong = Path(folder) / "good", Path(folder) / "wrong"
+        places = _write_log(good)
+        states = [LmdbState(good / "shards" / f"{shard:04d}", shard) for shard in SHARDS]
         for done in range(frames):
-            data = Path(folder) / "wrong"
-            shutil.copytree(good, data)
-            segments = [path for _, path in list_segments(log_path(data, 1, 0))]
-            hurt = chance.choice(segments)
+            shutil.copytree(log_of(good), log_of(wrong))
+            hurt = chance.choice([path for _, path in list_segments(log_of(wrong))])
+            was = hurt.read_bytes()
             if chance.random() < 0.05:
                 hurt.unlink()
             else:
-                wrong_file(hurt, chance)
-            counts[_recovered(data)] += 1
-            shutil.rmtree(data)
+                for _ in range(chance.choice((1, 1, 1, 2))):
+                    if hurt.stat().st_size:
+                        wrong_file(hurt, chance)
+            found, lost = _recovered(wrong, states)
+            if lost:
+                found = _excuse(lost, places, hurt, was)
+            counts[found] += 1
+            shutil.rmtree(wrong)
             tick(done + 1)
+        for state in states:
+            state.close()
     return counts
 
 
-def _recovered(data: Path) -> str:
-    state = MemoryState(0)
+def _recovered(data: Path, states: list[LmdbState]) -> tuple[str, list[int]]:
+    """What became of it, and which records are not served and not refused. The states stay as they are."""
     try:
-        report = recover(data, [state], 2, 0)
+        recovery = Recovery(data, states, 2, 0)
+        recovery.read(writing=False)
     except OperatorError:
-        return "refused"
-    if report.damaged:
-        return "shard refused"
-    seq = state.applied_seq
-    assert dict(ShardStore(state).scan(KEY)) == _prefix(seq), f"served what was never confirmed so, at {seq}"
-    return "whole" if seq == RECORDS else "without the last" if seq == RECORDS - 1 else "short"
+        return "refused", []
+    lost = set()
+    recalled = recovery.memtables()
+    for shard, (seq, memtable) in recalled.items():
+        store = ShardStore(states[shard])
+        store.active = memtable
+        assert dict(store.scan(KEY)) == _expected(shard, seq), f"shard {shard} is served as it never was, at {seq}"
+        lost.update([record for record in RECORDED if shard in shards_of(record)][seq:])
+    return "whole" if len(recalled) == len(states) else "shards refused", sorted(lost)
+
+
+def _excuse(lost: list[int], places: dict[int, _Place], hurt: Path, was: bytes) -> str:
+    """Why nothing can tell that these records were confirmed. Raises AssertionError where something could."""
+    now, first = hurt.read_bytes() if hurt.exists() else b"", lost[0]
+    assert len(now) == len(was), f"{lost} went unnoticed with the end of {hurt.name}"
+    assert first in places, f"{lost} went unnoticed, which the states had"
+    assert places[first].path == hurt.name, f"{lost} went unnoticed, of a segment that was not hurt"
+    wrong_bits = {
+        record: (int.from_bytes(was[place.start : place.end]) ^ int.from_bytes(now[place.start : place.end])).bit_count()
+        for record, place in places.items()
+        if place.path == hurt.name and record <= first
+    }
+    # Where the last record is cannot be known if the one before it in its row is lost, too.
+    assert wrong_bits.pop(first) > 1 or any(wrong_bits.values()), f"a wrong bit in record {first} went unnoticed"
+    for record, later in places.items():
+        head = slice(later.head, later.head + SALT_BYTES)  # By its salt a frame is known.
+        assert record <= first or was[head] != now[head], f"{lost} went unnoticed, although {record} was begun"
+    return "without the last record" if first == RECORDED[-1] else "without an end that is lost in both rows"
 
 
 def _write_state(path: Path) -> dict[bytes, bytes]:

@@ -187,6 +187,25 @@ def test_a_zeroed_tail_of_records_is_told_whichever_way_it_is_zeroed(directory: 
         expect_missing(directory, *range(cut, 30, 2))
 
 
+def test_records_are_told_to_be_lost_if_the_head_of_a_later_one_is_left(directory: Path) -> None:
+    path = place_of(directory, 30)[0]
+    whole = path.read_bytes()
+    first = 1 + next(position for position in range(1, 31) if place_of(directory, position)[0] == path)
+    places = {position: place_of(directory, position)[1:] for position in range(first, 31)}
+    for last in range(first, 31):
+        start, end = places[last]
+        head = start if last % 2 else end - FRAME_BYTES
+        hurt = bytearray(whole)
+        for start, end in places.values():
+            hurt[start:end] = bytes(end - start)
+        hurt[head : head + FRAME_BYTES] = whole[head : head + FRAME_BYTES]
+        path.write_bytes(hurt)
+        assert gaps(directory) == ([(first, last - 1)] if last > first else [])
+        hurt[head + 12 : head + 20] = b"\xff" * 8  # What it says of its position is damaged, too.
+        path.write_bytes(hurt)
+        assert gaps(directory) == ([(first, None)] if last > first else [])
+
+
 def test_a_file_cut_short_is_told_wherever_it_is_cut(directory: Path) -> None:
     for _, path in list_segments(directory):
         whole = path.read_bytes()
