@@ -30,12 +30,14 @@ from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
+from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.loop.cpython import this_frame
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.loop.self_test import Verdict, self_test
 from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.threads import keep_to_this_thread
 from tidegate.shard.store.checkpoint import CheckpointTrouble, memtable_bytes_max
+from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.app import load_app
 from tidegate.shard.worker.app_logging import app_may_configure
@@ -174,7 +176,8 @@ def _serve(
     try:
         worker = Worker(spec, context, loop, classes, open_store, control.send, ended, spare_task=spare_task)
     except OperatorError as exc:
-        failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=True)
+        passes = isinstance(exc, (StoreFailed, LogBroken))  # Perhaps: the disk failed.
+        failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=not passes)
         send_blocking(control_fd, failed)
         return 1
     endpoint = _bind(worker, spec)
@@ -183,8 +186,8 @@ def _serve(
     worker.start()
     lookout = _look_out(spec, worker, loop, outputs)
     described = {object_class.name: object_class.describe() for object_class in classes}
-    keeps_logs = worker.store.read_only is not None or bool(worker.store.stopped)
-    control.send(Ready(endpoint, described, worker.store.recovery.records, app_version, keeps_logs))
+    store = worker.store
+    control.send(Ready(endpoint, described, store.recovery.records, app_version, store.keeps_logs))
     lookout.start(this_frame())
     loop.run_forever()
     lookout.close()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import Outcome, Unavailable
 from tidegate.shard.loop.context import CURRENT
-from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.interface import ShardDamaged, ShardUnwritable
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
@@ -35,8 +35,9 @@ class StoppedShards:
 
     @staticmethod
     def answer(error: ShardDamaged, outcome: Outcome = "not_executed") -> Unavailable:
-        """Not retryable: somebody has to mend it first."""
-        return Unavailable(f"shard {error.shard} is stopped: {error}", outcome=outcome, retryable=False)
+        """Not retryable where somebody has to mend it first."""
+        retryable = isinstance(error, ShardUnwritable)
+        return Unavailable(f"shard {error.shard} is stopped: {error}", outcome=outcome, retryable=retryable)
 
     def found(self, error: ShardDamaged) -> None:
         """A read has found damage. Its object, if it is one that reads, goes no further; the others follow with `stop`."""

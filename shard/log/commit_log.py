@@ -57,7 +57,7 @@ class LogWithoutRoom(LogFull):
 
 
 class LogBroken(OperatorError):
-    """A write or sync failed. Whether the record is durable is unknown, and this log takes no more."""
+    """The disk failed: a write, a sync or a read. Whether the record is durable is unknown, and this log takes no more."""
 
 
 class LogStatistics(NamedTuple):
@@ -402,6 +402,8 @@ class CommitLog:
     def _cannot(self, operation: str, place: Path, error: OSError) -> OperatorError:
         if error.errno in _NO_SPACE:
             return self._without_room(operation, place, error)
+        if error.errno == errno.EIO:
+            return LogBroken(operation, place, error.strerror or str(error), "check the disk and the kernel's log")
         return OperatorError(operation, place, error.strerror or str(error), "check the permissions and the disk")
 
     @property

@@ -8,12 +8,13 @@ record behind a bad one or what is left of its head, the next segment's header, 
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import list_segments
+from tidegate.shard.log.commit_log import LogBroken, list_segments
 from tidegate.shard.log.segment import (
     FRAME_BYTES,
     HEADER_BYTES,
@@ -175,4 +176,5 @@ def _read(path: Path, size: int = -1) -> bytes:
         with path.open("rb") as file:
             return file.read(size)
     except OSError as error:
-        raise OperatorError("read log", path, error.strerror or str(error), "check the permissions and the disk") from error
+        kind = LogBroken if error.errno == errno.EIO else OperatorError
+        raise kind("read log", path, error.strerror or str(error), "check the permissions and the disk") from error

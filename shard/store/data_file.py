@@ -26,6 +26,7 @@ import lmdb
 from tidegate.runtime.limits import STATE_VERIFY_BYTES_MAX
 from tidegate.shard.log.commit_log import sync_directory
 from tidegate.shard.store.pages import CRC_BYTES, Damage, PageFile, Verifier, is_whole
+from tidegate.shard.store.store import StoreFailed
 
 FORMAT = 2
 FORMAT_WITHOUT_CHECKSUMS = 1
@@ -126,10 +127,14 @@ def new_data(path: Path) -> Iterator[Path]:
 
 
 def put_in_place(new: Path, path: Path) -> None:
-    """All of the new data file, or all of the old one, whatever happens. Raises OSError."""
+    """All of the new data file, or all of the old one, whatever happens. Raises OSError: the old one is still there. Raises
+    `StoreFailed`: one of the two is, and what is written into either may be lost; only a new process goes on."""
     sync_file(new / DATA_FILE)
     (new / DATA_FILE).rename(path / DATA_FILE)
-    sync_directory(path)
+    try:
+        sync_directory(path)
+    except OSError as error:
+        raise StoreFailed("replace store", path, error.strerror or str(error), "check the disk and the kernel's log") from error
 
 
 def remove_new(path: Path) -> None:
@@ -140,7 +145,7 @@ def remove_new(path: Path) -> None:
 
 def compact(path: Path, old: lmdb.Environment, map_bytes: int) -> lmdb.Environment:
     """Puts the same rows in a file without free pages in the place of the data file, durably, and opens that. Raises OSError,
-    lmdb.Error."""
+    lmdb.Error, `StoreFailed`."""
     with new_data(path) as new:
         old.copy(str(new), compact=True)
         environment = open_environment(new, map_bytes)

@@ -91,6 +91,15 @@ class ShardDamaged(OperatorError):
         self.shard = shard
 
 
+class ShardUnwritable(ShardDamaged):
+    """The disk failed again and again when the shard was to be brought up to date. Nothing is known to be damaged: once its state
+    can be written it is served again, and nobody has to do anything for that but mend the disk."""
+
+    def __init__(self, shard: int, operation: str, place: object, problem: str) -> None:
+        hint = f"check the disk and the kernel's log; as soon as shard {shard} can be written, it is served again by itself"
+        super().__init__(shard, operation, place, problem, hint)
+
+
 def mend_hint(shard: int) -> str:
     return (
         f"shard {shard} is stopped, the others are served: stop the service, then see `tidegate check`, and restore this shard "

@@ -116,7 +116,7 @@ class LmdbState:
 
     def __init__(self, path: Path, shard: int, *, map_bytes: int = MAP_BYTES_MAX) -> None:
         """Opens the environment in `path`, or creates it durably. What is of an older format becomes of this one, durably. Raises
-        `ShardDamaged` where anything in it does not fit, and OperatorError."""
+        `ShardDamaged` where anything in it does not fit, `StoreFailed` where the disk fails, and OperatorError."""
         self.shard = shard
         self.path = path
         self.was_read = False
@@ -131,12 +131,14 @@ class LmdbState:
             path.mkdir(parents=True, exist_ok=True)
             remove_new(path)
             is_new = self._is_new()
+            sync_directory(path)  # A process before may have put a file in place, and ended before that was durable.
             self._env = open_environment(path, map_bytes)
         except (lmdb.InvalidError, lmdb.CorruptedError) as error:
             raise ShardDamaged(shard, "open store", path, f"data.mdb is damaged: {error}") from error
         except (OSError, lmdb.Error, MemoryError) as error:
-            if isinstance(full := _failure("open store", path, error), StoreFull):
-                raise full from error
+            failure = _failure("open store", path, error)
+            if isinstance(failure, StoreFull) or _error_number(error) == errno.EIO:
+                raise failure from error
             raise OperatorError(
                 "open store", path, str(error), "check the permissions, the address space limit (ulimit -v) and the disk",
             ) from error  # fmt: skip
@@ -156,14 +158,14 @@ class LmdbState:
             with PageFile(file) as pages:
                 version = format_of(pages)
                 if (damage := find_damage(pages, checksums=version > FORMAT_WITHOUT_CHECKSUMS)) is not None:
-                    raise self._damaged(damage)
+                    raise self.damaged(damage)
                 meta = pages.newest_meta()
                 assert meta is not None
                 if meta.main.entries == 0 and meta.txn == 0:
                     return True
                 self.expected_seq = expected_seq(pages)
         except ValueError as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         if version == FORMAT_WITHOUT_CHECKSUMS:
             try:
                 add_checksums(self.path, self.shard, self._map_bytes)
@@ -189,7 +191,7 @@ class LmdbState:
         """The applied sequence, if the environment is ours."""
         version, shard, applied_seq = unpack_meta(self.get(META_KEY))
         if version == 0:
-            raise self._damaged("the row that says which shard it holds is missing")
+            raise self.damaged("the row that says which shard it holds is missing")
         if version != FORMAT:
             raise OperatorError("open store", self.path, f"format {version} is unknown", "use the version that wrote it")
         if shard != self.shard:
@@ -197,13 +199,13 @@ class LmdbState:
             raise ShardDamaged(self.shard, "open store", self.path, f"it holds shard {shard}", hint)
         return applied_seq
 
-    def _damaged(self, problem: object) -> ShardDamaged:
+    def damaged(self, problem: object) -> ShardDamaged:
         return ShardDamaged(self.shard, "read store", self.path, str(problem))
 
     def check_recovered(self, seq: int) -> None:
         """With what the logs have it gets to `seq`. Raises `ShardDamaged` if something newer was here before."""
         if seq < self.expected_seq:
-            raise self._damaged(f"its meta pages and the logs lead to commit {seq}, but commit {self.expected_seq} was here")
+            raise self.damaged(f"its meta pages and the logs lead to commit {seq}, but commit {self.expected_seq} was here")
 
     def get(self, key: bytes) -> bytes | None:
         """One short read transaction: about 1.5 µs for a page in memory."""
@@ -213,7 +215,7 @@ class LmdbState:
         try:
             value = _get(txn, key)
         except (_WrongRow, lmdb.Error) as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         finally:
             txn.abort()
         if perf_counter() - began > SLOW_READ_S:
@@ -228,7 +230,7 @@ class LmdbState:
         try:
             yield from _rows(txn, start, end, reverse)
         except (_WrongRow, lmdb.Error) as error:
-            raise self._damaged(error) from error
+            raise self.damaged(error) from error
         finally:
             txn.abort()
             if perf_counter() - began > SLOW_READ_S:
@@ -257,7 +259,7 @@ class LmdbState:
         return old
 
     def snapshot(self) -> LmdbSnapshot:
-        return LmdbSnapshot(self._env, self._damaged)
+        return LmdbSnapshot(self._env, self.damaged)
 
     def begin(self) -> LmdbBatch:
         return LmdbBatch(self, self._env)
@@ -372,7 +374,7 @@ class LmdbBatch:
             with self._txn.cursor() as cursor:
                 cursor.putmulti(with_checksums(items))
         except lmdb.Error as error:
-            raise _failure("checkpoint into", self._state.path, error) from error
+            raise self._failure(error) from error
 
     def delete_many(self, keys: list[bytes]) -> None:
         delete = self._txn.delete
@@ -380,7 +382,7 @@ class LmdbBatch:
             for key in keys:
                 delete(key)
         except lmdb.Error as error:  # Deleting copies pages too, so it can run out of room as well.
-            raise _failure("checkpoint into", self._state.path, error) from error
+            raise self._failure(error) from error
 
     def delete_range(self, start: bytes, end: bytes, keys_max: int) -> bool:
         """Deletes at most so many keys of [start, end); whether the range is empty now."""
@@ -393,7 +395,7 @@ class LmdbBatch:
                     keys_max -= 1
                     more = cursor.delete() and cursor.key() != b""
         except lmdb.Error as error:
-            raise _failure("checkpoint into", self._state.path, error) from error
+            raise self._failure(error) from error
         return True
 
     def set_applied_seq(self, seq: int) -> None:
@@ -409,7 +411,7 @@ class LmdbBatch:
         try:
             self._txn.commit()
         except lmdb.Error as error:
-            raise _failure("checkpoint into", self._state.path, error) from error
+            raise self._failure(error) from error
         if self._seq is not None:
             self._state.applied_seq = self._seq
         if self._log_mark is not None:
@@ -417,3 +419,9 @@ class LmdbBatch:
 
     def abort(self) -> None:
         self._txn.abort()
+
+    def _failure(self, error: lmdb.Error) -> OperatorError:
+        """What does not fit in the file will not fit in the next process either."""
+        if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError)):
+            return self._state.damaged(error)
+        return _failure("checkpoint into", self._state.path, error)

@@ -3,7 +3,8 @@
 Guarantee: after `Recovery.write` each state contains, synced, every record of its shard that any log of an earlier worker holds,
 in order and without a gap; or else its shard is in `damaged`, with the reason, and its state is as it was, or has the commits
 before the first one that is missing. A shard is not damaged by what is missing of others: records and segments say how far each
-shard had got, so that a gap concerns those only of which a commit is missing, or of which nothing says that none is.
+shard had got, so that a gap concerns those only of which a commit is missing, or of which nothing says that none is. A disk that
+fails is no damage: `write` and `read` raise `StoreFailed`, unless they are to isolate the shard.
 
 It never relies on what the page cache says about an earlier worker's writes: a worker may have been ended by a failed sync, so
 every shard that any record mentions gets a fresh synced commit, also if its state seems up to date.
@@ -25,7 +26,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.shard.log.reading import End, Gap, LogCorrupt, Opening, read_log
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, decode_answers
-from tidegate.shard.store.interface import Answer, ObjectWrites, ShardDamaged
+from tidegate.shard.store.interface import Answer, ObjectWrites, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.logs import NO_RUN, LogDirectory, LogMark, decode_mark, list_logs, logs_to_recover
 from tidegate.shard.store.memtable import Memtable
 from tidegate.shard.store.record import NO_ANSWERS, UnreadCommitRecord, UnreadShardCommit, decode_objects, decode_unread_record
@@ -204,8 +205,19 @@ def _fill(batch: StateBatch, memtable: Memtable) -> None:
 class Recovery:
     """`read`, then `write`. The logs are only read; to discard them is up to the caller."""
 
-    def __init__(self, data_dir: Path, states: Sequence[ShardState], start: int, worker: int, *, salvage: bool = False) -> None:
-        """`salvage`: what is missing is no reason to stop, see `salvaged`."""
+    def __init__(
+        self,
+        data_dir: Path,
+        states: Sequence[ShardState],
+        start: int,
+        worker: int,
+        *,
+        salvage: bool = False,
+        isolate: bool = False,
+    ) -> None:
+        """`salvage`: what is missing is no reason to stop, see `salvaged`. `isolate`: neither is a state that cannot be written;
+        its shard is damaged then, see `ShardUnwritable`."""
+        self._isolate = isolate
         self._logs = list_logs(data_dir) if salvage else logs_to_recover(data_dir, start, worker)
         self._began = perf_counter()
         self._gathered = {state.shard: _Gathered(state, salvage=salvage) for state in states}
@@ -258,7 +270,8 @@ class Recovery:
         return self._gathered[shard].lost
 
     def write(self, mark: LogMark | None = None) -> None:
-        """Commits what is left, and that the states belong to this log from now on."""
+        """Commits what is left, and that the states belong to this log from now on. Raises OperatorError; each state is whole
+        then, or as it was."""
         self._write([each for each in self._gathered.values() if each.mentioned or mark is not None], mark)
 
     def report(self) -> RecoveryReport:
@@ -348,10 +361,12 @@ class Recovery:
         for each, error in outcomes:
             if error is None:
                 self._entries += each.written()
-            elif isinstance(error, StoreFailed):
-                each.damage = ShardDamaged(each.state.shard, error.operation, error.place, error.problem, error.hint)
-        for _, error in outcomes:
-            if error is not None and not isinstance(error, StoreFailed):
+            elif isinstance(error, ShardDamaged):
+                each.damage = error
+            elif isinstance(error, StoreFailed) and self._isolate:
+                each.damage = ShardUnwritable(each.state.shard, error.operation, error.place, error.problem)
+        for each, error in outcomes:
+            if error is not None and each.damage is None:
                 raise error
 
 

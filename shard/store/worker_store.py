@@ -7,9 +7,11 @@ and `applied`, on the loop thread; `close` at the end. What `append` returned fo
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -17,23 +19,29 @@ from typing import NamedTuple
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
-from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogWithoutRoom, NoLog, sync_directory
+from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogBroken, LogWithoutRoom, NoLog, sync_directory
 from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
 from tidegate.shard.store.data_file import MAP_BYTES_MAX
-from tidegate.shard.store.interface import ShardCommit, ShardDamaged
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
 from tidegate.shard.store.residency import Watch, WatchStatistics
 from tidegate.shard.store.room import RESERVE, Room
 from tidegate.shard.store.shrinking import Shrinker
-from tidegate.shard.store.store import ShardStore, StoreFull
+from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
 
 DISK_FREE_STEP_BYTES = 16 << 20
 
 ADDRESS_BYTES_MAX = 32 << 40
 """Address space for the maps of all shards of a worker: a quarter of what a process has."""
 
+
+OPEN_PAUSES_S = (0.2, 1.0)
+"""Before it is tried once more to open a store for which the disk failed. Each attempt begins anew, as another process would."""
+UNWRITABLE_PAUSE_S = 30.0
+"""Between two looks whether a shard that could not be written can be. A worker that has served for so long is started again at
+once (`STABLE_S` of the supervisor), so that its other shards hardly notice, even if it proves to have been in vain."""
 
 PROBE = "probe-"
 PROBE_BYTES_MIN = 4 * SEGMENT_BYTES_FIRST
@@ -46,9 +54,11 @@ SEQS_TOLD = 8
 Stopped = dict[int, ShardDamaged]
 """By shard, why it is stopped."""
 
+logger = logging.getLogger("tidegate")
 
-def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped) -> list[LmdbState]:
-    """Of the shards that are not damaged; the others are added to `stopped`."""
+
+def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped, *, isolate: bool) -> list[LmdbState]:
+    """Of the shards that are not damaged; the others are added to `stopped`. `isolate`: so are those for which the disk fails."""
     map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, len(shards)))
     states: list[LmdbState] = []
     try:
@@ -57,6 +67,10 @@ def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped) -> lis
                 states.append(LmdbState(data_dir / "shards" / f"{shard:04d}", shard, map_bytes=map_bytes))
             except ShardDamaged as error:
                 stopped[shard] = error
+            except StoreFailed as error:
+                if not isolate:
+                    raise
+                stopped[shard] = ShardUnwritable(shard, error.operation, error.place, error.problem)
     except BaseException:
         _close_states(states)
         raise
@@ -79,27 +93,38 @@ def _without(states: Sequence[LmdbState], damaged: Stopped) -> list[LmdbState]:
 
 def _delete(logs: Sequence[LogDirectory]) -> None:
     """Logs whose records are all in the states."""
-    for log in logs:
-        for path in (log.path, log.path.with_name(log.path.name + KEPT)):
-            if path.exists():
-                deleted = path.with_name(DELETED + path.name)  # Renamed first: a recovery must never meet half a log.
-                path.rename(deleted)
-                sync_directory(path.parent)
-                shutil.rmtree(deleted)
+    try:
+        for log in logs:
+            for path in (log.path, log.path.with_name(log.path.name + KEPT)):
+                if path.exists():
+                    deleted = path.with_name(DELETED + path.name)  # Renamed first: a recovery must never meet half a log.
+                    path.rename(deleted)
+                    sync_directory(path.parent)
+                    shutil.rmtree(deleted)
+    except OSError as error:  # It costs room, and nothing else.
+        logger.warning("cannot delete logs that are no longer needed: %s", error)
 
 
-def _start_log(data_dir: Path, recovery: Recovery, start: int, worker: int, seqs: dict[int, int]) -> tuple[CommitLog, LogMark]:
-    """A new log, for a process of its own. `seqs`: of the shards that it is for, at every moment."""
+def _unneeded_logs(
+    data_dir: Path, recovery: Recovery, start: int, worker: int, run: int, stopped: Collection[int]
+) -> list[LogDirectory]:
+    """Those of this worker's processes before this one that have nothing but what is in the states, once these are committed."""
+    missing = {*stopped, *recovery.damaged}
+    return [log for log in own_logs(data_dir, start, worker, run) if not recovery.may_need(log, missing)]
+
+
+def _start_log(
+    data_dir: Path, recovery: Recovery, start: int, worker: int, seqs: dict[int, int], stopped: Collection[int]
+) -> tuple[CommitLog, LogMark]:
+    """A new log, for a process of its own. `seqs`: of the shards that it is for, at every moment. `stopped`: those that recovery
+    does not know of."""
     run = next_run(data_dir, start, worker)
     path, prologue = log_path(data_dir, start, worker, run), partial(encode_seqs, seqs)
     try:
         log = CommitLog(path, prologue=prologue)
     except LogWithoutRoom:
-        if not recovery.damaged:
-            recovery.write(LogMark(start, worker, NO_RUN))  # Then those of this worker's earlier processes may go, to make room.
-        if recovery.damaged:  # Of a state that could not be written, too: what it lacks is in these logs only.
-            raise
-        _delete(own_logs(data_dir, start, worker, run))
+        recovery.write(LogMark(start, worker, NO_RUN))  # Then those of this worker's earlier processes may go, to make room.
+        _delete(_unneeded_logs(data_dir, recovery, start, worker, run, stopped))
         log = CommitLog(path, prologue=prologue)
     return log, LogMark(start, worker, run)
 
@@ -119,6 +144,24 @@ def _has_room(probe: Path, need_bytes: int) -> bool:
             os.unlink(probe)
     except OSError:
         return False
+    return True
+
+
+def _is_writable(path: Path, shard: int) -> bool:
+    """Asks by a commit of what the state says already. Where only recovery can tell what is there, it is for recovery to say."""
+    try:
+        state = LmdbState(path, shard)
+    except OperatorError:
+        return False
+    try:
+        if state.applied_seq >= state.expected_seq:
+            batch = state.begin()
+            batch.set_applied_seq(state.applied_seq)
+            batch.commit()
+    except OperatorError:
+        return False
+    finally:
+        state.close()
     return True
 
 
@@ -203,15 +246,37 @@ class WorkerStore:
         """Blocks until everything durable is recovered and the log is ready. Raises OperatorError. `trouble` is called on the
         loop thread when a checkpoint or the preparation of a segment fails: to be logged, and if fatal, to end the worker.
         `memtable_bytes`: see `Checkpointer`. Where there is no room for any of that, everything durable can be read, and nothing
-        written: see `read_only`."""
+        written: see `read_only`. Where the disk fails it is tried again from the beginning; if it then fails for some shards
+        still, these are stopped: see `wait_for_disk`."""
+        for pause_s in OPEN_PAUSES_S:
+            try:
+                return cls._open(data_dir, start, worker, shards, trouble, memtable_bytes, isolate=False)
+            except (StoreFailed, LogBroken) as error:
+                logger.warning("%s; it is tried again in %g s", error, pause_s)
+                time.sleep(pause_s)
+        return cls._open(data_dir, start, worker, shards, trouble, memtable_bytes, isolate=True)
+
+    @classmethod
+    def _open(
+        cls,
+        data_dir: Path,
+        start: int,
+        worker: int,
+        shards: Sequence[int],
+        trouble: Callable[[CheckpointTrouble], None],
+        memtable_bytes: int,
+        *,
+        isolate: bool,
+    ) -> WorkerStore:
+        """`isolate`: a shard whose state cannot be written is stopped."""
         stopped: Stopped = {}
         room = Room(data_dir / "log" / f"{RESERVE}{worker}", SPACE_RESERVE_BYTES)
-        states = _open_states(data_dir, shards, stopped)
+        states = _open_states(data_dir, shards, stopped, isolate=isolate)
         try:
-            recovery = Recovery(data_dir, states, start, worker)
+            recovery = Recovery(data_dir, states, start, worker, isolate=isolate)
             recovery.read()
             _check_recovered(states, recovery)
-            log, mark = _start_log(data_dir, recovery, start, worker, seqs := recovery.seqs)
+            log, mark = _start_log(data_dir, recovery, start, worker, seqs := recovery.seqs, stopped)
             try:
                 recovery.write(mark)
             except BaseException:
@@ -220,12 +285,13 @@ class WorkerStore:
             report = recovery.report()
             stopped.update(report.damaged)
             states = _without(states, stopped)
-            _delete([log for log in own_logs(data_dir, start, worker, mark.run) if not recovery.may_need(log, stopped)])
             store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark, room)
+            found = {error.shard for error in store.damage_found}
+            _delete(_unneeded_logs(data_dir, recovery, start, worker, mark.run, {*stopped, *found}))
         except (StoreFull, LogWithoutRoom) as error:
             _close_states(states)  # What has failed to write is in no state to be read.
             if room.use():
-                return cls.open(data_dir, start, worker, shards, trouble, memtable_bytes)
+                return cls._open(data_dir, start, worker, shards, trouble, memtable_bytes, isolate=isolate)
             return cls._open_to_read(data_dir, start, worker, shards, trouble, error)
         except BaseException:
             _close_states(states)
@@ -247,7 +313,7 @@ class WorkerStore:
         problem: OperatorError,
     ) -> WorkerStore:
         stopped: Stopped = {}
-        states = _open_states(data_dir, shards, stopped)
+        states = _open_states(data_dir, shards, stopped, isolate=True)
         try:
             recovery = Recovery(data_dir, states, start, worker)
             recovery.read(writing=False)
@@ -266,6 +332,25 @@ class WorkerStore:
         store._probe = data_dir / "log" / f"{PROBE}{worker}"
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
+
+    @property
+    def keeps_logs(self) -> bool:
+        """Whether logs of earlier starts may have something that a state has not got."""
+        return self.read_only is not None or bool(self.stopped) or bool(self.damage_found)
+
+    @property
+    def unwritable(self) -> list[ShardUnwritable]:
+        """The shards that are stopped only because the disk failed."""
+        return [each for each in self.stopped.values() if isinstance(each, ShardUnwritable)]
+
+    async def wait_for_disk(self, data_dir: Path) -> None:
+        """Returns when the state of one of those shards could be written again: a new process may serve it. Until then the disk
+        is asked now and then, in a helper thread."""
+        while True:
+            await asyncio.sleep(UNWRITABLE_PAUSE_S)
+            for each in self.unwritable:
+                if await asyncio.to_thread(_is_writable, data_dir / "shards" / f"{each.shard:04d}", each.shard):
+                    return
 
     async def wait_for_room(self) -> None:
         """Returns when a store that is `read_only` could be opened to be written. Asks the file system itself, by taking as much

@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -76,7 +77,7 @@ _SILENCE_S = 0.02
 _SILENCE_S_MAX = 0.5
 _DRAIN_CHECKPOINT_S = 4.0
 _HELD = Moved("calls wait at the router while a worker is being replaced")
-_ROOM_DRAIN_S = 1.0
+_START_AGAIN_DRAIN_S = 1.0
 
 _decode_asked = msgspec.msgpack.Decoder(tuple[list[int]]).decode
 
@@ -115,8 +116,8 @@ class Worker:
     ) -> None:
         """`spare_task`: see `HostSettings`."""
         self._index = spec.index
+        self._data_dir = Path(spec.data_dir)
         self._name = f"worker {spec.index}"
-        self._data_dir = spec.data_dir
         self._loop = loop
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended
@@ -176,6 +177,8 @@ class Worker:
         if self.store.read_only is not None:
             log.error("%s; until there is room everything is read and nothing is written", self.store.read_only)
             self._loop.create_task(self._leave_when_there_is_room(), context=NEUTRAL)
+        elif self.store.unwritable:
+            self._loop.create_task(self._leave_when_the_disk_works(), context=NEUTRAL)
 
     def held_up(self, held_up: HeldUp) -> None:
         """Code of an object was interrupted; it is still being unwound."""
@@ -350,13 +353,20 @@ class Worker:
         self._end(1, 0)
 
     async def _leave_when_there_is_room(self) -> None:
-        """Only a new process recovers. This one answers before what it has begun to read."""
         await self.store.wait_for_room()
-        log.warning("there is room again: this worker starts again, to take writes")
+        self._start_again("there is room again: this worker starts again, to take writes")
+
+    async def _leave_when_the_disk_works(self) -> None:
+        await self.store.wait_for_disk(self._data_dir)
+        self._start_again("the disk works again: this worker starts again, to serve all of its shards")
+
+    def _start_again(self, why: str) -> None:
+        """Only a new process recovers. This one answers before what it has begun."""
+        log.warning(why)
         if self._draining is None:
-            self._refusal = Unavailable("the worker starts again, now that there is room on its disk")
+            self._refusal = Unavailable(why)
             self._said_quiet = self._may_leave = True
-            self._draining = Draining(self._loop, _ROOM_DRAIN_S, lambda: self._end(1, 0))
+            self._draining = Draining(self._loop, _START_AGAIN_DRAIN_S, lambda: self._end(1, 0))
             self._end_turn()
 
     # The end

@@ -344,3 +344,11 @@ def test_a_recycled_segments_name_is_durable_before_it_is_used(log: CommitLog, m
     log.truncate(8)
     assert prepared_when_synced == [0], "an append in another thread could take it before"
     assert log.statistics().segments_prepared == 2
+
+
+def test_a_log_that_cannot_be_started_now_may_be_started_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fail_with(errno.EIO, patch, "fdatasync")
+        with pytest.raises(LogBroken, match="start log"):
+            CommitLog(tmp_path / "log")
+    CommitLog(tmp_path / "log").close()

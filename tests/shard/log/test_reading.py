@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from zlib import crc32
@@ -9,7 +11,7 @@ from zlib import crc32
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import CommitLog, list_segments
+from tidegate.shard.log.commit_log import CommitLog, LogBroken, list_segments
 from tidegate.shard.log.reading import End, Gap, Opening, read_log
 from tidegate.shard.log.segment import (
     FRAME_BYTES,
@@ -339,3 +341,18 @@ def test_a_damaged_header_of_the_older_format_is_told_too(old_directory: Path) -
         overwrite(path, 0, bytes(64))
         assert gaps(old_directory)
         path.write_bytes(pristine)
+
+
+def test_a_log_that_cannot_be_read_now_may_be_read_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = CommitLog(tmp_path / "log")
+    log.append(b"record")
+    log.close()
+
+    def fails(path: Path, mode: str) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fails)
+        with pytest.raises(LogBroken):
+            list(read_log(tmp_path / "log"))
+    assert [item for item in read_log(tmp_path / "log") if isinstance(item, memoryview)] == [b"record"]

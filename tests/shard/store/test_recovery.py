@@ -13,12 +13,12 @@ import tidegate.shard.store.recovery as recovery
 from tidegate.shard.log.commit_log import CommitLog, list_segments
 from tidegate.shard.log.reading import LogCorrupt
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
-from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
+from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit, ShardUnwritable
 from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import LogMark, list_logs, log_path, logs_to_recover
 from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.recovery import encode_seqs, recover, salvaged
+from tidegate.shard.store.recovery import Recovery, encode_seqs, recover, salvaged
 from tidegate.shard.store.store import ShardStore, StoreFailed
 
 KEY = b"\0\1" + b"object".ljust(14)
@@ -282,10 +282,27 @@ def test_a_disk_that_fails_under_one_state_stops_its_shard_only(tmp_path: Path) 
     write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"}), commit(1, 1, {"b": b"1"})]])
     failing, other = MemoryState(0), MemoryState(1)
     failing.commit_error = StoreFailed("checkpoint into", "shards/0000", "Input/output error", "check the disk")
-    report = recover(tmp_path, [failing, other], 2, 0)
-    assert str(report.damaged[0]) == "checkpoint into shards/0000: Input/output error (check the disk)"
-    assert set(report.damaged) == {0}
+    both = Recovery(tmp_path, [failing, other], 2, 0, isolate=True)
+    both.read()
+    both.write(mark_written := LogMark(2, 0, 0))
+    assert set(both.damaged) == {0}
+    error = both.damaged[0]
+    assert isinstance(error, ShardUnwritable)
+    assert str(error).startswith("checkpoint into shards/0000: Input/output error (check the disk")
+    assert "repair" not in error.hint, "nothing is known to be damaged"
     assert values(other) == {"b": b"1"}
+    assert (failing.log_mark, other.log_mark) == (b"", mark_written.encode())
+
+
+def test_a_disk_that_fails_is_no_damage_and_whoever_recovers_is_told(tmp_path: Path) -> None:
+    write_log(tmp_path, 1, 0, [[commit(0, 1, {"a": b"1"})]])
+    failing = MemoryState(0)
+    failing.commit_error = StoreFailed("checkpoint into", "shards/0000", "Input/output error", "check the disk")
+    with pytest.raises(StoreFailed):
+        recover(tmp_path, [failing], 2, 0)
+    failing.commit_error = StoreFailed("checkpoint into", "shards/0000", "Input/output error", "check the disk")
+    with pytest.raises(StoreFailed):
+        salvaged(tmp_path, failing)
 
 
 def test_what_is_left_can_be_salvaged_and_what_is_not_is_listed(tmp_path: Path) -> None:

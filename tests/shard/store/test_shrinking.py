@@ -16,7 +16,7 @@ from tidegate.shard.store import shrinking as shrinking_module
 from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.pages import PageFile, Verifier
 from tidegate.shard.store.shrinking import Shrinker, is_due
-from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.store import ShardStore, StoreFailed
 
 MB = 1 << 20
 ROWS = 4_000
@@ -89,6 +89,24 @@ async def test_a_read_that_has_begun_ends_over_the_old_file(state: LmdbState) ->
     reader.release()
     await task
     assert answers == [([b"x" * 4_000], None)]
+
+
+async def test_a_new_file_whose_name_may_not_last_is_written_by_no_process_that_knows_the_old_one(
+    state: LmdbState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one went on under no name: what checkpoints put into it was gone, and the log had forgotten it."""
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("tidegate.shard.store.data_file.sync_directory", fails)
+    with pytest.raises(StoreFailed, match="replace store"):
+        await Shrinker([(ShardStore(state), state)]).shrink(in_helper)
+    monkeypatch.undo()
+    state.close()
+    again = LmdbState(state.path, 1)
+    assert (again.applied_seq, again.get(object_key(3) + b"k")) == (7, b"x" * 4_000)
+    again.close()
 
 
 async def test_where_there_is_no_room_the_file_stays_as_it_is(state: LmdbState, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import math
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -17,11 +20,11 @@ from tests.shard.store.test_residency import drop
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import CommitLog, LogFull, LogWithoutRoom, list_segments
 from tidegate.shard.store.checkpoint import CheckpointTrouble
-from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
+from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.lmdb_state import LmdbBatch
-from tidegate.shard.store.logs import log_path
+from tidegate.shard.store.logs import list_logs, log_path
 from tidegate.shard.store.record import CommitRecord, encode_record
-from tidegate.shard.store.store import StoreFailed
+from tidegate.shard.store.store import ShardStore, StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 
 
@@ -272,41 +275,165 @@ def test_a_store_that_cannot_be_opened_leaves_nothing_open(tmp_path: Path) -> No
     with_store(tmp_path, test)
 
 
-@pytest.mark.parametrize("without_room", [False, True])
-def test_no_log_goes_that_has_what_a_state_could_not_take(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_room: bool
-) -> None:
-    """Its commit failed at a start, perhaps one at which there was no room for a new log at first."""
+EIO = StoreFailed("checkpoint into", "shard 1", "Input/output error", "check the disk")
 
-    async def first(store: WorkerStore) -> None:
+
+def some_commits(data_dir: Path) -> None:
+    async def write_both(store: WorkerStore) -> None:
         write(store, 0, {"a": b"1"})
         write(store, 1, {"b": b"2"})
 
-    async def second(store: WorkerStore) -> None:
-        assert list(store.stopped) == [1] or store.read_only is not None
+    with_store(data_dir, write_both)
 
-    async def third(store: WorkerStore) -> None:
-        assert store.stopped == {}
-        assert store.shards[0].get(object_key(1), "a") == b"1"
-        assert store.shards[1].get(object_key(1), "b") == b"2"
 
-    real_commit, real_log, room = LmdbBatch.commit, CommitLog, [False] if without_room else []
+async def expect_all(store: WorkerStore) -> None:
+    assert store.stopped == {}
+    assert store.read_only is None
+    assert store.shards[0].get(object_key(1), "a") == b"1"
+    assert store.shards[1].get(object_key(1), "b") == b"2"
 
-    def commit(batch: LmdbBatch) -> None:
-        if batch._state.shard == 1:
+
+class FailingDisk:
+    """Commits of shard 1 fail, so many times; a new log finds no room, so many times."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, *, commits: float = 0, logs: int = 0) -> None:
+        self.commits, self.logs = commits, logs
+        self._commit, self._log = LmdbBatch.commit, CommitLog
+        patch.setattr(LmdbBatch, "commit", lambda batch: self.commit(batch))
+        patch.setattr(worker_store_module, "CommitLog", self.log)
+        patch.setattr(worker_store_module, "OPEN_PAUSES_S", (0.0, 0.0))
+
+    def commit(self, batch: LmdbBatch) -> None:
+        if batch._state.shard == 1 and self.commits > 0:
+            self.commits -= 1
             batch.abort()
-            raise StoreFailed("checkpoint into", "shard 1", "Input/output error", "check the disk")
-        real_commit(batch)
+            raise EIO
+        self._commit(batch)
 
-    def log(path: Path, **options: object) -> CommitLog:
-        if room:
-            room.pop()
+    def log(self, path: Path, **options: object) -> CommitLog:
+        if self.logs > 0:
+            self.logs -= 1
             raise LogWithoutRoom("start log", path, "no space left", "free some")
-        return real_log(path, **options)  # type: ignore[arg-type]  # what it is given
+        return self._log(path, **options)  # type: ignore[arg-type]  # what it is given
 
-    with_store(tmp_path, first)
+
+@pytest.mark.parametrize("logs", [0, 1, 2, 5], ids=lambda logs: f"{logs} logs without room")
+def test_no_log_goes_that_has_what_a_state_could_not_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, logs: int) -> None:
+    """Its commit failed at every start, perhaps at ones at which there was no room for a new log at first."""
+
+    async def second(store: WorkerStore) -> None:
+        assert [type(each) for each in store.stopped.values()] == [ShardUnwritable] or store.read_only is not None
+        assert store.keeps_logs
+        assert store.shards[0].get(object_key(1), "a") == b"1"
+
+    some_commits(tmp_path)
+    for start in (1, 1, 2):
+        with monkeypatch.context() as patch:
+            FailingDisk(patch, commits=math.inf, logs=logs)
+            with_store(tmp_path, second, start=start)
+    with_store(tmp_path, expect_all, start=2)
+
+
+@pytest.mark.parametrize("logs", [0, 1])
+@pytest.mark.parametrize("commits", [1, 2])
+def test_a_disk_that_fails_for_a_moment_at_a_start_stops_no_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, commits: int, logs: int
+) -> None:
+    some_commits(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(LmdbBatch, "commit", commit)
-        patch.setattr(worker_store_module, "CommitLog", log)
-        with_store(tmp_path, second)
-    with_store(tmp_path, third)
+        disk = FailingDisk(patch, commits=commits, logs=logs)
+        with_store(tmp_path, expect_all)
+        assert (disk.commits, disk.logs) == (0, 0)
+    assert [log.run for log in list_logs(tmp_path)] == [list_logs(tmp_path)[-1].run], "what failed has left nothing behind"
+    with_store(tmp_path, expect_all, start=2)
+
+
+@pytest.mark.parametrize("start", [1, 2])
+def test_no_log_goes_that_a_shard_may_need_whose_file_is_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, start: int
+) -> None:
+    """It was never read, so that recovery knew nothing of it, and a start without room for a new log deleted the others."""
+    some_commits(tmp_path)
+    file = tmp_path / "shards" / "0001" / "data.mdb"
+    whole = file.read_bytes()
+    file.write_bytes(b"not LMDB's" * 1_000)
+
+    async def second(store: WorkerStore) -> None:
+        assert list(store.stopped) == [1]
+        assert store.shards[0].get(object_key(1), "a") == b"1"
+
+    with monkeypatch.context() as patch:
+        FailingDisk(patch, logs=1)
+        with_store(tmp_path, second, start=start)
+    file.write_bytes(whole)
+    with_store(tmp_path, expect_all, start=start)
+
+
+def test_a_process_that_dies_while_it_recovers_leaves_what_the_one_before_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One state is part of the new log, the other not yet; over and over again."""
+
+    class Died(BaseException):
+        pass
+
+    some_commits(tmp_path)
+    for dies_at in (0, 1, 0, 1):
+        with monkeypatch.context() as patch:
+            commit = LmdbBatch.commit
+
+            def dies(batch: LmdbBatch, commit: Callable[[LmdbBatch], None] = commit, shard: int = dies_at) -> None:
+                if batch._state.shard == shard:
+                    batch.abort()
+                    raise Died
+                commit(batch)
+
+            patch.setattr(LmdbBatch, "commit", dies)
+            with pytest.raises(Died):
+                WorkerStore.open(tmp_path, 1, 0, (0, 1), print)
+    with_store(tmp_path, expect_all)
+
+
+def test_a_shard_whose_answers_prove_to_be_damaged_keeps_its_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_commits(tmp_path)
+
+    def damaged(store: ShardStore) -> None:
+        if store.shard == 1:
+            store.on_damage(ShardDamaged(1, "read", "shards/0001", "a row has a wrong checksum"))
+
+    async def second(store: WorkerStore) -> None:
+        assert [error.shard for error in store.damage_found] == [1]
+        assert store.keeps_logs
+
+    monkeypatch.setattr(ShardStore, "load_answers", damaged)
+    with_store(tmp_path, second)
+    assert [log.run for log in list_logs(tmp_path)] == [0, 1]
+
+
+def test_a_shard_that_could_not_be_written_is_waited_for_until_it_can(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_commits(tmp_path)
+    monkeypatch.setattr(worker_store_module, "UNWRITABLE_PAUSE_S", 0.01)
+    disk = FailingDisk(monkeypatch, commits=6)
+
+    async def test(store: WorkerStore) -> None:
+        assert list(store.stopped) == [1]
+        assert 1 not in store.shards
+        assert disk.commits == 3
+        await store.wait_for_disk(tmp_path)
+        assert disk.commits == 0
+        write(store, 0, {"c": b"served meanwhile"})
+
+    with_store(tmp_path, test)
+    with_store(tmp_path, expect_all)
+
+
+def test_logs_that_cannot_be_deleted_keep_nobody_from_being_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    some_commits(tmp_path)
+
+    def fails(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(worker_store_module, "sync_directory", fails)
+        with_store(tmp_path, expect_all)
+    with_store(tmp_path, expect_all)

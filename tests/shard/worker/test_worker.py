@@ -32,6 +32,8 @@ from tidegate.runtime.wire.supervisor_messages import (
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.lmdb_state import LmdbBatch
+from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker import committer
 from tidegate.shard.worker.worker import Worker
@@ -223,6 +225,43 @@ async def test_a_disk_that_is_slow_is_a_problem_with_its_place_until_it_is_over(
         may_end.set()
         await call
         await wait_until_in_loop(lambda: not problems(), "its end")
+
+
+async def test_a_worker_starts_again_by_itself_once_the_disk_has_recovered_that_failed_for_a_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = SlotTable(Topology(1, (0, 1, 2, 3), (None,) * SHARDS))
+    names = {table.worker_of("Note", str(number)): str(number) for number in range(100)}
+    async with service(tmp_path, 1) as (one,):
+        for name in names.values():
+            await one.ask(name, "put", 1)
+    commit, works = LmdbBatch.commit, asyncio.Event()
+
+    def fails(batch: LmdbBatch) -> None:
+        if batch._state.shard == 2 and not works.is_set():
+            batch.abort()
+            raise StoreFailed("checkpoint into", "shards/0002", "Input/output error", "check the disk")
+        commit(batch)
+
+    monkeypatch.setattr(LmdbBatch, "commit", fails)
+    monkeypatch.setattr("tidegate.shard.store.worker_store.OPEN_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr("tidegate.shard.store.worker_store.UNWRITABLE_PAUSE_S", 0.05)
+    async with service(tmp_path, 1) as (one,):
+        with pytest.raises(Unavailable, match=r"shard 2 is stopped: .*Input/output error") as refused:
+            await one.ask(names[2], "get")
+        assert refused.value.retryable
+        for shard in (0, 1, 3):
+            await one.ask(names[shard], "put", 2)
+        one.worker.on_control(Ping(7))
+        [problem] = one.control[-1].statistics["problems"]  # type: ignore[union-attr]
+        assert problem.what == "shard 2 is stopped: Input/output error"
+        assert "served again by itself" in problem.next
+        assert not one.ended.done()
+        works.set()
+        async with asyncio.timeout(WITHIN_S):
+            assert await one.ended == (1, 0)
+    async with service(tmp_path, 1) as (one,):
+        assert [await one.ask(names[shard], "get") for shard in (0, 1, 2, 3)] == [2, 2, 1, 2]
 
 
 async def test_damage_that_is_found_while_serving_stops_its_shard_and_what_the_others_write_is_kept(tmp_path: Path) -> None:
