@@ -223,6 +223,11 @@ OBJECT_DIRTY_BYTES_MAX = 22 << 20
 
 SPACE_RESERVE_BYTES = 16 << 20
 """Of each worker, on the disk, for checkpoints when there is no other room: the pages of a few small steps."""
+UPKEEP_EVERY_S = 5.0
+"""A worker looks so often whether there is room again on a disk that had none, and whether its log rests."""
+LOG_REST_LOOKS = 3
+"""After so many looks in a row with nothing written, its log gives back all but one small segment: to grow again under the next
+load costs it a few writes of zeros ahead."""
 SHRINK_BYTES_MIN = 8 << 20
 """A data file is written again, without its free pages, when those are more than half of it, and so much at least."""
 SHRINK_LIVE_BYTES_MAX = 128 << 20

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import shutil
 import struct
 import subprocess
 import threading
 import time
+from io import FileIO
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
@@ -45,6 +47,7 @@ class Disk:
         self._outer = folder / "outer"
         self._image = self._outer / "disk.img"
         self._loop = ""
+        self._ballast = itertools.count()
         self.place.mkdir()
         self._outer.mkdir()
         with self._outer_image.open("wb") as file:
@@ -89,14 +92,17 @@ class Disk:
             _run_until_done("umount", str(self._outer))
 
     def fill(self) -> None:
-        """To the last block."""
+        """To the last block; what it has been filled with before stays."""
         statistics = os.statvfs(self.place)
-        with contextlib.suppress(OSError), (self.place / "ballast").open("wb") as file:
+        with contextlib.suppress(OSError), self._new_ballast() as file:
             os.posix_fallocate(file.fileno(), 0, statistics.f_bavail * statistics.f_frsize)
         for size in (1 << 20, 4_096):
-            with contextlib.suppress(OSError), (self.place / f"ballast-{size}").open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError), self._new_ballast() as file:
                 while file.write(bytes(size)) == size:
                     os.fsync(file.fileno())
+
+    def _new_ballast(self) -> FileIO:
+        return (self.place / f"ballast-{next(self._ballast)}").open("xb", buffering=0)
 
     def empty(self) -> None:
         for ballast in self.place.glob("ballast*"):

@@ -6,7 +6,8 @@ Rule 2: segments are written with zeros and synced before use, or recycled. An a
 Rule 3: after a failed write or sync nothing is known about the file; the log is broken for ever and says so. Only recovery, by
         another process, finds out what became durable.
 
-Threads: `append` is called by one thread at a time; `prepare_segment` and `truncate` may run in others meanwhile.
+Threads: `append` is called by one thread at a time; `prepare_segment` may run in another meanwhile, `truncate` and `shrink` in a
+third.
 """
 
 from __future__ import annotations
@@ -179,7 +180,8 @@ class CommitLog:
         self._next_bytes = self._bytes_min = min(segment_bytes_first, segment_bytes)
         self._segments_max = segments_max
         self._random_bytes = random_bytes
-        self._files = threading.Lock()  # Whoever creates, renames or removes files holds it.
+        self._appending = threading.Lock()  # Whoever writes into the active segment, or leaves it, holds it.
+        self._files = threading.Lock()  # Whoever creates, renames or removes files holds it; never asked for before the other.
         self._full: deque[_Segment] = deque()
         self._prepared: deque[_Segment] = deque()
         self._broken: str | None = None
@@ -214,6 +216,10 @@ class CommitLog:
 
     def append(self, record: bytes) -> int:
         """Blocks until `record` is durable; its position. Raises `LogFull` (not written) or `LogBroken` (unknown)."""
+        with self._appending:
+            return self._append(record)
+
+    def _append(self, record: bytes) -> int:
         if self._broken is not None:
             raise LogBroken("append", self._directory, self._broken, "restart the worker; it recovers what is durable")
         need = FRAME_BYTES + len(record)
@@ -348,8 +354,40 @@ class CommitLog:
         """Somebody needs the records that the log has now, and the one being appended, for longer than the log itself does."""
         self._keep_to = self._active.number + 2  # The append may be about to go on in the next one, or skip that.
 
-    def truncate(self, position: int) -> None:
-        """Records up to `position` are no longer needed; segments that hold no other are recycled. Blocks for a disk write."""
+    def shrink(self, position: int) -> None:
+        """Goes back to one small segment, if every record of the log is up to `position`, and so no longer needed. Blocks for
+        several disk writes. Raises `LogFull`, and then nothing has changed, or `LogBroken`."""
+        if not self._may_shrink(position):
+            return
+        with self._files:
+            self._next_bytes = self._bytes_min
+            self._prepare(0)  # Behind those that are there.
+        with self._appending:
+            if not self._may_shrink(position):
+                return  # Somebody writes again, and may need them all.
+            spare = [self._prepared.popleft() for _ in range(len(self._prepared) - 1)]
+            self._advance(0)
+        self._remove(spare)
+        self.truncate(position, recycle=False)
+
+    def _may_shrink(self, position: int) -> bool:
+        """Where something is kept for others, it is in the active segment; and what a disk without room has, it keeps."""
+        if self._broken is not None or self._full or self._position != position or not self.may_grow:
+            return False
+        return self._active.number > self._keep_to and (bool(self._prepared) or self._active.size > self._bytes_min)
+
+    def _remove(self, unused: list[_Segment]) -> None:
+        with self._files:
+            try:
+                for segment in unused:
+                    segment.path.unlink()
+                    os.close(segment.fd)
+            except OSError as error:
+                raise self._broke("remove segment from", self._directory, error) from error
+
+    def truncate(self, position: int, *, recycle: bool = True) -> None:
+        """Records up to `position` are no longer needed; segments that hold no other are recycled, or removed. Blocks for a disk
+        write."""
         with self._files:
             if self._broken is not None or not self._full or self._full[0].last_position > position:
                 return
@@ -359,8 +397,8 @@ class CommitLog:
                     segment = self._full.popleft()
                     if segment.number <= self._keep_to:
                         self._put_aside(segment)
-                    elif segment.size < self._segment_bytes:
-                        segment.path.unlink()  # From the log's small beginnings.
+                    elif segment.size < self._segment_bytes or not recycle:
+                        segment.path.unlink()  # Small: from the log's beginnings.
                         os.close(segment.fd)
                     else:
                         self._renumber(segment)
@@ -458,6 +496,9 @@ class NoLog:
         pass
 
     def prepare_segment(self, *, small: bool = False) -> None:
+        pass
+
+    def shrink(self, position: int) -> None:
         pass
 
     def keep(self) -> None:

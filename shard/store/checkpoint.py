@@ -278,6 +278,8 @@ class TruncatableLog(Protocol):
 
     def truncate(self, position: int) -> None: ...
 
+    def shrink(self, position: int) -> None: ...
+
 
 class CheckpointTrouble(NamedTuple):
     error: OperatorError
@@ -386,6 +388,15 @@ class Checkpointer:
         else:
             self._watch_for_idleness()
 
+    def done_to(self) -> int | None:
+        """The log position up to which the states have everything, where that is all there is, and no checkpoint runs."""
+        is_done = self._task is None and self._applied_position() == self._checkpointed_position
+        return self._checkpointed_position if is_done else None
+
+    async def shrink_log(self, position: int) -> None:
+        """Raises OperatorError."""
+        await self._in_helper(self._log.shrink, position)
+
     async def finish(self) -> None:
         """Returns when everything applied before the call is in synced states and the log is truncated accordingly. Raises
         the `OperatorError` that prevents it for good. While there is no room it goes on trying."""
@@ -408,8 +419,8 @@ class Checkpointer:
             raise self._full
         self._full = None
         position = self._applied_position()
-        if self._room is not None and self._checkpointed_position == position:
-            await self._lend(self._room)
+        if self._checkpointed_position == position:
+            await self.lend()
         while self._checkpointed_position < position:
             self._attempt_over.clear()
             task = self._hurry()
@@ -419,9 +430,13 @@ class Checkpointer:
             if self._full is not None:
                 raise self._full
 
-    async def _lend(self, room: Room) -> None:
+    async def lend(self) -> None:
+        """Has a log of which everything is in the states get a segment out of the room that is kept back. Raises the
+        `OperatorError` that prevents it."""
+        if self._room is None:
+            return
         try:
-            await self._in_helper(room.lend)
+            await self._in_helper(self._room.lend)
         except OperatorError as error:
             self.without_room = error
             raise

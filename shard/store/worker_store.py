@@ -30,6 +30,7 @@ from tidegate.shard.store.residency import Watch, WatchStatistics
 from tidegate.shard.store.room import RESERVE, Room
 from tidegate.shard.store.shrinking import Shrinker
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
+from tidegate.shard.store.upkeep import Upkeep
 
 DISK_FREE_STEP_BYTES = 16 << 20
 
@@ -218,6 +219,7 @@ class WorkerStore:
         self.checkpointer = Checkpointer(
             stores, log, lambda: self.applied_position, trouble, memtable_bytes, mark_at, room
         )  # fmt: skip
+        self.upkeep = Upkeep(self.checkpointer, trouble)
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
@@ -453,6 +455,7 @@ class WorkerStore:
 
     async def close(self) -> None:
         """Closes all files. To leave nothing for recovery, await `checkpointer.finish()` before."""
+        self.upkeep.stop()
         await self.checkpointer.close()
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, self._preparer.shutdown)

@@ -179,6 +179,8 @@ class Worker:
             self._loop.create_task(self._leave_when_there_is_room(), context=NEUTRAL)
         elif self.store.unwritable:
             self._loop.create_task(self._leave_when_the_disk_works(), context=NEUTRAL)
+        else:
+            self.store.upkeep.start(self._loop)
 
     def held_up(self, held_up: HeldUp) -> None:
         """Code of an object was interrupted; it is still being unwound."""

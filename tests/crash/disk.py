@@ -10,6 +10,7 @@ import shutil
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ class Disk:
         self.place = place
         self.kind = kind
         self.size = size
+        self._ballast = itertools.count()
         place.mkdir()
         if kind != "tmpfs":
             with image.open("wb") as file:
@@ -68,22 +70,26 @@ class Disk:
         self.mount()
 
     def fill(self, leave_bytes: int = 0) -> None:
+        """What it has been filled with before stays."""
         statistics = os.statvfs(self.place)
-        with (self.place / "ballast").open("wb") as file, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), self._new_ballast() as file:
             os.posix_fallocate(file.fileno(), 0, statistics.f_bavail * statistics.f_frsize - leave_bytes)
 
     def fill_to_the_last_block(self) -> None:
         """What is left for other than file contents on some file systems, too."""
         self.fill()
         for size in (1 << 20, 4_096):
-            with contextlib.suppress(OSError), (self.place / f"ballast-{size}").open("wb", buffering=0) as file:
+            with contextlib.suppress(OSError), self._new_ballast() as file:
                 while file.write(bytes(size)) == size:
                     os.fsync(file.fileno())
+
+    def _new_ballast(self) -> FileIO:
+        return (self.place / f"ballast-{next(self._ballast)}").open("xb", buffering=0)
 
     def use_up_inodes(self) -> None:
         with contextlib.suppress(OSError):
             for number in itertools.count():
-                (self.place / f"ballast-{number}").touch()
+                (self.place / f"ballast-empty-{number}").touch()
 
     def empty(self) -> None:
         for ballast in self.place.glob("ballast*"):

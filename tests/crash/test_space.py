@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.crash.disk import MakeDisk
 from tests.crash.test_full_disk import FULL, fill_until_refused
 from tests.crash.test_service_disk import BOX_NAMES, BOXES, fill_boxes
+from tests.shard.store.test_worker_store import with_store, write
 from tests.support.load import read_many
 from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
 from tests.support.waiting import wait_until
+from tidegate.shard.log.commit_log import LogFull
 from tidegate.shard.store.room import Room
+from tidegate.shard.store.worker_store import WorkerStore
 
 APP = (
     BOXES
@@ -25,11 +30,19 @@ APP = (
 
 
 def problems(service: Service) -> list[dict[str, str]]:
-    status = exchange(service.endpoint, "", "", "status", [])[1]
-    worker = next(process for process in status["processes"] if process["name"] == "worker 0")
-    assert worker["statistics"]["space"]["log_bytes"] > 0
-    assert worker["statistics"]["space"]["state_bytes"] > 0
+    status = wait_until(lambda: told_space(service), "what the worker takes of the disk, which it tells a moment after its start")
     return list(status["problems"])
+
+
+def told_space(service: Service) -> dict[str, Any]:
+    status: dict[str, Any] = exchange(service.endpoint, "", "", "status", [])[1]
+    worker = next(process for process in status["processes"] if process["name"] == "worker 0")
+    space = worker["statistics"].get("space")
+    if space is None:
+        return {}
+    assert space["log_bytes"] > 0
+    assert space["state_bytes"] > 0
+    return status
 
 
 RESERVE_BYTES = 4 << 20
@@ -54,7 +67,15 @@ def test_deletes_get_through_on_a_full_disk_and_make_room(make_disk: MakeDisk, s
     turns: dict[str, int] = {}
     assert fill_boxes(service, 0, turns) is None
     fill_until_refused(service, disk, turns)
-    wait_until(lambda: "there is no room" in str(problems(service)), "the problem", seen=lambda: problems(service))
+    later_turns = itertools.count(100)
+
+    def shows_that_there_is_no_room() -> bool:
+        """A checkpoint may have made some since, in segments and pages that were there already."""
+        fill_boxes(service, next(later_turns), turns)
+        disk.fill_to_the_last_block()
+        return "there is no room" in str(problems(service))
+
+    wait_until(shows_that_there_is_no_room, "the problem", seen=lambda: problems(service), pause_s=0.1)
     for name in BOX_NAMES:
         assert exchange(service.endpoint, "Box", name, "empty", [], timeout_s=30) == (0, None), name
     assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == [-1] * len(BOX_NAMES)
@@ -89,3 +110,37 @@ def test_on_a_full_disk_it_takes_what_there_is_and_the_log_may_not_grow_until_it
     disk.empty()
     room.keep()
     assert (room.kept_bytes, log.may_grow) == (RESERVE_BYTES, True)
+
+
+def write_for_ever(store: WorkerStore) -> None:
+    while True:
+        write(store, 0, {"a": bytes(512 << 10)})
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+def test_room_is_found_again_though_nobody_writes(make_disk: MakeDisk, kind: str) -> None:
+    disk = make_disk(300 << 20, kind)
+
+    async def test(store: WorkerStore) -> None:
+        for _ in range(3):  # The state has pages then that it can use again.
+            write(store, 0, {"a": bytes(512 << 10)})
+            await store.checkpointer.finish()
+        assert store.room is not None
+        store.room.use()
+        disk.fill_to_the_last_block()
+        with pytest.raises(LogFull):
+            write_for_ever(store)
+        await store.checkpointer.finish()
+        disk.fill_to_the_last_block()
+        with pytest.raises(LogFull):
+            await store.checkpointer.make_room()
+        assert store.checkpointer.without_room is not None
+        await store.upkeep.look()
+        assert store.checkpointer.without_room is not None
+        disk.empty()
+        await store.upkeep.look()
+        assert store.checkpointer.without_room is None
+        write(store, 0, {"a": b"there is room"})
+
+    with_store(disk.place / "data", test)

@@ -230,6 +230,9 @@ class SimLog:
         self._disk.catch_up(self._loop.clock())
         self._disk.logs[self.name] = [entry for entry in entries if entry.position > position]
 
+    def shrink(self, position: int) -> None:
+        """What it gives back was truncated before."""
+
     @property
     def segments_used(self) -> int:
         return min(self.segments_max, 1 + len(self._disk.logs[self.name]) // self._disk.scenario.segment_records)

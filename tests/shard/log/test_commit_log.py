@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import CommitLog, LogBroken, LogFull, LogWithoutRoom, list_segments
-from tidegate.shard.log.reading import read_log
+from tidegate.shard.log.reading import End, Gap, Opening, read_log
 from tidegate.shard.log.segment import decode_header
 
 SEGMENT = 4096
@@ -352,3 +353,108 @@ def test_a_log_that_cannot_be_started_now_may_be_started_later(tmp_path: Path, m
         with pytest.raises(LogBroken, match="start log"):
             CommitLog(tmp_path / "log")
     CommitLog(tmp_path / "log").close()
+
+
+LARGE = 4 * SEGMENT
+
+
+def rested_log(directory: Path) -> CommitLog:
+    """It has grown, and none of its records is needed any longer."""
+    log = CommitLog(directory, segment_bytes=LARGE, segment_bytes_first=SEGMENT, segments_max=8)
+    fill(log, 80)
+    log.truncate(log.statistics().position)
+    assert log.statistics().segments_prepared > 1
+    return log
+
+
+def size_of(directory: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in directory.iterdir())
+
+
+def test_a_log_that_rests_goes_back_to_one_small_segment_and_goes_on(directory: Path) -> None:
+    log = rested_log(directory)
+    position = log.statistics().position
+    assert size_of(directory) > 2 * LARGE
+    log.shrink(position)
+    assert (size_of(directory), log.statistics().file_bytes, log.statistics().segments_used) == (SEGMENT, SEGMENT, 1)
+    assert list(read_log(directory)) == [Opening(b""), End(position, None)]
+    later = fill(log, 30)
+    assert records(directory) == later
+    log.close()
+
+
+def test_a_log_of_one_small_segment_has_nothing_to_give_back_and_stays_as_it_is(log: CommitLog, directory: Path) -> None:
+    [record] = fill(log, 1)
+    before = list_segments(directory)
+    log.shrink(1)
+    assert list_segments(directory) == before
+    assert records(directory) == [record]
+
+
+def test_at_every_step_of_getting_small_a_log_says_how_far_it_had_got(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = rested_log(directory)
+    fill(log, 1)
+    position = log.statistics().position
+    log.truncate(position)
+    seen: list[tuple[int, int]] = []
+
+    def watch(of: object, name: str) -> None:
+        real = getattr(of, name)
+
+        def watched(*arguments: object, **options: object) -> object:
+            done = real(*arguments, **options)
+            items = list(read_log(directory))
+            assert not [item for item in items if isinstance(item, Gap)], (name, arguments)
+            assert items[-1] == End(position, None), (name, arguments)
+            seen.append((len(list_segments(directory)), len(records(directory))))
+            return done
+
+        monkeypatch.setattr(of, name, watched)
+
+    for name in ("fsync", "fdatasync", "pwritev", "posix_fallocate"):
+        watch(os, name)
+    watch(Path, "unlink")
+    log.shrink(position)
+    assert seen[0][1] > 0
+    assert seen[-1] == (1, 0)
+    assert len({segments for segments, _ in seen}) > 2
+    log.close()
+
+
+def test_a_log_that_somebody_writes_to_again_stays_large(directory: Path) -> None:
+    log = rested_log(directory)
+    position, before = log.statistics().position, size_of(directory)
+    [record] = fill(log, 1)
+    log.shrink(position)
+    assert size_of(directory) == before
+    assert records(directory)[-1] == record
+    log.close()
+
+
+def test_what_is_kept_for_others_is_not_given_back(directory: Path) -> None:
+    log = rested_log(directory)
+    log.keep()
+    before = list_segments(directory)
+    log.shrink(log.statistics().position)
+    assert list_segments(directory) == before
+    log.close()
+
+
+def test_a_log_gets_small_beside_appends_and_no_later_record_is_lost(directory: Path) -> None:
+    log = rested_log(directory)
+    first = log.statistics().position + 1
+    added: list[bytes] = []
+    writer = threading.Thread(target=lambda: added.extend(fill(log, 300)))
+    writer.start()
+    done = 0
+    while writer.is_alive():
+        position = log.statistics().position
+        log.truncate(position)
+        log.shrink(position)
+        done = position
+    writer.join()
+    assert log.statistics().position == first + 299
+    left = records(directory)
+    assert left == added[len(added) - len(left) :]
+    assert len(left) >= first + 299 - done
+    log.close()

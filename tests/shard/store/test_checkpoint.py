@@ -178,6 +178,9 @@ class ListedLog:
         self.truncated.append(position)
         self.threads.add(threading.current_thread().name)
 
+    def shrink(self, position: int) -> None:
+        raise NotImplementedError
+
 
 class Bench:
     """Some shards in memory, their checkpointer, and the writing to them."""
