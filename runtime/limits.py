@@ -140,6 +140,17 @@ TURN_REQUESTS_MAX = 4_096
 CHECKPOINT_SLICE_KEYS = 64
 """Keys put into LMDB before the loop runs again: about 0.1 ms."""
 
+# What one object piles up.
+OBJECT_TASKS_MAX = 10_000
+"""Tasks that code of one object has started and that are not done: then it can start no more."""
+OBJECT_CALLBACKS_MAX = 10_000
+"""Timers and callbacks of one object that have not been delivered: then it can set no timer."""
+PILE_TASKS = 1_000
+"""So many at a time, calls that run among them, are named in the log and in the status."""
+PILE_CALLBACKS = 1_000
+PILE_BYTES = 64 << 20
+"""So is one that keeps so much in memory: in its instance, or cached of its storage."""
+
 # The disk.
 SLOW_DISK_S = 3.0
 """A commit that takes longer is a problem in the status, until it is over and none has been as slow for `SLOW_DISK_KEPT_S`."""

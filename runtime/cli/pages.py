@@ -27,7 +27,7 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
     rows += [_row(process) for process in status.processes]
     if abandoned := abandoned_count(status):
         lines.insert(-1, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
-    return "\n".join(lines + table(rows) + _waiting(status, now_ms))
+    return "\n".join(lines + table(rows) + _waiting(status, now_ms) + _piles(status))
 
 
 def _problems(status: ServiceStatus) -> list[str]:
@@ -46,6 +46,18 @@ def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
     for each in sorted(found, key=lambda each: int(each["since_ms"]))[:WAITING_SHOWN]:
         waited = f"{max(0, now_ms - each['since_ms']) / 1_000:.1f} s"
         rows.append((each["object"], waited, str(each["waiting"]), each["closed_by"], each["waits_for"]))
+    return ["", *table(rows)]
+
+
+def _piles(status: ServiceStatus) -> list[str]:
+    """Objects that have very much of something."""
+    found = [each for process in status.processes for each in process.statistics.get("piles", [])]
+    if not found:
+        return []
+    rows: list[tuple[str, ...]] = [("object piles up", "tasks", "timers, callbacks", "cached", "of its own, about")]
+    for each in found[:WAITING_SHOWN]:
+        counts = f"{each['tasks']:,}", f"{each['callbacks']:,}"
+        rows.append((each["object"], *counts, _megabytes(each["cached_bytes"]), _megabytes(each["kept_bytes"])))
     return ["", *table(rows)]
 
 

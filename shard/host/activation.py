@@ -29,7 +29,7 @@ from tidegate.shard.host.disk_wait import DiskWait
 from tidegate.shard.loop.callbacks import GatedCallback
 from tidegate.shard.loop.context import CHAIN, CURRENT, KEYED, LIFE, SECTION
 from tidegate.shard.loop.raised import let_go
-from tidegate.shard.loop.task import ObjectTask, section_of
+from tidegate.shard.loop.task import ObjectTask, count_own_task, section_of
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.answered import DONE
 from tidegate.shard.objects.methods import ObjectClass
@@ -72,6 +72,7 @@ class Activation:
         "life",
         "lost_seq",
         "object_class",
+        "own_tasks",
         "pumping",
         "queued_calls",
         "state",
@@ -89,6 +90,8 @@ class Activation:
         self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
         self.callbacks: set[GatedCallback] | frozenset[GatedCallback] = NO_CALLBACKS
         """Scheduled, and not delivered yet."""
+        self.own_tasks = 0
+        """Of `tasks`, those that its code has started."""
         self.life = 0
         """How many instances have left memory while the activation stayed."""
         self.kept_until_s = 0.0
@@ -241,6 +244,7 @@ class Activation:
             let_go(task.take_exception())  # Retrieved: nobody is left who would look.
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> ObjectTask:
+        count_own_task(self, coro)
         section = self.current_section()
         task = ObjectTask(self.host.loop).adopt(coro, self, section, self.context_in(section, CHAIN.get(None)))
         task.when_done = self._log_failure
@@ -249,7 +253,13 @@ class Activation:
         task.schedule()
         return task
 
-    def _log_failure(self, task: asyncio.Future[Any]) -> None:
+    def own_task_done(self, task: ObjectTask) -> None:
+        self.own_tasks -= 1
+        if self.broken is not None and not task.cancelled() and task.exception() is not None:
+            let_go(task.take_exception())  # Retrieved: nobody is left who would look.
+
+    def _log_failure(self, task: ObjectTask) -> None:
+        self.own_tasks -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
             self.host.log.failed(self.id, "a background task failed", error, level=logging.ERROR)
 

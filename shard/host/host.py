@@ -38,6 +38,7 @@ from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
+from tidegate.shard.host.piles import Piles
 from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.settings import HostSettings, HostStatistics
@@ -82,8 +83,8 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_calls", "_commit_writes", "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator",
         "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us",
-        "offload", "output_gate", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn", "waiting",
-        "wall_us", "web",
+        "offload", "output_gate", "piles", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn",
+        "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -110,13 +111,14 @@ class Host:
         self.loop = loop
         self.call_soon = cast("Any", loop).call_soon_directly
         self.output_gate = OutputGate()
-        self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s)
+        self.log = ObjectLog(loop)
+        self.piles = Piles(settings.cache_bytes, self.log.warning)
+        self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s, self.piles.look)
         self.classes = self.table.classes
         self.stores = stores
         self.stopped = StoppedShards(self, {} if stopped is None else stopped)
         self.settings = settings
         self.turn = turn
-        self.log = ObjectLog(loop)
         self._reply = reply
         self.send = send
         self._system = system
@@ -528,6 +530,7 @@ class Host:
             alarms_abandoned=self.alarms.given_up.count,
             newest_abandoned=list(self.alarms.given_up.newest),
             waiting_objects=self.gates.waiting(),
+            piles=self.piles.named(),
             answers=sum(store.answers.count for store in self.stores.values()),
             answers_bytes=sum(store.answers.bytes for store in self.stores.values()),
             answers_dropped=sum(store.answers.dropped for store in self.stores.values()),

@@ -48,6 +48,30 @@ class WaitingObject:
 
 
 @dataclass(frozen=True)
+class PiledUp:
+    """An object that has very much of something, as it was when it was looked at last."""
+
+    object: str
+    tasks: int
+    """Calls that run, and what its code has started."""
+    callbacks: int
+    """Timers among them."""
+    cached_bytes: int
+    """Of its storage, what is not durable yet among them."""
+    kept_bytes: int
+    """By its instance, about."""
+
+    def shown(self) -> str:
+        parts = {
+            f"{self.tasks:,} tasks": self.tasks,
+            f"{self.callbacks:,} timers and callbacks": self.callbacks,
+            f"{self.cached_bytes / 1e6:,.0f} MB cached of its storage": self.cached_bytes > 500_000,
+            f"about {self.kept_bytes / 1e6:,.0f} MB in its attributes": self.kept_bytes > 500_000,
+        }
+        return f"{self.object} piles up {', '.join(part for part, counts in parts.items() if counts)}"
+
+
+@dataclass(frozen=True)
 class HostStatistics:
     activations: int
     tasks: int
@@ -65,6 +89,7 @@ class HostStatistics:
     """By this worker and by those before it."""
     newest_abandoned: list[Abandoned]
     waiting_objects: list[WaitingObject]
+    piles: list[PiledUp]
     answers: int
     """Kept for calls with a key."""
     answers_bytes: int

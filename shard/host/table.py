@@ -14,7 +14,7 @@ so that a call costs one assignment and a sweep costs O(1) per activation and id
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from tidegate.shard.core.cache import Budget
 from tidegate.shard.core.states import Event, InvalidTransition, State, Stories
@@ -80,12 +80,16 @@ class Kept:
 
 
 class ActivationTable:
-    def __init__(self, classes: Iterable[ObjectClass], bytes_max: int, idle_s: float) -> None:
+    def __init__(
+        self, classes: Iterable[ObjectClass], bytes_max: int, idle_s: float, stays: Callable[[Activation, float], None]
+    ) -> None:
+        """`stays` is told who has something to do, or has been used lately, once in each idle period."""
         self.classes = {object_class.name: Kept(object_class) for object_class in classes}
         self.budget = Budget(bytes_max)
         self.stories = Stories()
         self.added = self.evictions = 0
         self._idle_s = idle_s
+        self._stays = stays
         self._by_age = AgeQueue()
         """With the time of last use that was known when it was looked at; oldest first."""
         self._sleep_s = SLEEP_FACTOR * idle_s
@@ -140,7 +144,9 @@ class ActivationTable:
                 continue
             if activation.last_used_s > seen_s:
                 by_age.append(activation, activation.last_used_s)
+                self._stays(activation, now_s)
             elif not activation.is_idle(now_s):
+                self._stays(activation, now_s)
                 activation.cache.evict()
                 by_age.append(activation, now_s)
             else:

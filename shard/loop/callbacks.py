@@ -24,7 +24,7 @@ from contextvars import Context, copy_context
 from types import FunctionType
 from typing import Any, ClassVar, Final
 
-from tidegate.runtime.limits import TIMERS_KEEP_S
+from tidegate.runtime.limits import OBJECT_CALLBACKS_MAX, TIMERS_KEEP_S
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.loop.context import CURRENT, KEYED, LIFE, SECTION, Owner
 from tidegate.shard.loop.cpython import END_OF_SLEEP
@@ -76,12 +76,17 @@ class GatedCallback:
         self._cancelled = False
 
     def scheduled(self, handle: Any, when: float | None = None) -> GatedCallback:
-        """`handle` is the loop's, for `arrive`."""
+        """`handle` is the loop's, for `arrive`. Raises RuntimeError for a timer of an object that has very many."""
         self._handle = handle
         self._when = when
         owner = self._owner
         if is_gone(owner, self._context):
             return self
+        if when is not None and len(owner.callbacks) >= OBJECT_CALLBACKS_MAX:
+            handle.cancel()
+            raise RuntimeError(
+                f"{owner.id} has {len(owner.callbacks):,} timers and callbacks pending, and can set no more: cancel some first"
+            )
         if GatedCallback.running_for is not owner:
             owner.kept_until_s = owner.host.loop.time() + TIMERS_KEEP_S
         owner.add_callback(self)

@@ -84,7 +84,15 @@ class Owner(Protocol):
 
     def task_done(self, task: Any) -> None: ...
 
+    own_tasks: int
+    """Of them, those that its code has started; `own_task_done` is what such a task calls when it is done."""
+
+    def own_task_done(self, task: Any) -> None: ...
+
     # Callbacks, each a `callbacks.GatedCallback`
+
+    @property
+    def callbacks(self) -> Collection[Any]: ...
 
     def add_callback(self, callback: Any) -> None: ...
 

@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
-from tidegate.runtime.limits import RESET_CANCELS_MAX
+from tidegate.runtime.limits import OBJECT_TASKS_MAX, RESET_CANCELS_MAX
 from tidegate.runtime.wire.exceptions import line_of
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.runtime.wire.unawaited import refuse_use
@@ -430,6 +430,17 @@ def check_coroutine(coro: object) -> None:
         raise TypeError(f"a coroutine was expected, got {coro!r}")
 
 
+def count_own_task(owner: Owner, coro: Any) -> None:
+    """Code of the object is about to start one. Raises RuntimeError if it has very many."""
+    if owner.own_tasks >= OBJECT_TASKS_MAX:
+        coro.close()
+        raise RuntimeError(
+            f"{owner.id} has started {owner.own_tasks:,} tasks that are not done, and can start no more: "
+            "await or cancel some first"
+        )
+    owner.own_tasks += 1
+
+
 def object_task_factory(
     loop: asyncio.AbstractEventLoop, coro: Any, context: contextvars.Context | None = None, **options: Any
 ) -> asyncio.Future[Any]:
@@ -444,7 +455,9 @@ def object_task_factory(
             plain.cancel()  # Before it begins. What a library starts may serve others, as the pool that takes a connection back.
         return plain
     check_coroutine(coro)
+    count_own_task(owner, coro)
     task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context or contextvars.copy_context())
+    task.when_done = owner.own_task_done
     task.belongs_to(KEYED.get(None) if context is None else context.get(KEYED))
     if "name" in options and options["name"] is not None:
         task.set_name(options["name"])

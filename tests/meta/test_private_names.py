@@ -30,7 +30,7 @@ PRIVATE: dict[str, set[str]] = {
     "_set_result_unless_cancelled": {CPYTHON},  # Sleeping costs less.
     "getrefcount": {CPYTHON, "shard/host/activation.py"},  # Whether somebody keeps a task, or an instance.
     "getweakrefcount": {CPYTHON},
-    "get_referents": {"shard/host/activation.py"},  # Whether an instance has kept anything.
+    "get_referents": {"shard/host/activation.py", "shard/host/piles.py"},  # Whether an instance has kept anything; how much.
     # Who waits for whom.
     "gi_yieldfrom": {CPYTHON, "shard/loop/task.py", "shard/host/host.py", SELF_TEST},
     "cr_await": {CPYTHON},

@@ -123,7 +123,7 @@ def test_code_that_holds_up_its_worker_is_named_within_a_second_and_interrupted_
     [(status, error)] = answers
     print(f"named after {named_s:.2f} s; its neighbour waited {neighbour.worst_s:.2f} s, another worker {stranger.worst_s:.3f} s")
     assert (status, error["code"], error["outcome"]) == (1, "object_reset", "unknown")
-    assert f"Poison/{bad} was reset: its code held up the worker for 2." in error["message"]
+    assert f"Poison/{bad} was reset: its code held up the worker for 1." in error["message"]
     assert f"in {method} (poison.py:" in error["message"]
     assert named_s < NAMED_WITHIN_S * SLACK
     assert neighbour.worst_s < BACK_WITHIN_S * SLACK

@@ -330,6 +330,21 @@ def test_problems_come_first_each_with_its_next_step() -> None:
     ]
 
 
+def test_objects_that_pile_up_work_or_data_are_shown_with_what_they_have() -> None:
+    piles = [{"object": "A/a", "tasks": 1_200, "callbacks": 3, "cached_bytes": 2_000_000, "kept_bytes": 70_000_000}]
+    worker = {"name": "worker 0", "state": "up", "pid": 1, "core": 1, "restarts": 0, "flapping": False, "last_problem": ""}
+    worker["statistics"] = {"piles": piles}
+    status = {
+        "state": "serving", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000, "app": "a.py",
+        "app_version": "0badcafe", "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
+    }  # fmt: skip
+    page = render_status(read_status(status), now_ms=10_500).splitlines()
+    assert page[-2:] == [
+        "object piles up  tasks  timers, callbacks  cached  of its own, about",
+        "A/a              1,200  3                  2.0 MB  70.0 MB",
+    ]
+
+
 def test_objects_that_wait_behind_their_gates_are_shown_the_longest_first() -> None:
     waiting = [
         {"object": "A/a", "since_ms": 9_000, "waiting": 1, "closed_by": "on_start", "waits_for": ""},
