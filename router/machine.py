@@ -32,10 +32,12 @@ from tidegate.runtime.ids import SLOT_MASK, slot_of
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
     BUDGET_SHARE,
+    CALLS_SHARE,
     LARGE_BYTES,
     RETRY_UNREAD_MS,
     ROUTER_CALLS_PER_WORKER_MAX,
 )
+from tidegate.runtime.shares import Shares
 from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import Inquiries
 from tidegate.runtime.wire.protocol import (
@@ -81,6 +83,8 @@ class RouterMachine:
         self._statistics = statistics or self.statistics
         self._report_forgotten = forgotten
         self._calls_max = calls_max
+        self._shared_from = calls_max // CALLS_SHARE
+        """From so many calls of a worker on it is asked how many of them the client has."""
         self._bytes_max = self._room_bytes = bytes_max
         """Bytes of calls that may be taken at least, and when they are used up it is looked again."""
         self._crowded = crowded
@@ -97,6 +101,7 @@ class RouterMachine:
         """`next_deadline` may be sooner than it was."""
         self.workers: list[InFlight] = []
         self._inquiries: list[Inquiries] = []
+        self._shares: list[Shares] = []
         self._by_slot: list[InFlight] = []
         self.topology_changed(topology, 0.0)
 
@@ -121,7 +126,7 @@ class RouterMachine:
                 for request in requests:
                     self._route(origin, request, size, now)
                 return
-            by_slot, calls_max = self._by_slot, self._calls_max
+            by_slot, calls_max = self._by_slot, self._shared_from
             if _DEADLINE in message.body:
                 calls_max = 0  # Each is taken with a look at its options.
             for request in requests:
@@ -194,8 +199,10 @@ class RouterMachine:
             self._take(self._by_slot[slot_of(cls, name)], origin, request, size, now)
 
     def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float) -> None:
-        if len(worker.unanswered) >= self._calls_max:
-            self._refuse(origin, request.id, Overloaded(f"too many calls wait for worker {worker.worker}"))
+        unanswered = len(worker.unanswered)
+        if unanswered >= self._shared_from and not self._shares[worker.worker].takes(origin.client, unanswered):
+            whose = "" if unanswered >= self._calls_max else " of this client"
+            self._refuse(origin, request.id, Overloaded(f"too many calls{whose} wait for worker {worker.worker}"))
             return
         try:
             deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
@@ -241,7 +248,9 @@ class RouterMachine:
         worker.bytes -= freed
 
     def _take_answer(self, worker: InFlight, reply: Reply) -> None:
-        """To a question of ours, or to nothing that is known."""
+        """To a mark, to a question of ours, or to nothing that is known."""
+        if reply.id is not None and worker.has_read(reply.id):
+            return
         forgotten = self._inquiries[worker.worker].reply(reply)
         if forgotten is None:
             self._stray += 1
@@ -266,6 +275,7 @@ class RouterMachine:
         while len(self.workers) < len(topology.endpoints):
             self.workers.append(InFlight(len(self.workers)))
             self._inquiries.append(Inquiries(self.workers[-1]))
+            self._shares.append(Shares(self._calls_max, self.workers[-1].clients))
         endpoints = (*topology.endpoints, *[None] * (len(self.workers) - len(topology.endpoints)))
         for worker, endpoint in zip(self.workers, endpoints, strict=True):
             if worker.process is not None and worker.process != endpoint:

@@ -19,11 +19,11 @@ import zmq
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.limits import BUDGET_SHARE, INQUIRY_S, MESSAGE_BYTES_MAX
-from tidegate.runtime.sockets.backend import OWN_IDENTITY, Backend
+from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
 from tidegate.runtime.sockets.outbox import Outbox
-from tidegate.runtime.wire.protocol import Message
+from tidegate.runtime.wire.protocol import OWN_IDENTITY, Message
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
@@ -131,7 +131,7 @@ class RouterServer:
             if worker.has_unsent():
                 backend = self._backends.get(worker.worker)
                 if backend is not None:
-                    backend.send(worker.take_bodies())
+                    backend.send(worker.take_bodies_in_turn())
         if self._inquiry is None and any(worker.unanswered for worker in self._machine.workers):
             self._inquiry = self._loop.call_later(INQUIRY_S, self._ask)
         if self._machine.timer_is_late:

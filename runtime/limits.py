@@ -62,6 +62,8 @@ WAITING_CALL_BYTES_MAX = 128 << 20
 """Their arguments and options, with the default budget."""
 ROUTER_CALLS_PER_WORKER_MAX = 200_000
 """Calls forwarded to one worker, or waiting for it to come back, and not yet answered."""
+CALLS_SHARE = 2
+"""From half of these on, each client may have as many calls as are free: one alone has half, and others find room."""
 ROUTERS_MAX = 64
 INQUIRY_S = 10.0
 """A router asks a worker about calls that it has had for so long; one that it does not know twice is answered as lost."""
@@ -119,7 +121,7 @@ RETRY_UNREAD_MS = 1_000
 # The callers' side.
 CALL_BYTES_MAX = MESSAGE_BYTES_MAX - (64 << 10)
 """Encoded arguments of one call; the rest of a message is left for the envelope."""
-CLIENT_CALLS_MAX = 200_000
+CLIENT_CALLS_MAX = ROUTER_CALLS_PER_WORKER_MAX // CALLS_SHARE
 """Calls of one client that one router or worker has not answered; beyond, a call is refused before it is sent."""
 CONNECT_TIMEOUT_S = WAIT_DOWN_S
 """How long a call waits for a connection to the service, unless the client names another time: as long as the router keeps calls
@@ -135,8 +137,10 @@ TURN_MESSAGES_MAX = 64
 """Messages read from one socket before the loop runs again."""
 TURN_CONNECTIONS_MAX = 256
 """Connections that came or went, looked at before the loop runs again."""
-TURN_REQUESTS_MAX = 4_096
+TURN_REQUESTS_MAX = 1_024
 """Requests after which no further message is read in this turn."""
+WORKER_AHEAD_CALLS = 2 * TURN_REQUESTS_MAX
+"""Calls that a router sends to a worker before that has read them: it does not run dry, and who comes last waits for no more."""
 CHECKPOINT_SLICE_KEYS = 64
 """Keys put into LMDB before the loop runs again: about 0.1 ms."""
 

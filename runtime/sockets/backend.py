@@ -26,9 +26,6 @@ _send = BackendSocket.send
 _recv = BackendSocket.recv
 _NOBLOCK = int(zmq.NOBLOCK)
 
-OWN_IDENTITY = b"tidegate-"
-"""What the routing ids of the service's own processes begin with: they are served while a worker drains."""
-
 log = logging.getLogger("tidegate")
 
 

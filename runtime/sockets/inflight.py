@@ -3,7 +3,10 @@
 Rule 1: pure. It knows no socket and no clock; `now` is an argument.
 Rule 2: a call is in exactly one place. It is *unanswered* from the moment it is taken until it is answered, once; while its
 request has not been handed out by `take_bodies` it is *unsent* too, and then the worker cannot have seen it.
-Rule 3: requests leave in the order in which they were taken, whichever codec they use.
+Rule 3: requests of one client leave in the order in which they were taken, whichever codec they use.
+Rule 4: a worker reads in the order in which it was sent to. So `take_bodies_in_turn` sends it no more than it reads in a few
+turns: the rest waits here, and its clients take turns. What it has read shows in its answers to marks; calls tell nothing, as
+they may take as long as they like.
 
 Used by the router towards its workers and by a worker towards its peers. The router machine reaches into `unanswered`,
 `bytes` and `rows` on its hot path; everything else goes through the methods.
@@ -14,10 +17,18 @@ from __future__ import annotations
 import collections
 import enum
 import heapq
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from tidegate.runtime.limits import DEADLINE_GRACE_S, MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX, WAIT_DOWN_S, WAIT_START_S
+from tidegate.runtime.limits import (
+    DEADLINE_GRACE_S,
+    MESSAGE_BYTES_MAX,
+    TURN_REQUESTS_MAX,
+    WAIT_DOWN_S,
+    WAIT_START_S,
+    WORKER_AHEAD_CALLS,
+)
 from tidegate.runtime.wire.protocol import Origin, Request, encode, encode_json, parse_options, with_deadline_ms
 
 
@@ -36,14 +47,25 @@ Unanswered = tuple[Origin, int | str, int]
 """Where the reply goes, the client's own request id, and the bytes counted for the call."""
 
 _COMPACT_MIN = 64
+_MARK_CALLS = TURN_REQUESTS_MAX // 4
+"""A mark for so many calls: a message of its own costs as much as a few of them."""
+
+
+class _Body:
+    """What requests of one batch may share."""
+
+    __slots__ = ("json",)
+
+    def __init__(self, json: bool) -> None:
+        self.json = json
 
 
 class InFlight:
     """Every call that was added is given back exactly once: by `answered`, `take_lost`, `take_expired` or `take_all`."""
 
     __slots__ = (
-        "_arrived", "_batches", "_deadlines", "_expired", "_waits", "bytes", "endpoint", "is_down", "process", "rows",
-        "unanswered", "worker",
+        "_ahead", "_arrived", "_batches", "_deadlines", "_expired", "_lines", "_marks", "_numbers", "_unmarked", "_waits",
+        "bytes", "endpoint", "is_down", "process", "rows", "unanswered", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: int) -> None:
@@ -60,6 +82,15 @@ class InFlight:
         """The newest unsent MessagePack requests, their ids replaced by tokens."""
         self._batches: list[tuple[bool, list[Request]]] = []
         """Older unsent requests: is it JSON, and the requests."""
+        self._lines: dict[bytes, collections.deque[tuple[_Body, Request]]] = {}
+        """The oldest unsent requests, by client: those whose turn it was not yet. The client whose turn is next comes first."""
+        self._ahead = 0
+        """Calls handed out of which the worker has not said that it has read them, as far as they were counted."""
+        self._unmarked = 0
+        """Those after the newest mark."""
+        self._marks: collections.deque[tuple[str, int]] = collections.deque()
+        """What it is to answer when it has read so many more of them."""
+        self._numbers = itertools.count(1).__next__
         self._waits: collections.deque[tuple[float, int]] = collections.deque()
         """Until when calls wait for the worker to listen, and their tokens, in order."""
         self._deadlines: list[tuple[float, int]] = []
@@ -90,6 +121,10 @@ class InFlight:
             self._batches.append((False, self.rows))
             self.rows = []
 
+    def clients(self) -> Iterator[bytes]:
+        """Of every unanswered call."""
+        return (origin.client for origin, _, _ in self.unanswered.values())
+
     def add_wait(self, token: int, now: float) -> None:
         """A call was added while the worker does not listen: it waits, with a bound."""
         self._waits.append((now + self._wait_s, token))
@@ -118,7 +153,7 @@ class InFlight:
 
     def has_unsent(self) -> bool:
         """Something may be handed out."""
-        return self.endpoint is not None and bool(self.rows or self._batches)
+        return self.endpoint is not None and bool(self.rows or self._batches or self._lines)
 
     def has_sent(self) -> bool:
         """Something that was handed out is not answered yet."""
@@ -135,6 +170,65 @@ class InFlight:
         for json, rows in self._take_batches():
             bodies += _encode_batch(rows, json=json)
         return bodies
+
+    def take_bodies_in_turn(self) -> list[bytes]:
+        """Hands out no more than the worker may be ahead; the rest waits, and its clients take turns."""
+        if not self._lines and len(self.unanswered) <= WORKER_AHEAD_CALLS:
+            return self.take_bodies()
+        self._line_up()
+        bodies = []
+        while self._lines and self._ahead < WORKER_AHEAD_CALLS:
+            taken = self._take_turn(min(TURN_REQUESTS_MAX, WORKER_AHEAD_CALLS - self._ahead))
+            for body, entries in itertools.groupby(taken, key=lambda entry: entry[0]):
+                bodies += _encode_batch([request for _, request in entries], json=body.json)
+            self._ahead += len(taken)
+            self._unmarked += len(taken)
+            if self._unmarked >= _MARK_CALLS:
+                mark = f"read {self._numbers()}"
+                self._marks.append((mark, self._unmarked))
+                self._unmarked = 0
+                bodies.append(encode([[mark, "", "", "ping"]]))
+        return bodies
+
+    def has_read(self, mark: int | str) -> bool:
+        """The worker has answered what may be a mark: whether it is one."""
+        if all(mark != each for each, _ in self._marks):
+            return False
+        found = ""
+        while found != mark:
+            found, calls = self._marks.popleft()
+            self._ahead -= calls
+        return True
+
+    def _line_up(self) -> None:
+        lines, unanswered = self._lines, self.unanswered
+        for json, rows in self._take_new_batches():
+            body = _Body(json)
+            for request in rows:
+                assert isinstance(request.id, int), request.id
+                client = unanswered[request.id][0].client
+                line = lines.get(client)
+                if line is None:
+                    line = lines[client] = collections.deque()
+                line.append((body, request))
+
+    def _take_turn(self, calls_max: int) -> list[tuple[_Body, Request]]:
+        """Of each client as many as of every other, where it has so many. Who has come to its turn is last next time."""
+        lines, unanswered = self._lines, self.unanswered
+        taken: list[tuple[_Body, Request]] = []
+        while lines and len(taken) < calls_max:
+            each_max = max(1, (calls_max - len(taken)) // len(lines))
+            for client in list(itertools.islice(lines, calls_max - len(taken))):
+                line = lines.pop(client)
+                for _ in range(min(each_max, len(line))):
+                    entry = line.popleft()
+                    if entry[1].id in unanswered:
+                        taken.append(entry)
+                    else:
+                        self._expired -= 1
+                if line:
+                    lines[client] = line
+        return taken
 
     def park(self, now: float) -> None:
         """The worker is about to be replaced: it answers what it has, and from now on calls wait for its successor."""
@@ -172,7 +266,7 @@ class InFlight:
 
     def count_wait(self, now: float) -> None:
         """The time that unsent calls have waited until now is taken off what their callers gave them."""
-        for json, rows in (*self._batches, (False, self.rows)):
+        for json, rows in self._unsent_batches():
             for request in rows:
                 self._shorten_deadline(request, now, json=json)
 
@@ -199,6 +293,8 @@ class InFlight:
         """The worker is lost: gives back every call that it may have seen. What is unsent waits for its successor."""
         self.park(now)
         self.process = None
+        self._ahead = self._unmarked = 0
+        self._marks.clear()
         unsent = {request.id for request in self._unsent()}
         lost = [token for token in self.unanswered if token not in unsent]
         return [self._take(token) for token in lost]
@@ -253,6 +349,8 @@ class InFlight:
         assert self.endpoint is None or not (self._waits or self._arrived)
         assert self.endpoint in (None, self.process)
         assert list(self._waits) == sorted(self._waits, key=lambda wait: wait[0])
+        assert all(self._lines.values())
+        assert self._ahead == sum(calls for _, calls in self._marks) + self._unmarked <= WORKER_AHEAD_CALLS
 
     def _take(self, token: int) -> Unanswered:
         call = self.unanswered.pop(token)
@@ -260,18 +358,37 @@ class InFlight:
         return call
 
     def _unsent(self) -> Iterator[Request]:
-        for _, rows in self._batches:
+        for _, rows in self._unsent_batches():
             yield from rows
-        yield from self.rows
+
+    def _unsent_batches(self) -> Iterator[tuple[bool, Iterable[Request]]]:
+        for line in self._lines.values():
+            for body, entries in itertools.groupby(line, key=lambda entry: entry[0]):
+                yield body.json, (request for _, request in entries)
+        yield from self._batches
+        yield False, self.rows
 
     def _take_batches(self) -> list[tuple[bool, list[Request]]]:
+        lines, self._lines = self._lines, {}
+        lined_up = [
+            (body.json, [request for _, request in entries])
+            for line in lines.values()
+            for body, entries in itertools.groupby(line, key=lambda entry: entry[0])
+        ]
+        if not lined_up:
+            return self._take_new_batches()
+        self._batches[:0] = lined_up
+        return self._take_new_batches()
+
+    def _take_new_batches(self) -> list[tuple[bool, list[Request]]]:
         batches, rows = self._batches, self.rows
         self.rows, self._batches = [], []
         if rows:
             batches.append((False, rows))
         if self._expired:
-            self._expired = 0
+            before = sum(len(rows) for _, rows in batches)
             batches = [(json, [row for row in rows if row.id in self.unanswered]) for json, rows in batches]
+            self._expired -= before - sum(len(rows) for _, rows in batches)
             batches = [(json, rows) for json, rows in batches if rows]
         return batches
 
@@ -281,7 +398,7 @@ class InFlight:
         self._batches = batches
 
     def _clear_unsent(self) -> None:
-        self.rows, self._batches, self._expired = [], [], 0
+        self.rows, self._batches, self._lines, self._expired = [], [], {}, 0
         self._waits.clear()
         self._arrived.clear()
 

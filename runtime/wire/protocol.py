@@ -91,6 +91,10 @@ class Options(msgspec.Struct, gc=False):
 
 NO_OPTIONS = Options()
 
+OWN_IDENTITY = b"tidegate-"
+"""What the routing ids of the service's own processes begin with: they are served while a worker drains, and the calls that they
+pass on are bounded by them."""
+
 UNKNOWN_CALLS = "unknown_calls"
 """System call of a router to a worker: which of these calls of mine do you not know?"""
 DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")

@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from tidegate.runtime.errors import Overloaded
-from tidegate.runtime.limits import OBJECT_CALLS_MAX, RETRY_UNREAD_MS, WAITING_CALLS_MAX
-from tidegate.runtime.wire.protocol import Origin
+from tidegate.runtime.limits import CALLS_SHARE, OBJECT_CALLS_MAX, RETRY_UNREAD_MS, WAITING_CALLS_MAX
+from tidegate.runtime.shares import Shares
+from tidegate.runtime.wire.protocol import OWN_IDENTITY, Origin
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.host.call import Call
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class CallBook:
-    __slots__ = ("_bytes_max", "_output_gate", "ended", "running", "started", "waiting", "waiting_bytes")
+    __slots__ = ("_bytes_max", "_output_gate", "_shares", "ended", "running", "started", "waiting", "waiting_bytes")
 
     def __init__(self, output_gate: OutputGate, bytes_max: int) -> None:
         self._output_gate = output_gate
@@ -38,6 +39,7 @@ class CallBook:
         self.waiting: set[Call] = set()
         """Calls that are to be started, wherever they wait."""
         self.waiting_bytes = 0
+        self._shares = Shares(WAITING_CALLS_MAX, lambda: map(_sharer, self.waiting))
 
     # Those that wait
 
@@ -47,8 +49,10 @@ class CallBook:
             return Overloaded(f"{self.waiting_bytes} bytes of calls wait in the worker")
         if ahead >= OBJECT_CALLS_MAX:
             return Overloaded(f"{call.request.cls}/{call.request.name} has {ahead} calls waiting")
-        if len(self.waiting) >= WAITING_CALLS_MAX:
-            return Overloaded(f"{len(self.waiting)} calls wait in the worker")
+        waiting = len(self.waiting)
+        if waiting * CALLS_SHARE >= WAITING_CALLS_MAX and not self._shares.takes(_sharer(call), waiting):
+            whose = "" if waiting >= WAITING_CALLS_MAX else " too many of them of this client"
+            return Overloaded(f"{waiting} calls wait in the worker{whose and ','}{whose}")
         return None
 
     def half_refusal(self, call: Call) -> Overloaded | None:
@@ -118,6 +122,14 @@ class CallBook:
         assert sum(call.bytes for call in found) == self.waiting_bytes
         assert len(found) <= WAITING_CALLS_MAX
         assert self.waiting_bytes <= self._bytes_max
+
+
+def _sharer(call: Call) -> bytes:
+    """Whose share of all that wait it takes. None has what comes from inside, or from routers: those see to theirs."""
+    origin = call.origin
+    if origin.__class__ is not Origin:
+        origin = cast("InternalOrigin", origin).asked_by(0)[0]
+    return b"" if origin.client.startswith(OWN_IDENTITY) else origin.client
 
 
 def _at_gate(activation: Activation) -> Iterator[Call]:

@@ -21,13 +21,14 @@ import zmq
 from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.errors import LEAVING, BadRequest, CallError, Moved, OperatorError, Overloaded, Unavailable, UnknownMethod
 from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_REST
-from tidegate.runtime.sockets.backend import OWN_IDENTITY, own_door
+from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.protocol import (
     ALARM_CALLS,
     DROP_ALARM,
     OK,
+    OWN_IDENTITY,
     RELEASE_OBJECT,
     UNKNOWN_CALLS,
     Message,

@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("shard", "router", "runtime", "benchmarks")
 
-LEAVES = {"runtime/errors", "runtime/limits", "runtime/ids", "runtime/addresses", "runtime/descriptors", "runtime/heap"}
+LEAVES = {
+    "runtime/errors",
+    "runtime/limits",
+    "runtime/ids",
+    "runtime/addresses",
+    "runtime/descriptors",
+    "runtime/heap",
+    "runtime/shares",
+}
 SERVING = LEAVES | {"runtime/wire", "runtime/sockets", "runtime/child"}
 """What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
 
@@ -23,6 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/addresses": {"runtime/limits"},
     "runtime/descriptors": {"runtime/errors", "runtime/limits"},
     "runtime/heap": {"runtime/limits"},
+    "runtime/shares": {"runtime/limits"},
     "runtime/wire": LEAVES,
     "runtime/sockets": LEAVES | {"runtime/wire"},
     "runtime/child": LEAVES | {"runtime/wire"},
@@ -55,7 +64,7 @@ RULES = {
     "shard/host": {"settings"},
     "shard/worker": {"patience"},
     "router": {"machine", "system"},
-    "runtime": {"errors", "ids", "limits"},
+    "runtime": {"errors", "ids", "limits", "shares"},
     "runtime/chaos": {
         "catalogue",
         "flatness",

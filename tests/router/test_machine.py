@@ -13,7 +13,7 @@ import pytest
 
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.ids import slot_of
-from tidegate.runtime.limits import DEADLINE_GRACE_S, WAIT_DOWN_S, WAIT_START_S
+from tidegate.runtime.limits import DEADLINE_GRACE_S, TURN_REQUESTS_MAX, WAIT_DOWN_S, WAIT_START_S, WORKER_AHEAD_CALLS
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.wire.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
 from tidegate.runtime.wire.slots import SlotTable
@@ -54,7 +54,7 @@ class Net:
         """Hands out what the workers that are up get, as the shell does at the end of a turn."""
         for worker in self.machine.workers:
             if worker.endpoint is not None:
-                for body in worker.take_bodies():
+                for body in worker.take_bodies_in_turn():
                     decode = msgspec.json.decode if body[:1] == b"[" else msgspec.msgpack.decode
                     self.sent[worker.worker] += decode(body)
         self.machine.check_invariants()
@@ -251,13 +251,39 @@ def test_an_unknown_token_is_counted_and_answers_nobody() -> None:
 
 
 def test_beyond_the_bound_on_calls_a_call_is_answered_overloaded_and_not_sent() -> None:
-    net = Net("a", "b", calls_max=2)
+    net = Net("a", "b", calls_max=4)
     net.call(*[[i, "C", NAME, "m"] for i in range(3)])
     assert net.error() == (2, "overloaded", "not_executed")
     assert len(net.send()[0]) == 2
     net.reply(0, net.sent[0][0][0])
     net.call([3, "C", NAME, "m"])
     assert len(net.send()[0]) == 3
+
+
+def test_one_client_cannot_have_all_calls_of_a_worker_nor_keep_it_busy_for_itself() -> None:
+    net = Net("a", "b", calls_max=20_000)
+    for start in range(0, 20_000, 1_000):
+        net.call(*[[start + i, "C", NAME, "m"] for i in range(1_000)], client=b"greedy")
+        net.send()
+    assert net.error() == (19_999, "overloaded", "not_executed")
+    assert len(net.answers) == 10_000
+    net.call(*[["polite", "C", NAME, "m"] for i in range(10)], client=b"polite")
+    assert len(net.answers) == 10_000, "there is room for another"
+    sent = len(net.send()[0])
+    assert sent <= 2 * WORKER_AHEAD_CALLS, "the others wait where their clients take turns"
+    assert net.machine.workers[0].has_unsent()
+    for row in list(net.sent[0]):
+        if row[3] == "ping":
+            net.reply(0, row[0])
+    tokens = {token for token, call in net.machine.workers[0].unanswered.items() if call[1] == "polite"}
+    assert tokens <= {row[0] for row in net.send()[0][sent : sent + 2 * TURN_REQUESTS_MAX]}
+    while net.machine.workers[0].has_unsent():
+        net.reply(0, next(row[0] for row in reversed(net.sent[0]) if row[3] == "ping"))
+        net.send()
+    calls = [row[0] for row in net.sent[0] if row[3] == "m"]
+    assert len(calls) == len(set(calls)) == 10_010
+    assert [token for token in calls if token not in tokens] == sorted(set(calls) - tokens), "each client's in order"
+    assert net.machine.statistics()["stray_replies"] == 0
 
 
 def test_beyond_the_bound_on_bytes_a_call_is_answered_overloaded_whether_or_not_the_worker_is_up() -> None:

@@ -84,6 +84,8 @@ class World:
         self.numbers = itertools.count(1)
         self.boots = 0
         self.later_s = 0
+        self.client = b"test"
+        """Who calls."""
         self.lost_calls: set[Any] = set()
         """Made before a crash; they may arrive after it, and nobody waits for their answer."""
         self.largest_commit_bytes = 0
@@ -159,7 +161,7 @@ class World:
         raw_options = msgspec.Raw(msgspec.msgpack.encode(options)) if options else NO_RAW
         raw = msgspec.Raw(msgspec.msgpack.encode(args) if raw_args is None else raw_args)
         request = Request(number, cls, name, method, raw, raw_options)
-        origin = Origin(b"test", envelope=None, json=False, single=False, requests=1)
+        origin = Origin(self.client, envelope=None, json=False, single=False, requests=1)
         self.loop.call_soon(self._handle, Message(origin, [request], []), context=NEUTRAL)
         return call
 
@@ -168,7 +170,7 @@ class World:
         number = next(self.numbers)
         call = self.calls[number] = Call(self.loop)
         request = JsonRequest(number, target.__name__, name, method, options=msgspec.Raw(msgspec.json.encode(options)))
-        origin = Origin(b"test", envelope=None, json=True, single=False, requests=1)
+        origin = Origin(self.client, envelope=None, json=True, single=False, requests=1)
         self.loop.call_soon(self._handle, Message(origin, [request], []), context=NEUTRAL)
         return call
 
@@ -179,7 +181,7 @@ class World:
 
     def batch(self, *calls: tuple[type[DurableObject], str, str]) -> list[Call]:
         """Calls without arguments that arrive in one message, handled in one turn."""
-        origin = Origin(b"test", envelope=None, json=False, single=False, requests=len(calls))
+        origin = Origin(self.client, envelope=None, json=False, single=False, requests=len(calls))
         requests, made = [], []
         for cls, name, method in calls:
             number = next(self.numbers)

@@ -67,7 +67,7 @@ class FakeWorker:
         json = body[:1] == b"["
         rows = msgspec.json.decode(body) if json else msgspec.msgpack.decode(body)
         with self._changed:
-            self.seen += rows
+            self.seen += [row for row in rows if len(row) > 4]
             self.held += [(client, json, row) for row in rows]
             self._changed.notify_all()
         if not self.hold:
@@ -77,7 +77,7 @@ class FakeWorker:
         held, self.held = self.held, []
         batches: dict[tuple[bytes, bool], list[Any]] = {}
         for client, json, row in held:
-            batches.setdefault((client, json), []).append([row[0], 0, row[4]])
+            batches.setdefault((client, json), []).append([row[0], 0, row[4] if len(row) > 4 else None])
         for (client, json), rows in batches.items():
             encode = msgspec.json.encode if json else msgspec.msgpack.encode
             self._socket.send_multipart([client, encode(rows)])

@@ -5,11 +5,19 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 import pytest
 
-from tidegate.runtime.limits import DEADLINE_GRACE_S, MESSAGE_BYTES_MAX, TURN_REQUESTS_MAX, WAIT_DOWN_S, WAIT_START_S
+from tidegate.runtime.limits import (
+    DEADLINE_GRACE_S,
+    MESSAGE_BYTES_MAX,
+    TURN_REQUESTS_MAX,
+    WAIT_DOWN_S,
+    WAIT_START_S,
+    WORKER_AHEAD_CALLS,
+)
 from tidegate.runtime.sockets.inflight import Expiry, InFlight
 from tidegate.runtime.wire.protocol import Origin, Request, parse_options
 
@@ -23,13 +31,13 @@ def request(request_id: int | str, *, json: bool = False, **options: object) -> 
     return Request(request_id, "C", "n", "m", msgspec.Raw(codec.encode([1])), raw)
 
 
+def decoded(bodies: list[bytes]) -> list[list[Any]]:
+    return [row for body in bodies for row in (msgspec.json if body[:1] == b"[" else msgspec.msgpack).decode(body)]
+
+
 def sent(inflight: InFlight) -> list[int]:
     """The tokens of everything handed out now, in order."""
-    tokens = []
-    for body in inflight.take_bodies():
-        rows = msgspec.json.decode(body) if body[:1] == b"[" else msgspec.msgpack.decode(body)
-        tokens += [row[0] for row in rows]
-    return tokens
+    return [row[0] for row in decoded(inflight.take_bodies())]
 
 
 STEPS = ("add", "add json", "add timed", "send", "answer oldest", "lose", "up", "park", "down", "time", "take unsent")
@@ -42,7 +50,9 @@ def every_sequence(length: int) -> Iterator[tuple[str, ...]]:
 class Story:
     """Runs steps and counts what happened to each call."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, in_turn: bool = False) -> None:
+        self.in_turn = in_turn
+        self.marks: list[str] = []
         self.inflight = InFlight(0)
         self.now = 0.0
         self.added: list[int] = []
@@ -66,8 +76,15 @@ class Story:
                 inflight.add_deadline(token, self.now, 20_000)
         elif step == "send":
             if inflight.endpoint is not None:
-                self.handed_out += sent(inflight)
+                if not self.in_turn:
+                    self.handed_out += sent(inflight)
+                    return
+                ids = [row[0] for row in decoded(inflight.take_bodies_in_turn())]
+                self.marks += [each for each in ids if isinstance(each, str)]
+                self.handed_out += [each for each in ids if isinstance(each, int)]
         elif step == "answer oldest":
+            if self.marks and inflight.process is not None:
+                assert inflight.has_read(self.marks.pop(0))
             waiting = [token for token in self.handed_out if token in inflight.unanswered]
             if waiting and inflight.process is not None:
                 call = inflight.answered(waiting[0])
@@ -76,6 +93,7 @@ class Story:
                 assert inflight.answered(waiting[0]) is None
         elif step == "lose":
             if inflight.process is not None:
+                self.marks.clear()
                 for call in inflight.take_lost(self.now):
                     assert call[1] in self.handed_out
                     self.give_back(call[1])
@@ -118,6 +136,58 @@ def test_every_call_is_given_back_exactly_once_and_sent_at_most_once_and_in_orde
         for step in ("up", first, *steps):
             story.step(step)
         story.finish()
+
+
+@pytest.mark.parametrize("first", STEPS)
+def test_the_same_holds_where_a_worker_is_sent_one_call_ahead(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for bound in ("WORKER_AHEAD_CALLS", "TURN_REQUESTS_MAX", "_MARK_CALLS"):
+        monkeypatch.setattr(f"tidegate.runtime.sockets.inflight.{bound}", 1)
+    for steps in every_sequence(3):
+        story = Story(in_turn=True)
+        for step in ("up", "add", "add timed", "send", first, *steps, "send"):
+            story.step(step)
+        story.finish()
+
+
+def test_clients_take_turns_where_a_worker_is_behind_and_each_stays_in_order() -> None:
+    inflight = InFlight(0)
+    inflight.came_up("there", 0.0)
+    greedy = 3 * WORKER_AHEAD_CALLS
+    for token in range(greedy):
+        inflight.add(token, request(token), Origin(b"greedy", envelope=None, json=False, single=False, requests=1), 10)
+    for token in range(greedy, greedy + 100):
+        client = b"%d" % (token % 10)
+        inflight.add(token, request(token), Origin(client, envelope=None, json=False, single=False, requests=1), 10)
+    rows = decoded(inflight.take_bodies_in_turn())
+    inflight.check_invariants()
+    calls = [row[0] for row in rows if row[3] == "m"]
+    assert len(calls) == WORKER_AHEAD_CALLS
+    assert set(range(greedy, greedy + 100)) <= set(calls[:TURN_REQUESTS_MAX]), "who has few is served in the first turn"
+    assert inflight.take_bodies_in_turn() == []
+    while inflight.has_unsent():
+        marks = [row[0] for row in rows if row[3] == "ping"]
+        assert inflight.has_read(marks[-1]), "the newest stands for those before it"
+        assert not inflight.has_read(marks[0])
+        rows = decoded(inflight.take_bodies_in_turn())
+        inflight.check_invariants()
+        calls += [row[0] for row in rows if row[3] == "m"]
+    assert [token for token in calls if token < greedy] == list(range(greedy))
+    for digit in range(10):
+        assert (own := [token for token in calls if token >= greedy and token % 10 == digit]) == sorted(own)
+
+
+def test_calls_that_take_long_keep_no_others_from_a_worker_that_reads() -> None:
+    inflight = InFlight(0)
+    inflight.came_up("there", 0.0)
+    for token in range(5 * WORKER_AHEAD_CALLS):
+        inflight.add(token, request(token), PLAIN, 10)
+        if token % 100 == 99:
+            rows = decoded(inflight.take_bodies_in_turn())
+            for row in rows:
+                assert row[3] == "m" or inflight.has_read(row[0])
+    inflight.take_bodies_in_turn()
+    assert not inflight.has_unsent()
+    assert len(inflight.unanswered) == 5 * WORKER_AHEAD_CALLS
 
 
 def test_codecs_alternate_in_the_order_of_the_calls() -> None:

@@ -17,6 +17,7 @@ from tidegate.runtime.errors import (
     Overloaded,
 )
 from tidegate.runtime.limits import OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX
+from tidegate.runtime.wire.protocol import OWN_IDENTITY
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -282,10 +283,10 @@ def not_executed(call: Call) -> bool:
 
 
 def world_bounded_by(bound: str, monkeypatch: pytest.MonkeyPatch) -> World:
-    """To three calls of 3 kB."""
+    """To three calls of 3 kB by one client."""
     if bound == "bytes":
         return World(Thing, auto=False, call_bytes_max=10_000)
-    monkeypatch.setattr(f"tidegate.shard.host.call_book.{bound}", 3)
+    monkeypatch.setattr(f"tidegate.shard.host.call_book.{bound}", 6 if bound == "WAITING_CALLS_MAX" else 3)
     return World(Thing, auto=False)
 
 
@@ -303,6 +304,27 @@ async def test_calls_that_wait_for_the_disk_are_bounded_by_count_and_bytes(monke
     world.committed()
     await world.ask_all([large, *calls[:3]])
     assert len(LOG) == 3, "who was refused has not run"
+
+
+async def test_one_client_takes_no_room_that_others_need_to_wait_and_routers_see_to_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 20)
+    world = World(Thing, auto=False)
+    large = world.call(Thing, "a", "put_large", 17)
+    await world.settle()
+    calls: dict[bytes, list[Call]] = {}
+    for world.client in (b"greedy", b"polite", OWN_IDENTITY + b"router-1"):
+        calls[world.client] = [world.call(Thing, f"b{number}", "log", "x") for number in range(20)]
+        await world.settle()
+    room = {client: sum(not call.answered for call in made) for client, made in calls.items()}
+    assert room == {b"greedy": 10, b"polite": 5, OWN_IDENTITY + b"router-1": 5}
+    assert all(refused(call) for made in calls.values() for call in made if call.answered)
+    world.cut()
+    world.auto = True
+    world.committed()
+    await world.ask_all([large, *(call for made in calls.values() for call in made if not call.answered)])
+    assert len(LOG) == 20
 
 
 @pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "bytes", "OBJECT_CALLS_MAX"])
@@ -340,7 +362,7 @@ async def test_the_options_of_a_call_take_room_like_its_arguments() -> None:
 async def test_a_call_that_was_let_in_to_wait_is_not_refused_when_it_has_to_wait_for_something_else(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 3)
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 6)
     world = World(Thing, auto=False)
     writing = [world.call(Thing, "a", "put_large", 17)]
     await world.settle()
