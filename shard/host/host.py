@@ -349,10 +349,10 @@ class Host:
         ):
             confirm_seq = activation.cache.confirm_seq  # What `Outcomes.finish` would do in the end, for the commonest cases.
             if confirm_seq == output_gate.open_seq:
-                output_gate.held.append((activation, origin, request.id, OK, result))  # type: ignore[arg-type]  # an Origin
+                output_gate.held.append((activation, origin, request.id, OK, result))
                 return
             if confirm_seq <= output_gate.durable_seq:
-                self._reply(origin, request.id, OK, result)  # type: ignore[arg-type]  # an Origin
+                self._reply(origin, request.id, OK, result)
                 return
         self._outcomes.finish(activation, origin, request.id, method.name, result)
 
@@ -498,7 +498,7 @@ class Host:
     def discard(self, message: HeldMessage, error: CallError) -> None:
         """It must not leave: whoever waits for it is told why."""
         _, origin, request_id, _, _ = message
-        if isinstance(origin, Permit):
+        if isinstance(origin, Permit | KeyedRun):
             origin.fail(error)
         else:
             self.answer_error(origin, request_id, error)

@@ -41,7 +41,7 @@ from tidegate.runtime.errors import (
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Origin, Request, decode_options, encode
 from tidegate.shard.host.call import Call, CallKey
-from tidegate.shard.host.outbound import InternalOrigin, Permit
+from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.store.interface import JSON, SESSION_CHARACTERS_MAX, STARTED, TOO_LARGE, Answer
 
 if TYPE_CHECKING:
@@ -117,11 +117,16 @@ class KeyedRun(msgspec.Struct, eq=False):
         return cache.dirty is not self.before or cache.dirty_bytes != self.before_bytes
 
     def fail(self, error: CallError) -> None:
-        self.answer(ERROR, error.to_wire())
+        """It ends without an outcome of its own, or what it was to be answered must not leave."""
+        host = self.activation.host
+        host.keyed.let_go(self)
+        host.answer_error(self.inner, self.request_id, error)
 
     def answer(self, status: int, result: Any) -> None:
-        """It ends without an outcome of its own: refused, reset."""
+        """What it has seen is durable; or it ends without an outcome of its own: refused, reset."""
         host = self.activation.host
+        if self.has_ended and not self.seq:
+            host.keyed.remember(self)
         host.keyed.let_go(self)
         host.answer(self.inner, self.request_id, status, result)
 
@@ -275,12 +280,15 @@ class KeyedCalls:
         else:
             self.repeats += 1
             status, result = _reply_of(run.kept, activation, json=origin.json)
-            host.output_gate.hold(run.seq, activation, Repeat(call, host, status, result), 0, OK, None)
+            seq = run.seq or run.cache.confirm_seq
+            host.output_gate.hold(seq, run.activation, Repeat(call, host, status, result), 0, OK, None)
 
     # Ends
 
-    def finished(self, run: KeyedRun, status: int, result: Any) -> Origin:
-        """It has come to its end: its answer is kept, if it has to be. Returns where that goes."""
+    def finished(self, run: KeyedRun, status: int, result: Any) -> Origin | KeyedRun:
+        """It has come to its end: its answer is kept, if it has to be. Returns where that goes, through the output gate."""
+        if run.has_ended:
+            return run
         cache, kept = run.cache, run.kept
         if (
             cache.dirty is run.before
@@ -288,9 +296,7 @@ class KeyedCalls:
             and not run.has_effects
             and len(kept.group) <= SESSION_CHARACTERS_MAX
         ):
-            self._remember(run, status, result)
-            self.let_go(run)
-            return run.inner
+            return self._did_nothing(run, status, result)
         run.has_ended = run.is_over = True
         run.size = ANSWER_COMMIT_BYTES
         if status or result.__class__ in _SIZED:
@@ -310,13 +316,26 @@ class KeyedCalls:
         again, and what it asks of others has the same keys."""
         return type(error) in _PASSING and not run.is_marked and not run.has_written
 
-    def _remember(self, run: KeyedRun, status: int, result: Any) -> None:
-        """A call of a session that is not kept: in memory, for a while. One that was told that it may not must not do it after
-        all when another copy of it comes late."""
+    def _did_nothing(self, run: KeyedRun, status: int, result: Any) -> Origin | KeyedRun:
+        """A call of a session that is not kept. What it has seen may not be durable yet: then its answer waits in its run, and
+        until that leaves nobody else is told it. (A caller in this worker does not wait, and repeats it as part of its own.)"""
         if status or result.__class__ in _SIZED:
             self._pack(run, status, result)
         else:
             run.kept.result = result
+        if run.cache.confirm_seq <= self._output_gate.durable_seq:
+            self.remember(run)
+        elif run.inner.__class__ is not LocalOrigin:
+            run.has_ended = run.is_over = True
+            if self._waiting.repeating:
+                self._waiting.first_ended(run)
+            return run
+        self.let_go(run)
+        return run.inner
+
+    def remember(self, run: KeyedRun) -> None:
+        """In memory, for a while. One that was told that it may not must not do it after all when another copy of it comes
+        late."""
         if run.kept.size <= REMEMBERED_RESULT_BYTES_MAX:
             if len(self._young) >= REMEMBERED_MAX:
                 self._old, self._young = self._young, {}

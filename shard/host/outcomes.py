@@ -6,7 +6,7 @@ text, the answer is one result or one error; afterwards nothing of the call is k
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from tidegate.runtime.errors import CallError, ObjectReset, TooLarge
 from tidegate.runtime.limits import LARGE_BYTES, REPLY_BYTES_MAX
@@ -63,7 +63,7 @@ class Outcomes:
             self._output_gate.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
             self._host.answer(origin, request_id, status, value)
         else:
-            self._output_gate.hold(activation.cache.confirm_seq, activation, origin, request_id, status, value)
+            self._output_gate.hold(activation.cache.confirm_seq, activation, cast("Origin", origin), request_id, status, value)
 
     def finish_error(
         self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, method: str, error: BaseException

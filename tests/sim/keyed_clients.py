@@ -133,10 +133,23 @@ class KeyedClient(Client):
             self.history.count("answered long ago")
         elif code == "interrupted" and outcome == "unknown" and call.method == "transfer":  # The only one in several commits.
             self.history.count("error interrupted")
+        elif self._is_passed_on(call):
+            self.history.count(f"error {code}, of another object")
         elif code == "exception" and call.value["type"] == "Interrupted":
             self.history.problem("error", f"{call} ended in {call.value}: a deposit is one commit")
         else:
             super()._judge_error(call)
+
+    def _is_passed_on(self, call: Call) -> bool:
+        """Another object could not be asked, before anything was written: it may be repeated."""
+        error = call.value
+        return (
+            call.method == "transfer_together"  # The other one that asks has written by then.
+            and error["code"] in {"moved", "overloaded", "unavailable"}
+            and error["outcome"] == "unknown"
+            and not error["message"].startswith(f"{call.cls}/{call.name} ")
+            and not self.scenario.flawless
+        )
 
     def _take(self, connection: Connection, number: int, status: int, value: Any) -> None:
         attempt = connection.unanswered.get(number)

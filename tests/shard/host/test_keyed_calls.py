@@ -316,6 +316,40 @@ async def test_a_call_that_was_told_no_does_not_do_it_when_another_copy_of_it_co
     assert world.durable(Purse, "a") == {"paid": 100}
 
 
+async def test_what_a_call_has_seen_that_is_not_durable_is_told_to_no_repeat_before_it_is() -> None:
+    world = World(Purse, auto=False)
+    world.call(Purse, "a", "pay", 5)
+    first = world.call(Purse, "a", "paid", **session(1))
+    again = world.call(Purse, "a", "paid", **session(1))
+    await world.settle()
+    world.cut()
+    late = world.call(Purse, "a", "paid", **session(1))
+    await world.settle()
+    assert not any(call.answered for call in (first, again, late))
+    world.committed()
+    assert [call.result for call in (first, again, late)] == [5, 5, 5]
+    assert await world.ask(Purse, "a", "paid", **session(1)) == 5
+    assert LOG == [5, "read"]
+
+
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_what_a_call_has_seen_and_is_lost_is_told_to_no_repeat(is_cut: bool) -> None:
+    world = World(Purse, auto=False)
+    paid = world.call(Purse, "a", "pay", 5)
+    first = world.call(Purse, "a", "paid", **session(1))
+    await world.settle()
+    if is_cut:
+        world.cut()
+    again = world.call(Purse, "a", "paid", **session(1))
+    await world.settle()
+    world.fail_commit()
+    await world.settle()
+    assert isinstance(paid.error, ObjectReset)
+    assert isinstance(first.error, ObjectReset)
+    assert again.result == 0, "it has run itself"
+    assert await world.ask(Purse, "a", "paid", **session(1)) == 0
+
+
 async def test_a_plain_key_is_kept_for_a_call_that_writes_nothing() -> None:
     world = World(Purse)
     assert await world.ask(Purse, "a", "paid", key="k") == 0
