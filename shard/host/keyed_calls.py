@@ -298,14 +298,16 @@ class KeyedCalls:
         ):
             return self._did_nothing(run, status, result)
         run.has_ended = run.is_over = True
-        run.size = ANSWER_COMMIT_BYTES
+        run.size = size = ANSWER_COMMIT_BYTES
         if status or result.__class__ in _SIZED:
             self._pack(run, status, result)
+            size = run.size
         else:
             kept.result = result
         output_gate = self._output_gate
         run.seq = cache.confirm_seq = output_gate.open_seq
-        output_gate.keep_answer(run)
+        output_gate.answers.append(run)  # What `keep_answer` does.
+        output_gate.open_bytes += size
         if self._waiting.repeating:
             self._waiting.first_ended(run)
         return run.inner

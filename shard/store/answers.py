@@ -126,8 +126,10 @@ class AnswerTable:
     def apply(self, answers: Sequence[Answer]) -> None:
         """A commit is durable: its answers, in the order in which they were given."""
         now_s = answers[-1].since_s
-        order, name, in_session = self._order, "", False
+        order, row, name, in_session, key_max = self._order, self._next_row, "", False, 0
+        added = added_bytes = 0
         group: Group
+        rows: dict[int | str, Answer]
         for answer in answers:
             if answer.group != name:
                 name = answer.group
@@ -136,7 +138,9 @@ class AnswerTable:
                 if in_session:
                     group.last_s = now_s
                     self._mark(name, group)
-            key, rows = answer.key, group.rows
+                key_max = self.limits.per_object if not in_session else 1 << 62
+                rows = group.rows
+            key = answer.key
             if in_session:
                 if answer.answered > group.answered:
                     self._settle(group, answer.answered)
@@ -147,14 +151,17 @@ class AnswerTable:
                     continue
             if key in rows:
                 self._free(rows[key])
-            answer.row = self._next_row
-            self._next_row += 1
+            answer.row = row
+            row += 1
             rows[key] = answer
             order.append(answer)
-            self.count += 1
-            self.bytes += ANSWER_BYTES + answer.size
-            if len(rows) > self.limits.per_object and not in_session:
+            added += 1
+            added_bytes += answer.size
+            if len(rows) > key_max:
                 self._drop(next(iter(rows.values())))
+        self._next_row = row
+        self.count += added
+        self.bytes += added * ANSWER_BYTES + added_bytes
         self._make_room(now_s)
         if len(order) > 2 * self.count + _COMPACT_MIN:
             self._order = deque(answer for answer in order if answer.row)
@@ -182,27 +189,30 @@ class AnswerTable:
     def _settle(self, group: Group, answered: int) -> None:
         """Of a session everything below that number has been answered."""
         rows, children = group.rows, group.children
-        if not rows:
-            pass
-        elif answered - group.answered <= len(rows):
-            saved, freed, freed_bytes = self._saved_row, 0, 0
-            for number in range(group.answered, answered):
-                if number in rows:  # What `_free` does.
-                    answer = rows.pop(number)
-                    if answer.row <= saved:
-                        self._gone.append(answer.row)
-                    answer.row = 0
-                    freed += 1
-                    freed_bytes += answer.size
+        if rows:
+            freed: list[Answer]
+            if answered - group.answered < len(rows):
+                numbers = range(group.answered, answered)
+                freed = [rows.pop(number) for number in numbers if number in rows]
                 if children:
-                    for child in children.pop(number, ()):
-                        self._free(rows.pop(child))
-            self.count -= freed
-            self.bytes -= freed * ANSWER_BYTES + freed_bytes
-        else:
-            for key in [key for key in rows if number_of(key) < answered]:
-                self._free(rows.pop(key))
-                children.pop(number_of(key), None)
+                    freed += [rows.pop(child) for number in numbers for child in children.pop(number, ())]
+            elif not children and max(rows) < answered:  # type: ignore[operator]  # numbers only
+                freed = list(rows.values())
+                rows.clear()
+            else:
+                keys = [key for key in rows if (key if isinstance(key, int) else number_of(key)) < answered]
+                freed = [rows.pop(key) for key in keys]
+                if children:
+                    for key in keys:
+                        children.pop(number_of(key), None)
+            saved, freed_bytes = self._saved_row, 0
+            for answer in freed:  # What `_free` does.
+                if answer.row <= saved:
+                    self._gone.append(answer.row)
+                answer.row = 0
+                freed_bytes += answer.size
+            self.count -= len(freed)
+            self.bytes -= len(freed) * ANSWER_BYTES + freed_bytes
         group.answered = answered
         if group.floor < answered:
             group.floor = answered
