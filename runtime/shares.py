@@ -26,8 +26,9 @@ class Shares:
         self._counted = 0
         """How many there would be if none had gone since it was counted."""
 
-    def takes(self, client: bytes, total: int) -> bool:
-        """Whether there is room for one more of the client, where there are `total`."""
+    def takes(self, client: bytes, total: int, more: int = 1) -> bool:
+        """Whether there is room for one more of the client, where there are `total`: then so many come, which may be a few too
+        many."""
         if total * CALLS_SHARE < self.total_max:
             self._counts = None
             return True
@@ -44,8 +45,8 @@ class Shares:
             counts = self._count(total)
             if counts[client] >= self.total_max - total:
                 return False
-        counts[client] += 1
-        self._counted += 1
+        counts[client] += more
+        self._counted += more
         return True
 
     def _count(self, total: int) -> collections.Counter[bytes]:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from tidegate.runtime.errors import Overloaded
-from tidegate.runtime.limits import CALLS_SHARE, OBJECT_CALLS_MAX, RETRY_UNREAD_MS, WAITING_CALLS_MAX
+from tidegate.runtime.limits import CALLS_SHARE, OBJECT_CALLS_MAX, RETRY_UNREAD_MS, WAITING_CALLS_MAX, WORKER_CALLS_MAX
 from tidegate.runtime.shares import Shares
 from tidegate.runtime.wire.protocol import OWN_IDENTITY, Origin
 from tidegate.shard.core.input_gate import Section
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class CallBook:
-    __slots__ = ("_bytes_max", "_output_gate", "_shares", "ended", "running", "started", "waiting", "waiting_bytes")
+    __slots__ = ("_bytes_max", "_intake", "_output_gate", "_shares", "ended", "running", "started", "waiting", "waiting_bytes")
 
     def __init__(self, output_gate: OutputGate, bytes_max: int) -> None:
         self._output_gate = output_gate
@@ -40,6 +40,7 @@ class CallBook:
         """Calls that are to be started, wherever they wait."""
         self.waiting_bytes = 0
         self._shares = Shares(WAITING_CALLS_MAX, lambda: map(_sharer, self.waiting))
+        self._intake = Shares(WORKER_CALLS_MAX, lambda: (_sharer_of(origin) for origin, _ in self._calls()))
 
     # Those that wait
 
@@ -54,6 +55,10 @@ class CallBook:
             whose = "" if waiting >= WAITING_CALLS_MAX else " too many of them of this client"
             return Overloaded(f"{waiting} calls wait in the worker{whose and ','}{whose}")
         return None
+
+    def has_room(self, client: bytes, calls: int) -> bool:
+        """Whether so many calls that have just come from the client may be looked at, where many are not answered yet."""
+        return self._intake.takes(b"" if client.startswith(OWN_IDENTITY) else client, self.unanswered, calls)
 
     def half_refusal(self, call: Call) -> Overloaded | None:
         """The same for calls that may take half of the room at most."""
@@ -126,7 +131,10 @@ class CallBook:
 
 def _sharer(call: Call) -> bytes:
     """Whose share of all that wait it takes. None has what comes from inside, or from routers: those see to theirs."""
-    origin = call.origin
+    return _sharer_of(call.origin)
+
+
+def _sharer_of(origin: Any) -> bytes:
     if origin.__class__ is not Origin:
         origin = cast("InternalOrigin", origin).asked_by(0)[0]
     return b"" if origin.client.startswith(OWN_IDENTITY) else origin.client

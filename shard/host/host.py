@@ -20,7 +20,14 @@ from random import Random, SystemRandom
 from typing import Any, Protocol, cast
 
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
-from tidegate.runtime.limits import COMMIT_BYTES_MAX, HELD_BYTES_MAX, LARGE_BYTES, UNDURABLE_BYTES_MAX, WORKER_CALLS_MAX
+from tidegate.runtime.limits import (
+    CALLS_SHARE,
+    COMMIT_BYTES_MAX,
+    HELD_BYTES_MAX,
+    LARGE_BYTES,
+    UNDURABLE_BYTES_MAX,
+    WORKER_CALLS_MAX,
+)
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from tidegate.shard.core.cache import KeptAnswers, Store
 from tidegate.shard.core.codec import NUMBERS, TEXTS
@@ -77,6 +84,10 @@ class DurableShard(Store, Protocol):
 
     @property
     def answers(self) -> KeptAnswerTable: ...
+
+
+_MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
+"""From so many on it is asked whose they are."""
 
 
 class Host:
@@ -147,9 +158,10 @@ class Host:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
         origin = message.origin
         waiting, output_gate, book, now_s = self.waiting, self.output_gate, self.book, self.turn.now_s
-        if len(book.running) + len(book.waiting) + len(output_gate.held) > WORKER_CALLS_MAX:
+        many = len(book.running) + len(book.waiting) + len(output_gate.held) > _MANY_CALLS
+        if many and not book.has_room(origin.client, len(message.requests)):
             for request in message.requests:
-                self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight"))
+                self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight, or the client has"))
             return
         if self._readers.crowded:
             waiting.is_closed = True

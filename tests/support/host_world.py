@@ -18,6 +18,7 @@ from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.turn import Turn
+from tidegate.shard.host.waiting import Readers
 from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.loop.task import object_task_factory
 from tidegate.shard.neutral import NEUTRAL
@@ -72,13 +73,14 @@ class DamagedState(MemoryState):
 class World:
     """`auto` makes every commit durable at the end of its turn; otherwise the test calls `commit` or `fail_commit`."""
 
-    def __init__(self, *classes: type[DurableObject], auto: bool = True, **settings: Any) -> None:
+    def __init__(self, *classes: type[DurableObject], auto: bool = True, readers: Readers | None = None, **settings: Any) -> None:
         self.loop: Any = asyncio.get_running_loop()
         self.loop.set_task_factory(object_task_factory)
         self.states = {shard: MemoryState(shard) for shard in range(SHARDS)}
         self.classes = [ObjectClass(cls) for cls in classes]
         self.settings = HostSettings(shards_total=SHARDS, **settings)
         self.auto = auto
+        self.readers = readers
         self.commits = self.position = 0
         self.calls: dict[Any, Call] = {}
         self.numbers = itertools.count(1)
@@ -111,6 +113,7 @@ class World:
             random=Random(self.boots),
             system=self._system,
             stopped=self.stopped,
+            readers=self.readers,
         )
 
     def wall_us(self) -> int:

@@ -327,6 +327,22 @@ async def test_one_client_takes_no_room_that_others_need_to_wait_and_routers_see
     assert len(LOG) == 20
 
 
+async def test_one_client_cannot_have_all_that_a_worker_has_not_answered_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WORKER_CALLS_MAX", 20)
+    monkeypatch.setattr("tidegate.shard.host.host._MANY_CALLS", 10)
+    world = World(Thing, auto=False)
+    calls: dict[bytes, list[Call]] = {}
+    for world.client in (b"greedy", b"polite"):
+        calls[world.client] = [world.call(Thing, f"a{number}", "put", "k", 1) for number in range(20)]
+        await world.settle()
+    room = {client: sum(not call.answered for call in made) for client, made in calls.items()}
+    assert room == {b"greedy": 11, b"polite": 5}
+    assert all(refused(call) for made in calls.values() for call in made if call.answered)
+    world.auto = True
+    world.host.turn.end_soon()
+    await world.ask_all(call for made in calls.values() for call in made if not call.answered)
+
+
 @pytest.mark.parametrize("bound", ["WAITING_CALLS_MAX", "bytes", "OBJECT_CALLS_MAX"])
 async def test_calls_that_wait_for_the_end_of_a_reset_object_are_bounded_by_count_and_bytes(
     monkeypatch: pytest.MonkeyPatch, bound: str
