@@ -1,17 +1,21 @@
-"""shard/host/waiting.py: calls to objects whose headers are on disk only wait for them, in order, and hold up nobody else. (What
-waits for the disk to catch up, and for a reset object: `test_host_bounds`, `test_resets`.)"""
+"""shard/host/waiting.py: calls to objects whose headers are on disk only wait for them, in order, and hold up nobody else;
+calls of a client that does not read wait until it does. (What waits for the disk to catch up, and for a reset object:
+`test_host_bounds`, `test_resets`.)"""
 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.support.cold_world import Act, Actor, ColdWorld
+from tests.support.host_world import World
 from tests.support.objects import CONTROL, LOG
 from tidegate.runtime.errors import DeadlineExceeded, Internal, MethodRaised, Overloaded
-from tidegate.runtime.limits import OBJECT_CALLS_MAX
+from tidegate.runtime.limits import LARGE_BYTES, OBJECT_CALLS_MAX
+from tidegate.shard.objects.object import DurableObject
 
 ROWS = {"a": 1, "b": "two", "c": [3], "d": None, "e": 5.5}
 
@@ -199,3 +203,149 @@ async def test_a_loop_of_calls_between_cold_objects_comes_to_its_end() -> None:
     call = world.call(Actor, "x", "act", "x")
     await world.thaw()
     assert await call.reply == 3
+
+
+class Slowly:
+    """Clients take what they are told to take; who has more than `much` to take is crowded."""
+
+    def __init__(self, much: int = LARGE_BYTES + 1_024) -> None:
+        self.crowded: set[bytes] = set()
+        self.much = much
+        self._untaken: Counter[bytes] = Counter()
+
+    def made(self, client: bytes, size: int) -> None:
+        self._untaken[client] += size
+        if self._untaken[client] > self.much:
+            self.crowded.add(client)
+
+    def take(self, world: World, client: bytes = b"test") -> None:
+        """All that has been made for it."""
+        self._untaken[client] = 0
+        if client in self.crowded:
+            self.crowded.discard(client)
+            world.host.waiting.has_room(client)
+
+
+class Teller(DurableObject):
+    async def much(self, number: int) -> bytes:
+        LOG.append((self.id.name, number))
+        return bytes(LARGE_BYTES)
+
+    async def little(self, number: int) -> int:
+        LOG.append((self.id.name, number))
+        return number
+
+    async def fail(self) -> None:
+        self.abort("a test")
+
+
+async def crowded_world(readers: Slowly) -> World:
+    """It is known that `much` answers much, and the client has not taken that."""
+    world = World(Teller, readers=readers)
+    for number in (-2, -1):
+        await world.ask(Teller, "first", "much", number)
+    assert readers.crowded == {b"test"}
+    LOG.clear()
+    return world
+
+
+async def test_calls_that_answer_much_wait_until_their_client_reads_and_then_run_once_and_each_objects_in_order() -> None:
+    readers = Slowly()
+    world = await crowded_world(readers)
+    calls = [world.call(Teller, name, "much", number) for number in range(10) for name in ("a", "b", "c")]
+    await world.settle()
+    assert LOG == []
+    assert world.host.unanswered == 30, "a drain waits for them"
+    assert len(world.host.book.known_to(b"test")) == 30, "and a router that asks hears of them"
+    rounds = 0
+    while world.host.unanswered:
+        readers.take(world)
+        await world.settle()
+        world.check()
+        rounds += 1
+    await world.ask_all(calls)
+    assert rounds == 15, "two results at a time"
+    for name in ("a", "b", "c"):
+        assert [number for each, number in LOG if each == name] == list(range(10))
+    assert [name for name, _ in LOG[:6]] == ["a", "b", "c", "a", "b", "c"], "the objects take turns"
+    assert len(LOG) == 30
+
+
+async def test_a_call_that_answers_little_overtakes_none_of_its_client_and_waits_for_no_other() -> None:
+    readers = Slowly()
+    world = await crowded_world(readers)
+    much = world.call(Teller, "a", "much", 1)
+    behind = world.call(Teller, "a", "little", 2)
+    beside = world.call(Teller, "b", "little", 3)
+    await world.settle()
+    assert (much.answered, behind.answered, beside.answered) == (False, False, True)
+    world.client = b"polite"
+    assert await world.ask(Teller, "a", "little", 4) == 4
+    assert len(await world.ask(Teller, "a", "much", 5)) == LARGE_BYTES
+    readers.take(world)
+    await world.ask_all([much, behind])
+    assert [number for _, number in LOG] == [3, 4, 5, 1, 2]
+
+
+async def test_a_call_whose_deadline_passes_while_its_client_does_not_read_never_runs() -> None:
+    readers = Slowly()
+    world = await crowded_world(readers)
+    late = [world.call(Teller, "a", "much", number, deadline_ms=30) for number in range(3)]
+    waits = world.call(Teller, "a", "much", 3, deadline_ms=60_000)
+    for call in late:
+        with pytest.raises(DeadlineExceeded) as error:
+            await call.reply
+        assert error.value.outcome == "not_executed"
+    world.check()
+    assert not waits.answered
+    readers.take(world)
+    await waits.reply
+    assert LOG == [("a", 3)]
+
+
+async def test_a_call_that_waits_for_its_client_runs_in_the_successor_of_an_object_that_is_reset_or_evicted() -> None:
+    readers = Slowly()
+    world = await crowded_world(readers)
+    calls = [world.call(Teller, "a", "much", number) for number in range(2)]
+    await world.settle()
+    world.client = b"other"
+    failed = world.call(Teller, "a", "fail")
+    await world.settle()
+    assert failed.answered
+    world.evict_idle()
+    readers.take(world)
+    await world.ask_all(calls)
+    assert LOG == [("a", 0), ("a", 1)]
+
+
+async def test_calls_that_wait_for_their_client_leave_half_of_the_room_and_who_is_refused_has_not_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 20)
+    readers = Slowly()
+    world = await crowded_world(readers)
+    calls = [world.call(Teller, f"a{number}", "much", number) for number in range(15)]
+    await world.settle()
+    refused = [call for call in calls if call.answered]
+    assert refused == calls[10:]
+    for call in refused:
+        assert (call.error.code, call.error.outcome, call.error.retryable) == ("overloaded", "not_executed", True)
+    while world.host.unanswered:
+        readers.take(world)
+        await world.settle()
+    await world.ask_all(calls[:10])
+    assert [number for _, number in LOG] == list(range(10))
+
+
+async def test_what_a_client_waits_for_that_has_gone_runs_once_and_is_forgotten() -> None:
+    """The library then takes all that is sent: it is dropped there."""
+    readers = Slowly()
+    world = await crowded_world(readers)
+    calls = [world.call(Teller, "a", "much", number) for number in range(200)]
+    await world.settle()
+    readers.much = 1 << 40
+    readers.take(world)
+    await world.ask_all(calls)
+    assert [number for _, number in LOG] == list(range(200))
+    assert world.host.unanswered == 0
+    assert [*world.host.waiting.queues()] == [{}]
