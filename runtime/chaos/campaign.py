@@ -146,7 +146,10 @@ class Campaign:
             service.kill_all()
             proxy.close()
             if disk is not None:
-                disk.unmount()
+                try:
+                    disk.unmount()
+                except OperatorError as failed:  # What was found is told all the same.
+                    self._broken("service", "what it stands on", str(failed))
 
     # The run
 

@@ -24,7 +24,8 @@ from tidegate.runtime.errors import OperatorError
 MAKE = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"], "btrfs": ["mkfs.btrfs", "-qf"]}
 OUTER_MIB = 128
 """For the outer file system itself."""
-LET_GO_S_MAX = 30.0
+LET_GO_S_MAX = 120.0
+"""Who makes a mount namespace of its own, as containers do, holds whatever is mounted then until it ends."""
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
 
