@@ -79,6 +79,9 @@ async def main(data_dir: Path, start: int) -> int:
 
     shrink()
     store = WorkerStore.open(data_dir, start, 0, SHARDS, trouble, memtable_bytes=50_000)
+    if store.stopped:  # The disk failed again at each attempt.
+        print(*store.stopped.values(), sep="\n", file=sys.stderr, flush=True)
+        return 3
     number = store.shards[0].seq
     assert all(shard.seq == number for shard in store.shards.values()), "a record covers both shards or none"
     print(f"recovered {number}", flush=True)

@@ -30,6 +30,7 @@ def timed_exchange(endpoint: str, *request: Any) -> tuple[float, int, Any]:
 @pytest.mark.parametrize("method", ["wait", "block"])
 def test_a_call_that_runs_past_its_deadline_is_answered_at_it_by_whoever_can(serve: Serve, method: str) -> None:
     service = serve(1, app=SLUGGISH)
+    service.expect("held up")
     took_s, status, error = timed_exchange(service.endpoint, "Sluggish", "a", method, [3.0], {"deadline_ms": 300})
     assert (status, error["code"], error["outcome"]) == (1, "deadline_exceeded", "unknown")
     assert 0.3 <= took_s < 0.3 + LATE_S_MAX

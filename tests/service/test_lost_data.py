@@ -73,7 +73,7 @@ def killed(serve: Serve) -> tuple[Service, dict[int, str]]:
         for name in names.values():
             assert take(service, name) == (0, number)
     service.kill_everything()
-    service.expect("is stopped, the others are served")
+    service.expect("is stopped, the others are served", "it is missing, and may have confirmed commits")
     return service, names
 
 
