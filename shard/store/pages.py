@@ -298,7 +298,7 @@ class Verifier:
             yield Damage(meta.page, f"its pages have {meta.page_bytes} bytes")
         if meta.address or meta.map_bytes > MAP_BYTES_MAX or meta.free.flags != _INTEGER_KEYS or meta.main.flags:
             yield Damage(meta.page, "it has flags or sizes that are never set")
-        if meta.free_pages < 0:
+        if meta.free_pages < 0 and meta == self.meta:  # After a failed commit LMDB puts back only a part of the other one.
             yield Damage(meta.page, f"it counts more pages in use than the {meta.last_page + 1} that it says there are")
 
     def _walk(self, meta: Meta, tree: Tree, leaf: _Leaf) -> Generator[Damage, None, None]:

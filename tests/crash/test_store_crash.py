@@ -105,10 +105,7 @@ needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="needs 
         *(("fdatasync", when) for when in (1, 40, 400, 401)),
         *(("fsync", when) for when in (1, 8, 20)),
         *(("pwritev,pwritev2", when) for when in (1, 40)),
-        pytest.param(
-            "pwrite64", 1, marks=pytest.mark.xfail(reason="open fault: a file that could not be begun is taken for damaged")
-        ),
-        *(("pwrite64", when) for when in (60, 201, 202)),
+        *(("pwrite64", when) for when in (1, 60, 201, 202)),
     ],
 )
 def test_a_disk_that_fails_once_ends_the_worker_and_loses_nothing(tmp_path: Path, call: str, when: int) -> None:
