@@ -115,11 +115,16 @@ class PageFile:
             self.size_bytes = os.fstat(fd).st_size
             if self.size_bytes < 2 * PAGE_BYTES_MIN:
                 raise ValueError(f"it has only {self.size_bytes} bytes")
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
             self.data = mmap.mmap(fd, self.size_bytes, access=mmap.ACCESS_READ)
         finally:
             os.close(fd)
+        self.data.madvise(mmap.MADV_RANDOM)  # Who looks at its meta pages wants no others.
         self.page_bytes = _page_bytes(self.data)
+
+    def read_in(self) -> None:
+        """All of it will be looked at: the system may begin to read."""
+        self.data.madvise(mmap.MADV_NORMAL)
+        self.data.madvise(mmap.MADV_WILLNEED)
 
     def close(self) -> None:
         self.data.close()
@@ -273,6 +278,7 @@ class Verifier:
         yield from self.check_metas()
         if (meta := self.meta) is None:
             return
+        self._file.read_in()
         self._used[0:2] = b"\1\1"
         unknown = 0
         for damage in self._walk(meta, meta.free, self._free_leaf):

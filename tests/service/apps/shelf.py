@@ -1,13 +1,13 @@
-"""Objects that keep much and are asked for little of it. With SLOW_READ_S every read that a thread makes takes so long; with
-STAYS_COLD no data file is read in because it would fit, and what was found on disk is believed to stay
-there; with KEEPS_WARM it is read in again and again."""
+"""Objects that keep much and are asked for little of it. With STAYS_COLD data files are what they are where there is more data
+than memory: none is looked through at the start or read in because it would fit, and what was found on disk is believed to
+stay there. With SLOW_READ_S besides every read takes so long; with KEEPS_WARM files are read in again and again."""
 
 import os
 import time
 from typing import Any
 
 from tidegate import DurableObject
-from tidegate.shard.store import residency
+from tidegate.shard.store import data_file, residency
 from tidegate.shard.store.lmdb_state import LmdbSnapshot
 
 SLOW_READ_S = float(os.environ.get("SLOW_READ_S", "0"))
@@ -73,7 +73,8 @@ def slowed(read: Any) -> Any:
 if SLOW_READ_S:
     LmdbSnapshot.get = slowed(LmdbSnapshot.get)
     LmdbSnapshot.scan = slowed(LmdbSnapshot.scan)
-if os.environ.get("STAYS_COLD"):
+if SLOW_READ_S or os.environ.get("STAYS_COLD"):
+    vars(data_file)["STATE_VERIFY_BYTES_MAX"] = 0  # Imported there from the limits.
     residency.WARM_SHARE = 0.0
     residency.PROBE_INTERVAL_S = 3_600.0
 if os.environ.get("KEEPS_WARM"):

@@ -241,6 +241,18 @@ async def test_what_is_in_memory_is_read_on_the_loop_and_no_thread_is_started(tm
         assert threading.active_count() == before
 
 
+def test_opening_a_file_that_is_too_large_to_be_looked_through_leaves_it_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidegate.shard.store.data_file.STATE_VERIFY_BYTES_MAX", 0)
+    with shard(tmp_path, cold=False) as it:
+        path = it.state.path
+    drop(path / "data.mdb")
+    LmdbState(path, 0).close()
+    sample = look_at(path / "data.mdb")
+    assert sample.pages - sample.on_disk < sample.pages / 10, "the meta pages, and the way to the last row"
+
+
 @pytest.mark.usefixtures("no_warming")
 async def test_what_is_not_in_memory_is_read_by_a_thread(tmp_path: Path) -> None:
     with shard(tmp_path, cold=True) as it:
