@@ -1,21 +1,29 @@
 """Clients that ask for too much, beside a polite one: `python -m tidegate.benchmarks.overload SCENARIO`.
 
-Prints, as one line of JSON, the most memory that each process of the service took and the worst call of the polite client.
+Prints, as one line of JSON, the most memory that each process of the service took and how long the calls of the polite client
+took: `idle`, alone; `hungry`, beside as many processes as there are cores which copy memory and leave the service alone: what
+the machine takes, and not the service; `during` the scenario; `after` it. Whoever makes load has a low priority, as if it
+were elsewhere.
 
-    unread      clients ask for large results and read none
+    unread      clients ask for large results and read none, or read in the end, or at a speed of their own: --pause-ms
     messages    clients send large arguments as fast as the service takes them
-    flood       five times as many calls with deadlines as can be served; --seconds 600 for ten minutes
+    flood       five times as many calls with deadlines as can be served, and as many as can be, in turns; --seconds 600 for ten
+                minutes of too many
     pipelined   a client has ten thousand small calls in flight, always
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
+import os
+import statistics
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +32,7 @@ import psutil
 import zmq
 
 from tidegate.benchmarks.peers import Service, system_call
-from tidegate.benchmarks.processes import scratch_folder, start_module, wait
+from tidegate.benchmarks.processes import cores, scratch_folder, start_module, wait
 from tidegate.runtime.wire.slots import topology_from_reply
 
 APP = "tidegate.benchmarks.overload_app"
@@ -32,8 +40,14 @@ _SAMPLE_S = 0.01
 _POLITE_S = 0.005
 _SILENCE_S = 60.0
 _FLOOD = 5
+_PEAK_S = 2.0
+_FLOOD_S = 8.0
+"""Of each turn: the machine that served the peak is the one that was flooded."""
 _IN_FLIGHT = 16
 _DEADLINE_MS = 200
+_ANSWER_MS_MAX = 30_000
+_NICE = 15
+_HUNGRY_BYTES = 15 << 20
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
@@ -159,50 +173,52 @@ def client(context: zmq.Context[Any], endpoint: str, *, reads: bool) -> zmq.Sock
 
 
 def unread(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Clients that ask for large results and read none for a while; then they read everything."""
+    """Clients that ask for large results and read none for a while; then they read everything. With a pause after each result
+    they read all the time."""
     clients = [client(context, endpoint, reads=False) for _ in range(options.clients)]
     for each, dealer in enumerate(clients):
         for number in range(options.calls):
             name = f"{options.name}{each}" if options.spread == 1 else f"{options.name}{each}.{number % options.spread}"
             dealer.send(_encode([number, "Bulk", name, "give", [options.bytes]]))
-    time.sleep(options.seconds)
-    answers: dict[str, int] = {}
-    began_s = time.monotonic()
-    for dealer in clients if options.read else ():
-        for _ in range(options.calls):
-            if not dealer.poll(20_000):
-                answers["none"] = answers.get("none", 0) + 1
-                break
-            _, status, result = _decode(dealer.recv())
-            what = "ok" if status == 0 else f"{result['code']}/{result['outcome']}"
-            answers[what] = answers.get(what, 0) + 1
-    took_s = time.monotonic() - began_s
-    for dealer in clients:
-        dealer.close()
-    return {"answers": answers, "read_s": round(took_s, 2)}
+    if not options.pause_ms:
+        time.sleep(options.seconds)
+    return _answers(clients if options.read else [], options.calls, options.pause_ms) | _closed(clients)
 
 
 def messages(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
     """Clients that send large arguments, all at once."""
     clients = [client(context, endpoint, reads=True) for _ in range(options.clients)]
     data = bytes(options.bytes)
-    began_s = time.monotonic()
     for number in range(options.calls):
         for each, dealer in enumerate(clients):
             dealer.send(_encode([number, "Bulk", f"{options.name}{each}", "take", [data]]))
+    return _answers(clients, options.calls, options.pause_ms) | _closed(clients)
+
+
+def _answers(clients: list[zmq.Socket[Any]], calls: int, pause_ms: float) -> dict[str, Any]:
+    """Of so many calls of each client, by kind."""
     answers: dict[str, int] = {}
+    began_s = time.monotonic()
     for dealer in clients:
-        for _ in range(options.calls):
-            if not dealer.poll(30_000):
+        for _ in range(calls):
+            if not dealer.poll(_ANSWER_MS_MAX):
                 answers["none"] = answers.get("none", 0) + 1
                 break
             _, status, result = _decode(dealer.recv())
-            what = "ok" if status == 0 else f"{result['code']}/{result['outcome']}"
+            what = _kind(status, result)
             answers[what] = answers.get(what, 0) + 1
-    took_s = time.monotonic() - began_s
+            time.sleep(pause_ms / 1_000)
+    return {"answers": answers, "read_s": round(time.monotonic() - began_s, 2)}
+
+
+def _kind(status: int, result: Any) -> str:
+    return f"{result['code']}/{result['outcome']}" if status else "ok"
+
+
+def _closed(clients: list[zmq.Socket[Any]]) -> dict[str, Any]:
     for dealer in clients:
         dealer.close()
-    return {"answers": answers, "took_s": round(took_s, 2)}
+    return {}
 
 
 def pipelined(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -230,23 +246,46 @@ def pipelined(context: zmq.Context[Any], endpoint: str, options: argparse.Namesp
 
 
 def flood(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
-    """One client whose calls take a millisecond each and have a deadline: first as many as are served at best, then five times
-    as many, whether or not they are answered."""
+    """One client whose calls take a millisecond each and have a deadline: as many as are served at best, and five times as
+    many, whether or not they are answered, in turns. The goodput is of the calls answered in time, against the peaks before
+    and after."""
     dealer = client(context, endpoint, reads=True)
-    peak = _served(dealer, options, rate=0)
-    flooded = _served(dealer, options, rate=round(peak["ok_per_s"] * _FLOOD))
+    peaks = [_served(dealer, options, _PEAK_S, rate=0)]
+    floods = []
+    left_s = options.seconds
+    while left_s > 0:
+        floods.append(_served(dealer, options, min(left_s, _FLOOD_S), rate=round(peaks[-1]["ok_per_s"] * _FLOOD)))
+        peaks.append(_served(dealer, options, _PEAK_S, rate=0))
+        left_s -= _FLOOD_S
     dealer.close()
-    return {"peak": peak, "flooded": flooded, "goodput": round(flooded["ok_per_s"] / peak["ok_per_s"], 2)}
+    ratios = [
+        flooded["ok_per_s"] * 2 / (before["ok_per_s"] + after["ok_per_s"])
+        for flooded, before, after in zip(floods, peaks[:-1], peaks[1:], strict=True)
+    ]
+    errors: collections.Counter[str] = collections.Counter()
+    for each in floods:
+        errors.update(each["errors"])
+    return {
+        "peak": _summary(peaks),
+        "flooded": _summary(floods) | {"errors": errors},
+        "goodput": round(statistics.median(ratios), 2),
+        "goodput_least": round(min(ratios), 2),
+    }
 
 
-def _served(dealer: zmq.Socket[Any], options: argparse.Namespace, rate: int) -> dict[str, Any]:
+def _summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of the turns of one kind, the one in the middle of each figure."""
+    return {key: statistics.median(each[key] for each in turns) for key in ("ok_per_s", "sent_per_s", "p99_ms")}
+
+
+def _served(dealer: zmq.Socket[Any], options: argparse.Namespace, seconds: float, rate: int) -> dict[str, Any]:
     """`rate` is of calls per second, sent without waiting for answers; 0: some calls in flight, always."""
     sent_s: dict[int, float] = {}
     latencies_s: list[float] = []
     errors: dict[str, int] = {}
     sent = 0
     began_s = time.monotonic()
-    end_s = began_s + options.seconds
+    end_s = began_s + seconds
     while (now := time.monotonic()) < end_s or (sent_s and now < end_s + 2.0):
         due = round((now - began_s) * rate) if rate else sent + _IN_FLIGHT - len(sent_s)
         while now < end_s and sent < due:
@@ -260,11 +299,35 @@ def _served(dealer: zmq.Socket[Any], options: argparse.Namespace, rate: int) -> 
             if status == 0 and took_s <= _DEADLINE_MS / 1_000:
                 latencies_s.append(took_s)
             else:
-                what = f"{result['code']}/{result['outcome']}" if status else "late"
+                what = _kind(status, result) if status else "late"
                 errors[what] = errors.get(what, 0) + 1
     latencies_s.sort()
-    p99_ms = round(latencies_s[int(len(latencies_s) * 0.99)] * 1_000, 1) if latencies_s else None
-    return {"ok_per_s": round(len(latencies_s) / options.seconds), "sent": sent, "p99_ms": p99_ms, "errors": errors}
+    p99_ms = round(latencies_s[int(len(latencies_s) * 0.99)] * 1_000, 1) if latencies_s else 0.0
+    return {"ok_per_s": len(latencies_s) / seconds, "sent_per_s": sent / seconds, "p99_ms": p99_ms, "errors": errors}
+
+
+def copy_memory() -> None:
+    """Until nobody wants it any more."""
+    data = bytes(_HUNGRY_BYTES)
+    wanted = threading.Thread(target=sys.stdin.read, daemon=True)
+    wanted.start()
+    while wanted.is_alive():
+        bytearray(data)
+
+
+@contextlib.contextmanager
+def hungry() -> Iterator[None]:
+    """As many processes as there are cores that want all of them, and memory, and nothing of the service."""
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        processes += [start_module("tidegate.benchmarks.overload", "copy") for _ in cores()]
+        yield
+    finally:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        for process in processes:
+            wait(process)
 
 
 SCENARIOS: dict[str, Callable[[zmq.Context[Any], str, argparse.Namespace], dict[str, Any]]] = {
@@ -282,23 +345,31 @@ def run(front: str, scenario: str, options: argparse.Namespace) -> dict[str, Any
     endpoint = topology.endpoints[0] if options.direct else front
     assert endpoint is not None
     witness = Witness(endpoint, front)
+    os.nice(_NICE)  # Of this process and what it starts from now on.
     try:
         witness.report()
-        time.sleep(1.0)
-        before = witness.report()
+        time.sleep(options.alone)
+        seen = {"idle": witness.report()}
+        with hungry():
+            time.sleep(options.alone)
+            witness.report()
+            time.sleep(options.alone)
+            seen["hungry"] = witness.report()
+        time.sleep(0.5)
+        witness.report()
         with zmq.Context() as context:
             told = SCENARIOS[scenario](context, endpoint, options)
-        during = witness.report()
+        seen["during"] = witness.report()
         time.sleep(1.0)
-        after = witness.report()
+        seen["after"] = witness.report()
     finally:
         witness.close()
-    return {"scenario": scenario, **told, "before": before, "during": during, "after": after}
+    return {"scenario": scenario, **told, **seen}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tidegate.benchmarks.overload", description=__doc__)
-    parser.add_argument("scenario", choices=[*SCENARIOS, "watch"])
+    parser.add_argument("scenario", choices=[*SCENARIOS, "watch", "copy"])
     parser.add_argument("--endpoint", default="", help="of watch")
     parser.add_argument("--front", default="", help="of watch")
     parser.add_argument("--clients", type=int)
@@ -306,12 +377,17 @@ def main() -> int:
     parser.add_argument("--bytes", type=int)
     parser.add_argument("--spread", type=int, default=1, help="objects that each client calls")
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--pause-ms", type=float, default=0.0, help="of a client after each result that it reads")
+    parser.add_argument("--alone", type=float, default=3.0, help="seconds of idle and of hungry")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--direct", action="store_true", help="to the worker, not through the router")
     parser.add_argument("--no-read", dest="read", action="store_false", help="never read, also not in the end")
     options = parser.parse_args()
     if options.scenario == "watch":
         watch(options.endpoint, options.front)
+        return 0
+    if options.scenario == "copy":
+        copy_memory()
         return 0
     options.name = "o"
     clients, calls, size = _DEFAULTS[options.scenario]

@@ -11,7 +11,6 @@ TESTED_BY = {
     "benchmarks/measure.py": "benchmarks/test_smoke.py",
     "benchmarks/meter.py": "benchmarks/test_cpu.py",
     "benchmarks/naive_server.py": "benchmarks/test_smoke.py",
-    "benchmarks/overload.py": "service/test_overload.py",
     "benchmarks/overload_app.py": "service/test_overload.py",
     "benchmarks/pipeline.py": "benchmarks/test_smoke.py",
     "benchmarks/plan.py": "benchmarks/test_model.py",

@@ -1,0 +1,21 @@
+"""The overload benchmark in miniature: that its scenarios run, and count what they say."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+BRIEF = ("--alone", "0.1", "--seconds", "0.2", "--calls", "20", "--bytes", "100000")
+
+
+@pytest.mark.parametrize("scenario", ["unread", "messages"])
+def test_a_scenario_counts_every_answer_and_the_polite_calls_of_each_part(scenario: str) -> None:
+    command = [sys.executable, "-m", "tidegate.benchmarks.overload", scenario, *BRIEF]
+    seen = msgspec.json.decode(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout)
+
+    assert seen["answers"] == {"ok": 20 * (12 if scenario == "messages" else 1)}
+    assert all(seen[part]["calls"] > 0 and seen[part]["errors"] == [] for part in ("idle", "hungry", "during", "after"))
+    assert seen["during"]["most_mib"].keys() == {"supervisor", "router", "worker 0"}
