@@ -46,7 +46,6 @@ _FLOOD_S = 8.0
 _IN_FLIGHT = 16
 _DEADLINE_MS = 200
 _ANSWER_MS_MAX = 30_000
-_NICE = 15
 _HUNGRY_BYTES = 15 << 20
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
@@ -345,7 +344,7 @@ def run(front: str, scenario: str, options: argparse.Namespace) -> dict[str, Any
     endpoint = topology.endpoints[0] if options.direct else front
     assert endpoint is not None
     witness = Witness(endpoint, front)
-    os.nice(_NICE)  # Of this process and what it starts from now on.
+    os.nice(options.nice)  # Of this process and what it starts from now on.
     try:
         witness.report()
         time.sleep(options.alone)
@@ -379,6 +378,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--pause-ms", type=float, default=0.0, help="of a client after each result that it reads")
     parser.add_argument("--alone", type=float, default=3.0, help="seconds of idle and of hungry")
+    parser.add_argument("--nice", type=int, default=15, help="how much lower the priority of who makes load is")
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--direct", action="store_true", help="to the worker, not through the router")
     parser.add_argument("--no-read", dest="read", action="store_false", help="never read, also not in the end")

@@ -22,7 +22,8 @@ WORST_MS = 5_000
 def overloaded(serve: Serve, scenario: str, **options: Any) -> dict[str, Any]:
     """What was seen beside it, once what must hold in every scenario is checked."""
     service = serve(1, app=APP)
-    seen = run(service.endpoint, scenario, argparse.Namespace(**{"name": "o", "direct": False, "read": True, **options}))
+    usual = {"name": "o", "direct": False, "read": True, "alone": 0.2, "pause_ms": 0.0, "nice": 0}
+    seen = run(service.endpoint, scenario, argparse.Namespace(**{**usual, **options}))
     during = seen["during"]
     assert not during["errors"]
     assert during["worst_ms"] < WORST_MS, seen
