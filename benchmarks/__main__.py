@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 import msgspec
 
-from tidegate.benchmarks import results
+from tidegate.benchmarks.figures import results
+from tidegate.benchmarks.load.workloads import WORKLOADS, BenchmarkFailed
 from tidegate.benchmarks.plan import Generator, Sync
 from tidegate.benchmarks.runner import LINE_UPS, PEERS, line_up, make_plans, run
-from tidegate.benchmarks.workloads import WORKLOADS, BenchmarkFailed
 
 _MEASURED = {
     "all": "every workload",
@@ -119,7 +119,7 @@ def _measure(options: argparse.Namespace) -> None:
     else:
         result = _run_with_report(options)
     if options.command in _KEPT and not (options.smoke or options.no_save):
-        from tidegate.benchmarks.chart import draw
+        from tidegate.benchmarks.figures.chart import draw
 
         added = [results.append(result), *draw(result, results.RESULTS)]
         print(f"kept in {', '.join(os.path.relpath(path) for path in added)}", file=sys.stderr)
@@ -157,7 +157,7 @@ def _model(options: argparse.Namespace) -> None:
 def _chart(options: argparse.Namespace) -> None:
     from pathlib import Path
 
-    from tidegate.benchmarks.chart import draw
+    from tidegate.benchmarks.figures.chart import draw
 
     kept = results.read_all()
     if not kept:
@@ -172,7 +172,7 @@ def _print_json(value: object) -> None:
 
 def _report() -> Any:
     try:
-        from tidegate.benchmarks import report
+        from tidegate.benchmarks.figures import report
     except ImportError:
         raise BenchmarkFailed("tables need the package rich (pip install 'tidegate[bench]'); --json does not") from None
     return report

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from tidegate.benchmarks.meter import Meter
-from tidegate.benchmarks.peers import Peer
+from tidegate.benchmarks.peers.ours import Peer
 from tidegate.benchmarks.plan import Load, Measurement, Plan
 
 _QUIET_S = 0.1

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import zmq
 
-from tidegate.benchmarks.app import Counter
+from tidegate.benchmarks.load.app import Counter
 from tidegate.benchmarks.processes import scratch_folder
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.client.machine import ClientMachine

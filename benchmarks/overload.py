@@ -31,7 +31,7 @@ import msgspec
 import psutil
 import zmq
 
-from tidegate.benchmarks.peers import Service, system_call
+from tidegate.benchmarks.peers.ours import Service, system_call
 from tidegate.benchmarks.processes import cores, scratch_folder, start_module, wait
 from tidegate.runtime.wire.slots import topology_from_reply
 

@@ -7,8 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from tidegate.benchmarks.histogram import Histogram
-from tidegate.benchmarks.workloads import Workload
+from tidegate.benchmarks.figures.histogram import Histogram
+from tidegate.benchmarks.load.workloads import Workload
 
 Route = Literal["router", "direct"]
 Sync = Literal["inline", "thread", "none"]

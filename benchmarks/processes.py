@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from tidegate.benchmarks.workloads import BenchmarkFailed
+from tidegate.benchmarks.load.workloads import BenchmarkFailed
 
 REPOSITORY = Path(__file__).parents[2]
 """The folder that has `tidegate`: the tree, or where it is installed."""

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tidegate.benchmarks import results
-from tidegate.benchmarks.compare import compare, schedule, summarise
-from tidegate.benchmarks.http_peers import start_naive, start_restate, start_workerd
+from tidegate.benchmarks.figures import results
+from tidegate.benchmarks.figures.compare import compare, schedule, summarise
+from tidegate.benchmarks.load.workloads import WORKLOADS, BenchmarkFailed, Workload
 from tidegate.benchmarks.measure import measure, requests_for
-from tidegate.benchmarks.peers import Peer, Pipeline, Service, Tidegate, system_call
+from tidegate.benchmarks.peers.http import start_naive, start_restate, start_workerd
+from tidegate.benchmarks.peers.ours import Peer, Pipeline, Service, Tidegate, system_call
+from tidegate.benchmarks.peers.postgres import Postgres
+from tidegate.benchmarks.peers.redis import Redis
 from tidegate.benchmarks.plan import Measurement, Plan, Route
-from tidegate.benchmarks.postgres_peer import Postgres
 from tidegate.benchmarks.processes import cores, scratch_folder
-from tidegate.benchmarks.redis_peer import Redis
 from tidegate.benchmarks.syncs import SyncCount, SyncMeter, can_count
-from tidegate.benchmarks.workloads import WORKLOADS, BenchmarkFailed, Workload
 
 CONCURRENCY = (1, 64, 256, 1_024)
 _SMOKE_CONCURRENCY = (1, 16)

@@ -12,12 +12,13 @@ from pathlib import Path
 
 import msgspec
 
-from tidegate.benchmarks import model, results
+from tidegate.benchmarks import model
+from tidegate.benchmarks.figures import results
+from tidegate.benchmarks.load.workloads import WORKLOADS
 from tidegate.benchmarks.measure import measure as measure_run
-from tidegate.benchmarks.peers import Service, Tidegate
+from tidegate.benchmarks.peers.ours import Service, Tidegate
 from tidegate.benchmarks.plan import Measurement, Plan, Route
 from tidegate.benchmarks.processes import cores, scratch_folder
-from tidegate.benchmarks.workloads import WORKLOADS
 
 _CONCURRENCY = 256
 _SYNC_BYTES = 16_384

@@ -19,23 +19,23 @@ from typing import Any, Literal
 import msgspec
 
 from tidegate.runtime.addresses import free_port
-from tidegate.runtime.chaos.callers import CallerThread, Contract, start_callers
-from tidegate.runtime.chaos.catalogue import FAULTS
-from tidegate.runtime.chaos.disk import Disk
+from tidegate.runtime.chaos.calls.callers import CallerThread, Contract, start_callers
+from tidegate.runtime.chaos.calls.own_calls import OwnCalls
+from tidegate.runtime.chaos.calls.recorder import Recorder
+from tidegate.runtime.chaos.calls.workload import Call, Roster
 from tidegate.runtime.chaos.faults.all import STRIKERS
+from tidegate.runtime.chaos.faults.catalogue import FAULTS
 from tidegate.runtime.chaos.faults.fault import Stage
-from tidegate.runtime.chaos.history import Kind, RunHistory, Violation
-from tidegate.runtime.chaos.models import MODELS
-from tidegate.runtime.chaos.money import find_money
-from tidegate.runtime.chaos.own_calls import OwnCalls
-from tidegate.runtime.chaos.proxy import Proxy
-from tidegate.runtime.chaos.recorder import Recorder
-from tidegate.runtime.chaos.report import ChaosReport
-from tidegate.runtime.chaos.sampling import Sampler
-from tidegate.runtime.chaos.schedule import Strike, strikes
-from tidegate.runtime.chaos.service import ChaosService, ServiceFailed
-from tidegate.runtime.chaos.syncs import Syncs
-from tidegate.runtime.chaos.workload import Call, Roster
+from tidegate.runtime.chaos.faults.schedule import Strike, strikes
+from tidegate.runtime.chaos.stage.disk import Disk
+from tidegate.runtime.chaos.stage.proxy import Proxy
+from tidegate.runtime.chaos.stage.sampling import Sampler
+from tidegate.runtime.chaos.stage.service import ChaosService, ServiceFailed
+from tidegate.runtime.chaos.stage.syncs import Syncs
+from tidegate.runtime.chaos.verdict.history import Kind, RunHistory, Violation
+from tidegate.runtime.chaos.verdict.models import MODELS
+from tidegate.runtime.chaos.verdict.money import find_money
+from tidegate.runtime.chaos.verdict.report import ChaosReport
 from tidegate.runtime.errors import OperatorError
 
 GRACE_S = 5.0

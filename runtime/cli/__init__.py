@@ -1,5 +1,5 @@
-"""The command line: `tidegate serve | call | status | alarms | bench`, a module each, with `add` for its options and `run`.
+"""The command line: what was asked, one line when it failed, an exit code.
 
-May know everything in `runtime`. A new command is a module here and a word in `cli`; `arguments` reads what is given, `asking`
-asks a running service, `pages` writes what a person reads. What a command does is done elsewhere.
+`commands` has a module for each; here is what they share: `arguments` reads what is given, `asking` asks a running service,
+`commanding` commands its supervisor, `pages` writes what a person reads, `exits` ends. May know everything in `runtime`.
 """

@@ -12,10 +12,23 @@ import sys
 from collections.abc import Sequence
 
 from tidegate.runtime.child.output import hold_standard_descriptors
-from tidegate.runtime.cli import alarms, bench, call, chaos, check, compact, objects, reload, repair, restart, serve, status
 from tidegate.runtime.cli.arguments import Parser
+from tidegate.runtime.cli.commands import (
+    alarms,
+    bench,
+    call,
+    chaos,
+    check,
+    compact,
+    objects,
+    reload,
+    repair,
+    restart,
+    serve,
+    status,
+)
+from tidegate.runtime.cli.commands.serve import version
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
-from tidegate.runtime.cli.serve import version
 from tidegate.runtime.errors import OperatorError
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tidegate.benchmarks.peers import Service
+from tidegate.benchmarks.peers.ours import Service
 from tidegate.benchmarks.processes import REPOSITORY
 from tidegate.runtime.addresses import free_port
 

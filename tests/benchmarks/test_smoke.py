@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from tests.support.waiting import wait_until
+from tidegate.benchmarks.load.workloads import WORKLOADS
 from tidegate.benchmarks.runner import PEERS
-from tidegate.benchmarks.workloads import WORKLOADS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

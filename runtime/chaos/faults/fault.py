@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from random import Random
 from typing import Protocol
 
-from tidegate.runtime.chaos.disk import Disk
-from tidegate.runtime.chaos.own_calls import OwnCalls
-from tidegate.runtime.chaos.proxy import Proxy
-from tidegate.runtime.chaos.service import ChaosService
-from tidegate.runtime.chaos.syncs import Syncs
-from tidegate.runtime.chaos.workload import Roster
+from tidegate.runtime.chaos.calls.own_calls import OwnCalls
+from tidegate.runtime.chaos.calls.workload import Roster
+from tidegate.runtime.chaos.stage.disk import Disk
+from tidegate.runtime.chaos.stage.proxy import Proxy
+from tidegate.runtime.chaos.stage.service import ChaosService
+from tidegate.runtime.chaos.stage.syncs import Syncs
 
 
 @dataclass

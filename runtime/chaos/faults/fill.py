@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from random import Random
 
-from tidegate.runtime.chaos.disk import Disk
 from tidegate.runtime.chaos.faults.fault import Stage
-from tidegate.runtime.chaos.history import Operation
-from tidegate.runtime.chaos.service import ServiceFailed
+from tidegate.runtime.chaos.stage.disk import Disk
+from tidegate.runtime.chaos.stage.service import ServiceFailed
+from tidegate.runtime.chaos.verdict.history import Operation
 
 SECONDS = 0.2, 2.0
 VALUE_BYTES = 1 << 20

@@ -6,7 +6,7 @@ from __future__ import annotations
 from random import Random
 
 from tidegate.runtime.chaos.faults.fault import Stage
-from tidegate.runtime.chaos.service import ServiceFailed
+from tidegate.runtime.chaos.stage.service import ServiceFailed
 
 BROKEN_SHARE = 0.15
 POLL_S = 0.05

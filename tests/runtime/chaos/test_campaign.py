@@ -16,9 +16,9 @@ import pytest
 
 from tests.support.service import processes_with_files_in
 from tests.support.waiting import wait_until
-from tidegate.runtime.chaos import service as chaos_service
 from tidegate.runtime.chaos.campaign import Campaign, Plan
-from tidegate.runtime.chaos.report import ChaosReport
+from tidegate.runtime.chaos.stage import service as chaos_service
+from tidegate.runtime.chaos.verdict.report import ChaosReport
 
 
 def run(folder: Path, *faults: str, duration_s: float = 4.0, **changes: Any) -> ChaosReport:

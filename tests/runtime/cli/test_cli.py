@@ -19,8 +19,8 @@ from tests.support.waiting import wait_until
 from tidegate.runtime.cli.arguments import parse_arguments
 from tidegate.runtime.cli.asking import read_status
 from tidegate.runtime.cli.cli import _parser, main
+from tidegate.runtime.cli.commands.serve import read_config
 from tidegate.runtime.cli.pages import render_alarms, render_status
-from tidegate.runtime.cli.serve import read_config
 
 APP = """
 from tidegate import DurableObject

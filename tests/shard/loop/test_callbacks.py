@@ -526,7 +526,7 @@ async def test_code_of_the_standard_library_and_of_installed_packages_is_a_libra
     assert not any(is_library(each, owner) for each in own)
     owner.object_class.cls = type("Installed", (Actor,), {"__module__": "json.objects"})
     assert not is_library(json.dumps, owner)
-    owner.object_class.cls = type("Measured", (Actor,), {"__module__": "tidegate.benchmarks.app"})
+    owner.object_class.cls = type("Measured", (Actor,), {"__module__": "tidegate.benchmarks.load.app"})
     assert is_library(Client.close, owner)
 
 

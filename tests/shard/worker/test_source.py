@@ -109,10 +109,10 @@ def test_a_served_package_is_kept_though_it_is_installed_like_a_library(place: P
 
 
 def test_of_our_own_package_only_the_part_that_is_served_is_kept(tmp_path: Path) -> None:
-    """`python -m tidegate.benchmarks` serves `tidegate.benchmarks.app`."""
+    """`python -m tidegate.benchmarks` serves `tidegate.benchmarks.load.app`."""
     before = list(sys.meta_path)
     try:
-        kept = keep_source(tmp_path / "run", "tidegate.benchmarks.app")
+        kept = keep_source(tmp_path / "run", "tidegate.benchmarks.load.app")
     finally:
         sys.meta_path[:] = before
     assert kept.find_spec("tidegate.benchmarks.model", tidegate.benchmarks.__path__) is not None

@@ -1,0 +1,46 @@
+"""`tidegate compact`: give back what deleted data has left in the files."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import lmdb
+
+from tidegate.runtime.cli.commands.check import add_data, progress
+from tidegate.runtime.cli.exits import EXIT_OK
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.supervisor.directory import open_idle_directory
+from tidegate.shard.offline.compact import compact_all
+
+_EPILOG = """A service does this by itself for files that are mostly free. It must be stopped; a damaged shard is refused.
+
+examples:
+  tidegate compact /var/lib/shop
+"""
+
+
+def add(commands: Any) -> None:
+    told = "make data files as small as what is in them"
+    compact = commands.add_parser(
+        "compact", help=told, description=told, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_data(compact)
+    compact.add_argument("--json", action="store_true", help="print the sizes as JSON")
+    compact.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    with open_idle_directory(options.data) as directory:
+        try:
+            done = list(compact_all(directory.path, directory.shards, progress()))
+        except (OSError, lmdb.Error) as error:
+            hint = "files that were done are smaller, the others as they were; each needs room for a second one of what is in it"
+            raise OperatorError("compact", options.data, str(error), hint) from error
+    before, after = sum(each.before_bytes for each in done), sum(each.after_bytes for each in done)
+    if options.json:
+        print(json.dumps({"data": str(options.data), "shards": [each._asdict() for each in done]}, indent=2))
+    else:
+        print(f"{options.data}: {before / 1e6:,.1f} MB of states, now {after / 1e6:,.1f} MB")
+    return EXIT_OK
