@@ -43,6 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _give_up_stdout()
         return EXIT_FAILED
     except OSError as error:
+        if isinstance(error, PermissionError) and error.filename is not None:
+            problem = error.strerror or str(error)
+            return fail(str(OperatorError("open", error.filename, problem, "run it as the user who runs the service")))
         if error.filename is not None:
             raise
         _give_up_stdout()

@@ -53,6 +53,8 @@ _HINTS = {
     errno.EIO: "check the disk and the kernel's log",
     errno.ENOTDIR: "a part of this path is no directory; choose another with --data",
 }
+_NAME_IT = "name the one that the service was given with --data"
+"""To who looks at a directory that there should be already."""
 
 
 class _Description(msgspec.Struct):
@@ -100,7 +102,7 @@ def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
         raise OperatorError("open data directory", path, "its path is not UTF-8", hint)
     try:
         _create(path)
-        lock_fd = _lock(path)
+        lock_fd = _lock(path, "stop it first, or choose another with --data")
         try:
             return _begin_start(path, lock_fd, shards_if_new)
         except BaseException:
@@ -127,18 +129,18 @@ class IdleDirectory:
 
 
 def open_idle_directory(path: Path) -> IdleDirectory:
-    """Raises OperatorError if there is none, or a service uses it."""
-    if not path.is_dir():
-        problem = "there is no such directory"
-        raise OperatorError("open data directory", path, problem, "name the one that the service was given with --data")
+    """Raises OperatorError if there is none, a service uses it, or it may not be read."""
     try:
-        description = _read_description(path)
+        description = _read_description(path, _NAME_IT)
         if description is None:
-            problem = "not a data directory of Tidegate: it holds no tidegate.json"
-            raise OperatorError("open data directory", path, problem, "name the one that the service was given with --data")
-        return IdleDirectory(path, _lock(path), description.shards)
+            raise OperatorError(
+                "open data directory", path, "not a data directory of Tidegate: it holds no tidegate.json", _NAME_IT
+            )
+        return IdleDirectory(path, _lock(path, "stop it first"), description.shards)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OperatorError("open data directory", path, "there is no such directory", _NAME_IT) from error
     except OSError as error:
-        hint = _HINTS.get(error.errno or 0, "run it as the user who runs the service")
+        hint = "check the disk and the kernel's log" if error.errno == errno.EIO else "run it as the user who runs the service"
         raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
 
 
@@ -158,7 +160,7 @@ def _create(path: Path) -> None:
 
 
 def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
-    found = _read_description(path)
+    found = _read_description(path, "choose an empty directory with --data")
     description = found or _Description(FORMAT, shards_if_new, 0)
     description.format = FORMAT
     description.starts = max(description.starts, _newest_log(path / "log")) + 1
@@ -184,8 +186,8 @@ def _encode(description: _Description) -> bytes:
     return msgspec.json.encode(description) + b"\n"
 
 
-def _read_description(path: Path) -> _Description | None:
-    """None for a directory that is still empty."""
+def _read_description(path: Path, elsewhere: str) -> _Description | None:
+    """None for a directory that is still empty. `elsewhere`: the next step if it is another's."""
     file = path / "tidegate.json"
     try:
         text = file.read_bytes()
@@ -193,7 +195,7 @@ def _read_description(path: Path) -> _Description | None:
         strangers = sorted(set(os.listdir(path)) - _OURS_BEFORE_FORMAT)
         if strangers:
             problem = f"not a data directory of Tidegate: it holds {strangers[0]} but no tidegate.json"
-            raise OperatorError("open data directory", path, problem, "choose an empty directory with --data") from None
+            raise OperatorError("open data directory", path, problem, elsewhere) from None
         return None
     try:
         version = msgspec.json.decode(text, type=dict[str, object]).get("format")
@@ -211,10 +213,11 @@ def _read_description(path: Path) -> _Description | None:
 # The lock
 
 
-def _lock(path: Path) -> int:
+def _lock(path: Path, hint: str) -> int:
+    """`hint`: what to do while a service uses it."""
     lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        _take_lock(path, lock_fd)
+        _take_lock(path, lock_fd, hint)
     except BaseException:
         os.close(lock_fd)
         raise
@@ -225,7 +228,7 @@ def _lock(path: Path) -> int:
     return lock_fd
 
 
-def _take_lock(path: Path, lock_fd: int) -> None:
+def _take_lock(path: Path, lock_fd: int, hint: str) -> None:
     give_up_at = time.monotonic() + LEFT_BEHIND_S_MAX
     while True:
         try:
@@ -234,7 +237,7 @@ def _take_lock(path: Path, lock_fd: int) -> None:
             pass
         holder = os.pread(lock_fd, 32, 0).strip()
         if holder.isdigit() and _is_alive(int(holder)):
-            problem, hint = f"in use by the service with pid {holder.decode()}", "stop it first, or choose another with --data"
+            problem = f"in use by the service with pid {holder.decode()}"
             raise OperatorError("open data directory", path, problem, hint)
         if time.monotonic() >= give_up_at:
             left = _users(path / "lock")

@@ -98,7 +98,23 @@ def segment_path(directory: Path, number: int) -> Path:
 def list_segments(directory: Path) -> list[tuple[int, Path]]:
     """The segments of a log by number, those that it has kept for others too. Other files are none of our business."""
     places = (directory, directory.with_name(directory.name + KEPT))
-    return sorted((int(path.stem), path) for place in places for path in place.glob("*.seg") if path.stem.isdecimal())
+    return sorted(
+        (int(path.stem), path) for place in places for path in paths_in(place) if path.suffix == ".seg" and path.stem.isdecimal()
+    )
+
+
+def paths_in(directory: Path) -> list[Path]:
+    """What is in a directory that may not be there. Raises OperatorError if it cannot be looked into: to `Path.glob` it would be
+    empty, and what was taken for lost might be written off."""
+    try:
+        return list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        hint = (
+            "check the disk and the kernel's log" if error.errno == errno.EIO else "it belongs to the user who runs the service"
+        )
+        raise OperatorError("look into", directory, error.strerror or str(error), hint) from error
 
 
 def sync_directory(path: Path) -> None:

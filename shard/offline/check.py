@@ -129,6 +129,7 @@ class Check:
         self.counts = Counts(shards)
 
     def run(self) -> Iterator[Finding]:
+        """Raises PermissionError, or OperatorError because of one."""
         with contextlib.ExitStack() as stack:
             states: list[ReadState] = []
             for shard in range(self._shards):
@@ -146,6 +147,8 @@ class Check:
                 recovery = Recovery(self._data, states, LOGS_OF_ALL_STARTS, 0)  # type: ignore[arg-type]  # It begins no batch.
                 recovery.read(writing=False)
             except OperatorError as error:
+                if isinstance(error.__cause__, PermissionError):
+                    raise
                 yield Finding(None, str(error.place), f"{error.operation}: {error.problem}", error.hint)
                 return
             for damage in recovery.damaged.values():
@@ -179,6 +182,8 @@ class Check:
                 self._add(state_bytes=pages.size_bytes)
         except FileNotFoundError:
             yield self._finding(shard, f"{DATA_FILE} is missing")
+        except PermissionError:  # No damage: whoever may not read it knows nothing of it.
+            raise
         except (OSError, ValueError) as error:
             yield self._finding(shard, error)
 

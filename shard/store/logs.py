@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
-from tidegate.shard.log.commit_log import list_segments
+from tidegate.shard.log.commit_log import list_segments, paths_in
 
 _MARK = struct.Struct("<IIIQ")
 _CRC = struct.Struct("<I")
@@ -85,9 +85,9 @@ def list_logs(data_dir: Path) -> list[LogDirectory]:
 
 
 def _logs_in(data_dir: Path) -> Iterator[LogDirectory]:
-    for path in (data_dir / "log").glob("*-*"):
+    for path in paths_in(data_dir / "log"):
         numbers = path.name.split("-")
-        if len(numbers) <= 3 and all(map(str.isdecimal, numbers)):
+        if 2 <= len(numbers) <= 3 and all(map(str.isdecimal, numbers)):
             start, worker, *run = map(int, numbers)
             yield LogDirectory(start, worker, run[0] if run else 0, path)
 

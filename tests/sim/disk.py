@@ -184,7 +184,7 @@ class SimPath:
     def __truediv__(self, name: str) -> SimPath:
         return SimPath(self._disk, name)
 
-    def glob(self, pattern: str) -> Iterator[SimPath]:
+    def iterdir(self) -> Iterator[SimPath]:
         for start, worker in list(self._disk.logs):
             yield SimPath(self._disk, f"{start:08d}-{worker:04d}")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import random
 import re
 import shutil
@@ -168,8 +170,14 @@ def _folder(data: str | None) -> Path:
     """Raises OperatorError."""
     if data is None:
         return Path(tempfile.mkdtemp(prefix="tidegate-chaos-"))
-    folder = Path(data).absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise OperatorError("use", folder, "it is not empty", "name a folder that is not there yet with --data")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, hint = Path(data).absolute(), "name a folder that is not there yet with --data"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = not os.listdir(folder)
+    except FileExistsError:
+        raise OperatorError("use", folder, os.strerror(errno.ENOTDIR), hint) from None
+    except OSError as error:
+        raise OperatorError("use", folder, error.strerror or str(error), hint) from error
+    if not is_empty:
+        raise OperatorError("use", folder, "it is not empty", hint)
     return folder

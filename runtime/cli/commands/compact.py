@@ -35,6 +35,8 @@ def run(options: argparse.Namespace) -> int:
     with open_idle_directory(options.data) as directory:
         try:
             done = list(compact_all(directory.path, directory.shards, progress()))
+        except PermissionError:
+            raise
         except (OSError, lmdb.Error) as error:
             hint = "files that were done are smaller, the others as they were; each needs room for a second one of what is in it"
             raise OperatorError("compact", options.data, str(error), hint) from error

@@ -49,6 +49,8 @@ def run(options: argparse.Namespace) -> int:
             return fail_usage(f"repair: {options.data} has shards 0 to {directory.shards - 1}, not {options.shard}")
         try:
             salvage = Salvage(directory.path, options.shard)
+        except PermissionError:
+            raise
         except (OSError, ValueError) as error:
             hint = "nothing of it can be read; restore this shard from a backup"
             raise OperatorError("repair", f"shard {options.shard} in {options.data}", str(error), hint) from error
@@ -56,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
             repair = salvage.plan()
             aside = salvage.write(repair.applied_seq) if options.yes and repair.damages else None
             missing = _missing(options, directory.path, repair)
+        except PermissionError:
+            raise
         except (OSError, lmdb.Error) as error:
             hint = "nothing was changed; there must be room for a second file beside the damaged one"
             raise OperatorError("repair", f"shard {options.shard} in {options.data}", str(error), hint) from error

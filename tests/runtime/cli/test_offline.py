@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,6 +32,7 @@ class Counter(DurableObject):
         pass
 """
 SERVE = ["-P", "-m", "tidegate", "serve", "app.py", "--listen", "tcp://127.0.0.1:0", "--workers", "1", "--data", "data"]
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = [f"c{number}" for number in range(64)]
 
 
@@ -44,7 +48,9 @@ def data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
                 client.stub("Counter", name).wake()
         for command in (["check"], ["repair", "--shard", "0"], ["compact"]):
             assert main([command[0], str(data), *command[1:]]) == 1
-            assert "in use by the service with pid" in capsys.readouterr().err
+            said = capsys.readouterr().err
+            assert "in use by the service with pid" in said
+            assert "--data" not in said, "these have no such option"
         assert service.stop() == 0
     return data
 
@@ -117,3 +123,36 @@ def test_what_is_no_data_directory_is_refused_and_nothing_is_made(tmp_path: Path
 def test_a_shard_that_is_not_there_is_refused(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["repair", str(data), "--shard", "999"]) == 2
     assert "has shards 0 to" in capsys.readouterr().err
+
+
+WITHOUT_RIGHTS = ("setpriv", "--bounding-set=-dac_override,-dac_read_search", sys.executable, "-m", "tidegate")
+"""Root obeys permissions, too, so."""
+
+
+def refused(*arguments: str) -> str:
+    done = subprocess.run([*WITHOUT_RIGHTS, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stdout == ""
+    return done.stderr
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv, of util-linux")
+@pytest.mark.parametrize("closed", ["", "tidegate.json", "lock", "shards/0000", "shards/0000/data.mdb", "log"])
+def test_what_may_not_be_read_is_no_damage_and_no_repair_writes_it_off(data: Path, closed: str) -> None:
+    (data / closed).chmod(0)
+    try:
+        for command in (["check"], ["repair", "--shard", "0", "--yes"], *([] if closed == "log" else [["compact"]])):
+            said = refused(command[0], str(data), *command[1:])
+            assert "Permission denied" in said
+            assert "the user who runs the service)" in said
+    finally:
+        (data / closed).chmod(0o700)
+    assert main(["check", str(data)]) == 0
+
+
+def test_a_refusal_speaks_of_the_command_that_was_given(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for place in (data.parent, data.parent / "none", data / "tidegate.json", data / "tidegate.json" / "deeper"):
+        assert main(["check", str(place)]) == 1
+        said = capsys.readouterr().err
+        assert said.endswith("(name the one that the service was given with --data)\n"), said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -444,7 +445,13 @@ def test_a_log_gets_small_beside_appends_and_no_later_record_is_lost(directory: 
     log = rested_log(directory)
     first = log.statistics().position + 1
     added: list[bytes] = []
-    writer = threading.Thread(target=lambda: added.extend(fill(log, 300)))
+
+    def write() -> None:
+        while len(added) < 300:
+            with contextlib.suppress(LogFull):  # Until the other thread has its turn.
+                added.extend(fill(log, 1))
+
+    writer = threading.Thread(target=write)
     writer.start()
     done = 0
     while writer.is_alive():

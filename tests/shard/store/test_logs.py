@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.store.logs import (
     NO_RUN,
@@ -34,6 +35,18 @@ def test_logs_are_listed_in_the_order_in_which_they_were_written_and_nothing_els
     assert [log[:3] for log in list_logs(tmp_path)] == wanted
     assert [log[:3] for log in logs_to_recover(tmp_path, 2, 0)] == wanted[:5]
     assert [log[:3] for log in own_logs(tmp_path, 2, 0, before_run=10)] == [(2, 0, 0), (2, 0, 1)]
+
+
+def test_what_cannot_be_looked_into_is_not_taken_for_empty(tmp_path: Path) -> None:
+    """Whoever misses a log stops a shard, and a repair writes it off."""
+    log_path(tmp_path, 1, 0).parent.mkdir()
+    log_path(tmp_path, 1, 0).symlink_to(log_path(tmp_path, 1, 0))  # A folder without permission, for whoever may do everything.
+    with pytest.raises(OperatorError, match=r"look into .*-0000-0000: Too many levels of symbolic links"):
+        next_run(tmp_path, 1, 0)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "log").symlink_to("log")
+    with pytest.raises(OperatorError, match=r"look into .*log: Too many levels of symbolic links"):
+        list_logs(tmp_path / "other")
 
 
 def test_a_run_in_which_something_was_written_is_never_used_again(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ def test_every_fault_of_the_catalogue_is_in_the_help_and_does_something(capsys: 
         (["--faults", "kil"], "there is none of that name (choose from kill,"),
         (["--faults", "power"], "it needs a disk of its own (name its file system with --fs, as root)"),
         (["--data", "full"], "it is not empty (name a folder that is not there yet with --data)"),
+        (["--data", "full/file"], "Not a directory (name a folder that is not there yet with --data)"),
+        (["--data", "full/file/deeper"], "Not a directory (name a folder that is not there yet with --data)"),
     ],
 )
 def test_what_cannot_be_run_is_said_in_a_line_with_the_next_step(
