@@ -133,11 +133,15 @@ async def test_an_object_with_many_timers_is_named() -> None:
     world.crash()
 
 
-async def test_an_object_that_keeps_much_in_memory_is_named_also_what_is_cached_of_its_storage() -> None:
+@pytest.mark.parametrize("namespace", [False, True], ids=["attributes", "namespace"])
+async def test_an_object_that_keeps_much_in_memory_is_named_also_what_is_cached_of_its_storage(namespace: bool) -> None:
+    """Python makes a dict of its attributes when it is asked for that, or where the class has too many kinds of them."""
     control("open")
     world = World(Actor, cache_bytes=4 * PILE_BYTES)
 
     async def keep(actor: Actor) -> None:
+        if namespace:
+            vars(actor)["more"] = None
         actor.history = {"rows": [bytes(1_000) for _ in range(70_000)]}  # type: ignore[attr-defined]
         actor.spawn(wait(actor))
 
