@@ -347,6 +347,8 @@ class Checkpointer:
         self._full_at = 0.0
         self.without_room: OperatorError | None = None
         """Why what is written cannot be kept now: since the last attempt that has failed, until one succeeds."""
+        self.to_look = asyncio.Event()
+        """Set when something has changed for the `Upkeep`: a checkpoint is over, or there was no room."""
         self._fatal: OperatorError | None = None
         self._closing = False
         self._unasked = 0
@@ -438,9 +440,13 @@ class Checkpointer:
         try:
             await self._in_helper(self._room.lend)
         except OperatorError as error:
-            self.without_room = error
+            self.found_no_room(error)
             raise
         self.without_room = None
+
+    def found_no_room(self, problem: OperatorError) -> None:
+        self.without_room = problem
+        self.to_look.set()
 
     def _start(self) -> asyncio.Task[None]:
         if self._idle_timer is not None:
@@ -452,6 +458,7 @@ class Checkpointer:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._task = None
+        self.to_look.set()
         if task.cancelled():
             self._closing = True  # By `close`, or by whoever ends the loop; what is frozen stays so, and is in the log.
         elif (error := task.exception()) is not None:
@@ -479,7 +486,7 @@ class Checkpointer:
                     continue
                 self._failures += 1
                 self._full, self._full_at = error, asyncio.get_running_loop().time()
-                self.without_room = error
+                self.found_no_room(error)
                 self._attempt_over.set()
                 await self._wait_retry(error)
         self._failures = 0

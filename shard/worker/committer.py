@@ -143,7 +143,7 @@ class Committer:
             return
         except (OperatorError, TimeoutError):
             self._say_refused(problem)
-            self._store.checkpointer.without_room = problem
+            self._store.checkpointer.found_no_room(problem)
             self._host.commit_failed(commit, str(problem))
         except Exception as exc:
             self._fail(commit, _as_broken(exc))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -78,11 +79,44 @@ def test_a_log_that_is_written_to_or_not_checkpointed_stays_large(tmp_path: Path
     with_store(tmp_path, test)
 
 
+def test_a_worker_looks_by_itself_after_a_checkpoint_and_then_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.store.upkeep.UPKEEP_EVERY_S", 0.01)
+
+    async def test(store: WorkerStore) -> None:
+        looks = []
+        look = store.upkeep.look
+
+        async def counted() -> bool:
+            looks.append(await look())
+            return looks[-1]
+
+        monkeypatch.setattr(store.upkeep, "look", counted)
+        store.upkeep.start(asyncio.get_running_loop())
+        await asyncio.sleep(0.1)
+        assert looks == [], "nothing was written yet"
+        for number in range(20):
+            write(store, 0, {"a": bytes(MB)}, number)
+        await store.checkpointer.finish()
+        async with asyncio.timeout(10):
+            while store.log.statistics().file_bytes > SEGMENT_BYTES_FIRST:
+                await asyncio.sleep(0.01)
+        seen = len(looks)
+        await asyncio.sleep(0.1)
+        assert looks[-1] is False
+        assert len(looks) in (seen, seen + 1)
+        store.checkpointer.found_no_room(LogWithoutRoom("append to", "log", "no space left", "free some"))
+        async with asyncio.timeout(10):
+            while store.checkpointer.without_room is not None:
+                await asyncio.sleep(0.01)
+
+    assert with_store(tmp_path, test) == []
+
+
 def test_the_problem_goes_when_there_is_room_though_nobody_writes(tmp_path: Path) -> None:
     async def test(store: WorkerStore) -> None:
         write(store, 0, {"a": b"1"})
         await store.checkpointer.finish()
-        store.checkpointer.without_room = LogWithoutRoom("append to", "log", "no space left", "free some")
+        store.checkpointer.found_no_room(LogWithoutRoom("append to", "log", "no space left", "free some"))
         await store.upkeep.look()
         assert store.checkpointer.without_room is None
 
@@ -98,7 +132,7 @@ def test_while_there_is_no_room_the_problem_stays_and_is_no_trouble(tmp_path: Pa
     async def test(store: WorkerStore) -> None:
         assert store.room is not None
         monkeypatch.setattr(store.room, "lend", lend)
-        store.checkpointer.without_room = problem
+        store.checkpointer.found_no_room(problem)
         for _ in range(3):
             await store.upkeep.look()
         assert store.checkpointer.without_room is problem

@@ -47,6 +47,9 @@ class Disk:
     async def make_room(self) -> None:
         self.checkpoints += 1
 
+    def found_no_room(self, problem: OperatorError) -> None:
+        self.no_room = problem
+
     def seqs_to_tell(self) -> dict[int, int]:
         return {}
 
@@ -180,7 +183,7 @@ async def test_a_checkpoint_that_takes_too_long_fails_the_commit(monkeypatch: py
     async def for_ever() -> None:
         await asyncio.sleep(60)
 
-    made.disk.checkpointer = cast("Any", SimpleNamespace(make_room=for_ever))
+    made.disk.checkpointer = cast("Any", SimpleNamespace(make_room=for_ever, found_no_room=lambda problem: None))
     made.disk.script.append(full)
     with pytest.raises(ObjectReset):
         await made.put("refused")

@@ -9,8 +9,8 @@ from tidegate.runtime.wire.supervisor_messages import Drain, Leave
 from tidegate.shard.objects.object import DurableObject
 
 WAIT_S = 100.0
-TURNS_MAX = 60
-"""Of a process that waits for one thing only, and looks every five seconds whether its store is at rest."""
+TURNS_MAX = 10
+"""Of a process that waits for one thing only."""
 
 
 class Sleeper(DurableObject):
