@@ -11,7 +11,8 @@ Whether a worker is alive is the supervisor's knowledge: it tells by a new topol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from typing import Any
 from zlib import crc32
 
@@ -44,10 +45,12 @@ from tidegate.runtime.wire.protocol import (
     ERROR,
     OBJECT_CALLS,
     OK,
+    REFUSE_CALLS,
     Message,
     Origin,
     Reply,
     Request,
+    encode,
     is_too_deep,
     parse_options,
     with_due_s,
@@ -58,6 +61,8 @@ from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 ReplyTo = Callable[[Origin, int | str, int, Any], None]
 
 _DEADLINE = b"deadline_ms"
+_REFUSED_ID = "refused"
+_CROWDED = Overloaded("the client has too many replies to read", retry_after_ms=RETRY_UNREAD_MS)
 _CALL_OVERHEAD_BYTES = 256
 """What a call costs beside its bytes: the request, its entry, its tuple."""
 
@@ -72,7 +77,7 @@ class RouterMachine:
         *,
         statistics: Callable[[], dict[str, Any]] | None = None,
         forgotten: Callable[[int, int], object] = lambda worker, calls: None,
-        crowded: Collection[bytes] = (),
+        crowded: AbstractSet[bytes] = frozenset(),
         calls_max: int = ROUTER_CALLS_PER_WORKER_MAX,
         bytes_max: int = BUDGET_BYTES // BUDGET_SHARE,
     ) -> None:
@@ -88,6 +93,8 @@ class RouterMachine:
         self._bytes_max = self._room_bytes = bytes_max
         """Bytes of calls that may be taken at least, and when they are used up it is looked again."""
         self._crowded = crowded
+        self._told_crowded: set[bytes] = set()
+        """Those of them of whom nothing is to be started any more, and all workers know that."""
         self._table = SlotTable(topology)
         self._system = SystemCalls(self._table)
         self._next_token = 0
@@ -154,13 +161,32 @@ class RouterMachine:
         """Why no calls of so many bytes are taken from the client now. No message takes more than a third of what is free, so
         that large ones leave room for small ones."""
         if client in self._crowded:
-            return Overloaded("the client has too many replies to read", retry_after_ms=RETRY_UNREAD_MS)
+            return _CROWDED
         if size * 3 <= self._room_bytes:
             return None
         self._room_bytes = self._bytes_max - sum(worker.bytes for worker in self.workers)
         if size * 3 <= self._room_bytes:
             return None
         return Overloaded(f"{self._bytes_max - self._room_bytes} bytes of calls wait for answers in the router")
+
+    def refuse_for_crowded(self) -> list[tuple[int, bytes]]:
+        """To be called when replies have been sent, while clients are crowded. What has been started for them will find room;
+        nothing more is to be: calls that no worker has seen are refused here, and of the others workers are told: to which, and
+        what."""
+        clients = self._crowded - self._told_crowded
+        if not clients:
+            return []
+        self._told_crowded |= clients
+        told = []
+        for worker in self.workers:
+            for origin, request_id, _ in worker.take_unsent_of(clients):
+                self._refuse(origin, request_id, _CROWDED)
+            if worker.process is not None and (tokens := worker.tokens_of(clients)):
+                told.append((worker.worker, encode([[_REFUSED_ID, "", "", REFUSE_CALLS, [tokens]]])))
+        return told
+
+    def crowded_no_longer(self, client: bytes) -> None:
+        self._told_crowded.discard(client)
 
     def _refuse_or_answer_system(self, origin: Origin, request: Request, refusal: Overloaded) -> None:
         if not request.cls and request.method not in OBJECT_CALLS:
@@ -249,7 +275,7 @@ class RouterMachine:
 
     def _take_answer(self, worker: InFlight, reply: Reply) -> None:
         """To a mark, to a question of ours, or to nothing that is known."""
-        if reply.id is not None and worker.has_read(reply.id):
+        if reply.id is not None and (reply.id == _REFUSED_ID or worker.has_read(reply.id)):
             return
         forgotten = self._inquiries[worker.worker].reply(reply)
         if forgotten is None:

@@ -80,7 +80,7 @@ class RouterServer:
             self._handle,
             self._end_turn,
             message_bytes_max=MESSAGE_BYTES_MAX,
-            outbox=Outbox(share_bytes),
+            outbox=Outbox(share_bytes, room=lambda client: self._machine.crowded_no_longer(client)),
         )
         self._machine = RouterMachine(
             first_topology(spec),
@@ -138,6 +138,8 @@ class RouterServer:
             self._machine.timer_is_late = False
             self._set_timer()
         self._endpoint.flush()
+        if self._endpoint.outbox.crowded:
+            self._refuse_for_crowded()
         if self._machine.has_to_say:
             for message in self._machine.take_said():
                 self._send_control(message)
@@ -145,6 +147,12 @@ class RouterServer:
             endpoint = self._endpoint.statistics()
             left = self._machine.unanswered() > 0 or endpoint.kept_bytes > 0
             self._draining.turn_ended(left=left, heard=endpoint.messages_in)
+
+    def _refuse_for_crowded(self) -> None:
+        for worker, body in self._machine.refuse_for_crowded():
+            if (backend := self._backends.get(worker)) is not None:
+                backend.send([body])
+        self._endpoint.flush()
 
     def _ask(self) -> None:
         """While calls are in flight: are the old ones known to their workers?"""

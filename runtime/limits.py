@@ -109,6 +109,9 @@ LARGE_BYTES = 64 << 10
 left."""
 SEND_AHEAD_BYTES = 4 << 20
 """Of one client's replies the library has so many at once; the rest waits where it can be counted."""
+CROWDED_SHARE = 4
+"""A client whose replies take more than this part of its share gets nothing large run for it. The rest of the share is for what
+has been started before that is known everywhere."""
 RECEIVE_AHEAD_MESSAGES = 16
 """Messages of one connection that the library reads before we do. Fewer would cost: at 4 a message takes twice the time."""
 TURN_BYTES_MAX = 4 << 20

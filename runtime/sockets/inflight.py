@@ -18,7 +18,7 @@ import collections
 import enum
 import heapq
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 from tidegate.runtime.limits import (
@@ -317,9 +317,26 @@ class InFlight:
                 expired.append((self._take(token), Expiry.WAITED))
                 self._expired += 1
                 self._arrived.pop(token, None)
+        self._drop_expired()
+        return expired
+
+    def take_unsent_of(self, clients: Collection[bytes]) -> list[Unanswered]:
+        """Gives back those calls of these clients that the worker has not seen."""
+        unanswered = self.unanswered
+        tokens = [request.id for request in self._unsent() if request.id in unanswered]
+        taken = [self._take(token) for token in tokens if unanswered[token][0].client in clients]
+        self._expired += len(taken)
+        self._drop_expired()
+        return taken
+
+    def tokens_of(self, clients: Collection[bytes]) -> list[int]:
+        """Of all unanswered calls of these clients."""
+        return [token for token, (origin, _, _) in self.unanswered.items() if origin.client in clients]
+
+    def _drop_expired(self) -> None:
+        """Now and then, so that they do not pile up."""
         if self._expired > max(_COMPACT_MIN, len(self.unanswered)):
             self._restore(list(self._take_batches()))
-        return expired
 
     def take_all(self) -> list[Unanswered]:
         """Gives back every call, sent or not; nothing is left."""

@@ -5,8 +5,9 @@ Rule 1: pure. The endpoint says what was sent, what could not be sent, and asks 
 bounds.
 Rule 2: messages of one client leave in the order in which they were kept; nothing may overtake them.
 Rule 3: all clients share one pool of bytes, and each may have as much of it as is free: one alone gets half of the pool, ten that
-do not read get a tenth each and leave as much for others. Who has half of that is *crowded*: nothing should be run for it
-whose answer is large. Who has all of it is *full*: its replies are replaced by short errors.
+do not read get a tenth each and leave as much for others. Who has a quarter of that is *crowded*: nothing should be run for it
+whose answer is large. Who has all of it is *full*: its replies are replaced by short errors. The service's own processes take
+what they are sent at once, and pass it on to many: one is crowded sooner, so that what is small does not stand behind much.
 Rule 4: a client that never reads costs a bounded amount of memory, and no work that grows with what is kept for it.
 """
 
@@ -16,7 +17,8 @@ import collections
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from tidegate.runtime.limits import BUDGET_BYTES, BUDGET_SHARE, ERRORS_BYTES_MAX, SEND_AHEAD_BYTES
+from tidegate.runtime.limits import BUDGET_BYTES, BUDGET_SHARE, CROWDED_SHARE, ERRORS_BYTES_MAX, SEND_AHEAD_BYTES
+from tidegate.runtime.wire.protocol import OWN_IDENTITY
 
 _MESSAGE_OVERHEAD_BYTES = 128
 
@@ -181,17 +183,20 @@ class Outbox:
         if not self._clients[client].bytes:
             del self._clients[client]
 
+    def _crowded_above(self, client: bytes) -> int:
+        part = self.share_bytes // CROWDED_SHARE
+        return min(part, SEND_AHEAD_BYTES) if client.startswith(OWN_IDENTITY) else part
+
     def _grown(self, client: bytes, size: int) -> None:
         self.total += size
-        if self._clients[client].bytes > self.share_bytes // 2:
+        if self._clients[client].bytes > self._crowded_above(client):
             self.crowded.add(client)
 
     def _shrunk(self, client: bytes, size: int) -> None:
         self.total -= size
         self._forget(client)
-        if self.crowded:
-            quarter = self.share_bytes // 4
-            for each in [each for each in self.crowded if each not in self._clients or self._clients[each].bytes <= quarter]:
+        for each in list(self.crowded):
+            if each not in self._clients or self._clients[each].bytes * 2 <= self._crowded_above(each):
                 self.crowded.discard(each)
                 self.room(each)
 

@@ -97,6 +97,8 @@ pass on are bounded by them."""
 
 UNKNOWN_CALLS = "unknown_calls"
 """System call of a router to a worker: which of these calls of mine do you not know?"""
+REFUSE_CALLS = "refuse_calls"
+"""System call of a router to a worker: the client that made these calls of mine does not read; refuse those that wait."""
 DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")
 RELEASE_OBJECT = "release_object"
 OBJECT_CALLS = (*ALARM_CALLS, RELEASE_OBJECT)

@@ -16,8 +16,8 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from tidegate.runtime.errors import CallError, Internal
-from tidegate.runtime.limits import TURN_MESSAGES_MAX
+from tidegate.runtime.errors import CallError, Internal, Overloaded
+from tidegate.runtime.limits import RETRY_UNREAD_MS, TURN_MESSAGES_MAX
 from tidegate.runtime.wire.protocol import Origin
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.input_gate import Section
@@ -214,6 +214,15 @@ class WaitingRoom:
         """It has taken replies."""
         if client in self._unread:
             self._loop.call_soon(self._deliver_unread, client, context=NEUTRAL)
+
+    def refuse_of(self, client: bytes, request_ids: Collection[Any]) -> int:
+        """Who made these calls through the client does not read: those that wait, for whatever, are not run. How many."""
+        calls = [call for call in self._book.waiting if call.request.id in request_ids and client_of(call.origin) == client]
+        self.take_out(calls)
+        error = Overloaded("the client has too many replies to read", retry_after_ms=RETRY_UNREAD_MS)
+        for call in calls:
+            self._refuse(call.origin, call.request.id, error)
+        return len(calls)
 
     def take_out(self, calls: Iterable[Call]) -> None:
         """Whoever takes them out answers them."""

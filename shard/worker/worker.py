@@ -29,6 +29,7 @@ from tidegate.runtime.wire.protocol import (
     DROP_ALARM,
     OK,
     OWN_IDENTITY,
+    REFUSE_CALLS,
     RELEASE_OBJECT,
     UNKNOWN_CALLS,
     Message,
@@ -251,6 +252,10 @@ class Worker:
         elif request.method == UNKNOWN_CALLS:
             self._answer_inquiry(request, origin)
             return
+        elif request.method == REFUSE_CALLS:
+            if (asked := self._asked_for(request, origin)) is None:
+                return
+            result = self._host.waiting.refuse_of(origin.client, set(asked))
         elif request.method == "topology" and self._table is not None:
             result = topology_reply(self._table)
         else:
@@ -264,15 +269,20 @@ class Worker:
         if self._loop.time() < self._inquire_after_s:
             self._endpoint.reply_error(origin, request.id, Overloaded("the worker has just looked through its calls"))
             return
-        try:
-            (asked,) = _decode_asked(request.args)
-        except msgspec.MsgspecError as exc:
-            self._endpoint.reply_error(origin, request.id, BadRequest(f"{UNKNOWN_CALLS}: {exc}"))
+        if (asked := self._asked_for(request, origin)) is None:
             return
         began_s = time.monotonic()
         known = self._host.book.known_to(origin.client)
         self._inquire_after_s = self._loop.time() + INQUIRY_REST * (time.monotonic() - began_s)
         self._endpoint.reply(origin, request.id, OK, msgspec.Raw(encode([token for token in asked if token not in known])))
+
+    def _asked_for(self, request: Request, origin: Origin) -> list[int] | None:
+        """Calls of whoever asks. None: it could not be read, and the answer says so."""
+        try:
+            return _decode_asked(request.args)[0]
+        except msgspec.MsgspecError as exc:
+            self._endpoint.reply_error(origin, request.id, BadRequest(f"{request.method}: {exc}"))
+            return None
 
     # The supervisor speaks
 

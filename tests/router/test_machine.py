@@ -593,3 +593,33 @@ def test_a_call_that_its_worker_has_lost_is_answered_and_leaves_the_books_and_on
     assert (net.machine.statistics()["forgotten"], net.machine.statistics()["stray_replies"]) == (1, 0)
     net.reply(0, 0)
     assert net.machine.statistics()["stray_replies"] == 1
+
+
+def test_of_a_client_that_is_crowded_nothing_is_started_any_more_and_its_workers_are_told_once() -> None:
+    crowded: set[bytes] = set()
+    net = Net("a", "b", crowded=crowded)
+    names = [*names_of_worker(0, 2), *names_of_worker(1, 1)]
+    net.call(*[[number, "C", name, "m"] for number, name in enumerate(names)])
+    net.call([7, "C", names[0], "m"], client=b"polite")
+    assert net.machine.refuse_for_crowded() == []
+    tokens = {row[2]: row[0] for row in net.send()[0] + net.send()[1][:1] if row[0] != 3}
+    net.call([3, "C", names[0], "m"])
+    crowded.add(b"client")
+    told = {worker: msgspec.msgpack.decode(body) for worker, body in net.machine.refuse_for_crowded()}
+    assert net.error() == (3, "overloaded", "not_executed"), "no worker has seen it"
+    assert net.answers[-1][3]["retry_after_ms"] > 0
+    assert {worker: (row[1:4], sorted(row[4][0])) for worker, (row,) in told.items()} == {
+        0: (["", "", "refuse_calls"], sorted(tokens[name] for name in names[:2])),
+        1: (["", "", "refuse_calls"], [tokens[names[2]]]),
+    }
+    net.reply(0, told[0][0][0], 2)
+    assert net.machine.statistics()["stray_replies"] == 0
+    assert net.machine.refuse_for_crowded() == []
+    for name in names:
+        net.reply(names.index(name) // 2, tokens[name])
+    crowded.clear()
+    net.machine.crowded_no_longer(b"client")
+    net.call([4, "C", names[0], "m"])
+    crowded.add(b"client")
+    assert net.machine.refuse_for_crowded() == [], "it waits here, and is refused here"
+    assert net.error() == (4, "overloaded", "not_executed")

@@ -41,6 +41,13 @@ def test_a_client_that_asks_for_much_and_does_not_read_costs_what_it_may_and_hol
     assert not direct or seen["answers"] == {"ok": 120}, "who does not read is waited for, and nothing is lost"
 
 
+def test_a_client_that_reads_at_its_own_speed_loses_no_reply_of_a_call_that_has_run(serve: Serve) -> None:
+    """Through the router. Calls that find no room are refused before they run, wherever they wait."""
+    seen = overloaded(serve, "unread", clients=2, calls=400, bytes=1 << 20, spread=4, pause_ms=2.0)
+    assert set(seen["answers"]) <= {"ok", "overloaded/not_executed"}
+    assert seen["answers"]["ok"] >= 20
+
+
 def test_ten_clients_that_do_not_read_hold_up_nobody(serve: Serve) -> None:
     overloaded(serve, "unread", clients=10, calls=120, bytes=1 << 20, spread=10, seconds=1.0)
 

@@ -190,6 +190,31 @@ def test_calls_that_take_long_keep_no_others_from_a_worker_that_reads() -> None:
     assert len(inflight.unanswered) == 5 * WORKER_AHEAD_CALLS
 
 
+@pytest.mark.parametrize("ahead", [0, 2 * WORKER_AHEAD_CALLS])
+def test_calls_of_some_clients_that_no_worker_has_seen_are_given_back_and_never_sent(ahead: int) -> None:
+    """With so many ahead of them they wait in the clients' lines."""
+    inflight = InFlight(0)
+    inflight.came_up("there", 0.0)
+    for token in range(ahead):
+        inflight.add(token, request(token), PLAIN, 10)
+    inflight.take_bodies_in_turn()
+    origins = [Origin(client, envelope=None, json=False, single=False, requests=1) for client in (b"a", b"b", b"c")]
+    for token in range(ahead, ahead + 300):
+        inflight.add(token, request(token), origins[token % 3], 10)
+    if ahead:
+        inflight.take_bodies_in_turn()
+    assert len(inflight.tokens_of({b"a", b"b"})) == 200
+    taken = inflight.take_unsent_of({b"a", b"b"})
+    inflight.check_invariants()
+    assert Counter(origin.client for origin, _, _ in taken) == {b"a": 100, b"b": 100}
+    assert inflight.tokens_of({b"a", b"b"}) == []
+    if ahead:
+        assert inflight.has_read("read 2")
+    tokens = [row[0] for row in decoded(inflight.take_bodies_in_turn()) if row[3] == "m"]
+    assert [token for token in tokens if token >= ahead] == inflight.tokens_of({b"c"})
+    inflight.check_invariants()
+
+
 def test_codecs_alternate_in_the_order_of_the_calls() -> None:
     inflight = InFlight(0)
     for token, json in enumerate((False, True, True, False, True, False)):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from tidegate.runtime.limits import ERRORS_BYTES_MAX, SEND_AHEAD_BYTES
 from tidegate.runtime.sockets.outbox import Outbox
+from tidegate.runtime.wire.protocol import OWN_IDENTITY
 
 
 def test_messages_of_a_client_come_back_in_the_order_in_which_they_were_kept() -> None:
@@ -81,20 +82,31 @@ def test_what_the_library_has_counts_until_it_is_through_with_it() -> None:
     outbox.check_invariants()
 
 
-def test_a_client_with_half_of_its_share_is_crowded_until_it_has_taken_half_of_that() -> None:
+def test_a_client_with_a_quarter_of_its_share_is_crowded_until_it_has_taken_half_of_that() -> None:
     roomy: list[bytes] = []
-    outbox, ways = Outbox(100_000, roomy.append), [Way() for _ in range(4)]
+    outbox, ways = Outbox(100_000, roomy.append), [Way() for _ in range(3)]
     for way in ways:
         assert not outbox.crowded
-        outbox.sent(b"a", 10_000, way)
+        outbox.sent(b"a", 8_000, way)
     assert outbox.crowded == {b"a"}
     ways[0].done = True
     outbox.settle()
     assert outbox.crowded == {b"a"}
-    ways[1].done = ways[2].done = True
+    ways[1].done = True
     outbox.settle()
     assert outbox.crowded == set()
     assert roomy == [b"a"]
+
+
+def test_a_process_of_the_service_is_crowded_by_what_the_library_takes_at_once() -> None:
+    outbox = Outbox()
+    own = OWN_IDENTITY + b"router-1"
+    for client in (own, b"a"):
+        outbox.sent(client, SEND_AHEAD_BYTES, Way())
+        assert not outbox.crowded
+    for client in (own, b"a"):
+        outbox.sent(client, 1, Way())
+    assert outbox.crowded == {own}
 
 
 def test_what_was_made_in_a_turn_counts_until_it_is_sent() -> None:

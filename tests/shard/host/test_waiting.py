@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.cold_world import Act, Actor, ColdWorld
 from tests.support.host_world import World
-from tests.support.objects import CONTROL, LOG
+from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import DeadlineExceeded, Internal, MethodRaised, Overloaded
 from tidegate.runtime.limits import LARGE_BYTES, OBJECT_CALLS_MAX
 from tidegate.runtime.wire.protocol import OWN_IDENTITY
@@ -352,3 +352,37 @@ async def test_what_a_client_waits_for_that_has_gone_runs_once_and_is_forgotten(
     assert [number for _, number in LOG] == list(range(200))
     assert world.host.unanswered == 0
     assert [*world.host.waiting.queues()] == [{}]
+
+
+class Busy(Teller):
+    async def occupy(self) -> None:
+        async with self.block_concurrency():
+            await until("done")
+
+
+async def test_calls_that_a_router_wants_refused_do_not_run_wherever_they_wait_and_others_do() -> None:
+    control("done")
+    readers = Slowly()
+    world = World(Busy, readers=readers)
+    for number in (-2, -1):
+        await world.ask(Busy, "first", "much", number)
+    LOG.clear()
+    busy = world.call(Busy, "busy", "occupy")
+    await world.settle()
+    unread = [world.call(Busy, "a", "much", number) for number in range(4)]
+    at_gate = [world.call(Busy, "busy", "little", number, deadline_ms=60_000) for number in range(4, 8)]
+    await world.settle()
+    assert not any(call.answered for call in (busy, *unread, *at_gate))
+    unwanted = [busy, *unread[:2], *at_gate[1:]]
+    ids = [number for number, call in world.calls.items() if call in unwanted]
+    assert world.host.waiting.refuse_of(b"somebody else", ids) == 0
+    assert world.host.waiting.refuse_of(b"test", ids) == 5, "what runs is not refused"
+    await world.settle()
+    for call in unwanted[1:]:
+        assert (call.error.code, call.error.outcome) == ("overloaded", "not_executed")
+        assert call.error.details["retry_after_ms"] > 0
+    world.check()
+    CONTROL["done"].set_result(None)
+    readers.take(world)
+    await world.ask_all([busy, at_gate[0], *unread[2:]])
+    assert sorted(number for _, number in LOG) == [2, 3, 4]
