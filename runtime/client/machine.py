@@ -35,7 +35,7 @@ from tidegate.runtime.client.links import (
     bodies_of,
 )
 from tidegate.runtime.client.retries import LOOK_AGAIN_S, Holds, in_the_end
-from tidegate.runtime.client.terms import Session, Terms
+from tidegate.runtime.client.terms import ANSWER_S, Session, Terms
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
@@ -339,6 +339,13 @@ class ClientMachine:
             row = (*row[:4], row[4] if len(row) > 4 else NO_RAW, options)
         return (waiter, decode, deadline, row, slot, made, terms, caller)
 
+    def _after_waiting(self, entry: Entry, now: float) -> Entry:
+        """The call as it is sent now: what the service is told of its time is what is left of it."""
+        terms = entry[6]
+        if terms.history is None and (not terms.is_told or now - entry[5] < ANSWER_S):
+            return entry
+        return self._once_more(entry, terms, now)
+
     def _hold(self, entry: Entry, due: float, *, refused: bool) -> None:
         slot = entry[4]
         if slot >= 0 and entry[3][1:3] not in self._held:
@@ -380,7 +387,7 @@ class ClientMachine:
                 waiter.set_exception(in_the_end(terms.history.last, terms, passed=True))
         for entry in out:
             if not entry[0].done():
-                self._send_again(entry, now)
+                self._send_again(self._after_waiting(entry, now), now)
         for link in self._links.values():
             _put_in_order(link)
 
@@ -404,6 +411,9 @@ class ClientMachine:
         link.connected = True
         link.connecting_until = None
         self._drop(link, dict.fromkeys(row[0] for row in _unanswered(link) if link.calls[row[0]][0].done()))
+        for row in _unanswered(link):
+            link.calls[row[0]] = self._after_waiting(link.calls[row[0]], now)
+        link.rows = [link.calls[row[0]][3] for row in _unanswered(link)]
         self._dirty.append(link)
         if link is not self._router:
             return

@@ -271,12 +271,12 @@ class _Lines:
         self._shell = Shell(machine, context, self._poller, lambda: topology.set_result(None))
         try:
             self._shell.start()
-        except (ValueError, Unavailable):
+            give_up_at = time.monotonic() + topology_s
+            while not topology.done() and time.monotonic() < give_up_at:
+                self._poller.turn(give_up_at)
+        except BaseException:  # Ctrl-C among them.
             self.close()
             raise
-        give_up_at = time.monotonic() + topology_s
-        while not topology.done() and time.monotonic() < give_up_at:
-            self._poller.turn(give_up_at)
 
     def call(
         self, class_name: str, name: str, method: str, args: Any, decode: Decode, terms: Terms | None, started: float

@@ -84,7 +84,9 @@ class Terms:
 
 @functools.lru_cache(maxsize=256)
 def other_terms(terms: Terms, timeout: float | None, retry: bool | None, key: str | None) -> Terms:
-    """The same but for what is named. Raises ValueError for a key that the service would refuse."""
+    """The same but for what is named. Raises TypeError and ValueError for a key that the service would refuse."""
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"a key is a text, not {key!r}")
     if key is not None and not 0 < len(key.encode(errors="replace")) <= IDEMPOTENCY_KEY_BYTES_MAX:
         raise ValueError(f"a key has 1 to {IDEMPOTENCY_KEY_BYTES_MAX} bytes, not {len(key.encode(errors='replace'))}")
     return Terms(

@@ -487,6 +487,8 @@ def test_every_call_has_a_key_of_its_own_but_where_it_was_named_or_not_wanted(tm
         for key in ("", "k" * 65, "ü" * 33):
             with pytest.raises(ValueError, match="a key has 1 to 64 bytes"):
                 client.stub("Echo", "a", key=key)
+        with pytest.raises(TypeError, match="a key is a text, not 17"):
+            client.stub("Echo", "a", key=17)  # type: ignore[call-overload]  # That is the test.
 
     run(tmp_path, body, direct=False)
 

@@ -189,6 +189,25 @@ def test_calls_wait_for_a_service_that_was_there_before_until_their_timeout_and_
         assert answer.answers[0].outcome == "not_executed"
 
 
+def test_what_has_waited_to_be_sent_tells_the_service_what_is_left_of_its_time() -> None:
+    """Else it would run, and keep others waiting, after its caller has given up."""
+    machine = retrying(direct=False, timeout=30.0)
+    machine.core.link_lost(1, 0.0)
+    machine.call(1, timeout=10.0)
+    machine.call(2, timeout=10.0, name="b")
+    machine.call(3, name="c")  # Names no timeout, so that the service is told of none.
+    machine.core.link_connected(2, 6.0)
+    ((_, rows),) = machine.sent(6.0)
+    assert [options_of(row).get("deadline_ms") for row in rows] == [3_900, 3_900, None]
+    machine.answer(2, refusal(1, Unavailable("draining")), now=7.0)
+    machine.call(4, timeout=2.0, now=7.0)
+    machine.core.handle_timer(7.0 + PAUSE_S)
+    machine.call(5, timeout=2.0, now=7.0 + PAUSE_S)
+    ((_, rows),) = machine.sent(7.0 + PAUSE_S)
+    assert [options_of(row)["deadline_ms"] for row in rows] == [2_881, 1_900, 1_900]  # Rounded up.
+    assert [options_of(row)["key"] for row in rows] == ["test.1", "test.4", "test.5"]
+
+
 def test_questions_to_the_service_are_asked_again_without_a_key_and_commands_to_it_are_not() -> None:
     machine = retrying(direct=False)
     question, command = Answer(), Answer()
