@@ -6,15 +6,18 @@ Start children from the main thread only: the kernel kills them when the *thread
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from tidegate.runtime.child.child import LOCK_FD_VARIABLE, STUCK_FD_VARIABLE
 from tidegate.runtime.child.control import stream_to_child
 from tidegate.runtime.child.output import OWN_PIPES_VARIABLE, Outputs, relays
+from tidegate.runtime.supervisor.seats import CpuTime
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, FromChild, ToChild
 
 STACK_BYTES_MAX = 8 << 10
@@ -33,6 +36,17 @@ def describe_exit(returncode: int) -> str:
     except ValueError:
         name = f"signal {-returncode}"
     return f"was killed by {name}"
+
+
+def cpu_time(pid: int) -> CpuTime:
+    """Nothing where the kernel does not tell, or when it has ended."""
+    ran_ns = waited_ns = 0
+    with contextlib.suppress(OSError):
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(OSError):  # It has ended meanwhile.
+                ran, waited, _ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()
+                ran_ns, waited_ns = ran_ns + int(ran), waited_ns + int(waited)
+    return CpuTime(ran_ns / 1e9, waited_ns / 1e9)
 
 
 class ChildProcess:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tidegate.runtime.supervisor.restart import RestartPolicy
 from tidegate.runtime.wire.commands import Replaced
@@ -35,6 +35,18 @@ class SeatState(enum.Enum):
     DRAINING = "draining"  # Finishes what it has and exits. Next: EMPTY, or STARTING with a successor in it.
 
 
+class CpuTime(NamedTuple):
+    """Of a process in its life."""
+
+    ran_s: float = 0.0
+    waited_s: float = 0.0
+    """For a core, of all of its threads."""
+
+    def starved_s(self, since: CpuTime, elapsed_s: float) -> float:
+        """How much of the time since then nothing of it ran and something of it could have."""
+        return max(0.0, min(elapsed_s - (self.ran_s - since.ran_s), self.waited_s - since.waited_s))
+
+
 @dataclass
 class Occupancy:
     """What is known of one seat and of the process in it."""
@@ -54,6 +66,9 @@ class Occupancy:
     """When it was told that no Python code of it could run, if it has not answered a ping since."""
     stuck_in: str = ""
     """Its stack then, until that has been reported."""
+    cpu_time: CpuTime = field(default_factory=CpuTime)
+    """Of the process, when it was looked at last since then."""
+    looked_at: float = 0.0
     pinged_at: float | None = None
     """When the ping was sent to which no answer has come; None when all are answered."""
     ping_number: int = 0

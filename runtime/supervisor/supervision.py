@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.supervisor.replacement import Replacements
 from tidegate.runtime.supervisor.seats import (
     NEXT_WORKER,
     ROUTER,
+    CpuTime,
     Effect,
     Finish,
     Kill,
@@ -54,6 +56,8 @@ from tidegate.runtime.wire.supervisor_messages import (
 
 PING_INTERVAL_S = 2.0
 STUCK_ANSWER_S = 0.2
+STARVED_S_MIN = 0.02
+"""Less is no reason to look again."""
 """A child of which no Python code could run for a while, and that answers a ping within this time, had only been stopped."""
 SLEPT_S = 5.0
 """A timer this late says that the supervisor itself was stopped or starved."""
@@ -82,11 +86,14 @@ class Supervision:
         routers: int = 1,
         replace_s: float = 10.0,
         held_up_s: float = math.inf,
+        cpu_time: Callable[[int], CpuTime] = lambda seat: CpuTime(),
     ) -> None:
+        """`cpu_time` tells of the process in a seat."""
         self._owners = owners
         self._workers = workers
         self._liveness_s = liveness_s
         self._held_up_s = held_up_s
+        self._cpu_time = cpu_time
         self._stop_s = stop_s
         self.routers = tuple(ROUTER - index for index in range(routers))
         """Their seats."""
@@ -267,7 +274,7 @@ class Supervision:
             elif occupancy.restart_at is not None and now >= occupancy.restart_at:
                 self._spawn(seat, now)
             elif occupancy.stuck_at is not None and now >= self._stuck_deadline(occupancy):
-                self._stuck(seat, occupancy, now)
+                self._stuck_for_long(seat, occupancy, now)
         self.replacements.timer(now)
         if not self.stopping and now >= self._next_ping_at:
             if now - self._next_ping_at > SLEPT_S:
@@ -399,10 +406,11 @@ class Supervision:
 
     def stuck(self, seat: int, stack: str, now: float) -> list[Effect]:
         """No Python code of the process has run for a while: a call into C keeps the interpreter, or it was stopped. Who answers
-        a ping at once was stopped."""
+        a ping at once was stopped; while it waits for a core it can answer none."""
         occupancy = self.seats[seat]
         if occupancy.state is SeatState.READY and not self.stopping:
             occupancy.stuck_at, occupancy.stuck_in = now, stack
+            occupancy.cpu_time, occupancy.looked_at = self._cpu_time(seat), now
             if occupancy.pinged_at is None:
                 self._ping(seat, occupancy, now)
         return self._taken_effects()
@@ -411,8 +419,15 @@ class Supervision:
         assert occupancy.stuck_at is not None
         return occupancy.stuck_at + (STUCK_ANSWER_S if occupancy.stuck_in else self._held_up_s)
 
-    def _stuck(self, seat: int, occupancy: Occupancy, now: float) -> None:
-        if occupancy.stuck_in:
+    def _stuck_for_long(self, seat: int, occupancy: Occupancy, now: float) -> None:
+        """Or it has waited for a core since it was looked at last: that time does not count."""
+        assert occupancy.stuck_at is not None
+        cpu_time = self._cpu_time(seat)
+        starved_s = cpu_time.starved_s(occupancy.cpu_time, now - occupancy.looked_at)
+        occupancy.cpu_time, occupancy.looked_at = cpu_time, now
+        if starved_s >= STARVED_S_MIN:
+            occupancy.stuck_at += starved_s
+        elif occupancy.stuck_in:
             said = "nothing of it can run, since a call into C keeps the interpreter; its stack, the innermost first"
             self.report("error", f"{self.name(seat)}: {said}:\n{_code_in(occupancy.stuck_in)}")
             occupancy.stuck_in = ""

@@ -30,9 +30,10 @@ from tidegate.runtime.supervisor.config import Config, budget_bytes, cache_bytes
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.placement import Placement
-from tidegate.runtime.supervisor.process import ChildProcess, describe_exit
+from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
 from tidegate.runtime.supervisor.seats import (
     ROUTER,
+    CpuTime,
     Effect,
     Finish,
     Kill,
@@ -129,6 +130,7 @@ class Supervisor:
             routers=service.routers,
             replace_s=config.service.reload_s,
             held_up_s=math.inf if config.service.dev else config.service.held_up_s,
+            cpu_time=self._cpu_time,
         )
         self._environment = {**environment_for_children(), LOG_LEVEL_VARIABLE: config.log.level}
         if logs_to_journal():
@@ -180,6 +182,9 @@ class Supervisor:
 
     def _on_stuck(self, seat: int, stack: str) -> None:
         self._obey(self.supervision.stuck(seat, stack, self._now()))
+
+    def _cpu_time(self, seat: int) -> CpuTime:
+        return cpu_time(self._children[seat].pid) if seat in self._children else CpuTime()
 
     def _on_exit(self, seat: int, returncode: int) -> None:
         del self._children[seat]

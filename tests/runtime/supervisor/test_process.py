@@ -1,13 +1,16 @@
 import asyncio
 import os
 import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.supervisor.process import ChildProcess, describe_exit
+from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
+from tidegate.runtime.supervisor.seats import CpuTime
 from tidegate.runtime.wire.supervisor_messages import Drained, FromChild, Ping, Pong, Ready
 
 
@@ -21,6 +24,28 @@ def test_an_exit_is_told_in_words(returncode: int, words: str) -> None:
 
 def test_an_unnamed_signal_is_told_by_its_number() -> None:
     assert describe_exit(-40) == "was killed by signal 40"
+
+
+def test_what_a_process_has_run_and_waited_for_a_core_is_told_of_all_its_threads() -> None:
+    """Two that want one core, each in its second thread, and one that wants nothing."""
+    core = min(os.sched_getaffinity(0))
+    endless = "threading.Thread(target=exec, args=['while True: pass']).start()"
+    spin = f"import os, threading; os.sched_setaffinity(0, [{core}]); {endless}"
+    sleep = "import time; time.sleep(60)"
+    children = [subprocess.Popen([sys.executable, "-c", script]) for script in (spin, spin, sleep)]
+    try:
+        time.sleep(0.5)
+        before = [cpu_time(child.pid) for child in children]
+        time.sleep(0.5)
+        after = [cpu_time(child.pid) for child in children]
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+    first, second, asleep = [now.starved_s(then, 0.5) for then, now in zip(before, after, strict=True)]
+    assert 0.3 < first + second < 1.01
+    assert asleep < 0.1
+    assert cpu_time(children[0].pid) == CpuTime()
 
 
 PRELUDE = """

@@ -5,6 +5,7 @@ import pytest
 from tidegate.runtime.supervisor.restart import FLAPPING_FAILURES
 from tidegate.runtime.supervisor.seats import (
     ROUTER,
+    CpuTime,
     Effect,
     Finish,
     Kill,
@@ -560,6 +561,29 @@ def test_a_worker_that_answers_its_ping_had_only_been_stopped_and_nothing_is_sai
     machine, _ = stuck()
     assert machine.child_said(0, Pong(1), 1.6) == []
     assert not [effect for now in (1.8, 4.0, 5.0) for effect in machine.timer(now) if not isinstance(effect, Send)]
+
+
+def test_a_worker_that_waits_for_a_core_is_not_taken_for_one_that_is_stuck_and_one_that_runs_is() -> None:
+    cpu_time = {0: CpuTime(5.0, 1.0), 1: CpuTime()}
+    machine = Supervision((0, 1) * 2, 2, 1, LIVENESS_S, STOP_S, held_up_s=HELD_UP_S, cpu_time=cpu_time.__getitem__)
+    machine.start(0.0)
+    for seat in machine.seats:
+        machine.child_said(seat, ready(seat), 1.0)
+    machine.stuck(0, STACKS, 1.5)
+    now = 1.5
+    for _ in range(5):
+        told_at = machine.next_deadline()
+        assert told_at is not None
+        cpu_time[0] = CpuTime(cpu_time[0].ran_s + 0.01, cpu_time[0].waited_s + (told_at - now))
+        assert not [effect for effect in machine.timer(told_at) if isinstance(effect, Report)]
+        now = told_at
+    while not (reports := [effect for effect in machine.timer(now) if isinstance(effect, Report)]):
+        told_at = machine.next_deadline()
+        assert told_at is not None
+        assert told_at < 3.0, "what runs, and does not answer, is told of"
+        cpu_time[0] = CpuTime(cpu_time[0].ran_s + told_at - now, cpu_time[0].waited_s + 10.0)
+        now = told_at
+    assert "a call into C keeps the interpreter" in reports[0].text
 
 
 def test_an_object_that_holds_up_its_worker_again_is_in_quarantine_there_at_once_and_a_release_ends_that() -> None:
