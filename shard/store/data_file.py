@@ -24,7 +24,7 @@ from zlib import crc32
 import lmdb
 
 from tidegate.runtime.limits import STATE_VERIFY_BYTES_MAX
-from tidegate.shard.log.commit_log import sync_directory
+from tidegate.shard.log.commit_log import overwrite_in_place, sync_directory
 from tidegate.shard.store.pages import CRC_BYTES, Damage, PageFile, Verifier, is_whole
 from tidegate.shard.store.store import StoreFailed
 
@@ -120,6 +120,7 @@ def sync_file(path: Path) -> None:
 def new_data(path: Path) -> Iterator[Path]:
     """A directory beside the data file in `path`, for one that is to take its place."""
     new = Path(tempfile.mkdtemp(prefix=NEW, dir=path))  # LMDB wants no name twice in a process.
+    overwrite_in_place(new)
     try:
         yield new
     finally:

@@ -27,7 +27,7 @@ import lmdb
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.runtime.limits import KEY_BYTES_MAX
-from tidegate.shard.log.commit_log import make_directory, sync_directory
+from tidegate.shard.log.commit_log import make_directory, overwrite_in_place, sync_directory
 from tidegate.shard.store.data_file import (
     DATA_FILE,
     FORMAT,
@@ -129,6 +129,7 @@ class LmdbState:
         self._map_bytes = map_bytes
         try:
             path.mkdir(parents=True, exist_ok=True)
+            overwrite_in_place(path)  # A checkpoint on a full disk takes pages that the file has already.
             remove_new(path)
             is_new = self._is_new()
             sync_directory(path)  # A process before may have put a file in place, and ended before that was durable.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
+import struct
+import subprocess
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from tests.support.load import read_many
 from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
 from tests.support.waiting import wait_until
 from tidegate.shard.log.commit_log import LogFull
+from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.room import Room
 from tidegate.shard.store.worker_store import WorkerStore
 
@@ -79,8 +83,6 @@ def test_deletes_get_through_on_a_full_disk_and_make_room(make_disk: MakeDisk, s
     for name in BOX_NAMES:
         assert exchange(service.endpoint, "Box", name, "empty", [], timeout_s=30) == (0, None), name
     assert read_many(service.endpoint, BOX_NAMES, "Box", "turn") == [-1] * len(BOX_NAMES)
-    if kind == "btrfs":  # What it gives back of a full disk, and when, is its own affair.
-        return
 
     # What they held is there for others, though who has taken the rest of the disk has it still.
     write = partial(exchange, service.endpoint, "Box", "b0", "fill", [500_000, 7])
@@ -96,7 +98,7 @@ def test_deletes_get_through_on_a_full_disk_and_make_room(make_disk: MakeDisk, s
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_on_a_full_disk_it_takes_what_there_is_and_the_log_may_not_grow_until_it_is_whole(make_disk: MakeDisk, kind: str) -> None:
     disk = make_disk(300 << 20, kind)
     log = Log()
@@ -118,7 +120,7 @@ def write_for_ever(store: WorkerStore) -> None:
 
 
 @pytest.mark.root
-@pytest.mark.parametrize("kind", ["ext4", "xfs"])
+@pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_room_is_found_again_though_nobody_writes(make_disk: MakeDisk, kind: str) -> None:
     disk = make_disk(300 << 20, kind)
 
@@ -144,3 +146,30 @@ def test_room_is_found_again_though_nobody_writes(make_disk: MakeDisk, kind: str
         write(store, 0, {"a": b"there is room"})
 
     with_store(disk.place / "data", test)
+
+
+NOCOW_FL, GETFLAGS = 0x0080_0000, 0x8008_6601
+
+
+@pytest.mark.root
+def test_data_files_on_btrfs_are_written_in_place_also_those_that_were_made_smaller(make_disk: MakeDisk) -> None:
+    """What they hold stands where it stood, so a checkpoint on a full disk needs no room for pages that the file has already."""
+
+    def in_place(file: Path) -> bool:
+        with file.open("rb") as opened:
+            return bool(struct.unpack("I", fcntl.ioctl(opened, GETFLAGS, bytes(4)))[0] & NOCOW_FL)
+
+    place = make_disk(300 << 20, "btrfs").place / "0000"
+    place.mkdir()
+    state = LmdbState(place, 0)
+    assert in_place(place / "data.mdb")
+    state.close()
+    (place / "copy").write_bytes((place / "data.mdb").read_bytes())
+    subprocess.run(["chattr", "-C", str(place)], check=True)  # As a backup is restored.
+    (place / "restored").write_bytes((place / "copy").read_bytes())
+    (place / "restored").rename(place / "data.mdb")
+    assert not in_place(place / "data.mdb")
+    state = LmdbState(place, 0)
+    state.change_to(state.copy_smaller()).close()
+    assert in_place(place / "data.mdb")
+    state.close()
