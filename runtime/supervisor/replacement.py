@@ -143,9 +143,9 @@ class Replacements:
 
     def generations(self) -> set[int]:
         """Versions of the app that somebody runs or may be started with."""
-        seats = self._service.seats
+        seats, next_ones = self._service.seats, set() if self.running is None else {self.running.generation}
         workers = [occupancy for seat, occupancy in seats.items() if not is_router(seat)]
-        return {self._good, *(each.generation for each in workers), *(each.runs for each in workers)}
+        return {self._good, *next_ones, *(each.generation for each in workers), *(each.runs for each in workers)}
 
     # To be done
 

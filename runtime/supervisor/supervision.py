@@ -204,9 +204,13 @@ class Supervision:
             occupancy.statistics = message.statistics
         elif isinstance(message, Failed):
             occupancy.failed = message
-        elif isinstance(message, Ready):
-            if occupancy.state is SeatState.STARTING:  # Else it came when we had already decided to end it.
+        elif isinstance(message, Ready | Loaded):
+            if occupancy.state is not SeatState.STARTING or occupancy.killed_because:
+                pass  # It came when we had already decided to end it.
+            elif isinstance(message, Ready):
                 self._seat_ready(seat, message, now)
+            elif seat == NEXT_WORKER:
+                self.replacements.loaded(message, now)
         elif isinstance(message, HeldUp):
             if said := self.suspicion.held_up(message.running, message.held_s, now):
                 self.report("error", f"{self.name(seat)}: {said}")
@@ -217,9 +221,6 @@ class Supervision:
         elif isinstance(message, Quiet):
             occupancy.quiet = True
             self._let_workers_leave()
-        elif isinstance(message, Loaded):
-            if seat == NEXT_WORKER:
-                self.replacements.loaded(message, now)
         elif isinstance(message, Prepared):
             self.replacements.prepared(seat, now)
         elif isinstance(message, Parked):

@@ -167,7 +167,7 @@ class ReplacementWorld:
         """By name; `happen` makes one of them come true."""
         found = [] if self.finished else ["timer", "stop", "reload"]
         for seat, process in sorted(self.processes.items()):
-            if process.to_say and not process.doomed:
+            if process.to_say and (not process.doomed or process.to_say[0] is not None):  # Last words are heard before the end.
                 found.append(f"say {seat}")
             found.append(f"die {seat}")
         return found

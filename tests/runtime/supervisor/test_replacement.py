@@ -14,6 +14,7 @@ from tidegate.runtime.supervisor.seats import NEXT_ROUTER, NEXT_WORKER, ROUTER, 
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     Drained,
+    FromChild,
     HoldAll,
     Leave,
     Loaded,
@@ -22,6 +23,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     Parked,
     Prepare,
     Prepared,
+    Ready,
     TopologyChanged,
     Waited,
 )
@@ -400,6 +402,34 @@ def test_a_stop_ends_a_reload_and_the_one_that_waits_and_says_so() -> None:
         failed = world.ended[number].failed
         assert failed is not None
         assert "stop" in failed.problem
+
+
+@pytest.mark.parametrize(
+    "last_words", [Loaded("v1"), Prepared(), Parked(0, 1), Waited(0, 1, 1.0), Ready("ipc://late"), Drained(1)]
+)
+@pytest.mark.parametrize("what", ["reload", "restart"])
+def test_what_a_successor_said_just_before_a_stop_killed_it_ends_nothing_else(what: str, last_words: FromChild) -> None:
+    """Its last words are read when it is gone."""
+    world = ReplacementWorld()
+    world.machine.replace_requested(world.now, routers=what == "restart")
+    successor = NEXT_ROUTER if what == "restart" else NEXT_WORKER
+    assert Kill(successor) in world.machine.stop_requested(world.now)
+    world.machine.child_said(successor, last_words, world.now)
+    assert world.machine.seats[successor].state is SeatState.STARTING
+    world.machine.child_exited(successor, "was killed by SIGKILL", False, world.now)
+    world.machine.check_invariants()
+    assert successor not in world.machine.seats
+
+
+def test_the_source_of_a_reload_that_is_about_to_begin_is_kept() -> None:
+    world = ReplacementWorld()
+    first = world.reload()
+    world.reload(routers=True)
+    while first not in world.ended:
+        said = [choice for choice in world.choices() if choice.startswith("say")]
+        world.happen(said[0] if said else "timer")
+    assert world.machine.replacements.progress == "router is being replaced: loading"
+    assert world.machine.replacements.generations() == {1, 2}, "those that run, and what is loaded next"
 
 
 def test_a_reload_before_the_service_is_ready_is_refused() -> None:
