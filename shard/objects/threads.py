@@ -20,6 +20,8 @@ from tidegate.shard.objects.storage import Storage, Transaction
 
 OWN_THREADS = "tidegate-"
 """What the names of the runtime's own threads begin with: they know nothing of objects."""
+_RELEASES_SENT_BYTES = "zmq.utils.garbage"
+"""Of pyzmq: its thread lets go what was sent without a copy. It is one of the runtime's own, too."""
 
 _OPERATIONS: dict[type, tuple[str, tuple[str, ...]]] = {
     Storage: (
@@ -48,7 +50,7 @@ def keep_to_this_thread() -> None:
     """Called by the thread of the event loop."""
     if not _Objects.thread:
         others = [each for each in threading.enumerate() if each is not threading.current_thread()]
-        if all(each.name.startswith(OWN_THREADS) for each in others):
+        if all(_is_own(each) for each in others):
             threading.Thread.start = _start_noticed  # type: ignore[assignment,method-assign]  # on purpose
         else:
             _look_from_now_on()
@@ -63,9 +65,13 @@ def no_objects_here() -> None:
 
 
 def _start_noticed(thread: threading.Thread) -> None:
-    if not _Objects.looks and not thread.name.startswith(OWN_THREADS):
+    if not _Objects.looks and not _is_own(thread):
         _look_from_now_on()
     _start(thread)
+
+
+def _is_own(thread: threading.Thread) -> bool:
+    return thread.name.startswith(OWN_THREADS) or type(thread).__module__ == _RELEASES_SENT_BYTES
 
 
 def _look_from_now_on() -> None:

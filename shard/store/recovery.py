@@ -354,7 +354,7 @@ class Recovery:
         if mark is None:
             self._written([(each, _commit(each, b"")) for each in whole])
         else:
-            with ThreadPoolExecutor(RECOVERY_COMMITS) as pool:
+            with ThreadPoolExecutor(RECOVERY_COMMITS, "tidegate-recovery") as pool:
                 self._written(list(zip(whole, pool.map(partial(_commit, mark=mark.encode()), whole), strict=True)))
 
     def _written(self, outcomes: Sequence[tuple[_Gathered, OperatorError | None]]) -> None:

@@ -59,6 +59,12 @@ class Blob(DurableObject):
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * 4096
 
+class Threads(DurableObject):
+    async def are_looked_at(self) -> bool:
+        return hasattr(type(self.storage).get, "__wrapped__")
+    async def start(self) -> bool:
+        return await asyncio.to_thread(lambda: True)
+
 class Stop(DurableObject):
     async def here(self) -> int:
         number = 41
@@ -144,3 +150,12 @@ def test_what_cannot_be_awaited_is_told_at_once_also_where_nothing_else_happens(
     status, error = exchange(service.endpoint, "Poison", "a", "yields", timeout_s=1.0)
     assert status == 1
     assert "bad yield: 42" in error["message"]
+
+
+def test_no_operation_looks_at_its_thread_in_a_worker_whose_app_has_started_none(serve: Serve, tmp_path: Path) -> None:
+    service = serve_app(serve, tmp_path)
+    assert [ask(service.endpoint, "Threads", "a", method) for method in ("are_looked_at", "start", "are_looked_at")] == [
+        False,
+        True,
+        True,
+    ]

@@ -144,3 +144,18 @@ assert "belongs to the thread" in str(ThreadPoolExecutor(1).submit(bound, None, 
 assert Storage.get.__code__ is not before
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("order", ["prepare_uncopied(), keep_to_this_thread()", "keep_to_this_thread(), prepare_uncopied()"])
+def test_the_thread_with_which_large_replies_are_sent_makes_nothing_look(order: str) -> None:
+    program = f"""
+import threading
+from tidegate.runtime.sockets.endpoint import prepare_uncopied
+from tidegate.shard.objects.threads import keep_to_this_thread
+from tidegate.shard.objects.storage import Storage
+before = Storage.get.__code__
+{order}
+assert threading.active_count() == 2
+assert Storage.get.__code__ is before
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
