@@ -17,7 +17,8 @@ import msgspec
 
 from tidegate.benchmarks.meter import Meter
 
-_CALLS = ("fdatasync", "fsync", "msync", "sync", "syncfs")
+_CALLS = ("fdatasync", "fsync", "msync", "sync", "syncfs", "io_submit")
+"""The last is how Tidegate has the kernel sync its log."""
 _ATTACH_S_MAX = 5.0
 
 

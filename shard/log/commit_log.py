@@ -196,7 +196,9 @@ class CommitLog:
         self._next_bytes = self._bytes_min = min(segment_bytes_first, segment_bytes)
         self._segments_max = segments_max
         self._random_bytes = random_bytes
-        self._appending = threading.Lock()  # Whoever writes into the active segment, or leaves it, holds it.
+        self._appending = threading.Lock()  # Whoever writes into the active segment, or leaves it, holds it until that is synced.
+        self._written: tuple[int, int, int, int] | None = None
+        """What is being appended: where there is room below and above it, its position, and its checksum."""
         self._files = threading.Lock()  # Whoever creates, renames or removes files holds it; never asked for before the other.
         self._full: deque[_Segment] = deque()
         self._prepared: deque[_Segment] = deque()
@@ -232,39 +234,66 @@ class CommitLog:
 
     def append(self, record: bytes) -> int:
         """Blocks until `record` is durable; its position. Raises `LogFull` (not written) or `LogBroken` (unknown)."""
-        with self._appending:
-            return self._append(record)
+        self._appending.acquire()
+        self._write(record)
+        return self.sync()
 
-    def _append(self, record: bytes) -> int:
-        if self._broken is not None:
-            raise LogBroken("append", self._directory, self._broken, "restart the worker; it recovers what is durable")
-        need = FRAME_BYTES + len(record)
-        while self._low + need > self._high:
-            self._advance(need)
-        position = self._position + 1
-        head, crc = encode_frame_head(self._active.salt, position, self._link, record)
-        upwards = position & 1
-        try:
-            if upwards:
-                _write_all(self._active.fd, [head, record], self._low)
-            else:
-                _write_all(self._active.fd, [record, head], self._high - need)
-        except OSError as error:
-            if error.errno in _NO_SPACE:  # Part of a frame, at most, is there; the next one is written over it.
-                raise self._without_room("append to", self._active.path, error) from error
-            raise self._broke("append", self._active.path, error) from error
+    def write(self, record: bytes) -> int | None:
+        """The first half of an append: the descriptor of what is to be synced now, by `sync` or by others who call `synced` then.
+        None: nothing was written, since that might wait for the disk; `append` is to be called. Raises as that does."""
+        if not self._appending.acquire(blocking=False):
+            return None
+        if self._low + FRAME_BYTES + len(record) > self._high:
+            self._appending.release()
+            return None
+        self._write(record)
+        return self._active.fd
+
+    def sync(self) -> int:
+        """Blocks until what was written is durable; its position. Raises `LogBroken`."""
         try:
             os.fdatasync(self._active.fd)
         except OSError as error:
+            return self.synced(error)
+        return self.synced(None)
+
+    def synced(self, error: Exception | None) -> int:
+        """What was written is durable; its position. With an error that is unknown: raises `LogBroken`."""
+        written, self._written = self._written, None
+        assert written is not None
+        try:
+            if error is not None:
+                raise self._broke("append", self._active.path, error) from error
+            self._low, self._high, self._position, self._link = written
+            self._appends += 1
+            return self._position
+        finally:
+            self._appending.release()
+
+    def _write(self, record: bytes) -> None:
+        """Where it raises, nobody is appending any more."""
+        try:
+            if self._broken is not None:
+                raise LogBroken("append", self._directory, self._broken, "restart the worker; it recovers what is durable")
+            need = FRAME_BYTES + len(record)
+            while self._low + need > self._high:
+                self._advance(need)
+            position = self._position + 1
+            head, crc = encode_frame_head(self._active.salt, position, self._link, record)
+            if position & 1:
+                _write_all(self._active.fd, [head, record], self._low)
+                self._written = self._low + need, self._high, position, crc
+            else:
+                _write_all(self._active.fd, [record, head], self._high - need)
+                self._written = self._low, self._high - need, position, crc
+        except OSError as error:
+            self._appending.release()
+            if error.errno in _NO_SPACE:  # Part of a frame, at most, is there; the next one is written over it.
+                raise self._without_room("append to", self._active.path, error) from error
             raise self._broke("append", self._active.path, error) from error
-        if upwards:
-            self._low += need
-        else:
-            self._high -= need
-        self._position = position
-        self._link = crc
-        self._appends += 1
-        return position
+        except BaseException:
+            self._appending.release()
+            raise
 
     def _advance(self, need: int) -> None:
         """Continues in the next prepared segment. On return its header is durable, and then that this one is left."""
@@ -442,10 +471,11 @@ class CommitLog:
 
     # Faults, numbers, end
 
-    def _broke(self, operation: str, place: Path, error: OSError) -> LogBroken:
-        self._broken = f"{operation} failed earlier: {error.strerror or error}"
+    def _broke(self, operation: str, place: Path, error: Exception) -> LogBroken:
+        problem = getattr(error, "strerror", None) or str(error)
+        self._broken = f"{operation} failed earlier: {problem}"
         return LogBroken(
-            operation, place, error.strerror or str(error),
+            operation, place, problem,
             "the worker restarts and recovers what is durable; check the disk and the kernel's log",
         )  # fmt: skip
 
@@ -507,6 +537,15 @@ class NoLog:
     def append(self, record: bytes) -> int:
         problem = self._problem
         raise LogWithoutRoom(problem.operation, problem.place, problem.problem, problem.hint)
+
+    def write(self, record: bytes) -> int | None:
+        return self.append(record)
+
+    def sync(self) -> int:
+        return self.append(b"")
+
+    def synced(self, error: Exception | None) -> int:
+        return self.append(b"")
 
     def truncate(self, position: int) -> None:
         pass

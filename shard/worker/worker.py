@@ -205,6 +205,8 @@ class Worker:
         self._host.handle(message)
 
     def _end_turn(self) -> None:
+        if self._committer.will_wait:
+            self._endpoint.flush()  # What waits for no write does not wait for the disk either.
         self._committer.commit_if_due()
         self._endpoint.flush()
         table = self._host.table

@@ -72,6 +72,7 @@ def test_calls_that_come_while_a_slow_start_is_under_way_wait_for_it(serve: Serv
     """Nothing is down: the disk takes its time. Also when a worker is started again."""
     service = serve(2, app=COUNTER, start=False)
     slow = ["strace", "-f", "-qq", "-o", "/dev/null", *(f"-einject={call}:delay_exit=300000" for call in ("fdatasync", "fsync"))]
+    slow.append("-einject=io_submit:error=EAGAIN")  # Whose syncs nothing would slow down.
     service.launch(2, wrapper=slow)
     numbers = [service.call("Counter", f"c{n}", "get_unique_number", timeout_s=60) for n in range(6)]
     assert numbers == [0] * 6

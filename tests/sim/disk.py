@@ -225,6 +225,20 @@ class SimLog:
         disk.add(self, Entry(position, record, self._loop.clock(), decided=True))
         return position
 
+    def write(self, record: bytes) -> int | None:
+        """What it takes is on the disk: what is durable and nobody has been told of may be."""
+        if self._disk.random.random() < 0.3:
+            return None
+        self._written = self.append(record)
+        return 0
+
+    def sync(self) -> int:
+        return self._written
+
+    def synced(self, error: Exception | None) -> int:
+        assert error is None
+        return self._written
+
     def truncate(self, position: int) -> None:
         entries = self._disk.logs[self.name]
         self._disk.catch_up(self._loop.clock())

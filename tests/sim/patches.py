@@ -10,6 +10,7 @@ import itertools
 import threading
 import types
 from collections.abc import Callable, Iterator
+from random import Random
 from typing import Any
 from unittest import mock
 
@@ -31,6 +32,7 @@ from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.worker.kernel_sync import SyncRefused
 
 
 class SimulatedHandover:
@@ -47,6 +49,30 @@ class SimulatedHandover:
     def _run(self) -> None:
         self._work()
         self._loop.call_soon_threadsafe(self._done, context=NEUTRAL)
+
+    def close(self) -> None:
+        pass
+
+
+class SimulatedKernel:
+    """What `KernelSync` does, in virtual time: whether a sync ends while the loop waits for it is left to chance."""
+
+    random: Random
+
+    def __init__(self, loop: Any, done: Callable[[], None]) -> None:
+        self._loop = loop
+        self._done = done
+
+    def begin(self, fd: int, patience_ms: int) -> bool:
+        if self.random.random() < 0.1:
+            raise SyncRefused("simulated")
+        if self.random.random() < 0.5:
+            return True
+        self._loop.run_in_helper(lambda: self._loop.call_soon_threadsafe(self._done, context=NEUTRAL))
+        return False
+
+    def problem(self) -> Exception | None:
+        return None
 
     def close(self) -> None:
         pass
@@ -79,7 +105,8 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
         patch(tidegate.runtime.sockets.endpoint, **sockets, _send_uncopied=network.send_uncopied)
         patch(tidegate.runtime.sockets.edge, get=network.get)
         patch(tidegate.runtime.sockets.backend, **sockets)
-        patch(tidegate.shard.worker.committer, time=clock, Handover=SimulatedHandover)
+        kernel = type("SeededKernel", (SimulatedKernel,), {"random": disk.random})
+        patch(tidegate.shard.worker.committer, time=clock, Handover=SimulatedHandover, KernelSync=kernel)
         patch(
             tidegate.shard.store.checkpoint,
             perf_counter=time.clock,

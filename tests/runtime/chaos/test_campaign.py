@@ -158,7 +158,13 @@ def test_a_service_that_does_not_start_is_told_as_that(tmp_path: Path, monkeypat
     assert threading.active_count() < 10
 
 
-NO_SYNC = "int fdatasync(int fd) { return 0; }\nint fsync(int fd) { return 0; }\n"
+NO_SYNC = """
+#include <errno.h>
+#include <sys/syscall.h>
+int fdatasync(int fd) { return 0; }
+int fsync(int fd) { return 0; }
+long syscall(long number, ...) { errno = number == SYS_io_submit ? EAGAIN : ENOSYS; return -1; }
+"""
 
 
 @pytest.mark.root

@@ -465,3 +465,51 @@ def test_a_log_gets_small_beside_appends_and_no_later_record_is_lost(directory: 
     assert left == added[len(added) - len(left) :]
     assert len(left) >= first + 299 - done
     log.close()
+
+
+# Halves of an append
+
+
+def test_what_is_written_and_then_synced_by_others_is_appended_like_anything_else(log: CommitLog, directory: Path) -> None:
+    assert log.append(b"a") == 1
+    for position, record in ((2, b"b"), (3, b"c" * 900)):
+        fd = log.write(record)
+        assert fd is not None
+        os.fdatasync(fd)
+        assert log.statistics().position == position - 1
+        assert log.synced(None) == position
+    assert log.write(b"d") is not None
+    assert log.sync() == 4
+    assert records(directory) == [b"a", b"b", b"c" * 900, b"d"]
+
+
+def test_a_write_that_would_have_to_wait_for_the_disk_or_somebody_else_writes_nothing(log: CommitLog, directory: Path) -> None:
+    added = fill(log, 4)
+    assert log.write(b"x" * 900) is None, "it takes the next segment"
+    assert log.write(b"y") is not None
+    assert log.write(b"z") is None, "the one before is not synced"
+    log.sync()
+    added += [b"y", *fill(log, 1)]
+    assert records(directory) == added
+
+
+def test_a_write_whose_sync_failed_elsewhere_breaks_the_log_for_ever(log: CommitLog) -> None:
+    assert log.write(b"bad") is not None
+    with pytest.raises(LogBroken, match="Input/output error"):
+        log.synced(SystemError("Input/output error"))
+    with pytest.raises(LogBroken, match="failed earlier: Input/output error"):
+        log.write(b"never")
+    with pytest.raises(LogBroken, match="failed earlier"):
+        log.append(b"never")
+
+
+def test_a_write_without_room_on_the_disk_is_refused_and_the_next_one_succeeds(
+    log: CommitLog, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_with(errno.ENOSPC, monkeypatch, "pwritev")
+    with pytest.raises(LogFull, match="No space left on device"):
+        log.write(b"x" * 900)
+    monkeypatch.undo()
+    assert log.write(b"y") is not None
+    log.sync()
+    assert records(directory) == [b"y"]

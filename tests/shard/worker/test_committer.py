@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 import threading
 import time
 from collections import deque
@@ -24,13 +25,18 @@ from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker import committer
 from tidegate.shard.worker.committer import Committer
+from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
 
 
 class Disk:
-    """A commit log that does what the test wrote into its script, and then what it is asked."""
+    """A commit log that does what the test wrote into its script, and then what it is asked. What is in the script, the helper
+    does, unless `writes` says so."""
 
     def __init__(self, world: World) -> None:
         self.world = world
+        self.file = tempfile.TemporaryFile()  # noqa: SIM115
+        self.writes = False
+        self.written = b""
         self.script: deque[Callable[[], None]] = deque()
         self.records: list[CommitRecord] = []
         self.threads: list[int] = []
@@ -43,6 +49,24 @@ class Disk:
             self.script.popleft()()
         self.records.append(decode_record(record))
         return len(self.records)
+
+    def write(self, record: bytes) -> int | None:
+        if self.script and not self.writes:
+            return None
+        if self.script:
+            self.script.popleft()()
+        self.written = record
+        self.file.write(record)
+        self.file.flush()
+        return self.file.fileno()
+
+    def sync(self) -> int:
+        return self.synced(None)
+
+    def synced(self, error: Exception | None) -> int:
+        if error is not None:
+            raise LogBroken("append", "log", str(error), "restart")
+        return self.append(self.written)
 
     async def make_room(self) -> None:
         self.checkpoints += 1
@@ -89,13 +113,120 @@ async def answers(calls: list[Call]) -> list[type[BaseException] | None]:
     return [type(error) if (error := (await asyncio.wait([call.reply]) and call.reply.exception())) else None for call in calls]
 
 
-async def test_no_commit_is_made_on_the_loop_thread_however_fast_the_disk_is() -> None:
+def syncs_slowly(made: DiskWorld) -> None:
+    """Like a disk that has done so for a while."""
+    made.committer._average_s = 1.0
+
+
+async def test_the_kernel_syncs_on_a_fast_disk_and_no_thread_is_woken() -> None:
     made = DiskWorld()
     for number in range(100):
         await made.put(number)
+    assert made.disk.threads == [threading.get_ident()] * 100
+    assert made.committer.statistics().sync_us > 0
+    made.committer.close()
+
+
+async def test_no_commit_is_made_on_the_loop_thread_once_the_disk_is_slow() -> None:
+    made = DiskWorld()
+    for number in range(100):
+        syncs_slowly(made)
+        await made.put(number)
     assert len(made.disk.threads) == 100
     assert threading.get_ident() not in made.disk.threads
-    assert made.committer.statistics().sync_us > 0
+    made.committer.close()
+
+
+async def test_a_kernel_that_takes_no_orders_leaves_the_sync_to_the_helper(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise SyncRefused("no more orders")
+
+    monkeypatch.setattr(KernelSync, "begin", refuse)
+    made = DiskWorld()
+    await made.put("kept")
+    assert made.durable(Thing, "a") == {"k": "kept"}
+    assert threading.get_ident() not in made.disk.threads
+    made.committer.close()
+    monkeypatch.setattr(KernelSync, "__init__", refuse)
+    made = DiskWorld()
+    await made.put("kept")
+    assert threading.get_ident() not in made.disk.threads
+    made.committer.close()
+
+
+class LongSync:
+    """A kernel whose syncs end when the test says so."""
+
+    def __init__(self, _: Any, done: Callable[[], None]) -> None:
+        self.done = done
+        self.error: Exception | None = None
+        self.under_way = False
+
+    def begin(self, fd: int, patience_ms: int) -> bool:
+        self.under_way = True
+        return False
+
+    def problem(self) -> Exception | None:
+        return self.error
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def long_sync(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "KernelSync", LongSync)
+
+
+async def test_calls_that_write_nothing_are_answered_while_the_kernel_syncs(long_sync: None) -> None:
+    made = DiskWorld()
+    kernel = cast("LongSync", made.committer._kernel)
+    writing = made.call(Thing, "a", "put", "k", 1)
+    assert await made.ask(Thing, "b", "put_nothing") == "nothing"
+    assert kernel.under_way
+    later = made.call(Thing, "b", "put", "k", 2)
+    await made.settle()
+    assert not writing.answered
+    assert not later.answered
+    kernel.done()
+    await writing.reply
+    await made.settle()
+    assert not later.answered, "it is in the next commit"
+    kernel.done()
+    await later.reply
+    made.committer.close()
+
+
+async def test_a_sync_that_fails_in_the_kernel_answers_everybody_and_ends_the_worker(long_sync: None) -> None:
+    made = DiskWorld()
+    kernel = cast("LongSync", made.committer._kernel)
+    call = made.call(Thing, "a", "put", "k", 1)
+    await made.settle()
+    kernel.error = SystemError("Input/output error")
+    kernel.done()
+    with pytest.raises(ObjectReset, match="Input/output error"):
+        await call.reply
+    assert len(made.trouble) == 1
+
+
+@pytest.mark.parametrize("fault", [broken, strange])
+async def test_a_log_that_breaks_as_the_loop_writes_to_it_ends_the_worker(fault: Callable[[], None]) -> None:
+    made = DiskWorld()
+    made.disk.writes = True
+    made.disk.script.append(fault)
+    with pytest.raises(ObjectReset, match="durable"):
+        await made.put("lost")
+    await made.settle()
+    assert len(made.trouble) == 1
+
+
+async def test_a_log_that_is_full_as_the_loop_writes_to_it_is_emptied_by_a_checkpoint() -> None:
+    made = DiskWorld()
+    made.disk.writes = True
+    made.disk.script.append(full)
+    await made.put("kept")
+    assert made.disk.checkpoints == 1
+    assert made.durable(Thing, "a") == {"k": "kept"}
     made.committer.close()
 
 

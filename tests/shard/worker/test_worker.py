@@ -216,6 +216,7 @@ async def test_a_disk_that_is_slow_is_a_problem_with_its_place_until_it_is_over(
             return append(record)
 
         store.append = append_slowly
+        monkeypatch.setattr(store.log, "write", lambda _: None)
         call = asyncio.ensure_future(one.ask("a", "put", 1))
         assert problems() == []
         [problem] = await wait_until_in_loop(problems, "the problem")
