@@ -17,6 +17,8 @@ from tidegate.runtime.wire.commands import Command, Ended, Said, decode_command,
 from tidegate.runtime.wire.supervisor_messages import Failed
 
 COMMAND_BYTES_MAX = 64 << 10
+COMMAND_S_MAX = 10.0
+"""Who connects says within this time what it wants, or keeps a descriptor of the supervisor for ever."""
 
 log = logging.getLogger("tidegate")
 
@@ -61,9 +63,15 @@ class CommandSocket:
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            command = decode_command(await reader.readline())
+            async with asyncio.timeout(COMMAND_S_MAX):
+                line = await reader.readline()
+            command = decode_command(line)
+        except asyncio.CancelledError:  # A stop. Let through, it would be logged by Python 3.11 as an error.
+            writer.close()
+            return
         except (msgspec.MsgspecError, ValueError, OSError) as error:
-            problem = f"no command of this version of the service: {error}"
+            why = f"none came within {COMMAND_S_MAX:g} s" if isinstance(error, TimeoutError) else error
+            problem = f"no command of this version of the service: {why}"
             _write(
                 writer, Ended((), Failed("command", str(self.path), problem, "use the tidegate command that the service is of"))
             )

@@ -66,7 +66,6 @@ TESTED_BY = {
     "runtime/heap.py": "service/test_overload.py",
     "runtime/limits.py": "meta/test_layers.py",
     "runtime/sockets/door.py": "service/test_descriptors.py",
-    "runtime/supervisor/command_socket.py": "service/test_reload.py",
     "runtime/supervisor/seats.py": "runtime/supervisor/test_supervision.py",
     "runtime/wire/commands.py": "service/test_reload.py",
     "runtime/wire/models.py": "shard/objects/test_models.py",
