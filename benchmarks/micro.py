@@ -46,8 +46,8 @@ from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.loop.spare import SpareTask
 from tidegate.shard.objects.methods import ObjectClass
-from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore
 
 BATCH = 64

@@ -36,7 +36,7 @@ from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.loop.self_test import Verdict, self_test
 from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.threads import keep_to_this_thread
-from tidegate.shard.store.checkpoint import CheckpointTrouble, memtable_bytes_max
+from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble, memtable_bytes_max
 from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.app import load_app

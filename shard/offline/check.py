@@ -18,7 +18,10 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, SLOT_KEY_BYTES, object_key, shard_of_slot
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Alarm, decode_header, index_row_key
 from tidegate.shard.offline.rows import OWN_FIRST
-from tidegate.shard.store.data_file import (
+from tidegate.shard.store.logs import LOG_KEY
+from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.recovery import Recovery
+from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT,
     FORMAT_WITHOUT_CHECKSUMS,
@@ -28,10 +31,7 @@ from tidegate.shard.store.data_file import (
     open_environment,
     unpack_meta,
 )
-from tidegate.shard.store.logs import LOG_KEY
-from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.pages import CRC_BYTES, Meta, PageFile, Verifier
-from tidegate.shard.store.recovery import Recovery
+from tidegate.shard.store.state.pages import CRC_BYTES, Meta, PageFile, Verifier
 
 FINDINGS_MAX = 100
 """Of one shard, and of one kind, that are told."""

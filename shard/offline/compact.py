@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tidegate.shard.offline.check import state_path
-from tidegate.shard.store.data_file import DATA_FILE, MAP_BYTES_MAX, compact, find_damage, format_of, open_environment
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.pages import PageFile
+from tidegate.shard.store.state.data_file import DATA_FILE, MAP_BYTES_MAX, compact, find_damage, format_of, open_environment
+from tidegate.shard.store.state.pages import PageFile
 
 
 class Compacted(NamedTuple):

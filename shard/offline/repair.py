@@ -24,7 +24,9 @@ from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Header, decode_header, encode_header, index_changes
 from tidegate.shard.offline.check import ReadState, objects, state_path
 from tidegate.shard.offline.rows import OWN_FIRST, name_of_object, name_of_row
-from tidegate.shard.store.data_file import (
+from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.recovery import Recovery, salvaged
+from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT_WITHOUT_CHECKSUMS,
     MAP_BYTES_MAX,
@@ -36,10 +38,8 @@ from tidegate.shard.store.data_file import (
     unpack_meta,
     write_rows,
 )
-from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.pages import CRC_BYTES, CRC_RESIDUE, Damage, Meta, PageFile, Row, Verifier, is_whole
-from tidegate.shard.store.recovery import Recovery, salvaged
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.pages import CRC_BYTES, CRC_RESIDUE, Damage, Meta, PageFile, Row, Verifier, is_whole
 from tidegate.shard.store.store import ABOVE_KEYS
 
 MENDED_BYTES_MAX = 4 << 10

@@ -1,7 +1,7 @@
 """What the rules of objects and the store have in common: the records that go down, and how reads come up.
 
 Rule 1: nothing above the store imports another file of it, but for the worker, which puts them together.
-Rule 2: no thread and no file; whoever implements `Reader` has those (see `tidegate.shard.store.thread_reader`).
+Rule 2: no thread and no file; whoever implements `Reader` has those (see `tidegate.shard.store.state.thread_reader`).
 """
 
 from __future__ import annotations

@@ -185,7 +185,7 @@ class _Gathered:
 
 
 def _fill(batch: StateBatch, memtable: Memtable) -> None:
-    """Like `tidegate.shard.store.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
+    """Like `checkpoints.checkpoint.slices`, without the stops: nobody is served yet, so one sorted run is fastest."""
     puts: list[tuple[bytes, bytes]] = []
     deletes: list[bytes] = []
     for object_key, held in memtable.objects.items():

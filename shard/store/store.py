@@ -254,7 +254,7 @@ class ShardStore:
         if answers:
             self.answers.apply(answers)
 
-    # Checkpointing (see tidegate.shard.store.checkpoint)
+    # Checkpointing (see tidegate.shard.store.checkpoints.checkpoint)
 
     def freeze(self, mark: bytes = b"") -> bool:
         """Sets what was applied so far aside for the checkpoint; whether there is anything. `mark`: up to where in the log that

@@ -20,17 +20,17 @@ from typing import NamedTuple
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
 from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogBroken, LogWithoutRoom, NoLog, sync_directory
-from tidegate.shard.store.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
-from tidegate.shard.store.data_file import MAP_BYTES_MAX
+from tidegate.shard.store.checkpoints.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
+from tidegate.shard.store.checkpoints.room import RESERVE, Room
+from tidegate.shard.store.checkpoints.shrinking import Shrinker
+from tidegate.shard.store.checkpoints.upkeep import Upkeep
 from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnwritable
-from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
-from tidegate.shard.store.residency import Watch, WatchStatistics
-from tidegate.shard.store.room import RESERVE, Room
-from tidegate.shard.store.shrinking import Shrinker
+from tidegate.shard.store.state.data_file import MAP_BYTES_MAX
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.residency import Watch, WatchStatistics
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
-from tidegate.shard.store.upkeep import Upkeep
 
 DISK_FREE_STEP_BYTES = 16 << 20
 

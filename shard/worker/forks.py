@@ -36,8 +36,8 @@ from tidegate.shard.loop.spare import SpareTask
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.storage import Storage, Transaction
 from tidegate.shard.objects.threads import no_objects_here
-from tidegate.shard.store.checkpoint import Checkpointer
-from tidegate.shard.store.lmdb_state import LmdbBatch, LmdbState
+from tidegate.shard.store.checkpoints.checkpoint import Checkpointer
+from tidegate.shard.store.state.lmdb_state import LmdbBatch, LmdbState
 from tidegate.shard.worker.committer import Committer
 from tidegate.shard.worker.peers import Peers
 from tidegate.shard.worker.worker import Worker

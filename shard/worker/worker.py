@@ -63,7 +63,7 @@ from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
-from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.collector import Collector

@@ -16,10 +16,10 @@ from pathlib import Path
 from random import Random
 
 import tidegate.shard.log.commit_log as log_module
-import tidegate.shard.store.checkpoint as checkpoint_module
+import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogFull
-from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.worker_store import WorkerStore

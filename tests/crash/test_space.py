@@ -20,8 +20,8 @@ from tests.support.load import read_many
 from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
 from tests.support.waiting import wait_until
 from tidegate.shard.log.commit_log import LogFull
-from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.room import Room
+from tidegate.shard.store.checkpoints.room import Room
+from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.worker_store import WorkerStore
 
 APP = (

@@ -22,8 +22,8 @@ from tests.support.damaged_log import KEY, RECORDS, SHARDS, append, log_of, plac
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import list_segments
 from tidegate.shard.log.segment import FRAME_BYTES, SALT_BYTES
-from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.recovery import Recovery
+from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.store import ShardStore
 from tidegate.shard.store.worker_store import WorkerStore
 

@@ -92,7 +92,7 @@ TESTED_BY = {
     "shard/objects/refusals.py": "shard/host/test_host_calls.py",
     "shard/objects/web.py": "shard/loop/test_real_libraries.py",
     "shard/offline/rows.py": "shard/offline/test_repair.py",
-    "shard/store/ahead.py": "shard/store/test_checkpoint_reads.py",
+    "shard/store/checkpoints/ahead.py": "shard/store/checkpoints/test_checkpoint_reads.py",
     "shard/store/interface.py": "shard/store/test_store_model.py",
     "shard/worker/debugger.py": "service/test_user_code.py",
     "shard/worker/forks.py": "service/test_forks.py",

@@ -23,6 +23,8 @@ LEAVES = {
 }
 SERVING = LEAVES | {"runtime/wire", "runtime/sockets", "runtime/child"}
 """What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
+STORE = ("store/interface", "store", "store/state", "store/checkpoints", "store/worker_store")
+"""What a worker puts together, from the bottom to the top."""
 
 ARROWS: dict[str, set[str]] = {
     "runtime/errors": {"runtime/limits"},
@@ -51,23 +53,29 @@ ARROWS: dict[str, set[str]] = {
     "shard/neutral": set(),
     "shard/store/interface": {"runtime/errors"},
     "shard/log": LEAVES,
-    "shard/store": LEAVES | {"shard/neutral", "shard/store/interface", "shard/log"},
+    "shard/store": LEAVES | {"shard/store/interface", "shard/log"},
+    "shard/store/state": LEAVES | {"shard/neutral", "shard/store/interface", "shard/log", "shard/store"},
+    "shard/store/checkpoints": LEAVES
+    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "store/state")},
+    "shard/store/worker_store": LEAVES
+    | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "store/checkpoints")},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
-    "shard/offline": LEAVES | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "core")},
+    "shard/offline": LEAVES | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core")},
     "shard/loop": LEAVES | {"runtime/wire", "shard/neutral", "shard/core"},
     "shard/objects": LEAVES | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop"},
     "shard/host": LEAVES
     | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop", "shard/objects"},
-    "shard/worker": SERVING
-    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "core", "loop", "objects", "host")},
+    "shard/worker": SERVING | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host")},
     "shard/__main__": SERVING
-    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "core", "loop", "objects", "host", "worker")},
+    | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker")},
 }
 """By floor, the floors that it may import from; a floor is a folder, or a single module that is known by name."""
 
 RULES = {
     "shard/core": "*",
-    "shard/store": {"ahead", "answers", "interface", "memory_state", "memtable", "reads", "record", "sorting", "store"},
+    "shard/store": {"answers", "interface", "memtable", "reads", "record", "store"},
+    "shard/store/state": {"memory_state"},
+    "shard/store/checkpoints": {"ahead", "sorting"},
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
     "shard/worker": {"patience"},

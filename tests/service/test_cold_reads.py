@@ -18,7 +18,7 @@ from tests.crash.disk import Disk, MakeDisk
 from tests.crash.disk import make_disk as make_disk
 from tests.support.service import ROOT, Serve, Service, ask, exchange
 from tests.support.waiting import wait_until
-from tidegate.shard.store.residency import look_at
+from tidegate.shard.store.state.residency import look_at
 
 APP = str(ROOT / "tests" / "service" / "apps" / "shelf.py")
 SHELVES = [f"s{number}" for number in range(300)]

@@ -19,8 +19,8 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
 from tidegate.shard.store.answers import is_session, number_of
 from tidegate.shard.store.interface import Answer
-from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import StoreFailed, StoreFull
 
 ROUNDING_S = 1e-9

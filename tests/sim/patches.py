@@ -21,7 +21,7 @@ import tidegate.shard.host.call_book
 import tidegate.shard.host.host
 import tidegate.shard.loop.task
 import tidegate.shard.objects.storage
-import tidegate.shard.store.checkpoint
+import tidegate.shard.store.checkpoints.checkpoint
 import tidegate.shard.store.recovery
 import tidegate.shard.worker.committer
 import tidegate.shard.worker.worker
@@ -108,7 +108,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
         kernel = type("SeededKernel", (SimulatedKernel,), {"random": disk.random})
         patch(tidegate.shard.worker.committer, time=clock, Handover=SimulatedHandover, KernelSync=kernel)
         patch(
-            tidegate.shard.store.checkpoint,
+            tidegate.shard.store.checkpoints.checkpoint,
             perf_counter=time.clock,
             CHECKPOINT_SLICE_KEYS=scenario.checkpoint_slice,
             CHECKPOINT_COMMIT_ENTRIES=scenario.checkpoint_commit,

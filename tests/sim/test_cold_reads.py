@@ -24,10 +24,10 @@ from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.values import ABSENT, restore
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.waiting import WaitingRoom
-from tidegate.shard.store.checkpoint import Checkpointer
+from tidegate.shard.store.checkpoints.checkpoint import Checkpointer
 from tidegate.shard.store.interface import Done, Fetch, ShardCommit, Snapshot
+from tidegate.shard.store.state.thread_reader import ThreadReader
 from tidegate.shard.store.store import ShardStore
-from tidegate.shard.store.thread_reader import ThreadReader
 from tidegate.shard.store.worker_store import WorkerStore
 
 SEEDS = 40

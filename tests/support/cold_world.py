@@ -9,10 +9,10 @@ from typing import Any
 from tests.support.host_world import Call, World
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.checkpoint import checkpoint_steps
+from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps
 from tidegate.shard.store.interface import Done, Fetch, Snapshot
+from tidegate.shard.store.state.thread_reader import look_up
 from tidegate.shard.store.store import ShardStore
-from tidegate.shard.store.thread_reader import look_up
 
 Act = Callable[[Any], Coroutine[Any, Any, Any]]
 

@@ -7,8 +7,8 @@ from random import Random
 
 import lmdb
 
-from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.pages import PageFile, Verifier
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.pages import PageFile, Verifier
 
 PAGE = 4_096
 ROWS = 600

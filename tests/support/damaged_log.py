@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import tidegate.shard.log.commit_log as log_module
-import tidegate.shard.store.checkpoint as checkpoint_module
+import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 from tidegate.shard.log.commit_log import list_segments
 from tidegate.shard.log.segment import FRAME_BYTES
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit

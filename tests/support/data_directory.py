@@ -9,9 +9,9 @@ from tidegate.runtime.supervisor.directory import open_directory
 from tidegate.shard.core.alarms import Alarm, Header, encode_header, index_changes
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
-from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import log_path
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.state.lmdb_state import LmdbState
 
 SHARDS = 4
 OBJECTS = 400

@@ -25,8 +25,8 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import ShardCommit, ShardDamaged
-from tidegate.shard.store.memory_state import MemorySnapshot, MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.state.memory_state import MemorySnapshot, MemoryState
 from tidegate.shard.store.store import ShardStore
 
 SHARDS = 4

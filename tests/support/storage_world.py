@@ -16,8 +16,8 @@ from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.objects.answered import DONE
 from tidegate.shard.objects.storage import Storage
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
-from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore
 
 

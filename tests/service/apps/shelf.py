@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from tidegate import DurableObject
-from tidegate.shard.store import data_file, residency
-from tidegate.shard.store.lmdb_state import LmdbSnapshot
+from tidegate.shard.store.state import data_file, residency
+from tidegate.shard.store.state.lmdb_state import LmdbSnapshot
 
 SLOW_READ_S = float(os.environ.get("SLOW_READ_S", "0"))
 KEYS = 16

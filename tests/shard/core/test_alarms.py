@@ -28,7 +28,7 @@ from tidegate.shard.core.alarms import (
     to_unix_us,
 )
 from tidegate.shard.store.interface import Done, Fetch, ObjectWrites, Snapshot
-from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore
 
 NOW_US = 1_700_000_000_123_456

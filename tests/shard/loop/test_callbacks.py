@@ -24,7 +24,7 @@ from tidegate.shard.loop.libraries import FACING_OBJECTS, is_library, is_plumbin
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.state.memory_state import MemoryState
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from tests.support.data_directory import ALARM_EVERY, KEYS, OBJECTS, SHARDS, mak
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.shard.core.alarms import INDEX_KEY, Alarm, Header, encode_header, index_row_key
 from tidegate.shard.offline.check import Check, Finding
-from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.state.lmdb_state import LmdbState
 
 
 @pytest.fixture

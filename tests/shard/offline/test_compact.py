@@ -12,7 +12,7 @@ from tests.support.data_directory import SHARDS, make_data_directory, state_file
 from tidegate.shard.offline.check import Check
 from tidegate.shard.offline.compact import compact_all
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.state.lmdb_state import LmdbState
 
 
 def test_what_was_deleted_takes_no_room_and_what_was_not_is_the_same(tmp_path: Path) -> None:

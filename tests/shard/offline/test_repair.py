@@ -27,10 +27,10 @@ from tidegate.shard.log.commit_log import CommitLog, list_segments
 from tidegate.shard.offline.check import Check
 from tidegate.shard.offline.repair import Repair, Salvage, missing_in_logs, take_from_logs
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
-from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import log_path
-from tidegate.shard.store.pages import PageFile
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.pages import PageFile
 
 SHARD = 1
 

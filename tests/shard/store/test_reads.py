@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from tests.support.cold_world import HeldReader
-from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.reads import OpenReads
+from tidegate.shard.store.state.memory_state import MemoryState
 
 
 def test_who_waits_for_the_reads_of_now_is_told_when_they_are_over_whatever_is_asked_later() -> None:

@@ -14,11 +14,11 @@ from tidegate.shard.log.commit_log import CommitLog, list_segments
 from tidegate.shard.log.reading import LogCorrupt
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
 from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit, ShardUnwritable
-from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import LogMark, list_logs, log_path, logs_to_recover
-from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.recovery import Recovery, encode_seqs, recover, salvaged
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore, StoreFailed
 
 KEY = b"\0\1" + b"object".ljust(14)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tidegate.shard.store.checkpoint import checkpoint_steps
+from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps
 from tidegate.shard.store.interface import ObjectWrites
-from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore
 
 ALICE, BOB = b"\0\0" + b"alice".ljust(14), b"\0\0" + b"bob".ljust(14)

@@ -17,17 +17,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
-import tidegate.shard.store.checkpoint as checkpoint_module
+import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 from tests.support.records import decode_record
 from tidegate.shard.log.commit_log import CommitLog
 from tidegate.shard.log.segment import encode_frame_head
-from tidegate.shard.store.checkpoint import checkpoint_steps
+from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
-from tidegate.shard.store.lmdb_state import LmdbState
 from tidegate.shard.store.logs import log_path
-from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.recovery import recover
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardState, ShardStore, StateBatch
 
 OBJECTS = [number.to_bytes(2, "big") + b"object".ljust(14) for number in (0, 1, 0x3FFF)]

@@ -14,16 +14,16 @@ import msgspec
 import pytest
 
 import tidegate.shard.log.commit_log as log_module
-import tidegate.shard.store.checkpoint as checkpoint_module
+import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 import tidegate.shard.store.worker_store as worker_store_module
-from tests.shard.store.test_residency import drop
+from tests.shard.store.state.test_residency import drop
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import CommitLog, LogFull, LogWithoutRoom, list_segments
-from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit, ShardDamaged, ShardUnwritable
-from tidegate.shard.store.lmdb_state import LmdbBatch
 from tidegate.shard.store.logs import list_logs, log_path
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.state.lmdb_state import LmdbBatch
 from tidegate.shard.store.store import ShardStore, StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 

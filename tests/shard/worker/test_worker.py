@@ -32,7 +32,7 @@ from tidegate.runtime.wire.supervisor_messages import (
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.lmdb_state import LmdbBatch
+from tidegate.shard.store.state.lmdb_state import LmdbBatch
 from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker import committer

@@ -25,7 +25,7 @@ import lmdb
 
 from tidegate.runtime.limits import STATE_VERIFY_BYTES_MAX
 from tidegate.shard.log.commit_log import overwrite_in_place, sync_directory
-from tidegate.shard.store.pages import CRC_BYTES, Damage, PageFile, Verifier, is_whole
+from tidegate.shard.store.state.pages import CRC_BYTES, Damage, PageFile, Verifier, is_whole
 from tidegate.shard.store.store import StoreFailed
 
 FORMAT = 2

@@ -1,4 +1,4 @@
-"""shard/store/thread_reader.py: threads that read, each question answered once, nothing touched after the end."""
+"""shard/store/state/thread_reader.py: threads that read, each question answered once, nothing touched after the end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tidegate.shard.loop.context import CURRENT
-from tidegate.shard.store.thread_reader import READER_THREADS, ThreadReader, look_up
+from tidegate.shard.store.state.thread_reader import READER_THREADS, ThreadReader, look_up
 
 WAIT_S = 10.0
 

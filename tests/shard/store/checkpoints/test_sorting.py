@@ -1,4 +1,4 @@
-"""shard/store/sorting.py: sorting in steps, none of which takes long."""
+"""shard/store/checkpoints/sorting.py: sorting in steps, none of which takes long."""
 
 from random import Random
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.shard.store.sorting import sorted_steps
+from tidegate.shard.store.checkpoints.sorting import sorted_steps
 
 
 @given(st.sets(st.binary(max_size=4)))

@@ -1,5 +1,5 @@
-"""shard/store/lmdb_state.py: the LMDB environment of a shard. The tests of reading and batches run over `MemoryState` too, so
-that both keep the same promises."""
+"""shard/store/state/lmdb_state.py: the LMDB environment of a shard. The tests of reading and batches run over `MemoryState` too,
+so that both keep the same promises."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 from tests.support.damage import PAGE, ROWS, flip_bit, object_row, places_of_rows, write_state
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.lmdb_state import LmdbState, _failure
-from tidegate.shard.store.memory_state import MemoryState
-from tidegate.shard.store.pages import PageFile
+from tidegate.shard.store.state.lmdb_state import LmdbState, _failure
+from tidegate.shard.store.state.memory_state import MemoryState
+from tidegate.shard.store.state.pages import PageFile
 from tidegate.shard.store.store import ShardState, StoreFailed, StoreFull
 
 LOW, HIGH = b"", b"\xfe"
@@ -150,7 +150,7 @@ def test_a_state_of_another_shard_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_state_of_an_unknown_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.store.data_file.FORMAT", 7)
+    monkeypatch.setattr("tidegate.shard.store.state.data_file.FORMAT", 7)
     LmdbState(tmp_path, 1).close()
     monkeypatch.undo()
     with pytest.raises(OperatorError, match="format 7 is unknown"):
@@ -247,7 +247,7 @@ def test_reads_leave_no_page_pinned(tmp_path: Path) -> None:
 def test_a_system_that_grants_little_address_space_gets_a_smaller_map(tmp_path: Path) -> None:
     program = (
         "import resource, sys, pathlib; resource.setrlimit(resource.RLIMIT_AS, (24 << 30, 24 << 30))\n"
-        "from tidegate.shard.store.lmdb_state import LmdbState\n"
+        "from tidegate.shard.store.state.lmdb_state import LmdbState\n"
         "state = LmdbState(pathlib.Path(sys.argv[1]), 1)\n"
         "print(state.applied_seq)\n"
     )
@@ -306,7 +306,7 @@ def test_a_file_that_was_cut_short_refuses_its_shard_and_ends_no_process(tmp_pat
     os.truncate(tmp_path / "data.mdb", int(pages * PAGE))
     program = (
         "import pathlib, sys\n"
-        "from tidegate.shard.store.lmdb_state import LmdbState\n"
+        "from tidegate.shard.store.state.lmdb_state import LmdbState\n"
         "state = LmdbState(pathlib.Path(sys.argv[1]), 1)\n"
         "list(state.scan(b'', b'\\xfe', False))\n"
     )
@@ -319,7 +319,7 @@ def test_a_large_file_is_not_looked_through_but_what_is_read_of_it_is_right(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Bits are flipped in rows, so in leaves: in the page's own numbers and above, only looking through all of it tells."""
-    monkeypatch.setattr("tidegate.shard.store.data_file.STATE_VERIFY_BYTES_MAX", 0)
+    monkeypatch.setattr("tidegate.shard.store.state.data_file.STATE_VERIFY_BYTES_MAX", 0)
     random = Random(3)
     held = write_state(tmp_path, random)
     file = tmp_path / "data.mdb"
@@ -351,7 +351,7 @@ def test_a_large_file_is_not_looked_through_but_what_is_read_of_it_is_right(
 def test_a_scan_notices_that_the_first_or_last_row_of_its_range_has_another_key(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reverse: bool
 ) -> None:
-    monkeypatch.setattr("tidegate.shard.store.data_file.STATE_VERIFY_BYTES_MAX", 0)
+    monkeypatch.setattr("tidegate.shard.store.state.data_file.STATE_VERIFY_BYTES_MAX", 0)
     file = tmp_path / "data.mdb"
     state = LmdbState(tmp_path, 1)
     put(state, {b"\x01%015d" % number + letter: b"v" for number in range(9) for letter in (b"a", b"b", b"c")}, 1)
@@ -392,7 +392,7 @@ def test_a_file_that_cannot_be_read_now_is_no_damaged_file(tmp_path: Path, monke
     def fails(path: Path, *args: object, **options: object) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("tidegate.shard.store.lmdb_state.PageFile", fails)
+    monkeypatch.setattr("tidegate.shard.store.state.lmdb_state.PageFile", fails)
     with pytest.raises(StoreFailed, match="Input/output error"):
         LmdbState(tmp_path, 1)
 

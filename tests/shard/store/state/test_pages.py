@@ -1,4 +1,4 @@
-"""shard/store/pages.py: the pages of LMDB's data files, looked through without LMDB."""
+"""shard/store/state/pages.py: the pages of LMDB's data files, looked through without LMDB."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 
 from tests.support.damage import PAGE, flip_bit, object_row, write_state
 from tests.support.service import FULL
-from tidegate.shard.store.data_file import META_KEY, expected_seq, unpack_meta
-from tidegate.shard.store.pages import Meta, PageFile, Row, Verifier, is_whole
+from tidegate.shard.store.state.data_file import META_KEY, expected_seq, unpack_meta
+from tidegate.shard.store.state.pages import Meta, PageFile, Row, Verifier, is_whole
 
 SEED = int(os.environ.get("SEED", "7"))
 

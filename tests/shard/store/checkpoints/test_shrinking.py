@@ -1,4 +1,4 @@
-"""shard/store/shrinking.py: data files that are mostly free get smaller while they are read."""
+"""shard/store/checkpoints/shrinking.py: data files that are mostly free get smaller while they are read."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.support.cold_world import HeldReader
-from tidegate.shard.store import shrinking as shrinking_module
-from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.pages import PageFile, Verifier
-from tidegate.shard.store.shrinking import Shrinker, is_due
+from tidegate.shard.store.checkpoints import shrinking as shrinking_module
+from tidegate.shard.store.checkpoints.shrinking import Shrinker, is_due
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.pages import PageFile, Verifier
 from tidegate.shard.store.store import ShardStore, StoreFailed
 
 MB = 1 << 20
@@ -99,7 +99,7 @@ async def test_a_new_file_whose_name_may_not_last_is_written_by_no_process_that_
     def fails(path: Path) -> None:
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr("tidegate.shard.store.data_file.sync_directory", fails)
+    monkeypatch.setattr("tidegate.shard.store.state.data_file.sync_directory", fails)
     with pytest.raises(StoreFailed, match="replace store"):
         await Shrinker([(ShardStore(state), state)]).shrink(in_helper)
     monkeypatch.undo()
@@ -115,7 +115,7 @@ async def test_where_there_is_no_room_the_file_stays_as_it_is(state: LmdbState, 
     def no_room(path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("tidegate.shard.store.data_file.sync_file", no_room)
+    monkeypatch.setattr("tidegate.shard.store.state.data_file.sync_file", no_room)
     shrinker = Shrinker([(ShardStore(state), state)])
     assert not await shrinker.shrink(in_helper)
     assert size_of(state) == before

@@ -17,7 +17,7 @@ from typing import Any
 import lmdb
 
 from tidegate.runtime.limits import SHRINK_BYTES_MIN, SHRINK_LIVE_BYTES_MAX
-from tidegate.shard.store.lmdb_state import LmdbState
+from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.store import ShardStore
 
 log = logging.getLogger("tidegate")

@@ -1,4 +1,4 @@
-"""shard/store/upkeep.py: an idle worker's log gets small, and room is found by whoever has nothing to write."""
+"""shard/store/checkpoints/upkeep.py: an idle worker's log gets small, and room is found by whoever has nothing to write."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.shard.store.test_worker_store import object_key, with_store, write
 from tidegate.runtime.limits import LOG_REST_LOOKS, SEGMENT_BYTES
 from tidegate.shard.log.commit_log import SEGMENT_BYTES_FIRST, LogWithoutRoom
-from tidegate.shard.store.checkpoint import CheckpointTrouble
+from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
 from tidegate.shard.store.worker_store import WorkerStore
 
 MB = 1 << 20
@@ -80,7 +80,7 @@ def test_a_log_that_is_written_to_or_not_checkpointed_stays_large(tmp_path: Path
 
 
 def test_a_worker_looks_by_itself_after_a_checkpoint_and_then_no_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tidegate.shard.store.upkeep.UPKEEP_EVERY_S", 0.01)
+    monkeypatch.setattr("tidegate.shard.store.checkpoints.upkeep.UPKEEP_EVERY_S", 0.01)
 
     async def test(store: WorkerStore) -> None:
         looks = []

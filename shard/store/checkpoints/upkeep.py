@@ -12,7 +12,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import LOG_REST_LOOKS, UPKEEP_EVERY_S
 from tidegate.shard.log.commit_log import LogFull
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.store.checkpoint import Checkpointer, CheckpointTrouble
+from tidegate.shard.store.checkpoints.checkpoint import Checkpointer, CheckpointTrouble
 
 
 class Upkeep:

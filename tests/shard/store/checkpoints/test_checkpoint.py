@@ -1,5 +1,5 @@
-"""shard/store/checkpoint.py: what is checkpointed is in synced states before the log forgets it, and no answer changes
-meanwhile."""
+"""shard/store/checkpoints/checkpoint.py: what is checkpointed is in synced states before the log forgets it, and no answer
+changes meanwhile."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from random import Random
 
 import pytest
 
-import tidegate.shard.store.checkpoint as checkpoint_module
+import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.__main__ import SWITCH_INTERVAL_S
-from tidegate.shard.store.checkpoint import (
+from tidegate.shard.store.checkpoints.checkpoint import (
     Checkpointer,
     CheckpointTrouble,
     Pressure,
@@ -28,8 +28,8 @@ from tidegate.shard.store.checkpoint import (
     turn_budget_s,
 )
 from tidegate.shard.store.interface import ObjectWrites
-from tidegate.shard.store.memory_state import MemoryState
 from tidegate.shard.store.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
 
 CALM = Pressure(1_000, 50_000, 10, 1, 8)

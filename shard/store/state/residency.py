@@ -29,9 +29,9 @@ from typing import NamedTuple
 
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import Done, Fetch, Reader, Snapshot
-from tidegate.shard.store.lmdb_state import FAULTS, LmdbState
+from tidegate.shard.store.state.lmdb_state import FAULTS, LmdbState
+from tidegate.shard.store.state.thread_reader import ThreadReader, look_up
 from tidegate.shard.store.store import ShardStore
-from tidegate.shard.store.thread_reader import ThreadReader, look_up
 
 PROBE_INTERVAL_S = 2.0
 PROBE_WHOLE_PAGES = 4_096

@@ -24,11 +24,11 @@ from typing import Any, NamedTuple, Protocol
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import SLOT_KEY_BYTES
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
-from tidegate.shard.store.ahead import Ahead
+from tidegate.shard.store.checkpoints.ahead import Ahead
+from tidegate.shard.store.checkpoints.room import Room
+from tidegate.shard.store.checkpoints.sorting import SORT_STEP, sorted_steps
 from tidegate.shard.store.interface import Reader, ShardDamaged
 from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.room import Room
-from tidegate.shard.store.sorting import SORT_STEP, sorted_steps
 from tidegate.shard.store.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
 MEMTABLE_BYTES_MIN = 64 << 20

@@ -1,4 +1,4 @@
-"""shard/store/residency.py: what of a real file is in memory, and who reads it then."""
+"""shard/store/state/residency.py: what of a real file is in memory, and who reads it then."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
-import tidegate.shard.store.lmdb_state as state_module
-import tidegate.shard.store.residency as residency_module
-from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.residency import (
+import tidegate.shard.store.state.lmdb_state as state_module
+import tidegate.shard.store.state.residency as residency_module
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.residency import (
     PAGE,
     PROBE_WHOLE_PAGES,
     PROBE_WINDOWS,
@@ -31,8 +31,8 @@ from tidegate.shard.store.residency import (
     read_in,
     windows,
 )
+from tidegate.shard.store.state.thread_reader import ThreadReader
 from tidegate.shard.store.store import ShardStore
-from tidegate.shard.store.thread_reader import ThreadReader
 
 PAGES = 400
 
@@ -244,7 +244,7 @@ async def test_what_is_in_memory_is_read_on_the_loop_and_no_thread_is_started(tm
 def test_opening_a_file_that_is_too_large_to_be_looked_through_leaves_it_on_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidegate.shard.store.data_file.STATE_VERIFY_BYTES_MAX", 0)
+    monkeypatch.setattr("tidegate.shard.store.state.data_file.STATE_VERIFY_BYTES_MAX", 0)
     with shard(tmp_path, cold=False) as it:
         path = it.state.path
     drop(path / "data.mdb")

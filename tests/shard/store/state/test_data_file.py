@@ -1,4 +1,4 @@
-"""shard/store/data_file.py: data files of older formats, and how a file is made anew."""
+"""shard/store/state/data_file.py: data files of older formats, and how a file is made anew."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.damage import write_format_1
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.store import data_file
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.lmdb_state import LmdbState
-from tidegate.shard.store.pages import PageFile, Verifier
+from tidegate.shard.store.state import data_file
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.pages import PageFile, Verifier
 
 ROWS = {b"\x02%015dk" % number: b"value %d" % number for number in range(3_000)}
 

@@ -1,11 +1,11 @@
-"""shard/store/room.py: room on the disk that is kept back for checkpoints and deletes."""
+"""shard/store/checkpoints/room.py: room on the disk that is kept back for checkpoints and deletes."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from tidegate.shard.log.commit_log import LogWithoutRoom
-from tidegate.shard.store.room import Room
+from tidegate.shard.store.checkpoints.room import Room
 
 SIZE = 4 << 20
 

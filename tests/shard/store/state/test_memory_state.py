@@ -1,10 +1,10 @@
-"""shard/store/memory_state.py: what only the state without files does (the shared promises are tested in test_state)."""
+"""shard/store/state/memory_state.py: what only the state without files does (the shared promises are tested in test_state)."""
 
 from __future__ import annotations
 
 import pytest
 
-from tidegate.shard.store.memory_state import MemoryState
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import StoreFull
 
 

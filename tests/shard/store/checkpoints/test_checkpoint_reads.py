@@ -1,4 +1,4 @@
-"""shard/store/checkpoint.py over a state that may be on disk only: readers keep what they read, and the loop touches no page
+"""checkpoints/checkpoint.py over a state that may be on disk only: readers keep what they read, and the loop touches no page
 that a thread has not brought in."""
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-import tidegate.shard.store.checkpoint as checkpoint_module
-from tests.shard.store.test_checkpoint import Bench, object_key, with_bench
+import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
+from tests.shard.store.checkpoints.test_checkpoint import Bench, object_key, with_bench
 from tests.support.cold_world import HeldReader
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import Done, Fetch, Snapshot
-from tidegate.shard.store.memory_state import MemoryBatch, MemorySnapshot, MemoryState
-from tidegate.shard.store.thread_reader import look_up
+from tidegate.shard.store.state.memory_state import MemoryBatch, MemorySnapshot, MemoryState
+from tidegate.shard.store.state.thread_reader import look_up
 
 
 async def turns(count: int = 30) -> None:

@@ -28,7 +28,9 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.runtime.limits import KEY_BYTES_MAX
 from tidegate.shard.log.commit_log import make_directory, overwrite_in_place, sync_directory
-from tidegate.shard.store.data_file import (
+from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.logs import LOG_KEY
+from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT,
     FORMAT_WITHOUT_CHECKSUMS,
@@ -46,9 +48,7 @@ from tidegate.shard.store.data_file import (
     unpack_meta,
     with_checksums,
 )
-from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.logs import LOG_KEY
-from tidegate.shard.store.pages import CRC_BYTES, CRC_RESIDUE, PageFile
+from tidegate.shard.store.state.pages import CRC_BYTES, CRC_RESIDUE, PageFile
 from tidegate.shard.store.store import StoreFailed, StoreFull
 
 FULL_BELOW_BYTES = 1 << 20
