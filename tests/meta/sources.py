@@ -25,7 +25,6 @@ TESTED_BY = {
     "runtime/chaos/stage/app.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/calls/callers.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/catalogue.py": "runtime/cli/commands/test_chaos.py",
-    "runtime/chaos/stage/disk.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/all.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/drop.py": "runtime/chaos/test_campaign.py",
     "runtime/chaos/faults/fail.py": "runtime/chaos/test_campaign.py",

@@ -8,6 +8,7 @@ flush: writes to the inner disk fail from that instant, and what it had taken bu
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import itertools
 import os
@@ -25,9 +26,11 @@ MAKE = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"], "btrfs"
 OUTER_MIB = 128
 """For the outer file system itself."""
 LET_GO_S_MAX = 120.0
-"""Who makes a mount namespace of its own, as containers do, holds whatever is mounted then until it ends."""
+_CLONE_NEWNS = 0x00020000
 _EXT4_IOC_SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def check_disk(kind: str) -> None:
@@ -37,6 +40,18 @@ def check_disk(kind: str) -> None:
     for program in {"losetup", "mkfs.ext4", MAKE[kind][0]}:
         if shutil.which(program) is None:
             raise OperatorError("run", program, "it is not installed", f"install it, or choose another of {', '.join(MAKE)}")
+
+
+def keep_mounts_private() -> None:
+    """What this thread, and all that it starts from now on, mount is for nobody else. Raises OperatorError.
+
+    Who makes a mount namespace of its own, as containers do, gets a copy of whatever is mounted then, and holds it until it ends:
+    a disk without power could not be let go for so long."""
+    if _libc.unshare(_CLONE_NEWNS) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise OperatorError("make", "a mount namespace", reason, "run it as root where mounting is allowed, or without --fs")
+    with contextlib.suppress(OperatorError):  # In a root that is not mounted nothing is shared with others.
+        _run("mount", "--make-rslave", "/")
 
 
 class Disk:

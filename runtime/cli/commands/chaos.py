@@ -99,6 +99,7 @@ def _duration(text: str) -> float:
 
 def run(options: argparse.Namespace) -> int:
     from tidegate.runtime.chaos.campaign import Campaign, Plan  # Here, because `serve` needs none of it.
+    from tidegate.runtime.chaos.stage.disk import keep_mounts_private
 
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
     duration_s = options.duration or (float("inf") if options.times else 60.0)
@@ -118,6 +119,8 @@ def run(options: argparse.Namespace) -> int:
         fs=options.fs or "",
         size_mib=options.size,
     )
+    if options.fs:
+        keep_mounts_private()
     folder = _folder(options.data)
     say = _stay_silent if options.json else _say
     say(f"chaos with seed {seed}, in {folder}")

@@ -1,0 +1,51 @@
+"""runtime/chaos/stage/disk.py: a disk of its own lets go when its power was cut, whatever else runs on the machine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import pathlib, sys
+from tidegate.runtime.chaos.stage.disk import Disk, keep_mounts_private
+keep_mounts_private()
+disk = Disk(pathlib.Path(sys.argv[1]), "ext4", 64)
+(disk.place / "file").write_text("x")
+print("mounted", flush=True)
+sys.stdin.readline()
+disk.cut_power()
+disk.restore_power()
+print("again", flush=True)
+disk.unmount()
+"""
+
+
+@pytest.mark.root
+@pytest.mark.timeout(90)
+def test_a_disk_without_power_is_let_go_though_a_container_was_started_meanwhile(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a loop device")
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        assert user.stdin is not None
+        assert user.stdout.readline() == "mounted\n"
+        assert str(tmp_path) not in Path("/proc/self/mounts").read_text(), "nobody else sees it"
+        inside = ["unshare", "--mount", "sh", "-c", "echo inside; exec sleep 60"]
+        with subprocess.Popen(inside, stdout=subprocess.PIPE, text=True) as container:
+            try:
+                assert container.stdout is not None
+                assert container.stdout.readline() == "inside\n"
+                user.stdin.write("cut\n")
+                user.stdin.flush()
+                began_at = time.monotonic()
+                assert user.stdout.readline() == "again\n"
+                assert time.monotonic() - began_at < 20
+            finally:
+                container.kill()
+    assert user.returncode == 0
