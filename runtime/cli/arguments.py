@@ -39,17 +39,25 @@ class Parser(argparse.ArgumentParser):
         if "arguments" in options and not any(text.startswith("-") and not self._begins_number(text) for text in rest):
             options.arguments += rest
         elif rest:
-            self.error(f"unrecognized arguments: {' '.join(rest)}")
+            options.parser.error(f"unrecognized arguments: {' '.join(rest)}")
         return options
 
     def _begins_number(self, text: str) -> bool:
         return self._negative_number_matcher.match(text) is not None
 
 
-def add_client_options(parser: argparse.ArgumentParser) -> None:
+def add_command(commands: Any, name: str, says: str, epilog: str, run: Callable[[argparse.Namespace], int]) -> Parser:
+    """`says` is what it does, in a line; `epilog` explains, and has examples."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser: Parser = commands.add_parser(name, help=says, description=says, epilog=epilog, formatter_class=raw)
+    parser.set_defaults(run=run, parser=parser)
+    return parser
+
+
+def add_client_options(parser: argparse.ArgumentParser, timeout: str = "give up after this time") -> None:
     add_connect(parser)
     read = read_as(Seconds, " of seconds")
-    parser.add_argument("--timeout", metavar="SECONDS", type=read, default=10.0, help="give up after this time (default: 10)")
+    parser.add_argument("--timeout", metavar="SECONDS", type=read, default=10.0, help=f"{timeout} (default: 10)")
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:

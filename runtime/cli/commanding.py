@@ -22,7 +22,7 @@ _ELSEWHERE = "run it on the machine of the service, as the user of the service o
 
 
 def add_command_options(parser: argparse.ArgumentParser) -> None:
-    add_client_options(parser)
+    add_client_options(parser, timeout="wait so long for the service to answer; then until it is done")
     parser.add_argument("--json", action="store_true", help="print what came of it as JSON")
 
 

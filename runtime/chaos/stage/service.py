@@ -132,7 +132,7 @@ class ChaosService:
             _pause(POLL_S)
 
     def _left(self) -> list[int]:
-        """Processes that have this service's socket path or data on their command line, or its lock open."""
+        """Processes that have a file of its data open, the lock among them."""
         inside = f"{os.path.realpath(self.data)}/"
         found = []
         for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))):

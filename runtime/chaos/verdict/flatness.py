@@ -30,9 +30,8 @@ class Trend(msgspec.Struct, frozen=True):
         return rise <= max(self.floor, GROWTH_MAX * abs(self.first + self.last) / 2)
 
     def __str__(self) -> str:
-        return f"{self.what} {self.first:,.0f} → {self.last:,.0f} {self.unit}{'' if self.is_flat else ' (rises)'}".replace(
-            "  ", " "
-        )
+        words = f"{self.what} {self.first:,.0f} → {self.last:,.0f}", self.unit, "" if self.is_flat else "(rises)"
+        return " ".join(filter(None, words))
 
 
 def trend(what: str, unit: str, samples: Sequence[tuple[float, float]], floor: float) -> Trend | None:

@@ -7,13 +7,14 @@ import json
 import time
 from typing import Any
 
-from tidegate.runtime.cli.arguments import add_client_options
+from tidegate.runtime.cli.arguments import add_client_options, add_command
 from tidegate.runtime.cli.asking import ask, read_status, report_call_error, status_of
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import alarm_target, newest_abandoned, render_alarms
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.wire.protocol import DROP_ALARM, RUN_ALARM
 
+_SAYS = "list, drop or run again alarms that were given up because their handlers failed"
 _ALARMS_EPILOG = """An alarm is given up when its handler has raised seven times, or its process has died four times while it ran.
 
 examples:
@@ -28,16 +29,12 @@ ALARM_LISTED_S = 6.0
 
 
 def add(commands: Any) -> None:
-    told = "list, drop or run again alarms that were given up because their handlers failed"
-    alarms = commands.add_parser(
-        "alarms", help=told, description=told, epilog=_ALARMS_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    alarms = add_command(commands, "alarms", _SAYS, _ALARMS_EPILOG, run)
     alarms.add_argument("action", nargs="?", choices=("list", *ALARM_ACTIONS), default="list", help="default: list")
     alarms.add_argument("class_name", metavar="CLASS", nargs="?", help="with drop and run: whose alarm")
     alarms.add_argument("name", metavar="NAME", nargs="?")
     add_client_options(alarms)
     alarms.add_argument("--json", action="store_true", help="print the list, or the error, as JSON")
-    alarms.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

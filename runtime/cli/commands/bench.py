@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.cli.arguments import Count, add_connect, counts, read_as
+from tidegate.runtime.cli.arguments import Count, add_command, add_connect, counts, read_as
 from tidegate.runtime.cli.asking import check_somebody_listens
 
 _BENCH_EPILOG = """Takes durable unique numbers from new objects of a running service, checks that each comes once and none is
@@ -22,8 +22,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    raw = argparse.RawDescriptionHelpFormatter
-    bench = commands.add_parser("bench", help="measure a running service", epilog=_BENCH_EPILOG, formatter_class=raw)
+    bench = add_command(commands, "bench", "measure a running service", _BENCH_EPILOG, run)
     add_connect(bench)
     bench.add_argument("--class", dest="class_name", metavar="CLASS", help="a class with get_unique_number() (default: Counter)")
     bench.add_argument("--concurrency", metavar="N,…", type=counts, help="calls in flight (default: 1,64,256,1024)")
@@ -33,7 +32,6 @@ def add(commands: Any) -> None:
     bench.add_argument("--route", choices=("router", "direct", "both"), help="through the router or straight to the workers")
     bench.add_argument("--load", choices=("client", "lean"), default="client", help="the Python client, or raw sockets")
     bench.add_argument("--json", action="store_true", help="print the result as JSON, and no progress")
-    bench.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -8,10 +8,10 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.cli.arguments import add_client_options, parse_arguments
+from tidegate.runtime.cli.arguments import add_client_options, add_command, parse_arguments
 from tidegate.runtime.cli.asking import ask, report_call_error
 from tidegate.runtime.cli.exits import EXIT_OK, EXIT_USAGE, fail
-from tidegate.runtime.errors import CallError, OperatorError
+from tidegate.runtime.errors import CallError, OperatorError, Unavailable
 from tidegate.runtime.limits import IDEMPOTENCY_KEY_BYTES_MAX
 
 _CALL_EPILOG = """examples:
@@ -23,9 +23,7 @@ _CALL_EPILOG = """examples:
 
 
 def add(commands: Any) -> None:
-    call = commands.add_parser(
-        "call", help="call a method of an object", epilog=_CALL_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    call = add_command(commands, "call", "call a method of an object, and print its result as JSON", _CALL_EPILOG, run)
     call.add_argument("class_name", metavar="CLASS")
     call.add_argument("name", metavar="NAME")
     call.add_argument("method", metavar="METHOD")
@@ -34,8 +32,7 @@ def add(commands: Any) -> None:
         "--key", type=_key, help="a name of this call, 1 to 64 bytes: made again with the same one it gets the first one's result"
     )
     add_client_options(call)
-    call.add_argument("--json", action="store_true", help="print errors as JSON too, on stdout")
-    call.set_defaults(run=run)
+    call.add_argument("--json", action="store_true", help='print errors as JSON too, on stdout: {"error": …}')
 
 
 def _key(text: str) -> str:
@@ -53,7 +50,9 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_USAGE
     try:
         result = ask(options, options.class_name, options.name, options.method, positional, keywords, key=options.key)
-    except OperatorError:
+    except OperatorError as error:
+        if options.json:
+            print(msgspec.json.encode({"error": Unavailable(str(error)).to_wire()}).decode())
         raise
     except Exception as error:  # A built-in exception that the method raised comes back as itself, with the reply as its cause.
         reply = error if isinstance(error, CallError) else error.__cause__

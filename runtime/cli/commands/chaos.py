@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import msgspec
 
 from tidegate.runtime.chaos.faults.catalogue import FAULTS, FaultKind
-from tidegate.runtime.cli.arguments import Count, Seconds, read_as
+from tidegate.runtime.cli.arguments import Count, Seconds, add_command, read_as
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import ROUTERS_MAX
@@ -32,6 +32,7 @@ and start, all is there. Exit code 0: every promise was kept; 1: not: the folder
 
 faults:
 {faults}
+
 examples:
   tidegate chaos                                          a minute of kills, freezes, dropped connections and restarts
   tidegate chaos --faults kill --times 1000 --every 0.5   a thousand kills
@@ -44,9 +45,8 @@ examples:
 def add(commands: Any) -> None:
     width = max(map(len, FAULTS)) + 2
     listed = "\n".join(f"  {name:<{width}}{fault.says}{_needs(fault)}" for name, fault in FAULTS.items())
-    raw = argparse.RawDescriptionHelpFormatter
-    chaos = commands.add_parser(
-        "chaos", help="hurt a service and verify it", epilog=_EPILOG.format(faults=listed), formatter_class=raw
+    chaos = add_command(
+        commands, "chaos", "hurt a service of its own, and verify every answer", _EPILOG.format(faults=listed), run
     )
     option = chaos.add_argument
     option("--faults", metavar="LIST", default=EVERYWHERE, help="from the list below, or all, or none (default: %(default)s)")
@@ -83,7 +83,6 @@ def add(commands: Any) -> None:
         help="a folder for it, which is made and kept (default: a temporary one, removed if all was kept)",
     )
     option("--json", action="store_true", help="print the report as JSON, and no progress")
-    chaos.set_defaults(run=run)
 
 
 def _needs(fault: FaultKind) -> str:

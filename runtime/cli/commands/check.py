@@ -10,12 +10,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.check import Check, Counts, Finding
 
+_SAYS = "look through a data directory for damage"
 _EPILOG = """Looks at every page, row and log record, at headers and alarms. Changes nothing. The service must be stopped.
 Exits 0 if everything is whole, 1 if anything is not.
 
@@ -27,13 +29,9 @@ PROGRESS_EVERY_S = 1.0
 
 
 def add(commands: Any) -> None:
-    told = "look through a data directory for damage"
-    check = commands.add_parser(
-        "check", help=told, description=told, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    check = add_command(commands, "check", _SAYS, _EPILOG, run)
     add_data(check)
     check.add_argument("--json", action="store_true", help="print what was found as JSON")
-    check.set_defaults(run=run)
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:

@@ -8,12 +8,14 @@ from typing import Any
 
 import lmdb
 
+from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.compact import compact_all
 
+_SAYS = "make data files as small as what is in them"
 _EPILOG = """A service does this by itself for files that are mostly free. It must be stopped; a damaged shard is refused.
 
 examples:
@@ -22,13 +24,9 @@ examples:
 
 
 def add(commands: Any) -> None:
-    told = "make data files as small as what is in them"
-    compact = commands.add_parser(
-        "compact", help=told, description=told, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    compact = add_command(commands, "compact", _SAYS, _EPILOG, run)
     add_data(compact)
     compact.add_argument("--json", action="store_true", help="print the sizes as JSON")
-    compact.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -9,13 +9,14 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.cli.arguments import add_client_options
+from tidegate.runtime.cli.arguments import add_client_options, add_command
 from tidegate.runtime.cli.asking import ask, read_status, report_call_error, status_of
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import render_quarantine
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.wire.protocol import RELEASE_OBJECT
 
+_SAYS = "list objects that are in quarantine because of what their code does to its worker, or release one"
 _EPILOG = """An object is in quarantine when its code has held up or ended its worker more than once: its callers are refused, for
 4 s at first and twice as long each time.
 
@@ -29,16 +30,12 @@ LISTED_S = 6.0
 
 
 def add(commands: Any) -> None:
-    told = "list objects that are in quarantine because of what their code does to its worker, or release one"
-    objects = commands.add_parser(
-        "objects", help=told, description=told, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    objects = add_command(commands, "objects", _SAYS, _EPILOG, run)
     objects.add_argument("action", nargs="?", choices=("list", "release"), default="list", help="default: list")
     objects.add_argument("class_name", metavar="CLASS", nargs="?", help="with release: which object")
     objects.add_argument("name", metavar="NAME", nargs="?")
     add_client_options(objects)
     objects.add_argument("--json", action="store_true", help="print the list, or the error, as JSON")
-    objects.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

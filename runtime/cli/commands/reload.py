@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commanding import add_command_options, command
 
+_SAYS = "replace the workers one by one with the app as it is on disk now; no call fails"
 _EPILOG = """Each worker is replaced in turn. Its successor imports the app beside it; only then new calls wait, the
 old worker answers what it has begun, and the successor goes on with what was written. A version that
 cannot be imported changes nothing: the old one goes on, and the exit code is 1. SIGHUP to the supervisor
@@ -19,11 +21,8 @@ examples:
 
 
 def add(commands: Any) -> None:
-    told = "replace the workers one by one with the app as it is on disk now; no call fails"
-    raw = argparse.RawDescriptionHelpFormatter
-    reload = commands.add_parser("reload", help=told, description=told, epilog=_EPILOG, formatter_class=raw)
+    reload = add_command(commands, "reload", _SAYS, _EPILOG, run)
     add_command_options(reload)
-    reload.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

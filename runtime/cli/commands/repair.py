@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import lmdb
 import msgspec
 
-from tidegate.runtime.cli.arguments import read_as
+from tidegate.runtime.cli.arguments import add_command, read_as
 from tidegate.runtime.cli.commands.check import add_data
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import plural
@@ -19,6 +19,7 @@ from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.repair import Repair, Salvage, missing_in_logs, take_from_logs
 
+_SAYS = "save what is good of a damaged shard, and name what is lost"
 _EPILOG = """Says what would be saved and what is lost, by name as far as that can be read. Changes nothing without --yes;
 with it the damaged file is kept beside the new one. The service must be stopped. Look at `tidegate check` first.
 
@@ -32,15 +33,11 @@ Number = Annotated[int, msgspec.Meta(ge=0, lt=SHARDS_MAX)]
 
 
 def add(commands: Any) -> None:
-    told = "save what is good of a damaged shard, and name what is lost"
-    repair = commands.add_parser(
-        "repair", help=told, description=told, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    repair = add_command(commands, "repair", _SAYS, _EPILOG, run)
     add_data(repair)
     repair.add_argument("--shard", metavar="N", type=read_as(Number), required=True, help="the number of the shard")
     repair.add_argument("--yes", action="store_true", help="do it")
     repair.add_argument("--json", action="store_true", help="print what is saved and lost as JSON")
-    repair.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tidegate.runtime.child.child import set_up_logging
 from tidegate.runtime.child.output import take_streams
+from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
@@ -38,13 +39,10 @@ Stops on SIGTERM or Ctrl-C: answers what is in flight, writes checkpoints, exits
 
 
 def add(commands: Any) -> None:
-    serve = commands.add_parser(
-        "serve", help="run a service", epilog=_SERVE_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    serve = add_command(commands, "serve", "run a service", _SERVE_EPILOG, run)
     serve.add_argument("--config", metavar="FILE", help="A TOML file; options given here go before it.")
     for option in _flagged():
         _add_option(serve, option)
-    serve.set_defaults(run=run)
 
 
 def _flagged() -> list[Option]:

@@ -254,6 +254,16 @@ def test_texts_that_contain_an_equals_sign_are_still_texts() -> None:
     assert parse_arguments(['"a=b"', '{"a=": 1}']) == (["a=b", {"a=": 1}], {})
 
 
+def test_a_program_that_calls_nobody_gets_json_too() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        endpoint = f"tcp://127.0.0.1:{unused.getsockname()[1]}"
+    done = tidegate("call", "Counter", "x", "m", "--json", "--connect", endpoint)
+    error = json.loads(done.stdout)["error"]
+    assert (error["code"], error["outcome"], error["retryable"]) == ("unavailable", "not_executed", True)
+    assert done.stderr == f"tidegate: {error['message']}\n"
+    assert done.returncode == 1
+
+
 @pytest.mark.parametrize("command", [["call", "Counter", "x", "m"], ["status"]])
 def test_nothing_listening_is_said_at_once(command: list[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
@@ -539,9 +549,24 @@ def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixtu
     text = capsys.readouterr().out
     for command in ("serve", "call", "status"):
         assert f"  tidegate {command}" in text
-    for command in ("serve", "call", "status"):
-        with pytest.raises(SystemExit):
+    commands = re.findall(r"^    (\w+)  ", text, re.MULTILINE)
+    assert len(commands) == 12
+    for command in commands:
+        with pytest.raises(SystemExit) as exit_info:
             main([command, "--help"])
+        assert exit_info.value.code == 0
+        text = capsys.readouterr().out
+        _, says, *_ = text.split("\n\n")
+        assert not says.startswith(("options:", "positional")), f"{command} does not say what it does"
+        assert re.search(rf"\n\nexamples?:\n  tidegate .*{command}", text), f"{command} has no example"
+
+
+def test_an_option_that_a_command_does_not_have_is_answered_by_those_that_it_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["check", "--colour"])
+    assert capsys.readouterr().err == (
+        "tidegate check: unrecognized arguments: --colour (usage: tidegate check [-h] [--json] [DATA])\n"
+    )
 
 
 @pytest.mark.parametrize("arguments", [[], ["dance"], ["call", "Counter"], ["serve", "app.py", "--colour"]])
