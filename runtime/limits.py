@@ -144,6 +144,10 @@ TURN_REQUESTS_MAX = 1_024
 """Requests after which no further message is read in this turn."""
 WORKER_AHEAD_CALLS = 2 * TURN_REQUESTS_MAX
 """Calls that a router sends to a worker before that has read them: it does not run dry, and who comes last waits for no more."""
+WORKER_AHEAD_BYTES = TURN_BYTES_MAX
+"""The same in bytes, and one message more: what is small does not stand behind many megabytes of others."""
+SMALL_CALL_BYTES = 4 << 10
+"""Up to here a call need not wait for that: all that may be ahead are as much together."""
 CHECKPOINT_SLICE_KEYS = 64
 """Keys put into LMDB before the loop runs again: about 0.1 ms."""
 
@@ -288,6 +292,7 @@ assert MESSAGE_BYTES_MAX * 4 <= BUDGET_BYTES_MIN // BUDGET_SHARE, (
     "a largest message fits in half of what is free, also beside others"
 )
 assert ERRORS_BYTES_MAX <= BUDGET_BYTES_MIN // 8
+assert WORKER_AHEAD_CALLS * SMALL_CALL_BYTES <= 2 * WORKER_AHEAD_BYTES, "small calls are no large ones together"
 assert SLOTS <= 65_536, "slots are stored as two bytes"
 assert SHARDS_MAX <= SLOTS
 assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"

@@ -24,9 +24,11 @@ from typing import Any
 from tidegate.runtime.limits import (
     DEADLINE_GRACE_S,
     MESSAGE_BYTES_MAX,
+    SMALL_CALL_BYTES,
     TURN_REQUESTS_MAX,
     WAIT_DOWN_S,
     WAIT_START_S,
+    WORKER_AHEAD_BYTES,
     WORKER_AHEAD_CALLS,
 )
 from tidegate.runtime.wire.protocol import Origin, Request, encode, encode_json, parse_options, with_deadline_ms
@@ -49,6 +51,7 @@ Unanswered = tuple[Origin, int | str, int]
 _COMPACT_MIN = 64
 _MARK_CALLS = TURN_REQUESTS_MAX // 4
 """A mark for so many calls: a message of its own costs as much as a few of them."""
+_MARK_BYTES = WORKER_AHEAD_BYTES // 4
 
 
 class _Body:
@@ -64,8 +67,8 @@ class InFlight:
     """Every call that was added is given back exactly once: by `answered`, `take_lost`, `take_expired` or `take_all`."""
 
     __slots__ = (
-        "_ahead", "_arrived", "_batches", "_deadlines", "_expired", "_lines", "_marks", "_numbers", "_unmarked", "_waits",
-        "bytes", "endpoint", "is_down", "process", "rows", "unanswered", "worker",
+        "_ahead", "_ahead_bytes", "_arrived", "_batches", "_deadlines", "_expired", "_lines", "_marks", "_numbers", "_unmarked",
+        "_unmarked_bytes", "_waits", "bytes", "endpoint", "is_down", "process", "rows", "unanswered", "worker",
     )  # fmt: skip
 
     def __init__(self, worker: int) -> None:
@@ -84,12 +87,12 @@ class InFlight:
         """Older unsent requests: is it JSON, and the requests."""
         self._lines: dict[bytes, collections.deque[tuple[_Body, Request]]] = {}
         """The oldest unsent requests, by client: those whose turn it was not yet. The client whose turn is next comes first."""
-        self._ahead = 0
+        self._ahead = self._ahead_bytes = 0
         """Calls handed out of which the worker has not said that it has read them, as far as they were counted."""
-        self._unmarked = 0
+        self._unmarked = self._unmarked_bytes = 0
         """Those after the newest mark."""
-        self._marks: collections.deque[tuple[str, int]] = collections.deque()
-        """What it is to answer when it has read so many more of them."""
+        self._marks: collections.deque[tuple[str, int, int]] = collections.deque()
+        """What it is to answer when it has read so many more of them, and so many bytes."""
         self._numbers = itertools.count(1).__next__
         self._waits: collections.deque[tuple[float, int]] = collections.deque()
         """Until when calls wait for the worker to listen, and their tokens, in order."""
@@ -159,6 +162,9 @@ class InFlight:
         """Something that was handed out is not answered yet."""
         return len(self.unanswered) > sum(1 for _ in self._unsent()) - self._expired
 
+    def unsent_tokens(self) -> set[Any]:
+        return {request.id for request in self._unsent()}
+
     def is_unsent(self, request: Request) -> bool:
         """Whether this very request has been added and not handed out."""
         return any(each is request for each in self._unsent())
@@ -173,31 +179,31 @@ class InFlight:
 
     def take_bodies_in_turn(self) -> list[bytes]:
         """Hands out no more than the worker may be ahead; the rest waits, and its clients take turns."""
-        if not self._lines and len(self.unanswered) <= WORKER_AHEAD_CALLS:
+        if not self._lines and len(self.unanswered) <= WORKER_AHEAD_CALLS and self.bytes <= WORKER_AHEAD_BYTES:
             return self.take_bodies()
         self._line_up()
         bodies = []
-        while self._lines and self._ahead < WORKER_AHEAD_CALLS:
-            taken = self._take_turn(min(TURN_REQUESTS_MAX, WORKER_AHEAD_CALLS - self._ahead))
+        while taken := self._take_turn(min(TURN_REQUESTS_MAX, WORKER_AHEAD_CALLS - self._ahead)):
             for body, entries in itertools.groupby(taken, key=lambda entry: entry[0]):
                 bodies += _encode_batch([request for _, request in entries], json=body.json)
             self._ahead += len(taken)
             self._unmarked += len(taken)
-            if self._unmarked >= _MARK_CALLS:
+            if self._unmarked >= _MARK_CALLS or self._unmarked_bytes >= _MARK_BYTES:
                 mark = f"read {self._numbers()}"
-                self._marks.append((mark, self._unmarked))
-                self._unmarked = 0
+                self._marks.append((mark, self._unmarked, self._unmarked_bytes))
+                self._unmarked = self._unmarked_bytes = 0
                 bodies.append(encode([[mark, "", "", "ping"]]))
         return bodies
 
     def has_read(self, mark: int | str) -> bool:
         """The worker has answered what may be a mark: whether it is one."""
-        if all(mark != each for each, _ in self._marks):
+        if all(mark != each for each, _, _ in self._marks):
             return False
         found = ""
         while found != mark:
-            found, calls = self._marks.popleft()
+            found, calls, size = self._marks.popleft()
             self._ahead -= calls
+            self._ahead_bytes -= size
         return True
 
     def _line_up(self) -> None:
@@ -213,21 +219,42 @@ class InFlight:
                 line.append((body, request))
 
     def _take_turn(self, calls_max: int) -> list[tuple[_Body, Request]]:
-        """Of each client as many as of every other, where it has so many. Who has come to its turn is last next time."""
-        lines, unanswered = self._lines, self.unanswered
+        """Of each client as many as of every other, where it has so many. Who has come to its turn is last next time. While there
+        are too many bytes ahead of the worker, who has something large to send keeps its place, and others go past it."""
+        lines = self._lines
         taken: list[tuple[_Body, Request]] = []
         while lines and len(taken) < calls_max:
-            each_max = max(1, (calls_max - len(taken)) // len(lines))
-            for client in list(itertools.islice(lines, calls_max - len(taken))):
-                line = lines.pop(client)
-                for _ in range(min(each_max, len(line))):
-                    entry = line.popleft()
-                    if entry[1].id in unanswered:
-                        taken.append(entry)
-                    else:
-                        self._expired -= 1
-                if line:
-                    lines[client] = line
+            before = len(taken)
+            each_max = max(1, (calls_max - before) // len(lines))
+            for client in list(lines):
+                if len(taken) == calls_max:
+                    break
+                line = lines[client]
+                entries = self._take_from(line, min(each_max, calls_max - len(taken)))
+                taken += entries
+                if entries or not line:
+                    del lines[client]
+                    if line:
+                        lines[client] = line
+            if len(taken) == before:
+                break
+        return taken
+
+    def _take_from(self, line: collections.deque[tuple[_Body, Request]], calls_max: int) -> list[tuple[_Body, Request]]:
+        unanswered = self.unanswered
+        taken: list[tuple[_Body, Request]] = []
+        while line and len(taken) < calls_max:
+            call = unanswered.get(line[0][1].id)  # type: ignore[arg-type]  # a token
+            if call is None:
+                line.popleft()
+                self._expired -= 1
+                continue
+            size = call[2]
+            if size > SMALL_CALL_BYTES and self._ahead_bytes >= WORKER_AHEAD_BYTES:
+                break
+            taken.append(line.popleft())
+            self._ahead_bytes += size
+            self._unmarked_bytes += size
         return taken
 
     def park(self, now: float) -> None:
@@ -237,7 +264,7 @@ class InFlight:
             self._wait_all_unsent(now)
 
     def _wait_all_unsent(self, now: float) -> None:
-        unsent = {request.id for request in self._unsent()}
+        unsent = self.unsent_tokens()
         self._waits.extend((now + self._wait_s, token) for token in self.unanswered if token in unsent)
 
     def came_up(self, endpoint: str, now: float) -> tuple[int, float]:
@@ -293,9 +320,9 @@ class InFlight:
         """The worker is lost: gives back every call that it may have seen. What is unsent waits for its successor."""
         self.park(now)
         self.process = None
-        self._ahead = self._unmarked = 0
+        self._ahead = self._ahead_bytes = self._unmarked = self._unmarked_bytes = 0
         self._marks.clear()
-        unsent = {request.id for request in self._unsent()}
+        unsent = self.unsent_tokens()
         lost = [token for token in self.unanswered if token not in unsent]
         return [self._take(token) for token in lost]
 
@@ -307,7 +334,7 @@ class InFlight:
             _, token = heapq.heappop(self._deadlines)
             if token in self.unanswered:
                 if unsent is None:
-                    unsent = {request.id for request in self._unsent()}
+                    unsent = self.unsent_tokens()
                 expired.append((self._take(token), Expiry.UNSENT if token in unsent else Expiry.SENT))
                 self._expired += token in unsent
                 self._arrived.pop(token, None)
@@ -367,7 +394,10 @@ class InFlight:
         assert self.endpoint in (None, self.process)
         assert list(self._waits) == sorted(self._waits, key=lambda wait: wait[0])
         assert all(self._lines.values())
-        assert self._ahead == sum(calls for _, calls in self._marks) + self._unmarked <= WORKER_AHEAD_CALLS
+        assert self._ahead == sum(calls for _, calls, _ in self._marks) + self._unmarked <= WORKER_AHEAD_CALLS
+        assert self._ahead_bytes == sum(size for _, _, size in self._marks) + self._unmarked_bytes
+        assert self._unmarked < _MARK_CALLS or not self._ahead
+        assert self._unmarked_bytes < _MARK_BYTES or not self._ahead
 
     def _take(self, token: int) -> Unanswered:
         call = self.unanswered.pop(token)

@@ -5,6 +5,7 @@ ever: it is answered and taken out. One that the worker has, however long, is le
 
 Rule 1: pure. The shell asks now and then, sends what it is given, and hands in the answer.
 Rule 2: only calls that are older than the time between two questions are asked for, a bounded number at once, in turn.
+Calls that wait here, in their clients' lines, are not asked for: no worker has seen them.
 Rule 3: a call is lost when the worker does not know it twice. Question and calls travel in order, and so do replies of one form;
 a reply of another form may come after the answer to the first question, but not after that to the second.
 """
@@ -49,12 +50,13 @@ class Inquiries:
         old, self._newest = self._newest, next_token
         if worker.endpoint != self._endpoint:  # Another process, which knows nothing of earlier questions.
             self._endpoint, self._asked, self._suspects = worker.endpoint, None, frozenset()
-        if worker.endpoint is None or worker.has_unsent():
+        if worker.endpoint is None:
             return None
         if self._asked is not None and self._patience > 0:  # The worker is busy; or question or answer got lost.
             self._patience -= 1
             return None
-        tokens = self._older(old, self._from) or self._older(old, 0)
+        unsent = worker.unsent_tokens()
+        tokens = self._older(old, self._from, unsent) or self._older(old, 0, unsent)
         self._from = tokens[-1] + 1 if len(tokens) == INQUIRY_CALLS_MAX else 0
         tokens = sorted({*tokens, *(self._suspects & worker.unanswered.keys())})
         if not tokens:
@@ -63,10 +65,10 @@ class Inquiries:
         self._patience = INQUIRY_PATIENCE
         return encode([[self._asked, "", "", UNKNOWN_CALLS, [tokens]]])
 
-    def _older(self, than: int, start: int) -> list[int]:
+    def _older(self, than: int, start: int, unsent: set[int]) -> list[int]:
         """Calls are kept in the order in which they were taken."""
         old = itertools.takewhile(lambda token: token < than, self._worker.unanswered)
-        return list(itertools.islice((token for token in old if token >= start), INQUIRY_CALLS_MAX))
+        return list(itertools.islice((token for token in old if token >= start and token not in unsent), INQUIRY_CALLS_MAX))
 
     def reply(self, reply: Reply) -> list[Unanswered] | None:
         """The calls that are lost. None: it is no answer to a question."""

@@ -176,6 +176,29 @@ def test_clients_take_turns_where_a_worker_is_behind_and_each_stays_in_order() -
         assert (own := [token for token in calls if token >= greedy and token % 10 == digit]) == sorted(own)
 
 
+def test_what_is_small_goes_past_many_megabytes_of_others_which_are_sent_a_few_at_a_time_in_turns() -> None:
+    inflight = InFlight(0)
+    inflight.came_up("there", 0.0)
+    origins = [Origin(client, envelope=None, json=False, single=False, requests=1) for client in (b"a", b"b", b"polite")]
+    for token in range(20):
+        inflight.add(token, request(token), origins[token % 2], 3 << 20)
+    seen = []
+    rows = decoded(inflight.take_bodies_in_turn())
+    while rows:
+        calls = [row[0] for row in rows if row[3] == "m"]
+        assert len(calls) <= 2
+        seen += calls
+        inflight.add(100 + len(seen), request(100 + len(seen)), origins[2], 300)
+        assert [row[0] for row in decoded(inflight.take_bodies_in_turn())] == [100 + len(seen)], "nothing has been read yet"
+        inflight.check_invariants()
+        for row in rows:
+            assert inflight.answered(row[0]) if row[3] == "m" else inflight.has_read(row[0])
+        rows = decoded(inflight.take_bodies_in_turn())
+        inflight.check_invariants()
+    assert seen[:6] == [0, 2, 1, 3, 4, 6], "two fit, and the clients take turns"
+    assert sorted(seen) == list(range(20))
+
+
 def test_calls_that_take_long_keep_no_others_from_a_worker_that_reads() -> None:
     inflight = InFlight(0)
     inflight.came_up("there", 0.0)

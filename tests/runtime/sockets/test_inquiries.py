@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.limits import INQUIRY_CALLS_MAX, INQUIRY_PATIENCE
+from tidegate.runtime.limits import INQUIRY_CALLS_MAX, INQUIRY_PATIENCE, WORKER_AHEAD_CALLS
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.sockets.inquiries import Inquiries
 from tidegate.runtime.wire.protocol import ERROR, OK, Origin, Reply, Request
@@ -128,3 +128,22 @@ def test_other_replies_are_no_answers() -> None:
     books.ask()
     assert books.inquiries.reply(Reply("x", OK, msgspec.Raw(b"\x90"))) is None
     assert books.inquiries.reply(Reply(-99, OK, msgspec.Raw(b"\x90"))) is None
+
+
+def test_calls_that_wait_in_the_lines_of_their_clients_are_not_asked_for_and_the_others_are() -> None:
+    books = Books(3)
+    books.worker.take_bodies_in_turn()
+    books.ask()
+    for _ in range(2 * WORKER_AHEAD_CALLS):
+        books.worker.add(books.next, Request(f"id {books.next}", "C", "a", "m"), ORIGIN, 10)
+        books.next += 1
+    books.worker.take_bodies_in_turn()
+    assert books.worker.has_unsent()
+    books.ask()
+    asked = books.ask()
+    assert asked is None or max(asked) < 3 + WORKER_AHEAD_CALLS
+    books.answer(0)
+    asked = books.ask()
+    assert asked is not None
+    assert max(asked) == 2 + WORKER_AHEAD_CALLS
+    assert books.answer(0) == ["id 0"]
