@@ -403,8 +403,10 @@ class Replacements:
         name, longest_ms = self._service.name(current.seat), round(current.waited_ms_max, 1)
         replaced = Replaced(name, current.version, current.waited_calls, longest_ms, current.unanswered, round(gap_ms, 1))
         running.replaced.append(replaced)
-        waited = f"; {replaced.waited_calls} calls waited, {replaced.waited_ms_max:g} ms at most" if replaced.waited_calls else ""
-        lost = f"; {replaced.unanswered} calls ran too long and were lost" if replaced.unanswered else ""
+        waited = (
+            f"; {_calls(replaced.waited_calls)} waited, {replaced.waited_ms_max:g} ms at most" if replaced.waited_calls else ""
+        )
+        lost = f"; {_calls(replaced.unanswered)} ran too long and were lost" if replaced.unanswered else ""
         version = f", version {replaced.app_version} of the app" if replaced.app_version else ""
         self._service.report("info", f"{name} is replaced{version}{waited}{lost}")
         self._say(running, f"{name} is replaced{waited}{lost}")
@@ -435,3 +437,7 @@ class Replacements:
 
     def _tell_end(self, replacement: Replacement, failed: Failed | None) -> None:
         self._service.do(ReplacementEnded(replacement.number, tuple(replacement.replaced), failed, self.mixed))
+
+
+def _calls(count: int) -> str:
+    return "1 call" if count == 1 else f"{count} calls"

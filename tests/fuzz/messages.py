@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import dataclasses
 from random import Random
 from typing import Any
 
 import msgspec
 
+from tests.fuzz.echo import Echo
 from tests.fuzz.mutation import Mutator
+from tests.fuzz.strangers import wrong_message
 from tests.fuzz.target import Counts, Tick
 from tests.support.host_world import SHARDS, WORLDS, World
 from tidegate.router.machine import RouterMachine
@@ -25,51 +26,12 @@ from tidegate.runtime.wire.protocol import ERROR, OK, Message, Origin, Request, 
 from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.objects.object import DurableObject
 
-pack, pack_json = msgspec.msgpack.encode, msgspec.json.encode
 ROUTER, POLITE = b"router", b"polite"
 BATCH = 64
 """Frames between two looks at the polite client."""
 WORLD_FRAMES = 20_000
 """Then another world is begun: strangers name ever more objects."""
-
-
-@dataclasses.dataclass
-class Point:
-    x: int
-    y: float = 0.0
-
-
-class Echo(DurableObject):
-    async def echo(self, value: object) -> object:
-        return value
-
-    async def add(self, number: int) -> int:
-        total: int = await self.storage.get("total", 0) + number
-        await self.storage.put("total", total % 1_000)
-        return total
-
-    async def point(self, at: Point, *more: Point) -> int:
-        return at.x + len(more)
-
-
-REQUESTS: list[list[Any]] = [
-    [1, "Echo", "a", "echo", [7]],
-    ["id", "Echo", "{a}b", "echo", {"value": {"k": [1, b"x"]}}, {"deadline_ms": 60_000}],
-    [2, "Echo", "b", "add", [1], {"key": "order-17"}],
-    [3, "Echo", "b", "add", [1], {"key": "session.3", "answered": 2, "deadline_ms": 5_000}],
-    [4, "Echo", "c", "point", [{"x": 1, "y": 0.5}, {"x": 2}]],
-    [5, "Echo", "d", "echo", None, {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}],
-    [6, "Echo", "d", "echo", [1], {"chain": [["Echo/a", [1, 2]], ["Echo/b", []]]}],
-    [7, "", "", "ping"],
-    [8, "", "", "topology"],
-    [9, "", "Echo/a", "drop_alarm", ["x"]],
-    [10, "", "", "unknown_calls", [1, 2, 3]],
-]
-BODIES = [pack(request) for request in REQUESTS] + [pack(REQUESTS), pack(REQUESTS[:2] * 10)]
-BODIES += [pack_json(request) for request in REQUESTS[:1] + REQUESTS[2:5]] + [pack_json(REQUESTS[2:5])]
-FRAMES = [[body] for body in BODIES] + [[b"\0\1\2\3\4", b"", body] for body in BODIES[:4]] + [[b"", *BODIES[:3]]]
 
 
 class FuzzWorld(World):
@@ -102,16 +64,7 @@ class Scene:
         self.asked = 0
 
     def stranger(self) -> None:
-        chance, mutator = self.chance, self.mutator
-        if chance.random() < 0.4:
-            wrong = mutator.wrong_value(chance.choice((*REQUESTS, REQUESTS)))
-            try:
-                frames = [(pack if chance.random() < 0.8 else pack_json)(wrong)]
-            except (TypeError, ValueError, OverflowError, RecursionError):  # JSON has no place for it.
-                frames = [pack(wrong)]
-        else:
-            frames = mutator.wrong_frames(chance.choice(FRAMES), BODIES)
-        self.send(b"stranger", frames, through_router=chance.random() < 0.5)
+        self.send(b"stranger", wrong_message(self.chance, self.mutator), through_router=self.chance.random() < 0.5)
 
     def polite(self) -> None:
         for through_router in (True, False):
@@ -120,7 +73,7 @@ class Scene:
                 self.asked += 1
                 self.expected[self.asked] = self.asked * 7
                 rows.append([self.asked, "Echo", f"polite-{self.asked % 5}", "echo", [self.asked * 7]])
-            self.send(POLITE, [pack(rows)], through_router=through_router)
+            self.send(POLITE, [msgspec.msgpack.encode(rows)], through_router=through_router)
 
     def send(self, client: bytes, frames: list[bytes], *, through_router: bool) -> None:
         messages, dropped = parse_message([client, *frames])

@@ -11,33 +11,13 @@ from random import Random
 import msgspec
 import zmq
 
-from tests.fuzz.messages import BODIES, FRAMES, REQUESTS
 from tests.fuzz.mutation import Mutator
+from tests.fuzz.strangers import wrong_message
 from tests.fuzz.target import Counts, Tick
 from tests.support.service import Service, services_in
 from tidegate.runtime.client.synchronous import connect_sync
 
-APP = """
-from dataclasses import dataclass
-from tidegate import DurableObject
-
-@dataclass
-class Point:
-    x: int
-    y: float = 0.0
-
-class Echo(DurableObject):
-    async def echo(self, value: object) -> object:
-        return value
-
-    async def add(self, number: int) -> int:
-        total: int = await self.storage.get("total", 0) + number
-        await self.storage.put("total", total % 1_000)
-        return total
-
-    async def point(self, at: Point, *more: Point) -> int:
-        return at.x + len(more)
-"""
+APP = str(Path(__file__).with_name("echo.py"))
 IN_FLIGHT = 256
 """Messages sent between two looks at what has come back: a stranger who never reads is another test's."""
 SILENCE_S = 60.0
@@ -72,13 +52,10 @@ class Polite(threading.Thread):
 
 
 def fuzz(chance: Random, frames: int, tick: Tick) -> Counts:
-    with tempfile.TemporaryDirectory(prefix="tidegate-fuzz-") as folder:
-        app = Path(folder) / "echo.py"
-        app.write_text(APP)
-        with services_in(Path(folder)) as serve:
-            service = serve(2, app=str(app))
-            service.expect("raised", "did not speak ZMTP 3", "sent .* that are no", "Traceback", "drop_alarm")
-            return _fuzz(service, chance, frames, tick)
+    with tempfile.TemporaryDirectory(prefix="tidegate-fuzz-") as folder, services_in(Path(folder)) as serve:
+        service = serve(2, app=APP)
+        service.expect("raised", "did not speak ZMTP 3", "sent .* that are no", "Traceback", "drop_alarm")
+        return _fuzz(service, chance, frames, tick)
 
 
 def _fuzz(service: Service, chance: Random, frames: int, tick: Tick) -> Counts:
@@ -93,11 +70,7 @@ def _fuzz(service: Service, chance: Random, frames: int, tick: Tick) -> Counts:
         sockets = [_stranger(context, endpoint) for endpoint in (service.endpoint, *sorted(filter(None, workers)))]
         for done in range(frames):
             socket = chance.choice(sockets)
-            if chance.random() < 0.4:
-                wrong = [msgspec.msgpack.encode(mutator.wrong_value(chance.choice((*REQUESTS, REQUESTS))))]
-            else:
-                wrong = mutator.wrong_frames(chance.choice(FRAMES), BODIES)
-            socket.send_multipart(wrong)
+            socket.send_multipart(wrong_message(chance, mutator))
             if done % IN_FLIGHT == IN_FLIGHT - 1:
                 counts["answers"] += sum(_read(each) for each in sockets)
                 tick(done)

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import disk, files, links, messages, sockets
+from tests.fuzz import disk, files, links, messages, sockets, strangers
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.target import Target
 from tests.support.service import FULL
@@ -45,7 +45,7 @@ def test_a_service_that_is_sent_nothing_but_wrong_messages_answers_a_polite_clie
 def test_the_same_seed_makes_the_same_wrong_things() -> None:
     def made(seed: int) -> list[list[bytes]]:
         mutator = Mutator(Random(seed))
-        return [mutator.wrong_frames(messages.FRAMES[number % len(messages.FRAMES)], messages.BODIES) for number in range(500)]
+        return [mutator.wrong_frames(strangers.FRAMES[number % len(strangers.FRAMES)], strangers.BODIES) for number in range(500)]
 
     assert made(1) == made(1)
     assert made(1) != made(2)
