@@ -73,13 +73,13 @@ class Client:
         self._shell = Shell(self._machine, self._context, self._loop, topology_known.set)
         try:
             self._shell.start()
-        except (ValueError, Unavailable):
+            if self._machine.direct:
+                with contextlib.suppress(TimeoutError):  # Calls go round until it comes.
+                    async with asyncio.timeout(FIRST_TOPOLOGY_S):
+                        await topology_known.wait()
+        except BaseException:  # Also when it is cancelled here: nobody leaves a block that was not entered.
             self.close()
             raise
-        if self._machine.direct:
-            with contextlib.suppress(TimeoutError):  # Calls go round until it comes.
-                async with asyncio.timeout(FIRST_TOPOLOGY_S):
-                    await topology_known.wait()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import math
 import os
@@ -491,6 +492,24 @@ def test_every_call_has_a_key_of_its_own_but_where_it_was_named_or_not_wanted(tm
             client.stub("Echo", "a", key=17)  # type: ignore[call-overload]  # That is the test.
 
     run(tmp_path, body, direct=False)
+
+
+def test_a_client_whose_entering_is_cancelled_leaves_nothing_behind() -> None:
+    """Its block was never entered, so nobody would leave it."""
+
+    async def enter() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.02), connect("tcp://127.0.0.1:1"):
+                raise AssertionError("nobody is there")
+
+    async def body() -> None:
+        await enter()  # What the first one takes for the process stays.
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(3):
+            await enter()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+    asyncio.run(body())
 
 
 def test_a_cancelled_call_is_forgotten_and_harms_no_other(tmp_path: Path) -> None:
