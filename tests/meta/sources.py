@@ -95,5 +95,4 @@ TESTED_BY = {
     "shard/store/interface.py": "shard/store/test_store_model.py",
     "shard/worker/debugger.py": "service/test_user_code.py",
     "shard/worker/forks.py": "service/test_forks.py",
-    "shard/worker/peers.py": "shard/worker/test_worker.py",
 }
