@@ -50,6 +50,8 @@ PARK_ROUND_S = 0.05
 HOLD_ROUNDS = 4
 """After so many rounds calls come back to the old worker faster than it ends them. Then no new ones are let in anywhere until it
 has left: those that are in the service go round to their end."""
+WAITING_MAX = 8
+"""So many wait for the one that goes on. The last of them loads what there is by then, so that another one would do no more."""
 SETTLE_S_MAX = 1.0
 """Routers and workers say within this time how long calls have waited."""
 
@@ -159,6 +161,10 @@ class Replacements:
             problem = "the service is stopping" if service.stopping else "the service is still starting"
             hint = "start it again" if service.stopping else "ask again when it is ready"
             self._tell_end(replacement, Failed(what, "service", problem, hint))
+        elif len(self._waiting) >= WAITING_MAX:
+            self._tell_end(
+                replacement, Failed(what, "service", f"{WAITING_MAX} others wait already", "wait for the last of them")
+            )
         elif self.running is not None:
             self._waiting.append(replacement)
             self._say(replacement, f"waits: a {self.running.what} is in progress")

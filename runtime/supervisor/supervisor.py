@@ -164,9 +164,13 @@ class Supervisor:
 
     def _on_command(self, command: Command) -> int:
         """Its number."""
-        log.info("%s: processes are replaced one by one while the service goes on", command.what)
         was_idle = self.supervision.replacements.running is None
         number, effects = self.supervision.replace_requested(self._now(), routers=command.what == "restart")
+        refused = next((each.failed for each in effects if isinstance(each, ReplacementEnded) and each.number == number), None)
+        if refused is not None:
+            log.warning("%s refused: %s (%s)", command.what, refused.problem, refused.hint)
+        else:
+            log.info("%s: processes are replaced one by one while the service goes on", command.what)
         if was_idle and self.supervision.replacements.running is not None:
             self._notifier.reloading(time.monotonic_ns() // 1_000)
         self._obey(effects)

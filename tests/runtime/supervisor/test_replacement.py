@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.replacement_world import ReplacementWorld
 from tidegate.runtime.supervisor.problems import problems
-from tidegate.runtime.supervisor.replacement import HOLD_ROUNDS, LOAD_S_MAX, PARK_ROUND_S, PREPARE_S_MAX, Step
+from tidegate.runtime.supervisor.replacement import HOLD_ROUNDS, LOAD_S_MAX, PARK_ROUND_S, PREPARE_S_MAX, WAITING_MAX, Step
 from tidegate.runtime.supervisor.seats import NEXT_ROUTER, NEXT_WORKER, ROUTER, Effect, Kill, Promote, SeatState, Send, Spawn
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
@@ -389,6 +389,16 @@ def test_a_second_reload_waits_for_the_first_and_then_loads_what_there_is_by_the
     assert world.ended[first].failed is world.ended[second].failed is None
     assert world.generations() == [2, 2]
     assert world.machine.replacements.generations() == {2}
+
+
+def test_no_more_than_a_few_reloads_wait_and_the_last_of_them_loads_what_there_is_by_then() -> None:
+    world = ReplacementWorld()
+    numbers = [world.reload() for _ in range(1 + WAITING_MAX + 2)]
+    refused = [world.ended[number].failed for number in numbers[-2:]]
+    assert [failed and failed.problem for failed in refused] == [f"{WAITING_MAX} others wait already"] * 2
+    world.run(steps=2_000)
+    assert all(world.ended[number].failed is None for number in numbers[:-2])
+    assert problems(world.machine, world.now) == ()
 
 
 def test_a_stop_ends_a_reload_and_the_one_that_waits_and_says_so() -> None:

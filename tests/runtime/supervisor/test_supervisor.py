@@ -147,6 +147,14 @@ def test_a_stop_before_the_service_is_ready_ends_it(start: Start) -> None:
     assert service.stop() == 0
 
 
+def test_a_hangup_that_cannot_be_obeyed_is_a_line_that_says_why(start: Start) -> None:
+    service = start("slow")
+    wait_until(lambda: "is process" in service.output, "the first child")
+    service.process.send_signal(signal.SIGHUP)
+    service.wait_for(r"reload refused: the service is still starting \(ask again when it is ready\)")
+    assert "processes are replaced one by one" not in service.output
+
+
 def test_a_hangup_replaces_every_worker_and_no_router(start: Start) -> None:
     service = start()
     service.wait_for("READY")
