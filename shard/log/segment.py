@@ -128,14 +128,27 @@ def decode_header_but_for_one_bit(data: bytes) -> SegmentHeader | None:
     """The header that is there if one bit of it has changed; as good as an intact one."""
     if (int.from_bytes(data[: len(MAGIC)]) ^ int.from_bytes(MAGIC)).bit_count() > 1 or len(data) < HEADER_BYTES:
         return None
-    (prologue_bytes,) = _CRC.unpack_from(data, _HEADERS[FORMAT].size - _CRC.size)
-    tried = bytearray(data[: HEADER_BYTES + min(prologue_bytes, PROLOGUE_BYTES_MAX)])
+    tried = bytearray(data[:SEAL_OFFSET])
     for bit in range(8 * len(tried)):
         tried[bit // 8] ^= 1 << bit % 8
         if (header := decode_header(bytes(tried) + data[len(tried) :])) is not None:
             return header
         tried[bit // 8] ^= 1 << bit % 8
-    return None
+    return _header_but_for_one_bit_of_its_prologue(data)
+
+
+def _header_but_for_one_bit_of_its_prologue(data: bytes) -> SegmentHeader | None:
+    """By the checksum, which says which one: to try each of 100 kB takes minutes."""
+    layout = _HEADERS[FORMAT]
+    *_, prologue_bytes = layout.unpack_from(data)
+    mended = bytearray(data[: HEADER_BYTES + prologue_bytes])
+    if prologue_bytes > PROLOGUE_BYTES_MAX or len(mended) < HEADER_BYTES + prologue_bytes:
+        return None
+    difference = _CRC.unpack_from(data, layout.size)[0] ^ crc32(mended[HEADER_BYTES:], crc32(data[: layout.size]))
+    if (bit := _changed_bit(difference, prologue_bytes)) is None:
+        return None
+    mended[-1 - bit // 8] ^= 0x80 >> bit % 8
+    return decode_header(bytes(mended))
 
 
 def unknown_format(data: bytes) -> int | None:
@@ -287,11 +300,14 @@ def _is_one_bit(difference: int, length: int) -> bool:
     """Whether two checksums differ as they do when one bit of the last `length` bytes, or of a checksum, has changed."""
     if difference.bit_count() == 1:
         return True
-    if length > ONE_BIT_BYTES_MAX:
-        return False
+    return length <= ONE_BIT_BYTES_MAX and _changed_bit(difference, length) is not None
+
+
+def _changed_bit(difference: int, length: int) -> int | None:
+    """Which bit of the last `length` bytes makes that difference to their checksum, counted from the end; None: no single one."""
     remainder = 1
-    for _ in range(8 * length):
+    for bit in range(8 * length):
         remainder = (remainder >> 1) ^ (0xEDB8_8320 if remainder & 1 else 0)
         if remainder == difference:
-            return True
-    return False
+            return bit
+    return None

@@ -300,7 +300,7 @@ class WorkerStore:
             raise
         room.keep()
         store._on_disk = states
-        store.checkpointer.shrink = Shrinker([(store.shards[state.shard], state) for state in states]).shrink
+        store.checkpointer.shrink = Shrinker(store.shards, states).shrink
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
 

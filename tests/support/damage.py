@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from random import Random
 
@@ -11,6 +12,7 @@ from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.pages import PageFile, Verifier
 
 PAGE = 4_096
+_LEAF = 2
 ROWS = 600
 
 
@@ -74,3 +76,22 @@ def write_format_1(path: Path, shard: int, rows: dict[bytes, bytes], applied_seq
             txn.put(key, value)
         txn.put(b"\xffstate", (1).to_bytes(4, "little") + shard.to_bytes(4, "little") + applied_seq.to_bytes(8, "little"))
     env.close()
+
+
+def hide_row(file: Path, key: bytes) -> None:
+    """In every page that has it the row is there no longer, as far as LMDB can see; nothing else of the file says so."""
+    data = bytearray(file.read_bytes())
+    for page in range(0, len(data), PAGE):
+        flags, lower = struct.unpack_from("<HH", data, page + 10)
+        if flags != _LEAF:
+            continue
+        places = range(page + 16, page + lower, 2)
+        for place in places:
+            node = page + struct.unpack_from("<H", data, place)[0]
+            (key_bytes,) = struct.unpack_from("<H", data, node + 6)
+            if data[node + 8 : node + 8 + key_bytes] == key:
+                data[place : page + lower] = data[place + 2 : page + lower] + b"\0\0"
+                struct.pack_into("<H", data, page + 12, lower - 2)
+                break
+    with file.open("r+b") as opened:  # In place: who has mapped it sees it, too.
+        opened.write(data)

@@ -427,8 +427,10 @@ class Checkpointer:
             self._attempt_over.clear()
             task = self._hurry()
             over = asyncio.ensure_future(self._attempt_over.wait())
-            await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
+            try:
+                await asyncio.wait([task, over], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                over.cancel()
             if self._full is not None:
                 raise self._full
 
@@ -477,7 +479,7 @@ class Checkpointer:
         while True:
             try:
                 for store in list(self._stores):
-                    await self._move_unless_damaged(store)
+                    await self._unless_damaged(store, self._move)
                 await self._in_helper(self._log.truncate, position)
                 break
             except StoreFull as error:
@@ -510,9 +512,8 @@ class Checkpointer:
         if self._room is None or self._removed_position == position or not await self._in_helper(self._room.use):
             return False
         try:
-            for store in self._stores:
-                if store.frozen is not None:
-                    await self._take_steps(store, removal_steps(store))
+            for store in list(self._stores):
+                await self._unless_damaged(store, self._remove_deleted)
             self._removed_position = position
         except StoreFull:
             return False
@@ -520,8 +521,9 @@ class Checkpointer:
             await self._in_helper(self._room.keep)
         return True
 
-    async def _take_steps(self, store: ShardStore, steps: Generator[StateBatch | None, None, None]) -> None:
+    async def _remove_deleted(self, store: ShardStore) -> None:
         """In the same way as `_move`, with no regard for how long others have to wait: nothing can be written."""
+        steps = removal_steps(store)
         try:
             await self._reads_over(store)
             for batch in steps:
@@ -537,11 +539,12 @@ class Checkpointer:
         """Its shard is stopped: what it has got since its last checkpoint stays in the log, and only there."""
         self._stores.remove(store)
 
-    async def _move_unless_damaged(self, store: ShardStore) -> None:
+    async def _unless_damaged(self, store: ShardStore, move: Callable[[ShardStore], Awaitable[None]]) -> None:
+        """For a store that has something frozen and is still served."""
         if store.frozen is None or store not in self._stores:
             return
         try:
-            await self._move(store)
+            await move(store)
         except ShardDamaged as error:
             store.on_damage(error)
 

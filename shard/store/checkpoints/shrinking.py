@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import lmdb
 
 from tidegate.runtime.limits import SHRINK_BYTES_MIN, SHRINK_LIVE_BYTES_MAX
+from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.store import ShardStore
 
@@ -31,16 +32,21 @@ def is_due(file_bytes: int, free_bytes: int) -> bool:
 class Shrinker:
     """For the states of a worker."""
 
-    def __init__(self, states: Sequence[tuple[ShardStore, LmdbState]]) -> None:
+    def __init__(self, stores: Mapping[int, ShardStore], states: Sequence[LmdbState]) -> None:
+        """`stores`: of those shards that are served, at every moment; what is damaged of others is left as it is."""
+        self._stores = stores
         self._states = states
 
     async def shrink(self, in_helper: Callable[..., Awaitable[Any]]) -> bool:
         """Looks at each of them. What cannot be done is tried after the next checkpoint; False: of one it could not be."""
         done = True
-        for store, state in self._states:
-            if state.is_open and is_due(*state.sizes()):
+        for state in self._states:
+            store = self._stores.get(state.shard)
+            if store is not None and state.is_open and is_due(*state.sizes()):
                 try:
                     await self._shrink(store, state, in_helper)
+                except ShardDamaged as error:
+                    store.on_damage(error)
                 except (OSError, lmdb.Error) as error:
                     log.info("cannot make the file of shard %d smaller, which is mostly free: %s", state.shard, error)
                     done = False

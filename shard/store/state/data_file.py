@@ -144,11 +144,14 @@ def remove_new(path: Path) -> None:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def compact(path: Path, old: lmdb.Environment, map_bytes: int) -> lmdb.Environment:
+def compact(path: Path, old: lmdb.Environment, map_bytes: int, *, checksums: bool = True) -> lmdb.Environment:
     """Puts the same rows in a file without free pages in the place of the data file, durably, and opens that. Raises OSError,
-    lmdb.Error, `StoreFailed`."""
+    `StoreFailed`, lmdb.Error; `lmdb.CorruptedError` where rows would be lost that the file there is may have still."""
     with new_data(path) as new:
         old.copy(str(new), compact=True)
+        with PageFile(new / DATA_FILE) as pages:  # LMDB copies what it finds, and how many rows there should be.
+            if (damage := next(Verifier(pages, checksums=checksums).run(), None)) is not None:
+                raise lmdb.CorruptedError(f"a copy of it is damaged: {damage}")
         environment = open_environment(new, map_bytes)
         try:
             put_in_place(new, path)

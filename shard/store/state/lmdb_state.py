@@ -251,8 +251,12 @@ class LmdbState:
 
     def copy_smaller(self) -> lmdb.Environment:
         """Puts a copy without free pages in the place of the file, durably. The state goes on with the old one, which has lost
-        its name, until it is told to change. No batch may be begun meanwhile. Blocks; raises OSError, lmdb.Error."""
-        return compact(self.path, self._env, self._map_bytes)
+        its name, until it is told to change. No batch may be begun meanwhile. Blocks; raises OSError, lmdb.Error and
+        `ShardDamaged`."""
+        try:
+            return compact(self.path, self._env, self._map_bytes)
+        except lmdb.CorruptedError as error:
+            raise self.damaged(error) from error
 
     def change_to(self, environment: lmdb.Environment) -> lmdb.Environment:
         """From now on reads and batches are made over that; the old one, to be closed when its snapshots are."""
@@ -274,6 +278,9 @@ class _WrongRow(Exception):
     """A row is not what was written, or not where it belongs."""
 
 
+_NO_LAST_ROW = "the last row, which says what the file is, cannot be found: rows before it may be missing, too"
+
+
 def _get(txn: Any, key: bytes) -> bytes | None:
     value: bytes | None = txn.get(key)
     if value is None:
@@ -288,7 +295,7 @@ def _check_absent(txn: Any, key: bytes) -> None:
     """Whichever row's key is damaged, the search for that row ends beside it. (There is always a row behind: ours.)"""
     cursor = txn.cursor()
     if not cursor.set_range(key):
-        raise _WrongRow("the last row is missing")
+        raise _WrongRow(_NO_LAST_ROW)
     _check_row(cursor.item(), key, None)
     if cursor.prev():
         _check_row(cursor.item(), b"", key)
@@ -304,34 +311,36 @@ def _check_row(row: tuple[bytes, bytes], low: bytes, high: bytes | None) -> None
 
 
 def _rows(txn: Any, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
-    """The rows before the first and behind the last one are looked at, too: they might belong in between."""
+    """The rows before the first and behind the last one are looked at, too: they might belong in between. (There is always a row
+    behind: ours.)"""
     cursor = txn.cursor()
+    if not cursor.set_range(end if reverse else start):
+        raise _WrongRow(_NO_LAST_ROW)
     if not reverse:
         last = start
-        if cursor.set_range(start):
-            if cursor.prev():
-                _check_row(cursor.item(), b"", start)
-                cursor.next()
-            else:
-                cursor.first()
-            for key, value in cursor.iternext():
-                if crc32(value, crc32(key)) != CRC_RESIDUE or key < last:
-                    raise _WrongRow(f"row {key.hex()} is damaged or out of order")
-                if key >= end:
-                    return
-                yield key, value[:-CRC_BYTES]
-                last = key
-    elif cursor.set_range(end):
-        _check_row(cursor.item(), end, None)
         if cursor.prev():
-            last = end
-            for key, value in cursor.iterprev():
-                if crc32(value, crc32(key)) != CRC_RESIDUE or key > last:
-                    raise _WrongRow(f"row {key.hex()} is damaged or out of order")
-                if key < start:
-                    return
-                yield key, value[:-CRC_BYTES]
-                last = key
+            _check_row(cursor.item(), b"", start)
+            cursor.next()
+        else:
+            cursor.first()
+        for key, value in cursor.iternext():
+            if crc32(value, crc32(key)) != CRC_RESIDUE or key < last:
+                raise _WrongRow(f"row {key.hex()} is damaged or out of order")
+            if key >= end:
+                return
+            yield key, value[:-CRC_BYTES]
+            last = key
+        raise _WrongRow(_NO_LAST_ROW)
+    _check_row(cursor.item(), end, None)
+    if cursor.prev():
+        last = end
+        for key, value in cursor.iterprev():
+            if crc32(value, crc32(key)) != CRC_RESIDUE or key > last:
+                raise _WrongRow(f"row {key.hex()} is damaged or out of order")
+            if key < start:
+                return
+            yield key, value[:-CRC_BYTES]
+            last = key
 
 
 class LmdbSnapshot:

@@ -7,6 +7,7 @@ import asyncio
 import sys
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -27,7 +28,8 @@ from tidegate.shard.store.checkpoints.checkpoint import (
     slices,
     turn_budget_s,
 )
-from tidegate.shard.store.interface import ObjectWrites
+from tidegate.shard.store.checkpoints.room import Room
+from tidegate.shard.store.interface import ObjectWrites, ShardDamaged
 from tidegate.shard.store.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
 from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
@@ -356,6 +358,39 @@ def test_who_needs_room_is_told_at_once_that_there_is_none_and_the_checkpoint_go
         await bench.checkpointer.finish()
         await bench.checkpointer.make_room()
         bench.check_moved()
+
+    with_bench(test)
+
+
+def test_damage_found_while_there_is_no_room_stops_its_shard_and_nothing_else(tmp_path: Path) -> None:
+    """It ended the worker, again and again."""
+
+    async def test(bench: Bench) -> None:
+        room = bench.checkpointer._room = Room(tmp_path / "reserve", 4_096)
+        room.keep()
+        found: list[ShardDamaged] = []
+        bench.stores[1].on_damage = lambda error: (found.append(error), bench.checkpointer.leave_out(bench.stores[1]))
+        bench.states[0].commit_error = StoreFull("checkpoint into", "memory", "no space left", "free some space")
+        bench.states[1].commit_error = ShardDamaged(1, "read store", "memory", "a page is of the wrong type")
+        bench.write(0, {"a": None})
+        bench.write(1, {"a": None})
+        await bench.checkpointer.finish()
+        assert (len(found), bench.troubles, bench.states[0].applied_seq) == (1, [], 1)
+        assert bench.log.truncated == [2]
+
+    with_bench(test)
+
+
+def test_who_gives_up_waiting_for_room_leaves_nothing_behind() -> None:
+    async def test(bench: Bench) -> None:
+        bench.write(0, {"a": b"1"})
+        before = asyncio.all_tasks()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0):
+                await bench.checkpointer.make_room()
+        await asyncio.sleep(0)
+        left = {task for task in asyncio.all_tasks() - before if task.get_name() != "checkpoint"}
+        assert not left
 
     with_bench(test)
 

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from tests.support.cold_world import HeldReader
+from tests.support.damage import hide_row
 from tidegate.shard.store.checkpoints import shrinking as shrinking_module
 from tidegate.shard.store.checkpoints.shrinking import Shrinker, is_due
+from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.pages import PageFile, Verifier
 from tidegate.shard.store.store import ShardStore, StoreFailed
@@ -58,7 +60,7 @@ def test_only_files_that_are_mostly_free_and_copied_quickly_are_due() -> None:
 
 async def test_a_file_that_is_mostly_free_gets_small_and_is_read_and_written_as_before(state: LmdbState) -> None:
     before = size_of(state)
-    assert await Shrinker([(ShardStore(state), state)]).shrink(in_helper)
+    assert await Shrinker({state.shard: ShardStore(state)}, [state]).shrink(in_helper)
     assert size_of(state) < before / 50
     assert [key for key, _ in state.scan(b"", b"\xff", False)] == [object_key(number) + b"k" for number in range(10)]
     for seq in range(8, 12):
@@ -75,13 +77,35 @@ async def test_a_file_that_is_mostly_free_gets_small_and_is_read_and_written_as_
     assert [path.name for path in state.path.iterdir()] == ["data.mdb"]
 
 
+async def test_a_copy_that_would_lose_rows_takes_no_place_and_its_shard_is_named(state: LmdbState) -> None:
+    """What a large file has lost nobody has looked for yet, and in the copy there was nothing left to be saved."""
+    batch = state.begin()
+    batch.put_many([(object_key(5) + b"small%d" % number, b"y") for number in range(9)])
+    batch.commit()
+    hide_row(state.path / "data.mdb", object_key(5) + b"small4")
+    before = (state.path / "data.mdb").read_bytes()
+    store = ShardStore(state)
+    found: list[ShardDamaged] = []
+    store.on_damage = found.append
+    await Shrinker({state.shard: store}, [state]).shrink(in_helper)
+    assert (state.path / "data.mdb").read_bytes() == before
+    assert [path.name for path in state.path.iterdir()] == ["data.mdb"]
+    assert [error.shard for error in found] == [1]
+
+
+async def test_the_file_of_a_shard_that_was_stopped_is_left_as_it_is(state: LmdbState) -> None:
+    before = size_of(state)
+    assert await Shrinker({}, [state]).shrink(in_helper)
+    assert size_of(state) == before
+
+
 async def test_a_read_that_has_begun_ends_over_the_old_file(state: LmdbState) -> None:
     store = ShardStore(state)
     reader = HeldReader()
     store.reader = reader
     answers: list[Any] = []
     store.fetch(object_key(3), ["k"], lambda result, error: answers.append((result, error)))
-    task = asyncio.create_task(Shrinker([(store, state)]).shrink(in_helper))
+    task = asyncio.create_task(Shrinker({state.shard: store}, [state]).shrink(in_helper))
     while size_of(state) > MB:
         await asyncio.sleep(0.001)
     await asyncio.sleep(0.01)
@@ -101,7 +125,7 @@ async def test_a_new_file_whose_name_may_not_last_is_written_by_no_process_that_
 
     monkeypatch.setattr("tidegate.shard.store.state.data_file.sync_directory", fails)
     with pytest.raises(StoreFailed, match="replace store"):
-        await Shrinker([(ShardStore(state), state)]).shrink(in_helper)
+        await Shrinker({state.shard: ShardStore(state)}, [state]).shrink(in_helper)
     monkeypatch.undo()
     state.close()
     again = LmdbState(state.path, 1)
@@ -116,7 +140,7 @@ async def test_where_there_is_no_room_the_file_stays_as_it_is(state: LmdbState, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("tidegate.shard.store.state.data_file.sync_file", no_room)
-    shrinker = Shrinker([(ShardStore(state), state)])
+    shrinker = Shrinker({state.shard: ShardStore(state)}, [state])
     assert not await shrinker.shrink(in_helper)
     assert size_of(state) == before
     assert [path.name for path in state.path.iterdir()] == ["data.mdb"]

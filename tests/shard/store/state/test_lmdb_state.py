@@ -370,6 +370,21 @@ def test_a_scan_notices_that_the_first_or_last_row_of_its_range_has_another_key(
             file.write_bytes(whole)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_that_comes_to_the_end_of_the_file_says_that_rows_may_be_missing(tmp_path: Path, reverse: bool) -> None:
+    """The last row of all is ours: where LMDB does not find it, it may not find those before it either."""
+    state = LmdbState(tmp_path, 1)
+    put(state, {b"\x01%015dkey" % number: b"v" for number in range(9)}, 1)
+    with state._env.begin(write=True) as txn:
+        cursor = txn.cursor()
+        while cursor.last() and cursor.key() >= b"\x01%015d" % 7:
+            cursor.delete()
+    for first in (0, 8):
+        with pytest.raises(ShardDamaged, match="rows before it may be missing"):
+            list(state.scan(b"\x01%015d" % first, b"\x02", reverse))
+    state.close()
+
+
 def test_a_state_that_goes_on_from_the_last_but_one_commit_is_refused_after_recovery(tmp_path: Path) -> None:
     write_state(tmp_path, Random(1))
     with PageFile(tmp_path / "data.mdb") as pages:
