@@ -215,7 +215,7 @@ def _read_description(path: Path, elsewhere: str) -> _Description | None:
 
 def _lock(path: Path, hint: str) -> int:
     """`hint`: what to do while a service uses it."""
-    lock_fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock_fd = _open_lock(path)
     try:
         _take_lock(path, lock_fd, hint)
     except BaseException:
@@ -226,6 +226,20 @@ def _lock(path: Path, hint: str) -> int:
         os.pwrite(lock_fd, holder, 0)  # Before the rest is cut off: a block that is given up may not come back.
         os.ftruncate(lock_fd, len(holder))
     return lock_fd
+
+
+def _open_lock(path: Path) -> int:
+    """On a file system that cannot be written to a directory may be looked at all the same, and a service may have it open that
+    has mounted it elsewhere."""
+    try:
+        return os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+    try:
+        return os.open(path / "lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _take_lock(path: Path, lock_fd: int, hint: str) -> None:

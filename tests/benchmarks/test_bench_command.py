@@ -36,6 +36,15 @@ def test_any_class_with_the_method_of_a_running_service_is_measured(service: Ser
     assert all(one["rate"] > 0 and one["generator"] == "client" for one in summaries)
 
 
+@pytest.mark.parametrize("load", ["keyed", "lean-keyed"])
+def test_calls_with_keys_as_ordinary_clients_make_them_are_measured(service: Service, load: str) -> None:
+    few = ("--requests", "100", "--objects", "10", "--concurrency", "8", "--route", "direct", "--json")
+    ended = bench("--connect", service.front, "--load", load, *few)
+    assert ended.returncode == 0, ended.stderr
+    [summary] = json.loads(ended.stdout)["summaries"]
+    assert summary["generator"] == load
+
+
 def test_a_class_that_is_not_there_is_named(service: Service) -> None:
     ended = bench("--connect", service.front, "--class", "Order", "--json")
     assert ended.returncode == 1

@@ -30,7 +30,8 @@ def add(commands: Any) -> None:
     bench.add_argument("--requests", metavar="N", type=read_as(Count), help=requests)
     bench.add_argument("--objects", metavar="N", type=read_as(Count), help="new objects that are called (default: 1000)")
     bench.add_argument("--route", choices=("router", "direct", "both"), help="through the router or straight to the workers")
-    bench.add_argument("--load", choices=("client", "lean"), default="client", help="the Python client, or raw sockets")
+    loads = "the Python client without retries, or as it is by default, with keys; raw sockets, likewise (default: client)"
+    bench.add_argument("--load", choices=("client", "keyed", "lean", "lean-keyed"), default="client", help=loads)
     bench.add_argument("--json", action="store_true", help="print the result as JSON, and no progress")
 
 

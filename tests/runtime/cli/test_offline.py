@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -149,6 +150,23 @@ def test_what_may_not_be_read_is_no_damage_and_no_repair_writes_it_off(data: Pat
     finally:
         (data / closed).chmod(0o700)
     assert main(["check", str(data)]) == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("has_lock", [True, False])
+def test_a_backup_on_a_read_only_file_system_can_be_checked(data: Path, *, has_lock: bool) -> None:
+    if os.geteuid() != 0 or shutil.which("unshare") is None:
+        pytest.skip("mounting needs root and unshare")
+    if not has_lock:
+        (data / "lock").unlink()
+    read_only = 'mount --bind "$1" "$1" && mount -o remount,ro,bind "$1" && shift && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", read_only, "sh", str(data), sys.executable, "-m", "tidegate"]
+    done = subprocess.run([*command, "check", str(data)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "everything is whole" in done.stdout
+    done = subprocess.run([*command, "compact", str(data)], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "Read-only file system" in done.stderr
 
 
 def test_a_refusal_speaks_of_the_command_that_was_given(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
