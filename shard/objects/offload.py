@@ -36,6 +36,15 @@ class _Job:
         self.work = work
         self.result = result
 
+    def settle(self, error: BaseException | None, result: Any = None) -> None:
+        if self.result.done():
+            return
+        if error is None:
+            self.result.set_result(result)
+        else:
+            self.result.set_exception(error)
+            self.result.exception()  # Retrieved: whoever asked may never look.
+
 
 class Offload:
     """The processes of one worker."""
@@ -49,8 +58,9 @@ class Offload:
         self._waiting: collections.deque[_Job] = collections.deque()
 
     async def run(self, function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-        """Raises what `function` raises; TypeError for what cannot be sent to another process; Overloaded; TimeoutError if it
-        took too long; RuntimeError if the process ended. If nobody waits any longer, what has begun goes on to its end."""
+        """Raises what `function` raises; TypeError for what cannot be sent to another process; Overloaded, also where the system
+        has no process for it; TimeoutError if it took too long; RuntimeError if the process ended. If nobody waits any longer,
+        what has begun goes on to its end."""
         name = getattr(function, "__qualname__", repr(function))
         try:
             work = bytes(ForkingPickler.dumps((function, args, keywords)))
@@ -72,14 +82,22 @@ class Offload:
         while self._waiting:
             if self._waiting[0].result.done():  # Whoever asked has been reset or cancelled.
                 self._waiting.popleft()
-            elif self._free:
-                self._free.pop().begin(self._waiting.popleft())
-            elif len(self._seats) < self._processes:
-                seat = _Seat(self._loop, self._bound_s, self._freed)
-                self._seats.append(seat)
-                seat.begin(self._waiting.popleft())
+            elif self._free or len(self._seats) < self._processes:
+                seat = self._free.pop() if self._free else self._new_seat()
+                job = self._waiting.popleft()
+                try:
+                    seat.begin(job)
+                except (OSError, RuntimeError) as exc:
+                    seat.kill()
+                    self._free.append(seat)
+                    job.settle(Overloaded(f"offload: {job.name} has not begun, there is no process for it: {exc}"))
             else:
                 return
+
+    def _new_seat(self) -> _Seat:
+        seat = _Seat(self._loop, self._bound_s, self._freed)
+        self._seats.append(seat)
+        return seat
 
     def _freed(self, seat: _Seat) -> None:
         self._free.append(seat)
@@ -97,6 +115,7 @@ class _Seat:
         self._late = False
 
     def begin(self, job: _Job) -> None:
+        """Raises OSError or RuntimeError if no process or thread can be started."""
         self._late = False
         try:
             done = self._process().submit(_work, job.work)
@@ -137,12 +156,7 @@ class _Seat:
         if done.cancelled() or isinstance(error, BrokenProcessPool):
             self.kill()
             error = self._killed(job.name) if self._late else _ended_by_itself(job.name)
-        if not job.result.done():
-            if error is None:
-                job.result.set_result(done.result())
-            else:
-                job.result.set_exception(error)
-                job.result.exception()  # Retrieved: whoever asked may never look.
+        job.settle(error, done.result() if error is None else None)
         self._freed(self)
 
     def _killed(self, name: str) -> TimeoutError:

@@ -6,10 +6,11 @@ or callback that is; what stands below is the runtime's own.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import traceback
 from collections.abc import Callable
-from types import CodeType, FrameType
+from types import BuiltinFunctionType, CodeType, CoroutineType, FrameType, FunctionType, GeneratorType, MethodType
 from typing import Any, NamedTuple
 
 from tidegate.shard.host.activation import Activation
@@ -24,6 +25,7 @@ SHOWN_FRAMES = 20
 _DEBUGGERS = ("bdb", "tidegate.shard.worker.debugger")
 """Somebody looks at the code, which therefore stands still: that holds up nobody."""
 _RUNTIME = ("tidegate.shard.", "tidegate.runtime.")
+_NAMED = (CoroutineType, GeneratorType, FunctionType, BuiltinFunctionType)
 
 
 class Place(NamedTuple):
@@ -45,7 +47,7 @@ def _of_task(task: ObjectTask, *_: Any) -> tuple[Owner | None, str]:
 
 
 def _of_callback(callback: GatedCallback, function: Any = None) -> tuple[Owner, str]:
-    return callback._owner, _name_of(function or callback._callback)
+    return callback._owner, _name_of(callback._callback if function is None else function)
 
 
 def _of_start(activation: Activation, *_: Any) -> tuple[Activation, str]:
@@ -53,8 +55,10 @@ def _of_start(activation: Activation, *_: Any) -> tuple[Activation, str]:
 
 
 def _name_of(code: Any) -> str:
-    name = getattr(code, "__name__", None)
-    return name if type(name) is str else "code without a name"
+    """Only kinds of Python's own are asked: others may run code of the object then, in the thread of whoever looks, or raise."""
+    while (kind := type(code)) is functools.partial or kind is MethodType:
+        code = code.func if kind is functools.partial else code.__func__
+    return str(code.__name__) if kind in _NAMED else "code without a name"
 
 
 PLACES = (
@@ -100,7 +104,9 @@ def occupant(frame: FrameType | None, base: FrameType | None) -> Occupant | None
             owner, code = place.who(*(known[name] for name in place.arguments))
             interruptible = not ours and (own or frame.f_lineno in _CALLING[frame.f_code])  # It may be written in C.
         elif owner is None and frame.f_code not in DRIVERS:
-            module = str(frame.f_globals.get("__name__", ""))
+            module = frame.f_globals.get("__name__")
+            if type(module) is not str:
+                module = ""
             if module in _DEBUGGERS:
                 return None
             if module.startswith(_RUNTIME):

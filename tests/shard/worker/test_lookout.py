@@ -36,6 +36,17 @@ class Ends(BaseException):
     """In the place of the end of the process."""
 
 
+class Misbehaves:
+    def __call__(self) -> None:
+        time.sleep(60)
+
+    def __bool__(self) -> bool:
+        raise ValueError
+
+    def __getattr__(self, name: str) -> Any:
+        raise KeyError(name)
+
+
 class Busy(DurableObject):
     def __init__(self) -> None:
         if SLOW_STARTS:
@@ -81,6 +92,10 @@ class Busy(DurableObject):
     async def blocks_in_a_callback(self) -> None:
         loop = asyncio.get_running_loop()
         loop.call_soon(time.sleep, 60)
+        await asyncio.sleep(60)
+
+    async def blocks_in_a_callable_that_raises_when_it_is_asked(self) -> None:
+        asyncio.get_running_loop().call_soon(Misbehaves())
         await asyncio.sleep(60)
 
     async def swallows(self) -> None:
@@ -164,6 +179,7 @@ def no_slow_starts() -> Iterator[None]:
         ("asks_storage_for_ever", "asks_storage_for_ever"),
         ("spins_in_a_transaction", "spins_in_a_transaction"),
         ("blocks_in_a_callback", "sleep"),
+        ("blocks_in_a_callable_that_raises_when_it_is_asked", "code without a name"),
     ],
 )
 async def test_code_that_holds_up_the_loop_is_named_with_its_stack_interrupted_and_its_object_reset(
