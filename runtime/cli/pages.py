@@ -57,7 +57,7 @@ def _piles(status: ServiceStatus) -> list[str]:
     rows: list[tuple[str, ...]] = [("object piles up", "tasks", "timers, callbacks", "cached", "of its own, about")]
     for each in found[:WAITING_SHOWN]:
         counts = f"{each['tasks']:,}", f"{each['callbacks']:,}"
-        rows.append((each["object"], *counts, _megabytes(each["cached_bytes"]), _megabytes(each["kept_bytes"])))
+        rows.append((each["object"], *counts, mebibytes(each["cached_bytes"]), mebibytes(each["kept_bytes"])))
     return ["", *table(rows)]
 
 
@@ -66,13 +66,14 @@ def _space(status: ServiceStatus) -> str:
     found = [process.statistics["space"] for process in status.processes if "space" in process.statistics]
     if not found:
         return ""
-    logs, states, free = (_megabytes(sum(each[name] for each in found)) for name in ("log_bytes", "state_bytes", "reserve_bytes"))
-    left = _megabytes(min(each["disk_free_bytes"] for each in found))
+    logs, states, free = (mebibytes(sum(each[name] for each in found)) for name in ("log_bytes", "state_bytes", "reserve_bytes"))
+    left = mebibytes(min(each["disk_free_bytes"] for each in found))
     return f", states {states}, logs {logs}, kept back {free}; {left} free on the disk"
 
 
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.1f} MB"
+def mebibytes(size: int) -> str:
+    """As the limits are given, and the memory of processes."""
+    return f"{size / (1 << 20):,.1f} MiB"
 
 
 def _version(status: ServiceStatus) -> str:

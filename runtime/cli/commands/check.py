@@ -12,7 +12,7 @@ from typing import Any
 
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
-from tidegate.runtime.cli.pages import plural
+from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.check import Check, Counts, Finding
@@ -75,6 +75,6 @@ def _as_json(data: Path, counts: Counts, findings: list[Finding]) -> dict[str, A
 
 
 def _summary(data: Path, counts: Counts, findings: list[Finding]) -> str:
-    size = f"{counts.state_bytes / 1e6:,.1f} MB of states, {counts.log_bytes / 1e6:,.1f} MB of logs"
+    size = f"{mebibytes(counts.state_bytes)} of states, {mebibytes(counts.log_bytes)} of logs"
     looked = f"{plural(counts.shards, 'shard')}, {plural(counts.objects, 'object')}, {plural(counts.rows, 'row')}, {size}"
     return f"{data}: {looked}: {plural(len(findings), 'problem') if findings else 'everything is whole'}"

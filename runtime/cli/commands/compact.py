@@ -11,6 +11,7 @@ import lmdb
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.exits import EXIT_OK
+from tidegate.runtime.cli.pages import mebibytes
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.compact import compact_all
@@ -42,5 +43,5 @@ def run(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps({"data": str(options.data), "shards": [each._asdict() for each in done]}, indent=2))
     else:
-        print(f"{options.data}: {before / 1e6:,.1f} MB of states, now {after / 1e6:,.1f} MB")
+        print(f"{options.data}: {mebibytes(before)} of states, now {mebibytes(after)}")
     return EXIT_OK

@@ -341,7 +341,7 @@ def test_problems_come_first_each_with_its_next_step() -> None:
 
 
 def test_objects_that_pile_up_work_or_data_are_shown_with_what_they_have() -> None:
-    piles = [{"object": "A/a", "tasks": 1_200, "callbacks": 3, "cached_bytes": 2_000_000, "kept_bytes": 70_000_000}]
+    piles = [{"object": "A/a", "tasks": 1_200, "callbacks": 3, "cached_bytes": 2 << 20, "kept_bytes": 70 << 20}]
     worker = {"name": "worker 0", "state": "up", "pid": 1, "core": 1, "restarts": 0, "flapping": False, "last_problem": ""}
     worker["statistics"] = {"piles": piles}
     status = {
@@ -350,8 +350,8 @@ def test_objects_that_pile_up_work_or_data_are_shown_with_what_they_have() -> No
     }  # fmt: skip
     page = render_status(read_status(status), now_ms=10_500).splitlines()
     assert page[-2:] == [
-        "object piles up  tasks  timers, callbacks  cached  of its own, about",
-        "A/a              1,200  3                  2.0 MB  70.0 MB",
+        "object piles up  tasks  timers, callbacks  cached   of its own, about",
+        "A/a              1,200  3                  2.0 MiB  70.0 MiB",
     ]
 
 

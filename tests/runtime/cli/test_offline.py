@@ -108,7 +108,7 @@ def test_compact_prints_the_sizes_and_changes_no_value(data: Path, capsys: pytes
     done = json.loads(capsys.readouterr().out)
     assert all(0 < each["after_bytes"] <= each["before_bytes"] for each in done["shards"])
     assert main(["compact", str(data)]) == 0
-    assert "MB of states, now" in capsys.readouterr().out
+    assert "MiB of states, now" in capsys.readouterr().out
     assert sums(data) == [7] * len(NAMES)
 
 
