@@ -74,13 +74,18 @@ class Disk:
             file.truncate(size_mib << 20)
         self._attach()
         _run(*MAKE[kind], self._loop)
-        _run("mount", self._loop, str(self.place))
+        self._mount()
 
     def _mount_outer(self) -> None:
         _run("mount", "-o", "loop", str(self._outer_image), str(self._outer))
 
     def _attach(self) -> None:
         self._loop = _run("losetup", "--find", "--show", "--direct-io=on", str(self._image)).strip()
+
+    def _mount(self) -> None:
+        _run("mount", self._loop, str(self.place))
+        _run("losetup", "--detach", self._loop)  # With the mount, by whatever that ends: also if this process is killed.
+        self._loop = ""
 
     def cut_power(self) -> None:
         """What was not flushed is gone, every later write fails."""
@@ -95,13 +100,13 @@ class Disk:
         self.unmount()
         self._mount_outer()
         self._attach()
-        _run("mount", self._loop, str(self.place))
+        self._mount()
 
     def unmount(self) -> None:
         """Whatever of it is mounted."""
         if os.path.ismount(self.place):
             _run_until_done("umount", str(self.place))
-        if self._loop:
+        if self._loop:  # It was never mounted.
             _run_until_done("losetup", "--detach", self._loop)
             self._loop = ""
         if os.path.ismount(self._outer):

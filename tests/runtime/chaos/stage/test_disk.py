@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import wait_until
+
 PROGRAM = """
 import pathlib, sys
 from tidegate.runtime.chaos.stage.disk import Disk, keep_mounts_private
@@ -25,12 +27,30 @@ disk.unmount()
 """
 
 
+def program(folder: Path) -> list[str]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a loop device")
+    return [sys.executable, "-c", PROGRAM, str(folder)]
+
+
+def loop_devices() -> str:
+    return subprocess.run(["losetup", "--all"], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.root
+def test_a_process_that_is_killed_leaves_neither_mount_nor_loop_device_behind(tmp_path: Path) -> None:
+    with subprocess.Popen(program(tmp_path), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        assert user.stdout.readline() == "mounted\n"
+        assert tmp_path.name in loop_devices()
+        user.kill()
+    wait_until(lambda: tmp_path.name not in loop_devices(), "the end of its loop devices", seen=loop_devices)
+
+
 @pytest.mark.root
 @pytest.mark.timeout(90)
 def test_a_disk_without_power_is_let_go_though_a_container_was_started_meanwhile(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root, for a loop device")
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+    command = program(tmp_path)
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
         assert user.stdin is not None
