@@ -97,6 +97,7 @@ class RouterMachine:
         """Those of them of whom nothing is to be started any more, and all workers know that."""
         self._table = SlotTable(topology)
         self._system = SystemCalls(self._table)
+        self._too_many_wires: dict[tuple[int, bool], Any] = {}
         self._next_token = 0
         self._draining = False
         self._refused = self._lost = self._stray = self._overdue = self._forgotten = 0
@@ -227,8 +228,8 @@ class RouterMachine:
     def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float) -> None:
         unanswered = len(worker.unanswered)
         if unanswered >= self._shared_from and not self._shares[worker.worker].takes(origin.client, unanswered):
-            whose = "" if unanswered >= self._calls_max else " of this client"
-            self._refuse(origin, request.id, Overloaded(f"too many calls{whose} wait for worker {worker.worker}"))
+            self._refused += 1
+            self._reply(origin, request.id, ERROR, self._too_many(worker.worker, unanswered < self._calls_max))
             return
         try:
             deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
@@ -246,6 +247,15 @@ class RouterMachine:
         if deadline_ms is not None:
             worker.add_deadline(token, now, deadline_ms)
             self.timer_is_late = True
+
+    def _too_many(self, worker: int, of_this_client: bool) -> Any:
+        """Once for all: one message may have a million calls."""
+        wire = self._too_many_wires.get((worker, of_this_client))
+        if wire is None:
+            whose = " of this client" if of_this_client else ""
+            wire = Overloaded(f"too many calls{whose} wait for worker {worker}").to_wire()
+            self._too_many_wires[worker, of_this_client] = wire
+        return wire
 
     def _refuse(self, origin: Origin, request_id: int | str, error: CallError) -> None:
         self._refused += 1

@@ -142,6 +142,8 @@ TURN_CONNECTIONS_MAX = 256
 """Connections that came or went, looked at before the loop runs again."""
 TURN_REQUESTS_MAX = 1_024
 """Requests after which no further message is read in this turn."""
+SLICED_BYTES_MAX = 32 << 20
+"""Of messages with more requests than that, taken apart and not yet handled; beyond, further ones are refused."""
 WORKER_AHEAD_CALLS = 2 * TURN_REQUESTS_MAX
 """Calls that a router sends to a worker before that has read them: it does not run dry, and who comes last waits for no more."""
 WORKER_AHEAD_BYTES = TURN_BYTES_MAX

@@ -55,6 +55,7 @@ from tidegate.runtime.sockets.door import Door
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.handshakes import Handshakes
 from tidegate.runtime.sockets.outbox import Delivery, Outbox
+from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.wire.protocol import (
     ERROR,
     Message,
@@ -91,6 +92,7 @@ log = logging.getLogger("tidegate")
 Row = tuple[Any, int, Any]
 """`(request id, status, result)`."""
 
+_BEHIND = Overloaded("the client has sent more calls at once than can be looked at").to_wire()
 _UNREAD = Overloaded(
     "the client does not read its replies; this one was dropped",
     outcome="unknown",
@@ -143,10 +145,12 @@ class Endpoint:
         *,
         message_bytes_max: int = FORWARDED_BYTES_MAX,
         outbox: Outbox | None = None,
+        slices: Slices | None = None,
     ) -> None:
         """`handle` is called for every message; if it raises, the requests that the message still has are answered `internal`:
         what is answered already, or will be, must have been taken out. `end_turn` is called after every burst of messages, and
-        when nothing is kept any longer for clients that did not read; it must call `flush`."""
+        when nothing is kept any longer for clients that did not read; it must call `flush`. Without `slices` messages are
+        handled whole."""
         self._socket = context.socket(zmq.ROUTER)
         self._set_up_socket(message_bytes_max)
         address = f"inproc://endpoint-{next(_numbers)}"
@@ -183,6 +187,7 @@ class Endpoint:
         self._senders_of_much: set[bytes] = set()
         """Clients whose newest message was large."""
         self.outbox = Outbox() if outbox is None else outbox
+        self._slices = slices
         self._unproven: dict[bytes, int] = {}
         """Bytes sent to a client since it was known the last time that everything has left."""
         self._great_s = 0.0
@@ -404,6 +409,9 @@ class Endpoint:
                 for request_id, error in message.refused:
                     self.reply_error(message.origin, request_id, error)
                 requests += len(message.requests)
+                if self._slices is not None and self._slices.wants(message):
+                    self._put_off(self._slices, message)
+                    continue
                 try:
                     self._handle(message)
                 except BaseException as exc:  # A fault of ours; it takes no other message with it.
@@ -413,6 +421,31 @@ class Endpoint:
         else:
             return
         edge.used = False  # Nothing was there a moment ago.
+
+    @property
+    def is_behind(self) -> bool:
+        """There are messages that have been read and not been handled to their end."""
+        return bool(self._slices)
+
+    def _put_off(self, slices: Slices, message: Message) -> None:
+        assert self._loop is not None
+        if not slices:
+            self._loop.call_soon(self._handle_slices, slices)
+        if not slices.put(message):
+            for request in message.requests:
+                self.reply(message.origin, request.id, ERROR, _BEHIND)
+
+    def _handle_slices(self, slices: Slices) -> None:
+        if self._socket.closed or self._loop is None:
+            return
+        for part in slices.take():
+            try:
+                self._handle(part)
+            except BaseException as exc:
+                self._went_wrong(part, exc)
+        if slices:
+            self._loop.call_soon(self._handle_slices, slices)
+        self._end_turn()
 
     def _give_back_later(self) -> None:
         """What large messages have taken goes back to the system when no more come."""

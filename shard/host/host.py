@@ -160,8 +160,10 @@ class Host:
         waiting, output_gate, book, now_s = self.waiting, self.output_gate, self.book, self.turn.now_s
         many = len(book.running) + len(book.waiting) + len(output_gate.held) > _MANY_CALLS
         if many and not book.has_room(origin.client, len(message.requests)):
+            refusal = Overloaded("the worker has too many calls in flight, or the client has").to_wire()
             for request in message.requests:
-                self.answer_error(origin, request.id, Overloaded("the worker has too many calls in flight, or the client has"))
+                self.answer(origin, request.id, ERROR, refusal)
+            self.turn.end_soon()
             return
         if self._readers.crowded:
             waiting.is_closed = True

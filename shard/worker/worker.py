@@ -24,6 +24,7 @@ from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_R
 from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.outbox import Outbox
+from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.wire.protocol import (
     ALARM_CALLS,
     DROP_ALARM,
@@ -126,7 +127,9 @@ class Worker:
         self.store = open_store(self._on_trouble)
         share_bytes = spec.budget_bytes // BUDGET_SHARE
         outbox = Outbox(share_bytes, room=lambda client: self._host.waiting.has_room(client))
-        self._endpoint = Endpoint(context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox)
+        self._endpoint = Endpoint(
+            context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=Slices()
+        )
         identity = b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation)
         self._peers = Peers(context, loop, identity, self._peers_answered, send_control)
         self._turn = Turn(loop, self._end_turn)
@@ -407,7 +410,8 @@ class Worker:
 
     def _look_what_is_left(self, draining: Draining) -> None:
         everything_is_durable = self._host.output_gate.everything_is_durable
-        busy = self._unanswered > 0 or not everything_is_durable or self._endpoint.statistics().kept_bytes > 0
+        busy = self._unanswered > 0 or self._endpoint.is_behind
+        busy = busy or not everything_is_durable or self._endpoint.statistics().kept_bytes > 0
         if not busy and not self._said_quiet:
             self._said_quiet = True
             self._send_control(Quiet())

@@ -85,7 +85,7 @@ RULES = {
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule"},
     "runtime/client": {"links", "machine", "retries", "terms"},
-    "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox"},
+    "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox", "slices"},
     "runtime/supervisor": {"placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
     "runtime/wire": "*",
 }

@@ -21,13 +21,14 @@ from tests.support.waiting import WITHIN_S, wait_until
 from tidegate.runtime.limits import RECEIVE_AHEAD_MESSAGES, TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
 from tidegate.runtime.sockets.endpoint import Endpoint, EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
+from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.wire.protocol import OK, Message
 
 
 class Server:
     """An endpoint on a loop in a thread. `handle` may be replaced; at first every call is answered with its arguments."""
 
-    def __init__(self, outbox: Outbox | None = None, address: str | None = None) -> None:
+    def __init__(self, outbox: Outbox | None = None, address: str | None = None, *, slices: Slices | None = None) -> None:
         self.context: zmq.Context[Any] = zmq.Context()
         self.loop = uvloop.new_event_loop()
         self.handle: Callable[[Message], None] = self.echo
@@ -35,7 +36,9 @@ class Server:
         self.turns: list[list[int]] = [[]]
         """For each turn, the number of requests of each message."""
         self.loop.set_exception_handler(lambda _, context: self.errors.append(context.get("exception")))
-        self.endpoint = Endpoint(self.context, self._handle, self._end_turn, message_bytes_max=1 << 20, outbox=outbox)
+        self.endpoint = Endpoint(
+            self.context, self._handle, self._end_turn, message_bytes_max=1 << 20, outbox=outbox, slices=slices
+        )
         self.address = self.endpoint.bind(address or "tcp://127.0.0.1:0")
         self._thread = threading.Thread(target=self.loop.run_forever)
         self.endpoint.start(self.loop)
@@ -608,3 +611,79 @@ def test_flushing_and_replying_after_the_end_is_harmless(server: Server) -> None
         server.endpoint.close()
 
     server.in_loop(end)
+
+
+MANY = 10 * TURN_REQUESTS_MAX
+
+
+def many(first: int) -> bytes:
+    return msgspec.msgpack.encode([[number, "C", "n", "m"] for number in range(first, first + MANY)])
+
+
+class Sliced(Server):
+    """Stops at the first request until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__(slices=Slices(len(many(MANY)) * 3 // 2))
+        self.began, self.go_on = threading.Event(), threading.Event()
+        self.seen: list[Any] = []
+        self.handle = self.note
+
+    def note(self, message: Message) -> None:
+        self.began.set()
+        assert self.go_on.wait(WITHIN_S)
+        assert len(message.requests) <= TURN_REQUESTS_MAX
+        self.seen += [request.id for request in message.requests]
+        self.echo(message)
+
+
+@pytest.fixture
+def sliced() -> Iterator[Sliced]:
+    server = Sliced()
+    yield server
+    server.stop()
+    assert not server.errors
+
+
+def answers(client: zmq.Socket[Any], count: int) -> list[Any]:
+    rows: list[Any] = []
+    while len(rows) < count:
+        body = answer(client)
+        rows += body if isinstance(body[0], list) else [body]
+    return rows
+
+
+def test_others_are_served_between_parts_of_a_message_of_many_requests_and_its_sender_is_served_in_order(sliced: Sliced) -> None:
+    greedy, polite = sliced.client(), sliced.client()
+    polite.send(request("first"))
+    sliced.go_on.set()
+    answer(polite)
+    sliced.go_on.clear()
+    sliced.began.clear()
+    greedy.send(many(0))
+    greedy.send(request("behind"))
+    assert sliced.began.wait(WITHIN_S)
+    polite.send(request("polite"))
+    time.sleep(0.05)  # It is in the socket, or soon.
+    sliced.go_on.set()
+    assert answer(polite) == ["polite", 0, None]
+    assert len(answers(greedy, MANY + 1)) == MANY + 1
+    assert [each for each in sliced.seen if isinstance(each, int)] == list(range(MANY))
+    assert sliced.seen[-1] == "behind"
+    assert sliced.seen.index("polite") < MANY
+    assert not sliced.in_loop(lambda: sliced.endpoint.is_behind)
+
+
+def test_what_is_read_and_not_handled_is_bounded_and_the_rest_is_refused_as_not_executed(sliced: Sliced) -> None:
+    greedy = sliced.client()
+    for part in range(3):
+        greedy.send(many(part * MANY))
+    assert sliced.began.wait(WITHIN_S)
+    time.sleep(0.05)
+    sliced.go_on.set()
+    rows = answers(greedy, 3 * MANY)
+    refused = [row for row in rows if row[1] != 0]
+    assert {(row[2]["code"], row[2]["outcome"]) for row in refused} == {("overloaded", "not_executed")}
+    assert len(refused) in (MANY, 2 * MANY)
+    assert sorted(row[0] for row in rows) == list(range(3 * MANY))
+    assert sliced.seen[:MANY] == list(range(MANY))
