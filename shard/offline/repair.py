@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Header, decode_header, encode_header, index_changes
+from tidegate.shard.log.commit_log import sync_directory
 from tidegate.shard.offline.check import ReadState, objects, state_path
 from tidegate.shard.offline.rows import OWN_FIRST, name_of_object, name_of_row
 from tidegate.shard.store.memtable import Memtable
@@ -126,6 +128,46 @@ def _headless(key: bytes, rows: int) -> str:
     return f"what was left of {name_of_object(key, lambda _: None)}: {rows} rows"
 
 
+def salvage_of(data: Path, shard: int) -> Salvage | NothingLeft:
+    """Raises OSError for a file that cannot be read now."""
+    try:
+        return Salvage(data, shard)
+    except FileNotFoundError:
+        return NothingLeft(data, shard, f"{DATA_FILE} is missing")
+    except ValueError as error:
+        return NothingLeft(data, shard, f"{DATA_FILE}: {error}")
+
+
+class NothingLeft:
+    """In the place of a `Salvage` where the data file is gone, or too short for a row: the shard goes on with what the logs
+    have."""
+
+    def __init__(self, data: Path, shard: int, problem: str) -> None:
+        self._place = state_path(data, shard)
+        self._problem = problem
+
+    def plan(self) -> Repair:
+        losses = ["what the data file had and the logs have not"]
+        return Repair([Damage(0, self._problem)], losses, 0, None, 0, 0, 0, 0)
+
+    def write(self, applied_seq: int) -> Path | None:
+        """Puts aside what is there, durably; where that is now. Raises OSError."""
+        file, aside = self._place / DATA_FILE, _aside(self._place)
+        if not file.exists():
+            return None
+        file.rename(aside)
+        sync_directory(self._place)
+        return aside
+
+    def close(self) -> None:
+        pass
+
+
+def _aside(place: Path) -> Path:
+    """Where a damaged file is kept."""
+    return place / f"{DATA_FILE}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
+
+
 class Salvage:
     """The good rows of a shard's data file. To be closed."""
 
@@ -164,10 +206,13 @@ class Salvage:
         self._file.close()
 
     def plan(self) -> Repair:
-        """Reads everything once."""
+        """Reads everything once. Raises OperatorError for the file of another shard."""
         for key, value in self._good():
             if key == META_KEY:
-                self._applied_seq = unpack_meta(value)[2]
+                _, held, self._applied_seq = unpack_meta(value)
+                if held != self._shard:
+                    hint = "put the directories back in their places"
+                    raise OperatorError("repair", self._place, f"it holds shard {held}", hint)
             elif len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST:
                 self._headers[key] = decode_header(value)
         self._make_headers()
@@ -193,8 +238,7 @@ class Salvage:
     def write(self, applied_seq: int) -> Path:
         """Puts a file with the good rows in the place of the damaged one, durably; returns where that is now. Raises OSError and
         lmdb.Error; then nothing is changed."""
-        aside = self._place / f"{DATA_FILE}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}"
-
+        aside = _aside(self._place)
         with new_data(self._place) as new:
             meta = [(META_KEY, pack_meta(self._shard, applied_seq))]
             write_rows(new, merge(self._saved(), meta), MAP_BYTES_MAX)

@@ -17,7 +17,7 @@ from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.supervisor.directory import open_idle_directory
-from tidegate.shard.offline.repair import Repair, Salvage, missing_in_logs, take_from_logs
+from tidegate.shard.offline.repair import Repair, missing_in_logs, salvage_of, take_from_logs
 
 _SAYS = "save what is good of a damaged shard, and name what is lost"
 _EPILOG = """Says what would be saved and what is lost, by name as far as that can be read. Changes nothing without --yes;
@@ -45,11 +45,11 @@ def run(options: argparse.Namespace) -> int:
         if options.shard >= directory.shards:
             return fail_usage(f"repair: {options.data} has shards 0 to {directory.shards - 1}, not {options.shard}")
         try:
-            salvage = Salvage(directory.path, options.shard)
+            salvage = salvage_of(directory.path, options.shard)
         except PermissionError:
             raise
-        except (OSError, ValueError) as error:
-            hint = "nothing of it can be read; restore this shard from a backup"
+        except OSError as error:
+            hint = "it cannot be read now; check the disk and the kernel's log"
             raise OperatorError("repair", f"shard {options.shard} in {options.data}", str(error), hint) from error
         try:
             repair = salvage.plan()
@@ -101,7 +101,7 @@ def _page(options: argparse.Namespace, repair: Repair, aside: Path | None, missi
         lines.append(f"mended: {plural(repair.bits_flipped_back, 'row')} in which one bit had been flipped")
     lost = "" if repair.lost_rows is None else f", {repair.lost_rows} lost"
     lines.append(f"saved: {plural(repair.rows, 'row')}{lost}; the logs have what came after commit {repair.applied_seq}")
-    return [*lines, *in_logs, _what_was_done(options, f"done; the damaged file is kept as {aside}")]
+    return [*lines, *in_logs, _what_was_done(options, "done" if aside is None else f"done; the damaged file is kept as {aside}")]
 
 
 def _what_was_done(options: argparse.Namespace, done: str) -> str:

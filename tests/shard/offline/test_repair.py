@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from contextlib import closing
 from pathlib import Path
 from random import Random
@@ -20,12 +22,13 @@ from tests.support.data_directory import (
     shard_of,
     state_file,
 )
-from tidegate.runtime.ids import object_key
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
 from tidegate.runtime.supervisor.directory import open_directory
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.log.commit_log import CommitLog, list_segments
 from tidegate.shard.offline.check import Check
-from tidegate.shard.offline.repair import Repair, Salvage, missing_in_logs, take_from_logs
+from tidegate.shard.offline.repair import Repair, Salvage, missing_in_logs, salvage_of, take_from_logs
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.logs import log_path
 from tidegate.shard.store.record import CommitRecord, encode_record
@@ -74,6 +77,32 @@ def key_of(number: int, key: str = "") -> bytes:
 
 
 OURS = [number for number in range(OBJECTS - 20) if shard_of(name_of(number)) == SHARD]
+
+
+@pytest.mark.parametrize("bytes_left", [None, 0, 100])
+def test_where_nothing_of_the_file_is_left_its_shard_goes_on_with_what_the_logs_have(
+    data: Path, file: Path, bytes_left: int | None
+) -> None:
+    """`check` said that repair may help, and that said to restore a backup: who had none had a shard that never served again."""
+    if bytes_left is None:
+        file.unlink()
+    else:
+        os.truncate(file, bytes_left)
+    with closing(salvage_of(data, SHARD)) as salvage:
+        plan = salvage.plan()
+        assert (len(plan.damages), len(plan.losses), plan.rows) == (1, 1, 0)
+        assert file.exists() == (bytes_left is not None), "nothing has changed"
+        aside = salvage.write(plan.applied_seq)
+    assert (aside is None) == (bytes_left is None)
+    assert take_from_logs(data, SHARD)
+    assert list(Check(data, SHARDS, lambda *_: None).run()) == []
+    assert [key for key in content(file) if len(key) == OBJECT_KEY_BYTES], "objects that were made since the last checkpoint"
+
+
+def test_the_file_of_another_shard_is_refused_and_not_relabelled(data: Path, file: Path) -> None:
+    shutil.copy(state_file(data, SHARD + 1), file)
+    with closing(salvage_of(data, SHARD)) as salvage, pytest.raises(OperatorError, match=r"it holds shard 2 \(put .* back"):
+        salvage.plan()
 
 
 def test_a_whole_file_needs_no_repair(data: Path) -> None:
