@@ -380,7 +380,7 @@ class Endpoint:
             self._end_turn()
 
     def _read_burst(self) -> None:
-        socket, edge, senders_of_much = self._socket, self._edge, self._senders_of_much
+        socket, edge, senders_of_much, slices = self._socket, self._edge, self._senders_of_much, self._slices
         requests = size = 0
         edge.used = True
         for n in range(TURN_MESSAGES_MAX):
@@ -408,9 +408,10 @@ class Endpoint:
             for message in messages:
                 for request_id, error in message.refused:
                     self.reply_error(message.origin, request_id, error)
-                requests += len(message.requests)
-                if self._slices is not None and self._slices.wants(message):
-                    self._put_off(self._slices, message)
+                count = len(message.requests)
+                requests += count
+                if slices is not None and (count > TURN_REQUESTS_MAX or client in slices.lines):
+                    self._put_off(slices, message)
                     continue
                 try:
                     self._handle(message)

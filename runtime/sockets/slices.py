@@ -16,24 +16,21 @@ from tidegate.runtime.wire.protocol import Message
 class Slices:
     def __init__(self, bytes_max: int = SLICED_BYTES_MAX) -> None:
         self._bytes_max = bytes_max
-        self._lines: dict[bytes, collections.deque[Message]] = {}
+        self.lines: dict[bytes, collections.deque[Message]] = {}
+        """By client: its messages, of the first of which a part may have been taken."""
         self._bytes = 0
 
     def __bool__(self) -> bool:
         """Whether anything is here."""
-        return bool(self._lines)
-
-    def wants(self, message: Message) -> bool:
-        """Whether it has to go through here."""
-        return len(message.requests) > TURN_REQUESTS_MAX or message.origin.client in self._lines
+        return bool(self.lines)
 
     def put(self, message: Message) -> bool:
         """False when there is no room: its calls are to be refused."""
-        line = self._lines.get(message.origin.client)
+        line = self.lines.get(message.origin.client)
         mine = 0 if line is None else sum(each.size for each in line)
         if self._bytes + message.size > self._bytes_max or mine > TURN_BYTES_MAX:
             return False
-        self._lines.setdefault(message.origin.client, collections.deque()).append(message)
+        self.lines.setdefault(message.origin.client, collections.deque()).append(message)
         self._bytes += message.size
         message.requests.reverse()  # They are taken from its end.
         return True
@@ -41,8 +38,8 @@ class Slices:
     def take(self) -> list[Message]:
         """A part of each client's oldest message, for one turn."""
         parts = []
-        calls_max = max(1, TURN_REQUESTS_MAX // max(1, len(self._lines)))
-        for client, line in list(self._lines.items()):
+        calls_max = max(1, TURN_REQUESTS_MAX // max(1, len(self.lines)))
+        for client, line in list(self.lines.items()):
             message = line[0]
             parts.append(Message(message.origin, message.requests[: -calls_max - 1 : -1], []))
             del message.requests[-calls_max:]
@@ -50,5 +47,5 @@ class Slices:
                 line.popleft()
                 self._bytes -= message.size
             if not line:
-                del self._lines[client]
+                del self.lines[client]
         return parts
