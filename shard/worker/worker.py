@@ -182,10 +182,10 @@ class Worker:
         if self.store.read_only is not None:
             log.error("%s; until there is room everything is read and nothing is written", self.store.read_only)
             self._loop.create_task(self._leave_when_there_is_room(), context=NEUTRAL)
-        elif self.store.unwritable:
+            return
+        self.store.upkeep.start(self._loop)
+        if self.store.unwritable:
             self._loop.create_task(self._leave_when_the_disk_works(), context=NEUTRAL)
-        else:
-            self.store.upkeep.start(self._loop)
 
     def held_up(self, held_up: HeldUp) -> None:
         """Code of an object was interrupted; it is still being unwound."""

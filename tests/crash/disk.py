@@ -1,36 +1,31 @@
-"""A disk whose power can be cut and which can be full: a small file system in a file. Needs root and loop devices."""
+"""A disk whose power can be cut and which can be full: a small file system in a file. Needs root and loop devices. (For a power
+cut the file system itself is shut down, as only ext4 and XFS can be; that of `runtime/chaos/stage` needs neither, and is slower.)
+"""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import itertools
 import os
 import shutil
-import struct
 import subprocess
 from collections.abc import Callable, Iterator
-from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from tests.support.waiting import wait_until
-
-SHUTDOWN_IOCTL = 0x8004587D
-NO_LOG_FLUSH = 2
-MAKE = {"ext4": ["mkfs.ext4", "-qF", "-m0"], "xfs": ["mkfs.xfs", "-qf"], "btrfs": ["mkfs.btrfs", "-qf"]}
+from tidegate.runtime.chaos.stage.disk import MAKE, Ballast, shut_down
 
 
-class Disk:
+class Disk(Ballast):
     """Mounted at `place` until `unmount`."""
 
     def __init__(self, image: Path, place: Path, size: int, kind: str = "ext4") -> None:
+        super().__init__(place)
         self.image = image
         self.place = place
         self.kind = kind
         self.size = size
-        self._ballast = itertools.count()
         place.mkdir()
         if kind != "tmpfs":
             with image.open("wb") as file:
@@ -59,41 +54,16 @@ class Disk:
 
     def cut_power(self) -> None:
         """What the file system has not made durable is gone; every later write fails."""
-        fd = os.open(self.place, os.O_RDONLY)
-        try:
-            fcntl.ioctl(fd, SHUTDOWN_IOCTL, struct.pack("I", NO_LOG_FLUSH))
-        finally:
-            os.close(fd)
+        shut_down(self.place)
 
     def restore_power(self) -> None:
         self.unmount()
         self.mount()
 
-    def fill(self, leave_bytes: int = 0) -> None:
-        """What it has been filled with before stays."""
-        statistics = os.statvfs(self.place)
-        with contextlib.suppress(OSError), self._new_ballast() as file:
-            os.posix_fallocate(file.fileno(), 0, statistics.f_bavail * statistics.f_frsize - leave_bytes)
-
-    def fill_to_the_last_block(self) -> None:
-        """What is left for other than file contents on some file systems, too."""
-        self.fill()
-        for size in (1 << 20, 4_096):
-            with contextlib.suppress(OSError), self._new_ballast() as file:
-                while file.write(bytes(size)) == size:
-                    os.fsync(file.fileno())
-
-    def _new_ballast(self) -> FileIO:
-        return (self.place / f"ballast-{next(self._ballast)}").open("xb", buffering=0)
-
     def use_up_inodes(self) -> None:
         with contextlib.suppress(OSError):
-            for number in itertools.count():
-                (self.place / f"ballast-empty-{number}").touch()
-
-    def empty(self) -> None:
-        for ballast in self.place.glob("ballast*"):
-            ballast.unlink()
+            while True:
+                self._new_file().close()
 
 
 MakeDisk = Callable[..., Disk]

@@ -27,7 +27,8 @@ OUTER_MIB = 128
 """For the outer file system itself."""
 LET_GO_S_MAX = 120.0
 _CLONE_NEWNS = 0x00020000
-_EXT4_IOC_SHUTDOWN = 0x8004587D
+_SHUTDOWN = 0x8004587D
+"""The ioctl of ext4, and of XFS."""
 _NO_LOG_FLUSH = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -54,6 +55,43 @@ def keep_mounts_private() -> None:
         _run("mount", "--make-rslave", "/")
 
 
+def shut_down(place: Path) -> None:
+    """The ext4 or XFS that is mounted there writes nothing more, and flushes nothing. Raises OSError."""
+    descriptor = os.open(place, os.O_RDONLY)
+    try:
+        fcntl.ioctl(descriptor, _SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
+    finally:
+        os.close(descriptor)
+
+
+class Ballast:
+    """Files that take the room of a file system. What it has been filled with before stays."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._numbers = itertools.count()
+
+    def fill(self, leave_bytes: int = 0) -> None:
+        statistics = os.statvfs(self._place)
+        with contextlib.suppress(OSError), self._new_file() as file:
+            os.posix_fallocate(file.fileno(), 0, statistics.f_bavail * statistics.f_frsize - leave_bytes)
+
+    def fill_to_the_last_block(self) -> None:
+        """What is left for other than file contents on some file systems, too."""
+        self.fill()
+        for size in (1 << 20, 4_096):
+            with contextlib.suppress(OSError), self._new_file() as file:
+                while file.write(bytes(size)) == size:
+                    os.fsync(file.fileno())
+
+    def empty(self) -> None:
+        for file in self._place.glob("ballast-*"):
+            file.unlink()
+
+    def _new_file(self) -> FileIO:
+        return (self._place / f"ballast-{next(self._numbers)}").open("xb", buffering=0)
+
+
 class Disk:
     """Mounted at `place` from `mount` to `unmount`."""
 
@@ -63,7 +101,7 @@ class Disk:
         self._outer = folder / "outer"
         self._image = self._outer / "disk.img"
         self._loop = ""
-        self._ballast = itertools.count()
+        self._ballast = Ballast(self.place)
         self.place.mkdir()
         self._outer.mkdir()
         with self._outer_image.open("wb") as file:
@@ -89,11 +127,7 @@ class Disk:
 
     def cut_power(self) -> None:
         """What was not flushed is gone, every later write fails."""
-        descriptor = os.open(self._outer, os.O_RDONLY)
-        try:
-            fcntl.ioctl(descriptor, _EXT4_IOC_SHUTDOWN, struct.pack("I", _NO_LOG_FLUSH))
-        finally:
-            os.close(descriptor)
+        shut_down(self._outer)
 
     def restore_power(self) -> None:
         """The processes that used it must have ended."""
@@ -114,20 +148,10 @@ class Disk:
 
     def fill(self) -> None:
         """To the last block; what it has been filled with before stays."""
-        statistics = os.statvfs(self.place)
-        with contextlib.suppress(OSError), self._new_ballast() as file:
-            os.posix_fallocate(file.fileno(), 0, statistics.f_bavail * statistics.f_frsize)
-        for size in (1 << 20, 4_096):
-            with contextlib.suppress(OSError), self._new_ballast() as file:
-                while file.write(bytes(size)) == size:
-                    os.fsync(file.fileno())
-
-    def _new_ballast(self) -> FileIO:
-        return (self.place / f"ballast-{next(self._ballast)}").open("xb", buffering=0)
+        self._ballast.fill_to_the_last_block()
 
     def empty(self) -> None:
-        for ballast in self.place.glob("ballast*"):
-            ballast.unlink()
+        self._ballast.empty()
 
 
 def _run(*command: str) -> str:

@@ -33,7 +33,7 @@ from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.state.lmdb_state import LmdbBatch
-from tidegate.shard.store.store import StoreFailed
+from tidegate.shard.store.store import StoreFailed, StoreFull
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker import committer
 from tidegate.shard.worker.worker import Worker
@@ -247,6 +247,7 @@ async def test_a_worker_starts_again_by_itself_once_the_disk_has_recovered_that_
     monkeypatch.setattr(LmdbBatch, "commit", fails)
     monkeypatch.setattr("tidegate.shard.store.worker_store.OPEN_PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr("tidegate.shard.store.worker_store.UNWRITABLE_PAUSE_S", 0.05)
+    monkeypatch.setattr("tidegate.shard.store.checkpoints.upkeep.UPKEEP_EVERY_S", 0.01)
     async with service(tmp_path, 1) as (one,):
         with pytest.raises(Unavailable, match=r"shard 2 is stopped: .*Input/output error") as refused:
             await one.ask(names[2], "get")
@@ -257,6 +258,10 @@ async def test_a_worker_starts_again_by_itself_once_the_disk_has_recovered_that_
         [problem] = one.control[-1].statistics["problems"]  # type: ignore[union-attr]
         assert problem.what == "shard 2 is stopped: Input/output error"
         assert "served again by itself" in problem.next
+        checkpointer = one.worker.store.checkpointer
+        await checkpointer.finish()
+        checkpointer.found_no_room(StoreFull("checkpoint into", "shards/0001", "no space left", "free some space"))
+        await wait_until_in_loop(lambda: checkpointer.without_room is None, "room for the others found again")
         assert not one.ended.done()
         works.set()
         async with asyncio.timeout(WITHIN_S):
