@@ -34,6 +34,7 @@ from tidegate.runtime.wire.protocol import (
     encode_replies,
     parse_body,
 )
+from tidegate.runtime.wire.sessions import KEYS
 from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.codec import encode as encode_value
@@ -252,15 +253,14 @@ class BareHost:
 
     def committed(self, commit: PendingCommit) -> None:
         for each in commit.shards:
-            self.stores[each.shard].apply(each.seq, each.objects, each.answers)
+            self.stores[each.shard].apply(each.seq, each.objects, each.answers, each.rolls)
         self.host.committed(commit)
 
     def message(self, method: str) -> Message:
         """A call of each object; of a session that has got all answers, if it is to have keys."""
-        requests = [Request(number, "Counter", name, method) for number, name in enumerate(_NAMES)]
+        requests = [Request(number, "Counter", name, method) for number, name in enumerate(_NAMES, self.calls)]
         if self.keyed:
-            for number, request in enumerate(requests, self.calls):
-                request.options = msgspec.Raw(encode({"key": f"6fX3q_9aPzLw.{number}", "answered": self.calls}))
+            requests.insert(0, Request(0, "", "6fX3q_9aPzLw", KEYS, msgspec.Raw(encode([self.calls]))))
             self.calls += BATCH
         return Message(_origin(), requests, [])
 

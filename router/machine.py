@@ -55,6 +55,7 @@ from tidegate.runtime.wire.protocol import (
     parse_options,
     with_due_s,
 )
+from tidegate.runtime.wire.sessions import give_keys, is_head
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
@@ -118,6 +119,9 @@ class RouterMachine:
     def handle(self, message: Message, now: float) -> None:
         """What raises here is a fault of ours. Then those requests are left in the message which are neither taken nor answered,
         under their own ids."""
+        if len(message.requests) > 1 and is_head(message.requests[0]):
+            for refused, problem in give_keys(message):
+                self._refuse(message.origin, refused.id, problem)
         origin, requests, request = message.origin, message.requests, None
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
         size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES

@@ -26,6 +26,7 @@ class Waiter(Protocol):
 
 Row = tuple[Any, ...]
 """A request of the wire protocol; its first element is the call id, which grows with every call."""
+IN_SESSION, PLAIN = 1, 2
 Caller = object
 """Who made a call: a task; None for who makes one call after the other."""
 Entry = tuple[Waiter, Decode, float, Row, int, float, Terms, Caller]
@@ -74,7 +75,7 @@ class ClientStatistics:
 class Link:
     """`calls` has every call not answered, in order of their ids; `rows` those of them which were not sent yet."""
 
-    __slots__ = ("calls", "connected", "connecting_until", "endpoint", "number", "rows")
+    __slots__ = ("calls", "connected", "connecting_until", "endpoint", "kinds", "number", "rows")
 
     def __init__(self, number: int, endpoint: str) -> None:
         self.number = number
@@ -83,6 +84,13 @@ class Link:
         self.connecting_until: float | None = None
         self.calls: dict[int, Entry] = {}
         self.rows: list[Row] = []
+        self.kinds = 0
+        """What calls are among them: `IN_SESSION`, `PLAIN`, both, or 0: it has to be looked at."""
+
+    def add(self, row: Row) -> None:
+        """A call that was sent before, or was to be sent on another link."""
+        self.rows.append(row)
+        self.kinds = IN_SESSION | PLAIN
 
 
 class Passed:
@@ -120,18 +128,18 @@ class Moving:
         """Those that it may have run."""
 
 
-def bodies_of(rows: list[Row]) -> tuple[list[bytes], dict[int, CallError]]:
-    """The messages that carry the calls, and by id the calls that none can carry."""
+def bodies_of(rows: list[Row], head: Row | None = None) -> tuple[list[bytes], dict[int, CallError]]:
+    """The messages that carry the calls, each behind that head, and by id the calls that none can carry."""
     bodies: list[bytes] = []
     unsendable: dict[int, CallError] = {}
     for batch in batches_of(rows):
         try:
-            body = encode(batch)
+            body = encode(batch if head is None else [head, *batch])
         except UnicodeEncodeError as exc:
             if len(batch) == 1:
                 unsendable[batch[0][0]] = BadRequest(f"class, name and method must be valid Unicode: {exc}")
             for row in batch if len(batch) > 1 else ():
-                more, refused = bodies_of([row])
+                more, refused = bodies_of([row], head)
                 bodies += more
                 unsendable |= refused
             continue

@@ -16,11 +16,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 import msgspec
 
 from tidegate.runtime.client.links import (
+    IN_SESSION,
+    PLAIN,
     AskTopology,
     Caller,
     ClientStatistics,
@@ -35,7 +37,7 @@ from tidegate.runtime.client.links import (
     bodies_of,
 )
 from tidegate.runtime.client.retries import LOOK_AGAIN_S, Holds, in_the_end
-from tidegate.runtime.client.terms import ANSWER_S, Session, Terms
+from tidegate.runtime.client.terms import ANSWER_S, Numbering, Terms
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
@@ -68,7 +70,7 @@ class ClientMachine:
         to 1, another one each time. Without `connect_timeout` a call that may be tried again waits for a service that has
         been there once until its own deadline."""
         self.terms = terms
-        self._session = Session(session)
+        self._numbering = Numbering(session)
         self._connect_timeout = CONNECT_TIMEOUT_S if connect_timeout is None else connect_timeout
         self._is_patient = False
         self._may_be_patient = connect_timeout is None
@@ -129,12 +131,8 @@ class ClientMachine:
         if terms is None:
             terms = self.terms
         row: Row
-        if terms.head and class_name:
-            session = self._session
-            if call_id >= session.changes_at:
-                self._renew_session(call_id)
-            row = (call_id, class_name, name, method, args, msgspec.Raw(terms.head + session.rest + b"%d" % call_id))
-        elif terms.options is not None:
+        link.kinds |= IN_SESSION if terms.in_session and class_name else PLAIN
+        if terms.options is not None:
             row = (call_id, class_name, name, method, args, terms.options)
         elif args is not NO_RAW:
             row = (call_id, class_name, name, method, args)
@@ -147,11 +145,6 @@ class ClientMachine:
         if not link.rows:
             self._dirty.append(link)
         link.rows.append(row)
-
-    def _renew_session(self, call_id: int) -> None:
-        links = [link for link in self._links.values() if link.calls]
-        oldest = min((next(iter(link.calls)) if link.endpoint else min(link.calls) for link in links), default=call_id)
-        self._session.renew(call_id, oldest, sum(len(link.calls) for link in links))
 
     def _pin(self, slot: int, class_name: str, name: str, now: float) -> Link:
         """The slot's calls go through the router, or are held while it moves there; those of an object that is held wait."""
@@ -193,11 +186,7 @@ class ClientMachine:
                 if self._held:
                     self._keep_unsent(link)
                 if link.rows:
-                    rows, link.rows = link.rows, []
-                    bodies, unsendable = bodies_of(rows)
-                    messages += [(link.number, body) for body in bodies]
-                    if unsendable:
-                        self._reject(link, unsendable)
+                    self._send_rows(link, messages)
             elif link.connecting_until is None and link.number in self._links:
                 link.connecting_until = now + CONNECT_S
                 self._sweep_at = min(self._sweep_at, link.connecting_until)
@@ -205,6 +194,27 @@ class ClientMachine:
             elif link is self._router:
                 self._sweep_at = min(self._sweep_at, self._refusal_at())
         return messages
+
+    def _send_rows(self, link: Link, messages: list[tuple[int, bytes]]) -> None:
+        rows, link.rows = link.rows, []
+        kinds, link.kinds = link.kinds, 0
+        if self._next_call > self._numbering.changes_at:
+            self._renew_numbering()
+        parts: Iterable[tuple[bool, Iterable[Row]]] = [(kinds == IN_SESSION, rows)]
+        if kinds not in (IN_SESSION, PLAIN):
+            parts = itertools.groupby(
+                rows, lambda row: bool(row[1]) and row[0] in link.calls and link.calls[row[0]][6].in_session
+            )
+        for in_session, part in parts:
+            bodies, unsendable = bodies_of(list(part), self._numbering.head if in_session else None)
+            messages += [(link.number, body) for body in bodies]
+            if unsendable:
+                self._reject(link, unsendable)
+
+    def _renew_numbering(self) -> None:
+        links = [link for link in self._links.values() if link.calls]
+        oldest = min((next(iter(link.calls)) if link.endpoint else min(link.calls) for link in links), default=self._next_call)
+        self._numbering.renew(self._next_call, oldest, sum(len(link.calls) for link in links))
 
     def take_effects(self) -> list[Effect]:
         effects, self._effects = self._effects, []
@@ -306,7 +316,7 @@ class ClientMachine:
         moving.remaining += is_first  # This call was not seen there, and `_settle` takes it away.
         moving.refused.add(row[0])
         moving.held.calls[row[0]] = entry
-        moving.held.rows.append(row)
+        moving.held.add(row)
         self._incomplete = True
         if now >= self._ask_at:
             self._ask(now)
@@ -334,7 +344,7 @@ class ClientMachine:
     def _once_more(self, entry: Entry, terms: Terms, now: float) -> Entry:
         """The call with the time that is left for it."""
         waiter, decode, deadline, row, slot, made, _, caller = entry
-        options = self._session.options_again(row[0], terms, deadline - now) if row[1] else None
+        options = self._numbering.options_again(row[0], terms, deadline - now) if row[1] else None
         if options is not None:
             row = (*row[:4], row[4] if len(row) > 4 else NO_RAW, options)
         return (waiter, decode, deadline, row, slot, made, terms, caller)
@@ -400,7 +410,7 @@ class ClientMachine:
         link.calls[row[0]] = entry
         if not link.rows:
             self._dirty.append(link)
-        link.rows.append(row)
+        link.add(row)
 
     # Links
 
@@ -438,7 +448,7 @@ class ClientMachine:
             self._router = self._open_router(link.endpoint)
             for entry in sorted(again + unsent, key=_call_id):
                 self._router.calls[entry[3][0]] = entry
-                self._router.rows.append(entry[3])
+                self._router.add(entry[3])
             self._sweep_at = min(self._sweep_at, self._refusal_at())
             return
         self._leave(link)
@@ -518,7 +528,7 @@ class ClientMachine:
             if entry[4] >= 0:
                 self._pins[entry[4]] = self._pins.get(entry[4], 0) + 1
             router.calls[entry[3][0]] = entry
-            router.rows.append(entry[3])
+            router.add(entry[3])
         _put_in_order(router)
 
     # Topology

@@ -93,7 +93,7 @@ class Holds:
         """To send it although it may have run."""
         if not row[1]:
             return row[3] not in ALARM_CALLS  # Questions.
-        return self.keys_kept and (terms.key is not None or bool(terms.head))
+        return self.keys_kept and (terms.key is not None or terms.in_session)
 
     def _pause_s(self, tries: int) -> float:
         return min(PAUSE_S_MAX, PAUSE_S * 2.0 ** min(tries - 1, 16)) * (0.5 + self._chance() / 2)
@@ -115,7 +115,7 @@ class Holds:
     def keep(self, entry: Entry) -> None:
         """A call of a held object."""
         self.link.calls[entry[3][0]] = entry
-        self.link.rows.append(entry[3])
+        self.link.add(entry[3])
 
     def answered(self, entry: Entry, *, ran: bool) -> float:
         """A call of any object will not come back. Returns from when on those that waited for it may go out."""

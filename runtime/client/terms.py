@@ -2,8 +2,9 @@
 
 Rule: pure. The name of a session comes from outside.
 
-A *session* is one client's: its calls are numbered, and `SESSION.NUMBER` is the key of a call that has none of its own. With each
-the service is told below which number none will be sent again, so that it may forget what it has kept for them.
+A *session* is one client's: its calls are numbered, and `SESSION.NUMBER` is the key of a call that has none of its own (see
+`wire.sessions`). With each batch the service is told below which number none will be sent again, so that it may forget what it
+has kept for them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import msgspec
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.limits import IDEMPOTENCY_KEY_BYTES_MAX
 from tidegate.runtime.wire.encoding import encode_value
+from tidegate.runtime.wire.sessions import Session, head_row
 
 TIMEOUT_S_TOLD_MAX = 1e9
 """A longer one is as good as none, and might not fit into the request."""
@@ -28,7 +30,6 @@ _STEP_MIN = 64
 """So many calls at least say the same of what has been answered: looking for that costs as much as several calls."""
 _STEP_SHARE = 8
 """And an eighth of those in flight, through which it has to be looked for."""
-_FIXSTR_BYTES = 32
 
 
 class History:
@@ -48,7 +49,7 @@ class History:
 class Terms:
     """Of calls that are made alike. A call that has failed once has terms of its own, which know its history."""
 
-    __slots__ = ("head", "history", "is_told", "key", "options", "retries", "timeout")
+    __slots__ = ("history", "in_session", "is_told", "key", "options", "retries", "timeout")
 
     def __init__(self, timeout: float, *, is_told: bool, retries: bool, key: str | None = None) -> None:
         """`timeout`: seconds. `is_told`: the service is told of it. `retries`: failures are kept from the caller where that is
@@ -58,16 +59,12 @@ class Terms:
         self.retries = retries
         self.key = key
         self.history: History | None = None
-        self.head = b""
-        """Of the options of a call with a key of its session, what comes before `Session.rest`. Empty: the call has none."""
+        self.in_session = retries and key is None
+        """It has the key that its number in the session is."""
         self.options: msgspec.Raw | None = None
-        """Of the others."""
         options: dict[str, Any] = {}
         if is_told and timeout <= TIMEOUT_S_TOLD_MAX:
             options["deadline_ms"] = told_ms(timeout)
-        if retries and key is None:
-            self.head = bytes((0x80 + len(options) + 2,)) + encode_value(options)[1:]
-            return
         if key is not None:
             options["key"] = key
         if options:
@@ -103,28 +100,24 @@ def told_ms(timeout: float) -> int:
     return max(0, math.ceil((timeout - min(ANSWER_S, timeout / 10)) * 1_000))
 
 
-class Session:
-    """Makes the options of calls whose keys are the session's."""
+class Numbering:
+    """The numbers of a client's calls, as a session."""
 
-    __slots__ = ("_answered", "_name", "changes_at", "rest")
+    __slots__ = ("changes_at", "head", "session")
 
     def __init__(self, name: str) -> None:
         assert SESSION_NAME.fullmatch(name), name
-        self._name = name
-        self._answered = 0
-        self.rest = b""
-        """What comes behind `Terms.head`, but for the number."""
+        self.session = Session(name, 0)
+        self.head = head_row(self.session)
+        """Of batches of its calls."""
         self.changes_at = 0
         """From this number on it has to be made anew."""
 
     def renew(self, number: int, answered: int, in_flight: int) -> None:
         """`number` is that of the next call, `answered` the lowest of a call that may be sent again."""
-        self._answered = answered
-        digits = len(str(number))
-        size = len(self._name) + 1 + digits
-        text = bytes((0xA0 + size,)) if size < _FIXSTR_BYTES else bytes((0xD9, size))
-        self.rest = b"".join((_ANSWERED, encode_value(answered), _KEY, text, self._name.encode(), b"."))
-        self.changes_at = min(number + _STEP_MIN + in_flight // _STEP_SHARE, 10**digits)
+        self.session = Session(self.session.name, answered)
+        self.head = head_row(self.session)
+        self.changes_at = number + _STEP_MIN + in_flight // _STEP_SHARE
 
     def options_again(self, number: int, terms: Terms, left_s: float) -> msgspec.Raw | None:
         """Of a call that is sent once more, with what is left of its time."""
@@ -133,10 +126,6 @@ class Session:
             options["deadline_ms"] = told_ms(max(0.0, left_s))
         if terms.key is not None:
             options["key"] = terms.key
-        elif terms.head:
-            options |= {"answered": self._answered, "key": f"{self._name}.{number}"}
+        elif terms.in_session:
+            options |= {"answered": self.session.answered, "key": f"{self.session.name}.{number}"}
         return msgspec.Raw(encode_value(options)) if options else None
-
-
-_ANSWERED = encode_value("answered")
-_KEY = encode_value("key")

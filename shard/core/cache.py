@@ -25,7 +25,7 @@ from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
 from tidegate.shard.core.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
-from tidegate.shard.store.interface import HEADER, UNKNOWN, Answer, Done, ObjectWrites, Reader, Unknown
+from tidegate.shard.store.interface import HEADER, UNKNOWN, Done, ObjectWrites, Reader, Unknown
 
 ENTRY_BYTES: Final = 120
 """What a cached entry costs beside its bytes: a dict slot, the key, the value's header."""
@@ -52,9 +52,17 @@ class Unread(NamedTuple):
 class AnswerGroup(Protocol):
     """Of a session, or of the plain keys of an object."""
 
-    rows: dict[int | str, Answer]
     floor: int
     """Of a session: no smaller number is new."""
+
+    @property
+    def newest(self) -> int:
+        """Of a session: no call with a larger number is known."""
+        ...
+
+    def told(self, key: int | str) -> tuple[int, int, Any] | None:
+        """What a call was answered: digest, status, result."""
+        ...
 
 
 class KeptAnswers(Protocol):

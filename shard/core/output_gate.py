@@ -45,8 +45,6 @@ class KeptAnswer(Protocol):
 
     cache: Any
     """Of the object that has given it."""
-    seq: int
-    """Its commit."""
     size: int
     """What it takes there."""
 
@@ -206,8 +204,6 @@ class OutputGate:
             for cache in [*members, *self.dirty, *(heir for heir, _ in heirs), *(each.cache for each in answers + self.answers)]:
                 if cache.confirm_seq == commit.seq:
                     cache.confirm_seq = self.open_seq
-            for answer in self.answers:
-                answer.seq = self.open_seq
         else:
             commit.held, self.held = self.held, []
         commit.answers = answers
@@ -285,7 +281,6 @@ class OutputGate:
 
     def keep_answer(self, answer: KeptAnswer) -> None:
         """It becomes durable with what its object has written."""
-        answer.seq = self.open_seq
         self.answers.append(answer)
         self.open_bytes += answer.size
 
@@ -314,7 +309,6 @@ class OutputGate:
         """Recomputes what is kept incrementally. For tests."""
         assert len({id(member) for member in self.dirty}) == len(self.dirty)
         assert self.open_bytes == self._open_bytes()
-        assert all(answer.seq == self.open_seq for answer in self.answers)
         in_flight = () if self.in_flight is None else (self.in_flight.seq,)
         assert (self.durable_seq, *in_flight, self.open_seq) == tuple(range(self.durable_seq, self.open_seq + 1))
         assert self.own or not self.own_wanted

@@ -29,6 +29,7 @@ from tidegate.runtime.limits import (
     WORKER_CALLS_MAX,
 )
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
+from tidegate.runtime.wire.sessions import give_key, is_head, session_of, without_head
 from tidegate.shard.core.cache import KeptAnswers, Store
 from tidegate.shard.core.codec import NUMBERS, TEXTS
 from tidegate.shard.core.input_gate import Section
@@ -41,7 +42,7 @@ from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
-from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun
+from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, Known
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -88,6 +89,9 @@ class DurableShard(Store, Protocol):
 
 _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 """From so many on it is asked whose they are."""
+
+
+_set_keyed = KEYED.set
 
 
 class Host:
@@ -156,6 +160,9 @@ class Host:
 
     def handle(self, message: Message) -> None:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
+        session: Known | None = None
+        if len(message.requests) > 1 and is_head(message.requests[0]) and (session := self._session(message)) is None:
+            return
         origin = message.origin
         waiting, output_gate, book, now_s = self.waiting, self.output_gate, self.book, self.turn.now_s
         many = len(book.running) + len(book.waiting) + len(output_gate.held) > _MANY_CALLS
@@ -181,31 +188,53 @@ class Host:
                     and output_gate.open_bytes < UNDURABLE_BYTES_MAX
                     and not waiting.is_closed
                     and (
-                        request.options is NO_RAW
-                        or len(request.options) < 2
-                        or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
+                        (session is None and (request.options is NO_RAW or len(request.options) < 2))
+                        or (run := self.keyed.begin_at_once(session, activation, method, request, origin)) is not None
                     )
                 ):
                     activation.last_used_s = now_s
+                    keyed, run = run, None
                     try:
-                        if run is None:
-                            self._run(activation, method, request, origin, activation.context.copy())
+                        context = activation.context.copy()
+                        if keyed is None:
+                            self._run(activation, method, request, origin, context)
                         else:
-                            keyed, run = run, None
-                            context = activation.context.copy()
-                            context.run(KEYED.set, keyed)
+                            context.run(_set_keyed, keyed)
                             self._run(activation, method, request, keyed, context)
                     except BaseException as exc:
-                        self._went_wrong(origin, request.id, exc)
+                        self._went_wrong(keyed or origin, request.id, exc)
                         enter_task(loop, spare.task)
                 else:
                     leave_task(loop, spare.task)
                     try:
-                        self.deliver(request, origin)
+                        if session is None or self._gives_key(session, request, origin):
+                            self.deliver(request, origin)
                     finally:
                         enter_task(loop, spare.task)
         finally:
             leave_task(loop, spare.task)
+
+    def _session(self, message: Message) -> Known | None:
+        """Whose calls these are, as the head of the message says; it is taken off. None: they have been refused."""
+        head, origin = message.requests[0], message.origin
+        requests = without_head(message)
+        try:
+            name, answered = session_of(head, json=origin.json)
+        except BadRequest as exc:
+            for request in requests:
+                self.answer_error(origin, request.id, exc)
+            return None
+        return self.keyed.session(name, answered)
+
+    def _gives_key(self, session: Known, request: Request, origin: Origin) -> bool:
+        """To a call of the session that is looked at twice. False: it has been refused."""
+        try:
+            if request.cls:
+                give_key(session, request, json=origin.json)
+        except BadRequest as exc:
+            self.answer_error(origin, request.id, exc)
+            return False
+        return True
 
     def deliver(self, request: Request, origin: Origin) -> None:
         """One call arrives. Must be called from the loop, not from object code."""
@@ -297,6 +326,7 @@ class Host:
             return
         if origin.__class__ is TimedOrigin and not origin.begin(self.loop.time()):
             return
+        run: KeyedRun | None = None
         try:
             if call.chain is not None:
                 self._calls += 1
@@ -307,11 +337,11 @@ class Host:
             if call.key is None:
                 self._run(activation, method, request, origin, context)
             elif (run := self.keyed.begin(activation, method, call, call.key)) is not None:
-                context.run(KEYED.set, run)
+                context.run(_set_keyed, run)
                 self._run(activation, method, request, run, context)
             leave_task(self.loop, self._spare.task)
         except BaseException as exc:
-            self._went_wrong(origin, request.id, exc)
+            self._went_wrong(run or origin, request.id, exc)
 
     def _run(
         self, activation: Activation, method: Method, request: Request, origin: Origin | KeyedRun, context: contextvars.Context
@@ -462,10 +492,10 @@ class Host:
                 continue
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
         self.alarms.cut_marks()
-        answers = self.keyed.cut(commit.answers) if commit.answers else {}
+        kept = self.keyed.cut(commit.answers) if commit.answers else {}
         commit.shards = [
-            ShardCommit(shard, self.stores[shard].seq + 1, by_shard.get(shard, []), answers.get(shard, []))
-            for shard in {**by_shard, **answers}
+            ShardCommit(shard, self.stores[shard].seq + 1, by_shard.get(shard, []), *kept.get(shard, ([], [])))
+            for shard in {**by_shard, **kept}
         ]
         return commit
 
@@ -476,8 +506,6 @@ class Host:
         for cache in commit.members:
             cache.committing = None
         self.alarms.committed()
-        if commit.answers:
-            self.keyed.settled(commit.answers)
         self.output_gate.succeeded(commit)
         reply = self._reply
         for _, origin, request_id, status, result in commit.held:
@@ -497,7 +525,6 @@ class Host:
         error = ObjectReset(f"a write could not be made durable: {problem}")
         for message in commit.held:
             self.discard(message, error)
-        self.keyed.settled(commit.answers)
         for cache in commit.members:
             cache.committing = None
         for cache in commit.members:

@@ -13,6 +13,9 @@ Of a session (see `store.answers`) nothing durable is kept of a call that has wr
 known to this process for a while. Calls that a call with a key makes to other objects have keys too, which follow from its own: a
 call that runs again does not do there what it has done.
 
+Nearly all calls of a session come in the order of their numbers, so that a new one is told by that alone (`Known.newest`). Only
+the others are looked for: among those that run, those that have ended in commits under way, and what is durable or remembered.
+
 Rule: what is durable is the table's (`store.answers`); what runs, or is not durable yet, is known here.
 """
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
@@ -39,10 +42,11 @@ from tidegate.runtime.errors import (
     Unavailable,
 )
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
-from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Origin, Request, decode_options, encode
+from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Origin, Request, cannot_be_sent, decode_options, encode
+from tidegate.runtime.wire.sessions import NUMBER_MAX
 from tidegate.shard.host.call import Call, CallKey
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
-from tidegate.shard.store.interface import JSON, SESSION_CHARACTERS_MAX, STARTED, TOO_LARGE, Answer
+from tidegate.shard.store.interface import JSON, STARTED, TOO_LARGE, Answer, AnswerRoll, number_of
 
 if TYPE_CHECKING:
     from tidegate.shard.core.cache import ObjectCache
@@ -57,16 +61,41 @@ CHILD = "~"
 """In the key of a call that a call of a session has made: between its number and the rest."""
 CHILD_DIGEST_BYTES = 12
 SESSIONS_KNOWN_MAX = 10_000
-NUMBER_MAX = 10**18 - 1
 REMEMBERED_MAX = 5_000
 """Twice as many calls of sessions that did nothing are known, of one worker."""
 REMEMBERED_RESULT_BYTES_MAX = 1_024
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{1,22}\.(0|[1-9][0-9]{0,17})(~[A-Za-z0-9_-]{1,20})?", re.ASCII)
 
 _PASSING = frozenset({Moved, ObjectReset, Overloaded, ShardLost, Unavailable})
-_SIZED = frozenset({msgspec.Raw, bytes, str})
+_AS_THEY_ARE = frozenset({type(None), bool, float})
 
 _decode: Any = msgspec.msgpack.Decoder().decode
+
+
+Told = tuple[int, int, Any]
+"""What a call with a key was answered: the digest of what was called, the status, the result."""
+
+
+class Known:
+    """The calls of one session, or with plain keys to one object, as far as they are not only durable."""
+
+    __slots__ = ("answered", "is_session", "name", "newest", "old", "rows", "runs", "young")
+
+    def __init__(self, name: str, *, is_session: bool) -> None:
+        self.name = name
+        self.is_session = is_session
+        self.answered = 0
+        """Of a session: calls with a smaller number have been answered to their caller."""
+        self.newest = -1
+        """Of a session: no call with a larger number has begun."""
+        self.runs: dict[int | str, KeyedRun] = {}
+        """Those which have not ended by their first step, and those which may not be told yet what they have seen."""
+        self.young: dict[int | str, Told] = {}
+        self.old: dict[int | str, Told] = {}
+        """What calls of a session were answered that did nothing. The old ones leave all at once."""
+        self.rows: dict[int, list[Any]] = {}
+        """By shard: for rolls of the open commit."""
 
 
 class KeyedRun(msgspec.Struct, eq=False):
@@ -76,35 +105,49 @@ class KeyedRun(msgspec.Struct, eq=False):
     cache: ObjectCache
     inner: Origin
     request_id: Any
-    identity: str
-    """By which the run is known while it is not durable."""
-    kept: Answer
-    """Once it has ended, what it is answered; durable with commit `seq`."""
+    known: Known
+    key: int | str
+    """Its number in the session (of a call that such a call has made: number, `~`, its own key), or its plain key."""
+    digest: int
+    """Of what was called, with which arguments."""
     before: dict[str, bytes | None]
     before_bytes: int
     """What its object had written when its current step began."""
     json: bool = False
+    status: int = OK
+    result: Any = NO_RAW
+    """Once it has ended: what it is answered, durable with what its object has written."""
+    result_bytes: int = 0
+    """Where that may be many."""
     has_ended: bool = False
     is_over: bool = False
-    """It has ended, or has been let go."""
-    seq: int = 0
-    size: int = 0
-    """What the answer takes there."""
+    """It has been let go."""
+    size: int = ANSWER_COMMIT_BYTES
+    """What the answer takes in the commit."""
     has_effects: bool = False
     """It has written, sent or started something, other than by writes of its current step."""
     is_marked: bool = False
     """Its writes are marked as those of a call that has not ended."""
+    in_roll: bool = False
+    """Its answer is kept in one."""
     calls: dict[tuple[str, str, str], int] | None = None
     """How many it has made to each method of each object."""
     client: bytes = b""
+
+    @property
+    def told(self) -> Told:
+        return self.digest, self.status, self.result
 
     def begin_step(self) -> None:
         cache = self.cache
         self.before, self.before_bytes = cache.dirty, cache.dirty_bytes
 
     def end_step(self) -> None:
-        """What it has written is marked: the call is not over, and may never be."""
-        if self.has_written and not self.is_over:
+        """The call is not over, and may never be: what it has written is marked."""
+        if self.is_over or self.has_ended:
+            return
+        self.known.runs[self.key] = self
+        if self.has_written:
             self.has_effects = True
             if not self.is_marked and self.activation.broken is None:
                 self.is_marked = True
@@ -125,7 +168,7 @@ class KeyedRun(msgspec.Struct, eq=False):
     def answer(self, status: int, result: Any) -> None:
         """What it has seen is durable; or it ends without an outcome of its own: refused, reset."""
         host = self.activation.host
-        if self.has_ended and not self.seq:
+        if self.has_ended:
             host.keyed.remember(self)
         host.keyed.let_go(self)
         host.answer(self.inner, self.request_id, status, result)
@@ -142,24 +185,29 @@ class KeyedRun(msgspec.Struct, eq=False):
             calls = self.calls = {}
         target = class_name, name, method
         nth = calls[target] = calls.get(target, 0) + 1
-        group, key = self.kept.group, self.kept.key
-        text = "\0".join((*self.activation.id, repr(key), *target, str(nth)))
+        known = self.known
+        text = "\0".join((*self.activation.id, repr(self.key), *target, str(nth)))
         digest = urlsafe_b64encode(blake2b(text.encode(), digest_size=CHILD_DIGEST_BYTES).digest()).decode()
-        if len(group) > SESSION_CHARACTERS_MAX:
+        if not known.is_session:
             return CallKey(CHILD + digest, None)
-        return CallKey(f"{group}.{_number(key)}{CHILD}{digest}", self.kept.answered)
+        return CallKey(f"{known.name}.{number_of(self.key)}{CHILD}{digest}", known.answered)
 
 
 class Mark:
     """That a call has written and not ended, in the commit of its first writes."""
 
-    __slots__ = ("cache", "kept", "seq", "size")
+    __slots__ = ("cache", "digest", "key", "known", "size")
 
-    seq: int
+    status = STARTED
+    result = NO_RAW
+    result_bytes = 0
+    in_roll = False
 
     def __init__(self, run: KeyedRun) -> None:
         self.cache = run.cache
-        self.kept = Answer(run.kept.group, run.kept.key, run.kept.answered, run.kept.digest, STARTED, NO_RAW)
+        self.known = run.known
+        self.key = run.key
+        self.digest = run.digest
         self.size = ANSWER_COMMIT_BYTES
 
 
@@ -182,13 +230,15 @@ class KeyedCalls:
         self.host = host
         self._output_gate = host.output_gate
         self._waiting = host.waiting
-        self._runs: dict[str, KeyedRun] = {}
-        """By key, of a plain one by object and key: calls that run, or whose answers are not durable."""
-        self._young: dict[str, Answer] = {}
-        self._old: dict[str, Answer] = {}
-        """By key: what calls of sessions were answered that did nothing. The old ones leave all at once."""
-        self._sessions: set[str] = set()
-        """Some that are known to be named as sessions are."""
+        self._sessions: dict[str, Known] = {}
+        self._plain: dict[str, Known] = {}
+        """By object, as long as calls with plain keys run there."""
+        self._remembered = 0
+        self._indexes: list[tuple[list[KeptAnswer], int, dict[tuple[str, int | str], KeyedRun]]] = []
+        """Of the commits under way, those calls that have ended: for whoever has looked for one. With how many are in it."""
+        self._rows: dict[tuple[Known, int], list[Any]] = {}
+        """For rolls of the open commit, as long as its answers are in `_rolled`: none has been taken out."""
+        self._rolled: list[KeptAnswer] | None = None
         self.repeats = 0
         """Calls that were answered what another one was."""
         bounds = host.settings.keys
@@ -196,33 +246,59 @@ class KeyedCalls:
             bytes_max = bounds.bytes_max // len(host.stores)
             store.answers.limit(per_object=bounds.per_object, kept_s=bounds.kept_s, bytes_max=bytes_max)
 
-    def begin_at_once(self, activation: Activation, method: Method, request: Request, origin: Origin) -> KeyedRun | None:
-        """The run of a call of a session, for most of them. None: it has no key, or more has to be looked at: see `begin`."""
-        if origin.json:
-            return None
-        try:
-            options = decode_options(request.options)
-            if options.deadline_ms is not None or options.chain is not None:
+    def session(self, name: str, answered: int) -> Known:
+        """What is known of its calls; all with a number below `answered` have been answered to their caller."""
+        known = self._sessions.get(name)
+        if known is None:
+            known = self._new_session(name)
+        if answered > known.answered:
+            known.answered = answered
+        return known
+
+    def _new_session(self, name: str) -> Known:
+        if len(self._sessions) >= SESSIONS_KNOWN_MAX:
+            busy = {run.known.name for run in self._under_way()}
+            self._sessions = {known.name: known for known in self._sessions.values() if known.runs or known.name in busy}
+        known = self._sessions[name] = Known(name, is_session=True)
+        groups = [group for store in self.host.stores.values() if (group := store.answers.groups.get(name)) is not None]
+        known.newest = max((group.newest for group in groups), default=-1)
+        return known
+
+    def _under_way(self) -> Iterator[KeyedRun]:
+        """Ended, in commits that are not durable yet."""
+        gate = self._output_gate
+        for answers in (gate.answers, () if gate.in_flight is None else gate.in_flight.answers):
+            yield from (each for each in answers if isinstance(each, KeyedRun))
+
+    def begin_at_once(
+        self, known: Known | None, activation: Activation, method: Method, request: Request, origin: Origin
+    ) -> KeyedRun | None:
+        """The run of a call whose number in its session is larger than those of all that have begun. `known`: the session of the
+        batch; the options may name one, too. None: it has no key, or more has to be looked at: see `begin`."""
+        if known is not None and len(request.options) < 2:
+            number = request.id
+            if number.__class__ is not int or not known.newest < number <= NUMBER_MAX:
                 return None
-            text, answered = options.key, options.answered
-            group, _, part = text.rpartition(".")  # type: ignore[union-attr]  # that is what is caught
-            number = int(part)
-        except Exception:
-            return None
-        assert text is not None
+        else:
+            if origin.json:
+                return None
+            try:
+                options = decode_options(request.options)
+                if options.deadline_ms is not None or options.chain is not None:
+                    return None
+                name, _, part = options.key.rpartition(".")  # type: ignore[union-attr]  # that is what is caught
+                number, answered = int(part), options.answered
+            except Exception:
+                return None
+            known = self._sessions.get(name)
+            if known is None or answered is None or not known.newest < number <= NUMBER_MAX or str(number) != part:
+                return None
+            if answered > known.answered:
+                known.answered = answered
+        known.newest = number
         cache = activation.cache
-        known = cache.store.answers.groups.get(group)
-        if (group not in self._sessions) if known is None else (number < known.floor or number in known.rows):
-            return None
-        if text in self._young or text in self._old:
-            return None
-        if text in self._runs or answered is None or str(number) != part or number > NUMBER_MAX:
-            return None
         digest = crc32(cache.key, crc32(request.args, method.digest))
-        kept = Answer(group, number, answered, digest, OK, NO_RAW)
-        run = KeyedRun(activation, cache, origin, request.id, text, kept, cache.dirty, cache.dirty_bytes)
-        self._runs[text] = run
-        return run
+        return KeyedRun(activation, cache, origin, request.id, known, number, digest, cache.dirty, cache.dirty_bytes)
 
     def begin(self, activation: Activation, method: Method, call: Call, key: CallKey) -> KeyedRun | None:
         """The gate has let a call with a key in: its run. None: it does not run, and has been answered or waits."""
@@ -230,58 +306,74 @@ class KeyedCalls:
         text, answered = key
         cache = activation.cache
         digest = crc32(request.args, method.digest)
-        number: int | str
+        number: int | str = text
         if answered is None:
-            group, number, answered = cache.key.hex(), text, 0
-            identity = group + text
+            name = cache.key.hex()
+            known = self._plain.get(name) or self._plain.setdefault(name, Known(name, is_session=False))
         else:
-            identity = text
-            group, _, part = text.rpartition(".")
             if _SESSION_KEY.fullmatch(text) is None:
                 self._refuse(origin, request, "options: with `answered` the key is SESSION.NUMBER")
                 return None
-            if len(self._sessions) >= SESSIONS_KNOWN_MAX:
-                self._sessions.clear()
-            self._sessions.add(group)
+            name, _, part = text.rpartition(".")
+            known = self.session(name, answered)
             number = int(part) if part.isdecimal() else part
             digest = crc32(cache.key, digest)
-        run = self._runs.get(identity)
-        known = cache.store.answers.groups.get(group)
-        kept = None if known is None else known.rows.get(number)
-        kept = kept or self._young.get(identity) or self._old.get(identity)
-        if run is not None or kept is not None:
-            self._repeat(activation, call, run, digest, kept)
+        group = cache.store.answers.groups.get(name)
+        run = known.runs.get(number) or self._ended(known, number)
+        told = None if run is not None else (group and group.told(number)) or known.young.get(number) or known.old.get(number)
+        if run is not None or told is not None:
+            self._repeat(activation, call, run, digest, told)
             return None
-        if known is not None and known.floor and _number(number) < known.floor:
+        floor = 0 if group is None else group.floor
+        if known.is_session and number_of(number) < (floor if isinstance(number, str) else max(floor, known.answered)):
             text = "this key of the session has been answered long ago, and its answer is no longer kept; it does not run again"
             self.host.answer_error(origin, request.id, BadRequest(text, outcome="unknown"))
             return None
-        answer = Answer(group, number, answered, digest, OK, NO_RAW)
-        run = KeyedRun(activation, cache, origin, request.id, identity, answer, cache.dirty, cache.dirty_bytes, origin.json)
-        self._runs[identity] = run
+        run = KeyedRun(
+            activation, cache, origin, request.id, known, number, digest, cache.dirty, cache.dirty_bytes, json=origin.json
+        )
+        known.runs[number] = run
+        if number.__class__ is int and number > known.newest:
+            known.newest = number
         return run
+
+    def _ended(self, known: Known, key: int | str) -> KeyedRun | None:
+        """The run of that key, if it is in a commit under way."""
+        gate = self._output_gate
+        current = [gate.answers] if gate.in_flight is None else [gate.answers, gate.in_flight.answers]
+        indexes = [each for each in self._indexes if any(each[0] is answers for answers in current)]
+        self._indexes = []
+        found = None
+        for answers in current:
+            _, count, index = next((each for each in indexes if each[0] is answers), (answers, 0, {}))
+            for each in answers[count:]:
+                if isinstance(each, KeyedRun):
+                    index[each.known.name, each.key] = each
+            self._indexes.append((answers, len(answers), index))
+            found = found or index.get((known.name, key))
+        return found
 
     def _refuse(self, origin: Origin, request: Request, text: str) -> None:
         self.host.answer_error(origin, request.id, BadRequest(text))
 
     # Repeated keys
 
-    def _repeat(self, activation: Activation, call: Call, run: KeyedRun | None, digest: int, kept: Answer | None) -> None:
+    def _repeat(self, activation: Activation, call: Call, run: KeyedRun | None, digest: int, told: Told | None) -> None:
         host, origin, request = self.host, call.origin, call.request
-        if digest != (cast("Answer", kept) if run is None else run.kept).digest:
+        told = run.told if run is not None else cast("Told", told)
+        if digest != told[0]:
             self._refuse(origin, request, "options: the key was used for another method or for other arguments")
             return
-        if run is None:
-            self.repeats += 1
-            host.answer(origin, request.id, *_reply_of(cast("Answer", kept), activation, json=origin.json))
-            host.turn.end_soon()
-        elif not run.has_ended:
+        if run is not None and not run.has_ended:
             host.waiting.behind(run, call)
+            return
+        self.repeats += 1
+        status, result = _reply_of(told, activation, json=origin.json)
+        if run is None or run.cache.confirm_seq <= host.output_gate.durable_seq:
+            host.answer(origin, request.id, status, result)
+            host.turn.end_soon()
         else:
-            self.repeats += 1
-            status, result = _reply_of(run.kept, activation, json=origin.json)
-            seq = run.seq or run.cache.confirm_seq
-            host.output_gate.hold(seq, run.activation, Repeat(call, host, status, result), 0, OK, None)
+            host.output_gate.hold(run.cache.confirm_seq, run.activation, Repeat(call, host, status, result), 0, OK, None)
 
     # Ends
 
@@ -289,28 +381,41 @@ class KeyedCalls:
         """It has come to its end: its answer is kept, if it has to be. Returns where that goes, through the output gate."""
         if run.has_ended:
             return run
-        cache, kept = run.cache, run.kept
-        if (
-            cache.dirty is run.before
-            and cache.dirty_bytes == run.before_bytes
-            and not run.has_effects
-            and len(kept.group) <= SESSION_CHARACTERS_MAX
-        ):
-            return self._did_nothing(run, status, result)
-        run.has_ended = run.is_over = True
-        run.size = size = ANSWER_COMMIT_BYTES
-        if status or result.__class__ in _SIZED:
-            self._pack(run, status, result)
-            size = run.size
+        cache, known = run.cache, run.known
+        kind = result.__class__
+        if status == OK and (kind in _AS_THEY_ARE or (kind is int and _INT_MIN <= result <= _INT_MAX)):
+            run.result = result
+            run.in_roll = run.key.__class__ is int and not run.is_marked
         else:
-            kept.result = result
+            self._pack(run, status, result)
+        if cache.dirty is run.before and cache.dirty_bytes == run.before_bytes and not run.has_effects and known.is_session:
+            return self._did_nothing(run)
+        run.has_ended = True
         output_gate = self._output_gate
-        run.seq = cache.confirm_seq = output_gate.open_seq
+        if run.in_roll:
+            (known.rows.get(cache.shard) or self._begin_roll(known, cache.shard)).append((run.key, run.digest, result))
+        cache.confirm_seq = output_gate.open_seq
         output_gate.answers.append(run)  # What `keep_answer` does.
-        output_gate.open_bytes += size
+        output_gate.open_bytes += run.size
+        if known.runs:
+            self._forget(run)
         if self._waiting.repeating:
             self._waiting.first_ended(run)
         return run.inner
+
+    def _begin_roll(self, known: Known, shard: int) -> list[Any]:
+        answers = self._output_gate.answers
+        if not answers:  # None yet, or all were taken out: of those there may be rows.
+            self._take_rows()
+            self._rolled = answers
+        rows = known.rows[shard] = self._rows[known, shard] = []
+        return rows
+
+    def _take_rows(self) -> dict[tuple[Known, int], list[Any]]:
+        taken, self._rows = self._rows, {}
+        for known, _ in taken:
+            known.rows.clear()
+        return taken
 
     @staticmethod
     def may_run_again(run: KeyedRun, error: CallError) -> bool:
@@ -318,17 +423,14 @@ class KeyedCalls:
         again, and what it asks of others has the same keys."""
         return type(error) in _PASSING and not run.is_marked and not run.has_written
 
-    def _did_nothing(self, run: KeyedRun, status: int, result: Any) -> Origin | KeyedRun:
+    def _did_nothing(self, run: KeyedRun) -> Origin | KeyedRun:
         """A call of a session that is not kept. What it has seen may not be durable yet: then its answer waits in its run, and
         until that leaves nobody else is told it. (A caller in this worker does not wait, and repeats it as part of its own.)"""
-        if status or result.__class__ in _SIZED:
-            self._pack(run, status, result)
-        else:
-            run.kept.result = result
         if run.cache.confirm_seq <= self._output_gate.durable_seq:
             self.remember(run)
         elif run.inner.__class__ is not LocalOrigin:
-            run.has_ended = run.is_over = True
+            run.has_ended = True
+            run.known.runs[run.key] = run
             if self._waiting.repeating:
                 self._waiting.first_ended(run)
             return run
@@ -338,70 +440,84 @@ class KeyedCalls:
     def remember(self, run: KeyedRun) -> None:
         """In memory, for a while. One that was told that it may not must not do it after all when another copy of it comes
         late."""
-        if run.kept.size <= REMEMBERED_RESULT_BYTES_MAX:
-            if len(self._young) >= REMEMBERED_MAX:
-                self._old, self._young = self._young, {}
-            self._young[run.identity] = run.kept
+        if run.result_bytes <= REMEMBERED_RESULT_BYTES_MAX:
+            run.known.young[run.key] = run.told
+            self._remembered += 1
+            if self._remembered >= REMEMBERED_MAX:
+                self._remembered = 0
+                for known in self._sessions.values():
+                    known.old, known.young = known.young, {}
 
     @staticmethod
     def _pack(run: KeyedRun, status: int, result: Any) -> None:
-        """What may be large."""
+        """What is no plain number: it may be large, or nothing for MessagePack."""
+        if status == OK and result.__class__ is not msgspec.Raw:
+            try:
+                encode(result)
+            except Exception as exc:  # Whoever sends it says the same.
+                status, result = ERROR, cannot_be_sent(exc).to_wire()
         if status == ERROR:
             result = msgspec.Raw(encode(result))
         elif run.json and result.__class__ is msgspec.Raw:
             result, status = bytes(result), JSON
         size = len(result)
         if size > KEPT_RESULT_BYTES_MAX:
-            result, status, size = NO_RAW, TOO_LARGE, 0
-        kept = run.kept
-        kept.status, kept.result, kept.size = status, result, size
+            status, result, size = TOO_LARGE, NO_RAW, 0
+        run.status, run.result, run.result_bytes = status, result, size
         run.size += size
 
     def let_go(self, run: KeyedRun) -> None:
         """It leaves nothing: who has waited for it runs."""
         run.is_over = True
-        if self._runs.get(run.identity) is run:
-            del self._runs[run.identity]
+        if run.known.runs:
+            self._forget(run)
+        if self._waiting.repeating:
             self._waiting.first_ended(run)
+
+    def _forget(self, run: KeyedRun) -> None:
+        known = run.known
+        if known.runs.get(run.key) is run:
+            del known.runs[run.key]
+            if not known.runs and not known.is_session:
+                del self._plain[known.name]
 
     # Commits
 
-    def cut(self, runs: Sequence[KeptAnswer]) -> dict[int, list[Answer]]:
+    def cut(self, kept: Sequence[KeptAnswer]) -> dict[int, tuple[list[Answer], list[AnswerRoll]]]:
         """What is being made durable, by shard."""
         now_s = self.host.wall_us() // 1_000_000
-        by_shard: dict[int, list[Answer]] = {}
-        for run in cast("Sequence[KeyedRun]", runs):
-            answer = run.kept
-            answer.since_s = now_s
-            shard = run.cache.shard
-            if shard in by_shard:
-                by_shard[shard].append(answer)
-            else:
-                by_shard[shard] = [answer]
+        by_shard: dict[int, tuple[list[Answer], list[AnswerRoll]]] = {}
+        rolls = self._take_rows()
+        if kept is not self._rolled:  # Some were taken out, or do not fit.
+            rolls = {}
+            for run in cast("Sequence[KeyedRun]", kept):
+                if run.in_roll:
+                    rolls.setdefault((run.known, run.cache.shard), []).append((run.key, run.digest, run.result))
+        answers = self._output_gate.answers
+        self._rolled = None if answers else answers
+        for (known, shard), rows in rolls.items():
+            rows.sort()
+            by_shard.setdefault(shard, ([], []))[1].append(AnswerRoll(known.name, known.answered, now_s, rows))
+        if sum(map(len, rolls.values())) < len(kept):
+            for run in cast("Sequence[KeyedRun]", kept):
+                if not run.in_roll:
+                    known = run.known
+                    result, size = run.result, run.result_bytes
+                    answer = Answer(known.name, run.key, known.answered, run.digest, run.status, result, size, now_s)
+                    by_shard.setdefault(run.cache.shard, ([], []))[0].append(answer)
         return by_shard
 
-    def settled(self, runs: Sequence[KeptAnswer]) -> None:
-        """They are durable and the table has them, or they never will be."""
-        known = self._runs
-        for run in runs:
-            if run.__class__ is KeyedRun:
-                del known[run.identity]
 
-
-def _number(number: int | str) -> int:
-    return number if isinstance(number, int) else int(number.partition(CHILD)[0])
-
-
-def _reply_of(answer: Answer, activation: Activation, *, json: bool) -> tuple[int, Any]:
+def _reply_of(told: Told, activation: Activation, *, json: bool) -> tuple[int, Any]:
     """The same again, for a call in the same codec."""
-    status, result = answer.status, answer.result
+    _, status, result = told
     if status == STARTED:
         return ERROR, _interrupted(activation).to_wire()
     if status == TOO_LARGE:
         text = f"the call was executed before; its result, of more than {KEPT_RESULT_BYTES_MAX} bytes, was not kept"
         return ERROR, TooLarge(text, outcome="executed").to_wire()
     if not json or result.__class__ is not msgspec.Raw:
-        return status & ~JSON, msgspec.Raw(cast("Any", result)) if status & JSON else result
+        return status & ~JSON, msgspec.Raw(result) if status & JSON else result
     value = _decode(result)
     return status & ~JSON, msgspec.Raw(value) if status & JSON else value
 

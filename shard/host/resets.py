@@ -93,7 +93,7 @@ class Resets:
         activation.lost_seq = host.output_gate.first_of(host.output_gate.open_seq)
         host.table.remove(activation)
         heirs = host.output_gate.heirs_of(cache) if inherited or cache.dirty or cache.cleared else []
-        host.keyed.settled(host.output_gate.take_answers(cache))
+        host.output_gate.take_answers(cache)
         discarded = host.output_gate.forget(cache)
         cache.break_with(error)
         for message in discarded:

@@ -16,20 +16,28 @@ Rule: pure. No clock: the newest answer says how late it is.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import msgspec
 
-from tidegate.shard.store.interface import SESSION_CHARACTERS_MAX, Answer
+from tidegate.shard.store.interface import OK, SESSION_CHARACTERS_MAX, Answer, AnswerRoll, number_of
 
 ANSWERS_KEY = b"\xf9" * 16
 """Object key under which a shard keeps them. Object keys begin with a slot, so with a byte below 0x40."""
 ANSWER_BYTES = 500
 """Estimate of what an answer takes in memory beside a large result."""
+ROLL_BYTES = 500
+"""The same for a roll, beside its answers."""
+ROLL_ANSWER_BYTES = 150
+"""And for each of them: a tuple, two integers, a result."""
 SESSION_BYTES = 500
 """The same for a session."""
+_ROLL_ROW = "r"
+"""Ends the keys of the rows of rolls, which are otherwise those of answers."""
 _SESSION_ROW = "s"
 """Begins the keys of the rows of sessions, which come after those of answers: their keys are hexadecimal numbers."""
 _COMPACT_MIN = 64
@@ -50,11 +58,13 @@ NO_LIMITS = AnswerLimits()
 class Group:
     """The answers of one session, or to the plain keys of one object."""
 
-    __slots__ = ("answered", "children", "floor", "last_s", "marked", "rows")
+    __slots__ = ("answered", "children", "floor", "last_s", "marked", "rolls", "rows")
 
     def __init__(self) -> None:
         self.rows: dict[int | str, Answer] = {}
         """By number in the session (of calls that such a call has made: number, `~`, and their own key), or by plain key."""
+        self.rolls: deque[AnswerRoll] = deque()
+        """Of a session, the oldest first: those answers that came in rolls."""
         self.children: dict[int, list[str]] = {}
         """By number, the keys of calls that it has made, of a session."""
         self.answered = 0
@@ -64,6 +74,28 @@ class Group:
         self.last_s = 0
         self.marked = False
         """Its floor or its time is not in the state."""
+
+    def told(self, key: int | str) -> tuple[int, int, Any] | None:
+        """What a call was answered: digest, status, result."""
+        answer = self.rows.get(key)
+        if answer is not None:
+            return answer.digest, answer.status, answer.result
+        if isinstance(key, int):
+            for roll in reversed(self.rolls):
+                if roll.rows[0][0] <= key <= roll.rows[-1][0]:
+                    number, digest, result = roll.rows[bisect_left(roll.rows, key, key=itemgetter(0))]
+                    if number == key:
+                        return digest, OK, result
+        return None
+
+    def kept(self) -> list[Answer | AnswerRoll]:
+        return [*self.rows.values(), *self.rolls]
+
+    @property
+    def newest(self) -> int:
+        """No call of the session with a larger number is known."""
+        numbers = [key for key in self.rows if isinstance(key, int)]
+        return max(self.answered - 1, self.floor - 1, *numbers, *(roll.rows[-1][0] for roll in self.rolls))
 
 
 class SessionRow(msgspec.Struct, array_like=True, gc=False):
@@ -76,15 +108,12 @@ def is_session(group: str) -> bool:
     return len(group) <= SESSION_CHARACTERS_MAX
 
 
-def number_of(key: int | str) -> int:
-    """Of a key in a session: the number of the call that the client has made."""
-    return key if isinstance(key, int) else int(key.partition("~")[0])
-
-
 _encode = msgspec.msgpack.Encoder().encode
 _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _decode_session = msgspec.msgpack.Decoder(SessionRow).decode
 _decode_answers = msgspec.msgpack.Decoder(list[Answer]).decode
+_decode_roll = msgspec.msgpack.Decoder(AnswerRoll).decode
+decode_rolls = msgspec.msgpack.Decoder(list[AnswerRoll]).decode
 
 
 def decode_answers(raw: msgspec.Raw) -> list[Answer]:
@@ -105,15 +134,15 @@ class AnswerTable:
         """Estimate of the memory held."""
         self.dropped = 0
         """Answers that had to leave before they were too old or their session had been answered."""
-        self._order: deque[Answer] = deque()
+        self._order: deque[Answer | AnswerRoll] = deque()
         """The oldest first. Those that were freed have no row; they leave when they are first, or when they are most of it."""
         self._sessions: deque[tuple[str, int]] = deque()
         """With the time that was known when it was looked at, the oldest first."""
         self._next_row = 1
         self._saved_row = 0
         """Rows up to this one have been handed out by `take_changes`, or were loaded."""
-        self._gone: list[int] = []
-        """Of those, the rows that are no longer kept."""
+        self._gone: list[str] = []
+        """Of those, the keys of rows that are no longer kept."""
         self._marked: list[str] = []
         """Sessions whose row has changed."""
 
@@ -123,22 +152,25 @@ class AnswerTable:
 
     # What is durable
 
-    def apply(self, answers: Sequence[Answer]) -> None:
-        """A commit is durable: its answers, in the order in which they were given."""
-        now_s = answers[-1].since_s
-        order, row, name, in_session, key_max = self._order, self._next_row, "", False, 0
-        added = added_bytes = 0
-        group: Group
-        rows: dict[int | str, Answer]
+    def apply(self, answers: Sequence[Answer], rolls: Sequence[AnswerRoll] = ()) -> None:
+        """A commit is durable: its answers, in the order in which they were given, and its rolls."""
+        now_s = answers[-1].since_s if answers else rolls[-1].since_s
+        for roll in rolls:
+            group = self._session(roll.session, roll.answered, now_s)
+            if roll.rows[-1][0] >= group.answered:  # Else replayed, and answered since.
+                roll.row = self._next_row
+                self._next_row += 1
+                group.rolls.append(roll)
+                self._order.append(roll)
+                self.count += len(roll.rows)
+                self.bytes += _bytes_of(roll)
+        name, in_session, key_max = "", False, 0
         for answer in answers:
             if answer.group != name:
                 name = answer.group
-                group = self.groups.get(name) or self._new_group(name, now_s)
-                in_session = len(name) <= SESSION_CHARACTERS_MAX
-                if in_session:
-                    group.last_s = now_s
-                    self._mark(name, group)
+                in_session = is_session(name)
                 key_max = self.limits.per_object if not in_session else 1 << 62
+                group = self._session(name, 0, now_s) if in_session else self.groups.get(name) or self._new_group(name, now_s)
                 rows = group.rows
             key = answer.key
             if in_session:
@@ -151,20 +183,26 @@ class AnswerTable:
                     continue
             if key in rows:
                 self._free(rows[key])
-            answer.row = row
-            row += 1
+            answer.row = self._next_row
+            self._next_row += 1
             rows[key] = answer
-            order.append(answer)
-            added += 1
-            added_bytes += answer.size
+            self._order.append(answer)
+            self.count += 1
+            self.bytes += _bytes_of(answer)
             if len(rows) > key_max:
                 self._drop(next(iter(rows.values())))
-        self._next_row = row
-        self.count += added
-        self.bytes += added * ANSWER_BYTES + added_bytes
         self._make_room(now_s)
-        if len(order) > 2 * self.count + _COMPACT_MIN:
-            self._order = deque(answer for answer in order if answer.row)
+        if len(self._order) > 2 * self.count + _COMPACT_MIN:
+            self._order = deque(kept for kept in self._order if kept.row)
+
+    def _session(self, name: str, answered: int, now_s: int) -> Group:
+        """Of which something is durable now."""
+        group = self.groups.get(name) or self._new_group(name, now_s)
+        group.last_s = now_s
+        self._mark(name, group)
+        if answered > group.answered:
+            self._settle(group, answered)
+        return group
 
     def _is_child(self, group: Group, answer: Answer) -> bool:
         """Notes which call of the session has made this one. False: it has been answered."""
@@ -188,42 +226,32 @@ class AnswerTable:
 
     def _settle(self, group: Group, answered: int) -> None:
         """Of a session everything below that number has been answered."""
-        rows, children = group.rows, group.children
+        rolls, rows, children = group.rolls, group.rows, group.children
+        while rolls and rolls[0].rows[-1][0] < answered:
+            self._free(rolls.popleft())
         if rows:
-            freed: list[Answer]
             if answered - group.answered < len(rows):
-                numbers = range(group.answered, answered)
+                numbers: Iterable[int] = range(group.answered, answered)
                 freed = [rows.pop(number) for number in numbers if number in rows]
                 if children:
                     freed += [rows.pop(child) for number in numbers for child in children.pop(number, ())]
-            elif not children and max(rows) < answered:  # type: ignore[operator]  # numbers only
-                freed = list(rows.values())
-                rows.clear()
             else:
-                keys = [key for key in rows if (key if isinstance(key, int) else number_of(key)) < answered]
+                keys = [key for key in rows if number_of(key) < answered]
                 freed = [rows.pop(key) for key in keys]
-                if children:
-                    for key in keys:
-                        children.pop(number_of(key), None)
-            saved, freed_bytes = self._saved_row, 0
-            for answer in freed:  # What `_free` does.
-                if answer.row <= saved:
-                    self._gone.append(answer.row)
-                answer.row = 0
-                freed_bytes += answer.size
-            self.count -= len(freed)
-            self.bytes -= len(freed) * ANSWER_BYTES + freed_bytes
+                for key in keys if children else ():
+                    children.pop(number_of(key), None)
+            for answer in freed:
+                self._free(answer)
         group.answered = answered
-        if group.floor < answered:
-            group.floor = answered
+        group.floor = max(group.floor, answered)
 
-    def _free(self, answer: Answer) -> None:
+    def _free(self, kept: Answer | AnswerRoll) -> None:
         """It has left its group."""
-        if answer.row <= self._saved_row:
-            self._gone.append(answer.row)
-        answer.row = 0
-        self.count -= 1
-        self.bytes -= ANSWER_BYTES + answer.size
+        if kept.row <= self._saved_row:
+            self._gone.append(_row_key(kept))
+        kept.row = 0
+        self.count -= _count_of(kept)
+        self.bytes -= _bytes_of(kept)
 
     # What has to leave
 
@@ -231,16 +259,16 @@ class AnswerTable:
         bytes_max, order, sessions = self.limits.bytes_max, self._order, self._sessions
         oldest_s = now_s - self.limits.kept_s
         while order and (not order[0].row or order[0].since_s < oldest_s):
-            answer = order.popleft()
-            if answer.row:
-                self._take_out(answer)
+            kept = order.popleft()
+            if kept.row:
+                self._take_out(kept)
         while sessions and sessions[0][1] < oldest_s:
             self._look_at_session(oldest_s)
         while self.bytes > bytes_max and (order or sessions):
             if order and not (sessions and sessions[0][1] < order[0].since_s):
-                answer = order.popleft()
-                if answer.row:
-                    self._drop(answer)
+                kept = order.popleft()
+                if kept.row:
+                    self._drop(kept)
             else:
                 self._look_at_session(sessions[0][1] + 1)
 
@@ -251,18 +279,28 @@ class AnswerTable:
         if group.last_s > seen_s and group.last_s >= oldest_s:
             self._sessions.append((name, group.last_s))
             return
-        self.dropped += len(group.rows)
-        for answer in group.rows.values():
-            self._free(answer)
+        self.dropped += sum(map(_count_of, group.kept()))
+        for kept in group.kept():
+            self._free(kept)
         del self.groups[name]
         self.bytes -= SESSION_BYTES
         self._mark(name, group)
 
-    def _drop(self, answer: Answer) -> None:
-        self.dropped += 1
-        self._take_out(answer)
+    def _drop(self, kept: Answer | AnswerRoll) -> None:
+        self.dropped += _count_of(kept)
+        self._take_out(kept)
 
-    def _take_out(self, answer: Answer) -> None:
+    def _take_out(self, kept: Answer | AnswerRoll) -> None:
+        if isinstance(kept, AnswerRoll):
+            group = self.groups[kept.session]
+            group.rolls.remove(kept)
+            group.floor = max(group.floor, kept.rows[-1][0] + 1)
+            self._mark(kept.session, group)
+        else:
+            self._take_out_answer(kept)
+        self._free(kept)
+
+    def _take_out_answer(self, answer: Answer) -> None:
         group = self.groups[answer.group]
         del group.rows[answer.key]
         if is_session(answer.group):
@@ -276,18 +314,17 @@ class AnswerTable:
             self._mark(answer.group, group)
         elif not group.rows:
             del self.groups[answer.group]
-        self._free(answer)
 
     # Rows of the state
 
     def take_changes(self) -> dict[str, bytes | None]:
         """What has changed since this was asked last: rows under `ANSWERS_KEY`. None: a row is gone."""
-        changes: dict[str, bytes | None] = {f"{row:016x}": None for row in self._gone}
-        for answer in reversed(self._order):
-            if answer.row:
-                if answer.row <= self._saved_row:
+        changes: dict[str, bytes | None] = dict.fromkeys(self._gone)
+        for kept in reversed(self._order):
+            if kept.row:
+                if kept.row <= self._saved_row:
                     break
-                changes[f"{answer.row:016x}"] = _encode(answer)
+                changes[_row_key(kept)] = _encode(kept)
         for session in self._marked:
             group = self.groups.get(session)
             if group is not None:
@@ -310,30 +347,39 @@ class AnswerTable:
                 group.answered, group.floor, group.last_s = session.answered, session.floor, session.last_s
         for key, raw in found:
             if not key.startswith(_SESSION_ROW):
-                answer = _decode_answer(raw)
-                answer.row = int(key, 16)
-                self._next_row = answer.row + 1
-                group = self.groups.get(answer.group) or self._new_group(answer.group, answer.since_s)
-                group.rows[answer.key] = answer
-                self._order.append(answer)
-                self.count += 1
-                self.bytes += ANSWER_BYTES + answer.size
-                if is_session(answer.group) and isinstance(answer.key, str):
-                    group.children.setdefault(number_of(answer.key), []).append(answer.key)
+                self._load(key, raw)
         self._saved_row = self._next_row - 1
         if found:
             self._sessions = deque(sorted(self._sessions, key=lambda seen: seen[1]))
 
+    def _load(self, key: str, raw: bytes) -> None:
+        kept: Answer | AnswerRoll
+        if key.endswith(_ROLL_ROW):
+            kept = _decode_roll(raw)
+            group = self.groups.get(kept.session) or self._new_group(kept.session, kept.since_s)
+            group.rolls.append(kept)
+        else:
+            kept = _decode_answer(raw)
+            group = self.groups.get(kept.group) or self._new_group(kept.group, kept.since_s)
+            group.rows[kept.key] = kept
+            if is_session(kept.group) and isinstance(kept.key, str):
+                group.children.setdefault(number_of(kept.key), []).append(kept.key)
+        kept.row = int(key.removesuffix(_ROLL_ROW), 16)
+        self._next_row = kept.row + 1
+        self._order.append(kept)
+        self.count += _count_of(kept)
+        self.bytes += _bytes_of(kept)
+
     def check_invariants(self) -> None:
         """Recomputes what is kept incrementally. For tests."""
-        kept = [answer for group in self.groups.values() for answer in group.rows.values()]
-        assert self.count == len(kept)
+        kept = [each for group in self.groups.values() for each in group.kept()]
+        assert self.count == sum(map(_count_of, kept))
         sessions = [name for name in self.groups if is_session(name)]
-        assert self.bytes == sum(ANSWER_BYTES + answer.size for answer in kept) + SESSION_BYTES * len(sessions)
+        assert self.bytes == sum(map(_bytes_of, kept)) + SESSION_BYTES * len(sessions)
         assert sorted(name for name, _ in self._sessions) == sorted(sessions)
-        in_order = [answer.row for answer in self._order if answer.row]
+        in_order = [each.row for each in self._order if each.row]
         assert in_order == sorted(in_order)
-        assert set(in_order) == {answer.row for answer in kept}
+        assert set(in_order) == {each.row for each in kept}
         assert len(in_order) == len(kept)
         assert len(self._order) <= 2 * self.count + _COMPACT_MIN
         for name, group in self.groups.items():
@@ -341,5 +387,21 @@ class AnswerTable:
             wanted = sorted(key for key in group.rows if isinstance(key, str)) if is_session(name) else []
             assert children == wanted
             assert group.rows or is_session(name)
+            assert all(roll.rows == sorted(roll.rows) for roll in group.rolls)
             if is_session(name):
                 assert all(number_of(key) >= group.answered for key in group.rows)
+                assert not group.rolls or group.rolls[0].rows[-1][0] >= group.answered
+
+
+def _count_of(kept: Answer | AnswerRoll) -> int:
+    return len(kept.rows) if isinstance(kept, AnswerRoll) else 1
+
+
+def _bytes_of(kept: Answer | AnswerRoll) -> int:
+    if isinstance(kept, AnswerRoll):
+        return ROLL_BYTES + ROLL_ANSWER_BYTES * len(kept.rows)
+    return ANSWER_BYTES + kept.size
+
+
+def _row_key(kept: Answer | AnswerRoll) -> str:
+    return f"{kept.row:016x}{_ROLL_ROW}" if isinstance(kept, AnswerRoll) else f"{kept.row:016x}"

@@ -50,6 +50,11 @@ JSON: Final = 4
 SESSION_CHARACTERS_MAX: Final = 22
 
 
+def number_of(key: int | str) -> int:
+    """Of a key in a session: the number of the call that the client has made."""
+    return key if isinstance(key, int) else int(key.partition("~")[0])
+
+
 class Answer(msgspec.Struct, array_like=True, gc=False):
     """What a call with a key was answered. `gc=False`: its result is bytes or a scalar, so it is never part of a cycle."""
 
@@ -72,6 +77,18 @@ class Answer(msgspec.Struct, array_like=True, gc=False):
     """Where it is kept: see `answers`."""
 
 
+class AnswerRoll(msgspec.Struct, array_like=True, gc=False):
+    """The short answers that one commit has given to calls of one session. `gc=False`: results are scalars."""
+
+    session: str
+    answered: int
+    since_s: int
+    rows: list[tuple[int, int, bool | int | float | None]]
+    """Number, digest, and result as it is; each status is OK. In the order of the numbers."""
+    row: int = 0
+    """Where it is kept: see `answers`."""
+
+
 class ShardCommit(msgspec.Struct, array_like=True, gc=False):
     """One shard's part of a group commit. `seq` grows by one from commit to commit of the shard, across workers and starts."""
 
@@ -80,6 +97,8 @@ class ShardCommit(msgspec.Struct, array_like=True, gc=False):
     objects: list[ObjectWrites]
     answers: list[Answer] = []
     """Given to calls with a key, in this order."""
+    rolls: list[AnswerRoll] = []
+    """The short ones of sessions, which are most of them."""
 
 
 class ShardDamaged(OperatorError):

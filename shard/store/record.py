@@ -32,6 +32,7 @@ class UnreadShardCommit(msgspec.Struct, array_like=True, gc=False):
     seq: int
     objects: msgspec.Raw
     answers: msgspec.Raw = NO_ANSWERS
+    rolls: msgspec.Raw = NO_ANSWERS
 
 
 class UnreadCommitRecord(msgspec.Struct, array_like=True, gc=False):

@@ -25,8 +25,8 @@ import msgspec
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.shard.log.reading import End, Gap, LogCorrupt, Opening, read_log
-from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, decode_answers
-from tidegate.shard.store.interface import Answer, ObjectWrites, ShardDamaged, ShardUnwritable
+from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, decode_answers, decode_rolls
+from tidegate.shard.store.interface import Answer, AnswerRoll, ObjectWrites, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.logs import NO_RUN, LogDirectory, LogMark, decode_mark, list_logs, logs_to_recover
 from tidegate.shard.store.memtable import Memtable
 from tidegate.shard.store.record import NO_ANSWERS, UnreadCommitRecord, UnreadShardCommit, decode_objects, decode_unread_record
@@ -78,13 +78,13 @@ class _Gathered:
         self._salvage = salvage
         self._answers: AnswerTable | None = None
 
-    def _replay_answers(self, answers: list[Answer]) -> None:
+    def _replay_answers(self, answers: list[Answer], rolls: list[AnswerRoll]) -> None:
         """Those that are not kept until the end need not be written."""
         if self._answers is None:
             self._answers = AnswerTable()
             rows = self.state.scan(ANSWERS_KEY, ANSWERS_KEY + ABOVE_KEYS, False)
             self._answers.load((key[OBJECT_KEY_BYTES:].decode(), raw) for key, raw in rows)
-        self._answers.apply(answers)
+        self._answers.apply(answers, rolls)
 
     def finish_answers(self) -> None:
         """What is kept is among the entries from now on."""
@@ -157,8 +157,8 @@ class _Gathered:
         if self.damage is not None:
             return False
         self.memtable.apply(decode_objects(commit.objects))
-        if commit.answers != NO_ANSWERS:
-            self._replay_answers(decode_answers(commit.answers))
+        if commit.answers != NO_ANSWERS or commit.rolls != NO_ANSWERS:
+            self._replay_answers(decode_answers(commit.answers), decode_rolls(commit.rolls))
         self.seq = commit.seq
         return True
 

@@ -17,7 +17,17 @@ from typing import NamedTuple, Protocol
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
-from tidegate.shard.store.interface import UNKNOWN, Answer, Done, ObjectWrites, Reader, ShardDamaged, Snapshot, Unknown
+from tidegate.shard.store.interface import (
+    UNKNOWN,
+    Answer,
+    AnswerRoll,
+    Done,
+    ObjectWrites,
+    Reader,
+    ShardDamaged,
+    Snapshot,
+    Unknown,
+)
 from tidegate.shard.store.memtable import Memtable, merge_over
 from tidegate.shard.store.reads import OpenReads
 
@@ -246,13 +256,15 @@ class ShardStore:
 
     # Writing
 
-    def apply(self, seq: int, objects: list[ObjectWrites], answers: Sequence[Answer] = ()) -> None:
-        """Makes a durable commit visible. Takes over `objects` (see `Memtable.apply`) and `answers`."""
+    def apply(
+        self, seq: int, objects: list[ObjectWrites], answers: Sequence[Answer] = (), rolls: Sequence[AnswerRoll] = ()
+    ) -> None:
+        """Makes a durable commit visible. Takes over all of it (see `Memtable.apply`)."""
         assert seq == self.seq + 1, (self.shard, seq, self.seq)
         self.seq = seq
         self.active.apply(objects)
-        if answers:
-            self.answers.apply(answers)
+        if answers or rolls:
+            self.answers.apply(answers, rolls)
 
     # Checkpointing (see tidegate.shard.store.checkpoints.checkpoint)
 

@@ -403,7 +403,7 @@ class WorkerStore:
         for commit in commits:
             self._seqs[commit.shard] = commit.seq
             if (store := self.shards.get(commit.shard)) is not None:  # Else it was stopped while this was in flight.
-                store.apply(commit.seq, commit.objects, commit.answers)
+                store.apply(commit.seq, commit.objects, commit.answers, commit.rolls)
         self.applied_position = position
         self.checkpointer.note_applied()
         if self.log.needs_segment and self._preparing is None:

@@ -38,6 +38,7 @@ from tidegate.runtime.wire.protocol import (
     Request,
     encode,
 )
+from tidegate.runtime.wire.sessions import is_head, without_head
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
@@ -201,6 +202,8 @@ class Worker:
 
     def _handle(self, message: Message) -> None:
         if self._refusal is not None and not message.origin.client.startswith(OWN_IDENTITY):
+            if len(message.requests) > 1 and is_head(message.requests[0]):
+                without_head(message)
             for request in message.requests:
                 self._endpoint.reply_error(message.origin, request.id, self._refusal)
             return

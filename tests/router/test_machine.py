@@ -623,3 +623,17 @@ def test_of_a_client_that_is_crowded_nothing_is_started_any_more_and_its_workers
     crowded.add(b"client")
     assert net.machine.refuse_for_crowded() == [], "it waits here, and is refused here"
     assert net.error() == (4, "overloaded", "not_executed")
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_calls_of_a_session_reach_their_workers_with_the_keys_that_their_ids_are(json: bool) -> None:
+    net = Net("a", "b")
+    names = [names_of_worker(worker, 1)[0] for worker in (0, 1)]
+    rows: list[Any] = [[0, "", "client-1", "keys", [3]]]
+    rows += [[number, "C", name, "m"] for number, name in enumerate(names, 5)] + [["x", "C", names[0], "m"]]
+    net.machine.handle(parse_body(b"client", (msgspec.json.encode if json else msgspec.msgpack.encode)(rows)), 0.0)
+    assert net.error() == ("x", "bad_request", "not_executed")
+    sent = net.send()
+    assert [[row[1:4] for row in sent[worker]] for worker in (0, 1)] == [[["C", name, "m"]] for name in names]
+    assert [sent[worker][0][5] for worker in (0, 1)] == [{"key": f"client-1.{n}", "answered": 3} for n in (5, 6)]
+    net.machine.check_invariants()

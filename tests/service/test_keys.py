@@ -27,11 +27,13 @@ PATIENCE_S = 1.0
 class Repeater:
     """Sends each call until it has an answer other than one that asks for patience. Every call may leave several times."""
 
-    def __init__(self, service: Service, *, plain: bool) -> None:
+    def __init__(self, service: Service, *, plain: bool, heads: bool) -> None:
+        """`heads`: what its session is, it says once for each message."""
         self._service = service
         self._random = random.Random(SEED)
         self._session = f"repeater{self._random.getrandbits(30)}"
         self._plain = plain
+        self._heads = heads
         self.answers: dict[int, Any] = {}
         self.names = [self._random.choice(OBJECTS) for _ in range(CALLS)]
         self.sent = 0
@@ -76,15 +78,19 @@ class Repeater:
             os.kill(self._random.choice(pids), signal.SIGKILL)
 
     def _send(self, numbers: list[int], answered: int) -> None:
-        rows = []
+        rows: list[Any] = []
         for number in numbers:
-            key: dict[str, Any] = {"key": f"{self._session}.{number}"}
-            if not self._plain:
-                key["answered"] = answered
+            key: dict[str, Any] | None = {"key": f"{self._session}.{number}", "answered": answered}
+            if self._plain:
+                key = {"key": f"{self._session}.{number}"}
+            elif self._heads:
+                key = None
             row = [number, "Counter", self.names[number], "get_unique_number", [], key]
             rows += [row] * self._random.choice((1, 1, 2))
         self._random.shuffle(rows)
         self.sent += len(rows)
+        if self._heads:
+            rows.insert(0, [0, "", self._session, "keys", [answered]])
         self._socket.send(msgspec.msgpack.encode(rows))
 
     def _receive(self, waiting: dict[int, float]) -> None:
@@ -104,11 +110,11 @@ class Repeater:
 
 @pytest.mark.slow
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("plain", [False, True], ids=["session", "plain"])
-def test_calls_that_are_repeated_while_everything_is_killed_run_exactly_once(serve: Serve, plain: bool) -> None:
+@pytest.mark.parametrize(("plain", "heads"), [(False, False), (False, True), (True, False)], ids=["session", "heads", "plain"])
+def test_calls_that_are_repeated_while_everything_is_killed_run_exactly_once(serve: Serve, plain: bool, heads: bool) -> None:
     service = serve(2)
     service.expect(KILLED_BY_TEST, "keeps failing")
-    repeater = Repeater(service, plain=plain)
+    repeater = Repeater(service, plain=plain, heads=heads)
     try:
         repeater.run()
     finally:
@@ -123,6 +129,20 @@ def test_calls_that_are_repeated_while_everything_is_killed_run_exactly_once(ser
         wait_until(lambda: kept_of(service, "answers") == CALLS, "every answer is kept")
     assert plain or kept_of(service, "answers") < 200, "a session's answers are freed as they arrive"
     print(f"seed {SEED}: {repeater.kills} kills, {CALLS} calls sent {repeater.sent} times")
+
+
+def test_a_req_socket_that_says_its_session_gets_one_answer_for_each_message(serve: Serve) -> None:
+    service = serve(1)
+    worker = service.call("", "", "topology")["shards"][0]["endpoint"]
+    calls = [[number, "Counter", "a", "get_unique_number"] for number in (1, 2, 3)]
+    with zmq.Context() as context:
+        for n, endpoint in enumerate((service.endpoint, worker, service.endpoint)):
+            with context.socket(zmq.REQ) as req:
+                req.linger, req.rcvtimeo = 0, 20_000
+                req.connect(endpoint)
+                req.send(msgspec.msgpack.encode([[0, "", "a-session", "keys", [0]], *calls, [10 + n, "Counter", "a", "current"]]))
+                answers = sorted(msgspec.msgpack.decode(req.recv()))
+                assert answers == [[1, 0, 0], [2, 0, 1], [3, 0, 2], [10 + n, 0, 3]]
 
 
 def kept_of(service: Service, number: str) -> int:

@@ -7,18 +7,21 @@ was under way when its process was killed, or that failed without a statement ab
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import Any
+
+from msgspec import Raw
 
 from tests.sim.network import QUANTUM_S
 from tests.sim.scenario import Scenario
 from tests.sim.virtual_loop import VirtualTime
 from tests.support.records import decode_record
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.wire.protocol import OK, encode
 from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
-from tidegate.shard.store.answers import is_session, number_of
-from tidegate.shard.store.interface import Answer
+from tidegate.shard.store.answers import is_session
+from tidegate.shard.store.interface import Answer, AnswerRoll, number_of
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import StoreFailed, StoreFull
@@ -38,6 +41,12 @@ class Entry:
         self.durable_at = durable_at
         self.decided = decided
         """False: the append failed, and only the next start finds out whether the record is there."""
+
+
+def of_rolls(rolls: Iterable[AnswerRoll]) -> Iterator[Answer]:
+    for roll in rolls:
+        for number, digest, result in roll.rows:
+            yield Answer(roll.session, number, roll.answered, digest, OK, Raw(encode(result)))
 
 
 class Disk:
@@ -97,7 +106,7 @@ class Disk:
 
     def _take_over(self, record: CommitRecord) -> None:
         for commit in record.shards:
-            for answer in commit.answers:
+            for answer in [*commit.answers, *of_rolls(commit.rolls)]:
                 self._answers.setdefault(commit.shard, {})[answer.group, answer.key] = answer
                 if is_session(answer.group):
                     where = commit.shard, answer.group

@@ -28,6 +28,8 @@ class KeyedClient(Client):
         super().__init__(*args)
         self.session = f"{self.name}-{self.random.randrange(1 << 30):x}"
         self._plain = self.random.random() < 0.3
+        self._heads = not self._plain and self.random.random() < 0.6
+        """It says once for each message what its session is."""
         self._attempts: dict[int, Call] = {}
         """By the id of an attempt: its operation."""
         self._next_id = FIRST_ATTEMPT
@@ -61,17 +63,17 @@ class KeyedClient(Client):
     # Sending
 
     def _send(self, connection: Connection, calls: list[Call]) -> None:
-        rows = []
+        rows: list[Any] = [[0, "", self.session, "keys", [min(self._open, default=calls[0].number)]]] if self._heads else []
         for each in calls:
             call = each
             if call.number < FIRST_ATTEMPT:
                 call = self._first_attempt(connection, call)
             operation = self._attempts[call.number]
-            options = self.key_of(operation)
+            options = {} if self._heads and call.number < FIRST_ATTEMPT else self.key_of(operation)
             if not self.scenario.calm and self.random.random() < 0.1:
                 options["deadline_ms"] = self.random.choice((1, 20, 10_000))
                 call.deadline_s = options["deadline_ms"] / 1_000
-            rows.append([call.number, call.cls, call.name, call.method, call.args, options])
+            rows.append([call.number, call.cls, call.name, call.method, call.args, options or None])
         encode = msgspec.json.encode if self.json else msgspec.msgpack.encode
         connection.socket.send(encode(rows))
         self.history.note(lambda: f"{self.name} sends {calls} by {connection.path}")

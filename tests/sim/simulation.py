@@ -236,12 +236,10 @@ class Simulation:
             store = ShardStore(state)
             store.load_answers()
             store.answers.check_invariants()
-            found = {
-                (name, key): answer.status for name, group in store.answers.groups.items() for key, answer in group.rows.items()
-            }
-            for what, answer in self.disk.answers_of(state.shard).items():
-                if found.get(what) != answer.status:
-                    self.history.problem("key", f"the answer to {what} in shard {state.shard} is lost: {answer}")
+            for (name, key), answer in self.disk.answers_of(state.shard).items():
+                told = group.told(key) if (group := store.answers.groups.get(name)) else None
+                if told is None or told[:2] != (answer.digest, answer.status):
+                    self.history.problem("key", f"the answer to {key} of {name} in shard {state.shard} is lost: {answer}")
 
     def _check_counter(self, cls: str, name: str) -> None:
         history = self.history

@@ -32,7 +32,7 @@ from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.waiting import WaitingRoom
 from tidegate.shard.loop import callbacks
 from tidegate.shard.loop.task import StorageFuture
-from tidegate.shard.store.answers import AnswerTable
+from tidegate.shard.store.answers import AnswerTable, Group
 from tidegate.shard.store.recovery import _Gathered
 from tidegate.shard.store.store import ShardStore
 
@@ -285,7 +285,19 @@ def answers_follow_in_the_next_commit(stack: contextlib.ExitStack) -> None:
 
 
 def a_lost_answer_is_taken_for_one(stack: contextlib.ExitStack) -> None:
-    patch(stack, KeyedCalls, "settled", lambda self, runs: None)
+    ended: dict[Any, KeyedRun] = {}
+    original = KeyedCalls.finished
+
+    def finished(self: KeyedCalls, run: KeyedRun, status: int, result: Any) -> Any:
+        ended[id(self), run.known.name, run.key] = run
+        return original(self, run, status, result)
+
+    patch(stack, KeyedCalls, "finished", finished)
+    patch(stack, KeyedCalls, "_ended", lambda self, known, key: ended.get((id(self), known.name, key)))
+
+
+def nobody_knows_which_calls_of_a_session_were_before_a_start(stack: contextlib.ExitStack) -> None:
+    patch(stack, Group, "newest", -1)
 
 
 def answers_are_not_recovered(stack: contextlib.ExitStack) -> None:
@@ -384,6 +396,7 @@ KEYED_VARIANTS: dict[Variant, set[str]] = {
     checkpoints_forget_answers: {"exactly once", "gap-free", "key"},
     calls_that_were_interrupted_run_again: {"atomicity", "causality", "key", "lost"},
     calls_of_calls_have_no_keys: {"atomicity"},
+    nobody_knows_which_calls_of_a_session_were_before_a_start: {"exactly once", "gap-free", "key", "unique"},
 }
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from tests.support.client_world import ROUTER, Answer
+from tests.support.requests import rows_in
 from tidegate.runtime.client.links import AskTopology, Open
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.terms import Terms, other_terms
@@ -46,7 +45,7 @@ class Machine:
         return answer
 
     def sent(self, now: float = 0.0) -> list[tuple[int, list[Any]]]:
-        return [(link, msgspec.msgpack.decode(body)) for link, body in self.core.take_messages(now)]
+        return [(link, rows_in(body)) for link, body in self.core.take_messages(now)]
 
     def answer(self, link: int, *rows: tuple[int, int, Any], now: float = 0.0) -> None:
         self.core.message_received(link, encode(rows), now)

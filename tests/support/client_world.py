@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from tests.support.requests import rows_in
 from tidegate.runtime.client.links import AskTopology, Close, Open
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.client.terms import Terms, other_terms
@@ -151,7 +152,7 @@ class World:
             for link, body in self.machine.take_messages(self.now):
                 assert self.pipes[link].up, "sent on a link that is not connected"
                 assert link not in self.left, "sent to a worker that has said that it leaves"
-                self.pipes[link].requests.extend(msgspec.msgpack.decode(body))
+                self.pipes[link].requests.extend(rows_in(body))
             for effect in self.machine.take_effects():
                 match effect:
                     case Open():

@@ -20,6 +20,7 @@ import zmq
 from tidegate.runtime.errors import Moved
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.wire.protocol import ERROR, OK, Message, Origin, Request
+from tidegate.runtime.wire.sessions import give_keys, is_head
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
 from tidegate.runtime.wire.supervisor_messages import Topology
 
@@ -43,6 +44,8 @@ class Door:
 
     def _handle(self, message: Message) -> None:
         self.messages += 1
+        if len(message.requests) > 1 and is_head(message.requests[0]):
+            assert not give_keys(message)
         for request in message.requests:
             if request.cls == "":
                 self._endpoint.reply(message.origin, request.id, OK, self.service.system(request.method))

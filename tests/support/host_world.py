@@ -13,7 +13,7 @@ import msgspec
 
 from tidegate.runtime.errors import CallError, from_wire
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
-from tidegate.runtime.wire.protocol import NO_RAW, JsonRequest, Message, Origin, Request
+from tidegate.runtime.wire.protocol import NO_RAW, JsonRequest, Message, Origin, Request, parse_body
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
@@ -144,7 +144,7 @@ class World:
         self.position = position
         for commit in commits:
             if commit.shard in self.stores:
-                self.stores[commit.shard].apply(commit.seq, commit.objects, commit.answers)
+                self.stores[commit.shard].apply(commit.seq, commit.objects, commit.answers, commit.rolls)
 
     def _now_s(self) -> float:
         return float(self.loop.time() if self.now_s is None else self.now_s)
@@ -192,6 +192,18 @@ class World:
             made.append(call)
             requests.append(Request(number, cls.__name__, name, method))
         self.loop.call_soon(self._handle, Message(origin, requests, []), context=NEUTRAL)
+        return made
+
+    def session(self, rows: Sequence[list[Any]], *, name: str = "Client-1", answered: Any = 0, json: bool = False) -> list[Call]:
+        """Requests as they are on the wire, in one message behind the head of that session."""
+        encoder = msgspec.json.encode if json else msgspec.msgpack.encode
+        message = parse_body(self.client, encoder([[0, "", name, "keys", [answered]], *rows]))
+        assert not message.refused
+        made = []
+        for row in rows:
+            call = self.calls[row[0]] = Call(self.loop)
+            made.append(call)
+        self.loop.call_soon(self._handle, message, context=NEUTRAL)
         return made
 
     async def ask(self, target: type[DurableObject] | str, name: str, method: str, *args: Any, **options: Any) -> Any:

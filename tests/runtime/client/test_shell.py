@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import zmq
 
+from tests.support.requests import rows_in
 from tidegate.runtime.client import shell as shell_module
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.shell import Shell, new_machine
@@ -74,7 +75,7 @@ class Link:
 
     def send(self, body: bytes) -> bool:
         if self.takes:
-            self.sent += decode_any(body)
+            self.sent += rows_in(body)
         return self.takes
 
     def readable(self) -> bool:

@@ -288,7 +288,6 @@ def test_an_answer_is_in_the_commit_of_what_its_object_has_written_and_holds_its
     assert not member.say("the answer")
     assert cut(gate) == [member]
     assert in_flight(gate).answers == [answer]
-    assert answer.seq == in_flight(gate).seq
     assert released(gate) == ["the answer"]
 
 
@@ -320,7 +319,7 @@ def test_an_answer_stays_behind_with_the_writes_of_its_object() -> None:
     assert not second.say("later")
     assert cut(gate) == [first]
     assert in_flight(gate).answers == [going]
-    assert (going.seq, staying.seq) == (1, 2)
+    assert gate.answers == [staying]
     assert gate.open_bytes == 65
     assert released(gate) == []
     assert cut(gate) == [second]

@@ -8,12 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
+import tidegate.shard.host.host as host
 import tidegate.shard.objects.storage as storage
 from tests.support.host_world import World
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import BadRequest, Interrupted, MethodRaised, ObjectReset, TooLarge
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
+from tidegate.runtime.wire.protocol import OK
 from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.interface import ShardCommit
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +72,12 @@ class Purse(DurableObject):
         self.storage.put("much", await self.storage.get("much", 0) + 1)
         return b"x" * size
 
+    async def pay_and_answer(self, what: str) -> Any:
+        await self.pay(1)
+        return {"large": 2**70, "small": -(2**63) - 1, "half": "\ud800", "largest": 2**64 - 1, "text": "é", "list": [1, "é"]}[
+            what
+        ]
+
     async def stop(self) -> None:
         self.storage.put("paid", 1_000)
         self.abort("told to")
@@ -119,6 +128,11 @@ SESSION = {"key": "Client-1.0", "answered": 0}
 
 def session(number: int, answered: int = 0) -> dict[str, Any]:
     return {"key": f"Client-1.{number}", "answered": answered}
+
+
+def statuses(part: ShardCommit) -> list[int]:
+    """Of the answers in it."""
+    return [answer.status for answer in part.answers] + [OK for roll in part.rolls for _ in roll.rows]
 
 
 KEYS = pytest.mark.parametrize("key", [{"key": "order 17"}, SESSION], ids=["plain", "session"])
@@ -175,7 +189,7 @@ async def test_the_answer_is_in_the_same_commit_as_the_writes(key: dict[str, Any
     await world.settle()
     commit = world.host.cut()
     (part,) = commit.shards
-    assert [len(part.objects), len(part.answers)] == [1, 1]
+    assert (len(part.objects), statuses(part)) == (1, [0])
     assert not call.answered
     world.committed()
     await world.settle()
@@ -484,7 +498,7 @@ async def test_a_call_that_writes_waits_for_no_disk_that_is_behind_so_that_it_st
     call = world.call(Careful, "a", "pay", 5, **key)
     await world.settle()
     (part,) = world.host.cut().shards
-    assert [answer.status for answer in part.answers] == [0], "not only a mark"
+    assert statuses(part) == [0], "not only a mark"
     world.committed()
     await world.settle()
     assert call.result == 5
@@ -550,3 +564,195 @@ async def test_what_a_session_asked_of_others_is_freed_with_its_call() -> None:
     assert kept <= 4
     for store in world.stores.values():
         store.answers.check_invariants()
+
+
+# Batches behind the head of a session
+
+
+def pay(number: int, amount: int, name: str = "a", options: Any = None) -> list[Any]:
+    return [number, "Purse", name, "pay", [amount], options]
+
+
+JSON = pytest.mark.parametrize("json", [False, True], ids=["msgpack", "json"])
+
+
+@JSON
+async def test_calls_of_a_batch_have_their_ids_as_keys_and_a_batch_that_comes_again_runs_nothing(json: bool) -> None:
+    world = World(Purse)
+    rows = [pay(1, 5), pay(2, 7), pay(3, 1, "b"), [4, "Purse", "a", "paid"]]
+    assert await world.ask_all(world.session(rows, json=json)) == [5, 12, 1, 12]
+    ran = list(LOG)
+    assert await world.ask_all(world.session(rows, json=json)) == [5, 12, 1, 12]
+    world.crash()
+    assert await world.ask_all(world.session(rows[:3], json=json)) == [5, 12, 1]
+    assert ran == LOG
+    assert await world.ask_all(world.session([pay(5, 1)], json=json)) == [13]
+
+
+async def test_what_comes_again_while_its_answer_is_not_durable_waits_for_that() -> None:
+    world = World(Purse, auto=False)
+    first = world.session([pay(101, 5), pay(102, 7)])
+    await world.settle()
+    again = world.call(Purse, "a", "pay", 5, **session(101))
+    await world.settle()
+    world.cut()
+    last = world.call(Purse, "a", "pay", 7, **session(102))
+    await world.settle()
+    assert not any(call.answered for call in [*first, again, last])
+    world.committed()
+    await world.settle()
+    assert [call.result for call in [*first, again, last]] == [5, 12, 5, 12]
+    assert LOG == [5, 7]
+
+
+async def test_numbers_may_come_in_any_order_and_each_runs_once() -> None:
+    world = World(Purse)
+    assert await world.ask_all(world.session([pay(9, 1)])) == [1]
+    assert await world.ask_all(world.session([pay(4, 1), pay(12, 1), pay(2, 1)])) == [2, 3, 4]
+    assert await world.ask_all(world.session([pay(2, 1), pay(4, 1), pay(9, 1), pay(12, 1)])) == [4, 2, 1, 3]
+    assert len(LOG) == 4
+
+
+async def test_calls_of_a_commit_that_failed_run_when_they_come_again() -> None:
+    world = World(Purse, auto=False)
+    lost = world.session([pay(1, 5), pay(2, 7, "b")])
+    await world.settle()
+    world.fail_commit()
+    for call in lost:
+        assert isinstance(call.error, ObjectReset)
+    again = world.session([pay(1, 5), pay(2, 7, "b")])
+    await world.settle()
+    world.commit()
+    assert [call.result for call in again] == [5, 7]
+    assert LOG == [5, 7, 5, 7]
+
+
+async def test_of_the_calls_of_one_commit_those_of_an_object_that_is_reset_are_in_it_no_more() -> None:
+    world = World(Purse, auto=False)
+    calls = world.session([pay(1, 5), pay(2, 7, "b"), pay(3, 9, "c")])
+    await world.settle()
+    stopped = world.session([[4, "Purse", "b", "stop"]])
+    await world.settle()
+    world.commit()
+    assert [calls[0].result, calls[2].result] == [5, 9]
+    assert isinstance(calls[1].error, ObjectReset)
+    assert isinstance(stopped[0].error, ObjectReset)
+    again = world.session([pay(1, 5), pay(2, 7, "b"), pay(3, 9, "c")])
+    await world.settle()
+    world.commit()
+    assert [call.result for call in again] == [5, 7, 9]
+    assert LOG == [5, 7, 9, 7]
+
+
+async def test_when_all_answers_of_a_commit_are_lost_the_next_ones_take_none_of_them_along() -> None:
+    world = World(Purse, auto=False)
+    names = [f"purse {number}" for number in range(20)]
+    shard = world.shard_of("Purse", names[0])
+    other = next(name for name in names if world.shard_of("Purse", name) != shard)
+    world.session([pay(1, 5, names[0])])
+    await world.settle()
+    world.session([[2, "Purse", names[0], "stop"]])
+    await world.settle()
+    world.session([pay(3, 7, other)])
+    await world.settle()
+    world.commit()
+    (again,) = world.session([pay(1, 5, names[0])])
+    await world.settle()
+    world.commit()
+    assert again.result == 5
+    assert LOG == [5, 7, 5]
+
+
+async def test_answers_of_a_commit_that_takes_not_all_follow_the_writes_of_their_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "COMMIT_BYTES_MAX", 300)
+    world = World(Purse, auto=False)
+    rows = [pay(number, number, f"purse {number}") for number in range(1, 21)]
+    world.session(rows)
+    await world.settle()
+    commits = 0
+    while world.host.output_gate.can_cut:
+        world.cut()
+        commits += 1
+        for part in world.host.output_gate.in_flight.shards:  # type: ignore[union-attr]
+            assert len(statuses(part)) == len(part.objects)
+        world.committed()
+    assert commits > 3
+    world.crash()
+    again = world.session(rows)
+    await world.settle()
+    assert [call.result for call in again] == list(range(1, 21))
+    assert len(LOG) == 20
+
+
+async def test_a_call_of_a_batch_may_have_a_key_of_its_own_and_a_deadline() -> None:
+    world = World(Purse)
+    rows = [pay(1, 5, options={"key": "order 17"}), pay(2, 7, options={"deadline_ms": 10_000})]
+    assert await world.ask_all(world.session(rows)) == [5, 12]
+    rows = [pay(3, 5, options={"key": "order 17"}), pay(2, 7, options={"deadline_ms": 5_000})]
+    assert await world.ask_all(world.session(rows)) == [5, 12]
+    assert await world.ask(Purse, "a", "pay", 7, **session(2)) == 12, "the same key, in its options"
+    assert LOG == [5, 7]
+
+
+@JSON
+@pytest.mark.parametrize(
+    ("name", "answered"), [("", 0), ("a session with spaces", 0), ("x" * 23, 0), ("s", -1), ("s", "1"), ("s", None), ("s", 2**63)]
+)
+async def test_a_batch_whose_head_is_wrong_is_refused_as_a_whole(json: bool, name: str, answered: Any) -> None:
+    world = World(Purse)
+    for call in world.session([pay(1, 5), pay(2, 7)], name=name, answered=answered, json=json):
+        with pytest.raises(BadRequest, match="the head of a session"):
+            await call.reply
+    assert LOG == []
+
+
+@JSON
+@pytest.mark.parametrize("wrong", ["1", -1, 10**18])
+async def test_an_id_that_is_no_number_of_a_session_is_refused_and_those_beside_it_run(json: bool, wrong: Any) -> None:
+    world = World(Purse)
+    good, bad, last = world.session([pay(1, 5), pay(wrong, 7), pay(2, 9)], json=json)
+    with pytest.raises(BadRequest, match="its number"):
+        await bad.reply
+    assert (await good.reply, await last.reply) == (5, 14)
+
+
+async def test_a_number_that_was_answered_is_freed_and_never_runs_again() -> None:
+    world = World(Purse)
+    await world.ask_all(world.session([pay(number, 1) for number in range(1, 101)]))
+    await world.ask_all(world.session([pay(101, 1)], answered=101))
+    assert sum(store.answers.count for store in world.stores.values()) == 1
+    for boots in range(2):
+        (late,) = world.session([pay(50, 1)])
+        with pytest.raises(BadRequest, match="answered long ago"):
+            await late.reply
+        if not boots:
+            world.crash()
+    assert len(LOG) == 101
+
+
+@KEYS
+@pytest.mark.parametrize("what", ["large", "small", "half"])
+async def test_a_result_that_cannot_be_sent_is_the_error_of_its_call_alone(key: dict[str, Any], what: str) -> None:
+    world = World(Purse, auto=False)
+    bad, good = world.call(Purse, "a", "pay_and_answer", what, **key), world.call(Purse, "b", "pay", 7)
+    await world.settle()
+    world.commit()
+    assert good.result == 7
+    world.crash()
+    again = world.call(Purse, "a", "pay_and_answer", what, **key)
+    await world.settle()
+    with pytest.raises(MethodRaised, match="the result cannot be sent"):
+        await again.reply
+    assert LOG == [1, 7], "it has run, and does not run again"
+    assert bad.answered
+
+
+@KEYS
+@pytest.mark.parametrize(("what", "result"), [("largest", 2**64 - 1), ("text", "é"), ("list", [1, "é"])])
+async def test_a_result_comes_again_as_it_was(key: dict[str, Any], what: str, result: Any) -> None:
+    world = World(Purse)
+    assert await world.ask(Purse, "a", "pay_and_answer", what, **key) == result
+    assert await world.ask(Purse, "a", "pay_and_answer", what, **key) == result
+    world.crash()
+    assert await world.ask(Purse, "a", "pay_and_answer", what, **key) == result
+    assert LOG == [1]
