@@ -74,6 +74,7 @@ class OutputGate:
 
     __slots__ = (
         "answers",
+        "behind",
         "dirty",
         "durable_seq",
         "heirs",
@@ -111,6 +112,8 @@ class OutputGate:
         """What the runtime itself writes into the open commit."""
         self.own_wanted = False
         """Somebody waits for that; else it goes with whatever is committed next."""
+        self.behind: list[ObjectCache] = []
+        """Those whose messages wait for what did not fit into the commits before, though they may have written nothing since."""
         self.split_first, self.split_seq = 1, 0
         """The newest commits, without a gap, from which members were left behind."""
 
@@ -201,11 +204,14 @@ class OutputGate:
                 self.split_first = commit.seq
             self.split_seq = commit.seq
             self.heirs = list(heirs)
-            for cache in [*members, *self.dirty, *(heir for heir, _ in heirs), *(each.cache for each in answers + self.answers)]:
-                if cache.confirm_seq == commit.seq:
-                    cache.confirm_seq = self.open_seq
+            with_answers = (each.cache for each in answers + self.answers)
+            waiting = dict.fromkeys([*members, *self.dirty, *(heir for heir, _ in heirs), *with_answers, *self.behind])
+            self.behind = [cache for cache in waiting if cache.confirm_seq == commit.seq]
+            for cache in self.behind:
+                cache.confirm_seq = self.open_seq
         else:
             commit.held, self.held = self.held, []
+            self.behind = []
         commit.answers = answers
         self.open_bytes = self._open_bytes()
         return commit

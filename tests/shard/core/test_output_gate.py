@@ -312,6 +312,19 @@ def test_a_mark_that_is_not_confirmed_holds_no_message_back() -> None:
     gate.check_invariants()
 
 
+def test_nobody_overtakes_itself_while_commit_after_commit_takes_not_all() -> None:
+    gate = OutputGate()
+    first, *others = [cache_in(gate).write(60) for _ in range(4)]
+    assert not first.say("sooner")
+    for going in (first, *others[:2]):
+        assert cut(gate) == [going]
+        assert released(gate) == []
+        assert not first.say("later")
+    assert cut(gate) == [others[2]]
+    assert released(gate) == ["sooner", "later", "later", "later"]
+    assert first.say("at once")
+
+
 def test_an_answer_stays_behind_with_the_writes_of_its_object() -> None:
     gate = OutputGate()
     first, second = cache_in(gate).write(60), cache_in(gate).write(60)
