@@ -198,7 +198,7 @@ class ClientMachine:
     def _send_rows(self, link: Link, messages: list[tuple[int, bytes]]) -> None:
         rows, link.rows = link.rows, []
         kinds, link.kinds = link.kinds, 0
-        if self._next_call > self._numbering.changes_at:
+        if kinds != PLAIN and self._next_call > self._numbering.changes_at:
             self._renew_numbering()
         parts: Iterable[tuple[bool, Iterable[Row]]] = [(kinds == IN_SESSION, rows)]
         if kinds not in (IN_SESSION, PLAIN):

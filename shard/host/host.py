@@ -29,7 +29,7 @@ from tidegate.runtime.limits import (
     WORKER_CALLS_MAX,
 )
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from tidegate.runtime.wire.sessions import give_key, is_head, session_of, without_head
+from tidegate.runtime.wire.sessions import NUMBER_MAX, give_key, is_head, session_of, without_head
 from tidegate.shard.core.cache import KeptAnswers, Store
 from tidegate.shard.core.codec import NUMBERS, TEXTS
 from tidegate.shard.core.input_gate import Section
@@ -42,7 +42,7 @@ from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
-from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, Known
+from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, Known, digest_of
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -163,14 +163,8 @@ class Host:
         session: Known | None = None
         if len(message.requests) > 1 and is_head(message.requests[0]) and (session := self._session(message)) is None:
             return
-        origin = message.origin
-        waiting, output_gate, book, now_s = self.waiting, self.output_gate, self.book, self.turn.now_s
-        many = len(book.running) + len(book.waiting) + len(output_gate.held) > _MANY_CALLS
-        if many and not book.has_room(origin.client, len(message.requests)):
-            refusal = Overloaded("the worker has too many calls in flight, or the client has").to_wire()
-            for request in message.requests:
-                self.answer(origin, request.id, ERROR, refusal)
-            self.turn.end_soon()
+        origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
+        if self._are_too_many(message):
             return
         if self._readers.crowded:
             waiting.is_closed = True
@@ -188,12 +182,22 @@ class Host:
                     and output_gate.open_bytes < UNDURABLE_BYTES_MAX
                     and not waiting.is_closed
                     and (
-                        (session is None and (request.options is NO_RAW or len(request.options) < 2))
-                        or (run := self.keyed.begin_at_once(session, activation, method, request, origin)) is not None
+                        (
+                            (request.options is NO_RAW or len(request.options) < 2)
+                            and (session is None or (request.id.__class__ is int and session.newest < request.id <= NUMBER_MAX))
+                        )
+                        or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
                     )
                 ):
                     activation.last_used_s = now_s
                     keyed, run = run, None
+                    if session is not None and keyed is None:
+                        number, cache = request.id, activation.cache
+                        session.newest = number  # type: ignore[assignment]  # an int
+                        digest = digest_of(method, request, cache.key)
+                        keyed = KeyedRun(
+                            activation, cache, origin, number, session, number, digest, cache.dirty, cache.dirty_bytes
+                        )
                     try:
                         context = activation.context.copy()
                         if keyed is None:
@@ -213,6 +217,19 @@ class Host:
                         enter_task(loop, spare.task)
         finally:
             leave_task(loop, spare.task)
+
+    def _are_too_many(self, message: Message) -> bool:
+        """True: its calls have been refused."""
+        book, origin = self.book, message.origin
+        if len(book.running) + len(book.waiting) + len(self.output_gate.held) <= _MANY_CALLS:
+            return False
+        if book.has_room(origin.client, len(message.requests)):
+            return False
+        refusal = Overloaded("the worker has too many calls in flight, or the client has").to_wire()
+        for request in message.requests:
+            self.answer(origin, request.id, ERROR, refusal)
+        self.turn.end_soon()
+        return True
 
     def _session(self, message: Message) -> Known | None:
         """Whose calls these are, as the head of the message says; it is taken off. None: they have been refused."""

@@ -270,34 +270,27 @@ class KeyedCalls:
         for answers in (gate.answers, () if gate.in_flight is None else gate.in_flight.answers):
             yield from (each for each in answers if isinstance(each, KeyedRun))
 
-    def begin_at_once(
-        self, known: Known | None, activation: Activation, method: Method, request: Request, origin: Origin
-    ) -> KeyedRun | None:
-        """The run of a call whose number in its session is larger than those of all that have begun. `known`: the session of the
-        batch; the options may name one, too. None: it has no key, or more has to be looked at: see `begin`."""
-        if known is not None and len(request.options) < 2:
-            number = request.id
-            if number.__class__ is not int or not known.newest < number <= NUMBER_MAX:
+    def begin_at_once(self, activation: Activation, method: Method, request: Request, origin: Origin) -> KeyedRun | None:
+        """The run of a call whose options name a session and a number larger than those of all that have begun. (Of one in the
+        batch of a session the host makes the run itself.) None: it has no key, or more has to be looked at: see `begin`."""
+        if origin.json:
+            return None
+        try:
+            options = decode_options(request.options)
+            if options.deadline_ms is not None or options.chain is not None:
                 return None
-        else:
-            if origin.json:
-                return None
-            try:
-                options = decode_options(request.options)
-                if options.deadline_ms is not None or options.chain is not None:
-                    return None
-                name, _, part = options.key.rpartition(".")  # type: ignore[union-attr]  # that is what is caught
-                number, answered = int(part), options.answered
-            except Exception:
-                return None
-            known = self._sessions.get(name)
-            if known is None or answered is None or not known.newest < number <= NUMBER_MAX or str(number) != part:
-                return None
-            if answered > known.answered:
-                known.answered = answered
+            name, _, part = options.key.rpartition(".")  # type: ignore[union-attr]  # that is what is caught
+            number, answered = int(part), options.answered
+        except Exception:
+            return None
+        known = self._sessions.get(name)
+        if known is None or answered is None or not known.newest < number <= NUMBER_MAX or str(number) != part:
+            return None
         known.newest = number
+        if answered > known.answered:
+            known.answered = answered
         cache = activation.cache
-        digest = crc32(cache.key, crc32(request.args, method.digest))
+        digest = digest_of(method, request, cache.key)
         return KeyedRun(activation, cache, origin, request.id, known, number, digest, cache.dirty, cache.dirty_bytes)
 
     def begin(self, activation: Activation, method: Method, call: Call, key: CallKey) -> KeyedRun | None:
@@ -317,7 +310,7 @@ class KeyedCalls:
             name, _, part = text.rpartition(".")
             known = self.session(name, answered)
             number = int(part) if part.isdecimal() else part
-            digest = crc32(cache.key, digest)
+            digest = digest_of(method, request, cache.key)
         group = cache.store.answers.groups.get(name)
         run = known.runs.get(number) or self._ended(known, number)
         told = None if run is not None else (group and group.told(number)) or known.young.get(number) or known.old.get(number)
@@ -384,15 +377,16 @@ class KeyedCalls:
         cache, known = run.cache, run.known
         kind = result.__class__
         if status == OK and (kind in _AS_THEY_ARE or (kind is int and _INT_MIN <= result <= _INT_MAX)):
-            run.result = result
-            run.in_roll = run.key.__class__ is int and not run.is_marked
+            run.result, in_roll = result, run.key.__class__ is int and not run.is_marked
         else:
             self._pack(run, status, result)
+            in_roll = False
         if cache.dirty is run.before and cache.dirty_bytes == run.before_bytes and not run.has_effects and known.is_session:
             return self._did_nothing(run)
         run.has_ended = True
         output_gate = self._output_gate
-        if run.in_roll:
+        if in_roll:
+            run.in_roll = True
             (known.rows.get(cache.shard) or self._begin_roll(known, cache.shard)).append((run.key, run.digest, result))
         cache.confirm_seq = output_gate.open_seq
         output_gate.answers.append(run)  # What `keep_answer` does.
@@ -506,6 +500,11 @@ class KeyedCalls:
                     answer = Answer(known.name, run.key, known.answered, run.digest, run.status, result, size, now_s)
                     by_shard.setdefault(run.cache.shard, ([], []))[0].append(answer)
         return by_shard
+
+
+def digest_of(method: Method, request: Request, object_key: bytes) -> int:
+    """Of what a call of a session calls, with which arguments. (Nil and an empty array or map are one byte, and none.)"""
+    return crc32(object_key, method.digest if len(request.args) < 2 else crc32(request.args, method.digest))
 
 
 def _reply_of(told: Told, activation: Activation, *, json: bool) -> tuple[int, Any]:
