@@ -57,9 +57,11 @@ def test_a_process_that_an_object_has_started_keeps_nothing_of_the_service(serve
     sockets = sockets_of(service)
     pid = service.call("Forking", "a", way)
     left.append(pid)
-    wait_until(lambda: not any(str(service.data) in what for what in descriptors(pid).values()), "its descriptors")
-    ours = {fd: what for fd, what in descriptors(pid).items() if str(service.data) in what or what in sockets}
-    assert ours == {}
+
+    def ours() -> dict[int, str]:
+        return {fd: what for fd, what in descriptors(pid).items() if str(service.data) in what or what in sockets}
+
+    wait_until(lambda: not ours(), "the end of its descriptors", seen=ours)
     assert service.stop() == 0
     service.start(2)  # At once: nobody has the data directory.
     assert service.ready_s < 8.0
