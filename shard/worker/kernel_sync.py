@@ -54,7 +54,7 @@ class KernelSync:
         return self._has_ended
 
     def problem(self) -> Exception | None:
-        """With which the sync has ended."""
+        """With which the sync has ended. (A SystemError without an errno: findings/caio_a_failed_sync_is_a_system_error.sh.)"""
         operation, self._operation = self._operation, None
         assert operation is not None
         assert self._has_ended
