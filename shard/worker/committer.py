@@ -32,6 +32,8 @@ from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
 FAST_BELOW_S = 0.000_8
 """A disk that syncs in less is fast."""
 PATIENCE_MS = 1
+LOOP_WRITE_BYTES_MAX = 128 << 10
+"""A larger record is the helper's: to copy a megabyte takes a millisecond, and its sync more."""
 ROOM_TIMEOUT_S = 5.0
 """How long a commit waits for a checkpoint to make room in a full log before it fails; it fails at once when that cannot."""
 SAY_EVERY_S = 10.0
@@ -115,7 +117,7 @@ class Committer:
     def _append_at_once(self) -> bool:
         """Whether the append has ended, for good or ill. Else somebody is at work on it."""
         self._is_written = False
-        if self._kernel is not None and self._average_s < FAST_BELOW_S:
+        if self._kernel is not None and self._average_s < FAST_BELOW_S and len(self._record) <= LOOP_WRITE_BYTES_MAX:
             try:
                 fd = self._store.log.write(self._record)
             except Exception as exc:

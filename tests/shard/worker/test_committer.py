@@ -138,6 +138,16 @@ async def test_no_commit_is_made_on_the_loop_thread_once_the_disk_is_slow() -> N
     made.committer.close()
 
 
+async def test_a_large_record_is_written_by_the_helper_however_fast_the_disk_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committer, "FAST_BELOW_S", 60.0)
+    made = DiskWorld()
+    await made.put(b"x" * (committer.LOOP_WRITE_BYTES_MAX // 2))
+    await made.put(b"x" * committer.LOOP_WRITE_BYTES_MAX)
+    here = threading.get_ident()
+    assert [thread == here for thread in made.disk.threads] == [True, False]
+    made.committer.close()
+
+
 async def test_a_kernel_that_takes_no_orders_leaves_the_sync_to_the_helper(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise SyncRefused("no more orders")
