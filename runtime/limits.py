@@ -129,8 +129,9 @@ CLIENT_CALLS_MAX = ROUTER_CALLS_PER_WORKER_MAX // CALLS_SHARE
 CONNECT_TIMEOUT_S = WAIT_DOWN_S
 """How long a call waits for a connection to the service, unless the client names another time: as long as the router keeps calls
 for a worker that is down."""
-BATCH_CALLS_MAX = 1_024
-"""Calls in one message, so that the first of many are being run while the last are still being sent."""
+BATCH_CALLS_MAX = 1_023
+"""Calls in one message, so that the first of many are being run while the last are still being sent. With the head of their
+session they are what a turn takes (`TURN_REQUESTS_MAX`)."""
 
 ADDRESSES_MAX = 16
 """Addresses of one name that are tried."""
@@ -295,6 +296,7 @@ assert MESSAGE_BYTES_MAX * 4 <= BUDGET_BYTES_MIN // BUDGET_SHARE, (
 )
 assert ERRORS_BYTES_MAX <= BUDGET_BYTES_MIN // 8
 assert WORKER_AHEAD_CALLS * SMALL_CALL_BYTES <= 2 * WORKER_AHEAD_BYTES, "small calls are no large ones together"
+assert BATCH_CALLS_MAX < TURN_REQUESTS_MAX, "a whole batch with the head of its session is handled in one turn"
 assert SLOTS <= 65_536, "slots are stored as two bytes"
 assert SHARDS_MAX <= SLOTS
 assert COMMIT_BYTES_MAX <= SEGMENT_BYTES - (1 << 20), "one commit must fit in a segment"

@@ -64,6 +64,7 @@ from tidegate.runtime.wire.protocol import (
     parse_message,
     parse_uncopied,
 )
+from tidegate.runtime.wire.sessions import is_head, without_head
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv
@@ -433,6 +434,8 @@ class Endpoint:
         if not slices:
             self._loop.call_soon(self._handle_slices, slices)
         if not slices.put(message):
+            if len(message.requests) > 1 and is_head(message.requests[0]):
+                without_head(message)
             for request in message.requests:
                 self.reply(message.origin, request.id, ERROR, _BEHIND)
 

@@ -22,7 +22,8 @@ from tidegate.runtime.limits import RECEIVE_AHEAD_MESSAGES, TURN_MESSAGES_MAX, T
 from tidegate.runtime.sockets.endpoint import Endpoint, EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
-from tidegate.runtime.wire.protocol import OK, Message
+from tidegate.runtime.wire.protocol import OK, Message, parse_body, parse_options
+from tidegate.runtime.wire.sessions import Session, give_keys, head_row, is_head, without_head
 
 
 class Server:
@@ -651,6 +652,44 @@ def answers(client: zmq.Socket[Any], count: int) -> list[Any]:
         body = answer(client)
         rows += body if isinstance(body[0], list) else [body]
     return rows
+
+
+def many_of_a_session(first: int, count: int, session: str) -> bytes:
+    return msgspec.msgpack.encode(
+        [head_row(Session(session, 7)), *([number, "C", "n", "m"] for number in range(first, first + count))]
+    )
+
+
+@pytest.mark.parametrize("lines", [1, 3])
+def test_every_part_of_a_message_of_a_session_begins_with_its_head(lines: int) -> None:
+    slices, count = Slices(), 3 * TURN_REQUESTS_MAX
+    messages = [parse_body(b"client %d" % line, many_of_a_session(10, count, f"s{line}")) for line in range(lines)]
+    for message in messages:
+        assert slices.put(message)
+    keys: list[str | None] = []
+    while slices:
+        for part in slices.take():
+            assert len(part.requests) <= TURN_REQUESTS_MAX + 1
+            assert is_head(part.requests[0])
+            assert not give_keys(part)
+            keys += [parse_options(request.options, json=False).key for request in part.requests]
+    assert sorted(map(str, keys)) == sorted(f"s{line}.{number}" for line in range(lines) for number in range(10, 10 + count))
+    assert [message.origin.missing for message in messages] == [count] * lines
+
+
+def test_the_head_of_a_message_for_which_there_is_no_room_is_not_answered(sliced: Sliced) -> None:
+    def without_heads(message: Message) -> None:
+        without_head(message)
+        sliced.echo(message)
+
+    sliced.handle = without_heads
+    client = sliced.client()
+    for _ in range(4):
+        client.send(many_of_a_session(1, MANY, "s"))
+    rows = answers(client, 4 * MANY)
+    assert len(rows) == 4 * MANY
+    assert any(status for _, status, _ in rows), "one at least was refused"
+    assert 0 not in {number for number, _, _ in rows}
 
 
 def test_others_are_served_between_parts_of_a_message_of_many_requests_and_its_sender_is_served_in_order(sliced: Sliced) -> None:
