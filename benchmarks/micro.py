@@ -24,6 +24,7 @@ from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.terms import Terms
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.wire.protocol import (
+    KEYS,
     NO_RAW,
     OK,
     Message,
@@ -34,7 +35,6 @@ from tidegate.runtime.wire.protocol import (
     encode_replies,
     parse_body,
 )
-from tidegate.runtime.wire.sessions import KEYS
 from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.codec import encode as encode_value

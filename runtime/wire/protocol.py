@@ -99,6 +99,8 @@ UNKNOWN_CALLS = "unknown_calls"
 """System call of a router to a worker: which of these calls of mine do you not know?"""
 REFUSE_CALLS = "refuse_calls"
 """System call of a router to a worker: the client that made these calls of mine does not read; refuse those that wait."""
+KEYS = "keys"
+"""No call: the method of the row that a batch may begin with, see `wire.sessions`."""
 DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")
 RELEASE_OBJECT = "release_object"
 OBJECT_CALLS = (*ALARM_CALLS, RELEASE_OBJECT)
@@ -247,19 +249,38 @@ def _parse_piecewise(client: bytes, body: bytes, envelope: Envelope | None, *, j
     decode_request = _json_decode_request if json else _decode_request
     requests: list[Request] = []
     refused: list[tuple[int | str, CallError]] = []
-    for piece in pieces:
+    begins_session = headless = False
+    for nth, piece in enumerate(pieces):
         try:
-            requests.append(decode_request(piece))
+            request = decode_request(piece)
         except Exception as exc:
             request_id = (json_id if json else packed_id)(piece)
+            headless |= batch and nth == 0 and _is_meant_as_head(piece, json=json)
             if request_id is not None:
                 shape = "a request is [id, class, name, method, args, options]"
                 refused.append((request_id, BadRequest(f"{exc}; {shape}")))
+            continue
+        if headless:
+            refused.append((request.id, BadRequest("the head of the session is no request, so that this one would have no key")))
+            continue
+        begins_session |= batch and nth == 0 and not request.cls and request.method == KEYS
+        requests.append(request)
+    if begins_session and len(requests) == 1 and refused:
+        requests = []  # A head is not answered.
     if not requests and not refused:
         raise Malformed("no request id can be read")
     replies = len(requests) + len(refused)
     origin = Origin(client, envelope=envelope, json=json, single=not batch, requests=replies)
     return Message(origin, requests, refused, body)
+
+
+def _is_meant_as_head(piece: bytes, *, json: bool) -> bool:
+    """Of what is no request."""
+    try:
+        row = (msgspec.json if json else msgspec.msgpack).decode(piece)
+    except Exception:
+        return False
+    return isinstance(row, list) and row[1:2] == [""] and row[3:4] == [KEYS]
 
 
 def parse_message(frames: Sequence[bytes], bytes_max: int = MESSAGE_BYTES_MAX) -> tuple[list[Message], int]:

@@ -13,9 +13,8 @@ from typing import Annotated, NamedTuple, Protocol
 import msgspec
 
 from tidegate.runtime.errors import BadRequest
-from tidegate.runtime.wire.protocol import NO_RAW, NO_RAW_JSON, Message, Request, encode, encode_json
+from tidegate.runtime.wire.protocol import KEYS, NO_RAW, NO_RAW_JSON, Message, Request, encode, encode_json
 
-KEYS = "keys"
 NUMBER_MAX = 10**18 - 1
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,22}", re.ASCII)
 _ANSWERED = encode("answered")

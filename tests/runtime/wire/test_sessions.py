@@ -82,3 +82,29 @@ def test_the_head_that_clients_write_is_read_as_one() -> None:
     assert is_head(message.requests[0])
     assert give_keys(message) == []
     assert options_of(message) == [Options(key="a-client.18", answered=17)]
+
+
+@CODECS
+@pytest.mark.parametrize(
+    "head",
+    [[None, "", "s", "keys", [3]], [0, "", 17, "keys", [3]], [0.5, "", None, "keys"], [0, "", "s", "keys", [3], {}, 1, {}]],
+)
+def test_requests_behind_a_head_that_is_no_request_are_refused_since_they_would_have_no_keys(json: bool, head: list[Any]) -> None:
+    encode = msgspec.json.encode if json else msgspec.msgpack.encode
+    message = parse_body(b"client", encode([head, [5, "C", "a", "m"], [6, "C", "a", "m"], ["x", "C"]]))
+    if message.requests:  # A head after all, in spite of what stands beside it.
+        assert is_head(message.requests[0])
+        assert give_keys(message) == []
+        assert [options.key for options in options_of(message)] == ["s.5", "s.6"]
+    else:
+        assert {5, 6, "x"} <= {request_id for request_id, _ in message.refused}
+        assert message.origin.missing == len(message.refused)
+
+
+@CODECS
+def test_a_head_whose_requests_are_all_refused_is_not_answered_either(json: bool) -> None:
+    encode = msgspec.json.encode if json else msgspec.msgpack.encode
+    message = parse_body(b"client", encode([[0, "", "s", "keys", [3]], [5, "C"], [6, 7]]))
+    assert message.requests == []
+    assert [request_id for request_id, _ in message.refused] == [5, 6]
+    assert message.origin.missing == 2
