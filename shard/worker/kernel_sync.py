@@ -9,11 +9,10 @@ Of the ways in which Linux offers this, this is the one that containers and old 
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 from collections.abc import Callable
 from typing import Any
-
-from caio.linux_aio import Context, Operation
 
 _REQUESTS = 2
 
@@ -26,9 +25,13 @@ class KernelSync:
     def __init__(self, loop: asyncio.AbstractEventLoop, done: Callable[[], None]) -> None:
         """Raises SyncRefused."""
         try:
+            from caio.linux_aio import Context, Operation  # It asks the kernel, and raises where that refuses.
+
             self._context = Context(max_requests=_REQUESTS)
+            os.set_inheritable(self._context.fileno, False)
         except Exception as exc:
             raise SyncRefused(str(exc)) from exc
+        self._order = Operation.fdsync
         self._loop = loop
         self._done = done
         self._operation: Any = None
@@ -40,9 +43,9 @@ class KernelSync:
     def begin(self, fd: int, patience_ms: int) -> bool:
         """Whether the sync of what was written to `fd` has ended within that time, which the loop waits: then `done` is not
         called. Raises SyncRefused, and then it has not begun."""
-        operation = Operation.fdsync(fd)
-        operation.set_callback(self._ended)
         try:
+            operation = self._order(fd)
+            operation.set_callback(self._ended)
             submitted = self._context.submit(operation)
         except Exception as exc:
             raise SyncRefused(str(exc)) from exc

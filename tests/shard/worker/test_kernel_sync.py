@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,6 +63,18 @@ async def test_what_cannot_be_synced_is_refused_and_the_next_one_is_not(fd: int)
 
 
 @pytest.mark.root
+async def test_where_the_kernel_or_the_machine_has_no_such_orders_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "caio.linux_aio", None)  # As if that had raised ImportError, which it does then.
+    with pytest.raises(SyncRefused):
+        KernelSync(asyncio.get_running_loop(), lambda: None)
+
+
+async def test_programs_that_the_worker_starts_inherit_nothing_of_it() -> None:
+    kernel = KernelSync(asyncio.get_running_loop(), lambda: None)
+    assert not os.get_inheritable(kernel._context.fileno)
+    kernel.close()
+
+
 async def test_a_sync_that_fails_says_why(tmp_path: Path) -> None:
     """On a file system that believes to have more room than there is."""
     if os.geteuid() != 0:
