@@ -106,7 +106,8 @@ class Account(DurableObject):
             await self.stub(Account, to).deposit(self.id.name, number, amount)
         except CallError as error:
             if error.outcome == "not_executed":
-                await self.storage.put("balance", await self._balance() + amount)
+                balance = await self._balance()
+                self.storage.put("balance", balance + amount)
                 await self.storage.delete(f"doubt/{to}/{number}")
             return False
         await self.storage.delete(f"doubt/{to}/{number}")
@@ -124,17 +125,20 @@ class Account(DurableObject):
         await self.storage.put("balance", await self._balance() + amount)
 
     async def deposit(self, sender: str, number: int, amount: int) -> None:
-        await self.storage.put("balance", await self._balance() + amount)
+        """All reads before the first write: one that waits for the disk would part the writes before it from those behind."""
+        balance = await self._balance()
         last: int = await self.storage.get(f"last/{sender}", 0)
         missing: list[int] = await self.storage.get(f"missing/{sender}", [])
+        repeated: int = await self.storage.get("repeated", 0)
         if number > last:
             missing += range(last + 1, number)
-            await self.storage.put(f"last/{sender}", number)
+            last = number
         elif number in missing:
             missing.remove(number)
         else:
-            await self.storage.put("repeated", await self.storage.get("repeated", 0) + 1)
-        await self.storage.put(f"missing/{sender}", missing)
+            repeated += 1
+        books = {"balance": balance + amount, f"last/{sender}": last, f"missing/{sender}": missing, "repeated": repeated}
+        await self.storage.put_many(books)
 
     async def books(self) -> dict[str, Any]:
         rows = await self.storage.list()

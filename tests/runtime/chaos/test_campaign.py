@@ -89,8 +89,8 @@ FORGETFUL = {
         'import asyncio\n        await asyncio.sleep(0.01)\n        await self.storage.put(place, value)\n        return before',
     ),
     "deposits that are made twice": (
-        'missing: list[int] = await',
-        'await self.storage.put("balance", await self._balance() + amount)\n        missing: list[int] = await',
+        'books = {"balance": balance + amount',
+        'books = {"balance": balance + 2 * amount',
     ),
 }  # fmt: skip
 
