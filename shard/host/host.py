@@ -241,7 +241,7 @@ class Host:
             for request in requests:
                 self.answer_error(origin, request.id, exc)
             return None
-        return self.keyed.session(name, answered)
+        return self.keyed.begin_batch(name, answered)
 
     def _gives_key(self, session: Known, request: Request, origin: Origin) -> bool:
         """To a call of the session that is looked at twice. False: it has been refused."""

@@ -231,6 +231,8 @@ class KeyedCalls:
         self._output_gate = host.output_gate
         self._waiting = host.waiting
         self._sessions: dict[str, Known] = {}
+        self._at_hand: Known | None = None
+        """Whose batch has come last; perhaps it is being handled."""
         self._plain: dict[str, Known] = {}
         """By object, as long as calls with plain keys run there."""
         self._remembered = 0
@@ -253,11 +255,19 @@ class KeyedCalls:
             known = self._new_session(name)
         if answered > known.answered:
             known.answered = answered
+            known.newest = max(known.newest, answered - 1)  # What is below is looked for, and refused.
+        return known
+
+    def begin_batch(self, name: str, answered: int) -> Known:
+        """The session of a batch, which is known until the next one begins."""
+        known = self._at_hand = self.session(name, answered)
         return known
 
     def _new_session(self, name: str) -> Known:
         if len(self._sessions) >= SESSIONS_KNOWN_MAX:
             busy = {run.known.name for run in self._under_way()}
+            if self._at_hand is not None:
+                busy.add(self._at_hand.name)
             self._sessions = {known.name: known for known in self._sessions.values() if known.runs or known.name in busy}
         known = self._sessions[name] = Known(name, is_session=True)
         groups = [group for store in self.host.stores.values() if (group := store.answers.groups.get(name)) is not None]
@@ -284,7 +294,9 @@ class KeyedCalls:
         except Exception:
             return None
         known = self._sessions.get(name)
-        if known is None or answered is None or not known.newest < number <= NUMBER_MAX or str(number) != part:
+        if known is None or answered is None or number < answered:
+            return None
+        if not known.newest < number <= NUMBER_MAX or str(number) != part:
             return None
         known.newest = number
         if answered > known.answered:

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 import tidegate.shard.host.host as host
+import tidegate.shard.host.keyed_calls as keyed_calls
 import tidegate.shard.objects.storage as storage
 from tests.support.host_world import World
 from tests.support.objects import CONTROL, LOG, control, until
@@ -756,3 +757,31 @@ async def test_a_result_comes_again_as_it_was(key: dict[str, Any], what: str, re
     world.crash()
     assert await world.ask(Purse, "a", "pay_and_answer", what, **key) == result
     assert LOG == [1]
+
+
+async def test_a_session_is_known_to_the_end_of_its_batch_however_many_others_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keyed_calls, "SESSIONS_KNOWN_MAX", 2)
+    world = World(Purse)
+    await world.ask_all([*world.session([pay(101, 1)], name="a"), *world.session([pay(102, 1)], name="b")])
+    world.auto = False
+    first = world.session([pay(103, 1, options={"key": "other.1", "answered": 0}), pay(104, 7)], name="a")
+    await world.settle()
+    world.session([pay(104, 7)], name="a")
+    await world.settle()
+    assert LOG == [1, 1, 1, 7]
+    world.lost_calls.add(104)  # Answered twice.
+    del world.calls[104]
+    world.commit()
+    assert await first[0].reply == 3
+
+
+async def test_a_number_that_its_session_says_was_answered_does_not_run_however_it_comes() -> None:
+    world = World(Purse)
+    await world.ask(Purse, "a", "pay", 1)
+    in_batch, runs = world.session([pay(105, 7), pay(110, 9)], answered=110)
+    in_options = world.call(Purse, "a", "pay", 8, **session(115, answered=120))
+    for call in (in_batch, in_options):
+        with pytest.raises(BadRequest, match="answered long ago"):
+            await call.reply
+    assert await runs.reply == 10
+    assert LOG == [1, 9]
