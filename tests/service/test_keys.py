@@ -14,6 +14,7 @@ import zmq
 
 from tests.support.service import FULL, KILLED_BY_TEST, Serve, Service
 from tests.support.waiting import wait_until
+from tidegate.runtime.limits import TURN_REQUESTS_MAX
 
 CALLS = 4_000 if FULL else 600
 KILLS = 40 if FULL else 4
@@ -143,6 +144,25 @@ def test_a_req_socket_that_says_its_session_gets_one_answer_for_each_message(ser
                 req.send(msgspec.msgpack.encode([[0, "", "a-session", "keys", [0]], *calls, [10 + n, "Counter", "a", "current"]]))
                 answers = sorted(msgspec.msgpack.decode(req.recv()))
                 assert answers == [[1, 0, 0], [2, 0, 1], [3, 0, 2], [10 + n, 0, 3]]
+
+
+@pytest.mark.parametrize("kind", [zmq.DEALER, zmq.REQ], ids=["dealer", "req"])
+def test_a_message_of_more_calls_than_a_turn_has_that_comes_again_runs_nothing(serve: Serve, kind: int) -> None:
+    service, count = serve(1), 3 * TURN_REQUESTS_MAX
+    worker = service.call("", "", "topology")["shards"][0]["endpoint"]
+    calls = [[number, "Counter", "a", "get_unique_number"] for number in range(1, count + 1)]
+    assert service.call("Counter", "a", "current") == 0  # It is in memory, so that none has to wait there.
+    with zmq.Context() as context:
+        for _ in range(2):
+            with context.socket(kind) as socket:
+                socket.linger, socket.rcvtimeo = 0, 20_000
+                socket.connect(worker)
+                socket.send(msgspec.msgpack.encode([[0, "", "a-session", "keys", [0]], *calls]))
+                answers: list[Any] = []
+                while len(answers) < count:
+                    answers += msgspec.msgpack.decode(socket.recv())
+                assert sorted(answers) == [[number, 0, number - 1] for number in range(1, count + 1)]
+    assert service.call("Counter", "a", "current") == count
 
 
 def kept_of(service: Service, number: str) -> int:
