@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -496,8 +497,9 @@ def deep_call(depth: int, *, json: bool) -> Message:
 
 
 def on_a_small_stack(run: Callable[[], None]) -> None:
-    """Since Python 3.14 the stack says how deeply one may nest: on one of the usual size deeper than a small message can be."""
-    usual = threading.stack_size(1 << 20)
+    """Since Python 3.14 the stack says how deeply one may nest: on one of the usual size deeper than a small message can be.
+    Before that a number did, whatever the stack: Python 3.13 ends on a small one."""
+    usual = threading.stack_size(1 << 20 if sys.version_info >= (3, 14) else 0)
     try:
         with ThreadPoolExecutor(1) as thread:
             thread.submit(run).result()
