@@ -42,7 +42,7 @@ from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
-from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, Known, digest_of
+from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls, digest_of
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -160,7 +160,7 @@ class Host:
 
     def handle(self, message: Message) -> None:
         """All requests of one message, in order. Must be called from the loop, not from object code."""
-        session: Known | None = None
+        session: KnownCalls | None = None
         if len(message.requests) > 1 and is_head(message.requests[0]) and (session := self._session(message)) is None:
             return
         origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
@@ -231,7 +231,7 @@ class Host:
         self.turn.end_soon()
         return True
 
-    def _session(self, message: Message) -> Known | None:
+    def _session(self, message: Message) -> KnownCalls | None:
         """Whose calls these are, as the head of the message says; it is taken off. None: they have been refused."""
         head, origin = message.requests[0], message.origin
         requests = without_head(message)
@@ -243,7 +243,7 @@ class Host:
             return None
         return self.keyed.begin_batch(name, answered)
 
-    def _gives_key(self, session: Known, request: Request, origin: Origin) -> bool:
+    def _gives_key(self, session: KnownCalls, request: Request, origin: Origin) -> bool:
         """To a call of the session that is looked at twice. False: it has been refused."""
         try:
             if request.cls:

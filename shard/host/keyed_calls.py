@@ -13,8 +13,9 @@ Of a session (see `store.answers`) nothing durable is kept of a call that has wr
 known to this process for a while. Calls that a call with a key makes to other objects have keys too, which follow from its own: a
 call that runs again does not do there what it has done.
 
-Nearly all calls of a session come in the order of their numbers, so that a new one is told by that alone (`Known.newest`). Only
-the others are looked for: among those that run, those that have ended in commits under way, and what is durable or remembered.
+Nearly all calls of a session come in the order of their numbers, so that a new one is told by that alone: see
+`KnownCalls.newest`. Only the others are looked for: among those that run, those that have ended in commits under way, and what
+is durable or remembered.
 
 Rule: what is durable is the table's (`store.answers`); what runs, or is not durable yet, is known here.
 """
@@ -77,7 +78,7 @@ Told = tuple[int, int, Any]
 """What a call with a key was answered: the digest of what was called, the status, the result."""
 
 
-class Known:
+class KnownCalls:
     """The calls of one session, or with plain keys to one object, as far as they are not only durable."""
 
     __slots__ = ("answered", "is_session", "name", "newest", "old", "rows", "runs", "young")
@@ -105,7 +106,7 @@ class KeyedRun(msgspec.Struct, eq=False):
     cache: ObjectCache
     inner: Origin
     request_id: Any
-    known: Known
+    known: KnownCalls
     key: int | str
     """Its number in the session (of a call that such a call has made: number, `~`, its own key), or its plain key."""
     digest: int
@@ -230,15 +231,15 @@ class KeyedCalls:
         self.host = host
         self._output_gate = host.output_gate
         self._waiting = host.waiting
-        self._sessions: dict[str, Known] = {}
-        self._at_hand: Known | None = None
+        self._sessions: dict[str, KnownCalls] = {}
+        self._at_hand: KnownCalls | None = None
         """Whose batch has come last; perhaps it is being handled."""
-        self._plain: dict[str, Known] = {}
+        self._plain: dict[str, KnownCalls] = {}
         """By object, as long as calls with plain keys run there."""
         self._remembered = 0
         self._indexes: list[tuple[list[KeptAnswer], int, dict[tuple[str, int | str], KeyedRun]]] = []
         """Of the commits under way, those calls that have ended: for whoever has looked for one. With how many are in it."""
-        self._rows: dict[tuple[Known, int], list[Any]] = {}
+        self._rows: dict[tuple[KnownCalls, int], list[Any]] = {}
         """For rolls of the open commit, as long as its answers are in `_rolled`: none has been taken out."""
         self._rolled: list[KeptAnswer] | None = None
         self.repeats = 0
@@ -248,7 +249,7 @@ class KeyedCalls:
             bytes_max = bounds.bytes_max // len(host.stores)
             store.answers.limit(per_object=bounds.per_object, kept_s=bounds.kept_s, bytes_max=bytes_max)
 
-    def session(self, name: str, answered: int) -> Known:
+    def session(self, name: str, answered: int) -> KnownCalls:
         """What is known of its calls; all with a number below `answered` have been answered to their caller."""
         known = self._sessions.get(name)
         if known is None:
@@ -258,18 +259,18 @@ class KeyedCalls:
             known.newest = max(known.newest, answered - 1)  # What is below is looked for, and refused.
         return known
 
-    def begin_batch(self, name: str, answered: int) -> Known:
+    def begin_batch(self, name: str, answered: int) -> KnownCalls:
         """The session of a batch, which is known until the next one begins."""
         known = self._at_hand = self.session(name, answered)
         return known
 
-    def _new_session(self, name: str) -> Known:
+    def _new_session(self, name: str) -> KnownCalls:
         if len(self._sessions) >= SESSIONS_KNOWN_MAX:
             busy = {run.known.name for run in self._under_way()}
             if self._at_hand is not None:
                 busy.add(self._at_hand.name)
             self._sessions = {known.name: known for known in self._sessions.values() if known.runs or known.name in busy}
-        known = self._sessions[name] = Known(name, is_session=True)
+        known = self._sessions[name] = KnownCalls(name, is_session=True)
         groups = [group for store in self.host.stores.values() if (group := store.answers.groups.get(name)) is not None]
         known.newest = max((group.newest for group in groups), default=-1)
         return known
@@ -314,7 +315,7 @@ class KeyedCalls:
         number: int | str = text
         if answered is None:
             name = cache.key.hex()
-            known = self._plain.get(name) or self._plain.setdefault(name, Known(name, is_session=False))
+            known = self._plain.get(name) or self._plain.setdefault(name, KnownCalls(name, is_session=False))
         else:
             if _SESSION_KEY.fullmatch(text) is None:
                 self._refuse(origin, request, "options: with `answered` the key is SESSION.NUMBER")
@@ -342,7 +343,7 @@ class KeyedCalls:
             known.newest = number
         return run
 
-    def _ended(self, known: Known, key: int | str) -> KeyedRun | None:
+    def _ended(self, known: KnownCalls, key: int | str) -> KeyedRun | None:
         """The run of that key, if it is in a commit under way."""
         gate = self._output_gate
         current = [gate.answers] if gate.in_flight is None else [gate.answers, gate.in_flight.answers]
@@ -409,7 +410,7 @@ class KeyedCalls:
             self._waiting.first_ended(run)
         return run.inner
 
-    def _begin_roll(self, known: Known, shard: int) -> list[Any]:
+    def _begin_roll(self, known: KnownCalls, shard: int) -> list[Any]:
         answers = self._output_gate.answers
         if not answers:  # None yet, or all were taken out: of those there may be rows.
             self._take_rows()
@@ -417,7 +418,7 @@ class KeyedCalls:
         rows = known.rows[shard] = self._rows[known, shard] = []
         return rows
 
-    def _take_rows(self) -> dict[tuple[Known, int], list[Any]]:
+    def _take_rows(self) -> dict[tuple[KnownCalls, int], list[Any]]:
         taken, self._rows = self._rows, {}
         for known, _ in taken:
             known.rows.clear()
