@@ -1,10 +1,10 @@
 """The whole service under load on a disk that loses its power, fails, or is full."""
 
+import errno
 import os
 import random
 import re
 import shutil
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -28,6 +28,7 @@ from tests.support.load import (
 )
 from tests.support.service import FULL, Serve, Service, exchange
 from tests.support.waiting import wait_until
+from tidegate.runtime.chaos.stage.syncs import Syncs
 
 NAMES = [f"c{number}" for number in range(200)]
 ALLOWED = {**UNKNOWN_CODES, **REFUSED_CODES}
@@ -64,26 +65,19 @@ def test_everything_confirmed_is_there_after_a_power_cut(make_disk: MakeDisk, se
 
 
 @pytest.fixture
-def fail_next_sync(tmp_path: Path) -> tuple[Path, dict[str, str]]:
-    """A file whose creation makes one sync fail, and the environment in which it does."""
+def syncs(tmp_path: Path) -> Syncs:
     if shutil.which("gcc") is None:
         pytest.skip("gcc is not installed")
-    library, wish = tmp_path / "failing_sync.so", tmp_path / "fail"
-    source = Path(__file__).with_name("failing_sync.c")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
-    return wish, {"LD_PRELOAD": str(library), "FAIL_NEXT_SYNC": str(wish)}
+    return Syncs(tmp_path)
 
 
-def test_a_sync_that_fails_is_told_as_unknown_and_loses_nothing_confirmed(
-    serve: Serve, fail_next_sync: tuple[Path, dict[str, str]]
-) -> None:
-    wish, environment = fail_next_sync
-    service = serve(2, environment=environment)
+def test_a_sync_that_fails_is_told_as_unknown_and_loses_nothing_confirmed(serve: Serve, syncs: Syncs) -> None:
+    service = serve(2, environment=dict(syncs.environment))
     service.expect("Input/output error", "exited with code 1; starting it again", "is ready again")
     with under_load(service, 4, NAMES) as clients:
         for failure in range(1, 5):
-            wish.touch()
-            wait_until(lambda: not wish.exists(), "a sync that fails")
+            syncs.fail_next(errno.EIO)
+            wait_until(lambda: syncs.failed, "a sync that fails")
             wait_until(lambda failure=failure: service.output.count("is ready again") >= failure, "the worker's return")  # type: ignore[misc]  # its default
     print(errors_of(clients))
     assert_only(clients, ALLOWED)

@@ -158,7 +158,7 @@ PRIVATE = re.compile(
 
 
 def test_nothing_in_the_tree_names_a_machine_or_a_place_on_one() -> None:
-    suffixes = (".py", ".md", ".toml", ".service", ".conf", ".sh", ".c", ".js", ".json", ".jsonl", ".yml", ".yaml", "")
+    suffixes = (".py", ".md", ".toml", ".service", ".conf", ".sh", ".c", ".h", ".js", ".json", ".jsonl", ".yml", ".yaml", "")
     wrong = [
         f"{shown(path)}:{number}: {line.strip()[:100]}"
         for path in tracked(*suffixes)

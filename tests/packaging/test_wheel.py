@@ -84,6 +84,7 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/systemd/tidegate.toml",
         "tidegate/systemd/sysusers.d/tidegate.conf",
         "tidegate/systemd/tmpfiles.d/tidegate.conf",
+        "tidegate/runtime/chaos/stage/no_orders.h",
         "tidegate/runtime/chaos/stage/sync_shim.c",
     }
 

@@ -4,11 +4,9 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static int is_segment(int fd) {
@@ -45,24 +43,10 @@ int fdatasync(int fd) {
     return result;
 }
 
-static int hurts(void) {
+static int refuses_orders(void) {
     unsigned delay_us;
     int failure;
     return reads_control(&delay_us, &failure);
 }
 
-/* The kernel takes no order to sync while the file says anything: it is left to a thread, which calls the above. */
-long syscall(long number, ...) {
-    long a[6];
-    va_list rest;
-    va_start(rest, number);
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(rest, long);
-    va_end(rest);
-    if (number == SYS_io_submit && hurts()) {
-        errno = EAGAIN;
-        return -1;
-    }
-    long (*real)(long, ...) = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
-    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-}
+#include "../../runtime/chaos/stage/no_orders.h"

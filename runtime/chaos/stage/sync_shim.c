@@ -5,10 +5,8 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 static long number_in(const char *suffix, int take) {
@@ -42,18 +40,6 @@ int fdatasync(int fd) { return hurt(fd, (int (*)(int))dlsym(RTLD_NEXT, "fdatasyn
 
 int fsync(int fd) { return hurt(fd, (int (*)(int))dlsym(RTLD_NEXT, "fsync")); }
 
-/* The kernel takes no order to sync while there is such a file: it is left to a thread, which calls the above. */
-long syscall(long number, ...) {
-    long a[6];
-    va_list rest;
-    va_start(rest, number);
-    for (int i = 0; i < 6; i++)
-        a[i] = va_arg(rest, long);
-    va_end(rest);
-    if (number == SYS_io_submit && (number_in(".fail", 0) || number_in(".slow", 0))) {
-        errno = EAGAIN;
-        return -1;
-    }
-    long (*real)(long, ...) = (long (*)(long, ...))dlsym(RTLD_NEXT, "syscall");
-    return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
-}
+static int refuses_orders(void) { return number_in(".fail", 0) || number_in(".slow", 0); }
+
+#include "no_orders.h"
