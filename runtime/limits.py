@@ -165,6 +165,9 @@ PILE_CALLBACKS = 1_000
 PILE_BYTES = 64 << 20
 """So is one that keeps so much in memory: in its instance, or cached of its storage."""
 
+USAGE_S_MIN = 1.0
+"""Over less, what a process used of a core is not said: the kernel counts in ticks of 10 ms, and a start is no rate."""
+
 # The disk.
 SLOW_DISK_S = 3.0
 """A commit that takes longer is a problem in the status, until it is over and none has been as slow for `SLOW_DISK_KEPT_S`."""

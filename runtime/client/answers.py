@@ -35,7 +35,7 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     rss_mib: int | None = None
     """Memory in MiB."""
     cpu_percent: int | None = None
-    """Of one core, since the last look a few seconds ago."""
+    """Of one core, over the last second or more. None in the first second of a process."""
     statistics: dict[str, Any] = {}
     """Numbers of its own, by name, some seconds old. Which there are may change with every version."""
 

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from tidegate.runtime.limits import USAGE_S_MIN
 from tidegate.runtime.supervisor.config import Config
 from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.problems import problems
@@ -36,29 +37,43 @@ class Identity:
     placement: Placement
 
 
+@dataclass
+class _Look:
+    process: psutil.Process
+    at: float
+    used_s: float
+    percent: int | None = None
+
+
 class Usage:
     """Memory and processor time of the processes, as the kernel counts them."""
 
     def __init__(self) -> None:
-        self._processes: dict[int, psutil.Process] = {}
+        self._looks: dict[int, _Look] = {}
 
-    def of(self, pid: int | None) -> dict[str, int]:
-        """Empty for a process that is gone. `cpu_percent` is of one core, since the last question."""
+    def of(self, pid: int | None, now: float) -> dict[str, int | None]:
+        """Empty for a process that is gone. `cpu_percent` is of one core, over `USAGE_S_MIN` or more before the newest look; None
+        until that is over: what a process uses at its start, and a tick of the kernel's clock, are much of a short time."""
         if pid is None:
             return {}
         try:
-            if pid not in self._processes:
-                self._processes[pid] = psutil.Process(pid)
-            process = self._processes[pid]
+            look = self._looks.get(pid)
+            process = psutil.Process(pid) if look is None else look.process
             with process.oneshot():
-                percent = round(process.cpu_percent(None))
-                return {"rss_mib": round(process.memory_info().rss / (1 << 20)), "cpu_percent": percent}
+                times = process.cpu_times()
+                used_s = times.user + times.system
+                if look is None:
+                    look = self._looks[pid] = _Look(process, now, used_s)
+                elif (elapsed_s := now - look.at) >= USAGE_S_MIN:
+                    look.percent = round((used_s - look.used_s) / elapsed_s * 100)
+                    look.at, look.used_s = now, used_s
+                return {"rss_mib": round(process.memory_info().rss / (1 << 20)), "cpu_percent": look.percent}
         except psutil.Error:
-            self._processes.pop(pid, None)
+            self._looks.pop(pid, None)
             return {}
 
     def forget_all_but(self, pids: set[int]) -> None:
-        self._processes = {pid: process for pid, process in self._processes.items() if pid in pids}
+        self._looks = {pid: look for pid, look in self._looks.items() if pid in pids}
 
 
 def snapshot(
@@ -68,10 +83,10 @@ def snapshot(
     `classes` is what the system call of that name answers; each router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
-    routers = [{"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage)} for s in supervision.routers]
+    routers = [{"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage, now)} for s in supervision.routers]
     workers = []
     for place in identity.placement.workers:
-        occupancy = _occupancy(seats[place.index], pids.get(place.index), usage)
+        occupancy = _occupancy(seats[place.index], pids.get(place.index), usage, now)
         workers.append({"name": supervision.name(place.index), "core": place.cpu, "shards": list(place.shards), **occupancy})
     known = classes(supervision)
     service = identity.config.service
@@ -91,7 +106,7 @@ def snapshot(
         "epoch": supervision.epoch,
         "shards": len(identity.placement.owners),
         "class_names": list(known),
-        "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid())}, *routers, *workers],
+        "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid(), now)}, *routers, *workers],
         "quarantined_objects": [
             {"object": f"{each.class_name}/{each.name}", "offences": each.offences, "code": each.code}
             for each in supervision.suspicion.quarantined(now)
@@ -119,7 +134,7 @@ def status_line(supervision: Supervision, now: float) -> str:
     return f"{state(supervision, wrong)}: {wrong[0].where}: {wrong[0].what}{more}; {served}"
 
 
-def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage) -> dict[str, Any]:
+def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage, now: float) -> dict[str, Any]:
     return {
         "state": occupancy.state.value,
         "pid": pid,
@@ -128,7 +143,7 @@ def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage) -> dict[str,
         "last_problem": occupancy.last_problem,
         "endpoint": occupancy.ready.endpoint if occupancy.ready else None,
         "app_version": occupancy.ready.app_version if occupancy.ready else "",
-        **usage.of(pid),
+        **usage.of(pid, now),
         "statistics": occupancy.statistics,
     }
 

@@ -1,5 +1,6 @@
 import os
 import subprocess
+import time
 
 from tidegate.runtime.supervisor.config import Config, merge
 from tidegate.runtime.supervisor.placement import Cores, place
@@ -81,5 +82,28 @@ def test_before_the_router_listens_nothing_is_claimed() -> None:
 def test_a_process_that_is_gone_uses_nothing() -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    assert Usage().of(gone.pid) == {}
-    assert Usage().of(None) == {}
+    assert Usage().of(gone.pid, 0.0) == {}
+    assert Usage().of(None, 0.0) == {}
+
+
+def test_what_a_process_used_in_a_moment_is_not_said_as_a_share_of_a_core() -> None:
+    """Nor is its start: it is asked for its numbers whenever anything happens, and much happens then."""
+    usage = Usage()
+    asked_ms = range(0, 1_000, 10)
+    shares = set()
+    for at_ms in asked_ms:
+        shares.add(usage.of(os.getpid(), at_ms / 1_000)["cpu_percent"])
+        use_processor_s(0.000_5)
+    assert shares == {None}
+    use_processor_s(0.05)
+    share = usage.of(os.getpid(), 2.0)["cpu_percent"]
+    assert share is not None
+    assert 2 <= share <= 20
+    use_processor_s(0.05)
+    assert usage.of(os.getpid(), 2.5)["cpu_percent"] == share
+
+
+def use_processor_s(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
