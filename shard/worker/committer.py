@@ -19,7 +19,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.limits import SLOW_DISK_KEPT_S, SLOW_DISK_S
 from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.host import Host
 from tidegate.shard.log.commit_log import LogBroken, LogFull
@@ -28,6 +27,7 @@ from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.handover import Handover
 from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
+from tidegate.shard.worker.slow_disk import LOOK_S, SlowDisk
 
 FAST_BELOW_S = 0.000_8
 """A disk that syncs in less is fast."""
@@ -74,7 +74,8 @@ class Committer:
         self._outcome: int | LogFull | LogBroken = 0
         """The position of the record, or what went wrong: written by the helper, read by the loop once it has been woken."""
         self._elapsed_s = 0.0
-        self._slow_s = self._slow_until_s = 0.0
+        self._slow_disk = SlowDisk()
+        self._looking: asyncio.TimerHandle | None = None
         self._is_written = False
         """The record is, and has to be synced."""
         self._helper = Handover(loop, "tidegate-commit", self._append, self._appended)
@@ -93,10 +94,7 @@ class Committer:
     @property
     def slow_s(self) -> float:
         """How long the append in flight has taken, or a slow one took that is hardly over; 0: the disk does its work."""
-        now_s = time.perf_counter()
-        if self._commit is not None and now_s - self._began_s >= SLOW_DISK_S:
-            return now_s - self._began_s
-        return self._slow_s if now_s < self._slow_until_s else 0.0
+        return self._slow_disk.slow_s(time.perf_counter())
 
     @property
     def will_wait(self) -> bool:
@@ -111,6 +109,8 @@ class Committer:
             self._record = encode_record(CommitRecord(int(time.time() * 1_000), commit.shards, self._store.seqs_to_tell()))
             self._began_s = time.perf_counter()
             if not self._append_at_once():
+                if self._looking is None:
+                    self._looking = self._loop.call_later(LOOK_S, self._look, context=NEUTRAL)
                 return
             self._ended()
 
@@ -138,6 +138,8 @@ class Committer:
 
     def close(self) -> None:
         """Nothing may be in flight."""
+        if self._looking is not None:
+            self._looking.cancel()
         self._helper.close()
         if self._kernel is not None:
             self._kernel.close()
@@ -157,6 +159,12 @@ class Committer:
         self._elapsed_s = time.perf_counter() - self._began_s
 
     # On the loop thread
+
+    def _look(self) -> None:
+        self._looking = None
+        if self._commit is not None:
+            self._slow_disk.look(self._began_s, time.perf_counter())
+            self._looking = self._loop.call_later(LOOK_S, self._look, context=NEUTRAL)
 
     def _take_result(self) -> None:
         """Of the kernel."""
@@ -181,8 +189,6 @@ class Committer:
         commit, record, outcome = self._commit, self._record, self._outcome
         assert commit is not None
         self._commit, self._record = None, b""
-        if self._elapsed_s >= SLOW_DISK_S:
-            self._slow_s, self._slow_until_s = self._elapsed_s, time.perf_counter() + SLOW_DISK_KEPT_S
         if isinstance(outcome, LogFull):
             self._make_room(commit, record, outcome)
         elif isinstance(outcome, LogBroken):

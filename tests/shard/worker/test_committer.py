@@ -18,12 +18,11 @@ from tests.support.objects import Thing
 from tests.support.records import decode_record
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import ObjectReset, OperatorError
-from tidegate.runtime.limits import SLOW_DISK_KEPT_S, SLOW_DISK_S
 from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.store.interface import ShardCommit
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
-from tidegate.shard.worker import committer
+from tidegate.shard.worker import committer, slow_disk
 from tidegate.shard.worker.committer import Committer
 from tidegate.shard.worker.kernel_sync import KernelSync, SyncRefused
 
@@ -253,9 +252,13 @@ async def test_what_is_written_in_one_turn_is_one_append_and_what_comes_during_i
     made.committer.close()
 
 
-async def test_a_disk_that_is_slow_is_said_while_a_commit_waits_and_for_a_while_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = SimpleNamespace(now_s=100.0)
-    monkeypatch.setattr(committer, "time", SimpleNamespace(time=time.time, perf_counter=lambda: clock.now_s))
+@pytest.fixture
+def soon_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slow_disk, "SLOW_DISK_S", 0.3)
+    monkeypatch.setattr(slow_disk, "SLOW_DISK_KEPT_S", 0.5)
+
+
+async def test_a_disk_that_is_slow_is_said_while_a_commit_waits_and_for_a_while_after(soon_slow: None) -> None:
     made, may_end = DiskWorld(), threading.Event()
     await made.put("fast")
     assert made.committer.slow_s == 0
@@ -265,14 +268,28 @@ async def test_a_disk_that_is_slow_is_said_while_a_commit_waits_and_for_a_while_
 
     made.disk.script.append(wait)
     call = made.call(Thing, "a", "put", "k", "slow")
-    await wait_until_in_loop(lambda: len(made.disk.threads) == 2, "the commit in the helper's hands")
-    assert made.committer.slow_s == 0
-    clock.now_s += SLOW_DISK_S + 4
-    assert made.committer.slow_s == SLOW_DISK_S + 4
+    await wait_until_in_loop(lambda: made.committer.slow_s > 0, "the disk to be called slow")
+    assert not call.answered
     may_end.set()
     await made.ask_all([call])
-    assert made.committer.slow_s == SLOW_DISK_S + 4
-    clock.now_s += SLOW_DISK_KEPT_S
+    assert made.committer.slow_s >= 0.3
+    await wait_until_in_loop(lambda: made.committer.slow_s == 0, "the disk to be called fast again")
+    made.committer.close()
+
+
+async def test_code_that_holds_up_the_loop_during_a_sync_does_not_make_the_disk_a_slow_one(
+    long_sync: None, soon_slow: None
+) -> None:
+    """The sync is over at once; the loop cannot hear of it."""
+    made = DiskWorld()
+    kernel = cast("LongSync", made.committer._kernel)
+    call = made.call(Thing, "a", "put", "k", 1)
+    await made.settle()
+    assert kernel.under_way
+    time.sleep(0.5)  # noqa: ASYNC251  # what it is about
+    assert made.committer.slow_s == 0
+    kernel.done()
+    await call.reply
     assert made.committer.slow_s == 0
     made.committer.close()
 

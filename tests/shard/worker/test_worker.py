@@ -35,7 +35,7 @@ from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.state.lmdb_state import LmdbBatch
 from tidegate.shard.store.store import StoreFailed, StoreFull
 from tidegate.shard.store.worker_store import WorkerStore
-from tidegate.shard.worker import committer
+from tidegate.shard.worker import slow_disk
 from tidegate.shard.worker.worker import Worker
 
 SHARDS = 4
@@ -200,8 +200,8 @@ async def test_a_shard_that_is_damaged_on_disk_is_stopped_and_named_and_the_othe
 async def test_a_disk_that_is_slow_is_a_problem_with_its_place_until_it_is_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(committer, "SLOW_DISK_S", 0.2)
-    monkeypatch.setattr(committer, "SLOW_DISK_KEPT_S", 0.2)
+    monkeypatch.setattr(slow_disk, "SLOW_DISK_S", 0.2)
+    monkeypatch.setattr(slow_disk, "SLOW_DISK_KEPT_S", 0.4)
 
     def problems() -> list[Problem]:
         one.worker.on_control(Ping(7))
