@@ -159,6 +159,8 @@ OBJECT_TASKS_MAX = 10_000
 """Tasks that code of one object has started and that are not done: then it can start no more."""
 OBJECT_CALLBACKS_MAX = 10_000
 """Timers and callbacks of one object that have not been delivered: then it can set no timer."""
+ABSENT_KEYS_MAX = 256
+"""Deleted keys that a cache knows to be absent, or as many as it has others: then those that are durable are forgotten."""
 PILE_TASKS = 1_000
 """So many at a time, calls that run among them, are named in the log and in the status."""
 PILE_CALLBACKS = 1_000

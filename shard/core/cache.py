@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from tidegate.runtime.errors import CallError
-from tidegate.runtime.limits import OBJECT_DIRTY_BYTES_MAX
+from tidegate.runtime.limits import ABSENT_KEYS_MAX, OBJECT_DIRTY_BYTES_MAX
 from tidegate.shard.core.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, restore, size_of, to_raw
@@ -110,6 +110,7 @@ class ObjectCache:
 
     __slots__ = (
         "abandoned",
+        "absent",
         "alarm",
         "alarm_changed",
         "budget",
@@ -170,6 +171,8 @@ class ObjectCache:
         """`values` holds every key there is: what it lacks does not exist."""
         self.bytes = 0
         """Estimate of the memory that `values` takes."""
+        self.absent = 0
+        """Keys deleted since absences were forgotten the last time."""
 
     # Reading
 
@@ -317,7 +320,20 @@ class ObjectCache:
         self.values[key] = ABSENT
         if no_cache:
             self.output_gate.let_pass(self, key)
+        else:
+            self.absent += 1
+            if self.absent > ABSENT_KEYS_MAX and self.absent * 2 > len(self.values):
+                self._forget_absent()
         return True if old is not MISS else MISS
+
+    def _forget_absent(self) -> None:
+        """Of keys that come and go, each only once, nothing stays but what is not durable yet."""
+        undurable, before = self._undurable(), len(self.values)
+        self.values = {  # Another dict: whoever fetches an older value of a key must not keep it, see `learn`.
+            key: value for key, value in self.values.items() if value is not ABSENT or any(key in writes for writes in undurable)
+        }
+        self._account(ENTRY_BYTES * (len(self.values) - before))
+        self.absent = 0
 
     def clear(self, *, confirmed: bool = True) -> None:
         """Deletes everything, atomically with the writes that follow in the same turn."""

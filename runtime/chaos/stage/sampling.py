@@ -21,7 +21,8 @@ class Sampler:
     def __init__(self, service: ChaosService, every_s: float) -> None:
         self.every_s = every_s
         self.samples: list[dict[str, float]] = []
-        """Each with `at_s`, seconds since the first, and a figure for each role."""
+        """Each with `at_s`, seconds since the first, and a figure for each role. Memory is what belongs to the processes: pages
+        of files, LMDB's above all, are the kernel's, which takes them back when it needs them."""
         self._service = service
         self._began_at = time.monotonic()
         self._next_at = self._began_at
@@ -38,7 +39,8 @@ class Sampler:
             for pid in self._service.pids_of(role):
                 with contextlib.suppress(psutil.Error):
                     process = psutil.Process(pid)
-                    sample[f"memory of {name}"] += round(process.memory_info().rss / (1 << 20), 1)
+                    taken = process.memory_info()
+                    sample[f"memory of {name}"] += round((taken.rss - taken.shared) / (1 << 20), 1)
                     sample[f"descriptors of {name}"] += process.num_fds()
                     sample[f"threads of {name}"] += process.num_threads()
         sample["log"] = _size_mib(self._service.data / "log")

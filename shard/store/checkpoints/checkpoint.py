@@ -39,6 +39,9 @@ LOG_RECORDS_MAX = 1_600_000
 """Records not checkpointed that take three seconds to recover if each holds one call."""
 CHECKPOINT_IDLE_S = 3.0
 """A checkpoint starts when nothing was written for so long, so that the next start has little to recover."""
+IDLE_LOOKS_MAX = 100
+"""After so many looks for such a moment, which is 5 minutes, one starts all the same: memory, disk and the time to recover
+follow what is written in this time, where it is too little to reach a bound. (The memtables keep all keys that come and go.)"""
 ASK_EVERY_COMMITS = 8
 """Whether a checkpoint is due is asked after so many commits: asking costs as much as a call."""
 CHECKPOINT_COMMIT_ENTRIES = 20_000
@@ -337,7 +340,7 @@ class Checkpointer:
         self._context = copy_context()  # Of the start: a checkpoint is nobody's task, whoever's write made it due.
         self._task: asyncio.Task[None] | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._idle_position = 0
+        self._idle_position = self._idle_looks = 0
         self._checkpointed_position = 0
         self._freeze_position: int | None = None
         self._retry_now = asyncio.Event()
@@ -385,7 +388,8 @@ class Checkpointer:
         position = self._applied_position()
         if self._task is not None or self._closing or position == self._checkpointed_position:
             return
-        if position == self._idle_position:
+        self._idle_looks += 1
+        if position == self._idle_position or self._idle_looks >= IDLE_LOOKS_MAX:
             self._start()
         else:
             self._watch_for_idleness()
@@ -454,6 +458,7 @@ class Checkpointer:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+        self._idle_looks = 0
         self._task = asyncio.get_running_loop().create_task(self._run(), name="checkpoint", context=self._context)
         self._task.add_done_callback(self._ended)
         return self._task

@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.storage_world import StorageWorld, finish
 from tidegate.runtime.errors import ObjectReset
+from tidegate.runtime.limits import ABSENT_KEYS_MAX
 from tidegate.shard.core.cache import ENTRY_BYTES, SORTED_MAX
 from tidegate.shard.core.values import ABSENT
 from tidegate.shard.store.interface import HEADER
@@ -91,8 +92,45 @@ def explore(story: list[tuple[Any, ...]], model: Model, left: int) -> int:
     return count
 
 
-def test_every_sequence_of_five_cache_operations_reads_and_commits_what_a_dict_would() -> None:
-    assert explore([], Model(), 5) > 30_000
+@pytest.mark.parametrize(("absent_keys_max", "length"), [(ABSENT_KEYS_MAX, 5), (0, 4)])
+def test_every_sequence_of_cache_operations_reads_and_commits_what_a_dict_would(
+    absent_keys_max: int, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidegate.shard.core.cache.ABSENT_KEYS_MAX", absent_keys_max)
+    assert explore([], Model(), length) > 6 * 8 ** (length - 1)
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_keys_that_come_and_go_leave_nothing_in_memory(is_new: bool) -> None:
+    """What queues do. Each key stayed as one that is known to be absent, until the caches had used up their budget."""
+    world = StorageWorld()
+    world.put("head", 0)
+    world.commit()
+    if not is_new:
+        world.activate()
+    for number in range(3_000):
+        world.put(f"job {number}", number)
+        finish(world.storage.delete(f"job {number}"))
+        if number % 7 == 0:
+            world.commit()
+        assert len(world.cache.values) < 2 * ABSENT_KEYS_MAX, number
+        assert world.budget.used_bytes == world.cache.bytes == accounted(world)
+    world.cache.check_invariants()
+    assert world.get("head") == 0
+    assert world.list() == {"head": 0}
+
+
+def test_many_keys_deleted_in_one_turn_stay_until_that_is_durable() -> None:
+    world = StorageWorld()
+    for number in range(4 * ABSENT_KEYS_MAX):
+        world.put(f"job {number}", number)
+    world.commit()
+    for number in range(4 * ABSENT_KEYS_MAX):
+        finish(world.storage.delete(f"job {number}"))
+        world.cache.check_invariants()
+    assert world.list() == {}
+    world.commit()
+    assert world.durable() == {}
 
 
 def test_the_first_read_asks_the_store_and_the_second_does_not() -> None:

@@ -4,6 +4,7 @@ changes meanwhile."""
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -322,6 +323,27 @@ def test_an_idle_moment_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> 
         bench.check_moved()
         assert bench.log.truncated
         assert bench.checkpointer._idle_timer is None, "an idle worker has no timer running"
+
+    with_bench(test)
+
+
+def test_where_there_is_never_an_idle_moment_a_checkpoint_comes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys that came and went stayed in memory, and their records in the log, until a bound was reached: for hours."""
+    monkeypatch.setattr(checkpoint_module, "CHECKPOINT_IDLE_S", 0.005)
+    monkeypatch.setattr(checkpoint_module, "IDLE_LOOKS_MAX", 10)
+
+    async def test(bench: Bench) -> None:
+        entries = []
+        for number in itertools.count():
+            bench.write(0, {f"job {number}": b"1"})
+            bench.write(0, {f"job {number}": None})
+            entries.append(bench.stores[0].active.entries)
+            if bench.checkpointer.statistics().checkpoints == 2:
+                break
+            assert number < 2_000, "no checkpoint"
+            await asyncio.sleep(0.001)
+        assert max(entries) < len(entries)
+        assert len(bench.log.truncated) == 2
 
     with_bench(test)
 
