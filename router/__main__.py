@@ -16,7 +16,7 @@ from tidegate.runtime.child.child import prepare_child
 from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
-from tidegate.runtime.sockets.port import listen_hint, start_listening
+from tidegate.runtime.sockets.port import listen_hint, listen_passes, start_listening
 from tidegate.runtime.wire.supervisor_messages import Drained, Failed, Ready, RouterSpec
 
 
@@ -65,7 +65,7 @@ def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
 
 def _cannot_listen(endpoint: str, error: OSError | zmq.ZMQError) -> Failed:
     problem = zmq.strerror(error.errno or 0) if isinstance(error, zmq.ZMQError) else error.strerror or str(error)
-    return Failed("listen", endpoint, problem=problem, hint=listen_hint(error.errno), fatal=True)
+    return Failed("listen", endpoint, problem=problem, hint=listen_hint(error.errno), fatal=not listen_passes(error.errno))
 
 
 def _supervisor_gone() -> None:

@@ -257,11 +257,13 @@ def from_wire(error: dict[str, Any]) -> CallError:
 
 
 class OperatorError(TidegateError):
-    """Something the operator must see: an operation, a place and a next step."""
+    """Something the operator must see: an operation, a place and a next step. `passes`: it may be over by itself, as a full disk
+    may be, so that the same may succeed later."""
 
-    def __init__(self, operation: str, place: object, problem: str, hint: str) -> None:
+    def __init__(self, operation: str, place: object, problem: str, hint: str, *, passes: bool = False) -> None:
         super().__init__(f"{operation} {place}: {problem} ({hint})")
         self.operation = operation
         self.place = place
         self.problem = problem
         self.hint = hint
+        self.passes = passes

@@ -65,6 +65,9 @@ ROUTER_CALLS_PER_WORKER_MAX = 200_000
 CALLS_SHARE = 2
 """From half of these on, each client may have as many calls as are free: one alone has half, and others find room."""
 ROUTERS_MAX = 64
+START_PAUSE_S_MIN = 1.0
+START_PAUSE_S_MAX = 60.0
+"""Between two tries of a start that fails for a reason that can pass: twice as long each time."""
 INQUIRY_S = 10.0
 """A router asks a worker about calls that it has had for so long; one that it does not know twice is answered as lost."""
 INQUIRY_CALLS_MAX = 10_000

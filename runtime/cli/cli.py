@@ -1,6 +1,7 @@
 """The command line: what was asked, one line when it failed, an exit code.
 
-0: done. 1: it failed; one line on stderr names the operation, the place and the next step. 2: the command line is wrong.
+0: done. 1: it failed; one line on stderr names the operation, the place and the next step. 2: the command line is wrong. 78: a
+service that a service manager has started cannot start until something is changed.
 """
 
 from __future__ import annotations

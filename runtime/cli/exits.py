@@ -8,6 +8,8 @@ import sys
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_LASTS = 78
+"""Of `serve --keep-trying`: what is wrong does not pass. RestartPreventExitStatus of the unit names it."""
 
 
 def fail(text: str) -> int:

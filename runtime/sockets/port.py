@@ -42,6 +42,19 @@ _HINTS = {
 }
 
 
+_PASSES = frozenset({errno.EADDRINUSE, *NOT_HERE, errno.ENODEV, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE})
+"""Whoever has the address may end, an interface may come up, a disk get room."""
+
+
+def listen_passes(number: int | None) -> bool:
+    return number in _PASSES
+
+
+def cannot_listen(endpoint: str, error: OSError) -> OperatorError:
+    problem = error.strerror or str(error)
+    return OperatorError("listen", endpoint, problem, listen_hint(error.errno), passes=listen_passes(error.errno))
+
+
 def listen_hint(number: int | None) -> str:
     """What to do about an error of this number when listening."""
     return _HINTS.get(number or 0, "use an endpoint such as tcp://127.0.0.1:7711 or ipc:///run/tidegate/router")
@@ -88,7 +101,7 @@ def keep_port(endpoint: str) -> KeptPort:
         host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
         sockets = _listen_all(_addresses(host, int(port)))
     except OSError as error:
-        raise OperatorError("listen", endpoint, error.strerror or str(error), listen_hint(error.errno)) from error
+        raise cannot_listen(endpoint, error) from error
     bound = _endpoint_of(sockets[0])
     return KeptPort(f"tcp://{host}:{bound.rpartition(':')[2]}" if len(sockets) > 1 else bound, sockets)
 
@@ -151,8 +164,7 @@ class SharedPort:
         try:
             self._holder = _hold_first(_addresses(host, int(port)))
         except OSError as error:
-            problem = error.strerror or str(error)
-            raise OperatorError("listen", endpoint, problem, listen_hint(error.errno)) from error
+            raise cannot_listen(endpoint, error) from error
         self._family, self._address = self._holder.family, self._holder.getsockname()
         self.endpoint = _endpoint_of(self._holder)
 
@@ -171,11 +183,12 @@ class SharedPort:
 
 
 def systemd_port(fd: int = _SYSTEMD_FD) -> KeptPort:
-    """The socket of a socket unit. Raises OperatorError for what is no listening stream socket."""
+    """The socket of a socket unit, which stays open below, for another try. Raises OperatorError for what is no listening stream
+    socket."""
     problem = "what systemd passed is no socket of TCP or unix that listens"
     try:
         os.set_inheritable(fd, False)
-        passed = socket.socket(fileno=fd)
+        passed = socket.socket(fileno=os.dup(fd))
     except OSError as error:
         raise _wrong_sockets(problem) from error
     listens = passed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)

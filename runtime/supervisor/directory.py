@@ -40,11 +40,14 @@ LEFT_BEHIND_S_MAX = 10.0
 
 _LOG_NAME = re.compile(r"(\d{8,})-\d{4,}(-\d{4,})?(-kept)?")
 _DELETED = "deleted-"
+_FOLDERS = ("log", "shards")
 _OURS_BEFORE_FORMAT = frozenset({"lock", "run", "tidegate.json.new", "lost+found"})
 """What may be in a directory that has no tidegate.json yet: the beginnings of a creation cut short."""
 
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+_PASSES = _NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+"""What a disk, a mount or a machine may get over."""
 _HINTS = {
     errno.ENOSPC: "make room on this file system, space or inodes (df -h, df -i), or choose another with --data",
     errno.EDQUOT: "raise the quota of this user, make room, or choose another with --data",
@@ -110,7 +113,11 @@ def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
             raise
     except OSError as error:
         hint = _HINTS.get(error.errno or 0, "give it to the user who runs the service, or choose another with --data")
-        raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
+        raise _cannot_open(path, error, hint) from error
+
+
+def _cannot_open(path: Path, error: OSError, hint: str) -> OperatorError:
+    return OperatorError("open data directory", path, error.strerror or str(error), hint, passes=error.errno in _PASSES)
 
 
 class IdleDirectory:
@@ -141,7 +148,7 @@ def open_idle_directory(path: Path) -> IdleDirectory:
         raise OperatorError("open data directory", path, "there is no such directory", _NAME_IT) from error
     except OSError as error:
         hint = "check the disk and the kernel's log" if error.errno == errno.EIO else "run it as the user who runs the service"
-        raise OperatorError("open data directory", path, error.strerror or str(error), hint) from error
+        raise _cannot_open(path, error, hint) from error
 
 
 def is_text(path: str | Path) -> bool:
@@ -165,7 +172,7 @@ def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
     description.format = FORMAT
     description.starts = max(description.starts, _newest_log(path / "log")) + 1
     try:
-        for name in ("log", "shards"):
+        for name in _FOLDERS:
             (path / name).mkdir(mode=0o700, exist_ok=True)
         _remove_deleted(path / "log")
         _write_durably(path / "tidegate.json", _encode(description))
@@ -174,6 +181,11 @@ def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
             raise
         return DataDirectory(path, lock_fd, description.shards, description.starts, counted=False)
     return DataDirectory(path, lock_fd, description.shards, description.starts)
+
+
+def _is_beginning(folder: Path) -> bool:
+    """Of a creation cut short, by a full disk say: a folder of ours, with nothing in it yet."""
+    return folder.name in _FOLDERS and folder.is_dir() and not any(folder.iterdir())
 
 
 def _newest_log(logs: Path) -> int:
@@ -192,7 +204,7 @@ def _read_description(path: Path, elsewhere: str) -> _Description | None:
     try:
         text = file.read_bytes()
     except FileNotFoundError:
-        strangers = sorted(set(os.listdir(path)) - _OURS_BEFORE_FORMAT)
+        strangers = sorted(name for name in set(os.listdir(path)) - _OURS_BEFORE_FORMAT if not _is_beginning(path / name))
         if strangers:
             problem = f"not a data directory of Tidegate: it holds {strangers[0]} but no tidegate.json"
             raise OperatorError("open data directory", path, problem, elsewhere) from None
@@ -252,11 +264,11 @@ def _take_lock(path: Path, lock_fd: int, hint: str) -> None:
         holder = os.pread(lock_fd, 32, 0).strip()
         if holder.isdigit() and _is_alive(int(holder)):
             problem = f"in use by the service with pid {holder.decode()}"
-            raise OperatorError("open data directory", path, problem, hint)
+            raise OperatorError("open data directory", path, problem, hint, passes=True)
         if time.monotonic() >= give_up_at:
             left = _users(path / "lock")
             problem = f"still in use by {left}, left by a service whose supervisor (pid {holder.decode() or 'unknown'}) has ended"
-            raise OperatorError("open data directory", path, problem, "end what is left of it and start again")
+            raise OperatorError("open data directory", path, problem, "end what is left of it and start again", passes=True)
         time.sleep(0.02)
 
 

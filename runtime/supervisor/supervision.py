@@ -376,7 +376,7 @@ class Supervision:
         return fatal or occupancy.policy.failures >= START_FAILURES_MAX - 1
 
     def _give_up(self, seat: int, occupancy: Occupancy, how: str, now: float) -> None:
-        self._failure = occupancy.failed or Failed("start", self.name(seat), how, "its messages above say more")
+        self._failure = occupancy.failed or Failed("start", self.name(seat), how, "its messages above say more", fatal=False)
         self._begin_stop(now, HURRY_S)
 
     def _restart_later(self, seat: int, occupancy: Occupancy, how: str, now: float) -> None:

@@ -238,7 +238,7 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
-    """The child cannot go on and will exit. `fatal`: starting it again would not help (a broken app, a port in use)."""
+    """The child cannot go on and will exit. `fatal`: starting it again would not help (a broken app, damaged data)."""
 
     operation: str
     place: str

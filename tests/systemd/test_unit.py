@@ -287,4 +287,6 @@ def test_a_broken_app_makes_the_start_fail_with_its_traceback_in_the_journal(mac
     machine.run("sh", "-c", "echo 'import no_such_module' > /etc/tidegate/app.py")
     assert machine.run("systemctl", "restart", "tidegate").returncode != 0
     assert "No module named 'no_such_module'" in machine.journal()
+    state = machine.state()  # It would not help to try again, and nobody does.
+    assert (state["ActiveState"], state["Result"], state["ExecMainStatus"]) == ("failed", "exit-code", "78")
     machine.run("systemctl", "stop", "tidegate.socket", "tidegate")

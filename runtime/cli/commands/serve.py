@@ -7,21 +7,24 @@ import contextlib
 import importlib.metadata
 import os
 import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tidegate.runtime.child.child import set_up_logging
-from tidegate.runtime.child.output import take_streams
+from tidegate.runtime.child.output import Outputs, take_streams
 from tidegate.runtime.cli.arguments import add_command
-from tidegate.runtime.cli.exits import EXIT_OK, fail
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.sockets.port import open_port
 from tidegate.runtime.supervisor.config import DATA_DEFAULT, OPTIONS, Config, Option, merge, parse_toml
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
 from tidegate.runtime.supervisor.directory import is_text, open_directory, open_run_directory
+from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
+from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
 from tidegate.runtime.supervisor.status import classes, listen_endpoint
 from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
 from tidegate.runtime.wire.supervisor_messages import Failed, split_app
@@ -35,6 +38,8 @@ _SERVE_EPILOG = """examples:
 
 Listens on the socket that systemd passes, if it does (LISTEN_FDS), instead of --listen.
 Stops on SIGTERM or Ctrl-C: answers what is in flight, writes checkpoints, exits 0.
+With --keep-trying a start that fails for a reason that can pass (a full disk, a port in use) is tried again,
+for ever; one that fails for another reason (a wrong configuration, an app that cannot be loaded) exits 78.
 """
 
 
@@ -43,6 +48,8 @@ def add(commands: Any) -> None:
     serve.add_argument("--config", metavar="FILE", help="A TOML file; options given here go before it.")
     for option in _flagged():
         _add_option(serve, option)
+    again = "For a service manager: a start that fails is tried again, after a growing pause, if what is wrong may pass."
+    serve.add_argument("--keep-trying", action="store_true", help=again)
 
 
 def _flagged() -> list[Option]:
@@ -71,11 +78,43 @@ def version() -> str:
 
 
 def run(options: argparse.Namespace) -> int:
-    config = read_config(options, os.environ)
+    try:
+        config = read_config(options, os.environ)
+    except OperatorError as error:
+        if not options.keep_trying:
+            raise
+        fail(str(error))
+        return EXIT_LASTS
     outputs = take_streams()
     set_up_logging("supervisor", outputs, config.log.level)
     # Who writes to a terminal that has `tostop` set, and is not in its foreground, would be stopped.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+    stop_at_once()
+    if not options.keep_trying:
+        failure = _serve(config, outputs)
+    else:
+        with contextlib.closing(Notifier(os.environ, os.getpid())) as notifier:
+            failure = keep_trying(lambda: _serve(config, outputs), notifier, time.sleep)
+    if failure is None:
+        return EXIT_OK
+    fail(describe_failure(failure))
+    return EXIT_LASTS if options.keep_trying else EXIT_FAILED
+
+
+def _serve(config: Config, outputs: Outputs | None) -> Failed | None:
+    """From the start to the stop of a service. None after a stop that was asked for; else why it could not be started."""
+    try:
+        return _supervise(config, outputs)
+    except OperatorError as error:
+        return Failed(error.operation, str(error.place), error.problem, error.hint, fatal=not error.passes)
+    except OSError as error:  # Of the run directory, which may be on a disk that is full.
+        place = os.fsdecode(error.filename) if error.filename is not None else config.service.data
+        hint = "see that this user may write there, and that there is room"
+        return Failed("start", place, error.strerror or str(error), hint, fatal=isinstance(error, PermissionError))
+
+
+def _supervise(config: Config, outputs: Outputs | None) -> Failed | None:
+    """Raises OperatorError, OSError."""
     cores = read_cores()
     workers = config.service.workers if isinstance(config.service.workers, int) else None
     with contextlib.ExitStack() as stack:
@@ -93,8 +132,7 @@ def run(options: argparse.Namespace) -> int:
         config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
         memory = read_memory_bytes()
         service = Service(config, directory, run_directory, placement, version(), memory, port, routers=routers, outputs=outputs)
-        failure = supervise(service, os.environ, _banner)
-    return EXIT_OK if failure is None else fail(describe_failure(failure))
+        return supervise(service, os.environ, _banner)
 
 
 def describe_failure(failure: Failed) -> str:

@@ -103,6 +103,16 @@ def test_a_creation_that_was_cut_short_is_completed(tmp_path: Path) -> None:
     open_directory(tmp_path, 8).close()
 
 
+def test_a_creation_that_was_cut_short_after_its_first_folders_is_completed_too(tmp_path: Path) -> None:
+    for name in ("log", "shards"):
+        (tmp_path / name).mkdir()
+    open_directory(tmp_path, 8).close()
+    (tmp_path / "tidegate.json").unlink()  # Lost, from a directory that holds something.
+    (tmp_path / "shards" / "0000").mkdir()
+    with pytest.raises(OperatorError, match="it holds shards but no"):
+        open_directory(tmp_path, 8)
+
+
 def test_a_place_where_no_directory_can_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OperatorError, match=r"Not a directory \(a part of this path"):

@@ -144,7 +144,7 @@ def test_a_child_that_never_gets_ready_is_tried_a_few_times_and_then_ends_the_st
     machine.child_exited(0, "exited with code 3", False, now)
     assert machine.stopping
     assert of(Finish, machine.child_exited(ROUTER, "was killed", False, now)) == [
-        Finish(Failed("start", "worker 0", "exited with code 3", "its messages above say more"))
+        Finish(Failed("start", "worker 0", "exited with code 3", "its messages above say more", fatal=False))
     ]
 
 
