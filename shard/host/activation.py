@@ -27,7 +27,7 @@ from tidegate.shard.host.call import Call
 from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.host.disk_wait import DiskWait
 from tidegate.shard.loop.callbacks import GatedCallback
-from tidegate.shard.loop.context import CHAIN, CURRENT, KEYED, LIFE, SECTION
+from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION, Attribution, kept_for, keyed_here
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, count_own_task, section_of
 from tidegate.shard.neutral import NEUTRAL
@@ -57,6 +57,7 @@ class Aborted(BaseException):
 class Activation:
     __slots__ = (
         "__weakref__",
+        "attribution",
         "broken",
         "cache",
         "callbacks",
@@ -111,6 +112,8 @@ class Activation:
         self.instance: DurableObject
         self.context = contextvars.Context()
         self.context.run(CURRENT.set, self)
+        self.attribution: Attribution | None = None
+        """That of its next call with a key, while it is used."""
 
     def construct(self, caller: Caller) -> None:
         """Makes the user's instance. `__init__` may use `self.id` and `self.storage`. Raises what `__init__` raises."""
@@ -181,6 +184,7 @@ class Activation:
         self.life += 1
         if self.callbacks:
             self.orphan_callbacks()
+        self.drop_attribution()
         instance = self.instance
         for name in ("storage", "_activation"):
             try:
@@ -201,6 +205,7 @@ class Activation:
         self.orphan_callbacks()
         if had_instance:
             del self.instance, self.storage, self.caller
+        self.drop_attribution()
         del self.context
         self.cache.owner = None
 
@@ -215,6 +220,17 @@ class Activation:
         """Where work that is started now belongs."""
         section = section_of(asyncio.current_task(), self) or SECTION.get(None)
         return self.gate.root if section is None else self.gate.living(section)
+
+    def new_attribution(self) -> Attribution:
+        context = self.context.copy()
+        attribution = self.attribution = Attribution(context).within(context)
+        return attribution
+
+    def drop_attribution(self) -> None:
+        """Whatever has it keeps it; of the two, each holds the other."""
+        if self.attribution is not None:
+            self.attribution.keep()
+            self.attribution = None
 
     def context_in(self, section: Section, chain: Chain | None) -> contextvars.Context:
         """For code that begins there, and has come along that chain."""
@@ -248,7 +264,7 @@ class Activation:
         section = self.current_section()
         task = ObjectTask(self.host.loop).adopt(coro, self, section, self.context_in(section, CHAIN.get(None)))
         task.when_done = self._log_failure
-        task.belongs_to(KEYED.get(None))
+        task.belongs_to(kept_for())
         task.start_running()
         task.schedule()
         return task
@@ -354,7 +370,7 @@ class Activation:
 
     @staticmethod
     def runs_keyed_call() -> bool:
-        return KEYED.get(None) is not None
+        return keyed_here() is not None
 
     def wait_capacity(self) -> Awaitable[None]:
         """Backpressure: keeps the gate closed until the open commit has been cut and is durable."""

@@ -23,7 +23,7 @@ from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.keyed_calls import KeyedRun
 from tidegate.shard.host.outbound import LocalOrigin
-from tidegate.shard.loop.context import CHAIN, KEYED
+from tidegate.shard.loop.context import CHAIN, Attribution
 from tidegate.shard.loop.cpython import gathered_by, group_awaited_by
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method
@@ -101,7 +101,7 @@ class ChainedCalls:
         section = activation.gate.living(section)
         context = activation.context_in(section, call.chain)
         if run is not None:
-            context.run(KEYED.set, run)
+            Attribution(None, run).within(context)
         task = ObjectTask(host.loop).adopt(coro, activation, section, context)
         task.call, task.keyed = (run or origin, request.id, method.name), run
         host.book.started(task)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from random import Random, SystemRandom
 from typing import Any, Protocol, cast
+from zlib import crc32
 
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
 from tidegate.runtime.limits import (
@@ -42,7 +43,7 @@ from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
-from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls, digest_of
+from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -54,7 +55,7 @@ from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import ActivationTable
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import EveryoneReads, Readers, WaitingRoom, client_of
-from tidegate.shard.loop.context import KEYED
+from tidegate.shard.loop.context import Attribution, kept_for
 from tidegate.shard.loop.cpython import enter_task, leave_task, references_to, weak_references_to
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.spare import SpareTask
@@ -89,9 +90,6 @@ class DurableShard(Store, Protocol):
 
 _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 """From so many on it is asked whose they are."""
-
-
-_set_keyed = KEYED.set
 
 
 class Host:
@@ -163,11 +161,14 @@ class Host:
         session: KnownCalls | None = None
         if len(message.requests) > 1 and is_head(message.requests[0]) and (session := self._session(message)) is None:
             return
-        origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
         if self._are_too_many(message):
             return
         if self._readers.crowded:
-            waiting.is_closed = True
+            self.waiting.is_closed = True
+        self._handle(message, session)
+
+    def _handle(self, message: Message, session: KnownCalls | None) -> None:
+        origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
         loop, spare = self.loop, self._spare
         run: KeyedRun | None = None
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
@@ -192,20 +193,25 @@ class Host:
                     activation.last_used_s = now_s
                     keyed, run = run, None
                     if session is not None and keyed is None:
-                        number, cache = request.id, activation.cache
+                        number, cache, args = request.id, activation.cache, request.args
                         session.newest = number  # type: ignore[assignment]  # an int
-                        digest = digest_of(method, request, cache.key)
+                        digest = crc32(cache.key, method.digest if len(args) < 2 else crc32(args, method.digest))  # `digest_of`
                         keyed = KeyedRun(
                             activation, cache, origin, number, session, number, digest, cache.dirty, cache.dirty_bytes
                         )
                     try:
-                        context = activation.context.copy()
                         if keyed is None:
-                            self._run(activation, method, request, origin, context)
+                            self._run(activation, method, request, origin, activation.context.copy())
                         else:
-                            context.run(_set_keyed, keyed)
-                            self._run(activation, method, request, keyed, context)
+                            attribution = activation.attribution
+                            if attribution is None or attribution.context is None:
+                                attribution = activation.new_attribution()
+                            attribution.keyed = keyed
+                            self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # not None
+                            if attribution.context is not None:
+                                attribution.keyed = None
                     except BaseException as exc:
+                        activation.drop_attribution()
                         self._went_wrong(keyed or origin, request.id, exc)
                         enter_task(loop, spare.task)
                 else:
@@ -350,11 +356,11 @@ class Host:
                 self.chained.run(activation, method, call, section)
                 return
             enter_task(self.loop, self._spare.task)
-            context = activation.context.copy()
             if call.key is None:
-                self._run(activation, method, request, origin, context)
+                self._run(activation, method, request, origin, activation.context.copy())
             elif (run := self.keyed.begin(activation, method, call, call.key)) is not None:
-                context.run(_set_keyed, run)
+                context = activation.context.copy()
+                Attribution(None, run).within(context)
                 self._run(activation, method, request, run, context)
             leave_task(self.loop, self._spare.task)
         except BaseException as exc:
@@ -424,8 +430,8 @@ class Host:
             self.book.started(task)
             task.call = call
             if isinstance(call[0], KeyedRun):
-                task.keyed = call[0]
-                task.keyed.end_step()
+                task.keyed = kept_for(task._context)
+                call[0].end_step()
         else:  # It has broken its object and goes on.
             self.answer_error(*call[:2], activation.broken)
             self.resets.hurry_later(activation)

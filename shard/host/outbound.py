@@ -25,7 +25,7 @@ from tidegate.runtime.wire.protocol import ERROR, Origin, Request, cannot_be_sen
 from tidegate.runtime.wire.stub import MethodShape, bind_call
 from tidegate.shard.core.chain import Chain
 from tidegate.shard.host.call import Call
-from tidegate.shard.loop.context import KEYED
+from tidegate.shard.loop.context import keyed_here
 from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Caller:
         """To another worker it goes when everything that the object has written is durable."""
         host = self._host
         call = Call(request, origin, origin.chain)
-        keyed = KEYED.get(None)
+        keyed = keyed_here()
         if keyed is not None:
             call.key = keyed.call_key(request.cls, request.name, request.method)
         if activation.broken is not None:

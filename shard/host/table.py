@@ -194,6 +194,7 @@ class ActivationTable:
         self._idle_by_age.append(activation, used_s)
         if activation.is_blank():
             activation.move(RESTED)
+            activation.drop_attribution()
             activation.gate.rest()
             return
         activation.lay_down()

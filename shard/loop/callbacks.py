@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final
 
 from tidegate.runtime.limits import OBJECT_CALLBACKS_MAX, TIMERS_KEEP_S
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.loop.context import CURRENT, KEYED, LIFE, SECTION, Owner
+from tidegate.shard.loop.context import CURRENT, LIFE, SECTION, Owner, kept_for, keyed_in
 from tidegate.shard.loop.cpython import END_OF_SLEEP
 from tidegate.shard.loop.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
 from tidegate.shard.neutral import NEUTRAL
@@ -70,6 +70,7 @@ class GatedCallback:
         self._callback: Callable[..., object] | None = callback
         self._args = args
         self._context = context
+        kept_for(context)
         self._handle: Any = None
         self._when: float | None = None
         self._arrived = False
@@ -134,7 +135,7 @@ class GatedCallback:
         if now_s < owner.kept_until_s:
             owner.last_used_s = now_s
         GatedCallback.running_for = owner
-        keyed = self._context.get(KEYED)
+        keyed = keyed_in(self._context)
         try:
             if keyed is None:
                 self._run()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any, Final, Protocol
 
 from tidegate.runtime.errors import CallError
@@ -148,12 +148,53 @@ class Keyed(Protocol):
         ...
 
 
-KEYED: Final[ContextVar[Keyed]] = ContextVar("tidegate_keyed")
-"""The run of a call with a key whose code runs in this context."""
+class Attribution:
+    """To which call with a key the code counts that runs in the contexts which have this.
+
+    To set a variable would cost a call more than all else that is done for its key. So the calls of an object begin in copies of
+    one context that has this from the start, one after the other, and each writes itself in for its first step. For most that
+    is all. What goes on after it, or has started something that may, *keeps* this, and the next call gets another."""
+
+    __slots__ = ("context", "keyed")
+
+    def __init__(self, context: Context | None, keyed: Keyed | None = None) -> None:
+        self.context = context
+        """What the next call begins in is a copy of it. None: there is no next one, this is kept."""
+        self.keyed = keyed
+        """The call; None between two of them."""
+
+    def within(self, context: Context) -> Attribution:
+        context.run(_ATTRIBUTION.set, self)
+        return self
+
+    def keep(self) -> Keyed | None:
+        self.context = None
+        return self.keyed
+
+
+_ATTRIBUTION: Final[ContextVar[Attribution]] = ContextVar("tidegate_attribution")
+
+
+def keyed_here() -> Keyed | None:
+    """The call with a key whose code runs."""
+    attribution = _ATTRIBUTION.get(None)
+    return None if attribution is None else attribution.keyed
+
+
+def kept_for(context: Context | None = None) -> Keyed | None:
+    """The call with a key whose code starts something, in this context or in a copy of the current one."""
+    attribution = _ATTRIBUTION.get(None) if context is None else context.get(_ATTRIBUTION)
+    return None if attribution is None else attribution.keep()
+
+
+def keyed_in(context: Context) -> Keyed | None:
+    """The call with a key whose code runs in that context."""
+    attribution = context.get(_ATTRIBUTION)
+    return None if attribution is None else attribution.keyed
 
 
 def note_sent() -> None:
     """The code that runs has sent something out of the process."""
-    keyed = KEYED.get(None)
+    keyed = keyed_here()
     if keyed is not None:
         keyed.has_effects = True

@@ -25,7 +25,7 @@ from tidegate.runtime.wire.exceptions import line_of
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.runtime.wire.unawaited import refuse_use
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.loop.context import CURRENT, KEYED, LIFE, Keyed, Owner
+from tidegate.shard.loop.context import CURRENT, LIFE, Keyed, Owner, kept_for
 from tidegate.shard.loop.cpython import (
     awaited_by,
     enter_task,
@@ -458,7 +458,7 @@ def object_task_factory(
     count_own_task(owner, coro)
     task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context or contextvars.copy_context())
     task.when_done = owner.own_task_done
-    task.belongs_to(KEYED.get(None) if context is None else context.get(KEYED))
+    task.belongs_to(kept_for(context))
     if "name" in options and options["name"] is not None:
         task.set_name(options["name"])
     task.start_running()

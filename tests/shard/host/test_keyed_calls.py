@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 
 import msgspec
@@ -16,6 +17,7 @@ from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import BadRequest, Interrupted, MethodRaised, ObjectReset, TooLarge
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
 from tidegate.runtime.wire.protocol import OK
+from tidegate.shard.loop.context import keyed_here
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import ShardCommit
 
@@ -109,6 +111,40 @@ class Purse(DurableObject):
     async def pay_both_ways(self, name: str) -> int:
         other = self.stub(Purse, name)
         return sum(await asyncio.gather(other.pay(1), other.pay(2), other.pay(1)))
+
+    async def start(self, how: str) -> None:
+        """Something that goes on when other calls have come and gone."""
+        await self.storage.put("started", how)
+        loop = asyncio.get_running_loop()
+        if how == "task":
+            self.task = asyncio.create_task(self._goes_on())
+        elif how == "spawned":
+            self.spawn(self._goes_on())
+        elif how == "soon":
+            loop.call_soon(self._calls_back, how)
+        elif how == "later":
+            loop.call_later(0.01, self._calls_back, how)
+        elif how == "in a copy":
+            context = contextvars.copy_context()
+            await asyncio.sleep(0.01)
+            context.run(self._calls_back, how)
+        elif how == "future":
+            loop.create_future().add_done_callback(lambda _: None)
+            ready = control("ready")
+            ready.add_done_callback(self._calls_back)
+            await self._goes_on()
+
+    async def _goes_on(self) -> None:
+        await asyncio.sleep(0.01)
+        self._calls_back("after a sleep")
+
+    def _calls_back(self, _: Any) -> None:
+        keyed = keyed_here()
+        LOG.append(keyed.key if isinstance(keyed, keyed_calls.KeyedRun) else keyed)
+
+    async def make_ready(self) -> None:
+        if "ready" in CONTROL and not CONTROL["ready"].done():
+            CONTROL["ready"].set_result(None)
 
 
 class Careful(DurableObject):
@@ -565,6 +601,22 @@ async def test_what_a_session_asked_of_others_is_freed_with_its_call() -> None:
     assert kept <= 4
     for store in world.stores.values():
         store.answers.check_invariants()
+
+
+@pytest.mark.parametrize("how", ["task", "spawned", "soon", "later", "in a copy", "future"])
+async def test_what_a_call_starts_counts_to_it_when_others_of_its_object_have_come_since(how: str) -> None:
+    world = World(Purse)
+    await world.ask_all(world.session([pay(1, 5)]))
+    calls = [[2, "Purse", "a", "start", [how]], [3, "Purse", "a", "make_ready"], *(pay(number, 1) for number in range(4, 9))]
+    first = world.session(calls)
+    await world.settle()
+    await world.ask_all(world.session([pay(number, 1) for number in range(10, 20)]))
+    await world.ask_all(first)
+    await asyncio.sleep(0.05)
+    await world.settle(50)
+    keys = [each for each in LOG if each != 5 and each != 1]
+    assert keys
+    assert set(keys) == {2} if how != "spawned" else set(keys) == {None}, keys
 
 
 # Batches behind the head of a session
