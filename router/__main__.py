@@ -25,11 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     control_fd = parser.parse_args(arguments).control_fd
     try:
-        prepare_child("router", control_fd)
+        outputs = prepare_child("router", control_fd)
         spec = receive_spec(control_fd)
     except SupervisorGone:
         return 1
     assert isinstance(spec, RouterSpec), spec
+    outputs.name(spec.name)
     gc.freeze()
     gc.set_threshold(100_000, 20, 20)  # Calls in flight are many tracked tuples and no cycles: 0.4 µs less for each call.
     prepare_uncopied()

@@ -180,10 +180,22 @@ SLOW_DISK_KEPT_S = 10.0
 
 # Output: what is printed and logged and not yet taken by whoever reads it; lines beyond are lost and counted.
 OUTPUT_BYTES_MAX = 1 << 20
-OUTPUT_LINE_BYTES_MAX = 64 << 10
+OUTPUT_LINE_BYTES_MAX = 1 << 20
 """A longer line of a child may have lines of others in it."""
 OUTPUT_FLUSH_S = 1.0
 """How long a process waits at its end for its last lines to be taken."""
+OUTPUT_REST_S = 0.005
+"""After it has read what a child has said the supervisor lets the next lines gather for so long: they wait in the kernel."""
+LINE_CHARACTERS_MAX = 64 << 10
+"""Of a message, and of a traceback, in one line of the log; the rest is counted."""
+LINE_PART_CHARACTERS_MAX = 200
+"""Of a name in the head of a line of text; in JSON and in the journal it is whole."""
+JOURNAL_VALUE_BYTES_MAX = 64 << 10
+"""Of one field: a datagram for journald takes 200 kB."""
+PRINT_BYTES_MAX = 64 << 10
+"""What is printed without a line break is a line when it is as long as that."""
+TRACEBACKS_CHAINED_MAX = 100
+"""Causes, contexts and members of groups that are shown without frames of the runtime."""
 
 # Gates (contract, section 2).
 SECTION_DEPTH_MAX = 64
@@ -282,7 +294,9 @@ IDLE_EVICT_S = 10.0
 LOGGED_KINDS_MAX = 1_000
 """Kinds of failures of object code that are told apart in the log."""
 LOGGED_KINDS_S = 1.0
-"""Between two lines of one kind."""
+"""Between two lines of one kind, at first."""
+LOGGED_KINDS_S_MAX = 60.0
+"""And when it does not stop."""
 STORIES_MAX = 4_096
 """Moves of objects between states that a worker remembers, of all of them together: 1 MB at most."""
 STORY_MAX = 8
@@ -291,6 +305,7 @@ TIMERS_KEEP_S = 70.0
 """How long a pending timer keeps its object in memory, from when a call or task of it has set one."""
 
 assert KEPT_RESULT_BYTES_MAX * 64 <= KEYS_BYTES, "one answer does not drive out all others of its shard"
+assert LINE_CHARACTERS_MAX * 2 * 6 <= OUTPUT_LINE_BYTES_MAX, "a line is read as one, whatever is escaped in it"
 assert QUARANTINE_S_MAX < SUSPICION_S, "what is in quarantine is not forgotten"
 assert HELD_UP_NAMED_S < HELD_UP_S, "who is interrupted has been named before"
 assert VALUE_BYTES_MAX * 4 <= MESSAGE_BYTES_MAX, "a value must fit in a call and its reply with room to spare"

@@ -21,18 +21,20 @@ from typing import NoReturn
 
 import zmq
 
-from tidegate.runtime.child.child import STUCK_FD_VARIABLE, pin, prepare_child, say_past_locks
+from tidegate.runtime.child.child import STUCK_FD_VARIABLE, pin, prepare_child
 from tidegate.runtime.child.control import SupervisorGone, receive_spec, send_blocking, stream_to_supervisor, wait_for_open
-from tidegate.runtime.child.output import Outputs
 from tidegate.runtime.child.witness import Witness
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
+from tidegate.runtime.logs.capture import say_past_locks, speakers_are
+from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.loop.cpython import this_frame
 from tidegate.shard.loop.loop import new_worker_loop
+from tidegate.shard.loop.places import speaker
 from tidegate.shard.loop.self_test import Verdict, self_test
 from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.threads import keep_to_this_thread
@@ -72,6 +74,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SupervisorGone:
         return 1
     assert isinstance(spec, WorkerSpec), spec
+    outputs.name(f"worker {spec.index}")
+    speakers_are(speaker)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     set_breakpoint_hook(Path(spec.run_dir), dev=spec.dev)
     source = keep_source(Path(spec.source), spec.app)

@@ -13,19 +13,12 @@ import os
 import signal
 import socket
 import struct
-from typing import Any
 
 from tidegate.runtime.child.control import SupervisorGone
-from tidegate.runtime.child.output import Outputs, Sink, hold_standard_descriptors, take_streams
 from tidegate.runtime.descriptors import raise_limit
-from tidegate.runtime.errors import indented
 from tidegate.runtime.heap import keep_in_one_piece
-
-LOG_LEVEL_VARIABLE = "TIDEGATE_LOG_LEVEL"
-"""Environment variable by which the supervisor tells its children the level of their logs."""
-
-LOG_JOURNAL_VARIABLE = "TIDEGATE_LOG_JOURNAL"
-"""Set where the supervisor logs to journald."""
+from tidegate.runtime.logs.capture import start_log
+from tidegate.runtime.logs.output import Outputs, hold_standard_descriptors
 
 LOCK_FD_VARIABLE = "TIDEGATE_LOCK_FD"
 """Descriptor of the data directory's lock. Children keep it open: the lock is free only when the last of them is gone."""
@@ -47,9 +40,7 @@ def prepare_child(role: str, control_fd: int) -> Outputs:
     hold_standard_descriptors()
     raise_limit()
     keep_in_one_piece()
-    outputs = take_streams()
-    set_up_logging(role, outputs)
-    os.environ.pop(LOG_JOURNAL_VARIABLE, None)
+    outputs = start_log(role)
     _die_with_supervisor(control_fd)
     # What user code starts must hold neither our control stream open nor the lock.
     os.set_inheritable(control_fd, False)
@@ -92,82 +83,3 @@ def pin(cpu: int | None) -> bool:
         log.warning("cannot pin to core %d, running unpinned: %s", cpu, error.strerror)
         return False
     return True
-
-
-# The log
-
-
-class _LineFormatter(logging.Formatter):
-    """One line of time, level, process and text on a terminal; for journald, its priority on every line instead. Further lines
-    are indented: nothing that is logged looks like a line of its own."""
-
-    def __init__(self, role: str, *, journal: bool) -> None:
-        super().__init__(f"{role}: %(message)s" if journal else f"%(asctime)s.%(msecs)03d %(levelname)-7s {role}: %(message)s")
-        self.datefmt = "%H:%M:%S"
-        self._journal = journal
-
-    def formatException(self, ei: Any) -> str:  # noqa: N802  # its name in `logging`
-        try:
-            return super().formatException(ei)
-        except BaseException:  # Of a class that misbehaves.
-            return "a traceback that cannot be made"
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = indented(super().format(record))
-        if not self._journal:
-            return text
-        priority = _journal_priority(record.levelno)
-        return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
-
-
-class _LogHandler(logging.Handler):
-    """Writes to where the process logs, whatever object code does to `sys.stderr`. Never raises."""
-
-    def __init__(self, sink: Sink) -> None:
-        super().__init__()
-        self._sink = sink
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = self.format(record)
-        except BaseException as error:  # Arguments of object code, which may do anything when they are asked for their text.
-            text = f"a log line of {record.pathname}:{record.lineno} has no text: making it raised {type(error).__name__}"
-        self._sink.write(text.encode(errors="backslashreplace") + b"\n")
-
-
-def say_past_locks(level: int, text: str) -> None:
-    """A line of the service in its log, and in no handler of the app's, from a thread that must wait for nobody: whoever holds a
-    lock of `logging` may wait for something himself."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, _LogHandler):
-            handler.emit(logging.LogRecord("tidegate.objects", level, "", 0, text, None, None))
-
-
-def _journal_priority(level: int) -> int:
-    if level >= logging.CRITICAL:
-        return 2
-    if level >= logging.ERROR:
-        return 3
-    if level >= logging.WARNING:
-        return 4
-    return 6 if level >= logging.INFO else 7
-
-
-def logs_to_journal() -> bool:
-    """Whether stderr ends in journald, for a child through its supervisor: JOURNAL_STREAM is `device:inode` of the pipe that
-    systemd gave us."""
-    try:
-        status = os.fstat(2)
-    except OSError:
-        return False
-    ours = os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
-    return ours or bool(os.environ.get(LOG_JOURNAL_VARIABLE))
-
-
-def set_up_logging(role: str, outputs: Outputs, level: str | None = None) -> None:
-    """Everything logged in this process goes to stderr in one format. `level` defaults to what the supervisor said."""
-    handler = _LogHandler(outputs.stderr)
-    handler.setFormatter(_LineFormatter(role, journal=logs_to_journal()))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel((level or os.environ.get(LOG_LEVEL_VARIABLE) or "info").upper())

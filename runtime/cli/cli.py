@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tidegate.runtime.child.output import hold_standard_descriptors
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.commands import (
     alarms,
@@ -31,6 +30,7 @@ from tidegate.runtime.cli.commands import (
 from tidegate.runtime.cli.commands.serve import version
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.logs.output import hold_standard_descriptors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -42,6 +42,8 @@ from tidegate.runtime.limits import (
     ROUTERS_MAX,
     SHARDS_MAX,
 )
+from tidegate.runtime.logs.line import Format, Level
+from tidegate.runtime.logs.settings import LogSettings
 from tidegate.runtime.wire.supervisor_messages import KeyBounds
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
@@ -228,12 +230,31 @@ def budget_bytes(service: ServiceConfig, memory_bytes: int, processes: int) -> i
 
 class LogConfig(msgspec.Struct, frozen=True):
     level: Annotated[
-        Literal["debug", "info", "warning", "error"],
+        Level,
         Meta(
             description="The least grave of what is logged: debug, info, warning or error.",
             extra={"flag": "--log-level LEVEL"},
         ),
     ] = "info"
+    format: Annotated[
+        Format,
+        Meta(
+            description='How lines are written: "text", "json" (one object a line), or "auto": with fields of their own to '
+            "journald where the standard error ends there, else text.",
+            extra={"flag": "--log-format FORMAT"},
+        ),
+    ] = "auto"
+    levels: Annotated[
+        dict[str, Level],
+        Meta(
+            description="Levels of loggers by their names; they go before the level above and before what the app sets. Those of "
+            'the service begin with "tidegate".'
+        ),
+    ] = {}
+
+    def settings(self) -> LogSettings:
+        """As processes are told."""
+        return LogSettings(self.level, self.format, self.levels)
 
 
 class Config(msgspec.Struct, frozen=True):
@@ -288,7 +309,8 @@ def _options(section: type[msgspec.Struct]) -> Iterator[Option]:
         extra = info.extra or {}
         description = (info.extra_json_schema or {})["description"]
         problem = extra.get("problem", lambda value: None)
-        yield Option(option.name, option.type, option.default, description, extra.get("flag"), problem)
+        default = option.default if option.default is not msgspec.NODEFAULT else option.default_factory()
+        yield Option(option.name, option.type, default, description, extra.get("flag"), problem)
 
 
 OPTIONS: dict[str, dict[str, Option]] = {
@@ -320,6 +342,8 @@ def allowed(kind: msgspec.inspect.Type, unit: str) -> str:
             return f"a number{unit}{_bounds(kind)}"
         case msgspec.inspect.BoolType():
             return "true or false"
+        case msgspec.inspect.DictType():
+            return f"a table of names, each with {allowed(kind.value_type, unit)}"
         case msgspec.inspect.StrType(min_length=1):
             return "a text that is not empty"
         case msgspec.inspect.StrType():

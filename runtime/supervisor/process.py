@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tidegate.runtime.child.child import LOCK_FD_VARIABLE, STUCK_FD_VARIABLE
 from tidegate.runtime.child.control import stream_to_child
-from tidegate.runtime.child.output import OWN_PIPES_VARIABLE, Outputs, relays
+from tidegate.runtime.logs.output import LINES_VARIABLE, Outputs, Relay, Relays, relays
 from tidegate.runtime.supervisor.seats import CpuTime
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, FromChild, ToChild
 
@@ -64,22 +64,22 @@ class ChildProcess:
         on_exit: Callable[[int], None],
         on_stuck: Callable[[str], None] | None = None,
         outputs: Outputs | None = None,
+        name: str = "",
     ) -> None:
         """Starts it. `--control-fd N` is added to the command. It gets `kept_fds` under the same numbers. What it prints goes on
-        to `outputs`, or where our own prints go. Raises OSError."""
+        to `outputs`, or where our own prints go; `name` is what it is called there. Raises OSError."""
         self._loop = loop
         self._on_exit = on_exit
         self._on_stuck = on_stuck
         self._stuck_fd, stuck_theirs = (-1, None) if on_stuck is None else os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         control, theirs = socket.socketpair()
-        self._relays = [] if outputs is None else relays(outputs, loop)
-        streams = [relay.theirs for relay in self._relays]
+        self._relays = None if outputs is None else relays(outputs, loop, name)
         try:
             with theirs:
-                self._popen = _start(command, theirs, environment, lock_fd, kept_fds, stuck_theirs, streams)
+                self._popen = _start(command, theirs, environment, lock_fd, kept_fds, stuck_theirs, self._relays)
         except OSError:
             control.close()
-            for relay in self._relays:
+            for relay in self._each_relay:
                 relay.close()
             if on_stuck is not None:
                 os.close(self._stuck_fd)
@@ -87,8 +87,8 @@ class ChildProcess:
         finally:
             if stuck_theirs is not None:
                 os.close(stuck_theirs)
-            for fd in set(streams):
-                os.close(fd)
+            for relay in self._each_relay:
+                os.close(relay.theirs)
         self.pid = self._popen.pid
         self._pidfd = os.pidfd_open(self.pid)
         self._control = stream_to_child(control, loop, self.pid)
@@ -100,6 +100,15 @@ class ChildProcess:
     def send(self, message: ToChild) -> None:
         """Never blocks and never fails: a child that does not read is for liveness to judge."""
         self._control.send(message)
+
+    def call(self, name: str) -> None:
+        """It is somebody else from now on."""
+        if self._relays is not None:
+            self._relays.name(name)
+
+    @property
+    def _each_relay(self) -> list[Relay]:
+        return [] if self._relays is None else self._relays.each
 
     def kill(self) -> None:
         """SIGKILL. `on_exit` follows."""
@@ -131,7 +140,7 @@ class ChildProcess:
         returncode = self._popen.wait()
         self._control.receive_rest()  # Its last words first: they say why.
         self._control.close()
-        for relay in self._relays:
+        for relay in self._each_relay:
             relay.drain()
         self._on_exit(returncode)
 
@@ -143,7 +152,7 @@ def _start(
     lock_fd: int | None,
     kept_fds: Sequence[int],
     stuck_fd: int | None,
-    streams: list[int],
+    relays: Relays | None,
 ) -> subprocess.Popen[bytes]:
     kept = [control.fileno(), *kept_fds]
     environment = dict(environment)
@@ -153,9 +162,12 @@ def _start(
     if stuck_fd is not None:
         kept.append(stuck_fd)
         environment[STUCK_FD_VARIABLE] = str(stuck_fd)
-    if streams:
-        environment[OWN_PIPES_VARIABLE] = "1"
-    stdout, stderr = streams or (None, None)
+    stdout = stderr = None
+    if relays is not None:
+        stdout, stderr = (relay.theirs for relay in relays.raw)
+        lines = [relay.theirs for relay in relays.lines]
+        environment[LINES_VARIABLE] = ",".join(map(str, lines))
+        kept += lines
     return subprocess.Popen(
         [*command, "--control-fd", str(control.fileno())],
         stdin=subprocess.DEVNULL,

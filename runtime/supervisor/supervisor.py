@@ -20,10 +20,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.child.child import LOG_JOURNAL_VARIABLE, LOG_LEVEL_VARIABLE, logs_to_journal
-from tidegate.runtime.child.output import Outputs
+import msgspec
+
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
+from tidegate.runtime.logs import settings as log_settings
+from tidegate.runtime.logs.capture import is_journal
+from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import Config, budget_bytes, cache_bytes, key_bounds
@@ -132,9 +135,8 @@ class Supervisor:
             held_up_s=math.inf if config.service.dev else config.service.held_up_s,
             cpu_time=self._cpu_time,
         )
-        self._environment = {**environment_for_children(), LOG_LEVEL_VARIABLE: config.log.level}
-        if logs_to_journal():
-            self._environment[LOG_JOURNAL_VARIABLE] = "1"
+        told = msgspec.structs.replace(config.log.settings(), journal=(is_journal(1), is_journal(2)))
+        self._environment = {**environment_for_children(), log_settings.VARIABLE: log_settings.encode(told).decode()}
 
     async def run(self) -> Failed | None:
         """None after a stop that was asked for; else why the service could not go on."""
@@ -265,6 +267,7 @@ class Supervisor:
                     on_exit=lambda returncode: self._on_exit(place.seat, returncode),
                     on_stuck=None if is_router(seat) else lambda stack: self._on_stuck(place.seat, stack),
                     outputs=service.outputs,
+                    name=self.supervision.name(becomes),
                 )
         except OSError as error:
             problem = error.strerror or str(error)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
 from tidegate.runtime.ids import ObjectId
+from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.shard.core.alarms import Alarm, shown_for
 from tidegate.shard.core.cache import ObjectCache
@@ -28,13 +29,13 @@ from tidegate.shard.host.critical_section import CriticalSection
 from tidegate.shard.host.disk_wait import DiskWait
 from tidegate.shard.loop.callbacks import GatedCallback
 from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION, Attribution, kept_for, keyed_here
+from tidegate.shard.loop.places import Runs, enters, name_of_code
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, count_own_task, section_of
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.answered import DONE
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.objects.refusals import traceback_of
 from tidegate.shard.objects.storage import Storage
 from tidegate.shard.store.interface import Done
 
@@ -277,7 +278,8 @@ class Activation:
     def _log_failure(self, task: ObjectTask) -> None:
         self.own_tasks -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.host.log.failed(self.id, "a background task failed", error, level=logging.ERROR)
+            code = name_of_code(task.get_coro())
+            self.host.log.failed(self.id, "a background task failed", error, code, level=logging.ERROR)
 
     # Callbacks
 
@@ -312,7 +314,7 @@ class Activation:
             try:
                 waiter.deliver()
             except BaseException as exc:  # Those behind it go on.
-                self.host.log.error("%s: an event could not be delivered: %s", self.id, traceback_of(exc))
+                self.host.log.error("%s: an event could not be delivered: %s", self.id, whole_traceback(exc))
         self.schedule_pump()
 
     def schedule_pump(self) -> None:
@@ -409,6 +411,13 @@ class Activation:
                 self.host.resets.reset(self, StartFailed(f"{self.id} could not be started: {reason}"))
             else:
                 self.host.resets.reset(self, ObjectReset(f"{self.id} was reset: {reason}"))
+
+
+def _of_start(activation: Activation, *_: object) -> Runs:
+    return Runs(activation, "__init__")
+
+
+enters(Activation, "construct", _of_start)
 
 
 def _settle(future: asyncio.Future[Any], result: Any = None) -> None:

@@ -29,6 +29,7 @@ from tidegate.runtime.limits import (
     UNDURABLE_BYTES_MAX,
     WORKER_CALLS_MAX,
 )
+from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from tidegate.runtime.wire.sessions import NUMBER_MAX, give_key, is_head, session_of, without_head
 from tidegate.shard.core.cache import KeptAnswers, Store
@@ -57,13 +58,14 @@ from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import EveryoneReads, Readers, WaitingRoom, client_of
 from tidegate.shard.loop.context import Attribution, kept_for
 from tidegate.shard.loop.cpython import enter_task, leave_task, references_to, weak_references_to
+from tidegate.shard.loop.places import Runs, enters
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.spare import SpareTask
 from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method, ObjectClass
 from tidegate.shard.objects.offload import Offload
-from tidegate.shard.objects.refusals import traceback_of, unknown_class, unknown_method
+from tidegate.shard.objects.refusals import unknown_class, unknown_method
 from tidegate.shard.objects.web import Web
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged
 
@@ -294,7 +296,7 @@ class Host:
         if isinstance(error, ShardDamaged):
             self.answer_error(origin, request_id, StoppedShards.answer(error))
             return
-        self.log.error("a call could not be handled: %s", traceback_of(error))
+        self.log.error("a call could not be handled: %s", whole_traceback(error))
         let_go(error)
         self.answer_error(origin, request_id, Internal("the call could not be handled; the log of the service says why"))
 
@@ -538,7 +540,7 @@ class Host:
                 else:
                     cast("InternalOrigin", origin).answer(status, result)
             except BaseException as exc:  # The others leave all the same.
-                self.log.error("what waited for a commit could not leave: %s", traceback_of(exc))
+                self.log.error("what waited for a commit could not leave: %s", whole_traceback(exc))
         self.waiting.commit_ended()
 
     def commit_failed(self, commit: PendingCommit, problem: str) -> None:
@@ -601,3 +603,10 @@ class Host:
             repeats=self.keyed.repeats,
             alarm_due_ms=None if (due_us := self.alarms.next_due_us) is None else due_us // 1_000,
         )
+
+
+def _of_call(_: Host, activation: Activation, method: Method, request: Request, *rest: object) -> Runs:
+    return Runs(activation, method.name, request.id)
+
+
+enters(Host, "_run", _of_call, "activation", "method", "request")

@@ -136,6 +136,10 @@ class KeyedRun(msgspec.Struct, eq=False):
     client: bytes = b""
 
     @property
+    def label(self) -> str:
+        return f"{self.known.name}.{self.key}" if self.known.is_session else str(self.key)
+
+    @property
     def told(self) -> Told:
         return self.digest, self.status, self.result
 

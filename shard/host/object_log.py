@@ -1,7 +1,8 @@
 """What is logged about the code of objects: which object, what happened, how often.
 
-Rule 1: one line a second at most for each kind of failure (class, what failed, class of the exception); those between are counted
-        and told in the next line. The traceback comes once for each kind.
+Rule 1: an error that an object raises as its answer is one line. Of one kind (class, what failed, class of the exception, where
+        it was raised) one comes at once, the next after a second, then after twice as long, up to a minute; those between are
+        counted and told in the next line. The traceback comes once for each kind, without frames of the runtime.
 Rule 2: never raises, whatever the exception says of itself, and whatever handlers and filters the app has added.
 """
 
@@ -12,28 +13,35 @@ from asyncio import TimerHandle
 from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.ids import ObjectId
-from tidegate.runtime.limits import LOGGED_KINDS_MAX, LOGGED_KINDS_S
-from tidegate.runtime.wire.exceptions import name_of, text_of
+from tidegate.runtime.limits import LOGGED_KINDS_MAX, LOGGED_KINDS_S, LOGGED_KINDS_S_MAX
+from tidegate.runtime.logs.line import Speaker
+from tidegate.runtime.logs.tracebacks import app_traceback, place_of
+from tidegate.runtime.wire.exceptions import name_of, plain, text_of
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.objects.refusals import traceback_of
 
 if TYPE_CHECKING:
     import asyncio
 
-Kind = tuple[str, str, str]
+Kind = tuple[str, str, str, str, int]
+_REST: Kind = ("", "", "", "", 0)
+"""All others, when there are very many kinds."""
 
 
 class _Window:
-    """A second in which a kind has been told."""
+    """A time in which a kind has been told."""
 
-    __slots__ = ("last", "level", "silent")
+    __slots__ = ("last", "level", "silent", "speaker", "until_s", "width_s")
 
-    def __init__(self, level: int) -> None:
+    def __init__(self, level: int, until_s: float) -> None:
         self.level = level
+        self.until_s = until_s
+        self.width_s = LOGGED_KINDS_S
         self.silent = 0
         """Failures since the last line."""
         self.last = ""
         """What the newest of them would have said."""
+        self.speaker: Speaker | None = None
+        """And of whom."""
 
 
 class ObjectLog:
@@ -44,52 +52,80 @@ class ObjectLog:
         """Kinds whose traceback has been logged, the oldest first."""
         self._open: dict[Kind, _Window] = {}
         self._timer: TimerHandle | None = None
+        self.failures = 0
+        """Errors of object code, logged or counted only."""
 
-    def failed(self, object_id: ObjectId, what: str, error: BaseException, *, level: int = logging.WARNING) -> None:
-        """`what` says which code of the object it was that raised."""
-        kind = (object_id.class_name, what, name_of(error))
-        line = f"{object_id}: {what}: {kind[2]}: {text_of(error)}"
-        if not self._is_due(kind, line, level):
+    def failed(
+        self,
+        object_id: ObjectId,
+        what: str,
+        error: BaseException,
+        code: str = "",
+        call: Any = None,
+        *,
+        level: int = logging.WARNING,
+    ) -> None:
+        """`what` says what has happened to which code of the object; `code` and `call` are the name of the method and the id of
+        the call, where it was one."""
+        self.failures += 1
+        kind = (object_id.class_name, f"{code} {what}", name_of(error), *place_of(error))
+        line = f"{what}: {kind[2]}: {text_of(error)}"
+        speaker = Speaker(str(object_id), code, call)
+        if not self._is_due(kind, line, level, speaker):
             return
+        traceback = ""
         if kind not in self._known:
             if len(self._known) >= LOGGED_KINDS_MAX:
                 del self._known[next(iter(self._known))]
             self._known[kind] = None
-            line = f"{line}\n{traceback_of(error).rstrip()}"
-        self.say(level, "%s", line)
+            traceback = plain(app_traceback(error))
+        self.say(level, "%s", line, speaker=speaker, traceback=traceback)
 
     def was_reset(self, object_id: ObjectId, line: str) -> None:
         """One kind for each class, whatever the reason: what is reset by each call writes no more than what raises in each."""
-        if self._is_due((object_id.class_name, "reset", ""), line, logging.WARNING):
-            self.say(logging.WARNING, "%s", line)
+        speaker = Speaker(str(object_id))
+        if self._is_due((object_id.class_name, "reset", "", "", 0), line, logging.WARNING, speaker):
+            self.say(logging.WARNING, "%s", line, speaker=speaker)
 
-    def _is_due(self, kind: Kind, line: str, level: int) -> bool:
+    def _is_due(self, kind: Kind, line: str, level: int, speaker: Speaker) -> bool:
         """Whether a line of this kind may be written now; else it is counted."""
+        if kind not in self._open and len(self._open) >= LOGGED_KINDS_MAX:
+            kind = _REST
         window = self._open.get(kind)
         if window is not None:
             window.silent += 1
-            window.last = line
+            window.last, window.speaker = line, speaker
             return False
-        if len(self._open) < LOGGED_KINDS_MAX:
-            self._open[kind] = _Window(level)
-            if self._timer is None:
-                self._timer = self._loop.call_later(LOGGED_KINDS_S, self._close_windows, context=NEUTRAL)
+        self._open[kind] = _Window(level, self._loop.time() + LOGGED_KINDS_S)
+        if self._timer is None:
+            self._timer = self._loop.call_later(LOGGED_KINDS_S, self._close_windows, context=NEUTRAL)
         return True
 
     def _close_windows(self) -> None:
         self._timer = None
+        now_s = self._loop.time() + LOGGED_KINDS_S / 10  # Timers may fire a little early.
         for kind, window in list(self._open.items()):
+            if now_s < window.until_s:
+                continue
             if not window.silent:
                 del self._open[kind]
                 continue
-            self.say(window.level, "%s (%d of this kind since the last line)", window.last, window.silent)
+            text = "%s (%d of this kind since the last line)"
+            self.say(window.level, text, window.last, window.silent, speaker=window.speaker)
             window.silent = 0
+            window.width_s = min(window.width_s * 2, LOGGED_KINDS_S_MAX)
+            window.until_s = now_s + window.width_s
         if self._open:
             self._timer = self._loop.call_later(LOGGED_KINDS_S, self._close_windows, context=NEUTRAL)
 
-    def say(self, level: int, text: str, *args: Any) -> None:
+    def say(self, level: int, text: str, *args: Any, speaker: Speaker | None = None, traceback: str = "") -> None:
+        log = self._log
         try:
-            self._log.log(level, text, *args)
+            if log.isEnabledFor(level):
+                record = log.makeRecord(log.name, level, "", 0, text, args, None)
+                record.tidegate = speaker
+                record.exc_text = traceback or None
+                log.handle(record)
         except BaseException:  # A handler or filter of the app.
             pass
 

@@ -76,7 +76,8 @@ class Outcomes:
             told = {**error.to_wire(), "outcome": "unknown"}  # Of what it has asked others.
             self.finish_status(activation, origin.inner, request_id, ERROR, told)
         else:
-            self._host.log.failed(activation.id, f"{method} raised", error)
+            call = origin.label if isinstance(origin, KeyedRun) else request_id
+            self._host.log.failed(activation.id, "raised", error, method, call)
             raised = method_raised(error, dev=self._host.settings.dev)
             self.finish_status(activation, origin, request_id, ERROR, raised.to_wire())
         let_go(error)

@@ -31,7 +31,7 @@ class Resets:
 
     def start_failed(self, activation: Activation, error: BaseException, callers: list[Call]) -> None:
         """Its `__init__` or `on_start` raised: `callers`, and all who wait at its gate, are answered `start_failed`."""
-        self._host.log.failed(activation.id, "could not be started", error, level=logging.ERROR)
+        self._host.log.failed(activation.id, "could not be started", error, "on_start", level=logging.ERROR)
         failure = StartFailed(f"{activation.id} could not be started: {line_of(error)}")
         let_go(error)
         for call in callers:

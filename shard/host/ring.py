@@ -117,7 +117,7 @@ class Ring(InternalOrigin):
         except BaseException as exc:
             if activation.broken is not None:
                 raise
-            activation.host.log.failed(activation.id, "the alarm handler failed", exc)
+            activation.host.log.failed(activation.id, "the alarm handler failed", exc, ALARM)
             if cache.alarm is alarm:
                 self._count_failure(cache, alarm, exc)
             let_go(exc)

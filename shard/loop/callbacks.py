@@ -21,14 +21,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from functools import partial
 from types import FunctionType
 from typing import Any, ClassVar, Final
 
 from tidegate.runtime.limits import OBJECT_CALLBACKS_MAX, TIMERS_KEEP_S
+from tidegate.runtime.logs.line import Speaker
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.loop.context import CURRENT, LIFE, SECTION, Owner, kept_for, keyed_in
 from tidegate.shard.loop.cpython import END_OF_SLEEP
 from tidegate.shard.loop.libraries import is_library, is_plumbing, plumbing, runs_object_code, task_of
+from tidegate.shard.loop.places import SPEAKER, Runs, enters, name_of_code, speak_in, speaker
 from tidegate.shard.neutral import NEUTRAL
 
 NOTHING: Final = object()
@@ -168,6 +171,13 @@ class GatedCallback:
             self._owner.host.loop.call_soon(self._run, context=NEUTRAL)
 
 
+def _of_callback(callback: GatedCallback, function: Any = None) -> Runs:
+    return Runs(callback._owner, name_of_code(callback._callback if function is None else function))
+
+
+enters(GatedCallback, "_run", _of_callback, "callback")
+
+
 def with_gated_callbacks(loop_class: Any) -> Any:
     """A class of loops on which the callbacks of object code pass the gate.
 
@@ -212,7 +222,22 @@ def with_gated_callbacks(loop_class: Any) -> Any:
                 return threadsafe(self, callback, *args, context=context)
             return entry.scheduled(threadsafe(self, entry.arrive, context=NEUTRAL))
 
+        def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
+            if CURRENT.get(None) is not None:
+                inner = getattr(getattr(func, "func", None), "__self__", None)  # `asyncio.to_thread` gives `context.run`.
+                if type(inner) is Context:
+                    speak_in(inner)
+                elif (said := speaker()) is not None:
+                    func = partial(Context().run, _said_by, said, func)
+            return super().run_in_executor(executor, func, *args)
+
     return LoopWithGatedCallbacks
+
+
+def _said_by(said: Speaker, function: Any, *args: Any) -> Any:
+    """In a thread that knows nothing else of the object."""
+    SPEAKER.set(said)
+    return function(*args)
 
 
 def gated(callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> GatedCallback | None:
@@ -226,6 +251,7 @@ def gated(callback: Callable[..., object], args: tuple[Any, ...], context: Conte
         return GatedCallback(owner, context.get(SECTION) or owner.gate.root, callback, args, context)
     if GatedCallback.running_for is not owner and asyncio.current_task() is None and is_library(callback, owner):
         return None
+    speaker()  # Kept in this context, and so in the copy.
     context = copy_context()
     return GatedCallback(owner, owner.current_section(), callback, args, context, cleans_up=is_gone(owner, context))
 

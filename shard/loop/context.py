@@ -135,6 +135,11 @@ class Keyed(Protocol):
     has_effects: bool
     """It has written, sent or started something, other than by writes of its current step."""
 
+    @property
+    def label(self) -> str:
+        """By which the call is known to people."""
+        ...
+
     def begin_step(self) -> None:
         """Code of it goes on."""
         ...

@@ -45,6 +45,16 @@ def locals_of(frame: FrameType) -> Mapping[str, Any]:
     return frame.f_locals
 
 
+def take_locals(frame: FrameType, names: tuple[str, ...]) -> list[Any]:
+    """Those of a frame of this thread. Up to Python 3.12 the dict would stay, and hold whatever else is in it, until the frame is
+    over: a task that is counted would be known to one more."""
+    known = frame.f_locals
+    values = [known[name] for name in names]
+    if type(known) is dict:
+        known.clear()
+    return values
+
+
 def code_of(function: Any) -> CodeType:
     """What its frames have as `f_code`."""
     code: CodeType = function.__code__

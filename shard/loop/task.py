@@ -37,6 +37,7 @@ from tidegate.shard.loop.cpython import (
     this_frame,
 )
 from tidegate.shard.loop.libraries import runs_object_code
+from tidegate.shard.loop.places import Runs, enters, name_of_code, speaker
 from tidegate.shard.loop.raised import forget_locals, leave_frame
 from tidegate.shard.neutral import NEUTRAL
 
@@ -408,6 +409,15 @@ class ObjectTask(asyncio.Future[Any]):
         self._context = NEUTRAL
 
 
+def _of_task(task: ObjectTask, *_: Any) -> Runs:
+    if task.call is None:
+        return Runs(task._owner, name_of_code(task.get_coro()))
+    return Runs(task._owner, task.call[2], task.call[1])
+
+
+enters(ObjectTask, "_step", _of_task)
+
+
 def _settable(error: BaseException) -> BaseException:
     """What whoever waits for a task is given: SystemExit and the like are no business of others."""
     if issubclass(type(error), Exception) and not issubclass(type(error), StopIteration):
@@ -456,7 +466,10 @@ def object_task_factory(
         return plain
     check_coroutine(coro)
     count_own_task(owner, coro)
-    task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context or contextvars.copy_context())
+    if context is None:
+        speaker()  # Kept in this context, and so in the copy.
+        context = contextvars.copy_context()
+    task = ObjectTask(loop).adopt(coro, owner, owner.current_section(), context)
     task.when_done = owner.own_task_done
     task.belongs_to(kept_for(context))
     if "name" in options and options["name"] is not None:

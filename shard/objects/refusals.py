@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, cast
 
 from tidegate.runtime.errors import CallError, MethodRaised, Unavailable, UnknownClass, UnknownMethod
 from tidegate.runtime.limits import EXCEPTION_BYTES_MAX, EXCEPTION_PARTS_DEPTH_MAX, EXCEPTION_PARTS_MAX
+from tidegate.runtime.logs.tracebacks import app_traceback
 from tidegate.runtime.wire.exceptions import address_of, cause_of, contents_of, name_of, parts_of, plain, story_of
 from tidegate.runtime.wire.protocol import Request, encode, encode_json
 from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
@@ -51,14 +51,12 @@ def _first(error: BaseException) -> MethodRaised | None:
 
 
 def traceback_of(error: BaseException) -> str:
-    try:
-        lines = traceback.format_exception(error)
-        first = _first(error)
-        if first is not None and "traceback" in first.details:
-            lines += ["\nwhere it was raised first:\n", str(first.details["traceback"])]
-        return plain("".join(lines))
-    except BaseException:
-        return "a traceback that cannot be made"
+    """Where it was raised, in code of the app; of what another object has raised, also there."""
+    text = app_traceback(error)
+    first = _first(error)
+    if first is not None and "traceback" in first.details:
+        text += f"\n\nwhere it was raised first:\n\n{first.details['traceback']}"
+    return plain(text)
 
 
 def _details(error: BaseException, depth: int) -> dict[str, Any]:

@@ -14,14 +14,15 @@ from typing import Any, Final, NoReturn
 
 from tidegate.runtime.child.witness import Witness
 from tidegate.shard.loop.cpython import this_frame
-from tidegate.shard.worker.occupant import PLACES, Place, occupant
+from tidegate.shard.loop.places import PLACES, Place
+from tidegate.shard.worker.occupant import occupant
 
 exit_at_once: Final = os._exit
 
 
 def start_watch(witness: Witness) -> Callable[[], None]:
     """Returns what ends it. For a process with one host."""
-    originals = [_watch(witness, place) for place in PLACES]
+    originals = [_watch(witness, place) for place in PLACES.values()]
 
     def stop() -> None:
         for cls, name, original in originals:
@@ -50,7 +51,7 @@ def _watch(witness: Witness, place: Place) -> tuple[type, str, Any]:
     original = getattr(cls, name)
 
     def watched(self: Any, *args: Any) -> Any:
-        owner, code = who(self, *args)
+        owner, code, _ = who(self, *args)
         if owner is None:
             return original(self, *args)
         witness.enter(owner.id.class_name, owner.id.name, code)

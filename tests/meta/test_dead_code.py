@@ -17,7 +17,8 @@ CALLED_FROM_OUTSIDE = {
     # asyncio and uvloop
     "get_stack", "print_stack", "writelines",
     # logging, io, pdb, ctypes, sys, importlib
-    "breakpointhook", "datefmt", "disabled", "do_EOF", "emit", "get_data", "path_stats", "restype", "set_data", "writable",
+    "breakpointhook", "createLock", "disabled", "do_EOF", "emit", "excepthook", "get_data", "logMultiprocessing", "path_stats",
+    "restype", "set_data", "unraisablehook", "writable",
 }  # fmt: skip
 FOR_TESTS_AND_PAGES = {
     "check_book": "counts everything again, as each `check_invariants` does",

@@ -21,7 +21,9 @@ LEAVES = {
     "runtime/heap",
     "runtime/shares",
 }
-SERVING = LEAVES | {"runtime/wire", "runtime/sockets", "runtime/child"}
+LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
+"""What a line of the log holds."""
+SERVING = LEAVES | LINES | {"runtime/wire", "runtime/sockets", "runtime/child", "runtime/logs"}
 """What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
 STORE = ("store/interface", "store", "store/state", "store/checkpoints", "store/worker_store")
 """What a worker puts together, from the bottom to the top."""
@@ -36,9 +38,12 @@ ARROWS: dict[str, set[str]] = {
     "runtime/shares": {"runtime/limits"},
     "runtime/wire": LEAVES,
     "runtime/sockets": LEAVES | {"runtime/wire"},
-    "runtime/child": LEAVES | {"runtime/wire"},
+    "runtime/logs/line": LEAVES,
+    "runtime/logs/tracebacks": LEAVES,
+    "runtime/logs": LEAVES | LINES,
+    "runtime/child": LEAVES | LINES | {"runtime/wire", "runtime/logs"},
     "runtime/client": LEAVES | {"runtime/wire", "runtime/sockets"},
-    "runtime/supervisor": LEAVES | {"runtime/wire", "runtime/child", "runtime/sockets"},
+    "runtime/supervisor": SERVING,
     "runtime/chaos/verdict": LEAVES,
     "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/chaos/verdict"},
     "runtime/chaos/stage": LEAVES | {"runtime/chaos/verdict"},
@@ -61,9 +66,10 @@ ARROWS: dict[str, set[str]] = {
     | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "store/checkpoints")},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
     "shard/offline": LEAVES | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core")},
-    "shard/loop": LEAVES | {"runtime/wire", "shard/neutral", "shard/core"},
-    "shard/objects": LEAVES | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop"},
+    "shard/loop": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/core"},
+    "shard/objects": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop"},
     "shard/host": LEAVES
+    | LINES
     | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop", "shard/objects"},
     "shard/worker": SERVING | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host")},
     "shard/__main__": SERVING
@@ -84,6 +90,7 @@ RULES = {
     "runtime/chaos/verdict": "*",
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule"},
+    "runtime/logs": {"forms", "line", "settings", "tracebacks"},
     "runtime/client": {"links", "machine", "retries", "terms"},
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox", "slices"},
     "runtime/supervisor": {"placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},

@@ -47,7 +47,9 @@ def test_an_answer_out_of_order_is_found(judged: tuple[Service, LoadClient]) -> 
 
 
 def test_a_process_that_outlives_its_service_and_a_suspect_line_of_the_log_are_found(tmp_path: Path) -> None:
-    service = Service(tmp_path / "data", "no.py", 1, (sys.executable, "-c", "print('12:00:00.000 ERROR   worker 0: ouch')"), {})
+    service = Service(
+        tmp_path / "data", "no.py", 1, (sys.executable, "-c", "print('2026-11-29T12:00:00.000+00:00 ERROR   worker 0: ouch')"), {}
+    )
     service.launch()
     service.wait()
     (tmp_path / "data").mkdir()

@@ -35,7 +35,9 @@ FULL = os.environ.get("TIDEGATE_FULL") == "1"
 STOP_WITHIN_S = 10.0
 KILLED_BY_TEST = r"killed by SIGKILL|is ready again|ran each time when the worker died"
 
-_SUSPECT = re.compile(r"^[\d:.]+ (WARNING|ERROR|CRITICAL)|Traceback \(most recent call last\)|Exception ignored|assert", re.M)
+_SUSPECT = re.compile(
+    r"^\d{4}-[\dT:.+-]+ (WARNING|ERROR|CRITICAL)|Traceback \(most recent call last\)|Exception ignored|assert", re.M
+)
 
 
 def processes_with_files_in(folder: Path) -> list[int]:

@@ -7,8 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tidegate.runtime.child.child import set_up_logging
-from tidegate.runtime.child.output import take_streams
+from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.sockets.port import keep_port
 from tidegate.runtime.supervisor.config import Config, merge
 from tidegate.runtime.supervisor.directory import open_directory, open_run_directory
@@ -21,9 +20,8 @@ CHILD = (sys.executable, str(Path(__file__).with_name("stand_in_child.py")))
 def main() -> int:
     data, workers, behaviour, *options = sys.argv[1:]
     numbers = {name: float(number) for name, number in (option.split("=") for option in options)}
-    config = merge(Config(), {"service": {"app": behaviour, **numbers}}, "test")
-    outputs = take_streams()
-    set_up_logging("supervisor", outputs, "debug")
+    config = merge(Config(), {"service": {"app": behaviour, **numbers}, "log": {"level": "debug"}}, "test")
+    outputs = start_log("supervisor", config.log.settings())
     directory = open_directory(Path(data), 8)
     placement = place(Cores((0,), None), directory.shards, int(workers))
     port = keep_port("tcp://127.0.0.1:0")

@@ -32,7 +32,7 @@ stop_s = 20
 [storage]
 idle_evict_s = {idle_evict_s}
 """
-_ENTRY = re.compile(r"^(?=\d\d:\d\d:\d\d\.)", re.MULTILINE)
+_ENTRY = re.compile(r"^(?=\d{4}-\d\d-\d\dT\d\d:)", re.MULTILINE)
 """Where a line of the log begins, with those that belong to it."""
 
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.child.child import set_up_logging
-from tidegate.runtime.child.output import Outputs, take_streams
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.logs.capture import start_log
+from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.sockets.port import open_port
 from tidegate.runtime.supervisor.config import DATA_DEFAULT, OPTIONS, Config, Option, merge, parse_toml
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
@@ -85,8 +85,7 @@ def run(options: argparse.Namespace) -> int:
             raise
         fail(str(error))
         return EXIT_LASTS
-    outputs = take_streams()
-    set_up_logging("supervisor", outputs, config.log.level)
+    outputs = start_log("supervisor", config.log.settings())
     # Who writes to a terminal that has `tostop` set, and is not in its foreground, would be stopped.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     stop_at_once()

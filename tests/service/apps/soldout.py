@@ -31,7 +31,8 @@ class Shelf(DurableObject):
             group.create_task(self.take_hidden())
 
     async def forge(self) -> None:
-        raise ValueError("no\n12:00:00.000 ERROR   worker 0: forged\x1b[2J\r12:00:00.000 ERROR   worker 0: forged too")
+        line = "2026-11-29T12:00:00.000+00:00 ERROR   worker 0: forged"
+        raise ValueError(f"no\n{line}\x1b[2J\r{line} too")
 
     async def odd(self) -> None:
         raise ValueError(b"\xff", datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC), {7: [None]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from tests.support.host_world import World
 from tidegate import DurableObject
 from tidegate.runtime.errors import CallError
+from tidegate.runtime.ids import ObjectId
+from tidegate.runtime.logs.line import Speaker
 
 
 class SoldOut(Exception):
@@ -20,7 +23,9 @@ class Shop(DurableObject):
     async def buy(self, what: str) -> None:
         raise SoldOut(f"no {what} left")
 
-    async def sell(self) -> None:
+    async def sell(self, early: bool = False) -> None:
+        if early:
+            raise ValueError("not open yet")
         raise ValueError("closed")
 
     async def burn(self) -> None:
@@ -32,6 +37,11 @@ async def fail(world: World, name: str, method: str, *args: Any) -> None:
         await world.ask(Shop, name, method, *args)
 
 
+def told(record: logging.LogRecord) -> str:
+    speaker: Speaker = record.tidegate  # type: ignore[attr-defined]  # that of every record
+    return f"{speaker.object} {speaker.method}: {record.getMessage()}"
+
+
 async def test_a_raising_method_logs_a_line_with_object_and_method_and_its_traceback_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,22 +49,64 @@ async def test_a_raising_method_logs_a_line_with_object_and_method_and_its_trace
     world = World(Shop)
     for n in range(350):
         await fail(world, f"s{n}", "buy", "tea")
-    (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("Shop/s0: buy raised: SoldOut: no tea left\nTraceback (most recent call last):\n")
-    world.host.log._close_windows()
-    assert caplog.messages[1:] == ["Shop/s349: buy raised: SoldOut: no tea left (349 of this kind since the last line)"]
-    world.host.log._close_windows()
+    (record,) = caplog.records
+    assert told(record) == "Shop/s0 buy: raised: SoldOut: no tea left"
+    assert record.exc_text is not None
+    assert record.exc_text.startswith("Traceback (most recent call last):\n")
+    assert "/shard/host/" not in record.exc_text.replace(__file__, "")
+    assert world.host.log.failures == 350
+    close_windows(world)
+    assert told(caplog.records[1]) == "Shop/s349 buy: raised: SoldOut: no tea left (349 of this kind since the last line)"
+    close_windows(world, 3_000)
     await fail(world, "late", "buy", "milk")
-    assert caplog.messages[2:] == ["Shop/late: buy raised: SoldOut: no milk left"], "the traceback is known"
+    assert [told(record) for record in caplog.records[2:]] == ["Shop/late buy: raised: SoldOut: no milk left"]
+    assert caplog.records[2].exc_text is None, "the traceback is known"
 
 
-async def test_kinds_of_failures_are_told_apart_by_class_method_and_exception(caplog: pytest.LogCaptureFixture) -> None:
+def close_windows(world: World, later_s: float = 1_000.0) -> None:
+    log = world.host.log
+    for window in log._open.values():
+        window.until_s -= later_s
+    log._close_windows()
+
+
+async def test_kinds_of_failures_are_told_apart_by_class_method_exception_and_line(caplog: pytest.LogCaptureFixture) -> None:
     world = World(Shop)
     await fail(world, "a", "buy", "tea")
     await fail(world, "a", "sell")
-    assert [message.partition("\n")[0] for message in caplog.messages] == [
-        "Shop/a: buy raised: SoldOut: no tea left", "Shop/a: sell raised: ValueError: closed",
+    await fail(world, "a", "sell", True)
+    await fail(world, "b", "sell", True)
+    assert [told(record) for record in caplog.records] == [
+        "Shop/a buy: raised: SoldOut: no tea left", "Shop/a sell: raised: ValueError: closed",
+        "Shop/a sell: raised: ValueError: not open yet",
     ]  # fmt: skip
+    assert all(record.exc_text for record in caplog.records)
+
+
+async def test_a_kind_that_does_not_stop_is_told_less_and_less_often(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
+    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S_MAX", 4_000.0)
+    world = World(Shop)
+    widths = []
+    for _ in range(4):
+        await fail(world, "a", "sell")
+        await fail(world, "a", "sell")
+        widths += [window.width_s for window in world.host.log._open.values()]
+        close_windows(world, 4_000)
+    assert widths == [1_000, 2_000, 4_000, 4_000]
+
+
+async def test_very_many_kinds_write_no_more_lines_than_the_bound(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
+    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_MAX", 10)
+    world = World(Shop)
+    for n in range(50):
+        world.host.log.failed(ObjectId("Shop", "a"), "raised", type(f"E{n}", (Exception,), {})("x"))
+    assert len(caplog.records) == 11
 
 
 async def test_nothing_runs_when_nothing_fails_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,5 +127,5 @@ async def test_objects_that_are_reset_again_and_again_write_a_line_a_second(
     for n in range(100):
         await fail(world, f"s{n}", "burn")
     assert caplog.messages == ["Shop/s0 was reset: on fire"]
-    world.host.log._close_windows()
+    close_windows(world)
     assert caplog.messages[1:] == ["Shop/s99 was reset: on fire (99 of this kind since the last line)"]
