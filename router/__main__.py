@@ -42,6 +42,7 @@ def _serve(spec: RouterSpec, context: zmq.Context[Any], control_fd: int) -> int:
     control = stream_to_supervisor(control_fd, loop)
 
     def drained(unanswered: int) -> None:
+        control.send(server.pong(0))  # Its last counts.
         control.send(Drained(unanswered))
         loop.stop()
 

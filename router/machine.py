@@ -41,6 +41,7 @@ from tidegate.runtime.limits import (
 from tidegate.runtime.shares import Shares
 from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import Inquiries
+from tidegate.runtime.wire.counts import Counts, Histogram, rows
 from tidegate.runtime.wire.protocol import (
     ERROR,
     OBJECT_CALLS,
@@ -102,6 +103,8 @@ class RouterMachine:
         self._next_token = 0
         self._draining = False
         self._refused = self._lost = self._stray = self._overdue = self._forgotten = 0
+        self._answers = Histogram()
+        self._errors: dict[str, int] = {}
         self._parked: dict[int, int] = {}
         """Workers that are about to be replaced, and the newest round of that."""
         self._holds = False
@@ -125,6 +128,7 @@ class RouterMachine:
         origin, requests, request = message.origin, message.requests, None
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
         size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
+        origin.arrived_s = now
         try:
             if (refusal := self._refusal(origin.client, message.size)) is not None:
                 for request in requests:
@@ -233,6 +237,7 @@ class RouterMachine:
         unanswered = len(worker.unanswered)
         if unanswered >= self._shared_from and not self._shares[worker.worker].takes(origin.client, unanswered):
             self._refused += 1
+            self._count_errors(Overloaded.code, 1)
             self._reply(origin, request.id, ERROR, self._too_many(worker.worker, unanswered < self._calls_max))
             return
         try:
@@ -261,8 +266,12 @@ class RouterMachine:
             self._too_many_wires[worker, of_this_client] = wire
         return wire
 
+    def _count_errors(self, code: str, calls: int) -> None:
+        self._errors[code] = self._errors.get(code, 0) + calls
+
     def _refuse(self, origin: Origin, request_id: int | str, error: CallError) -> None:
         self._refused += 1
+        self._count_errors(error.code, 1)
         self._reply(origin, request_id, ERROR, error.to_wire())
 
     def _answer_system(self, origin: Origin, request: Request) -> None:
@@ -273,10 +282,12 @@ class RouterMachine:
 
     # Replies of workers
 
-    def replied(self, worker: InFlight, replies: list[Reply]) -> None:
+    def replied(self, worker: InFlight, replies: list[Reply], now: float = 0.0) -> None:
+        """Without `now` it is not noted how long they have taken."""
         pop: Callable[[Any, None], Unanswered | None] = worker.unanswered.pop
         reply_to = self._reply
-        freed = 0
+        freed = answers = 0
+        message: Origin | None = None
         for reply in replies:
             call = pop(reply.id, None)
             if call is None:
@@ -284,8 +295,15 @@ class RouterMachine:
                 continue
             origin, request_id, size = call
             freed += size
+            if origin is not message:
+                if message is not None and now:
+                    self._answers.observe(now - message.arrived_s, answers)
+                message, answers = origin, 0
+            answers += 1
             reply_to(origin, request_id, reply.status, reply.result)
         worker.bytes -= freed
+        if message is not None and now:
+            self._answers.observe(now - message.arrived_s, answers)
 
     def _take_answer(self, worker: InFlight, reply: Reply) -> None:
         """To a mark, to a question of ours, or to nothing that is known."""
@@ -398,6 +416,7 @@ class RouterMachine:
                 if expiry is Expiry.SENT:
                     text = f"the deadline passed while worker {worker.worker} had the call"
                     self._overdue += 1
+                    self._count_errors(DeadlineExceeded.code, 1)
                     self._reply(origin, request_id, ERROR, DeadlineExceeded(text, outcome="unknown").to_wire())
                 elif expiry is Expiry.UNSENT:
                     self._refuse(origin, request_id, DeadlineExceeded("the deadline passed before the worker was there"))
@@ -432,6 +451,7 @@ class RouterMachine:
     def _answer_all(self, calls: list[Unanswered], error: CallError) -> None:
         wire = error.to_wire()
         self._lost += len(calls)
+        self._count_errors(error.code, len(calls))
         for origin, request_id, _ in calls:
             self._reply(origin, request_id, ERROR, wire)
 
@@ -440,8 +460,22 @@ class RouterMachine:
     def unanswered(self) -> int:
         return sum(len(worker.unanswered) for worker in self.workers)
 
+    @property
+    def stray_replies(self) -> int:
+        """To no call that is known."""
+        return self._stray
+
     def endpoint_of(self, worker: int) -> str | None:
         return self.workers[worker].process if worker < len(self.workers) else None
+
+    def counts(self) -> Counts:
+        return {
+            "router_calls": [((), self._next_token)],
+            "router_errors": [((code,), count) for code, count in self._errors.items()],
+            "router_answer_seconds": rows([((), self._answers)]),
+            "router_calls_in_flight": [((), self.unanswered())],
+            "router_bytes_in_flight": [((), sum(worker.bytes for worker in self.workers))],
+        }
 
     def statistics(self) -> dict[str, Any]:
         return {

@@ -10,6 +10,7 @@ import asyncio
 import dataclasses
 import logging
 import secrets
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -21,9 +22,11 @@ from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.limits import BUDGET_SHARE, INQUIRY_S, MESSAGE_BYTES_MAX
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
 from tidegate.runtime.sockets.outbox import Outbox
-from tidegate.runtime.wire.protocol import OWN_IDENTITY, Message
+from tidegate.runtime.wire.counts import Counts
+from tidegate.runtime.wire.protocol import OWN_IDENTITY, Message, Reply
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
@@ -91,6 +94,8 @@ class RouterServer:
             bytes_max=share_bytes,
         )
         self._backends: dict[int, Backend] = {}
+        self._unreadable_before = 0
+        """Of workers that are no longer there."""
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._inquiry: asyncio.TimerHandle | None = None
@@ -113,18 +118,31 @@ class RouterServer:
         self._backends.clear()
         self._endpoint.close()
 
+    def pong(self, number: int) -> Pong:
+        return Pong(number, self.statistics(), {**self._machine.counts(), **self._endpoint_counts()})
+
+    def _endpoint_counts(self) -> Counts:
+        return self._endpoint.counts(stray_reply=self._machine.stray_replies, unreadable_reply=self._unreadable_replies)
+
     def statistics(self) -> dict[str, Any]:
         return {
             "name": self._name,
             **self._machine.statistics(),
             **dataclasses.asdict(self._endpoint.statistics()),
-            "unreadable_replies": sum(backend.unreadable for backend in self._backends.values()),
+            "unreadable_replies": self._unreadable_replies,
         }
+
+    @property
+    def _unreadable_replies(self) -> int:
+        return self._unreadable_before + sum(backend.unreadable for backend in self._backends.values())
 
     # Turns
 
+    def _replied(self, worker: InFlight, replies: list[Reply]) -> None:
+        self._machine.replied(worker, replies, time.monotonic())
+
     def _handle(self, message: Message) -> None:
-        self._machine.handle(message, self._loop.time())
+        self._machine.handle(message, time.monotonic())
 
     def _end_turn(self) -> None:
         for worker in self._machine.workers:
@@ -188,7 +206,7 @@ class RouterServer:
         elif isinstance(message, StatusChanged):
             self._machine.status_changed(message.status)
         elif isinstance(message, Ping):
-            self._send_control(Pong(message.number, self.statistics()))
+            self._send_control(self.pong(message.number))
         elif isinstance(message, Park):
             self._machine.park(message.worker, message.round, self._loop.time())
             self._end_turn()
@@ -204,11 +222,12 @@ class RouterServer:
             if endpoint != self._machine.endpoint_of(index):
                 backend.read_rest()  # Replies that the lost worker managed to send are good.
                 backend.close()
+                self._unreadable_before += backend.unreadable
                 del self._backends[index]
         self._machine.topology_changed(topology, self._loop.time())
         for index, endpoint in enumerate(topology.endpoints):
             if endpoint is not None and index not in self._backends:
-                replied = partial(self._machine.replied, self._machine.workers[index])
+                replied = partial(self._replied, self._machine.workers[index])
                 # A name of its own each time: see `peers.py`.
                 identity = b"%srouter-%s" % (OWN_IDENTITY, secrets.token_hex(8).encode())
                 self._backends[index] = Backend(self._context, endpoint, self._loop, replied, self._end_turn, identity=identity)

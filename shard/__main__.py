@@ -169,6 +169,7 @@ def _serve(
 
     def ended(exit_code: int, unanswered: int) -> None:
         if exit_code == 0:
+            control.send(worker.pong(0))  # Its last counts.
             control.send(Drained(unanswered))
         exit_codes.append(exit_code)
         loop.stop()

@@ -36,6 +36,9 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Memory in MiB."""
     cpu_percent: int | None = None
     """Of one core, over the last second or more. None in the first second of a process."""
+    rates: dict[str, Any] = {}
+    """How fast it goes, over the last two seconds or so: `calls_per_s`, `errors_per_s`, and how long it has taken to answer,
+    `answer_p50_ms`, `answer_p95_ms` and `answer_p99_ms` (None: nothing was answered). Empty: it has not been heard of lately."""
     statistics: dict[str, Any] = {}
     """Numbers of its own, by name, some seconds old. Which there are may change with every version."""
 
@@ -90,6 +93,10 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """How many the data are split into."""
     class_names: tuple[str, ...] = ()
     """Of the app."""
+    rates: dict[str, Any] = {}
+    """Of all workers together: see `ProcessStatus.rates`."""
+    class_rates: dict[str, dict[str, Any]] = {}
+    """The same by class."""
     processes: tuple[ProcessStatus, ...] = ()
     """Supervisor, routers, workers."""
     quarantined_objects: tuple[ObjectQuarantine, ...] = ()

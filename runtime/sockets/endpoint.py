@@ -56,6 +56,7 @@ from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.handshakes import Handshakes
 from tidegate.runtime.sockets.outbox import Delivery, Outbox
 from tidegate.runtime.sockets.slices import Slices
+from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import (
     ERROR,
     Message,
@@ -133,6 +134,8 @@ class EndpointStatistics:
     """Few file descriptors are left."""
     times_full: int
     """How often it has come to that."""
+    connections: int
+    """That are open now. Those of the service's own processes are among them."""
 
 
 class Endpoint:
@@ -197,6 +200,7 @@ class Endpoint:
         self._retry: asyncio.TimerHandle | None = None
         self._outbox_retry_s = _OUTBOX_RETRY_S
         self._messages_in = self._messages_out = self._malformed = self._undeliverable = 0
+        self._accepted = self._disconnected = 0
 
     def _set_up_socket(self, message_bytes_max: int) -> None:
         for option, value in (
@@ -286,7 +290,26 @@ class Endpoint:
             self._handshakes.strangers,
             self._door.is_shut,
             self._times_full,
+            self._accepted - self._disconnected,
         )
+
+    def counts(self, **dropped: int) -> Counts:
+        """`dropped`: what else was, by reason."""
+        reasons = {
+            "malformed": self._malformed,
+            "undeliverable": self._undeliverable,
+            "foreign_peer": self._handshakes.strangers,
+            **dropped,
+        }
+        return {
+            "messages_received": [((), self._messages_in)],
+            "messages_sent": [((), self._messages_out)],
+            "connections_accepted": [((), self._accepted)],
+            "connections": [((), self._accepted - self._disconnected)],
+            "connections_refused": [((), int(self._door.is_shut))],
+            "untaken_reply_bytes": [((), self.outbox.total)],
+            "drops": [((reason,), count) for reason, count in reasons.items()],
+        }
 
     # Connections
 
@@ -303,6 +326,7 @@ class Endpoint:
             event, value = _unpack_event(_recv(monitor, _NOBLOCK))
             address = _recv(monitor, _NOBLOCK)
             if event == zmq.EVENT_ACCEPTED:
+                self._accepted += 1
                 handshakes.accepted(value)
                 is_full = is_full or value >= self._accept_below
                 if value >= self._turn_out_from:
@@ -315,6 +339,7 @@ class Endpoint:
             elif event != zmq.EVENT_DISCONNECTED:  # One of the failures; that it is closed comes next.
                 self._failure = "left" if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value in _LEFT else "failed"
             else:
+                self._disconnected += 1
                 failure, self._failure = self._failure, ""
                 if handshakes.failed(value, left=failure == "left") if failure else handshakes.closed(value):
                     stranger = address

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +16,15 @@ import msgspec
 import psutil
 
 from tidegate.runtime.limits import USAGE_S_MIN
+from tidegate.runtime.metrics.rates import SERVICE, Rate, Rates, merged
 from tidegate.runtime.supervisor.config import Config
 from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.seats import Occupancy, is_router
 from tidegate.runtime.supervisor.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Problem
+
+NO_RATES: Mapping[int, Rates] = {}
 
 
 @dataclass(frozen=True)
@@ -77,20 +80,29 @@ class Usage:
 
 
 def snapshot(
-    identity: Identity, supervision: Supervision, pids: dict[int, int], usage: Usage, now: float, commands: str = ""
+    identity: Identity,
+    supervision: Supervision,
+    pids: dict[int, int],
+    usage: Usage,
+    now: float,
+    commands: str = "",
+    rates: Mapping[int, Rates] = NO_RATES,
 ) -> dict[str, Any]:
-    """`pids` by seat. `commands` is where commands of operators come in.
+    """`pids` and `rates` by seat. `commands` is where commands of operators come in.
     `classes` is what the system call of that name answers; each router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
-    routers = [{"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage, now)} for s in supervision.routers]
+    routers = [
+        {"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage, now, rates.get(s))} for s in supervision.routers
+    ]
     workers = []
     for place in identity.placement.workers:
-        occupancy = _occupancy(seats[place.index], pids.get(place.index), usage, now)
+        occupancy = _occupancy(seats[place.index], pids.get(place.index), usage, now, rates.get(place.index))
         workers.append({"name": supervision.name(place.index), "core": place.cpu, "shards": list(place.shards), **occupancy})
     known = classes(supervision)
     service = identity.config.service
     wrong = problems(supervision, now)
+    of_workers = merged(each for seat, each in rates.items() if not is_router(seat))
     return {
         "version": identity.version,
         "problems": [msgspec.to_builtins(problem) for problem in wrong],
@@ -106,6 +118,8 @@ def snapshot(
         "epoch": supervision.epoch,
         "shards": len(identity.placement.owners),
         "class_names": list(known),
+        "rates": of_workers.pop(SERVICE, Rate()).shown(),
+        "class_rates": {name: rate.shown() for name, rate in sorted(of_workers.items())},
         "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid(), now)}, *routers, *workers],
         "quarantined_objects": [
             {"object": f"{each.class_name}/{each.name}", "offences": each.offences, "code": each.code}
@@ -134,7 +148,7 @@ def status_line(supervision: Supervision, now: float) -> str:
     return f"{state(supervision, wrong)}: {wrong[0].where}: {wrong[0].what}{more}; {served}"
 
 
-def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage, now: float) -> dict[str, Any]:
+def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage, now: float, rates: Rates | None) -> dict[str, Any]:
     return {
         "state": occupancy.state.value,
         "pid": pid,
@@ -144,6 +158,7 @@ def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage, now: float) 
         "endpoint": occupancy.ready.endpoint if occupancy.ready else None,
         "app_version": occupancy.ready.app_version if occupancy.ready else "",
         **usage.of(pid, now),
+        "rates": {} if rates is None else rates[SERVICE].shown(),
         "statistics": occupancy.statistics,
     }
 

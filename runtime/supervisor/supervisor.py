@@ -27,6 +27,7 @@ from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.logs import settings as log_settings
 from tidegate.runtime.logs.capture import is_journal
 from tidegate.runtime.logs.output import Outputs
+from tidegate.runtime.metrics.ledger import Ledger
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import Config, budget_bytes, cache_bytes, key_bounds
@@ -58,6 +59,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     FromChild,
     HeldUp,
     OpenShards,
+    Pong,
     Ready,
     Released,
     RouterSpec,
@@ -117,6 +119,7 @@ class Supervisor:
         """By seat, as the children."""
         self._commands = CommandSocket(service.run_directory.path, self._on_command)
         self._usage = Usage()
+        self.ledger = Ledger()
         self._status_sent: dict[int, dict[str, Any]] = {}
         """By seat of the router."""
         self._logs_deleted = False
@@ -180,11 +183,21 @@ class Supervisor:
         return number
 
     def _on_message(self, seat: int, message: FromChild) -> None:
+        self._note(seat, message, self._now())
         self._obey(self.supervision.child_said(seat, message, self._now()))
         if isinstance(message, Ready | HeldUp | Released):
             self._tell_status()
         if isinstance(message, Ready):
             self._delete_logs_once()
+
+    def _note(self, seat: int, message: FromChild, now: float) -> None:
+        name, occupancy = self.supervision.name(seat), self.supervision.seats[seat]
+        if isinstance(message, Pong):
+            if message.number == occupancy.ping_number and occupancy.pinged_at is not None:
+                self.ledger.observed("loop_lag_seconds", name, value=now - occupancy.pinged_at)
+            self.ledger.told(self._places[seat], name, message.counts, now)
+        elif isinstance(message, HeldUp):
+            self.ledger.counted("held_up", name)
 
     def _on_stuck(self, seat: int, stack: str) -> None:
         self._obey(self.supervision.stuck(seat, stack, self._now()))
@@ -195,6 +208,7 @@ class Supervisor:
     def _on_exit(self, seat: int, returncode: int) -> None:
         del self._children[seat]
         place = self._places.pop(seat)
+        self.ledger.gone(place)
         running = None if is_router(seat) else take_testimony(place.witness)
         effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now(), running)
         self._obey(effects)
@@ -384,7 +398,9 @@ class Supervisor:
     def _tell_status(self) -> None:
         pids = {seat: child.pid for seat, child in self._children.items()}
         commands = str(self._commands.path)
-        status = snapshot(self.identity, self.supervision, pids, self._usage, self._now(), commands)
+        now = self._now()
+        rates = {seat: rates for seat, place in self._places.items() if (rates := self.ledger.rates(place, now)) is not None}
+        status = snapshot(self.identity, self.supervision, pids, self._usage, now, commands, rates)
         for seat in filter(is_router, self.supervision.seats):
             if status != self._status_sent.get(seat) and (router := self._children.get(seat)) is not None:
                 self._status_sent[seat] = status

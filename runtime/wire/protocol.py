@@ -128,7 +128,7 @@ class Envelope:
 class Origin:
     """Where the replies of one body go, and in which form. One is shared by all requests of the body."""
 
-    __slots__ = ("client", "envelope", "gathered", "json", "missing", "plain", "single")
+    __slots__ = ("arrived_s", "client", "envelope", "gathered", "json", "missing", "plain", "single")
 
     def __init__(self, client: bytes, *, envelope: Envelope | None, json: bool, single: bool, requests: int) -> None:
         self.client = client
@@ -140,6 +140,8 @@ class Origin:
         self.missing = requests
         """Replies still to come, counted where there is an envelope."""
         self.gathered: list[tuple[Any, int, Any]] = []
+        self.arrived_s = 0.0
+        """When it was read, by the clock of whoever has. 0: nobody wants to know how long it waits."""
 
 
 class Message:

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.limits import BUDGET_BYTES, KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT, OFFLOAD_PROCESSES, OFFLOAD_S
+from tidegate.runtime.wire.counts import Counts
 
 KEPT_SOURCE = "app"
 """The folder in the run directory where workers keep the source of the app, with a folder in it for each version: workers that
@@ -235,6 +236,8 @@ class Pong(msgspec.Struct, frozen=True, tag="pong"):
     number: int
     statistics: dict[str, Any] = {}
     """Numbers by name, for `status`. Under `problems` a list of `Problem`, those of now: they become problems of the service."""
+    counts: Counts = {}
+    """What has been counted since the process was started."""
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):

@@ -96,13 +96,15 @@ class Store(Protocol):
 
 
 class Budget:
-    """How much memory the caches of a worker may take, and take."""
+    """How much memory the caches of a worker may take, and take, and how often they could answer."""
 
-    __slots__ = ("bytes_max", "used_bytes")
+    __slots__ = ("bytes_max", "hits", "misses", "used_bytes")
 
     def __init__(self, bytes_max: int) -> None:
         self.bytes_max = bytes_max
         self.used_bytes = 0
+        self.hits = self.misses = 0
+        """Reads of a key that were answered from a cache, and those that were not."""
 
 
 class ObjectCache:
@@ -181,7 +183,9 @@ class ObjectCache:
         value = self.values.get(key, MISS)
         if value is MISS:
             if self.complete:
+                self.budget.hits += 1
                 return ABSENT
+            self.budget.misses += 1
             value = self.peek(key)
             if value is not MISS:
                 self.values[key] = value

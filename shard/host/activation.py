@@ -64,6 +64,7 @@ class Activation:
         "callbacks",
         "caller",
         "context",
+        "count",
         "gate",
         "host",
         "id",
@@ -88,6 +89,7 @@ class Activation:
         self.id = ObjectId(object_class.name, name)
         self.cache = cache
         cache.owner = self
+        self.count = host.counting.of(object_class.name, cache.shard)
         self.gate = InputGate()
         self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
         self.callbacks: set[GatedCallback] | frozenset[GatedCallback] = NO_CALLBACKS

@@ -78,7 +78,7 @@ class Activator:
         if left_s <= 0:
             del self._quarantine[request.cls, request.name]
             return False
-        self._host.answer_error(call.origin, request.id, in_quarantine(quarantined, left_s))
+        self._host.answer_error(call.origin, request.id, in_quarantine(quarantined, left_s), request.cls)
         return True
 
     def borrow(self, kept: Kept, name: str, shard: int) -> Activation | None:
@@ -107,16 +107,16 @@ class Activator:
         host, request, origin = self._host, call.request, call.origin
         problem = check_object_id(request.cls, request.name)
         if problem is not None:
-            host.answer_error(origin, request.id, BadRequest(problem))
+            host.answer_error(origin, request.id, BadRequest(problem), request.cls)
             return None
         shard = call.shard_of(host.settings.shards_total)
         store = host.stores.get(shard)
         if store is None:
             moved = Moved(f"this worker does not own shard {shard}; ask for the topology")
-            host.answer_error(origin, request.id, host.stopped.refusal(shard) or moved)
+            host.answer_error(origin, request.id, host.stopped.refusal(shard) or moved, request.cls)
             return None
         if request.method not in kept.methods and not isinstance(origin, Ring):
-            host.answer_error(origin, request.id, unknown_method(request, kept.object_class))
+            host.answer_error(origin, request.id, unknown_method(request, kept.object_class), request.cls)
             return None
         key = object_key(request.cls, request.name)
         if host.waiting.takes(key, call) or host.waiting.reads(store, key, call):
@@ -140,6 +140,6 @@ class Activator:
                 host.resets.start_failed(activation, exc, [call])
                 return False
         if activation.broken is not None:  # By `__init__`, or by `on_start` at once; nobody else waited yet.
-            host.answer_error(call.origin, call.request.id, activation.broken)
+            host.answer_error(call.origin, call.request.id, activation.broken, call.request.cls)
             return False
         return True

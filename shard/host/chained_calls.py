@@ -75,7 +75,7 @@ class ChainedCalls:
                 labels = [*labels_since(chain, section.token), str(activation.id)]
                 where = f"{call.request.method} comes back into {around.holder.kind} of {activation.id}, which waits for it"
                 error = Deadlock(f"{ring(labels)}: {where}; {around.holder.way_out}")
-                self._host.answer_error(call.origin, call.request.id, error)
+                self._host.answer_error(call.origin, call.request.id, error, call.request.cls)
                 return None
             around = around.parent
         return section
@@ -96,7 +96,7 @@ class ChainedCalls:
                 coro = method.function(activation.instance, *positional, **keywords)
         except BaseException as exc:
             error = exc if isinstance(exc, CallError) else method_raised(exc, dev=host.settings.dev)
-            host.answer_error(run or origin, request.id, error)
+            host.answer_error(run or origin, request.id, error, request.cls)
             return
         section = activation.gate.living(section)
         context = activation.context_in(section, call.chain)
@@ -104,6 +104,7 @@ class ChainedCalls:
             Attribution(None, run).within(context)
         task = ObjectTask(host.loop).adopt(coro, activation, section, context)
         task.call, task.keyed = (run or origin, request.id, method.name), run
+        task.began_s = host.turn.clock()
         host.book.started(task)
         if isinstance(origin, LocalOrigin):
             origin.place = task

@@ -32,11 +32,13 @@ LATE_S_MIN = 0.02
 class TimedOrigin(InternalOrigin):
     """Where the reply of a call with a deadline goes, unless that has passed."""
 
-    __slots__ = ("_deadlines", "_origin", "_request_id", "call", "due_s", "over", "started")
+    __slots__ = ("_class_name", "_deadlines", "_origin", "_request_id", "call", "due_s", "over", "started")
 
     def __init__(self, deadlines: Deadlines, call: Call, due_s: float) -> None:
         super().__init__()
         self.json = call.origin.json
+        self.arrived_s = call.origin.arrived_s
+        self._class_name = call.request.cls
         self._deadlines = deadlines
         self._origin = call.origin
         self._request_id = call.request.id
@@ -68,6 +70,8 @@ class TimedOrigin(InternalOrigin):
         return not self.over
 
     def expire(self) -> None:
+        if not self.over:
+            self._deadlines.count_error(self._class_name, DeadlineExceeded.code)
         if self.started:
             self.fail(DeadlineExceeded("the deadline passed while the call was running", outcome="unknown"))
         else:
@@ -84,11 +88,14 @@ class Deadlines:
         reply: Callable[[Origin, Any, int, Any], None],
         turn: Turn,
         take_out: Callable[[list[Call]], None],
+        count_error: Callable[[str, str], None],
     ) -> None:
+        """`count_error`: of which class, and its code."""
         self._loop = loop
         self._reply = reply
         self._turn = turn
         self._take_out = take_out
+        self.count_error = count_error
         self._due: list[tuple[float, int, TimedOrigin]] = []
         """A heap. Those that have been answered leave it when they are due, or when they are most of it."""
         self._numbers = itertools.count().__next__

@@ -79,22 +79,28 @@ class GateWatch:
         self._episodes: dict[Activation, Episode] = {}
 
     def closed_by(self, closer: BoundedCloser) -> None:
-        closer.since_s = self._host.loop.time()
+        closer.since_s = self._host.turn.clock()
         self._bounded[closer] = None
         if self._timer is None:
             self._set_timer(closer.since_s)
 
     def left(self, closer: BoundedCloser) -> None:
-        self._bounded.pop(closer, None)
+        if self._bounded.pop(closer, False) is None:
+            self._was_closed(closer)
 
     def locked_by(self, closer: Closer) -> None:
-        closer.since_s = self._host.loop.time()
+        closer.since_s = self._host.turn.clock()
         self._unbounded[closer] = None
         if self._timer is None:
             self._set_timer(closer.since_s)
 
     def unlocked(self, closer: Closer) -> None:
-        self._unbounded.pop(closer, None)
+        if self._unbounded.pop(closer, False) is None:
+            self._was_closed(closer)
+
+    def _was_closed(self, closer: Closer) -> None:
+        closed_s = self._host.turn.clock() - closer.since_s
+        closer.activation.count.of_class.gate_closed.observe(closed_s)
 
     def waiting(self) -> list[WaitingObject]:
         """Who has waited for more than a second, as of the last look; for longest first."""
@@ -150,7 +156,7 @@ class GateWatch:
                 deadlock = self._host.chained.closes_ring(activation, call)
                 if deadlock is not None:
                     self._host.waiting.take_out((call,))
-                    self._host.answer_error(call.origin, call.request.id, deadlock)
+                    self._host.answer_error(call.origin, call.request.id, deadlock, call.request.cls)
                     return
 
     def _row(self, activation: Activation, episode: Episode, count: int, lock: str | None, now_s: float) -> WaitingObject:

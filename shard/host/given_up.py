@@ -116,7 +116,7 @@ class GivenUp:
                 raise BadRequest(f"{class_name}/{name} has no abandoned alarm; `tidegate alarms` lists those there are")
             activation = carry_out(abandoned, shard, key)
         except CallError as error:
-            host.answer_error(origin, request.id, error)
+            host.answer_error(origin, request.id, error, request.cls)
             return
         errand = Errand(host.answer, origin, request.id, lambda: self._forget(class_name, name))
         host.output_gate.hold(host.output_gate.open_seq, activation, errand, 0, OK, None)

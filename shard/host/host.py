@@ -42,6 +42,7 @@ from tidegate.shard.host.alarm_clock import AlarmClock
 from tidegate.shard.host.call import Call, CallKey
 from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
+from tidegate.shard.host.counting import Counting
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
@@ -94,10 +95,13 @@ _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 """From so many on it is asked whose they are."""
 
 
+_NOBODY: Origin = InternalOrigin()
+
+
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_calls", "_commit_writes", "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator",
-        "alarms", "book", "call_soon", "chained", "classes", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us",
+        "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator", "alarms", "book", "call_soon",
+        "chained", "classes", "counting", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us", "objects_committed",
         "offload", "output_gate", "piles", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn",
         "waiting", "wall_us", "web",
     )  # fmt: skip
@@ -134,6 +138,7 @@ class Host:
         self.stopped = StoppedShards(self, {} if stopped is None else stopped)
         self.settings = settings
         self.turn = turn
+        self.counting = Counting([kept.counts for kept in self.classes.values()], turn.clock)
         self._reply = reply
         self.send = send
         self._system = system
@@ -149,12 +154,12 @@ class Host:
         self._readers = EveryoneReads() if readers is None else readers
         self.book = CallBook(self.output_gate, settings.call_bytes_max)
         self.waiting = WaitingRoom(loop, self.book, self._deliver_call, self.answer_error, turn, self._readers.crowded)
-        self.deadlines = Deadlines(loop, reply, turn, self.waiting.take_out)
+        self.deadlines = Deadlines(loop, reply, turn, self.waiting.take_out, self.counting.error)
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.keyed = KeyedCalls(self)
         self.gates = GateWatch(self)
-        self._calls = self._commits_done = self._commit_writes = 0
+        self._commits_done = self.objects_committed = 0
 
     # Calls in
 
@@ -171,12 +176,16 @@ class Host:
 
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
         origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
-        loop, spare = self.loop, self._spare
-        run: KeyedRun | None = None
+        loop, spare, counting = self.loop, self._spare, self.counting
+        run = stretch = None
+        of_class, ran = counting.begin(origin, now_s), 0
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
             for request in message.requests:
                 kept = self.classes.get(request.cls)
+                if kept is not stretch:
+                    of_class = counting.next_stretch(of_class, ran, None if kept is None else kept.counts)
+                    stretch, ran = kept, 0
                 if (
                     kept is not None
                     and (activation := kept.activations.find(request.name)) is not None
@@ -193,6 +202,7 @@ class Host:
                     )
                 ):
                     activation.last_used_s = now_s
+                    ran += 1
                     keyed, run = run, None
                     if session is not None and keyed is None:
                         number, cache, args = request.id, activation.cache, request.args
@@ -214,17 +224,26 @@ class Host:
                                 attribution.keyed = None
                     except BaseException as exc:
                         activation.drop_attribution()
-                        self._went_wrong(keyed or origin, request.id, exc)
+                        self._went_wrong(keyed or origin, request.id, exc, request.cls)
                         enter_task(loop, spare.task)
                 else:
-                    leave_task(loop, spare.task)
-                    try:
-                        if session is None or self._gives_key(session, request, origin):
-                            self.deliver(request, origin)
-                    finally:
-                        enter_task(loop, spare.task)
+                    if ran:
+                        ran = counting.end_stretch(of_class, ran)
+                    self._handle_apart(request, origin, session)
         finally:
             leave_task(loop, spare.task)
+        if ran:
+            counting.end_stretch(of_class, ran)
+
+    def _handle_apart(self, request: Request, origin: Origin, session: KnownCalls | None) -> None:
+        """A call at which has to be looked more closely, among others of its message."""
+        leave_task(self.loop, self._spare.task)
+        try:
+            if session is None or self._gives_key(session, request, origin):
+                self.deliver(request, origin)
+        finally:
+            enter_task(self.loop, self._spare.task)
+        self.counting.resume(origin)
 
     def _are_too_many(self, message: Message) -> bool:
         """True: its calls have been refused."""
@@ -247,7 +266,7 @@ class Host:
             name, answered = session_of(head, json=origin.json)
         except BadRequest as exc:
             for request in requests:
-                self.answer_error(origin, request.id, exc)
+                self.answer_error(origin, request.id, exc, request.cls)
             return None
         return self.keyed.begin_batch(name, answered)
 
@@ -257,7 +276,7 @@ class Host:
             if request.cls:
                 give_key(session, request, json=origin.json)
         except BadRequest as exc:
-            self.answer_error(origin, request.id, exc)
+            self.answer_error(origin, request.id, exc, request.cls)
             return False
         return True
 
@@ -272,13 +291,13 @@ class Host:
                     call.key = CallKey(options.key, options.answered)
                 late = None if options.deadline_ms is None else self.deadlines.watch(call, options.deadline_ms, options.due_s)
                 if late is not None:
-                    self.answer_error(call.origin, request.id, late)
+                    self.answer_error(call.origin, request.id, late, request.cls)
                     return
             except BadRequest as exc:
-                self.answer_error(origin, request.id, exc)
+                self.answer_error(origin, request.id, exc, request.cls)
                 return
             except BaseException as exc:
-                self._went_wrong(origin, request.id, exc)
+                self._went_wrong(origin, request.id, exc, request.cls)
                 return
         self._deliver_call(call)
 
@@ -287,18 +306,19 @@ class Host:
         try:
             self._deliver(call)
         except BaseException as exc:
-            self._went_wrong(call.origin, call.request.id, exc)
+            self._went_wrong(call.origin, call.request.id, exc, call.request.cls)
 
-    def _went_wrong(self, origin: Origin | KeyedRun, request_id: Any, error: BaseException) -> None:
+    def _went_wrong(self, origin: Origin | KeyedRun, request_id: Any, error: BaseException, class_name: str) -> None:
         """Something raised where nothing should: it is the error of this call alone. Perhaps the call had been answered; who
         made it knows no second answer. Afterwards no task is the current one."""
         self._spare.recover()
         if isinstance(error, ShardDamaged):
-            self.answer_error(origin, request_id, StoppedShards.answer(error))
+            self.answer_error(origin, request_id, StoppedShards.answer(error), class_name)
             return
         self.log.error("a call could not be handled: %s", whole_traceback(error))
         let_go(error)
-        self.answer_error(origin, request_id, Internal("the call could not be handled; the log of the service says why"))
+        internal = Internal("the call could not be handled; the log of the service says why")
+        self.answer_error(origin, request_id, internal, class_name)
 
     def _deliver(self, call: Call) -> None:
         request, origin = call.request, call.origin
@@ -307,7 +327,7 @@ class Host:
             if not request.cls:
                 self._system(request, origin)
                 return
-            self.answer_error(origin, request.id, unknown_class(request, self.classes))
+            self.answer_error(origin, request.id, unknown_class(request, self.classes), request.cls)
             return
         activation = kept.activations.get(request.name)
         if activation is None:
@@ -320,7 +340,7 @@ class Host:
         if isinstance(origin, Ring) and method is None:
             method = cast("Method", origin)
         if method is None:
-            self.answer_error(origin, request.id, unknown_method(request, kept.object_class))
+            self.answer_error(origin, request.id, unknown_method(request, kept.object_class), request.cls)
             return
         activation.last_used_s = self.turn.now_s
         waiting, output_gate = self.waiting, self.output_gate
@@ -338,9 +358,9 @@ class Host:
         if gate.open or (chain is not None and gate.passes(section)):
             self.start(activation, method, call, section)
         elif (refusal := self.book.refusal(call, activation.queued_calls)) is not None:
-            self.answer_error(origin, request.id, refusal)
+            self.answer_error(origin, request.id, refusal, request.cls)
         elif chain is not None and (deadlock := self.chained.closes_ring(activation, call)) is not None:
-            self.answer_error(origin, request.id, deadlock)
+            self.answer_error(origin, request.id, deadlock, request.cls)
         else:
             self.waiting.at_gate(call, activation, method, section)
 
@@ -352,9 +372,11 @@ class Host:
         if origin.__class__ is TimedOrigin and not origin.begin(self.loop.time()):
             return
         run: KeyedRun | None = None
+        of_class = activation.count.of_class
+        self.counting.resume(origin)
         try:
             if call.chain is not None:
-                self._calls += 1
+                activation.count.calls += 1
                 self.chained.run(activation, method, call, section)
                 return
             enter_task(self.loop, self._spare.task)
@@ -365,14 +387,16 @@ class Host:
                 Attribution(None, run).within(context)
                 self._run(activation, method, request, run, context)
             leave_task(self.loop, self._spare.task)
+            if call.key is None or run is not None:
+                self.counting.end_stretch(of_class, 1)
         except BaseException as exc:
-            self._went_wrong(run or origin, request.id, exc)
+            self._went_wrong(run or origin, request.id, exc, request.cls)
 
     def _run(
         self, activation: Activation, method: Method, request: Request, origin: Origin | KeyedRun, context: contextvars.Context
     ) -> None:
         """Runs the first step of a call; for most calls that is all. The spare task is the current one."""
-        self._calls += 1
+        activation.count.calls += 1
         args = request.args
         try:
             if method.empty_ok and (args is NO_RAW or (len(args) == 1 and bytes(args) in NO_ARGUMENTS)):
@@ -381,7 +405,7 @@ class Host:
                 positional, keywords = method.arguments(args, json=origin.json)
                 coro = method.function(activation.instance, *positional, **keywords)
         except CallError as exc:
-            self.answer_error(origin, request.id, exc)
+            self.answer_error(origin, request.id, exc, request.cls)
             return
         except BaseException as exc:  # Of a plain function that is marked as a coroutine function.
             self._outcomes.finish_error(activation, origin, request.id, method.name, exc)
@@ -421,6 +445,7 @@ class Host:
                 output_gate.held.append((activation, origin, request.id, OK, result))
                 return
             if confirm_seq <= output_gate.durable_seq:
+                self.counting.at_once += 1
                 self._reply(origin, request.id, OK, result)
                 return
         self._outcomes.finish(activation, origin, request.id, method.name, result)
@@ -428,6 +453,8 @@ class Host:
     def _suspended(self, activation: Activation, task: ObjectTask, call: tuple[Any, Any, str], yielded: Any) -> None:
         """The coroutine of a call waits, after its first step."""
         self._spare.replace()
+        self.counting.suspended += 1
+        task.began_s = self.turn.clock()
         if activation.broken is None:
             self.book.started(task)
             task.call = call
@@ -435,7 +462,7 @@ class Host:
                 task.keyed = kept_for(task._context)
                 call[0].end_step()
         else:  # It has broken its object and goes on.
-            self.answer_error(*call[:2], activation.broken)
+            self.answer_error(*call[:2], activation.broken, activation.id.class_name)
             self.resets.hurry_later(activation)
         task.start_running()
         task.suspend_on(yielded)
@@ -445,6 +472,7 @@ class Host:
         origin, request_id, method = task.call
         task.call = None
         self.book.ended(task)
+        self.counting.resume(origin)
         try:
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request_id, method, asyncio.CancelledError())
@@ -452,8 +480,9 @@ class Host:
                 self._outcomes.finish_error(activation, origin, request_id, method, task.take_exception())
             else:
                 self._outcomes.finish(activation, origin, request_id, method, task.result())
+            self.counting.end(activation.count.of_class, origin, task.began_s)
         except BaseException as exc:
-            self._went_wrong(origin, request_id, exc)
+            self._went_wrong(origin, request_id, exc, activation.id.class_name)
 
     def answer(self, origin: Origin | KeyedRun, request_id: Any, status: int, result: Any) -> None:
         if origin.__class__ is Origin:
@@ -461,7 +490,9 @@ class Host:
         else:
             cast("InternalOrigin", origin).answer(status, result)
 
-    def answer_error(self, origin: Origin | KeyedRun, request_id: Any, error: CallError) -> None:
+    def answer_error(self, origin: Origin | KeyedRun, request_id: Any, error: CallError, class_name: str) -> None:
+        """`class_name`: of what was called."""
+        self.counting.error(class_name, error.code)
         self.answer(origin, request_id, ERROR, error.to_wire())
         self.turn.end_soon()
 
@@ -527,20 +558,28 @@ class Host:
     def committed(self, commit: PendingCommit) -> None:
         """It is durable, and the stores have taken it over: the held messages leave."""
         self._commits_done += 1
-        self._commit_writes += len(commit.members)
+        self.objects_committed += len(commit.members)
         for cache in commit.members:
             cache.committing = None
         self.alarms.committed()
         self.output_gate.succeeded(commit)
-        reply = self._reply
-        for _, origin, request_id, status, result in commit.held:
+        reply, counting, now_s = self._reply, self.counting, self.turn.clock()
+        of_class, message, replies = counting.unknown, _NOBODY, 0
+        for sender, origin, request_id, status, result in commit.held:
             try:
                 if origin.__class__ is Origin:
+                    if origin is not message or sender.count.of_class is not of_class:
+                        counting.released(of_class, message, replies, now_s)
+                        of_class, message, replies = sender.count.of_class, origin, 0
+                    replies += 1
                     reply(origin, request_id, status, result)
                 else:
+                    if sender is not None:
+                        counting.released(sender.count.of_class, origin, 1, now_s)
                     cast("InternalOrigin", origin).answer(status, result)
             except BaseException as exc:  # The others leave all the same.
                 self.log.error("what waited for a commit could not leave: %s", whole_traceback(exc))
+        counting.released(of_class, message, replies, now_s)
         self.waiting.commit_ended()
 
     def commit_failed(self, commit: PendingCommit, problem: str) -> None:
@@ -563,11 +602,11 @@ class Host:
 
     def discard(self, message: HeldMessage, error: CallError) -> None:
         """It must not leave: whoever waits for it is told why."""
-        _, origin, request_id, _, _ = message
+        sender, origin, request_id, _, _ = message
         if isinstance(origin, Permit | KeyedRun):
             origin.fail(error)
         else:
-            self.answer_error(origin, request_id, error)
+            self.answer_error(origin, request_id, error, "" if sender is None else sender.id.class_name)
 
     # Numbers
 
@@ -587,9 +626,9 @@ class Host:
             queued_calls=len(self.book.waiting),
             held_messages=self.output_gate.messages_held,
             cache_bytes=self.table.budget.used_bytes,
-            calls=self._calls,
+            calls=self.counting.calls,
             commits=self._commits_done,
-            commit_writes=self._commit_writes,
+            commit_writes=self.objects_committed,
             resets=self.resets.count,
             evictions=self.table.evictions,
             alarms_rung=self.alarms.rung,

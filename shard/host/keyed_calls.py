@@ -168,7 +168,7 @@ class KeyedRun(msgspec.Struct, eq=False):
         """It ends without an outcome of its own, or what it was to be answered must not leave."""
         host = self.activation.host
         host.keyed.let_go(self)
-        host.answer_error(self.inner, self.request_id, error)
+        host.answer_error(self.inner, self.request_id, error, self.activation.id.class_name)
 
     def answer(self, status: int, result: Any) -> None:
         """What it has seen is durable; or it ends without an outcome of its own: refused, reset."""
@@ -177,6 +177,10 @@ class KeyedRun(msgspec.Struct, eq=False):
             host.keyed.remember(self)
         host.keyed.let_go(self)
         host.answer(self.inner, self.request_id, status, result)
+
+    @property
+    def arrived_s(self) -> float:
+        return self.inner.arrived_s
 
     def asked_by(self, request_id: Any) -> tuple[Origin, Any]:
         inner = self.inner
@@ -337,7 +341,7 @@ class KeyedCalls:
         floor = 0 if group is None else group.floor
         if known.is_session and number_of(number) < (floor if isinstance(number, str) else max(floor, known.answered)):
             text = "this key of the session has been answered long ago, and its answer is no longer kept; it does not run again"
-            self.host.answer_error(origin, request.id, BadRequest(text, outcome="unknown"))
+            self.host.answer_error(origin, request.id, BadRequest(text, outcome="unknown"), request.cls)
             return None
         run = KeyedRun(
             activation, cache, origin, request.id, known, number, digest, cache.dirty, cache.dirty_bytes, json=origin.json
@@ -364,7 +368,7 @@ class KeyedCalls:
         return found
 
     def _refuse(self, origin: Origin, request: Request, text: str) -> None:
-        self.host.answer_error(origin, request.id, BadRequest(text))
+        self.host.answer_error(origin, request.id, BadRequest(text), request.cls)
 
     # Repeated keys
 

@@ -46,6 +46,7 @@ class InternalOrigin(Origin):
     def __init__(self) -> None:
         self.client = b""  # Nothing else of an Origin is asked of one that no message came from.
         self.json = False
+        self.arrived_s = 0.0
 
     def answer(self, status: int, result: Any) -> None:
         """`result` is Raw, or what would be encoded into it."""
@@ -86,6 +87,7 @@ class LocalOrigin(InternalOrigin):
         self, caller: Activation, future: asyncio.Future[Any], result_type: Any, request: Request, chain: Chain | None
     ) -> None:
         super().__init__()
+        self.arrived_s = caller.host.turn.clock()
         self.caller = caller
         self.confirm_seq = caller.cache.confirm_seq
         """What the caller had written when it made the call."""

@@ -31,7 +31,7 @@ class Outcomes:
 
     def finish(self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, method: str, value: Any) -> None:
         if activation.broken is not None:
-            self._host.answer_error(origin, request_id, activation.broken)
+            self._host.answer_error(origin, request_id, activation.broken, activation.id.class_name)
             return
         if value.__class__ not in SCALARS or (value.__class__ in TEXTS and len(value) >= LARGE_BYTES):  # type: ignore[arg-type]  # they have lengths
             try:
@@ -42,7 +42,7 @@ class Outcomes:
                 return
             if len(raw) > REPLY_BYTES_MAX:
                 text = f"the result has {len(raw)} bytes; the limit is {REPLY_BYTES_MAX}"
-                self.finish_status(activation, origin, request_id, ERROR, TooLarge(text, outcome="executed").to_wire())
+                self._finish_with(activation, origin, request_id, TooLarge(text, outcome="executed"))
                 return
             if len(raw) >= LARGE_BYTES:
                 self._host.large_result(activation, origin, method, len(raw))
@@ -54,6 +54,7 @@ class Outcomes:
         if isinstance(origin, KeyedRun):
             origin = self._host.keyed.finished(origin, status, value)
         if activation.cache.confirm_seq <= self._output_gate.durable_seq:
+            self._host.counting.at_once += 1
             self._host.answer(origin, request_id, status, value)
         elif origin.__class__ is LocalOrigin:
             caller = origin.caller
@@ -61,23 +62,29 @@ class Outcomes:
                 origin.fail(caller.broken)
                 return
             self._output_gate.inherit(caller.cache, activation.cache, activation.cache.confirm_seq)
+            self._host.counting.at_once += 1
             self._host.answer(origin, request_id, status, value)
         else:
             self._output_gate.hold(activation.cache.confirm_seq, activation, cast("Origin", origin), request_id, status, value)
+
+    def _finish_with(self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, error: CallError) -> None:
+        self._host.counting.error(activation.id.class_name, error.code)
+        self.finish_status(activation, origin, request_id, ERROR, error.to_wire())
 
     def finish_error(
         self, activation: Activation, origin: Origin | KeyedRun, request_id: Any, method: str, error: BaseException
     ) -> None:
         keyed = self._host.keyed
         if activation.broken is not None or issubclass(type(error), Aborted):
-            self._host.answer_error(origin, request_id, activation.broken or ObjectReset(text_of(error)))
+            reset = activation.broken or ObjectReset(text_of(error))
+            self._host.answer_error(origin, request_id, reset, activation.id.class_name)
         elif isinstance(origin, KeyedRun) and isinstance(error, CallError) and keyed.may_run_again(origin, error):
             keyed.let_go(origin)
+            self._host.counting.error(activation.id.class_name, error.code)
             told = {**error.to_wire(), "outcome": "unknown"}  # Of what it has asked others.
             self.finish_status(activation, origin.inner, request_id, ERROR, told)
         else:
             call = origin.label if isinstance(origin, KeyedRun) else request_id
             self._host.log.failed(activation.id, "raised", error, method, call)
-            raised = method_raised(error, dev=self._host.settings.dev)
-            self.finish_status(activation, origin, request_id, ERROR, raised.to_wire())
+            self._finish_with(activation, origin, request_id, method_raised(error, dev=self._host.settings.dev))
         let_go(error)

@@ -35,7 +35,7 @@ class Resets:
         failure = StartFailed(f"{activation.id} could not be started: {line_of(error)}")
         let_go(error)
         for call in callers:
-            self._host.answer_error(call.origin, call.request.id, failure)
+            self._host.answer_error(call.origin, call.request.id, failure, call.request.cls)
         self._break(activation, failure, by=Event.FAILED, queued_too=True)
 
     def reset(self, activation: Activation, error: CallError) -> None:
@@ -105,7 +105,7 @@ class Resets:
             host.book.dropped(call)
         if queued_too:
             for call in queued:
-                host.answer_error(call.origin, call.request.id, error)
+                host.answer_error(call.origin, call.request.id, error, call.request.cls)
             queued = []
         host.waiting.settle(cache, queued)
         for heir in heirs:
@@ -118,7 +118,7 @@ class Resets:
                 origin, request_id, _ = task.call
                 task.call = None
                 self._host.book.ended(task)
-                self._host.answer_error(origin, request_id, error)
+                self._host.answer_error(origin, request_id, error, activation.id.class_name)
             task.abandon()
         if activation.tasks:
             self.hurry_later(activation)

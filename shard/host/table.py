@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable
 from tidegate.shard.core.cache import Budget
 from tidegate.shard.core.states import Event, InvalidTransition, State, Stories
 from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.counting import ClassCounts
 from tidegate.shard.host.split_dict import SplitDict
 from tidegate.shard.objects.methods import ObjectClass
 
@@ -69,11 +70,12 @@ class AgeQueue:
 class Kept:
     """A class and its activations by object name."""
 
-    __slots__ = ("activations", "asleep", "methods", "object_class")
+    __slots__ = ("activations", "asleep", "counts", "methods", "object_class")
 
     def __init__(self, object_class: ObjectClass) -> None:
         self.object_class = object_class
         self.methods = object_class.methods
+        self.counts = ClassCounts(object_class.name)
         self.activations: SplitDict[str, Activation] = SplitDict()
         self.asleep: SplitDict[str, Activation] = SplitDict()
         """Without an instance."""

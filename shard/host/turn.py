@@ -17,7 +17,7 @@ from tidegate.shard.neutral import NEUTRAL
 
 
 class Turn:
-    __slots__ = ("_asked", "_call_soon", "_clock", "_end", "now_s")
+    __slots__ = ("_asked", "_call_soon", "_end", "clock", "now_s")
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, end: Callable[[], None], clock: Callable[[], float] | None = None
@@ -25,12 +25,12 @@ class Turn:
         """`end`: what is to be done at the end of a turn. `clock`: the loop's, unless given."""
         self._call_soon = cast("Any", loop).call_soon_directly
         self._end = end
-        self._clock = clock or loop.time
+        self.clock = clock or loop.time
         self._asked = False
-        self.now_s = self._clock()
+        self.now_s = self.clock()
 
     def begin(self) -> None:
-        self.now_s = self._clock()
+        self.now_s = self.clock()
 
     def end_soon(self) -> None:
         """What the loop has to run already comes before."""

@@ -69,14 +69,15 @@ class HeaderStore(Protocol):
 
 
 class WaitingRoom:
-    """`deliver` is called again for each call whose wait is over, `refuse` answers one for which there is no room."""
+    """`deliver` is called again for each call whose wait is over, `refuse` answers one to an object of that
+    class for which there is no room."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         book: CallBook,
         deliver: Callable[[Call], None],
-        refuse: Callable[[Origin, Any, CallError], None],
+        refuse: Callable[[Origin, Any, CallError, str], None],
         turn: Turn,
         crowded: Collection[bytes],
     ) -> None:
@@ -134,7 +135,7 @@ class WaitingRoom:
                 self._unread[client] = queues
             self._enter(queue, call)
         else:
-            self._refuse(call.origin, request.id, refusal)
+            self._refuse(call.origin, request.id, refusal, request.cls)
         return True
 
     def takes(self, object_key: bytes, call: Call) -> bool:
@@ -159,7 +160,7 @@ class WaitingRoom:
             queue = self._reading[object_key] = {}
             self._enter(queue, call)
         else:
-            self._refuse(call.origin, call.request.id, refusal)
+            self._refuse(call.origin, call.request.id, refusal, call.request.cls)
         return True
 
     def settle(self, cache: ObjectCache, queued: list[Call]) -> None:
@@ -221,7 +222,7 @@ class WaitingRoom:
         self.take_out(calls)
         error = Overloaded("the client has too many replies to read", retry_after_ms=RETRY_UNREAD_MS)
         for call in calls:
-            self._refuse(call.origin, call.request.id, error)
+            self._refuse(call.origin, call.request.id, error, call.request.cls)
         return len(calls)
 
     def take_out(self, calls: Iterable[Call]) -> None:
@@ -251,7 +252,7 @@ class WaitingRoom:
         if refusal is None:
             self._enter(queue, call)
         else:
-            self._refuse(call.origin, call.request.id, refusal)
+            self._refuse(call.origin, call.request.id, refusal, call.request.cls)
 
     def _enter(self, queue: Queue, call: Call) -> None:
         queue[call] = None
@@ -325,5 +326,5 @@ class WaitingRoom:
         for call in queue:
             self._book.dropped(call)
             text = f"the object could not be read: {error}"
-            self._refuse(call.origin, call.request.id, Internal(text, outcome="not_executed"))
+            self._refuse(call.origin, call.request.id, Internal(text, outcome="not_executed"), call.request.cls)
         self._turn.end_soon()

@@ -98,6 +98,7 @@ class ObjectTask(asyncio.Future[Any]):
         "_owner",
         "_task_loop",
         "_task_name",
+        "began_s",
         "call",
         "ending",
         "keyed",
@@ -128,6 +129,8 @@ class ObjectTask(asyncio.Future[Any]):
         """The critical section in which the task is, or the root of the gate."""
         self.ending: Ending | None = None
         """Since its object was reset."""
+        self.began_s: float
+        """When that was started."""
         self.call: Any = None
         """The call that this task answers, if it is not a sub-task."""
         self.when_done: Callable[[ObjectTask], None] | None = None

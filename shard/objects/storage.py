@@ -167,10 +167,13 @@ class Storage:
         Raises TypeError or ValueError for what cannot be a key; msgspec.ValidationError, which is a ValueError, where the stored
         value does not fit the type."""
         if self._layer is None and type is None:
-            value = self._cache.values.get(key, MISS)
+            cache = self._cache
+            value = cache.values.get(key, MISS)
             if value.__class__ in SCALARS:
+                cache.budget.hits += 1
                 return Answered(value)
             if value is ABSENT:
+                cache.budget.hits += 1
                 return Answered(default)
         value = self._find(key, no_cache)
         if value is not MISS:
@@ -325,6 +328,7 @@ class Storage:
             layer = layer.below
         value = self._cache.values.get(key, MISS)
         if value.__class__ is Encoded or (value is not MISS and value.__class__ is not Passing):
+            self._cache.budget.hits += 1
             return value
         check_key(key)
         return self._cache.peek(key) if no_cache else self._cache.read(key)

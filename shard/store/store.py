@@ -300,6 +300,11 @@ class ShardStore:
         self.frozen = None
         return frozen
 
+    @property
+    def memtable_bytes(self) -> int:
+        """What is not in the state yet."""
+        return self.active.size_bytes + (self.frozen.size_bytes if self.frozen else 0)
+
     def statistics(self) -> StoreStatistics:
         frozen = self.frozen
         return StoreStatistics(

@@ -174,6 +174,8 @@ class SpaceStatistics(NamedTuple):
     reserve_bytes: int
     disk_free_bytes: int
     """In whole steps, so that an idle service beside a busy one does not change all the time."""
+    shard_bytes: dict[int, int]
+    """What the state of each shard takes."""
 
 
 class WorkerStore:
@@ -365,21 +367,20 @@ class WorkerStore:
     @property
     def memtable_bytes(self) -> int:
         """Estimate of the memory that holds what the states have not got yet."""
-        return sum(
-            store.active.size_bytes + (0 if store.frozen is None else store.frozen.size_bytes) for store in self.shards.values()
-        )
+        return sum(store.memtable_bytes for store in self.shards.values())
 
     def space(self) -> SpaceStatistics:
         """What it takes of the disk, and what is left there."""
-        sizes = [state.sizes() for state in self._on_disk if state.is_open]
+        sizes = {state.shard: state.sizes() for state in self._on_disk if state.is_open}
         disk = os.statvfs(self._on_disk[0].path) if self._on_disk else None
         free = 0 if disk is None else disk.f_bavail * disk.f_frsize
         return SpaceStatistics(
             log_bytes=self.log.statistics().file_bytes,
-            state_bytes=sum(size for size, _ in sizes),
-            state_free_bytes=sum(free for _, free in sizes),
+            state_bytes=sum(size for size, _ in sizes.values()),
+            state_free_bytes=sum(free for _, free in sizes.values()),
             reserve_bytes=0 if self.room is None else self.room.kept_bytes,
             disk_free_bytes=free - free % DISK_FREE_STEP_BYTES,
+            shard_bytes={shard: size for shard, (size, _) in sizes.items()},
         )
 
     def append(self, record: bytes) -> int:

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.wire.counts import NUMBERS, SIZES, Counts, Histogram, rows
 from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.host import Host
 from tidegate.shard.log.commit_log import LogBroken, LogFull
@@ -66,6 +67,8 @@ class Committer:
         self._end_turn = end_turn
         self._broken = broken
         self._average_s = 0.0
+        self._commits, self._syncs = Histogram(), Histogram()
+        self._records, self._released = Histogram(SIZES), Histogram(NUMBERS)
         self._samples = 0
         self._commit: PendingCommit | None = None
         """In the hands of the helper, until the loop hears of its end."""
@@ -90,6 +93,14 @@ class Committer:
     def statistics(self) -> CommitterStatistics:
         waits_s = 0.0 if self._commit is None else time.perf_counter() - self._began_s
         return CommitterStatistics(round(self._average_s * 1e6), round(waits_s * 1e3))
+
+    def counts(self) -> Counts:
+        return {
+            "commit_seconds": rows([((), self._commits)]),
+            "sync_seconds": rows([((), self._syncs)]),
+            "commit_bytes": rows([((), self._records)]),
+            "commit_messages": rows([((), self._released)]),
+        }
 
     @property
     def slow_s(self) -> float:
@@ -196,12 +207,16 @@ class Committer:
         else:
             self._samples += 1
             self._average_s += (self._elapsed_s - self._average_s) / min(self._samples, 16)
+            self._syncs.observe(self._elapsed_s)
+            self._records.observe(len(record))
             self._succeed(commit, outcome)
 
     def _succeed(self, commit: PendingCommit, position: int) -> None:
         """The stores first: what leaves then may be asked for again at once."""
         self._store.applied(position, commit.shards)
+        self._released.observe(len(commit.held))
         self._host.committed(commit)
+        self._commits.observe(time.perf_counter() - self._began_s)
 
     def _make_room(self, commit: PendingCommit, record: bytes, problem: LogFull) -> None:
         """The log is full. The commit stays in flight while a checkpoint empties the log; then it is tried once more."""

@@ -25,6 +25,7 @@ from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
+from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import (
     ALARM_CALLS,
     DROP_ALARM,
@@ -133,7 +134,8 @@ class Worker:
         )
         identity = b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation)
         self._peers = Peers(context, loop, identity, self._peers_answered, send_control)
-        self._turn = Turn(loop, self._end_turn)
+        self._first_seqs = {shard: store.seq for shard, store in self.store.shards.items()}
+        self._turn = Turn(loop, self._end_turn, time.monotonic)  # The loop's own clock stands still while it goes round.
         self._host = Host(
             loop,
             classes,
@@ -205,6 +207,7 @@ class Worker:
             if len(message.requests) > 1 and is_head(message.requests[0]):
                 without_head(message)
             for request in message.requests:
+                self._host.counting.error(request.cls, self._refusal.code)
                 self._endpoint.reply_error(message.origin, request.id, self._refusal)
             return
         self._turn.begin()
@@ -300,7 +303,7 @@ class Worker:
             self._peers.topology_changed(message.topology)
         elif isinstance(message, Ping):
             self._endpoint.look_for_room()
-            self._send_control(Pong(message.number, self.statistics()))
+            self._send_control(self.pong(message.number))
         elif isinstance(message, Drain):
             self._start_drain(message.timeout_s, moving=message.moving)
         elif isinstance(message, Prepare):
@@ -320,6 +323,46 @@ class Worker:
         elif isinstance(message, Leave):
             self._may_leave = True
             self._end_turn()
+
+    def pong(self, number: int) -> Pong:
+        statistics = self.statistics()
+        return Pong(number, statistics, self._counts(statistics))
+
+    def _counts(self, statistics: dict[str, Any]) -> Counts:
+        host, space, stores = self._host, statistics["space"], self.store.shards
+        plain = {
+            "cache_hits": host.table.budget.hits,
+            "cache_misses": host.table.budget.misses,
+            "commit_objects": host.objects_committed,
+            "activations": host.table.added,
+            "key_repeats": host.keyed.repeats,
+            "reads_apart": statistics["reads"]["reads_apart"],
+            "checkpoints": statistics["checkpoint"]["checkpoints"],
+            "alarms": statistics["alarms_rung"],
+            "objects_in_memory": statistics["activations"],
+            "running_calls": statistics["tasks"],
+            "waiting_objects": len(statistics["waiting_objects"]),
+            "kept_answers": statistics["answers"],
+            "kept_answers_bytes": statistics["answers_bytes"],
+            "abandoned_alarms": statistics["alarms_abandoned"],
+            "stopped_shards": len(self.store.stopped),
+            "sync_waits_seconds": statistics["sync_waits_ms"] / 1_000,
+            "log_used_bytes": statistics["log"]["used_bytes"],
+            **{name: space[name] for name in ("log_bytes", "state_bytes", "state_free_bytes", "disk_free_bytes")},
+            **{name: statistics[name] for name in ("evictions", "resets", "queued_calls", "held_messages", "cache_bytes")},
+        }
+        by_shard = {
+            "shard_commits": {shard: store.seq - self._first_seqs[shard] for shard, store in stores.items()},
+            "shard_state_bytes": space["shard_bytes"],
+            "shard_memtable_bytes": {shard: store.memtable_bytes for shard, store in stores.items()},
+        }
+        return {
+            **host.counting.counts(),
+            **self._committer.counts(),
+            **self._endpoint.counts(),
+            **{name: [((), value)] for name, value in plain.items()},
+            **{name: [((str(shard),), value) for shard, value in values.items()] for name, values in by_shard.items()},
+        }
 
     def statistics(self) -> dict[str, Any]:
         return {

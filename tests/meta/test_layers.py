@@ -43,7 +43,8 @@ ARROWS: dict[str, set[str]] = {
     "runtime/logs": LEAVES | LINES,
     "runtime/child": LEAVES | LINES | {"runtime/wire", "runtime/logs"},
     "runtime/client": LEAVES | {"runtime/wire", "runtime/sockets"},
-    "runtime/supervisor": SERVING,
+    "runtime/metrics": LEAVES | {"runtime/wire"},
+    "runtime/supervisor": SERVING | {"runtime/metrics"},
     "runtime/chaos/verdict": LEAVES,
     "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/chaos/verdict"},
     "runtime/chaos/stage": LEAVES | {"runtime/chaos/verdict"},
@@ -93,6 +94,7 @@ RULES = {
     "runtime/logs": {"forms", "line", "settings", "tracebacks"},
     "runtime/client": {"links", "machine", "retries", "terms"},
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox", "slices"},
+    "runtime/metrics": "*",
     "runtime/supervisor": {"placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
     "runtime/wire": "*",
 }

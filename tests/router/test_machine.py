@@ -271,6 +271,23 @@ def test_beyond_the_bound_on_calls_a_call_is_answered_overloaded_and_not_sent() 
     assert len(net.send()[0]) == 3
 
 
+def test_calls_errors_and_how_long_answers_took_are_counted() -> None:
+    net = Net("a", None, calls_max=4)
+    net.call([0, "C", NAME, "m"], [1, "C", NAME, "m"], now=10.0)
+    net.call(*[[i, "C", NAME, "m"] for i in range(2, 6)], [7, "C", "", "m"], now=10.5)
+    tokens = [row[0] for row in net.send()[0]]
+    replies = [Reply(token, OK, msgspec.Raw(b"\x01")) for token in tokens]
+    net.machine.replied(net.machine.workers[0], replies, 11.0)
+    counts = net.machine.counts()
+    assert counts["router_calls"] == [((), 2)]
+    assert dict(counts["router_errors"]) == {("overloaded",): 4, ("bad_request",): 1}
+    ((_, answers),) = counts["router_answer_seconds"]
+    assert isinstance(answers, list)
+    assert (sum(answers[:-1]), answers[-1]) == (2, 2.0)
+    net.machine.topology_changed(topology(None, None, epoch=2), 12.0)
+    assert counts["router_calls_in_flight"] == [((), 0)]
+
+
 def test_one_client_cannot_have_all_calls_of_a_worker_nor_keep_it_busy_for_itself() -> None:
     net = Net("a", "b", calls_max=20_000)
     for start in range(0, 20_000, 1_000):

@@ -402,6 +402,7 @@ def test_a_drain_answers_what_was_accepted_refuses_what_comes_and_exits_0(world:
     assert (refused[0], refused[2]["code"], refused[2]["outcome"]) == (2, "unavailable", "not_executed")
     world.release()
     assert collect(client, 1) == [[1, 0, [1]]]
+    assert isinstance(world.hear(), Pong), "its last counts"
     assert world.hear() == Drained(0)
     assert world.process.wait(WITHIN_S) == 0
 
@@ -417,6 +418,7 @@ def test_a_drain_refuses_what_was_sent_before_it_and_not_yet_read(world: World) 
     answers = collect(client, 300)
     assert sorted(answer[0] for answer in answers) == list(range(1, 301))
     assert {answer[2]["code"] for answer in answers if answer[1]} <= {"unavailable"}
+    assert isinstance(world.hear(), Pong), "its last counts"
     assert world.hear() == Drained(0)
 
 
@@ -434,6 +436,7 @@ def test_a_client_that_goes_on_asking_does_not_keep_a_drain_from_ending(world: W
     asking.start()
     began_at = time.monotonic()
     world.drain(WITHIN_S)
+    assert isinstance(world.hear(), Pong), "its last counts"
     assert world.hear() == Drained(0)
     assert time.monotonic() - began_at < 2
     drained.set()
@@ -448,6 +451,7 @@ def test_a_drain_that_takes_too_long_answers_the_rest_and_says_how_many(world: W
     world.drain(0.05)
     reply = collect(client, 1)[0]
     assert (reply[2]["code"], reply[2]["outcome"]) == ("shard_lost", "unknown")
+    assert isinstance(world.hear(), Pong), "its last counts"
     assert world.hear() == Drained(1)
     assert world.process.wait(WITHIN_S) == 0
 

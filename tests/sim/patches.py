@@ -14,6 +14,7 @@ from random import Random
 from typing import Any
 from unittest import mock
 
+import tidegate.router.server
 import tidegate.runtime.sockets.backend
 import tidegate.runtime.sockets.edge
 import tidegate.runtime.sockets.endpoint
@@ -93,7 +94,10 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
         return number
 
     clock = types.SimpleNamespace(
-        perf_counter=time.clock, time=lambda: EPOCH_S + time.clock(), time_ns=lambda: int((EPOCH_S + time.clock()) * 1e9)
+        perf_counter=time.clock,
+        monotonic=time.clock,
+        time=lambda: EPOCH_S + time.clock(),
+        time_ns=lambda: int((EPOCH_S + time.clock()) * 1e9),
     )
     sockets = {"_send": network.send, "_recv": network.receive, "get": network.get}
     with contextlib.ExitStack() as stack:
@@ -113,6 +117,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             CHECKPOINT_SLICE_KEYS=scenario.checkpoint_slice,
             CHECKPOINT_COMMIT_ENTRIES=scenario.checkpoint_commit,
         )
+        patch(tidegate.router.server, time=clock)
         patch(tidegate.shard.store.recovery, read_log=disk.read_log, perf_counter=time.clock)
         patch(tidegate.shard.objects.storage, UNDURABLE_BYTES_MAX=scenario.undurable_bytes)
         patch(
@@ -128,6 +133,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
         patch(
             tidegate.shard.worker.worker,
             Host=make_host,
+            time=clock,
             EVICT_INTERVAL_S=scenario.evict_interval_s,
             Collector=mock.Mock(),  # One worker of many in this process does not tune it.
         )

@@ -2,11 +2,13 @@ import os
 import subprocess
 import time
 
+from tidegate.runtime.metrics.rates import rates_of
 from tidegate.runtime.supervisor.config import Config, merge
 from tidegate.runtime.supervisor.placement import Cores, place
 from tidegate.runtime.supervisor.seats import ROUTER
 from tidegate.runtime.supervisor.status import Identity, Usage, classes, listen_endpoint, snapshot
 from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.wire.counts import Counts, Histogram
 from tidegate.runtime.wire.supervisor_messages import Pong, Ready
 
 PLACEMENT = place(Cores((0, 1), None), 4, 2)
@@ -62,6 +64,19 @@ def test_each_of_several_routers_is_shown_with_its_own_numbers() -> None:
     assert status["listen"] == listen_endpoint(machine) == "tcp://127.0.0.1:7711"
     machine.child_exited(ROUTER - 1, "was killed by SIGKILL", False, 3.0)
     assert listen_endpoint(machine) is None
+
+
+def test_how_fast_it_goes_is_told_of_each_process_of_each_class_and_of_all() -> None:
+    answers = Histogram()
+    answers.observe(0.002, 10)
+    counts: Counts = {"calls": [(("Counter",), 20)], "call_answer_seconds": [(("Counter",), answers.value())]}
+    rates = {seat: rates_of(counts, 2.0) for seat in (0, 1)} | {ROUTER: rates_of({"router_calls": [((), 50)]}, 2.0)}
+    status = snapshot(IDENTITY, serving(), {}, Usage(), 4.0, rates=rates)
+    assert [each.get("rates", {}).get("calls_per_s") for each in status["processes"]] == [None, 25.0, 10.0, 10.0]
+    assert status["rates"]["calls_per_s"] == status["class_rates"]["Counter"]["calls_per_s"] == 20.0
+    assert 1 < status["rates"]["answer_p50_ms"] <= 2.5
+    unheard = snapshot(IDENTITY, serving(), {}, Usage(), 4.0)
+    assert (unheard["rates"]["calls_per_s"], unheard["processes"][1]["rates"]) == (0.0, {})
 
 
 def test_an_idle_service_has_the_same_snapshot_twice() -> None:

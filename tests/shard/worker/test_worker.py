@@ -15,7 +15,9 @@ import pytest
 import zmq
 
 from tests.support.waiting import WITHIN_S, wait_until_in_loop
+from tidegate.runtime.child.control import decode_from_child, encode_line
 from tidegate.runtime.errors import CallError, MethodRaised, Moved, ShardLost, Unavailable, UnknownMethod, from_wire
+from tidegate.runtime.metrics.ledger import Ledger
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
@@ -298,7 +300,18 @@ async def test_a_ping_of_the_supervisor_is_answered_with_the_numbers_of_the_work
         assert isinstance(pong, Pong)
         assert pong.number == 7
         assert pong.statistics["calls"] == pong.statistics["commits"] == 1
-        assert msgspec.json.encode(pong)
+        assert pong.counts["calls"] == [(("Note",), 1)]
+        assert pong.counts["commit_objects"] == [((), 1)]
+        ((_, commits),) = pong.counts["commit_seconds"]
+        assert isinstance(commits, list)
+        assert sum(commits[:-1]) == 1
+        ledger = Ledger()
+        ledger.told(worker, "worker 0", pong.counts, 1.0)
+        told = {key for key, rows in pong.counts.items() if rows}
+        assert set(ledger.sums()) == told, "what is told is in the catalogue"
+        heard = decode_from_child(encode_line(pong))
+        assert isinstance(heard, Pong)
+        assert heard.counts == pong.counts
 
 
 async def test_an_object_calls_an_object_of_another_worker_and_back(tmp_path: Path) -> None:
