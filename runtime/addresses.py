@@ -49,6 +49,13 @@ def check_target(value: object) -> str | None:
     return problem
 
 
+def check_address(value: object) -> str | None:
+    """Why one cannot listen for HTTP there, or None. Empty: nowhere."""
+    if value == "" or (isinstance(value, str) and not value.startswith("*") and check_endpoint(f"tcp://{value}") is None):
+        return None
+    return "must be an address and a port such as 127.0.0.1:9464 or [::1]:9464, or empty"
+
+
 def _in_brackets(host: str) -> bool:
     try:
         socket.getaddrinfo(host[1:-1], None, socket.AF_INET6, flags=socket.AI_NUMERICHOST)

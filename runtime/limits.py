@@ -95,6 +95,14 @@ WAIT_START_S = 60.0
 DEADLINE_GRACE_S = 0.05
 """How long after a caller's deadline the router waits for the worker to say so itself: it knows whether the call was started."""
 
+# Those who watch a service over HTTP.
+HTTP_CONNECTIONS_MAX = 32
+"""To the supervisor, at once: a Prometheus or two, probes of a container, and somebody with a browser."""
+HTTP_REQUEST_BYTES_MAX = 8 << 10
+"""Of the head of a request; more is not read."""
+HTTP_REQUEST_S = 5.0
+"""Within this time a request has been sent and its answer taken, or the connection is closed."""
+
 # The budget of a process: what calls and replies may take of its memory. All its queues share it.
 BUDGET_BYTES = 512 << 20
 """Unless the configuration or the machine's memory says otherwise."""

@@ -73,6 +73,11 @@ class Ledger:
             _add(sums, process)
         return sums
 
+    def heard(self, process: Hashable) -> float | None:
+        """When it has told something last."""
+        known = self._alive.get(process)
+        return None if known is None else known.told_at
+
     def rates(self, process: Hashable, now: float) -> Rates | None:
         """How fast it goes, over the last two seconds or so. None: that is not known."""
         known = self._alive.get(process)

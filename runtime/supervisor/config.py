@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tidegate.runtime.addresses import check_endpoint
+from tidegate.runtime.addresses import check_address, check_endpoint
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
@@ -257,10 +257,22 @@ class LogConfig(msgspec.Struct, frozen=True):
         return LogSettings(self.level, self.format, self.levels)
 
 
+class MetricsConfig(msgspec.Struct, frozen=True):
+    listen: Annotated[
+        str,
+        Meta(
+            description="Where Prometheus finds /metrics, and probes find /livez and /readyz, over HTTP: 127.0.0.1:9464. Empty: "
+            "nowhere. Whoever reaches it sees names of classes and numbers, no object and no data.",
+            extra={"problem": check_address},
+        ),
+    ] = ""
+
+
 class Config(msgspec.Struct, frozen=True):
     service: ServiceConfig = ServiceConfig()
     storage: StorageConfig = StorageConfig()
     log: LogConfig = LogConfig()
+    metrics: MetricsConfig = MetricsConfig()
 
 
 # Options as data

@@ -110,7 +110,7 @@ def snapshot(
         "replacement": supervision.replacements.progress,
         "commands": commands,
         "app": service.app,
-        "app_version": next((seat.ready.app_version for seat in seats.values() if seat.ready and seat.ready.app_version), ""),
+        "app_version": app_version(supervision),
         "data": identity.data,
         "listen": listen_endpoint(supervision) or service.listen,
         "start": identity.start,
@@ -161,6 +161,12 @@ def _occupancy(occupancy: Occupancy, pid: int | None, usage: Usage, now: float, 
         "rates": {} if rates is None else rates[SERVICE].shown(),
         "statistics": occupancy.statistics,
     }
+
+
+def app_version(supervision: Supervision) -> str:
+    """Of the app's source; empty while no worker has loaded it."""
+    versions = (each.ready.app_version for each in supervision.seats.values() if each.ready)
+    return next(filter(None, versions), "")
 
 
 def listen_endpoint(supervision: Supervision) -> str | None:

@@ -13,6 +13,7 @@ import math
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,13 +28,17 @@ from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.logs import settings as log_settings
 from tidegate.runtime.logs.capture import is_journal
 from tidegate.runtime.logs.output import Outputs
-from tidegate.runtime.metrics.ledger import Ledger
+from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import Config, budget_bytes, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
+from tidegate.runtime.supervisor.http_door import HttpDoor
+from tidegate.runtime.supervisor.measuring import measured, why_not_ready
+from tidegate.runtime.supervisor.monitoring import Monitoring
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.placement import Placement
+from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
 from tidegate.runtime.supervisor.seats import (
     ROUTER,
@@ -92,6 +97,8 @@ class Service:
     worker_command: Sequence[str] = WORKER_COMMAND
     router_command: Sequence[str] = ROUTER_COMMAND
     routers: int = 1
+    metrics: socket.socket | None = None
+    """Where those listen who watch it over HTTP."""
     outputs: Outputs | None = None
     """Where goes what the children print and log; None: where the supervisor's own goes."""
 
@@ -139,6 +146,13 @@ class Supervisor:
             cpu_time=self._cpu_time,
         )
         told = msgspec.structs.replace(config.log.settings(), journal=(is_journal(1), is_journal(2)))
+        monitoring = Monitoring(
+            self.measured,
+            lambda: why_not_ready(self.supervision),
+            lambda: problems(self.supervision, self._now()),
+            self._now,
+        )
+        self._http = None if service.metrics is None else HttpDoor(service.metrics, monitoring.page)
         self._environment = {**environment_for_children(), log_settings.VARIABLE: log_settings.encode(told).decode()}
 
     async def run(self) -> Failed | None:
@@ -149,12 +163,16 @@ class Supervisor:
             self._loop.add_signal_handler(number, self._on_stop_signal)
         self._loop.add_signal_handler(signal.SIGHUP, lambda: self._on_command(Command("reload")))
         await self._commands.start()
+        if self._http is not None:
+            await self._http.start()
         self._obey(self.supervision.start(self._now()))
         self._beat()
         try:
             return await self._finished
         finally:
             self._commands.close()
+            if self._http is not None:
+                self._http.close()
 
     # Events
 
@@ -394,6 +412,16 @@ class Supervisor:
             log.debug("deleted %d logs of earlier starts", deleted)
 
     # Status
+
+    def measured(self) -> Sums:
+        """Every metric there is, as of now."""
+        now = self._now()
+        self.ledger.counted("scrapes")
+        for index in self.supervision.worker_seats:
+            self.ledger.counted("held_up", self.supervision.name(index), value=0)  # Also where that has not happened yet.
+        pids = {seat: child.pid for seat, child in self._children.items()}
+        heard = {seat: told_at for seat, place in self._places.items() if (told_at := self.ledger.heard(place)) is not None}
+        return {**self.ledger.sums(), **measured(self.identity, self.supervision, pids, heard, now)}
 
     def _tell_status(self) -> None:
         pids = {seat: child.pid for seat, child in self._children.items()}

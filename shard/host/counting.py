@@ -144,7 +144,7 @@ class Counting:
         return sum(count.calls for count in self._by_shard.values())
 
     def counts(self) -> Counts:
-        by_class: dict[str, int] = {}
+        by_class = dict.fromkeys(self._classes, 0)
         by_shard: dict[int, int] = {}
         for (class_name, shard), count in self._by_shard.items():
             by_class[class_name] = by_class.get(class_name, 0) + count.calls

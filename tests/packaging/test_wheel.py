@@ -82,6 +82,8 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/systemd/tidegate.service",
         "tidegate/systemd/tidegate.socket",
         "tidegate/systemd/tidegate.toml",
+        "tidegate/systemd/monitoring/tidegate-alerts.yml",
+        "tidegate/systemd/monitoring/tidegate-dashboard.json",
         "tidegate/systemd/sysusers.d/tidegate.conf",
         "tidegate/systemd/tmpfiles.d/tidegate.conf",
         "tidegate/runtime/chaos/stage/no_orders.h",

@@ -15,7 +15,7 @@ import zmq
 from tests.support.echo_service import EchoService, echo_thread
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime import addresses, descriptors
-from tidegate.runtime.addresses import check_endpoint, has_name, look_up
+from tidegate.runtime.addresses import check_address, check_endpoint, has_name, look_up
 from tidegate.runtime.client.asynchronous import connect
 from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import Unavailable
@@ -212,3 +212,15 @@ def test_routers_that_share_a_port_listen_on_the_first_address_of_a_name_that_th
     port = SharedPort("tcp://here:0")
     assert port.endpoint.startswith("tcp://[::1]:")
     port.close()
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:9464", "localhost:0", "[::1]:9464", "metrics.example.org:80"])
+def test_an_address_for_http_has_a_host_and_a_port_or_is_empty(address: str) -> None:
+    assert check_address(address) is None
+
+
+@pytest.mark.parametrize(
+    "address", [None, 9464, "9464", ":9464", "*:9464", "tcp://127.0.0.1:9464", "::1:9464", "a:70000", "a b:1"]
+)
+def test_what_is_no_address_for_http_is_told_an_example(address: object) -> None:
+    assert "127.0.0.1:9464" in (check_address(address) or "")

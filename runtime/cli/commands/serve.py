@@ -22,6 +22,7 @@ from tidegate.runtime.sockets.port import open_port
 from tidegate.runtime.supervisor.config import DATA_DEFAULT, OPTIONS, Config, Option, merge, parse_toml
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
 from tidegate.runtime.supervisor.directory import is_text, open_directory, open_run_directory
+from tidegate.runtime.supervisor.http_door import open_listening
 from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
 from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
@@ -129,8 +130,22 @@ def _supervise(config: Config, outputs: Outputs | None) -> Failed | None:
         port = open_port(config.service.listen, routers, os.environ, os.getpid())
         stack.callback(port.close)
         config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
+        metrics = None
+        if config.metrics.listen:
+            metrics = stack.enter_context(open_listening(config.metrics.listen))
         memory = read_memory_bytes()
-        service = Service(config, directory, run_directory, placement, version(), memory, port, routers=routers, outputs=outputs)
+        service = Service(
+            config,
+            directory,
+            run_directory,
+            placement,
+            version(),
+            memory,
+            port,
+            routers=routers,
+            metrics=metrics,
+            outputs=outputs,
+        )
         return supervise(service, os.environ, _banner)
 
 
@@ -149,7 +164,10 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> 
             raise OperatorError("read", options.config, _reason(error), "correct --config") from error
         config = merge(config, parse_toml(text, options.config), options.config)
     given = {name: value for name, value in vars(options).items() if value is not None}
-    flags = {section: {name: given[name] for name in known if name in given} for section, known in OPTIONS.items()}
+    flags = {
+        section: {name: given[name] for name, option in known.items() if option.flag is not None and name in given}
+        for section, known in OPTIONS.items()
+    }
     config = merge(config, flags, "command line", from_text=True)
     data = config.service.data or environment.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
     final = {"app": _app(config.service.app), "data": os.path.abspath(data)}

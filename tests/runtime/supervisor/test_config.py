@@ -30,7 +30,7 @@ def test_later_values_win_and_others_stay() -> None:
     [
         ({"service": {"workres": 4}}, r"read t.toml \[service\] workres: unknown option \(did you mean workers\?\)"),
         ({"storrage": {}}, r"read t.toml: unknown section \[storrage\] \(did you mean storage\?\)"),
-        ({"zzz": {}}, r"unknown section \[zzz\] \(known are service, storage, log\)"),
+        ({"zzz": {}}, r"unknown section \[zzz\] \(known are service, storage, log"),
         ({"service": 3}, "service is not a section"),
         ({"service": {"workers": 0}}, r"\[service\] workers: must be \"auto\" or a whole number from 1 to 4096, not 0"),
         ({"service": {"workers": "many"}}, 'must be "auto" or a whole number'),
