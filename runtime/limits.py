@@ -186,6 +186,9 @@ SLOW_DISK_S = 3.0
 """A commit that takes longer is a problem in the status, until it is over and none has been as slow for `SLOW_DISK_KEPT_S`."""
 SLOW_DISK_KEPT_S = 10.0
 
+SILENT_S = 2.0
+"""A process that owes the answer to a ping for so long is a problem in the status, with the time since its last answer."""
+
 # Output: what is printed and logged and not yet taken by whoever reads it; lines beyond are lost and counted.
 OUTPUT_BYTES_MAX = 1 << 20
 OUTPUT_LINE_BYTES_MAX = 1 << 20

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.cli.exits import fail
+from tidegate.runtime.cli.local import ask_supervisor
 from tidegate.runtime.client.answers import ServiceStatus
 from tidegate.runtime.errors import CallError, OperatorError, Unavailable, one_line
 from tidegate.runtime.limits import CONNECT_TIMEOUT_S
@@ -68,6 +69,9 @@ def report_call_error(operation: str, error: CallError, *, as_json: bool) -> int
 
 
 def status_of(options: argparse.Namespace) -> dict[str, Any]:
+    """From the supervisor, where that is on this machine and heeds this user; else from a router."""
+    if (told := ask_supervisor(options.connect)) is not None:
+        return told
     try:
         status: dict[str, Any] = ask(options, "", "", "status", [], {})
     except CallError as error:

@@ -26,6 +26,7 @@ from tidegate.runtime.cli.commands import (
     restart,
     serve,
     status,
+    top,
 )
 from tidegate.runtime.cli.commands.serve import version
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
@@ -83,6 +84,7 @@ _EPILOG = """examples:
   tidegate serve counter.py                          serve the objects of counter.py from this directory
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is
+  tidegate top                                       the same, live
   tidegate reload                                    run the app as it is now; no call fails
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole
@@ -95,6 +97,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
     parser.add_argument("--version", action="version", version=f"tidegate {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, call, status, reload, restart, alarms, objects, check, repair, compact, bench, chaos):
+    for command in (serve, call, status, top, reload, restart, alarms, objects, check, repair, compact, bench, chaos):
         command.add(commands)
     return parser

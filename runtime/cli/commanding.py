@@ -14,6 +14,7 @@ import msgspec
 from tidegate.runtime.cli.arguments import add_client_options
 from tidegate.runtime.cli.asking import status_of
 from tidegate.runtime.cli.exits import EXIT_OK, fail
+from tidegate.runtime.cli.local import unix_path
 from tidegate.runtime.cli.pages import plural, table
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.commands import Command, Ended, Said, decode_answer, encode
@@ -53,7 +54,7 @@ def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> 
 def _give(command: Command, path: str) -> Iterator[Said | Ended]:
     with socket.socket(socket.AF_UNIX) as supervisor:
         try:
-            supervisor.connect(path)
+            supervisor.connect(unix_path(path))
         except OSError as error:
             problem = f"the supervisor cannot be reached: {error.strerror or error}"
             raise OperatorError(command.what, path or "the service", problem, _ELSEWHERE) from error

@@ -1,8 +1,9 @@
-"""What `status` and `alarms` print, made of the status of a service. Pure."""
+"""What `status`, `top` and `alarms` show, made of the status of a service. Pure."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
 
 from tidegate.runtime.client.answers import ProcessStatus, ServiceStatus
 from tidegate.runtime.errors import one_line
@@ -14,25 +15,35 @@ WAITING_SHOWN = 20
 
 def render_status(status: ServiceStatus, now_ms: int) -> str:
     """A page to read; `--json` has everything."""
+    lines = [*_problems(status), *head(status, now_ms), f"data {status.data}: {plural(status.shards, 'shard')}{_space(status)}"]
+    if abandoned := abandoned_count(status):
+        lines.append(f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
+    return "\n".join([*lines, "", *processes(status), *classes(status), *_waiting(status, now_ms), *_piles(status)])
+
+
+def head(status: ServiceStatus, now_ms: int) -> list[str]:
     uptime = _duration(max(0, now_ms - status.started_at_ms) // 1_000)
     wrong = f", {plural(len(status.problems), 'problem')}" if status.problems else ""
     lines = [
-        *_problems(status),
         f"{status.state}{wrong} on {status.listen} for {uptime} (Tidegate {status.version}, start {status.start})",
         f"app {status.app}{_version(status)}: {', '.join(status.class_names) or 'no classes'}",
-        f"data {status.data}: {plural(status.shards, 'shard')}{_space(status)}",
-        "",
     ]
-    rows: list[tuple[str, ...]] = [("process", "state", "pid", "core", "memory", "cpu", "restarts", "last problem")]
-    rows += [_row(process) for process in status.processes]
-    if abandoned := abandoned_count(status):
-        lines.insert(-1, f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
-    return "\n".join(lines + table(rows) + _waiting(status, now_ms) + _piles(status))
+    if status.rates:
+        lines.append(_pace(status.rates))
+    return [one_line(line) for line in lines]
 
 
-def _problems(status: ServiceStatus) -> list[str]:
+def _pace(rates: dict[str, Any]) -> str:
+    """Of the last seconds."""
+    calls, errors = f"{rates.get('calls_per_s', 0):,.0f} calls a second", f"{rates.get('errors_per_s', 0):,.0f} errors a second"
+    if (half := rates.get("answer_p50_ms")) is None:
+        return f"{calls}, {errors}"
+    return f"{calls}, {errors}; half are answered within {half:g} ms, 99 of 100 within {rates.get('answer_p99_ms') or half:g} ms"
+
+
+def _problems(status: ServiceStatus, shown_max: int | None = None) -> list[str]:
     lines = []
-    for each in status.problems:
+    for each in status.problems[:shown_max]:
         lines += [one_line(f"PROBLEM {each.where}: {each.what}"), one_line(f"  next: {each.next}")]
     return [*lines, ""] if lines else []
 
@@ -81,15 +92,86 @@ def _version(status: ServiceStatus) -> str:
     return f" (version {version})" if (version := status.app_version) else ""
 
 
-def _row(process: ProcessStatus) -> tuple[str, ...]:
-    def text(value: object, unit: str = "") -> str:
-        return "-" if value is None else f"{value}{unit}"
+def _text(value: object, unit: str = "") -> str:
+    return "-" if value is None else f"{value}{unit}"
 
-    is_watched = process.state is not None  # The supervisor itself is not.
-    state = text(process.state) + (" FLAPPING" if process.flapping else "")
-    restarts = text(process.restarts if is_watched else None)
-    memory, cpu = text(process.rss_mib, " MiB"), text(process.cpu_percent, " %")
-    return (process.name, state, text(process.pid), text(process.core), memory, cpu, restarts, process.last_problem)
+
+def _number(value: float | None, form: str = ",.0f") -> str:
+    return "" if value is None else f"{value:{form}}"
+
+
+class Column(NamedTuple):
+    """Of the table of processes."""
+
+    name: str
+    cell: Callable[[ProcessStatus], str]
+    rank: int
+    """Where not all have room those of the greatest number are left out."""
+    is_number: bool = True
+
+
+def _state(process: ProcessStatus) -> str:
+    if process.silent_s is not None:
+        return f"last answer {process.silent_s:.0f} s ago"
+    return _text(process.state) + (" FLAPPING" if process.flapping else "")
+
+
+def _rate(name: str, form: str = ",.0f") -> Callable[[ProcessStatus], str]:
+    return lambda process: _number(process.rates.get(name), form)
+
+
+def _statistic(name: str) -> Callable[[ProcessStatus], str]:
+    return lambda process: _number(process.statistics.get(name))
+
+
+COLUMNS = (
+    Column("process", lambda process: process.name, 0, is_number=False),
+    Column("state", _state, 0, is_number=False),
+    Column("app version", lambda process: process.app_version, 3, is_number=False),
+    Column("pid", lambda process: _text(process.pid), 7),
+    Column("core", lambda process: _text(process.core), 8),
+    Column("calls/s", _rate("calls_per_s"), 1),
+    Column("errors/s", _rate("errors_per_s"), 5),
+    Column("p50 ms", _rate("answer_p50_ms", "g"), 4),
+    Column("p99 ms", _rate("answer_p99_ms", "g"), 2),
+    Column("objects", _statistic("activations"), 3),
+    Column("running", _statistic("tasks"), 6),
+    Column("queued", _statistic("queued_calls"), 2),
+    Column("held", _statistic("held_messages"), 6),
+    Column("memory", lambda process: _text(process.rss_mib, " MiB"), 3),
+    Column("cpu", lambda process: _text(process.cpu_percent, " %"), 2),
+    Column("restarts", lambda process: _text(None if process.state is None else process.restarts), 5),
+    Column("last problem", lambda process: process.last_problem, 9, is_number=False),
+)
+
+
+def processes(status: ServiceStatus, width: int | None = None) -> list[str]:
+    """Their table. `width`: so many characters there are, and columns that have no room are left out."""
+    versions = {process.app_version for process in status.processes if process.app_version}
+    shown = [each for each in COLUMNS if each.name != "app version" or len(versions) > 1]
+    while True:
+        rows = [tuple(column.name for column in shown)]
+        rows += [tuple(column.cell(process) for column in shown) for process in status.processes]
+        lines = table(rows, {at for at, column in enumerate(shown) if column.is_number})
+        if width is None or max(map(len, lines)) <= width or len(shown) <= 2:
+            return lines
+        worst = max(column.rank for column in shown)
+        shown = [column for column in shown if column.rank != worst or worst == 0]
+        if worst == 0:
+            return lines
+
+
+def classes(status: ServiceStatus, shown_max: int | None = None) -> list[str]:
+    """What is called of each class, the busiest first. Nothing where nothing is."""
+    busy = [(name, rates) for name, rates in status.class_rates.items() if rates.get("calls_per_s") or rates.get("errors_per_s")]
+    if not busy:
+        return []
+    busy.sort(key=lambda each: -each[1].get("calls_per_s", 0))
+    rows: list[tuple[str, ...]] = [("class", "calls/s", "errors/s", "p50 ms", "p99 ms")]
+    for name, rates in busy[:shown_max]:
+        paces = (_number(rates.get(key)) for key in ("calls_per_s", "errors_per_s"))
+        rows.append((name, *paces, *(_number(rates.get(key), "g") for key in ("answer_p50_ms", "answer_p99_ms"))))
+    return ["", *table(rows, {1, 2, 3, 4})]
 
 
 def _duration(seconds: int) -> str:
@@ -105,14 +187,38 @@ def plural(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+# top
+
+_TOP_PROBLEMS = 4
+_TOP_CLASSES = 8
+
+
+def render_top(status: ServiceStatus, now_ms: int, lost: str, width: int, height: int) -> list[tuple[str, bool]]:
+    """Lines that fit in a terminal of that size, and whether each says that something is wrong. `lost`: why nobody answers any
+    longer; then `status` is the last that was heard."""
+    wrong = [one_line(f"NO ANSWER: {lost}"), "what was heard last:", ""] if lost else []
+    wrong += _problems(status, _TOP_PROBLEMS)
+    if (more := len(status.problems) - _TOP_PROBLEMS) > 0:
+        wrong[-1:] = [f"and {plural(more, 'problem')} more: tidegate status", ""]
+    lines = [*head(status, now_ms), "", *processes(status, width), *classes(status, _TOP_CLASSES)]
+    lines += [*_waiting(status, now_ms), *_piles(status)]
+    shown = [(line, True) for line in wrong] + [(line, "last answer" in line or "FLAPPING" in line) for line in lines]
+    return [(line if len(line) <= width else f"{line[: width - 1]}…", is_wrong) for line, is_wrong in shown[: max(1, height)]]
+
+
 # alarms
 
 
-def table(rows: list[tuple[str, ...]]) -> list[str]:
-    """Names of objects and texts of errors hold whatever their makers like."""
+def table(rows: Sequence[tuple[str, ...]], numbers: Collection[int] = ()) -> list[str]:
+    """Names of objects and texts of errors hold whatever their makers like. `numbers`: columns that end in one line."""
     rows = [tuple(map(one_line, row)) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+    def line(row: tuple[str, ...]) -> str:
+        cells = zip(row, widths, range(len(row)), strict=True)
+        return "  ".join(cell.rjust(width) if at in numbers else cell.ljust(width) for cell, width, at in cells).rstrip()
+
+    return [line(row) for row in rows]
 
 
 def render_alarms(status: ServiceStatus) -> str:

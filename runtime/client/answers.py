@@ -28,10 +28,14 @@ class ProcessStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Where it listens. None while it does not."""
     restarts: int = 0
     """How often it was started again since the start of the service."""
+    silent_s: float | None = None
+    """How long ago its last answer came, while it owes one: it hangs. None: it answers."""
     flapping: bool = False
     """It fails again and again."""
     last_problem: str = ""
     """Why it ended the last time. Empty: it did not."""
+    app_version: str = ""
+    """Of the source of the app that a worker runs."""
     rss_mib: int | None = None
     """Memory in MiB."""
     cpu_percent: int | None = None

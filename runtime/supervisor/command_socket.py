@@ -1,19 +1,24 @@
 """Where commands of operators come in (`tidegate reload`): a unix socket in the run directory. Nothing is decided here.
 
-Guarantee: a command that was heard is carried out whatever becomes of who gave it; who does not read is not waited for.
+Guarantee: a command that was heard is carried out whatever becomes of who gave it; who does not read is not waited for. Nobody
+but the service's user and root is heard. On a disk without room for its name the socket has one that needs none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import secrets
+import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
-from tidegate.runtime.wire.commands import Command, Ended, Said, decode_command, encode
+from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_command, encode
 from tidegate.runtime.wire.supervisor_messages import Failed
 
 COMMAND_BYTES_MAX = 64 << 10
@@ -24,28 +29,34 @@ log = logging.getLogger("tidegate")
 
 
 class CommandSocket:
-    def __init__(self, run_directory: Path, obey: Callable[[Command], int]) -> None:
+    def __init__(self, run_directory: Path, obey: Callable[[Command], int], status: Callable[[], dict[str, Any]] = dict) -> None:
         """`obey` begins a command and returns its number, of which `said` and `ended` speak. They may be called by it, before it
-        has returned."""
+        has returned. `status` says how the service is."""
         # The random part keeps a command apart that reaches another machine's service through a tunnel, and finds a socket of the
         # same path on its own machine.
-        self.path = run_directory / f"supervisor.{secrets.token_hex(4)}"
+        self.path = f"{run_directory}/supervisor.{secrets.token_hex(4)}"
+        """Where it listens; one that begins with `@` is abstract."""
         self._obey = obey
+        self._status = status
         self._waiting: dict[int, list[asyncio.StreamWriter]] = {}
         self._early: dict[int, list[Said | Ended]] | None = None
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """On a full disk there may be no room for a name: then no command comes in, and the service serves all the same."""
+        """Without it the service serves all the same."""
         try:
             self._server = await asyncio.start_unix_server(self._on_connection, self.path, limit=COMMAND_BYTES_MAX)
         except OSError as error:
-            log.warning("cannot listen for commands at %s: %s", self.path, error.strerror or error)
+            named, self.path = self.path, f"@tidegate/supervisor.{secrets.token_hex(4)}"
+            log.warning("cannot listen for commands at %s: %s; they are heard at %s", named, error.strerror or error, self.path)
+            address = f"\0{self.path[1:]}"
+            self._server = await asyncio.start_unix_server(self._on_connection, address, limit=COMMAND_BYTES_MAX)
 
     def close(self) -> None:
         if self._server is not None:
             self._server.close()
-            self.path.unlink(missing_ok=True)
+            if not self.path.startswith("@"):
+                Path(self.path).unlink(missing_ok=True)
 
     def said(self, number: int, text: str) -> None:
         self._tell(number, Said(text))
@@ -62,6 +73,9 @@ class CommandSocket:
             _write(writer, message)
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not _may_command(writer.get_extra_info("socket")):
+            writer.close()
+            return
         try:
             async with asyncio.timeout(COMMAND_S_MAX):
                 line = await reader.readline()
@@ -72,9 +86,11 @@ class CommandSocket:
         except (msgspec.MsgspecError, ValueError, OSError) as error:
             why = f"none came within {COMMAND_S_MAX:g} s" if isinstance(error, TimeoutError) else error
             problem = f"no command of this version of the service: {why}"
-            _write(
-                writer, Ended((), Failed("command", str(self.path), problem, "use the tidegate command that the service is of"))
-            )
+            _write(writer, Ended((), Failed("command", self.path, problem, "use the tidegate command that the service is of")))
+            writer.close()
+            return
+        if command.what == "status":
+            _write(writer, Status(self._status()))
             writer.close()
             return
         self._early = {}
@@ -88,6 +104,11 @@ class CommandSocket:
             self._waiting.setdefault(number, []).append(writer)
 
 
-def _write(writer: asyncio.StreamWriter, message: Said | Ended) -> None:
+def _may_command(connection: Any) -> bool:
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
+
+
+def _write(writer: asyncio.StreamWriter, message: Said | Ended | Status) -> None:
     if not writer.is_closing():
         writer.write(encode(message) + b"\n")

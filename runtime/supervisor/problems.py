@@ -6,12 +6,13 @@ here, in its own state; workers and routers tell theirs in the statistics of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import msgspec
 
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.supervisor.seats import Occupancy, SeatState, is_next
+from tidegate.runtime.supervisor.seats import Occupancy, SeatState, is_next, is_router
 from tidegate.runtime.supervisor.supervision import Supervision
 from tidegate.runtime.wire.supervisor_messages import Problem
 
@@ -20,7 +21,13 @@ _LOOK_AT_THE_LOG = "look at the log of the service"
 
 def problems(supervision: Supervision, now: float) -> tuple[Problem, ...]:
     """Each once; those of processes that do not serve come first."""
-    found = [*_of_seats(supervision), *_of_replacements(supervision), *_of_objects(supervision, now), *_told(supervision)]
+    found = [
+        *_of_seats(supervision),
+        *_of_silence(supervision, now),
+        *_of_replacements(supervision),
+        *_of_objects(supervision, now),
+        *_told(supervision),
+    ]
     return tuple(dict.fromkeys(found))
 
 
@@ -34,6 +41,23 @@ def _of_seats(supervision: Supervision) -> Iterator[Problem]:
             yield Problem(what, name, f"mend the cause; {_LOOK_AT_THE_LOG}")
         elif occupancy.state in (SeatState.EMPTY, SeatState.STARTING) and supervision.was_ready and not supervision.stopping:
             yield Problem(f"is {occupancy.state.value}{_because(occupancy)}", name, "wait: it is started again by itself")
+
+
+def _of_silence(supervision: Supervision, now: float) -> Iterator[Problem]:
+    for seat, occupancy in supervision.seats.items():
+        if (silent_s := occupancy.silent_s(now)) is not None and not is_next(seat):
+            what = f"does not answer, its last answer came {silent_s:.0f} s ago{_for_calls(seat)}"
+            yield Problem(what, supervision.name(seat), _until_killed(supervision.liveness_s))
+
+
+def _for_calls(seat: int) -> str:
+    return "; clients go to the other routers, or straight to the workers" if is_router(seat) else "; calls to its objects wait"
+
+
+def _until_killed(liveness_s: float) -> str:
+    if math.isinf(liveness_s):
+        return "if it stands at a breakpoint, let it go on; else kill it: it is started again by itself"
+    return f"wait: {liveness_s:g} s after a ping that it has not answered it is killed and started again ([service] liveness_s)"
 
 
 def _of_replacements(supervision: Supervision) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tidegate.runtime.limits import SILENT_S
 from tidegate.runtime.supervisor.restart import RestartPolicy
 from tidegate.runtime.wire.commands import Replaced
 from tidegate.runtime.wire.supervisor_messages import Failed, Ready, ToChild
@@ -72,6 +73,8 @@ class Occupancy:
     pinged_at: float | None = None
     """When the ping was sent to which no answer has come; None when all are answered."""
     ping_number: int = 0
+    answered_at: float = 0.0
+    """When it has become ready, or answered a ping, the last time."""
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     flapping: bool = False
     failed: Failed | None = None
@@ -81,6 +84,12 @@ class Occupancy:
     killed_because: str = ""
     """Why we killed it; empty when nobody did, or somebody else."""
     last_problem: str = ""
+
+    def silent_s(self, now: float) -> float | None:
+        """How long ago its last answer came, where it owes one for longer than others take; else None."""
+        if self.pinged_at is None or now - self.pinged_at < SILENT_S:
+            return None
+        return now - self.answered_at
 
 
 # Effects

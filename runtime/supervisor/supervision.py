@@ -91,7 +91,7 @@ class Supervision:
         """`cpu_time` tells of the process in a seat."""
         self._owners = owners
         self._workers = workers
-        self._liveness_s = liveness_s
+        self.liveness_s = liveness_s
         self._held_up_s = held_up_s
         self._cpu_time = cpu_time
         self._stop_s = stop_s
@@ -201,6 +201,7 @@ class Supervision:
         if isinstance(message, Pong):
             if message.number == occupancy.ping_number:
                 occupancy.pinged_at = occupancy.stuck_at = None
+                occupancy.answered_at = now
             occupancy.statistics = message.statistics
         elif isinstance(message, Failed):
             occupancy.failed = message
@@ -316,6 +317,7 @@ class Supervision:
         occupancy.ready = message
         occupancy.deadline = None
         occupancy.pinged_at = None
+        occupancy.answered_at = now
         occupancy.policy.ready(now)
         recovered = f", {message.recovered_records} records recovered" if message.recovered_records else ""
         if self.was_ready and not self.replacements.is_about(seat):
@@ -400,7 +402,7 @@ class Supervision:
             occupancy.ping_number += 1
             occupancy.pinged_at = now
             self._effects.append(Send(seat, Ping(occupancy.ping_number)))
-        elif now - occupancy.pinged_at >= self._liveness_s:
+        elif now - occupancy.pinged_at >= self.liveness_s:
             silence_s = now - occupancy.pinged_at
             occupancy.pinged_at = now  # The kill may take effect later; do not repeat it at every interval.
             self.kill(seat, f"had not answered for {silence_s:.0f} s and was killed")
@@ -441,6 +443,7 @@ class Supervision:
         self.report("warning", f"the supervisor did not run for {now - self._next_ping_at:.0f} s")
         for occupancy in self.seats.values():
             if occupancy.pinged_at is not None:
+                occupancy.answered_at += now - occupancy.pinged_at
                 occupancy.pinged_at = now
 
     def _out_of_time(self, seat: int, occupancy: Occupancy) -> None:

@@ -124,7 +124,7 @@ class Supervisor:
         self._children: dict[int, ChildProcess] = {}
         self._places: dict[int, _Place] = {}
         """By seat, as the children."""
-        self._commands = CommandSocket(service.run_directory.path, self._on_command)
+        self._commands = CommandSocket(service.run_directory.path, self._on_command, self._status_now)
         self._usage = Usage()
         self.ledger = Ledger()
         self._status_sent: dict[int, dict[str, Any]] = {}
@@ -423,12 +423,21 @@ class Supervisor:
         heard = {seat: told_at for seat, place in self._places.items() if (told_at := self.ledger.heard(place)) is not None}
         return {**self.ledger.sums(), **measured(self.identity, self.supervision, pids, heard, now)}
 
-    def _tell_status(self) -> None:
+    def _snapshot(self) -> dict[str, Any]:
         pids = {seat: child.pid for seat, child in self._children.items()}
-        commands = str(self._commands.path)
         now = self._now()
         rates = {seat: rates for seat, place in self._places.items() if (rates := self.ledger.rates(place, now)) is not None}
-        status = snapshot(self.identity, self.supervision, pids, self._usage, now, commands, rates)
+        return snapshot(self.identity, self.supervision, pids, self._usage, now, self._commands.path, rates)
+
+    def _status_now(self) -> dict[str, Any]:
+        """For whoever asks past the routers: one of them is what they would say of themselves."""
+        routers = (self.supervision.seats[seat].statistics for seat in self.supervision.routers)
+        status = {**self._snapshot(), "router": next(routers, {})}
+        del status["classes"]  # They have a system call of their own.
+        return status
+
+    def _tell_status(self) -> None:
+        status = self._snapshot()
         for seat in filter(is_router, self.supervision.seats):
             if status != self._status_sent.get(seat) and (router := self._children.get(seat)) is not None:
                 self._status_sent[seat] = status

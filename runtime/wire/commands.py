@@ -1,12 +1,13 @@
 """What a command of an operator and the supervisor say to each other: JSON, one object a line, over a unix socket.
 
-The command is the first line and the only one from that side; `Said` may follow any number of times, `Ended` closes. Who may
-open the socket may command: it is in the run directory, which only the service's user can enter.
+The command is the first line and the only one from that side; `Said` may follow any number of times, `Ended` closes. `status`
+is answered by `Status` alone. Who may open the socket may command: it is in the run directory, which only the service's user can
+enter.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -14,8 +15,9 @@ from tidegate.runtime.wire.supervisor_messages import Failed
 
 
 class Command(msgspec.Struct, frozen=True):
-    what: Literal["reload", "restart"]
-    """`reload`: all workers are replaced, one by one, with the app as it is now. `restart`: the routers too."""
+    what: Literal["reload", "restart", "status"]
+    """`reload`: all workers are replaced, one by one, with the app as it is now. `restart`: the routers too. `status`: how the
+    service is at this moment, also while no router answers."""
 
 
 class Replaced(msgspec.Struct, frozen=True):
@@ -46,6 +48,11 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """Some workers run one version of the app, and some another."""
 
 
+class Status(msgspec.Struct, frozen=True, tag="status"):
+    status: dict[str, Any]
+    """What the system call of that name answers."""
+
+
 encode = msgspec.json.Encoder().encode
 decode_command = msgspec.json.Decoder(Command).decode
-decode_answer = msgspec.json.Decoder(Said | Ended).decode
+decode_answer = msgspec.json.Decoder(Said | Ended | Status).decode

@@ -63,6 +63,7 @@ TESTED_BY = {
     "runtime/cli/commands/repair.py": "runtime/cli/test_offline.py",
     "runtime/cli/commands/serve.py": "runtime/cli/test_cli.py",
     "runtime/cli/commands/status.py": "runtime/cli/test_cli.py",
+    "runtime/cli/commands/top.py": "service/test_status.py",
     "runtime/client/links.py": "runtime/client/test_machine.py",
     "runtime/errors.py": "runtime/wire/test_exceptions.py",
     "runtime/heap.py": "service/test_overload.py",

@@ -295,7 +295,7 @@ def test_status_is_a_page_to_read(service: tuple[ServiceProcess, str, Path]) -> 
     page = tidegate("status", "--connect", service[1]).stdout
     assert page.startswith(f"serving on {service[1]} for ")
     assert re.search(rf"app {re.escape(str(service[2] / 'app.py'))} \(version [0-9a-f]{{8}}\): Counter\n", page)
-    assert [line.split()[0] for line in page.splitlines()[5:]] == ["supervisor", "router", "worker", "worker"]
+    assert [line.split()[0] for line in page.splitlines()[6:]] == ["supervisor", "router", "worker", "worker"]
 
 
 def test_status_as_json_has_everything(service: tuple[ServiceProcess, str, Path]) -> None:
@@ -550,7 +550,7 @@ def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixtu
     for command in ("serve", "call", "status"):
         assert f"  tidegate {command}" in text
     commands = re.findall(r"^    (\w+)  ", text, re.MULTILINE)
-    assert len(commands) == 12
+    assert len(commands) == 13
     for command in commands:
         with pytest.raises(SystemExit) as exit_info:
             main([command, "--help"])

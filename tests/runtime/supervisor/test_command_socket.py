@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -12,7 +16,7 @@ import pytest
 
 from tidegate.runtime.supervisor import command_socket
 from tidegate.runtime.supervisor.command_socket import CommandSocket
-from tidegate.runtime.wire.commands import Command, Ended, Said, decode_answer, encode
+from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_answer, encode
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -25,7 +29,7 @@ def run(folder: Path, body: Callable[[CommandSocket, list[Command]], Awaitable[N
             heard.append(command)
             return len(heard)
 
-        commands = CommandSocket(folder, obey)
+        commands = CommandSocket(folder, obey, lambda: {"state": "serving"})
         await commands.start()
         await body(commands, heard)
         commands.close()
@@ -46,6 +50,47 @@ def test_a_command_is_answered_by_what_is_said_of_it_and_by_its_end(tmp_path: Pa
         writer.close()
 
     run(tmp_path, body)
+
+
+def test_who_asks_how_the_service_is_is_told_at_once(tmp_path: Path) -> None:
+    async def body(commands: CommandSocket, heard: list[Command]) -> None:
+        reader, writer = await asyncio.open_unix_connection(commands.path)
+        writer.write(encode(Command("status")) + b"\n")
+        assert decode_answer(await reader.read()) == Status({"state": "serving"})
+        assert not heard
+        writer.close()
+
+    run(tmp_path, body)
+
+
+def test_where_there_is_no_room_for_a_name_commands_are_heard_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(commands: CommandSocket, heard: list[Command]) -> None:
+        assert commands.path.startswith("@tidegate/supervisor.")
+        reader, writer = await asyncio.open_unix_connection(f"\0{commands.path[1:]}")
+        writer.write(encode(Command("status")) + b"\n")
+        assert isinstance(decode_answer(await reader.read()), Status)
+        writer.close()
+
+    run(tmp_path / "missing", body)
+    assert "cannot listen for commands" in caplog.text
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_command_of_another_user_is_not_heard_wherever_it_comes_in(tmp_path: Path) -> None:
+    connect = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('\\0' + sys.argv[1])"
+    script = f"{connect}; print(s.recv(100))"
+
+    async def body(commands: CommandSocket, heard: list[Command]) -> None:
+        python = shutil.which("python3", path="/usr/bin:/bin") or sys.executable
+        process = await asyncio.create_subprocess_exec(
+            python, "-c", script, commands.path[1:], stdout=subprocess.PIPE, user=65534, cwd="/"
+        )
+        assert (await process.communicate())[0] == b"b''\n"
+
+    run(tmp_path / "missing", body)
 
 
 def test_who_connects_and_says_nothing_is_told_so_and_keeps_no_descriptor(

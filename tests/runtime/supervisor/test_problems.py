@@ -40,9 +40,26 @@ def test_a_worker_that_fails_again_and_again_is_one_problem_with_the_count() -> 
         machine.child_exited(0, "exited with code 1", False, now)
         now = machine.seats[0].restart_at or now
         machine.timer(now)
-    [problem] = problems(machine, now)
+    [problem] = [each for each in problems(machine, now) if "does not answer" not in each.what]
     assert problem.what == f"fails again and again, {FLAPPING_FAILURES} times so far: exited with code 1"
     assert problem.where == "worker 0"
+
+
+def test_a_process_that_owes_an_answer_is_a_problem_with_the_time_of_its_last_one_until_it_answers() -> None:
+    machine = serving()
+    machine.timer(2.0)
+    for seat in (ROUTER, 0, 1):
+        machine.child_said(seat, Pong(1), 2.5)
+    machine.timer(4.0)
+    for seat in (ROUTER, 0):
+        machine.child_said(seat, Pong(2), 4.1)
+    assert problems(machine, 5.9) == ()
+    [problem] = problems(machine, 6.5)
+    assert problem.where == "worker 1"
+    assert problem.what == "does not answer, its last answer came 4 s ago; calls to its objects wait"
+    assert problem.next.startswith("wait: 30 s after a ping that it has not answered it is killed")
+    machine.child_said(1, Pong(2), 7.0)
+    assert problems(machine, 7.0) == ()
 
 
 def test_an_object_in_quarantine_is_a_problem_of_a_service_whose_processes_all_serve() -> None:
