@@ -302,6 +302,10 @@ CHAOS_STORY_CALLS = 2_000
 
 # Life of an object (contract, section 6).
 IDLE_EVICT_S = 10.0
+SLOW_CALL_S = 1.0
+"""A call that takes longer, from its arrival to its answer, is named in the log."""
+SLOW_CALLS_NOTED_MAX = 1_000
+"""Calls of which it is kept how long they waited at a gate, and of as many what their answer waits for."""
 LOGGED_KINDS_MAX = 1_000
 """Kinds of failures of object code that are told apart in the log."""
 LOGGED_KINDS_S = 1.0

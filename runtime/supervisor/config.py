@@ -41,6 +41,7 @@ from tidegate.runtime.limits import (
     OFFLOAD_S,
     ROUTERS_MAX,
     SHARDS_MAX,
+    SLOW_CALL_S,
 )
 from tidegate.runtime.logs.line import Format, Level
 from tidegate.runtime.logs.settings import LogSettings
@@ -251,6 +252,16 @@ class LogConfig(msgspec.Struct, frozen=True):
             'the service begin with "tidegate".'
         ),
     ] = {}
+
+    slow_call_s: Annotated[
+        float,
+        Meta(
+            ge=0.001,
+            le=1e6,
+            description="A call that takes longer, from its arrival at its worker to its answer, is a line of the log that says "
+            "where its time went. Of one method a line comes each second at most.",
+        ),
+    ] = SLOW_CALL_S
 
     def settings(self) -> LogSettings:
         """As processes are told."""

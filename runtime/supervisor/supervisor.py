@@ -360,6 +360,7 @@ class Supervisor:
             held_up_s=None if config.service.dev else config.service.held_up_s,  # A worker may wait for a debugger.
             offload_processes=config.service.offload_processes,
             offload_s=config.service.offload_s,
+            slow_call_s=config.log.slow_call_s,
             keys=key_bounds(config.storage),
             budget_bytes=self._budget_bytes,
         )

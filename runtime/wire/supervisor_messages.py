@@ -6,7 +6,15 @@ from typing import Any
 
 import msgspec
 
-from tidegate.runtime.limits import BUDGET_BYTES, KEYS_BYTES, KEYS_KEPT_S, KEYS_PER_OBJECT, OFFLOAD_PROCESSES, OFFLOAD_S
+from tidegate.runtime.limits import (
+    BUDGET_BYTES,
+    KEYS_BYTES,
+    KEYS_KEPT_S,
+    KEYS_PER_OBJECT,
+    OFFLOAD_PROCESSES,
+    OFFLOAD_S,
+    SLOW_CALL_S,
+)
 from tidegate.runtime.wire.counts import Counts
 
 KEPT_SOURCE = "app"
@@ -98,6 +106,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """For so long code of an object may hold up the worker before it is interrupted. None: for ever."""
     offload_processes: int = OFFLOAD_PROCESSES
     offload_s: float = OFFLOAD_S
+    slow_call_s: float = SLOW_CALL_S
+    """A call that takes longer is named in the log."""
     keys: KeyBounds = KEYS_DEFAULT
     source: str = ""
     """The folder where the source of the app is kept that this worker runs, or will be, by whoever imports it first."""

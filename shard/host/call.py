@@ -81,4 +81,5 @@ class Call:
         assert activation is not None
         host = activation.host
         host.book.dropped(self)
+        host.slow.let_in(activation.id, self.request.id, host.loop.time() - self.since_s)
         host.start(activation, self.method, self, self.section)

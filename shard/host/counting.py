@@ -60,14 +60,16 @@ class CallCount:
 class Counting:
     """Of one worker."""
 
-    __slots__ = ("_arrived_s", "_began_s", "_by_shard", "_classes", "_clock", "at_once", "suspended", "unknown")
+    __slots__ = ("_arrived_s", "_by_shard", "_classes", "_clock", "at_once", "now_s", "suspended", "unknown")
 
     def __init__(self, classes: Iterable[ClassCounts], clock: Callable[[], float]) -> None:
         self.unknown = ClassCounts(UNKNOWN)
         self._classes = {each.class_name: each for each in classes}
         self._by_shard: dict[tuple[str, int], CallCount] = {}
         self._clock = clock
-        self._began_s = self._arrived_s = 0.0
+        self._arrived_s = 0.0
+        self.now_s = 0.0
+        """When it was looked at the clock: the end of the last stretch, and the beginning of the next."""
         self.at_once = self.suspended = 0
         """Of the calls that have been run since it was looked at the clock: those that were answered, and those that wait."""
 
@@ -86,14 +88,14 @@ class Counting:
         if origin.arrived_s:  # The rest of a large one.
             self.resume(origin)
         else:
-            self._began_s = self._arrived_s = origin.arrived_s = now_s
+            self.now_s = self._arrived_s = origin.arrived_s = now_s
             self.at_once = self.suspended = 0
         return self.unknown
 
     def resume(self, origin: Origin | KeyedRun) -> None:
         """Other code has run; now it is the turn of calls of this message."""
         self._arrived_s = origin.arrived_s
-        self._began_s = self._clock()
+        self.now_s = self._clock()
         self.at_once = self.suspended = 0
 
     def next_stretch(self, of_class: ClassCounts, ran: int, following: ClassCounts | None) -> ClassCounts:
@@ -104,8 +106,8 @@ class Counting:
 
     def end_stretch(self, of_class: ClassCounts, ran: int) -> int:
         """So many calls have run one after the other. Returns how many have run since."""
-        began_s, arrived_s = self._began_s, self._arrived_s
-        now_s = self._began_s = self._clock()
+        began_s, arrived_s = self.now_s, self._arrived_s
+        now_s = self.now_s = self._clock()
         if arrived_s:
             if began_s == arrived_s:
                 of_class.queue.buckets[0] += ran
@@ -120,17 +122,21 @@ class Counting:
 
     # Others
 
-    def end(self, of_class: ClassCounts, origin: Origin | KeyedRun, began_s: float) -> None:
-        """A call that had waited has ended; it went on with `resume`."""
+    def end(self, of_class: ClassCounts, origin: Origin | KeyedRun, began_s: float) -> float:
+        """A call that had waited has ended; it went on with `resume`. Returns when."""
         now_s = self._clock()
         of_class.run.observe(now_s - began_s)
         if self.at_once and origin.arrived_s:
             of_class.answer.observe(now_s - origin.arrived_s)
+        return now_s
 
-    def released(self, of_class: ClassCounts, origin: Origin | KeyedRun, replies: int, now_s: float) -> None:
-        """So many replies to calls of one message may leave now."""
-        if origin.arrived_s:
-            of_class.answer.observe(now_s - origin.arrived_s, replies)
+    def released(self, of_class: ClassCounts, origin: Origin | KeyedRun, replies: int, now_s: float) -> float:
+        """So many replies to calls of one message may leave now. Returns how long they have taken, if anybody wants to know."""
+        if not origin.arrived_s:
+            return 0.0
+        taken_s = now_s - origin.arrived_s
+        of_class.answer.observe(taken_s, replies)
+        return taken_s
 
     def error(self, class_name: str, code: str) -> None:
         errors = self._classes.get(class_name, self.unknown).errors

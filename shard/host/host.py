@@ -53,6 +53,7 @@ from tidegate.shard.host.piles import Piles
 from tidegate.shard.host.resets import Resets
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.settings import HostSettings, HostStatistics
+from tidegate.shard.host.slow_calls import SlowCalls
 from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import ActivationTable
 from tidegate.shard.host.turn import Turn
@@ -102,7 +103,7 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator", "alarms", "book", "call_soon",
         "chained", "classes", "counting", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us", "objects_committed",
-        "offload", "output_gate", "piles", "random", "resets", "send", "settings", "stopped", "stores", "table", "turn",
+        "offload", "output_gate", "piles", "random", "resets", "send", "settings", "slow", "stopped", "stores", "table", "turn",
         "waiting", "wall_us", "web",
     )  # fmt: skip
 
@@ -137,6 +138,7 @@ class Host:
         self.stores = stores
         self.stopped = StoppedShards(self, {} if stopped is None else stopped)
         self.settings = settings
+        self.slow = SlowCalls(self.log, settings.slow_call_s)
         self.turn = turn
         self.counting = Counting([kept.counts for kept in self.classes.values()], turn.clock)
         self._reply = reply
@@ -173,6 +175,8 @@ class Host:
         if self._readers.crowded:
             self.waiting.is_closed = True
         self._handle(message, session)
+        if self.counting.now_s - self.turn.now_s >= self.slow.bound_s:
+            self.slow.at_once(message, self.classes, self.turn.now_s, self.counting.now_s)
 
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
         origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
@@ -372,7 +376,6 @@ class Host:
         if origin.__class__ is TimedOrigin and not origin.begin(self.loop.time()):
             return
         run: KeyedRun | None = None
-        of_class = activation.count.of_class
         self.counting.resume(origin)
         try:
             if call.chain is not None:
@@ -388,9 +391,18 @@ class Host:
                 self._run(activation, method, request, run, context)
             leave_task(self.loop, self._spare.task)
             if call.key is None or run is not None:
-                self.counting.end_stretch(of_class, 1)
+                self._first_step_over(activation, method, request.id, run or origin)
         except BaseException as exc:
             self._went_wrong(run or origin, request.id, exc, request.cls)
+
+    def _first_step_over(self, activation: Activation, method: Method, request_id: Any, origin: Origin | KeyedRun) -> None:
+        """Of a call that had waited to be started; for most it was all."""
+        counting, has_ended = self.counting, not self.counting.suspended
+        is_held, began_s = not counting.at_once, counting.now_s
+        counting.end_stretch(activation.count.of_class, 1)
+        now_s = counting.now_s
+        if has_ended and origin.arrived_s and now_s - origin.arrived_s >= self.slow.noted_s:
+            self.slow.ended(activation, origin, (request_id, method.name), began_s, now_s, is_held=is_held)
 
     def _run(
         self, activation: Activation, method: Method, request: Request, origin: Origin | KeyedRun, context: contextvars.Context
@@ -480,7 +492,10 @@ class Host:
                 self._outcomes.finish_error(activation, origin, request_id, method, task.take_exception())
             else:
                 self._outcomes.finish(activation, origin, request_id, method, task.result())
-            self.counting.end(activation.count.of_class, origin, task.began_s)
+            now_s = self.counting.end(activation.count.of_class, origin, task.began_s)
+            if origin.arrived_s and now_s - origin.arrived_s >= self.slow.noted_s:
+                is_held = not self.counting.at_once
+                self.slow.ended(activation, origin, (request_id, method), task.began_s, now_s, is_held=is_held)
         except BaseException as exc:
             self._went_wrong(origin, request_id, exc, activation.id.class_name)
 
@@ -563,23 +578,24 @@ class Host:
             cache.committing = None
         self.alarms.committed()
         self.output_gate.succeeded(commit)
-        reply, counting, now_s = self._reply, self.counting, self.turn.clock()
-        of_class, message, replies = counting.unknown, _NOBODY, 0
+        reply, counting, now_s, slow_s = self._reply, self.counting, self.turn.clock(), self.slow.bound_s
+        of_class, message, replies, is_slow = counting.unknown, _NOBODY, 0, False
         for sender, origin, request_id, status, result in commit.held:
             try:
                 if origin.__class__ is Origin:
                     if origin is not message or sender.count.of_class is not of_class:
-                        counting.released(of_class, message, replies, now_s)
+                        is_slow |= counting.released(of_class, message, replies, now_s) >= slow_s
                         of_class, message, replies = sender.count.of_class, origin, 0
                     replies += 1
                     reply(origin, request_id, status, result)
                 else:
                     if sender is not None:
-                        counting.released(sender.count.of_class, origin, 1, now_s)
+                        is_slow |= counting.released(sender.count.of_class, origin, 1, now_s) >= slow_s
                     cast("InternalOrigin", origin).answer(status, result)
             except BaseException as exc:  # The others leave all the same.
                 self.log.error("what waited for a commit could not leave: %s", whole_traceback(exc))
-        counting.released(of_class, message, replies, now_s)
+        if (counting.released(of_class, message, replies, now_s) >= slow_s) | is_slow:
+            self.slow.released(commit.held, now_s)
         self.waiting.commit_ended()
 
     def commit_failed(self, commit: PendingCommit, problem: str) -> None:

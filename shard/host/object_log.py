@@ -87,6 +87,12 @@ class ObjectLog:
         if self._is_due((object_id.class_name, "reset", "", "", 0), line, logging.WARNING, speaker):
             self.say(logging.WARNING, "%s", line, speaker=speaker)
 
+    def was_slow(self, object_id: ObjectId, code: str, call: Any, line: str) -> None:
+        """One kind for each method."""
+        speaker = Speaker(str(object_id).removesuffix("/"), code, call)
+        if self._is_due((object_id.class_name, "slow", code, "", 0), line, logging.INFO, speaker):
+            self.say(logging.INFO, "%s", line, speaker=speaker)
+
     def _is_due(self, kind: Kind, line: str, level: int, speaker: Speaker) -> bool:
         """Whether a line of this kind may be written now; else it is counted."""
         if kind not in self._open and len(self._open) >= LOGGED_KINDS_MAX:

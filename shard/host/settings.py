@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tidegate.runtime.limits import IDLE_EVICT_S, OFFLOAD_PROCESSES, OFFLOAD_S, WAITING_CALL_BYTES_MAX
+from tidegate.runtime.limits import IDLE_EVICT_S, OFFLOAD_PROCESSES, OFFLOAD_S, SLOW_CALL_S, WAITING_CALL_BYTES_MAX
 from tidegate.runtime.wire.supervisor_messages import KEYS_DEFAULT, KeyBounds, QuarantinedObject
 from tidegate.shard.core.alarms import Abandoned
 
@@ -23,6 +23,8 @@ class HostSettings:
     spare_task: bool = True
     """False: each call gets a task of its own (see `loop.spare`)."""
     keys: KeyBounds = KEYS_DEFAULT
+    slow_call_s: float = SLOW_CALL_S
+    """A call that takes longer is named in the log."""
     offload_processes: int = OFFLOAD_PROCESSES
     offload_s: float = OFFLOAD_S
     """For so long what an object offloads may compute."""

@@ -44,6 +44,10 @@ for ever; one that fails for another reason (a wrong configuration, an app that 
 """
 
 
+LOG_VARIABLES = {"level": "TIDEGATE_LOG_LEVEL", "format": "TIDEGATE_LOG_FORMAT"}
+"""By option of [log]: who starts a container sets variables."""
+
+
 def add(commands: Any) -> None:
     serve = add_command(commands, "serve", "run a service", _SERVE_EPILOG, run)
     serve.add_argument("--config", metavar="FILE", help="A TOML file; options given here go before it.")
@@ -155,7 +159,7 @@ def describe_failure(failure: Failed) -> str:
 
 
 def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """Defaults, file, command line; paths made absolute. Raises OperatorError."""
+    """Defaults, file, environment, command line; paths made absolute. Raises OperatorError."""
     config = Config()
     if options.config is not None:
         try:
@@ -163,6 +167,8 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> 
         except (OSError, UnicodeDecodeError) as error:
             raise OperatorError("read", options.config, _reason(error), "correct --config") from error
         config = merge(config, parse_toml(text, options.config), options.config)
+    log = {name: environment[variable] for name, variable in LOG_VARIABLES.items() if environment.get(variable)}
+    config = merge(config, {"log": log}, "environment", from_text=True)
     given = {name: value for name, value in vars(options).items() if value is not None}
     flags = {
         section: {name: given[name] for name, option in known.items() if option.flag is not None and name in given}

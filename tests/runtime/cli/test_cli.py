@@ -532,7 +532,8 @@ def test_later_sources_of_configuration_win(tmp_path: Path) -> None:
     )
     given = dict.fromkeys(("app", "data", "listen", "routers", "level", "dev"))
     options = argparse.Namespace(**given, config=str(tmp_path / "t.toml"), workers=5)
-    config = read_config(options, {"STATE_DIRECTORY": "/var/lib/tidegate:/x"})
+    config = read_config(options, {"STATE_DIRECTORY": "/var/lib/tidegate:/x", "TIDEGATE_LOG_FORMAT": "json"})
+    assert config.log.format == "json"
     assert config.service.workers == 5
     assert config.service.routers == 2
     assert config.service.listen == "tcp://127.0.0.1:1"
