@@ -103,6 +103,9 @@ HTTP_REQUEST_BYTES_MAX = 8 << 10
 HTTP_REQUEST_S = 5.0
 """Within this time a request has been sent and its answer taken, or the connection is closed."""
 
+TRACES_FLUSH_S = 1.0
+"""What a worker that ends waits for its spans to be exported."""
+
 # The budget of a process: what calls and replies may take of its memory. All its queues share it.
 BUDGET_BYTES = 512 << 20
 """Unless the configuration or the machine's memory says otherwise."""

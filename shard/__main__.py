@@ -48,6 +48,7 @@ from tidegate.shard.worker.forks import Forks, end_children
 from tidegate.shard.worker.lookout import Lookout
 from tidegate.shard.worker.patience import Patience
 from tidegate.shard.worker.source import keep_source
+from tidegate.shard.worker.tracing import start_tracing
 from tidegate.shard.worker.watch import exit_at_once, name_exits, start_watch
 from tidegate.shard.worker.worker import Worker
 
@@ -166,6 +167,7 @@ def _serve(
     prepare_uncopied()
     context = new_context()
     exit_codes: list[int] = []
+    tracing = start_tracing(os.environ)
 
     def ended(exit_code: int, unanswered: int) -> None:
         if exit_code == 0:
@@ -179,7 +181,7 @@ def _serve(
         return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
 
     try:
-        worker = Worker(spec, context, loop, classes, open_store, control.send, ended, spare_task=spare_task)
+        worker = Worker(spec, context, loop, classes, open_store, control.send, ended, spare_task=spare_task, tracing=tracing)
     except OperatorError as exc:
         passes = isinstance(exc, (StoreFailed, LogBroken))  # Perhaps: the disk failed.
         failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=not passes)
@@ -196,6 +198,8 @@ def _serve(
     lookout.start(this_frame())
     loop.run_forever()
     lookout.close()
+    if tracing is not None:
+        tracing.close()
     worker.close()
     control.flush_blocking()
     context.term()  # Waits until the last replies have left, two seconds at most.

@@ -21,7 +21,8 @@ import zmq
 from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.links import ClientStatistics, check_seconds
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
-from tidegate.runtime.client.terms import Terms, other_terms
+from tidegate.runtime.client.terms import Terms, other_terms, traced
+from tidegate.runtime.client.tracing import tracing_in_use
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.wire.encoding import decode_any, encode_arguments, result_decoder
@@ -137,6 +138,29 @@ class Client:
         return self._binding(class_name, name, method, result_type, shape, terms)
 
     def _binding(
+        self, class_name: str, name: str, method: str, result_type: Any, shape: MethodShape | None, terms: Terms | None
+    ) -> Callable[..., PendingCall[Any]]:
+        plain = self._plain_binding(class_name, name, method, result_type, shape, terms)
+        tracing = tracing_in_use()
+        if tracing is None or (terms is not None and terms.traceparent is not None):
+            return plain
+
+        def send(*args: Any, **kwargs: Any) -> PendingCall[Any]:
+            span = tracing.begin(class_name, name, method) if get_ident() == self._thread else None
+            if span is None:
+                return plain(*args, **kwargs)
+            own = traced(terms or self._machine.terms, span.traceparent)
+            try:
+                call = self._plain_binding(class_name, name, method, result_type, shape, own)(*args, **kwargs)
+            except BaseException as error:
+                span.end(error)
+                raise
+            call.future.add_done_callback(lambda done: span.end(None if done.cancelled() else done.exception()))
+            return call
+
+        return send
+
+    def _plain_binding(
         self, class_name: str, name: str, method: str, result_type: Any, shape: MethodShape | None, terms: Terms | None
     ) -> Callable[..., PendingCall[Any]]:
         """Everything that stays the same from call to call is looked up here."""

@@ -29,7 +29,8 @@ from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTop
 from tidegate.runtime.client.links import check_seconds
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
-from tidegate.runtime.client.terms import Terms, other_terms
+from tidegate.runtime.client.terms import Terms, other_terms, traced
+from tidegate.runtime.client.tracing import tracing_in_use
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.wire.encoding import Decode, encode_arguments, result_decoder
@@ -159,6 +160,23 @@ class SyncClient:
     ) -> Any:  # fmt: skip
         if getattr(_get_running_loop(), "serves_objects", False):
             raise RuntimeError(BLOCKS_OBJECTS.format(class_name, name, method))
+        tracing = tracing_in_use()
+        span = None if tracing is None else tracing.begin(class_name, name, method)
+        if span is None:
+            return self._plain_call(terms, class_name, name, method, args, kwargs, result_type)
+        try:
+            own = traced(terms or self._terms, span.traceparent)
+            result = self._plain_call(own, class_name, name, method, args, kwargs, result_type)
+        except BaseException as error:
+            span.end(error)
+            raise
+        span.end(None)
+        return result
+
+    def _plain_call(
+        self, terms: Terms | None, class_name: str, name: str, method: str,
+        args: tuple[Any, ...], kwargs: dict[str, Any] | None, result_type: Any,
+    ) -> Any:  # fmt: skip
         arguments, decode = encode_arguments(args, kwargs), result_decoder(result_type)
         started = time.monotonic()
         lines = self._take_lines((terms or self._terms).timeout)

@@ -49,15 +49,19 @@ class History:
 class Terms:
     """Of calls that are made alike. A call that has failed once has terms of its own, which know its history."""
 
-    __slots__ = ("history", "in_session", "is_told", "key", "options", "retries", "timeout")
+    __slots__ = ("history", "in_session", "is_told", "key", "options", "retries", "timeout", "traceparent")
 
-    def __init__(self, timeout: float, *, is_told: bool, retries: bool, key: str | None = None) -> None:
+    def __init__(
+        self, timeout: float, *, is_told: bool, retries: bool, key: str | None = None, traceparent: str | None = None
+    ) -> None:
         """`timeout`: seconds. `is_told`: the service is told of it. `retries`: failures are kept from the caller where that is
         safe. `key`: the caller's own."""
         self.timeout = timeout
         self.is_told = is_told
         self.retries = retries
         self.key = key
+        self.traceparent = traceparent
+        """The trace that it is part of."""
         self.history: History | None = None
         self.in_session = retries and key is None
         """It has the key that its number in the session is."""
@@ -67,6 +71,8 @@ class Terms:
             options["deadline_ms"] = told_ms(timeout)
         if key is not None:
             options["key"] = key
+        if traceparent is not None:
+            options["traceparent"] = traceparent
         if options:
             self.options = msgspec.Raw(encode_value(options))
 
@@ -92,6 +98,11 @@ def other_terms(terms: Terms, timeout: float | None, retry: bool | None, key: st
         retries=terms.retries if retry is None else retry,
         key=key,
     )
+
+
+def traced(terms: Terms, traceparent: str) -> Terms:
+    """The same for one call of a trace."""
+    return Terms(terms.timeout, is_told=terms.is_told, retries=terms.retries, key=terms.key, traceparent=traceparent)
 
 
 def told_ms(timeout: float) -> int:
@@ -128,4 +139,6 @@ class Numbering:
             options["key"] = terms.key
         elif terms.in_session:
             options |= {"answered": self.session.answered, "key": f"{self.session.name}.{number}"}
+        if terms.traceparent is not None:
+            options["traceparent"] = terms.traceparent
         return msgspec.Raw(encode_value(options)) if options else None

@@ -128,7 +128,10 @@ class Envelope:
 class Origin:
     """Where the replies of one body go, and in which form. One is shared by all requests of the body."""
 
-    __slots__ = ("arrived_s", "client", "envelope", "gathered", "json", "missing", "plain", "single")
+    __slots__ = ("arrived_s", "client", "envelope", "gathered", "json", "missing", "of_class", "plain", "single")
+
+    trace: Any = None
+    """Who is told of the call, for those that have one."""
 
     def __init__(self, client: bytes, *, envelope: Envelope | None, json: bool, single: bool, requests: int) -> None:
         self.client = client
@@ -142,6 +145,8 @@ class Origin:
         self.gathered: list[tuple[Any, int, Any]] = []
         self.arrived_s = 0.0
         """When it was read, by the clock of whoever has. 0: nobody wants to know how long it waits."""
+        self.of_class: Any = None
+        """Where all of its calls are counted, if that is one place."""
 
 
 class Message:

@@ -17,6 +17,7 @@ from tidegate.shard.core.input_gate import Section
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
+    from tidegate.shard.host.tracing import CallTrace
     from tidegate.shard.objects.methods import Method
 
 
@@ -30,7 +31,8 @@ class CallKey(NamedTuple):
 
 class Call:
     __slots__ = (
-        "_shard", "activation", "chain", "key", "method", "origin", "queue", "request", "section", "since_s", "was_let_in"
+        "_shard", "activation", "chain", "key", "method", "origin", "queue", "request", "section", "since_s", "trace",
+        "traceparent", "was_let_in",
     )  # fmt: skip
 
     def __init__(self, request: Request, origin: Origin, chain: Chain | None = None) -> None:
@@ -39,6 +41,9 @@ class Call:
         """Where its reply goes."""
         self.chain = chain
         self.key: CallKey | None = None
+        self.trace: CallTrace | None = None
+        self.traceparent: str | None = None
+        """What another worker is told, which begins the trace."""
         self._shard: int | None = None
         self.queue: dict[Call, None] | None = None
         """In which it waits, if that is not the gate of its object: see `waiting`."""
@@ -63,6 +68,8 @@ class Call:
             options["key"] = self.key.text
             if self.key.answered is not None:
                 options["answered"] = self.key.answered
+        if self.traceparent is not None:
+            options["traceparent"] = self.traceparent
         return msgspec.Raw(encode(options))
 
     @property

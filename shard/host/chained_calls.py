@@ -100,6 +100,8 @@ class ChainedCalls:
             return
         section = activation.gate.living(section)
         context = activation.context_in(section, call.chain)
+        if call.trace is not None:
+            call.trace.begins_in(context)
         if run is not None:
             Attribution(None, run).within(context)
         task = ObjectTask(host.loop).adopt(coro, activation, section, context)

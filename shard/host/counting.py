@@ -22,6 +22,7 @@ from tidegate.runtime.wire.counts import Counts, Histogram, rows
 if TYPE_CHECKING:
     from tidegate.runtime.wire.protocol import Origin
     from tidegate.shard.host.keyed_calls import KeyedRun
+    from tidegate.shard.host.table import Kept
 
 UNKNOWN = "(unknown)"
 """No class can be called so."""
@@ -60,14 +61,19 @@ class CallCount:
 class Counting:
     """Of one worker."""
 
-    __slots__ = ("_arrived_s", "_by_shard", "_classes", "_clock", "at_once", "now_s", "suspended", "unknown")
+    __slots__ = (
+        "_arrived_s", "_by_shard", "_classes", "_clock", "_held", "_held_since_s", "_left", "_releasing", "_slowest_s", "at_once",
+        "now_s", "suspended", "unknown",
+    )  # fmt: skip
 
     def __init__(self, classes: Iterable[ClassCounts], clock: Callable[[], float]) -> None:
         self.unknown = ClassCounts(UNKNOWN)
         self._classes = {each.class_name: each for each in classes}
         self._by_shard: dict[tuple[str, int], CallCount] = {}
         self._clock = clock
-        self._arrived_s = 0.0
+        self._arrived_s = self._held_since_s = self._slowest_s = 0.0
+        self._left = self._held = 0
+        self._releasing = self.unknown
         self.now_s = 0.0
         """When it was looked at the clock: the end of the last stretch, and the beginning of the next."""
         self.at_once = self.suspended = 0
@@ -82,30 +88,38 @@ class Counting:
 
     # Stretches
 
-    def begin(self, origin: Origin, now_s: float) -> ClassCounts:
-        """A message has arrived, and its calls are about to be run. Returns where they count as long as it is not known whose
-        they are."""
+    def begin(self, origin: Origin, now_s: float, calls: int, kept: Kept | None) -> ClassCounts:
+        """A message has arrived, and its calls are about to be run; the first one is to that class. Returns where it counts."""
+        of_class = self.unknown if kept is None else kept.counts
         if origin.arrived_s:  # The rest of a large one.
-            self.resume(origin)
+            self.resume(origin, calls)
+            origin.of_class = of_class if of_class is origin.of_class else None
         else:
             self.now_s = self._arrived_s = origin.arrived_s = now_s
+            self._left = calls
             self.at_once = self.suspended = 0
-        return self.unknown
+            origin.of_class = of_class
+        return of_class
 
-    def resume(self, origin: Origin | KeyedRun) -> None:
-        """Other code has run; now it is the turn of calls of this message."""
+    def resume(self, origin: Origin | KeyedRun, left: int = 1) -> None:
+        """Other code has run; now it is the turn of calls of this message, of which so many are left."""
         self._arrived_s = origin.arrived_s
+        self._left = left
         self.now_s = self._clock()
         self.at_once = self.suspended = 0
 
-    def next_stretch(self, of_class: ClassCounts, ran: int, following: ClassCounts | None) -> ClassCounts:
-        """So many calls have run one after the other, and the next one is to another class."""
-        if ran:
-            self.end_stretch(of_class, ran)
-        return self.unknown if following is None else following
+    def next_stretch(self, origin: Origin, of_class: ClassCounts, left: int, kept: Kept | None) -> ClassCounts:
+        """Of the message so many calls are left, and the next one is to another class."""
+        self.end_stretch(of_class, left)
+        origin.of_class = None
+        return self.unknown if kept is None else kept.counts
 
-    def end_stretch(self, of_class: ClassCounts, ran: int) -> int:
-        """So many calls have run one after the other. Returns how many have run since."""
+    def end_stretch(self, of_class: ClassCounts, left: int = 0) -> None:
+        """All calls up to those that are left have run one after the other."""
+        ran = self._left - left
+        if not ran:
+            return
+        self._left = left
         began_s, arrived_s = self.now_s, self._arrived_s
         now_s = self.now_s = self._clock()
         if arrived_s:
@@ -118,9 +132,6 @@ class Counting:
         if (ended := ran - self.suspended) > 0:
             of_class.run.observe((now_s - began_s) / ran, ended)
         self.at_once = self.suspended = 0
-        return 0
-
-    # Others
 
     def end(self, of_class: ClassCounts, origin: Origin | KeyedRun, began_s: float) -> float:
         """A call that had waited has ended; it went on with `resume`. Returns when."""
@@ -130,13 +141,33 @@ class Counting:
             of_class.answer.observe(now_s - origin.arrived_s)
         return now_s
 
-    def released(self, of_class: ClassCounts, origin: Origin | KeyedRun, replies: int, now_s: float) -> float:
-        """So many replies to calls of one message may leave now. Returns how long they have taken, if anybody wants to know."""
-        if not origin.arrived_s:
-            return 0.0
-        taken_s = now_s - origin.arrived_s
-        of_class.answer.observe(taken_s, replies)
-        return taken_s
+    # Replies that a commit has held back
+
+    def next_release(self, sender: Any, origin: Origin, left: int, now_s: float) -> Origin | None:
+        """With so many left, those of another message follow. Returns it, if all of its calls are of one class; else it is to be
+        asked for each."""
+        if self._held_since_s:
+            self._end_release(now_s, left)
+        self._held, self._held_since_s = left, origin.arrived_s
+        if origin.of_class is not None:
+            self._releasing = origin.of_class
+            return origin
+        self._releasing = self.unknown if sender is None else sender.count.of_class
+        return None
+
+    def end_releases(self, now_s: float) -> float:
+        """All have left. Returns how long the slowest has taken."""
+        if self._held_since_s:
+            self._end_release(now_s, 0)
+            self._held_since_s = 0.0
+        slowest_s, self._slowest_s = self._slowest_s, 0.0
+        return slowest_s
+
+    def _end_release(self, now_s: float, left: int) -> None:
+        taken_s = now_s - self._held_since_s
+        self._releasing.answer.observe(taken_s, self._held - left)
+        if taken_s > self._slowest_s:
+            self._slowest_s = taken_s
 
     def error(self, class_name: str, code: str) -> None:
         errors = self._classes.get(class_name, self.unknown).errors

@@ -13,7 +13,7 @@ import asyncio
 import heapq
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import CallError, DeadlineExceeded, Overloaded
 from tidegate.runtime.wire.protocol import ERROR, Origin
@@ -21,6 +21,9 @@ from tidegate.shard.host.call import Call
 from tidegate.shard.host.outbound import InternalOrigin
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
+
+if TYPE_CHECKING:
+    from tidegate.shard.host.tracing import CallTrace
 
 TIMER_S_MAX = 3_600.0
 """A timer is set for this long at most: deadlines of centuries are more than loops count."""
@@ -32,7 +35,7 @@ LATE_S_MIN = 0.02
 class TimedOrigin(InternalOrigin):
     """Where the reply of a call with a deadline goes, unless that has passed."""
 
-    __slots__ = ("_class_name", "_deadlines", "_origin", "_request_id", "call", "due_s", "over", "started")
+    __slots__ = ("_class_name", "_deadlines", "_origin", "_request_id", "call", "due_s", "over", "started", "trace")
 
     def __init__(self, deadlines: Deadlines, call: Call, due_s: float) -> None:
         super().__init__()
@@ -46,6 +49,7 @@ class TimedOrigin(InternalOrigin):
         self.started = False
         self.over = False
         """It has been answered."""
+        self.trace: CallTrace | None = None
         self.call: Call | None = call
         """Until it is started or answered: it knows where it waits."""
 
@@ -53,6 +57,8 @@ class TimedOrigin(InternalOrigin):
         if not self.over:
             self.over = True
             self.call = None
+            if self.trace is not None:
+                self.trace.answered(status, result)
             self._deadlines.answered(self._origin, self._request_id, status, result)
 
     def fail(self, error: CallError) -> None:

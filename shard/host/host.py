@@ -16,6 +16,7 @@ import asyncio
 import contextvars
 import time
 from collections.abc import Callable, Iterable, Mapping
+from operator import length_hint
 from random import Random, SystemRandom
 from typing import Any, Protocol, cast
 from zlib import crc32
@@ -56,6 +57,7 @@ from tidegate.shard.host.settings import HostSettings, HostStatistics
 from tidegate.shard.host.slow_calls import SlowCalls
 from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import ActivationTable
+from tidegate.shard.host.tracing import Tracing, trace_call
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import EveryoneReads, Readers, WaitingRoom, client_of
 from tidegate.shard.loop.context import Attribution, kept_for
@@ -103,8 +105,8 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator", "alarms", "book", "call_soon",
         "chained", "classes", "counting", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us", "objects_committed",
-        "offload", "output_gate", "piles", "random", "resets", "send", "settings", "slow", "stopped", "stores", "table", "turn",
-        "waiting", "wall_us", "web",
+        "offload", "output_gate", "piles", "random", "resets", "send", "settings", "slow", "stopped", "stores", "table",
+        "tracing", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
 
     def __init__(
@@ -123,6 +125,7 @@ class Host:
         system: Callable[[Request, Origin], None],
         stopped: Mapping[int, ShardDamaged] | None = None,
         readers: Readers | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         """`reply` sends a reply to a caller outside; `turn` is asked for an end of turn where a commit may be due, or replies
         may have to be flushed; `send` carries a call to an object of another worker; `system` answers calls to the empty class;
@@ -142,6 +145,7 @@ class Host:
         self.turn = turn
         self.counting = Counting([kept.counts for kept in self.classes.values()], turn.clock)
         self._reply = reply
+        self.tracing = tracing
         self.send = send
         self._system = system
         self.wall_us = wall_us
@@ -170,7 +174,7 @@ class Host:
         session: KnownCalls | None = None
         if len(message.requests) > 1 and is_head(message.requests[0]) and (session := self._session(message)) is None:
             return
-        if self._are_too_many(message):
+        if not message.requests or self._are_too_many(message):
             return
         if self._readers.crowded:
             self.waiting.is_closed = True
@@ -181,15 +185,16 @@ class Host:
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
         origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
         loop, spare, counting = self.loop, self._spare, self.counting
-        run = stretch = None
-        of_class, ran = counting.begin(origin, now_s), 0
+        run = None
+        requests, stretch = iter(message.requests), self.classes.get(message.requests[0].cls)
+        of_class = counting.begin(origin, now_s, len(message.requests), stretch)
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
-            for request in message.requests:
+            for request in requests:
                 kept = self.classes.get(request.cls)
                 if kept is not stretch:
-                    of_class = counting.next_stretch(of_class, ran, None if kept is None else kept.counts)
-                    stretch, ran = kept, 0
+                    of_class = counting.next_stretch(origin, of_class, length_hint(requests) + 1, kept)
+                    stretch = kept
                 if (
                     kept is not None
                     and (activation := kept.activations.find(request.name)) is not None
@@ -206,7 +211,6 @@ class Host:
                     )
                 ):
                     activation.last_used_s = now_s
-                    ran += 1
                     keyed, run = run, None
                     if session is not None and keyed is None:
                         number, cache, args = request.id, activation.cache, request.args
@@ -231,13 +235,13 @@ class Host:
                         self._went_wrong(keyed or origin, request.id, exc, request.cls)
                         enter_task(loop, spare.task)
                 else:
-                    if ran:
-                        ran = counting.end_stretch(of_class, ran)
+                    left = length_hint(requests)
+                    counting.end_stretch(of_class, left + 1)
                     self._handle_apart(request, origin, session)
+                    counting.resume(origin, left)
         finally:
             leave_task(loop, spare.task)
-        if ran:
-            counting.end_stretch(of_class, ran)
+        counting.end_stretch(of_class)
 
     def _handle_apart(self, request: Request, origin: Origin, session: KnownCalls | None) -> None:
         """A call at which has to be looked more closely, among others of its message."""
@@ -247,7 +251,6 @@ class Host:
                 self.deliver(request, origin)
         finally:
             enter_task(self.loop, self._spare.task)
-        self.counting.resume(origin)
 
     def _are_too_many(self, message: Message) -> bool:
         """True: its calls have been refused."""
@@ -258,6 +261,7 @@ class Host:
             return False
         refusal = Overloaded("the worker has too many calls in flight, or the client has").to_wire()
         for request in message.requests:
+            self.counting.error(request.cls, Overloaded.code)
             self.answer(origin, request.id, ERROR, refusal)
         self.turn.end_soon()
         return True
@@ -294,6 +298,8 @@ class Host:
                 if options.key is not None:
                     call.key = CallKey(options.key, options.answered)
                 late = None if options.deadline_ms is None else self.deadlines.watch(call, options.deadline_ms, options.due_s)
+                if options.traceparent is not None and self.tracing is not None:
+                    trace_call(call, options.traceparent, self.tracing, self._reply, self.turn.now_s)
                 if late is not None:
                     self.answer_error(call.origin, request.id, late, request.cls)
                     return
@@ -383,13 +389,17 @@ class Host:
                 self.chained.run(activation, method, call, section)
                 return
             enter_task(self.loop, self._spare.task)
+            context = activation.context.copy()
+            if call.trace is not None:
+                call.trace.begins_in(context)
             if call.key is None:
-                self._run(activation, method, request, origin, activation.context.copy())
+                self._run(activation, method, request, origin, context)
             elif (run := self.keyed.begin(activation, method, call, call.key)) is not None:
-                context = activation.context.copy()
                 Attribution(None, run).within(context)
                 self._run(activation, method, request, run, context)
             leave_task(self.loop, self._spare.task)
+            if call.trace is not None:
+                call.trace.stepped()
             if call.key is None or run is not None:
                 self._first_step_over(activation, method, request.id, run or origin)
         except BaseException as exc:
@@ -399,7 +409,7 @@ class Host:
         """Of a call that had waited to be started; for most it was all."""
         counting, has_ended = self.counting, not self.counting.suspended
         is_held, began_s = not counting.at_once, counting.now_s
-        counting.end_stretch(activation.count.of_class, 1)
+        counting.end_stretch(activation.count.of_class)
         now_s = counting.now_s
         if has_ended and origin.arrived_s and now_s - origin.arrived_s >= self.slow.noted_s:
             self.slow.ended(activation, origin, (request_id, method.name), began_s, now_s, is_held=is_held)
@@ -485,6 +495,8 @@ class Host:
         task.call = None
         self.book.ended(task)
         self.counting.resume(origin)
+        if (trace := origin.trace) is not None:
+            trace.stepped()
         try:
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request_id, method, asyncio.CancelledError())
@@ -578,23 +590,20 @@ class Host:
             cache.committing = None
         self.alarms.committed()
         self.output_gate.succeeded(commit)
-        reply, counting, now_s, slow_s = self._reply, self.counting, self.turn.clock(), self.slow.bound_s
-        of_class, message, replies, is_slow = counting.unknown, _NOBODY, 0, False
-        for sender, origin, request_id, status, result in commit.held:
+        reply, counting, now_s = self._reply, self.counting, self.turn.clock()
+        held = iter(commit.held)
+        message: Origin | None = _NOBODY
+        for sender, origin, request_id, status, result in held:
             try:
+                if origin is not message:
+                    message = counting.next_release(sender, origin, length_hint(held) + 1, now_s)
                 if origin.__class__ is Origin:
-                    if origin is not message or sender.count.of_class is not of_class:
-                        is_slow |= counting.released(of_class, message, replies, now_s) >= slow_s
-                        of_class, message, replies = sender.count.of_class, origin, 0
-                    replies += 1
                     reply(origin, request_id, status, result)
                 else:
-                    if sender is not None:
-                        is_slow |= counting.released(sender.count.of_class, origin, 1, now_s) >= slow_s
                     cast("InternalOrigin", origin).answer(status, result)
             except BaseException as exc:  # The others leave all the same.
                 self.log.error("what waited for a commit could not leave: %s", whole_traceback(exc))
-        if (counting.released(of_class, message, replies, now_s) >= slow_s) | is_slow:
+        if counting.end_releases(now_s) >= self.slow.bound_s:
             self.slow.released(commit.held, now_s)
         self.waiting.commit_ended()
 

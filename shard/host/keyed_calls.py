@@ -182,6 +182,14 @@ class KeyedRun(msgspec.Struct, eq=False):
     def arrived_s(self) -> float:
         return self.inner.arrived_s
 
+    @property
+    def trace(self) -> Any:
+        return self.inner.trace
+
+    @property
+    def of_class(self) -> None:
+        return None
+
     def asked_by(self, request_id: Any) -> tuple[Origin, Any]:
         inner = self.inner
         return inner.asked_by(request_id) if isinstance(inner, InternalOrigin) else (inner, request_id)
@@ -296,7 +304,7 @@ class KeyedCalls:
             return None
         try:
             options = decode_options(request.options)
-            if options.deadline_ms is not None or options.chain is not None:
+            if options.deadline_ms is not None or options.chain is not None or options.traceparent is not None:
                 return None
             name, _, part = options.key.rpartition(".")  # type: ignore[union-attr]  # that is what is caught
             number, answered = int(part), options.answered

@@ -31,6 +31,7 @@ from tidegate.shard.neutral import NEUTRAL
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
     from tidegate.shard.host.host import Host
+    from tidegate.shard.host.tracing import CallTrace
     from tidegate.shard.loop.task import ObjectTask
 
 from tidegate.shard.objects.storage import LEFT_MEMORY
@@ -47,6 +48,7 @@ class InternalOrigin(Origin):
         self.client = b""  # Nothing else of an Origin is asked of one that no message came from.
         self.json = False
         self.arrived_s = 0.0
+        self.of_class = None
 
     def answer(self, status: int, result: Any) -> None:
         """`result` is Raw, or what would be encoded into it."""
@@ -81,7 +83,7 @@ class Permit(InternalOrigin):
 class LocalOrigin(InternalOrigin):
     """The reply goes to a future of this process."""
 
-    __slots__ = ("caller", "chain", "confirm_seq", "future", "place", "request", "result_type")
+    __slots__ = ("caller", "chain", "confirm_seq", "future", "place", "request", "result_type", "trace")
 
     def __init__(
         self, caller: Activation, future: asyncio.Future[Any], result_type: Any, request: Request, chain: Chain | None
@@ -95,6 +97,7 @@ class LocalOrigin(InternalOrigin):
         self.result_type = result_type
         self.chain = chain
         self.request = None if chain is None else request
+        self.trace: CallTrace | None = None
         self.place: Call | ObjectTask | None = None
         """Where a call that has a chain is, on this worker."""
 
@@ -109,6 +112,8 @@ class LocalOrigin(InternalOrigin):
         return True
 
     def answer(self, status: int, result: Any) -> None:
+        if self.trace is not None:
+            self.trace.answered(status, result)
         if self.chain is not None:
             self.caller.host.chained.end(self)
         future = self.future
@@ -129,6 +134,8 @@ class LocalOrigin(InternalOrigin):
             future.set_exception(Internal(text, outcome="executed"))
 
     def fail(self, error: CallError) -> None:
+        if self.trace is not None:
+            self.trace.answered(ERROR, error.to_wire())
         if self.chain is not None:
             self.caller.host.chained.end(self)
         if not self.future.done():
@@ -183,12 +190,16 @@ class Caller:
         keyed = keyed_here()
         if keyed is not None:
             call.key = keyed.call_key(request.cls, request.name, request.method)
+        if host.tracing is not None:
+            call.traceparent = host.tracing.current()
         if activation.broken is not None:
             origin.fail(activation.broken)
         elif host.activator.owns(call):
+            if host.tracing is not None and call.traceparent is not None:
+                call.trace = origin.trace = host.tracing.begin(call.traceparent, request, origin.arrived_s)
             host.deliver_soon(call)
         else:
-            if origin.chain is not None or call.key is not None:
+            if origin.chain is not None or call.key is not None or call.traceparent is not None:
                 request.options = call.options()
             if activation.cache.confirm_seq <= host.output_gate.durable_seq:
                 self._leave(request, origin)

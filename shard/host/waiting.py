@@ -182,6 +182,8 @@ class WaitingRoom:
         call.method = method
         call.section = section
         call.since_s = self._loop.time()
+        if call.trace is not None:
+            call.trace.queued()
         if call.chain is not None and isinstance(call.origin, LocalOrigin):
             call.origin.place = call
         self._book.queued(call)

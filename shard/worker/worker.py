@@ -63,6 +63,7 @@ from tidegate.runtime.wire.supervisor_messages import (
 )
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.host.tracing import Tracing
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
@@ -119,6 +120,7 @@ class Worker:
         ended: Callable[[int, int], None],
         *,
         spare_task: bool = True,
+        tracing: Tracing | None = None,
     ) -> None:
         """`spare_task`: see `HostSettings`."""
         self._index = spec.index
@@ -148,6 +150,7 @@ class Worker:
             system=self._answer_system,
             stopped=self.store.stopped,
             readers=outbox,
+            tracing=tracing,
             monotonic_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,  # A suspended machine ages, too.
         )
         self.store.on_damage = self._on_damage
