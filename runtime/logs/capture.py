@@ -19,8 +19,9 @@ import os
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from logging import Logger
 from typing import Any
 
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, PRINT_BYTES_MAX
@@ -51,6 +52,8 @@ def speakers_are(current: Callable[[], Speaker | None]) -> None:
 # Records
 
 _make_record = logging.getLogRecordFactory()
+_call_handlers, _handle = Logger.callHandlers, Logger.handle
+"""What services that gather errors put others in the place of."""
 _LEAST = len(_make_record("", 0, "", 0, "", None, None).__dict__)
 _KNOWN = frozenset(_make_record("", 0, "", 0, "", None, None).__dict__) | {"tidegate", "message", "asctime", "taskName"}
 
@@ -59,6 +62,56 @@ def _record_with_speaker(*args: Any, **options: Any) -> logging.LogRecord:
     record = _make_record(*args, **options)
     record.tidegate = _state.current()
     return record
+
+
+class LineLogger(logging.Logger):
+    """A logger whose records come to the service's handler and to nobody else makes its lines without them: a record takes twice
+    as long as all the rest of a line. With a handler, filter, factory or the like of anybody else it is as any other logger."""
+
+    def _log(
+        self,
+        level: int,
+        msg: object,
+        args: Any,
+        exc_info: Any = None,
+        extra: Any = None,
+        stack_info: bool = False,
+        stacklevel: int = 1,
+    ) -> None:
+        handler = None if exc_info or extra or stack_info else self._only_handler()
+        if handler is None or handler.level > level:
+            super()._log(level, msg, args, exc_info, extra, stack_info, stacklevel + 1)
+            return
+        try:
+            text = _text_of(msg, args)
+        except BaseException as error:
+            path, number, *_ = self.findCaller(False, stacklevel + 1)
+            text = _without_text(path, number, error)
+        handler.writer.say(level, self.name, text, _state.current())
+
+    def _only_handler(self) -> LineHandler | None:
+        logger: logging.Logger = self
+        while logger.parent is not None:
+            if logger.handlers or not logger.propagate:
+                return None
+            logger = logger.parent
+        if self.filters or len(logger.handlers) != 1 or Logger.callHandlers is not _call_handlers or Logger.handle is not _handle:
+            return None
+        handler = logger.handlers[0]
+        is_ours = handler.__class__ is LineHandler and not handler.filters
+        return handler if is_ours and logging.getLogRecordFactory() is _record_with_speaker else None  # type: ignore[return-value]  # of that class
+
+
+def _text_of(msg: object, args: Any) -> str:
+    """As a record makes it. Arguments of object code may do anything when they are asked for their text."""
+    text = str(msg)
+    if args:
+        text %= args[0] if len(args) == 1 and isinstance(args[0], Mapping) and args[0] else args
+    return text.rstrip("\n")
+
+
+def _without_text(path: str, number: int, error: BaseException) -> str:
+    return f"a log line of {path}:{number} has no text: making it raised {type(error).__name__}"
 
 
 class LineHandler(logging.Handler):
@@ -74,8 +127,8 @@ class LineHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage().rstrip("\n")
-        except BaseException as error:  # Arguments of object code, which may do anything when they are asked for their text.
-            text = f"a log line of {record.pathname}:{record.lineno} has no text: making it raised {type(error).__name__}"
+        except BaseException as error:
+            text = _without_text(record.pathname, record.lineno, error)
         given = record.__dict__
         speaker = given["tidegate"] if "tidegate" in given else _state.current()
         extra = None
@@ -214,7 +267,9 @@ def start_log(process: str, settings: LogSettings | None = None) -> Outputs:
     else:
         journal = (is_journal(1), is_journal(2))
     sinks = open_sinks()
-    writers = [_writer(sink, to_journal, settings, process) for sink, to_journal in zip(sinks, journal, strict=True)]
+    stderr = _writer(sinks[1], journal[1], settings, process)
+    is_one = sinks[0] is sinks[1] or journal == (True, True)
+    writers = [stderr if is_one else _writer(sinks[0], journal[0], settings, process), stderr]
     outputs = Outputs(*writers)
     streams: list[_Printed] = []
     for fd, sink, writer in zip((1, 2), sinks, writers, strict=True):
@@ -244,6 +299,7 @@ def _writer(sink: Sink, journal: bool, settings: LogSettings, process: str) -> L
 
 
 def _set_up_logging(writer: LineWriter, settings: LogSettings) -> None:
+    logging.setLoggerClass(LineLogger)
     root = logging.getLogger()
     root.handlers[:] = [LineHandler(writer)]
     root.setLevel(settings.level.upper())

@@ -86,33 +86,34 @@ class Sink:
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def write(self, data: bytes) -> None:
-        for at in range(0, len(data), _PIECE_BYTES):
-            self._put(data[at : at + _PIECE_BYTES])
+        if len(data) > _PIECE_BYTES:
+            for at in range(0, len(data), _PIECE_BYTES):
+                self._put(data[at : at + _PIECE_BYTES])
+        else:
+            self._put(data)
 
     def _put(self, piece: bytes) -> None:
-        if self._direct and self._at_once(piece):
-            return
+        if self._direct and not self._pieces:  # The commonest case: nothing waits, and there is room for all of it.
+            with self._lock:
+                if not (self._pieces or self._lost or self._draining) and self._has_sent(piece):
+                    return
         self._take(piece)
         if not self._direct or not self._drain(wait=False):
             self._leave_to_thread()
 
-    def _at_once(self, piece: bytes) -> bool:
-        """The commonest case: nothing waits, and there is room for all of it."""
-        with self._lock:
-            if self._pieces or self._lost or self._draining:
-                return False
-            try:
-                written = self._send(piece)
-            except OSError:
-                return False
-            if written == len(piece):
-                return True
-            self._is_empty.clear()
-            self._pieces.append((0, piece))
-            self._kept_bytes += len(piece)
-            self._rest = piece[written:]
-        if not self._drain(wait=False):
-            self._leave_to_thread()
+    def _has_sent(self, piece: bytes) -> bool:
+        """All of it. What is left of a piece that was begun stands first in the queue, and is the first that follows."""
+        try:
+            written = self._send(piece)
+        except OSError:
+            return False
+        if written == len(piece):
+            return True
+        self._is_empty.clear()
+        self._pieces.append((0, piece))
+        self._kept_bytes += len(piece)
+        self._rest = piece[written:]
+        self._leave_to_thread()
         return True
 
     def _send(self, data: bytes) -> int:
@@ -234,7 +235,7 @@ class JournalSink(Sink):
         return cls(taker, path)
 
     def write(self, data: bytes) -> None:
-        self._put(data)
+        self._put(data)  # Never in pieces.
 
     def _send(self, data: bytes) -> int:
         self._taker.sendto(data, self._path)
@@ -285,8 +286,14 @@ def open_sinks() -> tuple[Sink, Sink]:
             pass
         else:
             return stdout, stderr if stderr.fd != stdout.fd else stdout
-    stdout, stderr = (Sink(above_standard(os.dup(fd))) for fd in _STREAMS)
-    return stdout, stderr
+    stderr = Sink(above_standard(os.dup(2)))
+    return (stderr if _are_one() else Sink(above_standard(os.dup(1)))), stderr
+
+
+def _are_one() -> bool:
+    """Whether stdout and stderr are the same: then what goes there keeps its order."""
+    first, second = (os.fstat(fd) for fd in _STREAMS)
+    return (first.st_dev, first.st_ino, first.st_rdev) == (second.st_dev, second.st_ino, second.st_rdev)
 
 
 def _own_pipe(fd: int) -> Sink:
@@ -399,9 +406,8 @@ class Relays:
 
 def relays(outputs: Outputs, loop: asyncio.AbstractEventLoop, process: str) -> Relays:
     """For one child, which is called so in what is not made by `capture`."""
-    first, second = (os.fstat(fd) for fd in _STREAMS)
     stdout, stderr = outputs.stdout, outputs.stderr
-    if (first.st_dev, first.st_ino, first.st_rdev) == (second.st_dev, second.st_ino, second.st_rdev):
+    if _are_one():
         lines, raw = Relay(stderr.sink, loop), RawRelay(stderr.named(process), "stderr", loop)
         return Relays((lines, lines), (raw, raw))
     return Relays(

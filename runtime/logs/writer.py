@@ -22,21 +22,29 @@ class _Stamps:
     """Times as the lines have them. Seconds and zone are worked out once a second."""
 
     def __init__(self) -> None:
-        self._second = -1
-        self._before = self._after = ""
+        self._known = (-1, "", "")
+        """A second, and what stands before and after its fractions. Read and written as one: there are threads."""
 
     def of(self, time_s: float) -> str:
         second = int(time_s)
-        before, after = self._before, self._after
-        if second != self._second:
+        known, before, after = self._known
+        if second != known:
             local = time.localtime(second)
             zone = time.strftime("%z", local)
             before, after = time.strftime("%Y-%m-%dT%H:%M:%S.", local), f"{zone[:3]}:{zone[3:]}"
-            self._before, self._after, self._second = before, after, second
+            self._known = second, before, after
         return f"{before}{int(time_s * 1_000) % 1_000:03d}{after}"
 
 
 _stamp = _Stamps().of
+
+
+class _Own:
+    pid = os.getpid()
+
+
+_own = _Own()
+os.register_at_fork(after_in_child=lambda: setattr(_own, "pid", os.getpid()))
 _LEVELS = {number: name.lower() for name, number in logging.getLevelNamesMapping().items() if name not in ("WARN", "FATAL")}
 
 
@@ -69,9 +77,9 @@ class LineWriter:
         time_s: float | None = None,
     ) -> bytes:
         stamp = _stamp(time.time() if time_s is None else time_s)
-        line = Line(stamp, _LEVELS.get(level) or level_name(level), self.process, logger, text)
-        if self._made_here:
-            line.pid = os.getpid()
+        line = Line(
+            stamp, _LEVELS.get(level) or level_name(level), self.process, logger, text, _own.pid if self._made_here else 0
+        )
         if speaker is not None:
             line.object, line.method, line.call = speaker
         if traceback:
@@ -80,9 +88,9 @@ class LineWriter:
             line.extra = extra
         return self.form(line)
 
-    def say(self, *parts: Any) -> None:
+    def say(self, level: int, logger: str, text: str, speaker: Speaker | None = None, *more: Any) -> None:
         """As `line` takes them."""
-        self.sink.write(self.line(*parts))
+        self.sink.write(self.line(level, logger, text, speaker, *more))
 
     def named(self, process: str) -> LineWriter:
         """To the same place, for what another process has written."""

@@ -74,9 +74,10 @@ def speaker() -> Speaker | None:
     while frame is not None:
         place = PLACES.get(frame.f_code)
         if place is not None:
-            found = place.who(*take_locals(frame, place.arguments))
+            _, code, call = place.who(*take_locals(frame, place.arguments))
             keyed = keyed_here()
-            said = Speaker(str(owner.id), found.code, found.call if keyed is None else keyed.label)
+            class_name, name = owner.id
+            said = Speaker(f"{class_name}/{name}", code, call if keyed is None else keyed.label)
             SPEAKER.set(said)
             return said
         frame = frame.f_back

@@ -175,3 +175,58 @@ print('printed')
     assert b"MESSAGE=worker 3 (app): line 999\n" in seen[999]
     assert b"LOGGER=stdout\n" in seen[1_000]
     assert b"PRIORITY=6\n" in seen[0]
+
+
+SHORT = """
+import logging
+class Own(logging.Handler):
+    def emit(self, record): print("own", record.name, record.lineno > 0, record.getMessage(), file=sys.stderr)
+log = logging.getLogger("app.orders")
+log.info("%s and %s", "one", "two")
+log.info("%(name)s", {"name": "mapped"})
+log.info("%")
+log.info("two\\n")
+def add(): logging.getLogger("app").addHandler(Own()); log.info("handled"); logging.getLogger("app").handlers.clear()
+def filtered(): log.addFilter(lambda record: False); log.info("never"); log.filters.clear()
+def factory():
+    before = logging.getLogRecordFactory()
+    logging.setLogRecordFactory(lambda *a, **o: (before(*a, **o), print("made", file=sys.stderr))[0]); log.info("by a factory")
+    logging.setLogRecordFactory(before)
+def gathered():
+    before = logging.Logger.callHandlers
+    logging.Logger.callHandlers = lambda self, record: (print("gathered", file=sys.stderr), before(self, record))
+    log.info("for a service")
+    logging.Logger.callHandlers = before
+for each in add, filtered, factory, gathered: each()
+logging.disable(logging.INFO); log.info("disabled"); logging.disable(logging.NOTSET)
+log.info("last")
+"""
+
+
+def test_a_line_that_is_made_without_a_record_is_the_same_and_whoever_wants_records_gets_them() -> None:
+    assert [(each["logger"], each["message"]) for each in records(SHORT)] == [
+        ("app.orders", "one and two"),
+        ("app.orders", "mapped"),
+        ("app.orders", "%"),
+        ("app.orders", "two"),
+        ("stderr", "own app.orders True handled"),
+        ("app.orders", "handled"),
+        ("stderr", "made"),
+        ("app.orders", "by a factory"),
+        ("stderr", "gathered"),
+        ("app.orders", "for a service"),
+        ("app.orders", "last"),
+    ]
+
+
+def test_a_caller_that_a_handler_of_the_app_shows_is_the_line_that_has_logged() -> None:
+    script = """
+import logging
+handler = logging.StreamHandler(sys.stdout)
+handler.setFormatter(logging.Formatter("%(funcName)s %(threadName)s %(process)d %(filename)s"))
+logging.getLogger("app").addHandler(handler)
+def here(): logging.getLogger("app.x").info("hello")
+here()
+"""
+    shown = records(script)[0]["message"].split()
+    assert (shown[0], shown[1], shown[3]) == ("here", "MainThread", "<string>")
