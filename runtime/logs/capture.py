@@ -189,8 +189,9 @@ class _Printed(io.RawIOBase):
             if self._partial and speaker != self._speaker:
                 lines.append((self._partial, self._speaker))
                 self._partial = b""
-            *whole, self._partial = (self._partial + data).split(b"\n")
-            lines += [(each, speaker) for each in whole]
+            whole, is_ended, self._partial = (self._partial + data).rpartition(b"\n")
+            if is_ended:  # What was written at once is one line of the log, with further ones below it, as a traceback.
+                lines.append((whole, speaker))
             if len(self._partial) > PRINT_BYTES_MAX:
                 lines.append((self._partial, speaker))
                 self._partial = b""

@@ -63,6 +63,14 @@ def test_every_print_is_a_line_with_the_stream_in_the_place_of_a_logger() -> Non
     assert [line.partition(": ")[2] for line in done.stdout.splitlines()] == ["one", "two", "three", r"\xff"]
 
 
+def test_several_lines_that_are_written_at_once_are_one_line_of_the_log() -> None:
+    assert [each["message"] for each in records("sys.stderr.write('Traceback\\n  File\\nValueError\\n'); print('next')")] == [
+        "next", "Traceback\n  File\nValueError",
+    ]  # fmt: skip
+    text = run("sys.stderr.write('Traceback\\n  File\\n')").stderr
+    assert re.fullmatch(f"{STAMP} INFO    worker 3 \\(stderr\\): Traceback\n      File\n", text)
+
+
 def test_what_is_printed_without_a_line_break_is_a_line_in_the_end_and_when_it_gets_long() -> None:
     assert [each["message"] for each in records("print('a', end=''); print('b', end='')")] == ["ab"]
     (first, *rest) = records("print('x' * 200_000, end='')")
