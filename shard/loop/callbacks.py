@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context, copy_context
 from functools import partial
 from types import FunctionType
@@ -223,12 +224,12 @@ def with_gated_callbacks(loop_class: Any) -> Any:
             return entry.scheduled(threadsafe(self, entry.arrive, context=NEUTRAL))
 
         def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:
-            if CURRENT.get(None) is not None:
+            if CURRENT.get(None) is not None and (executor is None or isinstance(executor, ThreadPoolExecutor)):
                 inner = getattr(getattr(func, "func", None), "__self__", None)  # `asyncio.to_thread` gives `context.run`.
                 if type(inner) is Context:
                     speak_in(inner)
                 elif (said := speaker()) is not None:
-                    func = partial(Context().run, _said_by, said, func)
+                    func = partial(_said_by, said, func)
             return super().run_in_executor(executor, func, *args)
 
     return LoopWithGatedCallbacks
@@ -236,8 +237,11 @@ def with_gated_callbacks(loop_class: Any) -> Any:
 
 def _said_by(said: Speaker, function: Any, *args: Any) -> Any:
     """In a thread that knows nothing else of the object."""
-    SPEAKER.set(said)
-    return function(*args)
+    before = SPEAKER.set(said)
+    try:
+        return function(*args)
+    finally:
+        SPEAKER.reset(before)
 
 
 def gated(callback: Callable[..., object], args: tuple[Any, ...], context: Context | None) -> GatedCallback | None:

@@ -9,6 +9,7 @@ that, tasks, callbacks and threads, inherits the answer, with its id.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from contextvars import Context, ContextVar
@@ -88,4 +89,5 @@ def speak_in(context: Context) -> None:
     """What runs in that context, which is a copy of this one, is of whoever runs here."""
     said = speaker()
     if said is not None:
-        context.run(SPEAKER.set, said)
+        with contextlib.suppress(RuntimeError):  # It runs elsewhere: whoever waits for that will be told.
+            context.run(SPEAKER.set, said)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.support.host_world import World
@@ -97,6 +99,18 @@ async def test_what_a_call_starts_speaks_for_the_call() -> None:
             assert found is not None, place
             assert (found.object, found.method) == ("Talk/a", method), place
             assert found.call is not None, place
+
+
+async def test_what_runs_in_a_thread_finds_the_context_of_that_thread() -> None:
+    kept = contextvars.ContextVar("kept", default=0)
+
+    class Threads(DurableObject):
+        async def count(self) -> list[int]:
+            with ThreadPoolExecutor(1, initializer=kept.set, initargs=(7,)) as pool:
+                loop = asyncio.get_running_loop()
+                return [await loop.run_in_executor(pool, kept.get) for _ in range(2)]
+
+    assert await World(Threads).ask(Threads, "a", "count") == [7, 7]
 
 
 async def test_a_background_task_speaks_with_its_own_name() -> None:
