@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -35,10 +36,10 @@ def head(status: ServiceStatus, now_ms: int) -> list[str]:
 
 def _pace(rates: dict[str, Any]) -> str:
     """Of the last seconds."""
-    calls, errors = f"{rates.get('calls_per_s', 0):,.0f} calls a second", f"{rates.get('errors_per_s', 0):,.0f} errors a second"
+    calls, errors = f"{rates.get('calls_per_s', 0):,.0f} calls/s", f"{rates.get('errors_per_s', 0):,.0f} errors/s"
     if (half := rates.get("answer_p50_ms")) is None:
         return f"{calls}, {errors}"
-    return f"{calls}, {errors}; half are answered within {half:g} ms, 99 of 100 within {rates.get('answer_p99_ms') or half:g} ms"
+    return f"{calls}, {errors}; answered in {half:g} ms (p50), {rates.get('answer_p99_ms') or half:g} ms (p99)"
 
 
 def _problems(status: ServiceStatus, shown_max: int | None = None) -> list[str]:
@@ -200,6 +201,7 @@ def render_top(status: ServiceStatus, now_ms: int, lost: str, width: int, height
     wrong += _problems(status, _TOP_PROBLEMS)
     if (more := len(status.problems) - _TOP_PROBLEMS) > 0:
         wrong[-1:] = [f"and {plural(more, 'problem')} more: tidegate status", ""]
+    wrong = [part for line in wrong for part in textwrap.wrap(line, width, subsequent_indent="  ") or [""]]
     lines = [*head(status, now_ms), "", *processes(status, width), *classes(status, _TOP_CLASSES)]
     lines += [*_waiting(status, now_ms), *_piles(status)]
     shown = [(line, True) for line in wrong] + [(line, "last answer" in line or "FLAPPING" in line) for line in lines]

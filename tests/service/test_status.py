@@ -79,7 +79,7 @@ def test_calls_a_second_and_how_fast_they_are_answered_are_shown_of_each_class_a
 
     wait_until(shown, "rates", pause_s=0.05)
     page = run(service, "top").stdout
-    assert re.search(r"^\d+ calls a second, 0 errors a second; half are answered within [\d.]+ ms", page, re.M)
+    assert re.search(r"^\d+ calls/s, 0 errors/s; answered in [\d.]+ ms \(p50\), [\d.]+ ms \(p99\)$", page, re.M)
     assert re.search(r"^process +state +pid +core +calls/s", page, re.M)
 
 

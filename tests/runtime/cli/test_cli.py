@@ -20,7 +20,7 @@ from tidegate.runtime.cli.arguments import parse_arguments
 from tidegate.runtime.cli.asking import read_status
 from tidegate.runtime.cli.cli import _parser, main
 from tidegate.runtime.cli.commands.serve import read_config
-from tidegate.runtime.cli.pages import render_alarms, render_status
+from tidegate.runtime.cli.pages import render_alarms, render_status, render_top
 
 APP = """
 from tidegate import DurableObject
@@ -582,3 +582,33 @@ def test_a_reader_that_has_seen_enough_is_no_error_with_a_traceback(service: tup
     command = f"{sys.executable} -m tidegate status --json --connect {service[1]} | true"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, timeout=60, env=dict(os.environ))
     assert "Traceback" not in done.stderr
+
+
+# top
+
+
+def test_top_fits_any_terminal_and_shows_what_is_wrong_in_full() -> None:
+    what = "does not answer, its last answer came 4 s ago; calls to its objects wait"
+    problem = {"what": what, "where": "worker 1", "next": "wait"}
+    worker = {"name": "worker 1", "state": "ready", "silent_s": 4.2, "rates": {"calls_per_s": 6123.4, "answer_p99_ms": 3.2}}
+    status = {
+        "state": "degraded", "problems": [problem] * 6, "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000,
+        "app": "a.py", "class_names": ["Cart"], "rates": {"calls_per_s": 6123.4}, "processes": [worker] * 9,
+        "class_rates": {"Cart": {"calls_per_s": 6123.4}, "Idle": {"calls_per_s": 0.0}},
+    }  # fmt: skip
+    for width in (20, 40, 200, 80):
+        lines = [line for line, _ in render_top(read_status(status), 10_000, "nobody is there", width, 60)]
+        assert max(map(len, lines)) <= width
+        joined = " ".join(" ".join(lines).split())
+        assert f"PROBLEM worker 1: {what}" in joined
+        assert joined.startswith("NO ANSWER: nobody is there")
+    assert "and 2 problems more: tidegate status" in joined
+    assert re.search(r"worker 1 +last answer 4 s ago +6,123 +3.2", lines[-4])
+    assert [line.split()[0] for line in lines[-2:]] == ["class", "Cart"]
+    assert len(render_top(read_status(status), 10_000, "", 80, 5)) == 5
+
+
+def test_versions_of_the_app_are_shown_where_workers_run_different_ones() -> None:
+    processes = [{"name": f"worker {n}", "app_version": version} for n, version in enumerate("ab")]
+    assert "app version" in render_status(read_status({"state": "degraded", "processes": processes}), 1)
+    assert "app version" not in render_status(read_status({"state": "serving", "processes": processes[:1]}), 1)
