@@ -124,6 +124,12 @@ class LineHandler(logging.Handler):
     def createLock(self) -> None:  # noqa: N802  # its name in `logging`
         self.lock = None  # Where it writes to has its own.
 
+    def handle(self, record: logging.LogRecord) -> Any:
+        kept = self.filter(record)
+        if kept:
+            self.emit(kept if isinstance(kept, logging.LogRecord) else record)
+        return kept
+
     def emit(self, record: logging.LogRecord) -> None:
         try:
             text = record.getMessage().rstrip("\n")
