@@ -214,6 +214,7 @@ def _banner(supervisor: Supervisor) -> None:
     print(
         f"Tidegate {identity.version} is ready on {listen_endpoint(supervision)}\n"
         f"  {plural(len(names), 'class', 'classes')}: {', '.join(names)}\n"
-        f"  {routers}{plural(workers, 'worker')}, {plural(shards, 'shard')}, data in {identity.data}",
+        f"  {routers}{plural(workers, 'worker')}, {plural(shards, 'shard')}, data in {identity.data}\n",
+        end="",  # With the last line: it is written at once.
         flush=True,
     )
