@@ -13,17 +13,20 @@ long one among them. A call that waits for anything but its own storage has its 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import BY_CODE, Internal
-from tidegate.runtime.wire.counts import Counts, Histogram, rows
+from tidegate.runtime.wire.counts import TIMES_S, Counts, Histogram, rows
 
 if TYPE_CHECKING:
     from tidegate.runtime.wire.protocol import Origin
     from tidegate.shard.host.keyed_calls import KeyedRun
     from tidegate.shard.host.table import Kept
 
+MIXED = object()
+"""In the place of the class of a message that has calls to several."""
 UNKNOWN = "(unknown)"
 """No class can be called so."""
 
@@ -62,8 +65,7 @@ class Counting:
     """Of one worker."""
 
     __slots__ = (
-        "_arrived_s", "_by_shard", "_classes", "_clock", "_held", "_held_since_s", "_left", "_releasing", "_slowest_s", "at_once",
-        "now_s", "suspended", "unknown",
+        "_by_shard", "_classes", "_clock", "arrived_s", "at_once", "left", "now_s", "suspended", "unknown"
     )  # fmt: skip
 
     def __init__(self, classes: Iterable[ClassCounts], clock: Callable[[], float]) -> None:
@@ -71,9 +73,10 @@ class Counting:
         self._classes = {each.class_name: each for each in classes}
         self._by_shard: dict[tuple[str, int], CallCount] = {}
         self._clock = clock
-        self._arrived_s = self._held_since_s = self._slowest_s = 0.0
-        self._left = self._held = 0
-        self._releasing = self.unknown
+        self.arrived_s = 0.0
+        """Of the message at hand."""
+        self.left = 0
+        """How many of its calls have not been run."""
         self.now_s = 0.0
         """When it was looked at the clock: the end of the last stretch, and the beginning of the next."""
         self.at_once = self.suspended = 0
@@ -88,39 +91,32 @@ class Counting:
 
     # Stretches
 
-    def begin(self, origin: Origin, now_s: float, calls: int, kept: Kept | None) -> ClassCounts:
-        """A message has arrived, and its calls are about to be run; the first one is to that class. Returns where it counts."""
-        of_class = self.unknown if kept is None else kept.counts
-        if origin.arrived_s:  # The rest of a large one.
-            self.resume(origin, calls)
-            origin.of_class = of_class if of_class is origin.of_class else None
-        else:
-            self.now_s = self._arrived_s = origin.arrived_s = now_s
-            self._left = calls
-            self.at_once = self.suspended = 0
-            origin.of_class = of_class
-        return of_class
-
     def resume(self, origin: Origin | KeyedRun, left: int = 1) -> None:
         """Other code has run; now it is the turn of calls of this message, of which so many are left."""
-        self._arrived_s = origin.arrived_s
-        self._left = left
+        self.arrived_s = origin.arrived_s
+        self.left = left
         self.now_s = self._clock()
         self.at_once = self.suspended = 0
+
+    def first_stretch(self, origin: Origin, kept: Kept | None) -> ClassCounts:
+        """The first call of the message is to that class. Returns where it counts."""
+        of_class = self.unknown if kept is None else kept.counts
+        origin.of_class = of_class if origin.of_class in (None, of_class) else MIXED
+        return of_class
 
     def next_stretch(self, origin: Origin, of_class: ClassCounts, left: int, kept: Kept | None) -> ClassCounts:
         """Of the message so many calls are left, and the next one is to another class."""
         self.end_stretch(of_class, left)
-        origin.of_class = None
+        origin.of_class = MIXED
         return self.unknown if kept is None else kept.counts
 
     def end_stretch(self, of_class: ClassCounts, left: int = 0) -> None:
         """All calls up to those that are left have run one after the other."""
-        ran = self._left - left
+        ran = self.left - left
         if not ran:
             return
-        self._left = left
-        began_s, arrived_s = self.now_s, self._arrived_s
+        self.left = left
+        began_s, arrived_s = self.now_s, self.arrived_s
         now_s = self.now_s = self._clock()
         if arrived_s:
             if began_s == arrived_s:
@@ -129,9 +125,16 @@ class Counting:
                 of_class.queue.observe(began_s - arrived_s, ran)
             if self.at_once:
                 of_class.answer.observe(now_s - arrived_s, self.at_once)
-        if (ended := ran - self.suspended) > 0:
-            of_class.run.observe((now_s - began_s) / ran, ended)
-        self.at_once = self.suspended = 0
+        took_s = now_s - began_s
+        if self.suspended:
+            if (ended := ran - self.suspended) > 0:
+                of_class.run.observe(took_s / ran, ended)
+            self.suspended = 0
+        else:  # What `observe` does.
+            run = of_class.run
+            run.buckets[bisect_left(TIMES_S, took_s if ran == 1 else took_s / ran)] += ran
+            run.sum += took_s
+        self.at_once = 0
 
     def end(self, of_class: ClassCounts, origin: Origin | KeyedRun, began_s: float) -> float:
         """A call that had waited has ended; it went on with `resume`. Returns when."""
@@ -141,33 +144,23 @@ class Counting:
             of_class.answer.observe(now_s - origin.arrived_s)
         return now_s
 
-    # Replies that a commit has held back
-
-    def next_release(self, sender: Any, origin: Origin, left: int, now_s: float) -> Origin | None:
-        """With so many left, those of another message follow. Returns it, if all of its calls are of one class; else it is to be
-        asked for each."""
-        if self._held_since_s:
-            self._end_release(now_s, left)
-        self._held, self._held_since_s = left, origin.arrived_s
-        if origin.of_class is not None:
-            self._releasing = origin.of_class
-            return origin
-        self._releasing = self.unknown if sender is None else sender.count.of_class
-        return None
-
-    def end_releases(self, now_s: float) -> float:
-        """All have left. Returns how long the slowest has taken."""
-        if self._held_since_s:
-            self._end_release(now_s, 0)
-            self._held_since_s = 0.0
-        slowest_s, self._slowest_s = self._slowest_s, 0.0
+    def released(self, held: Sequence[tuple[Any, Origin, int]], now_s: float) -> float:
+        """Replies that a commit has held back leave now, those of a message after each other: who has sent the first of them,
+        their origin, and how many replies come after that one. Of a message to several classes each reply stands alone. Returns
+        how long the slowest has taken."""
+        slowest_s, after = 0.0, -1
+        for sender, origin, left in reversed(held):
+            arrived_s = origin.arrived_s
+            if arrived_s:
+                of_class = sender.count.of_class if origin.of_class is None or origin.of_class is MIXED else origin.of_class
+                answer, took_s = of_class.answer, now_s - arrived_s
+                replies = left - after
+                answer.buckets[bisect_left(TIMES_S, took_s)] += replies  # What `observe` does.
+                answer.sum += took_s if replies == 1 else took_s * replies
+                if took_s > slowest_s:
+                    slowest_s = took_s
+            after = left
         return slowest_s
-
-    def _end_release(self, now_s: float, left: int) -> None:
-        taken_s = now_s - self._held_since_s
-        self._releasing.answer.observe(taken_s, self._held - left)
-        if taken_s > self._slowest_s:
-            self._slowest_s = taken_s
 
     def error(self, class_name: str, code: str) -> None:
         errors = self._classes.get(class_name, self.unknown).errors

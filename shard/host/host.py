@@ -43,7 +43,7 @@ from tidegate.shard.host.alarm_clock import AlarmClock
 from tidegate.shard.host.call import Call, CallKey
 from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
-from tidegate.shard.host.counting import Counting
+from tidegate.shard.host.counting import MIXED, Counting
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
@@ -96,9 +96,6 @@ class DurableShard(Store, Protocol):
 
 _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 """From so many on it is asked whose they are."""
-
-
-_NOBODY: Origin = InternalOrigin()
 
 
 class Host:
@@ -178,16 +175,23 @@ class Host:
             return
         if self._readers.crowded:
             self.waiting.is_closed = True
+        origin, counting, now_s = message.origin, self.counting, self.turn.now_s
+        if origin.arrived_s:  # The rest of a large one.
+            counting.resume(origin, len(message.requests))
+        else:  # What `resume` does, without a look at the clock.
+            origin.arrived_s = counting.arrived_s = counting.now_s = now_s
+            counting.left = len(message.requests)
+            counting.at_once = counting.suspended = 0
         self._handle(message, session)
-        if self.counting.now_s - self.turn.now_s >= self.slow.bound_s:
-            self.slow.at_once(message, self.classes, self.turn.now_s, self.counting.now_s)
+        if counting.now_s - now_s >= self.slow.bound_s:
+            self.slow.at_once(message, self.classes, now_s, counting.now_s)
 
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
         origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
         loop, spare, counting = self.loop, self._spare, self.counting
         run = None
         requests, stretch = iter(message.requests), self.classes.get(message.requests[0].cls)
-        of_class = counting.begin(origin, now_s, len(message.requests), stretch)
+        of_class = counting.first_stretch(origin, stretch)
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
             for request in requests:
@@ -592,18 +596,20 @@ class Host:
         self.output_gate.succeeded(commit)
         reply, counting, now_s = self._reply, self.counting, self.turn.clock()
         held = iter(commit.held)
-        message: Origin | None = _NOBODY
+        message: Origin | None = None
+        released: list[tuple[Any, Origin, int]] = []
         for sender, origin, request_id, status, result in held:
             try:
                 if origin is not message:
-                    message = counting.next_release(sender, origin, length_hint(held) + 1, now_s)
+                    released.append((sender, origin, length_hint(held)))
+                    message = None if origin.of_class is MIXED else origin
                 if origin.__class__ is Origin:
                     reply(origin, request_id, status, result)
                 else:
                     cast("InternalOrigin", origin).answer(status, result)
             except BaseException as exc:  # The others leave all the same.
                 self.log.error("what waited for a commit could not leave: %s", whole_traceback(exc))
-        if counting.end_releases(now_s) >= self.slow.bound_s:
+        if counting.released(released, now_s) >= self.slow.bound_s:
             self.slow.released(commit.held, now_s)
         self.waiting.commit_ended()
 
