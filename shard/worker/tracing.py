@@ -10,6 +10,7 @@ the SDK knows it (`OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_ENDPOINT` …), on
 from __future__ import annotations
 
 import contextvars
+import functools
 import importlib.metadata
 import logging
 import sys
@@ -26,6 +27,8 @@ from tidegate.runtime.wire.protocol import OK, Request
 
 ASKED_BY = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Any of these in the environment asks for an exporter."""
+FAILURES_TOLD_MAX = 32
+"""Different ones are remembered, so that none is told again."""
 INSTALL = "pip install 'tidegate[traces]'"
 
 log = logging.getLogger("tidegate")
@@ -82,6 +85,26 @@ def _exporter(environment: Mapping[str, str]) -> Any:
     raise LookupError(f"no exporter {name!r} is installed")
 
 
+def _harmless(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A mistake in what the app has put into its provider, a processor or a sampler, is told once, and costs the trace. The call
+    is answered: its writes are durable by then."""
+
+    @functools.wraps(method)
+    def guarded(*args: Any) -> Any:
+        try:
+            return method(*args)
+        except Exception as error:
+            _say_once(f"{type(error).__name__}: {one_line(str(error))}")
+            return None
+
+    return guarded
+
+
+@functools.lru_cache(maxsize=FAILURES_TOLD_MAX)
+def _say_once(failure: str) -> None:
+    log.warning("a call could not be traced: %s; its trace is not whole, the call is answered", failure)
+
+
 class SpanTracing:
     """See `tidegate.shard.host.tracing.Tracing`."""
 
@@ -95,6 +118,7 @@ class SpanTracing:
         self._propagator = TraceContextTextMapPropagator()
         self._attach: Callable[[Any], object] = context.attach
 
+    @_harmless
     def begin(self, traceparent: str, request: Request, arrived_s: float) -> SpanTrace | None:
         trace = self._trace
         parent = self._propagator.extract({"traceparent": traceparent})
@@ -115,6 +139,7 @@ class SpanTracing:
         )
         return SpanTrace(self, span, trace.set_span_in_context(span, parent), arrived_ns)
 
+    @_harmless
     def current(self) -> str | None:
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
@@ -153,6 +178,7 @@ class SpanTrace:
     def queued(self) -> None:
         self._gate_ns = self._gate_ns or time.time_ns()
 
+    @_harmless
     def begins_in(self, context: contextvars.Context) -> None:
         self._started_ns = time.time_ns()
         self.span.add_event("started", timestamp=self._started_ns)
@@ -161,6 +187,7 @@ class SpanTrace:
     def stepped(self) -> None:
         self._stepped_ns = time.time_ns()
 
+    @_harmless
     def answered(self, status: int, result: Any) -> None:
         span, now_ns = self.span, time.time_ns()
         started_ns = self._started_ns

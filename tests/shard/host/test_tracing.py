@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support.host_world import World
@@ -82,6 +83,34 @@ async def test_a_traced_call_is_a_span_of_its_callers_trace_with_where_its_time_
     assert sum(parts) == pytest.approx((span.end_time - span.start_time) / 1e6, abs=0.01)
     assert [event.name for event in span.events] == ["started", "ended"]
     assert span.status.status_code is StatusCode.UNSET
+
+
+class Broken(SpanProcessor):
+    """Of an app, with a mistake."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self._where == "start":
+            raise RuntimeError(f"no processor at the {self._where}")
+
+    def on_end(self, span: Any) -> None:
+        if self._where == "end":
+            raise RuntimeError(f"no processor at the {self._where}")
+
+
+@pytest.mark.parametrize("where", ["start", "end"])
+async def test_a_call_is_answered_whatever_fails_in_its_trace(where: str, caplog: pytest.LogCaptureFixture) -> None:
+    world, spans = new_world()
+    spans.provider.add_span_processor(Broken(where))
+    for count in range(3):
+        assert await world.ask(Cart, "alice", "add", traceparent=PARENT, deadline_ms=5_000 if count == 2 else None) == count
+    assert await world.ask(Cart, "alice", "ask", "bob", traceparent=PARENT) == 0
+    with pytest.raises(CallError, match="no such thing"):
+        await world.ask(Cart, "alice", "fail", traceparent=PARENT)
+    lines = [record.getMessage() for record in caplog.records if f"no processor at the {where}" in record.getMessage()]
+    assert len(lines) == 1, "once, however many calls"
 
 
 async def test_the_span_ends_when_the_reply_may_leave_and_not_before() -> None:
