@@ -28,6 +28,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.logs.capture import say_past_locks, speakers_are
 from tidegate.runtime.logs.output import Outputs
+from tidegate.runtime.logs.tracebacks import app_traceback
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
@@ -133,9 +134,8 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
         several = len(error.problems) > 1
         problem = "\n  ".join([f"{len(error.problems)} problems", *error.problems]) if several else str(error)
         return Failed("load", app, problem, "correct the app and try again")
-    text = "".join(traceback.format_exception(error))
     problem = f"importing it raised {type(error).__name__}: {error}{_where(error)}"
-    return Failed("load", app, problem, "correct the app and try again", traceback=text)
+    return Failed("load", app, problem, "correct the app and try again", traceback=app_traceback(error))
 
 
 def _where(error: BaseException) -> str:

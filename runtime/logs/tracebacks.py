@@ -10,7 +10,8 @@ import traceback
 from tidegate.runtime.limits import TRACEBACKS_CHAINED_MAX
 
 _ROOT = __file__.rpartition("/runtime/")[0]
-_OURS = (f"{_ROOT}/shard/", f"{_ROOT}/runtime/")
+_OURS = (f"{_ROOT}/shard/", f"{_ROOT}/runtime/", "<frozen importlib")
+"""And Python's own frames of an import, which it leaves out itself where an `import` has failed."""
 CANNOT_BE_MADE = "a traceback that cannot be made"
 
 

@@ -445,7 +445,7 @@ def test_an_app_that_cannot_be_imported_is_refused_with_its_own_traceback(tmp_pa
     said = fails("serve", "app.py", "--listen", "tcp://127.0.0.1:0", cwd=tmp_path)
     assert "No module named 'no_such_module'" in said.splitlines()[0]
     assert f'File "{tmp_path}/app.py", line 2, in helper' in said
-    assert "runpy" not in said
+    assert not any(ours in said for ours in ("runpy", "importlib", "load_app"))
 
 
 def test_an_app_whose_path_is_not_utf_8_is_refused(tmp_path: Path) -> None:
