@@ -104,7 +104,7 @@ class GateWatch:
 
     def waiting(self) -> list[WaitingObject]:
         """Who has waited for more than a second, as of the last look; for longest first."""
-        now_s = self._host.loop.time()
+        now_s = self._host.turn.clock()
         rows = [each.row for each in self._episodes.values() if each.since_s + LOOK_S <= now_s]
         return sorted(rows, key=lambda row: row.since_ms)[:NAMED_MAX]
 
@@ -116,7 +116,7 @@ class GateWatch:
         self._timer = self._host.loop.call_later(delay_s, self._on_timer, context=NEUTRAL)
 
     def _on_timer(self) -> None:
-        now_s = self._host.loop.time()
+        now_s = self._host.turn.clock()
         self._timer = None
         try:
             late = list(itertools.takewhile(lambda closer: closer.since_s + SECTION_TIMEOUT_S <= now_s, self._bounded))

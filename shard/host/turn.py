@@ -2,7 +2,7 @@
 
 Guarantee: whoever leaves something for the end of the turn (a write to commit, a reply to send, an object to evict) asks for it
 by `end_soon`, and it comes once, however many ask. All that happens in a turn happens at `now_s`, as far as it shows in who was
-used last; bounds on time are measured by the loop's own clock.
+used last. Both are by `clock`, which is not compared with the loop's: that stands still within a pass, and is behind.
 
 A turn begins with a message, a completion or a timer. After messages the shell ends it itself, without being asked.
 """

@@ -241,11 +241,11 @@ class Worker:
         return self._host.table.budget.used_bytes + self.store.memtable_bytes
 
     def _evict(self) -> None:
-        again_s = self._host.table.evict_idle(self._loop.time())
+        again_s = self._host.table.evict_idle(self._turn.clock())  # By which it is known who was used when.
         if again_s is None:
             self._collector.nothing_in_memory(self._accounted_bytes)
         elif self._evicting is None:
-            wait_s = again_s - self._loop.time()
+            wait_s = again_s - self._turn.clock()
             delay_s = max(EVICT_INTERVAL_S, wait_s) if wait_s > 0 else EVICT_PAUSE_S  # Or more are due at once.
             self._evicting = self._loop.call_later(delay_s, self._evict_on_time, context=NEUTRAL)
 

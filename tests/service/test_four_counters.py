@@ -37,7 +37,11 @@ def sum_of(service: Service, number: str) -> int:
 def test_every_single_call_finds_its_object_evicted_and_the_numbers_go_on(forgetful: Service) -> None:
     for cls in CLASSES:
         assert [forgetful.call(cls, "alice", "get_unique_number") for _ in range(30)] == list(range(30))
-    wait_until(lambda: sum_of(forgetful, "evictions") == 30 * len(CLASSES), "an eviction for every call")
+    wait_until(
+        lambda: sum_of(forgetful, "evictions") == 30 * len(CLASSES),
+        "an eviction for every call",
+        seen=lambda: [sum_of(forgetful, each) for each in ("evictions", "calls", "activations", "resets")],
+    )
     assert sum_of(forgetful, "activations") == 0
 
 
