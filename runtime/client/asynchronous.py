@@ -87,10 +87,12 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Calls in flight are answered by an error. Entered or not, closed or not: harmless."""
-        self._machine.close()
-        if self._shell is not None:
-            self._shell.close()
+        """Calls in flight are answered by an error, unless their loop is closed: then nobody waits for them. Harmless, entered or
+        not, closed or not."""
+        if self._shell is None:
+            self._machine.close()
+        else:
+            self._shell.close(is_heard=not self._loop.is_closed())
         if self._context is not None:
             self._context.term()
 

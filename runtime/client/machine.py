@@ -485,14 +485,14 @@ class ClientMachine:
                 entry[0].set_exception(in_the_end(error, terms))
         return again
 
-    def close(self) -> None:
-        """Answers everything: the client gives up."""
+    def close(self, *, is_heard: bool = True) -> None:
+        """Answers everything, if anybody can hear it: the client gives up."""
         self.closed = True
         self._effects = [effect for effect in self._effects if isinstance(effect, Close)]
         for link in list(self._links.values()):
             unsent = {row[0] for row in link.rows}
             for call_id, entry in link.calls.items():
-                if not entry[0].done():
+                if is_heard and not entry[0].done():
                     lost: CallError = Unavailable("the client was closed before the call was sent")
                     if call_id not in unsent:
                         lost = ShardLost("the client was closed with the call in flight")

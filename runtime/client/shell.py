@@ -109,10 +109,10 @@ class Shell:
         self.flush()
         self._has_started = True
 
-    def close(self) -> None:
-        """Calls in flight are answered by an error; nothing is watched any more."""
+    def close(self, *, is_heard: bool = True) -> None:
+        """Calls in flight are answered by an error, if anybody can hear it; nothing is watched any more."""
         self._closed = True
-        self._machine.close()
+        self._machine.close(is_heard=is_heard)
         self._perform(self._machine.take_effects())
         for number in list(self._dealers):
             self._detach(number)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 
 from tests.support.echo_service import EchoService
 from tests.support.waiting import WITHIN_S, wait_until_in_loop
@@ -197,6 +198,23 @@ def test_a_call_made_in_another_loop_of_the_same_thread_says_so_and_is_never_sen
         asyncio.run(_ask(stub))
     service.close()
     first.close()
+
+
+def test_a_client_whose_loop_is_closed_is_closed_whatever_is_in_flight(tmp_path: Path) -> None:
+    """Its question for the topology, and a call that a task of the loop still waits for. Nobody is left to be told."""
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as silent:
+        silent.bind(f"ipc://{tmp_path}/silent")
+        loop = asyncio.new_event_loop()
+        client = connect(f"ipc://{tmp_path}/silent", direct=False)
+        loop.run_until_complete(client.__aenter__())
+        task = loop.create_task(client.call("Echo", "a", "echo", (1,)))
+        loop.run_until_complete(asyncio.sleep(0.01))
+        descriptors = len(os.listdir("/proc/self/fd"))
+        loop.close()
+        client.close()
+        client.close()
+        assert len(os.listdir("/proc/self/fd")) < descriptors - 3, "its sockets are closed, too"
+        task._log_destroy_pending = False  # type: ignore[attr-defined]  # as the test has left it
 
 
 async def _start(directory: Path) -> EchoService:
