@@ -9,12 +9,15 @@ from tidegate.runtime.metrics.catalogue import CATALOGUE
 from tidegate.runtime.supervisor.measuring import measured, why_not_ready
 from tidegate.runtime.supervisor.seats import ROUTER
 from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.wire.supervisor_messages import Pong
 
 
 def test_each_process_is_measured_and_what_is_gone_is_down() -> None:
     machine = serving()
     machine.child_exited(1, "was killed by SIGSEGV", False, 3.0)
     machine.timer(3.5)
+    for seat in (ROUTER, 0):
+        machine.child_said(seat, Pong(machine.seats[seat].ping_number, {}), 3.6)
     sums = measured(IDENTITY, machine, {ROUTER: os.getpid(), 0: os.getpid(), 1: 1 << 30}, {ROUTER: 9.0, 0: 9.5}, 10.0)
     assert sums["process_up"] == {("supervisor",): 1, ("router",): 1, ("worker 0",): 1, ("worker 1",): 0}
     assert sums["process_last_answer_seconds"] == {("router",): 1.0, ("worker 0",): 0.5}
