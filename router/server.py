@@ -26,7 +26,7 @@ from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.wire.counts import Counts
-from tidegate.runtime.wire.protocol import OWN_IDENTITY, Message, Reply
+from tidegate.runtime.wire.protocol import Message, Reply, own_identity
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     FromChild,
@@ -77,13 +77,14 @@ class RouterServer:
         self._loop = loop
         self._send_control = send_control
         self._drained = drained
+        self._own = own_identity(spec.secret)
         share_bytes = spec.budget_bytes // BUDGET_SHARE
         self._endpoint = Endpoint(
             context,
             self._handle,
             self._end_turn,
             message_bytes_max=MESSAGE_BYTES_MAX,
-            outbox=Outbox(share_bytes, room=lambda client: self._machine.crowded_no_longer(client)),
+            outbox=Outbox(share_bytes, lambda client: self._machine.crowded_no_longer(client), self._own),
         )
         self._machine = RouterMachine(
             first_topology(spec),
@@ -229,7 +230,7 @@ class RouterServer:
             if endpoint is not None and index not in self._backends:
                 replied = partial(self._replied, self._machine.workers[index])
                 # A name of its own each time: see `peers.py`.
-                identity = b"%srouter-%s" % (OWN_IDENTITY, secrets.token_hex(8).encode())
+                identity = b"%srouter-%s" % (self._own, secrets.token_hex(8).encode())
                 self._backends[index] = Backend(self._context, endpoint, self._loop, replied, self._end_turn, identity=identity)
         self._end_turn()
 

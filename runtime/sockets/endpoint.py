@@ -35,7 +35,6 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 
 from tidegate.runtime import descriptors
-from tidegate.runtime.addresses import NOT_HERE, has_name, look_up
 from tidegate.runtime.descriptors import connections_waiting_max
 from tidegate.runtime.errors import CallError, Internal, Overloaded
 from tidegate.runtime.heap import give_back
@@ -226,38 +225,12 @@ class Endpoint:
             self._always_open.add(endpoint)
         if listening_fd is not None:
             self._socket.setsockopt(zmq.USE_FD, listening_fd)
-        elif has_name(endpoint):
-            return self._bind_name(endpoint)
-        bound = self._bind_one(endpoint)
+        self._socket.setsockopt(zmq.IPV6, int("[" in endpoint or "*" in endpoint))
+        self._socket.bind(endpoint)
+        bound = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
         if listening_fd is None:
             self._door.bound(bound)
         return bound
-
-    def _bind_one(self, endpoint: str) -> str:
-        self._socket.setsockopt(zmq.IPV6, int("[" in endpoint or "*" in endpoint))
-        self._socket.bind(endpoint)
-        return str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
-
-    def _bind_name(self, endpoint: str) -> str:
-        """Listens on every address of the name that this machine has, or on the interface that is called so."""
-        try:
-            found = look_up(endpoint)
-        except OSError:
-            return self._bind_one(endpoint)
-        name, _, port = endpoint.rpartition(":")
-        elsewhere: zmq.ZMQError | None = None
-        bound = False
-        for address in sorted(found, key=lambda address: "[" in address):  # What is written with dots is what most clients try.
-            try:
-                port = self._bind_one(f"{address.rpartition(':')[0]}:{port}").rpartition(":")[2]
-                bound = True
-            except zmq.ZMQError as error:
-                if error.errno not in NOT_HERE:
-                    raise
-                elsewhere = error
-        if elsewhere is not None and not bound:
-            raise elsewhere
-        return f"{name}:{port}"
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

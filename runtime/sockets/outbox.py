@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from tidegate.runtime.limits import BUDGET_BYTES, BUDGET_SHARE, CROWDED_SHARE, ERRORS_BYTES_MAX, SEND_AHEAD_BYTES
-from tidegate.runtime.wire.protocol import OWN_IDENTITY
+from tidegate.runtime.wire.protocol import own_identity
 
 _MESSAGE_OVERHEAD_BYTES = 128
 
@@ -52,10 +52,14 @@ class _Client:
 
 class Outbox:
     def __init__(
-        self, pool_bytes: int = BUDGET_BYTES // BUDGET_SHARE, room: Callable[[bytes], object] = lambda client: None
+        self,
+        pool_bytes: int = BUDGET_BYTES // BUDGET_SHARE,
+        room: Callable[[bytes], object] = lambda client: None,
+        own: bytes = own_identity(""),
     ) -> None:
-        """`room` is told of each client that is crowded no longer."""
+        """`room` is told of each client that is crowded no longer; ids of the service's own processes begin with `own`."""
         self.pool_bytes = pool_bytes
+        self._own = own
         self.room = room
         self._clients: dict[bytes, _Client] = {}
         self._waiting: dict[bytes, None] = {}
@@ -185,7 +189,7 @@ class Outbox:
 
     def _crowded_above(self, client: bytes) -> int:
         part = self.share_bytes // CROWDED_SHARE
-        return min(part, SEND_AHEAD_BYTES) if client.startswith(OWN_IDENTITY) else part
+        return min(part, SEND_AHEAD_BYTES) if client.startswith(self._own) else part
 
     def _grown(self, client: bytes, size: int) -> None:
         self.total += size

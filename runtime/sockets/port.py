@@ -129,7 +129,7 @@ def _listen_all(addresses: list[Address]) -> list[socket.socket]:
 
 
 def _keep_path(endpoint: str) -> KeptPort:
-    """What an earlier service has left of it goes."""
+    """What an earlier service has left of it goes, if it is sure that nobody listens there."""
     path = endpoint.removeprefix(_IPC)
     is_file = not path.startswith("@")
     made = socket.socket(socket.AF_UNIX)
@@ -147,12 +147,10 @@ def _keep_path(endpoint: str) -> KeptPort:
 
 
 def _somebody_listens(path: str) -> bool:
+    """Or may, for all that this user can tell. Who listens and has no room for another one that waits is not waited for."""
     with socket.socket(socket.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
+        probe.setblocking(False)
+        return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT)
 
 
 class SharedPort:

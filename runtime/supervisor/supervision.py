@@ -217,7 +217,7 @@ class Supervision:
                 self.report("error", f"{self.name(seat)}: {said}")
                 self._effects.append(Send(seat, QuarantineChanged(self.suspicion.quarantined(now))))
         elif isinstance(message, Released):
-            if self.suspicion.release(message.class_name, message.name):
+            if self.suspicion.release(message.class_name, message.name, now):
                 self.report("info", f"{one_line(f'{message.class_name}/{message.name}')} is released from quarantine")
         elif isinstance(message, Quiet):
             occupancy.quiet = True

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -119,6 +120,7 @@ class Supervisor:
         """`on_ready` is called once, when every child answers."""
         config = service.config
         self._service = service
+        self._secret = secrets.token_hex(16)
         self._notifier = notifier
         self._on_ready = on_ready
         self._children: dict[int, ChildProcess] = {}
@@ -363,6 +365,7 @@ class Supervisor:
             slow_call_s=config.log.slow_call_s,
             keys=key_bounds(config.storage),
             budget_bytes=self._budget_bytes,
+            secret=self._secret,
         )
 
     @property
@@ -386,6 +389,7 @@ class Supervisor:
             name=self.supervision.name(seat),
             listen_fds=listen_fds,
             budget_bytes=self._budget_bytes,
+            secret=self._secret,
         )
 
     def _service_ready(self) -> None:

@@ -44,9 +44,10 @@ class Suspicion:
         more = self._offended(running, now)
         return f"{_named(running)} for {held_s:.1f} s and was interrupted{more}" if more else ""
 
-    def release(self, class_name: str, name: str) -> bool:
-        """An operator lets it out of quarantine, and all is forgotten. False: it was in none."""
-        return self._records.pop((class_name, name), None) is not None
+    def release(self, class_name: str, name: str, now: float) -> bool:
+        """An operator lets it out of quarantine, and all is forgotten. Whether it was in one until now."""
+        record = self._records.pop((class_name, name), None)
+        return record is not None and record.free_at > now
 
     def is_watched(self, worker: int, now: float) -> bool:
         """Whether it should write down whose code it runs."""

@@ -91,9 +91,13 @@ class Options(msgspec.Struct, gc=False):
 
 NO_OPTIONS = Options()
 
-OWN_IDENTITY = b"tidegate-"
-"""What the routing ids of the service's own processes begin with: they are served while a worker drains, and the calls that they
-pass on are bounded by them."""
+
+def own_identity(secret: str) -> bytes:
+    """What the routing ids of the service's own processes begin with: they are served while a worker drains, and the calls that
+    they pass on are bounded by them. A routing id is what its owner says it is: so there is a secret in it, which nobody but the
+    children of one supervisor knows."""
+    return b"tidegate-%s-" % secret.encode()
+
 
 UNKNOWN_CALLS = "unknown_calls"
 """System call of a router to a worker: which of these calls of mine do you not know?"""

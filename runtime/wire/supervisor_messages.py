@@ -113,6 +113,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """The folder where the source of the app is kept that this worker runs, or will be, by whoever imports it first."""
     budget_bytes: int = BUDGET_BYTES
     """Of memory, for calls and replies."""
+    secret: str = ""
+    """Of this start of the service, by which its processes know each other: see `own_identity`."""
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
@@ -126,6 +128,8 @@ class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
     """Sockets that are bound to `listen` and inherited under these numbers."""
     budget_bytes: int = BUDGET_BYTES
     """Of memory, for calls and replies."""
+    secret: str = ""
+    """The same that workers have."""
 
 
 class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):

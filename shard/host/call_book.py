@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from tidegate.runtime.errors import Overloaded
 from tidegate.runtime.limits import CALLS_SHARE, OBJECT_CALLS_MAX, RETRY_UNREAD_MS, WAITING_CALLS_MAX, WORKER_CALLS_MAX
 from tidegate.runtime.shares import Shares
-from tidegate.runtime.wire.protocol import OWN_IDENTITY, Origin
+from tidegate.runtime.wire.protocol import Origin
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.host.call import Call
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 
 class CallBook:
-    __slots__ = ("_bytes_max", "_intake", "_output_gate", "_shares", "ended", "running", "started", "waiting", "waiting_bytes")
+    __slots__ = (
+        "_bytes_max", "_intake", "_output_gate", "_own", "_shares", "ended", "running", "started", "waiting", "waiting_bytes",
+    )  # fmt: skip
 
-    def __init__(self, output_gate: OutputGate, bytes_max: int) -> None:
+    def __init__(self, output_gate: OutputGate, bytes_max: int, own: bytes) -> None:
+        """`own`: what the routing ids of the service's own processes begin with."""
         self._output_gate = output_gate
         self._bytes_max = bytes_max
+        self._own = own
         self.running: set[ObjectTask] = set()
         """Calls that have suspended."""
         self.started = self.running.add  # Bound once: a call that suspends pays for no more than that.
@@ -39,8 +43,8 @@ class CallBook:
         self.waiting: set[Call] = set()
         """Calls that are to be started, wherever they wait."""
         self.waiting_bytes = 0
-        self._shares = Shares(WAITING_CALLS_MAX, lambda: map(_sharer, self.waiting))
-        self._intake = Shares(WORKER_CALLS_MAX, lambda: (_sharer_of(origin) for origin, _ in self._calls()))
+        self._shares = Shares(WAITING_CALLS_MAX, lambda: (self._sharer(call.origin) for call in self.waiting))
+        self._intake = Shares(WORKER_CALLS_MAX, lambda: (self._sharer(origin) for origin, _ in self._calls()))
 
     # Those that wait
 
@@ -51,14 +55,20 @@ class CallBook:
         if ahead >= OBJECT_CALLS_MAX:
             return Overloaded(f"{call.request.cls}/{call.request.name} has {ahead} calls waiting")
         waiting = len(self.waiting)
-        if waiting * CALLS_SHARE >= WAITING_CALLS_MAX and not self._shares.takes(_sharer(call), waiting):
+        if waiting * CALLS_SHARE >= WAITING_CALLS_MAX and not self._shares.takes(self._sharer(call.origin), waiting):
             whose = "" if waiting >= WAITING_CALLS_MAX else " too many of them of this client"
             return Overloaded(f"{waiting} calls wait in the worker{whose and ','}{whose}")
         return None
 
     def has_room(self, client: bytes, calls: int) -> bool:
         """Whether so many calls that have just come from the client may be looked at, where many are not answered yet."""
-        return self._intake.takes(b"" if client.startswith(OWN_IDENTITY) else client, self.unanswered, calls)
+        return self._intake.takes(b"" if client.startswith(self._own) else client, self.unanswered, calls)
+
+    def _sharer(self, origin: Any) -> bytes:
+        """Whose share a call takes. None has what comes from inside, or from routers: those see to theirs."""
+        if origin.__class__ is not Origin:
+            origin = cast("InternalOrigin", origin).asked_by(0)[0]
+        return b"" if origin.client.startswith(self._own) else origin.client
 
     def half_refusal(self, call: Call) -> Overloaded | None:
         """The same for calls that may take half of the room at most."""
@@ -127,17 +137,6 @@ class CallBook:
         assert sum(call.bytes for call in found) == self.waiting_bytes
         assert len(found) <= WAITING_CALLS_MAX
         assert self.waiting_bytes <= self._bytes_max
-
-
-def _sharer(call: Call) -> bytes:
-    """Whose share of all that wait it takes. None has what comes from inside, or from routers: those see to theirs."""
-    return _sharer_of(call.origin)
-
-
-def _sharer_of(origin: Any) -> bytes:
-    if origin.__class__ is not Origin:
-        origin = cast("InternalOrigin", origin).asked_by(0)[0]
-    return b"" if origin.client.startswith(OWN_IDENTITY) else origin.client
 
 
 def _at_gate(activation: Activation) -> Iterator[Call]:

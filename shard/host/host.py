@@ -155,7 +155,7 @@ class Host:
         self._spare = SpareTask(loop, used_again=settings.spare_task)
         self._outcomes = Outcomes(self)
         self._readers = EveryoneReads() if readers is None else readers
-        self.book = CallBook(self.output_gate, settings.call_bytes_max)
+        self.book = CallBook(self.output_gate, settings.call_bytes_max, settings.own_clients)
         self.waiting = WaitingRoom(loop, self.book, self._deliver_call, self.answer_error, turn, self._readers.crowded)
         self.deadlines = Deadlines(loop, reply, turn, self.waiting.take_out, self.counting.error)
         self.activator = Activator(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tidegate.runtime.limits import IDLE_EVICT_S, OFFLOAD_PROCESSES, OFFLOAD_S, SLOW_CALL_S, WAITING_CALL_BYTES_MAX
+from tidegate.runtime.wire.protocol import own_identity
 from tidegate.runtime.wire.supervisor_messages import KEYS_DEFAULT, KeyBounds, QuarantinedObject
 from tidegate.shard.core.alarms import Abandoned
 
@@ -28,6 +29,8 @@ class HostSettings:
     offload_processes: int = OFFLOAD_PROCESSES
     offload_s: float = OFFLOAD_S
     """For so long what an object offloads may compute."""
+    own_clients: bytes = own_identity("")
+    """What the routing ids of the service's own processes begin with."""
 
 
 @dataclass(frozen=True)

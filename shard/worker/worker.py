@@ -30,7 +30,6 @@ from tidegate.runtime.wire.protocol import (
     ALARM_CALLS,
     DROP_ALARM,
     OK,
-    OWN_IDENTITY,
     REFUSE_CALLS,
     RELEASE_OBJECT,
     UNKNOWN_CALLS,
@@ -38,6 +37,7 @@ from tidegate.runtime.wire.protocol import (
     Origin,
     Request,
     encode,
+    own_identity,
 )
 from tidegate.runtime.wire.sessions import is_head, without_head
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
@@ -76,8 +76,6 @@ from tidegate.shard.worker.peers import Peers
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
-PEER_IDENTITY = OWN_IDENTITY + b"worker-"
-"""What the routing id of a worker's own calls begins with."""
 _SILENCE_S = 0.02
 """What a client sent before it could know of a drain may still be on its way: none has asked for so long when it ends."""
 _SILENCE_S_MAX = 0.5
@@ -98,6 +96,7 @@ def _settings(spec: WorkerSpec, call_bytes_max: int, *, spare_task: bool) -> Hos
         dev=spec.dev,
         quarantined=spec.quarantined,
         call_bytes_max=call_bytes_max,
+        own_clients=own_identity(spec.secret),
         spare_task=spare_task,
         keys=spec.keys,
         offload_processes=spec.offload_processes,
@@ -130,12 +129,13 @@ class Worker:
         self._send_control = send_control
         self._ended: Callable[[int, int], None] | None = ended
         self.store = open_store(self._on_trouble)
+        self._own = own_identity(spec.secret)
         share_bytes = spec.budget_bytes // BUDGET_SHARE
-        outbox = Outbox(share_bytes, room=lambda client: self._host.waiting.has_room(client))
+        outbox = Outbox(share_bytes, lambda client: self._host.waiting.has_room(client), self._own)
         self._endpoint = Endpoint(
             context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=Slices()
         )
-        identity = b"%s%d.%d" % (PEER_IDENTITY, spec.index, spec.incarnation)
+        identity = b"%sworker-%d.%d" % (self._own, spec.index, spec.incarnation)
         self._peers = Peers(context, loop, identity, self._peers_answered, send_control)
         self._first_seqs = {shard: store.seq for shard, store in self.store.shards.items()}
         self._turn = Turn(loop, self._end_turn, time.monotonic)  # The loop's own clock stands still while it goes round.
@@ -207,7 +207,7 @@ class Worker:
     # Turns
 
     def _handle(self, message: Message) -> None:
-        if self._refusal is not None and not message.origin.client.startswith(OWN_IDENTITY):
+        if self._refusal is not None and not message.origin.client.startswith(self._own):
             if len(message.requests) > 1 and is_head(message.requests[0]):
                 without_head(message)
             for request in message.requests:

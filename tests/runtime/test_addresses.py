@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import zmq
 
 from tests.support.echo_service import EchoService, echo_thread
 from tests.support.waiting import wait_until_in_loop
@@ -18,9 +16,8 @@ from tidegate.runtime import addresses, descriptors
 from tidegate.runtime.addresses import check_address, check_endpoint, has_name, look_up
 from tidegate.runtime.client.asynchronous import connect
 from tidegate.runtime.client.synchronous import connect_sync
-from tidegate.runtime.errors import Unavailable
-from tidegate.runtime.sockets.endpoint import Endpoint
-from tidegate.runtime.sockets.port import SharedPort
+from tidegate.runtime.errors import OperatorError, Unavailable
+from tidegate.runtime.sockets.port import SharedPort, keep_port
 
 GETADDRINFO = socket.getaddrinfo
 
@@ -165,15 +162,6 @@ def test_the_loop_goes_on_while_a_name_is_looked_up(tmp_path: Path, names: Names
     asyncio.run(main())
 
 
-@pytest.fixture
-def listener() -> Iterator[Endpoint]:
-    context = zmq.Context()
-    endpoint = Endpoint(context, lambda _: None, lambda: None)
-    yield endpoint
-    endpoint.close()
-    context.destroy(linger=0)
-
-
 def answers(host: str, port: str) -> bool:
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -182,25 +170,26 @@ def answers(host: str, port: str) -> bool:
     return True
 
 
-def test_a_name_is_listened_on_at_every_address_that_this_machine_has(names: Names, listener: Endpoint) -> None:
+def test_a_name_is_listened_on_at_every_address_that_this_machine_has(names: Names) -> None:
     names.hosts["here"] = ["::1", "203.0.113.1", "127.0.0.1"]
-    bound = listener.bind("tcp://here:0")
-    assert bound.startswith("tcp://here:")
-    assert answers("127.0.0.1", port_of(bound))
-    assert answers("::1", port_of(bound))
+    port = keep_port("tcp://here:0")
+    assert port.endpoint.startswith("tcp://here:")
+    assert answers("127.0.0.1", port_of(port.endpoint))
+    assert answers("::1", port_of(port.endpoint))
+    port.close()
 
 
-def test_a_name_of_which_one_address_is_taken_is_refused(names: Names, listener: Endpoint) -> None:
+def test_a_name_of_which_one_address_is_taken_is_refused(names: Names) -> None:
     names.hosts["here"] = ["127.0.0.1", "::1"]
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other, pytest.raises(zmq.ZMQError, match="in use"):
-        listener.bind(f"tcp://here:{other.getsockname()[1]}")
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other, pytest.raises(OperatorError, match="in use"):
+        keep_port(f"tcp://here:{other.getsockname()[1]}")
 
 
 @pytest.mark.parametrize("hosts", [["203.0.113.1"], ["203.0.113.1", "203.0.113.2"]])
-def test_a_name_of_another_machine_is_refused(names: Names, listener: Endpoint, hosts: list[str]) -> None:
+def test_a_name_of_another_machine_is_refused(names: Names, hosts: list[str]) -> None:
     names.hosts["there"] = hosts
-    with pytest.raises(zmq.ZMQError, match="Cannot assign"):
-        listener.bind("tcp://there:0")
+    with pytest.raises(OperatorError, match="Cannot assign"):
+        keep_port("tcp://there:0")
 
 
 def test_routers_that_share_a_port_listen_on_the_first_address_of_a_name_that_this_machine_has(names: Names) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from tidegate.runtime.limits import ERRORS_BYTES_MAX, SEND_AHEAD_BYTES
 from tidegate.runtime.sockets.outbox import Outbox
-from tidegate.runtime.wire.protocol import OWN_IDENTITY
+from tidegate.runtime.wire.protocol import own_identity
 
 
 def test_messages_of_a_client_come_back_in_the_order_in_which_they_were_kept() -> None:
@@ -100,7 +100,7 @@ def test_a_client_with_a_quarter_of_its_share_is_crowded_until_it_has_taken_half
 
 def test_a_process_of_the_service_is_crowded_by_what_the_library_takes_at_once() -> None:
     outbox = Outbox()
-    own = OWN_IDENTITY + b"router-1"
+    own = own_identity("") + b"router-1"
     for client in (own, b"a"):
         outbox.sent(client, SEND_AHEAD_BYTES, Way())
         assert not outbox.crowded

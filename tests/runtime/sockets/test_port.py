@@ -1,9 +1,12 @@
 """Real sockets of this machine: who gets the connections, and who may have the port."""
 
 import contextlib
+import errno
 import os
 import re
 import socket
+import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.sockets.port import KeptPort, Port, SharedPort, keep_port, open_port, start_listening, systemd_port
+
+_ANOTHER_USER = 65_534
 
 
 @pytest.fixture
@@ -212,6 +217,48 @@ def test_what_an_earlier_service_has_left_at_the_path_of_a_unix_socket_is_taken_
     with pytest.raises(OperatorError, match="Address already in use"):
         keep_port(f"ipc://{tmp_path}/door")
     assert (tmp_path / "door").read_text() == "mine"
+
+
+def test_who_listens_at_the_path_of_a_unix_socket_and_accepts_nobody_keeps_it_and_is_not_waited_for(tmp_path: Path) -> None:
+    path = f"{tmp_path}/door"
+    with socket.socket(socket.AF_UNIX) as busy, contextlib.ExitStack() as clients:
+        busy.bind(path)
+        busy.listen(0)
+        while True:
+            client = clients.enter_context(socket.socket(socket.AF_UNIX))
+            client.setblocking(False)
+            if client.connect_ex(path) == errno.EAGAIN:
+                break
+        with pytest.raises(OperatorError, match="Address already in use"):
+            keep_port(f"ipc://{path}")
+    assert stat.S_ISSOCK(os.stat(path).st_mode)
+
+
+def test_a_unix_socket_that_takes_other_than_streams_keeps_its_path(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(f"{tmp_path}/door")
+        with pytest.raises(OperatorError, match="Address already in use"):
+            keep_port(f"ipc://{tmp_path}/door")
+        assert (tmp_path / "door").exists()
+
+
+@pytest.mark.root
+def test_a_unix_socket_of_which_this_user_cannot_tell_whether_somebody_listens_is_left_alone() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to be two users")
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as other:
+        path = f"{folder}/door"
+        other.bind(path)
+        other.listen()
+        os.chmod(path, 0o600)
+        os.chmod(folder, 0o777)
+        os.seteuid(_ANOTHER_USER)
+        try:
+            with pytest.raises(OperatorError, match="Address already in use"):
+                keep_port(f"ipc://{path}")
+        finally:
+            os.seteuid(0)
+        assert os.path.exists(path)
 
 
 def test_a_unix_socket_that_somebody_else_has_made_since_is_left_alone(tmp_path: Path) -> None:

@@ -43,6 +43,22 @@ def test_an_object_that_has_been_quiet_for_long_is_forgotten() -> None:
     assert suspicion.quarantined(SUSPICION_S) == ()
 
 
+def test_an_object_is_released_from_a_quarantine_that_it_is_in_and_all_is_forgotten() -> None:
+    suspicion = Suspicion()
+    assert not suspicion.release("Poison", "p", 0.0)
+    suspicion.died(0, BAD, 0.0)
+    assert not suspicion.release("Poison", "p", 0.0)
+    suspicion.died(0, BAD, 1.0)
+    assert suspicion.quarantined(1.0) == (), "its first offence was forgotten"
+    suspicion.died(0, BAD, 2.0)
+    assert suspicion.release("Poison", "p", 2.0)
+    assert suspicion.quarantined(2.0) == ()
+    assert not suspicion.release("Poison", "p", 2.0)
+    suspicion.died(0, BAD, 3.0)
+    suspicion.died(0, BAD, 4.0)
+    assert not suspicion.release("Poison", "p", 4.0 + QUARANTINE_S_MIN), "it was over"
+
+
 def test_the_offences_of_different_objects_do_not_add_up() -> None:
     suspicion = Suspicion()
     for number in range(100):

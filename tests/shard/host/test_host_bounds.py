@@ -17,7 +17,7 @@ from tidegate.runtime.errors import (
     Overloaded,
 )
 from tidegate.runtime.limits import OBJECT_CALLS_MAX, UNDURABLE_BYTES_MAX
-from tidegate.runtime.wire.protocol import OWN_IDENTITY
+from tidegate.runtime.wire.protocol import own_identity
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -310,15 +310,16 @@ async def test_one_client_takes_no_room_that_others_need_to_wait_and_routers_see
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 20)
-    world = World(Thing, auto=False)
+    own = own_identity("secret")
+    world = World(Thing, auto=False, own_clients=own)
     large = world.call(Thing, "a", "put_large", 17)
     await world.settle()
     calls: dict[bytes, list[Call]] = {}
-    for world.client in (b"greedy", b"polite", OWN_IDENTITY + b"router-1"):
+    for world.client in (b"tidegate-greedy", b"tidegate--polite", own + b"router-1"):
         calls[world.client] = [world.call(Thing, f"b{number}", "log", "x") for number in range(20)]
         await world.settle()
     room = {client: sum(not call.answered for call in made) for client, made in calls.items()}
-    assert room == {b"greedy": 10, b"polite": 5, OWN_IDENTITY + b"router-1": 5}
+    assert room == {b"tidegate-greedy": 10, b"tidegate--polite": 5, own + b"router-1": 5}
     assert all(refused(call) for made in calls.values() for call in made if call.answered)
     world.cut()
     world.auto = True

@@ -15,7 +15,7 @@ from tests.support.host_world import World
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import DeadlineExceeded, Internal, MethodRaised, Overloaded
 from tidegate.runtime.limits import LARGE_BYTES, OBJECT_CALLS_MAX
-from tidegate.runtime.wire.protocol import OWN_IDENTITY
+from tidegate.runtime.wire.protocol import own_identity
 from tidegate.shard.objects.object import DurableObject
 
 ROWS = {"a": 1, "b": "two", "c": [3], "d": None, "e": 5.5}
@@ -325,7 +325,7 @@ async def test_calls_that_wait_for_their_client_leave_half_of_the_room_and_who_i
     monkeypatch.setattr("tidegate.shard.host.call_book.WAITING_CALLS_MAX", 20)
     readers = Slowly()
     world = await crowded_world(readers)
-    world.client = OWN_IDENTITY + b"router-1"  # Whose share of what waits is not bounded otherwise.
+    world.client = own_identity("") + b"router-1"  # Whose share of what waits is not bounded otherwise.
     readers.crowded.add(world.client)
     calls = [world.call(Teller, f"a{number}", "much", number) for number in range(15)]
     await world.settle()

@@ -18,6 +18,7 @@ from tests.support.waiting import WITHIN_S, wait_until_in_loop
 from tidegate.runtime.child.control import decode_from_child, encode_line
 from tidegate.runtime.errors import CallError, MethodRaised, Moved, ShardLost, Unavailable, UnknownMethod, from_wire
 from tidegate.runtime.metrics.ledger import Ledger
+from tidegate.runtime.wire.protocol import own_identity
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
@@ -84,8 +85,9 @@ class Running:
         self.loop = asyncio.get_running_loop()
         shards = tuple(range(index, SHARDS, workers))
         spec = WorkerSpec(
-            index, workers, incarnation, 1, None, shards, SHARDS, str(tmp_path), str(tmp_path), "app", 1 << 20, 10.0, False
-        )
+            index, workers, incarnation, 1, None, shards, SHARDS, str(tmp_path), str(tmp_path), "app", 1 << 20, 10.0, False,
+            secret="of the service",
+        )  # fmt: skip
         self.control: list[FromChild] = []
         self.ended: asyncio.Future[tuple[int, int]] = self.loop.create_future()
         self.worker = Worker(
@@ -95,11 +97,18 @@ class Running:
         )  # fmt: skip
         self.endpoint = self.worker.bind(f"inproc://worker-{index}.{incarnation}")
         self.worker.start()
-        self.client = context.socket(zmq.DEALER)
-        self.client.linger = 0
-        self.client.connect(self.endpoint)
+        self.context = context
+        self.connect()
         self.numbers = itertools.count(1)
         self.replies: dict[int | str, Any] = {}
+
+    def connect(self, identity: bytes = b"") -> None:
+        """The client, from now on."""
+        self.client = self.context.socket(zmq.DEALER)
+        self.client.linger = 0
+        if identity:
+            self.client.routing_id = identity
+        self.client.connect(self.endpoint)
 
     def send(self, cls: str, name: str, method: str, *args: Any) -> int:
         number = next(self.numbers)
@@ -390,6 +399,22 @@ async def test_a_draining_worker_that_is_quiet_serves_the_others_until_it_is_tol
             assert not each.ended.done()
             each.worker.on_control(Leave())
             assert await asyncio.wait_for(each.ended, WITHIN_S) == (0, 0)
+
+
+async def test_only_who_knows_the_secret_of_the_service_is_one_of_its_processes(tmp_path: Path) -> None:
+    async with service(tmp_path, 1) as (worker,):
+        running = worker.send("Note", "b", "hold")
+        await wait_until_in_loop(lambda: worker.worker._host.unanswered == 1, "the call")
+        worker.worker.on_control(Drain(WITHIN_S))
+        for stranger in (b"tidegate-", b"tidegate-router-1", b"tidegate-worker-0.1.1", own_identity("") + b"router-1"):
+            worker.client.close()
+            worker.connect(stranger)
+            with pytest.raises(Unavailable):
+                await worker.ask("a", "get")
+        worker.client.close()
+        worker.connect(own_identity("of the service") + b"router-1")
+        assert await worker.ask("a", "get") is None
+        assert running not in worker.replies
 
 
 async def test_a_quiet_worker_leaves_by_itself_when_the_time_is_over(tmp_path: Path) -> None:
