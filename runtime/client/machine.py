@@ -186,7 +186,7 @@ class ClientMachine:
                 if self._held:
                     self._keep_unsent(link)
                 if link.rows:
-                    self._send_rows(link, messages)
+                    self._send_rows(link, messages, now)
             elif link.connecting_until is None and link.number in self._links:
                 link.connecting_until = now + CONNECT_S
                 self._sweep_at = min(self._sweep_at, link.connecting_until)
@@ -195,7 +195,7 @@ class ClientMachine:
                 self._sweep_at = min(self._sweep_at, self._refusal_at())
         return messages
 
-    def _send_rows(self, link: Link, messages: list[tuple[int, bytes]]) -> None:
+    def _send_rows(self, link: Link, messages: list[tuple[int, bytes]], now: float) -> None:
         rows, link.rows = link.rows, []
         kinds, link.kinds = link.kinds, 0
         if kinds != PLAIN and self._next_call > self._numbering.changes_at:
@@ -209,7 +209,7 @@ class ClientMachine:
             bodies, unsendable = bodies_of(list(part), self._numbering.head if in_session else None)
             messages += [(link.number, body) for body in bodies]
             if unsendable:
-                self._reject(link, unsendable)
+                self._reject(link, unsendable, now)
 
     def _renew_numbering(self) -> None:
         links = [link for link in self._links.values() if link.calls]
@@ -268,7 +268,7 @@ class ClientMachine:
                 elif "leaving" in error.details:
                     self._send_nothing_more(link, NO_SLOT if isinstance(error, Moved) else slot, now)
             if held or moving or (from_router and slot >= 0):
-                self._settle(link, entry, has_run)
+                self._settle(link, entry, has_run, now)
 
     def _parse(self, body: bytes) -> list[Reply]:
         try:
@@ -305,7 +305,7 @@ class ClientMachine:
                 moving = self._start_moving(slot, link)
                 moving.remaining += slot == answered
                 if moving.remaining == 0:
-                    self._finish_moving(slot, moving)
+                    self._finish_moving(slot, moving, now)
         self._leave(link)
 
     def _refused_as_moved(self, link: Link, entry: Entry, now: float) -> None:
@@ -321,7 +321,7 @@ class ClientMachine:
         if now >= self._ask_at:
             self._ask(now)
 
-    def _settle(self, link: Link, entry: Entry, has_run: bool) -> None:
+    def _settle(self, link: Link, entry: Entry, has_run: bool, now: float) -> None:
         """A call was answered on this link, or will never be, or not yet. `has_run`: it may have run, and is not sent again."""
         slot = entry[4]
         if self._held:
@@ -337,7 +337,7 @@ class ClientMachine:
                 moving.passed.note(entry)
             moving.remaining -= 1
             if moving.remaining == 0:
-                self._finish_moving(slot, moving)
+                self._finish_moving(slot, moving, now)
 
     # Once more
 
@@ -420,7 +420,7 @@ class ClientMachine:
             return
         link.connected = True
         link.connecting_until = None
-        self._drop(link, dict.fromkeys(row[0] for row in _unanswered(link) if link.calls[row[0]][0].done()))
+        self._drop(link, dict.fromkeys(row[0] for row in _unanswered(link) if link.calls[row[0]][0].done()), now)
         for row in _unanswered(link):
             link.calls[row[0]] = self._after_waiting(link.calls[row[0]], now)
         link.rows = [link.calls[row[0]][3] for row in _unanswered(link)]
@@ -460,8 +460,8 @@ class ClientMachine:
                     moving.passed.note(entry)
             moving.held.calls |= {entry[3][0]: entry for entry in again if entry[4] == slot}
             again = [entry for entry in again if entry[4] != slot]
-            self._finish_moving(slot, moving)
-        self._resend(sorted(again + unsent, key=_call_id))
+            self._finish_moving(slot, moving, now)
+        self._resend(sorted(again + unsent, key=_call_id), now)
         if now >= self._ask_at:
             self._ask(now)
 
@@ -519,9 +519,11 @@ class ClientMachine:
     def _leave(self, link: Link) -> None:
         self._lanes = [None if lane is link else lane for lane in self._lanes]
 
-    def _resend(self, entries: list[Entry]) -> None:
-        """Through the router, in order: calls which were not sent, refused as `moved`, or lost. Their slots have no lane."""
+    def _resend(self, entries: list[Entry], now: float) -> None:
+        """Through the router, in order: calls which were not sent, refused as `moved`, or lost, with the time that is left for
+        them. Their slots have no lane. Those that nobody waits for any more are forgotten."""
         router = self._router
+        entries = [self._after_waiting(entry, now) for entry in entries if not entry[0].done()]
         if entries and (not router.rows or not router.connected):
             self._dirty.append(router)
         for entry in entries:
@@ -557,7 +559,7 @@ class ClientMachine:
                 if lanes[slot] is not link and old[slot] is link:
                     moving = self._start_moving(slot, link)
                     if moving.remaining == 0:
-                        self._finish_moving(slot, moving)
+                        self._finish_moving(slot, moving, now)
             if link.number not in used and not link.calls:
                 del self._links[link.number]
                 if link.connected or link.connecting_until is not None:
@@ -591,7 +593,7 @@ class ClientMachine:
         moving = self._moving[slot] = Moving(source, remaining, held)
         return moving
 
-    def _finish_moving(self, slot: int, moving: Moving) -> None:
+    def _finish_moving(self, slot: int, moving: Moving, now: float) -> None:
         del self._moving[slot]
         del self._links[moving.held.number]
         refused = [moving.held.calls[call_id] for call_id in sorted(moving.refused & moving.held.calls.keys())]
@@ -600,7 +602,7 @@ class ClientMachine:
             if not entry[0].done():
                 error = Moved("the object moved with calls in flight, and a later one has run")
                 entry[0].set_exception(in_the_end(error, entry[6]))
-        self._resend([moving.held.calls[call_id] for call_id in sorted(moving.held.calls)])
+        self._resend([moving.held.calls[call_id] for call_id in sorted(moving.held.calls)], now)
         self._unpin(slot)
 
     # Time
@@ -616,7 +618,7 @@ class ClientMachine:
         for link in sorted(self._links.values(), key=lambda link: link.endpoint != ""):
             expired = [call_id for call_id, entry in link.calls.items() if entry[2] <= now]
             if expired:
-                self._expire(link, expired)
+                self._expire(link, expired, now)
         if self._held:
             self._release(now)
         next_at = min(self._refusal_at(), self._holds.next_due())
@@ -646,13 +648,13 @@ class ClientMachine:
         made_by = now - self._connect_timeout + SWEEP_S / 2  # Both sides of the comparison were rounded.
         waited = [row[0] for row in self._impatient() if router.calls[row[0]][5] <= made_by]
         error = f"{self._no_connection()} for {self._connect_timeout:g} s; the call was not sent"
-        self._reject(router, {call_id: Unavailable(error) for call_id in waited})
+        self._reject(router, {call_id: Unavailable(error) for call_id in waited}, now)
 
     def _no_connection(self) -> str:
         why = f" ({self.problem})" if self.problem else ""
         return f"no connection to {self._router.endpoint}{why}"
 
-    def _expire(self, link: Link, expired: list[int]) -> None:
+    def _expire(self, link: Link, expired: list[int], now: float) -> None:
         unsent = {row[0] for row in link.rows}
         errors: dict[int, CallError] = {}
         for call_id in expired:
@@ -665,23 +667,23 @@ class ClientMachine:
                 errors[call_id] = DeadlineExceeded("not sent in time: an earlier call to the object is tried again and again")
             else:
                 errors[call_id] = DeadlineExceeded(f"not sent in time: {self._no_connection()}")
-        self._reject(link, errors)
+        self._reject(link, errors, now)
 
-    def _reject(self, link: Link, errors: Mapping[int, CallError]) -> None:
+    def _reject(self, link: Link, errors: Mapping[int, CallError], now: float) -> None:
         for call_id, error in errors.items():
             entry = link.calls.get(call_id)
             if entry is not None and not entry[0].done():
                 entry[0].set_exception(in_the_end(error, entry[6]))
-        self._drop(link, errors)
+        self._drop(link, errors, now)
 
-    def _drop(self, link: Link, errors: Mapping[int, CallError | None]) -> None:
+    def _drop(self, link: Link, errors: Mapping[int, CallError | None], now: float) -> None:
         """Forgets calls, sent or not."""
         if link.rows and errors:
             link.rows = [row for row in link.rows if row[0] not in errors]
         for call_id, error in errors.items():
             entry = link.calls.pop(call_id, None)
             if entry is not None:
-                self._settle(link, entry, error is not None and error.outcome != "not_executed")
+                self._settle(link, entry, error is not None and error.outcome != "not_executed", now)
 
     # Numbers
 

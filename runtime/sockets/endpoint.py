@@ -97,7 +97,6 @@ _BEHIND = Overloaded("the client has sent more calls at once than can be looked 
 _UNREAD = Overloaded(
     "the client does not read its replies; this one was dropped",
     outcome="unknown",
-    retryable=False,
     retry_after_ms=RETRY_UNREAD_MS,
 ).to_wire()
 

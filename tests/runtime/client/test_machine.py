@@ -327,6 +327,47 @@ def test_a_call_refused_as_moved_goes_through_the_router_once_and_a_second_refus
     assert isinstance(answer.answers[0], Moved)
 
 
+def test_calls_that_are_sent_late_because_their_slot_moved_tell_what_is_left_of_their_time() -> None:
+    machine = Machine()
+    for number in (1, 2):
+        machine.call(number, timeout=10.0)
+    machine.sent()
+    machine.core.link_connected(2, 0.0)
+    machine.sent()
+    machine.answer(2, (1, ERROR, Moved().to_wire()))  # Held until the other one is answered, as are those made meanwhile.
+    machine.call(3, timeout=10.0, now=1.0)
+    machine.answer(2, (2, OK, 2), now=4.0)
+    ((link, rows),) = machine.sent(4.0)
+    assert (link, [(row[0], row[5]["deadline_ms"]) for row in rows]) == (1, [(3, 6_900)])
+
+
+def test_an_unsent_call_whose_worker_cannot_be_reached_tells_what_is_left_of_its_time() -> None:
+    machine = Machine()
+    machine.call(1, timeout=10.0)
+    machine.sent()
+    machine.core.handle_timer(CONNECT_S)
+    ((link, rows),) = machine.sent(CONNECT_S)
+    assert (link, [row[5]["deadline_ms"] for row in rows]) == (1, [8_900])
+
+
+def test_a_call_that_was_given_up_is_not_sent_again_when_it_is_refused_as_moved_or_held_while_its_slot_moves() -> None:
+    machine = Machine()
+    given_up, first = machine.call(1), machine.call(2)
+    machine.sent()
+    machine.core.link_connected(2, 0.0)
+    machine.sent()
+    given_up.answers.append("cancelled")
+    machine.answer(2, (1, ERROR, Moved().to_wire()))
+    held, wanted = machine.call(3), machine.call(4)
+    held.answers.append("cancelled")
+    machine.answer(2, (2, OK, 2))
+    assert first.answers == [2]
+    assert machine.sent() == [(1, [[4, "C", "a", "m", [4]]])]
+    machine.answer(1, (4, OK, 4))
+    assert wanted.answers == [4]
+    assert machine.core.statistics().calls_in_flight == 0
+
+
 def test_a_call_refused_as_moved_is_not_sent_again_when_the_fate_of_a_later_one_is_unknown() -> None:
     machine = Machine()
     first, second = machine.call(1), machine.call(2)

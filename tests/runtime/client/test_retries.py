@@ -74,6 +74,23 @@ def test_what_may_have_run_is_not_sent_again_where_the_service_keeps_no_keys_or_
         assert isinstance(answer.answers[0], ShardLost)
 
 
+def test_a_reply_that_the_service_dropped_as_unread_is_asked_for_again_under_its_key_and_told_where_there_is_none() -> None:
+    dropped = Overloaded("the client does not read its replies", outcome="unknown", retry_after_ms=1_000)
+    machine = retrying(direct=False)
+    kept, plain = machine.call(1), Answer()
+    terms = other_terms(machine.terms, None, False, None)
+    machine.core.call(plain, NO_SLOT, "C", "b", "m", NO_RAW, decode_any, terms, 0.0)
+    machine.sent()
+    machine.answer(1, refusal(1, dropped), refusal(2, dropped))
+    assert plain.answers[0].outcome == "unknown"
+    assert not kept.done()
+    machine.core.handle_timer(2.0)
+    ((_, rows),) = machine.sent(2.0)
+    assert [(row[0], options_of(row)["key"]) for row in rows] == [(1, "test.1")]
+    machine.answer(1, (1, OK, "it"))
+    assert kept.answers == ["it"]
+
+
 def test_a_refused_call_waits_a_moment_and_later_ones_to_its_object_wait_with_it_but_no_others() -> None:
     machine = retrying(direct=False)
     first = machine.call(1)
