@@ -149,6 +149,19 @@ def overwrite_in_place(directory: Path) -> bool:
     return True
 
 
+def is_copied_on_write(file: Path) -> bool:
+    """Whether it lies on a file system that does so and can do without, and was made where nobody had told it to."""
+    try:
+        fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            flags = struct.unpack("I", fcntl.ioctl(fd, _FS_IOC_GETFLAGS, bytes(4)))[0]
+        finally:
+            os.close(fd)
+    except OSError:
+        return False
+    return not flags & _FS_NOCOW_FL and _file_system(file) in _COPIES_ON_WRITE and overwrite_in_place(file.parent)
+
+
 def _file_system(path: Path) -> str:
     """Its type, as far as the table of mounts tells."""
     found, length = "", -1

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -94,16 +94,17 @@ def _without(states: Sequence[LmdbState], damaged: Stopped) -> list[LmdbState]:
 
 def _delete(logs: Sequence[LogDirectory]) -> None:
     """Logs whose records are all in the states."""
-    try:
-        for log in logs:
+    for log in logs:
+        deleted = []
+        try:
             for path in (log.path, log.path.with_name(log.path.name + KEPT)):
                 if path.exists():
-                    deleted = path.with_name(DELETED + path.name)  # Renamed first: a recovery must never meet half a log.
-                    path.rename(deleted)
-                    sync_directory(path.parent)
-                    shutil.rmtree(deleted)
-    except OSError as error:  # It costs room, and nothing else.
-        logger.warning("cannot delete logs that are no longer needed: %s", error)
+                    deleted.append(path.rename(path.with_name(DELETED + path.name)))
+            sync_directory(log.path.parent)  # All of it has gone before any is removed: a recovery must never meet half a log.
+            for path in deleted:
+                shutil.rmtree(path)
+        except OSError as error:  # It costs room, and nothing else.
+            logger.warning("cannot delete logs that are no longer needed: %s", error)
 
 
 def _unneeded_logs(
@@ -230,6 +231,11 @@ class WorkerStore:
         """Those that are files."""
         self._preparer = ThreadPoolExecutor(1, "tidegate-segments")
         self._preparing: asyncio.Future[None] | None = None
+        self._closing = False
+        self._free_bytes = 0
+        """Of the disk, when it was looked the last time."""
+        self._looking: Future[None] = Future()
+        self._looking.set_result(None)
         self._failures = 0
         """To prepare a segment, one after another."""
         self._prepare_at_s = 0.0
@@ -302,6 +308,7 @@ class WorkerStore:
             raise
         room.keep()
         store._on_disk = states
+        store._look_at_disk()
         store.checkpointer.shrink = Shrinker(store.shards, states).shrink
         store._watch = Watch([(store.shards[state.shard], state) for state in states])
         return store
@@ -370,10 +377,11 @@ class WorkerStore:
         return sum(store.memtable_bytes for store in self.shards.values())
 
     def space(self) -> SpaceStatistics:
-        """What it takes of the disk, and what is left there."""
-        sizes = {state.shard: state.sizes() for state in self._on_disk if state.is_open}
-        disk = os.statvfs(self._on_disk[0].path) if self._on_disk else None
-        free = 0 if disk is None else disk.f_bavail * disk.f_frsize
+        """What it takes of the disk, and what is left there, as of the time before."""
+        sizes = {state.shard: state.sizes for state in self._on_disk if state.is_open}
+        free = self._free_bytes
+        if self._looking.done() and self._on_disk and not self._closing:
+            self._looking = self._preparer.submit(self._look_at_disk)
         return SpaceStatistics(
             log_bytes=self.log.statistics().file_bytes,
             state_bytes=sum(size for size, _ in sizes.values()),
@@ -382,6 +390,11 @@ class WorkerStore:
             disk_free_bytes=free - free % DISK_FREE_STEP_BYTES,
             shard_bytes={shard: size for shard, (size, _) in sizes.items()},
         )
+
+    def _look_at_disk(self) -> None:
+        """In the helper: a disk that hangs may keep whoever asks."""
+        disk = os.statvfs(self._on_disk[0].path)
+        self._free_bytes = disk.f_bavail * disk.f_frsize
 
     def append(self, record: bytes) -> int:
         """Blocks until the record, an encoded `CommitRecord`, is durable; its log position. On any one thread at a time. Raises
@@ -456,6 +469,7 @@ class WorkerStore:
 
     async def close(self) -> None:
         """Closes all files. To leave nothing for recovery, await `checkpointer.finish()` before."""
+        self._closing = True
         self.upkeep.stop()
         await self.checkpointer.close()
         loop = asyncio.get_running_loop()

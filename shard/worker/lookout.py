@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import faulthandler
 import logging
+import math
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
@@ -34,6 +36,8 @@ from tidegate.shard.worker.patience import Patience, Reaction
 
 Say = Callable[[int, str], None]
 STUCK_S = 0.7
+FAILURE_S = 60.0
+"""A fault of the lookout's own is told so often."""
 SIGNAL = signal.SIGRTMAX - 3
 """Any that the app does not use; programs that an object starts do not inherit its handler."""
 
@@ -60,6 +64,7 @@ class Lookout:
         self._end = end
         self._stuck_fd = stuck_fd
         self._armed_at_s = 0.0
+        self._failure_told_s = -math.inf
         self._thread_id = threading.get_ident()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tidegate-lookout", daemon=True)
@@ -95,9 +100,16 @@ class Lookout:
     def _run(self) -> None:
         while not self._closing.wait(self._patience.pause_s):
             now_s = time.monotonic()
-            if now_s - self._armed_at_s >= STUCK_S / 2:
-                self._arm(now_s)
-            self.look(now_s)
+            try:
+                if now_s - self._armed_at_s >= STUCK_S / 2:
+                    self._arm(now_s)
+                self.look(now_s)
+            except Exception:  # A fault of ours. Without a lookout the worker is taken for one that is stuck, and killed.
+                if now_s >= self._failure_told_s + FAILURE_S:
+                    self._failure_told_s = now_s
+                    self._say(
+                        logging.ERROR, f"nobody could look whether the event loop is held up\n{traceback.format_exc().rstrip()}"
+                    )
 
     def _arm(self, now_s: float) -> None:
         """Unless it is done again in time, the stack is written, by a thread that needs no interpreter."""

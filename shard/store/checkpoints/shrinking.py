@@ -1,4 +1,5 @@
-"""Makes data files smaller that are mostly free. LMDB never gives pages back to the file system.
+"""Makes data files anew that are mostly free, since LMDB never gives pages back to the file system; and those that were copied
+onto a file system which copies on write, so that a full disk has room for what is written over their pages.
 
 Guarantee: at any instant the file in place has every row. The smaller one is a whole copy, durable before it takes the other's
 name; reads that have begun end over the old one, which goes when they have.
@@ -24,9 +25,10 @@ from tidegate.shard.store.store import ShardStore
 log = logging.getLogger("tidegate")
 
 
-def is_due(file_bytes: int, free_bytes: int) -> bool:
-    """More than half of the file is free, enough to be worth it, and the rest is copied quickly."""
-    return free_bytes * 2 > file_bytes and free_bytes >= SHRINK_BYTES_MIN and file_bytes - free_bytes <= SHRINK_LIVE_BYTES_MAX
+def is_due(file_bytes: int, free_bytes: int, *, is_copied_on_write: bool = False) -> bool:
+    """More than half of the file is free, enough to be worth it, or it is copied on write; and the rest is copied quickly."""
+    gains = is_copied_on_write or (free_bytes * 2 > file_bytes and free_bytes >= SHRINK_BYTES_MIN)
+    return gains and file_bytes - free_bytes <= SHRINK_LIVE_BYTES_MAX
 
 
 class Shrinker:
@@ -42,20 +44,22 @@ class Shrinker:
         done = True
         for state in self._states:
             store = self._stores.get(state.shard)
-            if store is not None and state.is_open and is_due(*state.sizes()):
+            if store is not None and state.is_open and is_due(*state.sizes, is_copied_on_write=state.is_copied_on_write):
                 try:
                     await self._shrink(store, state, in_helper)
                 except ShardDamaged as error:
                     store.on_damage(error)
                 except (OSError, lmdb.Error) as error:
-                    log.info("cannot make the file of shard %d smaller, which is mostly free: %s", state.shard, error)
+                    log.info(
+                        "cannot make the file of shard %d anew, which is mostly free, or copied on write: %s", state.shard, error
+                    )
                     done = False
         return done
 
     @staticmethod
     async def _shrink(store: ShardStore, state: LmdbState, in_helper: Callable[..., Awaitable[Any]]) -> None:
-        smaller = await in_helper(state.copy_smaller)
-        old = state.change_to(smaller)
+        smaller, sizes = await in_helper(state.copy_smaller)
+        old = state.change_to(smaller, sizes)
         if store.reads:
             over = asyncio.get_running_loop().create_future()
             store.reads.when_over(partial(_settle, over))

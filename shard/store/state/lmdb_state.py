@@ -19,7 +19,7 @@ import resource
 from collections.abc import Callable, Generator
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import lmdb
@@ -27,7 +27,7 @@ import lmdb
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.runtime.limits import KEY_BYTES_MAX
-from tidegate.shard.log.commit_log import make_directory, overwrite_in_place, sync_directory
+from tidegate.shard.log.commit_log import is_copied_on_write, make_directory, overwrite_in_place, sync_directory
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.logs import LOG_KEY
 from tidegate.shard.store.state.data_file import (
@@ -111,6 +111,21 @@ def _is_full(path: Path) -> bool:
     return space.f_bavail * space.f_frsize < FULL_BELOW_BYTES
 
 
+class Sizes(NamedTuple):
+    """As of the newest commit. What asks for them reads pages of the file: not to be done on the loop."""
+
+    file_bytes: int
+    free_bytes: int
+    """Of these, what holds nothing; the lists of free pages count as such."""
+
+
+def sizes_of(env: lmdb.Environment) -> Sizes:
+    stat, info = env.stat(), env.info()
+    pages = int(info["last_pgno"]) + 1
+    used = 2 + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    return Sizes(pages * int(stat["psize"]), (pages - int(used)) * int(stat["psize"]))
+
+
 class LmdbState:
     """The rows of one shard as of `applied_seq`, on disk."""
 
@@ -146,6 +161,8 @@ class LmdbState:
         try:
             self.applied_seq = self._create() if is_new else self._check()
             self.log_mark = self.get(LOG_KEY) or b""
+            self.sizes = sizes_of(self._env)
+            self.is_copied_on_write = is_copied_on_write(path / DATA_FILE)
         except BaseException:
             self._env.close()
             raise
@@ -242,25 +259,20 @@ class LmdbState:
         if FAULTS.have_come() and self.on_fault is not None:
             self.on_fault()
 
-    def sizes(self) -> tuple[int, int]:
-        """Of the file, and how much of that holds nothing (the lists of free pages count as such)."""
-        stat, info = self._env.stat(), self._env.info()
-        pages = int(info["last_pgno"]) + 1
-        used = 2 + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return pages * int(stat["psize"]), (pages - int(used)) * int(stat["psize"])
-
-    def copy_smaller(self) -> lmdb.Environment:
+    def copy_smaller(self) -> tuple[lmdb.Environment, Sizes]:
         """Puts a copy without free pages in the place of the file, durably. The state goes on with the old one, which has lost
         its name, until it is told to change. No batch may be begun meanwhile. Blocks; raises OSError, lmdb.Error and
         `ShardDamaged`."""
         try:
-            return compact(self.path, self._env, self._map_bytes)
+            copy = compact(self.path, self._env, self._map_bytes)
         except lmdb.CorruptedError as error:
             raise self.damaged(error) from error
+        return copy, sizes_of(copy)
 
-    def change_to(self, environment: lmdb.Environment) -> lmdb.Environment:
+    def change_to(self, environment: lmdb.Environment, sizes: Sizes) -> lmdb.Environment:
         """From now on reads and batches are made over that; the old one, to be closed when its snapshots are."""
         old, self._env = self._env, environment
+        self.sizes, self.is_copied_on_write = sizes, False
         return old
 
     def snapshot(self) -> LmdbSnapshot:
@@ -372,6 +384,7 @@ class LmdbBatch:
 
     def __init__(self, state: LmdbState, env: lmdb.Environment) -> None:
         self._state = state
+        self._env = env
         self._seq: int | None = None
         self._log_mark: bytes | None = None
         try:
@@ -426,6 +439,7 @@ class LmdbBatch:
             self._state.applied_seq = self._seq
         if self._log_mark is not None:
             self._state.log_mark = self._log_mark
+        self._state.sizes = sizes_of(self._env)
 
     def abort(self) -> None:
         self._txn.abort()

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import math
 import os
+import shutil
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 import tidegate.shard.store.worker_store as worker_store_module
 from tests.shard.store.state.test_residency import drop
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import CommitLog, LogFull, LogWithoutRoom, list_segments
+from tidegate.shard.log.commit_log import KEPT, CommitLog, LogFull, LogWithoutRoom, list_segments
 from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.logs import list_logs, log_path
@@ -438,3 +439,48 @@ def test_logs_that_cannot_be_deleted_keep_nobody_from_being_served(tmp_path: Pat
         patch.setattr(worker_store_module, "sync_directory", fails)
         with_store(tmp_path, expect_all)
     with_store(tmp_path, expect_all)
+
+
+def test_of_a_log_that_is_not_needed_nothing_stays_under_its_name_though_a_part_of_it_cannot_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it had kept for others stayed, and nobody looked for that before the next start of the service."""
+    log = log_path(tmp_path, 1, 0, 0)
+    kept = log.with_name(log.name + KEPT)
+    for folder in (log, kept):
+        folder.mkdir(parents=True)
+        (folder / "00000001.seg").write_bytes(b"")
+    rmtree = shutil.rmtree
+
+    def fails_at_first(path: Path) -> None:
+        monkeypatch.setattr(shutil, "rmtree", rmtree)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(shutil, "rmtree", fails_at_first)
+    worker_store_module._delete(list_logs(tmp_path))
+    assert not kept.exists()
+    assert not log.exists()
+    assert list_logs(tmp_path) == []
+
+
+def test_a_disk_that_hangs_when_it_is_asked_for_its_room_keeps_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+    look = os.statvfs
+
+    def hangs(path: Path) -> os.statvfs_result:
+        asked.set()
+        assert go_on.wait(60)
+        return look(path)
+
+    async def test(store: WorkerStore) -> None:
+        free_bytes = store.space().disk_free_bytes
+        assert free_bytes > 0, "it is known from the start"
+        monkeypatch.setattr(os, "statvfs", hangs)
+        while not asked.is_set():
+            store.space()
+            await asyncio.sleep(0.001)
+        assert store.space().disk_free_bytes > 0
+        write(store, 0, {"a": b"1"})
+        go_on.set()
+
+    with_store(tmp_path, test)

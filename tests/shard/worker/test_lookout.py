@@ -226,6 +226,26 @@ async def test_a_slow_step_is_named_once_it_is_over_and_those_of_its_kind_are_co
     assert watched.lookout._told["Busy", "slow"][1] == 2
 
 
+async def test_a_fault_of_the_lookouts_own_is_told_once_and_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    faults: list[bool] = []
+
+    def fails(*_: Any) -> Any:
+        faults.append(True)
+        raise RuntimeError("a fault of ours")
+
+    watched = Watched(loop_frame(), tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr("tidegate.shard.worker.lookout.occupant", fails)
+        while len(faults) < 3:
+            await asyncio.sleep(0.01)
+    with pytest.raises(ObjectReset, match="held up the worker"):
+        await watched.world.ask(Busy, "a", "spins")
+    watched.lookout.close()
+    told = [text for _, text in watched.lines if "a fault of ours" in text]
+    assert len(told) == 1
+    assert told[0].startswith("nobody could look whether the event loop is held up\nTraceback")
+
+
 async def test_who_holds_up_the_loop_is_written_down_while_it_does(tmp_path: Path) -> None:
     watched = Watched(loop_frame(), tmp_path, limit_s=math.inf)
     await watched.world.ask(Busy, "a", "slow", 0.8)

@@ -56,6 +56,8 @@ def test_only_files_that_are_mostly_free_and_copied_quickly_are_due() -> None:
     assert not is_due(20 * MB, 9 * MB)
     assert not is_due(8 * MB, 7 * MB)
     assert not is_due(1_000 * MB, 600 * MB)
+    assert is_due(20 * MB, 0, is_copied_on_write=True)
+    assert not is_due(1_000 * MB, 0, is_copied_on_write=True)
 
 
 async def test_a_file_that_is_mostly_free_gets_small_and_is_read_and_written_as_before(state: LmdbState) -> None:
@@ -148,4 +150,31 @@ async def test_where_there_is_no_room_the_file_stays_as_it_is(state: LmdbState, 
     monkeypatch.undo()
     assert await shrinker.shrink(in_helper)
     assert size_of(state) < before
-    assert shrinking_module.is_due(*state.sizes()) is False
+    assert shrinking_module.is_due(*state.sizes) is False
+
+
+async def test_a_file_that_is_copied_on_write_is_made_anew_once(state: LmdbState) -> None:
+    shrinker = Shrinker({state.shard: ShardStore(state)}, [state])
+    assert await shrinker.shrink(in_helper)
+    inode = (state.path / "data.mdb").stat().st_ino
+    assert await shrinker.shrink(in_helper)
+    assert (state.path / "data.mdb").stat().st_ino == inode
+    state.is_copied_on_write = True
+    assert await shrinker.shrink(in_helper)
+    assert (state.path / "data.mdb").stat().st_ino != inode
+    inode = (state.path / "data.mdb").stat().st_ino
+    assert await shrinker.shrink(in_helper)
+    assert (state.path / "data.mdb").stat().st_ino == inode
+
+
+async def test_what_a_file_takes_is_known_without_reading_it(state: LmdbState) -> None:
+    assert state.sizes.file_bytes == size_of(state)
+    before = state.sizes
+    assert before.free_bytes > 0.9 * before.file_bytes
+    batch = state.begin()
+    batch.put_many([(object_key(5_000) + b"k", b"x" * 40_000)])
+    assert state.sizes is before
+    batch.commit()
+    assert state.sizes.file_bytes - state.sizes.free_bytes > before.file_bytes - before.free_bytes + 40_000
+    await Shrinker({state.shard: ShardStore(state)}, [state]).shrink(in_helper)
+    assert state.sizes.file_bytes == size_of(state)
