@@ -101,6 +101,8 @@ class Disk:
         self._outer = folder / "outer"
         self._image = self._outer / "disk.img"
         self._loop = ""
+        self._mounted: list[Path] = []
+        """In the order in which they were. Whoever looks (`os.path.ismount`) is told by an XFS without power that it is none."""
         self._ballast = Ballast(self.place)
         self.place.mkdir()
         self._outer.mkdir()
@@ -116,12 +118,14 @@ class Disk:
 
     def _mount_outer(self) -> None:
         _run("mount", "-o", "loop", str(self._outer_image), str(self._outer))
+        self._mounted.append(self._outer)
 
     def _attach(self) -> None:
         self._loop = _run("losetup", "--find", "--show", "--direct-io=on", str(self._image)).strip()
 
     def _mount(self) -> None:
         _run("mount", self._loop, str(self.place))
+        self._mounted.append(self.place)
         _run("losetup", "--detach", self._loop)  # With the mount, by whatever that ends: also if this process is killed.
         self._loop = ""
 
@@ -138,13 +142,17 @@ class Disk:
 
     def unmount(self) -> None:
         """Whatever of it is mounted."""
-        if os.path.ismount(self.place):
-            _run_until_done("umount", str(self.place))
+        if self.place in self._mounted:
+            self._unmount_last()
         if self._loop:  # It was never mounted.
             _run_until_done("losetup", "--detach", self._loop)
             self._loop = ""
-        if os.path.ismount(self._outer):
-            _run_until_done("umount", str(self._outer))
+        if self._mounted:
+            self._unmount_last()
+
+    def _unmount_last(self) -> None:
+        _run_until_done("umount", str(self._mounted[-1]))
+        self._mounted.pop()
 
     def fill(self) -> None:
         """To the last block; what it has been filled with before stays."""
