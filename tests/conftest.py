@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.meta.skips import ALLOWED
 
 ROOT = Path(__file__).parents[1]
+
+settings.register_profile("tidegate", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tidegate")  # How long an example takes is the machine's business.
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -4,13 +4,14 @@ same wrong things. Prints how far it is, at which rate, and what became of them;
 from __future__ import annotations
 
 import argparse
+import logging
 import resource
 import sys
 import time
 import traceback
 from random import Random
 
-from tests.fuzz import disk, files, links, messages, sockets
+from tests.fuzz import disk, files, keyed, links, messages, sockets
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, tuple[Target, float]] = {
@@ -23,6 +24,7 @@ TARGETS: dict[str, tuple[Target, float]] = {
     "logs": (disk.logs, 0.001),
     "states": (disk.states, 0.001),
     "apps": (files.apps, 0.0003),
+    "keyed": (keyed.batches, 0.0005),
 }
 """And the share of all wrong things that each is given: what needs a process or a file of its own is slow."""
 SEED_FRAMES = {"messages": 200_000, "replies": 200_000}
@@ -70,6 +72,7 @@ def run(name: str, frames: int, seed: int) -> bool:
 
 
 def main() -> int:
+    logging.basicConfig(handlers=[logging.NullHandler()])  # What objects of `keyed` raise is meant.
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--frames", type=int, default=100_000, help="how many wrong things, of all targets together")
     parser.add_argument("--seed", type=int, default=1)

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import disk, files, links, messages, sockets, strangers
+from tests.fuzz import disk, files, keyed, links, messages, sockets, strangers
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.target import Target
 from tests.support.service import FULL
@@ -40,6 +40,13 @@ def test_a_service_that_is_sent_nothing_but_wrong_messages_answers_a_polite_clie
     counts = sockets.fuzz(Random(1), SOCKET_FRAMES, lambda done: None)
     assert counts["polite"] > 100
     assert counts["answers"] > SOCKET_FRAMES // 10
+
+
+def test_calls_with_keys_run_once_whatever_becomes_of_their_batches_and_commits() -> None:
+    counts = keyed.batches(Random(1), 30 * MORE, lambda done: None)
+    for what in ("crashes", "failed commits", "repeated", "object_reset", "interrupted", "too_large", "bad_request"):
+        assert counts[what] > 0, counts
+    assert counts["answered"] > counts["new"]
 
 
 def test_the_same_seed_makes_the_same_wrong_things() -> None:

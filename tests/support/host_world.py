@@ -195,9 +195,13 @@ class World:
         return made
 
     def session(self, rows: Sequence[list[Any]], *, name: str = "Client-1", answered: Any = 0, json: bool = False) -> list[Call]:
-        """Requests as they are on the wire, in one message behind the head of that session."""
+        """The same behind the head of that session."""
+        return self.message(rows, [0, "", name, "keys", [answered]], json=json)
+
+    def message(self, rows: Sequence[list[Any]], *head: list[Any], json: bool = False) -> list[Call]:
+        """Requests as they are on the wire, in one message."""
         encoder = msgspec.json.encode if json else msgspec.msgpack.encode
-        message = parse_body(self.client, encoder([[0, "", name, "keys", [answered]], *rows]))
+        message = parse_body(self.client, encoder([*head, *rows]))
         assert not message.refused
         made = []
         for row in rows:

@@ -452,7 +452,7 @@ def records(draw: Any) -> Any:
     return draw(st.sampled_from([(made, record), (list[made], [record]), (dict[str, made], {"k": record})]))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(records(), st.sampled_from(["put", "put_many", "transaction"]))
 def test_a_record_comes_back_equal_with_the_same_types_throughout_or_put_refuses(made: Any, way: str) -> None:
     kind, value = made

@@ -557,7 +557,7 @@ class StorageProgram(RuleBasedStateMachine):
         assert shown(self.world.list()) == shown(plain_list(self.now, {}))
 
 
-StorageProgram.TestCase.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+StorageProgram.TestCase.settings = settings(max_examples=200, stateful_step_count=40)
 
 
 class TestRandomStorageProgramsDoWhatADictWould(StorageProgram.TestCase):  # type: ignore[misc, valid-type]  # made by hypothesis

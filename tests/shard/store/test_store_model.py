@@ -240,8 +240,8 @@ EXAMPLES = 10 if os.environ.get("TIDEGATE_FULL") else 1
 
 
 def test_random_programs_over_memory_equal_a_dict() -> None:
-    run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=60 * EXAMPLES, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(MemoryMachine, settings=settings(max_examples=60 * EXAMPLES, stateful_step_count=40))
 
 
 def test_random_programs_over_files_equal_a_dict() -> None:
-    run_state_machine_as_test(FileMachine, settings=settings(max_examples=15 * EXAMPLES, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(FileMachine, settings=settings(max_examples=15 * EXAMPLES, stateful_step_count=40))
