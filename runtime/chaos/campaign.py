@@ -35,7 +35,7 @@ from tidegate.runtime.chaos.stage.syncs import Syncs
 from tidegate.runtime.chaos.verdict.history import Kind, RunHistory, Violation
 from tidegate.runtime.chaos.verdict.models import MODELS
 from tidegate.runtime.chaos.verdict.money import find_money
-from tidegate.runtime.chaos.verdict.report import ChaosReport
+from tidegate.runtime.chaos.verdict.report import NOT_DONE, ChaosReport
 from tidegate.runtime.errors import OperatorError
 
 GRACE_S = 5.0
@@ -43,6 +43,8 @@ GRACE_S = 5.0
 LOOK_S = 0.25
 """Between two looks at what has ended."""
 PROGRESS_S = 2.0
+MISSED_MAX = 50
+"""After so many strikes in a row that could not do what they wanted the run proves nothing."""
 SAMPLES = 60
 SAMPLE_S = 1.0, 60.0
 """Between two samples: so that there are `SAMPLES` of them, within these bounds."""
@@ -91,6 +93,8 @@ class Campaign:
         self._history = RunHistory(self._roster.retire)
         self._struck: collections.Counter[str] = collections.Counter()
         self._strikes: collections.Counter[str] = collections.Counter()
+        self._missed = 0
+        """Strikes in a row that could not do what they wanted."""
         self._violations: list[Violation] = []
         self._began_at = self._looked_at = self._told_at = self._answered_at = time.monotonic()
         self._answered = 0
@@ -168,14 +172,25 @@ class Campaign:
                 self._pause(self._time_until(strike))
                 if strike is not None and not self._why_it_ends(stage):
                     what = faults[strike.fault].strike(stage, strike.chance)
-                    self._struck[strike.fault] += 1
-                    self._strikes[f"{strike.fault}: {what}"] += 1
+                    self._note_strike(strike.fault, what)
         finally:
             self._recorder.stopping.set()
             if stage.syncs is not None:
                 stage.syncs.heal()
         self._join(callers)
         return reason
+
+    def _note_strike(self, fault: str, what: str) -> None:
+        """One that could not do what it wanted is told, and not counted: another one takes its place."""
+        self._strikes[f"{fault}: {what}"] += 1
+        if not what.startswith(NOT_DONE):
+            self._struck[fault] += 1
+            self._missed = 0
+            return
+        self._missed += 1
+        if self._missed >= MISSED_MAX:
+            text = f"{self._missed} faults in a row could not be made, the last one: {fault}: {what}"
+            self._broken("service", "what it stands on", text)
 
     def _time_until(self, strike: Strike | None) -> float:
         left_s = max(0.0, self._began_at + self._plan.duration_s - time.monotonic())

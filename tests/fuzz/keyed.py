@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from functools import partial
 from random import Random
 from typing import Any, NamedTuple
 
@@ -338,6 +339,10 @@ def _plain(answer: Any) -> Any:
     return answer
 
 
+def _note(problems: list[dict[str, Any]], _: Any, context: dict[str, Any]) -> None:
+    problems.append(context)
+
+
 def batches(chance: Random, frames: int, tick: Tick) -> Counts:
     """`frames` worlds, each of a seed of its own."""
     counts = Counts()
@@ -346,7 +351,7 @@ def batches(chance: Random, frames: int, tick: Tick) -> Counts:
         problems: list[dict[str, Any]] = []
         loop = new_worker_loop()
         keep_to_this_thread()
-        loop.set_exception_handler(lambda _, context, problems=problems: problems.append(context))
+        loop.set_exception_handler(partial(_note, problems))
 
         async def one(seed: str = seed) -> Counts:
             run = Run(Random(seed))

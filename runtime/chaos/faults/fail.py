@@ -6,6 +6,7 @@ import errno
 from random import Random
 
 from tidegate.runtime.chaos.faults.fault import Stage
+from tidegate.runtime.chaos.verdict.report import NOT_DONE
 
 WAIT_S = 0.05
 PATIENCE_S = 20.0
@@ -20,4 +21,4 @@ class Fail:
         while not stage.syncs.failed and waited_s < PATIENCE_S:
             stage.pause(WAIT_S)
             waited_s += WAIT_S
-        return errno.errorcode[error_number] if stage.syncs.failed else "no sync came"
+        return errno.errorcode[error_number] if stage.syncs.failed else f"{NOT_DONE}: no sync came"

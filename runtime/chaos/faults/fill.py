@@ -9,6 +9,7 @@ from tidegate.runtime.chaos.faults.fault import Stage
 from tidegate.runtime.chaos.stage.disk import Disk
 from tidegate.runtime.chaos.stage.service import ServiceFailed
 from tidegate.runtime.chaos.verdict.history import Operation
+from tidegate.runtime.chaos.verdict.report import NOT_DONE
 
 SECONDS = 0.2, 2.0
 VALUE_BYTES = 1 << 20
@@ -29,7 +30,7 @@ class Fill:
         finally:
             stage.disk.empty()
         self._write_until_answered(stage, chance)
-        return "a commit met it" if met else "no commit met it"
+        return "a commit met it" if met else f"{NOT_DONE}: no commit met it"
 
     def _write_until_refused(self, stage: Stage, disk: Disk, chance: Random) -> bool:
         for count in range(WRITES_MAX):

@@ -7,6 +7,7 @@ from random import Random
 
 from tidegate.runtime.chaos.faults.fault import Stage
 from tidegate.runtime.chaos.stage.service import ServiceFailed
+from tidegate.runtime.chaos.verdict.report import NOT_DONE
 
 BROKEN_SHARE = 0.15
 POLL_S = 0.05
@@ -24,16 +25,16 @@ class Reload:
             if not (said := _ended(stage, "reload")):
                 raise ServiceFailed("a version of the app that cannot be loaded was taken")
             stage.service.write_app(f"VERSION = {self._version}")
-            return "a broken version, refused" if "cannot be loaded" in said else f"not done: {said}"
+            return "a broken version, refused" if "cannot be loaded" in said else f"{NOT_DONE}: {said}"
         stage.service.write_app(f"VERSION = {self._version}")
         said = _ended(stage, "reload")
-        return f"not done: {said}" if said else "a new version"
+        return f"{NOT_DONE}: {said}" if said else "a new version"
 
 
 class Roll:
     def strike(self, stage: Stage, chance: Random) -> str:
         said = _ended(stage, "restart", "--rolling")
-        return f"not done: {said}" if said else "every process"
+        return f"{NOT_DONE}: {said}" if said else "every process"
 
 
 def _ended(stage: Stage, *command: str) -> str:

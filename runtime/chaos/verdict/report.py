@@ -28,7 +28,7 @@ class ChaosReport(msgspec.Struct, kw_only=True):
     ended_by: str
     """Why the run ended: its time was over, all strikes were made, it was interrupted, a promise was broken."""
     faults: dict[str, int]
-    """Strikes by fault."""
+    """Strikes by fault, of those that did what they wanted."""
     strikes: dict[str, int]
     """The same by what was struck, in words."""
     calls: dict[str, Any]

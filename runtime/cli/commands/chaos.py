@@ -57,7 +57,7 @@ def add(commands: Any) -> None:
         help="which faults, and which calls (default: any)",
     )
     option("--duration", metavar="TIME", type=_duration, help="90s, 30m, 8h (default: 60s; with --times: until they are over)")
-    option("--times", metavar="N", type=read_as(Count), help="end after so many faults")
+    option("--times", metavar="N", type=read_as(Count), help="end after so many faults that had an effect")
     option(
         "--every", metavar="SECONDS", type=read_as(Seconds, " of seconds"), default=1.0, help="mean time between two (default: 1)"
     )
