@@ -10,6 +10,7 @@ were elsewhere.
     flood       five times as many calls with deadlines as can be served, and as many as can be, in turns; --seconds 600 for ten
                 minutes of too many
     pipelined   a client has ten thousand small calls in flight, always
+    crowd       twice as many clients come at once, again and again, as a service with 256 descriptors can let in
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import collections
 import contextlib
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -47,6 +49,8 @@ _IN_FLIGHT = 16
 _DEADLINE_MS = 200
 _ANSWER_MS_MAX = 30_000
 _HUNGRY_BYTES = 15 << 20
+_CROWD_DESCRIPTORS = 256
+_CROWD_S = 1.0
 _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
@@ -244,6 +248,26 @@ def pipelined(context: zmq.Context[Any], endpoint: str, options: argparse.Namesp
     return {"answered": answered}
 
 
+def crowd(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Clients that come all at once, make a call each, and go after a second; then they come again."""
+    answers: collections.Counter[str] = collections.Counter()
+    end_s = time.monotonic() + options.seconds
+    crowds = 0
+    while time.monotonic() < end_s:
+        crowds += 1
+        clients = [client(context, endpoint, reads=True) for _ in range(options.clients)]
+        for number, dealer in enumerate(clients):
+            dealer.send(_encode([number, "Bulk", f"{options.name}{number}", "number"]))
+        time.sleep(_CROWD_S)
+        for dealer in clients:
+            if dealer.poll(0):
+                answers[_kind(*_decode(dealer.recv())[1:])] += 1
+            else:
+                answers["none"] += 1
+            dealer.close()
+    return {"crowds": crowds, "answers": answers}
+
+
 def flood(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
     """One client whose calls take a millisecond each and have a deadline: as many as are served at best, and five times as
     many, whether or not they are answered, in turns. The goodput is of the calls answered in time, against the peaks before
@@ -334,8 +358,12 @@ SCENARIOS: dict[str, Callable[[zmq.Context[Any], str, argparse.Namespace], dict[
     "messages": messages,
     "pipelined": pipelined,
     "flood": flood,
+    "crowd": crowd,
 }
-_DEFAULTS = {"unread": (1, 120, 15 << 20), "messages": (12, 12, 15 << 20), "pipelined": (1, 10_000, 0), "flood": (1, 0, 0)}
+_DEFAULTS = {
+    "unread": (1, 120, 15 << 20), "messages": (12, 12, 15 << 20), "pipelined": (1, 10_000, 0), "flood": (1, 0, 0),
+    "crowd": (2 * _CROWD_DESCRIPTORS, 0, 0),
+}  # fmt: skip
 
 
 def run(front: str, scenario: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -357,6 +385,7 @@ def run(front: str, scenario: str, options: argparse.Namespace) -> dict[str, Any
         time.sleep(0.5)
         witness.report()
         with zmq.Context() as context:
+            context.set(zmq.MAX_SOCKETS, max(1_000, 2 * options.clients))
             told = SCENARIOS[scenario](context, endpoint, options)
         seen["during"] = witness.report()
         time.sleep(1.0)
@@ -393,8 +422,10 @@ def main() -> int:
     clients, calls, size = _DEFAULTS[options.scenario]
     options.clients, options.calls = options.clients or clients, options.calls or calls
     options.bytes = size if options.bytes is None else options.bytes
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     with scratch_folder(None) as folder:
-        service = Service(Path(folder), workers=options.workers, transport="tcp", app=APP)
+        descriptors = _CROWD_DESCRIPTORS if options.scenario == "crowd" else 0
+        service = Service(Path(folder), workers=options.workers, transport="tcp", app=APP, descriptors=descriptors)
         try:
             result = run(service.front, options.scenario, options)
         finally:

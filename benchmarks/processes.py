@@ -41,10 +41,14 @@ def cores() -> list[int]:
     return sorted(os.sched_getaffinity(0))
 
 
-def start_module(module: str, *arguments: str, stderr: IO[bytes] | int | None = None) -> subprocess.Popen[bytes]:
-    """A child that imports what this process imports."""
+def start_module(
+    module: str, *arguments: str, stderr: IO[bytes] | int | None = None, descriptors: int = 0
+) -> subprocess.Popen[bytes]:
+    """A child that imports what this process imports. `descriptors`: it and its children may have no more; 0: as many as this."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
     command = [sys.executable, "-m", module, *arguments]
+    if descriptors:
+        command = ["prlimit", f"--nofile={descriptors}:{descriptors}", *command]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, env=environment, cwd=REPOSITORY
     )

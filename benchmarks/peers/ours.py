@@ -122,7 +122,9 @@ class Service:
         routers: int = 1,
         cache_mib: int | None = None,
         app: str = APP,
+        descriptors: int = 0,
     ) -> None:
+        """`descriptors`: each process may have no more; 0: as many as this one."""
         self.front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self._log_path = folder / "service.log"
         arguments = ["serve", app, "--data", str(folder / "data"), "--listen", self.front]
@@ -132,7 +134,7 @@ class Service:
             (folder / "service.toml").write_text(f"[storage]\ncache_mib = {cache_mib}\n")
             arguments += ["--config", str(folder / "service.toml")]
         with self._log_path.open("wb") as log:
-            self._process = start_module("tidegate", *arguments, stderr=log)
+            self._process = start_module("tidegate", *arguments, stderr=log, descriptors=descriptors)
         try:
             self._wait_ready()
         except BaseException:

@@ -19,3 +19,13 @@ def test_a_scenario_counts_every_answer_and_the_polite_calls_of_each_part(scenar
     assert seen["answers"] == {"ok": 20 * (12 if scenario == "messages" else 1)}
     assert all(seen[part]["calls"] > 0 and seen[part]["errors"] == [] for part in ("idle", "hungry", "during", "after"))
     assert seen["during"]["most_mib"].keys() == {"supervisor", "router", "worker 0"}
+
+
+def test_a_crowd_that_takes_all_descriptors_is_let_in_in_part_and_the_polite_client_is_answered() -> None:
+    command = [sys.executable, "-m", "tidegate.benchmarks.overload", "crowd", *BRIEF]
+    seen = msgspec.json.decode(subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=60).stdout)
+
+    assert sum(seen["answers"].values()) == seen["crowds"] * 512
+    assert seen["answers"]["none"] > 0, "not all of them are let in"
+    assert seen["during"]["errors"] == []
+    assert seen["during"]["calls"] > 0
