@@ -32,6 +32,14 @@ class Roster:
     def now(self, class_name: str) -> list[str]:
         return self._now[class_name]
 
+    def at_least(self, class_name: str, count: int) -> list[str]:
+        """So many objects of the class; those that are missing are called from now on."""
+        now = self._now[class_name]
+        more = [f"{class_name.lower()}-{place}" for place in range(len(now), count)]
+        now += more
+        self.names[class_name] += more
+        return now[:count]
+
     def retire(self, class_name: str, name: str) -> None:
         """From now on another object is called in its place."""
         stem, _, generation = name.partition(".")

@@ -97,6 +97,7 @@ class Disk:
 
     def __init__(self, folder: Path, kind: str, size_mib: int) -> None:
         self.place = folder / "disk"
+        self.size_mib = size_mib
         self._outer_image = folder / "outer.img"
         self._outer = folder / "outer"
         self._image = self._outer / "disk.img"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import processes_with_files_in
+from tests.support.service import FULL, processes_with_files_in
 from tests.support.waiting import wait_until
 from tidegate.runtime.chaos.campaign import Campaign, Plan
 from tidegate.runtime.chaos.faults.all import STRIKERS
@@ -159,6 +159,17 @@ def test_a_service_that_does_not_start_is_told_as_that(tmp_path: Path, monkeypat
     assert [violation.kind for violation in report.violations] == ["service"]
     assert "does not start" in report.violations[0].text
     assert threading.active_count() < 10
+
+
+@pytest.mark.root
+@pytest.mark.timeout(300)
+def test_a_disk_that_is_full_again_and_again_is_met_by_a_commit_each_time(tmp_path: Path) -> None:
+    """The files of the service had grown, and found room for everything."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, for a loop device")
+    report = run(tmp_path, "fill", duration_s=240.0, times=12 if FULL else 6, fs="ext4", size_mib=320, every_s=0.1, rate=50.0)
+    assert report.passed
+    assert report.strikes == {"fill: a commit met it": 12 if FULL else 6}
 
 
 class Now:

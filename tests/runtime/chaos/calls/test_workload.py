@@ -39,6 +39,17 @@ def test_no_two_calls_of_any_callers_write_the_same_value() -> None:
     assert len(written) == len(set(written)) > 1_000
 
 
+def test_there_are_as_many_objects_of_a_class_as_are_asked_for_and_none_is_forgotten() -> None:
+    roster = Roster()
+    few = list(roster.now("Bulk"))
+    assert roster.at_least("Bulk", 3) == few[:3]
+    assert roster.now("Bulk") == few
+    many = roster.at_least("Bulk", len(few) + 5)
+    assert many[: len(few)] == few
+    assert len(set(many)) == len(few) + 5
+    assert roster.at_least("Bulk", len(few) + 5) == many == roster.now("Bulk") == roster.names["Bulk"]
+
+
 def test_an_object_that_is_retired_has_a_successor_and_is_not_forgotten() -> None:
     roster = Roster()
     first = roster.now("Register")[3]
