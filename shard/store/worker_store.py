@@ -380,7 +380,7 @@ class WorkerStore:
         """What it takes of the disk, and what is left there, as of the time before."""
         sizes = {state.shard: state.sizes for state in self._on_disk if state.is_open}
         free = self._free_bytes
-        if self._looking.done() and self._on_disk and not self._closing:
+        if self._looking.done() and not self._closing:
             self._looking = self._preparer.submit(self._look_at_disk)
         return SpaceStatistics(
             log_bytes=self.log.statistics().file_bytes,
@@ -393,8 +393,9 @@ class WorkerStore:
 
     def _look_at_disk(self) -> None:
         """In the helper: a disk that hangs may keep whoever asks."""
-        disk = os.statvfs(self._on_disk[0].path)
-        self._free_bytes = disk.f_bavail * disk.f_frsize
+        for state in self._on_disk[:1]:
+            disk = os.statvfs(state.path)
+            self._free_bytes = disk.f_bavail * disk.f_frsize
 
     def append(self, record: bytes) -> int:
         """Blocks until the record, an encoded `CommitRecord`, is durable; its log position. On any one thread at a time. Raises

@@ -38,6 +38,9 @@ SESSION = "a-session"
 NAMES = ("a", "b", "c", "d", "{a}2")
 
 
+GIVEN_UP = object()
+
+
 class Answer:
     def __init__(self) -> None:
         self.answers: list[Any] = []
@@ -118,7 +121,7 @@ class World:
         self.steps = (
             [self.call] * 8 + [self.flush] * 6 + [self.connect] * 3 + [self.deliver_request] * 10 + [self.execute] * 8
             + [self.deliver_reply] * 10 + [self.answer_topology] * 3 + [self.pass_time] * 2
-            + [self.kill_worker, self.replace_worker, self.move_shard, self.drop_link]
+            + [self.kill_worker, self.replace_worker, self.move_shard, self.drop_link, self.give_up]
         )  # fmt: skip
 
     def endpoint(self, worker: int) -> str:
@@ -146,6 +149,12 @@ class World:
         self.machine.call(
             answer, self.machine.slot_of("C", name), "C", name, "m", args, decode_any, terms, self.now, self.callers[self.made]
         )
+
+    def give_up(self) -> None:
+        """A caller waits no longer, as one that is cancelled."""
+        waiting = [answer for calls in self.calls.values() for _, answer in calls if not answer.done()]
+        if waiting and self.random.random() < 0.3:
+            self.random.choice(waiting).answers.append(GIVEN_UP)
 
     def flush(self) -> None:
         while self.machine.has_work():
@@ -361,7 +370,9 @@ class World:
             for number, answer in calls:
                 assert len(answer.answers) == 1, (name, number)
                 got = answer.answers[0]
-                if isinstance(got, DeadlineExceeded):
+                if got is GIVEN_UP:
+                    given_up.add(number)
+                elif isinstance(got, DeadlineExceeded):
                     given_up.add(number)
                     assert got.outcome == "unknown" or number not in ran, (name, number)
                 elif isinstance(got, Exception):

@@ -484,3 +484,16 @@ def test_a_disk_that_hangs_when_it_is_asked_for_its_room_keeps_nobody(tmp_path: 
         go_on.set()
 
     with_store(tmp_path, test)
+
+
+def test_a_worker_of_which_every_shard_is_damaged_starts_and_says_what_it_takes(tmp_path: Path) -> None:
+    some_commits(tmp_path)
+    for shard in (0, 1):
+        file = tmp_path / "shards" / f"{shard:04d}" / "data.mdb"
+        file.write_bytes(b"nothing of ours".ljust(file.stat().st_size or 8_192, b"x"))
+
+    async def test(store: WorkerStore) -> None:
+        assert sorted(store.stopped) == [0, 1]
+        assert store.space().state_bytes == 0
+
+    with_store(tmp_path, test)
