@@ -1,6 +1,7 @@
 """The traceback of an exception as whoever wrote the app reads it: without the frames of the runtime.
 
-Guarantee: never raises, whatever the exception says of itself. Where all frames are the runtime's, they are shown.
+Guarantee: never raises, whatever the exception says of itself. Where all frames are the runtime's, they are shown, unless it is a
+SyntaxError, which says itself where it is.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def app_traceback(error: BaseException) -> str:
             each = todo.pop()
             seen += 1
             theirs = [frame for frame in each.stack if not frame.filename.startswith(_OURS)]
-            if theirs:
+            if theirs or getattr(each, "lineno", None) is not None:  # A SyntaxError says itself where it is.
                 each.stack = traceback.StackSummary.from_list(theirs)
             todo += [other for other in (each.__cause__, each.__context__) if other is not None]
             todo += each.exceptions or ()

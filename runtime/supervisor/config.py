@@ -153,7 +153,8 @@ class ServiceConfig(msgspec.Struct, frozen=True):
     dev: Annotated[
         bool,
         Meta(
-            description="Errors carry tracebacks to the caller. For development only: they show source code.",
+            description="For development only: the app is loaded again when its source is saved, errors carry tracebacks to the "
+            "caller, which show source code, breakpoint() stops a worker, and code that holds one up is not interrupted.",
             extra={"flag": "--dev"},
         ),
     ] = False

@@ -33,6 +33,7 @@ from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import Config, budget_bytes, cache_bytes, key_bounds
+from tidegate.runtime.supervisor.dev_reload import DevReload
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.http_door import HttpDoor
 from tidegate.runtime.supervisor.measuring import measured, why_not_ready
@@ -155,6 +156,11 @@ class Supervisor:
             self._now,
         )
         self._http = None if service.metrics is None else HttpDoor(service.metrics, monitoring.page)
+        self._dev_reload: DevReload | None = None
+        if config.service.dev:
+            kept = service.run_directory.path / KEPT_SOURCE
+            self._dev_reload = DevReload(kept, lambda: self._on_command(Command("reload")), self._replaces)
+        self._watching: asyncio.Task[None] | None = None
         self._environment = {**environment_for_children(), log_settings.VARIABLE: log_settings.encode(told).decode()}
 
     async def run(self) -> Failed | None:
@@ -173,6 +179,8 @@ class Supervisor:
             return await self._finished
         finally:
             self._commands.close()
+            if self._watching is not None:
+                self._watching.cancel()
             if self._http is not None:
                 self._http.close()
 
@@ -189,18 +197,21 @@ class Supervisor:
 
     def _on_command(self, command: Command) -> int:
         """Its number."""
-        was_idle = self.supervision.replacements.running is None
+        was_idle = not self._replaces()
         number, effects = self.supervision.replace_requested(self._now(), routers=command.what == "restart")
         refused = next((each.failed for each in effects if isinstance(each, ReplacementEnded) and each.number == number), None)
         if refused is not None:
             log.warning("%s refused: %s (%s)", command.what, refused.problem, refused.hint)
         else:
             log.info("%s: processes are replaced one by one while the service goes on", command.what)
-        if was_idle and self.supervision.replacements.running is not None:
+        if was_idle and self._replaces():
             self._notifier.reloading(time.monotonic_ns() // 1_000)
         self._obey(effects)
         self._tell_status()
         return number
+
+    def _replaces(self) -> bool:
+        return self.supervision.replacements.running is not None
 
     def _on_message(self, seat: int, message: FromChild) -> None:
         self._note(seat, message, self._now())
@@ -330,11 +341,13 @@ class Supervisor:
         self._commands.ended(effect.number, Ended(effect.replaced, effect.failed, effect.mixed))
         if self.supervision.stopping:
             return
-        if self.supervision.replacements.running is None:
+        if not self._replaces():
             self._notifier.ready(status_line(self.supervision, self._now()))
         self._tell_status()
         if (failed := effect.failed) is not None and failed.traceback:
-            log.error("%s", failed.traceback.rstrip())
+            log.error("reload failed with:\n%s", failed.traceback.rstrip())
+        if self._dev_reload is not None:
+            self._dev_reload.ended(failed=failed is not None)
         needed = {str(generation) for generation in self.supervision.replacements.generations()}
         self._loop.run_in_executor(None, _remove_all_but, self._service.run_directory.path / KEPT_SOURCE, needed)
 
@@ -396,6 +409,8 @@ class Supervisor:
         self._notifier.ready(status_line(self.supervision, self._now()))
         self._tell_status()  # Before anybody hears that it is ready, and asks.
         self._on_ready(self)
+        if self._dev_reload is not None:
+            self._watching = self._loop.create_task(self._dev_reload.run())
         self._delete_logs_once()
 
     def _delete_logs_once(self) -> None:

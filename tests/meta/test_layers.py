@@ -95,7 +95,7 @@ RULES = {
     "runtime/client": {"links", "machine", "retries", "terms"},
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox", "slices"},
     "runtime/metrics": "*",
-    "runtime/supervisor": {"placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
+    "runtime/supervisor": {"edits", "placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
     "runtime/wire": "*",
 }
 """Modules that are rules only, by folder. The rest is shell or edge."""

@@ -32,6 +32,7 @@ from tidegate.runtime.wire.supervisor_messages import Failed, split_app
 
 _SERVE_EPILOG = """examples:
   tidegate serve counter.py
+  tidegate serve counter.py --dev                    and again at each save
   tidegate serve shop.py:Cart,Order
   tidegate serve shop.objects:Cart,Order --workers 4 --data /var/lib/shop
   tidegate serve shop.objects --listen tcp://127.0.0.1:9000 --routers 2

@@ -38,6 +38,12 @@ def test_where_all_frames_are_of_the_runtime_they_are_shown() -> None:
     assert "ids.py" in place_of(error)[0]
 
 
+def test_a_syntax_error_is_shown_where_it_is_without_who_read_it() -> None:
+    error = SyntaxError("invalid syntax", ("shop.py", 2, 1, "def f(:", 2, 2))
+    error.__traceback__ = caught().__traceback__.tb_next  # type: ignore[union-attr]  # it has been raised
+    assert app_traceback(error).splitlines()[0] == '  File "shop.py", line 2'
+
+
 def test_the_place_of_an_error_is_the_innermost_line_of_the_app() -> None:
     assert place_of(caught())[0].endswith("test_tracebacks.py")
     assert place_of(caught()) != place_of(found())

@@ -1,0 +1,145 @@
+"""Saves of an app's source, in real files, as workers have kept them."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tidegate.runtime.supervisor.dev_reload import DevReload, digest
+
+
+class App:
+    """What is on disk, what workers have kept of it, and a clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.source, self._kept = folder / "source", folder / "kept"
+        self.source.mkdir()
+        self.reloads = 0
+        self.reloading = False
+        self.watch = DevReload(self._kept, self._reload, lambda: self.reloading)
+        self._now = 0.0
+
+    def save(self, name: str, text: str) -> None:
+        (self.source / name).write_text(text)
+
+    def load(self, *names: str, generation: int = 0) -> None:
+        folder = self._kept / str(generation)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            stem = Path(name).stem
+            (folder / f"{stem}.from").write_text(str(self.source / name))
+            shutil.copy(self.source / name, folder / f"{stem}.py")
+
+    def ended(self, generation: int, *, failed: bool) -> None:
+        """A reload, after which what is kept of the other version is removed."""
+        self.reloading = False
+        self.watch.ended(failed=failed)
+        shutil.rmtree(self._kept / str(generation if failed else generation - 1))
+
+    def looks(self) -> int:
+        """How many reloads have been asked for in a while."""
+        before = self.reloads
+        for _ in range(10):
+            self._now += 0.25
+            self.watch.look(self._now)
+        return self.reloads - before
+
+    def _reload(self) -> None:
+        self.reloads += 1
+        self.reloading = True
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> App:
+    return App(tmp_path)
+
+
+def test_a_module_that_a_worker_imports_later_is_watched_from_then_on_and_no_other_file_is(app: App) -> None:
+    app.save("shop.py", "1")
+    app.save("later.py", "1")
+    app.load("shop.py")
+    assert app.looks() == 0
+    app.save("later.py", "2")
+    assert app.looks() == 0
+    app.load("later.py")
+    app.save("later.py", "3")
+    assert app.looks() == 1
+
+
+def test_what_is_saved_while_a_reload_is_on_its_way_is_loaded_after_it(app: App) -> None:
+    app.save("shop.py", "1")
+    app.load("shop.py")
+    app.save("shop.py", "2")
+    assert app.looks() == 1
+    app.load("shop.py", generation=1)
+    app.save("shop.py", "3")
+    assert app.looks() == 0
+    app.ended(1, failed=False)
+    assert app.looks() == 1
+
+
+def test_what_is_taken_back_after_a_failure_is_loaded_so_that_nothing_is_a_problem_any_longer(app: App) -> None:
+    app.save("shop.py", "1")
+    app.load("shop.py")
+    app.save("shop.py", "broken")
+    assert app.looks() == 1
+    app.load("shop.py", generation=1)
+    app.ended(1, failed=True)
+    assert app.looks() == 0
+    app.save("shop.py", "1")
+    assert app.looks() == 1
+
+
+def test_what_a_broken_version_lacks_brings_it_when_it_appears_and_temporary_files_do_not(app: App) -> None:
+    app.save("shop.py", "1")
+    app.load("shop.py")
+    app.save("shop.py", "import lib")
+    assert app.looks() == 1
+    for generation in (1, 2):  # A second failure makes no other folder one of the app's.
+        app.load("shop.py", generation=generation)
+        app.ended(generation, failed=True)
+    (app.source.parent / "beside.py").write_text("")
+    for name in (".#shop.py", "shop.py~", ".shop.py.swp", "4913"):
+        app.save(name, "")
+    assert app.looks() == 0
+    app.save("lib.py", "")
+    assert app.looks() == 1
+
+
+def test_what_a_broken_version_lacks_may_appear_while_it_is_being_loaded(app: App) -> None:
+    app.save("shop.py", "1")
+    app.load("shop.py")
+    app.save("shop.py", "import lib")
+    assert app.looks() == 1
+    app.load("shop.py", generation=1)
+    app.save("lib.py", "")
+    app.ended(1, failed=True)
+    assert app.looks() == 1
+
+
+def test_after_a_version_that_is_loaded_only_its_own_files_are_watched(app: App) -> None:
+    app.save("shop.py", "import lib")
+    app.save("lib.py", "1")
+    app.load("shop.py", "lib.py")
+    app.save("shop.py", "1")
+    assert app.looks() == 1
+    app.load("shop.py", generation=1)
+    app.ended(1, failed=False)
+    app.save("lib.py", "2")
+    app.save("new.py", "")
+    assert app.looks() == 0
+    app.save("shop.py", "2")
+    assert app.looks() == 1
+
+
+def test_a_folder_is_told_from_another_by_what_can_be_imported_from_it(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").touch()
+    before = digest(str(tmp_path))
+    for name in ("__pycache__", "notes.txt", ".hidden.py"):
+        (tmp_path / name).touch()
+    assert digest(str(tmp_path)) == before
+    (tmp_path / "package").mkdir()
+    assert digest(str(tmp_path)) != before
+    assert digest(str(tmp_path / "gone")) is None
