@@ -10,6 +10,10 @@ import pytest
 from tests.support.service import Serve, Service
 from tests.support.waiting import wait_until
 
+pytestmark = pytest.mark.timeout(400)
+RELOADED_S = 120.0
+"""Within this a reload is over, also on a machine that has no time for it."""
+
 APP = """
 from tidegate import DurableObject
 from prices import PRICE
@@ -43,7 +47,7 @@ def sells(service: Service, price: int, factor: int) -> int:
         count, *way = service.call("Till", "alice", "sell")
         return int(count) if way == [price, factor] else 0
 
-    return wait_until(sold, f"selling at {price} times {factor}")
+    return wait_until(sold, f"selling at {price} times {factor}", RELOADED_S)
 
 
 def test_what_is_saved_runs_a_moment_later_with_the_objects_data_kept(serve: Serve, app: Path) -> None:
@@ -63,10 +67,10 @@ def test_a_save_that_cannot_be_loaded_leaves_the_old_one_running_says_where_and_
     service = serve(1, "--dev", app=str(app))
     service.expect("reload failed", "Traceback", "SyntaxError", "ModuleNotFoundError")
     app.write_text(f"{APP.format(factor=2)}\ndef f(:\n")
-    service.wait_for_output(r"till\.py:11\); the old version goes on")
+    service.wait_for_output(r"till\.py:11\); the old version goes on", within_s=RELOADED_S)
     assert service.call("Till", "alice", "sell")[1:] == [1, 1]
     app.write_text(f"import discounts\n{APP.format(factor=4)}")
-    service.wait_for_output("No module named 'discounts'")
+    service.wait_for_output("No module named 'discounts'", within_s=RELOADED_S)
     wait_until(lambda: "discounts" in str(service.status()["problems"]), "the problem in the status")
     app.with_name("discounts.py").write_text("")
     assert sells(service, 1, 4) > 1
