@@ -20,6 +20,8 @@ from tidegate.runtime.cli.commands import (
     chaos,
     check,
     compact,
+    completion,
+    new,
     objects,
     reload,
     repair,
@@ -80,7 +82,16 @@ def _show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+_COMMANDS = (
+    *(new, serve, call, status, top),
+    *(reload, restart, alarms, objects),
+    *(check, repair, compact),
+    *(bench, chaos, completion),
+)
+"""As `--help` lists them."""
+
 _EPILOG = """examples:
+  tidegate new shop                                  make a project: an app, its tests, what a server needs
   tidegate serve counter.py                          serve the objects of counter.py from this directory
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is
@@ -89,14 +100,16 @@ _EPILOG = """examples:
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole
   tidegate objects                                   objects in quarantine
+  tidegate completion bash                           what a shell needs to complete all this
 """
 
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
+    parser.set_defaults(root=parser)
     parser.add_argument("--version", action="version", version=f"tidegate {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in (serve, call, status, top, reload, restart, alarms, objects, check, repair, compact, bench, chaos):
+    for command in _COMMANDS:
         command.add(commands)
     return parser

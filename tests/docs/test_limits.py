@@ -1,19 +1,16 @@
-"""The page of limits has every bound and every option, with the numbers of the code. `python -m tests.docs.test_limits` corrects
-the numbers and the table of options; what happens at a bound is written by hand."""
+"""The page of limits has every bound, with the numbers of the code. `python -m tests.docs.test_limits` corrects the numbers; what
+happens at a bound is written by hand."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-import msgspec
-
 from tidegate.runtime import limits
-from tidegate.runtime.supervisor.config import OPTIONS, Option, allowed
+from tidegate.runtime.supervisor.config import OPTIONS
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 ROW = re.compile(r"^\| `([A-Z_]+)` \| ([^|]+) \| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
-OPTIONS_TABLE = re.compile(r"(?<=\| --- \| --- \| --- \|\n)(?:\| `\[[^\n]+\n)+", re.MULTILINE)
 BOUNDS = {name: value for name, value in vars(limits).items() if name.isupper()}
 
 
@@ -30,22 +27,10 @@ def shown(name: str) -> str:
     return f"{value:,g} s" if "S" in words else f"{value:,}"
 
 
-def options_table() -> str:
-    def row(section: str, option: Option) -> str:
-        kind = msgspec.inspect.type_info(option.type)
-        return f"| `[{section}] {option.name}` | {allowed(kind, '')} | `{option.default}` |\n".replace("| `` |", "| - |")
-
-    return "".join(row(section, option) for section, options in OPTIONS.items() for option in options.values())
-
-
 def test_the_page_has_every_bound_once_with_its_number_and_unit() -> None:
     rows = ROW.findall(PAGE.read_text())
     assert [(name, value) for name, value, *_ in rows if shown(name) != value] == []
     assert sorted(name for name, *_ in rows) == sorted(BOUNDS)
-
-
-def test_the_page_has_every_option_with_what_it_takes_and_its_default() -> None:
-    assert OPTIONS_TABLE.findall(PAGE.read_text()) == [options_table()]
 
 
 def test_the_options_that_the_page_names_at_bounds_exist() -> None:
@@ -59,5 +44,4 @@ def test_the_page_says_of_every_bound_what_it_bounds() -> None:
 
 
 if __name__ == "__main__":
-    text = ROW.sub(lambda row: row[0].replace(f"| {row[2]} |", f"| {shown(row[1])} |", 1), PAGE.read_text())
-    PAGE.write_text(OPTIONS_TABLE.sub(options_table(), text))
+    PAGE.write_text(ROW.sub(lambda row: row[0].replace(f"| {row[2]} |", f"| {shown(row[1])} |", 1), PAGE.read_text()))

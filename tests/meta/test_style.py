@@ -116,7 +116,10 @@ BANNED = {
 MAY = {
     *(
         ("runtime/cli/commands/" + name + ".py", r"\bprint\(")
-        for name in ("alarms", "call", "chaos", "check", "compact", "objects", "repair", "serve", "status", "top")
+        for name in (
+            *("alarms", "call", "chaos", "check", "compact", "completion", "new"),
+            *("objects", "repair", "serve", "status", "top"),
+        )
     ),
     *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("asking", "commanding", "exits")),
     ("runtime/cli/commands/alarms.py", r"time\.sleep\("),

@@ -17,7 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
-SOURCES = ("tidegate", "runtime", "shard", "router", "benchmarks", "systemd", "pyproject.toml", "README.md", "LICENSE")
+FOLDERS = ("tidegate", "runtime", "shard", "router", "benchmarks", "systemd", "template")
+SOURCES = (*FOLDERS, "pyproject.toml", "README.md", "LICENSE")
 IN_TREE = shutil.ignore_patterns("__pycache__", "*.egg-info")
 
 

@@ -304,8 +304,10 @@ def services_in(folder: Path) -> Iterator[Serve]:
             service.start(workers, *options, wrapper=wrapper)
         return service
 
-    yield serve
-    problems = {service: service.close() for service in services}
+    try:
+        yield serve
+    finally:
+        problems = {service: service.close() for service in services}
     for service, wrong in problems.items():
         assert not wrong, "\n".join([*wrong, "the whole log:", service.output[-8_000:]])
 

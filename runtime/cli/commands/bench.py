@@ -16,7 +16,7 @@ _BENCH_EPILOG = """Takes durable unique numbers from new objects of a running se
 missing, and prints rates, latencies and CPU time. The objects, named with random prefixes, stay in the data.
 
 examples:
-  tidegate serve counter.py & tidegate bench
+  tidegate bench                                       while `tidegate serve counter.py` runs
   tidegate bench --class Order --concurrency 64 --route router
 """
 

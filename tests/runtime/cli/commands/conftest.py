@@ -1,0 +1,1 @@
+from tests.support.service import serve as serve
