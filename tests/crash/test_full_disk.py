@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.boxes import BOX_NAMES, fill_boxes, serve_boxes
 from tests.crash.disk import Disk, MakeDisk
-from tests.crash.test_service_disk import BOX_NAMES, BOXES, fill_boxes
 from tests.support.load import read_many
 from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
 from tests.support.waiting import wait_until
@@ -45,13 +45,9 @@ def fill_until_refused(service: Service, disk: Disk, turns: dict[str, int]) -> N
 def test_reads_go_on_over_the_death_of_a_worker_and_a_start_and_writes_when_there_is_room(
     make_disk: MakeDisk, serve: Serve, tmp_path: Path, kind: str
 ) -> None:
-    app = tmp_path / "boxes.py"
-    app.write_text(BOXES)
     disk = make_disk(SIZES[kind], kind)
-    service = serve(1, app=str(app), data=disk.place / "data")
+    service, turns = serve_boxes(serve, tmp_path, disk)
     service.expect(FULL, KILLED_BY_TEST)
-    turns: dict[str, int] = {}
-    assert fill_boxes(service, 0, turns) is None
     fill_until_refused(service, disk, turns)
     assert_refused_at_once(service, turns)
 
@@ -92,13 +88,9 @@ def test_a_first_start_on_a_full_disk_names_the_space_and_the_place(make_disk: M
 
 @pytest.mark.root
 def test_a_disk_without_inodes_is_told_as_one_and_reads_go_on(make_disk: MakeDisk, serve: Serve, tmp_path: Path) -> None:
-    app = tmp_path / "boxes.py"
-    app.write_text(BOXES)
     disk = make_disk(300 << 20)
-    service = serve(1, app=str(app), data=disk.place / "data")
+    service, turns = serve_boxes(serve, tmp_path, disk)
     service.expect(FULL, KILLED_BY_TEST)
-    turns: dict[str, int] = {}
-    assert fill_boxes(service, 0, turns) is None
     disk.use_up_inodes()
     os.kill(service.worker_pids()[0], signal.SIGKILL)
     service.wait_for_output("worker 0 is ready again")

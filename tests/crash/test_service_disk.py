@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.boxes import BOX_NAMES, fill_boxes, serve_boxes
 from tests.crash.disk import MakeDisk
 from tests.support.load import (
     CONNECTION_LOST,
@@ -26,7 +27,7 @@ from tests.support.load import (
     under_load,
     wait_for_answers,
 )
-from tests.support.service import FULL, Serve, Service, exchange
+from tests.support.service import FULL, Serve, exchange
 from tests.support.waiting import wait_until
 from tidegate.runtime.chaos.stage.syncs import Syncs
 
@@ -92,32 +93,7 @@ def test_a_sync_that_fails_is_told_as_unknown_and_loses_nothing_confirmed(serve:
     assert judge(service.endpoint, clients + more) == []
 
 
-BOXES = """
-from tidegate import DurableObject
-
-class Box(DurableObject):
-    async def fill(self, size: int, turn: int) -> int:
-        await self.storage.put("content", chr(97 + turn % 26) * size)
-        await self.storage.put("turn", turn)
-        return turn
-
-    async def turn(self) -> int:
-        return await self.storage.get("turn", -1)
-"""
-
-
-BOX_NAMES = [f"b{number}" for number in range(40)]
 NO_SPACE = "(?i)no space left on device|checkpoint into .*: no space left"
-
-
-def fill_boxes(service: Service, turn: int, turns: dict[str, int]) -> tuple[str, dict[str, str]] | None:
-    """One after another, so that each has its own commit, until one is refused. `turns` gets what was confirmed."""
-    for name in BOX_NAMES:
-        status, result = exchange(service.endpoint, "Box", name, "fill", [500_000, turn], timeout_s=30)
-        if status == 1:
-            return name, result
-        turns[name] = turn
-    return None
 
 
 @pytest.mark.root
@@ -125,13 +101,9 @@ def fill_boxes(service: Service, turn: int, turns: dict[str, int]) -> tuple[str,
 def test_a_full_disk_refuses_writes_goes_on_reading_and_is_no_trouble_once_there_is_room(
     make_disk: MakeDisk, serve: Serve, tmp_path: Path
 ) -> None:
-    app = tmp_path / "boxes.py"
-    app.write_text(BOXES)
     disk = make_disk(400 << 20)
-    service = serve(1, app=str(app), data=disk.place / "data")
+    service, turns = serve_boxes(serve, tmp_path, disk)
     service.expect(NO_SPACE)
-    turns: dict[str, int] = {}
-    assert fill_boxes(service, 0, turns) is None
     disk.fill()
     turn = 0
     while (refused := fill_boxes(service, turn := turn + 1, turns)) is None:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.crash.boxes import BOX_NAMES, BOXES, fill_boxes, serve_boxes
 from tests.crash.disk import MakeDisk
 from tests.crash.test_full_disk import FULL, fill_until_refused
-from tests.crash.test_service_disk import BOX_NAMES, BOXES, fill_boxes
 from tests.shard.store.test_worker_store import with_store, write
 from tests.support.load import read_many
 from tests.support.service import KILLED_BY_TEST, Serve, Service, exchange
@@ -66,13 +66,9 @@ class Log:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs"])
 def test_deletes_get_through_on_a_full_disk_and_make_room(make_disk: MakeDisk, serve: Serve, tmp_path: Path, kind: str) -> None:
-    app = tmp_path / "boxes.py"
-    app.write_text(APP)
     disk = make_disk(400 << 20, kind)
-    service = serve(1, app=str(app), data=disk.place / "data")
+    service, turns = serve_boxes(serve, tmp_path, disk, APP)
     service.expect(FULL, KILLED_BY_TEST, "no checkpoint before the stop")
-    turns: dict[str, int] = {}
-    assert fill_boxes(service, 0, turns) is None
     fill_until_refused(service, disk, turns)
     later_turns = itertools.count(100)
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.crash.boxes import serve_boxes
 from tests.crash.disk import MakeDisk
 from tests.crash.test_full_disk import FULL, fill_until_refused
-from tests.crash.test_service_disk import BOXES, fill_boxes
 from tests.support.service import KILLED_BY_TEST, Serve, Service
 from tests.support.waiting import wait_until
 
@@ -37,13 +37,9 @@ def places(service: Service) -> set[str]:
 def test_on_a_full_disk_problems_are_told_also_after_a_start_and_while_the_router_hangs(
     make_disk: MakeDisk, serve: Serve, tmp_path: Path
 ) -> None:
-    app = tmp_path / "boxes.py"
-    app.write_text(BOXES)
     disk = make_disk(200 << 20, "ext4")
-    service = serve(1, app=str(app), data=disk.place / "data")
+    service, turns = serve_boxes(serve, tmp_path, disk)
     service.expect(FULL, KILLED_BY_TEST, "does not answer", "did not run for", "cannot listen for commands")
-    turns: dict[str, int] = {}
-    assert fill_boxes(service, 0, turns) is None
     fill_until_refused(service, disk, turns)
     for _ in range(2):
         router = service.router_pid()

@@ -42,10 +42,16 @@ def told(record: logging.LogRecord) -> str:
     return f"{speaker.object} {speaker.method}: {record.getMessage()}"
 
 
-async def test_a_raising_method_logs_a_line_with_object_and_method_and_its_traceback_once(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def lasting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two lines of one kind there is more time than a test takes."""
     monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
+
+
+@pytest.mark.usefixtures("lasting")
+async def test_a_raising_method_logs_a_line_with_object_and_method_and_its_traceback_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     world = World(Shop)
     for n in range(350):
         await fail(world, f"s{n}", "buy", "tea")
@@ -83,10 +89,10 @@ async def test_kinds_of_failures_are_told_apart_by_class_method_exception_and_li
     assert all(record.exc_text for record in caplog.records)
 
 
+@pytest.mark.usefixtures("lasting")
 async def test_a_kind_that_does_not_stop_is_told_less_and_less_often(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
     monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S_MAX", 4_000.0)
     world = World(Shop)
     widths = []
@@ -98,10 +104,10 @@ async def test_a_kind_that_does_not_stop_is_told_less_and_less_often(
     assert widths == [1_000, 2_000, 4_000, 4_000]
 
 
+@pytest.mark.usefixtures("lasting")
 async def test_very_many_kinds_write_no_more_lines_than_the_bound(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
     monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_MAX", 10)
     world = World(Shop)
     for n in range(50):
@@ -119,10 +125,8 @@ async def test_nothing_runs_when_nothing_fails_any_more(monkeypatch: pytest.Monk
     assert world.host.log._open == {}
 
 
-async def test_objects_that_are_reset_again_and_again_write_a_line_a_second(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S", 1_000.0)
+@pytest.mark.usefixtures("lasting")
+async def test_objects_that_are_reset_again_and_again_write_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
     world = World(Shop)
     for n in range(100):
         await fail(world, f"s{n}", "burn")
