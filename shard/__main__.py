@@ -13,7 +13,6 @@ import secrets
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.logs.capture import say_past_locks, speakers_are
 from tidegate.runtime.logs.output import Outputs
-from tidegate.runtime.logs.tracebacks import app_traceback
+from tidegate.runtime.logs.tracebacks import app_traceback, place_of
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
@@ -140,10 +139,10 @@ def _cannot_load(app: str, error: BaseException) -> Failed:
 
 def _where(error: BaseException) -> str:
     """File and line, unless the text of the error has them."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.lineno is not None:
         return f" ({error.filename}:{error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+    file, line = place_of(error)
+    return f" ({file}:{line})" if line else ""
 
 
 def _cannot_run(verdict: Verdict) -> Failed:

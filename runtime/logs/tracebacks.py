@@ -6,12 +6,13 @@ SyntaxError, which says itself where it is.
 
 from __future__ import annotations
 
+import importlib
 import traceback
 
 from tidegate.runtime.limits import TRACEBACKS_CHAINED_MAX
 
 _ROOT = __file__.rpartition("/runtime/")[0]
-_OURS = (f"{_ROOT}/shard/", f"{_ROOT}/runtime/", "<frozen importlib")
+_OURS = (f"{_ROOT}/shard/", f"{_ROOT}/runtime/", "<frozen importlib", importlib.__file__)
 """And Python's own frames of an import, which it leaves out itself where an `import` has failed."""
 CANNOT_BE_MADE = "a traceback that cannot be made"
 

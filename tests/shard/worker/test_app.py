@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tidegate.shard.__main__ import _cannot_load
 from tidegate.shard.objects.methods import AppError
 from tidegate.shard.worker.app import load_app
 
@@ -170,6 +171,17 @@ def test_a_named_class_that_is_none_is_told(app: Write, chosen: str) -> None:
 def test_what_importing_an_app_raises_is_raised(app: Write, source: str, error: type[Exception]) -> None:
     with pytest.raises(error):
         load_app(app(source))
+
+
+def test_who_imports_what_cannot_be_read_is_named_where_the_error_names_no_line(app: Write) -> None:
+    app("\0", "broken.py")
+    app("import os\nimport broken\n", "shop.py")
+    with pytest.raises(SyntaxError) as raised:
+        load_app("shop")
+    told = _cannot_load("shop", raised.value)
+    assert "None" not in told.problem
+    assert ".py:" in told.problem
+    assert "importlib" not in told.traceback
 
 
 def test_a_loaded_class_is_found_in_its_module_by_name(app: Write) -> None:
