@@ -9,6 +9,7 @@ were elsewhere.
     messages    clients send large arguments as fast as the service takes them
     flood       five times as many calls with deadlines as can be served, and as many as can be, in turns; --seconds 600 for ten
                 minutes of too many
+    batches     clients send messages of very many tiny calls: --rows in each; --form json, keyed or req
     pipelined   a client has ten thousand small calls in flight, always
     crowd       twice as many clients come at once, again and again, as a service with 256 descriptors can let in
 """
@@ -198,6 +199,47 @@ def messages(context: zmq.Context[Any], endpoint: str, options: argparse.Namespa
     return _answers(clients, options.calls, options.pause_ms) | _closed(clients)
 
 
+def batches(context: zmq.Context[Any], endpoint: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Clients that send messages of very many tiny calls, all at once, and read what they are answered."""
+    form, rows = options.form, options.rows
+    json = form == "json"
+    codec = msgspec.json if json else msgspec.msgpack
+    clients = [
+        context.socket(zmq.REQ) if form == "req" else client(context, endpoint, reads=True) for _ in range(options.clients)
+    ]
+    for each, dealer in enumerate(clients):
+        if form == "req":
+            dealer.linger = 0
+            dealer.connect(endpoint)
+        for number in range(1 if form == "req" else options.calls):
+            first = number * rows
+            calls: list[Any] = [[first + row, "Bulk", f"{options.name}{row % 10}", "number"] for row in range(rows)]
+            if form == "keyed":
+                calls.insert(0, [0, "", f"s{each}", "keys", [0]])
+            dealer.send(codec.encode(calls))
+    answers: dict[str, int] = {}
+    kinds: dict[bytes, str] = {}
+    left = options.clients * rows * (1 if form == "req" else options.calls)
+    began_s = time.monotonic()
+    decode = codec.Decoder(list[tuple[int, int, msgspec.Raw]]).decode
+    poller = zmq.Poller()
+    for dealer in clients:
+        poller.register(dealer, zmq.POLLIN)
+    while left > 0:
+        if not (readable := poller.poll(_ANSWER_MS_MAX)):
+            answers["none"] = left
+            break
+        for dealer, _ in readable:
+            for body in dealer.recv_multipart():
+                for _, status, result in decode(body):
+                    raw = bytes(result) if status else b""
+                    if raw not in kinds:
+                        kinds[raw] = _kind(status, codec.decode(raw) if status else None)
+                    answers[kinds[raw]] = answers.get(kinds[raw], 0) + 1
+                    left -= 1
+    return {"answers": answers, "read_s": round(time.monotonic() - began_s, 2)} | _closed(clients)
+
+
 def _answers(clients: list[zmq.Socket[Any]], calls: int, pause_ms: float) -> dict[str, Any]:
     """Of so many calls of each client, by kind."""
     answers: dict[str, int] = {}
@@ -356,14 +398,19 @@ def hungry() -> Iterator[None]:
 SCENARIOS: dict[str, Callable[[zmq.Context[Any], str, argparse.Namespace], dict[str, Any]]] = {
     "unread": unread,
     "messages": messages,
+    "batches": batches,
     "pipelined": pipelined,
     "flood": flood,
     "crowd": crowd,
 }
 _DEFAULTS = {
-    "unread": (1, 120, 15 << 20), "messages": (12, 12, 15 << 20), "pipelined": (1, 10_000, 0), "flood": (1, 0, 0),
+    "unread": (1, 120, 15 << 20),
+    "messages": (12, 12, 15 << 20),
+    "batches": (1, 3, 0),
+    "pipelined": (1, 10_000, 0),
+    "flood": (1, 0, 0),
     "crowd": (2 * _CROWD_DESCRIPTORS, 0, 0),
-}  # fmt: skip
+}
 
 
 def run(front: str, scenario: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -403,6 +450,8 @@ def main() -> int:
     parser.add_argument("--clients", type=int)
     parser.add_argument("--calls", type=int, help="by each client")
     parser.add_argument("--bytes", type=int)
+    parser.add_argument("--rows", type=int, default=700_000, help="calls in one message of batches")
+    parser.add_argument("--form", default="packed", choices=["packed", "json", "keyed", "req"], help="of batches")
     parser.add_argument("--spread", type=int, default=1, help="objects that each client calls")
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--pause-ms", type=float, default=0.0, help="of a client after each result that it reads")

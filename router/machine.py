@@ -80,12 +80,14 @@ class RouterMachine:
         statistics: Callable[[], dict[str, Any]] | None = None,
         forgotten: Callable[[int, int], object] = lambda worker, calls: None,
         crowded: AbstractSet[bytes] = frozenset(),
+        put_off: Callable[[], int] = lambda: 0,
         calls_max: int = ROUTER_CALLS_PER_WORKER_MAX,
         bytes_max: int = BUDGET_BYTES // BUDGET_SHARE,
     ) -> None:
         """`statistics` is what the system call `status` tells about this router; the machine's own unless given. `forgotten`
         is told of a worker and how many calls it no longer knew. `crowded` are the clients that have too many replies to take
-        before anything else is done for them. `calls_max` holds for each worker, `bytes_max` for all together."""
+        before anything else is done for them. `put_off` tells the bytes of messages that wait to be handled. `calls_max` holds
+        for each worker, `bytes_max` for all together and for what is put off."""
         self._reply = reply
         self._statistics = statistics or self.statistics
         self._report_forgotten = forgotten
@@ -95,6 +97,7 @@ class RouterMachine:
         self._bytes_max = self._room_bytes = bytes_max
         """Bytes of calls that may be taken at least, and when they are used up it is looked again."""
         self._crowded = crowded
+        self._put_off = put_off
         self._told_crowded: set[bytes] = set()
         """Those of them of whom nothing is to be started any more, and all workers know that."""
         self._table = SlotTable(topology)
@@ -128,7 +131,7 @@ class RouterMachine:
         origin, requests, request = message.origin, message.requests, None
         # Undecoded arguments keep the whole body in memory, so each call counts for its share of that.
         size = message.size // max(len(requests), 1) + _CALL_OVERHEAD_BYTES
-        origin.arrived_s = now
+        arrived_s = origin.arrived_s = origin.arrived_s or now
         try:
             if (refusal := self._refusal(origin.client, message.size)) is not None:
                 for request in requests:
@@ -136,11 +139,11 @@ class RouterMachine:
                 return
             self._room_bytes -= message.size + _CALL_OVERHEAD_BYTES * len(requests)
             if message.size >= LARGE_BYTES and not origin.json:
-                self._route_alone(origin, requests, size, now)
+                self._route_alone(origin, requests, size, now, arrived_s)
                 return
             if origin.json or self._draining or is_too_deep(message.body, json=False):
                 for request in requests:
-                    self._route(origin, request, size, now)
+                    self._route(origin, request, size, now, arrived_s)
                 return
             by_slot, calls_max = self._by_slot, self._shared_from
             if _DEADLINE in message.body:
@@ -148,12 +151,12 @@ class RouterMachine:
             for request in requests:
                 name = request.name
                 if not name or not request.cls or "{" in name:
-                    self._route(origin, request, size, now)
+                    self._route(origin, request, size, now, arrived_s)
                     continue
                 worker = by_slot[crc32(f"{request.cls}/{name}".encode()) & SLOT_MASK]
                 unanswered = worker.unanswered
                 if worker.endpoint is None or len(unanswered) >= calls_max:
-                    self._take(worker, origin, request, size, now)
+                    self._take(worker, origin, request, size, now, arrived_s)
                     continue
                 # What follows is `worker.add` for MessagePack, written out: calling it costs a third of the whole.
                 token = self._next_token
@@ -173,7 +176,7 @@ class RouterMachine:
             return _CROWDED
         if size * 3 <= self._room_bytes:
             return None
-        self._room_bytes = self._bytes_max - sum(worker.bytes for worker in self.workers)
+        self._room_bytes = self._bytes_max - self.bytes - self._put_off()
         if size * 3 <= self._room_bytes:
             return None
         return Overloaded(f"{self._bytes_max - self._room_bytes} bytes of calls wait for answers in the router")
@@ -209,17 +212,17 @@ class RouterMachine:
         is_taken = at_hand is not None and any(worker.is_unsent(at_hand) for worker in self.workers)
         return requests[at + is_taken :]
 
-    def _route_alone(self, origin: Origin, requests: list[Request], size: int, now: float) -> None:
+    def _route_alone(self, origin: Origin, requests: list[Request], size: int, now: float, arrived_s: float) -> None:
         """Those of a large message, which is not copied for a look at how deeply it is nested: they share no message with
         others, which a worker that cannot read it could not read either."""
         for worker in self.workers:
             worker.end_batch()
         for request in requests:
-            self._route(origin, request, size, now, look=False)
+            self._route(origin, request, size, now, arrived_s, look=False)
         for worker in self.workers:
             worker.end_batch()
 
-    def _route(self, origin: Origin, request: Request, size: int, now: float, *, look: bool = True) -> None:
+    def _route(self, origin: Origin, request: Request, size: int, now: float, arrived_s: float, *, look: bool = True) -> None:
         """The same for one request that needs a closer look."""
         if not request.cls and request.method not in OBJECT_CALLS:
             self._answer_system(origin, request)
@@ -231,9 +234,10 @@ class RouterMachine:
             self._refuse(origin, request.id, BadRequest("the arguments or options are nested too deeply"))
         else:
             cls, name = (request.cls, request.name) if request.cls else request.name.partition("/")[::2]
-            self._take(self._by_slot[slot_of(cls, name)], origin, request, size, now)
+            self._take(self._by_slot[slot_of(cls, name)], origin, request, size, now, arrived_s)
 
-    def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float) -> None:
+    def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float, arrived_s: float) -> None:
+        """`arrived_s`: from then on its deadline counts."""
         unanswered = len(worker.unanswered)
         if unanswered >= self._shared_from and not self._shares[worker.worker].takes(origin.client, unanswered):
             self._refused += 1
@@ -243,7 +247,7 @@ class RouterMachine:
         try:
             deadline_ms = parse_options(request.options, json=origin.json).deadline_ms
             if deadline_ms is not None:
-                request.options = with_due_s(request.options, now + deadline_ms / 1_000, json=origin.json)
+                request.options = with_due_s(request.options, arrived_s + deadline_ms / 1_000, json=origin.json)
         except BadRequest as error:
             self._refuse(origin, request.id, error)
             return
@@ -254,7 +258,7 @@ class RouterMachine:
             worker.add_wait(token, now)
             self.timer_is_late = True
         if deadline_ms is not None:
-            worker.add_deadline(token, now, deadline_ms)
+            worker.add_deadline(token, arrived_s, deadline_ms)
             self.timer_is_late = True
 
     def _too_many(self, worker: int, of_this_client: bool) -> Any:
@@ -398,7 +402,7 @@ class RouterMachine:
         for worker in self.workers:
             worker.count_wait(now)
         for call, request in [taken for worker in self.workers for taken in worker.take_unsent()]:
-            self._route(call[0], request, call[2], now)
+            self._route(call[0], request, call[2], now, now)
 
     def status_changed(self, status: dict[str, Any]) -> None:
         self._system.status_changed(status)
@@ -459,6 +463,11 @@ class RouterMachine:
 
     def unanswered(self) -> int:
         return sum(len(worker.unanswered) for worker in self.workers)
+
+    @property
+    def bytes(self) -> int:
+        """Of calls that are not answered."""
+        return sum(worker.bytes for worker in self.workers)
 
     @property
     def stray_replies(self) -> int:

@@ -25,6 +25,7 @@ from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
 from tidegate.runtime.sockets.outbox import Outbox
+from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import Message, Reply, own_identity
 from tidegate.runtime.wire.supervisor_messages import (
@@ -85,6 +86,7 @@ class RouterServer:
             self._end_turn,
             message_bytes_max=MESSAGE_BYTES_MAX,
             outbox=Outbox(share_bytes, lambda client: self._machine.crowded_no_longer(client), self._own),
+            slices=(slices := Slices(share_bytes, others=lambda: self._machine.bytes)),
         )
         self._machine = RouterMachine(
             first_topology(spec),
@@ -92,6 +94,7 @@ class RouterServer:
             statistics=self.statistics,
             forgotten=_log_forgotten,
             crowded=self._endpoint.outbox.crowded,
+            put_off=lambda: slices.bytes,
             bytes_max=share_bytes,
         )
         self._backends: dict[int, Backend] = {}
@@ -164,7 +167,7 @@ class RouterServer:
                 self._send_control(message)
         if self._draining is not None:
             endpoint = self._endpoint.statistics()
-            left = self._machine.unanswered() > 0 or endpoint.kept_bytes > 0
+            left = self._machine.unanswered() > 0 or self._endpoint.is_behind or endpoint.kept_bytes > 0
             self._draining.turn_ended(left=left, heard=endpoint.messages_in)
 
     def _refuse_for_crowded(self) -> None:

@@ -157,8 +157,16 @@ TURN_CONNECTIONS_MAX = 256
 """Connections that came or went, looked at before the loop runs again."""
 TURN_REQUESTS_MAX = 1_024
 """Requests after which no further message is read in this turn."""
-SLICED_BYTES_MAX = 32 << 20
-"""Of messages with more requests than that, taken apart and not yet handled; beyond, further ones are refused."""
+BATCH_AHEAD_CALLS = 8 * TURN_REQUESTS_MAX
+"""Of a message with more requests than that: so many of its calls may be unanswered before more are cut off."""
+BATCH_PAUSE_S = 0.005
+"""And so long is waited until it is looked again, where nothing could be cut off."""
+BATCH_PATIENCE_S = 1.0
+"""After this time a part is cut off all the same: perhaps the calls that are not answered wait for it."""
+PUT_OFF_CALL_BYTES = 400
+"""What a request costs beside its bytes, once it is taken apart."""
+REPLIES_PER_MESSAGE_MAX = 8 * TURN_REQUESTS_MAX
+"""Whoever reads them handles so many in a turn."""
 WORKER_AHEAD_CALLS = 2 * TURN_REQUESTS_MAX
 """Calls that a router sends to a worker before that has read them: it does not run dry, and who comes last waits for no more."""
 WORKER_AHEAD_BYTES = TURN_BYTES_MAX

@@ -18,7 +18,13 @@ from typing import Any
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from tidegate.runtime.limits import LARGE_BYTES, RECEIVE_AHEAD_MESSAGES, TURN_BYTES_MAX, TURN_MESSAGES_MAX
+from tidegate.runtime.limits import (
+    LARGE_BYTES,
+    RECEIVE_AHEAD_MESSAGES,
+    REPLIES_PER_MESSAGE_MAX,
+    TURN_BYTES_MAX,
+    TURN_MESSAGES_MAX,
+)
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.wire.protocol import Malformed, Reply, parse_replies
 
@@ -101,7 +107,7 @@ class Backend:
         """False when there may be more. Every frame is a body of its own."""
         socket, edge = self._socket, self._edge
         edge.used = True
-        size = 0
+        size = answers = 0
         for n in range(TURN_MESSAGES_MAX):
             if n < ASK_FIRST and not get(socket, EVENTS) & POLLIN:
                 break
@@ -118,7 +124,8 @@ class Backend:
                 log.error("a worker sent %d bytes that are no replies: %s", len(body), exc)
                 continue
             self._replied(replies)
-            if size >= TURN_BYTES_MAX:
+            answers += len(replies)
+            if size >= TURN_BYTES_MAX or answers >= REPLIES_PER_MESSAGE_MAX:
                 return False
         else:
             return False

@@ -31,6 +31,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import zmq
 from zmq.backend import Socket as BackendSocket
 
@@ -39,11 +40,13 @@ from tidegate.runtime.descriptors import connections_waiting_max
 from tidegate.runtime.errors import CallError, Internal, Overloaded
 from tidegate.runtime.heap import give_back
 from tidegate.runtime.limits import (
+    BATCH_PAUSE_S,
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     HANDSHAKE_MS_MAX,
     LARGE_BYTES,
     RECEIVE_AHEAD_MESSAGES,
+    REPLIES_PER_MESSAGE_MAX,
     RETRY_UNREAD_MS,
     TURN_BYTES_MAX,
     TURN_CONNECTIONS_MAX,
@@ -58,11 +61,17 @@ from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import (
     ERROR,
+    Batch,
+    Envelope,
     Message,
     Origin,
+    encode,
     encode_bodies,
+    encode_json,
+    join_bodies,
     parse_message,
     parse_uncopied,
+    parts_of,
 )
 from tidegate.runtime.wire.sessions import is_head, without_head
 
@@ -93,7 +102,9 @@ log = logging.getLogger("tidegate")
 Row = tuple[Any, int, Any]
 """`(request id, status, result)`."""
 
-_BEHIND = Overloaded("the client has sent more calls at once than can be looked at").to_wire()
+_BEHIND_WIRE = Overloaded("the client has sent more calls at once than can be looked at").to_wire()
+_BEHIND, _BEHIND_JSON = msgspec.Raw(encode(_BEHIND_WIRE)), msgspec.Raw(encode_json(_BEHIND_WIRE))
+"""One message may have a million calls."""
 _UNREAD = Overloaded(
     "the client does not read its replies; this one was dropped",
     outcome="unknown",
@@ -151,8 +162,7 @@ class Endpoint:
     ) -> None:
         """`handle` is called for every message; if it raises, the requests that the message still has are answered `internal`:
         what is answered already, or will be, must have been taken out. `end_turn` is called after every burst of messages, and
-        when nothing is kept any longer for clients that did not read; it must call `flush`. Without `slices` messages are
-        handled whole."""
+        when nothing is kept any longer for clients that did not read; it must call `flush`."""
         self._socket = context.socket(zmq.ROUTER)
         self._set_up_socket(message_bytes_max)
         address = f"inproc://endpoint-{next(_numbers)}"
@@ -189,7 +199,7 @@ class Endpoint:
         self._senders_of_much: set[bytes] = set()
         """Clients whose newest message was large."""
         self.outbox = Outbox() if outbox is None else outbox
-        self._slices = slices
+        self._slices = Slices() if slices is None else slices
         self._unproven: dict[bytes, int] = {}
         """Bytes sent to a client since it was known the last time that everything has left."""
         self._great_s = 0.0
@@ -406,10 +416,9 @@ class Endpoint:
             for message in messages:
                 for request_id, error in message.refused:
                     self.reply_error(message.origin, request_id, error)
-                count = len(message.requests)
-                requests += count
-                if slices is not None and (count > TURN_REQUESTS_MAX or client in slices.lines):
-                    self._put_off(slices, message)
+                requests += len(message.requests)
+                if message.__class__ is Batch or client in slices.lines:
+                    self._put_off(message)
                     continue
                 try:
                     self._handle(message)
@@ -426,27 +435,58 @@ class Endpoint:
         """There are messages that have been read and not been handled to their end."""
         return bool(self._slices)
 
-    def _put_off(self, slices: Slices, message: Message) -> None:
+    def _put_off(self, message: Message) -> None:
         assert self._loop is not None
+        slices = self._slices
+        message.origin.arrived_s = time.monotonic()
         if not slices:
-            self._loop.call_soon(self._handle_slices, slices)
+            self._loop.call_soon(self._handle_slices)
         if not slices.put(message):
-            if len(message.requests) > 1 and is_head(message.requests[0]):
-                without_head(message)
-            for request in message.requests:
-                self.reply(message.origin, request.id, ERROR, _BEHIND)
+            self._refuse(message)
 
-    def _handle_slices(self, slices: Slices) -> None:
+    def _refuse(self, message: Message) -> None:
+        """For its calls there is no room."""
+        for part in parts_of(message, REPLIES_PER_MESSAGE_MAX):
+            if len(part.requests) > 1 and is_head(part.requests[0]):
+                without_head(part)
+            behind = _BEHIND_JSON if part.origin.json else _BEHIND
+            for request in part.requests:
+                self.reply(part.origin, request.id, ERROR, behind)
+            self._answer_refused(part)
+            self.flush()
+        if isinstance(message, Batch):
+            self._all_cut(message)
+
+    def _answer_refused(self, message: Message) -> None:
+        for request_id, error in message.refused:
+            self.reply_error(message.origin, request_id, error)
+
+    def _handle_slices(self) -> None:
         if self._socket.closed or self._loop is None:
             return
-        for part in slices.take():
-            try:
-                self._handle(part)
-            except BaseException as exc:
-                self._went_wrong(part, exc)
-        if slices:
-            self._loop.call_soon(self._handle_slices, slices)
-        self._end_turn()
+        slices = self._slices
+        parts = slices.take(time.monotonic(), self.outbox.crowded)
+        for part, ended in parts:
+            self._answer_refused(part)
+            if part.requests:
+                try:
+                    self._handle(part)
+                except BaseException as exc:
+                    self._went_wrong(part, exc)
+            if ended is not None:
+                self._all_cut(ended)
+        if slices and parts:
+            self._loop.call_soon(self._handle_slices)
+        elif slices:
+            self._loop.call_later(BATCH_PAUSE_S, self._handle_slices)
+        if parts:
+            self._end_turn()
+
+    def _all_cut(self, batch: Batch) -> None:
+        origin = batch.origin
+        self._malformed += not batch.answerable
+        if batch.all_cut() and origin.envelope is not None:
+            self._formed[origin] = origin.gathered
 
     def _give_back_later(self) -> None:
         """What large messages have taken goes back to the system when no more come."""
@@ -508,11 +548,13 @@ class Endpoint:
             else:
                 rows.append((request_id, status, result))
             return
+        origin.missing -= 1
         if origin.envelope is not None:
             origin.gathered.append((request_id, status, result))
-            origin.missing -= 1
             if origin.missing == 0:
                 self._formed[origin] = origin.gathered
+            elif len(origin.gathered) >= REPLIES_PER_MESSAGE_MAX:
+                self._gather(origin, origin.envelope)
             return
         formed = self._formed.get(origin)
         if formed is None:
@@ -533,8 +575,9 @@ class Endpoint:
             rows_by_client, self._rows = self._rows, {}
             for client, rows in rows_by_client.items():
                 rows, refused = self._or_errors(client, rows)
-                for body in encode_bodies(rows, json=False, single=False):
-                    self._deliver(client, (body,), errors=refused)
+                for at in range(0, len(rows), REPLIES_PER_MESSAGE_MAX):
+                    for body in encode_bodies(rows[at : at + REPLIES_PER_MESSAGE_MAX], json=False, single=False):
+                        self._deliver(client, (body,), errors=refused)
         if self._formed:
             formed, self._formed = self._formed, {}
             for origin, rows in formed.items():
@@ -545,17 +588,53 @@ class Endpoint:
             self._edge.rearm()
 
     def _send_formed(self, origin: Origin, rows: list[Row]) -> None:
-        rows, refused = self._or_errors(origin.client, rows)
-        bodies = encode_bodies(rows, json=origin.json, single=origin.single)
         envelope = origin.envelope
-        if envelope is None:
-            for body in bodies:
-                self._deliver(origin.client, (body,), errors=refused)
+        if envelope is not None:
+            self._send_gathered(origin, envelope)
             return
+        rows, refused = self._or_errors(origin.client, rows)
+        for body in encode_bodies(rows, json=origin.json, single=origin.single):
+            self._deliver(origin.client, (body,), errors=refused)
+
+    def _gather(self, origin: Origin, envelope: Envelope) -> None:
+        """What is known of a very long answer waits for the rest as bytes."""
+        rows, origin.gathered = origin.gathered, []
+        begun = envelope.begun.setdefault(origin, [])
+        if envelope.is_dropped:
+            return
+        if self.outbox.is_full(origin.client):
+            self._drop(origin.client, envelope)
+            return
+        for body in encode_bodies(rows, json=origin.json, single=False):
+            begun.append(body)
+            envelope.gathered_bytes += len(body)
+            self.outbox.gathered(origin.client, len(body))
+
+    def _drop(self, client: bytes, envelope: Envelope) -> None:
+        self._undeliverable += 1
+        envelope.is_dropped = True
+        for each in envelope.begun.values():
+            each.clear()
+        envelope.bodies.clear()
+        self._let_go(client, envelope)
+
+    def _let_go(self, client: bytes, envelope: Envelope) -> None:
+        if envelope.gathered_bytes:
+            self.outbox.let_go(client, envelope.gathered_bytes)
+            envelope.gathered_bytes = 0
+
+    def _send_gathered(self, origin: Origin, envelope: Envelope) -> None:
+        """All answers to one body are there; they leave with those to the others."""
+        rows, refused = self._or_errors(origin.client, origin.gathered)
+        bodies = encode_bodies(rows, json=origin.json, single=origin.single) if rows else []
+        if (begun := envelope.begun.pop(origin, None)) is not None:
+            bodies = join_bodies([*begun, *bodies], json=origin.json)
         envelope.bodies += bodies
+        envelope.errors |= refused
         envelope.missing -= 1
-        if envelope.missing == 0:
-            self._deliver(origin.client, (*envelope.frames, *envelope.bodies))
+        if envelope.missing == 0 and envelope.bodies and not envelope.is_dropped:
+            self._let_go(origin.client, envelope)
+            self._deliver(origin.client, (*envelope.frames, *envelope.bodies), errors=envelope.errors)
 
     def _or_errors(self, client: bytes, rows: list[Row]) -> tuple[list[Row], bool]:
         """These replies, or short errors in their place for a client that does not read; whether it is those."""

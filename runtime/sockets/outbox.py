@@ -32,7 +32,7 @@ class Delivery(Protocol):
 
 
 class _Client:
-    __slots__ = ("errors_bytes", "kept_bytes", "made_bytes", "messages", "on_way", "on_way_bytes")
+    __slots__ = ("errors_bytes", "gathered_bytes", "kept_bytes", "made_bytes", "messages", "on_way", "on_way_bytes")
 
     def __init__(self) -> None:
         self.messages: collections.deque[tuple[Sequence[bytes], int]] = collections.deque()
@@ -42,12 +42,14 @@ class _Client:
         self.on_way_bytes = 0
         self.made_bytes = 0
         """Large results that are no message yet."""
+        self.gathered_bytes = 0
+        """Replies that leave when the last of their message is there."""
         self.errors_bytes = 0
         """Short errors kept since its share was used up."""
 
     @property
     def bytes(self) -> int:
-        return self.kept_bytes + self.on_way_bytes + self.made_bytes
+        return self.kept_bytes + self.on_way_bytes + self.made_bytes + self.gathered_bytes
 
 
 class Outbox:
@@ -112,6 +114,16 @@ class Outbox:
             known = self._clients[client]
             size, known.made_bytes = known.made_bytes, 0
             self._shrunk(client, size)
+
+    def gathered(self, client: bytes, size: int) -> None:
+        """Replies wait for others of their message."""
+        self._known(client).gathered_bytes += size
+        self._grown(client, size)
+
+    def let_go(self, client: bytes, size: int) -> None:
+        """They are sent, kept as a message, or given up."""
+        self._clients[client].gathered_bytes -= size
+        self._shrunk(client, size)
 
     def must_wait(self, client: bytes) -> bool:
         """Whether the library should get no more for this client now."""

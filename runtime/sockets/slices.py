@@ -2,25 +2,53 @@
 
 Rule 1: pure.
 Rule 2: nothing of a client overtakes: what comes while a message of it is here waits behind that.
-Rule 3: each part of a message that begins with the head of a session begins with it, too: the keys of its calls are made of that.
-Rule 4: what is here is bounded, for one client to a few megabytes and one message, since no client can be told to stop sending.
+Rule 3: what is here is bounded by what it takes in memory, and each client may have as much as is free. No client can be told to
+stop sending.
+Rule 4: of one batch so many calls are unanswered at most, and none is cut off for a client that does not read. Now and then one
+part is, all the same: perhaps its calls are what the others wait for.
 """
 
 from __future__ import annotations
 
 import collections
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 
-from tidegate.runtime.limits import SLICED_BYTES_MAX, TURN_BYTES_MAX, TURN_REQUESTS_MAX
-from tidegate.runtime.wire.protocol import Message, Request
-from tidegate.runtime.wire.sessions import is_head, without_head
+from tidegate.runtime.limits import (
+    BATCH_AHEAD_CALLS,
+    BATCH_PATIENCE_S,
+    BUDGET_BYTES,
+    BUDGET_SHARE,
+    PUT_OFF_CALL_BYTES,
+    TURN_REQUESTS_MAX,
+)
+from tidegate.runtime.wire.protocol import Batch, Message
+
+_PART_CALLS_MIN = 2
+"""A head alone is no part."""
+
+
+class _Line:
+    """Of one client."""
+
+    __slots__ = ("bytes", "messages", "taken_s")
+
+    def __init__(self) -> None:
+        self.messages: collections.deque[tuple[Message, int]] = collections.deque()
+        """Of the first a part may have been taken. And what each takes in memory."""
+        self.bytes = 0
+        self.taken_s = 0.0
+        """When the newest part was."""
 
 
 class Slices:
-    def __init__(self, bytes_max: int = SLICED_BYTES_MAX) -> None:
+    def __init__(self, bytes_max: int = BUDGET_BYTES // BUDGET_SHARE, others: Callable[[], int] = lambda: 0) -> None:
+        """`others`: bytes that have to share the room."""
         self._bytes_max = bytes_max
-        self.lines: dict[bytes, collections.deque[tuple[Message, list[Request]]]] = {}
-        """By client: its messages, of the first of which a part may have been taken, and their heads, if they have one."""
-        self._bytes = 0
+        self._others = others
+        self.lines: dict[bytes, _Line] = {}
+        """By client. Whose turn is next comes first."""
+        self.bytes = 0
 
     def __bool__(self) -> bool:
         """Whether anything is here."""
@@ -28,30 +56,46 @@ class Slices:
 
     def put(self, message: Message) -> bool:
         """False when there is no room: its calls are to be refused."""
-        line = self.lines.get(message.origin.client)
-        mine = 0 if line is None else sum(each.size for each, _ in line)
-        if self._bytes + message.size > self._bytes_max or mine > TURN_BYTES_MAX:
+        client = message.origin.client
+        line = self.lines.get(client)
+        size = message.size + PUT_OFF_CALL_BYTES * len(message.requests)
+        mine = size if line is None else line.bytes + size
+        if mine > self._bytes_max - self.bytes - self._others():
             return False
-        head = message.requests[:1] if len(message.requests) > 1 and is_head(message.requests[0]) else []
-        if head:
-            without_head(message)
-        self.lines.setdefault(message.origin.client, collections.deque()).append((message, head))
-        self._bytes += message.size
-        message.requests.reverse()  # They are taken from its end.
+        if line is None:
+            line = self.lines[client] = _Line()
+        line.messages.append((message, size))
+        line.bytes += size
+        self.bytes += size
         return True
 
-    def take(self) -> list[Message]:
-        """A part of each client's oldest message, for one turn."""
-        parts = []
-        calls_max = max(1, TURN_REQUESTS_MAX // max(1, len(self.lines)))
-        for client, line in list(self.lines.items()):
-            message, head = line[0]
-            message.origin.missing += len(head)  # Whoever handles the part takes it off again.
-            parts.append(Message(message.origin, head + message.requests[: -calls_max - 1 : -1], []))
-            del message.requests[-calls_max:]
-            if not message.requests:
-                line.popleft()
-                self._bytes -= message.size
-            if not line:
-                del self.lines[client]
+    def take(self, now: float, crowded: AbstractSet[bytes] = frozenset()) -> list[tuple[Message, Batch | None]]:
+        """For one turn, of each client a part of its oldest message, and which batch is all cut off with that. `crowded`: they
+        have too much to read."""
+        parts: list[tuple[Message, Batch | None]] = []
+        left = TURN_REQUESTS_MAX
+        each_max = max(_PART_CALLS_MIN, left // max(1, len(self.lines)))
+        for client in list(self.lines):
+            if left <= 0:
+                break
+            line = self.lines[client]
+            message, size = line.messages[0]
+            if not isinstance(message, Batch):
+                parts.append((message, None))
+            elif (client in crowded or message.origin.missing > BATCH_AHEAD_CALLS) and now < line.taken_s + BATCH_PATIENCE_S:
+                continue
+            else:
+                part = message.next_part(each_max)
+                parts.append((part, message if message.is_over else None))
+                if not message.is_over:
+                    size = 0
+            left -= len(parts[-1][0].requests) + len(parts[-1][0].refused)
+            line.taken_s = now
+            if size:
+                line.messages.popleft()
+                line.bytes -= size
+                self.bytes -= size
+            del self.lines[client]
+            if line.messages:
+                self.lines[client] = line
         return parts

@@ -26,10 +26,16 @@ _TOKENS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{}]', re.DOTALL)
 _HEAD = re.compile(rb'\[[ \t\r\n]*+(-?[0-9]++|"(?:[^"\\]++|\\.)*+")[ \t\r\n]*+[,\]]', re.DOTALL)
 
 
-def json_pieces(body: bytes) -> Iterator[bytes]:
-    """The arrays and maps in the outermost array."""
+_PAUSE_TOKENS = 20_000
+"""Some milliseconds."""
+
+
+def json_pieces(body: bytes, *, pauses: bool = False) -> Iterator[bytes]:
+    """The arrays and maps in the outermost array. With `pauses` an empty piece comes wherever that has taken a while."""
     depth = start = 0
-    for token in _TOKENS.finditer(body):
+    for number, token in enumerate(_TOKENS.finditer(body), 1):
+        if pauses and number % _PAUSE_TOKENS == 0:
+            yield b""
         at = token.start()
         first = body[at]
         if first in b"[{":
@@ -66,27 +72,33 @@ _SIZES: Final = {
 """Bytes of numbers, and of extensions of a fixed length with their type."""
 
 
-def packed_pieces(body: bytes) -> Iterator[bytes]:
-    """The elements of the outermost array."""
-    at = _array_head(body)
+def packed_pieces(body: bytes | memoryview, at: int = 0) -> Iterator[bytes]:
+    """The elements of the outermost array, from where one of them begins or from the first."""
+    at = at or array_head(body)
     end = len(body)
     while at < end:
         start, at = at, _end_of_value(body, at)
-        yield body[start:at]
+        yield bytes(body[start:at])
 
 
 def packed_id(piece: bytes) -> int | str | None:
-    at = _array_head(piece)
+    at = array_head(piece)
     return _id_in(piece, _read_any) if not at else _id_or_none(piece[at : _end_of_value(piece, at)], _read_id)
 
 
-def _array_head(body: bytes) -> int:
+def array_head(body: bytes | memoryview) -> int:
     """How long it is; 0 where no array begins."""
     first = body[0] if body else 0
     return 1 if first & 0xF0 == 0x90 else 1 + _COUNTS[first][0] if first in (0xDC, 0xDD) else 0
 
 
-def _end_of_value(body: bytes, at: int) -> int:
+def array_length(body: bytes | memoryview) -> int:
+    """Elements of the array that begins here, as its head says."""
+    head = array_head(body)
+    return body[0] & 0x0F if head == 1 else int.from_bytes(body[1:head])
+
+
+def _end_of_value(body: bytes | memoryview, at: int) -> int:
     """Where the value that begins at `at` ends, or the body. A byte that begins nothing is taken for a value."""
     end, values = len(body), 1
     while values and at < end:

@@ -9,7 +9,7 @@ The codec of a body is MessagePack, or JSON when its first byte is `[` or `{` (c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Annotated, Any, cast
 
 import msgspec
@@ -24,8 +24,10 @@ from tidegate.runtime.limits import (
     FRAMES_PER_MESSAGE_MAX,
     IDEMPOTENCY_KEY_BYTES_MAX,
     MESSAGE_BYTES_MAX,
+    TURN_REQUESTS_MAX,
 )
-from tidegate.runtime.wire.pieces import json_id, json_pieces, packed_id, packed_pieces
+from tidegate.runtime.wire.cuts import Cut, JsonCut, PackedCut
+from tidegate.runtime.wire.pieces import array_head, array_length, json_id, json_pieces, packed_id, packed_pieces
 
 NO_RAW = msgspec.Raw(b"\xc0")
 """Nil: what `args` and `options` are when left out, so that a request can be encoded again as it is (an empty Raw would
@@ -119,7 +121,7 @@ class Envelope:
     """The answer to a message with frames in front of its bodies. A REQ socket reads exactly one message for each that it
     sent, so all replies to all bodies are gathered until none is missing."""
 
-    __slots__ = ("bodies", "frames", "missing")
+    __slots__ = ("begun", "bodies", "errors", "frames", "gathered_bytes", "is_dropped", "missing")
 
     def __init__(self, frames: Sequence[bytes]) -> None:
         self.frames = tuple(frames)
@@ -127,6 +129,13 @@ class Envelope:
         self.missing = 0
         """Bodies whose replies are still to come."""
         self.bodies: list[bytes] = []
+        self.begun: dict[Origin, list[bytes]] = {}
+        """Of bodies with very many requests: what has been answered so far."""
+        self.errors = False
+        """There are short errors among the replies, in place of what was not taken."""
+        self.gathered_bytes = 0
+        self.is_dropped = False
+        """Its client has too much to read: nothing more is gathered, and nothing sent."""
 
 
 class Origin:
@@ -174,6 +183,72 @@ class Message:
         """Bytes that it keeps in memory."""
 
 
+class Batch(Message):
+    """A message with more requests than a turn has: they are cut off part by part. It has none itself, and costs its bytes."""
+
+    __slots__ = ("_cut", "_is_headless", "answerable", "head")
+
+    def __init__(self, origin: Origin, cut: Cut, size: int) -> None:
+        super().__init__(origin, [], [])
+        origin.plain = False  # So it is known how many of its replies are still to come.
+        origin.missing = 1
+        """And one more until all are cut off, see `all_cut`."""
+        self.size = size
+        self._cut = cut
+        self._is_headless = False
+        self.head: list[Request] = []
+        """Of the session, if it begins with one: each part does then."""
+        self.answerable = 0
+        """Requests so far."""
+
+    @property
+    def is_over(self) -> bool:
+        return self._cut.is_over
+
+    def next_part(self, requests_max: int) -> Message:
+        """May have no requests."""
+        json, is_first = self.origin.json, not self.answerable and not self.head and not self._is_headless
+        body, pieces = self._cut.take(requests_max)
+        requests: list[Request]
+        refused: list[tuple[int | str, CallError]] = []
+        try:
+            requests = (_json_decode_requests if json else _decode_requests)(body)
+        except Exception:
+            requests, refused, headless = _judge(pieces, json=json, batch=is_first)
+            self._is_headless |= headless
+        if requests and not requests[0].cls and requests[0].method == KEYS:
+            head = requests.pop(0)
+            if is_first:
+                self.head = [head]
+            else:  # Whoever handles the part would take it for one.
+                refused.insert(0, (head.id, BadRequest(_NO_HEAD)))
+        if self._is_headless:
+            refused += [(request.id, BadRequest(_HEADLESS)) for request in requests]
+            requests = []
+        self.answerable += len(requests) + len(refused)
+        if requests:
+            requests[:0] = self.head
+        self.origin.missing += len(requests) + len(refused)
+        return Message(self.origin, requests, refused, body)
+
+    def all_cut(self) -> bool:
+        """To be called once. Whether everything is answered already."""
+        self.origin.missing -= 1
+        return self.origin.missing == 0
+
+
+def parts_of(message: Message, requests_max: int) -> Iterator[Message]:
+    """The message, or all parts of a batch."""
+    if not isinstance(message, Batch):
+        yield message
+        return
+    while not message.is_over:
+        yield message.next_part(requests_max)
+
+
+_NO_HEAD = "the head of a session comes first in its batch"
+_HEADLESS = "the head of the session is no request, so that this one would have no key"
+
 _decode_request = msgspec.msgpack.Decoder(Request).decode
 _decode_requests = msgspec.msgpack.Decoder(list[Request]).decode
 _decode_options = msgspec.msgpack.Decoder(Options | None).decode
@@ -188,6 +263,9 @@ _json_decode_options = msgspec.json.Decoder(Options | None).decode
 encode = msgspec.msgpack.Encoder().encode
 encode_json = msgspec.json.Encoder().encode
 
+_LONG_ARRAYS = (0xDC, 0xDD)
+_ARRAY_HEAD_MAX = 5
+_REQUEST_BYTES_MIN = 5
 _JSON_FIRST = frozenset(b"[{")
 _JSON_SPACE = b" \t\r\n"
 _JSON_MARK = b"\xef\xbb\xbf"
@@ -218,9 +296,22 @@ def _is_json_batch(body: bytes) -> bool:
     return start[:1] == b"["
 
 
-def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None) -> Message:
-    """Takes one body frame apart. Requests that are not well-formed are answered `bad_request` where their id can be
-    read. Raises Malformed when nothing can be answered."""
+def _is_large_batch(body: bytes | memoryview) -> bool:
+    """Of a MessagePack batch: it has more requests than a turn, as its head says."""
+    return (
+        len(body) > _REQUEST_BYTES_MIN * TURN_REQUESTS_MAX and body[0] in _LONG_ARRAYS and array_length(body) > TURN_REQUESTS_MAX
+    )
+
+
+def _is_large_json_batch(body: bytes) -> bool:
+    """It may have. Each request is an array or a map."""
+    return len(body) > _REQUEST_BYTES_MIN * TURN_REQUESTS_MAX and body.count(b"[") + body.count(b"{") > TURN_REQUESTS_MAX + 1
+
+
+def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None, *, apart: bool = False) -> Message:
+    """Takes one body frame apart, or leaves that for later: a Batch, if it has very many requests, or several and it is to be
+    kept `apart`. Requests that are not well-formed are answered `bad_request` where their id can be read. Raises Malformed when
+    nothing can be answered."""
     if not body:
         raise Malformed("empty body")
     json = body[0] in _JSON_FIRST
@@ -230,7 +321,10 @@ def parse_body(client: bytes, body: bytes, envelope: Envelope | None = None) -> 
         text = body.removeprefix(_JSON_MARK).lstrip(_JSON_SPACE)
         if not is_json(text):
             raise
-        return parse_body(client, text, envelope)
+        return parse_body(client, text, envelope, apart=apart)
+    if batch and (apart or (_is_large_json_batch(body) if json else _is_large_batch(body))):
+        origin = Origin(client, envelope=envelope, json=json, single=False, requests=0)
+        return Batch(origin, JsonCut(body) if json else PackedCut(body), len(body))
     try:
         if batch:
             requests = (_json_decode_requests if json else _decode_requests)(body)
@@ -247,6 +341,9 @@ def parse_uncopied(client: bytes, body: memoryview) -> Message | None:
     well-formed MessagePack: that needs another look, at bytes."""
     try:
         batch = _is_batch(body)
+        if batch and _is_large_batch(body):
+            origin = Origin(client, envelope=None, json=False, single=False, requests=0)
+            return Batch(origin, PackedCut(body), len(body))
         requests = _decode_requests(body) if batch else [_decode_request(body)]
     except Exception:
         return None
@@ -257,32 +354,35 @@ def parse_uncopied(client: bytes, body: memoryview) -> Message | None:
 def _parse_piecewise(client: bytes, body: bytes, envelope: Envelope | None, *, json: bool, batch: bool) -> Message:
     """The slow path for bodies of which some part is wrong: every request is judged alone."""
     pieces = ((json_pieces if json else packed_pieces)(body)) if batch else (body,)
-    decode_request = _json_decode_request if json else _decode_request
-    requests: list[Request] = []
-    refused: list[tuple[int | str, CallError]] = []
-    begins_session = headless = False
-    for nth, piece in enumerate(pieces):
-        try:
-            request = decode_request(piece)
-        except Exception as exc:
-            request_id = (json_id if json else packed_id)(piece)
-            headless |= batch and nth == 0 and _is_meant_as_head(piece, json=json)
-            if request_id is not None:
-                shape = "a request is [id, class, name, method, args, options]"
-                refused.append((request_id, BadRequest(f"{exc}; {shape}")))
-            continue
-        if headless:
-            refused.append((request.id, BadRequest("the head of the session is no request, so that this one would have no key")))
-            continue
-        begins_session |= batch and nth == 0 and not request.cls and request.method == KEYS
-        requests.append(request)
-    if begins_session and len(requests) == 1 and refused:
+    requests, refused, headless = _judge(pieces, json=json, batch=batch)
+    if headless:
+        refused += [(request.id, BadRequest(_HEADLESS)) for request in requests]
+        requests = []
+    if batch and len(requests) == 1 and refused and not requests[0].cls and requests[0].method == KEYS:
         requests = []  # A head is not answered.
     if not requests and not refused:
         raise Malformed("no request id can be read")
     replies = len(requests) + len(refused)
     origin = Origin(client, envelope=envelope, json=json, single=not batch, requests=replies)
     return Message(origin, requests, refused, body)
+
+
+def _judge(pieces: Iterable[bytes], *, json: bool, batch: bool) -> tuple[list[Request], list[tuple[int | str, CallError]], bool]:
+    """Each alone: which are requests, whom to answer of the others, and whether the first, in a batch, is a broken head."""
+    decode_request = _json_decode_request if json else _decode_request
+    requests: list[Request] = []
+    refused: list[tuple[int | str, CallError]] = []
+    headless = False
+    for nth, piece in enumerate(pieces):
+        try:
+            requests.append(decode_request(piece))
+        except Exception as exc:
+            request_id = (json_id if json else packed_id)(piece)
+            headless |= batch and nth == 0 and _is_meant_as_head(piece, json=json)
+            if request_id is not None:
+                shape = "a request is [id, class, name, method, args, options]"
+                refused.append((request_id, BadRequest(f"{exc}; {shape}")))
+    return requests, refused, headless
 
 
 def _is_meant_as_head(piece: bytes, *, json: bool) -> bool:
@@ -316,11 +416,13 @@ def parse_message(frames: Sequence[bytes], bytes_max: int = MESSAGE_BYTES_MAX) -
         return [], max(len(bodies), 1)
     envelope = Envelope(frames[1:start]) if start > 1 else None
     messages: list[Message] = []
+    requests = 0
     for body in bodies:
         try:
-            messages.append(parse_body(client, body, envelope))
+            messages.append(parse_body(client, body, envelope, apart=requests > TURN_REQUESTS_MAX))
         except Malformed:
-            pass
+            continue
+        requests += len(messages[-1].requests)
     if envelope is not None:
         envelope.missing = len(messages)
         for message in messages:
@@ -428,6 +530,7 @@ def encode_bodies(rows: Sequence[tuple[Any, int, Any]], *, json: bool, single: b
         if len(body) <= MESSAGE_BYTES_MAX:
             return [body]
         error: CallError = TooLarge(f"the reply has {len(body)} bytes", outcome="executed")
+        del body
     except Exception as exc:
         error = cannot_be_sent(exc) if rows[0][1] == OK else Internal(f"the error cannot be encoded: {exc}")
     if len(rows) == 1:
@@ -437,6 +540,29 @@ def encode_bodies(rows: Sequence[tuple[Any, int, Any]], *, json: bool, single: b
         *encode_bodies(rows[:half], json=json, single=single),
         *encode_bodies(rows[half:], json=json, single=single),
     ]
+
+
+def join_bodies(bodies: Sequence[bytes], *, json: bool) -> list[bytes]:
+    """Of replies: the same in as few bodies as the limit on messages allows."""
+    joined: list[bytes] = []
+    group: list[bytes] = []
+    size = 0
+    for body in bodies:
+        if group and size + len(body) > MESSAGE_BYTES_MAX - _ARRAY_HEAD_MAX:
+            joined.append(_joined(group, json=json))
+            group, size = [], 0
+        group.append(body)
+        size += len(body)
+    return [*joined, _joined(group, json=json)] if group else joined
+
+
+def _joined(bodies: Sequence[bytes], *, json: bool) -> bytes:
+    if len(bodies) == 1:
+        return bodies[0]
+    if json:
+        return b"[%s]" % b",".join([memoryview(body)[1:-1] for body in bodies])
+    length = sum(map(array_length, bodies))
+    return b"".join([b"\xdd", length.to_bytes(4), *(memoryview(body)[array_head(body) :] for body in bodies)])
 
 
 decode_replies = msgspec.msgpack.Decoder(list[Reply]).decode

@@ -115,6 +115,8 @@ class Deadlines:
         be read than is left. So a worker with too much to do works for those whom it can still answer, not for all too late."""
         now_s = self._loop.time()
         arrived_due_s = now_s + deadline_ms / 1_000
+        if due_s is None and (arrived_s := call.origin.arrived_s):  # Perhaps it has waited behind others of its message.
+            due_s = arrived_due_s - max(0.0, self._turn.now_s - arrived_s)
         waited_s = 0.0 if due_s is None else arrived_due_s - due_s
         due_s = arrived_due_s if due_s is None else min(due_s, arrived_due_s)
         timed = call.origin = TimedOrigin(self, call, due_s)

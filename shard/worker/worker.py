@@ -132,8 +132,9 @@ class Worker:
         self._own = own_identity(spec.secret)
         share_bytes = spec.budget_bytes // BUDGET_SHARE
         outbox = Outbox(share_bytes, lambda client: self._host.waiting.has_room(client), self._own)
+        slices = Slices(share_bytes, others=lambda: self._host.book.waiting_bytes)
         self._endpoint = Endpoint(
-            context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=Slices()
+            context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=slices
         )
         identity = b"%sworker-%d.%d" % (self._own, spec.index, spec.incarnation)
         self._peers = Peers(context, loop, identity, self._peers_answered, send_control)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import itertools
 from random import Random
 from typing import Any
 
@@ -21,8 +22,18 @@ from tests.fuzz.target import Counts, Tick
 from tests.support.host_world import SHARDS, WORLDS, World
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.errors import BadRequest
-from tidegate.runtime.limits import FORWARDED_BYTES_MAX
-from tidegate.runtime.wire.protocol import ERROR, OK, Message, Origin, Request, encode_bodies, parse_message, parse_replies
+from tidegate.runtime.limits import FORWARDED_BYTES_MAX, TURN_REQUESTS_MAX
+from tidegate.runtime.wire.protocol import (
+    ERROR,
+    OK,
+    Message,
+    Origin,
+    Request,
+    encode_bodies,
+    parse_message,
+    parse_replies,
+    parts_of,
+)
 from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.neutral import NEUTRAL
@@ -78,7 +89,7 @@ class Scene:
     def send(self, client: bytes, frames: list[bytes], *, through_router: bool) -> None:
         messages, dropped = parse_message([client, *frames])
         self.counts["dropped"] += dropped
-        for message in messages:
+        for message in itertools.chain.from_iterable(parts_of(each, TURN_REQUESTS_MAX) for each in messages):
             self.counts["refused"] += len(message.refused)
             self.taken += len(message.requests)
             if through_router:

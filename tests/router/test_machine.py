@@ -26,7 +26,7 @@ from tidegate.runtime.limits import (
     WORKER_AHEAD_CALLS,
 )
 from tidegate.runtime.sockets.inflight import InFlight
-from tidegate.runtime.wire.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body
+from tidegate.runtime.wire.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body, parts_of
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
@@ -510,7 +510,8 @@ def deep_call(depth: int, *, json: bool) -> Message:
     """Two calls in one message, the first with so many arrays in each other."""
     deep = b"[" * depth + b"]" * depth if json else b"\x91" * depth + b"\xc0"
     codec: Any = msgspec.json if json else msgspec.msgpack
-    return parse_body(b"client", codec.encode([[1, "C", NAME, "m", msgspec.Raw(deep)], [2, "C", NAME, "m"]]))
+    message = parse_body(b"client", codec.encode([[1, "C", NAME, "m", msgspec.Raw(deep)], [2, "C", NAME, "m"]]))
+    return next(part for part in parts_of(message, TURN_REQUESTS_MAX) if part.requests or part.refused)
 
 
 def on_a_small_stack(run: Callable[[], None]) -> None:

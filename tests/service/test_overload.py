@@ -56,3 +56,17 @@ def test_large_messages_of_many_clients_are_refused_before_they_take_the_memory(
     seen = overloaded(serve, "messages", clients=12, calls=4, bytes=15 << 20)
     assert seen["answers"]["ok"] >= 2
     assert set(seen["answers"]) <= {"ok", "overloaded/not_executed"}
+
+
+@pytest.mark.parametrize(
+    ("form", "direct"),
+    [("packed", False), ("packed", True), ("json", False), ("keyed", False), ("req", True)],
+    ids=["router", "direct", "JSON", "keyed", "REQ"],
+)
+def test_messages_of_hundreds_of_thousands_of_calls_are_taken_apart_bit_by_bit(serve: Serve, form: str, direct: bool) -> None:
+    """Taken apart at once three of them took a router to 1 GB."""
+    rows = 700_000 if form == "packed" else 200_000
+    seen = overloaded(serve, "batches", clients=1, calls=3, rows=rows, form=form, direct=direct)
+    assert set(seen["answers"]) <= {"ok", "overloaded/not_executed"}
+    assert seen["answers"]["ok"] >= rows
+    assert max(seen["during"]["most_mib"].values()) < BUDGET_MIB // 2, seen

@@ -18,11 +18,19 @@ import uvloop
 import zmq
 
 from tests.support.waiting import WITHIN_S, wait_until
-from tidegate.runtime.limits import RECEIVE_AHEAD_MESSAGES, TURN_MESSAGES_MAX, TURN_REQUESTS_MAX
+from tidegate.runtime.limits import (
+    BATCH_AHEAD_CALLS,
+    BATCH_PATIENCE_S,
+    PUT_OFF_CALL_BYTES,
+    RECEIVE_AHEAD_MESSAGES,
+    REPLIES_PER_MESSAGE_MAX,
+    TURN_MESSAGES_MAX,
+    TURN_REQUESTS_MAX,
+)
 from tidegate.runtime.sockets.endpoint import Endpoint, EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
-from tidegate.runtime.wire.protocol import OK, Message, parse_body, parse_options
+from tidegate.runtime.wire.protocol import OK, Batch, Message, parse_body, parse_options
 from tidegate.runtime.wire.sessions import Session, give_keys, head_row, is_head, without_head
 
 
@@ -626,7 +634,7 @@ class Sliced(Server):
     """Stops at the first request until it is told to go on."""
 
     def __init__(self) -> None:
-        super().__init__(slices=Slices(len(many(MANY)) * 3 // 2))
+        super().__init__(slices=Slices(3 * len(many(MANY))))
         self.began, self.go_on = threading.Event(), threading.Event()
         self.seen: list[Any] = []
         self.handle = self.note
@@ -668,14 +676,82 @@ def test_every_part_of_a_message_of_a_session_begins_with_its_head(lines: int) -
     for message in messages:
         assert slices.put(message)
     keys: list[str | None] = []
+    ended: list[Batch] = []
     while slices:
-        for part in slices.take():
+        for part, batch in slices.take(0.0):
             assert len(part.requests) <= TURN_REQUESTS_MAX + 1
             assert is_head(part.requests[0])
             assert not give_keys(part)
+            part.origin.missing -= len(part.requests)  # As if they were answered.
+            ended += [] if batch is None else [batch]
             keys += [parse_options(request.options, json=False).key for request in part.requests]
     assert sorted(map(str, keys)) == sorted(f"s{line}.{number}" for line in range(lines) for number in range(10, 10 + count))
-    assert [message.origin.missing for message in messages] == [count] * lines
+    assert ended == messages
+    assert all(message.all_cut() for message in ended)
+
+
+def test_no_more_is_cut_off_a_batch_while_its_calls_are_not_answered_or_its_client_does_not_read_but_now_and_then() -> None:
+    slices = Slices()
+    batch = parse_body(b"slow", many_of_a_session(1, 20 * TURN_REQUESTS_MAX, "s"))
+    assert slices.put(batch)
+    taken = 0
+    while parts := slices.take(10.0):
+        taken += sum(len(part.requests) - 1 for part, _ in parts)
+    assert BATCH_AHEAD_CALLS - TURN_REQUESTS_MAX <= taken <= BATCH_AHEAD_CALLS + TURN_REQUESTS_MAX
+    assert not slices.take(10.0 + BATCH_PATIENCE_S / 2)
+    assert slices.take(10.0 + BATCH_PATIENCE_S)
+    batch.origin.missing = 1
+    assert not slices.take(11.0, {b"slow"})
+    assert slices.take(11.0)
+
+
+def test_who_is_put_off_may_have_as_much_as_is_free_and_small_messages_count_for_what_they_take() -> None:
+    batch = many_of_a_session(1, MANY, "s")
+    slices = Slices(3 * len(batch), others=lambda: len(batch) // 2)
+    assert slices.put(parse_body(b"greedy", batch))
+    assert not slices.put(parse_body(b"greedy", batch))
+    assert slices.put(parse_body(b"other", batch))
+    slices, count = Slices(1 << 20), 0
+    while slices.put(parse_body(b"many", msgspec.msgpack.encode([[n, "C", "n", "m"] for n in range(10)]))):
+        count += 1
+    assert 0 < count * 10 * PUT_OFF_CALL_BYTES < 1 << 20
+
+
+def test_a_req_client_is_answered_a_batch_of_any_length_in_one_frame(server: Server) -> None:
+    client = server.client(zmq.REQ)
+    for codec in (msgspec.msgpack, msgspec.json):
+        client.send(codec.encode([[number, "C", "n", "m"] for number in range(3 * REPLIES_PER_MESSAGE_MAX)]))
+        (body,) = client.recv_multipart()
+        assert [row[0] for row in codec.decode(body)] == list(range(3 * REPLIES_PER_MESSAGE_MAX))
+    assert not server.in_loop(lambda: server.endpoint.outbox.total)
+
+
+def test_an_answer_that_takes_more_than_its_client_may_have_is_dropped_before_it_is_whole() -> None:
+    server = Server(Outbox(1 << 20))
+    try:
+
+        def answer_much(message: Message) -> None:
+            for each in message.requests:
+                server.endpoint.reply(message.origin, each.id, OK, "x" * 200)
+
+        server.handle = answer_much
+        client = server.client(zmq.REQ)
+        client.send(msgspec.msgpack.encode([[number, "C", "n", "m"] for number in range(3 * REPLIES_PER_MESSAGE_MAX)]))
+        server.wait_until(lambda statistics: statistics.undeliverable > 0 and statistics.untaken_bytes == 0)
+        assert not client.poll(50)
+        other = server.client()
+        other.send(request(1))
+        assert answer(other)[:2] == [1, 0]
+    finally:
+        server.stop()
+
+
+def test_a_batch_in_which_nothing_can_be_answered_is_counted(server: Server) -> None:
+    client = server.client(zmq.REQ)
+    client.send_multipart([b"\xdd\x00\x00\x20\x00" + b"\x90" * 8_192, request(7)])
+    (body,) = client.recv_multipart()
+    assert msgspec.msgpack.decode(body)[0] == 7
+    server.wait_until(lambda statistics: statistics.malformed == 1)
 
 
 def test_the_head_of_a_message_for_which_there_is_no_room_is_not_answered(sliced: Sliced) -> None:
