@@ -1,7 +1,7 @@
 """Spans of a client's calls, for OpenTelemetry, where the program that calls uses it.
 
 Guarantee: a program that has not imported OpenTelemetry pays nothing, and nothing of it is imported here. A call that is made
-while no span is current has no trace.
+while no span is current has no trace. Nothing that tracing does or fails to do shows in what a call gives its caller.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import functools
 import sys
 from typing import Any
+
+from tidegate.runtime.harmless import harmless
 
 
 class CallSpan:
@@ -19,6 +21,7 @@ class CallSpan:
         self.traceparent = traceparent
         """What the service is told."""
 
+    @harmless
     def end(self, error: BaseException | None) -> None:
         if error is not None:
             from opentelemetry.trace import Status, StatusCode
@@ -38,6 +41,7 @@ class ClientTracing:
         self._tracer = trace.get_tracer("tidegate")
         self._propagator = TraceContextTextMapPropagator()
 
+    @harmless
     def begin(self, class_name: str, name: str, method: str) -> CallSpan | None:
         """A call is about to be made. None: in no trace."""
         trace = self._trace

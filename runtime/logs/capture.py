@@ -154,12 +154,12 @@ def _traceback(record: logging.LogRecord) -> str:
     return f"{text}\n{record.stack_info}".strip("\n") if record.stack_info else text
 
 
-def say_past_locks(level: int, text: str) -> None:
+def say_past_locks(level: int, text: str, speaker: Speaker | None) -> None:
     """A line of the service in its log, and in no handler of the app's, from a thread that must wait for nobody: whoever holds a
     lock of `logging` may wait for something himself."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, LineHandler):
-            handler.writer.say(level, "tidegate.objects", text)
+            handler.writer.say(level, "tidegate.objects", text, speaker)
 
 
 # Prints

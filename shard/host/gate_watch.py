@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from typing import TYPE_CHECKING, Protocol
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import SECTION_TIMEOUT_S
+from tidegate.runtime.logs.line import Speaker
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.settings import WaitingObject
@@ -173,11 +175,11 @@ class GateWatch:
         return WaitingObject(one_line(str(activation.id)), since_ms, count, closed_by, one_line(waits_for))
 
     def _tell(self, now_s: float) -> None:
-        due = [each for each in self._episodes.values() if each.next_line_s <= now_s]
-        for episode in sorted(due, key=lambda each: each.since_s)[:LOGGED_MAX]:
-            row = episode.row
+        due = [(each, activation) for activation, each in self._episodes.items() if each.next_line_s <= now_s]
+        for episode, activation in sorted(due, key=lambda each: each[0].since_s)[:LOGGED_MAX]:
             episode.pause_s *= 2
             episode.next_line_s = now_s + episode.pause_s
-            self._host.log.warning("%s", row.shown(now_s - episode.since_s))
+            text = episode.row.told(now_s - episode.since_s)
+            self._host.log.say(logging.WARNING, "%s", text, speaker=Speaker(str(activation.id)))
         if len(due) > LOGGED_MAX:
             self._host.log.warning("%d more objects wait behind their gates; see `tidegate status`", len(due) - LOGGED_MAX)

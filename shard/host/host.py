@@ -182,6 +182,11 @@ class Host:
             origin.arrived_s = counting.arrived_s = counting.now_s = now_s
             counting.left = len(message.requests)
             counting.at_once = counting.suspended = 0
+        if self.tracing is not None and self.tracing.begins:
+            for request in message.requests:
+                if session is None or self._gives_key(session, request, origin):
+                    self.deliver(request, origin)
+            return
         self._handle(message, session)
         if counting.now_s - now_s >= self.slow.bound_s:
             self.slow.at_once(message, self.classes, now_s, counting.now_s)
@@ -295,14 +300,17 @@ class Host:
     def deliver(self, request: Request, origin: Origin) -> None:
         """One call arrives. Must be called from the loop, not from object code."""
         call = Call(request, origin)
-        if request.options is not NO_RAW and request.cls:
+        if request.options is NO_RAW:
+            if self.tracing is not None and request.cls and self.tracing.begins:
+                trace_call(call, None, self.tracing, self._reply, self.turn.now_s)
+        elif request.cls:
             try:
                 options = parse_options(request.options, json=origin.json)
                 call.chain = options.chain
                 if options.key is not None:
                     call.key = CallKey(options.key, options.answered)
                 late = None if options.deadline_ms is None else self.deadlines.watch(call, options.deadline_ms, options.due_s)
-                if options.traceparent is not None and self.tracing is not None:
+                if self.tracing is not None and (self.tracing.begins or options.traceparent is not None):
                     trace_call(call, options.traceparent, self.tracing, self._reply, self.turn.now_s)
                 if late is not None:
                     self.answer_error(call.origin, request.id, late, request.cls)

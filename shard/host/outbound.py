@@ -195,7 +195,7 @@ class Caller:
         if activation.broken is not None:
             origin.fail(activation.broken)
         elif host.activator.owns(call):
-            if host.tracing is not None and call.traceparent is not None:
+            if host.tracing is not None and (host.tracing.begins or call.traceparent is not None):
                 call.trace = origin.trace = host.tracing.begin(call.traceparent, request, origin.arrived_s)
             host.deliver_soon(call)
         else:

@@ -46,10 +46,11 @@ class WaitingObject:
     waits_for: str
     """Where that is known: what the code that keeps the gate closed waits for."""
 
-    def shown(self, waited_s: float) -> str:
+    def told(self, waited_s: float) -> str:
+        """Where it is said already of which object."""
         waits = f", which waits for {self.waits_for}" if self.waits_for else ""
         events = "1 event has" if self.waiting == 1 else f"{self.waiting} events have"
-        return f"{self.object}: {events} waited behind its gate for {waited_s:.1f} s: it is closed by {self.closed_by}{waits}"
+        return f"{events} waited behind its gate for {waited_s:.1f} s: it is closed by {self.closed_by}{waits}"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Traces of calls: what the host tells of a call whose caller traces it, as it arrives, starts, ends and is answered.
 
 Guarantee: code of a traced call runs in the context of its span, so that what it calls, and what it records itself, are children
-of it. A call without a trace pays nothing but the question whether its options name one.
+of it. Where nobody traces, a call pays nothing but that question.
 
 Rule: what a span is, and where it goes, is known to whoever implements these (see `tidegate.shard.worker.tracing`).
 """
@@ -41,8 +41,14 @@ class CallTrace(Protocol):
 
 
 class Tracing(Protocol):
-    def begin(self, traceparent: str, request: Request, arrived_s: float) -> CallTrace | None:
-        """A call arrives, or has at that time. None: what its caller sends is no trace."""
+    @property
+    def begins(self) -> bool:
+        """Calls without a trace may begin one."""
+        ...
+
+    def begin(self, traceparent: str | None, request: Request, arrived_s: float) -> CallTrace | None:
+        """A call arrives, or has at that time. Without a traceparent, or with what is none, it may begin a trace. None: it is in
+        none."""
         ...
 
     def current(self) -> str | None:
@@ -73,7 +79,7 @@ class TracedOrigin(InternalOrigin):
 
 
 def trace_call(
-    call: Call, traceparent: str, tracing: Tracing, reply: Callable[[Origin, Any, int, Any], None], now_s: float
+    call: Call, traceparent: str | None, tracing: Tracing, reply: Callable[[Origin, Any, int, Any], None], now_s: float
 ) -> None:
     """Of a call that has come from outside."""
     trace = tracing.begin(traceparent, call.request, call.origin.arrived_s or now_s)

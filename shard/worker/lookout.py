@@ -26,15 +26,15 @@ from types import FrameType
 from typing import NoReturn
 
 from tidegate.runtime.child.witness import Witness
-from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import HELD_UP_KINDS_MAX, HELD_UP_KINDS_S
+from tidegate.runtime.logs.line import Speaker
 from tidegate.runtime.wire.supervisor_messages import HeldUp, Running
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.loop.cpython import frame_of_thread
 from tidegate.shard.worker.occupant import Occupant, occupant, stack_of
 from tidegate.shard.worker.patience import Patience, Reaction
 
-Say = Callable[[int, str], None]
+Say = Callable[[int, str, Speaker | None], None]
 STUCK_S = 0.7
 FAILURE_S = 60.0
 """A fault of the lookout's own is told so often."""
@@ -54,8 +54,8 @@ class Lookout:
         end: Callable[[], NoReturn],
         stuck_fd: int = -1,
     ) -> None:
-        """`say` writes a line to the log. `witness`: where to write down who holds up the worker. `held_up` is told, in the
-        loop's thread, who is being interrupted. `end` ends the process. `stuck_fd`: where the stack is written,
+        """`say` writes a line to the log, and of whose code. `witness`: where to write down who holds up the worker. `held_up` is
+        told, in the loop's thread, who is being interrupted. `end` ends the process. `stuck_fd`: where the stack is written,
         without the interpreter, when not even this thread can run."""
         self._patience = patience
         self._say = say
@@ -107,9 +107,8 @@ class Lookout:
             except Exception:  # A fault of ours. Without a lookout the worker is taken for one that is stuck, and killed.
                 if now_s >= self._failure_told_s + FAILURE_S:
                     self._failure_told_s = now_s
-                    self._say(
-                        logging.ERROR, f"nobody could look whether the event loop is held up\n{traceback.format_exc().rstrip()}"
-                    )
+                    text = f"nobody could look whether the event loop is held up\n{traceback.format_exc().rstrip()}"
+                    self._say(logging.ERROR, text, None)
 
     def _arm(self, now_s: float) -> None:
         """Unless it is done again in time, the stack is written, by a thread that needs no interpreter."""
@@ -142,7 +141,8 @@ class Lookout:
             signal.pthread_kill(self._thread_id, SIGNAL)
         else:
             what = "swallowed its interruption" if self._raised else "cannot be interrupted"
-            self._say(logging.ERROR, f"{self._who(found)} and {what}: this worker ends\n{stack_of(frame, self._base)}")
+            text = f"{self._held_up_for} and {what}: this worker ends\n{stack_of(frame, self._base)}"
+            self._say(logging.ERROR, text, _speaker(found))
             self._end()
 
     def _step_over(self, now_s: float) -> None:
@@ -162,20 +162,21 @@ class Lookout:
             self._told.clear()
         self._told[kind] = now_s + HELD_UP_KINDS_S, 0
         more = f" ({silent} more of this kind since the last line)" if silent else ""
-        self._say(logging.WARNING, f"{self._who(last)} before it let others run{more}")
+        self._say(logging.WARNING, f"{self._held_up_for} before it let others run{more}", _speaker(last))
 
     def _name(self, found: Occupant, frame: FrameType | None) -> None:
         if found.owner is None:
             text = f"the event loop has been held up for {self._patience.held_s:.1f} s by no object's code"
-            self._say(logging.INFO, f"{text}\n{stack_of(frame, self._base)}")
+            self._say(logging.INFO, f"{text}\n{stack_of(frame, self._base)}", None)
             return
         if self._witness is not None:
             self._witness.enter(found.owner.id.class_name, found.owner.id.name, found.code)
-        self._say(logging.WARNING, f"{self._who(found)} so far, and others wait\n{stack_of(frame, self._base)}")
+        text = f"{self._held_up_for} so far, and others wait\n{stack_of(frame, self._base)}"
+        self._say(logging.WARNING, text, _speaker(found))
 
-    def _who(self, found: Occupant) -> str:
-        assert found.owner is not None
-        return f"{one_line(f'{found.owner.id}: {found.code}')} held up its worker for {self._patience.held_s:.1f} s"
+    @property
+    def _held_up_for(self) -> str:
+        return f"held up its worker for {self._patience.held_s:.1f} s"
 
     def _starved_s(self) -> float:
         if self._times is None:
@@ -200,3 +201,8 @@ class Lookout:
             self._held_up(HeldUp(Running(activation.id.class_name, activation.id.name, found.code), round(held_s, 3)))
         where = "" if frame is None else f" ({frame.f_code.co_filename.rpartition('/')[2]}:{frame.f_lineno})"
         activation.abort(f"its code held up the worker for {held_s:.1f} s in {found.code}{where}")
+
+
+def _speaker(found: Occupant) -> Speaker:
+    assert found.owner is not None
+    return Speaker(str(found.owner.id), found.code)

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry for calls whose callers trace them.
+"""Spans of OpenTelemetry for calls: below those of callers that trace them, and of others if the sampler says so.
 
 Guarantee: nothing of OpenTelemetry is imported unless the app has done so, or its environment asks for an exporter; nothing of
 what it does or fails to do shows in the answer of a call.
@@ -10,9 +10,9 @@ the SDK knows it (`OTEL_TRACES_EXPORTER`, `OTEL_EXPORTER_OTLP_ENDPOINT` …), on
 from __future__ import annotations
 
 import contextvars
-import functools
 import importlib.metadata
 import logging
+import re
 import sys
 import threading
 import time
@@ -22,13 +22,12 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.errors import one_line
+from tidegate.runtime.harmless import harmless
 from tidegate.runtime.limits import TRACES_FLUSH_S
 from tidegate.runtime.wire.protocol import OK, Request
 
 ASKED_BY = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Any of these in the environment asks for an exporter."""
-FAILURES_TOLD_MAX = 32
-"""Different ones are remembered, so that none is told again."""
 INSTALL = "pip install 'tidegate[traces]'"
 
 log = logging.getLogger("tidegate")
@@ -85,24 +84,15 @@ def _exporter(environment: Mapping[str, str]) -> Any:
     raise LookupError(f"no exporter {name!r} is installed")
 
 
-def _harmless(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A mistake in what the app has put into its provider, a processor or a sampler, is told once, and costs the trace. The call
-    is answered: its writes are durable by then."""
-
-    @functools.wraps(method)
-    def guarded(*args: Any) -> Any:
-        try:
-            return method(*args)
-        except Exception as error:
-            _say_once(f"{type(error).__name__}: {one_line(str(error))}")
-            return None
-
-    return guarded
+_NEVER = re.compile(r"(ParentBased\{root:)?AlwaysOffSampler\b.*")
 
 
-@functools.lru_cache(maxsize=FAILURES_TOLD_MAX)
-def _say_once(failure: str) -> None:
-    log.warning("a call could not be traced: %s; its trace is not whole, the call is answered", failure)
+def _begins_none(provider: Any) -> bool:
+    """The sampler records nothing of what has no parent, as its description says."""
+    try:
+        return _NEVER.fullmatch(provider.sampler.get_description()) is not None
+    except Exception:  # Another provider than the SDK's.
+        return False
 
 
 class SpanTracing:
@@ -117,12 +107,16 @@ class SpanTracing:
         self._trace = trace
         self._propagator = TraceContextTextMapPropagator()
         self._attach: Callable[[Any], object] = context.attach
+        self._nobody: Any = context.Context()
+        self.begins = not _begins_none(provider)
+        """Otherwise calls without a trace need no closer look."""
 
-    @_harmless
-    def begin(self, traceparent: str, request: Request, arrived_s: float) -> SpanTrace | None:
-        trace = self._trace
-        parent = self._propagator.extract({"traceparent": traceparent})
-        if not trace.get_current_span(parent).get_span_context().is_valid:
+    @harmless
+    def begin(self, traceparent: str | None, request: Request, arrived_s: float) -> SpanTrace | None:
+        trace, parent = self._trace, self._nobody
+        if traceparent is not None:
+            parent = self._propagator.extract({"traceparent": traceparent}, parent)
+        if not self.begins and not trace.get_current_span(parent).get_span_context().is_valid:
             return None
         arrived_ns = time.time_ns() - round((time.monotonic() - arrived_s) * 1e9)
         span = self._tracer.start_span(
@@ -139,7 +133,7 @@ class SpanTracing:
         )
         return SpanTrace(self, span, trace.set_span_in_context(span, parent), arrived_ns)
 
-    @_harmless
+    @harmless
     def current(self) -> str | None:
         carrier: dict[str, str] = {}
         self._propagator.inject(carrier)
@@ -178,7 +172,7 @@ class SpanTrace:
     def queued(self) -> None:
         self._gate_ns = self._gate_ns or time.time_ns()
 
-    @_harmless
+    @harmless
     def begins_in(self, context: contextvars.Context) -> None:
         self._started_ns = time.time_ns()
         self.span.add_event("started", timestamp=self._started_ns)
@@ -187,9 +181,11 @@ class SpanTrace:
     def stepped(self) -> None:
         self._stepped_ns = time.time_ns()
 
-    @_harmless
+    @harmless
     def answered(self, status: int, result: Any) -> None:
         span, now_ns = self.span, time.time_ns()
+        if not span.is_recording():
+            return
         started_ns = self._started_ns
         if started_ns:
             gate_ns, ended_ns = self._gate_ns or started_ns, self._stepped_ns or now_ns

@@ -66,6 +66,7 @@ TESTED_BY = {
     "runtime/cli/commands/top.py": "service/test_status.py",
     "runtime/client/links.py": "runtime/client/test_machine.py",
     "runtime/errors.py": "runtime/wire/test_exceptions.py",
+    "runtime/harmless.py": "shard/host/test_tracing.py",
     "runtime/heap.py": "service/test_overload.py",
     "runtime/limits.py": "meta/test_layers.py",
     "runtime/sockets/door.py": "service/test_descriptors.py",

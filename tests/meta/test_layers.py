@@ -20,6 +20,7 @@ LEAVES = {
     "runtime/descriptors",
     "runtime/heap",
     "runtime/shares",
+    "runtime/harmless",
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
@@ -36,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/descriptors": {"runtime/errors", "runtime/limits"},
     "runtime/heap": {"runtime/limits"},
     "runtime/shares": {"runtime/limits"},
+    "runtime/harmless": {"runtime/errors"},
     "runtime/wire": LEAVES,
     "runtime/sockets": LEAVES | {"runtime/wire"},
     "runtime/logs/line": LEAVES,

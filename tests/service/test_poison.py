@@ -117,7 +117,7 @@ def test_code_that_holds_up_its_worker_is_named_within_a_second_and_interrupted_
         answers: list[tuple[int, Any]] = []
         call = threading.Thread(target=lambda: answers.append(ask(service, bad, method)), daemon=True)
         call.start()
-        wait_until(lambda: named(service, f"Poison/{bad}: {method} held up its worker", since), "its name in the log")
+        wait_until(lambda: named(service, f'Poison/{bad}" {method}: held up its worker', since), "its name in the log")
         named_s = time.monotonic() - began_s
         call.join(30)
     [(status, error)] = answers

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.trace import SpanKind, StatusCode
+from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode, TraceFlags
 
 import tidegate
 from tests.support.service import Serve
@@ -95,6 +96,44 @@ def test_calls_of_plain_code_and_of_other_threads_have_spans_too(serve: Serve, s
 
     assert asyncio.run(calls()) == 1
     assert parent_id(spans.named("Counter.get_unique_number")) == id_of(spans.named("thread"))
+
+
+OUTER = NonRecordingSpan(SpanContext(1, 1, is_remote=False, trace_flags=TraceFlags(1)))
+
+
+class Broken(SpanProcessor):
+    """Of a program, with a mistake."""
+
+    def on_end(self, span: Any) -> None:
+        raise RuntimeError("no processor at the end")
+
+
+def test_a_mistake_in_the_tracing_of_a_program_costs_the_trace_and_no_call(
+    serve: Serve, spans: Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = serve(1)
+    processor = spans.provider._active_span_processor
+    monkeypatch.setattr(processor, "_span_processors", (*processor._span_processors, Broken()))
+    seen: list[Any] = []
+
+    async def calls() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context))
+        async with tidegate.connect(service.endpoint) as client:
+            with trace.use_span(OUTER):
+                assert await client.stub("Counter", "alice").get_unique_number() == 0
+                with pytest.raises(tidegate.UnknownMethod):
+                    await client.stub("Counter", "alice").nothing()
+
+    asyncio.run(calls())
+    with (
+        tidegate.connect_sync(service.endpoint) as client,
+        trace.use_span(OUTER),
+    ):
+        assert client.call("Counter", "alice", "get_unique_number") == 1
+        with pytest.raises(tidegate.UnknownMethod):
+            client.call("Counter", "alice", "nothing")
+    assert not seen
+    assert "no processor at the end" in caplog.text
 
 
 def test_a_program_that_does_not_use_opentelemetry_does_not_load_it() -> None:

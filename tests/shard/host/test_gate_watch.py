@@ -17,6 +17,7 @@ from tests.support.objects import CONTROL, LOG, MIB, control, until
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import Deadlock, MethodRaised, ObjectReset, StartFailed
 from tidegate.runtime.limits import SECTION_TIMEOUT_S, TRANSACTION_UNWIND_S
+from tidegate.runtime.logs.line import Speaker
 from tidegate.shard.core.alarms import AlarmInfo
 from tidegate.shard.host.gate_watch import LOGGED_MAX, NAMED_MAX
 
@@ -377,7 +378,10 @@ async def test_who_waits_for_longer_than_a_second_is_named_with_what_it_waits_fo
     (row,) = world.host.statistics().waiting_objects
     assert (row.object, row.waiting, row.closed_by) == ("Actor/a", 3, "a critical section")
     assert row.waits_for == "the answer of Actor/never.act"
-    assert lines(caplog)[0].startswith("Actor/a: 3 events have waited behind its gate for 1.")
+    assert lines(caplog)[0].startswith("3 events have waited behind its gate for 1.")
+    assert {getattr(record, "tidegate", None) for record in caplog.records if "waited behind" in record.message} == {
+        Speaker("Actor/a")
+    }
     assert lines(caplog)[0].endswith("s: it is closed by a critical section, which waits for the answer of Actor/never.act")
     await asyncio.sleep(20)
     assert 4 <= len(lines(caplog)) <= 5, "in pauses that double"

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.support.host_world import World
@@ -56,12 +57,14 @@ class Cart(DurableObject):
 
 
 SPANS: list[Spans] = []
+FOLLOWS = ParentBased(ALWAYS_OFF)
 
 
-def new_world(**settings: Any) -> tuple[World, Spans]:
+def new_world(sampler: Sampler | None = FOLLOWS, **settings: Any) -> tuple[World, Spans]:
+    """Where calls without a trace begin none, unless the sampler says so."""
     CONTROL.clear()
     control("door")
-    world, spans = World(Cart, **settings), Spans()
+    world, spans = World(Cart, **settings), Spans(sampler)
     world.host.tracing = SpanTracing(spans.provider)
     SPANS[:] = [spans]
     return world, spans
@@ -125,8 +128,8 @@ async def test_the_span_ends_when_the_reply_may_leave_and_not_before() -> None:
     assert attribute(span, "tidegate.commit_ms") >= 19
 
 
-async def test_a_call_without_a_trace_or_with_what_is_none_has_no_span() -> None:
-    world, spans = new_world()
+async def test_a_call_without_a_trace_or_with_what_is_none_begins_one() -> None:
+    world, spans = new_world(None)
     for options in (
         {},
         {"traceparent": "nonsense"},
@@ -134,9 +137,34 @@ async def test_a_call_without_a_trace_or_with_what_is_none_has_no_span() -> None
         {"traceparent": "00-" + "0" * 32 + "-" + "0" * 16 + "-01"},
     ):
         await world.ask(Cart, "alice", "add", **options)
-    assert spans.all() == []
+    assert [parent_id(span) for span in spans.all()] == [None] * 4
+    assert len({id_of(span) for span in spans.all()}) == 4
     assert await world.ask(Cart, "alice", "add", traceparent=UNSAMPLED) == 4
-    assert spans.all() == [], "its caller has decided that it is not recorded"
+    assert len(spans.all()) == 4, "its caller has decided that it is not recorded"
+    await world.ask(Cart, "bob", "ask", "carol")
+    assert parent_id(spans.all()[-2]) == id_of(spans.named("Cart.ask")), "what it calls belongs to it"
+
+
+@pytest.mark.parametrize("sampler", [ParentBased(ALWAYS_OFF), ALWAYS_OFF, ParentBased(TraceIdRatioBased(0.0))])
+async def test_the_sampler_of_the_sdk_decides_whether_a_call_begins_a_trace(sampler: Sampler) -> None:
+    world, spans = new_world(sampler)
+    assert world.host.tracing is not None
+    assert world.host.tracing.begins == ("TraceIdRatio" in sampler.get_description())
+    for _ in range(20):
+        await world.ask(Cart, "bob", "ask", "carol")
+    assert not spans.all()
+    await world.ask(Cart, "bob", "add", traceparent=PARENT)
+    assert len(spans.all()) == (sampler is not ALWAYS_OFF)
+
+
+async def test_calls_of_a_session_and_with_deadlines_begin_traces_and_are_counted_once() -> None:
+    world, spans = new_world(ALWAYS_ON)
+    calls = world.session([[number, "Cart", f"c{number % 2}", "add"] for number in range(6)])
+    await world.settle()
+    assert all(call.answered for call in calls)
+    await world.ask(Cart, "alice", "add", deadline_ms=5_000)
+    assert [span.name for span in spans.all()] == ["Cart.add"] * 7
+    assert world.host.counting.calls == 7
 
 
 async def test_without_a_provider_a_trace_is_carried_and_not_looked_at() -> None:

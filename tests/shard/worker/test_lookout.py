@@ -19,6 +19,7 @@ import pytest
 from tests.support.host_world import World
 from tidegate.runtime.child.witness import Witness, take_testimony
 from tidegate.runtime.errors import MethodRaised, ObjectReset, StartFailed
+from tidegate.runtime.logs.line import Speaker
 from tidegate.runtime.wire.supervisor_messages import HeldUp, Running
 from tidegate.shard.loop.cpython import this_frame
 from tidegate.shard.loop.loop import new_worker_loop
@@ -139,7 +140,7 @@ class Watched:
 
     def __init__(self, base: FrameType, folder: Path, limit_s: float = LIMIT_S) -> None:
         self.world = World(Busy)
-        self.lines: list[tuple[int, str]] = []
+        self.lines: list[tuple[int, str, Speaker | None]] = []
         self.held_up: list[HeldUp] = []
         self.path = folder / "witness"
         self.ended = threading.Event()
@@ -158,7 +159,7 @@ class Watched:
 
     @property
     def text(self) -> str:
-        return "\n".join(text for _, text in self.lines)
+        return "\n".join(f"{speaker}: {text}" for _, text, speaker in self.lines)
 
 
 @pytest.fixture(autouse=True)
@@ -198,7 +199,7 @@ async def test_code_that_holds_up_the_loop_is_named_with_its_stack_interrupted_a
     while written_by_now(watched.path) is not None:
         await asyncio.sleep(0.01)
     watched.lookout.close()
-    assert f"Busy/a: {code} held up its worker for" in watched.text
+    assert f"Busy/a {code}: held up its worker for" in watched.text
     assert "test_lookout.py" in watched.text or code == "sleep"
     assert {each.running for each in watched.held_up} == {Running("Busy", "a", code)}
     assert not watched.ended.is_set()
@@ -220,9 +221,10 @@ async def test_a_slow_step_is_named_once_it_is_over_and_those_of_its_kind_are_co
         await watched.world.ask(Busy, name, "slow", 0.35)
         await asyncio.sleep(0.25)
     watched.lookout.close()
-    [(level, line)] = watched.lines
+    [(level, line, speaker)] = watched.lines
+    assert speaker == Speaker("Busy/a", "slow")
     assert level == logging.WARNING
-    assert line.startswith("Busy/a: slow held up its worker for 0.")
+    assert line.startswith("held up its worker for 0.")
     assert watched.lookout._told["Busy", "slow"][1] == 2
 
 
@@ -241,7 +243,7 @@ async def test_a_fault_of_the_lookouts_own_is_told_once_and_it_goes_on(tmp_path:
     with pytest.raises(ObjectReset, match="held up the worker"):
         await watched.world.ask(Busy, "a", "spins")
     watched.lookout.close()
-    told = [text for _, text in watched.lines if "a fault of ours" in text]
+    told = [text for _, text, _ in watched.lines if "a fault of ours" in text]
     assert len(told) == 1
     assert told[0].startswith("nobody could look whether the event loop is held up\nTraceback")
 
