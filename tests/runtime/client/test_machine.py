@@ -140,9 +140,9 @@ def test_100_000_calls_that_wait_for_a_connection_are_refused_in_no_time() -> No
     for answer in answers:
         machine.core.call(answer, NO_SLOT, "C", "a", "m", NO_RAW, decode_any, None, 0.0)
     assert machine.sent() == []
-    began = time.monotonic()
+    began = time.process_time()
     machine.core.handle_timer(CONNECT_TIMEOUT_S)
-    assert time.monotonic() - began < 5  # Half a second; minutes when the list of what is left was made anew for each.
+    assert time.process_time() - began < 5  # Half a second; minutes when the list of what is left was made anew for each.
     assert all(isinstance(answer.answers[0], Unavailable) for answer in answers)
 
 

@@ -279,13 +279,13 @@ def test_10_000_calls_to_as_many_objects_of_a_worker_that_drains_are_held_and_se
     machine.sent()
     machine.core.link_connected(2, 0.0)
     assert sum(len(rows) for _, rows in machine.sent()) == 10_000
-    began = time.monotonic()
+    began = time.process_time()
     for call_id in range(1, 10_001):  # The worst case: each answered by a message of its own.
         machine.core.message_received(2, encode([refusal(call_id, Unavailable("draining"))]), 0.0)
     assert machine.core.statistics().calls_held == 10_000
     machine.core.handle_timer(1.0)
     assert sum(len(rows) for _, rows in machine.sent(1.0)) == 10_000
-    assert time.monotonic() - began < 5  # A third of a second.
+    assert time.process_time() - began < 5  # A third of a second.
 
 
 def test_nothing_more_is_sent_to_a_router_that_says_it_leaves_and_all_of_it_goes_out_on_the_next_connection() -> None:
