@@ -27,13 +27,18 @@ if TYPE_CHECKING:
     from tidegate.shard.core.cache import ObjectCache
     from tidegate.shard.store.interface import ShardCommit
 
-HeldMessage = tuple[Any, "Origin", Any, int, Any]
-"""`(sender, origin, request id, status, result)`: what `origin` is answered once its commit is durable. The sender is the owner
-of a cache, None where the runtime speaks for itself. What is no reply has an origin of its own kind. (A plain tuple, since each
-call that writes makes one. To make, keep and read it takes 360 instructions, a Struct 770; the whole call takes 28,000.)"""
+HeldMessage = tuple[Any, "Origin", Any, int, Any, Any, int]
+"""`(sender, origin, request id, status, result, session, digest)`: what `origin` is answered once its commit is durable. The
+sender is the owner of a cache, None where the runtime speaks for itself. What is no reply has an origin of its own kind. With a
+session, which has numbered the call by its request id, this is the answer that is kept, too, in the commit for which it waits;
+the digest says what was called. (A plain tuple, since each call that writes makes one. To make, keep and read it takes 360
+instructions, a Struct 770; the whole call takes 28,000.)"""
 
 Inheritance = tuple["ObjectCache", "ObjectCache"]
 """Who has seen undurable writes, and whose."""
+
+NUMBERED_ANSWER_BYTES = 96
+"""What the answer to a call of a session takes in a commit at most, with its share of what is said of the session."""
 
 OwnRows = tuple[int, bytes]
 """A shard, and the key under which the runtime keeps rows of its own there."""
@@ -47,6 +52,18 @@ class KeptAnswer(Protocol):
     """Of the object that has given it."""
     size: int
     """What it takes there."""
+
+
+class NumberedAnswer:
+    """An answer that a held message gives and that is kept, apart from the message, which waits longer."""
+
+    __slots__ = ("cache", "message")
+
+    size = NUMBERED_ANSWER_BYTES
+
+    def __init__(self, message: HeldMessage) -> None:
+        self.cache = message[0].cache
+        self.message = message
 
 
 class PendingCommit:
@@ -64,7 +81,7 @@ class PendingCommit:
         self.own = own
         """What the runtime itself has written."""
         self.answers: list[KeptAnswer] = []
-        """What is kept for keys."""
+        """What is kept for keys, beside what `held` says."""
         self.shards: list[ShardCommit] = []
         """All of that, by shard, as the log and the stores take it."""
 
@@ -105,7 +122,7 @@ class OutputGate:
         self.open_bytes = 0
         """What `dirty` and `answers` take in a commit."""
         self.answers: list[KeptAnswer] = []
-        """What is kept for keys: each in the commit that has what its object has written."""
+        """What is kept for keys: each in the commit that has what its object has written. Most is said by `held` alone."""
         self.passing: dict[tuple[ObjectCache, str], None] = {}
         """Keys that leave their caches once what was written is durable."""
         self.own: dict[OwnRows, OwnWrites] = {}
@@ -146,7 +163,7 @@ class OutputGate:
 
     def hold(self, confirm_seq: int, sender: Any, origin: Origin, request_id: Any, status: int, result: Any) -> None:
         """Keeps a message until commit `confirm_seq` is durable. The caller has seen that it is not yet."""
-        message = (sender, origin, request_id, status, result)
+        message = (sender, origin, request_id, status, result, None, 0)
         if confirm_seq == self.open_seq:
             self.held.append(message)
         else:
@@ -192,7 +209,8 @@ class OutputGate:
         assert self.can_cut
         members, self.dirty = self.dirty, []
         answers, self.answers = self.answers, []
-        if self.open_bytes > bytes_max:
+        if self.open_bytes + NUMBERED_ANSWER_BYTES * len(self.held) > bytes_max:
+            answers += self._numbered_answers()
             members, self.dirty, answers, self.answers = self._split(members, answers, bytes_max)
         self.held_bytes = 0
         heirs, self.heirs = self.heirs, []
@@ -215,6 +233,12 @@ class OutputGate:
         commit.answers = answers
         self.open_bytes = self._open_bytes()
         return commit
+
+    def _numbered_answers(self) -> list[NumberedAnswer]:
+        """Those that `held` has, apart from it: they go with what their objects have written, the messages may wait longer."""
+        held = self.held
+        self.held = [message if message[5] is None else (*message[:5], None, 0) for message in held]
+        return [NumberedAnswer(message) for message in held if message[5] is not None]
 
     def _open_bytes(self) -> int:
         if not self.dirty and not self.answers:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from gc import get_referents
 from typing import TYPE_CHECKING, Any, NoReturn
+from zlib import crc32
 
 from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
 from tidegate.runtime.ids import ObjectId
@@ -226,7 +227,7 @@ class Activation:
 
     def new_attribution(self) -> Attribution:
         context = self.context.copy()
-        attribution = self.attribution = Attribution(context).within(context)
+        attribution = self.attribution = Attribution(context, digest=crc32(self.cache.key)).within(context)
         return attribution
 
     def drop_attribution(self) -> None:

@@ -118,7 +118,7 @@ class CallBook:
             yield task.call[:2]
         for call in self.waiting:
             yield call.origin, call.request.id
-        for _, origin, request_id, _, _ in self._output_gate.messages():
+        for _, origin, request_id, *_ in self._output_gate.messages():
             yield origin, request_id
 
     def check(self, activations: Iterable[Activation], queues: Iterable[Iterable[Call]]) -> None:

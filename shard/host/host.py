@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import length_hint
 from random import Random, SystemRandom
 from typing import Any, Protocol, cast
-from zlib import crc32
 
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
 from tidegate.runtime.limits import (
@@ -43,7 +42,7 @@ from tidegate.shard.host.alarm_clock import AlarmClock
 from tidegate.shard.host.call import Call, CallKey
 from tidegate.shard.host.call_book import CallBook
 from tidegate.shard.host.chained_calls import ChainedCalls
-from tidegate.shard.host.counting import MIXED, Counting
+from tidegate.shard.host.counting import MIXED, ClassCounts, Counting
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
@@ -195,6 +194,7 @@ class Host:
         origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
         loop, spare, counting = self.loop, self._spare, self.counting
         run = None
+        spare_run: KeyedRun | None = None
         requests, stretch = iter(message.requests), self.classes.get(message.requests[0].cls)
         of_class = counting.first_stretch(origin, stretch)
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
@@ -221,45 +221,46 @@ class Host:
                 ):
                     activation.last_used_s = now_s
                     keyed, run = run, None
-                    if session is not None and keyed is None:
-                        number, cache, args = request.id, activation.cache, request.args
-                        session.newest = number  # type: ignore[assignment]  # an int
-                        digest = crc32(cache.key, method.digest if len(args) < 2 else crc32(args, method.digest))  # `digest_of`
-                        keyed = KeyedRun(
-                            activation, cache, origin, number, session, number, digest, cache.dirty, cache.dirty_bytes
-                        )
                     try:
-                        if keyed is None:
+                        if keyed is None and session is None:
                             self._run(activation, method, request, origin, activation.context.copy())
-                        else:
-                            attribution = activation.attribution
-                            if attribution is None or attribution.context is None:
-                                attribution = activation.new_attribution()
-                            attribution.keyed = keyed
-                            self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # not None
-                            if attribution.context is not None:
-                                attribution.keyed = None
+                            continue
+                        attribution = activation.attribution
+                        if attribution is None or attribution.context is None:
+                            attribution = activation.new_attribution()
+                        if keyed is None:
+                            keyed, spare_run = spare_run or self.keyed.spare(origin, cast("KnownCalls", session)), None
+                            keyed.begin_next(activation.cache, method, request, attribution.digest)
+                        attribution.keyed = keyed
+                        self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # not None
+                        if attribution.context is not None:
+                            attribution.keyed = None
+                            if keyed.is_spare:
+                                spare_run = keyed
                     except BaseException as exc:
                         activation.drop_attribution()
                         self._went_wrong(keyed or origin, request.id, exc, request.cls)
                         enter_task(loop, spare.task)
                 else:
-                    left = length_hint(requests)
-                    counting.end_stretch(of_class, left + 1)
-                    self._handle_apart(request, origin, session)
-                    counting.resume(origin, left)
+                    self._handle_apart(request, origin, session, of_class, length_hint(requests))
         finally:
             leave_task(loop, spare.task)
+            if spare_run is not None:
+                self.keyed.keep_spare(spare_run)
         counting.end_stretch(of_class)
 
-    def _handle_apart(self, request: Request, origin: Origin, session: KnownCalls | None) -> None:
-        """A call at which has to be looked more closely, among others of its message."""
+    def _handle_apart(
+        self, request: Request, origin: Origin, session: KnownCalls | None, of_class: ClassCounts, left: int
+    ) -> None:
+        """A call at which has to be looked more closely, among others of its message, of which so many are left."""
+        self.counting.end_stretch(of_class, left + 1)
         leave_task(self.loop, self._spare.task)
         try:
             if session is None or self._gives_key(session, request, origin):
                 self.deliver(request, origin)
         finally:
             enter_task(self.loop, self._spare.task)
+        self.counting.resume(origin, left)
 
     def _are_too_many(self, message: Message) -> bool:
         """True: its calls have been refused."""
@@ -465,23 +466,20 @@ class Host:
                 self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
                 return
         kind, output_gate = result.__class__, self.output_gate
-        short = kind in NUMBERS or (kind in TEXTS and len(result) < LARGE_BYTES)
-        if (
-            short
-            and activation.broken is None
-            and (
-                origin.__class__ is Origin
-                or (origin.__class__ is KeyedRun and (origin := self.keyed.finished(origin, OK, result)).__class__ is Origin)
-            )
-        ):
-            confirm_seq = activation.cache.confirm_seq  # What `Outcomes.finish` would do in the end, for the commonest cases.
-            if confirm_seq == output_gate.open_seq:
-                output_gate.held.append((activation, origin, request.id, OK, result))
-                return
-            if confirm_seq <= output_gate.durable_seq:
-                self.counting.at_once += 1
-                self._reply(origin, request.id, OK, result)
-                return
+        if (kind in NUMBERS or (kind in TEXTS and len(result) < LARGE_BYTES)) and activation.broken is None:
+            if origin.__class__ is KeyedRun:
+                if origin.is_spare and self.keyed.ended_at_once(origin, result):
+                    return
+                origin = self.keyed.finished(origin, OK, result)
+            if origin.__class__ is Origin:  # What `Outcomes.finish` would do in the end, for the commonest cases.
+                confirm_seq = activation.cache.confirm_seq
+                if confirm_seq == output_gate.open_seq:
+                    output_gate.held.append((activation, origin, request.id, OK, result, None, 0))
+                    return
+                if confirm_seq <= output_gate.durable_seq:
+                    self.counting.at_once += 1
+                    self._reply(origin, request.id, OK, result)
+                    return
         self._outcomes.finish(activation, origin, request.id, method.name, result)
 
     def _suspended(self, activation: Activation, task: ObjectTask, call: tuple[Any, Any, str], yielded: Any) -> None:
@@ -587,7 +585,7 @@ class Host:
                 continue
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
         self.alarms.cut_marks()
-        kept = self.keyed.cut(commit.answers) if commit.answers else {}
+        kept = self.keyed.cut(commit) if commit.answers or self.keyed.has_numbered else {}
         commit.shards = [
             ShardCommit(shard, self.stores[shard].seq + 1, by_shard.get(shard, []), *kept.get(shard, ([], [])))
             for shard in {**by_shard, **kept}
@@ -606,7 +604,7 @@ class Host:
         held = iter(commit.held)
         message: Origin | None = None
         released: list[tuple[Any, Origin, int]] = []
-        for sender, origin, request_id, status, result in held:
+        for sender, origin, request_id, status, result, _, _ in held:
             try:
                 if origin is not message:
                     released.append((sender, origin, length_hint(held)))
@@ -641,7 +639,7 @@ class Host:
 
     def discard(self, message: HeldMessage, error: CallError) -> None:
         """It must not leave: whoever waits for it is told why."""
-        sender, origin, request_id, _, _ = message
+        sender, origin, request_id = message[:3]
         if isinstance(origin, Permit | KeyedRun):
             origin.fail(error)
         else:

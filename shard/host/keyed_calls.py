@@ -26,6 +26,8 @@ import re
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
@@ -45,13 +47,15 @@ from tidegate.runtime.errors import (
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Origin, Request, cannot_be_sent, decode_options, encode
 from tidegate.runtime.wire.sessions import NUMBER_MAX
+from tidegate.shard.core.codec import NUMBERS
+from tidegate.shard.core.output_gate import NumberedAnswer
 from tidegate.shard.host.call import Call, CallKey
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.store.interface import JSON, STARTED, TOO_LARGE, Answer, AnswerRoll, number_of
 
 if TYPE_CHECKING:
     from tidegate.shard.core.cache import ObjectCache
-    from tidegate.shard.core.output_gate import KeptAnswer
+    from tidegate.shard.core.output_gate import HeldMessage, PendingCommit
     from tidegate.shard.host.activation import Activation
     from tidegate.shard.host.host import Host
     from tidegate.shard.objects.methods import Method
@@ -69,7 +73,6 @@ _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{1,22}\.(0|[1-9][0-9]{0,17})(~[A-Za-z0-9_-]{1,20})?", re.ASCII)
 
 _PASSING = frozenset({Moved, ObjectReset, Overloaded, ShardLost, Unavailable})
-_AS_THEY_ARE = frozenset({type(None), bool, float})
 
 _decode: Any = msgspec.msgpack.Decoder().decode
 
@@ -81,7 +84,7 @@ Told = tuple[int, int, Any]
 class KnownCalls:
     """The calls of one session, or with plain keys to one object, as far as they are not only durable."""
 
-    __slots__ = ("answered", "is_session", "name", "newest", "old", "rows", "runs", "young")
+    __slots__ = ("answered", "is_session", "name", "newest", "old", "runs", "young")
 
     def __init__(self, name: str, *, is_session: bool) -> None:
         self.name = name
@@ -95,45 +98,87 @@ class KnownCalls:
         self.young: dict[int | str, Told] = {}
         self.old: dict[int | str, Told] = {}
         """What calls of a session were answered that did nothing. The old ones leave all at once."""
-        self.rows: dict[int, list[Any]] = {}
-        """By shard: for rolls of the open commit."""
 
 
-class KeyedRun(msgspec.Struct, eq=False):
-    """The run of a call with a key, and where its outcome goes: an `InternalOrigin`. (A Struct, made in half the time.)"""
+class KeyedRun:
+    """The run of a call with a key, and where its outcome goes: an `InternalOrigin`.
 
-    activation: Activation
-    cache: ObjectCache
-    inner: Origin
-    request_id: Any
-    known: KnownCalls
-    key: int | str
-    """Its number in the session (of a call that such a call has made: number, `~`, its own key), or its plain key."""
-    digest: int
-    """Of what was called, with which arguments."""
-    before: dict[str, bytes | None]
-    before_bytes: int
-    """What its object had written when its current step began."""
-    json: bool = False
-    status: int = OK
-    result: Any = NO_RAW
-    """Once it has ended: what it is answered, durable with what its object has written."""
-    result_bytes: int = 0
-    """Where that may be many."""
-    has_ended: bool = False
-    is_over: bool = False
-    """It has been let go."""
-    size: int = ANSWER_COMMIT_BYTES
-    """What the answer takes in the commit."""
-    has_effects: bool = False
-    """It has written, sent or started something, other than by writes of its current step."""
-    is_marked: bool = False
-    """Its writes are marked as those of a call that has not ended."""
-    in_roll: bool = False
-    """Its answer is kept in one."""
-    calls: dict[tuple[str, str, str], int] | None = None
-    """How many it has made to each method of each object."""
-    client: bytes = b""
+    Of a numbered call that ends in its first step, as nearly all do, nothing is left but the message that answers it. Its run is
+    the *spare* one, which the next such call takes again: to make one costs more than all else that is done for a key."""
+
+    __slots__ = (
+        "before",
+        "before_bytes",
+        "cache",
+        "calls",
+        "digest",
+        "has_effects",
+        "has_ended",
+        "in_roll",
+        "inner",
+        "is_marked",
+        "is_over",
+        "is_spare",
+        "json",
+        "key",
+        "known",
+        "request_id",
+        "result",
+        "result_bytes",
+        "size",
+        "status",
+    )
+
+    client = b""
+
+    def __init__(self, inner: Origin, known: KnownCalls, *, is_spare: bool = False) -> None:
+        self.inner = inner
+        self.known = known
+        self.json = inner.json
+        self.status = OK
+        self.result: Any = NO_RAW
+        """Once it has ended: what it is answered, durable with what its object has written."""
+        self.result_bytes = 0
+        """Where that may be many."""
+        self.has_ended = False
+        self.is_over = False
+        """It has been let go."""
+        self.size = ANSWER_COMMIT_BYTES
+        """What the answer takes in the commit."""
+        self.has_effects = False
+        """It has written, sent or started something, other than by writes of its current step."""
+        self.is_marked = False
+        """Its writes are marked as those of a call that has not ended."""
+        self.in_roll = False
+        """Its answer is kept in one."""
+        self.calls: dict[tuple[str, str, str], int] | None = None
+        """How many it has made to each method of each object."""
+        self.is_spare = is_spare
+        """Nobody but the host has it, as long as its call is in its first step and has started nothing."""
+
+    def begin_next(self, cache: ObjectCache, method: Method, request: Request, digest: int) -> None:
+        """Of a spare one: the next call of its batch, to an object that has this digest."""
+        args, digest = request.args, digest ^ method.digest
+        self.digest = digest if len(args) < 2 else crc32(args, digest)  # See `digest_of`.
+        self.known.newest = self.key = self.request_id = request.id  # type: ignore[assignment]  # the host has seen that it is an int
+        self.cache = cache
+        self.before, self.before_bytes = cache.dirty, cache.dirty_bytes
+
+    def begin(self, cache: ObjectCache, request_id: Any, key: int | str, digest: int) -> KeyedRun:
+        self.cache = cache
+        self.request_id = request_id
+        self.key = key
+        """Its number in the session (of a call that such a call has made: number, `~`, its own key), or its plain key."""
+        self.digest = digest
+        """Of what was called, with which arguments."""
+        self.before = cache.dirty
+        self.before_bytes = cache.dirty_bytes
+        """What its object had written when its current step began."""
+        return self
+
+    @property
+    def activation(self) -> Activation:
+        return cast("Activation", self.cache.owner)
 
     @property
     def label(self) -> str:
@@ -149,6 +194,7 @@ class KeyedRun(msgspec.Struct, eq=False):
 
     def end_step(self) -> None:
         """The call is not over, and may never be: what it has written is marked."""
+        self.is_spare = False
         if self.is_over or self.has_ended:
             return
         self.known.runs[self.key] = self
@@ -253,11 +299,11 @@ class KeyedCalls:
         self._plain: dict[str, KnownCalls] = {}
         """By object, as long as calls with plain keys run there."""
         self._remembered = 0
-        self._indexes: list[tuple[list[KeptAnswer], int, dict[tuple[str, int | str], KeyedRun]]] = []
+        self._indexes: list[tuple[list[Any], int, dict[tuple[str, int | str], Any]]] = []
         """Of the commits under way, those calls that have ended: for whoever has looked for one. With how many are in it."""
-        self._rows: dict[tuple[KnownCalls, int], list[Any]] = {}
-        """For rolls of the open commit, as long as its answers are in `_rolled`: none has been taken out."""
-        self._rolled: list[KeptAnswer] | None = None
+        self._spare: KeyedRun | None = None
+        self.has_numbered = False
+        """Of the open commit, messages may be answers that are kept."""
         self.repeats = 0
         """Calls that were answered what another one was."""
         bounds = host.settings.keys
@@ -278,7 +324,18 @@ class KeyedCalls:
     def begin_batch(self, name: str, answered: int) -> KnownCalls:
         """The session of a batch, which is known until the next one begins."""
         known = self._at_hand = self.session(name, answered)
+        self.has_numbered = True
         return known
+
+    def spare(self, origin: Origin, known: KnownCalls) -> KeyedRun:
+        """A run for calls of a batch, to `begin` with. Where one is left at the end of the batch it is to be kept."""
+        spare, self._spare = self._spare or KeyedRun(origin, known, is_spare=True), None
+        spare.inner, spare.known = origin, known
+        return spare
+
+    def keep_spare(self, run: KeyedRun) -> None:
+        run.cache = run.inner = run.known = run.before = None  # type: ignore[assignment]  # it holds nothing
+        self._spare = run
 
     def _new_session(self, name: str) -> KnownCalls:
         if len(self._sessions) >= SESSIONS_KNOWN_MAX:
@@ -318,9 +375,8 @@ class KeyedCalls:
         known.newest = number
         if answered > known.answered:
             known.answered = answered
-        cache = activation.cache
-        digest = digest_of(method, request, cache.key)
-        return KeyedRun(activation, cache, origin, request.id, known, number, digest, cache.dirty, cache.dirty_bytes)
+        digest = digest_of(method, request, activation.cache.key)
+        return KeyedRun(origin, known).begin(activation.cache, request.id, number, digest)
 
     def begin(self, activation: Activation, method: Method, call: Call, key: CallKey) -> KeyedRun | None:
         """The gate has let a call with a key in: its run. None: it does not run, and has been answered or waits."""
@@ -351,9 +407,7 @@ class KeyedCalls:
             text = "this key of the session has been answered long ago, and its answer is no longer kept; it does not run again"
             self.host.answer_error(origin, request.id, BadRequest(text, outcome="unknown"), request.cls)
             return None
-        run = KeyedRun(
-            activation, cache, origin, request.id, known, number, digest, cache.dirty, cache.dirty_bytes, json=origin.json
-        )
+        run = KeyedRun(origin, known).begin(cache, request.id, number, digest)
         known.runs[number] = run
         if number.__class__ is int and number > known.newest:
             known.newest = number
@@ -362,18 +416,24 @@ class KeyedCalls:
     def _ended(self, known: KnownCalls, key: int | str) -> KeyedRun | None:
         """The run of that key, if it is in a commit under way."""
         gate = self._output_gate
-        current = [gate.answers] if gate.in_flight is None else [gate.answers, gate.in_flight.answers]
-        indexes = [each for each in self._indexes if any(each[0] is answers for answers in current)]
+        commits: list[Any] = [gate] if gate.in_flight is None else [gate, gate.in_flight]
+        lists = [kept for commit in commits for kept in (commit.answers, commit.held)]
+        indexes = [each for each in self._indexes if any(each[0] is kept for kept in lists)]
         self._indexes = []
         found = None
-        for answers in current:
-            _, count, index = next((each for each in indexes if each[0] is answers), (answers, 0, {}))
-            for each in answers[count:]:
-                if isinstance(each, KeyedRun):
+        for kept in lists:
+            _, count, index = next((each for each in indexes if each[0] is kept), (kept, 0, {}))
+            for each in kept[count:]:
+                if each.__class__ is tuple:
+                    if each[5] is not None:
+                        index[each[5].name, each[2]] = each
+                elif isinstance(each, KeyedRun):
                     index[each.known.name, each.key] = each
-            self._indexes.append((answers, len(answers), index))
+                elif isinstance(each, NumberedAnswer):
+                    index[each.message[5].name, each.message[2]] = each.message
+            self._indexes.append((kept, len(kept), index))
             found = found or index.get((known.name, key))
-        return found
+        return _run_of(found) if found.__class__ is tuple else found
 
     def _refuse(self, origin: Origin, request: Request, text: str) -> None:
         self.host.answer_error(origin, request.id, BadRequest(text), request.cls)
@@ -399,46 +459,49 @@ class KeyedCalls:
 
     # Ends
 
+    def ended_at_once(self, run: KeyedRun, result: Any) -> bool:
+        """A call of a batch has come to its end in its first step. True: it is answered, or the message that is held for it is
+        the answer that is kept; of its run nothing is needed any longer."""
+        kind, cache, gate = result.__class__, run.cache, self._output_gate
+        if (
+            run.has_effects
+            or kind not in NUMBERS
+            or (kind is int and not _INT_MIN <= result <= _INT_MAX)
+            or cache.owner.attribution.context is None
+        ):
+            return False
+        if cache.dirty is not run.before or cache.dirty_bytes != run.before_bytes:
+            cache.confirm_seq = gate.open_seq
+            gate.held.append((cache.owner, run.inner, run.key, OK, result, run.known, run.digest))
+            return True
+        if cache.confirm_seq > gate.durable_seq:
+            return False
+        self.remember_told(run.known, run.key, (run.digest, OK, result))
+        self.host.counting.at_once += 1
+        self.host.answer(run.inner, run.key, OK, result)
+        return True
+
     def finished(self, run: KeyedRun, status: int, result: Any) -> Origin | KeyedRun:
         """It has come to its end: its answer is kept, if it has to be. Returns where that goes, through the output gate."""
         if run.has_ended:
             return run
+        run.is_spare = False
         cache, known = run.cache, run.known
         kind = result.__class__
-        if status == OK and (kind in _AS_THEY_ARE or (kind is int and _INT_MIN <= result <= _INT_MAX)):
-            run.result, in_roll = result, run.key.__class__ is int and not run.is_marked
+        if status == OK and kind in NUMBERS and (kind is not int or _INT_MIN <= result <= _INT_MAX):
+            run.result, run.in_roll = result, run.key.__class__ is int and known.is_session and not run.is_marked
         else:
             self._pack(run, status, result)
-            in_roll = False
         if cache.dirty is run.before and cache.dirty_bytes == run.before_bytes and not run.has_effects and known.is_session:
             return self._did_nothing(run)
         run.has_ended = True
-        output_gate = self._output_gate
-        if in_roll:
-            run.in_roll = True
-            (known.rows.get(cache.shard) or self._begin_roll(known, cache.shard)).append((run.key, run.digest, result))
-        cache.confirm_seq = output_gate.open_seq
-        output_gate.answers.append(run)  # What `keep_answer` does.
-        output_gate.open_bytes += run.size
+        cache.confirm_seq = self._output_gate.open_seq
+        self._output_gate.keep_answer(run)
         if known.runs:
             self._forget(run)
         if self._waiting.repeating:
             self._waiting.first_ended(run)
         return run.inner
-
-    def _begin_roll(self, known: KnownCalls, shard: int) -> list[Any]:
-        answers = self._output_gate.answers
-        if not answers:  # None yet, or all were taken out: of those there may be rows.
-            self._take_rows()
-            self._rolled = answers
-        rows = known.rows[shard] = self._rows[known, shard] = []
-        return rows
-
-    def _take_rows(self) -> dict[tuple[KnownCalls, int], list[Any]]:
-        taken, self._rows = self._rows, {}
-        for known, _ in taken:
-            known.rows.clear()
-        return taken
 
     @staticmethod
     def may_run_again(run: KeyedRun, error: CallError) -> bool:
@@ -464,12 +527,15 @@ class KeyedCalls:
         """In memory, for a while. One that was told that it may not must not do it after all when another copy of it comes
         late."""
         if run.result_bytes <= REMEMBERED_RESULT_BYTES_MAX:
-            run.known.young[run.key] = run.told
-            self._remembered += 1
-            if self._remembered >= REMEMBERED_MAX:
-                self._remembered = 0
-                for known in self._sessions.values():
-                    known.old, known.young = known.young, {}
+            self.remember_told(run.known, run.key, run.told)
+
+    def remember_told(self, known: KnownCalls, key: int | str, told: Told) -> None:
+        known.young[key] = told
+        self._remembered += 1
+        if self._remembered >= REMEMBERED_MAX:
+            self._remembered = 0
+            for each in self._sessions.values():
+                each.old, each.young = each.young, {}
 
     @staticmethod
     def _pack(run: KeyedRun, status: int, result: Any) -> None:
@@ -491,7 +557,7 @@ class KeyedCalls:
 
     def let_go(self, run: KeyedRun) -> None:
         """It leaves nothing: who has waited for it runs."""
-        run.is_over = True
+        run.is_over, run.is_spare = True, False
         if run.known.runs:
             self._forget(run)
         if self._waiting.repeating:
@@ -506,34 +572,58 @@ class KeyedCalls:
 
     # Commits
 
-    def cut(self, kept: Sequence[KeptAnswer]) -> dict[int, tuple[list[Answer], list[AnswerRoll]]]:
+    def cut(self, commit: PendingCommit) -> dict[int, tuple[list[Answer], list[AnswerRoll]]]:
         """What is being made durable, by shard."""
         now_s = self.host.wall_us() // 1_000_000
+        self.has_numbered = False
+        rolls: dict[KnownCalls, dict[int, list[Any]]] = {}
+        rows: dict[int, list[Any]] = {}
+        at_hand: KnownCalls | None = None
+        for activation, _, number, _, result, session, digest in commit.held:
+            if session is not None:
+                if session is not at_hand:
+                    at_hand, rows = session, rolls.setdefault(session, {})
+                shard = activation.cache.shard
+                listed = rows.get(shard)
+                if listed is None:
+                    listed = rows[shard] = []
+                listed += number, digest, result
         by_shard: dict[int, tuple[list[Answer], list[AnswerRoll]]] = {}
-        rolls = self._take_rows()
-        if kept is not self._rolled:  # Some were taken out, or do not fit.
-            rolls = {}
-            for run in cast("Sequence[KeyedRun]", kept):
-                if run.in_roll:
-                    rolls.setdefault((run.known, run.cache.shard), []).append((run.key, run.digest, run.result))
-        answers = self._output_gate.answers
-        self._rolled = None if answers else answers
-        for (known, shard), rows in rolls.items():
-            rows.sort()
-            by_shard.setdefault(shard, ([], []))[1].append(AnswerRoll(known.name, known.answered, now_s, rows))
-        if sum(map(len, rolls.values())) < len(kept):
-            for run in cast("Sequence[KeyedRun]", kept):
-                if not run.in_roll:
-                    known = run.known
-                    result, size = run.result, run.result_bytes
-                    answer = Answer(known.name, run.key, known.answered, run.digest, run.status, result, size, now_s)
-                    by_shard.setdefault(run.cache.shard, ([], []))[0].append(answer)
+        for each in cast("Sequence[KeyedRun | Mark | NumberedAnswer]", commit.answers):
+            shard = each.cache.shard
+            if isinstance(each, NumberedAnswer):
+                _, _, number, _, result, session, digest = each.message
+                rolls.setdefault(session, {}).setdefault(shard, []).extend((number, digest, result))
+            elif each.in_roll:
+                row = cast("int", each.key), each.digest, each.result
+                rolls.setdefault(each.known, {}).setdefault(shard, []).extend(row)
+            else:
+                known, size = each.known, each.result_bytes
+                answer = Answer(known.name, each.key, known.answered, each.digest, each.status, each.result, size, now_s)
+                by_shard.setdefault(shard, ([], []))[0].append(answer)
+        for known, rows in rolls.items():
+            for shard, listed in rows.items():
+                if commit.answers:  # Else they are in the order in which they have come.
+                    triples = sorted(zip(*[iter(listed)] * 3, strict=True), key=itemgetter(0))
+                    listed = [*chain.from_iterable(triples)]
+                rolled = msgspec.Raw(encode(listed))
+                roll = AnswerRoll(known.name, known.answered, now_s, listed[-3], len(listed) // 3, rolled)
+                by_shard.setdefault(shard, ([], []))[1].append(roll)
         return by_shard
+
+
+def _run_of(message: HeldMessage) -> KeyedRun:
+    """A numbered call that has ended, from what is kept of it."""
+    activation, origin, number, status, result, session, digest = message
+    run = KeyedRun(origin, session).begin(activation.cache, number, number, digest)
+    run.has_ended, run.status, run.result = True, status, result
+    return run
 
 
 def digest_of(method: Method, request: Request, object_key: bytes) -> int:
     """Of what a call of a session calls, with which arguments. (Nil and an empty array or map are one byte, and none.)"""
-    return crc32(object_key, method.digest if len(request.args) < 2 else crc32(request.args, method.digest))
+    digest = crc32(object_key) ^ method.digest
+    return digest if len(request.args) < 2 else crc32(request.args, digest)
 
 
 def _reply_of(told: Told, activation: Activation, *, json: bool) -> tuple[int, Any]:

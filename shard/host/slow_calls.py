@@ -77,7 +77,7 @@ class SlowCalls:
 
     def released(self, held: Iterable[HeldMessage], now_s: float) -> None:
         """A commit is durable, and of these messages one has waited for long at least."""
-        for sender, origin, request_id, _, _ in held:
+        for sender, origin, request_id, *_ in held:
             if sender is None or not getattr(origin, "arrived_s", 0.0) or now_s - origin.arrived_s < self.bound_s:
                 continue
             ended = self._ended.pop((sender.id, request_id), None)

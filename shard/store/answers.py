@@ -16,15 +16,13 @@ Rule: pure. No clock: the newest answer says how late it is.
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Sequence
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
 
-from tidegate.shard.store.interface import OK, SESSION_CHARACTERS_MAX, Answer, AnswerRoll, number_of
+from tidegate.shard.store.interface import SESSION_CHARACTERS_MAX, Answer, AnswerRoll, number_of
 
 ANSWERS_KEY = b"\xf9" * 16
 """Object key under which a shard keeps them. Object keys begin with a slot, so with a byte below 0x40."""
@@ -32,8 +30,6 @@ ANSWER_BYTES = 500
 """Estimate of what an answer takes in memory beside a large result."""
 ROLL_BYTES = 500
 """The same for a roll, beside its answers."""
-ROLL_ANSWER_BYTES = 150
-"""And for each of them: a tuple, two integers, a result."""
 SESSION_BYTES = 500
 """The same for a session."""
 _ROLL_ROW = "r"
@@ -82,10 +78,8 @@ class Group:
             return answer.digest, answer.status, answer.result
         if isinstance(key, int):
             for roll in reversed(self.rolls):
-                if roll.rows[0][0] <= key <= roll.rows[-1][0]:
-                    number, digest, result = roll.rows[bisect_left(roll.rows, key, key=itemgetter(0))]
-                    if number == key:
-                        return digest, OK, result
+                if roll.newest >= key and (told := roll.told(key)) is not None:
+                    return told
         return None
 
     def kept(self) -> list[Answer | AnswerRoll]:
@@ -95,7 +89,7 @@ class Group:
     def newest(self) -> int:
         """No call of the session with a larger number is known."""
         numbers = [key for key in self.rows if isinstance(key, int)]
-        return max(self.answered - 1, self.floor - 1, *numbers, *(roll.rows[-1][0] for roll in self.rolls))
+        return max(self.answered - 1, self.floor - 1, *numbers, *(roll.newest for roll in self.rolls))
 
 
 class SessionRow(msgspec.Struct, array_like=True, gc=False):
@@ -113,7 +107,7 @@ _decode_answer = msgspec.msgpack.Decoder(Answer).decode
 _decode_session = msgspec.msgpack.Decoder(SessionRow).decode
 _decode_answers = msgspec.msgpack.Decoder(list[Answer]).decode
 _decode_roll = msgspec.msgpack.Decoder(AnswerRoll).decode
-decode_rolls = msgspec.msgpack.Decoder(list[AnswerRoll]).decode
+_decode_rolls = msgspec.msgpack.Decoder(list[AnswerRoll]).decode
 
 
 def decode_answers(raw: msgspec.Raw) -> list[Answer]:
@@ -122,6 +116,14 @@ def decode_answers(raw: msgspec.Raw) -> list[Answer]:
     for answer in answers:
         answer.result = answer.result.copy()
     return answers
+
+
+def decode_rolls(raw: msgspec.Raw) -> list[AnswerRoll]:
+    """The same for its rolls."""
+    rolls = _decode_rolls(raw)
+    for roll in rolls:
+        roll.answers = roll.answers.copy()
+    return rolls
 
 
 class AnswerTable:
@@ -157,12 +159,12 @@ class AnswerTable:
         now_s = answers[-1].since_s if answers else rolls[-1].since_s
         for roll in rolls:
             group = self._session(roll.session, roll.answered, now_s)
-            if roll.rows[-1][0] >= group.answered:  # Else replayed, and answered since.
+            if roll.newest >= group.answered:  # Else replayed, and answered since.
                 roll.row = self._next_row
                 self._next_row += 1
                 group.rolls.append(roll)
                 self._order.append(roll)
-                self.count += len(roll.rows)
+                self.count += roll.count
                 self.bytes += _bytes_of(roll)
         name, in_session, key_max = "", False, 0
         for answer in answers:
@@ -227,7 +229,7 @@ class AnswerTable:
     def _settle(self, group: Group, answered: int) -> None:
         """Of a session everything below that number has been answered."""
         rolls, rows, children = group.rolls, group.rows, group.children
-        while rolls and rolls[0].rows[-1][0] < answered:
+        while rolls and rolls[0].newest < answered:
             self._free(rolls.popleft())
         if rows:
             if answered - group.answered < len(rows):
@@ -294,7 +296,7 @@ class AnswerTable:
         if isinstance(kept, AnswerRoll):
             group = self.groups[kept.session]
             group.rolls.remove(kept)
-            group.floor = max(group.floor, kept.rows[-1][0] + 1)
+            group.floor = max(group.floor, kept.newest + 1)
             self._mark(kept.session, group)
         else:
             self._take_out_answer(kept)
@@ -387,19 +389,21 @@ class AnswerTable:
             wanted = sorted(key for key in group.rows if isinstance(key, str)) if is_session(name) else []
             assert children == wanted
             assert group.rows or is_session(name)
-            assert all(roll.rows == sorted(roll.rows) for roll in group.rolls)
+            for roll in group.rolls:
+                numbers = msgspec.msgpack.decode(roll.answers)[::3]
+                assert (numbers, roll.count, roll.newest) == (sorted(numbers), len(numbers), numbers[-1])
             if is_session(name):
                 assert all(number_of(key) >= group.answered for key in group.rows)
-                assert not group.rolls or group.rolls[0].rows[-1][0] >= group.answered
+                assert not group.rolls or group.rolls[0].newest >= group.answered
 
 
 def _count_of(kept: Answer | AnswerRoll) -> int:
-    return len(kept.rows) if isinstance(kept, AnswerRoll) else 1
+    return kept.count if isinstance(kept, AnswerRoll) else 1
 
 
 def _bytes_of(kept: Answer | AnswerRoll) -> int:
     if isinstance(kept, AnswerRoll):
-        return ROLL_BYTES + ROLL_ANSWER_BYTES * len(kept.rows)
+        return ROLL_BYTES + len(kept.answers)
     return ANSWER_BYTES + kept.size
 
 

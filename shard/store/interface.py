@@ -7,6 +7,7 @@ Rule 2: no thread and no file; whoever implements `Reader` has those (see `tideg
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections.abc import Callable, Generator
 from typing import Any, Final, Protocol
 
@@ -78,15 +79,31 @@ class Answer(msgspec.Struct, array_like=True, gc=False):
 
 
 class AnswerRoll(msgspec.Struct, array_like=True, gc=False):
-    """The short answers that one commit has given to calls of one session. `gc=False`: results are scalars."""
+    """The short answers that one commit has given to calls of one session. `gc=False`: it holds bytes and numbers only."""
 
     session: str
     answered: int
     since_s: int
-    rows: list[tuple[int, int, bool | int | float | None]]
-    """Number, digest, and result as it is; each status is OK. In the order of the numbers."""
+    newest: int
+    """The largest number among them."""
+    count: int
+    answers: msgspec.Raw
+    """MessagePack: number, digest and result of the first, of the second, and so on, in the order of the numbers; each status is
+    OK. (Flat and packed: there may be thousands in a commit, and nearly all are freed without being looked at.)"""
     row: int = 0
     """Where it is kept: see `answers`."""
+
+    def told(self, number: int) -> tuple[int, int, bool | int | float | None] | None:
+        """What the call of that number was answered: digest, status, result."""
+        rolled = _decode_rolled(self.answers)
+        numbers = rolled[::3]
+        at = bisect_left(numbers, number)
+        if at == len(numbers) or numbers[at] != number:
+            return None
+        return rolled[3 * at + 1], OK, rolled[3 * at + 2]
+
+
+_decode_rolled: Callable[[msgspec.Raw], list[Any]] = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class ShardCommit(msgspec.Struct, array_like=True, gc=False):

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import Any
 
-from msgspec import Raw
+from msgspec import Raw, msgpack
 
 from tests.sim.network import QUANTUM_S
 from tests.sim.scenario import Scenario
@@ -45,7 +45,7 @@ class Entry:
 
 def of_rolls(rolls: Iterable[AnswerRoll]) -> Iterator[Answer]:
     for roll in rolls:
-        for number, digest, result in roll.rows:
+        for number, digest, result in zip(*[iter(msgpack.decode(roll.answers))] * 3, strict=True):
             yield Answer(roll.session, number, roll.answered, digest, OK, Raw(encode(result)))
 
 

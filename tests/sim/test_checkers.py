@@ -190,7 +190,7 @@ def answers_are_given_twice(stack: contextlib.ExitStack) -> None:
 
     def committed(self: Host, commit: PendingCommit) -> None:
         original(self, commit)
-        for _, origin, request_id, status, result in commit.held[:1]:
+        for _, origin, request_id, status, result, *_ in commit.held[:1]:
             if origin.__class__ is Origin and status == OK:
                 self._reply(origin, request_id, status, result)
 

@@ -17,7 +17,7 @@ class Member:
 
     def __init__(self, gate: OutputGate) -> None:
         self.gate = gate
-        self.owner = self
+        self.owner = self.cache = self
         self.confirm_seq = 0
         self.dirty_bytes = 0
 
@@ -60,7 +60,7 @@ def released(gate: OutputGate) -> list[object]:
     commit = in_flight(gate)
     gate.succeeded(commit)
     gate.check_invariants()
-    return [message for _, _, _, _, message in commit.held]
+    return [message for _, _, _, _, message, *_ in commit.held]
 
 
 def test_a_message_is_released_by_the_commit_of_the_writes_before_it() -> None:
@@ -367,6 +367,32 @@ def test_the_answer_of_an_heir_stays_behind_with_what_the_heir_has_seen() -> Non
     released(gate)
     assert cut(gate) == [source]
     assert in_flight(gate).answers == [answer]
+
+
+def test_what_a_numbered_message_says_is_kept_with_the_writes_though_it_waits_longer() -> None:
+    gate = OutputGate()
+    members, session = [cache_in(gate).write(60) for _ in range(2)], object()
+    for number, member in enumerate(members):
+        gate.held.append((member, CLIENT, number, OK, f"said {number}", session, 5 + number))
+    kept: list[Any] = []
+    for number in (0, 1):
+        assert cut(gate, 200) == [members[number]]
+        commit = in_flight(gate)
+        kept += [(answer.message, [message[5] for message in commit.held]) for answer in commit.answers]  # type: ignore[attr-defined]
+        assert released(gate) == (["said 0", "said 1"] if number else [])
+    assert kept == [
+        ((members[0], CLIENT, 0, OK, "said 0", session, 5), []),
+        ((members[1], CLIENT, 1, OK, "said 1", session, 6), [None, None]),
+    ]
+
+
+def test_a_numbered_message_is_kept_by_itself_where_all_goes() -> None:
+    gate = OutputGate()
+    member = cache_in(gate).write()
+    message = member, CLIENT, 7, OK, "said", object(), 5
+    gate.held.append(message)
+    assert cut(gate) == [member]
+    assert (in_flight(gate).held, in_flight(gate).answers) == ([message], [])
 
 
 def test_the_answers_of_an_object_that_is_reset_are_in_no_commit() -> None:

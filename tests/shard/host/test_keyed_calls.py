@@ -169,7 +169,7 @@ def session(number: int, answered: int = 0) -> dict[str, Any]:
 
 def statuses(part: ShardCommit) -> list[int]:
     """Of the answers in it."""
-    return [answer.status for answer in part.answers] + [OK for roll in part.rolls for _ in roll.rows]
+    return [answer.status for answer in part.answers] + [OK for roll in part.rolls for _ in range(roll.count)]
 
 
 KEYS = pytest.mark.parametrize("key", [{"key": "order 17"}, SESSION], ids=["plain", "session"])
