@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
+
+from tests.support.service import Serve
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -37,3 +42,13 @@ def test_the_words_of_each_row_are_those_of_the_service() -> None:
         for words in filter(None, map(str.strip, problem.split("…"))):
             said = words in text or f'"{words.removeprefix("is ")}"' in states
             assert said, words
+
+
+def test_a_copy_of_a_stopped_service_is_whole_and_goes_on_where_it_was(serve: Serve, tmp_path: Path) -> None:
+    service = serve(1, data=tmp_path / "data")
+    assert [service.call("Counter", "alice", "get_unique_number") for _ in range(3)] == [0, 1, 2]
+    service.stop()
+    copy = Path(shutil.copytree(tmp_path / "data", tmp_path / "copy"))
+    checked = subprocess.run([sys.executable, "-m", "tidegate", "check", str(copy)], capture_output=True, text=True, check=False)
+    assert checked.returncode == 0, f"{checked.stdout}{checked.stderr}"
+    assert serve(1, data=copy).call("Counter", "alice", "get_unique_number") == 3
