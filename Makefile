@@ -80,4 +80,4 @@ $(STAMP): pyproject.toml
 	touch $@
 
 clean:  ## forgets everything that was built
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist *.egg-info
+	rm -rf $(VENV) .debian-12 .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist *.egg-info

@@ -21,6 +21,7 @@ from tidegate.runtime.cli.commands import (
     check,
     compact,
     completion,
+    install_service,
     new,
     objects,
     reload,
@@ -29,6 +30,7 @@ from tidegate.runtime.cli.commands import (
     serve,
     status,
     top,
+    uninstall_service,
 )
 from tidegate.runtime.cli.commands.serve import version
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
@@ -85,6 +87,7 @@ def _show_any_text() -> None:
 _COMMANDS = (
     *(new, serve, call, status, top),
     *(reload, restart, alarms, objects),
+    *(install_service, uninstall_service),
     *(check, repair, compact),
     *(bench, chaos, completion),
 )
@@ -96,6 +99,7 @@ _EPILOG = """examples:
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is
   tidegate top                                       the same, live
+  sudo tidegate install-service /srv/counter.py      the same as a service of systemd
   tidegate reload                                    run the app as it is now; no call fails
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole

@@ -141,7 +141,8 @@ def status_line(supervision: Supervision, now: float) -> str:
     listen = listen_endpoint(supervision) or "no endpoint"
     routers, workers = len(supervision.routers), len(supervision.seats) - len(supervision.routers)
     by = f"{routers} routers and {workers} workers" if routers > 1 else f"{workers} workers"
-    served = f"{len(classes(supervision))} classes on {listen} with {by}"
+    count = len(classes(supervision))
+    served = f"{count} {'class' if count == 1 else 'classes'} on {listen} with {by}"
     if not wrong:
         return f"{state(supervision, wrong)} {served}"
     more = f" (1 of {len(wrong)} problems)" if len(wrong) > 1 else ""

@@ -39,6 +39,7 @@ from tidegate.runtime.supervisor.http_door import HttpDoor
 from tidegate.runtime.supervisor.measuring import measured, why_not_ready
 from tidegate.runtime.supervisor.monitoring import Monitoring
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
+from tidegate.runtime.supervisor.orphans import Orphans
 from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.process import ChildProcess, cpu_time, describe_exit
@@ -170,6 +171,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_stop_signal)
         self._loop.add_signal_handler(signal.SIGHUP, lambda: self._on_command(Command("reload")))
+        self._orphans = Orphans(self._loop, lambda: {child.pid for child in self._children.values()}, os.getpid())
         await self._commands.start()
         if self._http is not None:
             await self._http.start()
@@ -238,6 +240,7 @@ class Supervisor:
 
     def _on_exit(self, seat: int, returncode: int) -> None:
         del self._children[seat]
+        self._orphans.ended()
         place = self._places.pop(seat)
         self.ledger.gone(place)
         running = None if is_router(seat) else take_testimony(place.witness)

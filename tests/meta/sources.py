@@ -56,6 +56,8 @@ TESTED_BY = {
     "runtime/cli/commands/compact.py": "runtime/cli/test_offline.py",
     "runtime/cli/exits.py": "runtime/cli/test_cli.py",
     "runtime/cli/commanding.py": "service/test_reload.py",
+    "runtime/cli/commands/install_service.py": "systemd/test_fresh_debian.py",
+    "runtime/cli/commands/uninstall_service.py": "systemd/test_fresh_debian.py",
     "runtime/cli/commands/objects.py": "service/test_poison.py",
     "runtime/cli/pages.py": "runtime/cli/test_cli.py",
     "runtime/cli/commands/reload.py": "service/test_reload.py",

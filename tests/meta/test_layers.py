@@ -47,13 +47,14 @@ ARROWS: dict[str, set[str]] = {
     "runtime/client": LEAVES | {"runtime/wire", "runtime/sockets"},
     "runtime/metrics": LEAVES | {"runtime/wire"},
     "runtime/supervisor": SERVING | {"runtime/metrics"},
+    "runtime/install": LEAVES,
     "runtime/chaos/verdict": LEAVES,
     "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/chaos/verdict"},
     "runtime/chaos/stage": LEAVES | {"runtime/chaos/verdict"},
     "runtime/chaos/faults": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage")},
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
-    | {"runtime/client", "runtime/supervisor", "runtime/cli", "shard/offline"}
+    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
@@ -96,6 +97,7 @@ RULES = {
     "runtime/logs": {"forms", "line", "settings", "tracebacks"},
     "runtime/client": {"links", "machine", "retries", "terms"},
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox", "slices"},
+    "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
     "runtime/supervisor": {"edits", "placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
     "runtime/wire": "*",

@@ -117,8 +117,8 @@ MAY = {
     *(
         ("runtime/cli/commands/" + name + ".py", r"\bprint\(")
         for name in (
-            *("alarms", "call", "chaos", "check", "compact", "completion", "new"),
-            *("objects", "repair", "serve", "status", "top"),
+            *("alarms", "call", "chaos", "check", "compact", "completion", "install_service", "new"),
+            *("objects", "repair", "serve", "status", "top", "uninstall_service"),
         )
     ),
     *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("asking", "commanding", "exits")),

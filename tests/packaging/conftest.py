@@ -6,50 +6,23 @@ dependencies which it names are enough."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 import sysconfig
 import venv
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
-FOLDERS = ("tidegate", "runtime", "shard", "router", "benchmarks", "systemd", "template")
-SOURCES = (*FOLDERS, "pyproject.toml", "README.md", "LICENSE")
-IN_TREE = shutil.ignore_patterns("__pycache__", "*.egg-info")
-
-
-def run(*command: str | Path, cwd: Path | None = None) -> str:
-    """What it prints."""
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, cwd=cwd, timeout=100, check=False)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
-    return done.stdout
+from tests.support.wheel import PIP, build, copy_tree, run
 
 
 @pytest.fixture(scope="session")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of the tree: what an earlier build has left in that is in no wheel."""
-    copy = tmp_path_factory.mktemp("copy")
-    for name in SOURCES:
-        if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=IN_TREE)
-        else:
-            shutil.copy(ROOT / name, copy / name)
-    return copy
+    return copy_tree(tmp_path_factory.mktemp("copy"))
 
 
 @pytest.fixture(scope="session")
 def wheel(copy: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build(copy, tmp_path_factory.mktemp("wheel"))
-
-
-def build(source: Path, folder: Path) -> Path:
-    run(*PIP, "wheel", "--no-deps", "--no-index", "--no-build-isolation", "--wheel-dir", folder, source)
-    (found,) = folder.glob("*.whl")
-    return found
 
 
 @pytest.fixture(scope="session")

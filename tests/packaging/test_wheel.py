@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, build, run
 from tests.support.service import Service
+from tests.support.wheel import ROOT, build, run
 from tidegate.runtime.addresses import free_port
 
 OURS = ("benchmarks", "router", "runtime", "shard")

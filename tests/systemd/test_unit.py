@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from tests.support.waiting import wait_until
+from tests.systemd.booted import Booted, run, skip_unless_bootable
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "tidegate.service"
-DEADLINE_S = 45.0
 EXPOSURE_MAX = 15
 """Tenths of the points of `systemd-analyze security`."""
 
 needs_analyze = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (package systemd)")
-
-
-def run(*command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, **options)
 
 
 @pytest.fixture
@@ -61,45 +55,13 @@ def test_the_sandbox_is_tight(unit: Path) -> None:
 # Booted
 
 
-class Machine:
-    """A booted systemd in which the service is installed."""
+class Machine(Booted):
+    """A copy of this one, in which the service is installed by hand."""
 
     def __init__(self, log: Path) -> None:
-        site = Path(msgspec.__file__).parents[1]
         boot = str(Path(__file__).with_name("boot.sh"))
-        with open(log, "w") as output:
-            # In a process namespace of its own, which dies with this process: killing nspawn alone leaves the machine running.
-            alone = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-            command = [*alone, boot, str(ROOT), sys.base_prefix, str(site)]
-            self._machine = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        self._log = log
-        self.init = ""
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        return run("nsenter", "-t", self.init, "-m", "-u", "-i", "-p", "-n", "-C", "--", *command)
-
-    def wait_until_booted(self) -> None:
-        """Skips the test where containers cannot be made; fails where they can and the machine does not come up."""
-
-        def booted() -> bool:
-            if self._machine.poll() is not None:
-                pytest.skip(f"cannot boot a systemd here: {self._log.read_text()[-500:]}")
-            self.init = only_child(only_child(str(self._machine.pid)))
-            return bool(self.init) and self.run("systemctl", "is-active", "basic.target").stdout == "active\n"
-
-        self.wait_until(booted, "the boot")
-
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        wait_until(condition, what, within_s=DEADLINE_S, seen=self.journal, pause_s=0.1)
-
-    def state(self) -> dict[str, str]:
-        """What systemd knows about the service."""
-        names = "ActiveState,SubState,Result,StatusText,MainPID,NRestarts,ExecMainStatus"
-        shown = self.run("systemctl", "show", "tidegate", f"--property={names}").stdout
-        return dict(line.split("=", 1) for line in shown.splitlines())
-
-    def journal(self) -> str:
-        return self.run("journalctl", "-u", "tidegate", "--no-pager", "-o", "cat").stdout if self.init else self._log.read_text()
+        site = Path(msgspec.__file__).parents[1]
+        super().__init__([boot, str(ROOT), sys.base_prefix, str(site)], log, "basic.target")
 
     def tidegate(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self.run("/opt/tidegate/bin/tidegate", *arguments)
@@ -118,26 +80,10 @@ class Machine:
         process = next(process for process in json.loads(answered.stdout)["processes"] if process["name"] == name)
         return bool(process["restarts"] == 1 and process["state"] == "ready")
 
-    def close(self) -> None:
-        self._machine.kill()
-        self._machine.wait()
-
-
-def only_child(pid: str) -> str:
-    """Empty while there is none."""
-    try:
-        return Path(f"/proc/{pid}/task/{pid}/children").read_text().strip().split(" ")[0]
-    except OSError:
-        return ""
-
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    if os.geteuid() != 0:
-        pytest.skip("needs root to boot a systemd")
-    for program, package in (("systemd-nspawn", "systemd-container"), ("nsenter", "util-linux"), ("dbus-daemon", "dbus")):
-        if not shutil.which(program):
-            pytest.skip(f"needs {program} (package {package})")
+    skip_unless_bootable()
     machine = Machine(tmp_path_factory.mktemp("machine") / "boot.log")
     try:
         machine.wait_until_booted()
@@ -146,16 +92,12 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         machine.close()
 
 
-def wait_until_active(machine: Machine) -> None:
-    machine.wait_until(lambda: machine.state()["ActiveState"] == "active", "the service to be active")
-
-
 # The tests of the booted machine share it, and run in this order.
 
 
 @pytest.mark.root
 def test_the_booted_service_is_active_when_it_answers(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     assert machine.state()["StatusText"].startswith("serving 4 classes on tcp://127.0.0.1:7711 with")
     called = machine.tidegate("call", "Counter", "alice", "get_unique_number")
     assert (called.stdout, called.returncode) == ("0\n", 0), called.stderr
@@ -163,7 +105,7 @@ def test_the_booted_service_is_active_when_it_answers(machine: Machine) -> None:
 
 @pytest.mark.root
 def test_in_the_sandbox_workers_are_pinned_and_only_the_service_reads_its_data(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     assert "unpinned" not in machine.journal()
     workers = [process for name, process in machine.processes().items() if name.startswith("worker")]
     for worker in workers:
@@ -175,7 +117,7 @@ def test_in_the_sandbox_workers_are_pinned_and_only_the_service_reads_its_data(m
 
 @pytest.mark.root
 def test_the_booted_service_survives_the_loss_of_a_worker_and_of_the_router(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     main_pid = machine.state()["MainPID"]
     for number, name in ((1, "worker 0"), (2, "router")):
         machine.run("kill", "-9", str(machine.processes()[name]["pid"]))
@@ -187,10 +129,10 @@ def test_the_booted_service_survives_the_loss_of_a_worker_and_of_the_router(mach
 
 @pytest.mark.root
 def test_systemd_starts_the_service_again_when_its_supervisor_is_killed(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     machine.run("kill", "-9", machine.state()["MainPID"])
     machine.wait_until(lambda: machine.state()["NRestarts"] == "1", "the restart")
-    wait_until_active(machine)
+    machine.wait_until_active()
     assert machine.tidegate("call", "Counter", "alice", "get_unique_number").stdout == "3\n"
 
 
@@ -223,17 +165,16 @@ PYTHON = ("env", "PYTHONPATH=/opt/source:/opt/site", "LD_LIBRARY_PATH=/opt/pytho
 
 def calling(machine: Machine, seconds: float) -> subprocess.Popen[str]:
     """Twenty callers of the Python client, in the machine."""
-    enter = ["nsenter", "-t", machine.init, "-m", "-u", "-i", "-p", "-n", "-C", "--"]
-    return subprocess.Popen([*enter, *PYTHON, "-c", CALLER, str(seconds)], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([*machine.entering(), *PYTHON, "-c", CALLER, str(seconds)], stdout=subprocess.PIPE, text=True)
 
 
 @pytest.mark.root
 def test_no_caller_of_the_python_client_fails_while_the_service_is_reloaded_and_restarted_by_systemd(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     caller = calling(machine, 8.0)
     for command in ("reload", "restart", "reload", "restart"):
         assert machine.run("systemctl", command, "tidegate").returncode == 0, machine.journal()
-        wait_until_active(machine)
+        machine.wait_until_active()
     said, _ = caller.communicate(timeout=60)
     print(said)
     answered, _, errors = said.split(" ", 2)
@@ -243,11 +184,11 @@ def test_no_caller_of_the_python_client_fails_while_the_service_is_reloaded_and_
 
 @pytest.mark.root
 def test_a_reload_of_a_broken_app_fails_and_the_service_stays_active_with_what_it_had(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     main_pid = machine.state()["MainPID"]
     machine.run("sh", "-c", "cp /etc/tidegate/app.py /tmp/app.py; echo 'import no_such_module' > /etc/tidegate/app.py")
     assert machine.run("systemctl", "reload", "tidegate").returncode != 0
-    wait_until_active(machine)
+    machine.wait_until_active()
     assert machine.state()["MainPID"] == main_pid
     assert machine.state()["StatusText"].startswith("degraded: load /etc/tidegate/app.py: the last reload failed")
     machine.run("cp", "/tmp/app.py", "/etc/tidegate/app.py")
@@ -257,18 +198,18 @@ def test_a_reload_of_a_broken_app_fails_and_the_service_stays_active_with_what_i
 
 @pytest.mark.root
 def test_a_connection_waits_in_the_socket_of_systemd_until_the_service_is_there_again(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     machine.run("systemctl", "kill", "--signal=KILL", "tidegate")
     program = "import socket; socket.create_connection(('127.0.0.1', 7711), timeout=10)"
     connected = machine.run(*PYTHON, "-c", program)
     assert connected.returncode == 0, connected.stderr
-    wait_until_active(machine)
+    machine.wait_until_active()
     assert machine.tidegate("call", "Counter", "waits", "get_unique_number").stdout == "0\n"
 
 
 @pytest.mark.root
 def test_the_booted_service_stops_cleanly_and_quickly(machine: Machine) -> None:
-    wait_until_active(machine)
+    machine.wait_until_active()
     began_at = time.monotonic()
     assert machine.run("systemctl", "stop", "tidegate.socket", "tidegate").returncode == 0
     assert time.monotonic() - began_at < 10

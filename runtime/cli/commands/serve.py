@@ -177,11 +177,12 @@ def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> 
     }
     config = merge(config, flags, "command line", from_text=True)
     data = config.service.data or environment.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
-    final = {"app": _app(config.service.app), "data": os.path.abspath(data)}
+    final = {"app": read_app(config.service.app), "data": os.path.abspath(data)}
     return merge(config, {"service": final}, "command line")
 
 
-def _app(app: str) -> str:
+def read_app(app: str) -> str:
+    """As it is named from everywhere: the path of a file made absolute. Raises OperatorError for what is no app."""
     if not app:
         raise OperatorError("serve", "APP", "no app given", "name a file: tidegate serve app.py")
     target, names = split_app(app)

@@ -20,7 +20,7 @@ def serving() -> Supervision:
 def test_a_service_whose_processes_all_serve_has_no_problem() -> None:
     machine = serving()
     assert problems(machine, 2.0) == ()
-    assert status_line(machine, 2.0) == "serving 1 classes on tcp://127.0.0.1:7711 with 2 workers"
+    assert status_line(machine, 2.0) == "serving 1 class on tcp://127.0.0.1:7711 with 2 workers"
 
 
 def test_a_lost_worker_is_a_problem_with_the_reason_until_it_is_back() -> None:
@@ -28,7 +28,7 @@ def test_a_lost_worker_is_a_problem_with_the_reason_until_it_is_back() -> None:
     machine.child_exited(1, "was killed by SIGSEGV", False, 3.0)
     [problem] = problems(machine, 3.0)
     assert problem == Problem("is down: was killed by SIGSEGV", "worker 1", "wait: it is started again by itself")
-    assert status_line(machine, 3.0).startswith("degraded: worker 1: is down: was killed by SIGSEGV; 1 classes on")
+    assert status_line(machine, 3.0).startswith("degraded: worker 1: is down: was killed by SIGSEGV; 1 class on")
     machine.timer(3.0)
     machine.child_said(1, Ready("ipc://1.2", classes={"Counter": {}}), 4.0)
     assert problems(machine, 4.0) == ()
@@ -78,7 +78,7 @@ def test_what_a_process_tells_of_itself_becomes_a_problem_of_the_service_until_i
     machine.child_said(0, Pong(0, {"calls": 1, "problems": [FULL]}), 2.0)
     machine.child_said(ROUTER, Pong(0, {"problems": [{**FULL, "where": "router"}, FULL]}), 2.0)
     assert problems(machine, 2.0) == (Problem(FULL["what"], "router", FULL["next"]), Problem(**FULL))
-    assert "no space left on device (1 of 2 problems); 1 classes" in status_line(machine, 2.0)
+    assert "no space left on device (1 of 2 problems); 1 class" in status_line(machine, 2.0)
     machine.child_said(0, Pong(0, {"calls": 2}), 4.0)
     machine.child_said(ROUTER, Pong(0, {"problems": []}), 4.0)
     assert problems(machine, 4.0) == ()

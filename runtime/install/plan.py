@@ -1,0 +1,235 @@
+"""What is to be done to install or remove a service: steps, each with its words.
+
+Guarantee: files of others are never written over or removed; configuration, environment, secrets and data of a service are the
+operator's: they are made where they are missing, and go by `purge` only. The same asked for twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.install import units
+
+NAME_DEFAULT = "tidegate"
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+_SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+Owner = Literal["nobody", "ours", "others"]
+
+
+@dataclass(frozen=True)
+class Write:
+    path: str
+    text: str = field(repr=False)
+    mode: int
+    secret: bool = False
+
+
+@dataclass(frozen=True)
+class Keep:
+    path: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Remove:
+    """A file, or a folder that is empty; `whole`: a folder with all that is in it."""
+
+    path: str
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    command: tuple[str, ...]
+    may_fail: bool = False
+
+
+Step = Write | Keep | Remove | Run
+
+
+@dataclass(frozen=True)
+class Places:
+    """Of a service of this name."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            hint = "begin with a letter; up to 31 of a-z, 0-9, _ and -"
+            raise OperatorError("name", self.name, "cannot be the name of a unit and of a user", hint)
+
+    @property
+    def units(self) -> tuple[str, str]:
+        """Stopped in this order: the socket would start the service again."""
+        return f"{self.name}.socket", f"{self.name}.service"
+
+    @property
+    def socket(self) -> str:
+        return f"/etc/systemd/system/{self.name}.socket"
+
+    @property
+    def service(self) -> str:
+        return f"/etc/systemd/system/{self.name}.service"
+
+    @property
+    def users(self) -> str:
+        return f"/etc/sysusers.d/{self.name}.conf"
+
+    @property
+    def folders(self) -> str:
+        return f"/etc/tmpfiles.d/{self.name}.conf"
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Whose first line must say that they are ours."""
+        return self.service, self.socket, self.users, self.folders
+
+    @property
+    def etc(self) -> str:
+        return f"/etc/{self.name}"
+
+    @property
+    def config(self) -> str:
+        return f"{self.etc}/tidegate.toml"
+
+    @property
+    def environment(self) -> str:
+        return f"{self.etc}/environment"
+
+    @property
+    def credentials(self) -> str:
+        return f"{self.etc}/credentials"
+
+    @property
+    def data(self) -> str:
+        return f"/var/lib/{self.name}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is there already."""
+
+    files: Mapping[str, str]
+    """Of the units and their companions: text by path."""
+    app: str | None = None
+    """Of the configuration that exists; None where there is none."""
+    listen: str | None = None
+    environment: bool = False
+    secrets: frozenset[str] = frozenset()
+    data: Owner = "nobody"
+    """Of the data folder: "nobody" also when it is empty."""
+    user: Owner = "nobody"
+    """Whose user it is that has the name of the service."""
+    booted: bool = True
+    """Whether systemd runs here. Units may be installed where it does not, in an image say."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    app: str
+    program: str
+    """The path of `tidegate`."""
+    listen: str | None = None
+    """None: what the configuration has, else the default."""
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    start: bool = True
+
+
+def install(places: Places, wanted: Wanted, found: Found, template: Callable[[str], str], listen_default: str) -> list[Step]:
+    """`template`: the text of a file of the package's folder `systemd`. Raises OperatorError, and nothing is to be done then."""
+    _check_ours(places, found, "install-service")
+    if found.user == "others":
+        raise _refused(places.name, "a user of this name is there already, and not ours", "choose another name with --name")
+    if found.data == "others":
+        raise _refused(places.data, "holds data of something else", "choose another name with --name")
+    for secret in wanted.secrets:
+        if not _SECRET.fullmatch(secret):
+            raise _refused(f"--secret {secret}", "cannot be the name of a credential", "use letters, digits and _ . -")
+    for option, asked, has in (("app", wanted.app, found.app), ("listen", wanted.listen, found.listen)):
+        if has is not None and asked is not None and asked != has:
+            hint = f"change it there, or remove the service first: tidegate uninstall-service --name {places.name}"
+            raise _refused(places.config, f"it has {option} = {has!r}, not {asked!r}", hint)
+    listen = wanted.listen or found.listen or listen_default
+    if listen.startswith(f"ipc:///run/{places.name}/"):
+        raise _refused(
+            listen, "that folder is the service's alone, and goes when it stops", f"take ipc:///run/{places.name}.sock"
+        )
+    secrets = {*found.secrets, *wanted.secrets}
+    socket, service = places.units
+    steps: list[Step] = [
+        Write(places.service, units.service_unit(template("tidegate.service"), service, wanted.program, listen, secrets), 0o644),
+        Write(places.socket, units.socket_unit(template("tidegate.socket"), socket, listen), 0o644),
+        Write(places.users, units.users(places.name), 0o644),
+        Write(places.folders, units.folders(places.name), 0o644),
+        Run(("systemd-sysusers", places.users)),
+        Run(("systemd-tmpfiles", "--create", places.folders)),
+    ]
+    steps = [_unless_there(step, found) for step in steps]
+    if found.app is None:
+        own_listen = None if listen == listen_default else listen
+        text = units.configuration(template("tidegate.toml"), wanted.app, own_listen)
+        steps.append(Write(places.config, text, 0o644))
+    else:
+        steps.append(Keep(places.config, "yours"))
+    if found.environment:
+        steps.append(Keep(places.environment, "yours"))
+    else:
+        steps.append(Write(places.environment, units.environment_file(service), 0o600))
+    steps += [Write(f"{places.credentials}/{name}", text, 0o600, secret=True) for name, text in sorted(wanted.secrets.items())]
+    if found.booted:
+        steps.append(Run(("systemctl", "daemon-reload")))
+    steps.append(Run(("systemctl", "--quiet", "enable", *places.units)))
+    if found.booted and wanted.start:
+        # Not `restart`: it may start the service before the socket, which is refused then.
+        steps += [Run(("systemctl", "stop", *places.units)), Run(("systemctl", "start", *places.units))]
+    return steps
+
+
+def uninstall(places: Places, found: Found, *, purge: bool = False) -> list[Step]:
+    """Raises OperatorError, and nothing is to be done then."""
+    _check_ours(places, found, "uninstall-service")
+    steps: list[Step] = []
+    if present := [path for path in places.written if path in found.files]:
+        present_units = [unit for unit in places.units if f"/etc/systemd/system/{unit}" in found.files]
+        if present_units:
+            steps.append(Run(("systemctl", "--quiet", "disable", *(["--now"] if found.booted else []), *present_units)))
+        steps += [Remove(path) for path in present]
+        if found.booted:
+            steps.append(Run(("systemctl", "daemon-reload")))
+            steps.append(Run(("systemctl", "--quiet", "reset-failed", *places.units), may_fail=True))
+    own = [path for path, there in ((places.config, found.app is not None), (places.environment, found.environment)) if there]
+    if not purge:
+        steps += [Keep(places.etc, "configuration and secrets; --purge removes them")] if own or found.secrets else []
+        steps += [Keep(places.data, "the data; --purge removes it")] if found.data == "ours" else []
+        return steps
+    if found.data == "others":
+        raise OperatorError("uninstall-service", places.data, "holds data of something else", "look at --name")
+    steps += [Remove(path) for path in own]
+    if own or found.secrets:
+        steps += [Remove(places.credentials, whole=True), Remove(places.etc)]
+    steps += [Remove(places.data, whole=True)] if found.data == "ours" else []
+    if found.user == "ours":
+        steps.append(Run(("userdel", places.name)))
+        steps.append(Run(("groupdel", places.name), may_fail=True))  # Gone already, unless others were in it.
+    return steps
+
+
+def _unless_there(step: Step, found: Found) -> Step:
+    if isinstance(step, Write) and found.files.get(step.path) == step.text:
+        return Keep(step.path, "as it is")
+    return step
+
+
+def _check_ours(places: Places, found: Found, operation: str) -> None:
+    for path in places.written:
+        if path in found.files and not found.files[path].startswith(units.MARK):
+            hint = "move it away, or choose another name with --name"
+            raise OperatorError(operation, path, "is not a file that `tidegate install-service` has written", hint)
+
+
+def _refused(place: str, problem: str, hint: str) -> OperatorError:
+    return OperatorError("install-service", place, problem, hint)

@@ -1,0 +1,120 @@
+"""The files of a service, made of those that the package carries.
+
+Guarantee: what comes out is for this service only: units have its name by systemd's `%N` alone, the name of the unit. What could
+not be written so that systemd reads the same is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from ipaddress import ip_address
+
+from tidegate.runtime.errors import OperatorError
+
+MARK = "# Written by `tidegate install-service`, and again by the next one."
+"""The first words of each file that is ours to write over and to remove."""
+_CHANGES = "Changes of your own: systemctl edit"
+USER_SAYS = "Tidegate durable objects"
+"""By which a user is known to be the service's."""
+PROGRAM = "/opt/tidegate/bin/tidegate"
+"""As the template has it."""
+
+_ENVIRONMENT = "EnvironmentFile=-/etc/%N/environment\n"
+_PLAIN = re.compile(r"[\w./+@-]+", re.ASCII)
+"""Texts in which systemd sees nothing special."""
+_APP_LINE = re.compile(r"^app = .*$", re.MULTILINE)
+_LISTEN_STREAM = re.compile(r"^ListenStream=.*$", re.MULTILINE)
+_LISTEN_LINE = re.compile(r"^#listen = .*$", re.MULTILINE)
+
+
+def service_unit(template: str, unit: str, program: str, listen: str, secrets: Iterable[str]) -> str:
+    """`program`: the path of `tidegate`. `secrets`: names of files in the folder of credentials. Raises OperatorError."""
+    for text in (program, listen.removeprefix("tcp://").removeprefix("ipc://").translate(str.maketrans("", "", "[]:*"))):
+        if not _PLAIN.fullmatch(text):
+            problem = "has characters that units of systemd read as something else"
+            raise OperatorError("install-service", text, problem, "choose a path of letters, digits and . / _ + @ -")
+    made = template.replace(f"{PROGRAM} reload", f"{program} reload --connect {_target(listen)}").replace(PROGRAM, program)
+    credentials = "".join(f"LoadCredential={name}:/etc/%N/credentials/{name}\n" for name in sorted(secrets))
+    return _marked(_body(made).replace(_ENVIRONMENT, _ENVIRONMENT + credentials), unit)
+
+
+def _target(listen: str) -> str:
+    """Where one connects to who listens there."""
+    scheme, _, place = listen.partition("://")
+    host, _, port = place.rpartition(":")
+    if scheme == "ipc" or not _is_everywhere(host):
+        return listen
+    return f"tcp://{'[::1]' if ':' in host else '127.0.0.1'}:{port}"
+
+
+def _is_everywhere(host: str) -> bool:
+    try:
+        return host == "*" or ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return False
+
+
+def socket_unit(template: str, unit: str, listen: str) -> str:
+    """Raises OperatorError for an endpoint that systemd cannot open."""
+    lines = [f"ListenStream={_stream(listen)}"]
+    if listen.startswith("ipc:///"):  # Whoever may call is in the group of the service.
+        lines += ["SocketMode=0660", "SocketUser=root", "SocketGroup=%N", "RemoveOnStop=yes"]
+    return _marked(_LISTEN_STREAM.sub("\n".join(lines), _body(template), count=1), unit)
+
+
+def _body(template: str) -> str:
+    """Without what it says to who reads the template."""
+    return template[template.index("[Unit]") :]
+
+
+def _stream(listen: str) -> str:
+    if listen.startswith("ipc://"):
+        path = listen.removeprefix("ipc://")
+        if path[:1] in ("/", "@"):
+            return path
+        raise OperatorError("install-service", listen, "its path is not absolute", "name one such as ipc:///run/tidegate.sock")
+    host, _, port = listen.removeprefix("tcp://").rpartition(":")
+    hint = "give an address in numbers and a port, such as tcp://127.0.0.1:7711"
+    if port == "0":
+        raise OperatorError("install-service", listen, "nobody would know the port", hint)
+    if host == "*":
+        return port
+    try:
+        ip_address(host.strip("[]"))
+    except ValueError:
+        raise OperatorError("install-service", listen, "systemd listens on no name and no interface", hint) from None
+    return f"{host}:{port}"
+
+
+def users(name: str) -> str:
+    """For systemd-sysusers."""
+    return _marked(f'u {name} - "{USER_SAYS}" /var/lib/{name}\n')
+
+
+def folders(name: str) -> str:
+    """For systemd-tmpfiles. Those of state and of what is only for now are made by the unit."""
+    return _marked(f"d /etc/{name} 0755 root root -\nd /etc/{name}/credentials 0700 root root -\n")
+
+
+def environment_file(unit: str) -> str:
+    """Read by systemd, as root, at each start."""
+    return (
+        f"# Variables of {unit} and of its app, one NAME=value a line, for the next start. Lines with # are comments.\n"
+        "# Whoever may read the environment of a process sees them: secrets are credentials, see docs/operations.md.\n"
+        "#TIDEGATE_LOG_LEVEL=debug\n"
+    )
+
+
+def configuration(sample: str, app: str, listen: str | None) -> str:
+    """The sample, for this app. `listen`: None for the default."""
+    made = _APP_LINE.sub(lambda _: f"app = {json.dumps(app)}", sample, count=1)
+    if listen is not None:
+        made = _LISTEN_LINE.sub(lambda _: f"listen = {json.dumps(listen)}", made, count=1)
+    return made
+
+
+def _marked(text: str, unit: str = "") -> str:
+    changes = f" {_CHANGES} {unit}" if unit else ""
+    return f"{MARK}{changes}\n{text}"

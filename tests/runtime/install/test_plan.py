@@ -1,0 +1,159 @@
+"""What an installation writes, runs and leaves alone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.install.machine import template
+from tidegate.runtime.install.plan import Found, Keep, Places, Remove, Run, Step, Wanted, Write, install, uninstall
+from tidegate.runtime.install.units import MARK
+
+DEFAULT = "tcp://127.0.0.1:7711"
+PLACES = Places("shop")
+WANTED = Wanted("/srv/shop/app.py", "/opt/tidegate/bin/tidegate")
+NOTHING = Found({})
+
+
+def planned(wanted: Wanted = WANTED, found: Found = NOTHING, places: Places = PLACES) -> list[Step]:
+    return install(places, wanted, found, template, DEFAULT)
+
+
+def written(steps: list[Step]) -> dict[str, Write]:
+    return {step.path: step for step in steps if isinstance(step, Write)}
+
+
+def after(steps: list[Step], **changes: object) -> Found:
+    """What there is when they have been done."""
+    files = {path: step.text for path, step in written(steps).items() if path in PLACES.written}
+    found = Found(files, "/srv/shop/app.py", DEFAULT, environment=True, data="ours", user="ours")
+    return dataclasses.replace(found, **changes)  # type: ignore[arg-type]
+
+
+def commands(steps: list[Step]) -> list[tuple[str, ...]]:
+    return [step.command for step in steps if isinstance(step, Run)]
+
+
+def test_a_first_installation_writes_everything_then_enables_and_starts_it() -> None:
+    steps = planned()
+    assert {path: f"{step.mode:o}" for path, step in written(steps).items()} == {
+        "/etc/systemd/system/shop.service": "644",
+        "/etc/systemd/system/shop.socket": "644",
+        "/etc/sysusers.d/shop.conf": "644",
+        "/etc/tmpfiles.d/shop.conf": "644",
+        "/etc/shop/tidegate.toml": "644",
+        "/etc/shop/environment": "600",
+    }
+    assert commands(steps) == [
+        ("systemd-sysusers", "/etc/sysusers.d/shop.conf"),
+        ("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/shop.conf"),
+        ("systemctl", "daemon-reload"),
+        ("systemctl", "--quiet", "enable", "shop.socket", "shop.service"),
+        ("systemctl", "stop", "shop.socket", "shop.service"),
+        ("systemctl", "start", "shop.socket", "shop.service"),
+    ]
+
+
+def test_the_folder_of_secrets_is_made_before_the_first_is_written() -> None:
+    steps = planned(dataclasses.replace(WANTED, secrets={"db": "hunter2"}))
+    (secret,) = [step for step in steps if isinstance(step, Write) and step.secret]
+    assert (secret.path, secret.mode) == ("/etc/shop/credentials/db", 0o600)
+    assert steps.index(secret) > steps.index(Run(("systemd-tmpfiles", "--create", PLACES.folders)))
+    assert "hunter2" not in repr(steps)
+
+
+def test_a_second_installation_writes_nothing_and_restarts() -> None:
+    steps = planned(found=after(planned()))
+    assert not written(steps)
+    assert commands(steps)[-1] == ("systemctl", "start", "shop.socket", "shop.service")
+
+
+def test_an_upgrade_writes_units_anew_and_leaves_alone_what_is_the_operators() -> None:
+    found = after(planned(), secrets=frozenset({"db"}))
+    found = dataclasses.replace(found, files={**found.files, PLACES.service: f"{MARK} of an older version"})
+    steps = planned(found=found)
+    assert set(written(steps)) == {PLACES.service}
+    assert "LoadCredential=db:" in written(steps)[PLACES.service].text
+    assert {step.path for step in steps if isinstance(step, Keep)} >= {PLACES.config, PLACES.environment}
+
+
+def test_a_service_keeps_the_endpoint_of_its_configuration() -> None:
+    found = after(planned(), listen="ipc:///run/shop.sock")
+    assert "ListenStream=/run/shop.sock" in written(planned(found=found))[PLACES.socket].text
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ({}, {"files": {"/etc/systemd/system/shop.service": "[Unit]\nDescription=A shop\n"}}),
+        ({}, {"files": {"/etc/sysusers.d/shop.conf": "u shop 17\n"}}),
+        ({}, {"user": "others"}),
+        ({}, {"data": "others"}),
+        ({}, {"app": "/srv/other/app.py", "listen": DEFAULT}),
+        ({"listen": "tcp://127.0.0.1:9"}, {"app": "/srv/shop/app.py", "listen": DEFAULT}),
+        ({"secrets": {"../db": "x"}}, {}),
+        ({"secrets": {"db:x": "x"}}, {}),
+        ({"listen": "tcp://eth0:7711"}, {}),
+        ({"listen": "ipc:///run/shop/x.sock"}, {}),
+    ],
+)
+def test_what_would_touch_others_or_not_work_is_refused_before_anything_is_done(
+    wanted: dict[str, object], found: dict[str, object]
+) -> None:
+    changed = dataclasses.replace(NOTHING, **found)  # type: ignore[arg-type]
+    with pytest.raises(OperatorError):
+        planned(dataclasses.replace(WANTED, **wanted), changed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["", "Shop", "../shop", "shop.service", "1shop", "s" * 32, "shop shop", "-shop"])
+def test_names_that_cannot_be_units_and_users_are_refused(name: str) -> None:
+    with pytest.raises(OperatorError, match="begin with a letter"):
+        Places(name)
+
+
+def test_where_systemd_does_not_run_units_are_enabled_and_nothing_is_started() -> None:
+    steps = planned(found=dataclasses.replace(NOTHING, booted=False))
+    assert commands(steps)[2:] == [("systemctl", "--quiet", "enable", "shop.socket", "shop.service")]
+    removed = uninstall(PLACES, after(steps, booted=False))
+    assert commands(removed) == [("systemctl", "--quiet", "disable", "shop.socket", "shop.service")]
+
+
+def test_without_a_start_the_service_is_enabled_only() -> None:
+    assert not any("start" in command for command in commands(planned(dataclasses.replace(WANTED, start=False))))
+
+
+def test_an_uninstallation_stops_the_service_and_removes_its_units_and_keeps_the_rest() -> None:
+    steps = uninstall(PLACES, after(planned()))
+    assert steps[0] == Run(("systemctl", "--quiet", "disable", "--now", "shop.socket", "shop.service"))
+    assert {step.path for step in steps if isinstance(step, Remove)} == set(PLACES.written)
+    assert {step.path for step in steps if isinstance(step, Keep)} == {"/etc/shop", "/var/lib/shop"}
+
+
+def test_a_purge_leaves_nothing_of_the_service_and_touches_nothing_else() -> None:
+    steps = uninstall(PLACES, after(planned(), secrets=frozenset({"db"})), purge=True)
+    assert [(step.path, step.whole) for step in steps if isinstance(step, Remove)][4:] == [
+        ("/etc/shop/tidegate.toml", False),
+        ("/etc/shop/environment", False),
+        ("/etc/shop/credentials", True),
+        ("/etc/shop", False),
+        ("/var/lib/shop", True),
+    ]
+    assert commands(steps)[-2:] == [("userdel", "shop"), ("groupdel", "shop")]
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_where_nothing_of_ours_is_nothing_is_done(purge: bool) -> None:
+    assert uninstall(PLACES, dataclasses.replace(NOTHING, user="others"), purge=purge) == []
+
+
+@pytest.mark.parametrize("purge", [False, True])
+def test_a_unit_of_others_is_neither_stopped_nor_removed(purge: bool) -> None:
+    with pytest.raises(OperatorError, match="has written"):
+        uninstall(PLACES, Found({PLACES.service: "[Unit]\n"}), purge=purge)
+
+
+def test_data_of_others_is_not_purged() -> None:
+    with pytest.raises(OperatorError, match="something else"):
+        uninstall(PLACES, dataclasses.replace(after(planned()), data="others"), purge=True)

@@ -1,0 +1,113 @@
+"""The units and their companions, made of the files that the package carries."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.install import machine, units
+from tidegate.runtime.supervisor.config import Config, merge
+
+DEFAULT = "tcp://127.0.0.1:7711"
+
+
+def service(program: str = "/opt/tidegate/bin/tidegate", listen: str = DEFAULT, secrets: tuple[str, ...] = ()) -> str:
+    return units.service_unit(machine.template("tidegate.service"), "shop.service", program, listen, secrets)
+
+
+def socket(listen: str) -> str:
+    return units.socket_unit(machine.template("tidegate.socket"), "shop.socket", listen)
+
+
+def values(unit: str, key: str) -> list[str]:
+    return [line.partition("=")[2] for line in unit.splitlines() if line.startswith(f"{key}=")]
+
+
+def test_the_unit_runs_the_program_that_installs_it_and_reloads_what_listens_there() -> None:
+    unit = service("/srv/venv/bin/tidegate", "tcp://127.0.0.1:7712")
+    assert values(unit, "ExecStart") == ["/srv/venv/bin/tidegate serve --keep-trying --config /etc/%N/tidegate.toml"]
+    assert values(unit, "ExecReload") == ["/srv/venv/bin/tidegate reload --connect tcp://127.0.0.1:7712"]
+    assert units.PROGRAM not in unit
+
+
+@pytest.mark.parametrize(
+    ("listen", "target"),
+    [
+        ("tcp://*:7711", "tcp://127.0.0.1:7711"),
+        ("tcp://0.0.0.0:7711", "tcp://127.0.0.1:7711"),
+        ("tcp://[::]:7711", "tcp://[::1]:7711"),
+        ("ipc:///run/shop.sock", "ipc:///run/shop.sock"),
+    ],
+)
+def test_a_reload_connects_to_this_machine_wherever_the_service_listens(listen: str, target: str) -> None:
+    assert values(service(listen=listen), "ExecReload") == [f"/opt/tidegate/bin/tidegate reload --connect {target}"]
+
+
+def test_secrets_are_credentials_that_only_root_reads_from_the_folder_of_the_unit() -> None:
+    unit = service(secrets=("db", "api.key"))
+    assert values(unit, "LoadCredential") == ["api.key:/etc/%N/credentials/api.key", "db:/etc/%N/credentials/db"]
+    assert unit.index("LoadCredential=") < unit.index("[Install]")
+    assert not values(service(), "LoadCredential")
+
+
+def test_units_and_companions_begin_with_whose_they_are() -> None:
+    assert service().startswith(f"{units.MARK} Changes of your own: systemctl edit shop.service\n[Unit]\n")
+    for text in (socket(DEFAULT), units.users("shop"), units.folders("shop")):
+        assert text.startswith(units.MARK)
+
+
+@pytest.mark.parametrize(
+    ("listen", "stream"),
+    [
+        (DEFAULT, "127.0.0.1:7711"),
+        ("tcp://[::1]:7711", "[::1]:7711"),
+        ("tcp://*:7711", "7711"),
+        ("ipc://@shop", "@shop"),
+    ],
+)
+def test_the_socket_unit_listens_where_the_service_would(listen: str, stream: str) -> None:
+    assert values(socket(listen), "ListenStream") == [stream]
+    assert not values(socket(listen), "SocketMode")
+
+
+def test_a_unix_socket_is_for_the_group_of_the_service_only() -> None:
+    unit = socket("ipc:///run/shop.sock")
+    assert values(unit, "ListenStream") == ["/run/shop.sock"]
+    assert (values(unit, "SocketMode"), values(unit, "SocketGroup")) == (["0660"], ["%N"])
+
+
+@pytest.mark.parametrize("listen", ["tcp://localhost:7711", "tcp://eth0:7711", "tcp://127.0.0.1:0", "ipc://here.sock"])
+def test_what_systemd_cannot_listen_on_is_refused(listen: str) -> None:
+    with pytest.raises(OperatorError):
+        socket(listen)
+
+
+@pytest.mark.parametrize(
+    "program", ["/opt/my tools/bin/tidegate", "/opt/100%/tidegate", '/opt/"/tidegate', "/opt/$HOME/tidegate"]
+)
+def test_paths_that_systemd_reads_as_something_else_are_refused(program: str) -> None:
+    with pytest.raises(OperatorError, match="systemd"):
+        service(program)
+
+
+@pytest.mark.parametrize("app", ["/srv/shop/app.py", "/srv/shop/app.py:Cart,Order", 'we"ird\\.py', "shop.objects"])
+@pytest.mark.parametrize("listen", [None, "ipc:///run/shop.sock"])
+def test_the_configuration_is_the_sample_with_the_app_and_where_it_listens(app: str, listen: str | None) -> None:
+    made = tomllib.loads(units.configuration(machine.template("tidegate.toml"), app, listen))
+    service = merge(Config(), made, "made").service
+    assert (service.app, service.listen) == (app, listen or DEFAULT)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (package systemd)")
+@pytest.mark.parametrize("listen", [DEFAULT, "ipc:///run/shop.sock"])
+def test_systemd_has_nothing_to_say_about_what_is_installed(tmp_path: Path, listen: str) -> None:
+    (tmp_path / "shop.service").write_text(service("/bin/true", listen, ("db",)))
+    (tmp_path / "shop.socket").write_text(socket(listen))
+    command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "shop.service"), str(tmp_path / "shop.socket")]
+    verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert verified.stdout + verified.stderr == ""
