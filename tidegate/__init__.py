@@ -1,83 +1,26 @@
-"""Tidegate: durable objects for Python. Named, single-threaded objects with private storage that lose nothing they confirmed."""
+"""Tidegate: durable objects for Python. Named, single-threaded objects with private storage that lose nothing they confirmed.
 
-from tidegate.runtime.client.answers import (
-    ClassInfo,
-    MethodInfo,
-    ObjectQuarantine,
-    ProcessStatus,
-    ServiceProblem,
-    ServiceStatus,
-    ServiceTopology,
-    ShardPlace,
-)
-from tidegate.runtime.client.asynchronous import Client, connect
-from tidegate.runtime.client.synchronous import SyncClient, SyncStub, connect_sync
-from tidegate.runtime.errors import (
-    BadArguments,
-    BadRequest,
-    CallError,
-    DeadlineExceeded,
-    Deadlock,
-    Internal,
-    Interrupted,
-    MethodRaised,
-    Moved,
-    ObjectReset,
-    Overloaded,
-    ShardLost,
-    StartFailed,
-    TidegateError,
-    TooLarge,
-    Unauthorized,
-    Unavailable,
-    UnknownClass,
-    UnknownMethod,
-)
-from tidegate.runtime.ids import ObjectId
-from tidegate.runtime.wire.exceptions import register_exception
-from tidegate.shard.core.alarms import AlarmInfo
-from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.objects.storage import Storage, Transaction, TransactionOver, TransactionTimeout
+Nothing is imported before it is asked for: pytest loads the plugin in every project that has Tidegate installed.
+"""
 
-__all__ = [
-    "AlarmInfo",
-    "BadArguments",
-    "BadRequest",
-    "CallError",
-    "ClassInfo",
-    "Client",
-    "DeadlineExceeded",
-    "Deadlock",
-    "DurableObject",
-    "Internal",
-    "Interrupted",
-    "MethodInfo",
-    "MethodRaised",
-    "Moved",
-    "ObjectId",
-    "ObjectQuarantine",
-    "ObjectReset",
-    "Overloaded",
-    "ProcessStatus",
-    "ServiceProblem",
-    "ServiceStatus",
-    "ServiceTopology",
-    "ShardLost",
-    "ShardPlace",
-    "StartFailed",
-    "Storage",
-    "SyncClient",
-    "SyncStub",
-    "TidegateError",
-    "TooLarge",
-    "Transaction",
-    "TransactionOver",
-    "TransactionTimeout",
-    "Unauthorized",
-    "Unavailable",
-    "UnknownClass",
-    "UnknownMethod",
-    "connect",
-    "connect_sync",
-    "register_exception",
-]
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tidegate.public import *  # noqa: F403
+    from tidegate.public import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name.startswith("__") and name != "__all__":
+            raise AttributeError(f"module 'tidegate' has no attribute {name!r}")
+        from importlib import import_module
+
+        public = import_module("tidegate.public")
+        try:
+            value = globals()[name] = getattr(public, name)
+        except AttributeError:
+            raise AttributeError(f"module 'tidegate' has no attribute {name!r}") from None
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -60,6 +60,13 @@ class ObjectHandle:
         return f"<stub of {self._class_name}/{self._name}>"
 
 
+def object_of(stub: object) -> tuple[str, str]:
+    """The class and the name of the object that it is a stub of. Raises TypeError for what is none."""
+    if not isinstance(stub, ObjectHandle):
+        raise TypeError(f"this is not the stub of an object: {stub!r}")
+    return stub._class_name, stub._name
+
+
 class Stub(ObjectHandle):
     """`Stub(binder, Counter, "alice").get_unique_number()` calls it."""
 

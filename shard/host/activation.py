@@ -122,7 +122,7 @@ class Activation:
     def construct(self, caller: Caller) -> None:
         """Makes the user's instance. `__init__` may use `self.id` and `self.storage`. Raises what `__init__` raises."""
         self.move(Event.BEGUN)
-        self.storage = Storage(self.cache, self)
+        self.storage = self.host.storage_class(self.cache, self)
         self.caller = caller
         caller.activation = self
         cls = self.object_class.cls

@@ -77,6 +77,7 @@ class AlarmClock:
             self.steady.begin(shard, 0)
             with contextlib.suppress(ShardDamaged):  # Here as below: it is about to be stopped.
                 self.steady.begin(shard, stored_ahead_us(store))
+        self.timer_ms_max = TIMER_MS_MAX
         self.rung = 0
         """Runs of handlers."""
         self.given_up = GivenUp(host, stores)
@@ -267,7 +268,7 @@ class AlarmClock:
             self._timer.cancel()
         self._timer_due_us = due_us
         wait_ms = -(-wait_us // 1_000)  # Rounded up: a timer that ends early would be set again.
-        self._timer = self._host.loop.call_later(min(TIMER_MS_MAX, max(0, wait_ms)) / 1_000, self._ring, context=NEUTRAL)
+        self._timer = self._host.loop.call_later(min(self.timer_ms_max, max(0, wait_ms)) / 1_000, self._ring, context=NEUTRAL)
 
     @property
     def _room(self) -> int:

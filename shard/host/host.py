@@ -69,6 +69,7 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import NO_ARGUMENTS, Method, ObjectClass
 from tidegate.shard.objects.offload import Offload
 from tidegate.shard.objects.refusals import unknown_class, unknown_method
+from tidegate.shard.objects.storage import Storage
 from tidegate.shard.objects.web import Web
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged
 
@@ -104,6 +105,9 @@ class Host:
         "offload", "output_gate", "piles", "random", "resets", "send", "settings", "slow", "stopped", "stores", "table",
         "tracing", "turn", "waiting", "wall_us", "web",
     )  # fmt: skip
+
+    storage_class = Storage
+    """What objects are given: another one where it is watched what they do with it."""
 
     def __init__(
         self,

@@ -94,7 +94,7 @@ class ActivationTable:
         self._stays = stays
         self._by_age = AgeQueue()
         """With the time of last use that was known when it was looked at; oldest first."""
-        self._sleep_s = SLEEP_FACTOR * idle_s
+        self.sleep_s = SLEEP_FACTOR * idle_s
         self._idle_by_age = AgeQueue()
         """Those that rest or sleep, each with its `idle_since_s`, oldest first. Who has been used meanwhile stays here until
         then, and has another state or another time."""
@@ -153,18 +153,19 @@ class ActivationTable:
                 by_age.append(activation, now_s)
             else:
                 try:
-                    if pressed or seen_s + self._sleep_s <= now_s:
-                        self._evict(activation)
+                    if pressed or seen_s + self.sleep_s <= now_s:
+                        self.evict(activation)
                     else:
                         self._put_to_sleep(activation)
                 except InvalidTransition:  # It has been reset; the others go on.
                     continue
         again_s = [by_age.first()[1] + self._idle_s] if by_age else []
         if self._idle_by_age:
-            again_s.append(self._idle_by_age.first()[1] + self._sleep_s)
+            again_s.append(self._idle_by_age.first()[1] + self.sleep_s)
         return max(now_s, min(again_s)) if again_s else None
 
-    def _evict(self, activation: Activation) -> None:
+    def evict(self, activation: Activation) -> None:
+        """One that is idle leaves memory."""
         if activation.state is not State.ASLEEP:  # Else it was counted when its instance left.
             self.evictions += 1
         self.remove(activation)
@@ -213,7 +214,7 @@ class ActivationTable:
             if activation.idle_since_s != used_s or activation.state not in IDLE:
                 idle.remove_first()
                 continue
-            if used_s + self._sleep_s > now_s and not self.over_budget:
+            if used_s + self.sleep_s > now_s and not self.over_budget:
                 return
             idle.remove_first()
             try:
@@ -228,7 +229,7 @@ class ActivationTable:
             if not activation.is_idle(now_s):
                 self._by_age.append(activation, now_s)
                 return
-        self._evict(activation)
+        self.evict(activation)
 
     def check_invariants(self) -> None:
         """Every object is where its state says. For tests."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import ssl
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -200,3 +201,41 @@ class DatagramShim(Shim, asyncio.DatagramProtocol):
 def stream_shim(inner: Any) -> Shim:
     buffered = isinstance(inner, asyncio.BufferedProtocol)
     return _BufferedShim(inner, GatedTransport) if buffered else _StreamShim(inner, GatedTransport)
+
+
+def with_gated_transports(loop_class: Any) -> Any:
+    """A class of loops on which what object code sends passes the output gate."""
+
+    class LoopWithGatedTransports(loop_class):  # type: ignore[misc]  # of any class
+        async def create_connection(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            _, shim = await super().create_connection(lambda: stream_shim(protocol_factory()), *args, **kwargs)
+            return shim.transport, shim.inner
+
+        async def create_unix_connection(self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            _, shim = await super().create_unix_connection(lambda: stream_shim(protocol_factory()), *args, **kwargs)
+            return shim.transport, shim.inner
+
+        async def create_datagram_endpoint(
+            self, protocol_factory: Callable[[], Any], *args: Any, **kwargs: Any
+        ) -> tuple[Any, Any]:
+            def shim() -> Shim:
+                return DatagramShim(protocol_factory(), GatedDatagramTransport)
+
+            _, made = await super().create_datagram_endpoint(shim, *args, **kwargs)
+            return made.transport, made.inner
+
+        async def start_tls(
+            self, transport: Any, protocol: Any, sslcontext: ssl.SSLContext, *args: Any, **kwargs: Any
+        ) -> GatedTransport | None:
+            below = transport._below if isinstance(transport, GatedTransport) else transport
+            secured = await super().start_tls(below, protocol, sslcontext, *args, **kwargs)
+            return None if secured is None else GatedTransport(secured)
+
+        async def sock_sendall(self, sock: Any, data: Any) -> None:
+            owner = CURRENT.get(None)
+            if owner is not None:
+                note_sent()
+                await owner.wait_confirmed()
+            await super().sock_sendall(sock, data)
+
+    return LoopWithGatedTransports

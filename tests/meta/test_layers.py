@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shard", "router", "runtime", "benchmarks")
+PACKAGES = ("shard", "router", "runtime", "benchmarks", "testing")
 
 LEAVES = {
     "runtime/errors",
@@ -78,6 +78,9 @@ ARROWS: dict[str, set[str]] = {
     "shard/worker": SERVING | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host")},
     "shard/__main__": SERVING
     | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker")},
+    "testing": LEAVES
+    | {"runtime/wire", "shard/store", "shard/store/state"}
+    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "core", "loop", "objects", "host")},
 }
 """By floor, the floors that it may import from; a floor is a folder, or a single module that is known by name."""
 
@@ -206,7 +209,7 @@ def test_the_table_of_arrows_has_no_circle() -> None:
 
 
 def test_what_is_imported_by_nobody_else_has_one_name_and_that_is_tidegate() -> None:
-    """An app, a client or a project may have a `runtime.py`, `shard/`, `router/` or `benchmarks/` of its own."""
+    """An app, a client or a project may have a `runtime.py`, `shard/`, `router/`, `benchmarks/` or `testing/` of its own."""
     bare = [
         f"{path.relative_to(ROOT)} imports {name}"
         for folder in (*PACKAGES, "tests", "examples")

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shard", "router", "runtime", "benchmarks")
+PACKAGES = ("shard", "router", "runtime", "benchmarks", "testing")
 
 CPYTHON = "shard/loop/cpython.py"
 SELF_TEST = "shard/loop/self_test.py"
@@ -31,6 +31,7 @@ PRIVATE: dict[str, set[str]] = {
     "getrefcount": {CPYTHON, "shard/host/activation.py"},  # Whether somebody keeps a task, or an instance.
     "getweakrefcount": {CPYTHON},
     "get_referents": {"shard/host/activation.py", "shard/host/piles.py"},  # Whether an instance has kept anything; how much.
+    "_set_running_loop": {"testing/virtual_loop.py"},  # It is the loop.
     # Who waits for whom.
     "gi_yieldfrom": {CPYTHON, "shard/loop/task.py", "shard/host/host.py", SELF_TEST},
     "cr_await": {CPYTHON},

@@ -14,7 +14,7 @@ import pytest
 import tidegate
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("shard", "router", "runtime")
+PACKAGES = ("shard", "router", "runtime", "testing")
 FUNCTION_LINES_MAX = 60
 NAMELESS = {"utils", "helpers", "common", "base", "manager", "misc", "util", "helper"}
 
@@ -111,7 +111,7 @@ BANNED = {
     r"\beval\(|\bexec\(": "no code from text",
     r"\bpickle\b": "nothing that a stranger sends becomes code",
     r"time\.sleep\(": "wait for what is awaited",
-    r"[\"'](shard|runtime|router|benchmarks)\.[a-z_.]*[\"']": "modules are named tidegate.…",
+    r"[\"'](shard|runtime|router|benchmarks|testing)\.[a-z_.]*[\"']": "modules are named tidegate.…",
 }
 MAY = {
     *(

@@ -12,7 +12,7 @@ from tests.support.service import Service
 from tests.support.wheel import ROOT, build, run
 from tidegate.runtime.addresses import free_port
 
-OURS = ("benchmarks", "router", "runtime", "shard")
+OURS = ("benchmarks", "router", "runtime", "shard", "testing")
 APP = """
 import runtime
 import tidegate
@@ -78,6 +78,8 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
     assert code == modules | {
         "tidegate/__init__.py",
         "tidegate/__main__.py",
+        "tidegate/public.py",
+        "tidegate/pytest_plugin.py",
         "tidegate/py.typed",
         "tidegate/systemd/tidegate.service",
         "tidegate/systemd/tidegate.socket",
@@ -109,7 +111,7 @@ def test_the_unit_is_found_where_the_pages_say(installed: Path) -> None:
 
 def test_no_folder_of_ours_can_be_imported_by_its_bare_name(installed: Path, tmp_path: Path) -> None:
     program = f"import importlib.util as u, tidegate.shard.worker.worker; print([u.find_spec(name) for name in {OURS}])"
-    assert run(installed / "python", "-c", program, cwd=tmp_path) == "[None, None, None, None]\n"
+    assert run(installed / "python", "-c", program, cwd=tmp_path) == "[None, None, None, None, None]\n"
 
 
 def test_an_app_and_a_client_may_have_modules_with_the_names_of_our_folders(installed: Path, project: Path) -> None:

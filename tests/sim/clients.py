@@ -14,9 +14,9 @@ from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
 from tests.sim.objects import START_BALANCE
 from tests.sim.scenario import Scenario
 from tests.sim.scripts import ScriptMaker
-from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Topology
+from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
 
 COUNTERS = ("Counter", "TransactionCounter", "MemoryCounter", "StartedCounter")
 JOURNALS = 5

@@ -15,7 +15,6 @@ from msgspec import Raw, msgpack
 
 from tests.sim.network import QUANTUM_S
 from tests.sim.scenario import Scenario
-from tests.sim.virtual_loop import VirtualTime
 from tests.support.records import decode_record
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.protocol import OK, encode
@@ -25,6 +24,7 @@ from tidegate.shard.store.interface import Answer, AnswerRoll, number_of
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import StoreFailed, StoreFull
+from tidegate.testing.virtual_loop import VirtualTime
 
 ROUNDING_S = 1e-9
 """Clocks are sums of floats: one instant, reached on two ways, may be two numbers."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import zmq
 
-from tests.sim.virtual_loop import ProcessLoop, VirtualTime
+from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
 
 QUANTUM_S = 0.000_05
 """Delays are multiples of this, so that many things happen at the same instant."""

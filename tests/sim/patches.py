@@ -6,7 +6,6 @@ recovery, peers, router.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -30,10 +29,10 @@ from tests.sim import network
 from tests.sim.disk import Disk
 from tests.sim.history import EPOCH_S
 from tests.sim.scenario import Scenario
-from tests.sim.virtual_loop import VirtualTime
-from tidegate.shard.loop.task import ObjectTask
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.worker.kernel_sync import SyncRefused
+from tidegate.testing.process import ordered_tasks
+from tidegate.testing.virtual_loop import VirtualTime
 
 
 class SimulatedHandover:
@@ -82,17 +81,6 @@ class SimulatedKernel:
 @contextlib.contextmanager
 def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) -> Iterator[None]:
     """The parts replaced, for as long as the simulation runs."""
-    numbers = itertools.count()
-
-    def order(task: ObjectTask) -> int:
-        """Sets of tasks (asyncio has some) are iterated in the order in which the tasks were first put into one."""
-        known: Any = task
-        try:
-            number: int = known.sim_number
-        except AttributeError:
-            number = known.sim_number = next(numbers)
-        return number
-
     clock = types.SimpleNamespace(
         perf_counter=time.clock,
         monotonic=time.clock,
@@ -137,7 +125,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
             EVICT_INTERVAL_S=scenario.evict_interval_s,
             Collector=mock.Mock(),  # One worker of many in this process does not tune it.
         )
-        patch(ObjectTask, __hash__=order)
+        stack.enter_context(ordered_tasks())
         yield
 
 

@@ -4,7 +4,6 @@ starts them again when they die.
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import dataclasses
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from tests.sim.disk import Disk, SimLog, SimPath
 from tests.sim.history import EPOCH_S, History
 from tests.sim.network import QUANTUM_S, Network, SimContext, SimSocket
 from tests.sim.scenario import Scenario
-from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 from tidegate.router.server import RouterServer
 from tidegate.runtime.wire.protocol import Message, Origin, Request
 from tidegate.runtime.wire.supervisor_messages import (
@@ -31,24 +29,23 @@ from tidegate.runtime.wire.supervisor_messages import (
     WorkerSpec,
 )
 from tidegate.shard.host.host import Host
-from tidegate.shard.loop.task import object_task_factory
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.store.recovery import recover
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.worker import Worker
+from tidegate.testing.process import Process
+from tidegate.testing.virtual_loop import VirtualTime
 
 LISTEN = "tcp://router"
 
 
-class SimProcess:
-    """Something with a loop that can be killed."""
+class SimProcess(Process):
+    """One with a network and a history."""
 
     def __init__(self, service: Service, name: str) -> None:
+        super().__init__(service.time, self._failed)
         self.service = service
         self.name = name
-        self.alive = True
-        self.loop: ProcessLoop = ProcessLoop(service.time, self._failed, self)
-        self.loop.set_task_factory(object_task_factory)
         self.told_at = 0.0
         self.drain_by = float("inf")
         self.history = service.history
@@ -92,20 +89,7 @@ class SimProcess:
             self.service.network.cut_off(self)
         if self.context is not None:
             self.context.bounce_unread()
-        tasks = asyncio.all_tasks(self.loop)
-        self.loop.kill()
-        for task in tasks:
-            _close(task.get_coro())
-
-
-def _close(coro: Any) -> None:
-    """A process that is killed runs nothing more; Python, which is not killed, wants its coroutines finished."""
-    for _ in range(10):
-        try:
-            coro.close()
-            return
-        except BaseException:  # Whatever the code of a dead process says.
-            continue
+        self.kill()
 
 
 class WorkerProcess(SimProcess):

@@ -20,12 +20,12 @@ from tests.sim.objects import START_BALANCE, Account, Journal
 from tests.sim.patches import replaced
 from tests.sim.processes import LISTEN, Service, WatchedHost
 from tests.sim.scenario import Scenario, make_scenario
-from tests.sim.virtual_loop import VirtualTime
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.supervisor_messages import Topology
 from tidegate.shard.store.answers import ANSWERS_KEY
 from tidegate.shard.store.recovery import recover
 from tidegate.shard.store.store import ShardStore
+from tidegate.testing.virtual_loop import VirtualTime
 
 CLASSES = [Counter, TransactionCounter, MemoryCounter, StartedCounter, Journal, Account]
 PATIENCE_S = 600.0

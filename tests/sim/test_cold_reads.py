@@ -18,7 +18,6 @@ import pytest
 
 from tests.sim import processes
 from tests.sim.simulation import Result, simulate
-from tests.sim.virtual_loop import ProcessLoop
 from tidegate.shard.core import alarms
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.values import ABSENT, restore
@@ -29,6 +28,7 @@ from tidegate.shard.store.interface import Done, Fetch, ShardCommit, Snapshot
 from tidegate.shard.store.state.thread_reader import ThreadReader
 from tidegate.shard.store.store import ShardStore
 from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.testing.virtual_loop import ProcessLoop
 
 SEEDS = 40
 SEEDS_FULL = 2_000

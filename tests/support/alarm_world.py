@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 from tests.support import host_world as world
 from tests.support.host_world import Call, World
 from tidegate.runtime.ids import object_key
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Alarm, AlarmInfo, index_row_key, pending_alarm
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.objects.object import DurableObject
+from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
 
 EPOCH_S = 1_700_000_000
 """Unix time at the start of each test."""

@@ -19,8 +19,8 @@ from tests.sim.patches import replaced
 from tests.sim.processes import LISTEN, Service, SimProcess, WatchedHost, WorkerProcess
 from tests.sim.scenario import make_scenario
 from tests.sim.simulation import decode_result, quiet_logs
-from tests.sim.virtual_loop import VirtualTime
 from tidegate.runtime.wire.slots import SlotTable
+from tidegate.testing.virtual_loop import VirtualTime
 
 UNHURRIED = {
     "calm": True, "drains": True, "cache_bytes": 1 << 20, "idle_evict_s": 1e6, "evict_interval_s": 1e6, "crash_mean_s": 1e9,

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import Generator, Iterable, Sequence
-from random import Random
 from typing import Any
 
 import msgspec
 
 from tidegate.runtime.errors import CallError, from_wire
-from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.wire.protocol import NO_RAW, JsonRequest, Message, Origin, Request, parse_body
+from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.activation import Activation
-from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
-from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import Readers
-from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.loop.task import object_task_factory
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.interface import ShardCommit, ShardDamaged
+from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.state.memory_state import MemorySnapshot, MemoryState
-from tidegate.shard.store.store import ShardStore
+from tidegate.testing.hosted import HostedShards
 
 SHARDS = 4
 
@@ -70,22 +65,14 @@ class DamagedState(MemoryState):
         return taken
 
 
-class World:
-    """`auto` makes every commit durable at the end of its turn; otherwise the test calls `commit` or `fail_commit`."""
+class World(HostedShards):
+    """See `HostedShards`: it is called here as a socket would, and is asked for its largest commit."""
 
     def __init__(self, *classes: type[DurableObject], auto: bool = True, readers: Readers | None = None, **settings: Any) -> None:
-        self.loop: Any = asyncio.get_running_loop()
-        self.loop.set_task_factory(object_task_factory)
-        self.states = {shard: MemoryState(shard) for shard in range(SHARDS)}
-        self.classes = [ObjectClass(cls) for cls in classes]
-        self.settings = HostSettings(shards_total=SHARDS, **settings)
-        self.auto = auto
-        self.readers = readers
-        self.commits = self.position = 0
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(object_task_factory)
         self.calls: dict[Any, Call] = {}
         self.numbers = itertools.count(1)
-        self.boots = 0
-        self.later_s = 0
         self.client = b"test"
         """Who calls."""
         self.lost_calls: set[Any] = set()
@@ -93,31 +80,9 @@ class World:
         self.largest_commit_bytes = 0
         self.now_s: float | None = None
         """The time of calls, where the test sets it."""
-        self.stores = {shard: ShardStore(state) for shard, state in self.states.items()}
-        self.stopped: dict[int, ShardDamaged] = {}
-        self.boot()
+        host_settings = HostSettings(shards_total=SHARDS, **settings)
+        super().__init__(loop, map(ObjectClass, classes), range(SHARDS), host_settings, auto=auto, readers=readers)
         WORLDS.append(self)
-
-    def boot(self) -> None:
-        """A host over what is durable: at the start, and after a crash."""
-        boots = self.boots = self.boots + 1
-        self.host = Host(
-            self.loop,
-            self.classes,
-            self.stores,
-            self.settings,
-            reply=lambda *reply: self._reply(*reply) if self.boots == boots else None,
-            turn=Turn(self.loop, self._end_turn, self._now_s),
-            send=self._send,
-            wall_us=self.wall_us,
-            random=Random(self.boots),
-            system=self._system,
-            stopped=self.stopped,
-            readers=self.readers,
-        )
-
-    def wall_us(self) -> int:
-        return time.time_ns() // 1_000
 
     def _reply(self, origin: Origin, request_id: Any, status: int, result: Any) -> None:
         if request_id in self.lost_calls:
@@ -132,27 +97,8 @@ class World:
         else:
             call.reply.set_result(value)
 
-    def _send(self, request: Request, origin: Any) -> None:
-        raise AssertionError("every shard is here")
-
-    def _system(self, request: Request, origin: Origin) -> None:
-        raise AssertionError("no system calls here")
-
-    def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
-        """As a store of a worker does."""
-        assert CURRENT.get(None) is None, "a commit is no object's business"
-        self.position = position
-        for commit in commits:
-            if commit.shard in self.stores:
-                self.stores[commit.shard].apply(commit.seq, commit.objects, commit.answers, commit.rolls)
-
     def _now_s(self) -> float:
-        return float(self.loop.time() if self.now_s is None else self.now_s)
-
-    def _end_turn(self) -> None:
-        assert CURRENT.get(None) is None, "what the runtime starts belongs to no object"
-        while self.auto and self.host.output_gate.can_cut:
-            self.commit()
+        return super()._now_s() if self.now_s is None else self.now_s
 
     def call(
         self, target: type[DurableObject] | str, name: str, method: str, *args: Any, raw_args: bytes | None = None, **options: Any
@@ -216,25 +162,13 @@ class World:
     async def ask_all(self, calls: Iterable[Call]) -> list[Any]:
         return [await call.reply for call in calls]
 
+    def cut(self) -> PendingCommit:
+        return self.host.cut()
+
     def commit(self) -> None:
-        """Cuts what is open and makes it durable."""
-        size = len(encode_record(CommitRecord(0, self.host.cut().shards)))
+        size = len(encode_record(CommitRecord(0, self.cut().shards)))
         self.largest_commit_bytes = max(size, self.largest_commit_bytes)
         self.committed()
-
-    def cut(self) -> None:
-        self.host.cut()
-
-    def committed(self) -> None:
-        """What was cut is durable."""
-        commit = self.host.output_gate.in_flight
-        assert commit is not None
-        self.commits += 1
-        self.applied(self.position + 1, commit.shards)
-        self.host.committed(commit)
-
-    def fail_commit(self, problem: str = "the disk said no") -> None:
-        self.host.commit_failed(self.host.output_gate.in_flight or self.host.cut(), problem)
 
     def crash(self, *, in_flight_is_durable: bool = False) -> None:
         """The process dies and another one recovers. Of a commit in flight either everything is durable or nothing."""
@@ -258,12 +192,6 @@ class World:
             self.stopped[error.shard] = error
             self.host.stopped.stop(error.shard)
 
-    def evict_idle(self) -> None:
-        """As after a long time. An activation used since it was last looked at goes at the second look."""
-        for _ in range(3):
-            self.later_s += 1_000
-            self.host.table.evict_idle(self.loop.time() + self.later_s)
-
     async def settle(self, turns: int = 20) -> None:
         """Lets everything that can happen without time happen."""
         for _ in range(turns):
@@ -272,26 +200,10 @@ class World:
     def activation(self, cls: type[DurableObject], name: str) -> Activation:
         return self.host.classes[cls.__name__].activations[name]
 
-    def shard_of(self, class_name: str, name: str) -> int:
-        return shard_of_slot(slot_of(class_name, name), SHARDS)
-
     def durable(self, cls: type[DurableObject], name: str) -> dict[str, Any]:
-        """What recovery would find of an object."""
-        key = object_key(cls.__name__, name)
-        shard = self.shard_of(cls.__name__, name)
-        return {k: msgspec.msgpack.decode(raw) for k, raw in self.stores[shard].scan(key)}
+        return self.durable_rows(cls.__name__, name)
 
     def expect_nothing_forgotten(self) -> None:
         """At the end: who called has been answered."""
         assert not self.calls, f"{len(self.calls)} calls were never answered"
         assert self.host.unanswered == 0, self.host.statistics()
-
-    def check(self) -> None:
-        """What must hold whenever nothing runs."""
-        self.host.check_book()
-        self.host.output_gate.check_invariants()
-        self.host.table.check_invariants()
-        for kept in self.host.classes.values():
-            for activation in kept.activations.values():
-                activation.gate.check_invariants()
-                activation.cache.check_invariants()

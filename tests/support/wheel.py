@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input")
-FOLDERS = ("tidegate", "runtime", "shard", "router", "benchmarks", "systemd", "template")
+FOLDERS = ("tidegate", "runtime", "shard", "router", "benchmarks", "testing", "systemd", "template")
 SOURCES = (*FOLDERS, "pyproject.toml", "README.md", "LICENSE")
 IN_TREE = shutil.ignore_patterns("__pycache__", "*.egg-info")
 

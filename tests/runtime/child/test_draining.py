@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 from tidegate.runtime.child.draining import Draining
+from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
 
 
 class Process:

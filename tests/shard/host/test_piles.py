@@ -30,8 +30,8 @@ def _forget() -> None:
 def looked(world: World) -> list[PiledUp]:
     """What is named after a look at everybody."""
     for _ in range(2):
-        world.later_s += 100
-        world.host.table.evict_idle(world.loop.time() + world.later_s)
+        world._later_s += 100
+        world.host.table.evict_idle(world.loop.time() + world._later_s)
     return world.host.statistics().piles
 
 

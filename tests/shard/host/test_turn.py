@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.sim.virtual_loop import ProcessLoop, VirtualTime
 from tidegate.shard.host.turn import Turn
+from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
 
 
 def test_a_turn_ends_once_however_many_ask_and_after_what_could_run_before() -> None:

@@ -1,7 +1,8 @@
 """Event loops in virtual time: several processes in one thread, and nothing ever sleeps.
 
 Guarantee: the same seed runs the same callbacks in the same order. Time stands still while code runs and then jumps to the
-next timer, message or completion; processes that are runnable at the same instant take turns as the seed says.
+next timer, message or completion; processes that are runnable at the same instant take turns as the seed says, or, without one,
+in a fixed order: each has done all that it can do at this instant before the next one goes on.
 
 A process that blocks (a sync on its loop thread) is one whose loop does not run until later: `spend`. Helper threads are
 functions that run at one instant and whose completion is reported at a later one.
@@ -20,17 +21,23 @@ from random import Random
 from typing import Any
 
 from tidegate.shard.loop.callbacks import with_gated_callbacks
+from tidegate.shard.loop.transports import with_gated_transports
+from tidegate.testing.connections import ConnectedLoop
 
 RESOLUTION_S = 1e-9
 """Timers nearer to each other than this are due together."""
+PASSES_MAX = 1_000
+"""Of one process after another, where there is an order, before it is looked at the others."""
 
 
 class VirtualTime:
     """The clock of everybody, and what happens when."""
 
-    def __init__(self, random: Random) -> None:
+    def __init__(self, random: Random | None = None) -> None:
         self.now = 0.0
         self.random = random
+        self.moved: Callable[[], object] = lambda: None
+        """Told when time has passed."""
         self.loops: list[ProcessLoop] = []
         self.running: ProcessLoop | None = None
         """The process whose code runs now."""
@@ -45,25 +52,39 @@ class VirtualTime:
     def after(self, delay: float, function: Callable[..., object], *args: Any) -> None:
         self.at(self.now + delay, function, *args)
 
+    @property
+    def event_is_due(self) -> bool:
+        return bool(self._events) and self._events[0][0] <= self.now + RESOLUTION_S
+
     def step(self, until: float) -> bool:
         """One turn of one process, or one event; False when there is nothing left before `until`."""
+        if self.random is None and not self.event_is_due:
+            for loop in self.loops:
+                if loop.next_time() <= self.now + RESOLUTION_S:
+                    loop.run_turn()
+                    return True
         upcoming = [(loop.next_time(), loop) for loop in self.loops]
-        soonest = min((when for when, _ in upcoming), default=float("inf"))
+        soonest = min([when for when, _ in upcoming], default=float("inf"))
         if self._events:
             soonest = min(soonest, self._events[0][0])
         if soonest > until:
             self.now = max(self.now, until)
             return False
-        self.now = max(self.now, soonest)
+        if soonest > self.now:
+            self.now = soonest
+            self.moved()
         due = self.now + RESOLUTION_S
         runnable = [loop for when, loop in upcoming if when <= due]
-        if self._events and self._events[0][0] <= due and (not runnable or self.random.random() < 0.5):
+        random = self.random
+        if self.event_is_due and (not runnable or random is None or random.random() < 0.5):
             _, _, function, args = heapq.heappop(self._events)
             function(*args)
+        elif random is None or len(runnable) == 1:
+            runnable[0].run_turn()
         else:
-            loop = runnable[0] if len(runnable) == 1 else self.random.choice(runnable)
-            loop.run_turn()
-        self.turns += 1
+            random.choice(runnable).run_turn()
+        if random is not None:
+            self.turns += 1
         return True
 
     def run(self, until: float, done: Callable[[], bool] = lambda: False) -> None:
@@ -75,7 +96,7 @@ class VirtualTime:
         return self.now if self.running is None else self.running.clock()
 
 
-_GatedBaseLoop: Any = with_gated_callbacks(asyncio.BaseEventLoop)
+_GatedBaseLoop: Any = with_gated_transports(with_gated_callbacks(ConnectedLoop))
 
 
 class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
@@ -84,8 +105,8 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
     _ready: collections.deque[asyncio.Handle]
     _scheduled: list[Any]
 
-    def __init__(self, time: VirtualTime, failed: Callable[[str], None], process: Any = None) -> None:
-        """`failed` is told of exceptions that escape a callback."""
+    def __init__(self, time: VirtualTime, failed: Callable[[str], None], process: Any = None, *, first: bool = False) -> None:
+        """`failed` is told of exceptions that escape a callback. `first`: where there is an order, before those there are."""
         super().__init__()
         self.process = process
         self.alive = True
@@ -96,7 +117,7 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
         self._readers: dict[int, asyncio.Handle] = {}
         self._signalled: dict[int, None] = {}
         self.set_exception_handler(lambda _, context: failed(_describe(context)))
-        time.loops.append(self)
+        time.loops.insert(0 if first else len(time.loops), self)
 
     # Time
 
@@ -122,6 +143,10 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
             heapq.heappop(scheduled)._scheduled = False
         return max(scheduled[0]._when, self.blocked_until) if scheduled else float("inf")
 
+    def timers(self) -> list[Any]:
+        """Handles of those that are pending."""
+        return [timer for timer in self._scheduled if not timer._cancelled]
+
     # Running
 
     def run_turn(self) -> None:
@@ -137,16 +162,28 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
                 self._ready.append(timer)
         self.enter()
         try:
-            for _ in range(len(self._ready)):
-                handle = self._ready.popleft()
-                if not handle._cancelled:
-                    handle._run()
-                if not self.alive or self.blocked_until > due or not self._ready:
-                    break
+            if self._time.random is not None:
+                self._run_ready(due)
+            else:  # In one go: to enter a loop is a system call.
+                for _ in range(PASSES_MAX):
+                    self._time.turns += 1
+                    if not self._run_ready(due):
+                        break
         finally:
             self.leave()
         if self.after_turn is not None and self.alive:
             self.after_turn()
+
+    def _run_ready(self, due: float) -> bool:
+        """What is ready, but for what that makes ready; whether there is more for this process to do at this instant."""
+        ready = self._ready
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle._cancelled:
+                handle._run()
+            if not self.alive or self.blocked_until > due or not ready:
+                return False
+        return not self._time.event_is_due
 
     def enter(self) -> None:
         self._time.running = self
@@ -171,7 +208,7 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         """Cancelled timers are skipped when they are due."""
 
-    # Sockets (see tests.sim.network)
+    # Sockets
 
     def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
         self._readers[fd] = asyncio.Handle(callback, args, self, None)
@@ -215,7 +252,7 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
             self._time.running = None
 
     def run_in_executor(self, executor: Any, function: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-        future = self.create_future()
+        future: asyncio.Future[Any] = self.create_future()
 
         def work() -> None:
             assert self._helper_now is not None
@@ -231,7 +268,7 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
         return future
 
     def _handover_s(self) -> float:
-        return self._time.random.randrange(1, 20) * 0.000_05
+        return self._time.random.randrange(1, 20) * 0.000_05 if self._time.random is not None else 0.0
 
 
 def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.sim.virtual_loop import ProcessLoop, VirtualTime
+from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
 
 
 def make_loop(virtual: VirtualTime) -> tuple[ProcessLoop, list[str]]:

@@ -1,0 +1,239 @@
+"""A service in one thread: workers in virtual time, and those who call them from outside.
+
+Guarantee: the same test runs the same way each time. Workers have done all that they can do at an instant before the code of the
+test goes on; time passes only when nobody has anything to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import msgspec
+
+from tidegate.runtime.errors import CallError
+from tidegate.runtime.ids import check_object_id, shard_of_slot, slot_of
+from tidegate.runtime.wire.encoding import Decode, encode_arguments, error_from_raw, exception_for_caller, result_decoder
+from tidegate.runtime.wire.pending import PendingCall
+from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Message, Origin, Request, encode
+from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.objects.class_rules import class_name
+from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.objects.object import DurableObject
+from tidegate.testing.clock import Clock, WallClock
+from tidegate.testing.crashes import Mishaps
+from tidegate.testing.network import Network, no_real_sockets
+from tidegate.testing.process import close_coroutine, ordered_tasks
+from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
+from tidegate.testing.worker import SimulatedWorker
+
+T = TypeVar("T")
+TURNS_MAX = 1_000_000
+"""Without that time passes: somebody goes round in a circle."""
+JUMPS_LOOKED_AT = 50
+"""Of time, before it is asked whether anything but housekeeping goes on."""
+JUMPS_MAX = 1_000_000
+"""While the test waits for something other than time."""
+FOREVER_S = 1e12
+
+_compiled: WeakKeyDictionary[type, ObjectClass] = WeakKeyDictionary()
+"""Classes of earlier tests."""
+
+
+class NeverEnds(AssertionError):
+    """The test waits for what will never happen; the text says what is under way."""
+
+
+class CallUnderWay:
+    """One that was made from outside and is not answered."""
+
+    __slots__ = ("decode", "future", "text", "worker")
+
+    def __init__(self, text: str, worker: SimulatedWorker, future: asyncio.Future[Any], decode: Decode) -> None:
+        self.text = text
+        self.worker = worker
+        self.future = future
+        self.decode = decode
+
+
+class SimulatedService:
+    def __init__(self, *, workers: int, settings: HostSettings, start: Any) -> None:
+        self.time = VirtualTime()
+        self.clock = Clock(self.time, start)
+        self.troubles: list[str] = []
+        """What went wrong in no call."""
+        self.classes: dict[str, ObjectClass] = {}
+        self.crashes = Mishaps()
+        self.commits_fail = Mishaps()
+        self.network = Network(self.troubles.append)
+        self.outside = ProcessLoop(self.time, self.failed)
+        """Whose code is the test's."""
+        self.outside.listeners = self.network
+        self._calls: dict[int, CallUnderWay] = {}
+        self._numbers = itertools.count(1)
+        self._running = 0
+        self.workers = [SimulatedWorker(self, index, [index], settings) for index in range(workers)]
+
+    def failed(self, text: str) -> None:
+        self.troubles.append(text)
+
+    # Classes
+
+    def serve(self, cls: type[DurableObject]) -> ObjectClass:
+        """Raises AppError for a class that breaks a rule, and ValueError for a second one of that name."""
+        compiled = _compiled.get(cls)
+        if compiled is None:
+            compiled = _compiled[cls] = ObjectClass(cls)
+        known = self.classes.get(compiled.name)
+        if known is None:
+            self.classes[compiled.name] = compiled
+            for worker in self.workers:
+                worker.learn(compiled)
+        elif known.cls is not cls:
+            raise ValueError(
+                f"two classes are named {compiled.name}, in {known.cls.__module__} and {cls.__module__}: objects are found by "
+                "class name, rename one"
+            )
+        return compiled
+
+    def find_class(self, name: str) -> None:
+        """One that nobody has shown to the test, and that object code, or a stub made from a name, asks for."""
+        if not name or name in self.classes:
+            return
+        found = list(dict.fromkeys(cls for cls in _subclasses(DurableObject) if class_name(cls) == name))
+        if len(found) > 1:
+            near = {_home(each.cls) for each in self.classes.values()}
+            found = [cls for cls in found if _home(cls) in near] or found
+        if len(found) > 1:
+            modules = ", ".join(sorted({cls.__module__ for cls in found}))
+            raise ValueError(f"several classes are named {name} ({modules}): say which by objects.serve(...)")
+        for cls in found:
+            self.serve(cls)
+
+    # Calls from outside
+
+    def worker_of(self, class_name: str, name: str) -> SimulatedWorker:
+        return self.workers[shard_of_slot(slot_of(class_name, name), len(self.workers))]
+
+    def call(
+        self,
+        class_name: str,
+        name: str,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        result_type: Any,
+        options: dict[str, Any] | None = None,
+    ) -> PendingCall[Any]:
+        problem = check_object_id(class_name, name)
+        if problem is not None:
+            raise ValueError(problem)
+        self.find_class(class_name)
+        number = next(self._numbers)
+        future: asyncio.Future[Any] = self.outside.create_future()
+        worker = self.worker_of(class_name, name)
+        raw_options = msgspec.Raw(encode(options)) if options else NO_RAW
+        request = Request(number, class_name, name, method, encode_arguments(args, kwargs), raw_options)
+        text = f"{class_name}/{name}.{method}"
+        self._calls[number] = CallUnderWay(text, worker, future, result_decoder(result_type))
+        worker.receive(Message(Origin(b"test", envelope=None, json=False, single=False, requests=1), [request], []))
+        return PendingCall(future)
+
+    def answered(self, number: int, status: int, result: Any) -> None:
+        call = self._calls.pop(number, None)
+        if call is None or call.future.done():
+            return
+        try:
+            raw = result if isinstance(result, msgspec.Raw) else msgspec.Raw(encode(result))
+            if status == ERROR:
+                call.future.set_exception(exception_for_caller(error_from_raw(raw)))
+            else:
+                call.future.set_result(call.decode(raw))
+        except Exception as exc:  # What a type's own code raises, or cannot be sent.
+            call.future.set_exception(exc)
+
+    def lost(self, worker: SimulatedWorker, error: CallError) -> None:
+        """It has crashed."""
+        for number, call in list(self._calls.items()):
+            if call.worker is worker:
+                del self._calls[number]
+                if not call.future.done():
+                    call.future.set_exception(error.again())
+
+    # Running
+
+    def run(self, awaitable: Awaitable[T]) -> T:
+        """Runs it to its end as the test's own code. Raises what it raises, and NeverEnds."""
+        if self._running:
+            raise RuntimeError("this test runs already: use `await`, not `run`, inside it")
+        coroutine = awaitable if isinstance(awaitable, Coroutine) else _awaited(awaitable)
+        self._running += 1
+        try:
+            with ordered_tasks(), no_real_sockets(self.failed), WallClock(self.clock, self.time):
+                task = self.outside.create_task(coroutine)
+                self._drive(task.done)
+                if not task.done():
+                    close_coroutine(coroutine)
+                    raise NeverEnds(self._stuck())
+                result: T = task.result()
+                return result
+        finally:
+            self._running -= 1
+
+    def _drive(self, done: Callable[[], bool]) -> None:
+        virtual = self.time
+        since, before, jumps = virtual.now, virtual.turns, 0
+        while not done() and virtual.step(FOREVER_S):
+            if virtual.now != since:
+                since, before = virtual.now, virtual.turns
+                jumps += 1
+                if jumps % JUMPS_LOOKED_AT == 0 and not self.outside.timers():
+                    if all(worker.is_at_rest for worker in self.workers):
+                        return
+                    if jumps > JUMPS_MAX:
+                        raise NeverEnds(f"it is {self.clock.now}, and {self._stuck()}")
+            elif virtual.turns - before > TURNS_MAX:
+                raise NeverEnds(f"time stands still while code goes round in a circle: {self._stuck()}")
+
+    def _stuck(self) -> str:
+        calls = [call.text for call in self._calls.values()]
+        now_ms = self.clock.now_ns // 1_000_000
+        waiting = [each for worker in self.workers for each in worker.host.gates.waiting()]
+        gates = [f"{each.object}: {each.told((now_ms - each.since_ms) / 1_000)}" for each in waiting]
+        lines = ["the test waits for something that never happens"]
+        if calls:
+            lines.append(f"calls that are not answered: {', '.join(calls)}")
+        return "\n  ".join(lines + gates)
+
+    # The end
+
+    def close(self) -> None:
+        for worker in self.workers:
+            self.network.forget(worker.host.web)
+            worker.process.kill()
+        left = asyncio.all_tasks(self.outside)
+        self.outside.kill()
+        for task in left:
+            close_coroutine(task.get_coro())
+
+    def problems(self) -> list[str]:
+        """What a test must not end with."""
+        return [*self.clock.problems(), *self.crashes.problems(), *self.commits_fail.problems(), *self.troubles]
+
+
+async def _awaited(awaitable: Awaitable[T]) -> T:
+    return await awaitable
+
+
+def _subclasses(cls: type[DurableObject]) -> Iterator[type[DurableObject]]:
+    for derived in cls.__subclasses__():
+        yield derived
+        yield from _subclasses(derived)
+
+
+def _home(cls: type) -> tuple[str, str]:
+    """Where a class is defined: a module, or a function in it."""
+    return cls.__module__, cls.__qualname__.rpartition(".")[0]
