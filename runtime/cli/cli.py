@@ -94,7 +94,7 @@ _COMMANDS = (
 """As `--help` lists them."""
 
 _EPILOG = """examples:
-  tidegate new shop                                  make a project: an app, its tests, what a server needs
+  tidegate new shop                                  make a project: an app, its tests
   tidegate serve counter.py                          serve the objects of counter.py from this directory
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is

@@ -17,8 +17,8 @@ from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 
-_EPILOG = """An app with one class, tests that start it, pyproject.toml, tidegate.toml for a server, and a README that says how
-it is put on one. NAME is a folder that does not exist yet, or is empty; its last part names the app.
+_EPILOG = """An app with one class, tests that start it, pyproject.toml, and a README that says how it is put on a server
+(tidegate install-service). NAME is a folder that does not exist yet, or is empty; its last part names the app.
 
 examples:
   tidegate new shop && cd shop && tidegate serve shop.py --dev
@@ -33,7 +33,7 @@ _TAKEN = sys.stdlib_module_names | {"tidegate", "tests", "conftest"}
 
 
 def add(commands: Any) -> None:
-    new = add_command(commands, "new", "make a project: an app, its tests, what a server needs", _EPILOG, run)
+    new = add_command(commands, "new", "make a project: an app, its tests, and how it gets on a server", _EPILOG, run)
     new.add_argument("name", metavar="NAME", help="the folder to be made; letters, digits and underscores")
 
 

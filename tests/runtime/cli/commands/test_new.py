@@ -51,7 +51,7 @@ def test_the_tests_of_a_new_project_pass_and_its_types_and_style_are_clean(
     said = make("corner-shop", capsys)
     assert "tidegate serve corner_shop.py --dev" in said
     project = here / "corner-shop"
-    files = {".gitignore", "README.md", "corner_shop.py", "pyproject.toml", "tidegate.toml"}
+    files = {".gitignore", "README.md", "corner_shop.py", "pyproject.toml"}
     assert set(contents(project)) == files | {"tests/conftest.py", "tests/test_corner_shop.py"}
     checked(sys.executable, "-m", "ruff", "check", "--isolated", "--extend-select", "I", ".", cwd=project)
     checked(sys.executable, "-m", "ruff", "format", "--isolated", "--check", ".", cwd=project)
