@@ -20,6 +20,7 @@ import zmq
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.limits import BUDGET_SHARE, INQUIRY_S, MESSAGE_BYTES_MAX
+from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.inflight import InFlight
@@ -33,6 +34,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     FromChild,
     FromSupervisor,
     HoldAll,
+    LevelsChanged,
     Park,
     Ping,
     Pong,
@@ -209,6 +211,8 @@ class RouterServer:
             self._topology_changed(message.topology)
         elif isinstance(message, StatusChanged):
             self._machine.status_changed(message.status)
+        elif isinstance(message, LevelsChanged):
+            change_levels(message.level, message.levels)
         elif isinstance(message, Ping):
             self._send_control(self.pong(message.number))
         elif isinstance(message, Park):

@@ -28,6 +28,7 @@ from tidegate.runtime.limits import OUTPUT_FLUSH_S, SUSPICION_S
 from tidegate.runtime.logs.capture import say_past_locks, speakers_are
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.logs.tracebacks import app_traceback, place_of
+from tidegate.runtime.options.reading import Mistakes
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
@@ -43,6 +44,7 @@ from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.app import load_app
 from tidegate.shard.worker.app_logging import app_may_configure
+from tidegate.shard.worker.app_settings import give_settings
 from tidegate.shard.worker.debugger import set_breakpoint_hook
 from tidegate.shard.worker.forks import Forks, end_children
 from tidegate.shard.worker.lookout import Lookout
@@ -83,6 +85,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with app_may_configure():
             classes = load_app(spec.app, source)
+            settings = give_settings(classes, spec.settings)
+    except Mistakes as exc:
+        send_blocking(control_fd, Failed(exc.operation, str(exc.place), exc.problem, exc.hint))
+        return 1
     except (Exception, SystemExit) as exc:
         send_blocking(control_fd, _cannot_load(spec.app, exc))
         return 1
@@ -96,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
     if verdict.of_tasks:
         send_blocking(control_fd, _cannot_run(verdict))
         return 1
-    send_blocking(control_fd, Loaded(source.version))
+    send_blocking(control_fd, Loaded(source.version, settings))
     try:
         wait_for_open(control_fd)  # Until then another process may have the shards.
     except SupervisorGone:

@@ -34,6 +34,7 @@ from tidegate.runtime.errors import (
     UnknownMethod,
 )
 from tidegate.runtime.ids import ObjectId
+from tidegate.runtime.options.secret import Secret
 from tidegate.runtime.wire.exceptions import register_exception
 from tidegate.shard.core.alarms import AlarmInfo
 from tidegate.shard.objects.object import DurableObject
@@ -59,6 +60,7 @@ __all__ = [
     "ObjectReset",
     "Overloaded",
     "ProcessStatus",
+    "Secret",
     "ServiceProblem",
     "ServiceStatus",
     "ServiceTopology",

@@ -15,7 +15,8 @@ import msgspec
 
 from tidegate.runtime.addresses import check_target
 from tidegate.runtime.errors import one_line
-from tidegate.runtime.supervisor.config import LISTEN_DEFAULT, allowed
+from tidegate.runtime.options.words import allowed
+from tidegate.runtime.supervisor.config import LISTEN_DEFAULT
 
 _USAGE = 2
 
@@ -56,7 +57,7 @@ def add_command(commands: Any, name: str, says: str, epilog: str, run: Callable[
 
 def add_client_options(parser: argparse.ArgumentParser, timeout: str = "give up after this time") -> None:
     add_connect(parser)
-    read = read_as(Seconds, " of seconds")
+    read = read_as(Seconds, "seconds")
     parser.add_argument("--timeout", metavar="SECONDS", type=read, default=10.0, help=f"{timeout} (default: 10)")
 
 

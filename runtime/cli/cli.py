@@ -21,6 +21,7 @@ from tidegate.runtime.cli.commands import (
     check,
     compact,
     completion,
+    config,
     install_service,
     new,
     objects,
@@ -88,7 +89,7 @@ _COMMANDS = (
     *(new, serve, call, status, top),
     *(reload, restart, alarms, objects),
     *(install_service, uninstall_service),
-    *(check, repair, compact),
+    *(config, check, repair, compact),
     *(bench, chaos, completion),
 )
 """As `--help` lists them."""
@@ -103,6 +104,7 @@ _EPILOG = """examples:
   tidegate reload                                    run the app as it is now; no call fails
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole
+  tidegate config check                              whether the configuration is right
   tidegate objects                                   objects in quarantine
   tidegate completion bash                           what a shell needs to complete all this
 """

@@ -17,7 +17,10 @@ from tidegate.runtime.cli.exits import EXIT_OK, fail
 from tidegate.runtime.cli.local import unix_path
 from tidegate.runtime.cli.pages import plural, table
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.wire.commands import Command, Ended, Said, decode_answer, encode
+from tidegate.runtime.options.settings import SECTION
+from tidegate.runtime.options.shown import ShownOption
+from tidegate.runtime.options.words import shown
+from tidegate.runtime.wire.commands import Command, Ended, Said, ShownConfig, Status, decode_answer, encode
 
 _ELSEWHERE = "run it on the machine of the service, as the user of the service or root"
 
@@ -34,10 +37,13 @@ def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> 
     for message in _give(Command(what), path):
         if isinstance(message, Ended):
             ended = message
-        elif not options.json:
+        elif isinstance(message, Said) and not options.json:
             print(message.text, flush=True)
     if ended is None:
         raise OperatorError(what, path, "the supervisor ended before it was done", "look at the log of the service")
+    for each in ended.config.changed if not options.json else ():
+        if each.option.startswith(f"{SECTION}."):  # The others were said at the beginning.
+            print(f"{each.option} is {shown(each.after)}, it was {shown(each.before)}")
     if options.json:
         print(json.dumps(msgspec.to_builtins(ended), indent=2))
     elif ended.replaced:
@@ -51,7 +57,16 @@ def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> 
     return fail(f"{what} failed, {now}: {failed.operation} {failed.place}: {failed.problem} ({failed.hint})")
 
 
-def _give(command: Command, path: str) -> Iterator[Said | Ended]:
+def ask_config(options: argparse.Namespace) -> list[ShownOption]:
+    """What is in effect in the service. Raises OperatorError."""
+    path = status_of(options).get("commands", "")
+    for message in _give(Command("config"), path):
+        if isinstance(message, ShownConfig):
+            return msgspec.convert(message.options, list[ShownOption])
+    raise OperatorError("config", path, "the supervisor does not say", "use the tidegate command that the service is of")
+
+
+def _give(command: Command, path: str) -> Iterator[Said | Ended | ShownConfig]:
     with socket.socket(socket.AF_UNIX) as supervisor:
         try:
             supervisor.connect(unix_path(path))
@@ -61,7 +76,9 @@ def _give(command: Command, path: str) -> Iterator[Said | Ended]:
         supervisor.sendall(encode(command) + b"\n")
         with supervisor.makefile("rb") as answers:
             for line in answers:
-                yield decode_answer(line)
+                message = decode_answer(line)
+                if not isinstance(message, Status):
+                    yield message
 
 
 def _table(ended: Ended) -> list[str]:

@@ -24,6 +24,8 @@ from dataclasses import dataclass
 from logging import Logger
 from typing import Any
 
+import msgspec
+
 from tidegate.runtime.limits import OUTPUT_FLUSH_S, PRINT_BYTES_MAX
 from tidegate.runtime.logs.forms import Form, as_journal, as_journal_text, as_json, as_text
 from tidegate.runtime.logs.line import PRINTED, Speaker
@@ -319,6 +321,15 @@ def _set_up_logging(writer: LineWriter, settings: LogSettings) -> None:
     logging.captureWarnings(True)
     threading.excepthook = _thread_ended
     sys.unraisablehook = _nobody_could_catch
+
+
+def change_levels(level: str, levels: Mapping[str, str]) -> None:
+    """In a process that runs: for all loggers, and for some by name."""
+    for name in _state.settings.levels.keys() - levels.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    logging.getLogger().setLevel(level.upper())
+    _state.settings = msgspec.convert({**msgspec.to_builtins(_state.settings), "level": level, "levels": levels}, LogSettings)
+    set_levels()
 
 
 def set_levels() -> None:

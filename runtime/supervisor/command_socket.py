@@ -12,13 +12,13 @@ import os
 import secrets
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_command, encode
+from tidegate.runtime.wire.commands import Command, Ended, Said, ShownConfig, Status, decode_command, encode
 from tidegate.runtime.wire.supervisor_messages import Failed
 
 COMMAND_BYTES_MAX = 64 << 10
@@ -29,15 +29,17 @@ log = logging.getLogger("tidegate")
 
 
 class CommandSocket:
-    def __init__(self, run_directory: Path, obey: Callable[[Command], int], status: Callable[[], dict[str, Any]] = dict) -> None:
+    def __init__(
+        self, run_directory: Path, obey: Callable[[Command], int], answers: Mapping[str, Callable[[], Status | ShownConfig]]
+    ) -> None:
         """`obey` begins a command and returns its number, of which `said` and `ended` speak. They may be called by it, before it
-        has returned. `status` says how the service is."""
+        has returned. `answers`: what is answered at once to those that are questions."""
         # The random part keeps a command apart that reaches another machine's service through a tunnel, and finds a socket of the
         # same path on its own machine.
         self.path = f"{run_directory}/supervisor.{secrets.token_hex(4)}"
         """Where it listens; one that begins with `@` is abstract."""
         self._obey = obey
-        self._status = status
+        self._answers = answers
         self._waiting: dict[int, list[asyncio.StreamWriter]] = {}
         self._early: dict[int, list[Said | Ended]] | None = None
         self._server: asyncio.Server | None = None
@@ -89,8 +91,8 @@ class CommandSocket:
             _write(writer, Ended((), Failed("command", self.path, problem, "use the tidegate command that the service is of")))
             writer.close()
             return
-        if command.what == "status":
-            _write(writer, Status(self._status()))
+        if (answer := self._answers.get(command.what)) is not None:
+            _write(writer, answer())
             writer.close()
             return
         self._early = {}
@@ -109,6 +111,6 @@ def _may_command(connection: Any) -> bool:
     return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
 
 
-def _write(writer: asyncio.StreamWriter, message: Said | Ended | Status) -> None:
+def _write(writer: asyncio.StreamWriter, message: Said | Ended | Status | ShownConfig) -> None:
     if not writer.is_closing():
         writer.write(encode(message) + b"\n")

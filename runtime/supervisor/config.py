@@ -1,32 +1,33 @@
-"""The configuration of a service: a frozen tree, built once from defaults, a TOML file and the command line.
+"""The configuration of a service: a frozen tree, put together from defaults, a TOML file, the environment and the command line.
 
 Rule 1: pure. Reading files and the environment is the caller's business.
-Rule 2: later wins: defaults, then the file, then the command line.
-Rule 3: everything wrong is an OperatorError of one form: where it was given, which option, what is allowed, what was given.
+Rule 2: later wins: defaults, then the file, then the environment, then the command line.
+Rule 3: everything wrong is told at once, each in one form: where it was given, which option, what is allowed, what was given.
 
-To add an option, add a field here, in `ServiceConfig`, `StorageConfig` or `LogConfig`, and nothing else:
+To add an option, add a field here, in one of the sections, and nothing else:
 
 * its type says what is allowed, by msgspec's constraints; a message says the same in words, which are made of the type;
 * its name ends in its unit, `_s` or `_mib`;
-* its `Meta` has the sentence that explains it, for `--help` and for `systemd/tidegate.toml`: a test shows what is missing there;
-* `flag` in it puts it on the command line of `tidegate serve`: `--workers N|auto`, `--dev` (takes no value), `APP` (has no flag).
+* its `Meta` has the sentence that explains it, for `--help`, the sample and the page: `python -m tests.support.option_pages`
+  writes `systemd/tidegate.toml` and `docs/configuration.md` anew, and a test says when that was forgotten;
+* `flag` in its `extra` puts it on the command line of `tidegate serve`: `--workers N|auto`, `--dev` (takes no value), `APP` (has
+  no flag); without one it is set there by `--set SECTION.NAME=VALUE`, as every option is;
+* `takes` in it says that a change of it is in effect before the service is stopped and started: `ChangeTakes.RELOAD`, if every
+  worker reads it at its start or the supervisor does at each use.
 
 What reads it gets it from the supervisor: in `WorkerSpec` or `RouterSpec`, if a child does.
 """
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from tidegate.runtime.addresses import check_address, check_endpoint
-from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
     BUDGET_BYTES_MIN,
@@ -45,6 +46,11 @@ from tidegate.runtime.limits import (
 )
 from tidegate.runtime.logs.line import Format, Level
 from tidegate.runtime.logs.settings import LogSettings
+from tidegate.runtime.options.option import ChangeTakes, Option, Path, Table, table_of
+from tidegate.runtime.options.reading import Mistake, Mistakes, SetBy, ValueLayer, read, value_at
+from tidegate.runtime.options.settings import SECTION, AppSources, section_of
+from tidegate.runtime.options.shown import ShownOption, shown_option
+from tidegate.runtime.options.texts import PREFIX, is_of_kubernetes, nested, parse_toml, texts_of, variable
 from tidegate.runtime.wire.supervisor_messages import KeyBounds
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
@@ -59,7 +65,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
         _Text,
         Meta(
             description="The objects to serve: a file or module, or some of its classes: app.py:Class,Class.",
-            extra={"flag": "APP"},
+            extra={"flag": "APP", "takes": ChangeTakes.RELOAD},
         ),
     ] = ""
     data: Annotated[
@@ -95,7 +101,12 @@ class ServiceConfig(msgspec.Struct, frozen=True):
     ] = 1
     liveness_s: Annotated[
         float,
-        Meta(ge=1, le=3_600, description="A process that does not answer for this long is killed and started again."),
+        Meta(
+            ge=1,
+            le=3_600,
+            description="A process that does not answer for this long is killed and started again.",
+            extra={"takes": ChangeTakes.RELOAD},
+        ),
     ] = 30.0
     held_up_s: Annotated[
         float,
@@ -104,6 +115,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             le=3_600,
             description="Code of an object that holds up its worker for this long, by computing or blocking, is interrupted and "
             "the object reset; if that does not help the worker is started again. Not with --dev.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = HELD_UP_S
     offload_processes: Annotated[
@@ -113,6 +125,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             le=OFFLOAD_PROCESSES_MAX,
             description="Processes of each worker that run what objects offload, started when needed. What they cannot take at "
             "once waits.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = OFFLOAD_PROCESSES
     offload_s: Annotated[
@@ -122,6 +135,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             le=86_400,
             description="What an object offloads may compute for this long. Then its process is killed, and whoever waits for it "
             "gets a TimeoutError.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = OFFLOAD_S
     stop_s: Annotated[
@@ -131,6 +145,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             le=3_600,
             description="A stop answers what is in flight and writes checkpoints within this time; what is left then is killed. "
             "Keep TimeoutStopSec of the unit above it.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = 9.0
     reload_s: Annotated[
@@ -140,6 +155,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             le=3_600,
             description="When a worker is replaced (`tidegate reload`), the calls that it has begun get this time to end; what "
             "runs longer is answered shard_lost. New calls wait meanwhile.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = 10.0
     budget_mib: Annotated[
@@ -148,6 +164,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             description="Memory of each router and worker for calls and replies: what waits, what is being received, what "
             f'clients have not read. Beyond, calls are refused as overloaded. "auto" is an eighth of the machine\'s, dealt to '
             f"them, from {BUDGET_BYTES_MIN >> 20} to {BUDGET_BYTES >> 20} MiB.",
+            extra={"takes": ChangeTakes.RESTART},
         ),
     ] = "auto"
     dev: Annotated[
@@ -166,6 +183,7 @@ class StorageConfig(msgspec.Struct, frozen=True):
         Meta(
             description='Memory for objects and cached data of each worker; "auto" is a quarter of the machine\'s, dealt to the '
             "workers. 0: every object leaves memory as soon as it has nothing to do.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = "auto"
     idle_evict_s: Annotated[
@@ -174,6 +192,7 @@ class StorageConfig(msgspec.Struct, frozen=True):
             ge=0,
             le=86_400 * 365,
             description="Objects without calls for this long leave memory. They lose nothing but memory.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = IDLE_EVICT_S
     keys_mib: Annotated[
@@ -183,6 +202,7 @@ class StorageConfig(msgspec.Struct, frozen=True):
             le=1 << 20,
             description="Memory of each worker for what calls with a key were answered, dealt to its shards. When it is full the "
             "oldest answers leave, and are counted (answers_dropped in the status).",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = KEYS_BYTES >> 20
     keys_kept_s: Annotated[
@@ -191,6 +211,7 @@ class StorageConfig(msgspec.Struct, frozen=True):
             ge=60,
             le=86_400 * 365,
             description="A key that is repeated within this time is answered as it was the first time.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = KEYS_KEPT_S
     keys_per_object: Annotated[
@@ -200,6 +221,7 @@ class StorageConfig(msgspec.Struct, frozen=True):
             le=10_000_000,
             description="Of the keys of one object, the answers to so many are kept, the newest. (Those of clients that number "
             "their calls, as the Python clients do, leave when they have arrived, and do not count.)",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = KEYS_PER_OBJECT
 
@@ -235,7 +257,7 @@ class LogConfig(msgspec.Struct, frozen=True):
         Level,
         Meta(
             description="The least grave of what is logged: debug, info, warning or error.",
-            extra={"flag": "--log-level LEVEL"},
+            extra={"flag": "--log-level LEVEL", "takes": ChangeTakes.RELOAD},
         ),
     ] = "info"
     format: Annotated[
@@ -250,7 +272,8 @@ class LogConfig(msgspec.Struct, frozen=True):
         dict[str, Level],
         Meta(
             description="Levels of loggers by their names; they go before the level above and before what the app sets. Those of "
-            'the service begin with "tidegate".'
+            'the service begin with "tidegate".',
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = {}
 
@@ -261,6 +284,7 @@ class LogConfig(msgspec.Struct, frozen=True):
             le=1e6,
             description="A call that takes longer, from its arrival at its worker to its answer, is a line of the log that says "
             "where its time went. Of one method a line comes each second at most.",
+            extra={"takes": ChangeTakes.RELOAD},
         ),
     ] = SLOW_CALL_S
 
@@ -287,134 +311,103 @@ class Config(msgspec.Struct, frozen=True):
     metrics: MetricsConfig = MetricsConfig()
 
 
-# Options as data
+# Read
+
+
+TABLE = table_of(Config)
+SET = "--set"
+"""The flag that sets any option."""
+OPTIONS: Mapping[str, Mapping[str, Option]] = {
+    section: {option.name: option for option in part.options()}
+    for section, part in TABLE.parts.items()
+    if isinstance(part, Table)
+}
+"""By section, in the order in which they are explained."""
+_BY_SET = {f"{SET} {'.'.join(option.path)}": option.path for option in TABLE.options()}
+_BY_VARIABLE = {variable(option.path): option.path for option in TABLE.options()}
+APP_VARIABLES = variable((SECTION, ""))
+"""What those of the app's settings begin with."""
+_SECTIONS = tuple(variable((section, "")) for section in OPTIONS)
+_WITHOUT_SECTION = {variable((option.name,)): variable(option.path) for option in TABLE.options()}
 
 
 @dataclass(frozen=True)
-class Option:
-    """One field of a section."""
+class Sources:
+    """What a configuration is put together from; later ones go before earlier ones."""
 
-    name: str
-    type: Any
-    default: Any
-    description: str
-    flag: str | None
-    """How it is written on the command line, if it can be: the flag and what stands for its value."""
-    problem: Callable[[object], str | None]
-    """What its type cannot say: why a value cannot be used, or None."""
-
-    def read(self, value: object, place: str, *, from_text: bool) -> Any:
-        """Raises OperatorError."""
-        problem = self.problem(value)
-        if problem is None:
-            if from_text and _takes_whole_numbers(msgspec.inspect.type_info(self.type)):
-                value, from_text = int(value) if isinstance(value, str) and value.isdecimal() else value, False
-            try:
-                return msgspec.convert(value, self.type, strict=not from_text)
-            except msgspec.ValidationError:
-                problem = f"must be {allowed(msgspec.inspect.type_info(self.type), _unit_of(self.name))}"
-        raise OperatorError("read", f"{place} {self.name}", f"{problem}, not {value!r}", "correct the value")
+    file: str = ""
+    """Its name; empty where there is none."""
+    text: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    sets: Mapping[str, str] = field(default_factory=dict)
+    """By full name: what `--set` says."""
+    flags: Mapping[Path, Any] = field(default_factory=dict)
+    """What the flags of options say."""
+    credentials: Mapping[str, str] = field(default_factory=dict)
+    """Of the app, by name."""
+    mistakes: Sequence[Mistake] = ()
+    """What is wrong already."""
 
 
-def _takes_whole_numbers(kind: msgspec.inspect.Type) -> bool:
-    """Their texts are digits: msgspec would also take 4.0 and 1e3 for one."""
-    match kind:
-        case msgspec.inspect.Metadata(inner):
-            return _takes_whole_numbers(inner)
-        case msgspec.inspect.UnionType(kinds):
-            return any(map(_takes_whole_numbers, kinds))
-    return isinstance(kind, msgspec.inspect.IntType)
+@dataclass(frozen=True)
+class Configuration:
+    """A configuration as it was read."""
+
+    config: Config
+    origins: Mapping[Path, SetBy] = field(default_factory=dict)
+    """Of everything that is not as by default."""
+    notes: tuple[str, ...] = ()
+    """What is no mistake, and perhaps not what was meant."""
+    app: AppSources = field(default_factory=AppSources)
+
+    def shown(self) -> list[ShownOption]:
+        return [shown_option(option, value_at(TABLE, self.config, option.path), self.origins) for option in TABLE.options()]
 
 
-def _options(section: type[msgspec.Struct]) -> Iterator[Option]:
-    for option in msgspec.structs.fields(section):
-        info = msgspec.inspect.type_info(option.type)
-        assert isinstance(info, msgspec.inspect.Metadata), option.name
-        extra = info.extra or {}
-        description = (info.extra_json_schema or {})["description"]
-        problem = extra.get("problem", lambda value: None)
-        default = option.default if option.default is not msgspec.NODEFAULT else option.default_factory()
-        yield Option(option.name, option.type, default, description, extra.get("flag"), problem)
+def put_together(sources: Sources) -> Configuration:
+    """Raises Mistakes."""
+    values, wrong_file = parse_toml(sources.text, sources.file)
+    if SECTION in values:  # Who has imported the app reads it.
+        wrong_file = section_of(sources.text, sources.file)[1]
+        values = {name: value for name, value in values.items() if name != SECTION}
+    mistakes = [*sources.mistakes, *wrong_file]
+    layers = [ValueLayer("file", sources.file, values)]
+    named = {name: text for name, text in sources.environment.items() if text and name.startswith(f"{PREFIX}_")}
+    given = {
+        name: text
+        for name, text in named.items()
+        if name in _BY_VARIABLE or (name.startswith(_SECTIONS) and not is_of_kubernetes(name))
+    }
+    sets = {f"{SET} {name}": text for name, text in sources.sets.items()}
+    app_sets = {name: text for name, text in sets.items() if name.startswith(f"{SET} {SECTION}.")}
+    of_app = {name: text for name, text in named.items() if name.startswith(APP_VARIABLES)}
+    for layer, wrong in (
+        texts_of("environment", "environment", TABLE, _BY_VARIABLE, given),
+        texts_of("flag", "command line", TABLE, _BY_SET, {name: sets[name] for name in sets if name not in app_sets}),
+    ):
+        layers.append(layer)
+        mistakes += wrong
+    written = {path: flag.partition(" ")[0] for path in sources.flags if (flag := option_at(path).flag)}
+    layers.append(ValueLayer("flag", "command line", nested(sources.flags), True, written))
+    reading = read(TABLE, layers)
+    if mistakes := [*mistakes, *reading.mistakes]:
+        raise Mistakes(mistakes, reading=reading)
+    notes = tuple(
+        f"{name} is heeded by nobody: the option is {_WITHOUT_SECTION[name]}" for name in named if name in _WITHOUT_SECTION
+    )
+    app = AppSources(sources.file, sources.text, dict(sources.credentials), of_app, app_sets)
+    return Configuration(reading.value, reading.origins, notes, app)
 
 
-OPTIONS: dict[str, dict[str, Option]] = {
-    section.name: {option.name: option for option in _options(section.type)} for section in msgspec.structs.fields(Config)
-}
-"""By section, in the order in which they are explained."""
-
-_UNITS = {"_s": " of seconds", "_mib": " of MiB"}
+def option_at(path: Path) -> Option:
+    section, name = path
+    return OPTIONS[section][name]
 
 
-def _unit_of(name: str) -> str:
-    return next((unit for suffix, unit in _UNITS.items() if name.endswith(suffix)), "")
-
-
-def allowed(kind: msgspec.inspect.Type, unit: str) -> str:
-    """What a type takes, in words."""
-    match kind:
-        case msgspec.inspect.Metadata():
-            return allowed(kind.type, unit)
-        case msgspec.inspect.UnionType():
-            return " or ".join(allowed(each, unit) for each in sorted(kind.types, key=_is_number))
-        case msgspec.inspect.LiteralType(values=(only,)):
-            return f'"{only}"'
-        case msgspec.inspect.LiteralType():
-            return f"one of {', '.join(map(str, kind.values))}"
-        case msgspec.inspect.IntType():
-            return f"a whole number{unit}{_bounds(kind)}"
-        case msgspec.inspect.FloatType():
-            return f"a number{unit}{_bounds(kind)}"
-        case msgspec.inspect.BoolType():
-            return "true or false"
-        case msgspec.inspect.DictType():
-            return f"a table of names, each with {allowed(kind.value_type, unit)}"
-        case msgspec.inspect.StrType(min_length=1):
-            return "a text that is not empty"
-        case msgspec.inspect.StrType():
-            return "a text"
-    raise TypeError(f"options of the type {kind} have no words yet")
-
-
-def _bounds(kind: msgspec.inspect.IntType | msgspec.inspect.FloatType) -> str:
-    words = (("from", kind.ge), ("above", kind.gt), ("to" if kind.gt is None else "up to", kind.le))
-    return "".join(f" {word} {bound:.12g}" for word, bound in words if bound is not None)
-
-
-def _is_number(kind: msgspec.inspect.Type) -> bool:
-    return isinstance(kind, msgspec.inspect.IntType | msgspec.inspect.FloatType)
-
-
-# Values
-
-Values = Mapping[str, Mapping[str, Any]]
-"""Option values by section, as TOML has them."""
-
-
-def parse_toml(text: str, place: str) -> Values:
-    """The values of a file, not yet checked. Raises OperatorError."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise OperatorError("read", place, f"not TOML: {error}", "see systemd/tidegate.toml for an example") from error
-
-
-def merge(config: Config, values: Values, place: str, *, from_text: bool = False) -> Config:
-    """`config` with `values` laid over it; `place` says in messages where they come from. `from_text`: there they are texts, also
-    of what is none. Raises OperatorError."""
-    changes = {}
-    for section, given in values.items():
-        if section not in OPTIONS:
-            raise OperatorError("read", place, f"unknown section [{section}]", _suggest(section, OPTIONS))
-        if not isinstance(given, Mapping):
-            raise OperatorError("read", place, f"{section} is not a section", f"write [{section}] on a line of its own")
-        where, known = f"{place} [{section}]", OPTIONS[section]
-        if unknown := [name for name in given if name not in known]:
-            raise OperatorError("read", f"{where} {unknown[0]}", "unknown option", _suggest(unknown[0], known))
-        read = {name: known[name].read(value, where, from_text=from_text) for name, value in given.items()}
-        changes[section] = msgspec.structs.replace(getattr(config, section), **read)
-    return msgspec.structs.replace(config, **changes)
-
-
-def _suggest(name: str, known: Mapping[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+def merge(config: Config, values: Mapping[str, Mapping[str, Any]], place: str) -> Config:
+    """`config` with `values` laid over it, by section; `place` says in messages where they come from. Raises Mistakes."""
+    reading = read(table_of(Config, base=config), [ValueLayer("file", place, values)])
+    if reading.mistakes:
+        raise Mistakes(reading.mistakes)
+    merged: Config = reading.value
+    return merged

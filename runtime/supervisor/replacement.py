@@ -19,9 +19,11 @@ from __future__ import annotations
 
 import collections
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from tidegate.runtime.options.words import shown
 from tidegate.runtime.supervisor.seats import (
     NEXT_ROUTER,
     NEXT_WORKER,
@@ -35,7 +37,7 @@ from tidegate.runtime.supervisor.seats import (
     is_next,
     is_router,
 )
-from tidegate.runtime.wire.commands import Replaced
+from tidegate.runtime.wire.commands import ConfigChanges, Replaced
 from tidegate.runtime.wire.supervisor_messages import Failed, HoldAll, Leave, Loaded, OpenShards, Park, Parked, Prepare, Waited
 
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ class Replacement:
     what: str
     """`reload` or `restart`."""
     generation: int
-    """Of the app, which its workers get."""
+    """Of app and configuration, which its processes get."""
     left: collections.deque[int]
     """Seats whose turn has not come."""
     current: Current | None = None
@@ -103,9 +105,13 @@ class Replacement:
 class Replacements:
     """One at a time, the others wait. `Supervision` tells what happens; `running` is None while nothing is replaced."""
 
-    def __init__(self, supervision: Supervision, drain_s: float) -> None:
+    def __init__(
+        self, supervision: Supervision, drain_s: float, read_config: Callable[[int, int, bool], ConfigChanges | Failed]
+    ) -> None:
         self._service = supervision
-        self._drain_s = drain_s
+        self.drain_s = drain_s
+        """What a process has begun gets this time to end."""
+        self._read_config = read_config
         self._numbers = 0
         self._generations = 0
         self._waiting: list[Replacement] = []
@@ -234,7 +240,7 @@ class Replacements:
             current.step, current.left_at = Step.LEAVING, now
             state = self._service.seats[current.seat].state
             if state is SeatState.READY:
-                self._service.drain(current.seat, now, self._drain_s, moving=True)
+                self._service.drain(current.seat, now, self.drain_s, moving=True)
             elif state is SeatState.EMPTY:
                 self._take_seat(current, now)
             else:
@@ -297,13 +303,30 @@ class Replacements:
         return self.running.current
 
     def _begin(self, replacement: Replacement, now: float) -> None:
+        """Not at all, if what is configured now is wrong."""
         service = self._service
         self._generations += 1
         replacement.generation = self._generations
+        config = self._read_config(replacement.generation, self._good, replacement.what == "restart")
+        if isinstance(config, Failed):
+            self.failed = config
+            self._tell_end(replacement, config)
+            return
+        for text in _told(config):
+            service.report("info", text)
+            self._say(replacement, text)
         seats = [*(service.routers if replacement.what == "restart" else ()), *service.worker_seats]
         replacement.left = collections.deque(seats)
         self.running = replacement
         self._next(now)
+
+    def _begin_waiting(self, now: float) -> None:
+        while self._waiting and self.running is None:
+            waiting = self._waiting.pop(0)
+            self._begin(waiting, now)
+            if self.running is None and (failed := self.failed) is not None:
+                text = f"{waiting.what} refused: {failed.operation} {failed.place}: {failed.problem} ({failed.hint})"
+                self._service.report("error", text)
 
     def _next(self, now: float) -> None:
         running, service = self.running, self._service
@@ -314,8 +337,7 @@ class Replacements:
                 self._good = running.generation
             self.running, self.failed = None, running.failed
             self._tell_end(running, running.failed)
-            if self._waiting:
-                self._begin(self._waiting.pop(0), now)
+            self._begin_waiting(now)
             return
         seat = running.left.popleft()
         old, successor = service.seats[seat], NEXT_ROUTER if is_router(seat) else NEXT_WORKER
@@ -344,7 +366,7 @@ class Replacements:
 
     def _leave(self, current: Current, now: float) -> None:
         current.step, current.left_at = Step.LEAVING, now
-        self._service.drain(current.seat, now, self._drain_s, moving=True)
+        self._service.drain(current.seat, now, self.drain_s, moving=True)
         self._park(current, now)
 
     def _hears(self, seat: int) -> bool:
@@ -442,7 +464,15 @@ class Replacements:
         self._service.do(ReplacementSaid(replacement.number, text))
 
     def _tell_end(self, replacement: Replacement, failed: Failed | None) -> None:
-        self._service.do(ReplacementEnded(replacement.number, tuple(replacement.replaced), failed, self.mixed))
+        number, replaced = replacement.number, tuple(replacement.replaced)
+        self._service.do(ReplacementEnded(number, replaced, failed, self.mixed, replacement.generation))
+
+
+def _told(config: ConfigChanges) -> list[str]:
+    return [
+        *(f"{each.option} becomes {shown(each.after)}, it is {shown(each.before)}" for each in config.changed),
+        *(f"{each.option} stays {shown(each.before)}: {shown(each.after)} takes {each.takes}" for each in config.waiting),
+    ]
 
 
 def _calls(count: int) -> str:

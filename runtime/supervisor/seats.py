@@ -152,6 +152,8 @@ class ReplacementEnded:
     replaced: tuple[Replaced, ...]
     failed: Failed | None
     mixed: bool = False
+    generation: int = 0
+    """Of the processes that it was to bring; 0 if it never began."""
 
 
 @dataclass(frozen=True)

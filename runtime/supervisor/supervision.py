@@ -32,6 +32,7 @@ from tidegate.runtime.supervisor.seats import (
     is_router,
 )
 from tidegate.runtime.supervisor.suspicion import Suspicion
+from tidegate.runtime.wire.commands import ConfigChanges
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     Drained,
@@ -87,8 +88,10 @@ class Supervision:
         replace_s: float = 10.0,
         held_up_s: float = math.inf,
         cpu_time: Callable[[int], CpuTime] = lambda seat: CpuTime(),
+        read_config: Callable[[int, int, bool], ConfigChanges | Failed] = lambda generation, after, routers: ConfigChanges(),
     ) -> None:
-        """`cpu_time` tells of the process in a seat."""
+        """`cpu_time` tells of the process in a seat. `read_config` reads what processes of a new generation are started with, and
+        says what is set otherwise than for the generation before; it is told whether routers are replaced, too."""
         self._owners = owners
         self._workers = workers
         self.liveness_s = liveness_s
@@ -102,7 +105,7 @@ class Supervision:
         self.was_ready = False
         self.stopping = False
         self.suspicion = Suspicion()
-        self.replacements = Replacements(self, replace_s)
+        self.replacements = Replacements(self, replace_s, read_config)
         self._incarnations = dict.fromkeys(self.seats, 0)
         self._ran = ""
         """What is known of the death at hand."""
@@ -268,6 +271,11 @@ class Supervision:
         on and how it ends."""
         number = self.replacements.request(routers=routers, now=now)
         return number, self._taken_effects()
+
+    def times_are(self, *, liveness_s: float, stop_s: float, replace_s: float, held_up_s: float) -> None:
+        """From now on."""
+        self.liveness_s, self._stop_s, self._held_up_s = liveness_s, stop_s, held_up_s
+        self.replacements.drain_s = replace_s
 
     def timer(self, now: float) -> list[Effect]:
         for seat, occupancy in list(self.seats.items()):

@@ -18,21 +18,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import msgspec
 
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
 from tidegate.runtime.logs import settings as log_settings
-from tidegate.runtime.logs.capture import is_journal
+from tidegate.runtime.logs.capture import change_levels, is_journal
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.command_socket import CommandSocket
-from tidegate.runtime.supervisor.config import Config, budget_bytes, cache_bytes, key_bounds
+from tidegate.runtime.supervisor.config import APP_VARIABLES, Config, Configuration, budget_bytes, cache_bytes, key_bounds
+from tidegate.runtime.supervisor.configurations import Configurations
 from tidegate.runtime.supervisor.dev_reload import DevReload
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.http_door import HttpDoor
@@ -60,12 +61,14 @@ from tidegate.runtime.supervisor.seats import (
 )
 from tidegate.runtime.supervisor.status import Identity, Usage, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
-from tidegate.runtime.wire.commands import Command, Ended
+from tidegate.runtime.wire.commands import Command, ConfigChanges, Ended, ShownConfig, Status
 from tidegate.runtime.wire.supervisor_messages import (
     KEPT_SOURCE,
     Failed,
     FromChild,
     HeldUp,
+    LevelsChanged,
+    Loaded,
     OpenShards,
     Pong,
     Ready,
@@ -104,6 +107,10 @@ class Service:
     """Where those listen who watch it over HTTP."""
     outputs: Outputs | None = None
     """Where goes what the children print and log; None: where the supervisor's own goes."""
+    configuration: Configuration | None = None
+    """As it was read: where each value of `config` comes from."""
+    read_again: Callable[[], Configuration] | None = None
+    """The newest one, for a reload. Raises OperatorError."""
 
 
 class _Place:
@@ -128,7 +135,12 @@ class Supervisor:
         self._children: dict[int, ChildProcess] = {}
         self._places: dict[int, _Place] = {}
         """By seat, as the children."""
-        self._commands = CommandSocket(service.run_directory.path, self._on_command, self._status_now)
+        self._configurations = Configurations(service.configuration or Configuration(config), service.read_again)
+        answers: dict[str, Callable[[], Status | ShownConfig]] = {
+            "status": lambda: Status(self._status_now()),
+            "config": lambda: ShownConfig(self._configurations.shown()),
+        }
+        self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
         self._usage = Usage()
         self.ledger = Ledger()
         self._status_sent: dict[int, dict[str, Any]] = {}
@@ -142,14 +154,11 @@ class Supervisor:
             service.placement.owners,
             len(service.placement.workers),
             service.directory.start,
-            liveness_s=math.inf if config.service.dev else config.service.liveness_s,  # A worker may wait for a debugger.
-            stop_s=config.service.stop_s,
             routers=service.routers,
-            replace_s=config.service.reload_s,
-            held_up_s=math.inf if config.service.dev else config.service.held_up_s,
             cpu_time=self._cpu_time,
+            read_config=self._configurations.begin,
+            **_times(config),
         )
-        told = msgspec.structs.replace(config.log.settings(), journal=(is_journal(1), is_journal(2)))
         monitoring = Monitoring(
             self.measured,
             lambda: why_not_ready(self.supervision),
@@ -162,7 +171,8 @@ class Supervisor:
             kept = service.run_directory.path / KEPT_SOURCE
             self._dev_reload = DevReload(kept, lambda: self._on_command(Command("reload")), self._replaces)
         self._watching: asyncio.Task[None] | None = None
-        self._environment = {**environment_for_children(), log_settings.VARIABLE: log_settings.encode(told).decode()}
+        # What object code starts need not know the secrets of the app.
+        self._environment = {k: v for k, v in environment_for_children().items() if not k.startswith(APP_VARIABLES)}
 
     async def run(self) -> Failed | None:
         """None after a stop that was asked for; else why the service could not go on."""
@@ -225,6 +235,8 @@ class Supervisor:
 
     def _note(self, seat: int, message: FromChild, now: float) -> None:
         name, occupancy = self.supervision.name(seat), self.supervision.seats[seat]
+        if isinstance(message, Loaded):
+            self._configurations.app_said(occupancy.generation, message.settings)
         if isinstance(message, Pong):
             if message.number == occupancy.ping_number and occupancy.pinged_at is not None:
                 self.ledger.observed("loop_lag_seconds", name, value=now - occupancy.pinged_at)
@@ -307,7 +319,7 @@ class Supervisor:
                 listen_fds = tuple(stack.enter_context(each).fileno() for each in opened)
                 child = ChildProcess(
                     service.router_command if is_router(seat) else service.worker_command,
-                    environment=self._environment,
+                    environment={**self._environment, **_log_environment(self._config_of(effect.generation))},
                     lock_fd=service.directory.lock_fd,
                     kept_fds=listen_fds,
                     loop=self._loop,
@@ -323,7 +335,7 @@ class Supervisor:
             return
         self._children[seat], self._places[seat] = child, place
         if is_router(seat):
-            child.send(self._router_spec(becomes, listen_fds))
+            child.send(self._router_spec(becomes, effect.generation, listen_fds))
             self._status_sent.pop(seat, None)
             self._tell_status()
         else:
@@ -341,7 +353,11 @@ class Supervisor:
         log.debug("%s is process %d", self.supervision.name(effect.seat), self._children[effect.seat].pid)
 
     def _replacement_ended(self, effect: ReplacementEnded) -> None:
-        self._commands.ended(effect.number, Ended(effect.replaced, effect.failed, effect.mixed))
+        changes = ConfigChanges()
+        if effect.failed is None:
+            changes = self._configurations.changes(effect.generation)
+            self._configured(effect.generation)
+        self._commands.ended(effect.number, Ended(effect.replaced, effect.failed, effect.mixed, changes))
         if self.supervision.stopping:
             return
         if not self._replaces():
@@ -351,11 +367,24 @@ class Supervisor:
             log.error("reload failed with:\n%s", failed.traceback.rstrip())
         if self._dev_reload is not None:
             self._dev_reload.ended(failed=failed is not None)
-        needed = {str(generation) for generation in self.supervision.replacements.generations()}
+        generations = self.supervision.replacements.generations()
+        self._configurations.keep_only({*generations, *(each.generation for each in self.supervision.seats.values())})
+        needed = {str(generation) for generation in generations}
         self._loop.run_in_executor(None, _remove_all_but, self._service.run_directory.path / KEPT_SOURCE, needed)
 
+    def _configured(self, generation: int) -> None:
+        """Its configuration is in effect from now on."""
+        self._configurations.is_in_effect(generation)
+        config = self._config_of(generation)
+        self.supervision.times_are(**_times(config))
+        change_levels(config.log.level, config.log.levels)
+        for seat in filter(is_router, self._children):
+            self._children[seat].send(LevelsChanged(config.log.level, config.log.levels))
+        service = msgspec.structs.replace(config.service, listen=self.identity.config.service.listen)
+        self.identity = replace(self.identity, config=msgspec.structs.replace(config, service=service))
+
     def _worker_spec(self, index: int, incarnation: int, generation: int, witness: Path) -> WorkerSpec:
-        service, config = self._service, self._service.config
+        service, config = self._service, self._config_of(generation)
         place = service.placement.workers[index]
         return WorkerSpec(
             index=index,
@@ -380,21 +409,24 @@ class Supervisor:
             offload_s=config.service.offload_s,
             slow_call_s=config.log.slow_call_s,
             keys=key_bounds(config.storage),
-            budget_bytes=self._budget_bytes,
+            budget_bytes=self._budget_bytes(config),
             secret=self._secret,
+            settings=self._configurations.of(generation).app,
         )
 
-    @property
-    def _budget_bytes(self) -> int:
+    def _config_of(self, generation: int) -> Config:
+        return self._configurations.of(generation).config
+
+    def _budget_bytes(self, config: Config) -> int:
         service = self._service
         processes = len(service.placement.workers) + service.routers
-        return budget_bytes(service.config.service, service.memory_bytes, processes)
+        return budget_bytes(config.service, service.memory_bytes, processes)
 
     def _witness(self, effect: Spawn) -> Path:
         """Of one process: while a worker is replaced there are two."""
         return self._service.run_directory.path / f"witness.{effect.seat}.{effect.incarnation}"
 
-    def _router_spec(self, seat: int, listen_fds: tuple[int, ...]) -> RouterSpec:
+    def _router_spec(self, seat: int, generation: int, listen_fds: tuple[int, ...]) -> RouterSpec:
         service = self._service
         return RouterSpec(
             index=ROUTER - seat,
@@ -404,7 +436,7 @@ class Supervisor:
             workers=len(service.placement.workers),
             name=self.supervision.name(seat),
             listen_fds=listen_fds,
-            budget_bytes=self._budget_bytes,
+            budget_bytes=self._budget_bytes(self._config_of(generation)),
             secret=self._secret,
         )
 
@@ -467,6 +499,28 @@ class Supervisor:
                 router.send(StatusChanged(status))
         if self.supervision.was_ready and not self.supervision.stopping:
             self._notifier.status(status_line(self.supervision, self._now()))
+
+
+class _Times(TypedDict):
+    liveness_s: float
+    stop_s: float
+    replace_s: float
+    held_up_s: float
+
+
+def _times(config: Config) -> _Times:
+    service = config.service
+    return {
+        "liveness_s": math.inf if service.dev else service.liveness_s,  # A worker may wait for a debugger.
+        "stop_s": service.stop_s,
+        "replace_s": service.reload_s,
+        "held_up_s": math.inf if service.dev else service.held_up_s,
+    }
+
+
+def _log_environment(config: Config) -> dict[str, str]:
+    told = msgspec.structs.replace(config.log.settings(), journal=(is_journal(1), is_journal(2)))
+    return {log_settings.VARIABLE: log_settings.encode(told).decode()}
 
 
 def _remove_all_but(folder: Path, names: set[str]) -> None:

@@ -1,8 +1,8 @@
 """What a command of an operator and the supervisor say to each other: JSON, one object a line, over a unix socket.
 
 The command is the first line and the only one from that side; `Said` may follow any number of times, `Ended` closes. `status`
-is answered by `Status` alone. Who may open the socket may command: it is in the run directory, which only the service's user can
-enter.
+is answered by `Status` alone, `config` by `ShownConfig`. Who may open the socket may command: it is in the run directory, which
+only the service's user can enter.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from tidegate.runtime.wire.supervisor_messages import Failed
 
 
 class Command(msgspec.Struct, frozen=True):
-    what: Literal["reload", "restart", "status"]
-    """`reload`: all workers are replaced, one by one, with the app as it is now. `restart`: the routers too. `status`: how the
-    service is at this moment, also while no router answers."""
+    what: Literal["reload", "restart", "status", "config"]
+    """`reload`: all workers are replaced, one by one, with the app and the configuration as they are now. `restart`: the routers
+    too. `status`: how the service is at this moment, also while no router answers. `config`: what is in effect."""
 
 
 class Replaced(msgspec.Struct, frozen=True):
@@ -36,6 +36,26 @@ class Replaced(msgspec.Struct, frozen=True):
     """From when the old process got no new calls until the new one served."""
 
 
+class ConfigChange(msgspec.Struct, frozen=True):
+    """One option that is set to something else than before."""
+
+    option: str
+    """Its full name."""
+    before: Any
+    after: Any
+    takes: str
+    """What the change takes until it is in effect."""
+
+
+class ConfigChanges(msgspec.Struct, frozen=True):
+    """What a replacement has found to be set otherwise."""
+
+    changed: tuple[ConfigChange, ...] = ()
+    """What it brings into effect."""
+    waiting: tuple[ConfigChange, ...] = ()
+    """What takes more than it."""
+
+
 class Said(msgspec.Struct, frozen=True, tag="said"):
     text: str
 
@@ -46,6 +66,7 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     """Why not every process is a new one."""
     mixed: bool = False
     """Some workers run one version of the app, and some another."""
+    config: ConfigChanges = ConfigChanges()
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):
@@ -53,6 +74,11 @@ class Status(msgspec.Struct, frozen=True, tag="status"):
     """What the system call of that name answers."""
 
 
+class ShownConfig(msgspec.Struct, frozen=True, tag="config"):
+    options: list[Any]
+    """Each as `tidegate config show` has it."""
+
+
 encode = msgspec.json.Encoder().encode
 decode_command = msgspec.json.Decoder(Command).decode
-decode_answer = msgspec.json.Decoder(Said | Ended | Status).decode
+decode_answer = msgspec.json.Decoder(Said | Ended | Status | ShownConfig).decode

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -15,6 +16,8 @@ from tidegate.runtime.limits import (
     OFFLOAD_S,
     SLOW_CALL_S,
 )
+from tidegate.runtime.options.settings import AppSources
+from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.wire.counts import Counts
 
 KEPT_SOURCE = "app"
@@ -113,6 +116,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """The folder where the source of the app is kept that this worker runs, or will be, by whoever imports it first."""
     budget_bytes: int = BUDGET_BYTES
     """Of memory, for calls and replies."""
+    settings: AppSources = AppSources()
+    """What is set for the app."""
     secret: str = ""
     """Of this start of the service, by which its processes know each other: see `own_identity`."""
 
@@ -183,13 +188,22 @@ class StatusChanged(msgspec.Struct, frozen=True, tag="status"):
     status: dict[str, Any]
 
 
+class LevelsChanged(msgspec.Struct, frozen=True, tag="levels"):
+    """To a router: levels of its log, for all loggers and for some by name."""
+
+    level: str
+    levels: Mapping[str, str]
+
+
 class QuarantineChanged(msgspec.Struct, frozen=True, tag="quarantine"):
     """To a worker: all objects that are in quarantine now."""
 
     objects: tuple[QuarantinedObject, ...]
 
 
-FromSupervisor = TopologyChanged | Ping | Drain | Leave | StatusChanged | Prepare | Park | HoldAll | QuarantineChanged
+FromSupervisor = (
+    TopologyChanged | Ping | Drain | Leave | StatusChanged | Prepare | Park | HoldAll | QuarantineChanged | LevelsChanged
+)
 """What a child hears after its spec; a worker after `OpenShards`."""
 ToChild = WorkerSpec | RouterSpec | OpenShards | FromSupervisor
 
@@ -201,6 +215,8 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     """A worker has imported the app and tested its Python; it has not touched the data, and waits for `OpenShards`."""
 
     app_version: str = ""
+    settings: list[ShownOption] = []
+    """Of the app, as they are."""
 
 
 class Prepared(msgspec.Struct, frozen=True, tag="prepared"):

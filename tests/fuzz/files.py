@@ -14,7 +14,7 @@ from tests.fuzz.disk import in_child
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.target import Counts, Tick
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.config import Config, merge, parse_toml
+from tidegate.runtime.supervisor.config import Sources, put_together
 from tidegate.shard.objects.methods import AppError
 from tidegate.shard.worker.app import load_app
 
@@ -42,7 +42,7 @@ def configurations(chance: Random, frames: int, tick: Tick) -> Counts:
                     del lines[at : at + chance.randrange(3)]
                     lines.append("x = 1")
         try:
-            merge(Config(), parse_toml("\n".join(lines), "config.toml"), "config.toml")
+            put_together(Sources("config.toml", "\n".join(lines)))
             counts["accepted"] += 1
         except OperatorError as error:
             counts["refused" if error.hint else "refused without a way out"] += 1

@@ -24,7 +24,7 @@ LEAVES = {
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
-SERVING = LEAVES | LINES | {"runtime/wire", "runtime/sockets", "runtime/child", "runtime/logs"}
+SERVING = LEAVES | LINES | {"runtime/options", "runtime/wire", "runtime/sockets", "runtime/child", "runtime/logs"}
 """What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
 STORE = ("store/interface", "store", "store/state", "store/checkpoints", "store/worker_store")
 """What a worker puts together, from the bottom to the top."""
@@ -38,7 +38,8 @@ ARROWS: dict[str, set[str]] = {
     "runtime/heap": {"runtime/limits"},
     "runtime/shares": {"runtime/limits"},
     "runtime/harmless": {"runtime/errors"},
-    "runtime/wire": LEAVES,
+    "runtime/options": LEAVES,
+    "runtime/wire": LEAVES | {"runtime/options"},
     "runtime/sockets": LEAVES | {"runtime/wire"},
     "runtime/logs/line": LEAVES,
     "runtime/logs/tracebacks": LEAVES,
@@ -102,6 +103,7 @@ RULES = {
     "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox", "slices"},
     "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
+    "runtime/options": "*",
     "runtime/supervisor": {"edits", "placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
     "runtime/wire": "*",
 }

@@ -6,6 +6,7 @@ seat, and every replacement ends once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tidegate.runtime.supervisor.seats import (
@@ -16,12 +17,14 @@ from tidegate.runtime.supervisor.seats import (
     Kill,
     Promote,
     ReplacementEnded,
+    ReplacementSaid,
     Report,
     Send,
     Spawn,
     is_router,
 )
 from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.wire.commands import ConfigChanges
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     Drained,
@@ -66,11 +69,23 @@ class Process:
 
 class ReplacementWorld:
     def __init__(self, workers: int = 2, routers: int = 1) -> None:
-        self.machine = Supervision(tuple(range(workers)), workers, 1, 30.0, 9.0, routers, replace_s=5.0)
+        self.read_config: Callable[[int, int, bool], ConfigChanges | Failed] = lambda *_: ConfigChanges()
+        self.machine = Supervision(
+            tuple(range(workers)),
+            workers,
+            1,
+            30.0,
+            9.0,
+            routers,
+            replace_s=5.0,
+            read_config=lambda *asked: self.read_config(*asked),
+        )
         self.now = 0.0
         self.processes: dict[int, Process] = {}
         self.ended: dict[int, ReplacementEnded] = {}
         self.reports: list[str] = []
+        self.said: list[str] = []
+        """To who has asked for replacements."""
         self.finished = False
         self.broken: set[int] = set()
         """Generations that cannot be loaded."""
@@ -100,6 +115,8 @@ class ReplacementWorld:
                 self.ended[effect.number] = effect
             elif isinstance(effect, Report):
                 self.reports.append(effect.text)
+            elif isinstance(effect, ReplacementSaid):
+                self.said.append(effect.text)
             elif isinstance(effect, Finish):
                 assert not self.processes, "somebody was left behind"
                 self.finished = True

@@ -10,12 +10,12 @@ from typing import Any
 
 from tidegate.runtime.addresses import check_endpoint
 from tidegate.runtime.cli.arguments import add_command
-from tidegate.runtime.cli.commands.serve import read_app
+from tidegate.runtime.cli.configuration import read_app
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import machine
 from tidegate.runtime.install.plan import NAME_DEFAULT, Found, Places, Step, Wanted, Write, install
-from tidegate.runtime.supervisor.config import LISTEN_DEFAULT, Config, merge, parse_toml
+from tidegate.runtime.supervisor.config import LISTEN_DEFAULT, Sources, put_together
 from tidegate.runtime.wire.supervisor_messages import split_app
 
 _SAYS = "run an app as a service of systemd"
@@ -98,7 +98,7 @@ def look(places: Places) -> Found:
     text = machine.read(places.config)
     if text is None:
         return machine.look(places, None, None)
-    service = merge(Config(), parse_toml(text, places.config), places.config).service
+    service = put_together(Sources(places.config, text)).config.service
     return machine.look(places, service.app, service.listen)
 
 

@@ -5,30 +5,44 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.metadata
+import logging
 import os
 import signal
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.configuration import (
+    FILE_VARIABLE,
+    SET_HELP,
+    WhereToLook,
+    asked_for,
+    destination,
+    flagged,
+    read_app,
+    read_configuration,
+    setting,
+)
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.logs.output import Outputs
+from tidegate.runtime.options.option import Option
 from tidegate.runtime.sockets.port import open_port
-from tidegate.runtime.supervisor.config import DATA_DEFAULT, OPTIONS, Config, Option, merge, parse_toml
+from tidegate.runtime.supervisor.config import Configuration, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
-from tidegate.runtime.supervisor.directory import is_text, open_directory, open_run_directory
+from tidegate.runtime.supervisor.directory import open_directory, open_run_directory
 from tidegate.runtime.supervisor.http_door import open_listening
 from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
 from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
 from tidegate.runtime.supervisor.status import classes, listen_endpoint
 from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
-from tidegate.runtime.wire.supervisor_messages import Failed, split_app
+from tidegate.runtime.wire.supervisor_messages import Failed
+
+log = logging.getLogger("tidegate")
 
 _SERVE_EPILOG = """examples:
   tidegate serve counter.py
@@ -45,21 +59,15 @@ for ever; one that fails for another reason (a wrong configuration, an app that 
 """
 
 
-LOG_VARIABLES = {"level": "TIDEGATE_LOG_LEVEL", "format": "TIDEGATE_LOG_FORMAT"}
-"""By option of [log]: who starts a container sets variables."""
-
-
 def add(commands: Any) -> None:
     serve = add_command(commands, "serve", "run a service", _SERVE_EPILOG, run)
-    serve.add_argument("--config", metavar="FILE", help="A TOML file; options given here go before it.")
-    for option in _flagged():
+    file = f"A TOML file (or ${FILE_VARIABLE}); `tidegate config check` looks at it. Variables and flags go before it."
+    serve.add_argument("--config", metavar="FILE", help=file)
+    for option in flagged():
         _add_option(serve, option)
+    serve.add_argument("--set", metavar="KEY=VALUE", type=setting, action="append", help=SET_HELP)
     again = "For a service manager: a start that fails is tried again, after a growing pause, if what is wrong may pass."
     serve.add_argument("--keep-trying", action="store_true", help=again)
-
-
-def _flagged() -> list[Option]:
-    return [option for options in OPTIONS.values() for option in options.values() if option.flag is not None]
 
 
 def _add_option(serve: argparse.ArgumentParser, option: Option) -> None:
@@ -69,11 +77,11 @@ def _add_option(serve: argparse.ArgumentParser, option: Option) -> None:
     default = f" (default: {option.default})" if option.default else ""
     text = f"{option.description}{default}".replace("%", "%%")
     if not flag.startswith("-"):
-        serve.add_argument(option.name, nargs="?", metavar=flag, help=text)
+        serve.add_argument(destination(option), nargs="?", metavar=flag, help=text)
     elif value:
-        serve.add_argument(flag, dest=option.name, metavar=value, help=text)
+        serve.add_argument(flag, dest=destination(option), metavar=value, help=text)
     else:
-        serve.add_argument(flag, dest=option.name, action="store_true", default=None, help=text)
+        serve.add_argument(flag, dest=destination(option), action="store_true", default=None, help=text)
 
 
 def version() -> str:
@@ -85,41 +93,52 @@ def version() -> str:
 
 def run(options: argparse.Namespace) -> int:
     try:
-        config = read_config(options, os.environ)
+        asked = asked_for(options, dict(os.environ))
+        configuration = _read(asked)
     except OperatorError as error:
         if not options.keep_trying:
             raise
         fail(str(error))
         return EXIT_LASTS
-    outputs = start_log("supervisor", config.log.settings())
+    outputs = start_log("supervisor", configuration.config.log.settings())
+    for note in configuration.notes:
+        log.warning("%s", note)
     # Who writes to a terminal that has `tostop` set, and is not in its foreground, would be stopped.
     signal.signal(signal.SIGTTOU, signal.SIG_IGN)
     stop_at_once()
     if not options.keep_trying:
-        failure = _serve(config, outputs)
+        failure = _serve(configuration, asked, outputs)
     else:
         with contextlib.closing(Notifier(os.environ, os.getpid())) as notifier:
-            failure = keep_trying(lambda: _serve(config, outputs), notifier, time.sleep)
+            failure = keep_trying(lambda: _serve(configuration, asked, outputs), notifier, time.sleep)
     if failure is None:
         return EXIT_OK
     fail(describe_failure(failure))
     return EXIT_LASTS if options.keep_trying else EXIT_FAILED
 
 
-def _serve(config: Config, outputs: Outputs | None) -> Failed | None:
+def _read(asked: WhereToLook) -> Configuration:
+    """Raises OperatorError."""
+    configuration = read_configuration(asked)
+    read_app(configuration.config.service.app)  # There has to be one.
+    return configuration
+
+
+def _serve(configuration: Configuration, asked: WhereToLook, outputs: Outputs | None) -> Failed | None:
     """From the start to the stop of a service. None after a stop that was asked for; else why it could not be started."""
     try:
-        return _supervise(config, outputs)
+        return _supervise(configuration, asked, outputs)
     except OperatorError as error:
         return Failed(error.operation, str(error.place), error.problem, error.hint, fatal=not error.passes)
     except OSError as error:  # Of the run directory, which may be on a disk that is full.
-        place = os.fsdecode(error.filename) if error.filename is not None else config.service.data
+        place = os.fsdecode(error.filename) if error.filename is not None else configuration.config.service.data
         hint = "see that this user may write there, and that there is room"
         return Failed("start", place, error.strerror or str(error), hint, fatal=isinstance(error, PermissionError))
 
 
-def _supervise(config: Config, outputs: Outputs | None) -> Failed | None:
+def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Outputs | None) -> Failed | None:
     """Raises OperatorError, OSError."""
+    config = configuration.config
     cores = read_cores()
     workers = config.service.workers if isinstance(config.service.workers, int) else None
     with contextlib.ExitStack() as stack:
@@ -150,6 +169,8 @@ def _supervise(config: Config, outputs: Outputs | None) -> Failed | None:
             routers=routers,
             metrics=metrics,
             outputs=outputs,
+            configuration=configuration,
+            read_again=lambda: _read(asked),
         )
         return supervise(service, os.environ, _banner)
 
@@ -157,55 +178,6 @@ def _supervise(config: Config, outputs: Outputs | None) -> Failed | None:
 def describe_failure(failure: Failed) -> str:
     text = f"{failure.operation} {failure.place}: {failure.problem} ({failure.hint})"
     return f"{text}\n{failure.traceback.rstrip()}" if failure.traceback else text
-
-
-def read_config(options: argparse.Namespace, environment: Mapping[str, str]) -> Config:
-    """Defaults, file, environment, command line; paths made absolute. Raises OperatorError."""
-    config = Config()
-    if options.config is not None:
-        try:
-            text = Path(options.config).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise OperatorError("read", options.config, _reason(error), "correct --config") from error
-        config = merge(config, parse_toml(text, options.config), options.config)
-    log = {name: environment[variable] for name, variable in LOG_VARIABLES.items() if environment.get(variable)}
-    config = merge(config, {"log": log}, "environment", from_text=True)
-    given = {name: value for name, value in vars(options).items() if value is not None}
-    flags = {
-        section: {name: given[name] for name, option in known.items() if option.flag is not None and name in given}
-        for section, known in OPTIONS.items()
-    }
-    config = merge(config, flags, "command line", from_text=True)
-    data = config.service.data or environment.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
-    final = {"app": read_app(config.service.app), "data": os.path.abspath(data)}
-    return merge(config, {"service": final}, "command line")
-
-
-def read_app(app: str) -> str:
-    """As it is named from everywhere: the path of a file made absolute. Raises OperatorError for what is no app."""
-    if not app:
-        raise OperatorError("serve", "APP", "no app given", "name a file: tidegate serve app.py")
-    target, names = split_app(app)
-    hint = "name the Python file that defines your objects: tidegate serve app.py, or some of its classes: app.py:Counter"
-    if wrong := [name for name in names if not name.isidentifier()]:
-        raise OperatorError("serve", app, f"{wrong[0]!r} is no name of a class", hint)
-    chosen = f":{','.join(names)}" if names else ""
-    if not target.endswith(".py") and "/" not in target:
-        if not all(part.isidentifier() for part in target.split(".")):
-            raise OperatorError("serve", app, "neither a file nor a module", hint)
-        return target + chosen
-    if not os.path.isfile(target):
-        problem = "is a directory, not a file" if os.path.isdir(target) else "no such file"
-        raise OperatorError("serve", target, problem, "name the Python file that defines your objects")
-    if not target.endswith(".py"):
-        raise OperatorError("serve", target, "not a Python file", hint)
-    if not is_text(path := os.path.abspath(target)):
-        raise OperatorError("serve", path, "its path is not UTF-8", "rename it; if it is UTF-8, set LC_ALL=C.UTF-8")
-    return path + chosen
-
-
-def _reason(error: Exception) -> str:
-    return error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
 
 
 def _banner(supervisor: Supervisor) -> None:

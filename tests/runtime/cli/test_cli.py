@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 from tidegate.runtime.cli.arguments import parse_arguments
 from tidegate.runtime.cli.asking import read_status
 from tidegate.runtime.cli.cli import _parser, main
-from tidegate.runtime.cli.commands.serve import read_config
+from tidegate.runtime.cli.configuration import asked_for, read_configuration
 from tidegate.runtime.cli.pages import render_alarms, render_status, render_top
 
 APP = """
@@ -419,9 +419,9 @@ def test_a_service_without_abandoned_alarms_says_so(service: tuple[ServiceProces
         ([], "serve APP: no app given (name a file: tidegate serve app.py)"),
         (["nothing.py"], "serve nothing.py: no such file (name the Python file that defines your objects)"),
         (["folder/"], "serve folder/: is a directory, not a file"),
-        (["app.py", "--workers", "0"], "read command line [service] workers: must be"),
-        (["app.py", "--workers", "many"], "read command line [service] workers: must be"),
-        (["app.py", "--listen", "7711"], "read command line [service] listen: must be an endpoint"),
+        (["app.py", "--workers", "0"], "read command line --workers: must be"),
+        (["app.py", "--workers", "many"], "read command line --workers: must be"),
+        (["app.py", "--listen", "7711"], "read command line --listen: must be an endpoint"),
         (["app.py", "--config", "none.toml"], "read none.toml: No such file or directory (correct --config)"),
         (["app.py", "--config", "bad.toml"], "read bad.toml [service] workres: unknown option (did you mean workers?)"),
         (["app.py", "--data", "full"], "open data directory {cwd}/full: not a data directory of Tidegate: it holds thesis.txt"),
@@ -530,9 +530,9 @@ def test_later_sources_of_configuration_win(tmp_path: Path) -> None:
     (tmp_path / "t.toml").write_text(
         f'[service]\napp = "{tmp_path}/app.py"\nworkers = 3\nrouters = 2\nlisten = "tcp://127.0.0.1:1"\n'
     )
-    given = dict.fromkeys(("app", "data", "listen", "routers", "level", "dev"))
-    options = argparse.Namespace(**given, config=str(tmp_path / "t.toml"), workers=5)
-    config = read_config(options, {"STATE_DIRECTORY": "/var/lib/tidegate:/x", "TIDEGATE_LOG_FORMAT": "json"})
+    options = argparse.Namespace(config=str(tmp_path / "t.toml"), service_workers=5, service_listen=None)
+    environment = {"STATE_DIRECTORY": "/var/lib/tidegate:/x", "TIDEGATE_LOG_FORMAT": "json", "TIDEGATE_SERVICE_WORKERS": "4"}
+    config = read_configuration(asked_for(options, environment)).config
     assert config.log.format == "json"
     assert config.service.workers == 5
     assert config.service.routers == 2
@@ -551,7 +551,7 @@ def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixtu
     for command in ("serve", "call", "status"):
         assert f"  tidegate {command}" in text
     commands = re.findall(r"^    (\w+)  ", text, re.MULTILINE)
-    assert len(commands) == 13
+    assert len(commands) == 14
     for command in commands:
         with pytest.raises(SystemExit) as exit_info:
             main([command, "--help"])

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 
 import pytest
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import machine, units
-from tidegate.runtime.supervisor.config import Config, merge
+from tidegate.runtime.supervisor.config import Sources, put_together
 
 DEFAULT = "tcp://127.0.0.1:7711"
 
@@ -98,8 +97,8 @@ def test_paths_that_systemd_reads_as_something_else_are_refused(program: str) ->
 @pytest.mark.parametrize("app", ["/srv/shop/app.py", "/srv/shop/app.py:Cart,Order", 'we"ird\\.py', "shop.objects"])
 @pytest.mark.parametrize("listen", [None, "ipc:///run/shop.sock"])
 def test_the_configuration_is_the_sample_with_the_app_and_where_it_listens(app: str, listen: str | None) -> None:
-    made = tomllib.loads(units.configuration(machine.template("tidegate.toml"), app, listen))
-    service = merge(Config(), made, "made").service
+    made = units.configuration(machine.template("tidegate.toml"), app, listen)
+    service = put_together(Sources("made", made)).config.service
     assert (service.app, service.listen) == (app, listen or DEFAULT)
 
 

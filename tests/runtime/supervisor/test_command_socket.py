@@ -29,7 +29,7 @@ def run(folder: Path, body: Callable[[CommandSocket, list[Command]], Awaitable[N
             heard.append(command)
             return len(heard)
 
-        commands = CommandSocket(folder, obey, lambda: {"state": "serving"})
+        commands = CommandSocket(folder, obey, {"status": lambda: Status({"state": "serving"})})
         await commands.start()
         await body(commands, heard)
         commands.close()

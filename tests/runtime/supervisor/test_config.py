@@ -1,19 +1,21 @@
-import re
-import tomllib
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.options.option import ValueRefused
+from tidegate.runtime.options.reading import DEFAULT, Mistakes
+from tidegate.runtime.options.words import shown
 from tidegate.runtime.supervisor.config import (
     CACHE_BYTES_MIN,
-    OPTIONS,
+    TABLE,
     Config,
-    Option,
+    Configuration,
+    Sources,
     StorageConfig,
     cache_bytes,
     merge,
-    parse_toml,
+    put_together,
 )
 
 
@@ -31,7 +33,7 @@ def test_later_values_win_and_others_stay() -> None:
         ({"service": {"workres": 4}}, r"read t.toml \[service\] workres: unknown option \(did you mean workers\?\)"),
         ({"storrage": {}}, r"read t.toml: unknown section \[storrage\] \(did you mean storage\?\)"),
         ({"zzz": {}}, r"unknown section \[zzz\] \(known are service, storage, log"),
-        ({"service": 3}, "service is not a section"),
+        ({"service": 3}, r"read t.toml \[service\]: is a section, not a value"),
         ({"service": {"workers": 0}}, r"\[service\] workers: must be \"auto\" or a whole number from 1 to 4096, not 0"),
         ({"service": {"workers": "many"}}, 'must be "auto" or a whole number'),
         ({"service": {"workers": True}}, "whole number"),
@@ -55,40 +57,76 @@ def test_usual_endpoints_are_accepted(listen: str) -> None:
     assert merge(Config(), {"service": {"listen": listen}}, "x").service.listen == listen
 
 
-def test_a_file_that_is_not_toml_is_refused_with_the_line() -> None:
-    with pytest.raises(OperatorError, match=r"read t.toml: not TOML: .*line 2"):
-        parse_toml("[service]\nworkers =\n", "t.toml")
+def test_every_option_takes_its_default_also_as_text() -> None:
+    for option in TABLE.options():
+        if option.default:
+            assert option.read(option.default, from_text=False) == option.default
+            assert option.read(shown(option.default).strip('"'), from_text=True) == option.default
 
 
-def test_the_example_file_is_valid_and_explains_every_option_as_help_does_with_its_default() -> None:
-    text = (Path(__file__).parents[3] / "systemd" / "tidegate.toml").read_text()
-    merge(Config(), parse_toml(text, "tidegate.toml"), "tidegate.toml")
-    everything = tomllib.loads(re.sub(r"^#(?=\w+ = )", "", text, flags=re.MULTILINE))
-    comments = {
-        name: " ".join(comment.replace("#", "").split())
-        for comment, name in re.findall(r"((?:^# .*\n)+)^#?(\w+) = ", text, flags=re.MULTILINE)
+def test_every_option_is_explained_and_says_what_it_takes() -> None:
+    for option in TABLE.options():
+        assert option.description.endswith((".", ".)")), option.path
+        with pytest.raises(ValueRefused, match=r"^must be [a-z\"].*"):
+            option.read([1], from_text=False)
+
+
+def read(text: str = "", environment: dict[str, str] | None = None, **sets: str) -> Configuration:
+    named = {key.replace("__", "."): value for key, value in sets.items()}
+    return put_together(Sources("t.toml", text, environment or {}, named))
+
+
+def origin(configuration: Configuration, *path: str) -> str:
+    return configuration.origins.get(path, DEFAULT).shown()
+
+
+def test_flags_go_before_set_before_variables_before_the_file_before_defaults() -> None:
+    text = "[service]\nworkers = 2\nrouters = 2\nstop_s = 2\nreload_s = 2\n"
+    variables = {"TIDEGATE_SERVICE_WORKERS": "3", "TIDEGATE_SERVICE_ROUTERS": "3", "TIDEGATE_SERVICE_STOP_S": "3"}
+    sets = {"service.workers": "4", "service.routers": "4"}
+    found = put_together(Sources("t.toml", text, variables, sets, {("service", "workers"): "5"}))
+    service = found.config.service
+    assert (service.workers, service.routers, service.stop_s, service.reload_s, service.liveness_s) == (5, 4, 3, 2, 30)
+    assert [origin(found, "service", name) for name in ("workers", "routers", "stop_s", "reload_s", "liveness_s")] == [
+        "flag --workers",
+        "flag --set service.routers",
+        "environment TIDEGATE_SERVICE_STOP_S",
+        "file t.toml",
+        "default",
+    ]
+
+
+def test_every_option_is_set_by_its_variable_and_by_set() -> None:
+    found = read(
+        environment={"TIDEGATE_LOG_LEVELS": '{asyncio = "debug"}', "TIDEGATE_SERVICE_DEV": "true"}, storage__cache_mib="7"
+    )
+    assert found.config.log.levels == {"asyncio": "debug"}
+    assert found.config.service.dev is True
+    assert found.config.storage.cache_mib == 7
+
+
+def test_what_is_wrong_anywhere_is_told_together() -> None:
+    with pytest.raises(Mistakes) as raised:
+        read("[service]\nworkers = 0\n", {"TIDEGATE_STORAGE_CASH_MIB": "1", "TIDEGATE_LOG_LEVEL": "loud"}, service__workres="1")
+    assert [mistake.shown() for mistake in raised.value.mistakes] == [
+        "environment TIDEGATE_STORAGE_CASH_MIB: unknown option (did you mean TIDEGATE_STORAGE_CACHE_MIB?)",
+        "command line --set service.workres: unknown option (did you mean --set service.workers?)",
+        't.toml [service] workers: must be "auto" or a whole number from 1 to 4096, not 0 (correct the value)',
+        "environment TIDEGATE_LOG_LEVEL: must be one of debug, error, info, warning, not 'loud' (correct the value)",
+    ]
+
+
+def test_variables_of_others_are_left_alone_and_one_without_its_section_is_noted() -> None:
+    others = {
+        "TIDEGATE_SERVICE_HOST": "h",
+        "TIDEGATE_VERSION": "7",
+        "TIDEGATE_SERVICE_WORKERS": "",
+        "TIDEGATE_LOG": "{}",
+        "X": "\udc80",
     }
-    assert comments == {name: option.description for known in OPTIONS.values() for name, option in known.items()}
-    for section, known in OPTIONS.items():
-        assert list(everything[section]) == list(known)
-        for name, value in everything[section].items():
-            if name not in ("app", "data"):
-                assert value == known[name].default, (section, name)
-
-
-@pytest.mark.parametrize("option", [option for known in OPTIONS.values() for option in known.values()], ids=lambda o: str(o.name))
-def test_every_option_says_what_it_takes_and_takes_its_default(option: Option) -> None:
-    with pytest.raises(OperatorError, match=rf"^read t.toml {option.name}: must be [a-z\"].*, not \[1\] \(correct the value\)$"):
-        option.read([1], "t.toml", from_text=False)
-    if option.default:
-        assert option.read(option.default, "t.toml", from_text=False) == option.default
-        assert option.read(str(option.default), "t.toml", from_text=True) == option.default
-
-
-def test_texts_are_numbers_on_a_command_line_and_nowhere_else() -> None:
-    assert merge(Config(), {"service": {"workers": "8", "liveness_s": "2.5"}}, "x", from_text=True).service.workers == 8
-    with pytest.raises(OperatorError, match=r"must be .* a whole number from 1 to 4096, not '8'"):
-        merge(Config(), {"service": {"workers": "8"}}, "x")
+    found = read(environment={**others, "TIDEGATE_WORKERS": "4"})
+    assert found.config == Config()
+    assert found.notes == ("TIDEGATE_WORKERS is heeded by nobody: the option is TIDEGATE_SERVICE_WORKERS",)
 
 
 def test_a_quarter_of_the_memory_is_dealt_to_the_workers_unless_it_is_said_how_much_each_gets() -> None:

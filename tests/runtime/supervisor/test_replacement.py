@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterator
 
 import pytest
 
@@ -11,9 +12,11 @@ from tests.support.replacement_world import ReplacementWorld
 from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.replacement import HOLD_ROUNDS, LOAD_S_MAX, PARK_ROUND_S, PREPARE_S_MAX, WAITING_MAX, Step
 from tidegate.runtime.supervisor.seats import NEXT_ROUTER, NEXT_WORKER, ROUTER, Effect, Kill, Promote, SeatState, Send, Spawn
+from tidegate.runtime.wire.commands import ConfigChange, ConfigChanges
 from tidegate.runtime.wire.supervisor_messages import (
     Drain,
     Drained,
+    Failed,
     FromChild,
     HoldAll,
     Leave,
@@ -500,3 +503,40 @@ def test_in_every_random_world_replacements_end_and_the_service_comes_to_rest(se
     world.run(steps=2_000)
     world.judge()
     assert set(asked) <= set(world.ended)
+
+
+def test_a_reload_says_what_it_changes_of_the_configuration_before_it_begins() -> None:
+    world = ReplacementWorld()
+    changes = ConfigChanges((ConfigChange("a.b", 1, 2, "tidegate reload"),), (ConfigChange("a.c", 3, 4, "a stop and a start"),))
+    world.read_config = lambda *_: changes
+    world.reload()
+    assert world.said[:2] == ["a.b becomes 2, it is 1", "a.c stays 3: 4 takes a stop and a start"]
+
+
+def test_a_wrong_configuration_refuses_the_reload_and_the_next_one_reads_it_anew() -> None:
+    world = ReplacementWorld()
+    wrong = Failed("read", "t.toml [a] b", "must be a number", "correct the value")
+    world.read_config = lambda *_: wrong
+    number = world.reload()
+    assert world.ended[number].failed == wrong
+    assert world.machine.replacements.running is None
+    assert world.machine.replacements.failed == wrong
+    assert world.generations() == [0, 0]
+    world.read_config = lambda *_: ConfigChanges()
+    number = world.reload()
+    world.run()
+    assert world.ended[number].failed is None
+    assert world.machine.replacements.failed is None
+    assert len(set(world.generations())) == 1
+
+
+def test_a_reload_that_waited_is_refused_by_what_is_wrong_when_its_turn_comes_and_those_behind_it_go_on() -> None:
+    world = ReplacementWorld()
+    told: Iterator[ConfigChanges | Failed] = iter(
+        [ConfigChanges(), Failed("read", "t.toml", "is wrong", "correct it"), ConfigChanges()]
+    )
+    world.read_config = lambda *_: next(told)
+    numbers = [world.reload() for _ in range(3)]
+    world.run()
+    assert [world.ended[number].failed is None for number in numbers] == [True, False, True]
+    assert any("reload refused: read t.toml: is wrong (correct it)" in text for text in world.reports)
