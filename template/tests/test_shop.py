@@ -1,40 +1,38 @@
-"""What callers may rely on, with a real service."""
+"""What callers may rely on: the real core in virtual time, a millisecond a test."""
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 
 import pytest
-import tidegate
-from conftest import Running
+from tidegate.testing import Objects
 
 from shop import Stock
 
 
-def test_what_is_added_can_be_sold(client: tidegate.SyncClient) -> None:
-    tea = client.stub(Stock, "tea")
-    assert tea(Stock.add, 3) == 3
-    assert tea(Stock.sell, 2) == 1
-    assert tea(Stock.left) == 1
-    assert client.stub(Stock, "milk")(Stock.left) == 0
+async def test_what_is_added_can_be_sold(objects: Objects) -> None:
+    tea = objects(Stock, "tea")
+    assert await tea.add(3) == 3
+    assert await tea.sell(2) == 1
+    assert await tea.left() == 1
+    assert await objects(Stock, "milk").left() == 0
 
 
-def test_what_is_not_there_is_not_sold(client: tidegate.SyncClient) -> None:
-    tea = client.stub(Stock, "tea")
-    tea(Stock.add, 1)
+async def test_what_is_not_there_is_not_sold(objects: Objects) -> None:
+    tea = objects(Stock, "tea")
+    await tea.add(1)
     with pytest.raises(ValueError, match="cannot sell 2 of 1"):
-        tea(Stock.sell, 2)
-    assert tea(Stock.left) == 1
+        await tea.sell(2)
+    assert await tea.left() == 1
 
 
-def test_nobody_is_sold_the_same_piece_twice(client: tidegate.SyncClient) -> None:
-    tea = client.stub(Stock, "tea")
-    tea(Stock.add, 20)
-    with ThreadPoolExecutor(8) as buyers:
-        left = list(buyers.map(lambda _: tea(Stock.sell), range(20)))
+async def test_nobody_is_sold_the_same_piece_twice(objects: Objects) -> None:
+    tea = objects(Stock, "tea")
+    await tea.add(20)
+    left = await asyncio.gather(*(tea.sell() for _ in range(20)))
     assert sorted(left) == list(range(20))
 
 
-def test_what_was_answered_is_there_after_a_restart(running: Running) -> None:
-    with running() as client:
-        client.stub(Stock, "tea")(Stock.add, 5)
-    with running() as client:
-        assert client.stub(Stock, "tea")(Stock.left) == 5
+async def test_what_was_answered_is_there_after_a_crash(objects: Objects) -> None:
+    tea = objects(Stock, "tea")
+    await tea.add(5)
+    objects.crash()
+    assert await tea.left() == 5

@@ -17,7 +17,7 @@ from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 
-_EPILOG = """An app with one class, tests that start it, pyproject.toml, and a README that says how it is put on a server
+_EPILOG = """An app with one class, its tests, pyproject.toml, and a README that says how it is put on a server
 (tidegate install-service). NAME is a folder that does not exist yet, or is empty; its last part names the app.
 
 examples:
@@ -29,7 +29,7 @@ _PLACEHOLDER = "shop"
 """What the template calls itself, in its texts and in names of its files."""
 _RENAMED = {"gitignore": ".gitignore"}
 """A file of that name would be heeded where the template is."""
-_TAKEN = sys.stdlib_module_names | {"tidegate", "tests", "conftest"}
+_TAKEN = sys.stdlib_module_names | {"tidegate", "tests"}
 
 
 def add(commands: Any) -> None:

@@ -52,7 +52,7 @@ def test_the_tests_of_a_new_project_pass_and_its_types_and_style_are_clean(
     assert "tidegate serve corner_shop.py --dev" in said
     project = here / "corner-shop"
     files = {".gitignore", "README.md", "corner_shop.py", "pyproject.toml"}
-    assert set(contents(project)) == files | {"tests/conftest.py", "tests/test_corner_shop.py"}
+    assert set(contents(project)) == files | {"tests/test_corner_shop.py"}
     checked(sys.executable, "-m", "ruff", "check", "--isolated", "--extend-select", "I", ".", cwd=project)
     checked(sys.executable, "-m", "ruff", "format", "--isolated", "--check", ".", cwd=project)
     checked(sys.executable, "-m", "mypy", "--strict", "corner_shop.py", "tests", cwd=project)
@@ -112,7 +112,7 @@ def test_what_cannot_be_made_whole_leaves_nothing_behind(
     written: list[str] = []
 
     def full(path: Path, *arguments: object, **keywords: object) -> object:
-        if len(written) == 4:
+        if len(written) == 3:
             raise OSError(28, "No space left on device")
         written.append(str(path))
         return open(path, *arguments, **keywords)  # type: ignore[call-overload]  # as it was asked
@@ -120,4 +120,4 @@ def test_what_cannot_be_made_whole_leaves_nothing_behind(
     monkeypatch.setattr("tidegate.runtime.cli.commands.new.open", full, raising=False)
     assert "No space left on device" in refused("till", capsys)
     assert not (here / "till").exists()
-    assert len(written) == 4
+    assert len(written) == 3
