@@ -46,6 +46,13 @@ class App:
             self.watch.look(self._now)
         return self.reloads - before
 
+    def tries(self, text: str, *, failed: bool, generation: int = 1) -> None:
+        """A save of the app, and what came of it."""
+        self.save("shop.py", text)
+        assert self.looks() == 1
+        self.load("shop.py", generation=generation)
+        self.ended(generation, failed=failed)
+
     def _reload(self) -> None:
         self.reloads += 1
         self.reloading = True
@@ -53,24 +60,21 @@ class App:
 
 @pytest.fixture
 def app(tmp_path: Path) -> App:
-    return App(tmp_path)
+    app = App(tmp_path)
+    app.save("shop.py", "1")
+    app.load("shop.py")
+    return app
 
 
 def test_a_module_that_a_worker_imports_later_is_watched_from_then_on_and_no_other_file_is(app: App) -> None:
-    app.save("shop.py", "1")
     app.save("later.py", "1")
-    app.load("shop.py")
-    assert app.looks() == 0
-    app.save("later.py", "2")
     assert app.looks() == 0
     app.load("later.py")
-    app.save("later.py", "3")
+    app.save("later.py", "2")
     assert app.looks() == 1
 
 
 def test_what_is_saved_while_a_reload_is_on_its_way_is_loaded_after_it(app: App) -> None:
-    app.save("shop.py", "1")
-    app.load("shop.py")
     app.save("shop.py", "2")
     assert app.looks() == 1
     app.load("shop.py", generation=1)
@@ -81,25 +85,15 @@ def test_what_is_saved_while_a_reload_is_on_its_way_is_loaded_after_it(app: App)
 
 
 def test_what_is_taken_back_after_a_failure_is_loaded_so_that_nothing_is_a_problem_any_longer(app: App) -> None:
-    app.save("shop.py", "1")
-    app.load("shop.py")
-    app.save("shop.py", "broken")
-    assert app.looks() == 1
-    app.load("shop.py", generation=1)
-    app.ended(1, failed=True)
+    app.tries("broken", failed=True)
     assert app.looks() == 0
     app.save("shop.py", "1")
     assert app.looks() == 1
 
 
 def test_what_a_broken_version_lacks_brings_it_when_it_appears_and_temporary_files_do_not(app: App) -> None:
-    app.save("shop.py", "1")
-    app.load("shop.py")
-    app.save("shop.py", "import lib")
-    assert app.looks() == 1
     for generation in (1, 2):  # A second failure makes no other folder one of the app's.
-        app.load("shop.py", generation=generation)
-        app.ended(generation, failed=True)
+        app.tries(f"import lib  # {generation}", failed=True, generation=generation)
     (app.source.parent / "beside.py").write_text("")
     for name in (".#shop.py", "shop.py~", ".shop.py.swp", "4913"):
         app.save(name, "")
@@ -109,8 +103,6 @@ def test_what_a_broken_version_lacks_brings_it_when_it_appears_and_temporary_fil
 
 
 def test_what_a_broken_version_lacks_may_appear_while_it_is_being_loaded(app: App) -> None:
-    app.save("shop.py", "1")
-    app.load("shop.py")
     app.save("shop.py", "import lib")
     assert app.looks() == 1
     app.load("shop.py", generation=1)
@@ -120,17 +112,13 @@ def test_what_a_broken_version_lacks_may_appear_while_it_is_being_loaded(app: Ap
 
 
 def test_after_a_version_that_is_loaded_only_its_own_files_are_watched(app: App) -> None:
-    app.save("shop.py", "import lib")
     app.save("lib.py", "1")
-    app.load("shop.py", "lib.py")
-    app.save("shop.py", "1")
-    assert app.looks() == 1
-    app.load("shop.py", generation=1)
-    app.ended(1, failed=False)
+    app.load("lib.py")
+    app.tries("2", failed=False)
     app.save("lib.py", "2")
     app.save("new.py", "")
     assert app.looks() == 0
-    app.save("shop.py", "2")
+    app.save("shop.py", "3")
     assert app.looks() == 1
 
 

@@ -90,9 +90,7 @@ async def test_kinds_of_failures_are_told_apart_by_class_method_exception_and_li
 
 
 @pytest.mark.usefixtures("lasting")
-async def test_a_kind_that_does_not_stop_is_told_less_and_less_often(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_kind_that_does_not_stop_is_told_less_and_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tidegate.shard.host.object_log.LOGGED_KINDS_S_MAX", 4_000.0)
     world = World(Shop)
     widths = []
