@@ -41,6 +41,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
     options = parser.parse_args(["all", *arguments] if not arguments or arguments[0] in ("--smoke", "--json") else arguments)
+    if getattr(options, "curve", False) and options.connect:
+        parser.error("--curve starts its services itself: leave --connect out")
     if getattr(options, "routers", 1) > 1 and options.transport != "tcp" and not options.connect:
         parser.error("several routers share a TCP port: add --transport tcp")
     return options
@@ -68,6 +70,7 @@ def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
     add("--workers", type=int, help="workers, and shards of the pipeline (default: one per core)")
     add("--routers", type=int, default=1, help="routers of the product, with --transport tcp (default: 1)")
     add("--sync", choices=get_args(Sync), default="inline", help="where the pipeline runs fdatasync")
+    add("--curve", action="store_true", help="a second service, which asks for access keys, in the same rounds")
     add("--transport", choices=("ipc", "tcp"), default="ipc", help="between load and router, and to Redis")
     add("--connect", metavar="ENDPOINT", default="", help="call a service that runs already")
     add("--class", dest="class_name", default="", help="with --connect: the class that has the method (default: Counter)")
@@ -127,7 +130,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _run_with_report(options: argparse.Namespace) -> results.Result:
     report = _report()
-    steps = 1 + len(line_up(options)) * (1 + len(make_plans(options)) * options.rounds)
+    steps = 1 + (len(line_up(options)) + options.curve) * (1 + len(make_plans(options)) * options.rounds)
     with report.progress(steps) as begin:
         result = run(options, begin)
     report.print_result(result)

@@ -107,6 +107,11 @@ class LineUp:
                 continue
             stack.callback(peer.close)
             self.peers.append(peer)
+        if self._options.curve:
+            begin("starting tidegate with access keys")
+            home = self._folder / "curve"
+            home.mkdir(exist_ok=True)
+            self.peers.append(self._start_tidegate(home, cache_mib, stack, curve=True))
 
     def _start(self, name: str, home: Path, cache_mib: int | None, stack: contextlib.ExitStack) -> Peer:
         options = self._options
@@ -125,8 +130,8 @@ class LineUp:
         }
         return starts[name]()
 
-    def _start_tidegate(self, home: Path, cache_mib: int | None, stack: contextlib.ExitStack) -> Peer:
-        options = self._options
+    def _start_tidegate(self, home: Path, cache_mib: int | None, stack: contextlib.ExitStack, *, curve: bool = False) -> Peer:
+        options, key = self._options, None
         if options.connect:
             self._front = options.connect
             _check_method(options)
@@ -139,10 +144,12 @@ class LineUp:
                 transport=options.transport,
                 routers=options.routers,
                 cache_mib=cache_mib,
+                curve=curve,
             )
             stack.callback(service.close)
-            self._front = service.front
-        return Tidegate(self._front, options.load, class_name=options.class_name)
+            self._front, key = service.front, service.key
+        name = "tidegate curve" if curve else "tidegate"
+        return Tidegate(self._front, options.load, name=name, class_name=options.class_name, key=key)
 
 
 def _check_method(options: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@
 All four return unique numbers without gaps under any concurrency and any crash.
 """
 
-from tidegate import DurableObject
+from tidegate import DurableObject, readonly
 
 
 class Counter(DurableObject):
@@ -17,6 +17,7 @@ class Counter(DurableObject):
         await self.storage.put("counter", value + 1)
         return value
 
+    @readonly
     async def current(self) -> int:
         """The next number, without taking it."""
         value: int = await self.storage.get("counter", 0)

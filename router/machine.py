@@ -44,7 +44,6 @@ from tidegate.runtime.sockets.inquiries import Inquiries
 from tidegate.runtime.wire.counts import Counts, Histogram, rows
 from tidegate.runtime.wire.protocol import (
     ERROR,
-    OBJECT_CALLS,
     OK,
     REFUSE_CALLS,
     Message,
@@ -201,7 +200,7 @@ class RouterMachine:
         self._told_crowded.discard(client)
 
     def _refuse_or_answer_system(self, origin: Origin, request: Request, refusal: Overloaded) -> None:
-        if not request.cls and request.method not in OBJECT_CALLS:
+        if not request.cls:
             self._answer_system(origin, request)
         else:
             self._refuse(origin, request.id, refusal)
@@ -224,7 +223,7 @@ class RouterMachine:
 
     def _route(self, origin: Origin, request: Request, size: int, now: float, arrived_s: float, *, look: bool = True) -> None:
         """The same for one request that needs a closer look."""
-        if not request.cls and request.method not in OBJECT_CALLS:
+        if not request.cls:
             self._answer_system(origin, request)
         elif self._draining:
             self._refuse(origin, request.id, Unavailable("the service is stopping", details=LEAVING))
@@ -233,8 +232,7 @@ class RouterMachine:
         elif look and (is_too_deep(request.args, json=origin.json) or is_too_deep(request.options, json=origin.json)):
             self._refuse(origin, request.id, BadRequest("the arguments or options are nested too deeply"))
         else:
-            cls, name = (request.cls, request.name) if request.cls else request.name.partition("/")[::2]
-            self._take(self._by_slot[slot_of(cls, name)], origin, request, size, now, arrived_s)
+            self._take(self._by_slot[slot_of(request.cls, request.name)], origin, request, size, now, arrived_s)
 
     def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float, arrived_s: float) -> None:
         """`arrived_s`: from then on its deadline counts."""

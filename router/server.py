@@ -23,13 +23,16 @@ from tidegate.runtime.limits import BUDGET_SHARE, INQUIRY_S, MESSAGE_BYTES_MAX
 from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.sockets.guard import Guard
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
+from tidegate.runtime.wire.access import read_only_methods
 from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import Message, Reply, own_identity
 from tidegate.runtime.wire.supervisor_messages import (
+    AccessChanged,
     Drain,
     FromChild,
     FromSupervisor,
@@ -82,6 +85,7 @@ class RouterServer:
         self._drained = drained
         self._own = own_identity(spec.secret)
         share_bytes = spec.budget_bytes // BUDGET_SHARE
+        self._guard = None if spec.access is None else Guard(spec.access.secret, spec.access.keys)
         self._endpoint = Endpoint(
             context,
             self._handle,
@@ -89,6 +93,7 @@ class RouterServer:
             message_bytes_max=MESSAGE_BYTES_MAX,
             outbox=Outbox(share_bytes, lambda client: self._machine.crowded_no_longer(client), self._own),
             slices=(slices := Slices(share_bytes, others=lambda: self._machine.bytes)),
+            guard=self._guard,
         )
         self._machine = RouterMachine(
             first_topology(spec),
@@ -211,6 +216,11 @@ class RouterServer:
             self._topology_changed(message.topology)
         elif isinstance(message, StatusChanged):
             self._machine.status_changed(message.status)
+            if self._guard is not None and (classes := message.status.get("classes")):
+                self._guard.told_read_only(read_only_methods(classes))
+        elif isinstance(message, AccessChanged):
+            if self._guard is not None:
+                self._guard.allow(message.keys)
         elif isinstance(message, LevelsChanged):
             change_levels(message.level, message.levels)
         elif isinstance(message, Ping):

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tidegate.runtime.errors import UnknownMethod
+from tidegate.runtime.errors import Unauthorized, UnknownMethod
+from tidegate.runtime.wire.protocol import BY_OPERATORS_ONLY, OBJECT_CALLS
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
 
 SYSTEM_METHODS = ("ping", "topology", "classes", "status")
@@ -31,7 +32,7 @@ class SystemCalls:
         self._classes = status.get("classes", {})
 
     def answer(self, method: str, statistics: Callable[[], dict[str, Any]]) -> Any:
-        """Raises UnknownMethod."""
+        """Raises UnknownMethod, Unauthorized."""
         if method == "ping":
             return "pong"
         if method == "topology":
@@ -40,4 +41,6 @@ class SystemCalls:
             return self._classes
         if method == "status":
             return {**self._status, "router": statistics()}
+        if method in OBJECT_CALLS:
+            raise Unauthorized(BY_OPERATORS_ONLY)
         raise UnknownMethod(f"the system has no method {method[:64]!r}; it has {', '.join(SYSTEM_METHODS)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import random
 import socket
+from ipaddress import ip_address
 from typing import Any
 
 from tidegate.runtime.limits import ADDRESSES_MAX
@@ -47,6 +48,27 @@ def check_target(value: object) -> str | None:
         if host == "*" or not int(port):
             return f"must be an endpoint that somebody listens on, such as {EXAMPLES}"
     return problem
+
+
+def is_of_this_machine(endpoint: str) -> bool:
+    """Whether nobody can connect from elsewhere to who listens there: a unix socket, or loopback. Of a name, whether all that it
+    stands for is that; what cannot be looked up is not."""
+    if endpoint.startswith(_IPC):
+        return True
+    host, port = _split(endpoint)
+    if host == "*":  # For the C library it is a name of loopback.
+        return False
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+        return bool(found) and all(_is_loopback(str(address[4][0])) for address in found)
+    except (OSError, ValueError):
+        return False
+
+
+def _is_loopback(host: str) -> bool:
+    address = ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    return address.is_loopback if mapped is None else bool(mapped.is_loopback)
 
 
 def check_address(value: object) -> str | None:

@@ -86,6 +86,19 @@ DESCRIPTORS_CLIENT_MIN = 16
 """How many must be left where a client makes a socket: libzmq's threads and the socket take up to ten."""
 CONNECTIONS_WAITING_MAX = 1_024
 """Connections that have come and not been accepted, for each listening socket."""
+KNOCKS_AT_ONCE = 256
+"""Connections of one address that are not greeted yet, where clients need access keys: so many at once, then more, a second."""
+KNOCKS_PER_S = 100.0
+KNOCKS_MAX = 1_024
+"""Of all addresses together."""
+KNOCK_BYTES_MAX = 4 << 10
+"""What one may send before it is greeted: a greeting takes less than 1,000 bytes."""
+KNOCK_LOOK_S = 0.05
+"""So often is looked how much they have sent."""
+KNOCK_BARRED_S = 10.0
+"""For so long the kernel drops what an address sends to the listening socket, once it has had more connections than it may."""
+KNOCK_BARRED_MAX = 64
+KNOCK_ADDRESSES_MAX = 10_000
 HANDSHAKE_MS_MAX = 10_000
 """Within this time a connection must have completed ZMTP's greeting, or it is closed."""
 WAIT_DOWN_S = 5.0

@@ -37,7 +37,7 @@ from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.options.secret import Secret
 from tidegate.runtime.wire.exceptions import register_exception
 from tidegate.shard.core.alarms import AlarmInfo
-from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.objects.object import DurableObject, readonly
 from tidegate.shard.objects.storage import Storage, Transaction, TransactionOver, TransactionTimeout
 
 __all__ = [
@@ -81,5 +81,6 @@ __all__ = [
     "UnknownMethod",
     "connect",
     "connect_sync",
+    "readonly",
     "register_exception",
 ]

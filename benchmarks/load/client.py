@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import time
 from array import array
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,6 +14,7 @@ import uvloop
 
 from tidegate.benchmarks.load.job import Job, class_of, object_names
 from tidegate.benchmarks.load.workloads import BenchmarkFailed, Block
+from tidegate.runtime.client.access import KEY_VARIABLE
 from tidegate.runtime.client.asynchronous import connect
 from tidegate.runtime.errors import CallError
 
@@ -24,6 +26,8 @@ class ClientGenerator:
 
     def __init__(self, job: Job) -> None:
         self._loop = uvloop.new_event_loop()
+        if (key := job.door.key) is not None:
+            os.environ[KEY_VARIABLE] = f"{key.server} {key.public} {key.secret}"
         self._client = connect(job.door.front, direct=job.door.is_direct, retry=job.generator == "keyed")
         self._loop.run_until_complete(self._client.__aenter__())
         self._stubs = [self._client.stub(class_of(job), name) for name in object_names(job)]

@@ -26,7 +26,7 @@ from zmq.backend import Socket as BackendSocket
 
 from tidegate.benchmarks.figures.histogram import Histogram
 from tidegate.benchmarks.load.client import ClientGenerator
-from tidegate.benchmarks.load.job import Job, LoadGenerator, class_of, object_names, serve_job
+from tidegate.benchmarks.load.job import Job, LoadGenerator, class_of, object_names, serve_job, show
 from tidegate.benchmarks.load.workloads import (
     UNANSWERED,
     WORKLOADS,
@@ -66,6 +66,7 @@ class LeanGenerator:
 
     def __init__(self, job: Job) -> None:
         self._context = zmq.Context[zmq.Socket[bytes]]()
+        self._key = job.door.key
         self._sockets = self._connect_all(job.door.endpoints)
         self._fds = [int(socket.FD) for socket in self._sockets]
         self._poller = zmq.Poller()
@@ -88,6 +89,7 @@ class LeanGenerator:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         for option in (zmq.RCVHWM, zmq.SNDHWM, zmq.LINGER):
             socket.setsockopt(option, 0)
+        show(socket, self._key)
         socket.connect(endpoint)
         return socket
 

@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import msgspec
+import zmq
 
 from tidegate.benchmarks.load.workloads import WORKLOADS, BenchmarkFailed, Block
 from tidegate.benchmarks.plan import Generator, Load
 from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.wire.access import ClientKey
 
 
 class Door(msgspec.Struct, frozen=True):
@@ -24,6 +26,8 @@ class Door(msgspec.Struct, frozen=True):
     """Index of the endpoint by shard."""
     front: str = ""
     """The router, for a client that finds the workers by itself."""
+    key: ClientKey | None = None
+    """Where access keys are asked for."""
 
     @property
     def is_direct(self) -> bool:
@@ -31,6 +35,14 @@ class Door(msgspec.Struct, frozen=True):
 
     def endpoint_of(self, class_name: str, name: str) -> int:
         return self.owners[shard_of_slot(slot_of(class_name, name), len(self.owners))]
+
+
+def show(socket: zmq.Socket[Any], key: ClientKey | None) -> None:
+    """Before it connects."""
+    if key is not None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, key.server.encode())
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
 
 
 class Job(msgspec.Struct, frozen=True):

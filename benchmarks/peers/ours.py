@@ -13,12 +13,15 @@ import zmq
 
 from tidegate.benchmarks.cpu import cpu_s_by_layer
 from tidegate.benchmarks.load.generators import run_generators
-from tidegate.benchmarks.load.job import Door
+from tidegate.benchmarks.load.job import Door, show
 from tidegate.benchmarks.load.workloads import BenchmarkFailed
 from tidegate.benchmarks.meter import Meter
 from tidegate.benchmarks.plan import Generator, Load, Plan, Route, Sync
 from tidegate.benchmarks.processes import START_S_MAX, cores, log_tail, start_module, stop, wait
 from tidegate.runtime.addresses import free_port
+from tidegate.runtime.supervisor.access_file import change_access, with_key
+from tidegate.runtime.supervisor.config import ACCESS_NAME
+from tidegate.runtime.wire.access import AccessKey, ClientKey, Rights
 from tidegate.runtime.wire.slots import topology_from_reply
 
 APP = "tidegate.benchmarks.load.app"
@@ -123,8 +126,10 @@ class Service:
         cache_mib: int | None = None,
         app: str = APP,
         descriptors: int = 0,
+        curve: bool = False,
     ) -> None:
-        """`descriptors`: each process may have no more; 0: as many as this one."""
+        """`descriptors`: each process may have no more; 0: as many as this one. `curve`: it asks for access keys, and `key` is
+        one."""
         self.front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self._log_path = folder / "service.log"
         arguments = ["serve", app, "--data", str(folder / "data"), "--listen", self.front]
@@ -133,6 +138,7 @@ class Service:
         if cache_mib is not None:
             (folder / "service.toml").write_text(f"[storage]\ncache_mib = {cache_mib}\n")
             arguments += ["--config", str(folder / "service.toml")]
+        self.key = _new_key(folder / "data" / ACCESS_NAME) if curve else None
         with self._log_path.open("wb") as log:
             self._process = start_module("tidegate", *arguments, stderr=log, descriptors=descriptors)
         try:
@@ -148,7 +154,7 @@ class Service:
             if self._process.poll() is not None:
                 raise BenchmarkFailed(f"the service ended with code {self._process.returncode}: {log_tail(self._log_path)}")
             try:
-                direct_door(self.front, system_call(self.front, "topology", timeout_ms=500))
+                direct_door(self.front, system_call(self.front, "topology", self.key, timeout_ms=500), self.key)
                 return
             except BenchmarkFailed:
                 time.sleep(0.02)
@@ -161,18 +167,20 @@ class Service:
 class Tidegate:
     """A running service, whoever started it, called by one kind of load generator."""
 
-    def __init__(self, front: str, generator: Generator, *, name: str = "tidegate", class_name: str = "") -> None:
+    def __init__(
+        self, front: str, generator: Generator, *, name: str = "tidegate", class_name: str = "", key: ClientKey | None = None
+    ) -> None:
         """Raises BenchmarkFailed when it does not answer."""
         self.name = name
         self._generator = generator
         self._class_name = class_name
-        self._direct = direct_door(front, system_call(front, "topology"))
+        self._direct = direct_door(front, system_call(front, "topology", key), key)
         self.pids: dict[str, list[int]] = {"workers": [], "router": [], "supervisor": []}
-        for process in system_call(front, "status")["processes"]:
+        for process in system_call(front, "status", key)["processes"]:
             layer = process["name"].split()[0]  # "router", "router 1", "worker 3"
             self.pids["workers" if layer == "worker" else layer].append(process["pid"])
         routers = len(self.pids["router"])
-        self._routed = Door(endpoints=(front,) * routers, owners=tuple(range(routers)), front=front)
+        self._routed = Door(endpoints=(front,) * routers, owners=tuple(range(routers)), front=front, key=key)
 
     def can(self, plan: Plan) -> bool:
         return True
@@ -191,20 +199,29 @@ class Tidegate:
         """The service belongs to who started it."""
 
 
-def direct_door(front: str, reply: Any) -> Door:
+def _new_key(path: Path) -> ClientKey:
+    """On the list of a service that is about to be started."""
+    public, secret = (half.decode() for half in zmq.curve_keypair())
+    key = AccessKey("load", public, Rights(admin=True))
+    access = change_access(path, lambda access: with_key(access, key, 0.0), create=True)
+    return ClientKey(access.public, public, secret)
+
+
+def direct_door(front: str, reply: Any, key: ClientKey | None = None) -> Door:
     """What the system call `topology` answers, as a door. Raises BenchmarkFailed while a worker is down."""
     topology = topology_from_reply(reply)
     endpoints = tuple(endpoint for endpoint in topology.endpoints if endpoint is not None)
     if len(endpoints) < len(topology.endpoints):
         raise BenchmarkFailed("a worker of the service is down")
-    return Door(endpoints=endpoints, owners=topology.owners, front=front)
+    return Door(endpoints=endpoints, owners=topology.owners, front=front, key=key)
 
 
-def system_call(endpoint: str, method: str, *, timeout_ms: int = _SYSTEM_CALL_MS_MAX) -> Any:
+def system_call(endpoint: str, method: str, key: ClientKey | None = None, *, timeout_ms: int = _SYSTEM_CALL_MS_MAX) -> Any:
     """Raises BenchmarkFailed when there is no answer, or an error."""
     client: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     client.setsockopt(zmq.LINGER, 0)
     try:
+        show(client, key)
         client.connect(endpoint)
         client.send(msgspec.msgpack.encode([1, "", "", method]))
         if not client.poll(timeout_ms):

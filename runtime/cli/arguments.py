@@ -64,6 +64,8 @@ def add_client_options(parser: argparse.ArgumentParser, timeout: str = "give up 
 def add_connect(parser: argparse.ArgumentParser) -> None:
     what = "the service (default: %(default)s)"
     parser.add_argument("--connect", metavar="ENDPOINT", type=endpoint, default=LISTEN_DEFAULT, help=what)
+    what = "an access key, where the service asks for one (default: $TIDEGATE_KEY_FILE)"
+    parser.add_argument("--key-file", metavar="FILE", help=what)
 
 
 def endpoint(text: str) -> str:

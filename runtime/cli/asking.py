@@ -15,6 +15,7 @@ from tidegate.runtime.client.answers import ServiceStatus
 from tidegate.runtime.errors import CallError, OperatorError, Unavailable, one_line
 from tidegate.runtime.limits import CONNECT_TIMEOUT_S
 
+_KEY_HINT = "name a file that `tidegate keys new` has written with --key-file"
 NOBODY_HINT = "start a service: tidegate serve APP, or name another endpoint with --connect"
 
 
@@ -27,7 +28,15 @@ def ask(
     from tidegate.runtime.client.synchronous import connect_sync  # Here, because `serve` needs no client.
 
     check_somebody_listens(options.connect, options.timeout)
-    with connect_sync(options.connect, timeout=options.timeout, direct=False, retry=bool(class_name)) as client:
+    try:
+        client = connect_sync(
+            options.connect, timeout=options.timeout, direct=False, retry=bool(class_name), key_file=options.key_file
+        )
+    except ValueError as error:
+        raise OperatorError("read the access key", options.key_file or "of the environment", str(error), _KEY_HINT) from None
+    except OSError as error:
+        raise OperatorError("read the access key", error.filename, error.strerror or str(error), _KEY_HINT) from error
+    with client:
         return client.call(class_name, name, method, tuple(positional), keywords, key=key)
 
 

@@ -23,6 +23,7 @@ from tidegate.runtime.cli.commands import (
     completion,
     config,
     install_service,
+    keys,
     new,
     objects,
     reload,
@@ -87,7 +88,7 @@ def _show_any_text() -> None:
 
 _COMMANDS = (
     *(new, serve, call, status, top),
-    *(reload, restart, alarms, objects),
+    *(reload, restart, alarms, objects, keys),
     *(install_service, uninstall_service),
     *(config, check, repair, compact),
     *(bench, chaos, completion),
@@ -107,6 +108,7 @@ _EPILOG = """examples:
   tidegate config check                              whether the configuration is right
   tidegate objects                                   objects in quarantine
   tidegate completion bash                           what a shell needs to complete all this
+  tidegate keys new web                              an access key for a client
 """
 
 

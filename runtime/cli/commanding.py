@@ -14,14 +14,15 @@ import msgspec
 from tidegate.runtime.cli.arguments import add_client_options
 from tidegate.runtime.cli.asking import status_of
 from tidegate.runtime.cli.exits import EXIT_OK, fail
-from tidegate.runtime.cli.local import unix_path
+from tidegate.runtime.cli.local import is_trusted, unix_path
 from tidegate.runtime.cli.pages import plural, table
-from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.errors import OperatorError, from_wire
 from tidegate.runtime.options.settings import SECTION
 from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.options.words import shown
 from tidegate.runtime.wire.commands import Command, Ended, Said, ShownConfig, Status, decode_answer, encode
 
+ObjectCall = Literal["release_object", "drop_alarm", "run_alarm"]
 _ELSEWHERE = "run it on the machine of the service, as the user of the service or root"
 
 
@@ -34,7 +35,7 @@ def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> 
     """Returns when it is over; with Ctrl-C sooner, and it goes on. Raises OperatorError."""
     path = status_of(options).get("commands", "")
     ended: Ended | None = None
-    for message in _give(Command(what), path):
+    for message in _give(Command(what), path, options.connect):
         if isinstance(message, Ended):
             ended = message
         elif isinstance(message, Said) and not options.json:
@@ -60,25 +61,43 @@ def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> 
 def ask_config(options: argparse.Namespace) -> list[ShownOption]:
     """What is in effect in the service. Raises OperatorError."""
     path = status_of(options).get("commands", "")
-    for message in _give(Command("config"), path):
+    for message in _give(Command("config"), path, options.connect):
         if isinstance(message, ShownConfig):
             return msgspec.convert(message.options, list[ShownOption])
     raise OperatorError("config", path, "the supervisor does not say", "use the tidegate command that the service is of")
 
 
-def _give(command: Command, path: str) -> Iterator[Said | Ended | ShownConfig]:
+def administer(options: argparse.Namespace, method: ObjectCall, target: str) -> None:
+    """An operator's wish about one object, `CLASS/NAME`. Returns when it is done. Raises CallError, OperatorError."""
+    path = status_of(options).get("commands", "")
+    command = Command(method, target)
+    ended = next((each for each in _give(command, path, options.connect, options.timeout) if isinstance(each, Ended)), None)
+    if ended is None:
+        raise OperatorError(method, target, "the supervisor ended before it was done", "look at the log of the service")
+    if ended.error is not None:
+        raise from_wire(ended.error)
+
+
+def _give(command: Command, path: str, endpoint: str, timeout_s: float | None = None) -> Iterator[Said | Ended | ShownConfig]:
     with socket.socket(socket.AF_UNIX) as supervisor:
+        supervisor.settimeout(timeout_s)
         try:
             supervisor.connect(unix_path(path))
+            if not is_trusted(supervisor, endpoint):
+                problem = "who listens there is another user, and not this service"
+                raise OperatorError(command.what, path, problem, _ELSEWHERE)
+            supervisor.sendall(encode(command) + b"\n")
+            with supervisor.makefile("rb") as answers:
+                for line in answers:
+                    message = decode_answer(line)
+                    if not isinstance(message, Status):
+                        yield message
+        except TimeoutError as error:
+            problem = f"the supervisor has not said within {timeout_s:g} s that it is done"
+            raise OperatorError(command.what, command.object or path, problem, "look at the log of the service") from error
         except OSError as error:
             problem = f"the supervisor cannot be reached: {error.strerror or error}"
             raise OperatorError(command.what, path or "the service", problem, _ELSEWHERE) from error
-        supervisor.sendall(encode(command) + b"\n")
-        with supervisor.makefile("rb") as answers:
-            for line in answers:
-                message = decode_answer(line)
-                if not isinstance(message, Status):
-                    yield message
 
 
 def _table(ended: Ended) -> list[str]:

@@ -7,23 +7,28 @@ are asked which service is theirs. Nobody has to know a directory, and nothing i
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
 import socket
+import struct
 import time
+from collections.abc import Iterator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from tidegate.runtime.wire.commands import Command, Status, decode_answer, encode
+from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_answer, encode
 
 _SOCKETS = Path("/proc/net/unix")
 _NAME = re.compile(r" ((?:/|@tidegate/).*/?supervisor\.[0-9a-f]{8})$", re.MULTILINE)
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]"})
 _EVERYWHERE = frozenset({str(IPv4Address(0)), "*", f"[{IPv6Address(0)}]"})
 ANSWER_S = 2.0
+_LISTEN = "0A"
+"""A state of TCP, as the kernel lists it."""
 
 
 def supervisors() -> list[str]:
@@ -42,8 +47,25 @@ def unix_path(path: str) -> str:
 def ask_supervisor(endpoint: str) -> dict[str, Any] | None:
     """The status of the service that listens there, if it is on this machine, its supervisor answers, and this user is the
     service's or root."""
+    for supervisor, answer in _answers(Command("status")):
+        if (
+            isinstance(answer, Status)
+            and is_same(endpoint, str(answer.status.get("listen", "")))
+            and is_trusted(supervisor, endpoint)
+        ):
+            return answer.status
+    return None
+
+
+def tell_supervisors(command: Command) -> int:
+    """All that this user may command hear it. How many have said that it is done; for the others is not waited long."""
+    return sum(isinstance(answer, Ended) for _, answer in _answers(command))
+
+
+def _answers(command: Command) -> Iterator[tuple[socket.socket, Said | Ended | Status]]:
+    """The last one of each supervisor, as they come."""
     with contextlib.ExitStack() as stack:
-        asked = {each.fileno(): each for path in supervisors() if (each := _asked(path)) is not None}
+        asked = {each.fileno(): each for path in supervisors() if (each := _asked(path, command)) is not None}
         heard: dict[int, bytes] = dict.fromkeys(asked, b"")
         poll = select.poll()
         for fd, each in asked.items():
@@ -57,19 +79,60 @@ def ask_supervisor(endpoint: str) -> dict[str, Any] | None:
                 if part:
                     continue
                 poll.unregister(fd)
-                del asked[fd]
-                status = _read(heard.pop(fd))
-                if status is not None and is_same(endpoint, str(status.get("listen", ""))):
-                    return status
-    return None
+                supervisor = asked.pop(fd)
+                if (answer := _read(heard.pop(fd))) is not None:
+                    yield supervisor, answer
 
 
-def _asked(path: str) -> socket.socket | None:
+def is_trusted(supervisor: socket.socket, endpoint: str) -> bool:
+    """Whether who listens on this unix socket may be believed: root, or this user. Root believes another user too, if it is his
+    process, or a child of it, that listens on the endpoint: anybody can make a socket of any name."""
+    credentials = supervisor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return uid in (0, os.geteuid()) or (os.geteuid() == 0 and _listens(pid, endpoint))
+
+
+def _listens(pid: int, endpoint: str) -> bool:
+    listening = _inodes_of(endpoint)
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return False
+    return any(not listening.isdisjoint(_sockets_of(each)) for each in (str(pid), *children))
+
+
+def _sockets_of(pid: str) -> set[str]:
+    found = set()
+    with contextlib.suppress(OSError):
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                found.add(os.readlink(f"/proc/{pid}/fd/{fd}"))
+    return found
+
+
+def _inodes_of(endpoint: str) -> set[str]:
+    """Of the sockets that listen there, as links of descriptors name them."""
+    if endpoint.startswith("ipc://"):
+        path = endpoint.removeprefix("ipc://")
+        lines = [line.split(maxsplit=7) for line in _SOCKETS.read_text(errors="surrogateescape").splitlines()[1:]]
+        return {f"socket:[{each[6]}]" for each in lines if len(each) == 8 and each[7] == path}
+    port = int(endpoint.rpartition(":")[2])
+    found = set()
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
+                    found.add(f"socket:[{fields[9]}]")
+    return found
+
+
+def _asked(path: str, command: Command) -> socket.socket | None:
     supervisor = socket.socket(socket.AF_UNIX)
     supervisor.setblocking(False)
     try:
         supervisor.connect(unix_path(path))
-        supervisor.sendall(encode(Command("status")) + b"\n")
+        supervisor.sendall(encode(command) + b"\n")
     except OSError:  # Another user's, or one that is gone or has no time for anybody.
         supervisor.close()
         return None
@@ -83,12 +146,12 @@ def _part(supervisor: socket.socket) -> bytes:
         return b""
 
 
-def _read(answer: bytes) -> dict[str, Any] | None:
+def _read(answer: bytes) -> Said | Ended | Status | None:
     try:
-        read = decode_answer(answer)
+        read: Said | Ended | Status = decode_answer(answer)
+        return read
     except (msgspec.MsgspecError, ValueError):  # Of another version.
         return None
-    return read.status if isinstance(read, Status) else None
 
 
 def is_same(asked: str, listens: str) -> bool:

@@ -140,6 +140,8 @@ class MethodInfo(msgspec.Struct, frozen=True, kw_only=True):
     """Its docstring, or an empty text."""
     arguments: dict[str, Any]
     """JSON Schema of the arguments, as the properties of an object."""
+    read_only: bool = False
+    """It is marked by `@readonly`: access keys that are read-only may call it."""
 
 
 class ClassInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,11 +13,13 @@ import contextlib
 from _thread import get_ident
 from asyncio import current_task
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, overload
 
 import msgspec
 import zmq
 
+from tidegate.runtime.client.access import client_key
 from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.links import ClientStatistics, check_seconds
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
@@ -39,8 +41,9 @@ OTHER_LOOP = (
 
 
 def connect(
-    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True, retry: bool = True
-) -> Client:
+    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True, retry: bool = True,
+    key_file: str | Path | None = None,
+) -> Client:  # fmt: skip
     """The client of a service, to be entered with `async with`.
 
     `timeout`: seconds for calls that name none (default 30); a call not answered by then raises `DeadlineExceeded`.
@@ -49,8 +52,12 @@ def connect(
     `direct`: talk straight to the workers whose sockets are on this machine.
     `retry`: a call that met a worker which moved, restarts or was lost, or a connection that broke, is sent again until its
     timeout, and runs once (docs/retries.md). Without it the caller sees those errors.
+    `key_file`: a file with the client's access key, as `tidegate keys new` writes one, for a service that asks for keys. Unless
+    given, the environment is looked at: TIDEGATE_KEY has the key, TIDEGATE_KEY_FILE the path of its file. Raises ValueError for
+    what is no key, OSError for a file that cannot be read. With a key that the service does not know each call raises
+    `Unauthorized`.
     """
-    return Client(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct, retry=retry)
+    return Client(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct, retry=retry, key_file=key_file)
 
 
 class Client:
@@ -58,8 +65,9 @@ class Client:
 
     def __init__(
         self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True,
-        retry: bool = True,
+        retry: bool = True, key_file: str | Path | None = None,
     ) -> None:  # fmt: skip
+        self._key = client_key(key_file)
         self._machine = new_machine(endpoint, timeout, connect_timeout, direct, retry)
         self._context: zmq.Context[Any] | None = None
         self._shell: Shell | None = None
@@ -71,7 +79,7 @@ class Client:
         self._thread = get_ident()
         self._context = new_context()
         topology_known = asyncio.Event()
-        self._shell = Shell(self._machine, self._context, self._loop, topology_known.set)
+        self._shell = Shell(self._machine, self._context, self._loop, topology_known.set, self._key)
         try:
             self._shell.start()
             if self._machine.direct:

@@ -433,6 +433,20 @@ class ClientMachine:
             self._epoch = -1  # Another router, perhaps of another start of the service.
             self._ask(now)
 
+    @property
+    def endpoint(self) -> str:
+        """Of the service."""
+        return self._router.endpoint
+
+    def link_refused(self, number: int, error: CallError, now: float) -> bool:
+        """The service does not take the client: whatever waits for a connection to it is answered with that. False for a link
+        to a worker, which is lost like any other."""
+        if number != self._router.number:
+            return False
+        self.problem = error.message
+        self._reject(self._router, {row[0]: error for row in _unanswered(self._router)}, now)
+        return True
+
     def link_lost(self, number: int, now: float) -> None:
         """What was sent on it is tried again or answered ShardLost. The shell delivers what the link had received before it says
         this."""

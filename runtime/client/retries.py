@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable
 from tidegate.runtime.client.links import Entry, Link, Passed, Row
 from tidegate.runtime.client.terms import History, Terms
 from tidegate.runtime.errors import CallError, Moved, ObjectReset, Overloaded, ShardLost, Unavailable
-from tidegate.runtime.wire.protocol import ALARM_CALLS
 
 PAUSE_S = 0.02
 """Before the second try, at most; doubled for each further one."""
@@ -92,7 +91,7 @@ class Holds:
     def _is_safe(self, row: Row, terms: Terms) -> bool:
         """To send it although it may have run."""
         if not row[1]:
-            return row[3] not in ALARM_CALLS  # Questions.
+            return True  # A question.
         return self.keys_kept and (terms.key is not None or terms.in_session)
 
     def _pause_s(self, tries: int) -> float:

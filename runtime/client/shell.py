@@ -23,9 +23,10 @@ from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, 
 from tidegate.runtime.client.links import AskTopology, Close, Effect, Open, check_seconds
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.client.terms import Terms
-from tidegate.runtime.errors import Unavailable
+from tidegate.runtime.errors import Unauthorized, Unavailable
 from tidegate.runtime.limits import TURN_MESSAGES_MAX
 from tidegate.runtime.sockets.dealer import Dealer
+from tidegate.runtime.wire.access import ClientKey
 from tidegate.runtime.wire.encoding import decode_any
 from tidegate.runtime.wire.protocol import NO_RAW
 from tidegate.runtime.wire.slots import topology_from_reply
@@ -34,6 +35,13 @@ TIMEOUT_S = 30.0
 """Of calls that name no timeout of their own. The service is told only of timeouts that were named."""
 FIRST_TOPOLOGY_S = 1.0
 """How long a client waits at first to learn where the objects live. Later is no error: calls then go round."""
+
+
+REFUSED_AGAIN_S = 1.0
+"""After a service has said that it does not know the key it is asked again: somebody may add it to the list."""
+_REFUSED = "the access key is not, or no longer, on the list of the service"
+_UNFIT_WITHOUT = "it ends connections in the greeting: it may want an access key, by key_file=, --key-file or TIDEGATE_KEY_FILE"
+_UNFIT = "it ends connections in the greeting: it may take no access keys, or not be the service that the key is for"
 
 
 class Timer(Protocol):
@@ -84,7 +92,12 @@ class Shell:
     """The links of one machine. Who has given the machine a call flushes, at once or when all calls of a turn are made."""
 
     def __init__(
-        self, machine: ClientMachine, context: zmq.Context[Any], driver: Driver, topology_known: Callable[[], object]
+        self,
+        machine: ClientMachine,
+        context: zmq.Context[Any],
+        driver: Driver,
+        topology_known: Callable[[], object],
+        key: ClientKey | None = None,
     ) -> None:
         """`topology_known` is called whenever the service has told where the objects live, or has not been able to."""
         self._machine = machine
@@ -93,6 +106,7 @@ class Shell:
         self._time = driver.time
         self._call_soon = driver.call_soon
         self._topology_known = topology_known
+        self._key = key
         self._dealers: dict[int, Dealer] = {}
         self._names: dict[int, _Name] = {}
         """By link, until it is connected."""
@@ -183,7 +197,7 @@ class Shell:
             self._open(effect)
 
     def _attach(self, number: int, endpoints: list[str], *, reconnect: bool) -> None:
-        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect)
+        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect, key=self._key)
         for monitor in dealer.monitors():
             self._driver.add_reader(monitor, self._watch, number)
         self._call_soon(self._watch, number)
@@ -201,6 +215,12 @@ class Shell:
     def _watch(self, number: int) -> None:
         dealer = self._dealers.get(number)
         while dealer is not None and (change := dealer.change(self._driver.remove_reader)) is not None:
+            if change == "unfit":
+                self._machine.problem = _UNFIT_WITHOUT if self._key is None else _UNFIT
+                continue
+            if change == "refused":
+                self._refused(number, dealer)
+                break
             if change == "lost":
                 self._lost(number, dealer)
                 break
@@ -227,6 +247,18 @@ class Shell:
             for body in bodies:
                 self._machine.message_received(number, body, self._time())
         self._machine.link_lost(number, self._time())
+
+    def _refused(self, number: int, dealer: Dealer) -> None:
+        """The library does not try again, nor does it say to whom of several addresses that has happened."""
+        if not self._machine.link_refused(number, Unauthorized(_REFUSED), self._time()):
+            self._lost(number, dealer)
+            return
+        self._forget_name(number)
+        self._detach(number)
+        self._topology_known()
+        self._driver.call_at(
+            self._time() + REFUSED_AGAIN_S, self._open_again, Open(number, self._machine.endpoint, reconnect=True)
+        )
 
     # Names of hosts
 

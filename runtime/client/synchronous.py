@@ -20,11 +20,13 @@ from asyncio import _get_running_loop
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 import zmq
 
 from tidegate.runtime import descriptors
+from tidegate.runtime.client.access import client_key
 from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.links import check_seconds
 from tidegate.runtime.client.machine import ClientMachine
@@ -33,6 +35,7 @@ from tidegate.runtime.client.terms import Terms, other_terms, traced
 from tidegate.runtime.client.tracing import tracing_in_use
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.context import new_context
+from tidegate.runtime.wire.access import ClientKey
 from tidegate.runtime.wire.encoding import Decode, encode_arguments, result_decoder
 from tidegate.runtime.wire.stub import MethodShape, ObjectHandle, TermsBinder, bind_call
 
@@ -62,10 +65,11 @@ os.register_at_fork(after_in_child=_count_fork)
 
 
 def connect_sync(
-    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True, retry: bool = True
-) -> SyncClient:
+    endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True, retry: bool = True,
+    key_file: str | Path | None = None,
+) -> SyncClient:  # fmt: skip
     """The client of a service, to be entered with `with`. The arguments are those of `connect`."""
-    return SyncClient(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct, retry=retry)
+    return SyncClient(endpoint, timeout=timeout, connect_timeout=connect_timeout, direct=direct, retry=retry, key_file=key_file)
 
 
 class SyncClient:
@@ -73,8 +77,9 @@ class SyncClient:
 
     def __init__(
         self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True,
-        retry: bool = True,
+        retry: bool = True, key_file: str | Path | None = None,
     ) -> None:  # fmt: skip
+        self._key = client_key(key_file)
         self._idle: collections.deque[_Lines] = collections.deque()
         self._forks = _forks
         self._closed = False
@@ -204,7 +209,7 @@ class SyncClient:
         try:
             return self._idle.pop()
         except IndexError:
-            return _Lines(self._context, self._new_machine(), min(self._topology_s, timeout))
+            return _Lines(self._context, self._new_machine(), min(self._topology_s, timeout), self._key)
 
     def ping(self, timeout: float | None = None) -> str:
         """Answers `pong` when the service does. `timeout`: seconds, here as for every question below."""
@@ -280,13 +285,13 @@ class _Answer:
 class _Lines:
     """One shell with the poller that turns it, used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, topology_s: float) -> None:
+    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, topology_s: float, key: ClientKey | None) -> None:
         """`topology_s`: for how long it is waited for, so that the first call goes straight to its worker. 0: not at all."""
         descriptors.require("connect")
         self._machine = machine
         self._poller = Poller()
         topology = _Answer()
-        self._shell = Shell(machine, context, self._poller, lambda: topology.set_result(None))
+        self._shell = Shell(machine, context, self._poller, lambda: topology.set_result(None), key)
         try:
             self._shell.start()
             give_up_at = time.monotonic() + topology_s

@@ -135,6 +135,14 @@ ENDPOINTS = _each(
         "unreadable_reply (of workers, at the router).",
         "reason",
     ),
+    _count(
+        "access_refused",
+        "Connections that were turned away, by reason: no_key (the client has no access key, or left), other_service (it has the "
+        "public key of another service), unknown_key (its key is not on the list), flood (too many or too talkative before "
+        "they were greeted). All 0 where no keys are asked for.",
+        "reason",
+    ),
+    _count("access_refused_calls", "Calls that were refused because the access key of the client does not allow them."),
     _count("connections_accepted", "Connections that were accepted."),
     _gauge("connections", "Connections that are open: clients, and the service's own processes."),
     _gauge("connections_refused", "1 while nobody else is let in, because few file descriptors are left."),

@@ -20,6 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from tidegate.runtime import descriptors
 from tidegate.runtime.sockets.edge import EVENTS, POLLIN, get, is_readable
+from tidegate.runtime.wire.access import ClientKey
 
 _send = BackendSocket.send
 _recv = BackendSocket.recv
@@ -33,7 +34,12 @@ _HEARTBEAT_MS = 5_000
 _HEARTBEAT_TIMEOUT_MS = 20_000
 """A peer whose machine or process stopped without closing is lost after this long."""
 
-Change = Literal["connected", "lost"]
+_EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
+_UNFIT = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+
+Change = Literal["connected", "lost", "refused", "unfit"]
+"""`refused`: the service does not know the key; the library tries no more. `unfit`: the connection ended in the greeting, before
+it had come to that; it is tried again."""
 
 
 class Dealer:
@@ -41,9 +47,11 @@ class Dealer:
 
     Given several endpoints it tries all of them, each with a socket of its own, and stays with the one that answers first. (One
     socket would go on trying the others for ever: `disconnect` from an endpoint that has not answered yet changes nothing in
-    libzmq 4.3.5.)"""
+    libzmq 4.3.5.) With a key it talks to nobody but the service of that key, and encrypted."""
 
-    def __init__(self, context: zmq.Context[Any], endpoints: Sequence[str], *, reconnect: bool) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], endpoints: Sequence[str], *, reconnect: bool, key: ClientKey | None = None
+    ) -> None:
         """Raises zmq.ZMQError if none of them is an endpoint."""
         assert len(endpoints) == 1 or (endpoints and reconnect)
         self._reconnect = reconnect
@@ -51,7 +59,7 @@ class Dealer:
         self._candidates: list[_Candidate] = []
         for endpoint in endpoints:
             try:
-                self._candidates.append(_Candidate(context, endpoint, reconnect=reconnect))
+                self._candidates.append(_Candidate(context, endpoint, reconnect=reconnect, key=key))
             except zmq.ZMQError:
                 if endpoint == endpoints[-1] and not self._candidates:
                     raise
@@ -90,6 +98,10 @@ class Dealer:
         connects, `forget` is told which of the monitors are watched no more."""
         for candidate in self._candidates:
             while (event := candidate.next_event()) is not None:
+                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    return "refused"
+                if event in _UNFIT:
+                    return "unfit"
                 if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
                     self._connected = True
                     self._stay_with(candidate, forget)
@@ -114,7 +126,7 @@ class Dealer:
 class _Candidate:
     """A socket that connects to one endpoint, and its monitor."""
 
-    def __init__(self, context: zmq.Context[Any], endpoint: str, *, reconnect: bool) -> None:
+    def __init__(self, context: zmq.Context[Any], endpoint: str, *, reconnect: bool, key: ClientKey | None) -> None:
         """Raises zmq.ZMQError for an endpoint that is none, Unavailable where no descriptor is left."""
         descriptors.require(f"connect {endpoint}")
         self.socket = context.socket(zmq.DEALER)
@@ -130,9 +142,12 @@ class _Candidate:
             (zmq.ZAP_DOMAIN, b"tidegate"),  # Nothing is heard from what does not speak ZMTP 3 (`endpoint.py`, rule 4).
         ):
             self.socket.setsockopt(option, value)
+        if key is not None:
+            self.socket.setsockopt(zmq.CURVE_SERVERKEY, key.server.encode())
+            self.socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())
+            self.socket.setsockopt(zmq.CURVE_SECRETKEY, key.secret.encode())
         address = f"inproc://link-{_number()}"
-        events = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
-        self.socket.monitor(address, events)
+        self.socket.monitor(address, _EVENTS | zmq.EVENT_HANDSHAKE_FAILED_AUTH | sum(_UNFIT))
         self.monitor = context.socket(zmq.PAIR)
         self.monitor.setsockopt(zmq.LINGER, 0)
         self.monitor.connect(address)

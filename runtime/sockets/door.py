@@ -13,11 +13,21 @@ import ctypes
 import os
 import socket
 import struct
+from collections.abc import Iterable
+from ipaddress import ip_address
 
 _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
 _DROP_ALL = ctypes.create_string_buffer(struct.pack("=HBBI", 0x06, 0, 0, 0))
 """One instruction: of a packet keep nothing."""
+_INSTRUCTION_BYTES = 8
+_NETWORK = 0xFFF0_0000
+"""SKF_NET_OFF: from here on offsets are those of the IP header."""
+_LOAD_BYTE, _LOAD_WORD, _AND, _EQUAL, _JUMP, _RETURN = 0x30, 0x20, 0x54, 0x15, 0x05, 0x06
+_TCP_INFO_BYTES = 256
+_ACKED_AT = 120
+"""In `struct tcp_info`: bytes that were sent and acknowledged, then bytes received. Kernels from 4.6 on have both."""
+_ACKED_AND_RECEIVED = struct.Struct("=QQ")
 _SHUT = ".full"
 _TURNED_AWAY_MAX = 1_024
 """At once, for each listening socket: as many as may wait there."""
@@ -30,6 +40,8 @@ class Door:
         self._files: dict[str, int] = {}
         """Paths, and the numbers of their inodes: somebody else may have taken a path."""
         self.is_shut = False
+        self._barring: ctypes.Array[ctypes.c_char] | None = None
+        """A program of the kernel's filter."""
         self._spare: int | None = None
         """A descriptor that is given up to turn away who waits, where none is left: what waits and cannot be accepted keeps the
         library's thread busy."""
@@ -46,6 +58,22 @@ class Door:
         if self._spare is None:
             self._spare = _spare_descriptor()
 
+    def bar(self, addresses: Iterable[str]) -> None:
+        """From now on what these send to a listening socket of TCP is dropped, and of nobody else; connections stay."""
+        self._barring = ctypes.create_string_buffer(barring_program(addresses))
+        if not self.is_shut:
+            self._filter()
+
+    def _filter(self) -> None:
+        program = self._barring
+        for endpoint, fd in self._listening.items():
+            if _path_of(endpoint) is None:
+                if program is None or len(program) <= _INSTRUCTION_BYTES:
+                    _set(fd, _SO_DETACH_FILTER, struct.pack("i", 0))
+                else:
+                    length = len(program) // _INSTRUCTION_BYTES
+                    _set(fd, _SO_ATTACH_FILTER, struct.pack("HL", length, ctypes.addressof(program)))
+
     def shut(self) -> None:
         self.is_shut = True
         program = struct.pack("HL", 1, ctypes.addressof(_DROP_ALL))
@@ -58,12 +86,11 @@ class Door:
 
     def open(self) -> None:
         self.is_shut = False
-        for endpoint, fd in self._listening.items():
+        for endpoint in self._listening:
             if (path := _path_of(endpoint)) is not None:
                 with contextlib.suppress(OSError):
                     os.rename(path + _SHUT, path)
-            else:
-                _set(fd, _SO_DETACH_FILTER, struct.pack("i", 0))
+        self._filter()
 
     def turn_away(self) -> None:
         """Closes the connections that have come and were not accepted, for lack of a descriptor. Their clients try again."""
@@ -102,6 +129,58 @@ class Door:
             with contextlib.suppress(OSError):
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)
+
+
+def peer_address(fd: int) -> str | None:
+    """Of a connection of TCP, without its port. None: it is none any more."""
+    try:
+        connection = socket.socket(fileno=fd)
+        try:
+            name = connection.getpeername()
+        finally:
+            connection.detach()
+    except OSError:
+        return None
+    return str(name[0]).removeprefix("::ffff:") if isinstance(name, tuple) else None
+
+
+def bytes_so_far(fd: int) -> tuple[int, int] | None:
+    """Received of a connection of TCP, and sent to it. None: it is none any more, or the kernel does not say."""
+    try:
+        connection = socket.socket(fileno=fd)
+        try:
+            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_BYTES)
+        finally:
+            connection.detach()
+        sent, received = _ACKED_AND_RECEIVED.unpack_from(info, _ACKED_AT)
+    except (OSError, struct.error):
+        return None
+    return received, sent
+
+
+def barring_program(addresses: Iterable[str]) -> bytes:
+    """Of classic BPF: keeps nothing of a packet from one of these, and all of any other."""
+    four: list[int] = []
+    six: list[int] = []
+    for address in map(ip_address, (each.partition("%")[0] for each in addresses)):
+        (four if address.version == 4 else six).append(int(address))
+    program = [_instruction(_LOAD_BYTE, _NETWORK), _instruction(_AND, 0xF0)]
+    of_four = [_instruction(_LOAD_WORD, _NETWORK + 12)]
+    for number in four:
+        of_four += [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, 0)]
+    of_four.append(_instruction(_RETURN, 0xFFFF_FFFF))
+    program += [_instruction(_EQUAL, 0x40, 0, 1), _instruction(_JUMP, 1), _instruction(_JUMP, len(of_four)), *of_four]
+    for number in six:
+        for word in range(4):
+            program.append(_instruction(_LOAD_WORD, _NETWORK + 8 + 4 * word))
+            program.append(_instruction(_EQUAL, number >> (96 - 32 * word) & 0xFFFF_FFFF, 0, 7 - 2 * word))
+        program.append(_instruction(_RETURN, 0))
+    program.append(_instruction(_RETURN, 0xFFFF_FFFF))
+    return b"".join(program) if four or six else b""
+
+
+def _instruction(code: int, number: int, if_so: int = 0, if_not: int = 0) -> bytes:
+    return struct.pack("=HBBI", code, if_so, if_not, number)
 
 
 def _path_of(endpoint: str) -> str | None:

@@ -15,6 +15,9 @@ Large messages are not copied on their way out, and the library says when it is 
 client that does not read costs, since the library's own bounds count messages. Of small ones every so many bytes one is sent
 in this way: what was sent before it has left before it.
 
+With a guard, clients are let in by CURVE and asked for nothing at the door of the service's own processes. Each message says who
+has sent it (the library's `User-Id`): a routing id alone does not, since a client may choose one that another has left.
+
 Plain calls of the backend socket are used because they cost a third of pyzmq's multipart helpers.
 """
 
@@ -44,6 +47,8 @@ from tidegate.runtime.limits import (
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     HANDSHAKE_MS_MAX,
+    KNOCK_BARRED_S,
+    KNOCK_LOOK_S,
     LARGE_BYTES,
     RECEIVE_AHEAD_MESSAGES,
     REPLIES_PER_MESSAGE_MAX,
@@ -53,11 +58,14 @@ from tidegate.runtime.limits import (
     TURN_MESSAGES_MAX,
     TURN_REQUESTS_MAX,
 )
-from tidegate.runtime.sockets.door import Door
+from tidegate.runtime.sockets.door import Door, bytes_so_far, peer_address
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
+from tidegate.runtime.sockets.guard import OWN, SAID_S, Guard
 from tidegate.runtime.sockets.handshakes import Handshakes
+from tidegate.runtime.sockets.knocks import Knocks
 from tidegate.runtime.sockets.outbox import Delivery, Outbox
 from tidegate.runtime.sockets.slices import Slices
+from tidegate.runtime.sockets.zap import CLIENT_DOMAIN, OWN_DOMAIN, Zap
 from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import (
     ERROR,
@@ -125,6 +133,12 @@ def _send_uncopied(socket: zmq.Socket[Any], frame: bytes) -> Delivery:
     return cast("Delivery", uncopied.tracker)
 
 
+def _receive_sender(socket: zmq.Socket[Any]) -> tuple[bytes, str]:
+    """The routing id, and who the library knows that to be: the public key of a client, or `OWN`."""
+    frame = _recv(socket, _NOBLOCK, False)
+    return frame.bytes, str(frame.get("User-Id"))
+
+
 @dataclass(frozen=True)
 class EndpointStatistics:
     messages_in: int
@@ -159,18 +173,20 @@ class Endpoint:
         message_bytes_max: int = FORWARDED_BYTES_MAX,
         outbox: Outbox | None = None,
         slices: Slices | None = None,
+        guard: Guard | None = None,
     ) -> None:
         """`handle` is called for every message; if it raises, the requests that the message still has are answered `internal`:
         what is answered already, or will be, must have been taken out. `end_turn` is called after every burst of messages, and
-        when nothing is kept any longer for clients that did not read; it must call `flush`."""
+        when nothing is kept any longer for clients that did not read; it must call `flush`. With a `guard` only those come in
+        whom it knows, and their calls are shown to it first."""
+        self._guard = guard
+        self._zap = None if guard is None else Zap(context, guard, self._log_unknown_key)
+        self._knocks = None if guard is None else Knocks()
+        self._knock_look: asyncio.TimerHandle | None = None
+        self._knocks_logged_s = -math.inf
         self._socket = context.socket(zmq.ROUTER)
         self._set_up_socket(message_bytes_max)
-        address = f"inproc://endpoint-{next(_numbers)}"
-        self._socket.monitor(address, _WATCHED)
-        self._monitor = context.socket(zmq.PAIR)
-        self._monitor.setsockopt(zmq.LINGER, 0)
-        self._monitor.setsockopt(zmq.RCVHWM, 0)  # At a bound the library's thread would wait for this one.
-        self._monitor.connect(address)
+        self._monitor = self._new_monitor(context)
         self._edge = Edge(self._socket, self._on_readable)
         self._monitor_edge = Edge(self._monitor, self._on_connections)
         self._handshakes = Handshakes()
@@ -207,15 +223,14 @@ class Endpoint:
         self._giving_back: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._outbox_retry_s = _OUTBOX_RETRY_S
-        self._messages_in = self._messages_out = self._malformed = self._undeliverable = 0
-        self._accepted = self._disconnected = 0
+        self._messages_in = self._messages_out = self._malformed = self._undeliverable = self._accepted = self._disconnected = 0
 
     def _set_up_socket(self, message_bytes_max: int) -> None:
         for option, value in (
             (zmq.ROUTER_MANDATORY, 1),
             (zmq.MAXMSGSIZE, message_bytes_max),
             (zmq.RCVHWM, RECEIVE_AHEAD_MESSAGES),
-            (zmq.ZAP_DOMAIN, b"tidegate"),  # Rule 4.
+            (zmq.ZAP_DOMAIN, OWN_DOMAIN),  # Rule 4.
             (zmq.HANDSHAKE_IVL, HANDSHAKE_MS_MAX),
             (zmq.LINGER, 2_000),
             (zmq.BACKLOG, connections_waiting_max()),
@@ -226,12 +241,23 @@ class Endpoint:
         ):
             self._socket.setsockopt(option, value)
 
+    def _new_monitor(self, context: zmq.Context[Any]) -> zmq.Socket[Any]:
+        address = f"inproc://endpoint-{next(_numbers)}"
+        self._socket.monitor(address, _WATCHED)
+        monitor: zmq.Socket[Any] = context.socket(zmq.PAIR)
+        monitor.setsockopt(zmq.LINGER, 0)
+        monitor.setsockopt(zmq.RCVHWM, 0)  # At a bound the library's thread would wait for this one.
+        monitor.connect(address)
+        return monitor
+
     def bind(self, endpoint: str, listening_fd: int | None = None, *, always: bool = False) -> str:
         """Returns the endpoint really bound (a port of 0 is replaced). Raises zmq.ZMQError. With the descriptor of a socket
         that listens already, that socket is the endpoint's. `always`: the service's own processes come in here, and what is
-        kept back is for them."""
+        kept back is for them; it comes first, where there is a guard."""
         if always:
             self._always_open.add(endpoint)
+        elif self._guard is not None:
+            self._ask_for_keys(self._guard)
         if listening_fd is not None:
             self._socket.setsockopt(zmq.USE_FD, listening_fd)
         self._socket.setsockopt(zmq.IPV6, int("[" in endpoint or "*" in endpoint))
@@ -241,8 +267,16 @@ class Endpoint:
             self._door.bound(bound)
         return bound
 
+    def _ask_for_keys(self, guard: Guard) -> None:
+        """At what is bound from now on: the library keeps the options of each binding as they were at that moment."""
+        self._socket.setsockopt(zmq.ZAP_DOMAIN, CLIENT_DOMAIN)
+        self._socket.setsockopt(zmq.CURVE_SERVER, 1)
+        self._socket.setsockopt(zmq.CURVE_SECRETKEY, guard.secret.encode())
+
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
+        if self._zap is not None:
+            self._zap.start(loop)
         self._edge.start(loop)
         self._monitor_edge.start(loop)
 
@@ -256,6 +290,8 @@ class Endpoint:
         self._monitor.close()
         self._door.close()
         self._socket.close()
+        if self._zap is not None:
+            self._zap.close()
 
     @property
     def messages_in(self) -> int:
@@ -283,7 +319,16 @@ class Endpoint:
             "foreign_peer": self._handshakes.strangers,
             **dropped,
         }
+        guard = self._guard
+        refusals = {
+            "no_key": 0 if guard is None else guard.without_key,
+            "other_service": 0 if guard is None else guard.of_another_service,
+            "unknown_key": 0 if guard is None else guard.unknown_keys,
+            "flood": 0 if self._knocks is None else self._knocks.turned_out,
+        }
         return {
+            "access_refused": [((reason,), count) for reason, count in refusals.items()],
+            "access_refused_calls": [((), 0 if guard is None else guard.refused_calls)],
             "messages_received": [((), self._messages_in)],
             "messages_sent": [((), self._messages_out)],
             "connections_accepted": [((), self._accepted)],
@@ -309,6 +354,8 @@ class Endpoint:
             address = _recv(monitor, _NOBLOCK)
             if event == zmq.EVENT_ACCEPTED:
                 self._accepted += 1
+                if self._knocks is not None and (at := peer_address(value)) is not None:
+                    self._knocked(self._knocks, value, at)
                 handshakes.accepted(value)
                 is_full = is_full or value >= self._accept_below
                 if value >= self._turn_out_from:
@@ -319,11 +366,13 @@ class Endpoint:
                 if (bound := address.decode()) not in self._always_open:
                     self._door.listens(bound, value)
             elif event != zmq.EVENT_DISCONNECTED:  # One of the failures; that it is closed comes next.
-                self._failure = "left" if event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value in _LEFT else "failed"
+                self._failure = self._failure_of(event, value)
             else:
                 self._disconnected += 1
+                if self._knocks is not None:
+                    self._knocks.left(value)
                 failure, self._failure = self._failure, ""
-                if handshakes.failed(value, left=failure == "left") if failure else handshakes.closed(value):
+                if handshakes.failed(value, left=failure != "failed") if failure else handshakes.closed(value):
                     stranger = address
         else:
             self._monitor_edge.rearm()
@@ -331,6 +380,50 @@ class Endpoint:
             self._log_strangers(stranger.decode(errors="replace"))
         if is_full and not self._door.is_shut:
             self._shut_door()
+
+    def _failure_of(self, event: int, value: int) -> str:
+        """`left`, `failed`, or `refused`: it is not a stranger, and told elsewhere."""
+        has_left = event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value in _LEFT
+        if (guard := self._guard) is None:
+            return "left" if has_left else "failed"
+        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+            guard.without_key += value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+            guard.of_another_service += value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
+        guard.without_key += has_left  # Where one side has a key and the other has none, whoever sees it first closes.
+        return "refused" if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else "failed"
+
+    def _knocked(self, knocks: Knocks, fd: int, address: str) -> None:
+        assert self._loop is not None
+        now = self._loop.time()
+        if not knocks.came(fd, address, now):
+            self._door.turn_out(fd)
+            if knocks.barred.get(address) == now + KNOCK_BARRED_S:
+                self._door.bar(knocks.barred)
+            self._log_knocks(knocks, address, now)
+        if self._knock_look is None:
+            self._knock_look = self._loop.call_later(KNOCK_LOOK_S, self._look_at_knocks, knocks)
+
+    def _look_at_knocks(self, knocks: Knocks) -> None:
+        self._knock_look = None
+        if self._socket.closed or self._loop is None:
+            return
+        for fd in knocks.waiting:
+            found = bytes_so_far(fd)
+            if found is not None and not knocks.said(fd, *found):
+                self._door.turn_out(fd)
+                self._log_knocks(knocks, peer_address(fd) or "an address", self._loop.time())
+        if knocks.no_longer_barred(self._loop.time()):
+            self._door.bar(knocks.barred)
+        if knocks.waiting or knocks.barred:
+            self._knock_look = self._loop.call_later(KNOCK_LOOK_S, self._look_at_knocks, knocks)
+
+    def _log_knocks(self, knocks: Knocks, address: str, now: float) -> None:
+        if now >= self._knocks_logged_s + SAID_S:
+            self._knocks_logged_s = now
+            text = (
+                "access: too many connections without a key from %s, or too many bytes; %d closed so far (told again after %d s)"
+            )
+            log.warning(text, address, knocks.turned_out, SAID_S)
 
     def look_for_room(self) -> None:
         """To be called now and then: what the app opens shows in no connection."""
@@ -374,7 +467,18 @@ class Endpoint:
             self._strangers_log_s = now
             self._strangers_logged += strangers
             text = "listen %s: closed %d connection(s) that did not speak ZMTP 3 (only clients of ZeroMQ 4 or newer are served)"
+            if (guard := self._guard) is not None:
+                text = (
+                    "listen %s: closed %d connection(s) in the greeting, which had no access key, or one for another service, or "
+                    f"did not speak ZMTP 3 (so far {guard.without_key}, {guard.of_another_service}, and the rest)"
+                )
             log.warning(text, address, strangers)
+
+    def _log_unknown_key(self, address: str) -> None:
+        assert self._guard is not None
+        if self._guard.is_to_be_said("", time.monotonic()):
+            text = "access: turned away a client from %s: its key is not on the list (told again after %d s; %d so far)"
+            log.warning(text, address, SAID_S, self._guard.unknown_keys)
 
     # Receiving
 
@@ -389,13 +493,17 @@ class Endpoint:
 
     def _read_burst(self) -> None:
         socket, edge, senders_of_much, slices = self._socket, self._edge, self._senders_of_much, self._slices
+        guard, user = self._guard, OWN
         requests = size = 0
         edge.used = True
         for n in range(TURN_MESSAGES_MAX):
             if n < ASK_FIRST and not get(socket, EVENTS) & POLLIN:
                 break
             try:
-                client = _recv(socket, _NOBLOCK)
+                if guard is None:
+                    client = _recv(socket, _NOBLOCK)
+                else:
+                    client, user = _receive_sender(socket)
             except zmq.Again:
                 break
             self._messages_in += 1
@@ -416,10 +524,14 @@ class Endpoint:
             for message in messages:
                 for request_id, error in message.refused:
                     self.reply_error(message.origin, request_id, error)
+                if guard is not None:
+                    message.origin.user = user
                 requests += len(message.requests)
                 if message.__class__ is Batch or client in slices.lines:
                     self._put_off(message)
                     continue
+                if user != OWN:
+                    self._judge(message)
                 try:
                     self._handle(message)
                 except BaseException as exc:  # A fault of ours; it takes no other message with it.
@@ -429,6 +541,16 @@ class Endpoint:
         else:
             return
         edge.used = False  # Nothing was there a moment ago.
+
+    def _judge(self, message: Message) -> None:
+        assert self._guard is not None
+        user = message.origin.user
+        refused = self._guard.judge(user, message)
+        for request, error in refused:
+            self.reply_error(message.origin, request.id, error)
+        if refused and self._guard.is_to_be_said(user, time.monotonic()):
+            text = "access: refused %d call(s) of %s: %s (told again after %d s at the earliest)"
+            log.warning(text, len(refused), self._guard.name_of(user), refused[0][1].message, SAID_S)
 
     @property
     def is_behind(self) -> bool:
@@ -468,6 +590,8 @@ class Endpoint:
         parts = slices.take(time.monotonic(), self.outbox.crowded)
         for part, ended in parts:
             self._answer_refused(part)
+            if self._guard is not None and part.origin.user != OWN:
+                self._judge(part)
             if part.requests:
                 try:
                     self._handle(part)

@@ -55,6 +55,8 @@ from tidegate.runtime.wire.supervisor_messages import KeyBounds
 
 LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 DATA_DEFAULT = "tidegate-data"
+ACCESS_NAME = "access.json"
+"""Of the list of access keys, in the data directory."""
 
 _Auto = Literal["auto"]
 _Text = Annotated[str, Meta(min_length=1)]
@@ -78,10 +80,27 @@ class ServiceConfig(msgspec.Struct, frozen=True):
     listen: Annotated[
         str,
         Meta(
-            description="Where clients connect. There is no authentication yet: do not listen beyond machines that you trust.",
+            description="Where clients connect. Where other machines can connect, clients need access keys (tidegate keys), or "
+            "insecure has to be set.",
             extra={"flag": "--listen ENDPOINT", "problem": check_endpoint},
         ),
     ] = LISTEN_DEFAULT
+    access: Annotated[
+        str,
+        Meta(
+            description="The list of access keys, which `tidegate keys` writes. If there is one, every client needs a key, and "
+            f"all that it says and hears is encrypted. Unless given, {ACCESS_NAME} in the data directory.",
+            extra={"flag": "--access FILE"},
+        ),
+    ] = ""
+    insecure: Annotated[
+        bool,
+        Meta(
+            description="Listen without access keys also where other machines can connect: whoever reaches it may call "
+            "everything, and read what others send.",
+            extra={"flag": "--insecure"},
+        ),
+    ] = False
     workers: Annotated[
         _Auto | Annotated[int, Meta(ge=1, le=SHARDS_MAX)],
         Meta(

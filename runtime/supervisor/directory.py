@@ -1,6 +1,7 @@
 """The data directory: one service at a time, one format, and a number for every start.
 
 DATA/tidegate.json   {"format": 2, "shards": 8, "starts": 12}
+DATA/access.json     access keys, if the service asks for any (`access_file`)
 DATA/lock            locked while any process of a service that uses the directory lives; holds the supervisor's pid
 DATA/log/…           commit logs, one folder for each process of a worker in each start
 DATA/shards/…        one LMDB environment for each shard
@@ -41,7 +42,7 @@ LEFT_BEHIND_S_MAX = 10.0
 _LOG_NAME = re.compile(r"(\d{8,})-\d{4,}(-\d{4,})?(-kept)?")
 _DELETED = "deleted-"
 _FOLDERS = ("log", "shards")
-_OURS_BEFORE_FORMAT = frozenset({"lock", "run", "tidegate.json.new", "lost+found"})
+_OURS_BEFORE_FORMAT = frozenset({"access.json", "access.json.new", "lock", "run", "tidegate.json.new", "lost+found"})
 """What may be in a directory that has no tidegate.json yet: the beginnings of a creation cut short."""
 
 

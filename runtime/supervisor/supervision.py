@@ -231,8 +231,7 @@ class Supervision:
             self.replacements.parked(seat, message)
         elif isinstance(message, Waited):
             self.replacements.waited(seat, message, now)
-        elif message.unanswered:
-            assert isinstance(message, Drained)
+        elif isinstance(message, Drained) and message.unanswered:
             self.replacements.left_unanswered(seat, message.unanswered)
             self.report("warning", f"{self.name(seat)} left {message.unanswered} calls unanswered at its end")
         return self._taken_effects()

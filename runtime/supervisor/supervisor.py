@@ -26,16 +26,19 @@ import msgspec
 
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
+from tidegate.runtime.errors import one_line
 from tidegate.runtime.logs import settings as log_settings
 from tidegate.runtime.logs.capture import change_levels, is_journal
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
+from tidegate.runtime.supervisor.access_watch import LOOK_S, AccessWatch
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import APP_VARIABLES, Config, Configuration, budget_bytes, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.configurations import Configurations
 from tidegate.runtime.supervisor.dev_reload import DevReload
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
+from tidegate.runtime.supervisor.errands import Errands
 from tidegate.runtime.supervisor.http_door import HttpDoor
 from tidegate.runtime.supervisor.measuring import measured, why_not_ready
 from tidegate.runtime.supervisor.monitoring import Monitoring
@@ -54,6 +57,7 @@ from tidegate.runtime.supervisor.seats import (
     ReplacementEnded,
     ReplacementSaid,
     Report,
+    SeatState,
     Send,
     ServiceReady,
     Spawn,
@@ -62,8 +66,13 @@ from tidegate.runtime.supervisor.seats import (
 from tidegate.runtime.supervisor.status import Identity, Usage, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
 from tidegate.runtime.wire.commands import Command, ConfigChanges, Ended, ShownConfig, Status
+from tidegate.runtime.wire.protocol import OBJECT_CALLS
 from tidegate.runtime.wire.supervisor_messages import (
     KEPT_SOURCE,
+    Access,
+    AccessChanged,
+    Administer,
+    Administered,
     Failed,
     FromChild,
     HeldUp,
@@ -105,6 +114,8 @@ class Service:
     routers: int = 1
     metrics: socket.socket | None = None
     """Where those listen who watch it over HTTP."""
+    access: AccessWatch | None = None
+    """Who may connect, where clients need an access key."""
     outputs: Outputs | None = None
     """Where goes what the children print and log; None: where the supervisor's own goes."""
     configuration: Configuration | None = None
@@ -141,6 +152,7 @@ class Supervisor:
             "config": lambda: ShownConfig(self._configurations.shown()),
         }
         self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
+        self._errands = Errands(service.placement.owners, self._commands.ended)
         self._usage = Usage()
         self.ledger = Ledger()
         self._status_sent: dict[int, dict[str, Any]] = {}
@@ -187,6 +199,7 @@ class Supervisor:
             await self._http.start()
         self._obey(self.supervision.start(self._now()))
         self._beat()
+        self._keep_looking_at_access()
         try:
             return await self._finished
         finally:
@@ -209,6 +222,14 @@ class Supervisor:
 
     def _on_command(self, command: Command) -> int:
         """Its number."""
+        if command.what == "access":
+            self._look_at_access()
+            number = self._errands.number()
+            self._commands.ended(number, Ended(()))
+            return number
+        if command.what in OBJECT_CALLS:
+            log.info("%s %s: asked for by an operator", command.what, one_line(command.object))
+            return self._errands.begin(command, self._send_to_worker)
         was_idle = not self._replaces()
         number, effects = self.supervision.replace_requested(self._now(), routers=command.what == "restart")
         refused = next((each.failed for each in effects if isinstance(each, ReplacementEnded) and each.number == number), None)
@@ -226,12 +247,21 @@ class Supervisor:
         return self.supervision.replacements.running is not None
 
     def _on_message(self, seat: int, message: FromChild) -> None:
+        if isinstance(message, Administered):
+            self._errands.answered(message)
+            return
         self._note(seat, message, self._now())
         self._obey(self.supervision.child_said(seat, message, self._now()))
         if isinstance(message, Ready | HeldUp | Released):
             self._tell_status()
         if isinstance(message, Ready):
             self._delete_logs_once()
+
+    def _send_to_worker(self, worker: int, message: Administer) -> _Place | None:
+        if self.supervision.seats[worker].state is not SeatState.READY:
+            return None
+        self._children[worker].send(message)
+        return self._places[worker]
 
     def _note(self, seat: int, message: FromChild, now: float) -> None:
         name, occupancy = self.supervision.name(seat), self.supervision.seats[seat]
@@ -255,6 +285,7 @@ class Supervisor:
         self._orphans.ended()
         place = self._places.pop(seat)
         self.ledger.gone(place)
+        self._errands.gone(place)
         running = None if is_router(seat) else take_testimony(place.witness)
         effects = self.supervision.child_exited(seat, describe_exit(returncode), returncode == 0, self._now(), running)
         self._obey(effects)
@@ -272,6 +303,17 @@ class Supervisor:
             self._notifier.extend_start(_EXTEND_START_S)
         self._tell_status()
         self._loop.call_later(PING_INTERVAL_S, self._beat)
+
+    def _keep_looking_at_access(self) -> None:
+        if self._service.access is not None:
+            self._look_at_access()
+            self._loop.call_later(LOOK_S, self._keep_looking_at_access)
+
+    def _look_at_access(self) -> None:
+        access = self._service.access
+        if access is not None and (keys := access.look(time.time())) is not None:
+            for child in self._children.values():
+                child.send(AccessChanged(keys))
 
     # Effects
 
@@ -412,7 +454,12 @@ class Supervisor:
             budget_bytes=self._budget_bytes(config),
             secret=self._secret,
             settings=self._configurations.of(generation).app,
+            access=self._access,
         )
+
+    @property
+    def _access(self) -> Access | None:
+        return None if self._service.access is None else self._service.access.now
 
     def _config_of(self, generation: int) -> Config:
         return self._configurations.of(generation).config
@@ -438,6 +485,7 @@ class Supervisor:
             listen_fds=listen_fds,
             budget_bytes=self._budget_bytes(self._config_of(generation)),
             secret=self._secret,
+            access=self._access,
         )
 
     def _service_ready(self) -> None:

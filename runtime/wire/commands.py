@@ -1,8 +1,8 @@
 """What a command of an operator and the supervisor say to each other: JSON, one object a line, over a unix socket.
 
 The command is the first line and the only one from that side; `Said` may follow any number of times, `Ended` closes. `status`
-is answered by `Status` alone, `config` by `ShownConfig`. Who may open the socket may command: it is in the run directory, which
-only the service's user can enter.
+is answered by `Status` alone, `config` by `ShownConfig`. Who may command is seen by the credentials that the kernel gives the
+socket: the service's user and root. Nobody can from another machine, whatever key he has.
 """
 
 from __future__ import annotations
@@ -15,9 +15,13 @@ from tidegate.runtime.wire.supervisor_messages import Failed
 
 
 class Command(msgspec.Struct, frozen=True):
-    what: Literal["reload", "restart", "status", "config"]
+    what: Literal["reload", "restart", "status", "config", "access", "release_object", "drop_alarm", "run_alarm"]
     """`reload`: all workers are replaced, one by one, with the app and the configuration as they are now. `restart`: the routers
-    too. `status`: how the service is at this moment, also while no router answers. `config`: what is in effect."""
+    too. `status`: how the service is at this moment, also while no router answers. `config`: what is in effect. `access`: the
+    list of access keys has changed; over when that is in force. The rest is about one object: it is let out of quarantine, its
+    abandoned alarm is forgotten, or set again for now."""
+    object: str = ""
+    """`CLASS/NAME`."""
 
 
 class Replaced(msgspec.Struct, frozen=True):
@@ -67,6 +71,8 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     mixed: bool = False
     """Some workers run one version of the app, and some another."""
     config: ConfigChanges = ConfigChanges()
+    error: dict[str, Any] | None = None
+    """Of a command about an object: what its worker has answered instead of doing it, as the wire protocol has it."""
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):

@@ -111,7 +111,10 @@ KEYS = "keys"
 DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")
 RELEASE_OBJECT = "release_object"
 OBJECT_CALLS = (*ALARM_CALLS, RELEASE_OBJECT)
-"""System calls that are for the worker of an object: their name is `CLASS/NAME`."""
+"""What only operators on the machine of the service may ask of the worker of an object, through its supervisor."""
+BY_OPERATORS_ONLY = (
+    "only an operator on the machine of the service may do that, as its user or root (tidegate objects, tidegate alarms)"
+)
 
 
 class Malformed(Exception):
@@ -142,10 +145,12 @@ class Envelope:
 class Origin:
     """Where the replies of one body go, and in which form. One is shared by all requests of the body."""
 
-    __slots__ = ("arrived_s", "client", "envelope", "gathered", "json", "missing", "of_class", "plain", "single")
+    __slots__ = ("arrived_s", "client", "envelope", "gathered", "json", "missing", "of_class", "plain", "single", "user")
 
     trace: Any = None
     """Who is told of the call, for those that have one."""
+    user: str
+    """Who has sent it, where clients need access keys: see `sockets.guard`. Else it is not there."""
 
     def __init__(self, client: bytes, *, envelope: Envelope | None, json: bool, single: bool, requests: int) -> None:
         self.client = client

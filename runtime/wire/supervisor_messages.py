@@ -18,6 +18,7 @@ from tidegate.runtime.limits import (
 )
 from tidegate.runtime.options.settings import AppSources
 from tidegate.runtime.options.shown import ShownOption
+from tidegate.runtime.wire.access import AccessKey
 from tidegate.runtime.wire.counts import Counts
 
 KEPT_SOURCE = "app"
@@ -82,6 +83,18 @@ class KeyBounds(msgspec.Struct, array_like=True, frozen=True):
 KEYS_DEFAULT = KeyBounds()
 
 
+class Access(msgspec.Struct, frozen=True):
+    """Clients need an access key."""
+
+    secret: str
+    """The service's own."""
+    keys: tuple[AccessKey, ...]
+    """Those that are valid now."""
+
+    def __repr__(self) -> str:  # What has it is shown when something is wrong.
+        return f"Access({len(self.keys)} keys)"
+
+
 class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """Everything one worker process needs to know to start."""
 
@@ -120,6 +133,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """What is set for the app."""
     secret: str = ""
     """Of this start of the service, by which its processes know each other: see `own_identity`."""
+    access: Access | None = None
+    """None: nobody is asked for a key."""
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
@@ -135,6 +150,8 @@ class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
     """Of memory, for calls and replies."""
     secret: str = ""
     """The same that workers have."""
+    access: Access | None = None
+    """None: nobody is asked for a key."""
 
 
 class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):
@@ -201,8 +218,34 @@ class QuarantineChanged(msgspec.Struct, frozen=True, tag="quarantine"):
     objects: tuple[QuarantinedObject, ...]
 
 
+class AccessChanged(msgspec.Struct, frozen=True, tag="access"):
+    """To all, where clients need an access key: these are valid from now on, and no others."""
+
+    keys: tuple[AccessKey, ...]
+
+
+class Administer(msgspec.Struct, frozen=True, tag="administer"):
+    """To the worker of an object: do what an operator asks (`method` is one of `OBJECT_CALLS`), and say `Administered` when it is
+    durable."""
+
+    number: int
+    method: str
+    object: str
+
+
 FromSupervisor = (
-    TopologyChanged | Ping | Drain | Leave | StatusChanged | Prepare | Park | HoldAll | QuarantineChanged | LevelsChanged
+    TopologyChanged
+    | Ping
+    | Drain
+    | Leave
+    | StatusChanged
+    | Prepare
+    | Park
+    | HoldAll
+    | QuarantineChanged
+    | AccessChanged
+    | Administer
+    | LevelsChanged
 )
 """What a child hears after its spec; a worker after `OpenShards`."""
 ToChild = WorkerSpec | RouterSpec | OpenShards | FromSupervisor
@@ -303,4 +346,11 @@ class Drained(msgspec.Struct, frozen=True, tag="drained"):
     unanswered: int = 0
 
 
-FromChild = Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited | HeldUp | Released
+class Administered(msgspec.Struct, frozen=True, tag="administered"):
+    """It is done; or why not, as the wire protocol has it."""
+
+    number: int
+    error: dict[str, Any] | None = None
+
+
+FromChild = Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited | HeldUp | Released | Administered

@@ -19,7 +19,7 @@ from tidegate.runtime.wire.annotations import signature_of
 from tidegate.runtime.wire.encoding import check_carried, decode_foreign, decode_foreign_json
 from tidegate.runtime.wire.exceptions import line_of
 from tidegate.shard.objects.class_rules import class_name, problems_of, public_methods
-from tidegate.shard.objects.object import ALARM, DurableObject
+from tidegate.shard.objects.object import ALARM, READ_ONLY, DurableObject
 
 NO_ARGUMENTS = (b"", b"\x90", b"\xc0", b"\x80")
 """Arguments left out: nothing, an empty array, nil, an empty map."""
@@ -51,11 +51,14 @@ class Method:
         "empty_ok",
         "function",
         "name",
+        "read_only",
     )
 
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         self.name = name
         self.function = function
+        self.read_only = bool(getattr(function, READ_ONLY, False))
+        """It is marked by `@readonly`."""
         self.digest = crc32(name.encode())
         """Tells calls of it from those of others."""
         self._signature = signature_of(function)
@@ -160,6 +163,7 @@ class Method:
             "signature": self._shown(),
             "doc": inspect.getdoc(self.function) or "",
             "arguments": {"type": "object", "properties": properties, "required": required},
+            "read_only": self.read_only,
         }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
@@ -19,9 +20,21 @@ if TYPE_CHECKING:
     from tidegate.shard.objects.web import Web
 
 ALARM = "alarm"
+READ_ONLY = "__tidegate_read_only__"
+"""The mark of a method."""
 P = ParamSpec("P")
 T = TypeVar("T")
 ObjectT = TypeVar("ObjectT", bound="DurableObject")
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
+
+def readonly(method: MethodT) -> MethodT:
+    """Marks a method that changes nothing, so that access keys which are read-only may call it: they may call no other. It is the
+    word of who writes the class: a marked method that writes writes. Raises TypeError for what is no function."""
+    if not isinstance(method, FunctionType):
+        raise TypeError(f"@readonly marks an `async def` of a class, not {method!r}")
+    setattr(method, READ_ONLY, True)
+    return method
 
 
 class ObjectHost(Protocol):

@@ -19,19 +19,32 @@ import msgspec
 import zmq
 
 from tidegate.runtime.child.draining import Draining
-from tidegate.runtime.errors import LEAVING, BadRequest, CallError, Moved, OperatorError, Overloaded, Unavailable, UnknownMethod
+from tidegate.runtime.errors import (
+    LEAVING,
+    BadRequest,
+    CallError,
+    Moved,
+    OperatorError,
+    Overloaded,
+    Unauthorized,
+    Unavailable,
+    UnknownMethod,
+)
 from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_REST
 from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.sockets.guard import Guard
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
+from tidegate.runtime.wire.access import read_only_methods
 from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import (
     ALARM_CALLS,
+    BY_OPERATORS_ONLY,
     DROP_ALARM,
+    OBJECT_CALLS,
     OK,
     REFUSE_CALLS,
-    RELEASE_OBJECT,
     UNKNOWN_CALLS,
     Message,
     Origin,
@@ -42,6 +55,9 @@ from tidegate.runtime.wire.protocol import (
 from tidegate.runtime.wire.sessions import is_head, without_head
 from tidegate.runtime.wire.slots import SlotTable, topology_reply
 from tidegate.runtime.wire.supervisor_messages import (
+    Access,
+    AccessChanged,
+    Administer,
     Drain,
     FromChild,
     FromSupervisor,
@@ -72,6 +88,7 @@ from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.collector import Collector
 from tidegate.shard.worker.committer import Committer
+from tidegate.shard.worker.operator import Operator
 from tidegate.shard.worker.peers import Peers
 
 EVICT_INTERVAL_S = 1.0
@@ -105,6 +122,12 @@ def _settings(spec: WorkerSpec, call_bytes_max: int, *, spare_task: bool) -> Hos
     )
 
 
+def _guard(access: Access, classes: Iterable[ObjectClass]) -> Guard:
+    guard = Guard(access.secret, access.keys)
+    guard.told_read_only(read_only_methods({each.name: each.describe() for each in classes}))
+    return guard
+
+
 class Worker:
     """Serves calls from `start` on. `ended(exit_code)` is called once, when it has drained or cannot go on."""
 
@@ -133,9 +156,9 @@ class Worker:
         share_bytes = spec.budget_bytes // BUDGET_SHARE
         outbox = Outbox(share_bytes, lambda client: self._host.waiting.has_room(client), self._own)
         slices = Slices(share_bytes, others=lambda: self._host.book.waiting_bytes)
-        self._endpoint = Endpoint(
-            context, self._handle, self._end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=slices
-        )
+        classes = tuple(classes)
+        self._guard = None if spec.access is None else _guard(spec.access, classes)
+        self._endpoint = self._new_endpoint(context, outbox, slices)
         identity = b"%sworker-%d.%d" % (self._own, spec.index, spec.incarnation)
         self._peers = Peers(context, loop, identity, self._peers_answered, send_control)
         self._first_seqs = {shard: store.seq for shard, store in self.store.shards.items()}
@@ -169,11 +192,17 @@ class Worker:
         self._park: Park | None = None
         """To be answered as soon as nobody waits for this worker."""
 
+    def _new_endpoint(self, context: zmq.Context[Any], outbox: Outbox, slices: Slices) -> Endpoint:
+        handle, end_turn = self._handle, self._end_turn
+        return Endpoint(
+            context, handle, end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=slices, guard=self._guard
+        )
+
     def bind(self, endpoint: str) -> str:
-        bound = self._endpoint.bind(endpoint)
-        if (own := own_door(bound)) != bound:
+        """The door of the service's own processes first: it asks for no key."""
+        if (own := own_door(endpoint)) != endpoint:
             self._endpoint.bind(own, always=True)
-        return bound
+        return self._endpoint.bind(endpoint)
 
     def parts(self) -> tuple[object, ...]:
         """Who calls whom through what they were given."""
@@ -251,20 +280,12 @@ class Worker:
             self._evicting = self._loop.call_later(delay_s, self._evict_on_time, context=NEUTRAL)
 
     def _answer_system(self, request: Request, origin: Origin) -> None:
-        given_up = self._host.alarms.given_up
-        if request.method in ALARM_CALLS:
-            (given_up.drop if request.method == DROP_ALARM else given_up.run)(request, origin)
-            return
         result: Any = None
         if request.method == "ping":
             result = "pong"
-        elif request.method == RELEASE_OBJECT:
-            class_name, _, name = request.name.partition("/")
-            if not self._host.activator.release(class_name, name):
-                text = f"{class_name}/{name} is not in quarantine; `tidegate objects` lists those that are"
-                self._endpoint.reply_error(origin, request.id, BadRequest(text))
-                return
-            self._send_control(Released(class_name, name))
+        elif request.method in OBJECT_CALLS:
+            self._endpoint.reply_error(origin, request.id, Unauthorized(BY_OPERATORS_ONLY))
+            return
         elif request.method == UNKNOWN_CALLS:
             self._answer_inquiry(request, origin)
             return
@@ -279,6 +300,21 @@ class Worker:
             self._endpoint.reply_error(origin, request.id, error)
             return
         self._endpoint.reply(origin, request.id, OK, result)
+
+    def _administer(self, asked: Administer) -> None:
+        """What an operator wants, who is known to the supervisor."""
+        operator, request = Operator(asked.number, self._send_control), Request(asked.number, "", asked.object, asked.method)
+        self._turn.begin()
+        if asked.method in ALARM_CALLS:
+            given_up = self._host.alarms.given_up
+            (given_up.drop if asked.method == DROP_ALARM else given_up.run)(request, operator)
+            return
+        class_name, _, name = asked.object.partition("/")
+        if not self._host.activator.release(class_name, name):
+            operator.fail(BadRequest(f"{asked.object} is not in quarantine; `tidegate objects` lists those that are"))
+            return
+        self._send_control(Released(class_name, name))
+        operator.answer(OK, None)
 
     def _answer_inquiry(self, request: Request, origin: Origin) -> None:
         """All calls are looked at. With many that takes a while, and whoever likes may ask."""
@@ -323,6 +359,11 @@ class Worker:
                 self._refusal = _HELD
             elif not message.on and self._refusal is _HELD:
                 self._refusal = None
+        elif isinstance(message, Administer):
+            self._administer(message)
+        elif isinstance(message, AccessChanged):
+            if self._guard is not None:
+                self._guard.allow(message.keys)
         elif isinstance(message, QuarantineChanged):
             self._host.activator.quarantine(message.objects)
         elif isinstance(message, Leave):

@@ -88,6 +88,7 @@ TESTED_BY = {
     "runtime/wire/supervisor_messages.py": "runtime/child/test_child.py",
     "runtime/wire/unawaited.py": "runtime/wire/test_pending.py",
     "runtime/sockets/slices.py": "runtime/sockets/test_endpoint.py",
+    "shard/worker/operator.py": "service/test_alarms.py",
     "shard/worker/occupant.py": "shard/worker/test_lookout.py",
     "shard/__main__.py": "service/test_workers.py",
     "shard/core/chain.py": "shard/host/test_chained_calls.py",

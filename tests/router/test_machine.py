@@ -26,7 +26,7 @@ from tidegate.runtime.limits import (
     WORKER_AHEAD_CALLS,
 )
 from tidegate.runtime.sockets.inflight import InFlight
-from tidegate.runtime.wire.protocol import ALARM_CALLS, OK, Message, Origin, Reply, parse_body, parts_of
+from tidegate.runtime.wire.protocol import OBJECT_CALLS, OK, Message, Origin, Reply, parse_body, parts_of
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
@@ -83,19 +83,14 @@ class Net:
         return request_id, error["code"], error["outcome"]
 
 
-@pytest.mark.parametrize("method", ALARM_CALLS)
+@pytest.mark.parametrize("method", OBJECT_CALLS)
 @pytest.mark.parametrize("json", [False, True])
-def test_what_an_operator_asks_about_an_alarm_goes_to_the_worker_of_the_object(method: str, json: bool) -> None:
-    for worker in (0, 1):
+def test_what_is_for_operators_on_the_machine_is_refused_for_every_client(method: str, json: bool) -> None:
+    for name in ("C/a", ""):
         net = Net("a", "b")
-        [name] = names_of_worker(worker, 1)
-        net.call([7, "", f"C/{name}", method], json=json)
-        assert [row[1:4] for row in net.send()[worker]] == [["", f"C/{name}", method]]
-        net.reply(worker, net.sent[worker][0][0])
-        assert [answer[1:3] for answer in net.answers] == [(7, OK)]
-    net = Net("a", "b")
-    net.call([7, "", "", method], json=json)
-    assert net.error()[1:] == ("bad_request", "not_executed")
+        net.call([7, "", name, method], json=json)
+        assert net.error()[1:] == ("unauthorized", "not_executed")
+        assert not any(net.send().values())
 
 
 STEPS = ("call", "json call", "timed call", "turn", "reply", "lose", "new process", "up", "park", "hold", "let go", "40 s later")

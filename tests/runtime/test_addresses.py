@@ -13,7 +13,7 @@ import pytest
 from tests.support.echo_service import EchoService, echo_thread
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime import addresses, descriptors
-from tidegate.runtime.addresses import check_address, check_endpoint, has_name, look_up
+from tidegate.runtime.addresses import check_address, check_endpoint, has_name, is_of_this_machine, look_up
 from tidegate.runtime.client.asynchronous import connect
 from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import OperatorError, Unavailable
@@ -213,3 +213,26 @@ def test_an_address_for_http_has_a_host_and_a_port_or_is_empty(address: str) -> 
 )
 def test_what_is_no_address_for_http_is_told_an_example(address: object) -> None:
     assert "127.0.0.1:9464" in (check_address(address) or "")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "expected"),
+    [
+        ("tcp://127.0.0.1:1", True),
+        ("tcp://127.9.9.9:1", True),
+        ("tcp://[::1]:1", True),
+        ("tcp://[::ffff:127.0.0.1]:1", True),
+        ("tcp://localhost:1", True),
+        ("ipc:///run/x", True),
+        ("ipc://@x", True),
+        ("tcp://0.0.0.0:1", False),
+        ("tcp://*:1", False),
+        ("tcp://[::]:1", False),
+        ("tcp://[::ffff:192.0.2.1]:1", False),
+        ("tcp://192.0.2.1:1", False),
+        ("tcp://eth0:1", False),
+        ("tcp://no-such-host.invalid:1", False),
+    ],
+)
+def test_only_loopback_and_unix_sockets_are_of_this_machine_alone(endpoint: str, expected: bool) -> None:
+    assert is_of_this_machine(endpoint) == expected

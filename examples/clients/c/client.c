@@ -1,5 +1,6 @@
 /* Calls a durable counter and prints the reply:  make && ./client [ENDPOINT [NAME]]     (Debian: libzmq3-dev) */
 #include <stdio.h>
+#include <stdlib.h>
 #include <zmq.h>
 
 int main(int argc, char **argv) {
@@ -9,6 +10,13 @@ int main(int argc, char **argv) {
     int timeout_ms = 10000, linger_ms = 0, status = 1;
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
     zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
+    /* TIDEGATE_KEY_FILE, where the service asks for access keys: the words of its last line. */
+    char server[41] = "", public[41] = "", secret[41] = "", *path = getenv("TIDEGATE_KEY_FILE");
+    for (FILE *file = path ? fopen(path, "r") : NULL; file && fgets(body, sizeof body, file);)
+        sscanf(body, "%40s %40s %40s", server, public, secret);
+    if (path && (zmq_setsockopt(socket, ZMQ_CURVE_SERVERKEY, server, 41) || zmq_setsockopt(socket, ZMQ_CURVE_PUBLICKEY, public, 41) ||
+                 zmq_setsockopt(socket, ZMQ_CURVE_SECRETKEY, secret, 41)))
+        return fprintf(stderr, "%s: no access key\n", path);
     int size = snprintf(body, sizeof body, "[1, \"Counter\", \"%s\", \"get_unique_number\"]", name);
     if (zmq_connect(socket, endpoint) == 0 && zmq_send(socket, body, size, 0) == size &&
         (size = zmq_recv(socket, body, sizeof body - 1, 0)) >= 0) {

@@ -5,6 +5,12 @@ $name = $argv[2] ?? "alice";
 $socket = (new ZMQContext())->getSocket(ZMQ::SOCKET_REQ);
 $socket->setSockOpt(ZMQ::SOCKOPT_LINGER, 0);
 $socket->setSockOpt(ZMQ::SOCKOPT_RCVTIMEO, 10000);
+if ($file = getenv("TIDEGATE_KEY_FILE")) { // Where the service asks for access keys: the words of its last line.
+    [$server, $public, $secret] = array_slice(preg_split('/\s+/', trim(file_get_contents($file))), -3);
+    $socket->setSockOpt(ZMQ::SOCKOPT_CURVE_SERVERKEY, $server);
+    $socket->setSockOpt(ZMQ::SOCKOPT_CURVE_PUBLICKEY, $public);
+    $socket->setSockOpt(ZMQ::SOCKOPT_CURVE_SECRETKEY, $secret);
+}
 $socket->connect($endpoint);
 
 $socket->send(json_encode([1, "Counter", $name, "get_unique_number"]));

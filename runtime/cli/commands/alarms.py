@@ -8,11 +8,11 @@ import time
 from typing import Any
 
 from tidegate.runtime.cli.arguments import add_client_options, add_command
-from tidegate.runtime.cli.asking import ask, read_status, report_call_error, status_of
+from tidegate.runtime.cli.asking import read_status, report_call_error, status_of
+from tidegate.runtime.cli.commanding import ObjectCall, administer
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import alarm_target, newest_abandoned, render_alarms
 from tidegate.runtime.errors import CallError
-from tidegate.runtime.wire.protocol import DROP_ALARM, RUN_ALARM
 
 _SAYS = "list, drop or run again alarms that were given up because their handlers failed"
 _ALARMS_EPILOG = """An alarm is given up when its handler has raised seven times, or its process has died four times while it ran.
@@ -23,7 +23,7 @@ examples:
   tidegate alarms drop Order 4711     forget it
 """
 
-ALARM_ACTIONS = {"drop": DROP_ALARM, "run": RUN_ALARM}
+ALARM_ACTIONS: dict[str, ObjectCall] = {"drop": "drop_alarm", "run": "run_alarm"}
 ALARM_LISTED_S = 6.0
 """The list may be so old."""
 
@@ -53,7 +53,7 @@ def _alarm_action(options: argparse.Namespace) -> int:
         return fail_usage(f"{operation}: name the object: tidegate {operation} CLASS NAME")
     target = f"{options.class_name}/{options.name}"
     try:
-        ask(options, "", target, ALARM_ACTIONS[options.action], [], {})
+        administer(options, ALARM_ACTIONS[options.action], target)
     except CallError as error:
         return report_call_error(f"{operation} {target}", error, as_json=options.json)
     give_up_at = time.monotonic() + ALARM_LISTED_S

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.cli.arguments import add_client_options, add_command
-from tidegate.runtime.cli.asking import ask, read_status, report_call_error, status_of
+from tidegate.runtime.cli.asking import read_status, report_call_error, status_of
+from tidegate.runtime.cli.commanding import administer
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import render_quarantine
 from tidegate.runtime.errors import CallError
-from tidegate.runtime.wire.protocol import RELEASE_OBJECT
 
 _SAYS = "list objects that are in quarantine because of what their code does to its worker, or release one"
 _EPILOG = """An object is in quarantine when its code has held up or ended its worker more than once: its callers are refused, for
@@ -54,7 +54,7 @@ def _release(options: argparse.Namespace) -> int:
         return fail_usage("objects release: name the object: tidegate objects release CLASS NAME")
     target = f"{options.class_name}/{options.name}"
     try:
-        ask(options, "", target, RELEASE_OBJECT, [], {})
+        administer(options, "release_object", target)
     except CallError as error:
         return report_call_error(f"objects release {target}", error, as_json=options.json)
     give_up_at = time.monotonic() + LISTED_S

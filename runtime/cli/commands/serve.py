@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tidegate.runtime.addresses import is_of_this_machine
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.configuration import (
     FILE_VARIABLE,
@@ -31,7 +32,9 @@ from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.options.option import Option
 from tidegate.runtime.sockets.port import open_port
-from tidegate.runtime.supervisor.config import Configuration, merge
+from tidegate.runtime.supervisor.access_file import read_access
+from tidegate.runtime.supervisor.access_watch import AccessWatch
+from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
 from tidegate.runtime.supervisor.directory import open_directory, open_run_directory
 from tidegate.runtime.supervisor.http_door import open_listening
@@ -41,6 +44,8 @@ from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
 from tidegate.runtime.supervisor.status import classes, listen_endpoint
 from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
 from tidegate.runtime.wire.supervisor_messages import Failed
+
+log = logging.getLogger("tidegate")
 
 log = logging.getLogger("tidegate")
 
@@ -139,6 +144,7 @@ def _serve(configuration: Configuration, asked: WhereToLook, outputs: Outputs | 
 def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Outputs | None) -> Failed | None:
     """Raises OperatorError, OSError."""
     config = configuration.config
+    access = _access(config)
     cores = read_cores()
     workers = config.service.workers if isinstance(config.service.workers, int) else None
     with contextlib.ExitStack() as stack:
@@ -154,6 +160,7 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
         port = open_port(config.service.listen, routers, os.environ, os.getpid())
         stack.callback(port.close)
         config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
+        _check_listen(config, access)
         metrics = None
         if config.metrics.listen:
             metrics = stack.enter_context(open_listening(config.metrics.listen))
@@ -168,11 +175,39 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
             port,
             routers=routers,
             metrics=metrics,
+            access=access,
             outputs=outputs,
             configuration=configuration,
             read_again=lambda: _read(asked),
         )
         return supervise(service, os.environ, _banner)
+
+
+def _access(config: Config) -> AccessWatch | None:
+    """Raises OperatorError."""
+    path = Path(config.service.access or os.path.join(config.service.data, ACCESS_NAME))
+    now_s = time.time()
+    access = read_access(path)
+    if access is None and config.service.access:
+        raise OperatorError(
+            "read", path, "there is no such list of access keys", f"make one: tidegate keys new NAME --access {path}"
+        )
+    return None if access is None else AccessWatch(path, access, now_s)
+
+
+def _check_listen(config: Config, access: AccessWatch | None) -> None:
+    """Raises OperatorError where anybody might call from elsewhere, unless that was asked for."""
+    listen = config.service.listen
+    if access is not None:
+        log.info("access: clients need a key; %d are valid (tidegate keys list)", len(access.now.keys))
+    elif is_of_this_machine(listen):
+        pass
+    elif config.service.insecure:
+        log.warning("listen %s: clients need no access key (insecure): whoever reaches this may call everything", listen)
+    else:
+        problem = "other machines can connect there, and there are no access keys"
+        hint = "make one: tidegate keys new NAME; or listen on tcp://127.0.0.1:7711; or say --insecure"
+        raise OperatorError("listen", listen, problem, hint)
 
 
 def describe_failure(failure: Failed) -> str:

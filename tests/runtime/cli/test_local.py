@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from tidegate.runtime.cli.local import _NAME, is_same
+from tidegate.runtime.cli.local import _NAME, is_same, is_trusted
 
 
 @pytest.mark.parametrize(
@@ -39,3 +45,35 @@ def test_sockets_of_supervisors_are_told_from_all_others_by_their_names() -> Non
     assert _NAME.findall(listed) == [
         "/var/lib/tidegate/run/supervisor.0a1b2c3d", "/tmp/a b/supervisor.00000000", "@tidegate/supervisor.ffffffff",
     ]  # fmt: skip
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_who_listens_under_such_a_name_is_not_believed_unless_it_is_his_service() -> None:
+    script = """
+import socket
+listening = socket.create_server(("127.0.0.1", 0))
+here = socket.socket(socket.AF_UNIX)
+here.bind("")
+here.listen()
+print(here.getsockname()[1:].decode(), listening.getsockname()[1], flush=True)
+input()
+"""
+    python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+    other = subprocess.Popen([python, "-c", script], stdin=-1, stdout=-1, text=True, user=65534, cwd="/")
+    assert other.stdout is not None
+    name, port = other.stdout.readline().split()
+    with socket.socket(socket.AF_UNIX) as asking, socket.create_server(("127.0.0.1", 0)) as ours:
+        asking.connect(f"\0{name}")
+        assert is_trusted(asking, f"tcp://127.0.0.1:{port}")
+        assert not is_trusted(asking, f"tcp://127.0.0.1:{ours.getsockname()[1]}")
+        assert not is_trusted(asking, "ipc:///run/somewhere")
+    other.communicate("")
+
+
+def test_this_user_is_believed() -> None:
+    with socket.socket(socket.AF_UNIX) as here, socket.socket(socket.AF_UNIX) as asking:
+        here.bind("")
+        here.listen()
+        asking.connect(here.getsockname())
+        assert is_trusted(asking, "tcp://127.0.0.1:1")

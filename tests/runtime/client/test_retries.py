@@ -225,14 +225,11 @@ def test_what_has_waited_to_be_sent_tells_the_service_what_is_left_of_its_time()
     assert [options_of(row)["key"] for row in rows] == ["test.1", "test.4", "test.5"]
 
 
-def test_questions_to_the_service_are_asked_again_without_a_key_and_commands_to_it_are_not() -> None:
+def test_questions_to_the_service_are_asked_again_without_a_key() -> None:
     machine = retrying(direct=False)
-    question, command = Answer(), Answer()
-    for answer, name, method in ((question, "", "status"), (command, "C/a", "drop_alarm")):
-        machine.core.call(answer, NO_SLOT, "", name, method, NO_RAW, decode_any, None, 0.0)
-    assert [[len(row) for row in rows] for _, rows in machine.sent()] == [[4, 4]]
+    machine.core.call(Answer(), NO_SLOT, "", "", "status", NO_RAW, decode_any, None, 0.0)
+    assert [[len(row) for row in rows] for _, rows in machine.sent()] == [[4]]
     machine.core.link_lost(1, 0.0)
-    assert isinstance(command.answers[0], ShardLost)
     machine.core.link_connected(2, 0.0)
     assert [[row[3] for row in rows] for _, rows in machine.sent()] == [["status"]]
 

@@ -56,7 +56,7 @@ class Link:
     refuses: Exception | None = None
     """Of the next one that is made."""
 
-    def __init__(self, context: object, endpoints: list[str], *, reconnect: bool) -> None:
+    def __init__(self, context: object, endpoints: list[str], *, reconnect: bool, key: object = None) -> None:
         if (problem := type(self).refuses) is not None:
             type(self).refuses = None
             raise problem

@@ -1,0 +1,246 @@
+"""`tidegate keys`: who may connect, and what each may do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import zmq
+
+from tidegate.runtime.cli.arguments import add_command, read_as
+from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
+from tidegate.runtime.cli.local import tell_supervisors
+from tidegate.runtime.cli.pages import table
+from tidegate.runtime.client.access import key_text
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.options.texts import parse_toml
+from tidegate.runtime.supervisor.access_file import (
+    AccessList,
+    change_access,
+    end,
+    forget,
+    read_access,
+    rotate,
+    valid_key,
+    with_key,
+)
+from tidegate.runtime.supervisor.config import ACCESS_NAME, DATA_DEFAULT
+from tidegate.runtime.wire.access import AccessKey, ClientKey, Rights
+from tidegate.runtime.wire.commands import Command
+
+_SAYS = "make, list, revoke or rotate the access keys of clients"
+_EPILOG = """A service whose data directory has a list of access keys asks every client for one; it begins to do so at its next
+start. Later changes are in force when the command returns, also on connections that are open.
+
+examples:
+  tidegate keys new web                                    may call everything; its key is written to web.key
+  tidegate keys new report --classes Order,Cart --read-only --out /etc/report/tidegate.key
+  tidegate keys new till --methods Cart.add,Cart.pay --days 90
+  tidegate keys list
+  tidegate keys rotate web --grace 24                      a new web.key; the old one is good for another 24 hours
+  tidegate keys revoke web
+  sudo tidegate keys new web --data /var/lib/tidegate      of a service that systemd runs
+
+A client is given the file: tidegate.connect(…, key_file="web.key"), or TIDEGATE_KEY_FILE=web.key in its environment.
+"""
+
+_Days = Annotated[float, msgspec.Meta(gt=0, le=36_500)]
+_Hours = Annotated[float, msgspec.Meta(ge=0, le=24 * 365)]
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=("new", "list", "revoke", "rotate"))
+    parser.add_argument("name", metavar="NAME", nargs="?", help="of the key: letters, digits and . _ @ -")
+    parser.add_argument("--classes", metavar="A,B", type=_names, help="with new: only these classes (default: all)")
+    parser.add_argument("--methods", metavar="m,A.m", type=_names, help="with new: only these methods (default: all)")
+    parser.add_argument("--read-only", action="store_true", help="with new: only methods that are marked @readonly")
+    parser.add_argument("--admin", action="store_true", help="with new: may ask for the status of the service")
+    days, hours = read_as(_Days), read_as(_Hours)
+    parser.add_argument("--days", metavar="N", type=days, help="with new: it ends after so many (default: never)")
+    grace = "with rotate: hours for which the old key is good beside the new one (default: 0)"
+    parser.add_argument("--grace", metavar="HOURS", type=hours, default=0.0, help=grace)
+    out = 'with new and rotate: where the key is written, "-" is the standard output (default: NAME.key)'
+    parser.add_argument("--out", metavar="FILE", help=out)
+    parser.add_argument("--forget", action="store_true", help="with revoke: list nothing of it any more")
+    parser.add_argument("--data", metavar="DIR", help=f"of the service (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})")
+    parser.add_argument("--access", metavar="FILE", help=f"the list itself (default: {ACCESS_NAME} in the data directory)")
+    parser.add_argument("--config", metavar="FILE", help="of the service: says where its data or its list is")
+    parser.add_argument("--json", action="store_true", help="print the list, or what was done, as JSON")
+
+
+def add(commands: Any) -> None:
+    _add_options(add_command(commands, "keys", _SAYS, _EPILOG, run))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(part.isidentifier() for name in names for part in name.split(".", 1)):
+        raise argparse.ArgumentTypeError(f"must be names with commas between them, not {text!r}")
+    return names
+
+
+def run(options: argparse.Namespace) -> int:
+    path = _path(options)
+    if options.action == "list":
+        if options.name is not None:
+            return fail_usage("keys list: takes no name; it lists them all")
+        return _list(path, as_json=options.json)
+    if options.name is None:
+        return fail_usage(f"keys {options.action}: name the key: tidegate keys {options.action} NAME")
+    return {"new": _new, "rotate": _rotate, "revoke": _revoke}[options.action](options, path)
+
+
+def _path(options: argparse.Namespace) -> Path:
+    """Raises OperatorError."""
+    service: Mapping[str, Any] = {}
+    if options.config is not None:
+        try:
+            text = Path(options.config).read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
+            raise OperatorError("read", options.config, reason, "correct --config") from error
+        values, mistakes = parse_toml(text, options.config)
+        if mistakes:
+            raise OperatorError("read", options.config, "not TOML", "see what is wrong: tidegate config check --config")
+        service = values.get("service", {})
+    if options.access or (service.get("access") and options.data is None):
+        return Path(os.path.abspath(options.access or service["access"]))
+    data = options.data or service.get("data") or os.environ.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
+    return Path(os.path.abspath(data)) / ACCESS_NAME
+
+
+def _new(options: argparse.Namespace, path: Path) -> int:
+    now_s, (public, secret) = time.time(), _pair()
+    rights = Rights(options.classes, options.methods, options.read_only, options.admin)
+    until_s = None if options.days is None else now_s + options.days * 86_400
+    key = AccessKey(options.name, public, rights, now_s, until_s)
+    is_first = read_access(path) is None
+    with _Out(options) as out:
+        access = change_access(path, lambda access: with_key(access, key, now_s), create=True)
+        out.write(options.name, ClientKey(access.public, public, secret))
+    says = f"{options.name} may call {rights.words()}; its key is in {out.place}"
+    if is_first:
+        says += f"\n{path} is new: the service asks for keys from its next start on"
+    return _done(options, out.place, says, key)
+
+
+def _rotate(options: argparse.Namespace, path: Path) -> int:
+    now_s, (public, secret) = time.time(), _pair()
+    until_s = now_s + options.grace * 3_600
+    with _Out(options) as out:
+        access = change_access(path, lambda access: rotate(access, options.name, public, until_s, now_s), create=False)
+        out.write(options.name, ClientKey(access.public, public, secret))
+    old = f"the old one is good for {options.grace:g} hours" if options.grace else "the old one is refused"
+    says = f"{options.name} has a new key, in {out.place}; {old}"
+    return _done(options, out.place, says, valid_key(access, options.name, now_s, "keys rotate"))
+
+
+def _revoke(options: argparse.Namespace, path: Path) -> int:
+    now_s = time.time()
+
+    def change(access: AccessList) -> AccessList:
+        if not (options.forget and not any(key.name == options.name and key.is_valid(now_s) for key in access.keys)):
+            access = end(access, options.name, now_s, now_s)
+        return forget(access, options.name, now_s) if options.forget else access
+
+    change_access(path, change, create=False)
+    return _done(options, "", f"{options.name} is refused", None)
+
+
+def _done(options: argparse.Namespace, place: str, says: str, key: AccessKey | None) -> int:
+    """When the service has noticed it, if it runs. One that does not answer at once looks by itself."""
+    tell_supervisors(Command("access"))
+    if options.json:
+        done = {"name": options.name, "file": place} if key is None else {**_shown(key, time.time()), "file": place}
+        says = json.dumps(done, indent=2)
+    print(says, file=sys.stderr if place == "-" else sys.stdout)
+    return EXIT_OK
+
+
+def _pair() -> tuple[str, str]:
+    public, secret = zmq.curve_keypair()
+    return public.decode(), secret.decode()
+
+
+class _Out:
+    """The file of a key, which nobody else can read; made before the list is changed, and removed if that fails."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.place: str = options.out or f"{options.name}.key"
+        self._replaces = options.action == "rotate"
+        self._is_written = False
+
+    def __enter__(self) -> _Out:
+        if self.place == "-":
+            return self
+        self._new = f"{self.place}.new" if self._replaces else self.place
+        try:
+            if self._replaces:
+                Path(self._new).unlink(missing_ok=True)
+            self._fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except FileExistsError as error:
+            hint = "name another file with --out, or remove this one"
+            raise OperatorError("write the key to", self.place, "there is such a file", hint) from error
+        except OSError as error:
+            raise OperatorError(
+                "write the key to", self.place, error.strerror or str(error), "name another file with --out"
+            ) from error
+        return self
+
+    def write(self, name: str, key: ClientKey) -> None:
+        text = key_text(name, key)
+        if self.place == "-":
+            sys.stdout.write(text)
+            sys.stdout.flush()
+            return
+        with open(self._fd, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(self._new, self.place)
+        self._is_written = True
+
+    def __exit__(self, *_: object) -> None:
+        if self.place != "-" and not self._is_written:
+            Path(self._new).unlink(missing_ok=True)
+
+
+def _list(path: Path, *, as_json: bool) -> int:
+    access, now_s = read_access(path), time.time()
+    if access is None:
+        raise OperatorError("read", path, "there are no access keys", "make one: tidegate keys new NAME; or name --data DIR")
+    shown = [_shown(key, now_s) for key in access.keys]
+    if as_json:
+        print(json.dumps({"service": access.public, "keys": shown}, indent=2))
+        return EXIT_OK
+    rows = [("name", "state", "may call", "made", "public half")]
+    rows += [
+        (each["name"], each["state"], key.rights.words(), each["made"], key.public)
+        for each, key in zip(shown, access.keys, strict=True)
+    ]
+    print("\n".join(table(rows)))
+    return EXIT_OK
+
+
+def _shown(key: AccessKey, now_s: float) -> dict[str, Any]:
+    state = (
+        "valid" if key.until_s is None else f"until {_day(key.until_s)}" if key.is_valid(now_s) else f"ended {_day(key.until_s)}"
+    )
+    return {
+        "name": key.name,
+        "state": state,
+        "public": key.public,
+        "rights": msgspec.to_builtins(key.rights),
+        "made": _day(key.made_s),
+    }
+
+
+def _day(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(unix_s))

@@ -1,0 +1,52 @@
+"""The access key that a client shows: from a file, from the environment, or none.
+
+Guarantee: nothing here repeats a secret, in no error and no `repr`.
+
+A key is three words in Z85, 40 characters each: the service's public key, the client's own public key, its secret key. A file has
+them in its last line, behind lines of comment that begin with `# `. A client with a key talks to nobody but the service whose
+public key that is, and only encrypted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from tidegate.runtime.wire.access import ClientKey, is_z85
+
+KEY_VARIABLE = "TIDEGATE_KEY"
+"""The three words."""
+FILE_VARIABLE = "TIDEGATE_KEY_FILE"
+_BYTES_MAX = 4_096
+_SHAPE = "an access key is three words of 40 characters: the service's public key, the client's own, its secret key"
+
+
+def client_key(file: str | Path | None, environment: Mapping[str, str] = os.environ) -> ClientKey | None:
+    """What the file has; without one, what the environment names. None: the client has no key. Raises ValueError for what is no
+    key, OSError for a file that cannot be read."""
+    if file is None and (words := environment.get(KEY_VARIABLE)):
+        return _parse(words, KEY_VARIABLE)
+    file = file or environment.get(FILE_VARIABLE)
+    if not file:
+        return None
+    with open(file, "rb") as opened:
+        text = opened.read(_BYTES_MAX).decode(errors="replace")
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("# ")]
+    return _parse(lines[-1] if lines else "", str(file))
+
+
+def _parse(words: str, place: str) -> ClientKey:
+    parts = words.split()
+    if len(parts) != 3 or not all(map(is_z85, parts)):
+        raise ValueError(f"{place}: {_SHAPE}")
+    return ClientKey(*parts)
+
+
+def key_text(name: str, key: ClientKey) -> str:
+    """A file for the client."""
+    return (
+        f"# Access key {name!r} of a Tidegate service. Whoever has this file may do what the key may: keep it secret.\n"
+        f"# The service's public key, the client's public key, its secret key:\n"
+        f"{key.server} {key.public} {key.secret}\n"
+    )

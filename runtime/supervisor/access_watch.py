@@ -1,0 +1,74 @@
+"""Which access keys are valid at this moment: the list on the disk is looked at four times a second.
+
+Guarantee: a change of the list, and the end of a key, are noticed within `LOOK_S`. A list that cannot be read changes nothing,
+and is told once: the keys of before stay valid, and those that end, end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.supervisor.access_file import AccessList, read_access
+from tidegate.runtime.wire.access import AccessKey
+from tidegate.runtime.wire.supervisor_messages import Access
+
+LOOK_S = 0.25
+
+log = logging.getLogger("tidegate")
+
+
+class AccessWatch:
+    def __init__(self, path: Path, access: AccessList, now_s: float) -> None:
+        self._path = path
+        self._access = access
+        self._seen = _mark(path)
+        self._valid = access.valid(now_s)
+        self._said = ""
+
+    @property
+    def now(self) -> Access:
+        """For a process that is started."""
+        return Access(self._access.secret, self._valid)
+
+    def look(self, now_s: float) -> tuple[AccessKey, ...] | None:
+        """The keys that are valid now, if they are others than before."""
+        mark = _mark(self._path)
+        if mark != self._seen:
+            self._seen = mark
+            self._read()
+        valid = self._access.valid(now_s)
+        if valid == self._valid:
+            return None
+        before = {key.public for key in self._valid}
+        now = {key.public for key in valid}
+        log.info("access: %d keys are valid, %d new, %d ended", len(valid), len(now - before), len(before - now))
+        self._valid = valid
+        return valid
+
+    def _read(self) -> None:
+        try:
+            access = read_access(self._path)
+            if access is None:
+                hint = "restore it; to let nobody in, revoke the keys"
+                raise OperatorError("read", self._path, "the list of access keys is gone, and the one before goes on", hint)
+        except OperatorError as error:
+            if self._said != str(error):
+                self._said = str(error)
+                log.error("access: %s", error)
+            return
+        self._said = ""
+        if access.secret != self._access.secret:
+            log.warning("access: the service's own key has changed; it is used from the next start on")
+            access = AccessList(access.format, self._access.secret, access.keys)
+        self._access = access
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino

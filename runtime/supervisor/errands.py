@@ -1,0 +1,56 @@
+"""What operators ask of one object, on its way to the object's worker and back.
+
+Guarantee: each is ended once: by its worker's answer, or because that worker is not there or ends.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+from tidegate.runtime.errors import BadRequest, CallError, ShardLost, Unavailable
+from tidegate.runtime.ids import check_object_id, shard_of_slot, slot_of
+from tidegate.runtime.wire.commands import Command, Ended
+from tidegate.runtime.wire.supervisor_messages import Administer, Administered
+
+
+class Errands:
+    """Under way, by number. Numbers are below those of replacements, which begin at 1."""
+
+    def __init__(self, owners: tuple[int, ...], ended: Callable[[int, Ended], None]) -> None:
+        """`owners`: worker by shard."""
+        self._owners = owners
+        self._ended = ended
+        self._numbers = itertools.count(-1, -1)
+        self._with: dict[int, Any] = {}
+
+    def number(self) -> int:
+        return next(self._numbers)
+
+    def begin(self, command: Command, send: Callable[[int, Administer], Any]) -> int:
+        """`send` gives a message to a worker, and returns which process has it, or None if none is there."""
+        number = self.number()
+        class_name, _, name = command.object.partition("/")
+        if problem := check_object_id(class_name, name):
+            self._fail(number, BadRequest(f"{problem}; an object is named CLASS/NAME"))
+            return number
+        worker = self._owners[shard_of_slot(slot_of(class_name, name), len(self._owners))]
+        process = send(worker, Administer(number, command.what, command.object))
+        if process is None:
+            self._fail(number, Unavailable(f"worker {worker} is being started; ask again"))
+        else:
+            self._with[number] = process
+        return number
+
+    def answered(self, message: Administered) -> None:
+        if self._with.pop(message.number, None) is not None:
+            self._ended(message.number, Ended((), error=message.error))
+
+    def gone(self, process: Any) -> None:
+        for number in [number for number, each in self._with.items() if each is process]:
+            del self._with[number]
+            self._fail(number, ShardLost("the worker has ended before it had answered"))
+
+    def _fail(self, number: int, error: CallError) -> None:
+        self._ended(number, Ended((), error=error.to_wire()))

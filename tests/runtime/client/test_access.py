@@ -1,0 +1,37 @@
+"""Where a client finds its access key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tidegate.runtime.client.access import client_key, key_text
+from tidegate.runtime.wire.access import ClientKey
+
+KEY = ClientKey("s" * 40, "#" + "p" * 39, "k" * 40)
+WORDS = f"{KEY.server} {KEY.public} {KEY.secret}"
+
+
+def test_a_file_goes_before_the_environment_and_the_key_there_before_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "web.key"
+    file.write_text(key_text("web", KEY))
+    other = {"TIDEGATE_KEY": WORDS.replace("k", "o"), "TIDEGATE_KEY_FILE": "/nowhere"}
+    assert client_key(file, other) == KEY
+    assert client_key(None, other) == ClientKey(KEY.server, KEY.public, "o" * 40)
+    assert client_key(None, {"TIDEGATE_KEY": "", "TIDEGATE_KEY_FILE": str(file)}) == KEY
+    assert client_key(None, {}) is None
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "one two three", f"{WORDS} more", WORDS[:-1], "\xff" * 50])
+def test_what_is_no_key_is_named_without_being_repeated(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "web.key"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=r"web\.key: an access key is three words") as caught:
+        client_key(file, {})
+    assert KEY.secret[:-1] not in str(caught.value)
+
+
+def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        client_key(tmp_path / "web.key", {})

@@ -1,0 +1,68 @@
+"""What operators ask of one object is ended once, whatever becomes of its worker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.supervisor.errands import Errands
+from tidegate.runtime.wire.commands import Command, Ended
+from tidegate.runtime.wire.supervisor_messages import Administer, Administered
+
+OWNERS = (0, 1, 0, 1)
+
+
+class Desk:
+    def __init__(self) -> None:
+        self.ended: list[tuple[int, str | None]] = []
+        self.sent: list[tuple[int, Administer]] = []
+        self.processes: dict[int, object] = {0: object(), 1: object()}
+        self.errands = Errands(OWNERS, self._end)
+
+    def _end(self, number: int, ended: Ended) -> None:
+        self.ended.append((number, None if ended.error is None else ended.error["code"]))
+
+    def _send(self, worker: int, message: Administer) -> Any:
+        self.sent.append((worker, message))
+        return self.processes.get(worker)
+
+    def ask(self, target: str) -> int:
+        return self.errands.begin(Command("drop_alarm", target), self._send)
+
+
+def test_it_goes_to_the_worker_of_the_object_and_ends_with_its_answer_once() -> None:
+    desk = Desk()
+    number = desk.ask("Bell/a/b")
+    owner = OWNERS[shard_of_slot(slot_of("Bell", "a/b"), len(OWNERS))]
+    assert desk.sent == [(owner, Administer(number, "drop_alarm", "Bell/a/b"))]
+    assert desk.ended == []
+    for _ in range(2):
+        desk.errands.answered(Administered(number))
+    desk.errands.gone(desk.processes[owner])
+    assert desk.ended == [(number, None)]
+
+
+def test_what_a_worker_refuses_is_told_as_it_said_it() -> None:
+    desk = Desk()
+    number = desk.ask("Bell/a")
+    desk.errands.answered(Administered(number, {"code": "bad_request"}))
+    assert desk.ended == [(number, "bad_request")]
+
+
+def test_a_worker_that_is_not_there_or_ends_is_said_and_other_errands_go_on() -> None:
+    desk = Desk()
+    first, second = desk.ask("Bell/a"), desk.ask("Bell/a")
+    process = desk.processes.pop(desk.sent[0][0])
+    third = desk.ask("Bell/a")
+    assert desk.ended == [(third, "unavailable")]
+    desk.errands.answered(Administered(first))
+    desk.errands.gone(object())
+    desk.errands.gone(process)
+    assert desk.ended[1:] == [(first, None), (second, "shard_lost")]
+
+
+def test_what_is_no_object_is_refused_here() -> None:
+    desk = Desk()
+    numbers = [desk.ask(target) for target in ("", "Bell", "/a", "Bell/")]
+    assert desk.ended == [(number, "bad_request") for number in numbers]
+    assert desk.sent == []
