@@ -6,6 +6,7 @@ docs/testing.md.
 
 from tidegate.testing.clock import Clock
 from tidegate.testing.crashes import CrashPoint
+from tidegate.testing.exploration import explore
 from tidegate.testing.network import Http, HttpReply, HttpRequest
 from tidegate.testing.objects import Objects, PendingAlarm, StoredRows
 from tidegate.testing.service import NeverEnds
@@ -20,4 +21,5 @@ __all__ = [
     "Objects",
     "PendingAlarm",
     "StoredRows",
+    "explore",
 ]

@@ -22,7 +22,9 @@ from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.storage import Storage
 from tidegate.testing.clock import START, Clock, Duration, seconds_of
 from tidegate.testing.crashes import POINTS, CrashPoint, Mishap, ObjectName
+from tidegate.testing.exploration import Exploration, tells_of_mishap
 from tidegate.testing.network import Http
+from tidegate.testing.schedule import Schedule
 from tidegate.testing.service import SimulatedService
 
 ObjectT = TypeVar("ObjectT", bound=DurableObject)
@@ -101,8 +103,38 @@ class Objects:
     ) -> None:
         """`workers`: processes, each of which has a part of the objects and can crash alone. `start`: what the clock says first.
         `idle_evict`: after so long without calls an object leaves memory."""
-        settings = HostSettings(shards_total=workers, idle_evict_s=seconds_of(idle_evict))
-        self._service = SimulatedService(workers=workers, settings=settings, start=start)
+        self._start = start
+        self._idle_evict_s = seconds_of(idle_evict)
+        self._service = self._new(workers)
+
+    def _new(self, workers: int, **explored: Any) -> SimulatedService:
+        settings = HostSettings(shards_total=workers, idle_evict_s=self._idle_evict_s)
+        return SimulatedService(workers=workers, settings=settings, start=self._start, **explored)
+
+    def begin(self, schedule: Schedule, exploration: Exploration, *, timeline: bool = False) -> None:
+        """Everything anew, for a run of a test that is explored; stubs that there are stay usable."""
+        self._service.close()
+        self._service = self._new(exploration.workers, schedule=schedule, exploration=exploration, timeline=timeline)
+
+    @property
+    def timeline(self) -> list[str]:
+        """What has happened, of a run that was to be told."""
+        return self._service.timeline or []
+
+    @property
+    def is_untouched(self) -> bool:
+        """Nobody has called anything yet."""
+        return not any(worker.position for worker in self._service.workers)
+
+    async def attempt(self, call: Awaitable[T]) -> T | None:
+        """Its result; None where it was cut off by a crash, or by a write that failed, so that nobody knows what became of it: as
+        a caller sees it that gives up. Every other error is raised."""
+        try:
+            return await call
+        except Exception as exc:
+            if not tells_of_mishap(exc):
+                raise
+            return None
 
     # Objects
 
@@ -125,7 +157,7 @@ class Objects:
             options["key"] = key
         if timeout is not None:
             options["deadline_ms"] = round(seconds_of(timeout) * 1_000)
-        return Stub(_Caller(self._service, options), target, name)
+        return Stub(_Caller(self, options), target, name)
 
     def serve(self, *classes: type[DurableObject]) -> None:
         """Classes that only other objects call, by name. (Classes that a test makes stubs of, and those that object code calls
@@ -269,15 +301,16 @@ class Objects:
 class _Caller:
     """Behind the stubs of a test."""
 
-    def __init__(self, service: SimulatedService, options: dict[str, Any]) -> None:
-        self._service = service
+    def __init__(self, objects: Objects, options: dict[str, Any]) -> None:
+        self._objects = objects
         self._options = options
 
     def bind(self, class_name: str, name: str, method: str, shape: Any) -> Callable[..., Any]:
         """See `tidegate.runtime.wire.stub.Binder`."""
 
         def send(class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any) -> Any:
-            return self._service.call(class_name, name, method, args, kwargs, result_type, self._options)
+            service = self._objects._service
+            return service.call(class_name, name, method, args, kwargs, result_type, self._options)
 
         return bind_call(send, class_name, name, method, shape)
 

@@ -25,8 +25,10 @@ from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.testing.clock import Clock, WallClock
 from tidegate.testing.crashes import Mishaps
+from tidegate.testing.exploration import Exploration
 from tidegate.testing.network import Network, no_real_sockets
 from tidegate.testing.process import close_coroutine, ordered_tasks
+from tidegate.testing.schedule import Schedule
 from tidegate.testing.virtual_loop import ProcessLoop, VirtualTime
 from tidegate.testing.worker import SimulatedWorker
 
@@ -38,6 +40,13 @@ JUMPS_LOOKED_AT = 50
 JUMPS_MAX = 1_000_000
 """While the test waits for something other than time."""
 FOREVER_S = 1e12
+DELAYS_S = (0.0, 0.001, 0.05)
+"""Of messages: by itself, after all that happens at this instant, and after short sleeps."""
+AGAIN_S = 0.01
+TRIES_MAX = 10
+TRIED_AGAIN = frozenset({"object_reset", "shard_lost", "unavailable", "moved", "overloaded"})
+LINE_MAX = 160
+"""Characters of a line of the timeline."""
 
 _compiled: WeakKeyDictionary[type, ObjectClass] = WeakKeyDictionary()
 """Classes of earlier tests."""
@@ -50,17 +59,27 @@ class NeverEnds(AssertionError):
 class CallUnderWay:
     """One that was made from outside and is not answered."""
 
-    __slots__ = ("decode", "future", "text", "worker")
+    __slots__ = ("decode", "future", "request", "text", "tries", "worker")
+    request: Request
 
     def __init__(self, text: str, worker: SimulatedWorker, future: asyncio.Future[Any], decode: Decode) -> None:
         self.text = text
         self.worker = worker
         self.future = future
         self.decode = decode
+        self.tries = 0
 
 
 class SimulatedService:
-    def __init__(self, *, workers: int, settings: HostSettings, start: Any) -> None:
+    def __init__(
+        self, *, workers: int, settings: HostSettings, start: Any, schedule: Schedule | None = None,
+        exploration: Exploration | None = None, timeline: bool = False,
+    ) -> None:  # fmt: skip
+        """`schedule` decides what else may happen, as far as `exploration` wants it."""
+        self.schedule = schedule
+        self.exploration = exploration
+        self.crashes_left = 0 if exploration is None else exploration.crashes
+        self.timeline: list[str] | None = [] if timeline else None
         self.time = VirtualTime()
         self.clock = Clock(self.time, start)
         self.troubles: list[str] = []
@@ -73,6 +92,8 @@ class SimulatedService:
         """Whose code is the test's."""
         self.outside.listeners = self.network
         self._calls: dict[int, CallUnderWay] = {}
+        self._not_before: dict[tuple[str, str], float] = {}
+        """By sender and receiver: when the last message arrives."""
         self._numbers = itertools.count(1)
         self._running = 0
         self.workers = [SimulatedWorker(self, index, [index], settings) for index in range(workers)]
@@ -113,6 +134,31 @@ class SimulatedService:
         for cls in found:
             self.serve(cls)
 
+    # What else may happen
+
+    def note(self, text: str) -> None:
+        """Something for the timeline."""
+        if self.timeline is not None:
+            self.timeline.append(f"{self.time.now:9.3f} s  {text}")
+
+    def happens(self, what: str, *, wanted: bool) -> bool:
+        """Whether the schedule lets that happen here."""
+        if self.schedule is None or not wanted or not self.schedule.choose(what, 2):
+            return False
+        self.note(f"-- {what}")
+        return True
+
+    def late_s(self, what: str, sender: str, receiver: str) -> float:
+        """How late a message arrives: not before those that were sent on the same way."""
+        exploration = self.exploration
+        if self.schedule is None or exploration is None or not exploration.delays:
+            return 0.0
+        chosen = self.schedule.choose(f"{what} is late", len(DELAYS_S))
+        now_s = self.time.clock()
+        arrives_s = max(now_s + DELAYS_S[chosen], self._not_before.get((sender, receiver), 0.0))
+        self._not_before[sender, receiver] = arrives_s
+        return arrives_s - now_s
+
     # Calls from outside
 
     def worker_of(self, class_name: str, name: str) -> SimulatedWorker:
@@ -138,9 +184,30 @@ class SimulatedService:
         raw_options = msgspec.Raw(encode(options)) if options else NO_RAW
         request = Request(number, class_name, name, method, encode_arguments(args, kwargs), raw_options)
         text = f"{class_name}/{name}.{method}"
-        self._calls[number] = CallUnderWay(text, worker, future, result_decoder(result_type))
-        worker.receive(Message(Origin(b"test", envelope=None, json=False, single=False, requests=1), [request], []))
+        call = self._calls[number] = CallUnderWay(text, worker, future, result_decoder(result_type))
+        if self.exploration is not None and "key" not in (options or {}):
+            request.options = msgspec.Raw(encode({**(options or {}), "key": f"explored-{number}"}))
+        call.request = request
+        self.note(f"test -> {text}{_shown(args or kwargs)}")
+        self._send(call, self.late_s(f"the call {text} of the test", "test", f"{class_name}/{name}"))
         return PendingCall(future)
+
+    def _send(self, call: CallUnderWay, late_s: float) -> None:
+        message = Message(Origin(b"test", envelope=None, json=False, single=False, requests=1), [call.request], [])
+        if late_s:
+            self.time.after(late_s, call.worker.receive, message)
+        else:
+            call.worker.receive(message)
+
+    def _again(self, number: int, call: CallUnderWay) -> bool:
+        """Whether it is sent once more, as clients do it: it runs once, since it has a key."""
+        if self.exploration is None or call.future.done() or call.tries >= TRIES_MAX:
+            return False
+        call.tries += 1
+        self._calls[number] = call
+        self.note(f"test -> {call.text} again")
+        self._send(call, AGAIN_S)
+        return True
 
     def answered(self, number: int, status: int, result: Any) -> None:
         call = self._calls.pop(number, None)
@@ -148,8 +215,12 @@ class SimulatedService:
             return
         try:
             raw = result if isinstance(result, msgspec.Raw) else msgspec.Raw(encode(result))
+            self.note(f"{call.text} -> test: {'error ' if status == ERROR else ''}{msgspec.msgpack.decode(raw)!r}"[:LINE_MAX])
             if status == ERROR:
-                call.future.set_exception(exception_for_caller(error_from_raw(raw)))
+                error = error_from_raw(raw)
+                if error.code in TRIED_AGAIN and self._again(number, call):
+                    return
+                call.future.set_exception(exception_for_caller(error))
             else:
                 call.future.set_result(call.decode(raw))
         except Exception as exc:  # What a type's own code raises, or cannot be sent.
@@ -160,6 +231,8 @@ class SimulatedService:
         for number, call in list(self._calls.items()):
             if call.worker is worker:
                 del self._calls[number]
+                if not call.future.done() and self._again(number, call):
+                    continue
                 if not call.future.done():
                     call.future.set_exception(error.again())
 
@@ -232,6 +305,12 @@ def _subclasses(cls: type[DurableObject]) -> Iterator[type[DurableObject]]:
     for derived in cls.__subclasses__():
         yield derived
         yield from _subclasses(derived)
+
+
+def _shown(arguments: Any) -> str:
+    if isinstance(arguments, dict):
+        return f"({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"[:LINE_MAX]
+    return f"({', '.join(map(repr, arguments))})"[:LINE_MAX]
 
 
 def _home(cls: type) -> tuple[str, str]:

@@ -32,12 +32,46 @@ if TYPE_CHECKING:
     from tidegate.testing.service import SimulatedService
 
 EVICT_INTERVAL_S = 1.0
+EVICTED_S = 0.000_1
+"""So long after a call an object leaves memory, where the schedule says so."""
+COMMIT_S = 0.002
+"""What a commit takes then."""
+LINE_MAX = 160
 ALARM_TIMER_MS_MAX = 1 << 45
 """Nobody sets the wall clock of a test behind its back."""
 
 
 class ProbedStorage(Storage):
+    """Tells the timeline what is done with it."""
+
     __slots__ = ()
+
+    def _note(self, operation: str, *args: Any) -> None:
+        activation: Any = self._owner
+        service = activation.host.worker.service
+        if service.timeline is not None:
+            shown = ", ".join(map(repr, args))
+            service.note(f"  {activation.id} {operation}({shown})"[:LINE_MAX])
+
+    def get(self, key: str, *args: Any, **options: Any) -> Any:
+        self._note("get", key)
+        return super().get(key, *args, **options)
+
+    def put(self, key: str, value: Any, **options: Any) -> Any:
+        self._note("put", key, value)
+        return super().put(key, value, **options)
+
+    def put_many(self, mapping: Any, **options: Any) -> Any:
+        self._note("put_many", mapping)
+        return super().put_many(mapping, **options)
+
+    def delete(self, key: str, **options: Any) -> Any:
+        self._note("delete", key)
+        return super().delete(key, **options)
+
+    def set_alarm(self, when: Any, **options: Any) -> Any:
+        self._note("set_alarm", when)
+        return super().set_alarm(when, **options)
 
     def transaction(self) -> Transaction:
         return ProbedTransaction(self)
@@ -64,13 +98,22 @@ class ProbedHost(Host):
     def deliver_soon(self, call: Call) -> None:
         self.worker.service.find_class(call.request.cls)
         caller: Any = call.origin
-        if not self.worker.crashes("sending", [(caller.caller.id.class_name, caller.caller.id.name)]):
-            super().deliver_soon(call)
+        sender, service = caller.caller.id, self.worker.service
+        target = f"{call.request.cls}/{call.request.name}"
+        service.note(f"{sender} -> {target}.{call.request.method}")
+        if not self.worker.crashes("sending", [(sender.class_name, sender.name)]):
+            late_s = service.late_s(f"the call {target}.{call.request.method} of {sender}", str(sender), target)
+            if late_s:
+                self.loop.call_later(late_s, self._deliver_later, call, context=NEUTRAL)
+            else:
+                super().deliver_soon(call)
 
     def _run(self, activation: Activation, method: Method, request: Request, origin: Any, context: contextvars.Context) -> None:
         point = "alarm" if isinstance(origin, Ring) else "call"
         if not self.worker.crashes(point, [(activation.id.class_name, activation.id.name)]):
+            self.worker.service.note(f"{activation.id}.{method.name} begins")
             super()._run(activation, method, request, origin, context)
+            self.worker.may_evict(activation)
 
 
 class SimulatedWorker(HostedShards):
@@ -129,17 +172,21 @@ class SimulatedWorker(HostedShards):
             return
         source, process, asked = forwarded
         if process.alive:
-            source.loop.call_soon(asked.answer, status, result, context=NEUTRAL)
+            late_s = self.service.late_s("a reply to another worker", f"worker {self.index}", f"worker {source.index}")
+            source.loop.call_later(late_s, asked.answer, status, result, context=NEUTRAL)
 
     def _send(self, request: Request, origin: Any) -> None:
         """A call of one of its objects to one of another worker."""
         caller = origin.caller.id
         if self.process.alive and not self.crashes("sending", [(caller.class_name, caller.name)]):
             self.service.find_class(request.cls)
+            name = f"{request.cls}/{request.name}"
+            self.service.note(f"{caller} -> {name}.{request.method}")
             target = self.service.worker_of(request.cls, request.name)
             target._forwarded[request.id] = self, self.process, origin
             asks = Origin(b"worker-%d" % self.index, envelope=None, json=False, single=False, requests=1)
-            target.receive(Message(asks, [request], []))
+            late_s = self.service.late_s(f"the call {name}.{request.method} of {caller}", str(caller), name)
+            self.service.time.after(late_s, target.receive, Message(asks, [request], []))
 
     # Turns
 
@@ -149,17 +196,37 @@ class SimulatedWorker(HostedShards):
     def _end_turn(self) -> None:
         output_gate = self.host.output_gate
         while self.process.alive and output_gate.can_cut:
-            self._commit(self.host.cut())
+            commit = self.host.cut()
+            names = ", ".join(f"{cache.class_name}/{cache.name}" for cache in commit.members)
+            if names and self.service.happens(f"the commit of {names} takes a while", wanted=self.explores("delays")):
+                self.loop.call_later(COMMIT_S, self._commit_late, commit, context=NEUTRAL)
+                break
+            self._commit(commit)
         if self._evicting is None and not self.host.table.is_empty:
             self._evict_in(self.settings.idle_evict_s)
 
+    def explores(self, what: str) -> bool:
+        exploration = self.service.exploration
+        return exploration is not None and bool(getattr(exploration, what))
+
+    def _commit_late(self, commit: PendingCommit) -> None:
+        self._commit(commit)
+        self.host.turn.end_soon()
+
     def _commit(self, commit: PendingCommit) -> None:
         objects = [(cache.class_name, cache.name) for cache in commit.members]
-        if objects and self.service.commits_fail.strikes("commit", objects):
+        names = ", ".join(map("/".join, objects))
+        fails = bool(objects) and (
+            self.service.commits_fail.strikes("commit", objects)
+            or self.service.happens(f"the commit of {names} fails", wanted=self.explores("failures"))
+        )
+        if fails:
             self.host.commit_failed(commit, "the test said so")
         elif not self.crashes("before_commit", objects):
             self.commits += 1
             self.applied(self.position + 1, commit.shards)
+            if names:
+                self.service.note(f"{names} durable")
             if not self.crashes("after_commit", objects):
                 self.host.committed(commit)
 
@@ -195,6 +262,16 @@ class SimulatedWorker(HostedShards):
         self.host.table.evict(activation)
         return True
 
+    def may_evict(self, activation: Activation) -> None:
+        """It has begun a call; where that was all, it may leave memory now."""
+        wanted = self.explores("evictions") and self.process.alive
+        if self.service.happens(f"{activation.id} leaves memory", wanted=wanted):
+            self.loop.call_later(EVICTED_S, self._evict_where_idle, activation, context=NEUTRAL)
+
+    def _evict_where_idle(self, activation: Activation) -> None:
+        if activation.broken is None and self.activation(activation.id.class_name, activation.id.name) is activation:
+            self.evict(activation)
+
     def borrowed(self, class_name: str, name: str) -> tuple[Kept, Activation]:
         """The object for a change from outside; to be given back by `changed`."""
         kept = self.host.classes[class_name]
@@ -213,7 +290,11 @@ class SimulatedWorker(HostedShards):
         """Whether it crashes here: then whoever asks does nothing more."""
         if not self.process.alive:
             return True
-        if self.service.crashes.strikes(point, objects):
+        names = ", ".join(map("/".join, objects))
+        wanted = bool(objects) and self.service.crashes_left > 0
+        drawn = self.service.happens(f"the worker of {names} crashes at {point!r}", wanted=wanted)
+        self.service.crashes_left -= drawn
+        if drawn or self.service.crashes.strikes(point, objects):
             self.service.time.at(self.service.time.now, self._bury, self.process, f"at {point!r}")
             self.process.fall()
             return True

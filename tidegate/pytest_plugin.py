@@ -24,6 +24,21 @@ OTHERS = ("asyncio",)
 _WORLDS = pytest.StashKey[Any]()
 
 
+SEED_OPTION = "--tidegate-seed"
+_EXPLORED = pytest.StashKey[list[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.getgroup("tidegate").addoption(
+        SEED_OPTION, metavar="SEED", help="run tests marked @explore under this schedule only, as a failure has named it"
+    )
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for line in config.stash.get(_EXPLORED, []):
+        terminalreporter.write_line(f"tidegate explored {line}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
@@ -50,9 +65,21 @@ def objects(request: pytest.FixtureRequest) -> Generator[Objects, None, None]:
 def _as_plain(item: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """The test, or a fixture, as a function that is no coroutine function."""
 
+    exploration = getattr(function, "tidegate_exploration", None)
+
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        return item.stash[_WORLDS].run(function(*args, **kwargs))
+        world = item.stash[_WORLDS]
+        if exploration is None:
+            return world.run(function(*args, **kwargs))
+        if not world.is_untouched:
+            text = "a test that is explored begins with nothing stored: let it store itself what its fixtures do"
+            pytest.fail(text, pytrace=False)
+        try:
+            exploration.run(world, lambda: function(*args, **kwargs), item.nodeid, item.config.getoption(SEED_OPTION))
+        finally:
+            item.config.stash.setdefault(_EXPLORED, []).append(f"{item.nodeid}: {exploration.summary}")
+        return None
 
     wrapped: Any = run
     wrapped.__signature__ = inspect.signature(function)  # What pytest looks at.

@@ -22,6 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.timeout(300)
 def test_every_test_of_the_page_passes_or_fails_as_it_says(folder: Path) -> None:
     failing = [name for name, (fails, _) in EXAMPLES.items() if fails]
     passing = [name for name in EXAMPLES if name.startswith("test_") and name not in failing]

@@ -4,7 +4,7 @@ import datetime
 from typing import assert_type
 
 from tidegate import DurableObject
-from tidegate.testing import HttpReply, HttpRequest, Objects, PendingAlarm
+from tidegate.testing import HttpReply, HttpRequest, Objects, PendingAlarm, explore
 
 
 class Counter(DurableObject):
@@ -43,6 +43,14 @@ async def look(counter: Counter, times: int) -> str:
 
 def reply(request: HttpRequest) -> HttpReply:
     return HttpReply({"method": request.method}, status=201)
+
+
+@explore(schedules=100, crashes=2)
+async def test_explored(objects: Objects) -> None:
+    assert_type(await objects.attempt(objects(Counter, "a").add()), int | None)
+
+
+explore(crashes="many")  # wrong
 
 
 def test_without_a_coroutine(objects: Objects) -> None:

@@ -1,0 +1,137 @@
+"""`@explore`: one test under many schedules.
+
+Guarantee: each run begins with nothing stored. A run fails if the test does; one that ends in an error which only tells of a
+mishap (a worker that crashed in the middle of a call) says nothing of the app, and is counted as cut short. Of those that fail
+the shortest is told, with what happened in it, and with the seed that runs it again.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Coroutine
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tidegate.runtime.errors import CallError, MethodRaised
+from tidegate.testing.schedule import Deviations, Schedule, Search, deviations_of, seed_of, shortest
+
+if TYPE_CHECKING:
+    from tidegate.testing.objects import Objects
+
+TestT = TypeVar("TestT", bound=Callable[..., Coroutine[Any, Any, None]])
+SCHEDULES = 300
+SHRINKING_TRIES = 200
+OF_MISHAPS = frozenset({"shard_lost", "interrupted", "object_reset", "unavailable", "moved", "start_failed"})
+"""Codes of errors that a crash or a failed commit may cause."""
+MISHAP_TYPES = frozenset({"ShardLost", "Interrupted", "ObjectReset", "Unavailable", "Moved", "StartFailed"})
+
+
+def tells_of_mishap(error: BaseException) -> bool:
+    """Whether it says no more than that a call was cut off: its outcome is not known."""
+    if isinstance(error, MethodRaised):
+        return error.type.rpartition(".")[2] in MISHAP_TYPES
+    return isinstance(error, CallError) and error.code in OF_MISHAPS
+
+
+class Exploration:
+    """How a test is explored, and what came of it."""
+
+    def __init__(self, schedules: int, crashes: int, evictions: bool, failures: bool, delays: bool, workers: int) -> None:
+        self.schedules = schedules
+        self.crashes = crashes
+        self.evictions = evictions
+        self.failures = failures
+        self.delays = delays
+        self.workers = workers
+        self.cut_short = 0
+        self.search: Search | None = None
+
+    def run(self, objects: Objects, test: Callable[[], Coroutine[Any, Any, None]], name: str, seed: str | None) -> None:
+        """`objects` begins anew before each run. Raises what the test raises, with a note that tells of the run."""
+        self.cut_short = 0
+        if seed is not None:
+            self._tell(objects, test, deviations_of(seed))
+            return
+        search = self.search = Search(self.schedules, Random(zlib.crc32(name.encode())))
+        for schedule in search.schedules():
+            error = self._error(objects, test, schedule)
+            if error is not None:
+                self._tell(objects, test, self._shortest(objects, test, schedule.effective, type(error)))
+                raise error  # It fails no more: whatever it depends on is no part of the schedule.
+
+    def _shortest(
+        self, objects: Objects, test: Callable[[], Coroutine[Any, Any, None]], deviations: Deviations, kind: type[BaseException]
+    ) -> Deviations:
+        def fails(candidate: Deviations) -> bool:
+            return type(self._error(objects, test, Schedule(candidate))) is kind
+
+        return shortest(deviations, fails, SHRINKING_TRIES)
+
+    def _error(self, objects: Objects, test: Callable[[], Coroutine[Any, Any, None]], schedule: Schedule) -> BaseException | None:
+        objects.begin(schedule, self)
+        try:
+            objects.run(test())
+            objects.check()
+        except Exception as exc:
+            if schedule.taken and tells_of_mishap(exc):
+                self.cut_short += 1
+                return None
+            return exc
+        return None
+
+    def _tell(self, objects: Objects, test: Callable[[], Coroutine[Any, Any, None]], deviations: Deviations) -> None:
+        schedule = Schedule(deviations)
+        objects.begin(schedule, self, timeline=True)
+        try:
+            objects.run(test())
+            objects.check()
+        except Exception as exc:
+            exc.add_note(self._story(objects, schedule))
+            raise
+
+    @staticmethod
+    def _story(objects: Objects, schedule: Schedule) -> str:
+        seed = seed_of(schedule.effective)
+        happened = [f"  {point.label}" for point in schedule.taken] or ["  nothing out of the ordinary"]
+        return "\n".join(
+            [
+                f"tidegate: run it again by --tidegate-seed={seed}",
+                "tidegate: the shortest schedule that was found differs from the natural one in:",
+                *happened,
+                "tidegate: what happened:",
+                *(f"  {line}" for line in objects.timeline),
+            ]
+        )
+
+    @property
+    def summary(self) -> str:
+        if self.search is None:
+            return "one schedule, by its seed"
+        every = ", which are all there are" if self.search.exhausted else ""
+        short = f"; {self.cut_short} were cut short by a mishap" if self.cut_short else ""
+        return f"{self.search.distinct or self.search.runs} schedules{every}{short}"
+
+
+def explore(
+    *,
+    schedules: int = SCHEDULES,
+    crashes: bool | int = True,
+    evictions: bool = True,
+    failures: bool = False,
+    delays: bool = True,
+    workers: int = 3,
+) -> Callable[[TestT], TestT]:
+    """`@explore()` runs an `async def` test that takes the fixture `objects` under many schedules: calls and replies that are
+    late and overtake those of others, commits that take a while, objects that leave memory after a call, and up to `crashes`
+    crashes (True: one), at each point there is. All schedules that differ from the natural one at one point are tried first,
+    then at more, then drawn ones, `schedules` in all. Calls of the test are tried again after a crash, as those of clients are.
+
+    `failures`: commits fail, too. `workers`: processes, each with a part of the objects."""
+
+    def mark(test: TestT) -> TestT:
+        test.tidegate_exploration = Exploration(  # type: ignore[attr-defined]  # where the plugin looks
+            schedules, int(crashes), evictions, failures, delays, workers
+        )
+        return test
+
+    return mark
