@@ -20,7 +20,7 @@ import psutil
 
 APP = Path(__file__).with_name("app.py")
 TIDEGATE = (sys.executable, "-m", "tidegate")
-START_S_MAX = 60.0
+START_S_MAX = 180.0
 STOP_S_MAX = 30.0
 ENDED_S_MAX = 30.0
 POLL_S = 0.02
