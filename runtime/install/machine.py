@@ -195,6 +195,7 @@ def _run(step: Run, say: Callable[[str], None]) -> None:
         done = subprocess.run(step.command, capture_output=True, text=True, errors="replace", timeout=COMMAND_S_MAX, check=False)
     except subprocess.TimeoutExpired:
         unit = step.command[-1]
+        _say_why(unit, say)
         hint = f"it goes on by itself; systemctl status {unit} says what it waits for"
         raise OperatorError("run", command, f"not done after {COMMAND_S_MAX:g} s", hint) from None
     if done.returncode != 0 and not step.may_fail:

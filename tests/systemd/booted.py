@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.waiting import wait_until
 
-DEADLINE_S = 45.0
+DEADLINE_S = 90.0
 # In a process namespace of its own, which dies with this process: killing nspawn alone leaves the machine running.
 ALONE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 

@@ -269,6 +269,23 @@ def test_an_app_that_cannot_be_loaded_is_told_with_its_reason_and_installed_when
     assert server.typed("ann", command).endswith("vault is ready; how it is: tidegate status --connect tcp://127.0.0.1:7712\n")
 
 
+def test_a_service_whose_port_is_taken_is_told_so_and_starts_when_it_is_free(server: Server) -> None:
+    """By the first service; a shorter patience than that of people."""
+    server.typed("ann", "sudo tidegate uninstall-service --name vault --purge")
+    program = (
+        "from tidegate.runtime.install import machine; machine.COMMAND_S_MAX = 20; from tidegate.runtime.cli.cli import main"
+    )
+    command = '["install-service", "/srv/vault/vault.py", "--name", "vault"]'
+    failed = server.type("ann", f"sudo /opt/tidegate/bin/python -c '{program}; raise SystemExit(main({command}))'")
+    assert failed.returncode == 1
+    assert "Address already in use" in failed.stdout
+    assert "systemctl status vault.service says what it waits for" in failed.stderr
+    server.run("systemctl", "stop", "tidegate.socket", "tidegate.service")
+    server.wait_until(lambda: server.state("vault")["ActiveState"] == "active", "the start", within_s=120)
+    server.typed("ann", "sudo tidegate uninstall-service --name vault")
+    server.typed("ann", "sudo systemctl start tidegate.socket tidegate.service")
+
+
 def test_an_uninstallation_as_the_readme_says_keeps_data_and_a_purge_leaves_nothing(server: Server) -> None:
     for line in readme_commands("uninstall-service"):
         server.typed("ann", line)
