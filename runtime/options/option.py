@@ -89,7 +89,7 @@ class Option:
     def builtin(self, value: object) -> Any:
         """As JSON can have it; hidden if it is a secret."""
         if self.secret:
-            return HIDDEN if value else value
+            return HIDDEN if value else None if value is None else ""  # Nothing that is a `Secret`: nobody can encode one.
         return msgspec.to_builtins(value, str_keys=True, enc_hook=str)
 
     def read(self, value: object, *, from_text: bool) -> Any:
