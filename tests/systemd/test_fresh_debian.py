@@ -126,6 +126,16 @@ def test_a_second_user_calls_it_as_the_readme_says(server: Server) -> None:
         assert server.typed("bob", command) == expected
 
 
+def test_with_access_keys_a_second_user_calls_it_with_a_key_and_not_without(server: Server) -> None:
+    server.typed("ann", "sudo tidegate keys new bob --data /var/lib/tidegate && sudo systemctl restart tidegate")
+    server.typed("ann", "sudo install -o bob -m 600 bob.key ~bob/")
+    call = "tidegate call Counter carol get_unique_number --timeout 20"
+    assert server.type("bob", call).returncode == 1
+    assert server.typed("bob", f"{call} --key-file bob.key") == "0\n"
+    server.typed("ann", "sudo rm /var/lib/tidegate/access.json && sudo systemctl restart tidegate")
+    assert server.typed("bob", call) == "1\n"
+
+
 def test_other_users_neither_read_the_data_nor_command_the_service(server: Server) -> None:
     assert "Permission denied" in server.type("bob", "ls /var/lib/tidegate").stderr
     assert "Permission denied" in server.type("bob", "ls /etc/tidegate/credentials").stderr
