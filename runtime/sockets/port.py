@@ -133,6 +133,7 @@ def _keep_path(endpoint: str) -> KeptPort:
     path = endpoint.removeprefix(_IPC)
     is_file = not path.startswith("@")
     made = socket.socket(socket.AF_UNIX)
+    os.fchmod(made.fileno(), 0o600)  # Its file will be so, whatever the umask leaves open.
     try:
         if is_file and not _somebody_listens(path):
             with contextlib.suppress(FileNotFoundError):

@@ -209,6 +209,16 @@ def test_a_unix_socket_is_kept_for_all_routers_and_its_file_goes_in_the_end(tmp_
     assert not list(tmp_path.iterdir())
 
 
+def test_nobody_else_can_connect_to_a_unix_socket_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        kept = keep_port(f"ipc://{tmp_path}/door")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "door").stat().st_mode) == 0o600
+    kept.close()
+
+
 def test_what_an_earlier_service_has_left_at_the_path_of_a_unix_socket_is_taken_over_and_a_file_is_not(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(f"{tmp_path}/door")
