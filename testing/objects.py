@@ -25,7 +25,7 @@ from tidegate.testing.crashes import POINTS, CrashPoint, Mishap, ObjectName
 from tidegate.testing.exploration import Exploration, tells_of_mishap
 from tidegate.testing.network import Http
 from tidegate.testing.schedule import Schedule
-from tidegate.testing.service import SimulatedService
+from tidegate.testing.service import CallEvent, SimulatedService
 
 ObjectT = TypeVar("ObjectT", bound=DurableObject)
 T = TypeVar("T")
@@ -140,16 +140,20 @@ class Objects:
 
     @overload
     def __call__(
-        self, target: type[ObjectT], name: str, *, key: str | None = None, timeout: Duration | None = None
+        self, target: type[ObjectT], name: str, *, key: str | None = None, timeout: Duration | None = None, evicted: bool = False
     ) -> ObjectT: ...
     @overload
-    def __call__(self, target: str, name: str, *, key: str | None = None, timeout: Duration | None = None) -> Any: ...
     def __call__(
-        self, target: type[ObjectT] | str, name: str, *, key: str | None = None, timeout: Duration | None = None
-    ) -> ObjectT | Any:
+        self, target: str, name: str, *, key: str | None = None, timeout: Duration | None = None, evicted: bool = False
+    ) -> Any: ...
+    def __call__(
+        self, target: type[ObjectT] | str, name: str, *, key: str | None = None, timeout: Duration | None = None,
+        evicted: bool = False,
+    ) -> ObjectT | Any:  # fmt: skip
         """A stub, as a client has it: calls are sent when they are made, and their results are awaited. Made from a class, it is
         typed as that class. `key`: of all calls with one key one runs. `timeout`: a call that is not answered by then raises
-        `DeadlineExceeded`. Raises AppError for a class that no service would serve."""
+        `DeadlineExceeded`. `evicted`: the object leaves memory after each call; such calls are made when they are awaited. Raises
+        AppError for a class that no service would serve."""
         if isinstance(target, type):
             self._service.serve(target)
         options: dict[str, Any] = {}
@@ -157,7 +161,7 @@ class Objects:
             options["key"] = key
         if timeout is not None:
             options["deadline_ms"] = round(seconds_of(timeout) * 1_000)
-        return Stub(_Caller(self, options), target, name)
+        return Stub(_Caller(self, options, evicted), target, name)
 
     def serve(self, *classes: type[DurableObject]) -> None:
         """Classes that only other objects call, by name. (Classes that a test makes stubs of, and those that object code calls
@@ -195,6 +199,15 @@ class Objects:
     def storage(self, stub: DurableObject) -> StoredRows:
         """What the object has stored, as a dict that can be changed, too: `objects.storage(account)["balance"] = 100`."""
         return StoredRows(self._service, object_of(stub))
+
+    def stored(self, cls: type[DurableObject]) -> dict[str, StoredRows]:
+        """What each object of the class has stored, by name."""
+        names = sorted(name for class_name, name in self._service.known if class_name == cls.__name__)
+        return {name: StoredRows(self._service, (cls.__name__, name)) for name in names}
+
+    def history(self, stub: DurableObject) -> list[CallEvent]:
+        """The test's calls to the object and their answers, in order."""
+        return list(self._service.history.get(object_of(stub), []))
 
     def alarms(self) -> list[PendingAlarm]:
         """Those that are set, in the order in which they ring."""
@@ -301,8 +314,9 @@ class Objects:
 class _Caller:
     """Behind the stubs of a test."""
 
-    def __init__(self, objects: Objects, options: dict[str, Any]) -> None:
+    def __init__(self, objects: Objects, options: dict[str, Any], evicted: bool) -> None:
         self._objects = objects
+        self._evicted = evicted
         self._options = options
 
     def bind(self, class_name: str, name: str, method: str, shape: Any) -> Callable[..., Any]:
@@ -312,7 +326,13 @@ class _Caller:
             service = self._objects._service
             return service.call(class_name, name, method, args, kwargs, result_type, self._options)
 
-        return bind_call(send, class_name, name, method, shape)
+        async def send_and_evict(*call: Any) -> Any:
+            try:
+                return await send(*call)
+            finally:
+                self._objects.evict(self._objects(class_name, name))
+
+        return bind_call(send_and_evict if self._evicted else send, class_name, name, method, shape)
 
 
 class _Inside:

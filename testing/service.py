@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -25,7 +25,7 @@ from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.testing.clock import Clock, WallClock
 from tidegate.testing.crashes import Mishaps
-from tidegate.testing.exploration import Exploration
+from tidegate.testing.exploration import Exploration, tells_of_mishap
 from tidegate.testing.network import Network, no_real_sockets
 from tidegate.testing.process import close_coroutine, ordered_tasks
 from tidegate.testing.schedule import Schedule
@@ -70,6 +70,18 @@ class CallUnderWay:
         self.tries = 0
 
 
+class CallEvent(NamedTuple):
+    """A call of the test was made, or answered."""
+
+    number: int
+    method: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    is_answer: bool
+    outcome: tuple[bool, Any] | None
+    """With an answer: whether it is a result, and the result or the name of what was raised. None: nobody knows."""
+
+
 class SimulatedService:
     def __init__(
         self, *, workers: int, settings: HostSettings, start: Any, schedule: Schedule | None = None,
@@ -92,6 +104,9 @@ class SimulatedService:
         """Whose code is the test's."""
         self.outside.listeners = self.network
         self._calls: dict[int, CallUnderWay] = {}
+        self.known: set[tuple[str, str]] = set()
+        """Class and name of every object that something was done to."""
+        self.history: dict[tuple[str, str], list[CallEvent]] = {}
         self._not_before: dict[tuple[str, str], float] = {}
         """By sender and receiver: when the last message arrives."""
         self._numbers = itertools.count(1)
@@ -188,6 +203,10 @@ class SimulatedService:
         if self.exploration is not None and "key" not in (options or {}):
             request.options = msgspec.Raw(encode({**(options or {}), "key": f"explored-{number}"}))
         call.request = request
+        self.history.setdefault((class_name, name), []).append(CallEvent(number, method, args, kwargs, False, None))
+        future.add_done_callback(
+            lambda done: self._ended(class_name, name, CallEvent(number, method, args, kwargs, True, None), done)
+        )
         self.note(f"test -> {text}{_shown(args or kwargs)}")
         self._send(call, self.late_s(f"the call {text} of the test", "test", f"{class_name}/{name}"))
         return PendingCall(future)
@@ -225,6 +244,16 @@ class SimulatedService:
                 call.future.set_result(call.decode(raw))
         except Exception as exc:  # What a type's own code raises, or cannot be sent.
             call.future.set_exception(exc)
+
+    def _ended(self, class_name: str, name: str, event: CallEvent, done: asyncio.Future[Any]) -> None:
+        outcome: tuple[bool, Any] | None = None
+        if not done.cancelled():
+            error = done.exception()
+            if error is None:
+                outcome = True, done.result()
+            elif not tells_of_mishap(error):
+                outcome = False, type(error).__name__
+        self.history[class_name, name].append(event._replace(outcome=outcome))
 
     def lost(self, worker: SimulatedWorker, error: CallError) -> None:
         """It has crashed."""

@@ -111,6 +111,7 @@ class ProbedHost(Host):
     def _run(self, activation: Activation, method: Method, request: Request, origin: Any, context: contextvars.Context) -> None:
         point = "alarm" if isinstance(origin, Ring) else "call"
         if not self.worker.crashes(point, [(activation.id.class_name, activation.id.name)]):
+            self.worker.service.known.add((activation.id.class_name, activation.id.name))
             self.worker.service.note(f"{activation.id}.{method.name} begins")
             super()._run(activation, method, request, origin, context)
             self.worker.may_evict(activation)
@@ -131,7 +132,9 @@ class SimulatedWorker(HostedShards):
         super().__init__(None, service.classes.values(), shards, settings)
 
     def boot(self) -> None:
-        self.process = Process(self.service.time, self.service.failed, first=True)
+        process = self.process = Process(
+            self.service.time, lambda text: self.service.failed(text) if process.alive else None, first=True
+        )
         self.loop = self.process.loop
         self._evicting: Any = None
         super().boot()
@@ -274,6 +277,7 @@ class SimulatedWorker(HostedShards):
 
     def borrowed(self, class_name: str, name: str) -> tuple[Kept, Activation]:
         """The object for a change from outside; to be given back by `changed`."""
+        self.service.known.add((class_name, name))
         kept = self.host.classes[class_name]
         activation = self.host.activator.borrow(kept, name, self.shard_of(class_name, name))
         if activation is None:

@@ -80,7 +80,7 @@ ARROWS: dict[str, set[str]] = {
     "shard/__main__": SERVING
     | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker")},
     "testing": LEAVES
-    | {"runtime/wire", "shard/store", "shard/store/state"}
+    | {"runtime/wire", "runtime/chaos/verdict", "shard/store", "shard/store/state"}
     | {f"shard/{floor}" for floor in ("neutral", "store/interface", "core", "loop", "objects", "host")},
 }
 """By floor, the floors that it may import from; a floor is a folder, or a single module that is known by name."""
