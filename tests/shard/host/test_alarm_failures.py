@@ -93,9 +93,9 @@ def assert_abandoned(world: AlarmWorld, caplog: Log, reason: str) -> None:
             ServiceStatus(processes=(ProcessStatus(name="worker 0", statistics=told.statistics),))
         )
         world.crash()
-    told = [record.getMessage() for record in caplog.records if "1 objects have an alarm" in record.getMessage()]
-    assert len(told) == 2
-    assert reason in told[0]
+    warnings = [record.getMessage() for record in caplog.records if "1 objects have an alarm" in record.getMessage()]
+    assert len(warnings) == 2
+    assert reason in warnings[0]
 
 
 @in_virtual_time
