@@ -24,6 +24,7 @@ from tidegate.runtime.cli.commands import (
     config,
     install_service,
     keys,
+    lint,
     new,
     objects,
     reload,
@@ -87,7 +88,7 @@ def _show_any_text() -> None:
 
 
 _COMMANDS = (
-    *(new, serve, call, status, top),
+    *(new, lint, serve, call, status, top),
     *(reload, restart, alarms, objects, keys),
     *(install_service, uninstall_service),
     *(config, check, repair, compact),

@@ -55,7 +55,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos/faults": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage")},
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
-    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline"}
+    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "testing/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
@@ -79,6 +79,7 @@ ARROWS: dict[str, set[str]] = {
     "shard/worker": SERVING | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host")},
     "shard/__main__": SERVING
     | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker")},
+    "testing/lint": set(),
     "testing": LEAVES
     | {"runtime/wire", "runtime/chaos/verdict", "shard/store", "shard/store/state"}
     | {f"shard/{floor}" for floor in ("neutral", "store/interface", "core", "loop", "objects", "host")},

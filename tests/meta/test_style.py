@@ -117,7 +117,7 @@ MAY = {
     *(
         ("runtime/cli/commands/" + name + ".py", r"\bprint\(")
         for name in (
-            *("alarms", "call", "chaos", "check", "compact", "completion", "config", "install_service", "keys", "new"),
+            *("alarms", "call", "chaos", "check", "compact", "completion", "config", "install_service", "keys", "lint", "new"),
             *("objects", "repair", "serve", "status", "top", "uninstall_service"),
         )
     ),
