@@ -482,7 +482,7 @@ def with_due_s(raw: msgspec.Raw, due_s: float, *, json: bool) -> msgspec.Raw:
     what cannot be written again: who parses them passes over an unknown name, also if it is no text."""
     try:
         options = (_json_decode_raw_map if json else _decode_raw_map)(raw)
-    except UnicodeDecodeError as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:  # The second until msgspec 0.23.
         raise BadRequest(f"options: {exc}") from None
     return msgspec.Raw((encode_json if json else encode)({**options, "due_s": due_s}))
 

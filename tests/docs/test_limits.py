@@ -22,6 +22,8 @@ def shown(name: str) -> str:
             (each for each in (("bytes", 1), ("KiB", 1 << 10), ("MiB", 1 << 20)) if value >= each[1]), key=lambda each: each[1]
         )
         return f"{value / size:,.6g} {unit}" if value % size == 0 else f"{value:,} bytes"
+    if words[-2:] == ["PER", "S"]:
+        return f"{value:,g} a second"
     if "MS" in words:
         return f"{value:,} ms"
     return f"{value:,g} s" if "S" in words else f"{value:,}"

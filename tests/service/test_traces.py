@@ -6,6 +6,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -89,8 +90,16 @@ def test_a_trace_goes_through_two_workers_to_the_collector(serve: Serve, collect
     options = {"traceparent": PARENT}
     assert traced_call(service.endpoint, options, "Traced", here, "ask", [there]) == 0
     assert traced_call(service.endpoint, options, "Traced", here, "ask", [here + "-other"]) == 0
-    wait_until(lambda: sum(map(len, collector.spans.values())) >= 4, "spans at the collector", seen=lambda: str(collector.spans))
-    outer, inner = collector.spans["Traced.ask"], collector.spans["Traced.add"]
+
+    def came(name: str) -> list[Any]:
+        return collector.spans.get(name, [])
+
+    wait_until(
+        lambda: len(came("Traced.ask")) == len(came("Traced.add")) == 2,
+        "spans at the collector",
+        seen=lambda: str(collector.spans),
+    )
+    outer, inner = came("Traced.ask"), came("Traced.add")
     assert {row["trace"] for row in (*outer, *inner)} == {TRACE}
     assert {row["parent"] for row in outer} == {"b7ad6b7169203331"}
     assert {row["parent"] for row in inner} == {row["id"] for row in outer}

@@ -454,7 +454,9 @@ def test_an_app_whose_path_is_not_utf_8_is_refused(tmp_path: Path) -> None:
     with open(folder + b"/app.py", "w") as app:
         app.write(APP)
     said = fails("serve", os.fsdecode(folder + b"/app.py"), cwd=tmp_path)
-    assert said == f"read command line APP: must be UTF-8, without a zero byte, not '{tmp_path}/\\udcff/app.py' (correct the value)"
+    assert (
+        said == f"read command line APP: must be UTF-8, without a zero byte, not '{tmp_path}/\\udcff/app.py' (correct the value)"
+    )
     said = fails("serve", "app.py", cwd=Path(os.fsdecode(folder)))
     assert said == f"serve {tmp_path}/\\udcff/app.py: its path is not UTF-8 (rename it; if it is UTF-8, set LC_ALL=C.UTF-8)"
 

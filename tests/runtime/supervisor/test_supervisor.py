@@ -209,7 +209,7 @@ def test_systemd_hears_that_the_service_is_ready_alive_and_stopping(start: Start
         while "WATCHDOG=1" not in heard:
             heard.append(systemd.recv(4096).decode())
         assert heard[0].startswith("EXTEND_TIMEOUT_USEC=")
-        assert "READY=1\nSTATUS=serving 1 classes" in "\n".join(heard)
+        assert "READY=1\nSTATUS=serving 1 class on tcp:" in "\n".join(heard)
         # A worker that does not answer: the watchdog is fed once more at most, and the rest is for systemd to decide.
         os.kill(service.pid_of("worker 0"), signal.SIGSTOP)
         heard = []
