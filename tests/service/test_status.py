@@ -94,6 +94,7 @@ def screen_of(service: Service, act: Any, columns: int = 80) -> str:
     process = subprocess.Popen(
         [*TIDEGATE, "top", "--connect", service.endpoint],
         stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # A shell's background command ignores it.
     )  # fmt: skip
     os.close(theirs)
     seen = b""
