@@ -92,7 +92,7 @@ _OUTBOX_RETRY_S = 0.002
 _OUTBOX_RETRY_S_MAX = 0.256
 _OUTBOX_REST = 8
 """So many times as long as it took to look after all clients that do not read others are served."""
-_UNPROVEN_CLIENTS_MAX = 10_000
+_REMEMBERED_CLIENTS_MAX = 10_000
 _GREAT_BYTES = 1 << 20
 _GIVE_BACK_S = 0.5
 _OUTBOX_RETRY_MESSAGES_MAX = 256
@@ -369,6 +369,7 @@ class Endpoint:
                 self._failure = self._failure_of(event, value)
             else:
                 self._disconnected += 1
+                self._forget_gone()
                 if self._knocks is not None:
                     self._knocks.left(value)
                 failure, self._failure = self._failure, ""
@@ -380,6 +381,12 @@ class Endpoint:
             self._log_strangers(stranger.decode(errors="replace"))
         if is_full and not self._door.is_shut:
             self._shut_door()
+
+    def _forget_gone(self) -> None:
+        """Which clients they were that have gone the library does not say. What was known of those that stay is found out again."""
+        for remembered in (self._unproven, self._senders_of_much):
+            if len(remembered) > _REMEMBERED_CLIENTS_MAX:
+                remembered.clear()
 
     def _failure_of(self, event: int, value: int) -> str:
         """`left`, `failed`, or `refused`: it is not a stranger, and told elsewhere."""
@@ -804,8 +811,6 @@ class Endpoint:
 
     def _send_proven(self, client: bytes, frame: bytes, size: int) -> None:
         """The last frame of a message. It will be known when it has left, and all before it."""
-        if len(self._unproven) > _UNPROVEN_CLIENTS_MAX:  # Most of them have gone.
-            self._unproven.clear()
         self._unproven.pop(client, None)
         if size >= _GREAT_BYTES:
             self._give_back_later()

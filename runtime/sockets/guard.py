@@ -72,7 +72,9 @@ class Guard:
         if not refused:
             return []
         self.refused_calls += len(refused)
-        message.requests = [request for request in requests if request not in refused]
+        message.requests = [
+            request for request in requests if not problem(request.cls, request.method) or _begins(message, request)
+        ]  # Asked again: to look for each among the refused would cost as much as the square of their number.
         _take_lone_head(message)
         return [(request, self._error(holder, request)) for request in refused]
 

@@ -21,6 +21,8 @@ ACCESS_KEYS_MAX = 10_000
 _Z85 = frozenset("0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.-:+=^!/*?&<>()[]{}@%$#")
 _VERDICTS_MAX = 10_000
 """Pairs of class and method of which is remembered what was decided."""
+_REMEMBERED_CHARACTERS_MAX = 256
+"""Of class and method together: names are as long as a client makes them."""
 EVERYBODY = frozenset({"ping", "topology"})
 """System calls that any key may make. `classes` is for those that may call every class; `status` for admins."""
 
@@ -107,6 +109,8 @@ class Holder:
         verdict = self._verdicts.get(asked)
         if verdict is None:
             verdict = self._decide(cls, method)
+            if len(cls) + len(method) > _REMEMBERED_CHARACTERS_MAX:
+                return verdict
             if len(self._verdicts) >= _VERDICTS_MAX:
                 self._verdicts.clear()
             self._verdicts[asked] = verdict

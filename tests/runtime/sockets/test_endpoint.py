@@ -21,6 +21,7 @@ from tests.support.waiting import WITHIN_S, wait_until
 from tidegate.runtime.limits import (
     BATCH_AHEAD_CALLS,
     BATCH_PATIENCE_S,
+    LARGE_BYTES,
     PUT_OFF_CALL_BYTES,
     RECEIVE_AHEAD_MESSAGES,
     REPLIES_PER_MESSAGE_MAX,
@@ -441,6 +442,20 @@ def test_replies_to_a_client_that_has_gone_are_dropped_and_counted(server: Serve
         return statistics.undeliverable > 0
 
     server.wait_until(undeliverable)
+
+
+def test_of_clients_that_have_gone_nothing_is_remembered(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.runtime.sockets.endpoint._REMEMBERED_CLIENTS_MAX", 10)
+    large = b"[" + b" " * LARGE_BYTES + b"]"  # No message, so that nothing is sent in answer to it.
+    for number in range(100):
+        client = server.client(LINGER=10_000)
+        client.send(request(number))
+        client.recv()
+        client.send(large)
+        client.close()
+    server.wait_until(lambda statistics: statistics.malformed == 100 and statistics.connections == 0)
+    endpoint = server.endpoint
+    assert max(server.in_loop(lambda: (len(endpoint._unproven), len(endpoint._senders_of_much)))) <= 11
 
 
 def test_a_client_that_reads_late_gets_everything_in_order_and_nobody_else_waits(server: Server) -> None:
