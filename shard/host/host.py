@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from operator import length_hint
 from random import Random, SystemRandom
 from typing import Any, Protocol, cast
+from zlib import crc32
 
 from tidegate.runtime.errors import BadRequest, CallError, Internal, ObjectReset, Overloaded
 from tidegate.runtime.limits import (
@@ -45,7 +46,7 @@ from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.counting import MIXED, ClassCounts, Counting
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
-from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
+from tidegate.shard.host.keyed_calls import INT_MAX, INT_MIN, KeyedCalls, KeyedRun, KnownCalls
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -197,8 +198,8 @@ class Host:
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
         origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
         loop, spare, counting = self.loop, self._spare, self.counting
-        run = None
-        spare_run: KeyedRun | None = None
+        run: KeyedRun | None = None
+        spare_run = None if session is None else self.keyed.spare(origin, session)
         requests, stretch = iter(message.requests), self.classes.get(message.requests[0].cls)
         of_class = counting.first_stretch(origin, stretch)
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
@@ -224,23 +225,25 @@ class Host:
                     )
                 ):
                     activation.last_used_s = now_s
-                    keyed, run = run, None
+                    keyed, run = run or spare_run, None
                     try:
-                        if keyed is None and session is None:
+                        if keyed is None:
                             self._run(activation, method, request, origin, activation.context.copy())
                             continue
                         attribution = activation.attribution
                         if attribution is None or attribution.context is None:
                             attribution = activation.new_attribution()
-                        if keyed is None:
-                            keyed, spare_run = spare_run or self.keyed.spare(origin, cast("KnownCalls", session)), None
-                            keyed.begin_next(activation.cache, method, request, attribution.digest)
+                        if keyed is spare_run:  # What `KeyedRun.begin` does.
+                            if not keyed.is_spare:
+                                keyed = spare_run = self.keyed.spare(origin, session)  # type: ignore[arg-type]  # there is one
+                            session.newest = keyed.key = keyed.request_id = request.id  # type: ignore[union-attr]  # the same
+                            digest, cache = attribution.digest ^ method.digest, activation.cache
+                            keyed.digest = digest if len(request.args) < 2 else crc32(request.args, digest)
+                            keyed.cache, keyed.before, keyed.before_bytes = cache, cache.dirty, cache.dirty_bytes
                         attribution.keyed = keyed
                         self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # not None
                         if attribution.context is not None:
                             attribution.keyed = None
-                            if keyed.is_spare:
-                                spare_run = keyed
                     except BaseException as exc:
                         activation.drop_attribution()
                         self._went_wrong(keyed or origin, request.id, exc, request.cls)
@@ -472,8 +475,14 @@ class Host:
         kind, output_gate = result.__class__, self.output_gate
         if (kind in NUMBERS or (kind in TEXTS and len(result) < LARGE_BYTES)) and activation.broken is None:
             if origin.__class__ is KeyedRun:
-                if origin.is_spare and self.keyed.ended_at_once(origin, result):
-                    return
+                if origin.is_spare and kind in NUMBERS and (kind is not int or INT_MIN <= result <= INT_MAX):
+                    confirm_seq = activation.cache.confirm_seq
+                    if confirm_seq == output_gate.open_seq:  # The message is the answer that is kept.
+                        output_gate.held.append((activation, origin.inner, origin.key, OK, result, origin.known, origin.digest))
+                        return
+                    if confirm_seq <= output_gate.durable_seq and not origin.has_written:
+                        self.keyed.answered_at_once(origin, result)
+                        return
                 origin = self.keyed.finished(origin, OK, result)
             if origin.__class__ is Origin:  # What `Outcomes.finish` would do in the end, for the commonest cases.
                 confirm_seq = activation.cache.confirm_seq

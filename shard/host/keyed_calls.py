@@ -9,8 +9,8 @@ A call that is answered in its first step leaves its writes and its answer in on
 with these writes as *started*: if its end does not become durable, what it did is done in part, and a repeated key is told that
 it was interrupted instead of running again.
 
-Of a session (see `store.answers`) nothing durable is kept of a call that has written, sent and started nothing; its answer is
-known to this process for a while. Calls that a call with a key makes to other objects have keys too, which follow from its own: a
+Of a session (see `store.answers`) nothing durable is kept of a call that has written, sent and started nothing, unless its answer
+waits for the open commit, and so goes with it; it is known to this process for a while. Calls that a call with a key makes to other objects have keys too, which follow from its own: a
 call that runs again does not do there what it has done.
 
 Nearly all calls of a session come in the order of their numbers, so that a new one is told by that alone: see
@@ -69,7 +69,7 @@ SESSIONS_KNOWN_MAX = 10_000
 REMEMBERED_MAX = 5_000
 """Twice as many calls of sessions that did nothing are known, of one worker."""
 REMEMBERED_RESULT_BYTES_MAX = 1_024
-_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
+INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{1,22}\.(0|[1-9][0-9]{0,17})(~[A-Za-z0-9_-]{1,20})?", re.ASCII)
 
 _PASSING = frozenset({Moved, ObjectReset, Overloaded, ShardLost, Unavailable})
@@ -154,15 +154,7 @@ class KeyedRun:
         self.calls: dict[tuple[str, str, str], int] | None = None
         """How many it has made to each method of each object."""
         self.is_spare = is_spare
-        """Nobody but the host has it, as long as its call is in its first step and has started nothing."""
-
-    def begin_next(self, cache: ObjectCache, method: Method, request: Request, digest: int) -> None:
-        """Of a spare one: the next call of its batch, to an object that has this digest."""
-        args, digest = request.args, digest ^ method.digest
-        self.digest = digest if len(args) < 2 else crc32(args, digest)  # See `digest_of`.
-        self.known.newest = self.key = self.request_id = request.id  # type: ignore[assignment]  # the host has seen that it is an int
-        self.cache = cache
-        self.before, self.before_bytes = cache.dirty, cache.dirty_bytes
+        """Nobody but the host has it: its call is in its first step, and has sent and started nothing."""
 
     def begin(self, cache: ObjectCache, request_id: Any, key: int | str, digest: int) -> KeyedRun:
         self.cache = cache
@@ -242,7 +234,7 @@ class KeyedRun:
 
     def call_key(self, class_name: str, name: str, method: str) -> CallKey:
         """Of a call that it makes: the n-th one to that method of that object, whatever others it makes in between."""
-        self.has_effects = True
+        self.has_effects, self.is_spare = True, False
         calls = self.calls
         if calls is None:
             calls = self.calls = {}
@@ -328,12 +320,14 @@ class KeyedCalls:
         return known
 
     def spare(self, origin: Origin, known: KnownCalls) -> KeyedRun:
-        """A run for calls of a batch, to `begin` with. Where one is left at the end of the batch it is to be kept."""
+        """A run for calls of a batch, one after the other. Where it is still spare at the end of the batch it is to be kept."""
         spare, self._spare = self._spare or KeyedRun(origin, known, is_spare=True), None
-        spare.inner, spare.known = origin, known
+        spare.inner, spare.known, spare.json = origin, known, origin.json
         return spare
 
     def keep_spare(self, run: KeyedRun) -> None:
+        if not run.is_spare:
+            return
         run.cache = run.inner = run.known = run.before = None  # type: ignore[assignment]  # it holds nothing
         self._spare = run
 
@@ -459,27 +453,11 @@ class KeyedCalls:
 
     # Ends
 
-    def ended_at_once(self, run: KeyedRun, result: Any) -> bool:
-        """A call of a batch has come to its end in its first step. True: it is answered, or the message that is held for it is
-        the answer that is kept; of its run nothing is needed any longer."""
-        kind, cache, gate = result.__class__, run.cache, self._output_gate
-        if (
-            run.has_effects
-            or kind not in NUMBERS
-            or (kind is int and not _INT_MIN <= result <= _INT_MAX)
-            or cache.owner.attribution.context is None
-        ):
-            return False
-        if cache.dirty is not run.before or cache.dirty_bytes != run.before_bytes:
-            cache.confirm_seq = gate.open_seq
-            gate.held.append((cache.owner, run.inner, run.key, OK, result, run.known, run.digest))
-            return True
-        if cache.confirm_seq > gate.durable_seq:
-            return False
+    def answered_at_once(self, run: KeyedRun, result: Any) -> None:
+        """A call of a batch has come to its end in its first step, and has done nothing. What it is answered may leave."""
         self.remember_told(run.known, run.key, (run.digest, OK, result))
         self.host.counting.at_once += 1
         self.host.answer(run.inner, run.key, OK, result)
-        return True
 
     def finished(self, run: KeyedRun, status: int, result: Any) -> Origin | KeyedRun:
         """It has come to its end: its answer is kept, if it has to be. Returns where that goes, through the output gate."""
@@ -488,7 +466,7 @@ class KeyedCalls:
         run.is_spare = False
         cache, known = run.cache, run.known
         kind = result.__class__
-        if status == OK and kind in NUMBERS and (kind is not int or _INT_MIN <= result <= _INT_MAX):
+        if status == OK and kind in NUMBERS and (kind is not int or INT_MIN <= result <= INT_MAX):
             run.result, run.in_roll = result, run.key.__class__ is int and known.is_session and not run.is_marked
         else:
             self._pack(run, status, result)
@@ -580,14 +558,17 @@ class KeyedCalls:
         rows: dict[int, list[Any]] = {}
         at_hand: KnownCalls | None = None
         for activation, _, number, _, result, session, digest in commit.held:
-            if session is not None:
-                if session is not at_hand:
-                    at_hand, rows = session, rolls.setdefault(session, {})
-                shard = activation.cache.shard
-                listed = rows.get(shard)
-                if listed is None:
-                    listed = rows[shard] = []
-                listed += number, digest, result
+            if session is None:
+                continue
+            if session is not at_hand:
+                at_hand, rows = session, rolls.setdefault(session, {})
+            try:
+                row = rows[activation.cache.shard]
+            except KeyError:
+                row = rows[activation.cache.shard] = []
+            row.append(number)  # One after the other takes less time than all at once.
+            row.append(digest)
+            row.append(result)
         by_shard: dict[int, tuple[list[Answer], list[AnswerRoll]]] = {}
         for each in cast("Sequence[KeyedRun | Mark | NumberedAnswer]", commit.answers):
             shard = each.cache.shard
@@ -595,8 +576,8 @@ class KeyedCalls:
                 _, _, number, _, result, session, digest = each.message
                 rolls.setdefault(session, {}).setdefault(shard, []).extend((number, digest, result))
             elif each.in_roll:
-                row = cast("int", each.key), each.digest, each.result
-                rolls.setdefault(each.known, {}).setdefault(shard, []).extend(row)
+                triple = cast("int", each.key), each.digest, each.result
+                rolls.setdefault(each.known, {}).setdefault(shard, []).extend(triple)
             else:
                 known, size = each.known, each.result_bytes
                 answer = Answer(known.name, each.key, known.answered, each.digest, each.status, each.result, size, now_s)
@@ -608,7 +589,11 @@ class KeyedCalls:
                     listed = [*chain.from_iterable(triples)]
                 rolled = msgspec.Raw(encode(listed))
                 roll = AnswerRoll(known.name, known.answered, now_s, listed[-3], len(listed) // 3, rolled)
-                by_shard.setdefault(shard, ([], []))[1].append(roll)
+                kept = by_shard.get(shard)
+                if kept is None:
+                    by_shard[shard] = [], [roll]
+                else:
+                    kept[1].append(roll)
         return by_shard
 
 

@@ -134,6 +134,8 @@ class Keyed(Protocol):
 
     has_effects: bool
     """It has written, sent or started something, other than by writes of its current step."""
+    is_spare: bool
+    """Only its first step has it. What sends or starts something keeps it."""
 
     @property
     def label(self) -> str:
@@ -176,6 +178,8 @@ class Attribution:
 
     def keep(self) -> Keyed | None:
         self.context = None
+        if self.keyed is not None:
+            self.keyed.is_spare = False
         return self.keyed
 
 
@@ -204,4 +208,4 @@ def note_sent() -> None:
     """The code that runs has sent something out of the process."""
     keyed = keyed_here()
     if keyed is not None:
-        keyed.has_effects = True
+        keyed.has_effects, keyed.is_spare = True, False

@@ -62,6 +62,19 @@ class Purse(DurableObject):
         await until("go on")
         return await self.pay(amount)
 
+    async def pay_hastily(self) -> int:
+        paid: int = await self.storage.get("paid", 0) + 1
+        self.storage.put("paid", paid, allow_unconfirmed=True)
+        return paid
+
+    async def leave_context(self) -> int:
+        self.left = contextvars.copy_context()
+        return 0
+
+    async def in_context_left(self) -> str | None:
+        keyed = self.left.run(keyed_here)
+        return None if keyed is None else keyed.label
+
     async def read_slowly(self) -> int:
         LOG.append("reading")
         await until("go on")
@@ -640,6 +653,33 @@ async def test_calls_of_a_batch_have_their_ids_as_keys_and_a_batch_that_comes_ag
     assert await world.ask_all(world.session(rows[:3], json=json)) == [5, 12, 1]
     assert ran == LOG
     assert await world.ask_all(world.session([pay(5, 1)], json=json)) == [13]
+
+
+async def test_batches_of_both_codecs_come_one_after_the_other() -> None:
+    world = World(Purse)
+    for number, json in enumerate([True, False, True, False], 1):
+        rows = [[10 * number, "Purse", "a", "pay", [1]], [10 * number + 1, "Purse", "a", "paid"]]
+        assert await world.ask_all(world.session(rows, name=f"Client-{json}", json=json)) == [number, number]
+
+
+async def test_a_write_that_is_not_waited_for_is_with_its_answer_in_one_commit() -> None:
+    world = World(Purse, auto=False)
+    first = world.session([[1, "Purse", "a", "pay_hastily"]])
+    await world.settle()
+    assert not first[0].answered, "who repeats the call is told what it was answered, so that must be durable"
+    world.commit()
+    world.crash()
+    again = world.session([[1, "Purse", "a", "pay_hastily"]])
+    await world.settle()
+    assert [call.result for call in [*first, *again]] == [1, 1]
+
+
+async def test_what_a_call_has_left_behind_of_its_context_counts_to_the_call_in_which_it_runs() -> None:
+    world = World(Purse)
+    for number in range(0, 4, 2):  # In memory, and then in the first step of a batch.
+        rows = [[number + 1, "Purse", "a", "leave_context"], [number + 2, "Purse", "b", "leave_context"]]
+        assert await world.ask_all(world.session(rows)) == [0, 0]
+    assert await world.ask(Purse, "a", "in_context_left") is None
 
 
 async def test_what_comes_again_while_its_answer_is_not_durable_waits_for_that() -> None:
