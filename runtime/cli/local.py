@@ -12,9 +12,10 @@ import re
 import select
 import socket
 import struct
+import sys
 import time
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
+from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ _EVERYWHERE = frozenset({str(IPv4Address(0)), "*", f"[{IPv6Address(0)}]"})
 ANSWER_S = 2.0
 _LISTEN = "0A"
 """A state of TCP, as the kernel lists it."""
+_ACCEPTS = "00010000"
+"""The flags of a unix socket that listens."""
 
 
 def supervisors() -> list[str]:
@@ -93,12 +96,14 @@ def is_trusted(supervisor: socket.socket, endpoint: str) -> bool:
 
 
 def _listens(pid: int, endpoint: str) -> bool:
+    """Whether it is this process, or a child of it, to which whoever connects there comes, by whatever address."""
     listening = _inodes_of(endpoint)
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
         return False
-    return any(not listening.isdisjoint(_sockets_of(each)) for each in (str(pid), *children))
+    has: set[str] = set().union(*map(_sockets_of, (str(pid), *children)))
+    return bool(listening) and not any(has.isdisjoint(inodes) for inodes in listening)
 
 
 def _sockets_of(pid: str) -> set[str]:
@@ -110,21 +115,53 @@ def _sockets_of(pid: str) -> set[str]:
     return found
 
 
-def _inodes_of(endpoint: str) -> set[str]:
-    """Of the sockets that listen there, as links of descriptors name them."""
+def _inodes_of(endpoint: str) -> list[set[str]]:
+    """Of the sockets that listen there, as links of descriptors name them: for each address that the name has, and at which
+    somebody listens. A port alone says nothing: another user may listen on it at another address of the machine."""
     if endpoint.startswith("ipc://"):
-        path = endpoint.removeprefix("ipc://")
-        lines = [line.split(maxsplit=7) for line in _SOCKETS.read_text(errors="surrogateescape").splitlines()[1:]]
-        return {f"socket:[{each[6]}]" for each in lines if len(each) == 8 and each[7] == path}
-    port = int(endpoint.rpartition(":")[2])
-    found = set()
+        return _inodes_of_path(endpoint.removeprefix("ipc://"))
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    listening = _listening(int(port))
+    return [inodes for address in _addresses(host) if (inodes := _at(address, listening))]
+
+
+def _inodes_of_path(path: str) -> list[set[str]]:
+    """None where two have this name: in a root of his own anybody may give it to a socket."""
+    lines = [line.split(maxsplit=7) for line in _SOCKETS.read_text(errors="surrogateescape").splitlines()[1:]]
+    found = {f"socket:[{each[6]}]" for each in lines if len(each) == 8 and each[7] == path and each[3] == _ACCEPTS}
+    return [found] if len(found) == 1 else []
+
+
+def _addresses(host: str) -> set[IPv4Address | IPv6Address]:
+    with contextlib.suppress(OSError, UnicodeError):
+        found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
+        return {_as_four(ip_address(str(address[0]).partition("%")[0])) for *_, address in found}
+    return set()
+
+
+def _as_four(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _listening(port: int) -> dict[IPv4Address | IPv6Address, set[str]]:
+    """On this port: sockets by address."""
+    found: dict[IPv4Address | IPv6Address, set[str]] = {}
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(OSError):
             for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 fields = line.split()
-                if fields[3] == _LISTEN and int(fields[1].rpartition(":")[2], 16) == port:
-                    found.add(f"socket:[{fields[9]}]")
+                at, _, number = fields[1].rpartition(":")
+                if fields[3] == _LISTEN and int(number, 16) == port:
+                    words = (int(at[start : start + 8], 16) for start in range(0, len(at), 8))  # As the machine has numbers.
+                    address = _as_four(ip_address(b"".join(word.to_bytes(4, sys.byteorder) for word in words)))
+                    found.setdefault(address, set()).add(f"socket:[{fields[9]}]")
     return found
+
+
+def _at(address: IPv4Address | IPv6Address, listening: Mapping[IPv4Address | IPv6Address, set[str]]) -> set[str]:
+    """The kernel prefers who listens at the address itself, then who does at every one of its family."""
+    everywhere = (IPv6Address(0),) if address.version == 6 else (IPv4Address(0), IPv6Address(0))
+    return next((listening[each] for each in (address, *everywhere) if each in listening), set())
 
 
 def _asked(path: str, command: Command) -> socket.socket | None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.cli.local import _NAME, is_same, is_trusted
+from tidegate.runtime.cli.local import _NAME, _listens, is_same, is_trusted
 
 
 @pytest.mark.parametrize(
@@ -47,28 +49,75 @@ def test_sockets_of_supervisors_are_told_from_all_others_by_their_names() -> Non
     ]  # fmt: skip
 
 
-@pytest.mark.root
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_another_user_who_listens_under_such_a_name_is_not_believed_unless_it_is_his_service() -> None:
-    script = """
-import socket
-listening = socket.create_server(("127.0.0.1", 0))
+ANOTHER_USER = """
+import socket, sys
 here = socket.socket(socket.AF_UNIX)
 here.bind("")
 here.listen()
-print(here.getsockname()[1:].decode(), listening.getsockname()[1], flush=True)
+def at(host, port):
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    if listening.family == socket.AF_INET6:
+        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    listening.bind((host, int(port)))
+    listening.listen()
+    return listening
+listening = [at(*address.rsplit("/", 1)) for address in sys.argv[1:]]
+print(here.getsockname()[1:].decode(), *(each.getsockname()[1] for each in listening), flush=True)
 input()
 """
+
+
+@contextlib.contextmanager
+def another_user(*addresses: str) -> Iterator[tuple[socket.socket, list[str]]]:
+    """Listens at them, `HOST/PORT`, and on a unix socket, to which one is connected. Its ports."""
     python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
-    other = subprocess.Popen([python, "-c", script], stdin=-1, stdout=-1, text=True, user=65534, cwd="/")
+    command = [python, "-c", ANOTHER_USER, *addresses]
+    other = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, user=65534, cwd="/")
     assert other.stdout is not None
-    name, port = other.stdout.readline().split()
-    with socket.socket(socket.AF_UNIX) as asking, socket.create_server(("127.0.0.1", 0)) as ours:
+    name, *ports = other.stdout.readline().split()
+    with socket.socket(socket.AF_UNIX) as asking:
         asking.connect(f"\0{name}")
-        assert is_trusted(asking, f"tcp://127.0.0.1:{port}")
-        assert not is_trusted(asking, f"tcp://127.0.0.1:{ours.getsockname()[1]}")
-        assert not is_trusted(asking, "ipc:///run/somewhere")
+        yield asking, ports
     other.communicate("")
+
+
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+
+
+@pytest.mark.root
+@only_root
+def test_another_user_who_listens_under_such_a_name_is_not_believed_unless_it_is_his_service() -> None:
+    with another_user("127.0.0.1/0", "0.0.0.0/0") as (asking, (port, everywhere)), socket.create_server(("127.0.0.1", 0)) as ours:
+        assert is_trusted(asking, f"tcp://127.0.0.1:{port}")
+        assert is_trusted(asking, f"tcp://127.0.0.3:{everywhere}")
+        assert not is_trusted(asking, f"tcp://127.0.0.1:{ours.getsockname()[1]}")
+        assert not is_trusted(asking, f"tcp://127.0.0.2:{port}")
+        assert not is_trusted(asking, "ipc:///run/somewhere")
+
+
+@pytest.mark.root
+@only_root
+@pytest.mark.parametrize("his", ["127.0.0.2", "::1", "::"])
+def test_another_user_who_listens_on_the_port_of_a_service_at_another_address_is_not_believed(his: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as ours:
+        port = ours.getsockname()[1]
+        with another_user(f"{his}/{port}") as (asking, _):
+            assert not is_trusted(asking, f"tcp://127.0.0.1:{port}")
+            assert not is_trusted(asking, f"tcp://localhost:{port}")
+
+
+@pytest.mark.root
+@only_root
+def test_of_two_unix_sockets_of_one_name_neither_is_taken_for_the_service(tmp_path: Path) -> None:
+    path = tmp_path / "router"
+    with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
+        first.bind(str(path))
+        first.listen()
+        assert _listens(os.getpid(), f"ipc://{path}")
+        path.unlink()  # As it would be in a root of somebody else's.
+        second.bind(str(path))
+        second.listen()
+        assert not _listens(os.getpid(), f"ipc://{path}")
 
 
 def test_this_user_is_believed() -> None:
