@@ -14,7 +14,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_network
 
 _SO_ATTACH_FILTER = 26
 _SO_DETACH_FILTER = 27
@@ -159,21 +159,25 @@ def bytes_so_far(fd: int) -> tuple[int, int] | None:
 
 
 def barring_program(addresses: Iterable[str]) -> bytes:
-    """Of classic BPF: keeps nothing of a packet from one of these, and all of any other."""
+    """Of classic BPF: keeps nothing of a packet from one of these, and all of any other. Networks of IPv6 may be named."""
     four: list[int] = []
-    six: list[int] = []
-    for address in map(ip_address, (each.partition("%")[0] for each in addresses)):
-        (four if address.version == 4 else six).append(int(address))
+    six: list[tuple[int, int]] = []
+    for each in addresses:
+        network = ip_network(each.partition("%")[0])
+        if network.version == 4:
+            four.append(int(network.network_address))
+        else:
+            six.append((int(network.network_address), network.prefixlen // 32))
     program = [_instruction(_LOAD_BYTE, _NETWORK), _instruction(_AND, 0xF0)]
     of_four = [_instruction(_LOAD_WORD, _NETWORK + 12)]
     for number in four:
         of_four += [_instruction(_EQUAL, number, 0, 1), _instruction(_RETURN, 0)]
     of_four.append(_instruction(_RETURN, 0xFFFF_FFFF))
     program += [_instruction(_EQUAL, 0x40, 0, 1), _instruction(_JUMP, 1), _instruction(_JUMP, len(of_four)), *of_four]
-    for number in six:
-        for word in range(4):
+    for number, words in six:
+        for word in range(words):
             program.append(_instruction(_LOAD_WORD, _NETWORK + 8 + 4 * word))
-            program.append(_instruction(_EQUAL, number >> (96 - 32 * word) & 0xFFFF_FFFF, 0, 7 - 2 * word))
+            program.append(_instruction(_EQUAL, number >> (96 - 32 * word) & 0xFFFF_FFFF, 0, 2 * (words - word) - 1))
         program.append(_instruction(_RETURN, 0))
     program.append(_instruction(_RETURN, 0xFFFF_FFFF))
     return b"".join(program) if four or six else b""

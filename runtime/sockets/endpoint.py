@@ -62,7 +62,7 @@ from tidegate.runtime.sockets.door import Door, bytes_so_far, peer_address
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.guard import OWN, SAID_S, Guard
 from tidegate.runtime.sockets.handshakes import Handshakes
-from tidegate.runtime.sockets.knocks import Knocks
+from tidegate.runtime.sockets.knocks import Knocks, place_of
 from tidegate.runtime.sockets.outbox import Delivery, Outbox
 from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.sockets.zap import CLIENT_DOMAIN, OWN_DOMAIN, Zap
@@ -355,7 +355,7 @@ class Endpoint:
             if event == zmq.EVENT_ACCEPTED:
                 self._accepted += 1
                 if self._knocks is not None and (at := peer_address(value)) is not None:
-                    self._knocked(self._knocks, value, at)
+                    self._knocked(self._knocks, value, place_of(at))
                 handshakes.accepted(value)
                 is_full = is_full or value >= self._accept_below
                 if value >= self._turn_out_from:
@@ -383,7 +383,7 @@ class Endpoint:
             self._shut_door()
 
     def _forget_gone(self) -> None:
-        """Which clients they were that have gone the library does not say. What was known of those that stay is found out again."""
+        """Which clients they were that have gone the library does not say. What was known of the others is found out again."""
         for remembered in (self._unproven, self._senders_of_much):
             if len(remembered) > _REMEMBERED_CLIENTS_MAX:
                 remembered.clear()
@@ -402,8 +402,8 @@ class Endpoint:
     def _knocked(self, knocks: Knocks, fd: int, address: str) -> None:
         assert self._loop is not None
         now = self._loop.time()
-        if not knocks.came(fd, address, now):
-            self._door.turn_out(fd)
+        if (goes := knocks.came(fd, address, now)) is not None:
+            self._door.turn_out(goes)
             if knocks.barred.get(address) == now + KNOCK_BARRED_S:
                 self._door.bar(knocks.barred)
             self._log_knocks(knocks, address, now)
@@ -415,10 +415,10 @@ class Endpoint:
         if self._socket.closed or self._loop is None:
             return
         for fd in knocks.waiting:
-            found = bytes_so_far(fd)
+            found, address = bytes_so_far(fd), knocks.address_of(fd)
             if found is not None and not knocks.said(fd, *found):
                 self._door.turn_out(fd)
-                self._log_knocks(knocks, peer_address(fd) or "an address", self._loop.time())
+                self._log_knocks(knocks, address, self._loop.time())
         if knocks.no_longer_barred(self._loop.time()):
             self._door.bar(knocks.barred)
         if knocks.waiting or knocks.barred:
