@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -53,7 +54,10 @@ class AccessList(msgspec.Struct, frozen=True):
 def read_access(path: Path) -> AccessList | None:
     """None where there is none. Raises OperatorError."""
     try:
-        with open(path, "rb") as file:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # What is no file is not waited for.
+        with open(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise OperatorError("read", path, "is no regular file", "restore the file from a backup")
             text = file.read(BYTES_MAX + 1)
     except FileNotFoundError:
         return None
@@ -66,6 +70,18 @@ def read_access(path: Path) -> AccessList | None:
     if (problem := _problem(access)) is not None:
         raise OperatorError("read", path, problem, "correct the file, or restore it from a backup")
     return access
+
+
+def is_open_to_others(path: Path) -> str:
+    """A line for the log about a list that others may read or write; empty if they may not, or if there is none."""
+    try:
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    except OSError:
+        return ""
+    if not mode & 0o077:
+        return ""
+    may = "write: whoever does lets himself in" if mode & 0o022 else "read, with the secret of the service"
+    return f"{path} has mode {mode:04o}, so that others may {may} (chmod 600 {path})"
 
 
 def _problem(access: AccessList) -> str | None:

@@ -22,7 +22,7 @@ log = logging.getLogger("tidegate")
 
 class AccessWatch:
     def __init__(self, path: Path, access: AccessList, now_s: float) -> None:
-        self._path = path
+        self.path = path
         self._access = access
         self._seen = _mark(path)
         self._valid = access.valid(now_s)
@@ -35,7 +35,7 @@ class AccessWatch:
 
     def look(self, now_s: float) -> tuple[AccessKey, ...] | None:
         """The keys that are valid now, if they are others than before."""
-        mark = _mark(self._path)
+        mark = _mark(self.path)
         if mark != self._seen:
             self._seen = mark
             self._read()
@@ -50,10 +50,10 @@ class AccessWatch:
 
     def _read(self) -> None:
         try:
-            access = read_access(self._path)
+            access = read_access(self.path)
             if access is None:
                 hint = "restore it; to let nobody in, revoke the keys"
-                raise OperatorError("read", self._path, "the list of access keys is gone, and the one before goes on", hint)
+                raise OperatorError("read", self.path, "the list of access keys is gone, and the one before goes on", hint)
         except OperatorError as error:
             if self._said != str(error):
                 self._said = str(error)

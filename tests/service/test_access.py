@@ -21,6 +21,7 @@ from tidegate.runtime.cli.cli import main
 CLOSED = r"closed \d+ connection\(s\) in the greeting"
 REFUSED = r"access: refused"
 TURNED_AWAY = r"access: turned away"
+OPEN_TO_OTHERS = r"has mode 0644, so that others may read"
 """Lines that the tests bring about."""
 
 
@@ -56,7 +57,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         guarded.new("web")
         guarded.new("report", "--read-only")
         guarded.new("bank", "--classes", "Bank", "--admin")
-        guarded.service.expect(CLOSED, REFUSED, TURNED_AWAY)
+        (guarded.service.data / "access.json").chmod(0o644)
+        guarded.service.expect(CLOSED, REFUSED, TURNED_AWAY, OPEN_TO_OTHERS)
         guarded.service.start(2)
         yield guarded
 
@@ -118,6 +120,12 @@ def test_a_revoked_key_is_refused_within_a_second_also_on_connections_that_are_o
         with pytest.raises(Unauthorized):
             leaver.ping()
         assert report.call("Counter", "b", "current") == 1
+
+
+def test_a_list_that_others_may_read_is_told_at_the_start_and_mended_by_the_next_change(guarded: Guarded) -> None:
+    assert len(guarded.lines(OPEN_TO_OTHERS)) == 1
+    guarded.new("mended")
+    assert (guarded.service.data / "access.json").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_key_made_while_the_service_runs_is_good_at_once_and_a_rotated_one_replaces_it(guarded: Guarded) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,12 +14,12 @@ import msgspec
 import zmq
 
 from tidegate.runtime.cli.arguments import add_command, read_as
+from tidegate.runtime.cli.configuration import WhereToLook, read_configuration
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.local import tell_supervisors
 from tidegate.runtime.cli.pages import table
 from tidegate.runtime.client.access import key_text
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.options.texts import parse_toml
 from tidegate.runtime.supervisor.access_file import (
     AccessList,
     change_access,
@@ -99,21 +98,13 @@ def run(options: argparse.Namespace) -> int:
 
 def _path(options: argparse.Namespace) -> Path:
     """Raises OperatorError."""
-    service: Mapping[str, Any] = {}
-    if options.config is not None:
-        try:
-            text = Path(options.config).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror or str(error) if isinstance(error, OSError) else "not UTF-8 text"
-            raise OperatorError("read", options.config, reason, "correct --config") from error
-        values, mistakes = parse_toml(text, options.config)
-        if mistakes:
-            raise OperatorError("read", options.config, "not TOML", "see what is wrong: tidegate config check --config")
-        service = values.get("service", {})
-    if options.access or (service.get("access") and options.data is None):
-        return Path(os.path.abspath(options.access or service["access"]))
-    data = options.data or service.get("data") or os.environ.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
-    return Path(os.path.abspath(data)) / ACCESS_NAME
+    if options.access:
+        return Path(os.path.abspath(options.access))
+    environment = {name: text for name in ("STATE_DIRECTORY",) if (text := os.environ.get(name))}
+    service = read_configuration(WhereToLook(environment, options.config), with_app=False).config.service
+    if service.access and options.data is None:
+        return Path(os.path.abspath(service.access))
+    return Path(os.path.abspath(options.data or service.data)) / ACCESS_NAME
 
 
 def _new(options: argparse.Namespace, path: Path) -> int:

@@ -32,7 +32,7 @@ from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.options.option import Option
 from tidegate.runtime.sockets.port import open_port
-from tidegate.runtime.supervisor.access_file import read_access
+from tidegate.runtime.supervisor.access_file import is_open_to_others, read_access
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
@@ -199,6 +199,8 @@ def _check_listen(config: Config, access: AccessWatch | None) -> None:
     """Raises OperatorError where anybody might call from elsewhere, unless that was asked for."""
     listen = config.service.listen
     if access is not None:
+        if problem := is_open_to_others(access.path):
+            log.warning("access: %s", problem)
         log.info("access: clients need a key; %d are valid (tidegate keys list)", len(access.now.keys))
     elif is_of_this_machine(listen):
         pass

@@ -11,7 +11,16 @@ import pytest
 import zmq
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor.access_file import AccessList, change_access, end, forget, read_access, rotate, with_key
+from tidegate.runtime.supervisor.access_file import (
+    AccessList,
+    change_access,
+    end,
+    forget,
+    is_open_to_others,
+    read_access,
+    rotate,
+    with_key,
+)
 from tidegate.runtime.wire.access import AccessKey, Rights
 
 
@@ -65,6 +74,23 @@ def test_what_is_no_list_is_an_error_and_is_not_written_over(tmp_path: Path, tex
     with pytest.raises(OperatorError, match=problem):
         change_access(path, lambda access: access, create=True)
     assert path.read_text() == text
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "access.json")
+    with pytest.raises(OperatorError, match="no regular file"):
+        read_access(tmp_path / "access.json")
+
+
+def test_a_list_that_others_may_read_or_write_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "access.json"
+    assert is_open_to_others(path) == ""
+    change_access(path, lambda access: access, create=True)
+    assert is_open_to_others(path) == ""
+    for mode, word in ((0o640, "read, with the secret"), (0o604, "read, with the secret"), (0o622, "write: whoever does")):
+        path.chmod(mode)
+        assert word in is_open_to_others(path)
+        assert f"chmod 600 {path}" in is_open_to_others(path)
 
 
 def test_a_name_is_taken_until_its_key_has_ended(tmp_path: Path) -> None:

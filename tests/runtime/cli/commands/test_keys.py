@@ -111,3 +111,13 @@ def test_the_configuration_of_the_service_says_where_the_list_is() -> None:
     assert main(["keys", "new", "b", "--config", "b.toml"]) == 0
     assert [key.name for key in listed("somewhere").keys] == ["a"]
     assert Path("own/list.json").exists()
+
+
+@pytest.mark.parametrize("text", ["service = 3", "[service]\ndata = 3", '[service]\naccess = ["a"]', '[[service]]\ndata = "x"'])
+def test_a_configuration_with_a_mistake_is_one_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.toml").write_text(text)
+    assert main(["keys", "new", "a", "--config", "a.toml"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("tidegate: read a.toml [service]")
+    assert said.count("\n") == 1
+    assert os.listdir() == ["a.toml"]
