@@ -24,6 +24,7 @@ _MEASURED = {
     "peers": "the product beside Redis, PostgreSQL, workerd, Restate, aiohttp with sqlite; the result is kept",
 }
 _KEPT = ("compare", "peers")
+_VERSUS = "example: python -m tidegate.benchmarks versus HEAD~1 --workload unique,read --at-least 0.97"
 
 
 def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
@@ -31,7 +32,12 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in _MEASURED.items():
         _add_measured(commands.add_parser(name, help=summary, description=summary), name)
+    _add_versus(
+        commands.add_parser("versus", help="this tree beside another commit of it, in interleaved rounds", epilog=_VERSUS)
+    )
     micro = commands.add_parser("micro", help="what each layer costs, in µs a call, against its budget")
+    add = micro.add_argument
+    add("--instructions", action="store_true", help="instructions a call instead: the same on a busy machine (perf or valgrind)")
     model = commands.add_parser("model", help="throughput by cores, routers and clients, from the CPU time of a call")
     model.add_argument("--check", action="store_true", help="measure what it predicts for this machine")
     model.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
@@ -81,6 +87,23 @@ def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
     add("--no-save", action="store_true", help="do not add the result to benchmarks/results")
 
 
+def _add_versus(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("revision", help="the other commit: a hash, a tag, `main~3`")
+    add("--workload", type=_workloads, default=["unique"], help="e.g. unique,hot,read (default: unique)")
+    add("--concurrency", type=_numbers, default=(1, 64, 256, 1_024), help="calls in flight (default: 1,64,256,1024)")
+    add("--requests", type=int, help="calls per run (default: enough for a second or two)")
+    add("--rounds", type=int, default=5, help="how often both are measured (default: 5)")
+    add("--route", choices=("router", "direct", "both"), default="direct")
+    add("--load", choices=get_args(Generator), default="client", help="who calls (default: client)")
+    add("--workers", type=int, help="workers of each service (default: one per core)")
+    add("--at-least", type=float, metavar="RATIO", help="end with 1 where this tree has less than that share of the other's rate")
+    add("--instructions", action="store_true", help="instructions a call in place of rates: see `micro --instructions`")
+    add("--folder", help="where trees and data are written (default: the folder for temporary files)")
+    add("--json", action="store_true", help="print the result as one JSON object, and no progress")
+    add("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(","))
     if min(numbers) < 1:
@@ -105,7 +128,12 @@ def _of(text: str, known: Sequence[str]) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(sys.argv[1:] if arguments is None else arguments)
-    commands: dict[str, Callable[[argparse.Namespace], None]] = {"micro": _micro, "model": _model, "chart": _chart}
+    commands: dict[str, Callable[[argparse.Namespace], None]] = {
+        "versus": _versus,
+        "micro": _micro,
+        "model": _model,
+        "chart": _chart,
+    }
     try:
         commands.get(options.command, _measure)(options)
     except BenchmarkFailed as error:
@@ -137,9 +165,39 @@ def _run_with_report(options: argparse.Namespace) -> results.Result:
     return result
 
 
-def _micro(options: argparse.Namespace) -> None:
-    from tidegate.benchmarks import micro
+def _versus(options: argparse.Namespace) -> None:
+    from tidegate.benchmarks import versus
 
+    if options.instructions:
+        changes = versus.count(options)
+        _print_json(changes) if options.json else _report().print_changes(changes)
+        slower = versus.longer(changes, options.at_least or 0.0)
+    else:
+        result = _versus_with_report(options) if not options.json else versus.measure(options, lambda _: None)
+        if options.json:
+            _print_json(result)
+        slower = versus.slower(result.ratios, options.at_least or 0.0)
+    if slower:
+        raise BenchmarkFailed("\n  ".join(["slower than it may be", *slower]))
+
+
+def _versus_with_report(options: argparse.Namespace) -> results.Result:
+    from tidegate.benchmarks import versus
+
+    report = _report()
+    with report.progress(versus.steps(options)) as begin:
+        result = versus.measure(options, begin)
+    report.print_result(result)
+    return result
+
+
+def _micro(options: argparse.Namespace) -> None:
+    from tidegate.benchmarks import instructions, micro
+
+    if options.instructions:
+        counts = instructions.measure(smoke=options.smoke)
+        _print_json(counts) if options.json else _report().print_instructions(counts)
+        return
     rows = micro.measure_all(smoke=options.smoke)
     if options.json:
         _print_json(rows)

@@ -13,10 +13,12 @@ from rich.table import Table
 
 from tidegate.benchmarks.figures.compare import Ratio, Summary
 from tidegate.benchmarks.figures.results import Result
+from tidegate.benchmarks.instructions import Instructions
 from tidegate.benchmarks.micro import Cost
 from tidegate.benchmarks.model import CORES, clients_needed
 from tidegate.benchmarks.scaling import Scaling
 from tidegate.benchmarks.syncs import SyncCount
+from tidegate.benchmarks.versus import Change
 
 _LAYERS = ("load", "router", "workers", "supervisor")
 
@@ -116,6 +118,21 @@ def print_costs(costs: Sequence[Cost]) -> None:
     for cost in sorted(costs, key=lambda cost: cost.layer):
         budget = f"{cost.budget_us:.0f}" if cost.budget_us else ""
         table.add_row(cost.layer, cost.what, f"{cost.us:.2f}", cost.per, budget, style="bold" if budget else None)
+    make_console().print(table)
+
+
+def print_instructions(counts: Sequence[Instructions]) -> None:
+    table = make_table(f"instructions, counted by {counts[0].counted_by}, calls in batches of 64", ("part",), ("a call",))
+    for one in counts:
+        table.add_row(one.part, f"{one.per_call:,.0f}")
+    make_console().print(table)
+
+
+def print_changes(changes: Sequence[Change]) -> None:
+    other = changes[0].against if changes else ""
+    table = make_table("instructions a call, calls in batches of 64", ("part",), ("this tree", other, "ratio"))
+    for one in changes:
+        table.add_row(one.part, f"{one.here:,.0f}", f"{one.there:,.0f}", f"{one.ratio:.3f}")
     make_console().print(table)
 
 
