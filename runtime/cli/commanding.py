@@ -6,7 +6,7 @@ import argparse
 import json
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +14,7 @@ import msgspec
 from tidegate.runtime.cli.arguments import add_client_options
 from tidegate.runtime.cli.asking import status_of
 from tidegate.runtime.cli.exits import EXIT_OK, fail
-from tidegate.runtime.cli.local import is_trusted, unix_path
+from tidegate.runtime.cli.local import connect, is_trusted, lives
 from tidegate.runtime.cli.pages import plural, table
 from tidegate.runtime.errors import OperatorError, from_wire
 from tidegate.runtime.options.settings import SECTION
@@ -33,15 +33,14 @@ def add_command_options(parser: argparse.ArgumentParser) -> None:
 
 def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> int:
     """Returns when it is over; with Ctrl-C sooner, and it goes on. Raises OperatorError."""
-    path = status_of(options).get("commands", "")
     ended: Ended | None = None
-    for message in _give(Command(what), path, options.connect):
+    for message in _give(Command(what), options, follow=True):
         if isinstance(message, Ended):
             ended = message
         elif isinstance(message, Said) and not options.json:
             print(message.text, flush=True)
     if ended is None:
-        raise OperatorError(what, path, "the supervisor ended before it was done", "look at the log of the service")
+        raise OperatorError(what, options.connect, "the supervisor ended before it was done", "look at the log of the service")
     for each in ended.config.changed if not options.json else ():
         if each.option.startswith(f"{SECTION}."):  # The others were said at the beginning.
             print(f"{each.option} is {shown(each.after)}, it was {shown(each.before)}")
@@ -60,44 +59,62 @@ def command(options: argparse.Namespace, what: Literal["reload", "restart"]) -> 
 
 def ask_config(options: argparse.Namespace) -> list[ShownOption]:
     """What is in effect in the service. Raises OperatorError."""
-    path = status_of(options).get("commands", "")
-    for message in _give(Command("config"), path, options.connect):
+    for message in _give(Command("config"), options):
         if isinstance(message, ShownConfig):
             return msgspec.convert(message.options, list[ShownOption])
-    raise OperatorError("config", path, "the supervisor does not say", "use the tidegate command that the service is of")
+    raise OperatorError(
+        "config", options.connect, "the supervisor does not say", "use the tidegate command that the service is of"
+    )
 
 
 def administer(options: argparse.Namespace, method: ObjectCall, target: str) -> None:
     """An operator's wish about one object, `CLASS/NAME`. Returns when it is done. Raises CallError, OperatorError."""
-    path = status_of(options).get("commands", "")
-    command = Command(method, target)
-    ended = next((each for each in _give(command, path, options.connect, options.timeout) if isinstance(each, Ended)), None)
+    ended = next((each for each in _give(Command(method, target), options) if isinstance(each, Ended)), None)
     if ended is None:
         raise OperatorError(method, target, "the supervisor ended before it was done", "look at the log of the service")
     if ended.error is not None:
         raise from_wire(ended.error)
 
 
-def _give(command: Command, path: str, endpoint: str, timeout_s: float | None = None) -> Iterator[Said | Ended | ShownConfig]:
+def _give(command: Command, options: argparse.Namespace, *, follow: bool = False) -> Iterator[Said | Ended | ShownConfig]:
+    """`follow`: what was begun is waited for as long as the supervisor lives; else its answer for as long as was said. Raises
+    OperatorError."""
+    path, timeout_s = status_of(options).get("commands", ""), options.timeout
     with socket.socket(socket.AF_UNIX) as supervisor:
-        supervisor.settimeout(timeout_s)
         try:
-            supervisor.connect(unix_path(path))
-            if not is_trusted(supervisor, endpoint):
+            connect(supervisor, path, timeout_s)
+            if not is_trusted(supervisor, options.connect):
                 problem = "who listens there is another user, and not this service"
                 raise OperatorError(command.what, path, problem, _ELSEWHERE)
+            supervisor.settimeout(timeout_s)
             supervisor.sendall(encode(command) + b"\n")
-            with supervisor.makefile("rb") as answers:
-                for line in answers:
-                    message = decode_answer(line)
-                    if not isinstance(message, Status):
-                        yield message
+            for line in _lines(supervisor, lambda: follow and lives(path)):
+                message = decode_answer(line)
+                if not isinstance(message, Status):
+                    yield message
         except TimeoutError as error:
             problem = f"the supervisor has not said within {timeout_s:g} s that it is done"
-            raise OperatorError(command.what, command.object or path, problem, "look at the log of the service") from error
+            hint = "see tidegate status; what it has heard it does when it can"
+            raise OperatorError(command.what, command.object or path, problem, hint) from error
         except OSError as error:
             problem = f"the supervisor cannot be reached: {error.strerror or error}"
             raise OperatorError(command.what, path or "the service", problem, _ELSEWHERE) from error
+
+
+def _lines(supervisor: socket.socket, is_waited_for: Callable[[], bool]) -> Iterator[bytes]:
+    """To the end. Raises TimeoutError when nothing comes for so long as the socket says, and it is not to be waited for."""
+    begun = b""
+    while True:
+        try:
+            part = supervisor.recv(1 << 16)
+        except TimeoutError:
+            if is_waited_for():
+                continue
+            raise
+        if not part:
+            return
+        *lines, begun = (begun + part).split(b"\n")
+        yield from lines
 
 
 def _table(ended: Ended) -> list[str]:

@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,15 @@ def tell_supervisors(command: Command) -> int:
     return sum(isinstance(answer, Ended) for _, answer in _answers(command))
 
 
-def _answers(command: Command) -> Iterator[tuple[socket.socket, Said | Ended | Status]]:
-    """The last one of each supervisor, as they come."""
+def lives(path: str) -> bool:
+    """Whether the supervisor that listens there answers a question."""
+    return next(_answers(Command("status"), [path]), None) is not None
+
+
+def _answers(command: Command, paths: Sequence[str] | None = None) -> Iterator[tuple[socket.socket, Said | Ended | Status]]:
+    """The last one of each supervisor, as they come. `paths`: of these only."""
     with contextlib.ExitStack() as stack:
-        asked = {each.fileno(): each for path in supervisors() if (each := _asked(path, command)) is not None}
+        asked = {each.fileno(): each for path in paths or supervisors() if (each := _asked(path, command)) is not None}
         heard: dict[int, bytes] = dict.fromkeys(asked, b"")
         poll = select.poll()
         for fd, each in asked.items():
@@ -162,6 +167,18 @@ def _at(address: IPv4Address | IPv6Address, listening: Mapping[IPv4Address | IPv
     """The kernel prefers who listens at the address itself, then who does at every one of its family."""
     everywhere = (IPv6Address(0),) if address.version == 6 else (IPv4Address(0), IPv6Address(0))
     return next((listening[each] for each in (address, *everywhere) if each in listening), set())
+
+
+def connect(supervisor: socket.socket, path: str, timeout_s: float) -> None:
+    """Raises TimeoutError where all who may wait there do. With a timeout of Python's the kernel would not wait at all, without
+    one for ever."""
+    seconds, rest = divmod(timeout_s, 1)
+    supervisor.setblocking(True)
+    supervisor.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
+    try:
+        supervisor.connect(unix_path(path))
+    except BlockingIOError:
+        raise TimeoutError(f"nobody is let in within {timeout_s:g} s") from None
 
 
 def _asked(path: str, command: Command) -> socket.socket | None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tidegate.runtime.client.answers import ProcessStatus, ServiceStatus
 from tidegate.runtime.errors import one_line
+from tidegate.runtime.options.words import shown
 
 WAITING_SHOWN = 20
 
@@ -19,6 +20,10 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
     lines = [*_problems(status), *head(status, now_ms), f"data {status.data}: {plural(status.shards, 'shard')}{_space(status)}"]
     if abandoned := abandoned_count(status):
         lines.append(f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
+    lines += [
+        one_line(f"{each.option} = {shown(each.after)} is set, {shown(each.before)} in effect: it takes {each.takes}")
+        for each in status.config_waits
+    ]
     return "\n".join([*lines, "", *processes(status), *classes(status), *_waiting(status, now_ms), *_piles(status)])
 
 

@@ -69,6 +69,19 @@ class ServiceProblem(msgspec.Struct, frozen=True, kw_only=True):
     """What to do about it."""
 
 
+class WaitingOption(msgspec.Struct, frozen=True, kw_only=True):
+    """An option that was changed and is not in effect."""
+
+    option: str
+    """Its full name: `service.workers`."""
+    before: Any
+    """What is in effect."""
+    after: Any
+    """What is set."""
+    takes: str
+    """What it takes until that is in effect."""
+
+
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A service and its processes. The router that is asked adds numbers of its own, as of now."""
 
@@ -103,6 +116,8 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The same by class."""
     processes: tuple[ProcessStatus, ...] = ()
     """Supervisor, routers, workers."""
+    config_waits: tuple[WaitingOption, ...] = ()
+    """What a reload has found to be set, and could not bring into effect."""
     quarantined_objects: tuple[ObjectQuarantine, ...] = ()
     router: dict[str, Any] = {}
     """Numbers of the router that has answered, by name. Which there are may change with every version."""

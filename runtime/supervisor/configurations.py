@@ -100,17 +100,17 @@ class Configurations:
         self._changes = {each: changes for each, changes in self._changes.items() if each in kept}
         self._settings = {each: settings for each, settings in self._settings.items() if each in kept}
 
-    def waits(self) -> dict[str, object]:
-        """What is set, was read, and is not in effect, by the names of the options."""
-        found = {}
+    def waits(self) -> tuple[ConfigChange, ...]:
+        """What is set, was read, and is not in effect."""
+        found = []
         for option in TABLE.options():
-            newest = value_at(TABLE, self._newest.config, option.path)
-            if newest != value_at(TABLE, self.now.config, option.path):
-                found[option.full_name] = option.builtin(newest)
-        return found
+            now, newest = (value_at(TABLE, each.config, option.path) for each in (self.now, self._newest))
+            if now != newest:
+                found.append(ConfigChange(option.full_name, option.builtin(now), option.builtin(newest), option.takes.value))
+        return tuple(found)
 
     def shown(self) -> list[ShownOption]:
-        waits = self.waits()
+        waits = {each.option: each.after for each in self.waits()}
         return [msgspec.structs.replace(each, waits=waits.get(each.option)) for each in self.now.shown()] + [
             *self._settings.get(self._in_effect, ())
         ]

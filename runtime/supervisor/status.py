@@ -22,6 +22,7 @@ from tidegate.runtime.supervisor.placement import Placement
 from tidegate.runtime.supervisor.problems import problems
 from tidegate.runtime.supervisor.seats import Occupancy, is_router
 from tidegate.runtime.supervisor.supervision import Supervision
+from tidegate.runtime.wire.commands import ConfigChange
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 NO_RATES: Mapping[int, Rates] = {}
@@ -87,8 +88,9 @@ def snapshot(
     now: float,
     commands: str = "",
     rates: Mapping[int, Rates] = NO_RATES,
+    config_waits: Sequence[ConfigChange] = (),
 ) -> dict[str, Any]:
-    """`pids` and `rates` by seat. `commands` is where commands of operators come in.
+    """`pids` and `rates` by seat. `commands` is where commands of operators come in. `config_waits`: what is set, not in effect.
     `classes` is what the system call of that name answers; each router adds numbers of its own."""
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
@@ -116,6 +118,7 @@ def snapshot(
         "start": identity.start,
         "started_at_ms": identity.started_at_ms,
         "epoch": supervision.epoch,
+        "config_waits": [msgspec.to_builtins(each) for each in config_waits],
         "shards": len(identity.placement.owners),
         "class_names": list(known),
         "rates": of_workers.pop(SERVICE, Rate()).shown(),

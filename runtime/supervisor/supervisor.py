@@ -530,7 +530,8 @@ class Supervisor:
         pids = {seat: child.pid for seat, child in self._children.items()}
         now = self._now()
         rates = {seat: rates for seat, place in self._places.items() if (rates := self.ledger.rates(place, now)) is not None}
-        return snapshot(self.identity, self.supervision, pids, self._usage, now, self._commands.path, rates)
+        waits = self._configurations.waits()
+        return snapshot(self.identity, self.supervision, pids, self._usage, now, self._commands.path, rates, waits)
 
     def _status_now(self) -> dict[str, Any]:
         """For whoever asks past the routers: one of them is what they would say of themselves."""

@@ -76,6 +76,9 @@ def test_a_reload_takes_what_is_configured_now_and_says_what_it_cannot(serve: Se
     assert (after["service.routers"]["value"], after["service.routers"]["waits"]) == (1, 2)
     shown = command(service, "config", "show", "--running").stdout
     assert "service.routers = 2 takes a stop and a start" in shown
+    waits = {"option": "service.routers", "before": 1, "after": 2, "takes": "a stop and a start"}
+    assert json.loads(command(service, "status", "--json").stdout)["config_waits"] == [waits]
+    assert "service.routers = 2 is set, 1 in effect: it takes a stop and a start" in command(service, "status").stdout
 
 
 def test_a_wrong_configuration_changes_nothing_and_is_a_problem_until_it_is_right(serve: Serve, file: Path) -> None:

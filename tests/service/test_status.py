@@ -68,6 +68,22 @@ def test_a_process_that_hangs_is_the_first_that_is_shown_with_the_time_of_its_la
     wait_until(lambda: status_of(service)["state"] == "serving", "serving again", pause_s=0.3)
 
 
+def test_a_command_to_a_supervisor_that_hangs_ends_with_what_to_do_and_is_heard_when_it_goes_on(serve: Serve) -> None:
+    service = serve(1)
+    service.expect("the supervisor did not run for")
+    os.kill(service.supervisor_pid, signal.SIGSTOP)
+    try:
+        for words in (["reload"], ["config", "show", "--running"]):
+            ended = run(service, *words, "--timeout", "1")
+            assert ended.returncode == 1
+            assert "the supervisor has not said within 1 s that it is done (see tidegate status" in ended.stderr
+        assert service.call("Counter", "a", "get_unique_number") == 0
+    finally:
+        os.kill(service.supervisor_pid, signal.SIGCONT)
+    service.wait_for_output("processes are replaced one by one")
+    wait_until(lambda: status_of(service)["state"] == "serving", "serving again", pause_s=0.3)
+
+
 def test_calls_a_second_and_how_fast_they_are_answered_are_shown_of_each_class_and_process(serve: Serve) -> None:
     service = serve(2)
     for _ in range(300):

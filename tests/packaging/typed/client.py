@@ -103,6 +103,7 @@ def in_a_thread() -> None:
         status = client.status(timeout=1.0)
         assert_type(status, ServiceStatus)
         assert_type(status.quarantined_objects[0].offences, int)
+        assert_type(status.config_waits[0].option, str)
         assert_type(status.router, dict[str, Any])
         place = client.topology().shards[0]
         assert_type(place.slots, tuple[int, int])

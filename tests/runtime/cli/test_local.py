@@ -7,12 +7,13 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.cli.local import _NAME, _listens, is_same, is_trusted
+from tidegate.runtime.cli.local import _NAME, _listens, connect, is_same, is_trusted
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,15 @@ def test_this_user_is_believed() -> None:
         here.listen()
         asking.connect(here.getsockname())
         assert is_trusted(asking, "tcp://127.0.0.1:1")
+
+
+def test_where_all_who_may_wait_do_nobody_waits_longer_than_he_wants() -> None:
+    with socket.socket(socket.AF_UNIX) as here, socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as late:
+        here.bind("")
+        here.listen(0)
+        path = f"@{here.getsockname()[1:].decode()}"
+        connect(first, path, 10.0)
+        began_s = time.monotonic()
+        with pytest.raises(TimeoutError, match=r"within 0\.2 s"):
+            connect(late, path, 0.2)
+        assert 0.1 < time.monotonic() - began_s < 10

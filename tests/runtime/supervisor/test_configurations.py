@@ -93,7 +93,7 @@ def test_one_that_cannot_be_read_is_the_failure_of_the_reload_and_changes_nothin
     assert isinstance(failed, Failed)
     assert (failed.operation, failed.place) == ("read", "t.toml [service] stop_s")
     assert files.configurations.now.config.service.stop_s == 9.0
-    assert files.configurations.waits() == {}
+    assert files.configurations.waits() == ()
 
 
 def test_generations_that_nobody_runs_are_forgotten_and_the_one_in_effect_never() -> None:
