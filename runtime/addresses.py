@@ -14,6 +14,7 @@ from typing import Any
 
 from tidegate.runtime.limits import ADDRESSES_MAX
 
+LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 EXAMPLES = "tcp://127.0.0.1:7711 or ipc:///run/tidegate.sock"
 NOT_HERE = frozenset({errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 """Of an address to listen on: another machine has it."""

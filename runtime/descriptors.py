@@ -19,6 +19,19 @@ from tidegate.runtime.limits import (
 )
 
 
+def hold_standard() -> None:
+    """Call first in every process (rule 1 of `logs.output`)."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != fd:
+                os.dup2(null, fd)
+                os.close(null)
+            os.set_inheritable(fd, True)
+
+
 def raise_limit() -> None:
     """To what the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

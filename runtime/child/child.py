@@ -15,10 +15,10 @@ import socket
 import struct
 
 from tidegate.runtime.child.control import SupervisorGone
-from tidegate.runtime.descriptors import raise_limit
+from tidegate.runtime.descriptors import hold_standard, raise_limit
 from tidegate.runtime.heap import keep_in_one_piece
 from tidegate.runtime.logs.capture import start_log
-from tidegate.runtime.logs.output import Outputs, hold_standard_descriptors
+from tidegate.runtime.logs.output import Outputs
 
 LOCK_FD_VARIABLE = "TIDEGATE_LOCK_FD"
 """Descriptor of the data directory's lock. Children keep it open: the lock is free only when the last of them is gone."""
@@ -37,7 +37,7 @@ log = logging.getLogger("tidegate")
 def prepare_child(role: str, control_fd: int) -> Outputs:
     """Call first in a child's `main`, from the main thread. `role` names the process in its log, e.g. `worker 3`. Returns where
     it prints and logs, to be flushed before an exit that Python does not see. Raises SupervisorGone."""
-    hold_standard_descriptors()
+    hold_standard()
     raise_limit()
     keep_in_one_piece()
     outputs = start_log(role)

@@ -13,10 +13,10 @@ from typing import Annotated, Any, NoReturn
 
 import msgspec
 
-from tidegate.runtime.addresses import check_target
+from tidegate.runtime.addresses import LISTEN_DEFAULT, check_target
+from tidegate.runtime.cli.catalogue import COMMANDS
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.options.words import allowed
-from tidegate.runtime.supervisor.config import LISTEN_DEFAULT
 
 _USAGE = 2
 
@@ -47,8 +47,9 @@ class Parser(argparse.ArgumentParser):
         return self._negative_number_matcher.match(text) is not None
 
 
-def add_command(commands: Any, name: str, says: str, epilog: str, run: Callable[[argparse.Namespace], int]) -> Parser:
-    """`says` is what it does, in a line; `epilog` explains, and has examples."""
+def add_command(commands: Any, name: str, epilog: str, run: Callable[[argparse.Namespace], int], *, says: str = "") -> Parser:
+    """`epilog` explains, and has examples; `says`, of one that is part of another, is what it does, in a line."""
+    says = says or COMMANDS[name]
     raw = argparse.RawDescriptionHelpFormatter
     parser: Parser = commands.add_parser(name, help=says, description=says, epilog=epilog, formatter_class=raw)
     parser.set_defaults(run=run, parser=parser)

@@ -11,38 +11,18 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
+from tidegate.runtime.cli import commands as folder
 from tidegate.runtime.cli.arguments import Parser
-from tidegate.runtime.cli.commands import (
-    alarms,
-    bench,
-    call,
-    chaos,
-    check,
-    compact,
-    completion,
-    config,
-    install_service,
-    keys,
-    lint,
-    new,
-    objects,
-    reload,
-    repair,
-    restart,
-    serve,
-    status,
-    top,
-    uninstall_service,
-)
-from tidegate.runtime.cli.commands.serve import version
+from tidegate.runtime.cli.catalogue import COMMANDS
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
+from tidegate.runtime.descriptors import hold_standard
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.logs.output import hold_standard_descriptors
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    hold_standard_descriptors()
+    hold_standard()
     _show_any_text()
     try:
         return _run(arguments)
@@ -66,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        options = _parser().parse_args(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        options = _parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
         return int(options.run(options))
     finally:
         if sys.stdout is not None:  # As it is where it was closed.
@@ -87,15 +68,6 @@ def _show_any_text() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-_COMMANDS = (
-    *(new, lint, serve, call, status, top),
-    *(reload, restart, alarms, objects, keys),
-    *(install_service, uninstall_service),
-    *(config, check, repair, compact),
-    *(bench, chaos, completion),
-)
-"""As `--help` lists them."""
-
 _EPILOG = """examples:
   tidegate new shop                                  make a project: an app, its tests
   tidegate serve counter.py                          serve the objects of counter.py from this directory
@@ -113,12 +85,25 @@ _EPILOG = """examples:
 """
 
 
-def _parser() -> argparse.ArgumentParser:
+class _Version(argparse.Action):
+    """Looks for it only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from tidegate.runtime.cli.version import version
+
+        parser.exit(message=f"tidegate {version()}\n")
+
+
+def _parser(command: str | None = None) -> Parser:
+    """With all of this command, and of the others their line in the help; None: with all of all."""
     raw = argparse.RawDescriptionHelpFormatter
     parser = Parser("tidegate", description="Durable objects for Python.", epilog=_EPILOG, formatter_class=raw)
-    parser.set_defaults(root=parser)
-    parser.add_argument("--version", action="version", version=f"tidegate {version()}")
+    parser.set_defaults(root=_parser)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
-        command.add(commands)
+    for name, says in COMMANDS.items():
+        if command in (None, name):
+            import_module(f"{folder.__name__}.{name.replace('-', '_')}").add(commands)
+        else:
+            commands.add_parser(name, help=says)
     return parser

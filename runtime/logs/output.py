@@ -42,19 +42,6 @@ _JOURNAL_PAUSE_MS = 20
 _STREAMS = (1, 2)
 
 
-def hold_standard_descriptors() -> None:
-    """Call first in every process (rule 1)."""
-    for fd in (0, *_STREAMS):
-        try:
-            os.fstat(fd)
-        except OSError:
-            null = os.open(os.devnull, os.O_RDWR)
-            if null != fd:
-                os.dup2(null, fd)
-                os.close(null)
-            os.set_inheritable(fd, True)
-
-
 class Sink:
     """Where bytes go that are to come out at `fd`. `direct`: a write to it does not block, so it is tried at once; else, and
     for what does not fit, there is a thread."""

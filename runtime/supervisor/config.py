@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tidegate.runtime.addresses import check_address, check_endpoint
+from tidegate.runtime.addresses import LISTEN_DEFAULT, check_address, check_endpoint
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
     BUDGET_BYTES_MIN,
@@ -53,7 +53,6 @@ from tidegate.runtime.options.shown import ShownOption, shown_option
 from tidegate.runtime.options.texts import PREFIX, is_of_kubernetes, nested, parse_toml, texts_of, variable
 from tidegate.runtime.wire.supervisor_messages import KeyBounds
 
-LISTEN_DEFAULT = "tcp://127.0.0.1:7711"
 DATA_DEFAULT = "tidegate-data"
 ACCESS_NAME = "access.json"
 """Of the list of access keys, in the data directory."""

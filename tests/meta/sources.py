@@ -60,6 +60,8 @@ TESTED_BY = {
     "runtime/cli/commands/check.py": "runtime/cli/test_offline.py",
     "runtime/cli/commands/lint.py": "testing/test_lint.py",
     "runtime/cli/commands/compact.py": "runtime/cli/test_offline.py",
+    "runtime/cli/catalogue.py": "runtime/cli/test_help.py",
+    "runtime/cli/version.py": "runtime/cli/test_cli.py",
     "runtime/cli/exits.py": "runtime/cli/test_cli.py",
     "runtime/cli/commanding.py": "service/test_reload.py",
     "runtime/cli/commands/install_service.py": "systemd/test_fresh_debian.py",

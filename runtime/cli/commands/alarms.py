@@ -14,7 +14,6 @@ from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import alarm_target, newest_abandoned, render_alarms
 from tidegate.runtime.errors import CallError
 
-_SAYS = "list, drop or run again alarms that were given up because their handlers failed"
 _ALARMS_EPILOG = """An alarm is given up when its handler has raised seven times, or its process has died four times while it ran.
 
 examples:
@@ -29,7 +28,7 @@ ALARM_LISTED_S = 6.0
 
 
 def add(commands: Any) -> None:
-    alarms = add_command(commands, "alarms", _SAYS, _ALARMS_EPILOG, run)
+    alarms = add_command(commands, "alarms", _ALARMS_EPILOG, run)
     alarms.add_argument("action", nargs="?", choices=("list", *ALARM_ACTIONS), default="list", help="default: list")
     alarms.add_argument("class_name", metavar="CLASS", nargs="?", help="with drop and run: whose alarm")
     alarms.add_argument("name", metavar="NAME", nargs="?")

@@ -22,7 +22,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    bench = add_command(commands, "bench", "measure a running service", _BENCH_EPILOG, run)
+    bench = add_command(commands, "bench", _BENCH_EPILOG, run)
     add_connect(bench)
     bench.add_argument("--class", dest="class_name", metavar="CLASS", help="a class with get_unique_number() (default: Counter)")
     bench.add_argument("--concurrency", metavar="N,…", type=counts, help="calls in flight (default: 1,64,256,1024)")

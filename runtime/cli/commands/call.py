@@ -23,7 +23,7 @@ _CALL_EPILOG = """examples:
 
 
 def add(commands: Any) -> None:
-    call = add_command(commands, "call", "call a method of an object, and print its result as JSON", _CALL_EPILOG, run)
+    call = add_command(commands, "call", _CALL_EPILOG, run)
     call.add_argument("class_name", metavar="CLASS")
     call.add_argument("name", metavar="NAME")
     call.add_argument("method", metavar="METHOD")

@@ -45,9 +45,7 @@ examples:
 def add(commands: Any) -> None:
     width = max(map(len, FAULTS)) + 2
     listed = "\n".join(f"  {name:<{width}}{fault.says}{_needs(fault)}" for name, fault in FAULTS.items())
-    chaos = add_command(
-        commands, "chaos", "hurt a service of its own, and verify every answer", _EPILOG.format(faults=listed), run
-    )
+    chaos = add_command(commands, "chaos", _EPILOG.format(faults=listed), run)
     option = chaos.add_argument
     option("--faults", metavar="LIST", default=EVERYWHERE, help="from the list below, or all, or none (default: %(default)s)")
     option(

@@ -17,7 +17,6 @@ from tidegate.runtime.supervisor.config import DATA_DEFAULT
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.check import Check, Counts, Finding
 
-_SAYS = "look through a data directory for damage"
 _EPILOG = """Looks at every page, row and log record, at headers and alarms. Changes nothing. The service must be stopped.
 Exits 0 if everything is whole, 1 if anything is not.
 
@@ -29,7 +28,7 @@ PROGRESS_EVERY_S = 1.0
 
 
 def add(commands: Any) -> None:
-    check = add_command(commands, "check", _SAYS, _EPILOG, run)
+    check = add_command(commands, "check", _EPILOG, run)
     add_data(check)
     check.add_argument("--json", action="store_true", help="print what was found as JSON")
 

@@ -16,7 +16,6 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.compact import compact_all
 
-_SAYS = "make data files as small as what is in them"
 _EPILOG = """A service does this by itself for files that are mostly free. It must be stopped; a damaged shard is refused.
 
 examples:
@@ -25,7 +24,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    compact = add_command(commands, "compact", _SAYS, _EPILOG, run)
+    compact = add_command(commands, "compact", _EPILOG, run)
     add_data(compact)
     compact.add_argument("--json", action="store_true", help="print the sizes as JSON")
 

@@ -31,7 +31,6 @@ from tidegate.runtime.options.reading import Mistake, Mistakes
 from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.options.words import shown
 
-_SAYS = "check a configuration, or show what is in effect and where it comes from"
 _EPILOG = """examples:
   tidegate config check                            the file of an installed service, /etc/tidegate/tidegate.toml
   tidegate config check tidegate.toml --json
@@ -61,13 +60,13 @@ examples:
 
 
 def add(commands: Any) -> None:
-    config = add_command(commands, "config", _SAYS, _EPILOG, _run_none)
+    config = add_command(commands, "config", _EPILOG, _run_none)
     inner = config.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, says, epilog, run in (
         ("check", _CHECK_SAYS, _CHECK_EPILOG, check),
         ("show", _SHOW_SAYS, _SHOW_EPILOG, show),
     ):
-        command = add_command(inner, name, says, epilog, run)
+        command = add_command(inner, name, epilog, run, says=says)
         default = f"${FILE_VARIABLE}, else {INSTALLED_FILE} if there is one"
         command.add_argument("config", metavar="FILE", nargs="?", help=f"a TOML file (default: {default})")
         command.add_argument("--set", metavar="KEY=VALUE", type=setting, action="append", help=SET_HELP)

@@ -8,17 +8,16 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from tidegate.runtime.addresses import check_endpoint
+from tidegate.runtime.addresses import LISTEN_DEFAULT, check_endpoint
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.configuration import read_app
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import machine
 from tidegate.runtime.install.plan import NAME_DEFAULT, Found, Places, Step, Wanted, Write, install
-from tidegate.runtime.supervisor.config import LISTEN_DEFAULT, Sources, put_together
+from tidegate.runtime.supervisor.config import Sources, put_together
 from tidegate.runtime.wire.supervisor_messages import split_app
 
-_SAYS = "run an app as a service of systemd"
 _EPILOG = """Writes a unit, a socket unit, a user, folders, a commented configuration and a file for variables; enables and starts
 the service. Given again, after an upgrade say, it writes the units anew, restarts the service, and leaves alone what
 is yours: configuration, variables, secrets, data. Needs root; --dry-run does not, and changes nothing.
@@ -38,7 +37,7 @@ _MOVE = "put the app where services may read it, such as /srv, and name it there
 
 
 def add(commands: Any) -> None:
-    parser = add_command(commands, "install-service", _SAYS, _EPILOG, run)
+    parser = add_command(commands, "install-service", _EPILOG, run)
     parser.add_argument("app", metavar="APP", help="a file or module, or some of its classes: app.py:Class,Class")
     add_name(parser)
     where = f"where clients connect (default: {LISTEN_DEFAULT})"

@@ -34,7 +34,6 @@ from tidegate.runtime.supervisor.config import ACCESS_NAME, DATA_DEFAULT
 from tidegate.runtime.wire.access import AccessKey, ClientKey, Rights
 from tidegate.runtime.wire.commands import Command
 
-_SAYS = "make, list, revoke or rotate the access keys of clients"
 _EPILOG = """A service whose data directory has a list of access keys asks every client for one; it begins to do so at its next
 start. Later changes are in force when the command returns, also on connections that are open.
 
@@ -75,7 +74,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add(commands: Any) -> None:
-    _add_options(add_command(commands, "keys", _SAYS, _EPILOG, run))
+    _add_options(add_command(commands, "keys", _EPILOG, run))
 
 
 def _names(text: str) -> tuple[str, ...]:

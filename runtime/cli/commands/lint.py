@@ -12,7 +12,6 @@ from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.errors import OperatorError
 
-_SAYS = "look for mistakes in the source of an app"
 _EPILOG = """Looks for state that is kept in memory only, what blocks, a missing `await`, state of a module, tasks that nobody
 hears of, lists that only grow, and calls of other objects inside a transaction. Nothing is run. A line that is meant so ends in
 `# tidegate: ignore`. The exit code is 1 where anything was found.
@@ -24,7 +23,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    lint = add_command(commands, "lint", _SAYS, _EPILOG, run)
+    lint = add_command(commands, "lint", _EPILOG, run)
     lint.add_argument("app", metavar="APP", help="a file, app.py, or a module, package.module")
     lint.add_argument("--json", action="store_true", help="print what was found as JSON")
 

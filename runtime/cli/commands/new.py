@@ -33,7 +33,7 @@ _TAKEN = sys.stdlib_module_names | {"tidegate", "tests"}
 
 
 def add(commands: Any) -> None:
-    new = add_command(commands, "new", "make a project: an app, its tests, and how it gets on a server", _EPILOG, run)
+    new = add_command(commands, "new", _EPILOG, run)
     new.add_argument("name", metavar="NAME", help="the folder to be made; letters, digits and underscores")
 
 

@@ -16,7 +16,6 @@ from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import render_quarantine
 from tidegate.runtime.errors import CallError
 
-_SAYS = "list objects that are in quarantine because of what their code does to its worker, or release one"
 _EPILOG = """An object is in quarantine when its code has held up or ended its worker more than once: its callers are refused, for
 4 s at first and twice as long each time.
 
@@ -30,7 +29,7 @@ LISTED_S = 6.0
 
 
 def add(commands: Any) -> None:
-    objects = add_command(commands, "objects", _SAYS, _EPILOG, run)
+    objects = add_command(commands, "objects", _EPILOG, run)
     objects.add_argument("action", nargs="?", choices=("list", "release"), default="list", help="default: list")
     objects.add_argument("class_name", metavar="CLASS", nargs="?", help="with release: which object")
     objects.add_argument("name", metavar="NAME", nargs="?")

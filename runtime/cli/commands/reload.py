@@ -8,7 +8,6 @@ from typing import Any
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commanding import add_command_options, command
 
-_SAYS = "replace the workers one by one with app and configuration as they are now; no call fails"
 _EPILOG = """Each worker is replaced in turn. Its successor imports the app beside it; only then new calls wait, the
 old worker answers what it has begun, and the successor goes on with what was written. A version that
 cannot be imported changes nothing: the old one goes on, and the exit code is 1. So does a configuration
@@ -22,7 +21,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    reload = add_command(commands, "reload", _SAYS, _EPILOG, run)
+    reload = add_command(commands, "reload", _EPILOG, run)
     add_command_options(reload)
 
 

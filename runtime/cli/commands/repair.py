@@ -19,7 +19,6 @@ from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.shard.offline.repair import Repair, missing_in_logs, salvage_of, take_from_logs
 
-_SAYS = "save what is good of a damaged shard, and name what is lost"
 _EPILOG = """Says what would be saved and what is lost, by name as far as that can be read. Changes nothing without --yes;
 with it the damaged file is kept beside the new one. The service must be stopped. Look at `tidegate check` first.
 
@@ -33,7 +32,7 @@ Number = Annotated[int, msgspec.Meta(ge=0, lt=SHARDS_MAX)]
 
 
 def add(commands: Any) -> None:
-    repair = add_command(commands, "repair", _SAYS, _EPILOG, run)
+    repair = add_command(commands, "repair", _EPILOG, run)
     add_data(repair)
     repair.add_argument("--shard", metavar="N", type=read_as(Number), required=True, help="the number of the shard")
     repair.add_argument("--yes", action="store_true", help="do it")

@@ -9,7 +9,6 @@ from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commanding import add_command_options, command
 from tidegate.runtime.cli.exits import fail_usage
 
-_SAYS = "replace routers and workers one by one; no call of a Python client fails"
 _EPILOG = """As `tidegate reload`, and the routers are replaced too, each in turn: its successor listens first.
 The supervisor stays the same: for another version of Tidegate stop the service and start it.
 
@@ -19,7 +18,7 @@ example:
 
 
 def add(commands: Any) -> None:
-    restart = add_command(commands, "restart", _SAYS, _EPILOG, run)
+    restart = add_command(commands, "restart", _EPILOG, run)
     restart.add_argument("--rolling", action="store_true", help="required: one by one, while the service goes on")
     add_command_options(restart)
 

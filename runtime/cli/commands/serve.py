@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import logging
 import os
 import signal
@@ -27,6 +26,7 @@ from tidegate.runtime.cli.configuration import (
 )
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
+from tidegate.runtime.cli.version import version
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.logs.output import Outputs
@@ -65,7 +65,7 @@ for ever; one that fails for another reason (a wrong configuration, an app that 
 
 
 def add(commands: Any) -> None:
-    serve = add_command(commands, "serve", "run a service", _SERVE_EPILOG, run)
+    serve = add_command(commands, "serve", _SERVE_EPILOG, run)
     file = f"A TOML file (or ${FILE_VARIABLE}); `tidegate config check` looks at it. Variables and flags go before it."
     serve.add_argument("--config", metavar="FILE", help=file)
     for option in flagged():
@@ -87,13 +87,6 @@ def _add_option(serve: argparse.ArgumentParser, option: Option) -> None:
         serve.add_argument(flag, dest=destination(option), metavar=value, help=text)
     else:
         serve.add_argument(flag, dest=destination(option), action="store_true", default=None, help=text)
-
-
-def version() -> str:
-    try:
-        return importlib.metadata.version("tidegate")
-    except importlib.metadata.PackageNotFoundError:  # Run from a source tree that was never installed.
-        return "unknown"
 
 
 def run(options: argparse.Namespace) -> int:

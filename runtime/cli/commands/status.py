@@ -22,7 +22,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    status = add_command(commands, "status", "show how a service is, its problems first", _EPILOG, run)
+    status = add_command(commands, "status", _EPILOG, run)
     add_client_options(status)
     status.add_argument("--json", action="store_true", help="print everything known as JSON")
 

@@ -31,7 +31,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    top = add_command(commands, "top", "watch a service live, its problems first", _EPILOG, run)
+    top = add_command(commands, "top", _EPILOG, run)
     add_client_options(top)
 
 

@@ -11,7 +11,6 @@ from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.install import machine
 from tidegate.runtime.install.plan import Places, uninstall
 
-_SAYS = "stop a service of systemd and remove its units"
 _EPILOG = """Keeps what is yours, so that `install-service` goes on from there: configuration, variables, secrets and data.
 --purge removes these too, and the service's user. The app is left where it is. Needs root; --dry-run does not.
 
@@ -23,7 +22,7 @@ examples:
 
 
 def add(commands: Any) -> None:
-    parser = add_command(commands, "uninstall-service", _SAYS, _EPILOG, run)
+    parser = add_command(commands, "uninstall-service", _EPILOG, run)
     add_name(parser)
     parser.add_argument("--purge", action="store_true", help="remove configuration, secrets and data, too")
     add_how(parser)

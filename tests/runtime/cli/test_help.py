@@ -65,6 +65,13 @@ def test_the_help_of_all_has_an_example_of_most_and_names_each() -> None:
     assert len(shown) > len(names) / 2
 
 
+def test_a_help_imports_nothing_that_takes_long() -> None:
+    script = "import sys; from tidegate.runtime.cli.cli import _parser; _parser(sys.argv[1]); print(*sys.modules)"
+    for command, allowed in (("", set()), ("status", {"zmq"}), ("call", {"zmq"}), ("completion", {"zmq"})):
+        done = subprocess.run([sys.executable, "-c", script, command], capture_output=True, text=True, check=True)
+        assert {"asyncio", "lmdb", "psutil", "uvloop", "zmq"}.intersection(done.stdout.split()) <= allowed, command
+
+
 @pytest.mark.parametrize(("name", "example"), EXAMPLES)
 def test_an_example_is_a_command_line_as_it_should_be(name: str, example: str) -> None:
     options = _parser().parse_args(shlex.split(example)[1:])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.service import Service, services_in
 from tidegate.runtime.cli.cli import _parser, main
 from tidegate.runtime.cli.commands.completion import SHELLS
 
@@ -49,6 +53,37 @@ def test_bash_completes_commands_options_choices_and_files(scripts: dict[str, Pa
     (bash.parent / "data").mkdir()
     (bash.parent / "date").touch()
     assert completed(bash, "tidegate", "serve", "--data", "dat") == {"data"}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with services_in(tmp_path_factory.mktemp("completion")) as serve:
+        yield serve(1)
+
+
+def test_classes_of_the_service_are_told_one_a_line(service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", "classes", "--connect", service.endpoint]) == 0
+    assert "Counter" in capsys.readouterr().out.splitlines()
+
+
+def test_bash_completes_classes_of_the_service_that_is_named(
+    service: Service, scripts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
+    words = ("tidegate", "call", "--connect", service.endpoint)
+    assert completed(scripts["bash"], *words, "Cou") == {"Counter"}
+    assert completed(scripts["bash"], "tidegate", "call", "--connect", "tcp://127.0.0.1:1", "Cou") == set()
+
+
+def test_fish_completes_classes_of_the_service_that_is_named(
+    service: Service, scripts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    monkeypatch.setenv("PATH", f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}")
+    line = f"source {scripts['fish']}; complete -C 'tidegate call --connect {service.endpoint} Cou'"
+    done = subprocess.run(["fish", "-c", line], capture_output=True, text=True, check=True)
+    assert [word.split("\t")[0] for word in done.stdout.splitlines()] == ["Counter"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

@@ -1,0 +1,31 @@
+"""Which commands there are. Only the module of the one that is given is imported: to complete a word, or print a help, must not
+take long. Of the others their line in the help is known from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+COMMANDS: Mapping[str, str] = {
+    "new": "make a project: an app, its tests, and how it gets on a server",
+    "lint": "look for mistakes in the source of an app",
+    "serve": "run a service",
+    "call": "call a method of an object, and print its result as JSON",
+    "status": "show how a service is, its problems first",
+    "top": "watch a service live, its problems first",
+    "reload": "replace the workers one by one with app and configuration as they are now; no call fails",
+    "restart": "replace routers and workers one by one; no call of a Python client fails",
+    "alarms": "list, drop or run again alarms that were given up because their handlers failed",
+    "objects": "list objects that are in quarantine because of what their code does to its worker, or release one",
+    "keys": "make, list, revoke or rotate the access keys of clients",
+    "install-service": "run an app as a service of systemd",
+    "uninstall-service": "stop a service of systemd and remove its units",
+    "config": "check a configuration, or show what is in effect and where it comes from",
+    "check": "look through a data directory for damage",
+    "repair": "save what is good of a damaged shard, and name what is lost",
+    "compact": "make data files as small as what is in them",
+    "bench": "measure a running service",
+    "chaos": "hurt a service of its own, and verify every answer",
+    "completion": "print what a shell needs to complete commands",
+}
+"""Each, and what it does, as `--help` lists them."""
