@@ -16,7 +16,7 @@ COMMANDS: Mapping[str, str] = {
     "reload": "replace the workers one by one with app and configuration as they are now; no call fails",
     "restart": "replace routers and workers one by one; no call of a Python client fails",
     "alarms": "list, drop or run again alarms that were given up because their handlers failed",
-    "objects": "list objects that are in quarantine because of what their code does to its worker, or release one",
+    "objects": "look at what objects have stored, and change it; those in quarantine",
     "keys": "make, list, revoke or rotate the access keys of clients",
     "install-service": "run an app as a service of systemd",
     "uninstall-service": "stop a service of systemd and remove its units",

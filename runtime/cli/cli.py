@@ -79,7 +79,7 @@ _EPILOG = """examples:
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole
   tidegate config check                              whether the configuration is right
-  tidegate objects                                   objects in quarantine
+  tidegate objects show Counter alice                what an object has stored
   tidegate completion bash                           what a shell needs to complete all this
   tidegate keys new web                              an access key for a client
 """

@@ -21,8 +21,11 @@ from tidegate.runtime.options.settings import SECTION
 from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.options.words import shown
 from tidegate.runtime.wire.commands import Command, Ended, Said, ShownConfig, Status, decode_answer, encode
+from tidegate.runtime.wire.wishes import Wish
 
 ObjectCall = Literal["release_object", "drop_alarm", "run_alarm"]
+_BEYOND_S = 2.0
+"""So long after its time an answer is waited for: the worker says best what has become of it."""
 _ELSEWHERE = "run it on the machine of the service, as the user of the service or root"
 
 
@@ -68,18 +71,37 @@ def ask_config(options: argparse.Namespace) -> list[ShownOption]:
 
 
 def administer(options: argparse.Namespace, method: ObjectCall, target: str) -> None:
-    """An operator's wish about one object, `CLASS/NAME`. Returns when it is done. Raises CallError, OperatorError."""
-    ended = next((each for each in _give(Command(method, target), options) if isinstance(each, Ended)), None)
+    """What an operator asks of one object, `CLASS/NAME`. Returns when it is done. Raises CallError, OperatorError."""
+    _end_of(options, Command(method, target))
+
+
+def wish_for(options: argparse.Namespace, wish: Wish, target: str, *, with_values: bool = False) -> dict[str, Any]:
+    """What came of it. Raises CallError, OperatorError."""
+    result = _end_of(options, Command("wish", target, wish, options.timeout, with_values)).result
+    assert result is not None, "it has come to something, or there is an error"
+    return result
+
+
+def _end_of(options: argparse.Namespace, command: Command) -> Ended:
+    given = _give(command, options, beyond_s=_BEYOND_S)
+    ended = next((each for each in given if isinstance(each, Ended)), None)
     if ended is None:
-        raise OperatorError(method, target, "the supervisor ended before it was done", "look at the log of the service")
+        raise OperatorError(
+            command.what, command.object, "the supervisor ended before it was done", "look at the log of the service"
+        )
     if ended.error is not None:
         raise from_wire(ended.error)
+    if ended.failed is not None:
+        raise OperatorError(command.what, command.object, ended.failed.problem, ended.failed.hint)
+    return ended
 
 
-def _give(command: Command, options: argparse.Namespace, *, follow: bool = False) -> Iterator[Said | Ended | ShownConfig]:
-    """`follow`: what was begun is waited for as long as the supervisor lives; else its answer for as long as was said. Raises
-    OperatorError."""
-    path, timeout_s = status_of(options).get("commands", ""), options.timeout
+def _give(
+    command: Command, options: argparse.Namespace, *, follow: bool = False, beyond_s: float = 0.0
+) -> Iterator[Said | Ended | ShownConfig]:
+    """`follow`: what was begun is waited for as long as the supervisor lives; else its answer for as long as was said, and so
+    much longer. Raises OperatorError."""
+    path, timeout_s = status_of(options).get("commands", ""), options.timeout + beyond_s
     with socket.socket(socket.AF_UNIX) as supervisor:
         try:
             connect(supervisor, path, timeout_s)

@@ -8,6 +8,8 @@ import sys
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
+EXIT_CONDITION = 3
+"""Of `objects`: there is no such thing, or it is not as a condition says. Nothing was changed."""
 EXIT_LASTS = 78
 """Of `serve --keep-trying`: what is wrong does not pass. RestartPreventExitStatus of the unit names it."""
 

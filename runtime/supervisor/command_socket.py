@@ -18,10 +18,12 @@ from typing import Any
 
 import msgspec
 
+from tidegate.runtime.supervisor.audit import CommandGiver
 from tidegate.runtime.wire.commands import Command, Ended, Said, ShownConfig, Status, decode_command, encode
 from tidegate.runtime.wire.supervisor_messages import Failed
 
-COMMAND_BYTES_MAX = 64 << 10
+COMMAND_BYTES_MAX = 8 << 20
+"""The largest value, as JSON has it, and room to spare. Only who may command is listened to."""
 COMMAND_S_MAX = 10.0
 """Who connects says within this time what it wants, or keeps a descriptor of the supervisor for ever."""
 
@@ -30,10 +32,13 @@ log = logging.getLogger("tidegate")
 
 class CommandSocket:
     def __init__(
-        self, run_directory: Path, obey: Callable[[Command], int], answers: Mapping[str, Callable[[], Status | ShownConfig]]
+        self,
+        run_directory: Path,
+        obey: Callable[[Command, CommandGiver], int],
+        answers: Mapping[str, Callable[[], Status | ShownConfig]],
     ) -> None:
-        """`obey` begins a command and returns its number, of which `said` and `ended` speak. They may be called by it, before it
-        has returned. `answers`: what is answered at once to those that are questions."""
+        """`obey` begins a command of that caller and returns its number, of which `said` and `ended` speak. They may be called by
+        it, before it has returned. `answers`: what is answered at once to those that are questions."""
         # The random part keeps a command apart that reaches another machine's service through a tunnel, and finds a socket of the
         # same path on its own machine.
         self.path = f"{run_directory}/supervisor.{secrets.token_hex(4)}"
@@ -75,7 +80,8 @@ class CommandSocket:
             _write(writer, message)
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if not _may_command(writer.get_extra_info("socket")):
+        caller = _caller(writer.get_extra_info("socket"))
+        if caller.uid not in (0, os.geteuid()):
             writer.close()
             return
         try:
@@ -96,7 +102,7 @@ class CommandSocket:
             writer.close()
             return
         self._early = {}
-        number = self._obey(command)
+        number = self._obey(command, caller)
         early, self._early = self._early.get(number, []), None
         for message in early:
             _write(writer, message)
@@ -106,9 +112,10 @@ class CommandSocket:
             self._waiting.setdefault(number, []).append(writer)
 
 
-def _may_command(connection: Any) -> bool:
+def _caller(connection: Any) -> CommandGiver:
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return struct.unpack("3i", credentials)[1] in (0, os.geteuid())
+    pid, uid, _ = struct.unpack("3i", credentials)
+    return CommandGiver(pid, uid)
 
 
 def _write(writer: asyncio.StreamWriter, message: Said | Ended | Status | ShownConfig) -> None:

@@ -31,26 +31,29 @@ class Errands:
     def begin(self, command: Command, send: Callable[[int, Administer], Any]) -> int:
         """`send` gives a message to a worker, and returns which process has it, or None if none is there."""
         number = self.number()
+        self.go(number, command, send)
+        return number
+
+    def go(self, number: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
         class_name, _, name = command.object.partition("/")
         if problem := check_object_id(class_name, name):
-            self._fail(number, BadRequest(f"{problem}; an object is named CLASS/NAME"))
-            return number
+            self.fail(number, BadRequest(f"{problem}; an object is named CLASS/NAME"))
+            return
         worker = self._owners[shard_of_slot(slot_of(class_name, name), len(self._owners))]
-        process = send(worker, Administer(number, command.what, command.object))
+        process = send(worker, Administer(number, command.what, command.object, command.wish, command.timeout_s))
         if process is None:
-            self._fail(number, Unavailable(f"worker {worker} is being started; ask again"))
+            self.fail(number, Unavailable(f"worker {worker} is being started; ask again"))
         else:
             self._with[number] = process
-        return number
 
     def answered(self, message: Administered) -> None:
         if self._with.pop(message.number, None) is not None:
-            self._ended(message.number, Ended((), error=message.error))
+            self._ended(message.number, Ended((), error=message.error, result=message.result))
 
     def gone(self, process: Any) -> None:
         for number in [number for number, each in self._with.items() if each is process]:
             del self._with[number]
-            self._fail(number, ShardLost("the worker has ended before it had answered"))
+            self.fail(number, ShardLost("the worker has ended before it had answered"))
 
-    def _fail(self, number: int, error: CallError) -> None:
+    def fail(self, number: int, error: CallError) -> None:
         self._ended(number, Ended((), error=error.to_wire()))

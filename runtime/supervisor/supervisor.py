@@ -26,13 +26,14 @@ import msgspec
 
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
-from tidegate.runtime.errors import one_line
+from tidegate.runtime.errors import Unavailable, one_line
 from tidegate.runtime.logs import settings as log_settings
 from tidegate.runtime.logs.capture import change_levels, is_journal
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.access_watch import LOOK_S, AccessWatch
+from tidegate.runtime.supervisor.audit import AuditLog, CommandGiver
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import APP_VARIABLES, Config, Configuration, budget_bytes, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.configurations import Configurations
@@ -86,10 +87,13 @@ from tidegate.runtime.wire.supervisor_messages import (
     StatusChanged,
     WorkerSpec,
 )
+from tidegate.runtime.wire.wishes import EDITS, Delete
 
 log = logging.getLogger("tidegate")
 
 _EXTEND_START_S = 30.0
+OURSELVES = CommandGiver(os.getpid(), os.geteuid())
+"""Who gives a command that came by a signal."""
 
 # `-P`: a file `router.py` or `shard.py` in the current directory must not take the place of ours.
 WORKER_COMMAND = (sys.executable, "-P", "-m", "tidegate.shard")
@@ -152,7 +156,11 @@ class Supervisor:
             "config": lambda: ShownConfig(self._configurations.shown()),
         }
         self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
-        self._errands = Errands(service.placement.owners, self._commands.ended)
+        self._errands = Errands(service.placement.owners, self._errand_ended)
+        self._audit = AuditLog(service.directory.path, service.directory.start)
+        self._edits: dict[int, tuple[str, bool]] = {}
+        """By errand: the name of the edit that it makes, and whether its values are told."""
+        self._auditing: set[asyncio.Task[None]] = set()
         self._usage = Usage()
         self.ledger = Ledger()
         self._status_sent: dict[int, dict[str, Any]] = {}
@@ -181,7 +189,7 @@ class Supervisor:
         self._dev_reload: DevReload | None = None
         if config.service.dev:
             kept = service.run_directory.path / KEPT_SOURCE
-            self._dev_reload = DevReload(kept, lambda: self._on_command(Command("reload")), self._replaces)
+            self._dev_reload = DevReload(kept, lambda: self._on_command(Command("reload"), OURSELVES), self._replaces)
         self._watching: asyncio.Task[None] | None = None
         # What object code starts need not know the secrets of the app.
         self._environment = {k: v for k, v in environment_for_children().items() if not k.startswith(APP_VARIABLES)}
@@ -192,7 +200,7 @@ class Supervisor:
         self._finished: asyncio.Future[Failed | None] = self._loop.create_future()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_stop_signal)
-        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._on_command(Command("reload")))
+        self._loop.add_signal_handler(signal.SIGHUP, lambda: self._on_command(Command("reload"), OURSELVES))
         self._orphans = Orphans(self._loop, lambda: {child.pid for child in self._children.values()}, os.getpid())
         await self._commands.start()
         if self._http is not None:
@@ -204,6 +212,7 @@ class Supervisor:
             return await self._finished
         finally:
             self._commands.close()
+            self._audit.close()
             if self._watching is not None:
                 self._watching.cancel()
             if self._http is not None:
@@ -220,7 +229,7 @@ class Supervisor:
             self._notifier.stopping()
         self._obey(self.supervision.stop_requested(self._now()))
 
-    def _on_command(self, command: Command) -> int:
+    def _on_command(self, command: Command, caller: CommandGiver) -> int:
         """Its number."""
         if command.what == "access":
             self._look_at_access()
@@ -228,8 +237,7 @@ class Supervisor:
             self._commands.ended(number, Ended(()))
             return number
         if command.what in OBJECT_CALLS:
-            log.info("%s %s: asked for by an operator", command.what, one_line(command.object))
-            return self._errands.begin(command, self._send_to_worker)
+            return self._begin_errand(command, caller)
         was_idle = not self._replaces()
         number, effects = self.supervision.replace_requested(self._now(), routers=command.what == "restart")
         refused = next((each.failed for each in effects if isinstance(each, ReplacementEnded) and each.number == number), None)
@@ -242,6 +250,44 @@ class Supervisor:
         self._obey(effects)
         self._tell_status()
         return number
+
+    def _begin_errand(self, command: Command, caller: CommandGiver) -> int:
+        if command.wish is not None and not isinstance(command.wish, EDITS):
+            return self._errands.begin(command, self._send_to_worker)
+        what = command.what if command.wish is None else command.wish.__struct_config__.tag
+        log.info("%s %s: asked for by an operator", what, one_line(command.object))
+        number = self._errands.number()
+        task = self._loop.create_task(self._edit(number, command, caller))
+        self._auditing.add(task)
+        task.add_done_callback(self._auditing.discard)
+        return number
+
+    async def _edit(self, number: int, command: Command, caller: CommandGiver) -> None:
+        """Begins the errand once the audit log has it."""
+        edit, written = self._audit.asked(command, caller)
+        try:
+            await written
+        except OSError as error:
+            problem = f"the audit log cannot be written: {error.strerror or error}"
+            if not isinstance(command.wish, Delete):
+                self._errands.fail(number, Unavailable(f"{problem}; nothing was changed"))
+                return
+            log.warning("%s; what is deleted all the same: %s, by uid %d", problem, one_line(command.object), caller.uid)
+        self._edits[number] = edit, command.with_values
+        self._errands.go(number, command, self._send_to_worker)
+
+    def _errand_ended(self, number: int, ended: Ended) -> None:
+        edit, with_values = self._edits.pop(number, ("", False))
+        if not edit:
+            self._commands.ended(number, ended)
+            return
+        written = self._audit.ended(edit, ended.error, ended.result, with_values=with_values)
+        written.add_done_callback(lambda done: self._edit_told(done, number, ended))
+
+    def _edit_told(self, written: asyncio.Future[None], number: int, ended: Ended) -> None:
+        if not written.cancelled() and (error := written.exception()) is not None:
+            log.warning("the audit log does not say what came of an edit: %s", error)
+        self._commands.ended(number, ended)
 
     def _replaces(self) -> bool:
         return self.supervision.replacements.running is not None

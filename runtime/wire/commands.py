@@ -12,16 +12,22 @@ from typing import Any, Literal
 import msgspec
 
 from tidegate.runtime.wire.supervisor_messages import Failed
+from tidegate.runtime.wire.wishes import Wish
 
 
 class Command(msgspec.Struct, frozen=True):
-    what: Literal["reload", "restart", "status", "config", "access", "release_object", "drop_alarm", "run_alarm"]
+    what: Literal["reload", "restart", "status", "config", "access", "release_object", "drop_alarm", "run_alarm", "wish"]
     """`reload`: all workers are replaced, one by one, with the app and the configuration as they are now. `restart`: the routers
     too. `status`: how the service is at this moment, also while no router answers. `config`: what is in effect. `access`: the
     list of access keys has changed; over when that is in force. The rest is about one object: it is let out of quarantine, its
-    abandoned alarm is forgotten, or set again for now."""
+    abandoned alarm is forgotten, or set again for now; or what `wish` says."""
     object: str = ""
     """`CLASS/NAME`."""
+    wish: Wish | None = None
+    timeout_s: float = 10.0
+    """Of a wish: what cannot be begun in this time is not done."""
+    with_values: bool = False
+    """The audit log gets the values that an edit has taken away and brought, too."""
 
 
 class Replaced(msgspec.Struct, frozen=True):
@@ -73,6 +79,8 @@ class Ended(msgspec.Struct, frozen=True, tag="ended"):
     config: ConfigChanges = ConfigChanges()
     error: dict[str, Any] | None = None
     """Of a command about an object: what its worker has answered instead of doing it, as the wire protocol has it."""
+    result: dict[str, Any] | None = None
+    """What came of a wish."""
 
 
 class Status(msgspec.Struct, frozen=True, tag="status"):

@@ -110,7 +110,8 @@ KEYS = "keys"
 """No call: the method of the row that a batch may begin with, see `wire.sessions`."""
 DROP_ALARM, RUN_ALARM = ALARM_CALLS = ("drop_alarm", "run_alarm")
 RELEASE_OBJECT = "release_object"
-OBJECT_CALLS = (*ALARM_CALLS, RELEASE_OBJECT)
+WISH = "wish"
+OBJECT_CALLS = (*ALARM_CALLS, RELEASE_OBJECT, WISH)
 """What only operators on the machine of the service may ask of the worker of an object, through its supervisor."""
 BY_OPERATORS_ONLY = (
     "only an operator on the machine of the service may do that, as its user or root (tidegate objects, tidegate alarms)"

@@ -20,6 +20,7 @@ from tidegate.runtime.options.settings import AppSources
 from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.wire.access import AccessKey
 from tidegate.runtime.wire.counts import Counts
+from tidegate.runtime.wire.wishes import Wish
 
 KEPT_SOURCE = "app"
 """The folder in the run directory where workers keep the source of the app, with a folder in it for each version: workers that
@@ -225,12 +226,15 @@ class AccessChanged(msgspec.Struct, frozen=True, tag="access"):
 
 
 class Administer(msgspec.Struct, frozen=True, tag="administer"):
-    """To the worker of an object: do what an operator asks (`method` is one of `OBJECT_CALLS`), and say `Administered` when it is
-    durable."""
+    """To the worker of an object: do what an operator asks (`method` is one of `OBJECT_CALLS`, or WISH), and say `Administered`
+    when it is durable."""
 
     number: int
     method: str
     object: str
+    wish: Wish | None = None
+    timeout_s: float = 0.0
+    """What cannot be begun in this time is not done."""
 
 
 FromSupervisor = (
@@ -351,6 +355,8 @@ class Administered(msgspec.Struct, frozen=True, tag="administered"):
 
     number: int
     error: dict[str, Any] | None = None
+    result: dict[str, Any] | None = None
+    """What came of a wish."""
 
 
 FromChild = Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited | HeldUp | Released | Administered

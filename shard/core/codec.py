@@ -282,3 +282,13 @@ def check_key(key: object) -> None:
         raise ValueError("a key must be valid Unicode") from None
     if size > KEY_BYTES_MAX:
         raise ValueError(f"a key has at most {KEY_BYTES_MAX} bytes of UTF-8; this one has {size}")
+
+
+def after_prefix(prefix: str) -> str | None:
+    """The smallest str above every str with this prefix, or None when there is none."""
+    for at in range(len(prefix) - 1, -1, -1):
+        code = ord(prefix[at])
+        if code < 0x10FFFF:
+            following = 0xE000 if code + 1 == 0xD800 else code + 1  # Surrogates are no characters.
+            return prefix[:at] + chr(following)
+    return None

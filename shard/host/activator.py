@@ -16,7 +16,7 @@ from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.states import Event
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
-from tidegate.shard.host.outbound import Caller
+from tidegate.shard.host.outbound import BuiltIn, Caller
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.start import Start
 from tidegate.shard.host.table import Kept
@@ -116,6 +116,8 @@ class Activator:
             host.answer_error(origin, request.id, host.stopped.refusal(shard) or moved, request.cls)
             return None
         if request.method not in kept.methods and not isinstance(origin, Ring):
+            if isinstance(origin, BuiltIn) and origin.not_in_memory():
+                return None
             host.answer_error(origin, request.id, unknown_method(request, kept.object_class), request.cls)
             return None
         key = object_key(request.cls, request.name)

@@ -48,11 +48,10 @@ from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.keyed_calls import INT_MAX, INT_MIN, KeyedCalls, KeyedRun, KnownCalls
 from tidegate.shard.host.object_log import ObjectLog
-from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin, Permit
+from tidegate.shard.host.outbound import BuiltIn, InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
 from tidegate.shard.host.piles import Piles
 from tidegate.shard.host.resets import Resets
-from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.settings import HostSettings, HostStatistics
 from tidegate.shard.host.slow_calls import SlowCalls
 from tidegate.shard.host.stopped_shards import StoppedShards
@@ -60,6 +59,7 @@ from tidegate.shard.host.table import ActivationTable
 from tidegate.shard.host.tracing import Tracing, trace_call
 from tidegate.shard.host.turn import Turn
 from tidegate.shard.host.waiting import EveryoneReads, Readers, WaitingRoom, client_of
+from tidegate.shard.host.wishes import Wishes
 from tidegate.shard.loop.context import Attribution, kept_for
 from tidegate.shard.loop.cpython import enter_task, leave_task, references_to, weak_references_to
 from tidegate.shard.loop.places import Runs, enters
@@ -104,7 +104,7 @@ class Host:
         "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator", "alarms", "book", "call_soon",
         "chained", "classes", "counting", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us", "objects_committed",
         "offload", "output_gate", "piles", "random", "resets", "send", "settings", "slow", "stopped", "stores", "table",
-        "tracing", "turn", "waiting", "wall_us", "web",
+        "tracing", "turn", "waiting", "wall_us", "web", "wishes",
     )  # fmt: skip
 
     storage_class = Storage
@@ -166,6 +166,7 @@ class Host:
         self.chained = ChainedCalls(self)
         self.keyed = KeyedCalls(self)
         self.gates = GateWatch(self)
+        self.wishes = Wishes(self)
         self._commits_done = self.objects_committed = 0
 
     # Calls in
@@ -367,7 +368,7 @@ class Host:
         elif activation.gate.resting:
             self.table.rouse(activation, self.turn.now_s)
         method = kept.methods.get(request.method)
-        if isinstance(origin, Ring) and method is None:
+        if method is None and isinstance(origin, BuiltIn):
             method = cast("Method", origin)
         if method is None:
             self.answer_error(origin, request.id, unknown_method(request, kept.object_class), request.cls)

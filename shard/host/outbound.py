@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tidegate.shard.host.host import Host
     from tidegate.shard.host.tracing import CallTrace
     from tidegate.shard.loop.task import ObjectTask
+    from tidegate.shard.objects.object import DurableObject
 
 from tidegate.shard.objects.storage import LEFT_MEMORY
 
@@ -60,6 +61,23 @@ class InternalOrigin(Origin):
     def asked_by(self, request_id: Any) -> tuple[Origin, Any]:
         """On whose behalf: of a caller outside, its own id of the call too."""
         return self, request_id
+
+
+class BuiltIn(InternalOrigin):
+    """A call of the runtime's own to an object: its method, too, which no class has."""
+
+    __slots__ = ()
+
+    name = ""
+    empty_ok = True
+
+    async def function(self, instance: DurableObject) -> None:
+        """The gate has let it in."""
+        raise AssertionError("every kind says what it does")
+
+    def not_in_memory(self) -> bool:
+        """The object has left memory, or never was there. False: it is to be brought."""
+        return False
 
 
 class Permit(InternalOrigin):

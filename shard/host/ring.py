@@ -29,7 +29,7 @@ from tidegate.shard.core.alarms import (
 )
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.states import State
-from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.host.outbound import BuiltIn
 from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.objects.object import ALARM, DurableObject
@@ -50,7 +50,7 @@ class Failure(Exception):
     """Stands for a run that ended with its instance, so that only the next instance can record it."""
 
 
-class Ring(InternalOrigin):
+class Ring(BuiltIn):
     """One alarm on its way: the call that nobody made, its method, and where its outcome goes."""
 
     __slots__ = (
@@ -70,7 +70,6 @@ class Ring(InternalOrigin):
     )
 
     name = ALARM
-    empty_ok = True
 
     def __init__(self, clock: AlarmClock, shard: int, due: Due) -> None:
         super().__init__()

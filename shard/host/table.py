@@ -112,8 +112,8 @@ class ActivationTable:
 
     def remove(self, activation: Activation) -> None:
         """Its memory no longer counts. Does nothing for one that never got in."""
-        kept, name = self.classes[activation.object_class.name], activation.id.name
-        for activations in (kept.activations, kept.asleep):
+        kept, name = self.classes.get(activation.object_class.name), activation.id.name
+        for activations in () if kept is None else (kept.activations, kept.asleep):
             if activations.get(name) is activation:
                 del activations[name]
                 self.budget.used_bytes -= ACTIVATION_BYTES

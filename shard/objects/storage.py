@@ -18,7 +18,17 @@ from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.limits import KEYED_GROUP_BYTES_MAX, KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from tidegate.shard.core.alarms import Alarm
 from tidegate.shard.core.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
-from tidegate.shard.core.codec import SCALARS, Encoded, check_key, check_size, decode, decode_as, encode, encode_value
+from tidegate.shard.core.codec import (
+    SCALARS,
+    Encoded,
+    after_prefix,
+    check_key,
+    check_size,
+    decode,
+    decode_as,
+    encode,
+    encode_value,
+)
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.transaction_layer import Layer
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, to_raw
@@ -292,7 +302,7 @@ class Storage:
             start = start_after + "\0"
         if prefix:
             start = prefix if start is None else max(start, prefix)
-            after = _after_prefix(prefix)
+            after = after_prefix(prefix)
             if after is not None:
                 end = after if end is None else min(end, after)
         if start is not None and end is not None and start >= end:
@@ -787,13 +797,3 @@ def _check_bound(bound: object) -> None:
         raise TypeError(f"a bound of a list is a str, not {type(bound).__name__}")
     if not bound.isascii():
         bound.encode()  # UnicodeEncodeError is a ValueError.
-
-
-def _after_prefix(prefix: str) -> str | None:
-    """The smallest str above every str with this prefix, or None when there is none."""
-    for at in range(len(prefix) - 1, -1, -1):
-        code = ord(prefix[at])
-        if code < 0x10FFFF:
-            following = 0xE000 if code + 1 == 0xD800 else code + 1  # Surrogates are no characters.
-            return prefix[:at] + chr(following)
-    return None

@@ -58,6 +58,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     Access,
     AccessChanged,
     Administer,
+    Administered,
     Drain,
     FromChild,
     FromSupervisor,
@@ -303,15 +304,21 @@ class Worker:
 
     def _administer(self, asked: Administer) -> None:
         """What an operator wants, who is known to the supervisor."""
+        class_name, _, name = asked.object.partition("/")
+        if asked.wish is not None:
+            number, say = asked.number, self._send_control
+            self._host.wishes.begin(
+                asked.wish, class_name, name, asked.timeout_s, lambda error, result: say(Administered(number, error, result))
+            )
+            return
         operator, request = Operator(asked.number, self._send_control), Request(asked.number, "", asked.object, asked.method)
         self._turn.begin()
         if asked.method in ALARM_CALLS:
             given_up = self._host.alarms.given_up
             (given_up.drop if asked.method == DROP_ALARM else given_up.run)(request, operator)
             return
-        class_name, _, name = asked.object.partition("/")
         if not self._host.activator.release(class_name, name):
-            operator.fail(BadRequest(f"{asked.object} is not in quarantine; `tidegate objects` lists those that are"))
+            operator.fail(BadRequest(f"{asked.object} is not in quarantine; `tidegate objects blocked` lists those that are"))
             return
         self._send_control(Released(class_name, name))
         operator.answer(OK, None)

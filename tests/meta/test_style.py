@@ -121,7 +121,7 @@ MAY = {
             *("objects", "repair", "serve", "status", "top", "uninstall_service"),
         )
     ),
-    *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("asking", "commanding", "exits")),
+    *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("asking", "commanding", "exits", "wishing")),
     ("runtime/cli/commands/alarms.py", r"time\.sleep\("),
     ("runtime/cli/commands/objects.py", r"time\.sleep\("),
     ("runtime/supervisor/directory.py", r"time\.sleep\("),

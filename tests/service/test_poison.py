@@ -179,7 +179,7 @@ def test_an_object_that_does_it_again_is_in_quarantine_until_it_is_released(
     assert error["retry_after_ms"] > 0
     shown = wait_until(lambda: [each for each in service.status()["problems"] if each["where"] == f"Poison/{bad}"], "the problem")
     assert shown[0]["what"].startswith("in quarantine: its code has held up or ended its worker 2 times")
-    assert main(["objects", "--connect", service.endpoint]) == 0
+    assert main(["objects", "blocked", "--connect", service.endpoint]) == 0
     assert f"Poison/{bad}" in capsys.readouterr().out
     assert main(["objects", "release", "Poison", bad, "--connect", service.endpoint]) == 0
     assert "is released" in capsys.readouterr().out

@@ -15,7 +15,10 @@ import pytest
 from tests.support.service import Service, services_in
 from tidegate.runtime.cli.cli import _parser
 
-ON_A_SERVICE = ("alarms", "call", "objects", "reload", "status", "top")
+ON_A_SERVICE = (
+    *("alarms", "call", "objects", "objects show", "objects get", "objects call", "objects evict", "objects blocked"),
+    *("objects release", "reload", "status", "top"),
+)
 """Commands whose examples are run on one that runs. The others take one of their own, or minutes, or damage, or a machine, and
 have tests that do the same."""
 OFFLINE = ("check", "compact")
@@ -87,6 +90,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with services_in(folder) as serve:
         service = serve(1, app=str(folder / "app.py"))
         service.expect(" raised: ", "Traceback", "ValueError")
+        service.call("Counter", "alice", "get_unique_number")
         yield service
 
 
@@ -96,7 +100,7 @@ def typed(example: str, *more: str, cwd: Path | None = None) -> subprocess.Compl
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("name", "example"), [each for each in EXAMPLES if each[0].split()[0] in ON_A_SERVICE])
+@pytest.mark.parametrize(("name", "example"), [each for each in EXAMPLES if each[0] in ON_A_SERVICE])
 def test_an_example_does_what_it_says(name: str, example: str, service: Service) -> None:
     done = typed(example, "--connect", service.endpoint, "--timeout", "60")
     lacking = next((says for part, says in LACKING.items() if part in example), "")

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.supervisor import command_socket
+from tidegate.runtime.supervisor.audit import CommandGiver
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.wire.commands import Command, Ended, Said, Status, decode_answer, encode
 
@@ -25,7 +26,8 @@ def run(folder: Path, body: Callable[[CommandSocket, list[Command]], Awaitable[N
     async def main() -> None:
         heard: list[Command] = []
 
-        def obey(command: Command) -> int:
+        def obey(command: Command, caller: CommandGiver) -> int:
+            assert caller == CommandGiver(os.getpid(), os.geteuid())
             heard.append(command)
             return len(heard)
 

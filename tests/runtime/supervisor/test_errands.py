@@ -8,6 +8,7 @@ from tidegate.runtime.ids import shard_of_slot, slot_of
 from tidegate.runtime.supervisor.errands import Errands
 from tidegate.runtime.wire.commands import Command, Ended
 from tidegate.runtime.wire.supervisor_messages import Administer, Administered
+from tidegate.runtime.wire.wishes import Get
 
 OWNERS = (0, 1, 0, 1)
 
@@ -34,7 +35,7 @@ def test_it_goes_to_the_worker_of_the_object_and_ends_with_its_answer_once() -> 
     desk = Desk()
     number = desk.ask("Bell/a/b")
     owner = OWNERS[shard_of_slot(slot_of("Bell", "a/b"), len(OWNERS))]
-    assert desk.sent == [(owner, Administer(number, "drop_alarm", "Bell/a/b"))]
+    assert desk.sent == [(owner, Administer(number, "drop_alarm", "Bell/a/b", timeout_s=10.0))]
     assert desk.ended == []
     for _ in range(2):
         desk.errands.answered(Administered(number))
@@ -59,6 +60,15 @@ def test_a_worker_that_is_not_there_or_ends_is_said_and_other_errands_go_on() ->
     desk.errands.gone(object())
     desk.errands.gone(process)
     assert desk.ended[1:] == [(first, None), (second, "shard_lost")]
+
+
+def test_a_wish_goes_along_and_what_came_of_it_comes_back() -> None:
+    desk, results = Desk(), []
+    desk.errands = Errands(OWNERS, lambda number, ended: results.append(ended.result))
+    number = desk.errands.begin(Command("wish", "Bell/a", Get("k"), 3.0), desk._send)
+    assert desk.sent[0][1] == Administer(number, "wish", "Bell/a", Get("k"), 3.0)
+    desk.errands.answered(Administered(number, result={"value": 1}))
+    assert results == [{"value": 1}]
 
 
 def test_what_is_no_object_is_refused_here() -> None:

@@ -1,0 +1,75 @@
+"""A wish of an operator about objects: given to the supervisor of a service on this machine, and what came of it told."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from tidegate.runtime.cli.arguments import Parser, add_client_options, add_command
+from tidegate.runtime.cli.asking import report_call_error
+from tidegate.runtime.cli.commanding import wish_for
+from tidegate.runtime.cli.exits import EXIT_CONDITION, EXIT_OK, fail
+from tidegate.runtime.errors import CallError, one_line
+from tidegate.runtime.wire.wishes import Wish
+
+Result = dict[str, Any]
+
+
+def add_wish(commands: Any, name: str, says: str, epilog: str, run: Callable[[argparse.Namespace], int]) -> Parser:
+    """A command about one object. `run` may raise CallError."""
+
+    def reported(options: argparse.Namespace) -> int:
+        try:
+            return run(options)
+        except CallError as error:
+            operation = f"{options.parser.prog.removeprefix('tidegate ')} {target_of(options)}"
+            if not error.details.get("missing") and not error.details.get("conflict"):
+                return report_call_error(operation, error, as_json=options.json)
+            if options.json:
+                print(msgspec.json.encode({"error": error.to_wire()}).decode())
+            fail(one_line(f"{operation}: {error.message}"))
+            return EXIT_CONDITION
+
+    parser = add_command(commands, name, epilog, reported, says=says)
+    parser.add_argument("class_name", metavar="CLASS")
+    parser.add_argument("name", metavar="NAME")
+    return parser
+
+
+def add_wish_options(parser: Parser) -> None:
+    add_client_options(parser, timeout="what cannot be begun in this time is not done")
+    parser.add_argument("--json", action="store_true", help="print what came of it, or the error, as JSON")
+
+
+def target_of(options: argparse.Namespace) -> str:
+    return f"{options.class_name}/{options.name}"
+
+
+def carry_out(options: argparse.Namespace, wish: Wish) -> Result:
+    """What came of it. Raises CallError, OperatorError."""
+    return wish_for(options, wish, target_of(options), with_values=getattr(options, "audit_values", False))
+
+
+def tell(options: argparse.Namespace, result: Result, text: str) -> int:
+    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else text)
+    return EXIT_OK
+
+
+def read_plain(text: str) -> Any:
+    """A value as JSON, for `type=` of an argument."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON (a text needs its quotes: '{json.dumps(text)}')") from None
+    except RecursionError:
+        raise argparse.ArgumentTypeError("it nests too deeply") from None
+
+
+def as_text(plain: Any, width: int | None = None) -> str:
+    """A value in a line; `…` at the end of what is longer."""
+    text = msgspec.json.encode(plain).decode()
+    return text if width is None or len(text) <= width else text[: width - 1] + "…"

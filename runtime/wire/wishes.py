@@ -1,0 +1,84 @@
+"""What an operator wishes of objects: said to the supervisor, carried out by the workers that own them.
+
+A wish is an object with its kind under `type`; values in it are as `plain_json` has them. Most are about one object. `EDITS`
+change something and are written to the audit log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+SHOWN_ROWS = 100
+SHOWN_ROWS_MAX = 10_000
+SHOWN_BYTES_MAX = 256 << 10
+"""Of a page: it ends where its values take so much, after one at least."""
+SHOWN_VALUE_BYTES_MAX = 16 << 10
+"""A larger value is not in a page; `get` has it whole."""
+
+
+class Condition(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What must be so, at the instant of the edit, for it to be made. Nothing is asked for where all are as here."""
+
+    value: Any | UnsetType = UNSET
+    """The key has this value."""
+    digest: str = ""
+    """The value of the key has this digest; of a whole object, the object."""
+    missing: bool = False
+    """There is no such key; of a whole object, no such object."""
+
+
+NO_CONDITION = Condition()
+
+
+class Get(msgspec.Struct, frozen=True, tag="get"):
+    """One value."""
+
+    key: str
+
+
+class Show(msgspec.Struct, frozen=True, tag="show"):
+    """A page of keys, in byte order."""
+
+    prefix: str = ""
+    after: str = ""
+    """The last key of the page before."""
+    limit: int = SHOWN_ROWS
+    whole: bool = False
+    """Values of any size are in it."""
+
+
+class Put(msgspec.Struct, frozen=True, tag="put"):
+    key: str
+    value: Any
+    condition: Condition = NO_CONDITION
+    create: bool = False
+    """Where there is no such object, make it."""
+
+
+class Delete(msgspec.Struct, frozen=True, tag="delete"):
+    key: str = ""
+    """Empty: the whole object, with its alarm."""
+    condition: Condition = NO_CONDITION
+
+
+class CallMethod(msgspec.Struct, frozen=True, tag="call"):
+    method: str
+    arguments: list[Any] | dict[str, Any] = []
+
+
+class Evict(msgspec.Struct, frozen=True, tag="evict"):
+    """It leaves memory, unless something of it is at work."""
+
+
+Wish = Get | Show | Put | Delete | CallMethod | Evict
+EDITS = Put | Delete | CallMethod | Evict
+"""Those of the audit log."""
+
+
+def digest_of(raw: bytes) -> str:
+    """Of a value, of its bytes as they are stored: 16 hexadecimal digits."""
+    return hashlib.blake2b(raw, digest_size=8).hexdigest()

@@ -1,0 +1,201 @@
+"""What operators wish of one object's storage, carried out on its cache.
+
+Guarantee: a condition is looked at and the edit made in one step, with nothing in between; an edit that is refused has changed
+nothing. What is shown is what the object's own code would read at this instant, durable or not. Looking creates nothing.
+
+Rule 1: nothing here waits. What may be on disk only is brought into memory before (`reads_of`), by whoever calls.
+Rule 2: no key of the object stays in its cache because an operator has looked at it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET
+
+from tidegate.runtime.errors import BadRequest, CallError
+from tidegate.runtime.wire.plain_json import from_plain, to_plain
+from tidegate.runtime.wire.wishes import (
+    NO_CONDITION,
+    SHOWN_BYTES_MAX,
+    SHOWN_ROWS_MAX,
+    SHOWN_VALUE_BYTES_MAX,
+    Condition,
+    Delete,
+    Get,
+    Put,
+    Show,
+    digest_of,
+)
+from tidegate.shard.core.cache import ObjectCache, Unread
+from tidegate.shard.core.codec import after_prefix, check_key, decode, encode_value
+from tidegate.shard.core.values import ABSENT, MISS, restore, to_raw
+from tidegate.shard.store.interface import HEADER
+
+StorageWish = Get | Show | Put | Delete
+_ROWS_AT_ONCE = 16
+"""Values of a page are read in so small steps, since each may be large."""
+
+
+class Reads(NamedTuple):
+    """What of the object's rows is needed: some keys, or a range with at most so many."""
+
+    keys: tuple[str, ...]
+    start: str | None = None
+    end: str | None = None
+    limit: int = 0
+
+
+def refused(text: str, **details: Any) -> CallError:
+    return BadRequest(text, details=details)
+
+
+def reads_of(wish: StorageWish) -> Reads:
+    if isinstance(wish, Get | Put):
+        return Reads((HEADER, wish.key))
+    if isinstance(wish, Delete):
+        return Reads((HEADER, wish.key) if wish.key else (HEADER,))
+    start, end = _range(wish)
+    return Reads((HEADER,), start, end, min(wish.limit, SHOWN_ROWS_MAX) + 1)
+
+
+def carry_out(wish: StorageWish, cache: ObjectCache, ahead_us: int) -> dict[str, Any]:
+    """What came of it, in a form that JSON has. `ahead_us`: how far the shard's steady time is ahead of the wall clock. Raises
+    CallError where it is refused."""
+    object_name = f"{cache.class_name}/{cache.name}"
+    if isinstance(wish, Put):
+        return _put(wish, cache, object_name)
+    if not cache.has_header:
+        if isinstance(wish, Delete) and wish.condition.missing:
+            return {"deleted": 0}
+        raise refused(f"there is no object {object_name}", missing=True)
+    if isinstance(wish, Get):
+        raw = _read(cache, wish.key)
+        if raw is None:
+            raise refused(f"{object_name} has no key {wish.key!r}", missing=True)
+        return _shown(wish.key, raw, whole=True)
+    return _show(wish, cache, ahead_us) if isinstance(wish, Show) else _delete(wish, cache, object_name)
+
+
+# Reading
+
+
+def _read(cache: ObjectCache, key: str) -> bytes | None:
+    """The bytes of a value, None if there is no such key."""
+    try:
+        check_key(key)
+    except (TypeError, ValueError) as error:
+        raise refused(str(error)) from None
+    value = cache.peek(key)
+    if value is MISS:
+        return cache.store.get(cache.key, key)
+    return None if value is ABSENT else to_raw(value)
+
+
+def rows_of(cache: ObjectCache, start: str | None, end: str | None, limit: int) -> list[tuple[str, bytes]]:
+    """Keys of [start, end) with the bytes of their values, at most so many."""
+    rows = cache.scan(start, end, limit=limit)
+    if isinstance(rows, Unread):
+        rows = rows.finish(cache.store.scan(cache.key, start, end, reverse=False, limit=rows.limit))
+    return [(key, to_raw(value)) for key, value in rows]
+
+
+def _range(wish: Show) -> tuple[str | None, str | None]:
+    start = max(wish.prefix, f"{wish.after}\0" if wish.after else "") or None
+    return start, after_prefix(wish.prefix)
+
+
+def _shown(key: str, raw: bytes, *, whole: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"key": key, "bytes": len(raw), "digest": digest_of(raw)}
+    if whole or len(raw) <= SHOWN_VALUE_BYTES_MAX:
+        row["value"] = to_plain(decode(raw))
+    return row
+
+
+def _show(wish: Show, cache: ObjectCache, ahead_us: int) -> dict[str, Any]:
+    limit = max(1, min(wish.limit, SHOWN_ROWS_MAX))
+    (start, end), size, more = _range(wish), 0, False
+    shown: list[dict[str, Any]] = []
+    while len(shown) <= limit and not more:
+        rows = rows_of(cache, start, end, min(_ROWS_AT_ONCE, limit + 1 - len(shown)))
+        for key, raw in rows:
+            if len(shown) == limit or (shown and size + len(raw) > SHOWN_BYTES_MAX):
+                more = True
+                break
+            shown.append(_shown(key, raw, whole=wish.whole))
+            size += len(raw)
+        if len(rows) < _ROWS_AT_ONCE:
+            break
+        start = f"{rows[-1][0]}\0"
+    return {
+        "rows": shown,
+        "more": more,
+        "alarm": _alarm(cache, ahead_us),
+        "undurable": bool(cache.dirty or cache.cleared or cache.committing is not None),
+    }
+
+
+def _alarm(cache: ObjectCache, ahead_us: int) -> dict[str, Any] | None:
+    alarm = cache.alarm
+    return (
+        None if alarm is None else {"due_ms": (alarm.due_us - ahead_us * alarm.is_steady) // 1_000, "retries": alarm.retry_count}
+    )
+
+
+# Editing
+
+
+def _put(wish: Put, cache: ObjectCache, object_name: str) -> dict[str, Any]:
+    if not cache.has_header and not wish.create:
+        raise refused(f"there is no object {object_name}; make it with `--create`, if it is meant", missing=True)
+    before = _read(cache, wish.key)
+    _check(wish.condition, wish.key, before, object_name)
+    try:
+        raw = encode_value(from_plain(wish.value))
+        cache.write(wish.key, raw, restore(raw))
+    except (TypeError, ValueError) as error:
+        raise refused(f"{wish.key!r} of {object_name} cannot have this value: {error}") from None
+    return {"before": _told(before), "after": _told(raw)}
+
+
+def _delete(wish: Delete, cache: ObjectCache, object_name: str) -> dict[str, Any]:
+    if not wish.key:
+        if wish.condition != NO_CONDITION:
+            raise refused("a condition is about a key; name one")
+        cache.clear()
+        return {"deleted": 1}
+    before = _read(cache, wish.key)
+    _check(wish.condition, wish.key, before, object_name)
+    if before is not None:
+        cache.delete(wish.key)
+    return {"before": _told(before), "after": None, "deleted": int(before is not None)}
+
+
+def _told(raw: bytes | None) -> dict[str, Any] | None:
+    """A value before or after an edit."""
+    return None if raw is None else {"bytes": len(raw), "digest": digest_of(raw), "value": to_plain(decode(raw))}
+
+
+def _check(condition: Condition, key: str, raw: bytes | None, object_name: str) -> None:
+    """Raises CallError unless all is as the condition says."""
+    digest = None if raw is None else digest_of(raw)
+    problem = ""
+    if condition.missing and raw is not None:
+        problem = "it exists"
+    elif condition.digest and condition.digest != digest:
+        problem = f"it does not have the digest {condition.digest}"
+    elif condition.value is not UNSET and (raw is None or not _is(raw, condition.value)):
+        problem = "it has another value"
+    if problem:
+        now = "does not exist" if raw is None else f"has the digest {digest}"
+        text = f"{problem}: {key!r} of {object_name} {now} now; nothing was changed"
+        raise refused(text, conflict=True, digest=digest)
+
+
+def _is(raw: bytes, plain: Any) -> bool:
+    """Whether these are the bytes of that value. (The order in a dict does not count.)"""
+    return _ordered(to_plain(decode(raw))) == _ordered(plain)
+
+
+_ordered = msgspec.json.Encoder(order="sorted").encode

@@ -1,0 +1,103 @@
+"""The audit log: a line before, a line after, on the disk, with who it was, and values only for who asks for them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pwd
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tidegate.runtime.supervisor import audit
+from tidegate.runtime.supervisor.audit import AUDIT_NAME, AuditLog, CommandGiver
+from tidegate.runtime.wire.commands import Command
+from tidegate.runtime.wire.wishes import CallMethod, Delete, Put
+
+ROOT = CommandGiver(os.getpid(), 0)
+DONE = {"before": {"bytes": 1, "digest": "aa", "value": "secret"}, "after": None}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / AUDIT_NAME).read_text().splitlines()]
+
+
+def run(folder: Path, *commands: Command, start: int = 1, error: dict[str, Any] | None = None) -> None:
+    async def main() -> None:
+        log = AuditLog(folder, start)
+        for command in commands:
+            edit, written = log.asked(command, ROOT)
+            await written
+            await log.ended(edit, error, None if error else DONE, with_values=command.with_values)
+        log.close()
+
+    asyncio.run(main())
+
+
+def test_an_edit_is_a_line_before_and_a_line_after_without_its_values(tmp_path: Path) -> None:
+    run(tmp_path, Command("wish", "Shop/a", Put("k", "secret")))
+    before, after = lines(tmp_path)
+    assert before["by"] == {"pid": os.getpid(), "uid": 0, "user": pwd.getpwuid(0).pw_name, **before["by"]}
+    assert {**before, "time": "", "by": {}} == {
+        "time": "",
+        "edit": "1-1",
+        "by": {},
+        "what": "put",
+        "object": "Shop/a",
+        "key": "k",
+        "state": "asked",
+    }
+    assert {**after, "time": ""} == {
+        "time": "",
+        "edit": "1-1",
+        "state": "done",
+        "before": {"bytes": 1, "digest": "aa"},
+        "after": None,
+    }
+    assert "secret" not in (tmp_path / AUDIT_NAME).read_text()
+    assert (tmp_path / AUDIT_NAME).stat().st_mode & 0o777 == 0o600
+
+
+def test_values_are_in_it_for_who_asks_for_that(tmp_path: Path) -> None:
+    commands = Command("wish", "Shop/a", Delete("k"), with_values=True), Command("wish", "Shop/a", CallMethod("m", [1]))
+    run(tmp_path, *commands, Command("wish", "Shop/a", CallMethod("m", [1]), with_values=True), Command("drop_alarm", "Shop/a"))
+    found = lines(tmp_path)
+    assert found[1]["before"]["value"] == "secret"
+    assert [line.get("arguments") for line in found[2::2]] == [None, [1], None]
+    assert [line["what"] for line in found[::2]] == ["delete", "call", "call", "drop_alarm"]
+    assert len({line["edit"] for line in found}) == 4
+
+
+@pytest.mark.parametrize(("outcome", "state"), [("not_executed", "refused"), ("unknown", "unknown")])
+def test_what_was_refused_and_what_nobody_knows_are_told_apart(tmp_path: Path, outcome: str, state: str) -> None:
+    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)), error={"code": "x", "message": "no", "outcome": outcome, "digest": "y"})
+    assert lines(tmp_path)[1]["state"] == state
+    assert lines(tmp_path)[1]["error"] == {"code": "x", "message": "no", "outcome": outcome}
+
+
+def test_edits_of_several_starts_have_several_names(tmp_path: Path) -> None:
+    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)))
+    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)), start=2)
+    assert [line["edit"] for line in lines(tmp_path)] == ["1-1", "1-1", "2-1", "2-1"]
+
+
+def test_a_large_file_gets_another_name_and_of_many_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit, "AUDIT_FILE_BYTES_MAX", 400)
+    run(tmp_path, *(Command("wish", f"Shop/{number}", Put("k", 1)) for number in range(40)))
+    files = sorted(path.name for path in tmp_path.iterdir())
+    assert files == [AUDIT_NAME, *(f"{AUDIT_NAME}.{number}" for number in range(1, audit.AUDIT_FILES_MAX))]
+    assert all(path.stat().st_size <= 400 for path in tmp_path.iterdir())
+    assert lines(tmp_path)[-1]["edit"] == "1-40"
+
+
+def test_what_cannot_be_written_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)))
+    whole = (tmp_path / AUDIT_NAME).read_bytes()
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda fd, data: real(fd, data[:10]))
+        with pytest.raises(OSError, match="no room for the whole line"):
+            run(tmp_path, Command("wish", "Shop/a", Put("k", 1)), start=2)
+    assert (tmp_path / AUDIT_NAME).read_bytes() == whole

@@ -1,0 +1,153 @@
+"""What operators do with the objects of a real service, from the command line and past its routers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import Service
+from tests.support.waiting import wait_until
+from tidegate.runtime.cli.cli import main
+
+APP = """
+import asyncio
+from pathlib import Path
+from tidegate import DurableObject
+
+class Shop(DurableObject):
+    async def set(self, key: str, value: object) -> None:
+        await self.storage.put(key, value)
+
+    async def get(self, key: str) -> object:
+        return await self.storage.get(key)
+
+    async def hold(self, until: str) -> None:
+        async with self.storage.transaction():
+            Path(until + ".held").touch()
+            while not Path(until).exists():
+                await asyncio.sleep(0.01)
+"""
+
+
+@pytest.fixture
+def service(serve: Callable[..., Service], tmp_path: Path) -> Service:
+    (tmp_path / "shop.py").write_text(APP)
+    return serve(2, app=str(tmp_path / "shop.py"))
+
+
+class Operator:
+    """Types commands."""
+
+    def __init__(self, service: Service, capsys: pytest.CaptureFixture[str]) -> None:
+        self.service = service
+        self.capsys = capsys
+
+    def type(self, *words: str) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        code = main([*words, "--connect", self.service.endpoint])
+        return code, *self.capsys.readouterr()
+
+    def json(self, *words: str) -> Any:
+        code, out, err = self.type(*words, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+
+@pytest.fixture
+def operator(service: Service, capsys: pytest.CaptureFixture[str]) -> Operator:
+    return Operator(service, capsys)
+
+
+def test_an_object_is_looked_at_changed_and_changed_back_as_the_command_says(service: Service, operator: Operator) -> None:
+    service.call("Shop", "alice", "set", "n", 1)
+    assert operator.type("objects", "get", "Shop", "alice", "n") == (0, "1\n", "")
+    code, out, _ = operator.type("objects", "put", "Shop", "alice", "n", "2", "--if-value", "1")
+    assert code == 0
+    assert out.startswith("Shop/alice 'n': 1 -> 2\nundo: tidegate ")
+    assert service.call("Shop", "alice", "get", "n") == 2, "the object's cache has it, too"
+    code, _, err = operator.type("objects", "put", "Shop", "alice", "n", "3", "--if-value", "1")
+    assert (code, "nothing was changed" in err) == (3, True)
+    undo = out.splitlines()[1].removeprefix("undo: tidegate ").split()
+    assert operator.type(*undo)[0] == 0
+    assert service.call("Shop", "alice", "get", "n") == 1
+    page = operator.json("objects", "show", "Shop", "alice")
+    assert [(row["key"], row["value"]) for row in page["rows"]] == [("n", 1)]
+    code, _, err = operator.type("objects", "show", "Shop", "nobody")
+    assert (code, "there is no object Shop/nobody" in err) == (3, True)
+    assert operator.type("objects", "delete", "Shop", "alice")[0] == 2
+    assert operator.type("objects", "delete", "Shop", "alice", "--yes")[0] == 0
+    assert service.call("Shop", "alice", "get", "n") is None
+    told = [json.loads(line) for line in (service.data / "audit.jsonl").read_text().splitlines()]
+    assert [line["what"] for line in told if line["state"] == "asked"] == ["put", "put", "put", "delete"]
+    assert [line["state"] for line in told if line["state"] != "asked"] == ["done", "refused", "done", "done"]
+    assert told[0]["by"]["pid"] == os.getpid()
+
+
+def test_an_object_whose_gate_is_closed_is_waited_for_and_not_changed_later(
+    service: Service, operator: Operator, tmp_path: Path
+) -> None:
+    service.call("Shop", "alice", "set", "n", 1)
+    until = tmp_path / "until"
+    holding = threading.Thread(target=service.call, args=("Shop", "alice", "hold", str(until)))
+    holding.start()
+    wait_until(Path(f"{until}.held").exists, "the transaction")
+    code, _, err = operator.type("objects", "put", "Shop", "alice", "n", "2", "--timeout", "0.3")
+    assert (code, "gate of the object has not let it in" in err, "not executed" in err) == (1, True, True)
+    until.touch()
+    holding.join()
+    assert service.call("Shop", "alice", "get", "n") == 1
+    assert operator.type("objects", "put", "Shop", "alice", "n", "2")[0] == 0
+
+
+def test_a_router_that_hangs_is_in_nobodys_way(service: Service, operator: Operator) -> None:
+    service.call("Shop", "alice", "set", "n", 1)
+    router = next(each["pid"] for each in service.status()["processes"] if each["name"].startswith("router"))
+    os.kill(router, signal.SIGSTOP)
+    try:
+        began_s = time.monotonic()
+        assert operator.type("objects", "get", "Shop", "alice", "n") == (0, "1\n", "")
+        assert operator.type("objects", "call", "Shop", "alice", "get", '"n"') == (0, "1\n", "")
+        assert time.monotonic() - began_s < 5.0
+    finally:
+        os.kill(router, signal.SIGCONT)
+
+
+def test_edits_that_were_confirmed_survive_the_death_of_the_worker_and_others_are_told(
+    service: Service, operator: Operator
+) -> None:
+    service.expect("killed by SIGKILL", "is ready again")
+    confirmed = 0
+    operator.json("objects", "put", "Shop", "alice", "n", "0", "--create")
+    stop = threading.Event()
+
+    def kill() -> None:
+        for _ in range(3):
+            stop.wait(1.0)
+            for each in service.status()["processes"]:
+                if each["name"].startswith("worker") and each["pid"]:
+                    os.kill(each["pid"], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    refused = 0
+    while killer.is_alive():
+        code, _, _ = operator.type("objects", "put", "Shop", "alice", "n", str(confirmed + 1), "--if-value", str(confirmed))
+        if code == 0:
+            confirmed += 1
+        else:
+            refused += 1
+            wait_until(lambda: operator.type("objects", "get", "Shop", "alice", "n")[0] == 0, "the worker")
+            there = operator.json("objects", "get", "Shop", "alice", "n")["value"]
+            assert there in (confirmed, confirmed + 1), "what was confirmed is there; what was not may be"
+            confirmed = there
+    killer.join()
+    assert confirmed > 0
+    assert operator.json("objects", "get", "Shop", "alice", "n")["value"] == confirmed

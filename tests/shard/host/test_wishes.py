@@ -1,0 +1,299 @@
+"""What operators wish of one object: carried out behind its gate, durable when it is answered, and nothing comes into being."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support.cold_world import Actor, ColdWorld, checkpoint
+from tests.support.host_world import World
+from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, ObjectReset, UnknownClass, from_wire
+from tidegate.runtime.wire.wishes import CallMethod, Condition, Delete, Evict, Get, Put, Show, Wish, digest_of
+from tidegate.shard.objects.object import DurableObject
+
+
+class Shop(DurableObject):
+    started = 0
+
+    async def on_start(self) -> None:
+        Shop.started += 1
+
+    async def set(self, key: str, value: Any) -> None:
+        await self.storage.put(key, value)
+
+    async def hold(self, event_number: int) -> None:
+        async with self.storage.transaction():
+            await self.storage.put("held", event_number)
+            await EVENTS[event_number].wait()
+
+    async def boom(self) -> None:
+        raise ValueError("no")
+
+
+EVENTS: list[asyncio.Event] = []
+
+
+class Wisher:
+    """An operator at a world."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+
+    def begin(self, name: str, wish: Wish, *, cls: str = "Shop", timeout_s: float = 5.0) -> asyncio.Future[dict[str, Any]]:
+        future: asyncio.Future[dict[str, Any]] = self.world.loop.create_future()
+
+        def answered(error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
+            assert not future.done(), "a wish is answered once"
+            if error is not None:
+                future.set_exception(from_wire(error))
+            else:
+                assert result is not None
+                future.set_result(result)
+
+        self.world.host.wishes.begin(wish, cls, name, timeout_s, answered)
+        return future
+
+    async def ask(self, name: str, wish: Wish, *, cls: str = "Shop", timeout_s: float = 5.0) -> dict[str, Any]:
+        return await self.begin(name, wish, cls=cls, timeout_s=timeout_s)
+
+
+def world_of(**settings: Any) -> tuple[World, Wisher]:
+    Shop.started = 0
+    EVENTS[:] = [asyncio.Event()]
+    world = World(Shop, **settings)
+    return world, Wisher(world)
+
+
+@pytest.mark.parametrize("where", ["in memory", "asleep", "on disk"])
+async def test_a_value_is_read_and_changed_wherever_the_object_is_and_none_of_its_code_runs(where: str) -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", [1, {"x": b"y"}])
+    if where == "asleep":
+        world.evict_idle()
+    elif where == "on disk":
+        world.crash()
+    before = Shop.started
+    assert (await wisher.ask("a", Get("k")))["value"] == [1, {"x": {"$bytes": "eQ=="}}]
+    result = await wisher.ask("a", Put("k", 2, Condition(value=[1, {"x": {"$bytes": "eQ=="}}])))
+    assert (result["before"]["value"], result["after"]["value"]) == ([1, {"x": {"$bytes": "eQ=="}}], 2)
+    assert world.durable(Shop, "a") == {"k": 2}
+    assert Shop.started == before
+    assert (await wisher.ask("a", Delete("k")))["deleted"] == 1
+    assert world.durable(Shop, "a") == {}
+    world.check()
+
+
+async def test_looking_creates_nothing_and_says_what_is_not_there() -> None:
+    world, wisher = world_of()
+    for wish in (Get("k"), Show(), Delete("k"), Delete(), Put("k", 1)):
+        with pytest.raises(BadRequest, match="there is no object Shop/a") as info:
+            await wisher.ask("a", wish)
+        assert info.value.details == {"missing": True}
+    await world.ask(Shop, "b", "set", "k", 1)
+    with pytest.raises(BadRequest, match="Shop/b has no key 'x'"):
+        await wisher.ask("b", Get("x"))
+    with pytest.raises(BadRequest, match="480"):
+        await wisher.ask("b", Get("x" * 500))
+    assert len(world.host.table) == 1
+    assert world.durable(Shop, "a") == {}
+
+
+async def test_an_object_is_made_only_where_that_is_meant() -> None:
+    world, wisher = world_of()
+    await wisher.ask("new", Put("k", "v", create=True))
+    assert world.durable(Shop, "new") == {"k": "v"}
+    assert await world.ask(Shop, "new", "set", "l", 1) is None
+    assert world.durable(Shop, "new") == {"k": "v", "l": 1}
+
+
+async def test_a_condition_that_is_not_met_changes_nothing_and_says_what_is_there() -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", {"a": 1, "b": 2})
+    digest = (await wisher.ask("a", Get("k")))["digest"]
+    for condition in (Condition(value=5), Condition(digest="0" * 16), Condition(missing=True), Condition(value=None)):
+        with pytest.raises(BadRequest, match="nothing was changed") as info:
+            await wisher.ask("a", Put("k", 3, condition))
+        assert info.value.details == {"conflict": True, "digest": digest}
+        with pytest.raises(BadRequest, match="nothing was changed"):
+            await wisher.ask("a", Delete("k", condition))
+    assert world.durable(Shop, "a") == {"k": {"a": 1, "b": 2}}
+    await wisher.ask("a", Put("k", 3, Condition(value={"b": 2, "a": 1})))  # The order in a dict does not count.
+    with pytest.raises(BadRequest):
+        await wisher.ask("a", Put("k", 4, Condition(value=3.0)))
+    with pytest.raises(BadRequest):
+        await wisher.ask("a", Put("k", 4, Condition(digest=digest)))
+    await wisher.ask("a", Put("k", None, Condition(value=3)))
+    await wisher.ask("a", Put("k", True, Condition(value=None)))
+    await wisher.ask("a", Put("l", 1, Condition(missing=True)))
+    assert world.durable(Shop, "a") == {"k": True, "l": 1}
+
+
+async def test_of_many_edits_with_one_condition_one_is_made() -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "n", 0)
+    edits = [wisher.begin("a", Put("n", number, Condition(value=0))) for number in range(1, 21)]
+    outcomes = await asyncio.gather(*edits, return_exceptions=True)
+    assert sum(isinstance(each, dict) for each in outcomes) == 1
+    assert all(isinstance(each, dict | BadRequest) for each in outcomes)
+
+
+async def test_what_cannot_be_stored_is_refused() -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", 1)
+    for value in ({"$ext": [5, ""]}, {"$nothing": 1}, "x" * (3 << 20), 2**70):
+        with pytest.raises(BadRequest, match="cannot have this value"):
+            await wisher.ask("a", Put("k", value))
+    assert world.durable(Shop, "a") == {"k": 1}
+
+
+async def test_what_is_not_durable_is_seen_and_told_once_it_is() -> None:
+    world, wisher = world_of(auto=False)
+    world.call(Shop, "a", "set", "k", 1)
+    await world.settle()
+    shown = wisher.begin("a", Show())
+    await world.settle()
+    assert not shown.done(), "the answer would reveal what may be lost"
+    world.commit()
+    page = await shown
+    assert [row["value"] for row in page["rows"]] == [1]
+    assert page["undurable"]
+    changed = wisher.begin("b", Put("k", 2, create=True))
+    await world.settle()
+    assert not changed.done()
+    world.commit()
+    assert (await changed)["after"]["value"] == 2
+
+
+@pytest.mark.parametrize("where", ["in memory", "on disk"])
+async def test_an_edit_whose_commit_fails_says_so(where: str) -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", 1)
+    if where == "on disk":
+        world.crash()
+    world.auto = False
+    changed = wisher.begin("a", Put("k", 2))
+    await world.settle()
+    world.fail_commit()
+    with pytest.raises(ObjectReset, match="could not be made durable"):
+        await changed
+    world.auto = True
+    assert (await wisher.ask("a", Get("k")))["value"] == 1
+
+
+async def test_a_closed_gate_is_waited_for_and_after_its_time_a_wish_is_not_done_any_more() -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", 1)
+    holding = world.call(Shop, "a", "hold", 0)
+    await world.settle()
+    late, patient = wisher.begin("a", Put("k", 2), timeout_s=0.02), wisher.begin("a", Get("held"))
+    with pytest.raises(DeadlineExceeded, match="gate of the object has not let it in") as info:
+        await late
+    assert info.value.outcome == "not_executed"
+    assert not patient.done()
+    EVENTS[0].set()
+    assert (await patient)["value"] == 0
+    await holding.reply
+    assert world.durable(Shop, "a") == {"k": 1, "held": 0}
+
+
+async def test_a_page_ends_at_its_limit_or_where_it_is_large_and_goes_on_behind_its_last_key() -> None:
+    world, wisher = world_of()
+    for number in range(45):
+        await world.ask(Shop, "a", "set", f"p{number:02}", number)
+    await world.ask(Shop, "a", "set", "other", 0)
+    seen: list[str] = []
+    page: dict[str, Any] = {"more": True}
+    while page["more"]:
+        page = await wisher.ask("a", Show("p", seen[-1] if seen else "", 20))
+        assert len(page["rows"]) <= 20
+        seen += [row["key"] for row in page["rows"]]
+    assert seen == [f"p{number:02}" for number in range(45)]
+    for number in range(5):
+        await world.ask(Shop, "large", "set", f"k{number}", "x" * 100_000)
+    page = await wisher.ask("large", Show())
+    assert (len(page["rows"]), page["more"]) == (2, True)
+    assert "value" not in page["rows"][0]
+    assert page["rows"][0]["bytes"] == 100_005
+    page = await wisher.ask("large", Show(whole=True))
+    assert len(page["rows"][0]["value"]) == 100_000
+
+
+async def test_objects_of_a_class_that_the_app_no_longer_has_are_looked_at_and_changed() -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", 1)
+    world.classes = []
+    world.crash()
+    assert (await wisher.ask("a", Get("k")))["value"] == 1
+    await wisher.ask("a", Put("k", 2))
+    assert world.durable(Shop, "a") == {"k": 2}
+    with pytest.raises(UnknownClass, match="no such object"):
+        await wisher.ask("b", Put("k", 2, create=True))
+    world.auto = False
+    lost = wisher.begin("a", Put("k", 3))
+    await world.settle()
+    world.fail_commit()
+    with pytest.raises(ObjectReset):
+        await lost
+    world.auto = True
+    await wisher.ask("a", Delete())
+    assert world.durable(Shop, "a") == {}
+    assert world.host.classes == {}
+
+
+async def test_a_method_is_called_as_callers_do_and_its_error_is_told() -> None:
+    world, wisher = world_of()
+    assert await wisher.ask("a", CallMethod("set", ["k", {"$bytes": "eQ=="}])) == {"result": None}
+    assert world.durable(Shop, "a") == {"k": b"y"}
+    with pytest.raises(CallError) as info:
+        await wisher.ask("a", CallMethod("boom"))
+    assert info.value.details["type"] == "ValueError"
+    with pytest.raises(CallError, match="no public method 'nothing'"):
+        await wisher.ask("a", CallMethod("nothing"))
+    with pytest.raises(BadRequest, match="cannot be sent"):
+        await wisher.ask("a", CallMethod("set", [{"$bytes": 1}]))
+
+
+async def test_an_object_leaves_memory_unless_it_is_at_work() -> None:
+    world, wisher = world_of()
+    assert await wisher.ask("a", Evict()) == {"evicted": False}
+    holding = world.call(Shop, "a", "hold", 0)
+    await world.settle()
+    with pytest.raises(BadRequest, match="is at work") as info:
+        await wisher.ask("a", Evict())
+    assert info.value.details == {"busy": True}
+    EVENTS[0].set()
+    await holding.reply
+    started = Shop.started
+    assert await wisher.ask("a", Evict()) == {"evicted": True}
+    assert len(world.host.table) == 0
+    await world.ask(Shop, "a", "set", "k", 1)
+    assert Shop.started == started + 1
+    world.evict_idle()
+    world.check()
+    assert await wisher.ask("a", Evict()) == {"evicted": False}
+
+
+async def test_what_is_on_disk_only_is_read_beside_the_loop() -> None:
+    world = ColdWorld()
+    wisher = Wisher(world)
+    await world.fill("a", {f"k{number}": number for number in range(30)})
+    for store in world.stores.values():
+        checkpoint(store)
+        store.reader = world.reader
+    world.crash()
+    for wish, expected in ((Get("k1"), 1), (Show(limit=5), 5), (Put("k1", 2), 2)):
+        asked = wisher.begin("a", wish, cls=Actor.__name__)
+        while not asked.done():
+            world.reader.release()
+            await asyncio.sleep(0)
+        result = await asked
+        found = result.get("value", len(result["rows"]) if "rows" in result else result.get("after", {}).get("value"))
+        assert found == expected
+    assert world.reader.asked >= 6
+
+
+def test_the_digest_is_of_the_bytes_that_are_stored() -> None:
+    assert digest_of(b"\x01") == digest_of(b"\x01") != digest_of(b"\x02")
+    assert len(digest_of(b"")) == 16
