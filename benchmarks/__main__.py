@@ -49,6 +49,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(["all", *arguments] if not arguments or arguments[0] in ("--smoke", "--json") else arguments)
     if getattr(options, "curve", False) and options.connect:
         parser.error("--curve starts its services itself: leave --connect out")
+    if getattr(options, "rate", None) and options.load.startswith("bulk"):
+        parser.error("--load bulk waits for many calls at once, and has no open loop: leave --rate out")
     if getattr(options, "routers", 1) > 1 and options.transport != "tcp" and not options.connect:
         parser.error("several routers share a TCP port: add --transport tcp")
     return options
@@ -69,7 +71,7 @@ def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
     add("--route", choices=("router", "direct", "both"), default="direct" if name == "peers" else "both")
     load = (
         "lean: raw sockets; lean-keyed: the same with keys; client: the Python client (default of peers); keyed: the same with "
-        "keys and retries, as users get it"
+        "keys and retries, as users get it; bulk, bulk-keyed: these two by `map`"
     )
     add("--load", choices=get_args(Generator), default="client" if name == "peers" else "lean", help=load)
     add("--generators", type=int, default=1, help="load processes (default: 1)")

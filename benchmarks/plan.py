@@ -12,9 +12,9 @@ from tidegate.benchmarks.load.workloads import Workload
 
 Route = Literal["router", "direct"]
 Sync = Literal["inline", "thread", "none"]
-Generator = Literal["lean", "lean-keyed", "client", "keyed"]
+Generator = Literal["lean", "lean-keyed", "client", "keyed", "bulk", "bulk-keyed"]
 """`lean-keyed`: raw sockets, every call with the key of a session. `client`: the Python client with `retry=False`; `keyed`: the
-same as users get it, every call with a key."""
+same as users get it, every call with a key. `bulk`, `bulk-keyed`: the same two by `map`."""
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 
 from tidegate.benchmarks.figures.histogram import Histogram
-from tidegate.benchmarks.load.client import ClientGenerator
+from tidegate.benchmarks.load.client import BulkGenerator, ClientGenerator
 from tidegate.benchmarks.load.job import Job, LoadGenerator, class_of, object_names, serve_job, show
 from tidegate.benchmarks.load.workloads import (
     UNANSWERED,
@@ -274,6 +274,8 @@ def _instants(job: Job, choice: random.Random) -> list[float]:
 def make_generator(job: Job) -> LoadGenerator:
     if job.generator in ("lean", "lean-keyed"):
         return LeanGenerator(job)
+    if job.generator in ("bulk", "bulk-keyed"):
+        return BulkGenerator(job)
     return ClientGenerator(job)
 
 

@@ -39,7 +39,7 @@ from tidegate.runtime.client.links import (
 from tidegate.runtime.client.retries import LOOK_AGAIN_S, Holds, in_the_end
 from tidegate.runtime.client.terms import ANSWER_S, Numbering, Terms
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
-from tidegate.runtime.ids import slot_of
+from tidegate.runtime.ids import slot_of, slots_of
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
 from tidegate.runtime.wire.encoding import Decode, error_from_raw, exception_for_caller, result_mismatch
 from tidegate.runtime.wire.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
@@ -145,6 +145,41 @@ class ClientMachine:
         if not link.rows:
             self._dirty.append(link)
         link.rows.append(row)
+
+    def call_each(
+        self, calls: Iterable[tuple[Waiter, str, msgspec.Raw]], class_name: str, method: str, decode: Decode,
+        terms: Terms | None, now: float, caller: Caller,
+    ) -> None:  # fmt: skip
+        """`call` for a method of many objects, at a third less for each: all but the names and the arguments is looked up once.
+        Raises what `call` raises, for the first call that is not accepted."""
+        terms = terms or self.terms
+        kind, options, deadline = IN_SESSION if terms.in_session else PLAIN, terms.options, now + terms.timeout
+        lanes, pins, held, dirty = self._lanes, self._pins, self._held, self._dirty
+        place = slots_of(class_name)
+        self._sweep_at = min(self._sweep_at, deadline)
+        call_id = self._next_call
+        for waiter, name, args in calls:
+            slot = place(name) if lanes else NO_SLOT
+            link = lanes[slot] if lanes else None
+            if link is None or pins or held or self.closed or len(link.calls) >= CLIENT_CALLS_MAX:
+                self._next_call = call_id
+                self.call(waiter, slot, class_name, name, method, args, decode, terms, now, caller)
+                call_id = self._next_call
+                continue
+            row: Row
+            if options is not None:
+                row = (call_id, class_name, name, method, args, options)
+            elif args is not NO_RAW:
+                row = (call_id, class_name, name, method, args)
+            else:
+                row = (call_id, class_name, name, method)
+            link.calls[call_id] = (waiter, decode, deadline, row, slot, now, terms, caller)
+            link.kinds |= kind
+            if not link.rows:
+                dirty.append(link)
+            link.rows.append(row)
+            call_id += 1
+            self._next_call = call_id
 
     def _pin(self, slot: int, class_name: str, name: str, now: float) -> Link:
         """The slot's calls go through the router, or are held while it moves there; those of an object that is held wait."""

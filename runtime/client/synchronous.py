@@ -21,13 +21,14 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 import zmq
 
 from tidegate.runtime import descriptors
 from tidegate.runtime.client.access import client_key
 from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
+from tidegate.runtime.client.bulk import AT_ONCE, EACH, Map, MapCalls, mapped
 from tidegate.runtime.client.links import check_seconds
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.shell import FIRST_TOPOLOGY_S, Shell, new_machine
@@ -152,6 +153,52 @@ class SyncClient:
         """One call without a stub."""
         terms = self._other_terms(timeout, retry, key)
         return self._call(terms, class_name, name, method, args, kwargs, result_type)
+
+    @overload
+    def map(
+        self, target: type[T], method: Callable[Concatenate[T, ...], Coroutine[Any, Any, R]], calls: MapCalls, *,
+        return_exceptions: Literal[False] = False,
+        at_once: int = AT_ONCE, timeout: float | None = None, retry: bool | None = None,
+    ) -> list[R]: ...  # fmt: skip
+    @overload
+    def map(
+        self, target: type[T], method: Callable[Concatenate[T, ...], Coroutine[Any, Any, R]], calls: MapCalls, *,
+        return_exceptions: bool, at_once: int = AT_ONCE, timeout: float | None = None, retry: bool | None = None,
+    ) -> list[R | BaseException]: ...  # fmt: skip
+    @overload
+    def map(
+        self, target: str, method: str, calls: MapCalls, *,
+        return_exceptions: bool = False, at_once: int = AT_ONCE, timeout: float | None = None, retry: bool | None = None,
+    ) -> list[Any]: ...  # fmt: skip
+    def map(
+        self, target: type | str, method: Callable[..., Any] | str, calls: MapCalls, *,
+        return_exceptions: bool = False, at_once: int = AT_ONCE, timeout: float | None = None, retry: bool | None = None,
+    ) -> list[Any]:  # fmt: skip
+        """Calls a method of many objects and waits for all. See `Client.map`:
+
+        numbers = client.map(Counter, Counter.add, [("alice", 2), ("bob", 3)])
+        """
+        class_name, name, result_type = mapped(target, method)
+        if getattr(_get_running_loop(), "serves_objects", False):
+            raise RuntimeError(BLOCKS_OBJECTS.format(class_name, EACH, name))
+        terms, tracing = self._other_terms(timeout, retry, None), tracing_in_use()
+        span = None if tracing is None else tracing.begin(class_name, EACH, name)
+        if span is not None:
+            terms = traced(terms or self._terms, span.traceparent)
+        lines = self._take_lines((terms or self._terms).timeout)
+        try:
+            run = lines.map(lambda machine: Map(machine, class_name, name, result_type, calls, at_once, terms))
+            self._idle.append(lines)
+            if self._closed:
+                self._close_idle()
+            results = run.end(return_exceptions=return_exceptions)
+        except BaseException as error:
+            if span is not None:
+                span.end(error)
+            raise
+        if span is not None:
+            span.end(None)
+        return results
 
     def _other_terms(self, timeout: float | None, retry: bool | None, key: str | None) -> Terms | None:
         check_seconds("timeout", timeout)
@@ -312,6 +359,25 @@ class _Lines:
         while not answer.done():
             self._poller.turn(math.inf)
         return answer
+
+    def map(self, begin: Callable[[ClientMachine], Map]) -> Map:
+        try:
+            self._poller.turn(-math.inf)  # What happened to the links while nobody called.
+            run = begin(self._machine)
+            while not run.fill(time.monotonic()):
+                self._wait_for(run, for_all=False)
+            self._wait_for(run, for_all=True)
+        except BaseException:  # Interrupted: what is in flight is nobody's any more.
+            self.close()
+            raise
+        return run
+
+    def _wait_for(self, run: Map, *, for_all: bool) -> None:
+        self._shell.flush()
+        woken = _Answer()
+        if run.wait(lambda: woken.set_result(None), for_all=for_all):
+            while not woken.done():
+                self._poller.turn(math.inf)
 
     def close(self) -> None:
         self._shell.close()

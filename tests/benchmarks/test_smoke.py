@@ -77,6 +77,14 @@ def test_several_processes_make_an_open_loop_over_skewed_objects(load: str) -> N
         assert (one["generators"], one["zipf"], one["requests"]) == (2, 1.1, 100)
 
 
+@pytest.mark.parametrize("load", ["bulk", "bulk-keyed"])
+def test_maps_of_the_python_client_give_right_answers_and_have_no_open_loop(load: str) -> None:
+    check_summaries(smoke("mixed", "--load", load), {"tidegate"})
+    ended = run_benchmark("mixed", "--smoke", "--load", load, "--rate", "100")
+    assert ended.returncode == 2
+    assert "has no open loop" in ended.stderr
+
+
 def test_two_routers_share_the_load_of_one_generator() -> None:
     result = smoke("unique", "--route", "router", "--routers", "2", "--transport", "tcp")
     assert [(one["route"], one["concurrency"]) for one in result["summaries"]] == [("router", 1), ("router", 16)]

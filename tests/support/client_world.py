@@ -147,10 +147,11 @@ class World:
         if terms is not None:
             self.hurried.add(self.made)
         self.callers[self.made] = self.random.choice(("Ann", "Bob"))
-        args = encode_arguments((self.made,), {})
-        self.machine.call(
-            answer, self.machine.slot_of("C", name), "C", name, "m", args, decode_any, terms, self.now, self.callers[self.made]
-        )
+        args, caller = encode_arguments((self.made,), {}), self.callers[self.made]
+        if self.random.random() < 0.5:
+            self.machine.call_each([(answer, name, args)], "C", "m", decode_any, terms, self.now, caller)
+        else:
+            self.machine.call(answer, self.machine.slot_of("C", name), "C", name, "m", args, decode_any, terms, self.now, caller)
 
     def give_up(self) -> None:
         """A caller waits no longer, as one that is cancelled."""

@@ -49,6 +49,12 @@ async def in_a_loop() -> None:
             assert_type(tasks.create_task(counter.add(2)), asyncio.Task[int])
             assert_type(await asyncio.create_task(client.call("Counter", "alice", "add")), Any)
             assert_type(await asyncio.gather(counter.add(2), counter.add(3)), tuple[int, int])
+        assert_type(await client.map(Counter, Counter.add, [("alice", 2), "bob"]), list[int])
+        assert_type(await client.map(Counter, Counter.history, ["bob"], return_exceptions=True), list[list[str] | BaseException])
+        assert_type(await client.map("Counter", "add", ["alice"]), list[Any])
+        await client.map(Counter, Other.add, ["alice"])  # wrong
+        await client.map(Counter, Counter.add, [7])  # wrong
+        await client.map(Counter, "add", ["alice"])  # wrong
         await counter.add("x")  # wrong
         await counter.ad()  # wrong
         text: str = await counter.add()  # wrong
@@ -79,6 +85,9 @@ def in_a_thread() -> None:
         assert_type(counter(Named.rename, name="bob"), None)
         assert_type(counter(Counter.history, 1, 2), list[str])
         assert_type(client.stub("Counter", "alice").add(2), Any)
+        assert_type(client.map(Counter, Counter.add, [("alice", 2), "bob"]), list[int])
+        assert_type(client.map(Counter, Counter.add, ["bob"], return_exceptions=True), list[int | BaseException])
+        client.map(Counter, Other.add, ["alice"])  # wrong
         counter(Counter.add, "x")  # wrong
         counter(Counter.add, amout=2)  # wrong
         counter(Counter.add, 1, 2)  # wrong
