@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
+import datetime
+import itertools
 import os
+import re
+import select
 import shutil
+import socket
 import subprocess
+import sys
+import threading
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +24,13 @@ import zmq
 
 from tests.clients.test_other_languages import EXAMPLES, LANGUAGES, run
 from tests.support.service import Service, services_in
+from tests.support.waiting import wait_until
 from tidegate import connect_sync
+from tidegate.runtime.addresses import free_port
 from tidegate.runtime.cli.cli import main
 
-WITH_KEYS = ("c", "node", "perl", "php", "ruby")
+PYTHON = ("sync", "async", "command")
+WITH_KEYS = (*PYTHON, "c", "node", "perl", "php", "ruby")
 WITHOUT = ("plain", "java")
 """They have no CURVE: a service that asks for keys turns them away."""
 REFUSED = {
@@ -29,12 +42,23 @@ REFUSED = {
     "": "",
 }
 """By the name of the key: what the client is told, or what is in the log."""
+GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(47)
+"""As a client with a key begins."""
+STRANGERS = 10
 
 
 @dataclass
 class Guarded:
     service: Service
     folder: Path
+    metrics_port: int
+
+    def refused(self, reason: str) -> int:
+        """Connections so far."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as page:
+            text = page.read().decode()
+        counted = re.findall(rf'^tidegate_access_refused_total{{.*reason="{reason}".*}} (\S+)$', text, re.MULTILINE)
+        return int(sum(map(float, counted)))
 
     def file(self, name: str) -> str:
         return str(self.folder / f"{name}.key") if name else ""
@@ -45,7 +69,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     folder = tmp_path_factory.mktemp("guarded")
     with services_in(folder) as serve:
         service = serve(start=False)
-        guarded = Guarded(service, folder)
+        guarded = Guarded(service, folder, free_port())
         rights = {"web": [], "report": ["--read-only"], "bank": ["--classes", "Bank"], "gone": []}
         for name, words in rights.items():
             assert main(["keys", "new", name, *words, "--data", str(service.data), "--out", guarded.file(name)]) == 0
@@ -55,13 +79,17 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             strange = [half.decode() for half in zmq.curve_keypair()]
             words = [server, *strange] if name == "unknown" else [strange[0], public, secret]
             Path(guarded.file(name)).write_text(" ".join(words) + "\n")
-        service.expect("in the greeting", "access: refused", "access: turned away")
-        service.start(2)
+        service.expect("in the greeting", "access: refused", "access: turned away", "access: too many")
+        service.start(2, "--set", f"metrics.listen=127.0.0.1:{guarded.metrics_port}")
         yield guarded
+        for line in ("in the greeting", "turned away", "too many connections", *(f"call.s. of '{name}'" for name in rights)):
+            assert_once_a_minute(service.output, line)
 
 
 def command(language: str, folder: Path) -> list[str]:
     """Skips where something is missing."""
+    if language in PYTHON:
+        return [sys.executable, str(Path(__file__).with_name("python_client.py")), language]
     if language == "c":
         if shutil.which("cc") is None or run("cc", "-E", "-", input="#include <zmq.h>\n").returncode != 0:
             pytest.skip("zmq.h is not installed: apt-get install libzmq3-dev")
@@ -101,6 +129,75 @@ def test_a_client_with_a_key_counts_on_while_every_wrong_one_is_refused(guarded:
             assert REFUSED[key] in guarded.service.output
     with connect_sync(guarded.service.endpoint, key_file=guarded.file("web")) as client:
         assert client.call("Counter", language, "current") == 2
+
+
+@contextlib.contextmanager
+def flood(endpoint: str, source: str) -> Iterator[None]:
+    """From that address connections come as fast as they can, and say nothing, garbage, or the beginning of a greeting."""
+    host, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    over = threading.Event()
+
+    def run() -> None:
+        open_: collections.deque[socket.socket] = collections.deque()
+        for said in itertools.cycle((b"", b"GET / HTTP/1.1\r\n\r\n", GREETING, GREETING + bytes(300))):
+            if over.is_set():
+                break
+            stranger = socket.socket()
+            stranger.setblocking(False)
+            with contextlib.suppress(OSError):
+                stranger.bind((source, 0))
+                stranger.connect_ex((host, int(port)))
+                select.select([], [stranger], [], 0.02)
+                stranger.send(said)
+            open_.append(stranger)
+            if len(open_) > 300:
+                open_.popleft().close()
+        for each in open_:
+            each.close()
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("language", WITH_KEYS)
+def test_a_client_counts_on_while_a_flood_is_shed_and_a_flood_of_its_own_kind_is_turned_away(
+    guarded: Guarded, language: str, tmp_path: Path
+) -> None:
+    program, name = command(language, tmp_path), f"{language} in a flood"
+    shed, unknown = guarded.refused("flood"), guarded.refused("unknown_key")
+    with connect_sync(guarded.service.endpoint, key_file=guarded.file("web")) as web:
+        with flood(guarded.service.endpoint, "127.0.0.2"):
+            wait_until(lambda: guarded.refused("flood") > shed, "a flood that is shed")
+            for number in range(3):
+                right = begin(program, guarded, "web", name)
+                assert (*right.communicate(timeout=90), right.returncode) == (f"{number}\n", "", 0)
+                assert web.call("Counter", name, "current", timeout=10.0) == number + 1
+        strangers = [begin(program, guarded, "unknown", name) for _ in range(STRANGERS)]
+        right = begin(program, guarded, "web", name)
+        assert (*right.communicate(timeout=90), right.returncode) == ("3\n", "", 0)
+        assert web.call("Counter", name, "current", timeout=10.0) == 4
+        for stranger in strangers:
+            out, _ = stranger.communicate(timeout=90)
+            assert (out, stranger.returncode != 0) == ("", True)
+        assert guarded.refused("unknown_key") >= unknown + STRANGERS
+        assert web.call("Counter", name, "current") == 4
+
+
+def assert_once_a_minute(output: str, text: str) -> None:
+    """Of each process that says it."""
+    told: dict[str, datetime.datetime] = {}
+    for line in output.splitlines():
+        if re.search(text, line) and (found := re.match(r"(\S+) +WARNING (.+?): ", line)):
+            at = datetime.datetime.fromisoformat(found[1])
+            assert at - told.get(found[2], datetime.datetime.min.replace(tzinfo=datetime.UTC)) > datetime.timedelta(seconds=59), (
+                line
+            )
+            told[found[2]] = at
 
 
 @pytest.mark.parametrize("language", WITHOUT)
