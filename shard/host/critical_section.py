@@ -141,7 +141,7 @@ class CriticalSection:
             activation.fail(f"a critical section (block_concurrency) took longer than {SECTION_TIMEOUT_S:g} s")
             return
         self.expired = True
-        activation.host.log.warning("%s", self._said())
+        activation.host.log.warn_of(activation.id, self._said())
         if not self._end_unattended():
             self._cancels = self.task.cancelling()
             self.task.cancel()

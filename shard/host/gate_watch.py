@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 from typing import TYPE_CHECKING, Protocol
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import SECTION_TIMEOUT_S
-from tidegate.runtime.logs.line import Speaker
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.settings import WaitingObject
@@ -179,7 +177,6 @@ class GateWatch:
         for episode, activation in sorted(due, key=lambda each: each[0].since_s)[:LOGGED_MAX]:
             episode.pause_s *= 2
             episode.next_line_s = now_s + episode.pause_s
-            text = episode.row.told(now_s - episode.since_s)
-            self._host.log.say(logging.WARNING, "%s", text, speaker=Speaker(str(activation.id)))
+            self._host.log.warn_of(activation.id, episode.row.told(now_s - episode.since_s))
         if len(due) > LOGGED_MAX:
             self._host.log.warning("%d more objects wait behind their gates; see `tidegate status`", len(due) - LOGGED_MAX)

@@ -136,7 +136,7 @@ class Host:
         self.call_soon = cast("Any", loop).call_soon_directly
         self.output_gate = OutputGate()
         self.log = ObjectLog(loop)
-        self.piles = Piles(settings.cache_bytes, self.log.warning)
+        self.piles = Piles(settings.cache_bytes, self.log.warn_of)
         self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s, self.piles.look)
         self.classes = self.table.classes
         self.stores = stores

@@ -87,6 +87,10 @@ class ObjectLog:
         if self._is_due((object_id.class_name, "reset", "", "", 0), line, logging.WARNING, speaker):
             self.say(logging.WARNING, "%s", line, speaker=speaker)
 
+    def warn_of(self, object_id: ObjectId, line: str) -> None:
+        """As often as it is called."""
+        self.say(logging.WARNING, "%s", line, speaker=Speaker(str(object_id)))
+
     def was_slow(self, object_id: ObjectId, code: str, call: Any, line: str) -> None:
         """One kind for each method."""
         speaker = Speaker(str(object_id).removesuffix("/"), code, call)

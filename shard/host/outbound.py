@@ -66,10 +66,14 @@ class InternalOrigin(Origin):
 class BuiltIn(InternalOrigin):
     """A call of the runtime's own to an object: its method, too, which no class has."""
 
-    __slots__ = ()
+    __slots__ = ("trace",)
 
     name = ""
     empty_ok = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trace: CallTrace | None = None
 
     async def function(self, instance: DurableObject) -> None:
         """The gate has let it in."""

@@ -18,6 +18,7 @@ from itertools import islice
 from typing import Any
 
 from tidegate.runtime.errors import one_line
+from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import PILE_BYTES, PILE_CALLBACKS, PILE_TASKS
 from tidegate.shard.core.states import State
 from tidegate.shard.host.activation import Activation
@@ -52,7 +53,7 @@ class _Pile:
 
 
 class Piles:
-    def __init__(self, cache_bytes_max: int, say: Callable[..., None]) -> None:
+    def __init__(self, cache_bytes_max: int, say: Callable[[ObjectId, str], None]) -> None:
         self._cached_bytes = max(PILE_BYTES, cache_bytes_max // CACHE_SHARE)
         self._say = say
         self._named: dict[Activation, _Pile] = {}
@@ -83,7 +84,7 @@ class Piles:
         row = pile.row = PiledUp(one_line(str(activation.id)), tasks, callbacks, cached, kept)
         if much >= 2 * pile.told:
             pile.told = much
-            self._say("%s", row.shown())
+            self._say(activation.id, row.shown())
 
     def named(self) -> list[PiledUp]:
         self._forget_gone()

@@ -13,7 +13,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
-from tidegate.runtime.wire.exceptions import line_of, text_of
+from tidegate.runtime.errors import MethodRaised
+from tidegate.runtime.wire.exceptions import line_of, name_of, text_of
 from tidegate.runtime.wire.protocol import ERROR, Request
 from tidegate.shard.core.alarms import (
     RETRY_JITTER,
@@ -59,6 +60,7 @@ class Ring(BuiltIn):
         "_failure",
         "_has_run",
         "_instead",
+        "_raised",
         "attempts",
         "clock",
         "deaths",
@@ -89,6 +91,8 @@ class Ring(BuiltIn):
         self._activation: Activation | None = None
         self._has_run = False
         """The handler, in this activation."""
+        self._raised: dict[str, Any] | None = None
+        """By the handler, as the wire protocol has it: for its trace."""
         self._failure: Failure | None = None
         """A run that ended with its instance and has not been counted."""
         self._abandoned: Abandoned | None = None
@@ -117,6 +121,8 @@ class Ring(BuiltIn):
             if activation.broken is not None:
                 raise
             activation.host.log.failed(activation.id, "the alarm handler failed", exc, ALARM)
+            if self.trace is not None:
+                self._raised = MethodRaised(text_of(exc), details={"type": name_of(exc)}).to_wire()
             if cache.alarm is alarm:
                 self._count_failure(cache, alarm, exc)
             let_go(exc)
@@ -152,11 +158,13 @@ class Ring(BuiltIn):
         self.clock.run_ended(self)
 
     def deliver(self, host: Host) -> None:
-        self._activation, self._has_run, self._abandoned = None, False, None
+        self._activation, self._has_run, self._abandoned, self._raised, self.trace = None, False, None, None, None
         host.deliver(Request(0, self.due.class_name, self.due.name, ALARM), self)
 
     def answer(self, status: int, result: Any) -> None:
         due, clock = self.due, self.clock
+        if self.trace is not None:
+            self.trace.answered(*((status, result) if self._raised is None else (ERROR, self._raised)))
         if status != ERROR:
             if self._abandoned is not None:
                 clock.given_up.add(self._abandoned, instead=self._instead)

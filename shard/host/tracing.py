@@ -1,4 +1,4 @@
-"""Traces of calls: what the host tells of a call whose caller traces it, as it arrives, starts, ends and is answered.
+"""Traces of calls and alarms: what the host tells of a call whose caller traces it, as it arrives, starts, ends and is answered.
 
 Guarantee: code of a traced call runs in the context of its span, so that what it calls, and what it records itself, are children
 of it. Where nobody traces, a call pays nothing but that question.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tidegate.runtime.wire.protocol import Origin, Request
 from tidegate.shard.host.deadlines import TimedOrigin
-from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.host.outbound import BuiltIn, InternalOrigin
 
 if TYPE_CHECKING:
     from tidegate.shard.host.call import Call
@@ -81,12 +81,12 @@ class TracedOrigin(InternalOrigin):
 def trace_call(
     call: Call, traceparent: str | None, tracing: Tracing, reply: Callable[[Origin, Any, int, Any], None], now_s: float
 ) -> None:
-    """Of a call that has come from outside."""
+    """Of a call that has come from outside, or of an alarm."""
     trace = tracing.begin(traceparent, call.request, call.origin.arrived_s or now_s)
     if trace is None:
         return
     call.trace = trace
-    if isinstance(call.origin, TimedOrigin):
+    if isinstance(call.origin, TimedOrigin | BuiltIn):  # One that is built in is the method, too: nothing may stand in its place.
         call.origin.trace = trace
     else:
         call.origin = TracedOrigin(call, trace, reply)

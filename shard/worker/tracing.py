@@ -25,6 +25,7 @@ from tidegate.runtime.errors import one_line
 from tidegate.runtime.harmless import harmless
 from tidegate.runtime.limits import TRACES_FLUSH_S
 from tidegate.runtime.wire.protocol import OK, Request
+from tidegate.shard.objects.object import ALARM
 
 ASKED_BY = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Any of these in the environment asks for an exporter."""
@@ -122,7 +123,7 @@ class SpanTracing:
         span = self._tracer.start_span(
             f"{request.cls}.{request.method}",
             parent,
-            kind=trace.SpanKind.SERVER,
+            kind=trace.SpanKind.INTERNAL if request.method == ALARM else trace.SpanKind.SERVER,
             start_time=arrived_ns,
             attributes={
                 "rpc.system": "tidegate",

@@ -109,6 +109,7 @@ async def test_an_object_with_many_tasks_is_named_once_again_when_they_double_an
     assert (row.object, row.tasks) == ("Actor/a", PILE_TASKS)
     looked(world)
     assert lines(caplog) == [row.shown()]
+    assert [record.tidegate.object for record in caplog.records if "piles up" in record.message] == ["Actor/a"]  # type: ignore[attr-defined]  # whose line it is
     assert row.shown() == "Actor/a piles up 1,000 tasks"
     await act(world, "a", spawning(PILE_TASKS)).reply
     looked(world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any
 
 import pytest
@@ -11,10 +12,13 @@ from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 from opentelemetry.trace import SpanKind, StatusCode
 
+from tests.support.alarm_world import AlarmWorld
 from tests.support.host_world import World
 from tests.support.objects import CONTROL, control, until
 from tests.support.spans import Spans, attribute, id_of, parent_id
+from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import CallError
+from tidegate.shard.core.alarms import AlarmInfo
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.worker.tracing import SpanTracing
 
@@ -50,6 +54,15 @@ class Cart(DurableObject):
 
     async def wait(self) -> None:
         await until("door")
+
+    async def remind(self, name: str) -> None:
+        self.storage.set_alarm(datetime.timedelta())
+        self.storage.put("next", name)
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        if (name := await self.storage.get("next", "")) == "nobody":
+            raise ValueError("no such thing")
+        await self.stub(Cart, name).add()
 
     async def alone(self) -> None:
         async with self.block_concurrency():
@@ -155,6 +168,41 @@ async def test_the_sampler_of_the_sdk_decides_whether_a_call_begins_a_trace(samp
     assert not spans.all()
     await world.ask(Cart, "bob", "add", traceparent=PARENT)
     assert len(spans.all()) == (sampler is not ALWAYS_OFF)
+
+
+def alarm_world(sampler: Sampler) -> tuple[AlarmWorld, Spans]:
+    world, spans = AlarmWorld(Cart), Spans(sampler)
+    world.host.tracing = SpanTracing(spans.provider)
+    return world, spans
+
+
+async def test_an_alarm_begins_a_trace_and_what_its_handler_calls_belongs_to_it() -> None:
+    world, spans = alarm_world(ALWAYS_ON)
+    await world.ask(Cart, "alice", "remind", "bob")
+    await wait_until_in_loop(lambda: len(spans.all()) == 3, "three spans", seen=spans.all)
+    alarm, added = spans.named("Cart.alarm"), spans.named("Cart.add")
+    assert (alarm.kind, parent_id(alarm), attribute(alarm, "tidegate.object")) == (SpanKind.INTERNAL, None, "alice")
+    assert parent_id(added) == id_of(alarm)
+    assert sum(attribute(alarm, f"tidegate.{part}_ms") for part in ("queue", "gate", "run", "commit")) > 0
+    assert (world.host.alarms.rung, world.host.alarms.next_due_us) == (1, None)
+
+
+async def test_a_handler_that_fails_is_an_error_of_its_span_and_is_tried_again() -> None:
+    world, spans = alarm_world(ALWAYS_ON)
+    await world.ask(Cart, "alice", "remind", "nobody")
+    await wait_until_in_loop(lambda: len(spans.all()) == 2, "two spans", seen=spans.all)
+    span = spans.named("Cart.alarm")
+    assert span.status.status_code is StatusCode.ERROR
+    assert attribute(span, "error.type") == "ValueError"
+    assert world.host.alarms.next_due_us is not None
+
+
+@pytest.mark.parametrize("sampler", [ALWAYS_OFF, TraceIdRatioBased(0.0)])
+async def test_an_alarm_that_begins_no_trace_rings_all_the_same(sampler: Sampler) -> None:
+    world, spans = alarm_world(sampler)
+    await world.ask(Cart, "alice", "remind", "bob")
+    await wait_until_in_loop(lambda: world.host.alarms.rung == 1 and world.host.alarms.next_due_us is None, "it has rung")
+    assert spans.all() == []
 
 
 async def test_calls_of_a_session_and_with_deadlines_begin_traces_and_are_counted_once() -> None:
