@@ -301,6 +301,10 @@ KEYED_GROUP_BYTES_MAX = 1 << 20
 OBJECT_DIRTY_BYTES_MAX = 22 << 20
 """What one object may write without a suspension: such writes are atomic, so they must fit in one commit."""
 
+SHIPPING_BYTES_MAX = 8 << 30
+"""Of the log, kept for the next incremental backup of a service that makes them; more is given up, all of it."""
+SHIPPING_FREE_BYTES_MIN = 256 << 20
+"""It is also given up where the disk has less left."""
 SPACE_RESERVE_BYTES = 16 << 20
 """Of each worker, on the disk, for checkpoints when there is no other room: the pages of a few small steps."""
 UPKEEP_EVERY_S = 5.0

@@ -20,6 +20,8 @@ COMMANDS: Mapping[str, str] = {
     "keys": "make, list, revoke or rotate the access keys of clients",
     "install-service": "run an app as a service of systemd",
     "uninstall-service": "stop a service of systemd and remove its units",
+    "backup": "back up the data of a service that runs, or of one that does not",
+    "restore": "make a data directory out of a backup, as it was at some moment",
     "config": "check a configuration, or show what is in effect and where it comes from",
     "check": "look through a data directory for damage",
     "repair": "save what is good of a damaged shard, and name what is lost",

@@ -78,6 +78,7 @@ _EPILOG = """examples:
   tidegate reload                                    run the app as it is now; no call fails
   tidegate alarms                                    alarms that were given up
   tidegate check                                     whether the data of a stopped service is whole
+  tidegate backup /mnt/backups                       a backup of the data, while the service runs
   tidegate config check                              whether the configuration is right
   tidegate objects show Counter alice                what an object has stored
   tidegate completion bash                           what a shell needs to complete all this

@@ -5,6 +5,7 @@ DATA/access.json     access keys, if the service asks for any (`access_file`)
 DATA/lock            locked while any process of a service that uses the directory lives; holds the supervisor's pid
 DATA/log/…           commit logs, one folder for each process of a worker in each start
 DATA/shards/…        one LMDB environment for each shard
+DATA/shipping/…      segments of the log that the next backup will fetch, if the service makes backups (`shipping`)
 
 Rule 1: what is written here has reached the disk, names included, before anything relies on it.
 Rule 2: a directory that this version does not understand is left exactly as it was.
@@ -23,11 +24,13 @@ import stat
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
+from tidegate.runtime.shipping import Shipping, remove_left
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
 FORMAT = 2
@@ -121,12 +124,54 @@ def _cannot_open(path: Path, error: OSError, hint: str) -> OperatorError:
     return OperatorError("open data directory", path, error.strerror or str(error), hint, passes=error.errno in _PASSES)
 
 
+class Described(NamedTuple):
+    """What `tidegate.json` says."""
+
+    shards: int
+    starts: int
+
+
+def describe_directory(path: Path) -> Described:
+    """Of one that a service may be using. Raises OperatorError."""
+    try:
+        description = _read_description(path, _NAME_IT)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise OperatorError("open data directory", path, "there is no such directory", _NAME_IT) from error
+    except OSError as error:
+        raise _cannot_open(path, error, "run it as the user who runs the service") from error
+    if description is None:
+        raise _not_ours(path)
+    return Described(description.shards, description.starts)
+
+
+def make_description(path: Path, shards: int, starts: int) -> None:
+    """For a directory that is being made: it is one from then on. Raises OSError."""
+    for name in _FOLDERS:
+        (path / name).mkdir(mode=0o700, exist_ok=True)
+    _write_durably(path / "tidegate.json", _encode(_Description(FORMAT, shards, starts)))
+
+
+def _not_ours(path: Path) -> OperatorError:
+    problem = "not a data directory of Tidegate: it holds no tidegate.json"
+    return OperatorError("open data directory", path, problem, _NAME_IT)
+
+
+def lock_directory(path: Path) -> int:
+    """The lock of one that is to be replaced, whatever state it is in; closing the descriptor gives it back. Raises OperatorError
+    while a service uses it."""
+    try:
+        return _lock(path, "stop it first")
+    except OSError as error:
+        raise _cannot_open(path, error, "run it as the user who runs the service") from error
+
+
 class IdleDirectory:
     """A data directory that no service uses, and none can begin to use before `close`. Nothing in it is changed."""
 
-    def __init__(self, path: Path, lock_fd: int, shards: int) -> None:
+    def __init__(self, path: Path, lock_fd: int, shards: int, starts: int) -> None:
         self.path = path
         self.shards = shards
+        self.starts = starts
         self._lock_fd = lock_fd
 
     def __enter__(self) -> IdleDirectory:
@@ -141,10 +186,8 @@ def open_idle_directory(path: Path) -> IdleDirectory:
     try:
         description = _read_description(path, _NAME_IT)
         if description is None:
-            raise OperatorError(
-                "open data directory", path, "not a data directory of Tidegate: it holds no tidegate.json", _NAME_IT
-            )
-        return IdleDirectory(path, _lock(path, "stop it first"), description.shards)
+            raise _not_ours(path)
+        return IdleDirectory(path, _lock(path, "stop it first"), description.shards, description.starts)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OperatorError("open data directory", path, "there is no such directory", _NAME_IT) from error
     except OSError as error:
@@ -176,6 +219,7 @@ def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
         for name in _FOLDERS:
             (path / name).mkdir(mode=0o700, exist_ok=True)
         _remove_deleted(path / "log")
+        remove_left(path)
         _write_durably(path / "tidegate.json", _encode(description))
     except OSError as error:
         if found is None or error.errno not in _NO_ROOM:
@@ -386,6 +430,9 @@ def _sync_directory(path: Path) -> None:
 
 
 def _remove_deleted(logs: Path) -> None:
+    """What a backup waits for goes there before."""
+    shipping = Shipping(logs.parent)
     for name in os.listdir(logs):
         if name.startswith(_DELETED):
+            shipping.take_all(logs / name)
             shutil.rmtree(logs / name)

@@ -198,11 +198,14 @@ class CommitLog:
         segments_max: int = LOG_SEGMENTS_MAX,
         random_bytes: Callable[[int], bytes] = os.urandom,
         prologue: Callable[[], bytes] = bytes,
+        ship: Callable[[Path], bool] = lambda segment: False,
     ) -> None:
         """Starts an empty log. What the directory holds is discarded: its records must be checkpointed before. `prologue`: what
-        is written into the header of each segment, before the record that is being appended; asked in the thread of `append`."""
+        is written into the header of each segment, before the record that is being appended; asked in the thread of `append`.
+        `ship` is offered each segment that is no longer needed; True: it has moved it elsewhere."""
         self._directory = directory
         self._prologue = prologue
+        self._ship = ship
         self._keep_to = 0
         """Segments up to this number are kept instead of recycled."""
         self._segment_bytes = segment_bytes
@@ -455,6 +458,8 @@ class CommitLog:
                     segment = self._full.popleft()
                     if segment.number <= self._keep_to:
                         self._put_aside(segment)
+                    elif self._ship(segment.path):
+                        os.close(segment.fd)
                     elif segment.size < self._segment_bytes or not recycle:
                         segment.path.unlink()  # Small: from the log's beginnings.
                         os.close(segment.fd)

@@ -13,7 +13,7 @@ every shard that any record mentions gets a fresh synced commit, also if its sta
 from __future__ import annotations
 
 import gc
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -223,6 +223,9 @@ class Recovery:
         self._gathered = {state.shard: _Gathered(state, salvage=salvage) for state in states}
         self._records = self._commits = self._entries = 0
         self._dropped: list[Path] = []
+        self._untaken_bytes = 0
+        self.on_written: Callable[[ShardState, Memtable], object] = lambda state, memtable: None
+        """Told what a state has got, when it has it."""
         self._shards_of: dict[Path, set[int]] = {}
         """By log, the shards of which it may have commits; a log of the older format does not say."""
         for each in self._gathered.values():
@@ -240,6 +243,15 @@ class Recovery:
         finally:
             if collecting:
                 gc.enable()
+
+    def take(self, record: UnreadCommitRecord, place: Path) -> None:
+        """Like a record that the logs have, after all of them; what does not fit in memory goes into the states meanwhile."""
+        self._take(record, place)
+        self._untaken_bytes += sum(len(commit.objects) for commit in record.shards)
+        if self._untaken_bytes >= _CHECK_BYTES:
+            self._untaken_bytes = 0
+            if self._is_enough():
+                self._write([each for each in self._gathered.values() if each.mentioned])
 
     def leave_out(self, damage: ShardDamaged) -> None:
         """Nothing is written into the state of this shard."""
@@ -360,6 +372,7 @@ class Recovery:
     def _written(self, outcomes: Sequence[tuple[_Gathered, OperatorError | None]]) -> None:
         for each, error in outcomes:
             if error is None:
+                self.on_written(each.state, each.memtable)
                 self._entries += each.written()
             elif isinstance(error, ShardDamaged):
                 each.damage = error

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
+from tidegate.runtime.shipping import Shipping
 from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogBroken, LogWithoutRoom, NoLog, sync_directory
 from tidegate.shard.store.checkpoints.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
@@ -92,7 +93,7 @@ def _without(states: Sequence[LmdbState], damaged: Stopped) -> list[LmdbState]:
     return [state for state in states if state.shard not in damaged]
 
 
-def _delete(logs: Sequence[LogDirectory]) -> None:
+def _delete(logs: Sequence[LogDirectory], shipping: Shipping) -> None:
     """Logs whose records are all in the states."""
     for log in logs:
         deleted = []
@@ -102,6 +103,7 @@ def _delete(logs: Sequence[LogDirectory]) -> None:
                     deleted.append(path.rename(path.with_name(DELETED + path.name)))
             sync_directory(log.path.parent)  # All of it has gone before any is removed: a recovery must never meet half a log.
             for path in deleted:
+                shipping.take_all(path)
                 shutil.rmtree(path)
         except OSError as error:  # It costs room, and nothing else.
             logger.warning("cannot delete logs that are no longer needed: %s", error)
@@ -121,13 +123,14 @@ def _start_log(
     """A new log, for a process of its own. `seqs`: of the shards that it is for, at every moment. `stopped`: those that recovery
     does not know of."""
     run = next_run(data_dir, start, worker)
-    path, prologue = log_path(data_dir, start, worker, run), partial(encode_seqs, seqs)
+    path, prologue, shipping = log_path(data_dir, start, worker, run), partial(encode_seqs, seqs), Shipping(data_dir)
+    ship = partial(shipping.take, log=path.name)
     try:
-        log = CommitLog(path, prologue=prologue)
+        log = CommitLog(path, prologue=prologue, ship=ship)
     except LogWithoutRoom:
         recovery.write(LogMark(start, worker, NO_RUN))  # Then those of this worker's earlier processes may go, to make room.
-        _delete(_unneeded_logs(data_dir, recovery, start, worker, run, stopped))
-        log = CommitLog(path, prologue=prologue)
+        _delete(_unneeded_logs(data_dir, recovery, start, worker, run, stopped), shipping)
+        log = CommitLog(path, prologue=prologue, ship=ship)
     return log, LogMark(start, worker, run)
 
 
@@ -280,7 +283,9 @@ class WorkerStore:
     ) -> WorkerStore:
         """`isolate`: a shard whose state cannot be written is stopped."""
         stopped: Stopped = {}
-        room = Room(data_dir / "log" / f"{RESERVE}{worker}", SPACE_RESERVE_BYTES)
+        shipping = Shipping(data_dir)
+        give_up = partial(shipping.give_up, "the disk is full")
+        room = Room(data_dir / "log" / f"{RESERVE}{worker}", SPACE_RESERVE_BYTES, give_up=give_up)
         states = _open_states(data_dir, shards, stopped, isolate=isolate)
         try:
             recovery = Recovery(data_dir, states, start, worker, isolate=isolate)
@@ -297,7 +302,7 @@ class WorkerStore:
             states = _without(states, stopped)
             store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark, room)
             found = {error.shard for error in store.damage_found}
-            _delete(_unneeded_logs(data_dir, recovery, start, worker, mark.run, {*stopped, *found}))
+            _delete(_unneeded_logs(data_dir, recovery, start, worker, mark.run, {*stopped, *found}), shipping)
         except (StoreFull, LogWithoutRoom) as error:
             _close_states(states)  # What has failed to write is in no state to be read.
             if room.use():

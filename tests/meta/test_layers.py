@@ -21,6 +21,7 @@ LEAVES = {
     "runtime/heap",
     "runtime/shares",
     "runtime/harmless",
+    "runtime/shipping",
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
@@ -38,6 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/heap": {"runtime/limits"},
     "runtime/shares": {"runtime/limits"},
     "runtime/harmless": {"runtime/errors"},
+    "runtime/shipping": {"runtime/limits"},
     "runtime/options": LEAVES,
     "runtime/wire": LEAVES | {"runtime/options"},
     "runtime/sockets": LEAVES | {"runtime/wire"},
@@ -55,7 +57,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos/faults": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage")},
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
-    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "testing/lint"}
+    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup", "testing/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
@@ -71,6 +73,8 @@ ARROWS: dict[str, set[str]] = {
     | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "store/checkpoints")},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
     "shard/offline": LEAVES | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core")},
+    "shard/backup": LEAVES
+    | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core", "offline")},
     "shard/loop": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/core"},
     "shard/objects": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop"},
     "shard/host": LEAVES
@@ -93,6 +97,7 @@ RULES = {
     "shard/store/checkpoints": {"ahead", "sorting"},
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
+    "shard/backup": {"manifest", "pieces"},
     "shard/worker": {"patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "shares"},

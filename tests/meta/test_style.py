@@ -117,8 +117,8 @@ MAY = {
     *(
         ("runtime/cli/commands/" + name + ".py", r"\bprint\(")
         for name in (
-            *("alarms", "call", "chaos", "check", "compact", "completion", "config", "install_service", "keys", "lint", "new"),
-            *("objects", "repair", "serve", "status", "top", "uninstall_service"),
+            *("alarms", "backup", "call", "chaos", "check", "compact", "completion", "config", "install_service", "keys", "lint"),
+            *("new", "objects", "repair", "restore", "serve", "status", "top", "uninstall_service"),
         )
     ),
     *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("asking", "commanding", "exits", "wishing")),

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -33,10 +34,14 @@ class GrowingLog(Protocol):
 class Room:
     """The reserve of one worker."""
 
-    def __init__(self, path: Path, size_bytes: int, log: GrowingLog | None = None) -> None:
+    def __init__(
+        self, path: Path, size_bytes: int, log: GrowingLog | None = None, give_up: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`give_up`: removes what is kept on the disk for others; False: there was nothing."""
         self._path = path
         self._size_bytes = size_bytes
         self.log = log
+        self._give_up = give_up
         self.kept_bytes = 0
 
     def keep(self) -> None:
@@ -44,6 +49,8 @@ class Room:
         try:
             self._take()
         except OSError as error:
+            if error.errno in _NO_SPACE and self._give_up():
+                return self.keep()
             # Nobody has to wait for what cannot be had for another reason.
             self._let_grow(error.errno not in _NO_SPACE)
         else:
@@ -65,6 +72,8 @@ class Room:
 
     def use(self) -> bool:
         """Gives it back to the file system, for who has asked; False: there was none."""
+        if self._give_up():
+            return True
         self._let_grow(False)
         self.kept_bytes = 0
         try:

@@ -142,8 +142,11 @@ class PageFile:
 
     def page(self, number: int) -> bytes:
         """Less than a page, or nothing, beyond the end of the file."""
-        start = number * self.page_bytes
-        return self.data[start : start + self.page_bytes]
+        return self.bytes_at(number * self.page_bytes, self.page_bytes)
+
+    def bytes_at(self, start: int, size: int) -> bytes:
+        """As many of them as the file has."""
+        return self.data[start : start + size]
 
     def metas(self) -> Iterator[Meta | Damage]:
         """Both meta pages."""
@@ -181,12 +184,12 @@ class PageFile:
         number = meta.main.root
         for _ in range(_DEPTH_MAX):
             page = self.page(number)
-            nodes = _node_offsets(page)
+            nodes = node_offsets(page)
             if not nodes:
                 return None
             if _PAGE.unpack_from(page)[2] == _LEAF:
                 return next(self.rows_of(number, page, nodes[-1:]), None)
-            number = _child(page, nodes[-1])
+            number = child_of(page, nodes[-1])
         return None
 
     def is_leaf(self, number: int) -> bool:
@@ -195,7 +198,7 @@ class PageFile:
 
     def rows_of(self, number: int, page: bytes, nodes: tuple[int, ...] | None = None) -> Iterator[Row]:
         """The rows of a leaf as far as they lie in it, or in the file; they may be damaged."""
-        for at in _node_offsets(page) if nodes is None else nodes:
+        for at in node_offsets(page) if nodes is None else nodes:
             if at + _NODE.size > len(page):
                 continue
             low, high, flags, key_bytes = _NODE.unpack_from(page, at)
@@ -206,7 +209,7 @@ class PageFile:
                 yield Row(number, key, page[start : start + size])
             elif start + _NUMBER.size <= len(page):
                 begin = _NUMBER.unpack_from(page, start)[0] * self.page_bytes + PAGE_HEADER_BYTES
-                yield Row(number, key, self.data[begin : begin + size])
+                yield Row(number, key, self.bytes_at(begin, size))
 
 
 def _page_bytes(data: mmap.mmap) -> int:
@@ -216,7 +219,7 @@ def _page_bytes(data: mmap.mmap) -> int:
     return int(found) if usual else min(mmap.PAGESIZE, PAGE_BYTES_MAX)
 
 
-def _node_offsets(page: bytes) -> tuple[int, ...]:
+def node_offsets(page: bytes) -> tuple[int, ...]:
     """Of the nodes of a branch or leaf, in the order of their keys."""
     if len(page) < PAGE_HEADER_BYTES:
         return ()
@@ -226,7 +229,20 @@ def _node_offsets(page: bytes) -> tuple[int, ...]:
     return struct.unpack_from(f"<{(end - PAGE_HEADER_BYTES) // 2}H", page, PAGE_HEADER_BYTES)
 
 
-def _child(page: bytes, at: int) -> int:
+def key_at(page: bytes, at: int) -> bytes:
+    """Of a node."""
+    start = at + _NODE.size
+    return page[start : start + _NODE.unpack_from(page, at)[3]] if start <= len(page) else b""
+
+
+def is_page(page: bytes, number: int, *, leaf: bool) -> bool:
+    """Whether it says that it is that leaf, or that branch, and has nodes."""
+    if len(page) < PAGE_HEADER_BYTES or _PAGE.unpack_from(page)[:3:2] != (number, _LEAF if leaf else _BRANCH):
+        return False
+    return bool(node_offsets(page))
+
+
+def child_of(page: bytes, at: int) -> int:
     """The page to which a node of a branch points."""
     if at + _NODE.size > len(page):
         return _NO_ROOT
@@ -318,7 +334,7 @@ class Verifier:
                 continue
             page = self._file.page(place.number)
             is_leaf = place.depth == tree.depth
-            nodes = _node_offsets(page)
+            nodes = node_offsets(page)
             if (problem := _shape_problem(page, place.number, _LEAF if is_leaf else _BRANCH, nodes)) is not None:
                 self.misshapen.add(place.number)
                 yield Damage(place.number, problem, place.low, place.high)
@@ -359,7 +375,7 @@ class Verifier:
         lows[0] = place.low  # LMDB never looks at that one.
         highs = [*lows[1:], place.high]
         for at, low, high in reversed(list(zip(nodes, lows, highs, strict=True))):
-            waiting.append(_Place(_child(page, at), place.number, place.depth + 1, low, high))
+            waiting.append(_Place(child_of(page, at), place.number, place.depth + 1, low, high))
 
     def _leaf(self, place: _Place, page: bytes, nodes: tuple[int, ...]) -> Iterator[Damage]:
         """The checksums are those of key and value, which lie side by side."""

@@ -19,6 +19,7 @@ import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 import tidegate.shard.store.worker_store as worker_store_module
 from tests.shard.store.state.test_residency import drop
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.shipping import Shipping
 from tidegate.shard.log.commit_log import KEPT, CommitLog, LogFull, LogWithoutRoom, list_segments
 from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
 from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit, ShardDamaged, ShardUnwritable
@@ -457,7 +458,7 @@ def test_of_a_log_that_is_not_needed_nothing_stays_under_its_name_though_a_part_
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     monkeypatch.setattr(shutil, "rmtree", fails_at_first)
-    worker_store_module._delete(list_logs(tmp_path))
+    worker_store_module._delete(list_logs(tmp_path), Shipping(tmp_path))
     assert not kept.exists()
     assert not log.exists()
     assert list_logs(tmp_path) == []

@@ -1,0 +1,96 @@
+"""`tidegate backup`: the data of a service, kept somewhere else."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import psutil
+
+from tidegate.runtime.cli.arguments import add_command, read_as
+from tidegate.runtime.cli.commands.check import progress
+from tidegate.runtime.cli.exits import EXIT_OK
+from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.cli.version import version
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.supervisor.config import DATA_DEFAULT
+from tidegate.runtime.supervisor.directory import describe_directory
+from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
+from tidegate.shard.backup.places import open_depot
+
+_EPILOG = """DEST is a folder, on another disk at best. The first backup is a full one; the next ones bring what was
+committed since, for which the service keeps its log in DATA/shipping until then (8 GiB of it at most, and never room that it
+needs itself). Each piece is read back. Interrupted, the same command goes on where it was. It holds back for the service
+(nice 15, idle disk time); --rate holds it to so many MiB a second.
+
+examples:
+  tidegate backup /mnt/backups/shop                       of the service in this folder
+  tidegate backup /mnt/backups/shop --data /var/lib/shop --json
+  tidegate backup /mnt/backups/shop --full                a full one, from which the next ones go on
+  tidegate backup /mnt/usb/shop --once                    a full one, and keep no log for a next one
+"""
+NICE = 15
+Rate = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+
+
+def add(commands: Any) -> None:
+    backup = add_command(commands, "backup", _EPILOG, run)
+    backup.add_argument("dest", metavar="DEST", help="where backups are kept")
+    add_data_option(backup)
+    backup.add_argument("--full", action="store_true", help="a full one, also where the one before could be continued")
+    backup.add_argument("--once", action="store_true", help="a full one that none will continue: no log is kept for it")
+    backup.add_argument("--rate", metavar="MIB", type=read_as(Rate, "MiB a second"), default=0, help="MiB a second at most")
+    backup.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    """The directory, as an option: the first argument is the place of the backups."""
+    what = f"the data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})"
+    default = os.environ.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
+    parser.add_argument("--data", metavar="DATA", type=Path, default=Path(default), help=what)
+
+
+def run(options: argparse.Namespace) -> int:
+    described = describe_directory(options.data)
+    depot = open_depot(options.dest)
+    _check_apart(options.dest, options.data)
+    _hold_back()
+    throttle = Throttle(int(options.rate * (1 << 20)), threading.Event().wait)
+    source = Source(options.data.resolve(), described.shards, described.starts, version())
+    report = Backup(source, depot, progress(), throttle).run(full=options.full, once=options.once)
+    if options.json:
+        print(json.dumps({"data": str(options.data), "dest": options.dest, **report._asdict()}, indent=2))
+    else:
+        print("\n".join(_page(options, report)))
+    return EXIT_OK
+
+
+def _hold_back() -> None:
+    with contextlib.suppress(OSError, psutil.Error):
+        os.setpriority(os.PRIO_PROCESS, 0, max(NICE, os.getpriority(os.PRIO_PROCESS, 0)))
+        psutil.Process().ionice(psutil.IOPRIO_CLASS_IDLE)
+
+
+def _check_apart(dest: str, data: Path) -> None:
+    if "://" not in dest and Path(dest).resolve().is_relative_to(data.resolve()):
+        raise OperatorError("back up to", dest, "it is in the data directory itself", "choose a folder elsewhere")
+
+
+def _page(options: argparse.Namespace, report: BackupReport) -> list[str]:
+    lines = [f"full, since {report.why_full}"] if report.why_full else []
+    kind = "full" if report.number == 1 else "incremental"
+    what = f"{plural(report.rows, 'row')}, {plural(report.records, 'record')} of the log"
+    size = f"{mebibytes(report.bytes)} in {report.took_s:.1f} s"
+    if report.pieces_kept:
+        size += f", {plural(report.pieces_kept, 'piece')} of an interrupted run taken over"
+    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(report.until_ms / 1000))
+    lines.append(f"{options.dest}: {kind} backup {report.chain}/{report.number} of {options.data}: {what}, {size}")
+    lines.append(f"it has what was committed until {until}; to look at it: tidegate restore {options.dest} --list")
+    return lines

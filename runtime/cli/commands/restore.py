@@ -1,0 +1,111 @@
+"""`tidegate restore`: a data directory out of a backup."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.commands.backup import add_data_option
+from tidegate.runtime.cli.commands.check import progress
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail
+from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.supervisor.successor import Successor
+from tidegate.shard.backup.places import open_depot
+from tidegate.shard.backup.reading import Chain, read_chains
+from tidegate.shard.backup.restore import Restored, build, find_moment, span_of
+
+_EPILOG = """Makes the new directory beside DATA, reads everything back, and puts it in place in one step. Data that is there
+is replaced only with --yes, and kept as DATA.before-TIME; no service may be running on it. TIME is like
+2026-11-29T12:30:00Z, or without the Z in the time of this machine; without --at it is the newest that there is.
+
+examples:
+  tidegate restore /mnt/backups/shop --list               which times can be restored
+  tidegate restore /mnt/backups/shop --data /var/lib/shop-test
+  tidegate restore /mnt/backups/shop --data /var/lib/shop --at 2026-11-29T12:30:00Z --yes
+"""
+
+
+def add(commands: Any) -> None:
+    restore = add_command(commands, "restore", _EPILOG, run)
+    restore.add_argument("source", metavar="SOURCE", help="what was given to `tidegate backup`")
+    add_data_option(restore)
+    restore.add_argument("--at", metavar="TIME", type=_moment, help="as it was then")
+    restore.add_argument("--list", action="store_true", help="say which backups there are, and restore nothing")
+    restore.add_argument("--yes", action="store_true", help="replace the data that is there")
+    restore.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def _moment(text: str) -> int:
+    """Unix time in milliseconds."""
+    try:
+        return int(datetime.fromisoformat(text).timestamp() * 1000)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a time like 2026-11-29T12:30:00Z, not {text!r}") from None
+
+
+def run(options: argparse.Namespace) -> int:
+    depot = open_depot(options.source)
+    chains = read_chains(depot)
+    if options.list:
+        return _list(options, chains)
+    moment = find_moment(chains, options.at, options.source)
+    with Successor(options.data) as successor:
+        if successor.replaces and not options.yes:
+            what = f"it would be kept beside as {options.data}.before-TIME; add --yes"
+            return fail(f"restore into {options.data}: there is data in it ({what}, or choose another with --data)")
+        restored = build(depot, moment, successor.path, successor.starts_before, progress())
+        access = moment.chain.manifests[-1].access
+        aside = successor.take_place(restored.shards, restored.starts, access)
+    if options.json:
+        print(json.dumps(_as_json(options, restored, aside), indent=2))
+    else:
+        print("\n".join(_page(options, restored, aside)))
+    return EXIT_OK
+
+
+def _list(options: argparse.Namespace, chains: list[Chain]) -> int:
+    if options.json:
+        print(json.dumps({"source": options.source, "chains": [_chain_as_json(chain) for chain in chains]}, indent=2))
+    else:
+        for chain in chains:
+            first, (from_ms, until_ms) = chain.manifests[0], span_of(chain)
+            size = mebibytes(sum(piece.bytes for manifest in chain.manifests for piece in (*manifest.rows, *manifest.records)))
+            spans = f"{plural(len(chain.manifests), 'backup')}, {plural(first.shards, 'shard')}, {size}"
+            times = f"any time from {_shown(from_ms)} to" if from_ms <= until_ms else "as of"
+            print(f"{chain.name}: {times} {_shown(until_ms)} ({spans})")
+        if not chains:
+            return fail(f"list {options.source}: there is no complete backup (name what was given to `tidegate backup`)")
+    return EXIT_OK if chains else EXIT_FAILED
+
+
+def _chain_as_json(chain: Chain) -> dict[str, Any]:
+    last, (from_ms, until_ms) = chain.manifests[-1], span_of(chain)
+    sizes = [sum(piece.bytes for piece in (*manifest.rows, *manifest.records)) for manifest in chain.manifests]
+    return {
+        "chain": chain.name, "from_ms": min(from_ms, until_ms), "until_ms": until_ms, "backups": len(chain.manifests),
+        "shards": last.shards, "bytes": sum(sizes), "tidegate": last.tidegate,
+    }  # fmt: skip
+
+
+def _shown(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _as_json(options: argparse.Namespace, restored: Restored, aside: Path | None) -> dict[str, Any]:
+    counts = restored.counts._asdict()
+    kept = None if aside is None else str(aside)
+    return {"data": str(options.data), "source": options.source, **restored._asdict(), "counts": counts, "kept": kept}
+
+
+def _page(options: argparse.Namespace, restored: Restored, aside: Path | None) -> list[str]:
+    counts = restored.counts
+    what = f"{plural(counts.objects, 'object')}, {plural(counts.rows, 'row')}, {plural(counts.alarms, 'alarm')}"
+    until = f", the newest commit of {_shown(restored.until_ms)}" if restored.until_ms else ""
+    lines = [f"{options.data}: restored from {restored.chain}: {what}{until}; everything was read back"]
+    if aside is not None:
+        lines.append(f"what was there before is kept as {aside}")
+    return lines

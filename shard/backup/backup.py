@@ -1,0 +1,417 @@
+"""Makes a backup of a data directory, while a service uses it or not.
+
+Order of a full backup, which is what makes it right: `DATA/shipping` is made, so that no segment of the log is lost from then on;
+then of each shard the sequence is read that its data file has, then its rows; then the logs, from those sequences on; then the
+manifest is put, without which nothing of it counts. An incremental one is the logs and a manifest.
+
+Guarantee: killed at any moment it loses nothing, and the next run goes on with the piece that was begun; a piece counts when it
+was read back from where it is. Nothing in the directory is changed but `DATA/shipping`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.shipping import FOLDER, GIVEN_UP
+from tidegate.shard.backup.depot import Depot
+from tidegate.shard.backup.log_records import Stretch, shipped, stretches
+from tidegate.shard.backup.manifest import (
+    FORMAT,
+    Commits,
+    LogNotKept,
+    Manifest,
+    Piece,
+    chains_in,
+    encode_manifest,
+    manifest_name,
+)
+from tidegate.shard.backup.pieces import (
+    PIECE_BYTES,
+    Header,
+    PieceDamaged,
+    RecordsHeader,
+    RowsHeader,
+    decode_piece,
+    encode_piece,
+    records_name,
+    rows_name,
+)
+from tidegate.shard.backup.reading import read_chain
+from tidegate.shard.offline.check import state_path
+from tidegate.shard.store.record import decode_unread_record
+from tidegate.shard.store.recovery import decode_seqs
+from tidegate.shard.store.state.live_rows import LiveRows
+
+Progress = Callable[[str, float], object]
+"""Told what is being done, and which share of it is done."""
+_ROW_BYTES = 16
+"""What a row counts beside its key and value, so that pieces of many small rows do not get large."""
+
+
+class Source(NamedTuple):
+    """The data directory, as `tidegate.json` says it is."""
+
+    path: Path
+    shards: int
+    starts: int
+    version: str
+    """Of Tidegate."""
+
+
+class BackupReport(NamedTuple):
+    chain: str
+    number: int
+    """1: a full backup."""
+    shards: int
+    rows: int
+    records: int
+    pieces: int
+    pieces_kept: int
+    """Of these, those that an earlier run had put, which was interrupted."""
+    bytes: int
+    """What was put."""
+    took_s: float
+    until_ms: int
+    """Unix time up to which the backup has what was committed."""
+    why_full: str
+    """Why it could not continue the one before, if there was one."""
+
+
+class _Chain(msgspec.Struct):
+    """`DATA/shipping/CHAIN.json`: what the log is kept for."""
+
+    chain: str
+    place: str
+    positions: dict[str, int] = {}
+    """By log, how much of it the chain has. Empty until the full backup is complete."""
+
+
+class Throttle:
+    """Holds back to so many bytes a second; 0: as fast as it goes."""
+
+    def __init__(self, bytes_per_s: int, wait: Callable[[float], object], now: Callable[[], float] = time.monotonic) -> None:
+        self._per_s = bytes_per_s
+        self._wait = wait
+        self._now = now
+        self._began = now()
+        self._bytes = 0
+
+    def took(self, count: int) -> None:
+        if self._per_s:
+            self._bytes += count
+            if (early_s := self._bytes / self._per_s - (self._now() - self._began)) > 0:
+                self._wait(early_s)
+
+
+class Backup:
+    """One run."""
+
+    def __init__(
+        self,
+        source: Source,
+        depot: Depot,
+        progress: Progress,
+        throttle: Throttle,
+        *,
+        piece_bytes: int = PIECE_BYTES,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> None:
+        """`now_ms`: Unix time."""
+        self._piece_bytes = piece_bytes
+        self._now_ms = now_ms
+        self._source = source
+        self._depot = depot
+        self._progress = progress
+        self._throttle = throttle
+        self._shipping = source.path / FOLDER
+        self._rows = self._records = self._pieces = self._kept = self._bytes = 0
+
+    def run(self, *, full: bool = False, once: bool = False) -> BackupReport:
+        """`full`: also where the one before could be continued. `once`: a full one for which no log is kept afterwards. Raises
+        OperatorError."""
+        began = time.monotonic()
+        with self._locked():
+            given_up = self._take_note()
+            mine = None if full or once else self._find_chain()
+            why = ""
+            manifest = None
+            if mine is not None:
+                try:
+                    manifest = self._continue(mine)
+                except LogNotKept as error:
+                    why = f"the one before cannot be continued: {error}"
+                    self._chain_file(mine.chain).unlink(missing_ok=True)
+            elif given_up and not (full or once):
+                why = f"the log was not kept for it: {given_up}"
+            if manifest is None:
+                mine = mine if mine is not None and not why and not mine.positions else self._begin_chain(once=once)
+                manifest = self._make_full(mine)
+            self._finish(manifest, once=once)
+        return BackupReport(
+            manifest.chain, manifest.number, manifest.shards, self._rows, self._records, self._pieces, self._kept, self._bytes,
+            time.monotonic() - began, manifest.ended_ms, why,
+        )  # fmt: skip
+
+    # What the log is kept for
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        """The folder is there, and no other backup of this directory runs."""
+        owner = self._source.path.stat()
+        try:
+            with contextlib.suppress(FileExistsError):
+                self._shipping.mkdir(mode=0o700)
+            if os.geteuid() == 0:  # The workers have to get in.
+                os.chown(self._shipping, owner.st_uid, owner.st_gid)
+            fd = os.open(self._shipping / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            hint = "run it as the user who runs the service"
+            raise OperatorError("begin a backup in", self._shipping, error.strerror or str(error), hint) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            hint = "wait until it has ended"
+            raise OperatorError("back up", self._source.path, "another backup of it is being made", hint, passes=True) from None
+        finally:
+            os.close(fd)
+
+    def _take_note(self) -> str:
+        """Why the log was given up since the last backup, if it was."""
+        note = self._source.path / GIVEN_UP
+        try:
+            text = note.read_text().strip()
+            note.unlink()
+        except FileNotFoundError:
+            return ""
+        return text
+
+    def _chain_file(self, chain: str) -> Path:
+        return self._shipping / f"{chain}.json"
+
+    def _chains(self) -> list[_Chain]:
+        """Of all depots to which backups of this directory go."""
+        found = []
+        for path in sorted(self._shipping.glob("*.json")):
+            try:
+                found.append(msgspec.json.decode(path.read_bytes(), type=_Chain))
+            except msgspec.MsgspecError:  # Half of it, from a crash: nothing depends on it but a full backup more.
+                path.unlink()
+        return found
+
+    def _find_chain(self) -> _Chain | None:
+        """The newest that is in this depot, or was begun for it."""
+        names = self._depot.list()
+        there = {name.partition("/")[0] for name in names}
+        mine = [each for each in self._chains() if each.chain in there or each.place == self._depot.place]
+        for gone in [each for each in mine if each.positions and each.chain not in chains_in(names)]:
+            self._chain_file(gone.chain).unlink()  # Somebody has deleted it there.
+            mine.remove(gone)
+        return mine[-1] if mine else None
+
+    def _begin_chain(self, *, once: bool) -> _Chain:
+        for each in self._chains():
+            if each.place == self._depot.place and not once:
+                self._chain_file(each.chain).unlink()
+        chain = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + secrets.token_hex(2)
+        self._note(begun := _Chain(chain, self._depot.place))
+        return begun
+
+    def _note(self, chain: _Chain) -> None:
+        path = self._chain_file(chain.chain)
+        new = path.with_name(path.name + ".new")
+        try:
+            new.write_bytes(msgspec.json.encode(chain))
+            new.rename(path)
+        except FileNotFoundError:  # The log was given up at this moment: the next backup is a full one.
+            return
+        except OSError as error:
+            raise OperatorError("write", path, error.strerror or str(error), "make room there, and try again") from error
+
+    # Making it
+
+    def _make_full(self, mine: _Chain) -> Manifest:
+        began_ms = self._now_ms()
+        there = set(self._depot.list(f"{mine.chain}/"))
+        base: dict[int, int] = {}
+        rows: list[Piece] = []
+        for shard in range(self._source.shards):
+            base[shard], pieces = self._back_up_rows(mine.chain, shard, there)
+            rows += pieces
+        try:
+            return self._add_records(mine, base, {}, rows, 1, "", base, began_ms)
+        except LogNotKept as error:
+            self._chain_file(mine.chain).unlink(missing_ok=True)
+            hint = "the log was given up meanwhile, for want of room: make some on the disk of the data, and try again"
+            raise OperatorError("back up", self._source.path, str(error), hint) from error
+
+    def _continue(self, mine: _Chain) -> Manifest | None:
+        """None: the full backup is not complete. Raises `LogNotKept`."""
+        chain = read_chain(self._depot, mine.chain)
+        if not chain.manifests:
+            return None
+        last = chain.manifests[-1]
+        if last.shards != self._source.shards:
+            raise LogNotKept(f"it was made with {last.shards} shards, and now there are {self._source.shards}")
+        return self._add_records(mine, last.base, last.positions, [], last.number + 1, chain.seal, last.seqs, self._now_ms())
+
+    def _add_records(
+        self, mine: _Chain, base: dict[int, int], positions: dict[str, int], rows: list[Piece], number: int, parent: str,
+        seqs: dict[int, int], began_ms: int,
+    ) -> Manifest:  # fmt: skip
+        commits, positions, records = Commits(seqs), dict(positions), []
+        ended_ms = self._now_ms()  # What is committed later may be there, too.
+        for stretch in stretches(self._source.path, positions):
+            self._progress(f"log {stretch.log}", 0.0)
+            records += self._back_up_records(mine.chain, stretch, positions.get(stretch.log, 0), commits)
+            positions[stretch.log] = max(stretch.last, positions.get(stretch.log, 0))
+        source = self._source
+        return Manifest(
+            FORMAT, mine.chain, number, parent, source.version, source.shards, source.starts, began_ms, ended_ms,
+            self._now_ms(), base, commits.seqs, positions, rows, records, _access(source.path),
+        )  # fmt: skip
+
+    def _finish(self, manifest: Manifest, *, once: bool) -> None:
+        data = encode_manifest(manifest)
+        name = manifest_name(manifest.chain, manifest.number)
+        self._depot.put(name, data)
+        if self._depot.get(name) != data:
+            raise self._not_as_put(name)
+        if once:
+            self._chain_file(manifest.chain).unlink(missing_ok=True)
+        else:
+            self._note(_Chain(manifest.chain, self._depot.place, manifest.positions))
+        self._remove_fetched()
+
+    def _remove_fetched(self) -> None:
+        """What every chain has got. Where none is left the log is not kept any longer."""
+        chains = self._chains()
+        if not chains:
+            shutil.rmtree(self._shipping, ignore_errors=True)
+            return
+        for segment in shipped(self._source.path):
+            if all(segment.last <= each.positions.get(segment.log, 0) for each in chains):
+                with contextlib.suppress(FileNotFoundError):
+                    segment.path.unlink()
+
+    def _back_up_rows(self, chain: str, shard: int, there: set[str]) -> tuple[int, list[Piece]]:
+        """The sequence from which on its records are wanted, and the pieces."""
+        what = f"shard {shard} of {self._source.shards}"
+        self._progress(what, 0.0)
+        begun, pieces = self._take_over(chain, shard, there)
+        after, seq = (begun.last, begun.seq) if begun is not None else (b"", -1)
+        if begun is not None and begun.ends:
+            return seq, pieces
+        try:
+            with LiveRows(state_path(self._source.path, shard), shard) as live:
+                seq = live.seq if begun is None else seq
+                done = sum(piece.bytes for piece in pieces)
+                for flat, last, ends in _in_pieces(live.leaves(after), self._piece_bytes):
+                    header = RowsHeader(chain, shard, len(pieces), seq, len(flat) // 2, last, ends)
+                    pieces.append(self._put(rows_name(chain, shard, len(pieces)), header, flat))
+                    done += self._piece_bytes
+                    self._progress(what, min(0.99, done / max(1, live.size_bytes)))
+        except OSError as error:
+            hint = "start the service once, or check the disk"
+            raise OperatorError("back up", f"shard {shard}", error.strerror or str(error), hint) from error
+        return seq, pieces
+
+    def _take_over(self, chain: str, shard: int, there: set[str]) -> tuple[RowsHeader | None, list[Piece]]:
+        """Whole pieces that an interrupted run has put, and the header of the last one."""
+        pieces: list[Piece] = []
+        header: RowsHeader | None = None
+        while (name := rows_name(chain, shard, len(pieces))) in there:
+            data = self._depot.get(name) or b""
+            try:
+                found, _ = decode_piece(data)
+            except PieceDamaged:
+                break
+            if not isinstance(found, RowsHeader) or (found.chain, found.shard, found.number) != (chain, shard, len(pieces)):
+                break
+            header = found
+            self._rows += found.rows
+            self._pieces += 1
+            self._kept += 1
+            pieces.append(Piece(name, len(data), hashlib.sha256(data).hexdigest()))
+        return header, pieces
+
+    def _back_up_records(self, chain: str, stretch: Stretch, position: int, commits: Commits) -> list[Piece]:
+        """Those beyond the position that any shard still needs."""
+        if stretch.prologue and stretch.last > position:
+            commits.had_got_to(_known_at(stretch, position), f"log {stretch.log}, record {stretch.first}")
+        pieces, flat, size = [], [], 0
+        for at, record in enumerate(stretch.records, stretch.first):
+            if at <= position:
+                continue
+            found = decode_unread_record(record)
+            place = f"log {stretch.log}, record {at}"
+            if commits.take([(each.shard, each.seq) for each in found.shards], place):
+                flat += [at, record]
+                size += len(record) + _ROW_BYTES
+            if size >= self._piece_bytes:
+                pieces.append(self._put_records(chain, stretch.log, flat))
+                flat, size = [], 0
+        if flat:
+            pieces.append(self._put_records(chain, stretch.log, flat))
+        return pieces
+
+    def _put_records(self, chain: str, log: str, flat: list[Any]) -> Piece:
+        header = RecordsHeader(chain, log, flat[0], flat[-2], len(flat) // 2)
+        return self._put(records_name(chain, log, flat[0]), header, flat)
+
+    def _put(self, name: str, header: Header, flat: list[Any]) -> Piece:
+        data = encode_piece(header, flat)
+        self._depot.put(name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        if hashlib.sha256(self._depot.get(name) or b"").hexdigest() != digest:
+            raise self._not_as_put(name)
+        if isinstance(header, RowsHeader):
+            self._rows += header.rows
+        else:
+            self._records += header.records
+        self._pieces += 1
+        self._bytes += len(data)
+        self._throttle.took(sum(len(each) for each in flat[1::2]))
+        return Piece(name, len(data), digest)
+
+    def _not_as_put(self, name: str) -> OperatorError:
+        hint = "check that disk or store, and run the same command again"
+        return OperatorError("read back", f"{self._depot.place}/{name}", "it is not what was written", hint)
+
+
+def _in_pieces(leaves: Iterator[list[tuple[bytes, bytes]]], piece_bytes: int) -> Iterator[tuple[list[bytes], bytes, bool]]:
+    """Keys and values for one piece, the last key, and whether it is the last piece. There is one, at least."""
+    flat: list[bytes] = []
+    size = 0
+    for rows in leaves:
+        if size >= piece_bytes:
+            yield flat, flat[-2], False
+            flat, size = [], 0
+        for key, value in rows:
+            flat += (key, value)
+            size += len(key) + len(value) + _ROW_BYTES
+    yield flat, flat[-2] if flat else b"", True
+
+
+def _known_at(stretch: Stretch, position: int) -> dict[int, int]:
+    """What the prologue says, if nothing of the stretch is known yet."""
+    return decode_seqs(stretch.prologue) if position < stretch.first else {}
+
+
+def _access(data: Path) -> str:
+    try:
+        return (data / "access.json").read_text()
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,73 @@
+"""What is in a depot: chains with their manifests, and their pieces as they were put."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.backup.depot import Depot
+from tidegate.shard.backup.manifest import (
+    BackupDamaged,
+    Manifest,
+    Piece,
+    chains_in,
+    check_chain,
+    decode_manifest,
+    manifest_name,
+    seal_of,
+)
+from tidegate.shard.backup.pieces import Header, PieceDamaged, decode_piece
+
+_HINT = "restore another one: see `tidegate restore --list`; and make a new full backup with `tidegate backup --full`"
+
+
+class Chain(NamedTuple):
+    name: str
+    manifests: list[Manifest]
+    seal: str
+    """By which the next manifest would name the last one."""
+
+
+def read_chain(depot: Depot, name: str) -> Chain:
+    """Without manifests where its full backup is not complete. Raises OperatorError."""
+    found: list[tuple[Manifest, str]] = []
+    numbers = chains_in(depot.list(f"{name}/")).get(name, [])
+    for number in numbers:
+        place = manifest_name(name, number)
+        data = depot.get(place)
+        try:
+            if data is None:
+                raise BackupDamaged("it is gone")
+            found.append((decode_manifest(data), seal_of(data)))
+        except BackupDamaged as error:
+            raise _damaged(depot, place, error) from error
+    try:
+        check_chain(found)
+    except BackupDamaged as error:
+        raise _damaged(depot, name, error) from error
+    return Chain(name, [manifest for manifest, _ in found], found[-1][1] if found else "")
+
+
+def read_chains(depot: Depot) -> list[Chain]:
+    """All that are complete, oldest first. Raises OperatorError."""
+    return [read_chain(depot, name) for name in chains_in(depot.list())]
+
+
+def read_pieces(depot: Depot, pieces: list[Piece]) -> Iterator[tuple[Header, list[Any]]]:
+    """What each has, in order. Raises OperatorError for one that is not what was put."""
+    for piece in pieces:
+        data = depot.get(piece.name)
+        try:
+            if data is None:
+                raise PieceDamaged("it is gone")
+            if len(data) != piece.bytes or hashlib.sha256(data).hexdigest() != piece.sha256:
+                raise PieceDamaged("it is not what was put there: its checksum is wrong")
+            yield decode_piece(data)
+        except PieceDamaged as error:
+            raise _damaged(depot, piece.name, error) from error
+
+
+def _damaged(depot: Depot, name: str, error: Exception) -> OperatorError:
+    return OperatorError("read backup", f"{depot.place}/{name}", str(error), _HINT)

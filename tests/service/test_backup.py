@@ -1,0 +1,138 @@
+"""`tidegate backup` and `tidegate restore` as operators use them: beside a service that works."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import Serve, Service, ask
+
+NAMES = [f"n{number}" for number in range(20)]
+
+
+def tidegate(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tidegate", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+
+
+def done(*arguments: object) -> dict[str, Any]:
+    result = tidegate(*arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+def numbers(service: Service) -> dict[str, int]:
+    """The next number of each counter, which counts as a call."""
+    return {name: ask(service.endpoint, "Counter", name, "get_unique_number", []) for name in NAMES}
+
+
+class Load:
+    """One caller who never stops; `answered` is what it was told last, by counter."""
+
+    def __init__(self, service: Service) -> None:
+        self.answered: dict[str, int] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, args=(service,))
+
+    def _run(self, service: Service) -> None:
+        while not self._ended.is_set():
+            for name in NAMES:
+                self.answered[name] = ask(service.endpoint, "Counter", name, "get_unique_number", [])
+
+    def __enter__(self) -> Load:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def test_a_service_that_works_and_is_reloaded_is_backed_up_and_restored(serve: Serve, tmp_path: Path) -> None:
+    service = serve(2)
+    depot = tmp_path / "depot"
+    with Load(service) as load:
+        for number in range(1, 5):
+            before = dict(load.answered)
+            if number == 3:
+                assert tidegate("reload", "--connect", service.endpoint).returncode == 0
+            assert done("backup", depot, "--data", service.data)["number"] == number
+            place = tmp_path / f"new-{number}"
+            restored = done("restore", depot, "--data", place)
+            assert restored["counts"]["objects"] >= len(before)
+            assert tidegate("check", place).returncode == 0
+            copy = serve(2, data=place)
+            found = numbers(copy)
+            copy.stop()
+            assert all(found[name] > told for name, told in before.items()), "what was answered before is in it"
+    service.stop()
+
+
+def test_a_moment_is_restored_over_the_data_that_is_there(serve: Serve, tmp_path: Path) -> None:
+    service = serve(2)
+    depot = tmp_path / "depot"
+    numbers(service)
+    done("backup", depot, "--data", service.data)
+    told = numbers(service)
+    time.sleep(0.01)
+    moment = datetime.now(UTC)
+    time.sleep(0.01)
+    numbers(service)
+    done("backup", depot, "--data", service.data)
+    running = tidegate("restore", depot, "--data", service.data, "--at", moment.isoformat(), "--yes")
+    assert running.returncode == 1
+    assert "in use by the service" in running.stderr
+    service.stop()
+    asked = tidegate("restore", depot, "--data", service.data, "--at", moment.isoformat())
+    assert asked.returncode == 1
+    assert "add --yes" in asked.stderr
+    restored = done("restore", depot, "--data", service.data, "--at", moment.isoformat(), "--yes")
+    assert Path(restored["kept"]).is_dir()
+    service.start(1)
+    assert numbers(service) == {name: value + 1 for name, value in told.items()}
+    assert done("backup", depot, "--data", service.data)["number"] == 1, "another line of history"
+    service.stop()
+
+
+def test_what_there_is_to_restore_is_listed(serve: Serve, tmp_path: Path) -> None:
+    service = serve(1)
+    depot = tmp_path / "depot"
+    nothing = tidegate("restore", depot, "--list")
+    assert nothing.returncode == 1
+    assert "there is no complete backup" in nothing.stderr
+    done("backup", depot, "--data", service.data)
+    numbers(service)
+    done("backup", depot, "--data", service.data)
+    (chain,) = done("restore", depot, "--list")["chains"]
+    assert (chain["backups"], chain["shards"]) == (2, 8)
+    assert "any time from" in tidegate("restore", depot, "--list").stdout
+    service.stop()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("backup", "{}/data/inside", "--data", "{}/data"), "it is in the data directory itself"),
+        (("backup", "{}/depot", "--data", "{}/nowhere"), "there is no such directory"),
+        (("restore", "{}/depot", "--at", "yesterday"), "must be a time like"),
+        (("restore", "{}/nowhere", "--data", "{}/new"), "there is no complete backup"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line_with_the_next_step(
+    serve: Serve, tmp_path: Path, arguments: tuple[str, ...], says: str
+) -> None:
+    service = serve(1)
+    service.stop()
+    result = tidegate(*(argument.format(tmp_path) for argument in arguments))
+    assert result.returncode in (1, 2)
+    assert says in result.stderr
+    assert len(result.stderr.splitlines()) == 1

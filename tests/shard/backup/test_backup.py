@@ -1,0 +1,195 @@
+"""shard/backup/backup.py: how a backup is made, gone on with, continued, and given up."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import tidegate.runtime.shipping as shipping_module
+from tests.support.backup_world import SHARDS, BackupWorld, known_in, small
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.shipping import GIVEN_UP, Shipping
+from tidegate.shard.backup.backup import Backup, Source, Throttle
+from tidegate.shard.backup.depot import FolderDepot
+from tidegate.shard.backup.log_records import shipped
+from tidegate.shard.backup.reading import read_chains
+
+
+class Killed(Exception):
+    pass
+
+
+class Depot(FolderDepot):
+    """Ends whoever puts more than so many things."""
+
+    puts_left = 1 << 30
+
+    def put(self, name: str, data: bytes) -> None:
+        if self.puts_left == 0:
+            raise Killed
+        self.puts_left -= 1
+        super().put(name, data)
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackupWorld]:
+    small(monkeypatch)
+    world = BackupWorld(tmp_path / "data", Depot(tmp_path / "depot"), seed=3)
+    world.commit(300)
+    yield world
+    world.close()
+
+
+def check_newest(world: BackupWorld, place: Path) -> None:
+    restored = world.restore(place, None)
+    for shard, seq in restored.seqs.items():
+        assert known_in(place, shard) == world.expected_at(shard, seq)
+
+
+def test_one_that_was_interrupted_goes_on_with_the_pieces_that_are_there(world: BackupWorld, tmp_path: Path) -> None:
+    assert isinstance(world.depot, Depot)
+    kept = []
+    for puts in (0, 3, 20, 30):
+        world.depot.puts_left = puts
+        with pytest.raises(Killed):
+            world.back_up(meanwhile=2)
+        world.commit(40)
+        world.checkpoint()
+        kept.append(len(world.depot.list()))
+    assert len({name.partition("/")[0] for name in world.depot.list()}) == 1
+    assert kept == sorted(kept)
+    world.depot.puts_left = 1 << 30
+    report = world.back_up(meanwhile=2)
+    assert report.number == 1
+    assert 0 < report.pieces_kept <= kept[-1] < report.pieces
+    check_newest(world, tmp_path / "new")
+    assert world.back_up().number == 2
+
+
+def test_an_incremental_one_that_was_interrupted_is_made_again(world: BackupWorld, tmp_path: Path) -> None:
+    assert isinstance(world.depot, Depot)
+    world.back_up()
+    world.commit(400)
+    world.checkpoint()
+    world.depot.puts_left = 2
+    with pytest.raises(Killed):
+        world.back_up()
+    world.depot.puts_left = 1 << 30
+    world.commit(100)
+    assert world.back_up().number == 2
+    check_newest(world, tmp_path / "new")
+
+
+def test_segments_are_kept_until_they_are_fetched(world: BackupWorld) -> None:
+    world.back_up()
+    for _ in range(3):
+        world.commit(300)
+        world.checkpoint()
+        assert len(shipped(world.data)) > 3
+        world.back_up()
+        assert shipped(world.data) == []
+
+
+def test_where_the_log_was_given_up_the_next_one_is_full_and_says_why(
+    world: BackupWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.back_up()
+    monkeypatch.setattr(shipping_module, "SHIPPING_BYTES_MAX", 100 << 10)
+    world.commit(400)
+    world.checkpoint()
+    assert (world.data / GIVEN_UP).exists()
+    assert not Shipping(world.data).is_wanted
+    monkeypatch.undo()
+    report = world.back_up()
+    assert report.number == 1
+    assert "the log was not kept for it" in report.why_full
+    assert not (world.data / GIVEN_UP).exists()
+    check_newest(world, tmp_path / "new")
+
+
+def test_where_commits_are_missing_in_the_log_the_next_one_is_full_and_says_which(world: BackupWorld, tmp_path: Path) -> None:
+    world.back_up()
+    world.commit(300)
+    world.checkpoint()
+    kept = shipped(world.data)
+    kept[len(kept) // 2].path.unlink()
+    report = world.back_up()
+    assert report.number == 1
+    assert "are not in the log before" in report.why_full
+    check_newest(world, tmp_path / "new")
+    assert world.back_up().number == 2
+
+
+def test_one_that_loses_the_log_while_it_is_made_says_so_and_the_next_one_is_good(
+    world: BackupWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shipping_module, "SHIPPING_BYTES_MAX", 40 << 10)
+    with pytest.raises(OperatorError, match="given up meanwhile"):
+        world.back_up(meanwhile=30)
+    assert read_chains(world.depot) == []
+    monkeypatch.undo()
+    world.back_up(meanwhile=3)
+    check_newest(world, tmp_path / "new")
+
+
+def test_the_log_is_kept_for_each_place_to_which_backups_go(world: BackupWorld, tmp_path: Path) -> None:
+    first, second = world.depot, FolderDepot(tmp_path / "second")
+    world.back_up()
+    world.depot = second
+    world.back_up()
+    world.commit(200)
+    world.checkpoint()
+    assert world.back_up().number == 2
+    assert len(shipped(world.data)) > 0, "the other place has not got them"
+    world.depot = first
+    assert world.back_up().number == 2
+    assert shipped(world.data) == []
+
+
+def test_one_for_which_no_log_is_wanted_leaves_nothing_behind(world: BackupWorld, tmp_path: Path) -> None:
+    source = Source(world.data, SHARDS, 1, "test")
+    backup = Backup(source, world.depot, lambda *_: None, Throttle(0, lambda seconds: None), now_ms=lambda: world.now_ms)
+    assert backup.run(once=True).number == 1
+    assert not Shipping(world.data).is_wanted
+    check_newest(world, tmp_path / "new")
+
+
+def test_where_somebody_has_deleted_the_backups_the_next_one_is_full(world: BackupWorld) -> None:
+    world.back_up()
+    for name in world.depot.list():
+        world.depot.delete(name)
+    assert world.back_up().number == 1
+    assert len(list((world.data / "shipping").glob("*.json"))) == 1
+
+
+def test_two_at_the_same_time_are_refused(world: BackupWorld) -> None:
+    def second(what: str, share: float) -> None:
+        with pytest.raises(OperatorError, match="another backup of it is being made"):
+            world.back_up()
+
+    source = Source(world.data, SHARDS, 1, "test")
+    Backup(source, world.depot, second, Throttle(0, lambda seconds: None)).run()
+
+
+def test_what_is_not_there_when_it_is_read_back_is_no_backup(world: BackupWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderDepot, "get", lambda self, name: b"other")
+    with pytest.raises(OperatorError, match="it is not what was written"):
+        world.back_up()
+    monkeypatch.undo()
+    assert read_chains(world.depot) == []
+
+
+def test_a_pace_waits_for_what_was_early() -> None:
+    waited: list[float] = []
+    now = 100.0
+    throttle = Throttle(10, waited.append, lambda: now)
+    throttle.took(50)
+    now = 103.0
+    throttle.took(10)
+    now = 120.0
+    throttle.took(10)
+    assert waited == [5.0, 3.0]
+    Throttle(0, waited.append, lambda: now).took(1 << 40)
+    assert len(waited) == 2

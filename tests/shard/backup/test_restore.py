@@ -1,0 +1,123 @@
+"""shard/backup/restore.py, and all that makes backups: what is restored is what the model had at that moment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from tests.support.backup_world import SHARDS, STEP_MS, BackupWorld, known_in, small
+from tests.support.service import FULL
+from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.supervisor.directory import describe_directory, open_directory
+from tidegate.shard.backup.depot import FolderDepot
+from tidegate.shard.backup.reading import read_chains
+from tidegate.shard.backup.restore import span_of
+from tidegate.shard.offline.check import Check
+
+RESTORES = 100 if FULL else 8
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackupWorld]:
+    small(monkeypatch)
+    world = BackupWorld(tmp_path / "data", FolderDepot(tmp_path / "depot"), seed=7)
+    yield world
+    world.close()
+
+
+def compare(world: BackupWorld, data: Path, at_ms: int) -> None:
+    assert [known_in(data, shard) for shard in range(SHARDS)] == world.expected(at_ms)
+
+
+def test_a_backup_made_while_everything_changes_restores_the_newest_state(world: BackupWorld, tmp_path: Path) -> None:
+    world.commit(300)
+    world.checkpoint()
+    before = world.expected(world.now_ms)
+    report = world.back_up(meanwhile=5)
+    assert report.number == 1
+    assert report.records > 20, "there were commits meanwhile"
+    restored = world.restore(tmp_path / "new", None)
+    for shard, seq in restored.seqs.items():
+        assert seq >= before[shard].seq
+        assert known_in(tmp_path / "new", shard) == world.expected_at(shard, seq)
+    assert list(Check(tmp_path / "new", SHARDS, lambda *_: None).run()) == []
+
+
+def test_every_moment_since_the_full_backup_can_be_restored_over_checkpoints_and_starts(
+    world: BackupWorld, tmp_path: Path
+) -> None:
+    """Among them moments in each of the incremental backups, and ones just before and after a commit."""
+    world.commit(200)
+    world.back_up(meanwhile=3)
+    for number in range(6):
+        world.commit(world.random.randint(50, 200))
+        if number % 2:
+            world.start()
+        else:
+            world.checkpoint()
+        assert world.back_up(meanwhile=number % 3).number == number + 2
+    (chain,) = read_chains(world.depot)
+    from_ms, until_ms = span_of(chain)
+    assert until_ms - from_ms > 300 * STEP_MS
+    world.commit(50)
+    random = Random(11)
+    for number in range(RESTORES):
+        of_a_commit = random.randrange(from_ms, until_ms, STEP_MS)
+        at_ms = random.choice([random.randint(from_ms, until_ms), of_a_commit, from_ms, until_ms])
+        restored = world.restore(tmp_path / f"new-{number}", at_ms)
+        assert restored.until_ms <= at_ms
+        compare(world, tmp_path / f"new-{number}", at_ms)
+
+
+def test_what_is_restored_starts_and_goes_on_and_is_backed_up_anew(world: BackupWorld, tmp_path: Path) -> None:
+    world.commit(100)
+    world.back_up()
+    world.start()
+    restored = world.restore(tmp_path / "new", None)
+    assert describe_directory(tmp_path / "new") == (SHARDS, restored.starts)
+    again = BackupWorld(tmp_path / "new", world.depot, seed=8)
+    world.stop()
+    again.rows = [known_in(tmp_path / "data", shard).rows for shard in range(SHARDS)]
+    again.alarms, again.answers = dict(world.alarms), world.answers
+    again.commit(50)
+    assert again.back_up().number == 1
+    again.stop()
+    assert [known_in(tmp_path / "new", shard).rows for shard in range(SHARDS)] == again.rows
+
+
+def test_a_time_that_no_backup_has_is_refused(world: BackupWorld, tmp_path: Path) -> None:
+    world.commit(10)
+    world.back_up()
+    for at_ms in (world.now_ms - 5 * STEP_MS, world.now_ms + 5 * STEP_MS):
+        with pytest.raises(OperatorError, match="no backup has that time"):
+            world.restore(tmp_path / "new", at_ms)
+    assert not (tmp_path / "new").exists()
+
+
+def test_any_piece_that_is_damaged_or_gone_is_named_and_nothing_is_replaced(world: BackupWorld, tmp_path: Path) -> None:
+    world.commit(300)
+    world.back_up()
+    world.commit(100)
+    world.back_up()
+    place = tmp_path / "new"
+    open_directory(place, SHARDS).close()
+    before = sorted(place.rglob("*"))
+    every = sorted(path for path in (tmp_path / "depot").rglob("*") if path.is_file())
+    files = every if FULL else [*every[:3], *Random(5).sample(every, 4)]
+    for file in files:
+        good = file.read_bytes()
+        for bad in (good[:-2], good[:20] + bytes([good[20] ^ 1]) + good[21:], None):
+            if bad is None:
+                file.unlink()
+            else:
+                file.write_bytes(bad)
+            if bad is not None or not file.name.endswith("000002.json"):  # Without that the chain ends before it.
+                with pytest.raises(OperatorError, match=file.name if file.name != "000001.json" or bad else "complete backup"):
+                    world.restore(place, None)
+            file.write_bytes(good)
+    assert sorted(place.rglob("*")) == before
+    world.restore(place, None)
+    compare(world, place, world.now_ms)
