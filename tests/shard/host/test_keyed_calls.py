@@ -348,6 +348,19 @@ async def test_a_key_with_another_method_or_other_arguments_is_refused(key: dict
     assert world.durable(Purse, "a") == {"paid": 5}
 
 
+@KEYS
+@pytest.mark.parametrize("json_first", [False, True])
+async def test_a_key_that_comes_again_in_the_other_codec_is_refused_and_nothing_runs_twice(
+    key: dict[str, Any], json_first: bool
+) -> None:
+    world = World(Purse)
+    for number, json in enumerate((json_first, not json_first)):
+        (call,) = world.message([[number, "Purse", "a", "pay", [5], key]], json=json)
+        await world.settle()
+        assert isinstance(call.error, BadRequest) if number else call.result == 5
+    assert world.durable(Purse, "a") == {"paid": 5}
+
+
 async def test_a_plain_key_is_a_key_of_its_object_and_a_session_key_of_one_call() -> None:
     world = World(Purse)
     assert await world.ask(Purse, "a", "pay", 5, key="k") == 5
