@@ -9,6 +9,7 @@ public key that is, and only encrypted.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +35,34 @@ def client_key(file: str | Path | None, environment: Mapping[str, str] = os.envi
         text = opened.read(_BYTES_MAX).decode(errors="replace")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("# ")]
     return _parse(lines[-1] if lines else "", str(file))
+
+
+class ShownKey:
+    """What a client shows, for as long as it lives: a key that is written to its file meanwhile is its next one, so that keys of
+    clients and of the service can be replaced while clients run."""
+
+    def __init__(self, file: str | Path | None, environment: Mapping[str, str] = os.environ) -> None:
+        """Raises what `client_key` does."""
+        named = None if file is None and environment.get(KEY_VARIABLE) else file or environment.get(FILE_VARIABLE)
+        self._file = named if named and os.path.isfile(named) else None  # What is a pipe is read once.
+        self._mark = None if self._file is None else _mark(self._file)
+        self._key = client_key(file, environment)
+
+    def newest(self) -> ClientKey | None:
+        """What cannot be read, or is no key, is none that replaces another: perhaps it is being written."""
+        if self._file is not None and (mark := _mark(self._file)) not in (None, self._mark):
+            with contextlib.suppress(ValueError, OSError):
+                self._key = client_key(self._file)
+                self._mark = mark
+        return self._key
+
+
+def _mark(file: str | Path) -> tuple[int, int, int] | None:
+    try:
+        found = os.stat(file)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _parse(words: str, place: str) -> ClientKey:

@@ -20,7 +20,7 @@ from typing import Any, Concatenate, Literal, TypeVar, overload
 import msgspec
 import zmq
 
-from tidegate.runtime.client.access import client_key
+from tidegate.runtime.client.access import ShownKey
 from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.bulk import AT_ONCE, EACH, Map, MapCalls, mapped
 from tidegate.runtime.client.links import ClientStatistics, check_seconds
@@ -71,7 +71,7 @@ class Client:
         self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True,
         retry: bool = True, key_file: str | Path | None = None,
     ) -> None:  # fmt: skip
-        self._key = client_key(key_file)
+        self._key = ShownKey(key_file)
         self._machine = new_machine(endpoint, timeout, connect_timeout, direct, retry)
         self._context: zmq.Context[Any] | None = None
         self._shell: Shell | None = None

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 import zmq
 
 from tidegate.runtime.addresses import LOOK_UP_AGAIN_S, check_target, has_name, look_up
+from tidegate.runtime.client.access import ShownKey
 from tidegate.runtime.client.links import AskTopology, Close, Effect, Open, check_seconds
 from tidegate.runtime.client.machine import NO_SLOT, ClientMachine
 from tidegate.runtime.client.terms import Terms
@@ -97,7 +98,7 @@ class Shell:
         context: zmq.Context[Any],
         driver: Driver,
         topology_known: Callable[[], object],
-        key: ClientKey | None = None,
+        key: ShownKey | None = None,
     ) -> None:
         """`topology_known` is called whenever the service has told where the objects live, or has not been able to."""
         self._machine = machine
@@ -108,6 +109,8 @@ class Shell:
         self._topology_known = topology_known
         self._key = key
         self._dealers: dict[int, Dealer] = {}
+        self._shown: dict[int, ClientKey | None] = {}
+        """By link: the key that it was made with."""
         self._names: dict[int, _Name] = {}
         """By link, until it is connected."""
         self.flushing = False
@@ -197,12 +200,18 @@ class Shell:
             self._open(effect)
 
     def _attach(self, number: int, endpoints: list[str], *, reconnect: bool) -> None:
-        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect, key=self._key)
+        shown = self._newest_key()
+        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect, key=shown)
+        self._shown[number] = shown
         for monitor in dealer.monitors():
             self._driver.add_reader(monitor, self._watch, number)
         self._call_soon(self._watch, number)
 
+    def _newest_key(self) -> ClientKey | None:
+        return None if self._key is None else self._key.newest()
+
     def _detach(self, number: int) -> None:
+        self._shown.pop(number, None)
         dealer = self._dealers.pop(number, None)
         if dealer is None:
             return
@@ -216,7 +225,12 @@ class Shell:
         dealer = self._dealers.get(number)
         while dealer is not None and (change := dealer.change(self._driver.remove_reader)) is not None:
             if change == "unfit":
-                self._machine.problem = _UNFIT_WITHOUT if self._key is None else _UNFIT
+                self._machine.problem = _UNFIT_WITHOUT if self._shown[number] is None else _UNFIT
+                if dealer.reconnects and self._newest_key() != self._shown[number]:
+                    self._forget_name(number)
+                    self._detach(number)
+                    self._open_again(Open(number, self._machine.endpoint, reconnect=True))
+                    break
                 continue
             if change == "refused":
                 self._refused(number, dealer)

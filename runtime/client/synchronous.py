@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 import zmq
 
 from tidegate.runtime import descriptors
-from tidegate.runtime.client.access import client_key
+from tidegate.runtime.client.access import ShownKey
 from tidegate.runtime.client.answers import ClassInfo, ServiceStatus, ServiceTopology
 from tidegate.runtime.client.bulk import AT_ONCE, EACH, Map, MapCalls, mapped
 from tidegate.runtime.client.links import check_seconds
@@ -36,7 +36,6 @@ from tidegate.runtime.client.terms import Terms, other_terms, traced
 from tidegate.runtime.client.tracing import tracing_in_use
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.sockets.context import new_context
-from tidegate.runtime.wire.access import ClientKey
 from tidegate.runtime.wire.encoding import Decode, encode_arguments, result_decoder
 from tidegate.runtime.wire.stub import MethodShape, ObjectHandle, TermsBinder, bind_call
 
@@ -80,7 +79,7 @@ class SyncClient:
         self, endpoint: str, *, timeout: float | None = None, connect_timeout: float | None = None, direct: bool = True,
         retry: bool = True, key_file: str | Path | None = None,
     ) -> None:  # fmt: skip
-        self._key = client_key(key_file)
+        self._key = ShownKey(key_file)
         self._idle: collections.deque[_Lines] = collections.deque()
         self._forks = _forks
         self._closed = False
@@ -332,7 +331,7 @@ class _Answer:
 class _Lines:
     """One shell with the poller that turns it, used by one thread at a time."""
 
-    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, topology_s: float, key: ClientKey | None) -> None:
+    def __init__(self, context: zmq.Context[Any], machine: ClientMachine, topology_s: float, key: ShownKey) -> None:
         """`topology_s`: for how long it is waited for, so that the first call goes straight to its worker. 0: not at all."""
         descriptors.require("connect")
         self._machine = machine

@@ -54,7 +54,7 @@ class Dealer:
     ) -> None:
         """Raises zmq.ZMQError if none of them is an endpoint."""
         assert len(endpoints) == 1 or (endpoints and reconnect)
-        self._reconnect = reconnect
+        self.reconnects = reconnect
         self._connected = False
         self._candidates: list[_Candidate] = []
         for endpoint in endpoints:
@@ -106,7 +106,7 @@ class Dealer:
                     self._connected = True
                     self._stay_with(candidate, forget)
                     return "connected"
-                if self._connected or not self._reconnect:
+                if self._connected or not self.reconnects:
                     return "lost"
         return None
 

@@ -193,6 +193,11 @@ def rotate(access: AccessList, name: str, public: str, until_s: float, now_s: fl
     return msgspec.structs.replace(access, keys=(*keys, AccessKey(name, public, old.rights, now_s)))
 
 
+def with_new_secret(access: AccessList) -> AccessList:
+    """The service itself is known by another key, from its next start on."""
+    return msgspec.structs.replace(access, secret=zmq.curve_keypair()[1].decode())
+
+
 def forget(access: AccessList, name: str, now_s: float) -> AccessList:
     """What is no longer valid of this name is not listed any more."""
     keys = tuple(key for key in access.keys if key.name != name or key.is_valid(now_s))

@@ -27,6 +27,8 @@ class AccessWatch:
         self._seen = _mark(path)
         self._valid = access.valid(now_s)
         self._said = ""
+        self._secret = access.secret
+        """As it was read last: it may be for the next start."""
 
     @property
     def now(self) -> Access:
@@ -60,10 +62,10 @@ class AccessWatch:
                 log.error("access: %s", error)
             return
         self._said = ""
-        if access.secret != self._access.secret:
+        if access.secret != self._secret:
             log.warning("access: the service's own key has changed; it is used from the next start on")
-            access = AccessList(access.format, self._access.secret, access.keys)
-        self._access = access
+        self._secret = access.secret
+        self._access = AccessList(access.format, self._access.secret, access.keys)
 
 
 def _mark(path: Path) -> tuple[int, int, int] | None:

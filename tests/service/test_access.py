@@ -17,6 +17,7 @@ from tests.support.service import Service, services_in
 from tests.support.waiting import wait_until
 from tidegate import CallError, SyncClient, Unauthorized, Unavailable, connect_sync
 from tidegate.runtime.cli.cli import main
+from tidegate.runtime.supervisor.access_file import read_access
 
 CLOSED = r"closed \d+ connection\(s\) in the greeting"
 REFUSED = r"access: refused"
@@ -160,3 +161,29 @@ def test_a_client_that_is_let_in_again_need_not_be_started_again(guarded: Guarde
                 return False
 
         wait_until(let_in, "the client is let in")
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_the_key_of_the_service_is_rotated_while_clients_stay(guarded: Guarded, direct: bool) -> None:
+    """The new files come before the restart to one client, and after it to the other."""
+    first, second = (guarded.new(f"{name} of {direct}".replace(" ", "-")) for name in ("first", "second"))
+    guarded.service.expect("own key has changed")
+    with guarded.client(first.stem, direct=direct) as early, guarded.client(second.stem, direct=direct) as late:
+        for client in (early, late):
+            client.call("Counter", "rotated", "get_unique_number")
+        old = first.read_text().split()[-3]
+        guarded.keys("rotate", "--service")
+        new = read_access(guarded.service.data / "access.json")
+        assert new is not None
+        assert new.public != old
+        assert early.call("Counter", "rotated", "current") > 0  # Nothing has changed yet.
+        first.write_text(first.read_text().replace(old, new.public))
+        assert guarded.service.stop() == 0
+        guarded.service.start(2)
+        assert early.call("Counter", "rotated", "get_unique_number", timeout=60.0) > 0
+        with pytest.raises(CallError):
+            late.call("Counter", "rotated", "get_unique_number", timeout=2.0)
+        second.write_text(second.read_text().replace(old, new.public))
+        assert late.call("Counter", "rotated", "get_unique_number", timeout=60.0) > 0
+    for name in ("web", "report", "bank"):
+        guarded.file(name).write_text(guarded.file(name).read_text().replace(old, new.public))

@@ -29,6 +29,7 @@ from tidegate.runtime.supervisor.access_file import (
     rotate,
     valid_key,
     with_key,
+    with_new_secret,
 )
 from tidegate.runtime.supervisor.config import ACCESS_NAME, DATA_DEFAULT
 from tidegate.runtime.wire.access import AccessKey, ClientKey, Rights
@@ -43,6 +44,7 @@ examples:
   tidegate keys new till --methods Cart.add,Cart.pay --days 90
   tidegate keys list
   tidegate keys rotate web --grace 24                      a new web.key; the old one is good for another 24 hours
+  tidegate keys rotate --service                           the service's own key, from its next start on: see docs/security.md
   tidegate keys revoke web
   sudo tidegate keys new web --data /var/lib/tidegate      of a service that systemd runs
 
@@ -64,6 +66,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--days", metavar="N", type=days, help="with new: it ends after so many (default: never)")
     grace = "with rotate: hours for which the old key is good beside the new one (default: 0)"
     parser.add_argument("--grace", metavar="HOURS", type=hours, default=0.0, help=grace)
+    service = "with rotate, instead of a name: the key by which clients know the service"
+    parser.add_argument("--service", action="store_true", help=service)
     out = 'with new and rotate: where the key is written, "-" is the standard output (default: NAME.key)'
     parser.add_argument("--out", metavar="FILE", help=out)
     parser.add_argument("--forget", action="store_true", help="with revoke: list nothing of it any more")
@@ -90,6 +94,10 @@ def run(options: argparse.Namespace) -> int:
         if options.name is not None:
             return fail_usage("keys list: takes no name; it lists them all")
         return _list(path, as_json=options.json)
+    if options.service:
+        if options.action != "rotate" or options.name is not None:
+            return fail_usage("keys: --service is for rotate, without a name")
+        return _rotate_service(options, path)
     if options.name is None:
         return fail_usage(f"keys {options.action}: name the key: tidegate keys {options.action} NAME")
     return {"new": _new, "rotate": _rotate, "revoke": _revoke}[options.action](options, path)
@@ -130,6 +138,18 @@ def _rotate(options: argparse.Namespace, path: Path) -> int:
     old = f"the old one is good for {options.grace:g} hours" if options.grace else "the old one is refused"
     says = f"{options.name} has a new key, in {out.place}; {old}"
     return _done(options, out.place, says, valid_key(access, options.name, now_s, "keys rotate"))
+
+
+def _rotate_service(options: argparse.Namespace, path: Path) -> int:
+    public = change_access(path, with_new_secret, create=False).public
+    tell_supervisors(Command("access"))
+    if options.json:
+        print(json.dumps({"service": public}, indent=2))
+        return EXIT_OK
+    print(f"from its next start on the service has the public key {public}")
+    print("now write it into the files of all clients, as the first of the three words of the last line")
+    print("(or make new files: tidegate keys rotate NAME); then restart the service")
+    return EXIT_OK
 
 
 def _revoke(options: argparse.Namespace, path: Path) -> int:

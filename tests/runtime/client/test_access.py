@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.client.access import client_key, key_text
+from tidegate.runtime.client.access import ShownKey, client_key, key_text
 from tidegate.runtime.wire.access import ClientKey
 
 KEY = ClientKey("s" * 40, "#" + "p" * 39, "k" * 40)
@@ -35,3 +37,29 @@ def test_what_is_no_key_is_named_without_being_repeated(tmp_path: Path, text: st
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         client_key(tmp_path / "web.key", {})
+
+
+def test_a_key_that_is_written_to_the_file_meanwhile_is_the_next_one(tmp_path: Path) -> None:
+    file, other = tmp_path / "web.key", ClientKey("o" * 40, KEY.public, KEY.secret)
+    file.write_text(key_text("web", KEY))
+    for shown in (ShownKey(file, {}), ShownKey(None, {"TIDEGATE_KEY_FILE": str(file)})):
+        file.write_text(key_text("web", KEY))
+        assert shown.newest() == KEY
+        for half in ("", key_text("web", other)[:-20]):  # As whoever writes it in place leaves it for a moment.
+            file.write_text(half)
+            assert shown.newest() == KEY
+        file.unlink()
+        assert shown.newest() == KEY
+        file.write_text(key_text("web", other))
+        assert shown.newest() == other
+    words = ShownKey(None, {"TIDEGATE_KEY": WORDS, "TIDEGATE_KEY_FILE": str(file)})
+    assert (words.newest(), ShownKey(None, {}).newest()) == (KEY, None)
+
+
+def test_a_key_that_comes_through_a_pipe_is_read_once(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    writer = threading.Thread(target=pipe.write_text, args=(key_text("web", KEY),))
+    writer.start()
+    shown = ShownKey(pipe, {})
+    writer.join()
+    assert shown.newest() == KEY

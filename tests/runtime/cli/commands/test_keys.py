@@ -104,6 +104,24 @@ def test_rotate_writes_a_new_file_over_the_old_one_and_revoke_ends_the_key(capsy
     assert listed().keys == ()
 
 
+def test_the_key_of_the_service_is_rotated_and_those_of_clients_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "new", "web"]) == 0
+    before = listed()
+    capsys.readouterr()
+    assert main(["keys", "rotate", "--service"]) == 0
+    after = listed()
+    assert after.public != before.public
+    assert after.keys == before.keys
+    said = capsys.readouterr().out
+    assert after.public in said
+    assert after.secret not in said
+    assert main(["keys", "rotate", "--service", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"service": listed().public}
+    assert main(["keys", "rotate", "web", "--service"]) == 2
+    assert main(["keys", "new", "--service"]) == 2
+    assert main(["keys", "rotate", "--service", "--data", "nowhere"]) == 1
+
+
 def test_the_configuration_of_the_service_says_where_the_list_is() -> None:
     Path("a.toml").write_text('[service]\ndata = "somewhere"\n')
     Path("b.toml").write_text('[service]\ndata = "somewhere"\naccess = "own/list.json"\n')
