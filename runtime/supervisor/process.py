@@ -41,12 +41,15 @@ def describe_exit(returncode: int) -> str:
 def cpu_time(pid: int) -> CpuTime:
     """Nothing where the kernel does not tell, or when it has ended."""
     ran_ns = waited_ns = 0
+    wants_core = False
     with contextlib.suppress(OSError):
         for thread in os.listdir(f"/proc/{pid}/task"):
             with contextlib.suppress(OSError):  # It has ended meanwhile.
                 ran, waited, _ = Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()
                 ran_ns, waited_ns = ran_ns + int(ran), waited_ns + int(waited)
-    return CpuTime(ran_ns / 1e9, waited_ns / 1e9)
+                state = Path(f"/proc/{pid}/task/{thread}/stat").read_bytes().rpartition(b") ")[2]
+                wants_core |= state.startswith(b"R")
+    return CpuTime(ran_ns / 1e9, waited_ns / 1e9, wants_core)
 
 
 class ChildProcess:

@@ -41,11 +41,15 @@ class CpuTime(NamedTuple):
 
     ran_s: float = 0.0
     waited_s: float = 0.0
-    """For a core, of all of its threads."""
+    """For a core, of all of its threads. The kernel counts a wait when it is over."""
+    wants_core: bool = False
+    """One of its threads runs or waits for a core right now."""
 
     def starved_s(self, since: CpuTime, elapsed_s: float) -> float:
-        """How much of the time since then nothing of it ran and something of it could have."""
-        return max(0.0, min(elapsed_s - (self.ran_s - since.ran_s), self.waited_s - since.waited_s))
+        """How much of the time since then nothing of it ran and something of it could have. A wait that is not over may be all of
+        it."""
+        waited_s = elapsed_s if self.wants_core else self.waited_s - since.waited_s
+        return max(0.0, min(elapsed_s - (self.ran_s - since.ran_s), waited_s))
 
 
 @dataclass

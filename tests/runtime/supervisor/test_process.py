@@ -48,6 +48,28 @@ def test_what_a_process_has_run_and_waited_for_a_core_is_told_of_all_its_threads
     assert cpu_time(children[0].pid) == CpuTime()
 
 
+def test_a_wait_for_a_core_that_is_not_over_is_known() -> None:
+    """Beside somebody whom the kernel prefers by far, the process waits for longer than is looked at."""
+    core = min(os.sched_getaffinity(0))
+    spin = f"import os; os.sched_setaffinity(0, [{core}]); os.nice(int(os.environ['NICE']))\nwhile True: pass"
+    waiting, *preferred = (
+        subprocess.Popen([sys.executable, "-c", spin], env={**os.environ, "NICE": nice}) for nice in ("19", "0", "0", "0")
+    )
+    try:
+        time.sleep(0.5)
+        found = []
+        for _ in range(40):
+            before, began = cpu_time(waiting.pid), time.monotonic()
+            time.sleep(0.02)
+            after, elapsed_s = cpu_time(waiting.pid), time.monotonic() - began
+            found.append((after.starved_s(before, elapsed_s) + after.ran_s - before.ran_s, elapsed_s))
+    finally:
+        for child in (waiting, *preferred):
+            child.kill()
+            child.wait()
+    assert all(known_s > elapsed_s * 0.9 for known_s, elapsed_s in found), "it has run, or is known to have waited"
+
+
 PRELUDE = """
 import os, sys
 from tidegate.runtime.child.control import *

@@ -571,17 +571,18 @@ def test_a_worker_that_waits_for_a_core_is_not_taken_for_one_that_is_stuck_and_o
         machine.child_said(seat, ready(seat), 1.0)
     machine.stuck(0, STACKS, 1.5)
     now = 1.5
-    for _ in range(5):
+    for is_over in (True, True, False, False, True):
         told_at = machine.next_deadline()
         assert told_at is not None
-        cpu_time[0] = CpuTime(cpu_time[0].ran_s + 0.01, cpu_time[0].waited_s + (told_at - now))
+        waited_s = (told_at - now) * is_over
+        cpu_time[0] = CpuTime(cpu_time[0].ran_s + 0.01, cpu_time[0].waited_s + waited_s, wants_core=not is_over)
         assert not [effect for effect in machine.timer(told_at) if isinstance(effect, Report)]
         now = told_at
     while not (reports := [effect for effect in machine.timer(now) if isinstance(effect, Report)]):
         told_at = machine.next_deadline()
         assert told_at is not None
         assert told_at < 3.0, "what runs, and does not answer, is told of"
-        cpu_time[0] = CpuTime(cpu_time[0].ran_s + told_at - now, cpu_time[0].waited_s + 10.0)
+        cpu_time[0] = CpuTime(cpu_time[0].ran_s + told_at - now, cpu_time[0].waited_s + 10.0, wants_core=True)
         now = told_at
     assert "a call into C keeps the interpreter" in reports[0].text
 
