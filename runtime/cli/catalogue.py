@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, str] = {
     "check": "look through a data directory for damage",
     "repair": "save what is good of a damaged shard, and name what is lost",
     "compact": "make data files as small as what is in them",
+    "reshard": "deal the objects of a stopped service to another number of shards",
+    "upgrade": "bring a data directory to the newest format",
     "bench": "measure a running service",
     "chaos": "hurt a service of its own, and verify every answer",
     "completion": "print what a shell needs to complete commands",

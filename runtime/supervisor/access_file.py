@@ -27,6 +27,7 @@ from tidegate.runtime.wire.access import ACCESS_KEYS_MAX, AccessKey, duplicates,
 FORMAT = 1
 BYTES_MAX = 16 << 20
 _HINT = "run it as the user of the service or root"
+_TAKE_IT = "take the file out of a backup: what `tidegate restore SOURCE --data ELSEWHERE` makes has it"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}", re.ASCII)
 """Of a key: it is a name of files, and stands in lines of the log."""
 
@@ -57,7 +58,7 @@ def read_access(path: Path) -> AccessList | None:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # What is no file is not waited for.
         with open(fd, "rb") as file:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise OperatorError("read", path, "is no regular file", "restore the file from a backup")
+                raise OperatorError("read", path, "is no regular file", _TAKE_IT)
             text = file.read(BYTES_MAX + 1)
     except FileNotFoundError:
         return None
@@ -66,9 +67,9 @@ def read_access(path: Path) -> AccessList | None:
     try:
         access = msgspec.json.decode(text, type=AccessList)
     except (msgspec.MsgspecError, UnicodeError) as error:
-        raise OperatorError("read", path, f"no list of access keys: {error}", "restore the file from a backup") from None
+        raise OperatorError("read", path, f"no list of access keys: {error}", _TAKE_IT) from None
     if (problem := _problem(access)) is not None:
-        raise OperatorError("read", path, problem, "correct the file, or restore it from a backup")
+        raise OperatorError("read", path, problem, f"correct the file, or {_TAKE_IT}")
     return access
 
 

@@ -168,10 +168,11 @@ def lock_directory(path: Path) -> int:
 class IdleDirectory:
     """A data directory that no service uses, and none can begin to use before `close`. Nothing in it is changed."""
 
-    def __init__(self, path: Path, lock_fd: int, shards: int, starts: int) -> None:
+    def __init__(self, path: Path, lock_fd: int, description: _Description) -> None:
         self.path = path
-        self.shards = shards
-        self.starts = starts
+        self.format = description.format
+        self.shards = description.shards
+        self.starts = description.starts
         self._lock_fd = lock_fd
 
     def __enter__(self) -> IdleDirectory:
@@ -187,7 +188,7 @@ def open_idle_directory(path: Path) -> IdleDirectory:
         description = _read_description(path, _NAME_IT)
         if description is None:
             raise _not_ours(path)
-        return IdleDirectory(path, _lock(path, "stop it first"), description.shards, description.starts)
+        return IdleDirectory(path, _lock(path, "stop it first"), description)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OperatorError("open data directory", path, "there is no such directory", _NAME_IT) from error
     except OSError as error:
@@ -261,10 +262,14 @@ def _read_description(path: Path, elsewhere: str) -> _Description | None:
             raise OperatorError("open data directory", path, problem, "start the version that wrote it")
         description = msgspec.json.decode(text, type=_Description)
     except msgspec.MsgspecError as error:
-        raise OperatorError("read", file, f"damaged: {error}", "restore the file from a backup") from error
+        raise OperatorError("read", file, f"damaged: {error}", _restore(path)) from error
     if not 1 <= description.shards <= SHARDS_MAX or description.shards & (description.shards - 1) or description.starts < 0:
-        raise OperatorError("read", file, "damaged: impossible numbers", "restore the file from a backup")
+        raise OperatorError("read", file, "damaged: impossible numbers", _restore(path))
     return description
+
+
+def _restore(path: Path) -> str:
+    return f"restore a backup: `tidegate restore SOURCE --data {path} --yes`"
 
 
 # The lock

@@ -18,9 +18,12 @@ import time
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.shipping import GIVEN_UP
 from tidegate.runtime.supervisor.directory import describe_directory, lock_directory, make_description
 
 _BEING_MADE = ".being-made-"
+_OF_ONE_DIRECTORY = frozenset({"tidegate.json", "lock", GIVEN_UP})
+"""Files that the next one must not have of the one before."""
 _AT_FDCWD = -100
 _EXCHANGE = 2
 _CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM})
@@ -66,14 +69,17 @@ class Successor:
             return 0
 
     def take_place(self, shards: int, starts: int, access: str = "") -> Path | None:
-        """Makes it the data directory; where the old one is kept, if there was one. `access`: the text of `access.json`, which is
-        wanted only where the old directory has none: a key that was revoked stays so. Raises OperatorError."""
+        """Makes it the data directory; where the old one is kept, if there was one. Files of the old one that are no data, as
+        access keys are and what operators have changed, are those of the new one. `access`: the text of `access.json`, if it had
+        none: a key that was revoked stays so. Raises OperatorError."""
         try:
-            if (kept := self._target / "access.json").exists():
-                access = kept.read_text()
-            if access:
-                (self.path / "access.json").touch(mode=0o600)
-                (self.path / "access.json").write_text(access)
+            for file in self._target.iterdir() if self.replaces else ():
+                there = self.path / file.name
+                if file.is_file() and file.name not in _OF_ONE_DIRECTORY and file.suffix != ".new" and not there.exists():
+                    shutil.copy2(file, there)
+            if access and not (mine := self.path / "access.json").exists():
+                mine.touch(mode=0o600)
+                mine.write_text(access)
             make_description(self.path, shards, starts)
             if os.geteuid() == 0 and self._target.is_dir():
                 _give_to(self.path, self._target)

@@ -116,7 +116,8 @@ def state_path(data: Path, shard: int) -> Path:
 
 
 def mend(data: Path, shard: int) -> str:
-    return f"restore it from a backup, or see what `tidegate repair {data} --shard {shard}` can save"
+    restore = f"`tidegate restore SOURCE --data {data} --yes` a backup"
+    return f"{restore}, or see what `tidegate repair {data} --shard {shard}` can save"
 
 
 class Check:

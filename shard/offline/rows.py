@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from heapq import merge
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.shard.core.alarms import ABANDONED_KEY, BEGUN_KEY, INDEX_KEY, STEADY_INDEX_KEY, STEADY_KEY, decode_header
+from tidegate.shard.store.memtable import Memtable
 
 OWN_FIRST = b"\x40"
 """From here on keys are the runtime's own; those of objects begin with a slot."""
@@ -18,6 +20,7 @@ _OWN = {
     BEGUN_KEY: "the list of alarms whose handlers run",
 }
 
+Row = tuple[bytes, bytes]
 Get = Callable[[bytes], bytes | None]
 
 
@@ -39,3 +42,11 @@ def name_of_row(key: bytes, get: Get) -> str:
     """Object and key of a row."""
     owner, own = name_of_object(key[:OBJECT_KEY_BYTES], get), key[OBJECT_KEY_BYTES:].decode(errors="backslashreplace")
     return f"{owner}, its key {own!r}" if own else f"{owner}, its header"
+
+
+def laid_over(rows: Iterable[Row], memtable: Memtable) -> Iterator[Row]:
+    """The rows of a state, in order, with what the logs have beyond it."""
+    cleared = {owner for owner, held in memtable.objects.items() if held.cleared}
+    written = {owner + key.encode(): value for owner, held in memtable.objects.items() for key, value in held.writes.items()}
+    left = ((key, value) for key, value in rows if key not in written and key[:OBJECT_KEY_BYTES] not in cleared)
+    return merge(left, ((key, value) for key, value in sorted(written.items()) if value is not None))

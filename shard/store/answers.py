@@ -17,7 +17,7 @@ Rule: pure. No clock: the newest answer says how late it is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -371,6 +371,41 @@ class AnswerTable:
         self._order.append(kept)
         self.count += _count_of(kept)
         self.bytes += _bytes_of(kept)
+
+    def take_over(self, others: Sequence[AnswerTable], belongs: Callable[[str], bool]) -> None:
+        """Into an empty table, what others have of the groups that belong here: of a session, what any of them knows counts."""
+        assert not self.groups
+        found: list[Answer | AnswerRoll] = []
+        for other in others:
+            for name, group in other.groups.items():
+                if belongs(name):
+                    mine = self.groups.get(name) or self._new_group(name, group.last_s)
+                    mine.answered, mine.floor = max(mine.answered, group.answered), max(mine.floor, group.floor)
+                    mine.last_s = max(mine.last_s, group.last_s)
+                    found += group.kept()
+                    if is_session(name):
+                        self._mark(name, mine)
+        for kept in sorted(found, key=lambda kept: (kept.since_s, kept.row)):
+            self._take_copy(kept)
+
+    def _take_copy(self, kept: Answer | AnswerRoll) -> None:
+        copy = msgspec.structs.replace(kept, row=self._next_row)
+        group = self.groups[copy.session if isinstance(copy, AnswerRoll) else copy.group]
+        if isinstance(copy, AnswerRoll):
+            if copy.newest < group.answered:
+                return
+            group.rolls.append(copy)
+        else:
+            if is_session(copy.group):
+                if number_of(copy.key) < group.answered:
+                    return
+                if isinstance(copy.key, str):
+                    group.children.setdefault(number_of(copy.key), []).append(copy.key)
+            group.rows[copy.key] = copy
+        self._next_row += 1
+        self._order.append(copy)
+        self.count += _count_of(copy)
+        self.bytes += _bytes_of(copy)
 
     def check_invariants(self) -> None:
         """Recomputes what is kept incrementally. For tests."""

@@ -138,8 +138,8 @@ class ShardUnwritable(ShardDamaged):
 
 def mend_hint(shard: int) -> str:
     return (
-        f"shard {shard} is stopped, the others are served: stop the service, then see `tidegate check`, and restore this shard "
-        f"from a backup or run `tidegate repair --shard {shard}`"
+        f"shard {shard} is stopped, the others are served: stop the service, then see `tidegate check`, and `tidegate restore` a "
+        f"backup or run `tidegate repair --shard {shard}`"
     )
 
 

@@ -56,6 +56,8 @@ TESTED_BY = {
     "runtime/cli/arguments.py": "runtime/cli/test_cli.py",
     "runtime/cli/asking.py": "runtime/cli/test_cli.py",
     "runtime/cli/commands/backup.py": "service/test_backup.py",
+    "runtime/cli/commands/reshard.py": "service/test_backup.py",
+    "runtime/cli/commands/upgrade.py": "shard/offline/test_upgrade.py",
     "runtime/cli/commands/restore.py": "service/test_backup.py",
     "shard/backup/places.py": "shard/backup/test_depot.py",
     "shard/backup/reading.py": "shard/backup/test_restore.py",

@@ -136,3 +136,23 @@ def test_what_cannot_be_done_is_one_line_with_the_next_step(
     assert result.returncode in (1, 2)
     assert says in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("shards", [1, 32])
+def test_a_service_goes_on_with_another_number_of_shards(serve: Serve, tmp_path: Path, shards: int) -> None:
+    service = serve(2)
+    told = numbers(service)
+    running = tidegate("reshard", service.data, "--shards", shards)
+    assert running.returncode == 1
+    assert "in use by the service" in running.stderr
+    service.stop()
+    found = done("reshard", service.data, "--shards", shards)
+    assert (found["shards_before"], found["shards"]) == (8, shards)
+    assert Path(found["kept"]).is_dir()
+    assert tidegate("check", service.data).returncode == 0
+    service.start(min(2, shards))
+    assert numbers(service) == {name: value + 1 for name, value in told.items()}
+    service.stop()
+    assert "nothing to do" in tidegate("reshard", service.data, "--shards", shards).stdout
+    wrong = tidegate("reshard", service.data, "--shards", 3)
+    assert (wrong.returncode, "a power of two" in wrong.stderr) == (2, True)
