@@ -85,14 +85,15 @@ class HttpDoor:
             async with asyncio.timeout(HTTP_REQUEST_S):
                 if self._open <= HTTP_CONNECTIONS_MAX:
                     writer.write(self._reply(await reader.readuntil(b"\r\n\r\n")))
-                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()  # What was not taken by then is thrown away: it would be kept for ever.
         except asyncio.CancelledError:  # A stop. Let through, it would be logged by Python 3.11 as an error.
             pass
         except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
             pass  # Whoever that is says nothing that can be answered, or does not listen.
         finally:
             self._open -= 1
-            writer.close()
+            writer.transport.abort()
 
     def _reply(self, head: bytes) -> bytes:
         line, _, rest = head.partition(b"\r\n")

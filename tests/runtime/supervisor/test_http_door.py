@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import http
 import socket
@@ -18,10 +19,15 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import HTTP_CONNECTIONS_MAX, HTTP_REQUEST_BYTES_MAX
 from tidegate.runtime.supervisor.http_door import HttpDoor, Page, open_listening, text_page
 
+LARGE = 32 << 20
+"""More than the kernel keeps for a connection."""
+
 
 def answer(path: str, accept: str) -> Page:
     if path == "/raises":
         raise RuntimeError("a fault of ours")
+    if path == "/large":
+        return Page(http.HTTPStatus.OK, bytes(LARGE))
     if path == "/missing":
         return text_page(http.HTTPStatus.NOT_FOUND, "no")
     return Page(http.HTTPStatus.OK, f"{path} {accept}".encode(), "text/x")
@@ -122,6 +128,21 @@ async def test_who_says_nothing_is_closed_after_a_while() -> None:
             writer.write(b"GET / HTT")
             assert await asyncio.wait_for(reader.read(), 5) == b""
             writer.close()
+
+
+@on_a_loop
+async def test_who_does_not_read_the_answer_is_closed_after_a_while() -> None:
+    with mock.patch.object(tidegate.runtime.supervisor.http_door, "HTTP_REQUEST_S", 0.2), socket.socket() as late:
+        async with door() as port:
+            late.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(late, ("127.0.0.1", port))
+            late.send(b"GET /large HTTP/1.1\r\n\r\n")
+            await asyncio.sleep(0.5)
+            read = 0
+            with contextlib.suppress(ConnectionResetError):  # Or what the kernel has of it still comes.
+                while part := await asyncio.get_running_loop().sock_recv(late, 1 << 20):
+                    read += len(part)
+            assert read < LARGE
 
 
 @on_a_loop
