@@ -59,6 +59,8 @@ class Http:
     def __init__(self) -> None:
         self.requests: list[HttpRequest] = []
         """Those that were made, in order."""
+        self.otherwise: Answer = None
+        """What all others are answered; None: they fail the test."""
         self._answers: list[tuple[str | None, str, Answer]] = []
 
     def answer(self, url: str, answer: Answer, *, method: str | None = None) -> None:
@@ -73,6 +75,8 @@ class Http:
 
     def knows(self, host: str, port: int, *, secure: bool) -> bool:
         """Whether anything there is answered."""
+        if self.otherwise is not None:
+            return True
         scheme = "https" if secure else "http"
         for _, url, _ in self._answers:
             parts = urlsplit(url)
@@ -86,7 +90,7 @@ class Http:
         for method, url, answer in self._answers:
             if method in (None, request.method) and fnmatchcase(request.url if "?" in url else plain, url):
                 return True, answer
-        return False, None
+        return self.otherwise is not None, self.otherwise
 
 
 class Network:
@@ -143,6 +147,8 @@ class Network:
             if connector is not None:
                 closing: Any = connector.close()
                 if inspect.iscoroutine(closing):
+                    with contextlib.suppress(StopIteration):
+                        closing.send(None)  # Of a loop that is closed it ends at once. Left open it would complain later.
                     closing.close()
 
 

@@ -314,8 +314,8 @@ class SimulatedService:
 
     def close(self) -> None:
         for worker in self.workers:
-            self.network.forget(worker.host.web)
             worker.process.kill()
+            self.network.forget(worker.host.web)
         left = asyncio.all_tasks(self.outside)
         self.outside.kill()
         for task in left:

@@ -34,4 +34,6 @@ def _new_session() -> aiohttp.ClientSession:
         import aiohttp
     except ImportError:
         raise RuntimeError("self.fetch needs aiohttp: pip install 'tidegate[fetch]'") from None
-    return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+    # The connector's cache of names asks in a task, which would be the first object's: where that object is reset before the
+    # task has begun, everybody who connects to that host afterwards waits for ever (aiohttp 3.14.5).
+    return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(use_dns_cache=False))

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from tests.testing.bank import Shop
-from tidegate import DurableObject
+from tidegate import DurableObject, ObjectReset
 from tidegate.testing import HttpReply, HttpRequest, Objects
 
 
@@ -65,6 +65,15 @@ async def test_a_request_leaves_only_when_what_was_written_before_is_durable(obj
     with pytest.raises(Exception, match="could not be made durable"):
         await objects(Shop, "s").price(PRICES)
     assert not objects.http.requests
+
+
+async def test_a_reset_before_a_name_was_asked_for_stops_no_later_request(objects: Objects) -> None:
+    objects.http.answer("https://shop.example/price", {"eur": 12})
+    objects.fail_next_commit()
+    with pytest.raises(ObjectReset):
+        await objects(Shop, "s").price("https://shop.example/price")
+    for name in ("s", "t"):
+        assert await objects(Shop, name, timeout=5).price("https://shop.example/price") == {"eur": 12}
 
 
 def test_a_request_that_nobody_answers_fails_the_test_and_says_how() -> None:
