@@ -11,7 +11,6 @@ asks again with the same id. Between the two commits the money is in the outbox:
 """
 
 from datetime import timedelta
-from uuid import uuid4
 
 from tidegate import AlarmInfo, DurableObject
 
@@ -71,7 +70,11 @@ class Bank(DurableObject):
 
     async def transfer(self, source: str, target: str, amount: int, transfer: str = "") -> None:
         """Without an id of the caller's own, a transfer whose outcome is unknown cannot be asked for again."""
-        await self.stub(Account, source).send(target, amount, transfer or uuid4().hex)
+        if not transfer:  # No number of chance: a call that is cut off and runs again has to ask for the same.
+            number = await self.storage.get("transfers", 0)
+            self.storage.put("transfers", number + 1)
+            transfer = f"{self.id.name} {number}"
+        await self.stub(Account, source).send(target, amount, transfer)
 
     async def total(self) -> int:
         """All the money. While transfers are on their way some may be counted twice, never too little."""

@@ -122,6 +122,23 @@ class Objects:
         return self._service.timeline or []
 
     @property
+    def troubles(self) -> list[str]:
+        """What has gone wrong in no call."""
+        return self._service.troubles
+
+    @property
+    def turns(self) -> int:
+        """How often a process had something to do: a measure of work that is the same on every machine."""
+        return self._service.time.turns
+
+    def explored(self, what: str, *, is_crash: bool = False) -> bool:
+        """Whether the schedule lets that happen here, of a run that is explored."""
+        wanted = not is_crash or self._service.crashes_left > 0
+        happens = self._service.happens(what, wanted=wanted)
+        self._service.crashes_left -= happens and is_crash
+        return happens
+
+    @property
     def is_untouched(self) -> bool:
         """Nobody has called anything yet."""
         return not any(worker.position for worker in self._service.workers)
@@ -204,6 +221,10 @@ class Objects:
         """What each object of the class has stored, by name."""
         names = sorted(name for class_name, name in self._service.known if class_name == cls.__name__)
         return {name: StoredRows(self._service, (cls.__name__, name)) for name in names}
+
+    def stored_by_all(self) -> dict[str, StoredRows]:
+        """What each object has stored to which something was done, by `Class/name`."""
+        return {"/".join(known): StoredRows(self._service, known) for known in sorted(self._service.known)}
 
     def history(self, stub: DurableObject) -> list[CallEvent]:
         """The test's calls to the object and their answers, in order."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 COMMANDS: Mapping[str, str] = {
     "new": "make a project: an app, its tests, and how it gets on a server",
     "lint": "look for mistakes in the source of an app",
+    "test": "try the classes of an app, without a test of yours",
     "serve": "run a service",
     "call": "call a method of an object, and print its result as JSON",
     "status": "show how a service is, its problems first",

@@ -70,6 +70,7 @@ def _show_any_text() -> None:
 
 _EPILOG = """examples:
   tidegate new shop                                  make a project: an app, its tests
+  tidegate test counter.py                           try its classes: crashes, evictions, failing commits
   tidegate serve counter.py                          serve the objects of counter.py from this directory
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is

@@ -24,6 +24,7 @@ TESTED_BY = {
     "testing/crashes.py": "testing/test_objects.py",
     "testing/hosted.py": "shard/host/test_host_life.py",
     "testing/service.py": "testing/test_objects.py",
+    "testing/stock/loading.py": "runtime/cli/commands/test_test.py",
     "testing/worker.py": "testing/test_objects.py",
     "router/__main__.py": "router/test_server.py",
     "router/system.py": "router/test_machine.py",

@@ -57,7 +57,8 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos/faults": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage")},
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
-    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup", "testing/lint"}
+    | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
+    | {"testing", "testing/lint", "testing/stock"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
@@ -85,8 +86,9 @@ ARROWS: dict[str, set[str]] = {
     | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker")},
     "testing/lint": set(),
     "testing": LEAVES
-    | {"runtime/wire", "runtime/chaos/verdict", "shard/store", "shard/store/state"}
-    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "core", "loop", "objects", "host")},
+    | {"runtime/wire", "runtime/options", "runtime/chaos/verdict", "shard/store", "shard/store/state"}
+    | {f"shard/{floor}" for floor in ("neutral", "store/interface", "core", "loop", "objects", "host", "worker")},
+    "testing/stock": LEAVES | {"runtime/wire", "runtime/options", "shard/objects", "shard/worker", "testing"},
 }
 """By floor, the floors that it may import from; a floor is a folder, or a single module that is known by name."""
 
@@ -112,6 +114,7 @@ RULES = {
     "runtime/options": "*",
     "runtime/supervisor": {"edits", "placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
     "runtime/wire": "*",
+    "testing/stock": {"comparison", "report"},
 }
 """Modules that are rules only, by folder. The rest is shell or edge."""
 NOT_RULES = {("runtime/wire", "pending"), ("shard/core", "chain")}

@@ -118,7 +118,7 @@ MAY = {
         ("runtime/cli/commands/" + name + ".py", r"\bprint\(")
         for name in (
             *("alarms", "backup", "call", "chaos", "check", "compact", "completion", "config", "install_service", "keys", "lint"),
-            *("new", "objects", "repair", "reshard", "restore", "serve", "status", "top", "uninstall_service", "upgrade"),
+            *("new", "objects", "repair", "reshard", "restore", "serve", "status", "test", "top", "uninstall_service", "upgrade"),
         )
     ),
     *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("asking", "commanding", "exits", "wishing")),

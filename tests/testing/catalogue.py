@@ -71,9 +71,12 @@ class TakesTwoAtOnce(ReadsThenWaits):
         return list(await asyncio.gather(self.take(), self.take()))
 
 
-class TakesOneAfterTheOther(ReadsThenWaits):
+class TakesTwoInOneStep(WaitsInASection):
     async def two(self) -> list[int]:
-        return [await self.take(), await self.take()]
+        async with self.block_concurrency():
+            value = await self.storage.get("n", 0)
+            self.storage.put("n", value + 2)
+        return [value, value + 1]
 
 
 async def two_differ(objects: Objects, cls: Any) -> None:
@@ -106,7 +109,7 @@ class PaysByOrder(PaysStraight):
 
     async def alarm(self, info: AlarmInfo) -> None:
         for key, amount in (await self.storage.list(prefix="open:")).items():
-            await self.stub(Purse, "p").pay(amount, key if self.numbered else "")
+            await self.stub(Purse, "p").pay(amount, f"{self.id} {key}" if self.numbered else "")
             await self.storage.delete(key)
 
 
@@ -572,7 +575,7 @@ async def a_refused_order_is_not_paid(objects: Objects, cls: Any) -> None:
 
 CATALOGUE = [
     Planted("an await between reading and writing", ReadsThenWaits, WaitsInASection, takes_are_unique),
-    Planted("two calls of one event", TakesTwoAtOnce, TakesOneAfterTheOther, two_differ),
+    Planted("two calls of one event", TakesTwoAtOnce, TakesTwoInOneStep, two_differ),
     Planted("a transfer that is not written down", PaysStraight, PaysByOrder, no_money_is_lost),
     Planted("a transfer that arrives twice", PaysByOrderWithoutNumbers, PaysByOrder, no_money_is_lost),
     Planted("a write after the reply", WritesLater, WritesFirst, what_was_noted_is_there),
