@@ -1,4 +1,4 @@
-"""Which depot a text names: a folder."""
+"""Which depot a text names: a folder, or a store."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.backup.depot import Depot, FolderDepot
+from tidegate.shard.backup.stores import is_store, open_store
 
 
 def open_depot(text: str) -> Depot:
     """Raises OperatorError."""
+    if is_store(text):
+        return open_store(text)
     if "://" in text:
-        raise OperatorError("use backups in", text, "this kind of place is not known", "name a folder")
+        raise OperatorError("use backups in", text, "this kind of place is not known", "name a folder, or s3://BUCKET/PREFIX")
     return FolderDepot(Path(text).absolute())

@@ -25,16 +25,18 @@ from tidegate.runtime.supervisor.directory import describe_directory
 from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
 from tidegate.shard.backup.places import open_depot
 
-_EPILOG = """DEST is a folder, on another disk at best. The first backup is a full one; the next ones bring what was
-committed since, for which the service keeps its log in DATA/shipping until then (8 GiB of it at most, and never room that it
-needs itself). Each piece is read back. Interrupted, the same command goes on where it was. It holds back for the service
-(nice 15, idle disk time); --rate holds it to so many MiB a second.
+_EPILOG = """DEST is a folder, on another disk at best, or s3://BUCKET/PREFIX (with AWS_ENDPOINT_URL and so on set). The
+first backup is a full one; the next ones bring what was committed since, for which the service keeps its log in
+DATA/shipping until then (8 GiB of it at most, and never room that it needs itself). Each piece is read back.
+Interrupted, the same command goes on where it was. It holds back for the service (nice 15, idle disk time); --rate
+holds it to so many MiB a second.
 
 examples:
   tidegate backup /mnt/backups/shop                       of the service in this folder
   tidegate backup /mnt/backups/shop --data /var/lib/shop --json
   tidegate backup /mnt/backups/shop --full                a full one, from which the next ones go on
   tidegate backup /mnt/usb/shop --once                    a full one, and keep no log for a next one
+  tidegate backup s3://backups/shop --rate 50             into a store, 50 MiB a second at most
 """
 NICE = 15
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
