@@ -76,6 +76,16 @@ class Places:
         return f"/etc/systemd/system/{self.name}.service"
 
     @property
+    def backup_units(self) -> tuple[str, str]:
+        return f"{self.name}-backup.timer", f"{self.name}-backup.service"
+
+    @property
+    def backups(self) -> tuple[str, str]:
+        """The files of these."""
+        timer, service = self.backup_units
+        return f"/etc/systemd/system/{timer}", f"/etc/systemd/system/{service}"
+
+    @property
     def users(self) -> str:
         return f"/etc/sysusers.d/{self.name}.conf"
 
@@ -86,7 +96,7 @@ class Places:
     @property
     def written(self) -> tuple[str, ...]:
         """Whose first line must say that they are ours."""
-        return self.service, self.socket, self.users, self.folders
+        return self.service, self.socket, self.users, self.folders, *self.backups
 
     @property
     def etc(self) -> str:
@@ -137,6 +147,9 @@ class Wanted:
     """None: what the configuration has, else the default."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     start: bool = True
+    backup: str | None = None
+    """Where backups go. None: as it was."""
+    backup_every: str = "hourly"
 
 
 def install(places: Places, wanted: Wanted, found: Found, template: Callable[[str], str], listen_default: str) -> list[Step]:
@@ -168,6 +181,7 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
         Run(("systemd-sysusers", places.users)),
         Run(("systemd-tmpfiles", "--create", places.folders)),
     ]
+    steps += _backups(places, wanted, template)
     steps = [_unless_there(step, found) for step in steps]
     if found.app is None:
         own_listen = None if listen == listen_default else listen
@@ -186,7 +200,21 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
     if found.booted and wanted.start:
         # Not `restart`: it may start the service before the socket, which is refused then.
         steps += [Run(("systemctl", "stop", *places.units)), Run(("systemctl", "start", *places.units))]
+    if wanted.backup is not None:
+        now = ["--now"] if found.booted and wanted.start else []
+        steps.append(Run(("systemctl", "--quiet", "enable", *now, places.backup_units[0])))
     return steps
+
+
+def _backups(places: Places, wanted: Wanted, template: Callable[[str], str]) -> list[Step]:
+    if wanted.backup is None:
+        return []
+    (timer, service), (timer_path, service_path) = places.backup_units, places.backups
+    made = units.backup_service(template("tidegate-backup.service"), service, places.name, wanted.program, wanted.backup)
+    return [
+        Write(service_path, made, 0o644),
+        Write(timer_path, units.backup_timer(template("tidegate-backup.timer"), timer, places.name, wanted.backup_every), 0o644),
+    ]
 
 
 def uninstall(places: Places, found: Found, *, purge: bool = False) -> list[Step]:
@@ -194,7 +222,7 @@ def uninstall(places: Places, found: Found, *, purge: bool = False) -> list[Step
     _check_ours(places, found, "uninstall-service")
     steps: list[Step] = []
     if present := [path for path in places.written if path in found.files]:
-        present_units = [unit for unit in places.units if f"/etc/systemd/system/{unit}" in found.files]
+        present_units = [unit for unit in (*places.backup_units, *places.units) if f"/etc/systemd/system/{unit}" in found.files]
         if present_units:
             steps.append(Run(("systemctl", "--quiet", "disable", *(["--now"] if found.booted else []), *present_units)))
         steps += [Remove(path) for path in present]

@@ -22,6 +22,10 @@ PROGRAM = "/opt/tidegate/bin/tidegate"
 """As the template has it."""
 
 _ENVIRONMENT = "EnvironmentFile=-/etc/%N/environment\n"
+_BACKUPS = "/var/backups/tidegate"
+"""As the template has it."""
+_NEEDS_A_FOLDER = re.compile(rf"^(# The place has .*|.*For={_BACKUPS}|.*Paths={_BACKUPS}|ExecStartPre=.*)\n", re.MULTILINE)
+_CALENDAR = re.compile(r"[\w *:/.,~-]+", re.ASCII)
 _PLAIN = re.compile(r"[\w./+@-]+", re.ASCII)
 """Texts in which systemd sees nothing special."""
 _APP_LINE = re.compile(r"^app = .*$", re.MULTILINE)
@@ -86,6 +90,43 @@ def _stream(listen: str) -> str:
     except ValueError:
         raise OperatorError("install-service", listen, "systemd listens on no name and no interface", hint) from None
     return f"{host}:{port}"
+
+
+def backup_service(template: str, unit: str, name: str, program: str, dest: str) -> str:
+    """Of the service of that name. Raises OperatorError."""
+    for text in (program, dest.removeprefix("s3://")):
+        if not _PLAIN.fullmatch(text):
+            problem = "has characters that units of systemd read as something else"
+            raise OperatorError("install-service", text, problem, "choose a place of letters, digits and . / _ + @ -")
+    if not dest.startswith(("/", "s3://")):
+        hint = "name it as it is from the root, or s3://BUCKET/PREFIX"
+        raise OperatorError("install-service", dest, "the place of backups is no absolute path", hint)
+    made = _body(template)
+    if dest.startswith("s3://"):
+        made = _NEEDS_A_FOLDER.sub("", made)
+    names = {
+        f"{PROGRAM} backup {_BACKUPS} --data /var/lib/tidegate": f"{program} backup {dest} --data /var/lib/{name}",
+        f"-o tidegate -g tidegate {_BACKUPS}": f"-o {name} -g {name} {dest}",
+        "of tidegate.service": f"of {name}.service",
+        "For=/var/backups/tidegate": f"For={dest}",
+        "Paths=/var/backups/tidegate": f"Paths={dest}",
+        "Paths=/var/lib/tidegate": f"Paths=/var/lib/{name}",
+        "/etc/tidegate/": f"/etc/{name}/",
+        "User=tidegate": f"User={name}",
+        "Group=tidegate": f"Group={name}",
+    }
+    for written, wanted in names.items():
+        made = made.replace(written, wanted)
+    return _marked(made, unit)
+
+
+def backup_timer(template: str, unit: str, name: str, every: str) -> str:
+    """`every`: a calendar event of systemd. Raises OperatorError."""
+    if not _CALENDAR.fullmatch(every):
+        hint = "take hourly, daily, or what `systemd-analyze calendar` takes"
+        raise OperatorError("install-service", f"--backup-every {every}", "is no calendar event of systemd", hint)
+    made = _body(template).replace("tidegate.service", f"{name}.service").replace("OnCalendar=hourly", f"OnCalendar={every}")
+    return _marked(made, unit)
 
 
 def users(name: str) -> str:

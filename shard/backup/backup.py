@@ -138,9 +138,10 @@ class Backup:
         self._shipping = source.path / FOLDER
         self._rows = self._records = self._pieces = self._kept = self._bytes = 0
 
-    def run(self, *, full: bool = False, once: bool = False) -> BackupReport:
-        """`full`: also where the one before could be continued. `once`: a full one for which no log is kept afterwards. Raises
-        OperatorError."""
+    def run(self, *, full: bool = False, once: bool = False, full_every_ms: int = 0, keep: int = 0) -> BackupReport:
+        """`full`: also where the one before could be continued. `once`: a full one for which no log is kept afterwards.
+        `full_every_ms`: a full one where the last full one is older, if it is not 0. `keep`: so many chains are kept there; older
+        ones are deleted, if it is not 0. Raises OperatorError."""
         began = time.monotonic()
         with self._locked():
             given_up = self._take_note()
@@ -149,7 +150,7 @@ class Backup:
             manifest = None
             if mine is not None:
                 try:
-                    manifest = self._continue(mine)
+                    manifest = self._continue(mine, full_every_ms)
                 except LogNotKept as error:
                     why = f"the one before cannot be continued: {error}"
                     self._chain_file(mine.chain).unlink(missing_ok=True)
@@ -159,6 +160,7 @@ class Backup:
                 mine = mine if mine is not None and not why and not mine.positions else self._begin_chain(once=once)
                 manifest = self._make_full(mine)
             self._finish(manifest, once=once)
+            self._delete_old(keep)
         return BackupReport(
             manifest.chain, manifest.number, manifest.shards, self._rows, self._records, self._pieces, self._kept, self._bytes,
             time.monotonic() - began, manifest.ended_ms, why,
@@ -225,7 +227,8 @@ class Backup:
         for each in self._chains():
             if each.place == self._depot.place and not once:
                 self._chain_file(each.chain).unlink()
-        chain = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + "-" + secrets.token_hex(2)
+        seconds, ms = divmod(self._now_ms(), 1000)  # Names sort by time.
+        chain = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ms:03}Z-{secrets.token_hex(2)}"
         self._note(begun := _Chain(chain, self._depot.place))
         return begun
 
@@ -257,12 +260,14 @@ class Backup:
             hint = "the log was given up meanwhile, for want of room: make some on the disk of the data, and try again"
             raise OperatorError("back up", self._source.path, str(error), hint) from error
 
-    def _continue(self, mine: _Chain) -> Manifest | None:
-        """None: the full backup is not complete. Raises `LogNotKept`."""
+    def _continue(self, mine: _Chain, full_every_ms: int) -> Manifest | None:
+        """None: the full backup is not complete. Raises `LogNotKept`, also where it is time for the next one."""
         chain = read_chain(self._depot, mine.chain)
         if not chain.manifests:
             return None
         last = chain.manifests[-1]
+        if full_every_ms and self._now_ms() - chain.manifests[0].began_ms >= full_every_ms:
+            raise LogNotKept("it was begun long enough ago")
         if last.shards != self._source.shards:
             raise LogNotKept(f"it was made with {last.shards} shards, and now there are {self._source.shards}")
         return self._add_records(mine, last.base, last.positions, [], last.number + 1, chain.seal, last.seqs, self._now_ms())
@@ -294,6 +299,14 @@ class Backup:
         else:
             self._note(_Chain(manifest.chain, self._depot.place, manifest.positions))
         self._remove_fetched()
+
+    def _delete_old(self, keep: int) -> None:
+        """Chains but the newest; first what makes each a backup."""
+        names = self._depot.list()
+        for chain in list(chains_in(names))[:-keep] if keep else ():
+            of_chain = [name for name in names if name.startswith(f"{chain}/")]
+            for name in sorted(of_chain, key=lambda name: not name.endswith(".json")):
+                self._depot.delete(name)
 
     def _remove_fetched(self) -> None:
         """What every chain has got. Where none is left the log is not kept any longer."""

@@ -82,6 +82,8 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/pytest_plugin.py",
         "tidegate/py.typed",
         "tidegate/systemd/tidegate.service",
+        "tidegate/systemd/tidegate-backup.service",
+        "tidegate/systemd/tidegate-backup.timer",
         "tidegate/systemd/tidegate.socket",
         "tidegate/systemd/tidegate.toml",
         "tidegate/systemd/monitoring/tidegate-alerts.yml",

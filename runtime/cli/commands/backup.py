@@ -36,9 +36,13 @@ examples:
   tidegate backup /mnt/backups/shop --data /var/lib/shop --json
   tidegate backup /mnt/backups/shop --full                a full one, from which the next ones go on
   tidegate backup /mnt/usb/shop --once                    a full one, and keep no log for a next one
+  tidegate backup /mnt/backups/shop --full-every 7 --keep 4         what the timer of install-service --backup does
   tidegate backup s3://backups/shop --rate 50             into a store, 50 MiB a second at most
 """
 NICE = 15
+DAY_MS = 86_400_000
+Days = Annotated[float, msgspec.Meta(gt=0, le=1e5)]
+Kept = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
@@ -48,6 +52,10 @@ def add(commands: Any) -> None:
     add_data_option(backup)
     backup.add_argument("--full", action="store_true", help="a full one, also where the one before could be continued")
     backup.add_argument("--once", action="store_true", help="a full one that none will continue: no log is kept for it")
+    what = "a full one where the last full one is older than that"
+    backup.add_argument("--full-every", metavar="DAYS", type=read_as(Days, "days"), default=0, help=what)
+    what = "of full backups and what has continued each, keep so many; older ones are deleted"
+    backup.add_argument("--keep", metavar="N", type=read_as(Kept), default=0, help=what)
     backup.add_argument("--rate", metavar="MIB", type=read_as(Rate, "MiB a second"), default=0, help="MiB a second at most")
     backup.add_argument("--json", action="store_true", help="print what was done as JSON")
 
@@ -66,7 +74,8 @@ def run(options: argparse.Namespace) -> int:
     _hold_back()
     throttle = Throttle(int(options.rate * (1 << 20)), threading.Event().wait)
     source = Source(options.data.resolve(), described.shards, described.starts, version())
-    report = Backup(source, depot, progress(), throttle).run(full=options.full, once=options.once)
+    made = Backup(source, depot, progress(), throttle)
+    report = made.run(full=options.full, once=options.once, full_every_ms=int(options.full_every * DAY_MS), keep=options.keep)
     if options.json:
         print(json.dumps({"data": str(options.data), "dest": options.dest, **report._asdict()}, indent=2))
     else:

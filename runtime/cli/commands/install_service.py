@@ -30,6 +30,7 @@ examples:
   sudo tidegate install-service /srv/counter/counter.py --dry-run         what would be done
   sudo tidegate install-service shop.objects                              a module of the same environment
   sudo tidegate install-service /srv/shop/app.py --secret db=db.txt       a file for the app in $CREDENTIALS_DIRECTORY
+  sudo tidegate install-service /srv/shop/app.py --backup /mnt/backups/shop                  a timer that makes backups
   sudo tidegate install-service /srv/b/app.py --name b --listen tcp://127.0.0.1:7712         a second service
   sudo tidegate install-service /srv/c/app.py --name c --listen ipc:///run/c.sock            for users of group c only
 """
@@ -45,6 +46,10 @@ def add(commands: Any) -> None:
     what = "a secret of the app: FILE is copied for root only, and read by the app as $CREDENTIALS_DIRECTORY/NAME"
     parser.add_argument("--secret", metavar="NAME=FILE", type=_secret, action="append", default=[], help=what)
     parser.add_argument("--no-start", action="store_true", help="install and enable it only")
+    what = "make backups there: an absolute path, or s3://BUCKET/PREFIX (see `tidegate backup`)"
+    parser.add_argument("--backup", metavar="DEST", help=what)
+    what = "how often, as timers of systemd say it (default: %(default)s)"
+    parser.add_argument("--backup-every", metavar="CALENDAR", default="hourly", help=what)
     add_how(parser)
 
 
@@ -81,7 +86,7 @@ def run(options: argparse.Namespace) -> int:
     program = machine.program()
     found = look(places)
     secrets = {name: machine.read_secret(name, path) for name, path in options.secret}
-    wanted = Wanted(app, program, options.listen, secrets, start=not options.no_start)
+    wanted = Wanted(app, program, options.listen, secrets, not options.no_start, options.backup, options.backup_every)
     steps = install(places, wanted, found, machine.template, LISTEN_DEFAULT)
     follow("install-service", steps, options)
     if not options.dry_run and not options.json:

@@ -127,7 +127,7 @@ def test_without_a_start_the_service_is_enabled_only() -> None:
 def test_an_uninstallation_stops_the_service_and_removes_its_units_and_keeps_the_rest() -> None:
     steps = uninstall(PLACES, after(planned()))
     assert steps[0] == Run(("systemctl", "--quiet", "disable", "--now", "shop.socket", "shop.service"))
-    assert {step.path for step in steps if isinstance(step, Remove)} == set(PLACES.written)
+    assert {step.path for step in steps if isinstance(step, Remove)} == set(PLACES.written) - {*PLACES.backups}
     assert {step.path for step in steps if isinstance(step, Keep)} == {"/etc/shop", "/var/lib/shop"}
 
 
@@ -157,3 +157,32 @@ def test_a_unit_of_others_is_neither_stopped_nor_removed(purge: bool) -> None:
 def test_data_of_others_is_not_purged() -> None:
     with pytest.raises(OperatorError, match="something else"):
         uninstall(PLACES, dataclasses.replace(after(planned()), data="others"), purge=True)
+
+
+BACKED_UP = dataclasses.replace(WANTED, backup="/mnt/backups/shop", backup_every="daily")
+
+
+def test_backups_that_are_asked_for_have_a_timer_of_their_own_and_go_with_the_service() -> None:
+    steps = planned(BACKED_UP)
+    timer, service = (written(steps)[path].text for path in PLACES.backups)
+    assert "OnCalendar=daily\n" in timer
+    assert (
+        "\nExecStart=/opt/tidegate/bin/tidegate backup /mnt/backups/shop --data /var/lib/shop --full-every 7 --keep 4\n"
+        in service
+    )
+    assert commands(steps)[-1] == ("systemctl", "--quiet", "enable", "--now", "shop-backup.timer")
+    found = after(steps)
+    assert not written(planned(BACKED_UP, found))
+    assert not {*PLACES.backups} & {*written(planned(found=found))}, "an installation that says nothing of them leaves them alone"
+    gone = uninstall(PLACES, found)
+    assert {step.path for step in gone if isinstance(step, Remove)} >= {*PLACES.backups}
+    assert commands(gone)[0][:5] == ("systemctl", "--quiet", "disable", "--now", "shop-backup.timer")
+
+
+@pytest.mark.parametrize(
+    ("backup", "every"),
+    [("backups", "daily"), ("/mnt/with space", "daily"), ("s3://shop/%N", "daily"), ("/mnt/b", "daily\nExecStart=x")],
+)
+def test_a_place_or_a_time_that_units_would_read_as_something_else_is_refused(backup: str, every: str) -> None:
+    with pytest.raises(OperatorError):
+        planned(dataclasses.replace(WANTED, backup=backup, backup_every=every))

@@ -110,3 +110,33 @@ def test_systemd_has_nothing_to_say_about_what_is_installed(tmp_path: Path, list
     command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "shop.service"), str(tmp_path / "shop.socket")]
     verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert verified.stdout + verified.stderr == ""
+
+
+@pytest.mark.parametrize("dest", ["/mnt/backups/shop", "s3://backups/shop"])
+def test_the_units_of_backups_name_nothing_of_the_template(dest: str) -> None:
+    made = units.backup_service(
+        machine.template("tidegate-backup.service"), "shop-backup.service", "shop", "/opt/x/bin/tidegate", dest
+    )
+    timer = units.backup_timer(machine.template("tidegate-backup.timer"), "shop-backup.timer", "shop", "Mon *-*-* 03:00:00")
+    rest = (made + timer).replace("/opt/x/bin/tidegate", "").replace("tidegate install-service", "")
+    assert "tidegate" not in rest.replace("see tidegate-backup.service", "")
+    assert made.count(dest) == (4 if dest.startswith("/") else 1)
+    assert "OnCalendar=Mon *-*-* 03:00:00\n" in timer
+
+
+def test_systemd_finds_nothing_wrong_with_the_units_of_backups(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    program = "/usr/bin/env"
+    for name, text in (
+        (
+            "shop-backup.service",
+            units.backup_service(machine.template("tidegate-backup.service"), "", "root", program, "/var/backups/x"),
+        ),
+        ("shop-backup.timer", units.backup_timer(machine.template("tidegate-backup.timer"), "", "shop", "hourly")),
+    ):
+        (tmp_path / name).write_text(text)
+    done = subprocess.run(
+        ["systemd-analyze", "verify", str(tmp_path / "shop-backup.timer")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")

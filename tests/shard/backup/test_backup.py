@@ -11,7 +11,7 @@ import tidegate.runtime.shipping as shipping_module
 from tests.support.backup_world import SHARDS, BackupWorld, known_in, small
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP, Shipping
-from tidegate.shard.backup.backup import Backup, Source, Throttle
+from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.log_records import shipped
 from tidegate.shard.backup.reading import read_chains
@@ -193,3 +193,23 @@ def test_a_pace_waits_for_what_was_early() -> None:
     assert waited == [5.0, 3.0]
     Throttle(0, waited.append, lambda: now).took(1 << 40)
     assert len(waited) == 2
+
+
+def test_after_so_long_a_new_chain_is_begun_and_old_ones_are_deleted(world: BackupWorld, tmp_path: Path) -> None:
+    day_ms = 86_400_000
+
+    def run() -> BackupReport:
+        source = Source(world.data, SHARDS, 1, "test")
+        backup = Backup(source, world.depot, lambda *_: None, Throttle(0, lambda seconds: None), now_ms=lambda: world.now_ms)
+        return backup.run(full_every_ms=7 * day_ms, keep=2)
+
+    made: list[tuple[str, int]] = []
+    for _ in range(10):
+        report = run()
+        made.append((report.chain, report.number))
+        world.commit(20)
+        world.now_ms += 3 * day_ms
+    assert [number for _, number in made] == [1, 2, 3] * 3 + [1]
+    assert [chain.name for chain in read_chains(world.depot)] == [made[-2][0], made[-1][0]]
+    assert {name.partition("/")[0] for name in world.depot.list()} == {made[-2][0], made[-1][0]}
+    check_newest(world, tmp_path / "new")
