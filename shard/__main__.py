@@ -31,6 +31,7 @@ from tidegate.runtime.logs.tracebacks import app_traceback, place_of
 from tidegate.runtime.options.reading import Mistakes
 from tidegate.runtime.sockets.context import new_context
 from tidegate.runtime.sockets.endpoint import prepare_uncopied
+from tidegate.runtime.sockets.streams import stream_path
 from tidegate.runtime.wire.supervisor_messages import HELD_UP_EXIT, Drained, Failed, Loaded, Ready, WorkerSpec
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.loop.cpython import this_frame
@@ -193,13 +194,14 @@ def _serve(
         send_blocking(control_fd, failed)
         return 1
     endpoint = _bind(worker, spec)
+    stream = _bind_stream(worker, endpoint)
     control.start(worker.on_control, partial(os._exit, 1))  # Nobody is left to report to.
     loop.call_soon(forks.worker_runs, worker, Path(spec.data_dir), Path(spec.run_dir))
     worker.start()
     lookout = _look_out(spec, worker, loop, outputs)
     described = {object_class.name: object_class.describe() for object_class in classes}
     store = worker.store
-    control.send(Ready(endpoint, described, store.recovery.records, app_version, store.keeps_logs))
+    control.send(Ready(endpoint, described, store.recovery.records, app_version, store.keeps_logs, stream))
     lookout.start(this_frame())
     loop.run_forever()
     lookout.close()
@@ -231,6 +233,15 @@ def _bind(worker: Worker, spec: WorkerSpec) -> str:
     elsewhere = tempfile.mkdtemp(prefix="tidegate-")
     _LEFT_AT_THE_END.append(elsewhere)
     return worker.bind(f"ipc://{elsewhere}/{name}")
+
+
+def _bind_stream(worker: Worker, endpoint: str) -> str | None:
+    """The path, beside the endpoint's. Without it clients are served all the same."""
+    try:
+        return worker.bind_stream(stream_path(endpoint))
+    except OSError as error:
+        log.warning("listen for streams at %s: %s; clients on this host come in by ZeroMQ", stream_path(endpoint), error)
+        return None
 
 
 if __name__ == "__main__":

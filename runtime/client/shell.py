@@ -4,6 +4,8 @@ Rule 1: no rules of calls here: the machine decides.
 Rule 2: nothing waits here. Whoever drives the shell waits, an event loop or a thread with a `Poller`; it cannot tell which.
 Rule 3: a readiness edge is never lost (`dealer`): after every send, and after as many messages as one turn takes, it is asked
 again.
+Rule 4: a link is one thing, whatever carries it: to a worker that offers it and can be reached so, a unix stream (`stream`), and
+else ZeroMQ (`dealer`). The machine does not know which.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from tidegate.runtime.client.terms import Terms
 from tidegate.runtime.errors import Unauthorized, Unavailable
 from tidegate.runtime.limits import TURN_MESSAGES_MAX
 from tidegate.runtime.sockets.dealer import Dealer
+from tidegate.runtime.sockets.stream import Stream
 from tidegate.runtime.wire.access import ClientKey
 from tidegate.runtime.wire.encoding import decode_any
 from tidegate.runtime.wire.protocol import NO_RAW
@@ -65,6 +68,8 @@ class Driver(Protocol):
     def call_at(self, when: float, callback: Callable[..., object], /, *args: Any) -> Timer: ...
     def add_reader(self, fd: Any, callback: Callable[..., object], /, *args: Any) -> object: ...
     def remove_reader(self, fd: Any, /) -> object: ...
+    def add_writer(self, fd: Any, callback: Callable[..., object], /, *args: Any) -> object: ...
+    def remove_writer(self, fd: Any, /) -> object: ...
     def run_in_executor(self, executor: None, function: Callable[..., Any], /, *args: Any) -> Asked: ...
 
 
@@ -108,7 +113,12 @@ class Shell:
         self._call_soon = driver.call_soon
         self._topology_known = topology_known
         self._key = key
-        self._dealers: dict[int, Dealer] = {}
+        self._transports: dict[int, Dealer | Stream] = {}
+        """What carries each link."""
+        self._writing: dict[int, int] = {}
+        """Links that wait until they can write, and their descriptors."""
+        self._streams: dict[str, str] = {}
+        """By endpoint of a worker, where it takes streams."""
         self._shown: dict[int, ClientKey | None] = {}
         """By link: the key that it was made with."""
         self._names: dict[int, _Name] = {}
@@ -131,7 +141,7 @@ class Shell:
         self._closed = True
         self._machine.close(is_heard=is_heard)
         self._perform(self._machine.take_effects())
-        for number in list(self._dealers):
+        for number in list(self._transports):
             self._detach(number)
         if self._timer is not None:
             self._timer.cancel()
@@ -142,15 +152,17 @@ class Shell:
     def flush(self) -> None:
         """Sends what the machine has, and does what it asks for."""
         self.flushing = False
-        machine, dealers = self._machine, self._dealers
+        machine, transports = self._machine, self._transports
         while machine.has_work():
             for number, body in machine.take_messages(self._time()):
-                dealer = dealers.get(number)
-                if dealer is None:
+                transport = transports.get(number)
+                if transport is None:
                     continue
-                if not dealer.send(body):
-                    self._lost(number, dealer)
-                elif dealer.readable():  # The send may have consumed the edge.
+                if not transport.send(body):
+                    self._lost(number, transport)
+                elif transport.has_unsent:
+                    self._write_later(number, transport)
+                elif transport.readable():  # The send may have consumed the edge.
                     self._call_soon(self._read, number)
             self._perform(machine.take_effects())
         if machine.next_deadline() < self._timer_at:
@@ -200,72 +212,105 @@ class Shell:
             self._open(effect)
 
     def _attach(self, number: int, endpoints: list[str], *, reconnect: bool) -> None:
-        shown = self._newest_key()
-        dealer = self._dealers[number] = Dealer(self._context, endpoints, reconnect=reconnect, key=shown)
-        self._shown[number] = shown
-        for monitor in dealer.monitors():
+        transport = None if reconnect else self._stream_to(endpoints[0])
+        if transport is None:
+            shown = self._shown[number] = self._newest_key()
+            transport = Dealer(self._context, endpoints, reconnect=reconnect, key=shown)
+        self._transports[number] = transport
+        for monitor in transport.monitors():
             self._driver.add_reader(monitor, self._watch, number)
         self._call_soon(self._watch, number)
 
     def _newest_key(self) -> ClientKey | None:
         return None if self._key is None else self._key.newest()
 
+    def _stream_to(self, endpoint: str) -> Dealer | Stream | None:
+        """None: it takes none, or not from here."""
+        path = self._streams.get(endpoint)
+        if path is None or self._newest_key() is not None:
+            return None
+        try:
+            return Stream(path)
+        except OSError:
+            return None
+
     def _detach(self, number: int) -> None:
         self._shown.pop(number, None)
-        dealer = self._dealers.pop(number, None)
-        if dealer is None:
+        transport = self._transports.pop(number, None)
+        if transport is None:
             return
-        for fd in dealer.monitors():
+        for fd in transport.monitors():
             self._driver.remove_reader(fd)
-        if dealer.is_connected:
-            self._driver.remove_reader(dealer.socket.fileno())
-        dealer.close()
+        if transport.is_connected:
+            self._driver.remove_reader(transport.socket.fileno())
+        self._write_no_longer(number)
+        transport.close()
 
     def _watch(self, number: int) -> None:
-        dealer = self._dealers.get(number)
-        while dealer is not None and (change := dealer.change(self._driver.remove_reader)) is not None:
+        transport = self._transports.get(number)
+        while transport is not None and (change := transport.change(self._driver.remove_reader)) is not None:
             if change == "unfit":
                 self._machine.problem = _UNFIT_WITHOUT if self._shown[number] is None else _UNFIT
-                if dealer.reconnects and self._newest_key() != self._shown[number]:
+                if transport.reconnects and self._newest_key() != self._shown[number]:
                     self._forget_name(number)
                     self._detach(number)
                     self._open_again(Open(number, self._machine.endpoint, reconnect=True))
                     break
                 continue
             if change == "refused":
-                self._refused(number, dealer)
+                self._refused(number, transport)
                 break
             if change == "lost":
-                self._lost(number, dealer)
+                self._lost(number, transport)
                 break
             self._forget_name(number)
-            self._driver.add_reader(dealer.socket.fileno(), self._read, number)
+            self._driver.add_reader(transport.socket.fileno(), self._read, number)
             self._call_soon(self._read, number)
             self._machine.link_connected(number, self._time())
         self._flush_soon()
 
     def _read(self, number: int) -> None:
-        dealer = self._dealers.get(number)
-        if dealer is None:
+        transport = self._transports.get(number)
+        if transport is None:
             return
-        bodies = dealer.receive(TURN_MESSAGES_MAX)
+        bodies = transport.receive(TURN_MESSAGES_MAX)
         for body in bodies:
             self._machine.message_received(number, body, self._time())
-        if len(bodies) == TURN_MESSAGES_MAX:
+        if transport.has_ended:
+            self._watch(number)
+        elif len(bodies) == TURN_MESSAGES_MAX:
             self._call_soon(self._read, number)
         self._flush_soon()
 
-    def _lost(self, number: int, dealer: Dealer) -> None:
+    def _write_later(self, number: int, transport: Dealer | Stream) -> None:
+        if number not in self._writing:
+            fd = self._writing[number] = transport.socket.fileno()
+            self._driver.add_writer(fd, self._write, number)
+
+    def _write(self, number: int) -> None:
+        transport = self._transports[number]
+        if not transport.send_rest():
+            self._lost(number, transport)
+            self._write_no_longer(number)
+            self._flush_soon()
+        elif not transport.has_unsent:
+            self._write_no_longer(number)
+
+    def _write_no_longer(self, number: int) -> None:
+        if (fd := self._writing.pop(number, None)) is not None:
+            self._driver.remove_writer(fd)
+
+    def _lost(self, number: int, transport: Dealer | Stream) -> None:
         """What arrived before is delivered before the loss is told."""
-        while bodies := dealer.receive(TURN_MESSAGES_MAX):
+        while bodies := transport.receive(TURN_MESSAGES_MAX):
             for body in bodies:
                 self._machine.message_received(number, body, self._time())
         self._machine.link_lost(number, self._time())
 
-    def _refused(self, number: int, dealer: Dealer) -> None:
+    def _refused(self, number: int, transport: Dealer | Stream) -> None:
         """The library does not try again, nor does it say to whom of several addresses that has happened."""
         if not self._machine.link_refused(number, Unauthorized(_REFUSED), self._time()):
-            self._lost(number, dealer)
+            self._lost(number, transport)
             return
         self._forget_name(number)
         self._detach(number)
@@ -330,6 +375,8 @@ class Shell:
         except ValueError:
             pass  # The link was lost, and the next one asks again; or a service that has no topology to tell.
         else:
+            pairs = zip(topology.endpoints, topology.streams, strict=False)
+            self._streams = {endpoint: path for endpoint, path in pairs if endpoint is not None and path is not None}
             self._machine.keys_told(kept=reply.get("keys") is True)
             self._machine.topology_received(topology, _local_sockets(topology.endpoints), self._time())
         self._topology_known()

@@ -389,6 +389,7 @@ class Poller:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._readers: dict[int, Callable[[], object]] = {}
+        self._writers: dict[int, Callable[[], object]] = {}
         self._soon: collections.deque[Callable[[], object]] = collections.deque()
         self._timers: list[_Timer] = []
         self._wake_at = math.inf
@@ -401,8 +402,10 @@ class Poller:
         soon, wake_at = self._soon, min(until, self._wake_at)
         if not soon:
             wait_s = 0.0 if wake_at <= 0.0 else min(max(0.0, wake_at - time.monotonic()), _POLL_S_MAX)
-            for fd, _ in self._epoll.poll(wait_s):
-                if (reader := self._readers.get(fd)) is not None:
+            for fd, events in self._epoll.poll(wait_s):
+                if events != select.EPOLLIN and (writer := self._writers.get(fd)) is not None:
+                    writer()
+                if events != select.EPOLLOUT and (reader := self._readers.get(fd)) is not None:
                     reader()
             if self._wake_at < math.inf and self._wake_at <= time.monotonic():
                 self._run_timers(time.monotonic())
@@ -429,12 +432,30 @@ class Poller:
             self._wake_at = min((timer.when for timer in self._timers), default=math.inf)
 
     def add_reader(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
-        self._epoll.register(fd, select.EPOLLIN)
-        self._readers[fd] = partial(callback, *args)
+        self._watch(fd, self._readers, partial(callback, *args))
 
     def remove_reader(self, fd: int) -> None:
-        self._epoll.unregister(fd)
-        del self._readers[fd]
+        self._watch(fd, self._readers, None)
+
+    def add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        self._watch(fd, self._writers, partial(callback, *args))
+
+    def remove_writer(self, fd: int) -> None:
+        self._watch(fd, self._writers, None)
+
+    def _watch(self, fd: int, watching: dict[int, Callable[[], object]], callback: Callable[[], object] | None) -> None:
+        before = fd in self._readers or fd in self._writers
+        if callback is None:
+            del watching[fd]
+        else:
+            watching[fd] = callback
+        events = select.EPOLLIN * (fd in self._readers) + select.EPOLLOUT * (fd in self._writers)
+        if not events:
+            self._epoll.unregister(fd)
+        elif before:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
 
     def run_in_executor(self, executor: None, function: Callable[..., Any], *args: Any) -> Future[Any]:
         """At once: the caller has to wait for the answer all the same."""

@@ -126,13 +126,13 @@ SHARDS = (
 )
 
 ENDPOINTS = _each(
-    _count("messages_received", "ZeroMQ messages that came in; one may have many calls."),
-    _count("messages_sent", "ZeroMQ messages that went out; one may have many replies."),
+    _count("messages_received", "Messages that came in; one may have many calls."),
+    _count("messages_sent", "Messages that went out; one may have many replies."),
     _count(
         "drops",
         "What was dropped, by reason: malformed (no message of the protocol, nobody to answer), undeliverable (replies to a "
-        "client that has gone or does not read), foreign_peer (connections that did not speak ZMTP 3), stray_reply and "
-        "unreadable_reply (of workers, at the router).",
+        "client that has gone or does not read), foreign_peer (connections that did not speak ZMTP 3, or were no stream of "
+        "Tidegate's), stray_reply and unreadable_reply (of workers, at the router).",
         "reason",
     ),
     _count(
@@ -145,6 +145,7 @@ ENDPOINTS = _each(
     _count("access_refused_calls", "Calls that were refused because the access key of the client does not allow them."),
     _count("connections_accepted", "Connections that were accepted."),
     _gauge("connections", "Connections that are open: clients, and the service's own processes."),
+    _gauge("stream_connections", "Of these, unix streams of Python clients on this host."),
     _gauge("connections_refused", "1 while nobody else is let in, because few file descriptors are left."),
     _gauge("untaken_reply_bytes", "Replies that clients have not taken yet."),
 )

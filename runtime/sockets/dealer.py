@@ -64,6 +64,8 @@ class Dealer:
                 if endpoint == endpoints[-1] and not self._candidates:
                     raise
         self.socket = self._candidates[0].socket
+        self.has_unsent = self.has_ended = False
+        """What is sent waits in the library, and losses are told by the monitor."""
 
     @property
     def is_connected(self) -> bool:
@@ -80,6 +82,10 @@ class Dealer:
             _send(self.socket, body, _NOBLOCK)
         except zmq.ZMQError:
             return False
+        return True
+
+    def send_rest(self) -> bool:
+        """There is never any."""
         return True
 
     def receive(self, messages_max: int) -> list[bytes]:

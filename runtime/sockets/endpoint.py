@@ -24,11 +24,7 @@ Plain calls of the backend socket are used because they cost a third of pyzmq's 
 from __future__ import annotations
 
 import asyncio
-import errno
-import itertools
 import logging
-import math
-import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -38,7 +34,6 @@ import msgspec
 import zmq
 from zmq.backend import Socket as BackendSocket
 
-from tidegate.runtime import descriptors
 from tidegate.runtime.descriptors import connections_waiting_max
 from tidegate.runtime.errors import CallError, Internal, Overloaded
 from tidegate.runtime.heap import give_back
@@ -47,24 +42,20 @@ from tidegate.runtime.limits import (
     FORWARDED_BYTES_MAX,
     FRAMES_PER_MESSAGE_MAX,
     HANDSHAKE_MS_MAX,
-    KNOCK_BARRED_S,
-    KNOCK_LOOK_S,
     LARGE_BYTES,
     RECEIVE_AHEAD_MESSAGES,
     REPLIES_PER_MESSAGE_MAX,
     RETRY_UNREAD_MS,
     TURN_BYTES_MAX,
-    TURN_CONNECTIONS_MAX,
     TURN_MESSAGES_MAX,
     TURN_REQUESTS_MAX,
 )
-from tidegate.runtime.sockets.door import Door, bytes_so_far, peer_address
+from tidegate.runtime.sockets.connections import Connections
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.guard import OWN, SAID_S, Guard
-from tidegate.runtime.sockets.handshakes import Handshakes
-from tidegate.runtime.sockets.knocks import Knocks, place_of
 from tidegate.runtime.sockets.outbox import Delivery, Outbox
 from tidegate.runtime.sockets.slices import Slices
+from tidegate.runtime.sockets.streams import Connection, Streams
 from tidegate.runtime.sockets.zap import CLIENT_DOMAIN, OWN_DOMAIN, Zap
 from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import (
@@ -96,14 +87,6 @@ _REMEMBERED_CLIENTS_MAX = 10_000
 _GREAT_BYTES = 1 << 20
 _GIVE_BACK_S = 0.5
 _OUTBOX_RETRY_MESSAGES_MAX = 256
-_STRANGERS_LOG_S = 60.0
-_FULL_LOG_S = 60.0
-_FULL_RETRY_S = 0.5
-_FAILURES = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
-_WATCHED = int(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(_FAILURES))
-_LEFT = (errno.ECONNRESET, errno.EPIPE)
-_unpack_event = struct.Struct("=Hi").unpack
-_numbers = itertools.count()
 
 log = logging.getLogger("tidegate")
 
@@ -159,6 +142,8 @@ class EndpointStatistics:
     """How often it has come to that."""
     connections: int
     """That are open now. Those of the service's own processes are among them."""
+    streams: int
+    """Of these, unix streams of clients on this host."""
 
 
 class Endpoint:
@@ -181,31 +166,10 @@ class Endpoint:
         whom it knows, and their calls are shown to it first."""
         self._guard = guard
         self._zap = None if guard is None else Zap(context, guard, self._log_unknown_key)
-        self._knocks = None if guard is None else Knocks()
-        self._knock_look: asyncio.TimerHandle | None = None
-        self._knocks_logged_s = -math.inf
         self._socket = context.socket(zmq.ROUTER)
         self._set_up_socket(message_bytes_max)
-        self._monitor = self._new_monitor(context)
         self._edge = Edge(self._socket, self._on_readable)
-        self._monitor_edge = Edge(self._monitor, self._on_connections)
-        self._handshakes = Handshakes()
-        self._door = Door()
-        self._always_open: set[str] = set()
-        limit = descriptors.limit()
-        kept = descriptors.kept(limit)
-        self._accept_below = limit - kept
-        """The kernel gives the lowest number that is free: a connection with this one says that all below are taken."""
-        self._turn_out_from = limit - kept // 2
-        """So many came before it was noticed that these are not kept: others need what is left."""
-        self._listen_below = limit - kept - kept // 4
-        self._times_full = 0
-        self._full_logged_s = -math.inf
-        self._full_said = False
-        self._failure = ""
-        """Why the connection that is closed next did not complete the greeting, where the library says so."""
-        self._strangers_logged = 0
-        self._strangers_log_s: float | None = None
+        self._connections = Connections(context, self._socket, guard, self._forget_gone)
         self._message_bytes_max = message_bytes_max
         self._handle = handle
         self._end_turn = end_turn
@@ -216,6 +180,8 @@ class Endpoint:
         """Clients whose newest message was large."""
         self.outbox = Outbox() if outbox is None else outbox
         self._slices = Slices() if slices is None else slices
+        self._streams = Streams(self.outbox, self._heard, end_turn, self._connections.stream_came, bytes_max=message_bytes_max)
+        self._by_stream = self._streams.by_client
         self._unproven: dict[bytes, int] = {}
         """Bytes sent to a client since it was known the last time that everything has left."""
         self._great_s = 0.0
@@ -223,7 +189,7 @@ class Endpoint:
         self._giving_back: asyncio.TimerHandle | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._outbox_retry_s = _OUTBOX_RETRY_S
-        self._messages_in = self._messages_out = self._malformed = self._undeliverable = self._accepted = self._disconnected = 0
+        self._messages_in = self._messages_out = self._malformed = self._undeliverable = 0
 
     def _set_up_socket(self, message_bytes_max: int) -> None:
         for option, value in (
@@ -241,21 +207,12 @@ class Endpoint:
         ):
             self._socket.setsockopt(option, value)
 
-    def _new_monitor(self, context: zmq.Context[Any]) -> zmq.Socket[Any]:
-        address = f"inproc://endpoint-{next(_numbers)}"
-        self._socket.monitor(address, _WATCHED)
-        monitor: zmq.Socket[Any] = context.socket(zmq.PAIR)
-        monitor.setsockopt(zmq.LINGER, 0)
-        monitor.setsockopt(zmq.RCVHWM, 0)  # At a bound the library's thread would wait for this one.
-        monitor.connect(address)
-        return monitor
-
     def bind(self, endpoint: str, listening_fd: int | None = None, *, always: bool = False) -> str:
         """Returns the endpoint really bound (a port of 0 is replaced). Raises zmq.ZMQError. With the descriptor of a socket
         that listens already, that socket is the endpoint's. `always`: the service's own processes come in here, and what is
         kept back is for them; it comes first, where there is a guard."""
         if always:
-            self._always_open.add(endpoint)
+            self._connections.always_open.add(endpoint)
         elif self._guard is not None:
             self._ask_for_keys(self._guard)
         if listening_fd is not None:
@@ -264,8 +221,14 @@ class Endpoint:
         self._socket.bind(endpoint)
         bound = str(self._socket.getsockopt_string(zmq.LAST_ENDPOINT))
         if listening_fd is None:
-            self._door.bound(bound)
+            self._connections.door.bound(bound)
         return bound
+
+    def bind_stream(self, path: str) -> None:
+        """Clients on this host may come in there, too, without ZeroMQ. Only where they need no access key: nobody is asked for
+        one. Raises OSError."""
+        assert self._guard is None
+        self._connections.stream_door(path, self._streams.bind(path))
 
     def _ask_for_keys(self, guard: Guard) -> None:
         """At what is bound from now on: the library keeps the options of each binding as they were at that moment."""
@@ -278,17 +241,16 @@ class Endpoint:
         if self._zap is not None:
             self._zap.start(loop)
         self._edge.start(loop)
-        self._monitor_edge.start(loop)
+        self._connections.start(loop)
+        self._streams.start(loop)
 
     def close(self) -> None:
         """What was sent may still leave for two seconds; nothing is read any more."""
         if self._socket.closed:
             return
         self._edge.stop()
-        self._monitor_edge.stop()
-        self._socket.disable_monitor()
-        self._monitor.close()
-        self._door.close()
+        self._connections.close()
+        self._streams.close()
         self._socket.close()
         if self._zap is not None:
             self._zap.close()
@@ -301,185 +263,62 @@ class Endpoint:
         return EndpointStatistics(
             self._messages_in,
             self._messages_out,
-            self._malformed,
+            self._all_malformed,
             self._undeliverable,
             self.outbox.kept_bytes,
             self.outbox.total,
-            self._handshakes.strangers,
-            self._door.is_shut,
-            self._times_full,
-            self._accepted - self._disconnected,
+            self._strangers,
+            self._connections.door.is_shut,
+            self._connections.times_full,
+            self._connections.open + len(self._streams),
+            len(self._streams),
         )
+
+    @property
+    def _strangers(self) -> int:
+        return self._connections.handshakes.strangers + self._streams.strangers
+
+    @property
+    def _all_malformed(self) -> int:
+        return self._malformed + self._streams.malformed
 
     def counts(self, **dropped: int) -> Counts:
         """`dropped`: what else was, by reason."""
         reasons = {
-            "malformed": self._malformed,
+            "malformed": self._all_malformed,
             "undeliverable": self._undeliverable,
-            "foreign_peer": self._handshakes.strangers,
+            "foreign_peer": self._strangers,
             **dropped,
         }
-        guard = self._guard
+        guard, knocks, connections = self._guard, self._connections.knocks, self._connections
         refusals = {
             "no_key": 0 if guard is None else guard.without_key,
             "other_service": 0 if guard is None else guard.of_another_service,
             "unknown_key": 0 if guard is None else guard.unknown_keys,
-            "flood": 0 if self._knocks is None else self._knocks.turned_out,
+            "flood": 0 if knocks is None else knocks.turned_out,
         }
         return {
             "access_refused": [((reason,), count) for reason, count in refusals.items()],
             "access_refused_calls": [((), 0 if guard is None else guard.refused_calls)],
             "messages_received": [((), self._messages_in)],
             "messages_sent": [((), self._messages_out)],
-            "connections_accepted": [((), self._accepted)],
-            "connections": [((), self._accepted - self._disconnected)],
-            "connections_refused": [((), int(self._door.is_shut))],
+            "connections_accepted": [((), connections.accepted + self._streams.accepted)],
+            "connections": [((), connections.open + len(self._streams))],
+            "stream_connections": [((), len(self._streams))],
+            "connections_refused": [((), int(connections.door.is_shut))],
             "untaken_reply_bytes": [((), self.outbox.total)],
             "drops": [((reason,), count) for reason, count in reasons.items()],
         }
 
-    # Connections
-
-    def _on_connections(self) -> None:
-        self._monitor_edge.is_due = False
-        if self._monitor.closed:
-            return
-        monitor, handshakes = self._monitor, self._handshakes
-        stranger = b""
-        is_full = False
-        for _ in range(TURN_CONNECTIONS_MAX):
-            if not get(monitor, EVENTS) & POLLIN:
-                break
-            event, value = _unpack_event(_recv(monitor, _NOBLOCK))
-            address = _recv(monitor, _NOBLOCK)
-            if event == zmq.EVENT_ACCEPTED:
-                self._accepted += 1
-                if self._knocks is not None and (at := peer_address(value)) is not None:
-                    self._knocked(self._knocks, value, place_of(at))
-                handshakes.accepted(value)
-                is_full = is_full or value >= self._accept_below
-                if value >= self._turn_out_from:
-                    self._door.turn_out(value)
-            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-                handshakes.succeeded()
-            elif event == zmq.EVENT_LISTENING:
-                if (bound := address.decode()) not in self._always_open:
-                    self._door.listens(bound, value)
-            elif event != zmq.EVENT_DISCONNECTED:  # One of the failures; that it is closed comes next.
-                self._failure = self._failure_of(event, value)
-            else:
-                self._disconnected += 1
-                self._forget_gone()
-                if self._knocks is not None:
-                    self._knocks.left(value)
-                failure, self._failure = self._failure, ""
-                if handshakes.failed(value, left=failure != "failed") if failure else handshakes.closed(value):
-                    stranger = address
-        else:
-            self._monitor_edge.rearm()
-        if stranger:
-            self._log_strangers(stranger.decode(errors="replace"))
-        if is_full and not self._door.is_shut:
-            self._shut_door()
+    def look_for_room(self) -> None:
+        """To be called now and then: what the app opens shows in no connection."""
+        self._connections.look_for_room()
 
     def _forget_gone(self) -> None:
         """Which clients they were that have gone the library does not say. What was known of the others is found out again."""
         for remembered in (self._unproven, self._senders_of_much):
             if len(remembered) > _REMEMBERED_CLIENTS_MAX:
                 remembered.clear()
-
-    def _failure_of(self, event: int, value: int) -> str:
-        """`left`, `failed`, or `refused`: it is not a stranger, and told elsewhere."""
-        has_left = event == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL and value in _LEFT
-        if (guard := self._guard) is None:
-            return "left" if has_left else "failed"
-        if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            guard.without_key += value == zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
-            guard.of_another_service += value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
-        guard.without_key += has_left  # Where one side has a key and the other has none, whoever sees it first closes.
-        return "refused" if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH else "failed"
-
-    def _knocked(self, knocks: Knocks, fd: int, address: str) -> None:
-        assert self._loop is not None
-        now = self._loop.time()
-        if (goes := knocks.came(fd, address, now)) is not None:
-            self._door.turn_out(goes)
-            if knocks.barred.get(address) == now + KNOCK_BARRED_S:
-                self._door.bar(knocks.barred)
-            self._log_knocks(knocks, address, now)
-        if self._knock_look is None:
-            self._knock_look = self._loop.call_later(KNOCK_LOOK_S, self._look_at_knocks, knocks)
-
-    def _look_at_knocks(self, knocks: Knocks) -> None:
-        self._knock_look = None
-        if self._socket.closed or self._loop is None:
-            return
-        for fd in knocks.waiting:
-            found, address = bytes_so_far(fd), knocks.address_of(fd)
-            if found is not None and not knocks.said(fd, *found):
-                self._door.turn_out(fd)
-                self._log_knocks(knocks, address, self._loop.time())
-        if knocks.no_longer_barred(self._loop.time()):
-            self._door.bar(knocks.barred)
-        if knocks.waiting or knocks.barred:
-            self._knock_look = self._loop.call_later(KNOCK_LOOK_S, self._look_at_knocks, knocks)
-
-    def _log_knocks(self, knocks: Knocks, address: str, now: float) -> None:
-        if now >= self._knocks_logged_s + SAID_S:
-            self._knocks_logged_s = now
-            text = (
-                "access: too many connections without a key from %s, or too many bytes; %d closed so far (told again after %d s)"
-            )
-            log.warning(text, address, knocks.turned_out, SAID_S)
-
-    def look_for_room(self) -> None:
-        """To be called now and then: what the app opens shows in no connection."""
-        if not self._door.is_shut and descriptors.in_use_if_cheap() >= self._accept_below:
-            self._shut_door()
-
-    def _shut_door(self) -> None:
-        """Few descriptors are left: who is connected stays, and nobody comes in until some have gone."""
-        assert self._loop is not None
-        self._door.shut()
-        self._times_full += 1
-        self._full_said = self._loop.time() >= self._full_logged_s + _FULL_LOG_S
-        if self._full_said:
-            self._full_logged_s = self._loop.time()
-            text = (
-                "listen: %d of %d file descriptors are in use; nobody else is let in until it is less than %d "
-                "(raise the limit: ulimit -n, or LimitNOFILE= in the unit)"
-            )
-            log.error(text, descriptors.in_use(), descriptors.limit(), self._listen_below)
-        self._door.turn_away()
-        self._loop.call_later(_FULL_RETRY_S, self._open_door)
-
-    def _open_door(self) -> None:
-        assert self._loop is not None
-        if self._socket.closed:
-            return
-        if descriptors.in_use() >= self._listen_below:
-            self._door.turn_away()
-            self._loop.call_later(_FULL_RETRY_S, self._open_door)
-        else:
-            self._door.open()
-            if self._full_said:
-                log.info("listen: clients are let in again")
-
-    def _log_strangers(self, address: str) -> None:
-        """Once a minute at most."""
-        assert self._loop is not None
-        now = self._loop.time()
-        strangers = self._handshakes.strangers - self._strangers_logged
-        if strangers > 0 and (self._strangers_log_s is None or now >= self._strangers_log_s + _STRANGERS_LOG_S):
-            self._strangers_log_s = now
-            self._strangers_logged += strangers
-            text = "listen %s: closed %d connection(s) that did not speak ZMTP 3 (only clients of ZeroMQ 4 or newer are served)"
-            if (guard := self._guard) is not None:
-                text = (
-                    "listen %s: closed %d connection(s) in the greeting, which had no access key, or one for another service, or "
-                    f"did not speak ZMTP 3 (so far {guard.without_key}, {guard.of_another_service}, and the rest)"
-                )
-            log.warning(text, address, strangers)
 
     def _log_unknown_key(self, address: str) -> None:
         assert self._guard is not None
@@ -499,7 +338,7 @@ class Endpoint:
             self._end_turn()
 
     def _read_burst(self) -> None:
-        socket, edge, senders_of_much, slices = self._socket, self._edge, self._senders_of_much, self._slices
+        socket, edge, senders_of_much = self._socket, self._edge, self._senders_of_much
         guard, user = self._guard, OWN
         requests = size = 0
         edge.used = True
@@ -526,28 +365,41 @@ class Endpoint:
                 messages, malformed = parse_message(frames, self._message_bytes_max)
                 self._malformed += malformed
             size += received
-            if received >= _GREAT_BYTES:
-                self._give_back_later()
-            for message in messages:
-                for request_id, error in message.refused:
-                    self.reply_error(message.origin, request_id, error)
-                if guard is not None:
-                    message.origin.user = user
-                requests += len(message.requests)
-                if message.__class__ is Batch or client in slices.lines:
-                    self._put_off(message)
-                    continue
-                if user != OWN:
-                    self._judge(message)
-                try:
-                    self._handle(message)
-                except BaseException as exc:  # A fault of ours; it takes no other message with it.
-                    self._went_wrong(message, exc)
+            requests += self._take(client, user, messages, received)
             if requests >= TURN_REQUESTS_MAX or size >= TURN_BYTES_MAX:
                 return
         else:
             return
         edge.used = False  # Nothing was there a moment ago.
+
+    def _heard(self, client: bytes, body: bytes) -> int:
+        """A stream has brought a message. How many requests that had."""
+        self._messages_in += 1
+        messages, malformed = parse_message((client, body), self._message_bytes_max)
+        self._malformed += malformed
+        return self._take(client, OWN, messages, len(body))
+
+    def _take(self, client: bytes, user: str, messages: list[Message], received: int) -> int:
+        """One message of a client, taken apart, and its bytes. How many requests it has."""
+        guard, requests = self._guard, 0
+        if received >= _GREAT_BYTES:
+            self._give_back_later()
+        for message in messages:
+            for request_id, error in message.refused:
+                self.reply_error(message.origin, request_id, error)
+            if guard is not None:
+                message.origin.user = user
+            requests += len(message.requests)
+            if message.__class__ is Batch or client in self._slices.lines:
+                self._put_off(message)
+                continue
+            if user != OWN:
+                self._judge(message)
+            try:
+                self._handle(message)
+            except BaseException as exc:  # A fault of ours; it takes no other message with it.
+                self._went_wrong(message, exc)
+        return requests
 
     def _judge(self, message: Message) -> None:
         assert self._guard is not None
@@ -775,6 +627,9 @@ class Endpoint:
         return [(request_id, ERROR, _UNREAD) for request_id, _, _ in rows], True
 
     def _deliver(self, client: bytes, frames: Sequence[bytes], *, errors: bool = False) -> None:
+        if (stream := self._by_stream.get(client)) is not None:
+            self._send_stream(stream, frames[0], errors=errors)
+            return
         outbox = self.outbox
         if outbox and outbox.must_wait(client):
             outbox.settle((client,))
@@ -783,6 +638,14 @@ class Endpoint:
                     self._undeliverable += 1
                 return
         if not self._send(client, frames) and not outbox.keep(client, frames, errors=errors):
+            self._undeliverable += 1
+
+    def _send_stream(self, stream: Connection, body: bytes, *, errors: bool) -> None:
+        if len(body) >= _GREAT_BYTES:
+            self._give_back_later()
+        if self._streams.send(stream, body, errors=errors):
+            self._messages_out += 1
+        else:
             self._undeliverable += 1
 
     def _send(self, client: bytes, frames: Sequence[bytes]) -> bool:
@@ -833,6 +696,8 @@ class Endpoint:
         had_kept = len(outbox) > 0
         progress = outbox.settle()
         for client in outbox.clients():
+            if client in self._by_stream:  # The kernel says when there is room.
+                continue
             for _ in range(_OUTBOX_RETRY_MESSAGES_MAX):
                 frames = outbox.first(client)
                 if frames is None or outbox.is_ahead(client) or not self._send(client, frames):

@@ -136,7 +136,8 @@ class Supervision:
         workers = [self.seats[index] for index in range(self._workers)]
         endpoints = tuple(worker.ready.endpoint if worker.ready else None for worker in workers)
         down = tuple(index for index, worker in enumerate(workers) if worker.flapping and not worker.ready)
-        return Topology(self.epoch, self._owners, endpoints, down)
+        streams = tuple(worker.ready.stream if worker.ready else None for worker in workers)
+        return Topology(self.epoch, self._owners, endpoints, down, streams)
 
     @property
     def all_ready(self) -> bool:

@@ -19,16 +19,17 @@ def slot_range(shard: int, shards: int) -> tuple[int, int]:
 
 
 class SlotTable:
-    """Answers for every object where it lives. `worker_by_slot` has one entry for each of the slots, `endpoints`
-    one for each of the workers, None while it is down."""
+    """Answers for every object where it lives. `worker_by_slot` has one entry for each of the slots, `endpoints` and `streams`
+    one for each of the workers, None while it is down, or takes none."""
 
-    __slots__ = ("endpoints", "epoch", "owners", "shards", "worker_by_slot")
+    __slots__ = ("endpoints", "epoch", "owners", "shards", "streams", "worker_by_slot")
 
     def __init__(self, topology: Topology) -> None:
         """Raises ValueError for a topology that leaves a slot without an owner or names a worker that is not there."""
         self.epoch = topology.epoch
         self.owners = topology.owners
         self.endpoints = topology.endpoints
+        self.streams = topology.streams or (None,) * len(topology.endpoints)
         self.shards = len(topology.owners)
         if not 1 <= self.shards <= SHARDS_MAX or self.shards & (self.shards - 1):
             raise ValueError(f"{self.shards} shards: not a power of two from 1 to {SHARDS_MAX}")
@@ -44,9 +45,9 @@ class SlotTable:
 
 
 def topology_reply(table: SlotTable) -> dict[str, Any]:
-    """What the system call `topology` answers: `{epoch, keys, slots, shards: [{shard, slots: [first, last], worker, endpoint}]}`.
-    The range includes both ends; the endpoint is nil while the worker is down. `keys`: a call is run once, however often it comes
-    with the same key."""
+    """What the system call `topology` answers: `{epoch, keys, slots, shards: [{shard, slots: [first, last], worker, endpoint,
+    stream}]}`. The range includes both ends; the endpoint is nil while the worker is down, the path of its stream also where it
+    takes none. `keys`: a call is run once, however often it comes with the same key."""
     return {
         "epoch": table.epoch,
         "keys": True,
@@ -57,6 +58,7 @@ def topology_reply(table: SlotTable) -> dict[str, Any]:
                 "slots": list(slot_range(shard, table.shards)),
                 "worker": owner,
                 "endpoint": table.endpoints[owner],
+                "stream": table.streams[owner],
             }
             for shard, owner in enumerate(table.owners)
         ],
@@ -71,9 +73,12 @@ def topology_from_reply(reply: Any) -> Topology:
         if not all(0 <= owner < SHARDS_MAX for owner in owners):
             raise ValueError(f"worker {max(owners)}")
         endpoints: list[str | None] = [None] * (max(owners) + 1)
+        streams = endpoints.copy()
         for row in rows:
             endpoints[row["worker"]] = row["endpoint"]
-        topology = Topology(int(reply["epoch"]), owners, tuple(endpoints))
+            stream = row.get("stream")
+            streams[row["worker"]] = stream if isinstance(stream, str) else None
+        topology = Topology(int(reply["epoch"]), owners, tuple(endpoints), streams=tuple(streams) if any(streams) else ())
         SlotTable(topology)
     except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as exc:
         raise ValueError(f"not a topology: {exc!r}") from None

@@ -45,6 +45,8 @@ class Topology(msgspec.Struct, frozen=True):
     """ZeroMQ endpoint by worker index, None while that worker does not listen."""
     down: tuple[int, ...] = ()
     """Of the workers that do not listen, those that fail again and again. The others are being started."""
+    streams: tuple[str | None, ...] = ()
+    """By worker index, the path where it takes streams of clients on its host. None: it takes none. Empty: nobody does."""
 
 
 # Supervisor to child
@@ -296,6 +298,8 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """Of the source that a worker runs: equal texts, equal source."""
     keeps_logs: bool = False
     """What earlier logs hold is not in all stores, for want of room or because a shard is damaged: they have to stay."""
+    stream: str | None = None
+    """The path where a worker takes streams of clients on its host."""
 
 
 class Problem(msgspec.Struct, frozen=True):

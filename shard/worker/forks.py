@@ -27,6 +27,7 @@ from typing import Any, NoReturn
 from tidegate.runtime.child.control import ControlStream
 from tidegate.runtime.sockets.edge import Edge
 from tidegate.runtime.sockets.endpoint import Endpoint
+from tidegate.runtime.sockets.streams import Streams
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.outbound import Caller
 from tidegate.shard.host.turn import Turn
@@ -48,8 +49,8 @@ _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _LEAD_TO_THE_LOOP: tuple[type, ...] = (
-    Host, SpareTask, Turn, Worker, Endpoint, Edge, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog, LmdbState,
-    LmdbBatch,
+    Host, SpareTask, Turn, Worker, Endpoint, Streams, Edge, Committer, Checkpointer, ControlStream, Peers, GatedLoop, CommitLog,
+    LmdbState, LmdbBatch,
 )  # fmt: skip
 _OF_OBJECTS: tuple[type, ...] = (Storage, Transaction, Caller)
 _OF_ALL_OBJECTS = ("spawn", "block_concurrency", "fetch", "offload", "abort")

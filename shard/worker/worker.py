@@ -205,6 +205,14 @@ class Worker:
             self._endpoint.bind(own, always=True)
         return self._endpoint.bind(endpoint)
 
+    def bind_stream(self, path: str) -> str | None:
+        """The same for streams of clients on this host. None: clients need an access key, which streams do not ask for. Raises
+        OSError."""
+        if self._guard is not None:
+            return None
+        self._endpoint.bind_stream(path)
+        return path
+
     def parts(self) -> tuple[object, ...]:
         """Who calls whom through what they were given."""
         return self, self._host, self._endpoint, self._peers, self._committer

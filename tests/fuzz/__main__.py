@@ -11,7 +11,7 @@ import time
 import traceback
 from random import Random
 
-from tests.fuzz import disk, files, keyed, links, messages, sockets
+from tests.fuzz import disk, files, keyed, links, messages, sockets, streams
 from tests.fuzz.target import Target
 
 TARGETS: dict[str, tuple[Target, float]] = {
@@ -20,7 +20,8 @@ TARGETS: dict[str, tuple[Target, float]] = {
     "topologies": (links.topologies, 0.05),
     "control": (links.control_lines, 0.1),
     "config": (files.configurations, 0.02),
-    "sockets": (sockets.fuzz, 0.0777),
+    "sockets": (sockets.fuzz, 0.0677),
+    "streams": (streams.frames, 0.01),
     "logs": (disk.logs, 0.001),
     "states": (disk.states, 0.001),
     "apps": (files.apps, 0.0003),

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from tests.fuzz import disk, files, keyed, links, messages, sockets, strangers
+from tests.fuzz import disk, files, keyed, links, messages, sockets, strangers, streams
 from tests.fuzz.mutation import Mutator
 from tests.fuzz.target import Target
 from tests.support.service import FULL
@@ -21,6 +21,7 @@ MORE = 10 if FULL else 1
         (messages.fuzz, 6_000),
         (links.replies, 4_000),
         (links.topologies, 4_000),
+        (streams.frames, 3_000),
         (links.control_lines, 10_000),
         (files.configurations, 3_000),
         (files.apps, 20),

@@ -108,7 +108,7 @@ RULES = {
     "runtime/chaos/faults": {"catalogue", "schedule"},
     "runtime/logs": {"forms", "line", "settings", "tracebacks"},
     "runtime/client": {"links", "machine", "retries", "terms"},
-    "runtime/sockets": {"handshakes", "inflight", "inquiries", "outbox", "slices"},
+    "runtime/sockets": {"frames", "handshakes", "inflight", "inquiries", "outbox", "slices"},
     "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
     "runtime/options": "*",

@@ -70,6 +70,14 @@ def fails(client: SyncClient) -> CallError:
     return caught.value
 
 
+def test_where_keys_are_asked_for_no_streams_are_offered(guarded: Guarded) -> None:
+    with guarded.client("web") as web:
+        topology = web.call("", "", "topology")
+        assert {shard["stream"] for shard in topology["shards"]} == {None}
+        folders = {Path(shard["endpoint"].removeprefix("ipc://")).parent for shard in topology["shards"]}
+    assert not [path for folder in folders for path in folder.glob("*.str")]
+
+
 @pytest.mark.parametrize("direct", [False, True])
 def test_each_key_may_do_what_it_is_for_and_nothing_else_at_routers_and_workers(guarded: Guarded, direct: bool) -> None:
     with guarded.client("web", direct=direct) as web, guarded.client("report", direct=direct) as report:

@@ -15,6 +15,7 @@ from unittest import mock
 
 import tidegate.router.server
 import tidegate.runtime.sockets.backend
+import tidegate.runtime.sockets.connections
 import tidegate.runtime.sockets.edge
 import tidegate.runtime.sockets.endpoint
 import tidegate.shard.host.call_book
@@ -95,6 +96,7 @@ def replaced(time: VirtualTime, disk: Disk, scenario: Scenario, make_host: Any) 
                 stack.enter_context(mock.patch.object(target, name, value))
 
         patch(tidegate.runtime.sockets.endpoint, **sockets, _send_uncopied=network.send_uncopied)
+        patch(tidegate.runtime.sockets.connections, get=network.get)
         patch(tidegate.runtime.sockets.edge, get=network.get)
         patch(tidegate.runtime.sockets.backend, **sockets)
         kernel = type("SeededKernel", (SimulatedKernel,), {"random": disk.random})

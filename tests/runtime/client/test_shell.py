@@ -6,9 +6,12 @@ import collections
 import itertools
 import math
 import os
+import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import zmq
 
@@ -17,8 +20,9 @@ from tidegate.runtime.client import shell as shell_module
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.shell import Shell, new_machine
 from tidegate.runtime.client.synchronous import Poller
-from tidegate.runtime.errors import Unavailable
+from tidegate.runtime.errors import ShardLost, Unavailable
 from tidegate.runtime.limits import TURN_MESSAGES_MAX
+from tidegate.runtime.sockets.frames import GREETING, Frames, head_of_length
 from tidegate.runtime.wire.encoding import decode_any
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, encode
 
@@ -65,7 +69,7 @@ class Link:
         self.arrived: list[bytes] = []
         self.changes: list[str] = []
         self.takes = True
-        self.is_connected = self.is_closed = False
+        self.is_connected = self.is_closed = self.has_unsent = self.has_ended = False
         self.fds = [next(NUMBERS) for _ in endpoints]
         self.socket = Socket(next(NUMBERS))
         self.made.append(self)
@@ -105,6 +109,7 @@ class Hand:
         self.soon: collections.deque[Callable[[], object]] = collections.deque()
         self.timers: list[Timer] = []
         self.watched: dict[int, Callable[[], object]] = {}
+        self.writable: dict[int, Callable[[], object]] = {}
         self.questions: list[Question] = []
 
     def time(self) -> float:
@@ -123,6 +128,13 @@ class Hand:
 
     def remove_reader(self, fd: int) -> None:
         del self.watched[fd]
+
+    def add_writer(self, fd: int, callback: Callable[..., object], *args: Any) -> None:
+        assert fd not in self.writable
+        self.writable[fd] = lambda: callback(*args)
+
+    def remove_writer(self, fd: int) -> None:
+        del self.writable[fd]
 
     def run_in_executor(self, executor: None, function: Callable[..., Any], *args: Any) -> Question:
         self.questions.append(Question())
@@ -394,3 +406,106 @@ def test_the_poller_tells_who_watches_a_descriptor_until_it_is_told_not_to() -> 
     assert told == ["readable"]
     os.close(fd)
     poller.close()
+
+
+def test_the_poller_watches_one_descriptor_for_both_directions() -> None:
+    told: list[str] = []
+    poller = Poller()
+    here, there = socket.socketpair()
+    poller.add_reader(here.fileno(), told.append, "readable")
+    poller.turn(-math.inf)
+    poller.add_writer(here.fileno(), told.append, "writable")
+    poller.turn(-math.inf)
+    assert told == ["writable"]
+    there.send(b"x")
+    poller.turn(-math.inf)
+    assert told == ["writable", "writable", "readable"]
+    poller.remove_writer(here.fileno())
+    poller.turn(-math.inf)
+    assert told[3:] == ["readable"]
+    poller.add_writer(here.fileno(), told.append, "writable")
+    poller.remove_reader(here.fileno())
+    poller.turn(-math.inf)
+    assert told[4:] == ["writable"]
+    poller.remove_writer(here.fileno())
+    poller.turn(-math.inf)
+    assert len(told) == 5
+    here.close()
+    there.close()
+    poller.close()
+
+
+class Worker:
+    """Takes a stream, and is told what came: a shell's link to it, all real but the clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "worker.str"
+        self.listening = socket.socket(socket.AF_UNIX)
+        self.listening.bind(str(self.path))
+        self.listening.listen()
+        self.endpoint = f"ipc://{folder}/worker"
+
+    def topology(self) -> Any:
+        shard = {"shard": 0, "slots": [0, 16_383], "worker": 0, "endpoint": self.endpoint, "stream": str(self.path)}
+        return {"epoch": 1, "keys": True, "slots": 16_384, "shards": [shard]}
+
+
+def direct_rig(worker: Worker, links: list[Link], monkeypatch: pytest.MonkeyPatch) -> Rig:
+    """It knows where the worker is, and that it takes streams."""
+    monkeypatch.setattr(shell_module, "_local_sockets", lambda endpoints: frozenset(endpoints))
+    rig = Rig(direct=True)
+    rig.connect(links[0])
+    links[0].arrived.append(reply(links[0].sent[0], worker.topology()))
+    rig.hand.watched[links[0].socket.fileno()]()
+    rig.hand.settle()
+    return rig
+
+
+def call_directly(rig: Rig, argument: Any = None) -> Answer:
+    answer = Answer()
+    slot = rig.machine.slot_of("Echo", "a")
+    raw = NO_RAW if argument is None else msgspec.Raw(encode([argument]))
+    rig.machine.call(answer, slot, "Echo", "a", "where", raw, decode_any, None, rig.hand.now)
+    rig.shell.flush()
+    return answer
+
+
+def test_a_worker_that_takes_streams_is_talked_to_by_one_and_what_it_does_not_read_at_once_is_sent_later(
+    links: list[Link], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    worker = Worker(tmp_path)
+    rig = direct_rig(worker, links, monkeypatch)
+    answer = call_directly(rig, b"x" * 3_000_000)
+    assert len(links) == 1, "no link of ZeroMQ but the router's"
+    accepted, _ = worker.listening.accept()
+    accepted.sendall(GREETING)
+    (fd,) = rig.hand.watched.keys() - {*links[0].fds, links[0].socket.fileno()}
+    rig.hand.watched[fd]()
+    rig.hand.settle()
+    frames = Frames()
+    bodies: list[bytes] = []
+    while not bodies:
+        bodies = frames.feed(accepted.recv(frames.wanted))
+        if rig.hand.writable:
+            rig.hand.writable[fd]()
+    assert not rig.hand.writable
+    body = reply(rows_in(bodies[0])[0], "there")
+    accepted.sendall(head_of_length(len(body)) + body)
+    rig.hand.watched[fd]()
+    assert answer.got == "there"
+    lost = call_directly(rig)
+    accepted.close()
+    rig.hand.watched[fd]()
+    rig.hand.settle()
+    assert isinstance(lost.got, ShardLost)
+    assert fd not in rig.hand.watched
+
+
+def test_where_no_stream_can_be_made_the_same_link_is_zeromqs(
+    links: list[Link], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    worker = Worker(tmp_path)
+    worker.listening.close()
+    rig = direct_rig(worker, links, monkeypatch)
+    call_directly(rig)
+    assert links[1].endpoints == [worker.endpoint]

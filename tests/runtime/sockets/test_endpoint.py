@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import socket
 import threading
@@ -10,14 +9,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
-import uvloop
 import zmq
 
-from tests.support.waiting import WITHIN_S, wait_until
+from tests.support.endpoint_server import Server
+from tests.support.waiting import WITHIN_S
 from tidegate.runtime.limits import (
     BATCH_AHEAD_CALLS,
     BATCH_PATIENCE_S,
@@ -28,77 +27,11 @@ from tidegate.runtime.limits import (
     TURN_MESSAGES_MAX,
     TURN_REQUESTS_MAX,
 )
-from tidegate.runtime.sockets.endpoint import Endpoint, EndpointStatistics
+from tidegate.runtime.sockets.endpoint import EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.wire.protocol import OK, Batch, Message, parse_body, parse_options
 from tidegate.runtime.wire.sessions import Session, give_keys, head_row, is_head, without_head
-
-
-class Server:
-    """An endpoint on a loop in a thread. `handle` may be replaced; at first every call is answered with its arguments."""
-
-    def __init__(self, outbox: Outbox | None = None, address: str | None = None, *, slices: Slices | None = None) -> None:
-        self.context: zmq.Context[Any] = zmq.Context()
-        self.loop = uvloop.new_event_loop()
-        self.handle: Callable[[Message], None] = self.echo
-        self.errors: list[Any] = []
-        self.turns: list[list[int]] = [[]]
-        """For each turn, the number of requests of each message."""
-        self.loop.set_exception_handler(lambda _, context: self.errors.append(context.get("exception")))
-        self.endpoint = Endpoint(
-            self.context, self._handle, self._end_turn, message_bytes_max=1 << 20, outbox=outbox, slices=slices
-        )
-        self.address = self.endpoint.bind(address or "tcp://127.0.0.1:0")
-        self._thread = threading.Thread(target=self.loop.run_forever)
-        self.endpoint.start(self.loop)
-        self._thread.start()
-
-    def _handle(self, message: Message) -> None:
-        self.turns[-1].append(len(message.requests))
-        self.handle(message)
-
-    def _end_turn(self) -> None:
-        self.turns.append([])
-        self.endpoint.flush()
-
-    def echo(self, message: Message) -> None:
-        for request in message.requests:
-            self.endpoint.reply(message.origin, request.id, OK, request.args)
-
-    def client(
-        self, kind: int = zmq.DEALER, identity: bytes | None = None, address: str | None = None, **options: int
-    ) -> zmq.Socket[Any]:
-        client = self.context.socket(kind)
-        client.setsockopt(zmq.LINGER, 0)
-        client.setsockopt(zmq.SNDHWM, 0)
-        client.setsockopt(zmq.RCVHWM, 0)
-        client.setsockopt(zmq.RCVTIMEO, int(WITHIN_S * 1_000))
-        for name, value in options.items():
-            client.setsockopt(getattr(zmq, name), value)
-        if identity is not None:
-            client.setsockopt(zmq.IDENTITY, identity)
-        client.connect(address or self.address)
-        return client
-
-    def in_loop(self, function: Callable[[], Any]) -> Any:
-        async def call() -> Any:
-            return function()
-
-        return asyncio.run_coroutine_threadsafe(call(), self.loop).result(WITHIN_S)
-
-    def wait_until(self, condition: Callable[[EndpointStatistics], bool]) -> None:
-        def statistics() -> EndpointStatistics:
-            return cast(EndpointStatistics, self.in_loop(self.endpoint.statistics))
-
-        wait_until(lambda: condition(statistics()), "what the endpoint counts", seen=statistics)
-
-    def stop(self) -> None:
-        self.in_loop(self.endpoint.close)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join()
-        self.loop.close()
-        self.context.destroy(linger=0)
 
 
 @pytest.fixture
@@ -331,10 +264,12 @@ def test_a_req_client_gets_one_whole_answer_though_the_handler_raised_in_the_mid
     assert next(row[2]["code"] for row in rows if row[0] == 9) == "internal"
 
 
-@pytest.mark.parametrize("leave", [lambda server: None, lambda server: server.endpoint._door.shut()], ids=["open", "shut"])
+@pytest.mark.parametrize(
+    "leave", [lambda server: None, lambda server: server.endpoint._connections.door.shut()], ids=["open", "shut"]
+)
 def test_the_file_of_a_unix_socket_goes_with_its_endpoint(leave: Callable[[Server], None], tmp_path: Path) -> None:
     server = Server(address=f"ipc://{tmp_path}/door")
-    server.wait_until(lambda statistics: bool(server.endpoint._door._listening))
+    server.wait_until(lambda statistics: bool(server.endpoint._connections.door._listening))
     assert (tmp_path / "door").is_socket()
     server.in_loop(lambda: leave(server))
     server.stop()

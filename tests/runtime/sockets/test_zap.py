@@ -174,7 +174,7 @@ def test_a_flood_of_connections_is_shed_and_barred_and_a_client_at_another_addre
     monkeypatch.setattr(knocks_rules, "KNOCKS_PER_S", 0.1)
     dealer = Dealer(context, [server.address], reconnect=True, key=server.key)
     changes(dealer, "connected")
-    knocks = server.endpoint._knocks
+    knocks = server.endpoint._connections.knocks
     assert knocks is not None
     strangers: list[socket.socket] = []
 
@@ -202,7 +202,7 @@ def test_who_says_much_before_he_is_greeted_is_closed(server: GuardedServer) -> 
     stranger.sendall(b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE" + bytes(47) + b"\x06" + (15 << 20).to_bytes(8, "big"))
     with contextlib.suppress(OSError):
         stranger.sendall(bytes(64 << 10))
-    knocks = server.endpoint._knocks
+    knocks = server.endpoint._connections.knocks
     assert knocks is not None
     wait_until(lambda: knocks.turned_out == 1, "it is closed")
     stranger.close()

@@ -36,7 +36,7 @@ def test_an_object_is_found_at_the_worker_that_owns_its_shard() -> None:
 def test_a_client_reads_out_of_the_reply_what_went_in(codec: Any) -> None:
     reply = codec.decode(codec.encode(topology_reply(SlotTable(TOPOLOGY))))
     assert topology_from_reply(reply) == TOPOLOGY
-    assert reply["shards"][1] == {"shard": 1, "slots": [2_048, 4_095], "worker": 1, "endpoint": None}
+    assert reply["shards"][1] == {"shard": 1, "slots": [2_048, 4_095], "worker": 1, "endpoint": None, "stream": None}
 
 
 @pytest.mark.parametrize(
