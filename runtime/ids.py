@@ -70,6 +70,19 @@ def object_key(class_name: str, name: str) -> bytes:
     return slot_of(class_name, name).to_bytes(SLOT_KEY_BYTES, "big") + digest
 
 
+NAME_ROW_BYTES_MAX = 480
+
+
+def name_row(class_name: str, name: str) -> str:
+    """Where an object stands in the index of names, which is in the order of these texts, by code point: `Class/name`; of a long
+    one as much of it as leaves room for the object key, so that it is as short as keys are."""
+    row = f"{class_name}/{name}"
+    if len(row) * 4 <= NAME_ROW_BYTES_MAX or len(row.encode()) <= NAME_ROW_BYTES_MAX:
+        return row
+    key = object_key(class_name, name).hex()
+    return row.encode()[: NAME_ROW_BYTES_MAX - len(key)].decode(errors="ignore") + key
+
+
 def check_object_id(class_name: object, name: object) -> str | None:
     """Why this cannot name an object, or None. Class names contain no slash, so that `Class/name` is unambiguous."""
     if not isinstance(class_name, str) or not isinstance(name, str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -12,21 +12,21 @@ import msgspec
 from tidegate.runtime.cli.arguments import Parser, add_client_options, add_command
 from tidegate.runtime.cli.asking import report_call_error
 from tidegate.runtime.cli.commanding import wish_for
-from tidegate.runtime.cli.exits import EXIT_CONDITION, EXIT_OK, fail
-from tidegate.runtime.errors import CallError, one_line
+from tidegate.runtime.cli.exits import EXIT_CONDITION, EXIT_FAILED, EXIT_OK, fail
+from tidegate.runtime.errors import CallError, from_wire, one_line
 from tidegate.runtime.wire.wishes import Wish
 
 Result = dict[str, Any]
 
 
-def add_wish(commands: Any, name: str, says: str, epilog: str, run: Callable[[argparse.Namespace], int]) -> Parser:
-    """A command about one object. `run` may raise CallError."""
+def reporting(run: Callable[[argparse.Namespace], int], of: str) -> Callable[[argparse.Namespace], int]:
+    """The same, but for CallError, which is told; `of` stands before what the service says."""
 
     def reported(options: argparse.Namespace) -> int:
         try:
             return run(options)
         except CallError as error:
-            operation = f"{options.parser.prog.removeprefix('tidegate ')} {target_of(options)}"
+            operation = f"{options.parser.prog.removeprefix('tidegate ')} {of.format(options)}".rstrip()
             if not error.details.get("missing") and not error.details.get("conflict"):
                 return report_call_error(operation, error, as_json=options.json)
             if options.json:
@@ -34,7 +34,12 @@ def add_wish(commands: Any, name: str, says: str, epilog: str, run: Callable[[ar
             fail(one_line(f"{operation}: {error.message}"))
             return EXIT_CONDITION
 
-    parser = add_command(commands, name, epilog, reported, says=says)
+    return reported
+
+
+def add_wish(commands: Any, name: str, says: str, epilog: str, run: Callable[[argparse.Namespace], int]) -> Parser:
+    """A command about one object. `run` may raise CallError."""
+    parser = add_command(commands, name, epilog, reporting(run, "{0.class_name}/{0.name}"), says=says)
     parser.add_argument("class_name", metavar="CLASS")
     parser.add_argument("name", metavar="NAME")
     return parser
@@ -54,9 +59,24 @@ def carry_out(options: argparse.Namespace, wish: Wish) -> Result:
     return wish_for(options, wish, target_of(options), with_values=getattr(options, "audit_values", False))
 
 
-def tell(options: argparse.Namespace, result: Result, text: str) -> int:
-    print(json.dumps(result, indent=2, ensure_ascii=False) if options.json else text)
-    return EXIT_OK
+def of_all(options: argparse.Namespace, wish: Wish) -> tuple[list[Result], list[str]]:
+    """What came of it at each worker; which have not answered, and why. Raises CallError where none has; OperatorError."""
+    workers = wish_for(options, wish, "")["workers"]
+    failed = {worker: from_wire(each["error"]) for worker, each in workers.items() if "error" in each}
+    if len(failed) == len(workers):
+        raise next(iter(failed.values()))
+    missing = [f"worker {worker} is missing: {error.message}" for worker, error in failed.items()]
+    return [each["result"] for each in workers.values() if "error" not in each], missing
+
+
+def tell(options: argparse.Namespace, result: Result, text: str, missing: Sequence[str] = ()) -> int:
+    """`missing`: what it lacks."""
+    print(
+        json.dumps({**result, "missing": missing} if missing else result, indent=2, ensure_ascii=False) if options.json else text
+    )
+    for each in missing:
+        fail(one_line(f"{options.parser.prog.removeprefix('tidegate ')}: {each}"))
+    return EXIT_FAILED if missing else EXIT_OK
 
 
 def read_plain(text: str) -> Any:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from tidegate.runtime.errors import BadRequest, CallError, ShardLost, Unavailable
 from tidegate.runtime.ids import check_object_id, shard_of_slot, slot_of
 from tidegate.runtime.wire.commands import Command, Ended
 from tidegate.runtime.wire.supervisor_messages import Administer, Administered
+from tidegate.runtime.wire.wishes import OF_ALL_WORKERS
 
 
 class Errands:
@@ -24,6 +26,8 @@ class Errands:
         self._ended = ended
         self._numbers = itertools.count(-1, -1)
         self._with: dict[int, Any] = {}
+        self._parts: dict[int, Callable[[Ended], None]] = {}
+        """Of those that all workers are asked: who is told the end of each part."""
 
     def number(self) -> int:
         return next(self._numbers)
@@ -31,8 +35,26 @@ class Errands:
     def begin(self, command: Command, send: Callable[[int, Administer], Any]) -> int:
         """`send` gives a message to a worker, and returns which process has it, or None if none is there."""
         number = self.number()
-        self.go(number, command, send)
+        if isinstance(command.wish, OF_ALL_WORKERS):
+            self._ask_all(number, command, send)
+        else:
+            self.go(number, command, send)
         return number
+
+    def _ask_all(self, number: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
+        """It is ended by what each worker has said, or why it has not."""
+        workers = sorted(set(self._owners))
+        told: dict[str, dict[str, Any]] = {}
+
+        def ended(worker: int, ended: Ended) -> None:
+            told[str(worker)] = {"error": ended.error} if ended.error is not None else {"result": ended.result}
+            if len(told) == len(workers):
+                self._ended(number, Ended((), result={"workers": told}))
+
+        for worker in workers:
+            part = self.number()
+            self._parts[part] = partial(ended, worker)
+            self._send(part, worker, command, send)
 
     def go(self, number: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
         class_name, _, name = command.object.partition("/")
@@ -40,6 +62,9 @@ class Errands:
             self.fail(number, BadRequest(f"{problem}; an object is named CLASS/NAME"))
             return
         worker = self._owners[shard_of_slot(slot_of(class_name, name), len(self._owners))]
+        self._send(number, worker, command, send)
+
+    def _send(self, number: int, worker: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
         process = send(worker, Administer(number, command.what, command.object, command.wish, command.timeout_s))
         if process is None:
             self.fail(number, Unavailable(f"worker {worker} is being started; ask again"))
@@ -48,7 +73,7 @@ class Errands:
 
     def answered(self, message: Administered) -> None:
         if self._with.pop(message.number, None) is not None:
-            self._ended(message.number, Ended((), error=message.error, result=message.result))
+            self._end(message.number, Ended((), error=message.error, result=message.result))
 
     def gone(self, process: Any) -> None:
         for number in [number for number, each in self._with.items() if each is process]:
@@ -56,4 +81,11 @@ class Errands:
             self.fail(number, ShardLost("the worker has ended before it had answered"))
 
     def fail(self, number: int, error: CallError) -> None:
-        self._ended(number, Ended((), error=error.to_wire()))
+        self._end(number, Ended((), error=error.to_wire()))
+
+    def _end(self, number: int, ended: Ended) -> None:
+        part = self._parts.pop(number, None)
+        if part is None:
+            self._ended(number, ended)
+        else:
+            part(ended)

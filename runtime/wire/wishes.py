@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import UNSET, UnsetType
 
+LISTED_OBJECTS = 100
+LISTED_OBJECTS_MAX = 10_000
 SHOWN_ROWS = 100
 SHOWN_ROWS_MAX = 10_000
 SHOWN_BYTES_MAX = 256 << 10
@@ -74,7 +76,29 @@ class Evict(msgspec.Struct, frozen=True, tag="evict"):
     """It leaves memory, unless something of it is at work."""
 
 
-Wish = Get | Show | Put | Delete | CallMethod | Evict
+class ListNames(msgspec.Struct, frozen=True, tag="names"):
+    """A page of objects, in the order of `ids.name_row`. To all workers: each answers with its own."""
+
+    class_name: str = ""
+    """Empty: all."""
+    prefix: str = ""
+    """Of the name; where no class is given, of `Class/name`."""
+    after: tuple[str, str] | None = None
+    """Class and name of the last one of the page before."""
+    limit: int = LISTED_OBJECTS
+    sizes: bool = False
+    """With the number of keys, and the bytes of keys and values, of each."""
+    orphans: bool = False
+    """Only those whose class the app does not have."""
+
+
+class ListClasses(msgspec.Struct, frozen=True, tag="classes"):
+    """How many objects there are of each class. To all workers."""
+
+
+ObjectWish = Get | Show | Put | Delete | CallMethod | Evict
+OF_ALL_WORKERS = ListNames | ListClasses
+Wish = ObjectWish | ListNames | ListClasses
 EDITS = Put | Delete | CallMethod | Evict
 """Those of the audit log."""
 

@@ -47,6 +47,7 @@ from tidegate.shard.host.counting import MIXED, ClassCounts, Counting
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.keyed_calls import INT_MAX, INT_MIN, KeyedCalls, KeyedRun, KnownCalls
+from tidegate.shard.host.listing import Listing
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import BuiltIn, InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -94,6 +95,12 @@ class DurableShard(Store, Protocol):
     @property
     def answers(self) -> KeptAnswerTable: ...
 
+    def look_for_names(self) -> Iterable[None]: ...
+
+    def counted(self) -> Mapping[str, int]: ...
+
+    def uncounted(self) -> Iterable[tuple[str, int]]: ...
+
 
 _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 """From so many on it is asked whose they are."""
@@ -101,10 +108,10 @@ _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator", "alarms", "book", "call_soon",
-        "chained", "classes", "counting", "deadlines", "gates", "keyed", "log", "loop", "monotonic_us", "objects_committed",
-        "offload", "output_gate", "piles", "random", "resets", "send", "settings", "slow", "stopped", "stores", "table",
-        "tracing", "turn", "waiting", "wall_us", "web", "wishes",
+        "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator", "alarms", "book",
+        "call_soon", "chained", "classes", "counting", "deadlines", "gates", "keyed", "listing", "log", "loop",
+        "monotonic_us", "objects_committed", "offload", "output_gate", "piles", "random", "resets", "send", "settings",
+        "slow", "stopped", "stores", "table", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
     )  # fmt: skip
 
     storage_class = Storage
@@ -167,6 +174,7 @@ class Host:
         self.keyed = KeyedCalls(self)
         self.gates = GateWatch(self)
         self.wishes = Wishes(self)
+        self.listing = Listing(self)
         self._commits_done = self.objects_committed = 0
 
     # Calls in

@@ -20,7 +20,7 @@ from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.plain_json import from_plain, to_plain
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Request, encode
-from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, Show, Wish
+from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, ObjectWish, Show
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.states import InvalidTransition
 from tidegate.shard.core.wishes import Reads, StorageWish, carry_out, reads_of, refused
@@ -133,7 +133,7 @@ class Wishes:
         self._orphans: dict[str, Kept] = {}
         """Classes that the app does not have, as far as something was changed in them."""
 
-    def begin(self, wish: Wish, class_name: str, name: str, timeout_s: float, answered: Answered) -> None:
+    def begin(self, wish: ObjectWish, class_name: str, name: str, timeout_s: float, answered: Answered) -> None:
         """`answered` is called once. The name is one that an object may have."""
         due_s = self._host.loop.time() + timeout_s
         shard = shard_of_slot(slot_of(class_name, name), self._host.settings.shards_total)

@@ -7,6 +7,7 @@ objects, headers and alarms are compared. A shard with damaged pages is not read
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -18,8 +19,10 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, SLOT_KEY_BYTES, object_key, shard_of_slot
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Alarm, decode_header, index_row_key
 from tidegate.shard.offline.rows import OWN_FIRST
+from tidegate.shard.store.interface import NAMES_KEY
 from tidegate.shard.store.logs import LOG_KEY
 from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.names import NAMES_HEAD_KEY, index_row, is_header, named_by, read_head
 from tidegate.shard.store.recovery import Recovery
 from tidegate.shard.store.state.data_file import (
     DATA_FILE,
@@ -72,6 +75,9 @@ class ReadState:
             with self._env.begin() as txn:
                 version, found, self.applied_seq = unpack_meta(self._cut(txn.get(META_KEY)))
                 self.log_mark = self._cut(txn.get(LOG_KEY)) or b""
+                head = read_head(self._cut(txn.get(NAMES_HEAD_KEY)))
+            self.has_index = head is not None and head.seq == self.applied_seq
+            """Of names; else it is made at the next start."""
             if version == 0:
                 raise ValueError("the row that says which shard it holds is missing")
             if version not in (FORMAT, FORMAT_WITHOUT_CHECKSUMS):
@@ -203,7 +209,10 @@ class Check:
         self._progress(what, 0.0)
         alarms: dict[bytes, Alarm] = {}
         indexed: dict[bytes, set[str]] = {INDEX_KEY: set(), STEADY_INDEX_KEY: set()}
-        for key, names, header in objects(state.rows(), memtable):
+        index = IndexSums()
+        for key, names, header in objects(index.noting(state.rows()), memtable):
+            if key == NAMES_KEY:  # Looked at apart: it says what the state has, without the logs.
+                continue
             self._add(rows=names.count)
             if key >= OWN_FIRST:
                 if key in indexed:
@@ -220,6 +229,8 @@ class Check:
                 yield f"the alarm of the object with the key {key.hex()} is not in the index, so it would never ring"
         for row in sorted(set().union(*indexed.values())):
             yield f"the index has an alarm that its object does not have: {row}"
+        if state.has_index and not index.fits:
+            yield "the index of names does not say which objects there are"
 
     def _object_problems(
         self, shard: int, key: bytes, rows: int, header: bytes | None, alarms: dict[bytes, Alarm]
@@ -240,6 +251,30 @@ class Check:
             yield f"{name} belongs to another shard"
         if decoded.alarm is not None:
             alarms[key] = decoded.alarm
+
+
+class IndexSums:
+    """Whether an index of names fits the headers: told by sums, since there may be millions."""
+
+    def __init__(self) -> None:
+        self._named = self._indexed = 0
+
+    def noting(self, rows: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        """The same rows."""
+        for key, value in rows:
+            if is_header(key) and (named := named_by(value)) is not None:
+                self._named ^= _hash_of(index_row(named)[0])
+            elif key.startswith(NAMES_KEY):
+                self._indexed ^= _hash_of(key)
+            yield key, value
+
+    @property
+    def fits(self) -> bool:
+        return self._named == self._indexed
+
+
+def _hash_of(row: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(row, digest_size=16).digest(), "big")
 
 
 class Names:

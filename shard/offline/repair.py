@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from heapq import merge
 from itertools import islice
@@ -26,7 +27,9 @@ from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Header, deco
 from tidegate.shard.log.commit_log import sync_directory
 from tidegate.shard.offline.check import ReadState, objects, state_path
 from tidegate.shard.offline.rows import OWN_FIRST, name_of_object, name_of_row
+from tidegate.shard.store.interface import NAMES_KEY
 from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.names import NAMES_HEAD_KEY, IndexHead, Named, head_row, index_row
 from tidegate.shard.store.recovery import Recovery, salvaged
 from tidegate.shard.store.state.data_file import (
     DATA_FILE,
@@ -48,7 +51,7 @@ MENDED_BYTES_MAX = 4 << 10
 """Up to 11 kB no two bits have the same effect on the checksum; trying takes its time."""
 DAMAGES_MAX = 10_000
 """So many are looked at, and named."""
-_INDEXES = (INDEX_KEY, STEADY_INDEX_KEY)
+_INDEXES = (INDEX_KEY, STEADY_INDEX_KEY, NAMES_KEY)
 
 Pair = tuple[bytes, bytes]
 
@@ -272,6 +275,9 @@ class Salvage:
         for key, header in self._headers.items():
             for index, writes in index_changes(key, None, header.alarm, header.class_name, header.name).items():
                 rows |= {index + name.encode(): value for name, value in writes.items() if value is not None}
+        rows |= dict(index_row(Named(header.class_name, header.name)) for header in self._headers.values())
+        counts = Counter(header.class_name for header in self._headers.values())
+        rows |= dict([head_row(IndexHead(self._applied_seq, dict(counts)))])
         yield from sorted(rows.items())
 
     def _value(self, row: Row) -> bytes:
@@ -281,10 +287,10 @@ class Salvage:
         return bool(row.key) and (is_whole(row.key, row.value) or not self._has_checksums)
 
     def _leaf_rows(self, number: int) -> Iterator[Row]:
-        """Indexes of alarms are made anew."""
+        """Indexes are made anew."""
         for found in self._file.rows_of(number, self._file.page(number)):
             row = self._mended.get((number, found.key), found)
-            if self._is_good(row) and row.key[:OBJECT_KEY_BYTES] not in _INDEXES:
+            if self._is_good(row) and row.key[:OBJECT_KEY_BYTES] not in _INDEXES and row.key != NAMES_HEAD_KEY:
                 yield row
 
     def _mend(self) -> Iterator[tuple[tuple[int, bytes], Row]]:

@@ -8,6 +8,7 @@ from heapq import merge
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.shard.core.alarms import ABANDONED_KEY, BEGUN_KEY, INDEX_KEY, STEADY_INDEX_KEY, STEADY_KEY, decode_header
+from tidegate.shard.store.interface import NAMES_KEY
 from tidegate.shard.store.memtable import Memtable
 
 OWN_FIRST = b"\x40"
@@ -18,6 +19,7 @@ _OWN = {
     STEADY_KEY: "the clock of alarms",
     ABANDONED_KEY: "the list of abandoned alarms",
     BEGUN_KEY: "the list of alarms whose handlers run",
+    NAMES_KEY: "the index of names",
 }
 
 Row = tuple[bytes, bytes]

@@ -19,6 +19,10 @@ HEADER: Final = ""
 """The key under which an object keeps what the runtime knows about it. Never visible to user code, whose keys are not empty."""
 
 
+NAMES_KEY: Final = b"\xf8" * 16
+"""Object key of the index of names, see `store.names`. Object keys begin with a slot, so with a byte below 0x40."""
+
+
 class Unknown(enum.Enum):
     """The type of `UNKNOWN`; an enum because type checkers follow `is` comparisons with its only member."""
 

@@ -10,6 +10,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
 from tidegate.shard.store.interface import UNKNOWN, ObjectWrites, Unknown
+from tidegate.shard.store.names import FreshNames
 
 ENTRY_OVERHEAD_BYTES = 120
 """Estimate of what a dict entry with its two Python objects takes beyond the bytes of key and value."""
@@ -19,7 +20,7 @@ OBJECT_OVERHEAD_BYTES = 300
 class Memtable:
     """The newest value of every key written since the memtable was new. Only one thread touches it."""
 
-    __slots__ = ("_sorted", "entries", "objects", "size_bytes")
+    __slots__ = ("_sorted", "entries", "fresh", "objects", "size_bytes")
 
     def __init__(self) -> None:
         self.objects: dict[bytes, ObjectWrites] = {}
@@ -28,6 +29,8 @@ class Memtable:
         self.entries = 0
         self.size_bytes = 0
         """Estimate of the memory held."""
+        self.fresh: FreshNames | None = None
+        """Once somebody has asked for names."""
 
     def __bool__(self) -> bool:
         return bool(self.objects)
@@ -131,6 +134,7 @@ class Memtable:
 
     def pour(self, upper: Memtable, objects_max: int) -> bool:
         """Takes over at most so many objects of `upper`, which counts over this one; whether any are left there."""
+        upper.fresh = None  # Its objects are no longer in the order in which they came.
         while upper.objects and objects_max > 0:
             key, held = upper.objects.popitem()
             upper._count_object(held, -1)

@@ -10,14 +10,15 @@ Rule 2: this file knows the state only by the protocol below; the simulator runs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple, Protocol
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.ids import OBJECT_KEY_BYTES
+from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
 from tidegate.shard.store.interface import (
+    HEADER,
     UNKNOWN,
     Answer,
     AnswerRoll,
@@ -29,6 +30,7 @@ from tidegate.shard.store.interface import (
     Unknown,
 )
 from tidegate.shard.store.memtable import Memtable, merge_over
+from tidegate.shard.store.names import OWN_FIRST, FreshNames, IndexHead, Named, named_by, named_in
 from tidegate.shard.store.reads import OpenReads
 
 ABOVE_KEYS = b"\xff"
@@ -78,6 +80,11 @@ class ShardState(Protocol):
     @property
     def applied_seq(self) -> int:
         """Everything up to this shard sequence is in the state."""
+        ...
+
+    @property
+    def names(self) -> IndexHead:
+        """What the index of names says of itself, see `store.names`: each batch keeps it."""
         ...
 
     @property
@@ -253,6 +260,53 @@ class ShardStore:
             rows = merge_over(layer.rows(object_key, start, end, reverse), rows, reverse)
         present = ((key, value) for key, value in rows if value is not None)
         return list(islice(present, limit))
+
+    # Names
+
+    def look_for_names(self) -> Iterator[None]:
+        """Finds, in steps, the names of objects that are not in the state yet. To be gone through before `names` is asked."""
+        for memtable in (self.active, self.frozen):
+            if memtable is not None:
+                memtable.fresh = memtable.fresh or FreshNames()
+                yield from memtable.fresh.look(memtable.objects)
+
+    def names(
+        self, start: str, end: str | None, limit: int, rows: Sequence[tuple[str, bytes]]
+    ) -> tuple[list[tuple[str, Named]], str | None]:
+        """Objects whose rows in the index are in [start, end), in that order, and where to go on; None: that was the end. `rows`
+        are those of the state, the first `limit` of them, as `scan` tells them of NAMES_KEY."""
+        reached = rows[-1][0] + "\0" if len(rows) == limit else end
+        found = dict(rows)
+        for memtable in (self.active, self.frozen):
+            if memtable is not None and memtable.fresh is not None:
+                fresh = memtable.fresh.page(start, reached, limit)
+                if len(fresh) == limit:
+                    reached = fresh[-1][0] + "\0" if reached is None else min(reached, fresh[-1][0] + "\0")
+                for row, value in fresh:
+                    found.setdefault(row, value)
+        named = [(row, named_in(row, found[row])) for row in sorted(found) if reached is None or row < reached]
+        if self.active or self.frozen:
+            named = [each for each in named if self._exists(each[1])]
+        return named, None if reached == end else reached
+
+    def counted(self) -> Mapping[str, int]:
+        """Objects by class, as far as they are in the state."""
+        return self.state.names.counts
+
+    def uncounted(self) -> Iterator[tuple[str, int]]:
+        """What that lacks: a class, and how many more or less; in steps, some of them of nothing."""
+        keys = dict.fromkeys(key for each in (self.active, self.frozen) if each is not None for key in each.objects)
+        for number, key in enumerate(keys, 1):
+            if key < OWN_FIRST and (now := self.recall(key, HEADER)) is not UNKNOWN:
+                before = self.state.get(key)
+                if (now is None) is not (before is None) and (named := named_by(now or before or b"")) is not None:
+                    yield named.class_name, 1 if before is None else -1
+            elif number % 64 == 0:
+                yield "", 0
+
+    def _exists(self, named: Named) -> bool:
+        """As far as memory says otherwise."""
+        return self.recall(object_key(named.class_name, named.name), HEADER) is not None
 
     # Writing
 

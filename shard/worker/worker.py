@@ -78,6 +78,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     TopologyChanged,
     WorkerSpec,
 )
+from tidegate.runtime.wire.wishes import OF_ALL_WORKERS
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.tracing import Tracing
@@ -315,9 +316,14 @@ class Worker:
         class_name, _, name = asked.object.partition("/")
         if asked.wish is not None:
             number, say = asked.number, self._send_control
-            self._host.wishes.begin(
-                asked.wish, class_name, name, asked.timeout_s, lambda error, result: say(Administered(number, error, result))
-            )
+
+            def answered(error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
+                say(Administered(number, error, result))
+
+            if isinstance(asked.wish, OF_ALL_WORKERS):
+                self._host.listing.begin(asked.wish, answered)
+            else:
+                self._host.wishes.begin(asked.wish, class_name, name, asked.timeout_s, answered)
             return
         operator, request = Operator(asked.number, self._send_control), Request(asked.number, "", asked.object, asked.method)
         self._turn.begin()

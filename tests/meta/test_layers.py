@@ -94,7 +94,7 @@ ARROWS: dict[str, set[str]] = {
 
 RULES = {
     "shard/core": "*",
-    "shard/store": {"answers", "interface", "memtable", "reads", "record", "store"},
+    "shard/store": {"answers", "interface", "memtable", "names", "reads", "record", "store"},
     "shard/store/state": {"memory_state"},
     "shard/store/checkpoints": {"ahead", "sorting"},
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},

@@ -107,6 +107,45 @@ def test_an_object_whose_gate_is_closed_is_waited_for_and_not_changed_later(
     assert operator.type("objects", "put", "Shop", "alice", "n", "2")[0] == 0
 
 
+def test_objects_are_listed_page_by_page_whatever_happens_meanwhile(service: Service, operator: Operator) -> None:
+    service.expect("killed by SIGKILL", "is ready again")
+    everybody = [f"user{number:03}" for number in range(150)]
+    for name in everybody:
+        service.call("Shop", name, "set", "n", 1)
+    assert [each["name"] for each in operator.json("objects", "ls", "Shop", "--limit", "40")["objects"]] == everybody[:40]
+    code, out, _ = operator.type("objects", "ls", "Shop", "--prefix", "user1", "--limit", "3", "--after", "user110")
+    assert (code, out.splitlines()[1].split()[0]) == (0, "Shop/user111")
+    assert out.splitlines()[-1] == "there are more: --after user113, or --all"
+    worker = next(each["pid"] for each in service.status()["processes"] if each["name"] == "worker 0")
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: operator.type("objects", "ls", "Shop")[0] == 0, "the worker")
+    code, out, _ = operator.type("objects", "ls", "--all", "--json")
+    assert [json.loads(line)["name"] for line in out.splitlines()] == everybody
+    service.call("Shop", "user077", "set", "big", "x" * 10_000)
+    wait_until(lambda: operator.json("objects", "ls", "Shop", "--biggest", "1")["objects"][0]["bytes"] > 10_000, "the sizes")
+    assert operator.json("objects", "ls", "Shop", "--biggest", "1")["objects"][0]["name"] == "user077"
+    assert operator.json("classes")["classes"]["Shop"]["objects"] == 150
+    code, _, err = operator.type("objects", "ls", "Shpo")
+    assert (code, "did you mean Shop?" in err) == (3, True)
+
+
+def test_objects_of_a_class_that_was_deleted_are_listed_looked_at_and_deleted(
+    serve: Callable[..., Service], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app = tmp_path / "shop.py"
+    app.write_text(APP)
+    service = serve(1, app=str(app))
+    service.call("Shop", "alice", "set", "n", 1)
+    service.stop()
+    app.write_text(APP.replace("class Shop", "class Store"))
+    operator = Operator(service.start(1), capsys)
+    assert operator.json("classes")["classes"]["Shop"] == {"objects": 1, "in_memory": 0, "in_app": False}
+    assert [each["name"] for each in operator.json("objects", "ls", "--orphans")["objects"]] == ["alice"]
+    assert operator.json("objects", "get", "Shop", "alice", "n")["value"] == 1
+    assert operator.type("objects", "delete", "Shop", "alice", "--yes")[0] == 0
+    assert operator.json("objects", "ls", "--orphans")["objects"] == []
+
+
 def test_a_router_that_hangs_is_in_nobodys_way(service: Service, operator: Operator) -> None:
     service.call("Shop", "alice", "set", "n", 1)
     router = next(each["pid"] for each in service.status()["processes"] if each["name"].startswith("router"))

@@ -19,6 +19,7 @@ from tests.sim.disk import Disk
 from tidegate.runtime.ids import object_key
 from tidegate.runtime.limits import ALARM_DEATHS_MAX
 from tidegate.shard.core.alarms import ABANDONED_KEY
+from tidegate.shard.store.names import index_row, is_header, named_by
 
 Seen = dict[str, tuple[int, int]]
 """By journal: the newest segment of it that is known, as version and stamp."""
@@ -207,6 +208,8 @@ class History:
     def check_recovered(self, recovered: dict[bytes, bytes]) -> None:
         """`recovered`: all rows of all shards after the last recovery."""
         expected = self.disk.everything()
+        headers = [named_by(value) for key, value in expected.items() if is_header(key)]
+        expected |= dict(index_row(named) for named in headers if named is not None)
         if recovered != expected:
             lost = sorted(key for key in expected if recovered.get(key) != expected[key])
             extra = sorted(key for key in recovered if key not in expected)

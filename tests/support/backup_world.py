@@ -23,7 +23,7 @@ from tidegate.shard.backup.restore import Restored, build, find_moment
 from tidegate.shard.core.alarms import Alarm, Header, encode_header, index_changes
 from tidegate.shard.offline.check import ReadState, state_path
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable
-from tidegate.shard.store.interface import Answer, ObjectWrites, ShardCommit
+from tidegate.shard.store.interface import NAMES_KEY, Answer, ObjectWrites, ShardCommit
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.recovery import Recovery
 from tidegate.shard.store.worker_store import WorkerStore
@@ -216,4 +216,8 @@ def known_in(data: Path, shard: int) -> Known:
     group = table.groups.get("Session")
     kept = {} if group is None else {key: msgspec.msgpack.decode(answer.result) for key, answer in group.rows.items()}
     assert all(key == value for key, value in kept.items())
-    return Known(seq, {row: value for row, value in rows.items() if row not in own}, frozenset(map(int, kept)))
+    return Known(
+        seq,
+        {row: value for row, value in rows.items() if row not in own and not row.startswith(NAMES_KEY)},
+        frozenset(map(int, kept)),
+    )

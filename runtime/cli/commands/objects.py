@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import difflib
+import heapq
 import json
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,18 +21,56 @@ from tidegate.runtime.cli.asking import read_status, status_of
 from tidegate.runtime.cli.commanding import administer
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import plural, render_quarantine, table
-from tidegate.runtime.cli.wishing import Result, add_wish, add_wish_options, as_text, carry_out, read_plain, target_of, tell
-from tidegate.runtime.errors import OperatorError, one_line
-from tidegate.runtime.wire.wishes import SHOWN_ROWS, SHOWN_ROWS_MAX, CallMethod, Condition, Delete, Evict, Get, Put, Show
+from tidegate.runtime.cli.wishing import (
+    Result,
+    add_wish,
+    add_wish_options,
+    as_text,
+    carry_out,
+    of_all,
+    read_plain,
+    reporting,
+    target_of,
+    tell,
+)
+from tidegate.runtime.errors import OperatorError, Unavailable, UnknownClass, one_line
+from tidegate.runtime.ids import name_row
+from tidegate.runtime.wire.wishes import (
+    LISTED_OBJECTS,
+    LISTED_OBJECTS_MAX,
+    SHOWN_ROWS,
+    SHOWN_ROWS_MAX,
+    CallMethod,
+    Condition,
+    Delete,
+    Evict,
+    Get,
+    ListClasses,
+    ListNames,
+    Put,
+    Show,
+)
 
 _EPILOG = """Every command goes to the worker that owns the object, past the routers: it sees what is not durable yet, and
 waits at the object's gate as calls do. Run it on the machine of the service, as its user or root. Edits are written to
 audit.jsonl in the data directory. Exit code 3: there is no such thing, or it is not as --if-… says.
 
 examples:
+  tidegate objects ls Counter
   tidegate objects show Counter alice
   tidegate objects get Counter alice counter
   tidegate objects blocked
+"""
+_LS_EPILOG = """In the order of class and name, page by page. Sizes are those of keys and values as they are stored, of what is
+durable.
+
+examples:
+  tidegate objects ls                                          of all classes
+  tidegate objects ls Counter --prefix user/ --limit 20
+  tidegate objects ls Counter --after alice                    the next page
+  tidegate objects ls Counter --biggest 5                      looks at every object of the class
+  tidegate objects ls --orphans --long
+  tidegate objects ls Counter --all --json > names.jsonl
 """
 _SHOW_EPILOG = """Values are JSON; what JSON has not is an object with one key: {"$bytes": base64}, {"$time": …},
 {"$float": "nan"}, {"$map": [[key, value]]}, {"$ext": [code, base64]}. A value of more than 16 KiB is shown by its size:
@@ -86,12 +127,28 @@ examples:
 LISTED_S = 6.0
 """The list of the objects in quarantine may be so old."""
 _VALUE_WIDTH = 80
+_ALL_LIMIT = 1_000
+"""Objects of a page where all are asked for."""
 _UNDO_CHARACTERS_MAX = 2_000
 
 
 def add(commands: Any) -> None:
     objects = add_command(commands, "objects", _EPILOG, lambda options: fail_usage("objects: say what to do; see --help"))
     actions = objects.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    listed = add_command(
+        actions, "ls", _LS_EPILOG, reporting(_list, "{0.class_name}"), says="list objects, in the order of their names"
+    )
+    listed.add_argument("class_name", metavar="CLASS", nargs="?", default="", help="of this class (default: of all)")
+    listed.add_argument("--prefix", default="", metavar="TEXT", help="only names that begin with it")
+    listed.add_argument("--after", default="", metavar="NAME", help="only names behind it; without CLASS: CLASS/NAME")
+    most = f"at most so many (default: {LISTED_OBJECTS})"
+    limit = read_as(Annotated[int, msgspec.Meta(ge=1, le=LISTED_OBJECTS_MAX)])
+    listed.add_argument("--limit", type=limit, default=LISTED_OBJECTS, metavar="N", help=most)
+    listed.add_argument("--long", action="store_true", help="with the number of keys, and bytes")
+    listed.add_argument("--all", action="store_true", help="all of them, page by page; with --json an object a line")
+    listed.add_argument("--orphans", action="store_true", help="only of classes that the app does not have")
+    count = read_as(Annotated[int, msgspec.Meta(ge=1, le=10_000)])
+    listed.add_argument("--biggest", type=count, metavar="N", help="the N with the most bytes, of all that are named")
     show = add_wish(actions, "show", "list the keys of an object, with their values", _SHOW_EPILOG, _show)
     show.add_argument("--prefix", default="", metavar="TEXT", help="only keys that begin with it")
     show.add_argument("--after", default="", metavar="KEY", help="only keys behind it, in byte order")
@@ -121,7 +178,7 @@ def add(commands: Any) -> None:
     for parser in (put, delete, call):
         told = "what the values were, and are, is in the audit log, too"
         parser.add_argument("--audit-values", action="store_true", help=told)
-    for parser in (show, get, put, delete, call, evict, blocked, release):
+    for parser in (listed, show, get, put, delete, call, evict, blocked, release):
         add_wish_options(parser)
 
 
@@ -142,6 +199,105 @@ def _add_conditions(parser: Parser) -> None:
 def _condition(options: argparse.Namespace) -> Condition:
     value = msgspec.UNSET if options.if_value is None else options.if_value.plain
     return Condition(value, options.if_digest, options.if_missing)
+
+
+# Listing
+
+
+def _list(options: argparse.Namespace) -> int:
+    wish = ListNames(options.class_name, options.prefix, _after(options), options.limit, options.long, options.orphans)
+    if options.biggest is not None:
+        return _biggest(options, wish)
+    if options.all:
+        return _all(options, wish)
+    objects, missing, more = _names(options, wish)
+    result: Result = {"objects": objects, "more": more}
+    if not objects and not missing and options.class_name:
+        _check_class(options)
+    return tell(options, result, _names_page(result, options), missing)
+
+
+def _after(options: argparse.Namespace) -> tuple[str, str] | None:
+    if not options.after:
+        return None
+    if options.class_name:
+        return options.class_name, options.after
+    class_name, _, name = options.after.partition("/")
+    return class_name, name
+
+
+def _names(options: argparse.Namespace, wish: ListNames) -> tuple[list[Result], list[str], bool]:
+    """A page of all workers together; what is missing; whether there are more."""
+    answers, missing = of_all(options, wish)
+    objects = sorted((each for answer in answers for each in answer["objects"]), key=_row)
+    # Behind the last one of a worker that has more, not all are known.
+    ends = [_row(answer["objects"][-1]) for answer in answers if answer["more"]]
+    known = [each for each in objects if not ends or _row(each) <= min(ends)][: wish.limit]
+    return known, missing, len(known) < len(objects) or bool(ends)
+
+
+def _row(each: Result) -> str:
+    return name_row(each["class"], each["name"])
+
+
+def _pages(options: argparse.Namespace, wish: ListNames) -> Iterator[list[Result]]:
+    """All of them. Raises CallError where a worker does not answer: nothing is passed over."""
+    more = True
+    while more:
+        objects, missing, more = _names(options, wish)
+        if missing:
+            raise Unavailable(missing[0])
+        yield objects
+        if objects:
+            wish = msgspec.structs.replace(wish, after=(objects[-1]["class"], objects[-1]["name"]))
+
+
+def _all(options: argparse.Namespace, wish: ListNames) -> int:
+    for objects in _pages(options, msgspec.structs.replace(wish, limit=max(wish.limit, _ALL_LIMIT))):
+        for each in objects:
+            print(json.dumps(each, ensure_ascii=False) if options.json else one_line(f"{each['class']}/{each['name']}"))
+    return EXIT_OK
+
+
+def _biggest(options: argparse.Namespace, wish: ListNames) -> int:
+    """Every object is looked at: the largest are kept."""
+    kept: list[tuple[int, int, Result]] = []
+    seen, said_s = 0, time.monotonic()
+    for objects in _pages(options, msgspec.structs.replace(wish, sizes=True, limit=_ALL_LIMIT)):
+        for each in objects:
+            seen += 1
+            heapq.heappush(kept, (each["bytes"], -seen, each))
+            if len(kept) > options.biggest:
+                heapq.heappop(kept)
+        if time.monotonic() - said_s > 1.0 and sys.stderr.isatty():
+            said_s = time.monotonic()
+            print(f"{seen:,} objects looked at", file=sys.stderr)
+    result: Result = {"objects": [each for _, _, each in sorted(kept, reverse=True)], "more": False, "seen": seen}
+    options.long = True
+    return tell(options, result, _names_page(result, options))
+
+
+def _names_page(result: Result, options: argparse.Namespace) -> str:
+    rows = [("object", "in memory", *(("keys", "bytes") if options.long else ()))]
+    for each in result["objects"]:
+        sizes = (f"{each['keys']:,}", f"{each['bytes']:,}") if options.long else ()
+        rows.append((one_line(f"{each['class']}/{each['name']}"), "yes" if each["in_memory"] else "", *sizes))
+    lines = table(rows, numbers={2, 3}) if result["objects"] else ["no objects"]
+    if result["more"]:
+        last = result["objects"][-1]
+        after = last["name"] if options.class_name else f"{last['class']}/{last['name']}"
+        lines.append(f"there are more: --after {shlex.quote(after)}, or --all")
+    return "\n".join(lines)
+
+
+def _check_class(options: argparse.Namespace) -> None:
+    """Whether anybody knows it. Raises CallError."""
+    answers, _ = of_all(options, ListClasses())
+    known = sorted({name for answer in answers for name in answer["classes"]})
+    if options.class_name not in known:
+        near = difflib.get_close_matches(options.class_name, known)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
+        raise UnknownClass(f"no object and no class of the app has that name; {hint}", details={"missing": True})
 
 
 # Looking

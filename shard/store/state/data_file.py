@@ -23,8 +23,11 @@ from zlib import crc32
 
 import lmdb
 
+from tidegate.runtime.ids import OBJECT_KEY_BYTES
 from tidegate.runtime.limits import STATE_VERIFY_BYTES_MAX
 from tidegate.shard.log.commit_log import overwrite_in_place, sync_directory
+from tidegate.shard.store.interface import NAMES_KEY
+from tidegate.shard.store.names import OWN_FIRST, IndexHead, head_row, index_row, named_by
 from tidegate.shard.store.state.pages import CRC_BYTES, Damage, PageFile, Verifier, is_whole
 from tidegate.shard.store.store import StoreFailed
 
@@ -197,5 +200,49 @@ def write_rows(place: Path, rows: Iterator[tuple[bytes, bytes]], map_bytes: int)
                 txn.cursor().putmulti(with_checksums(piece), append=True)
 
 
+def make_index(environment: lmdb.Environment, shard: int, applied_seq: int) -> IndexHead:
+    """Makes the index of names anew, durably. Raises lmdb.Error."""
+    counts: dict[str, int] = {}
+    with environment.begin(write=True) as txn, txn.cursor() as cursor:
+        more = cursor.set_range(NAMES_KEY)
+        while more and cursor.key()[: len(NAMES_KEY)] == NAMES_KEY:
+            more = cursor.delete() and cursor.key() != b""
+    total, done, after, said_at = int(environment.stat()["entries"]), 0, b"", perf_counter()
+    while True:
+        with environment.begin() as txn:  # None is kept over a commit: see `lmdb_state`, rule 1.
+            headers = list(islice(_headers(txn, after), WRITE_ROWS * 10))
+        if not headers:
+            break
+        after, done = headers[-1][0], done + len(headers)
+        piece = [named for _, header in headers if (named := named_by(header)) is not None]
+        for named in piece:
+            counts[named.class_name] = counts.get(named.class_name, 0) + 1
+        with environment.begin(write=True) as txn:
+            txn.cursor().putmulti(with_checksums(sorted(map(index_row, piece))))
+        if perf_counter() - said_at > PROGRESS_S:
+            said_at = perf_counter()
+            log.info("indexing the names of shard %d: %d objects of %d rows", shard, done, total)
+    head = IndexHead(applied_seq, counts)
+    with environment.begin(write=True) as txn:
+        txn.cursor().putmulti(with_checksums([head_row(head)]))
+    return head
+
+
+def _headers(txn: lmdb.Transaction, after: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Of all objects behind that one, with their keys. What comes between is passed by."""
+    cursor = txn.cursor()
+    more = cursor.set_range(after + b"\xff") if after else cursor.first()
+    while more and (key := bytes(cursor.key())) < OWN_FIRST:
+        if len(key) == OBJECT_KEY_BYTES:
+            yield key, bytes(cursor.value()[:-CRC_BYTES])
+            more = cursor.next()
+        else:
+            more = cursor.set_range(key[:OBJECT_KEY_BYTES] + b"\xff")
+
+
+def with_checksum(key: bytes, value: bytes) -> bytes:
+    return value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little")
+
+
 def with_checksums(items: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-    return [(key, value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little")) for key, value in items]
+    return [(key, value + crc32(value, crc32(key)).to_bytes(CRC_BYTES, "little")) for key, value in items]  # As above.

@@ -30,6 +30,7 @@ from tidegate.runtime.limits import KEY_BYTES_MAX
 from tidegate.shard.log.commit_log import is_copied_on_write, make_directory, overwrite_in_place, sync_directory
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.logs import LOG_KEY
+from tidegate.shard.store.names import NAMES_HEAD_KEY, OWN_FIRST, IndexHead, NameChanges, is_header, read_head
 from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT,
@@ -41,11 +42,13 @@ from tidegate.shard.store.state.data_file import (
     expected_seq,
     find_damage,
     format_of,
+    make_index,
     open_environment,
     pack_meta,
     remove_new,
     sync_file,
     unpack_meta,
+    with_checksum,
     with_checksums,
 )
 from tidegate.shard.store.state.pages import CRC_BYTES, CRC_RESIDUE, PageFile
@@ -159,7 +162,10 @@ class LmdbState:
                 "open store", path, str(error), "check the permissions, the address space limit (ulimit -v) and the disk",
             ) from error  # fmt: skip
         try:
+            self.names = IndexHead(0)
+            """Of the index of names, as it is committed."""
             self.applied_seq = self._create() if is_new else self._check()
+            self._index_names()
             self.log_mark = self.get(LOG_KEY) or b""
             self.sizes = sizes_of(self._env)
             self.is_copied_on_write = is_copied_on_write(path / DATA_FILE)
@@ -216,6 +222,13 @@ class LmdbState:
             hint = "put the directories back in their places"
             raise ShardDamaged(self.shard, "open store", self.path, f"it holds shard {shard}", hint)
         return applied_seq
+
+    def _index_names(self) -> None:
+        """Reads what the index of names says of itself; where it is not of the newest commit, the index is made anew."""
+        head = read_head(self.get(NAMES_HEAD_KEY))
+        if head is None or head.seq != self.applied_seq:
+            head = make_index(self._env, self.shard, self.applied_seq)
+        self.names = head
 
     def damaged(self, problem: object) -> ShardDamaged:
         return ShardDamaged(self.shard, "read store", self.path, str(problem))
@@ -387,6 +400,7 @@ class LmdbBatch:
         self._env = env
         self._seq: int | None = None
         self._log_mark: bytes | None = None
+        self._names = NameChanges(state.names)
         try:
             self._txn = env.begin(write=True)
         except lmdb.Error as error:
@@ -396,33 +410,49 @@ class LmdbBatch:
         try:
             with self._txn.cursor() as cursor:
                 cursor.putmulti(with_checksums(items))
+            self._names.add([value for key, value in items if len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST], self._put_new)
         except lmdb.Error as error:
             raise self._failure(error) from error
+
+    def _put_new(self, key: bytes, value: bytes) -> bool:
+        return bool(self._txn.put(key, with_checksum(key, value), overwrite=False))
+
+    def _forget_name(self, header: bytes) -> None:
+        """Of an object whose header is deleted."""
+        self._names.remove(header[:-CRC_BYTES], self._txn.delete)
 
     def delete_many(self, keys: list[bytes]) -> None:
         delete = self._txn.delete
         try:
             for key in keys:
+                if is_header(key) and (header := self._txn.get(key)) is not None:
+                    self._forget_name(header)
                 delete(key)
         except lmdb.Error as error:  # Deleting copies pages too, so it can run out of room as well.
             raise self._failure(error) from error
 
     def delete_range(self, start: bytes, end: bytes, keys_max: int) -> bool:
         """Deletes at most so many keys of [start, end); whether the range is empty now."""
+        headers: list[bytes] = []
         try:
             with self._txn.cursor() as cursor:
                 more = cursor.set_range(start)
-                while more and cursor.key() < end:
+                while more and (key := cursor.key()) < end:
                     if keys_max == 0:
-                        return False
+                        break
                     keys_max -= 1
+                    if is_header(key):
+                        headers.append(cursor.value())
                     more = cursor.delete() and cursor.key() != b""
+                is_empty = not more or cursor.key() >= end
+            for header in headers:
+                self._forget_name(header)
         except lmdb.Error as error:
             raise self._failure(error) from error
-        return True
+        return is_empty
 
     def set_applied_seq(self, seq: int) -> None:
-        self._seq = seq
+        self._seq = self._names.seq = seq
         self.put_many([(META_KEY, pack_meta(self._state.shard, seq))])
 
     def set_log(self, mark: bytes) -> None:
@@ -432,6 +462,8 @@ class LmdbBatch:
     def commit(self) -> None:
         """Blocks until durable, without the GIL. On failure nothing of the batch is in the state."""
         try:
+            if (head := self._names.head()) is not None:
+                self._txn.put(head[0], with_checksum(*head))
             self._txn.commit()
         except lmdb.Error as error:
             raise self._failure(error) from error
@@ -439,6 +471,7 @@ class LmdbBatch:
             self._state.applied_seq = self._seq
         if self._log_mark is not None:
             self._state.log_mark = self._log_mark
+        self._state.names = self._names.after()
         self._state.sizes = sizes_of(self._env)
 
     def abort(self) -> None:

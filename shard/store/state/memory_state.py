@@ -9,6 +9,9 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator
 from functools import partial
 
+from tidegate.runtime.ids import OBJECT_KEY_BYTES
+from tidegate.shard.store.names import OWN_FIRST, IndexHead, NameChanges, is_header
+
 
 class MemorySnapshot:
     """The rows of a state as they were: they are never changed, only replaced. `closed` is called at the end."""
@@ -35,6 +38,7 @@ class MemoryState:
         self.shard = shard
         self.applied_seq = 0
         self.log_mark = b""
+        self.names = IndexHead(0)
         self.commits = 0
         self._view: tuple[dict[bytes, bytes], list[bytes]] = ({}, [])
         """The rows and their keys in order; replaced as one, since a commit happens in a thread and reads on the loop."""
@@ -83,13 +87,23 @@ class MemoryBatch:
         self._rows = dict(state.rows)
         self._applied_seq = state.applied_seq
         self._log_mark = state.log_mark
+        self._names = NameChanges(state.names)
 
     def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
         self._rows.update(items)
+        self._names.add([value for key, value in items if len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST], self._put_new)
+
+    def _put_new(self, key: bytes, value: bytes) -> bool:
+        if key in self._rows:
+            return False
+        self._rows[key] = value
+        return True
 
     def delete_many(self, keys: list[bytes]) -> None:
         for key in keys:
-            self._rows.pop(key, None)
+            value = self._rows.pop(key, None)
+            if value is not None and is_header(key):
+                self._names.remove(value, lambda row: self._rows.pop(row, None) is not None)
 
     def delete_range(self, start: bytes, end: bytes, keys_max: int) -> bool:
         inside = sorted(key for key in self._rows if start <= key < end)
@@ -97,7 +111,7 @@ class MemoryBatch:
         return len(inside) <= keys_max
 
     def set_applied_seq(self, seq: int) -> None:
-        self._applied_seq = seq
+        self._applied_seq = self._names.seq = seq
 
     def set_log(self, mark: bytes) -> None:
         self._log_mark = mark
@@ -107,6 +121,7 @@ class MemoryBatch:
         if (error := self._state.commit_error) is not None:
             self._state.commit_error = None
             raise error
+        self._state.names = self._names.after()
         self._state.replace_rows(self._rows, self._applied_seq)
         self._state.log_mark = self._log_mark
 

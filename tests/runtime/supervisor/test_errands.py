@@ -8,7 +8,7 @@ from tidegate.runtime.ids import shard_of_slot, slot_of
 from tidegate.runtime.supervisor.errands import Errands
 from tidegate.runtime.wire.commands import Command, Ended
 from tidegate.runtime.wire.supervisor_messages import Administer, Administered
-from tidegate.runtime.wire.wishes import Get
+from tidegate.runtime.wire.wishes import Get, ListNames
 
 OWNERS = (0, 1, 0, 1)
 
@@ -69,6 +69,25 @@ def test_a_wish_goes_along_and_what_came_of_it_comes_back() -> None:
     assert desk.sent[0][1] == Administer(number, "wish", "Bell/a", Get("k"), 3.0)
     desk.errands.answered(Administered(number, result={"value": 1}))
     assert results == [{"value": 1}]
+
+
+def test_what_all_are_asked_is_ended_once_by_what_each_has_said_or_why_it_has_not() -> None:
+    desk = Desk()
+    results: list[tuple[int, Any]] = []
+    desk.errands = Errands(OWNERS, lambda number, ended: results.append((number, ended.result)))
+    number = desk.errands.begin(Command("wish", wish=ListNames()), desk._send)
+    assert [worker for worker, _ in desk.sent] == [0, 1]
+    desk.errands.answered(Administered(desk.sent[0][1].number, result={"objects": []}))
+    assert results == []
+    desk.errands.gone(desk.processes[1])
+    assert [each for each, _ in results] == [number]
+    told = results[0][1]["workers"]
+    assert told["0"] == {"result": {"objects": []}}
+    assert told["1"]["error"]["code"] == "shard_lost"
+    results.clear()
+    desk.processes.clear()
+    desk.errands.begin(Command("wish", wish=ListNames()), desk._send)
+    assert [each["error"]["code"] for each in results[0][1]["workers"].values()] == ["unavailable"] * 2
 
 
 def test_what_is_no_object_is_refused_here() -> None:

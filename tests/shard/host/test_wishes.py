@@ -10,7 +10,7 @@ import pytest
 from tests.support.cold_world import Actor, ColdWorld, checkpoint
 from tests.support.host_world import World
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, ObjectReset, UnknownClass, from_wire
-from tidegate.runtime.wire.wishes import CallMethod, Condition, Delete, Evict, Get, Put, Show, Wish, digest_of
+from tidegate.runtime.wire.wishes import CallMethod, Condition, Delete, Evict, Get, ObjectWish, Put, Show, digest_of
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -41,7 +41,7 @@ class Wisher:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def begin(self, name: str, wish: Wish, *, cls: str = "Shop", timeout_s: float = 5.0) -> asyncio.Future[dict[str, Any]]:
+    def begin(self, name: str, wish: ObjectWish, *, cls: str = "Shop", timeout_s: float = 5.0) -> asyncio.Future[dict[str, Any]]:
         future: asyncio.Future[dict[str, Any]] = self.world.loop.create_future()
 
         def answered(error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
@@ -55,7 +55,7 @@ class Wisher:
         self.world.host.wishes.begin(wish, cls, name, timeout_s, answered)
         return future
 
-    async def ask(self, name: str, wish: Wish, *, cls: str = "Shop", timeout_s: float = 5.0) -> dict[str, Any]:
+    async def ask(self, name: str, wish: ObjectWish, *, cls: str = "Shop", timeout_s: float = 5.0) -> dict[str, Any]:
         return await self.begin(name, wish, cls=cls, timeout_s=timeout_s)
 
 

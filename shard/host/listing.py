@@ -1,0 +1,238 @@
+"""Which objects a worker has: pages of their names, in order, and how many there are of each class.
+
+Guarantee: a page has every object that exists when it is asked, also one that is not durable yet (then the answer waits for
+that), and none that does not. It costs what it holds, of millions; the loop is left to others after a millisecond of it. No
+object comes into memory, and no value is read, unless sizes are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from tidegate.runtime.errors import CallError, Internal
+from tidegate.runtime.ids import name_row, object_key, shard_of_slot, slot_of
+from tidegate.runtime.logs.tracebacks import whole_traceback
+from tidegate.runtime.wire.protocol import OK
+from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListClasses, ListNames
+from tidegate.shard.core.cache import ObjectCache
+from tidegate.shard.core.codec import after_prefix
+from tidegate.shard.host.outbound import Permit
+from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.interface import HEADER, NAMES_KEY, ShardDamaged
+
+if TYPE_CHECKING:
+    from tidegate.shard.host.host import Host
+
+Answered = Callable[[dict[str, Any] | None, dict[str, Any] | None], object]
+
+SLICE_S = 0.001
+"""For so long it works before others get their turn."""
+SIZED_ROWS = 500
+"""Rows of an object whose sizes are added up at once."""
+_CHUNK_MIN = 16
+
+Entry = tuple[str, str, str]
+"""Where an object stands in the index, its class, its name."""
+Range = tuple[str, str | None]
+
+
+class _Part:
+    """What is known of one shard's objects in a range."""
+
+    def __init__(self, store: Any, start: str, end: str | None) -> None:
+        self.store = store
+        self.found: list[Entry] = []
+        """The next ones, the first of them last."""
+        self.start: str | None = start
+        """Where it goes on; None: there are no more."""
+        self.end = end
+
+
+class Listing:
+    """Of the objects of one worker."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._began_s = 0.0
+
+    def begin(self, wish: ListNames | ListClasses, answered: Answered) -> None:
+        """`answered` is called once."""
+        task = self._host.loop.create_task(self._list(wish, answered), context=NEUTRAL)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard, context=NEUTRAL)
+
+    async def _list(self, wish: ListNames | ListClasses, answered: Answered) -> None:
+        try:
+            result = await (self._names(wish) if isinstance(wish, ListNames) else self._classes())
+        except (CallError, ShardDamaged) as error:
+            told = error if isinstance(error, CallError) else Internal(str(error))
+            answered(told.to_wire(), None)
+        except Exception as error:
+            self._host.log.error("objects could not be listed: %s", whole_traceback(error))
+            answered(Internal("they could not be listed; the log of the service says why").to_wire(), None)
+        else:
+            self._answer(result, answered)
+
+    def _answer(self, result: dict[str, Any], answered: Answered) -> None:
+        """What is not durable may be in it."""
+        gate = self._host.output_gate
+        if gate.everything_is_durable:
+            answered(None, result)
+        else:
+            permit = Permit(lambda: answered(None, result), lambda error: answered(error.to_wire(), None))
+            gate.hold(gate.open_seq, None, permit, 0, OK, None)
+            self._host.turn.end_soon()
+
+    async def _breathe(self) -> None:
+        if time.perf_counter() - self._began_s > SLICE_S:
+            await asyncio.sleep(0)
+            self._began_s = time.perf_counter()
+
+    # Names
+
+    async def _names(self, wish: ListNames) -> dict[str, Any]:
+        limit = max(1, min(wish.limit, LISTED_OBJECTS_MAX))
+        self._began_s = time.perf_counter()
+        for store in list(self._host.stores.values()):
+            for _ in store.look_for_names():
+                await self._breathe()
+        found: list[Entry] = []
+        for start, end in self._ranges(wish):
+            found += await self._in_range(start, end, limit + 1 - len(found))
+            if len(found) > limit:
+                break
+        objects = [self._shown(each) for each in found[:limit]]
+        if wish.sizes:
+            for each in objects:
+                each.update(await self._size(each["class"], each["name"]))
+        return {"objects": objects, "more": len(found) > limit}
+
+    def _ranges(self, wish: ListNames) -> list[Range]:
+        after = "" if wish.after is None else f"{name_row(*wish.after)}\0"
+        if wish.class_name:
+            prefixes = [f"{wish.class_name}/{wish.prefix}"]
+        elif wish.orphans:
+            stored = {name for store in self._host.stores.values() for name in store.counted()}
+            prefixes = [f"{name}/" for name in stored if name not in self._host.classes]
+        else:
+            prefixes = [wish.prefix]
+        ranges = [(max(prefix, after), after_prefix(prefix)) for prefix in sorted(prefixes)]
+        return [(start, end) for start, end in ranges if end is None or start < end]
+
+    async def _in_range(self, start: str, end: str | None, limit: int) -> list[Entry]:
+        """In order, at most so many."""
+        stores = list(self._host.stores.values())
+        chunk = max(_CHUNK_MIN, 2 * limit // max(1, len(stores)))
+        parts = [_Part(store, start, end) for store in stores]
+        for part in parts:
+            await self._fill(part, chunk)
+        new, gone = self._undurable(start, end)
+        heads = [(part.found[-1], at) for at, part in enumerate(parts) if part.found]
+        heapq.heapify(heads)
+        listed: list[Entry] = []
+        while heads and len(listed) < limit + len(gone):
+            _, at = heapq.heappop(heads)
+            part = parts[at]
+            listed.append(part.found.pop())
+            if not part.found:
+                await self._fill(part, chunk)
+            if part.found:
+                heapq.heappush(heads, (part.found[-1], at))
+        bound = listed[-1] if heads and listed else None  # Behind it not all are known.
+        known = {entry for entry in (*listed, *new) if bound is None or entry <= bound} - gone
+        return sorted(known)[:limit]
+
+    async def _fill(self, part: _Part, chunk: int) -> None:
+        """The next ones of the shard, unless there are no more."""
+        while part.start is not None and not part.found:
+            await self._breathe()
+            store, start = part.store, part.start
+            if store.reader is None:
+                rows = store.scan(NAMES_KEY, start or None, part.end, reverse=False, limit=chunk)
+            else:
+                rows = await self._fetched(store, start, part.end, chunk)
+            named, part.start = store.names(start, part.end, chunk, rows)
+            part.found = [(row, each.class_name, each.name) for row, each in reversed(named)]
+
+    async def _fetched(self, store: Any, start: str, end: str | None, limit: int, key: bytes = NAMES_KEY) -> Any:
+        future: asyncio.Future[Any] = self._host.loop.create_future()
+
+        def done(rows: Any, error: Exception | None) -> None:
+            if not future.done():
+                future.set_result(rows) if error is None else future.set_exception(error)
+
+        store.fetch_range(key, start or None, end, False, limit, done)
+        return await future
+
+    def _undurable(self, start: str, end: str | None) -> tuple[set[Entry], set[Entry]]:
+        """Objects of the range that have come into being and are not durable, and those that are gone and will be."""
+        gate = self._host.output_gate
+        new: set[Entry] = set()
+        gone: set[Entry] = set()
+        members = [] if gate.in_flight is None else gate.in_flight.members
+        for cache in (*members, *gate.dirty):
+            if cache.owner is not None and cache.owner.broken is None and _changes_existence(cache):
+                row = name_row(cache.class_name, cache.name)
+                if row >= start and (end is None or row < end):
+                    (new if cache.has_header else gone).add((row, cache.class_name, cache.name))
+        return new, gone
+
+    def _shown(self, entry: Entry) -> dict[str, Any]:
+        _, class_name, name = entry
+        kept = self._host.classes.get(class_name)
+        in_memory = kept is not None and kept.activations.find(name) is not None
+        return {"class": class_name, "name": name, "in_memory": in_memory}
+
+    async def _size(self, class_name: str, name: str) -> dict[str, int]:
+        """Of what is durable of it."""
+        host, key = self._host, object_key(class_name, name)
+        store = host.stores.get(shard_of_slot(slot_of(class_name, name), host.settings.shards_total))
+        keys, size, start = 0, 0, ""
+        while store is not None:
+            await self._breathe()
+            if store.reader is None:
+                rows = store.scan(key, start or None, None, reverse=False, limit=SIZED_ROWS)
+            else:
+                rows = await self._fetched(store, start, None, SIZED_ROWS, key)
+            keys += len(rows)
+            size += sum(len(row.encode()) + len(value) for row, value in rows)
+            if len(rows) < SIZED_ROWS:
+                break
+            start = rows[-1][0] + "\0"
+        return {"keys": keys, "bytes": size}
+
+    # Classes
+
+    async def _classes(self) -> dict[str, Any]:
+        self._began_s = time.perf_counter()
+        counts: dict[str, int] = {}
+        for store in list(self._host.stores.values()):
+            for name, count in store.counted().items():
+                counts[name] = counts.get(name, 0) + count
+            for name, more in store.uncounted():
+                counts[name] = counts.get(name, 0) + more
+                await self._breathe()
+        app = self._host.classes
+        return {
+            "classes": {
+                name: {
+                    "objects": counts.get(name, 0),
+                    "in_memory": len(app[name].activations) + len(app[name].asleep) if name in app else 0,
+                    "in_app": name in app,
+                }
+                for name in sorted({*(name for name, count in counts.items() if count), *app})
+            }
+        }
+
+
+def _changes_existence(cache: ObjectCache) -> bool:
+    """What of it is not durable makes an object of it, or ends it."""
+    committing = cache.committing
+    return (
+        HEADER in cache.dirty or cache.cleared or (committing is not None and (HEADER in committing.writes or committing.cleared))
+    )

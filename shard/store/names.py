@@ -1,0 +1,171 @@
+"""The index of names: which objects a state has, in the order of class and name, and how many of each class.
+
+Guarantee: a state that says it has an index has a row for each object whose header it has, and for no other; both change in the
+same commit (`NameChanges`, by whatever batch changes headers). Whoever writes a state without knowing of the index leaves the
+sequence in it behind, and it is made anew when the state is opened.
+
+A row is `Class/name`. One that would be too long is cut, and ends in the key of its object; its value then has the whole name. So
+a class, or the names with a prefix, are one range, and a page of them costs what it holds, of millions.
+
+Rule: pure. Nothing of it is in the log or in memory: what is not in the state yet is found in the memtables (`FreshNames`).
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+
+import msgspec
+
+from tidegate.runtime.ids import OBJECT_KEY_BYTES, name_row
+from tidegate.shard.store.interface import HEADER, NAMES_KEY, ObjectWrites
+
+NAMES_HEAD_KEY = b"\xffnames"
+"""Key in the state of what the index says of itself."""
+OWN_FIRST = b"\x40"
+RUN_NAMES = 4_096
+"""Names that are sorted at once: a millisecond."""
+LOOK_STEP = 512
+"""Objects of a memtable that are looked at in a step."""
+
+
+class Named(msgspec.Struct, array_like=True, gc=False):
+    """The beginning of a header."""
+
+    class_name: str
+    name: str
+
+
+class IndexHead(msgspec.Struct, array_like=True):
+    """What the index says of itself."""
+
+    seq: int
+    """Sequence of the last commit that the state had when the index was changed last."""
+    counts: dict[str, int] = {}
+    """Objects by class."""
+
+
+_decode_named = msgspec.msgpack.Decoder(Named).decode
+_decode_head = msgspec.msgpack.Decoder(IndexHead).decode
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def is_header(key: bytes) -> bool:
+    return len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST
+
+
+def named_by(header: bytes) -> Named | None:
+    """None: it cannot be read."""
+    try:
+        return _decode_named(header)
+    except ValueError:
+        return None
+
+
+def index_row(named: Named) -> tuple[bytes, bytes]:
+    """Key in the state and value."""
+    row = name_row(named.class_name, named.name)
+    return NAMES_KEY + row.encode(), b"" if row == f"{named.class_name}/{named.name}" else _encode(named)
+
+
+def named_in(row: str, value: bytes) -> Named:
+    """Of a row of the index."""
+    if value:
+        return _decode_named(value)
+    class_name, _, name = row.partition("/")
+    return Named(class_name, name)
+
+
+def head_row(head: IndexHead) -> tuple[bytes, bytes]:
+    return NAMES_HEAD_KEY, _encode(head)
+
+
+def read_head(value: bytes | None) -> IndexHead | None:
+    """None: there is no index."""
+    try:
+        return None if value is None else _decode_head(value)
+    except ValueError:
+        return None
+
+
+class NameChanges:
+    """What one batch changes in the index."""
+
+    def __init__(self, head: IndexHead) -> None:
+        """`head`: as the state has it."""
+        self.seq = head.seq
+        self._before = head
+        self._counts: dict[str, int] = {}
+
+    def add(self, headers: Iterable[bytes], put: Callable[[bytes, bytes], bool]) -> None:
+        """Headers that are written. `put` writes a row, unless there is such a row, and returns whether it did."""
+        for header in headers:
+            if (named := named_by(header)) is not None and put(*index_row(named)):
+                self._counts[named.class_name] = self._counts.get(named.class_name, 0) + 1
+
+    def remove(self, header: bytes, delete: Callable[[bytes], bool]) -> None:
+        """A header that is deleted."""
+        if (named := named_by(header)) is not None and delete(index_row(named)[0]):
+            self._counts[named.class_name] = self._counts.get(named.class_name, 0) - 1
+
+    def head(self) -> tuple[bytes, bytes] | None:
+        """The row to be written with it, where it has changed."""
+        after = self.after()
+        return None if after == self._before else head_row(after)
+
+    def after(self) -> IndexHead:
+        counts = self._before.counts
+        if self._counts:
+            changed = {name: counts.get(name, 0) + more for name, more in self._counts.items()}
+            counts = {name: count for name, count in {**counts, **changed}.items() if count}
+        return IndexHead(self.seq, counts)
+
+
+Row = tuple[str, bytes]
+"""Of the index: where it stands, and its value."""
+
+
+class FreshNames:
+    """Names of objects that a memtable has the headers of, found when somebody asks. Some may have been deleted since, or be in
+    the state, too."""
+
+    def __init__(self) -> None:
+        self._seen = 0
+        """So many of the memtable's objects have been looked at. New ones come last, and none leaves it."""
+        self._runs: list[list[Row]] = []
+        """Sorted."""
+        self._newest: list[Row] = []
+        self._deleted: list[bytes] = []
+        """Objects that had no header when they were looked at."""
+
+    def look(self, objects: dict[bytes, ObjectWrites]) -> Iterator[None]:
+        """Looks at those that have come, in steps, and again at those that were deleted: they may be there again."""
+        new = [*self._deleted, *islice(objects, self._seen, None)]
+        self._deleted, self._seen = [], len(objects)
+        for at in range(0, len(new), LOOK_STEP):
+            for key in new[at : at + LOOK_STEP]:
+                held = objects.get(key)
+                if held is None or key >= OWN_FIRST:
+                    continue
+                header = held.writes.get(HEADER)
+                if header is None:
+                    if held.cleared:
+                        self._deleted.append(key)
+                elif (named := named_by(header)) is not None:
+                    row, value = index_row(named)
+                    self._newest.append((row[OBJECT_KEY_BYTES:].decode(), value))
+            if len(self._newest) >= RUN_NAMES:
+                self._runs.append(sorted(self._newest))
+                self._newest = []
+            yield
+
+    def page(self, start: str, end: str | None, limit: int) -> list[Row]:
+        """Rows of [start, end), in order, at most so many; one may come twice."""
+        self._newest.sort()
+        parts = []
+        for run in (*self._runs, self._newest):
+            first = bisect_left(run, (start,))
+            parts.append(run[first : min(first + limit, len(run) if end is None else bisect_left(run, (end,)))])
+        return list(islice(heapq.merge(*parts), limit))

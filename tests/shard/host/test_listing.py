@@ -1,0 +1,153 @@
+"""Pages of objects: all that exist, in order, durable or not, wherever they are; and how many of each class."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support.cold_world import Actor, ColdWorld, checkpoint
+from tests.support.host_world import World
+from tidegate.runtime.errors import CallError, ObjectReset, from_wire
+from tidegate.runtime.wire.wishes import ListClasses, ListNames
+from tidegate.shard.objects.object import DurableObject
+
+
+class Shop(DurableObject):
+    async def set(self, key: str, value: Any) -> None:
+        await self.storage.put(key, value)
+
+    async def clear(self) -> None:
+        await self.storage.delete_all()
+
+
+class Cart(Shop):
+    pass
+
+
+def begin(world: World, wish: ListNames | ListClasses) -> asyncio.Future[dict[str, Any]]:
+    future: asyncio.Future[dict[str, Any]] = world.loop.create_future()
+
+    def answered(error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
+        if error is not None:
+            future.set_exception(from_wire(error))
+        else:
+            assert result is not None
+            future.set_result(result)
+
+    world.host.listing.begin(wish, answered)
+    return future
+
+
+async def names(world: World, **wish: Any) -> list[str]:
+    """Page by page."""
+    found: list[str] = []
+    page: dict[str, Any] = {"more": True}
+    after = wish.pop("after", None)
+    while page["more"]:
+        page = await begin(world, ListNames(after=after, **wish))
+        found += [f"{each['class']}/{each['name']}" for each in page["objects"]]
+        assert len(page["objects"]) <= wish.get("limit", 100)
+        if page["more"]:
+            after = page["objects"][-1]["class"], page["objects"][-1]["name"]
+    return found
+
+
+@pytest.mark.parametrize("limit", [1, 7, 100])
+async def test_all_objects_are_listed_in_order_whether_in_a_commit_a_memtable_or_the_state(limit: int) -> None:
+    world = World(Shop, Cart)
+    expected = []
+    for number in range(60):
+        cls = (Shop, Cart)[number % 2]
+        await world.ask(cls, f"n{number * 7 % 60:02}", "set", "k", 1)
+        expected.append(f"{cls.__name__}/n{number * 7 % 60:02}")
+        if number in (20, 40):
+            for store in world.stores.values():
+                checkpoint(store)
+    world.auto = False
+    world.call(Shop, "undurable", "set", "k", 1)
+    world.call(Shop, "n00", "clear")
+    await world.settle()
+    expected = sorted({*expected, "Shop/undurable"} - {"Shop/n00"})
+    first = begin(world, ListNames(limit=limit))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not first.done(), "it would reveal what may be lost"
+    world.auto = True
+    world.commit()
+    assert [f"{each['class']}/{each['name']}" for each in (await first)["objects"]] == expected[:limit]
+    assert await names(world, limit=limit) == expected
+    assert await names(world, class_name="Shop", limit=limit) == [each for each in expected if each.startswith("Shop/")]
+    assert await names(world, class_name="Shop", prefix="n1", limit=limit) == [e for e in expected if e.startswith("Shop/n1")]
+    assert await names(world, prefix="Cart/n1", limit=limit) == [each for each in expected if each.startswith("Cart/n1")]
+    assert await names(world, class_name="Cart", after=("Cart", "n30"), limit=limit) == [
+        e for e in expected if "Cart/n30" < e < "D"
+    ]
+    assert await names(world, class_name="None", limit=limit) == []
+
+
+async def test_a_page_whose_undurable_part_is_lost_is_refused() -> None:
+    world = World(Shop, auto=False)
+    world.call(Shop, "a", "set", "k", 1)
+    await world.settle()
+    page = begin(world, ListNames())
+    await world.settle(100)
+    world.fail_commit()
+    with pytest.raises(ObjectReset):
+        await page
+    world.auto = True
+    assert await names(world) == []
+
+
+async def test_sizes_are_those_of_keys_and_values_and_small_steps_do_not_change_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.host.listing.SIZED_ROWS", 3)
+    world = World(Shop)
+    for number in range(10):
+        await world.ask(Shop, "a", "set", f"k{number}", "x" * 10)
+    page = await begin(world, ListNames(sizes=True))
+    assert page == {
+        "objects": [{"class": "Shop", "name": "a", "in_memory": True, "keys": 10, "bytes": 10 * (2 + 11)}],
+        "more": False,
+    }
+
+
+async def test_objects_of_a_class_that_the_app_lacks_are_orphans_and_counted() -> None:
+    world = World(Shop, Cart)
+    for name in "abc":
+        await world.ask(Shop, name, "set", "k", 1)
+        await world.ask(Cart, name, "set", "k", 1)
+    for store in world.stores.values():
+        checkpoint(store)
+    await world.ask(Cart, "d", "set", "k", 1)
+    await world.ask(Shop, "a", "clear")
+    world.classes = [each for each in world.classes if each.name == "Cart"]
+    world.crash()
+    assert await names(world, orphans=True, limit=1) == ["Shop/b", "Shop/c"]
+    assert (await begin(world, ListClasses()))["classes"] == {
+        "Cart": {"objects": 4, "in_memory": 0, "in_app": True},
+        "Shop": {"objects": 2, "in_memory": 0, "in_app": False},
+    }
+
+
+async def test_what_is_on_disk_only_is_listed_beside_the_loop() -> None:
+    world = ColdWorld()
+    for number in range(20):
+        await world.fill(f"a{number:02}", {"k": number})
+    for store in world.stores.values():
+        checkpoint(store)
+        store.reader = world.reader
+    listing = begin(world, ListNames(sizes=True))
+    while not listing.done():
+        world.reader.release()
+        await asyncio.sleep(0)
+    assert [each["name"] for each in (await listing)["objects"]] == [f"a{number:02}" for number in range(20)]
+    assert all(each["class"] == Actor.__name__ and each["keys"] == 1 for each in (await listing)["objects"])
+
+
+async def test_a_damaged_shard_is_told() -> None:
+    world = World(Shop)
+    await world.ask(Shop, "a", "set", "k", 1)
+    world.damage(world.shard_of("Shop", "a"))
+    with pytest.raises(CallError, match="checksum"):
+        await begin(world, ListNames())

@@ -1,0 +1,184 @@
+"""The index of names says which objects there are: in states of both kinds, whatever changes them, and over the memtables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.support.cold_world import checkpoint
+from tidegate.runtime.ids import NAME_ROW_BYTES_MAX, OBJECT_KEY_BYTES, name_row, object_key
+from tidegate.shard.core.alarms import Header, encode_header
+from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps, removal_steps
+from tidegate.shard.store.interface import HEADER, NAMES_KEY, ObjectWrites
+from tidegate.shard.store.names import (
+    LOOK_STEP,
+    NAMES_HEAD_KEY,
+    RUN_NAMES,
+    FreshNames,
+    IndexHead,
+    Named,
+    index_row,
+    named_by,
+    named_in,
+    read_head,
+)
+from tidegate.shard.store.state.data_file import open_environment, pack_meta, with_checksums
+from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.memory_state import MemoryState
+from tidegate.shard.store.store import ABOVE_KEYS, ShardStore
+
+LONG = "ü" * 500
+NAMES = [f"{cls}/{name}" for cls in ("A", "AB", "Zeta") for name in ("a", "b/c", "a\0", "é", "z" * 470, LONG, LONG + "1")]
+
+
+def header(class_name: str, name: str) -> bytes:
+    return encode_header(Header(class_name, name))
+
+
+def write(text: str, *, cleared: bool = False, made: bool = True) -> ObjectWrites:
+    class_name, _, name = text.partition("/")
+    writes: dict[str, bytes | None] = {HEADER: header(class_name, name), "k": b"v"} if made else {}
+    return ObjectWrites(object_key(class_name, name), cleared, writes)
+
+
+def indexed(state: Any) -> list[str]:
+    rows = state.scan(NAMES_KEY, NAMES_KEY + ABOVE_KEYS, False)
+    named = [named_in(key[OBJECT_KEY_BYTES:].decode(), value) for key, value in rows]
+    return [f"{each.class_name}/{each.name}" for each in named]
+
+
+def check(state: Any) -> None:
+    headers = [each for key, value in state.scan(b"", b"\x40", False) if len(key) == 16 and (each := named_by(value)) is not None]
+    names = sorted((f"{each.class_name}/{each.name}" for each in headers), key=lambda text: name_row(*text.split("/", 1)))
+    assert indexed(state) == names
+    assert state.names.counts == dict(Counter(each.class_name for each in headers))
+    if isinstance(state, LmdbState):
+        assert read_head(state.get(NAMES_HEAD_KEY)) == state.names
+
+
+def all_names(store: ShardStore, start: str = "", end: str | None = None, limit: int = 3) -> list[str]:
+    """Page by page."""
+    for _ in store.look_for_names():
+        pass
+    found: list[str] = []
+    at: str | None = start
+    while at is not None:
+        rows = store.scan(NAMES_KEY, at or None, end, limit=limit)
+        named, at = store.names(at, end, limit, rows)
+        found += [f"{each.class_name}/{each.name}" for _, each in named]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["memory", "lmdb"])
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_written_and_deleted_the_index_has_the_objects_and_a_listing_those_of_memory_too(
+    tmp_path: Path, kind: str, seed: int
+) -> None:
+    random = Random(seed)
+    state: Any = MemoryState(0) if kind == "memory" else LmdbState(tmp_path, 0)
+    store = ShardStore(state)
+    there: set[str] = set()
+    for step in range(120):
+        text = random.choice(NAMES)
+        if text in there:
+            again = random.random() < 0.3
+            change = write(text, cleared=random.random() < 0.7 or not again, made=again)
+            there = there if again else there - {text}
+        else:
+            change = write(text)
+            there.add(text)
+        store.apply(store.seq + 1, [change])
+        if random.random() < 0.1:
+            if random.random() < 0.3 and store.freeze():
+                for batch in removal_steps(store):
+                    if batch is not None:
+                        batch.commit()
+                check(state)
+                for batch in checkpoint_steps(store):
+                    if batch is not None:
+                        batch.commit()
+                store.drop_frozen()
+            else:
+                checkpoint(store)
+            check(state)
+        if step % 7 == 0:
+            assert all_names(store) == sorted(there, key=lambda text: name_row(*text.split("/", 1)))
+            counts = Counter(store.counted())
+            for name, more in store.uncounted():
+                counts[name] += more
+            assert {name: count for name, count in counts.items() if count} == dict(Counter(t.split("/")[0] for t in there))
+    checkpoint(store)
+    check(state)
+    if isinstance(state, LmdbState):
+        state.close()
+        with closing(LmdbState(tmp_path, 0)) as again_opened:
+            check(again_opened)
+
+
+def test_a_file_that_another_version_has_written_is_indexed_anew(tmp_path: Path) -> None:
+    state = LmdbState(tmp_path, 0)
+    store = ShardStore(state)
+    store.apply(1, [write(text) for text in NAMES])
+    checkpoint(store)
+    state.close()
+    gone, new = object_key("A", "a"), write("New/one")
+    with closing(open_environment(tmp_path, 1 << 30)) as env, env.begin(write=True) as txn:
+        txn.delete(gone)
+        txn.delete(gone + b"k")
+        rows = [(new.key + key.encode(), value or b"") for key, value in new.writes.items()]
+        txn.cursor().putmulti(with_checksums([*rows, (b"\xffstate", pack_meta(0, 2))]))
+    with closing(LmdbState(tmp_path, 0)) as state:
+        assert set(indexed(state)) == {*NAMES, "New/one"} - {"A/a"}
+        check(state)
+        assert state.names.seq == 2
+
+
+def test_without_an_index_one_is_made_and_then_kept(tmp_path: Path) -> None:
+    state = LmdbState(tmp_path, 0)
+    store = ShardStore(state)
+    store.apply(1, [write(f"Many/{number}") for number in range(3_000)])
+    checkpoint(store)
+    state.close()
+    with closing(open_environment(tmp_path, 1 << 30)) as env, env.begin(write=True) as txn:
+        txn.delete(NAMES_HEAD_KEY)
+    with closing(LmdbState(tmp_path, 0)) as state:
+        check(state)
+        assert state.names == IndexHead(1, {"Many": 3_000})
+
+
+def test_a_row_is_as_short_as_a_key_and_says_the_whole_name() -> None:
+    for text in NAMES:
+        class_name, _, name = text.partition("/")
+        row, value = index_row(Named(class_name, name))
+        assert len(row) <= OBJECT_KEY_BYTES + NAME_ROW_BYTES_MAX
+        assert named_in(row[OBJECT_KEY_BYTES:].decode(), value) == Named(class_name, name)
+    assert len({name_row(*text.split("/", 1)) for text in NAMES}) == len(NAMES)
+
+
+def test_fresh_names_are_found_in_steps_once_each_and_those_that_come_later_too() -> None:
+    objects = {key: ObjectWrites(key, False, {HEADER: header("C", key.decode())}) for key in (b"%016d" % n for n in range(9_000))}
+    fresh = FreshNames()
+    assert sum(1 for _ in fresh.look(objects)) == -(-9_000 // LOOK_STEP)
+    assert sum(1 for _ in fresh.look(objects)) == 0
+    assert all(len(run) < RUN_NAMES + LOOK_STEP for run in fresh._runs)
+    assert [row for row, _ in fresh.page("C/0000000000000500", None, 2)] == ["C/0000000000000500", "C/0000000000000501"]
+    objects[b"\1new"] = ObjectWrites(b"\1new", False, {HEADER: header("A", "new")})
+    objects[b"\xf8" * 16] = ObjectWrites(b"\xf8" * 16, False, {HEADER: header("A", "own")})
+    objects[b"\1none"] = ObjectWrites(b"\1none", False, {"k": b"v"})
+    for _ in fresh.look(objects):
+        pass
+    assert [row for row, _ in fresh.page("", "B", 5)] == ["A/new"]
+    objects[b"\1later"] = ObjectWrites(b"\1later", False, {HEADER: header("A", "later")})
+    gone = ObjectWrites(b"\1gone", True, {})
+    objects[b"\1gone"] = gone
+    for _ in fresh.look(objects):
+        pass
+    gone.writes[HEADER] = header("A", "gone and back")
+    for _ in fresh.look(objects):
+        pass
+    assert [row for row, _ in fresh.page("", "B", 5)] == ["A/gone and back", "A/later", "A/new"]
