@@ -3,6 +3,9 @@
 Which files these are is known from what workers have loaded: `shard/worker/source.py` keeps the source of each module, and where
 it came from. After a version that could not be loaded, the folders of these files are looked at as well: what the app lacks may
 appear there.
+
+What can be seen of a mistake in what was loaded (`runtime/lint.py`) is said, a line each, once for each version of a file. It
+changes nothing of what runs.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tidegate.runtime.lint import findings
 from tidegate.runtime.supervisor.edits import Edits, Stamp
 
 LOOK_EVERY_S = 0.25
@@ -33,6 +37,7 @@ class DevReload:
         self._folders: dict[str, bytes | None] = {}
         """Of the app, as they were when a reload was asked for here."""
         self._read: dict[Path, tuple[str, bytes | None] | None] = {}
+        self._linted: set[tuple[str, bytes | None]] = set()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -66,6 +71,10 @@ class DevReload:
         versions = sorted((each for each in _entries(self._kept) if each.name.isdecimal()), key=lambda each: int(each.name))
         kept = [each for version in versions[-1 if newest else 0 :] for each in _entries(version) if each.suffix == ".py"]
         self._read = {source: self._read.get(source) or _read(source) for source in kept}
+        for source, file in self._read.items():
+            if file is not None and file not in self._linted:
+                self._linted.add(file)
+                _lint(source, file[0])
         return dict(each for each in self._read.values() if each is not None)
 
 
@@ -80,6 +89,15 @@ def _read(kept: Path) -> tuple[str, bytes | None] | None:
     except OSError:
         return None
     return origin, digest(str(kept))
+
+
+def _lint(kept: Path, origin: str) -> None:
+    try:
+        found = findings(kept.read_text())
+    except (OSError, SyntaxError, ValueError, RecursionError):  # Who loads it says so.
+        return
+    for each in found:
+        log.warning("lint: %s:%d: %s: %s", origin, each.line, each.rule, each.text)
 
 
 def _entries(folder: Path) -> list[Path]:

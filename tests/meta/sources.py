@@ -65,7 +65,7 @@ TESTED_BY = {
     "runtime/cli/commands/bench.py": "benchmarks/test_bench_command.py",
     "runtime/cli/commands/call.py": "runtime/cli/test_cli.py",
     "runtime/cli/commands/check.py": "runtime/cli/test_offline.py",
-    "runtime/cli/commands/lint.py": "testing/test_lint.py",
+    "runtime/cli/commands/lint.py": "runtime/test_lint.py",
     "runtime/cli/commands/compact.py": "runtime/cli/test_offline.py",
     "runtime/cli/catalogue.py": "runtime/cli/test_help.py",
     "runtime/cli/version.py": "runtime/cli/test_cli.py",

@@ -40,6 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/shares": {"runtime/limits"},
     "runtime/harmless": {"runtime/errors"},
     "runtime/shipping": {"runtime/limits"},
+    "runtime/lint": set(),
     "runtime/options": LEAVES,
     "runtime/wire": LEAVES | {"runtime/options"},
     "runtime/sockets": LEAVES | {"runtime/wire"},
@@ -49,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/child": LEAVES | LINES | {"runtime/wire", "runtime/logs"},
     "runtime/client": LEAVES | {"runtime/wire", "runtime/sockets"},
     "runtime/metrics": LEAVES | {"runtime/wire"},
-    "runtime/supervisor": SERVING | {"runtime/metrics"},
+    "runtime/supervisor": SERVING | {"runtime/metrics", "runtime/lint"},
     "runtime/install": LEAVES,
     "runtime/chaos/verdict": LEAVES,
     "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/chaos/verdict"},
@@ -58,7 +59,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
     | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
-    | {"testing", "testing/lint", "testing/stock"}
+    | {"testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
@@ -84,7 +85,6 @@ ARROWS: dict[str, set[str]] = {
     "shard/worker": SERVING | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host")},
     "shard/__main__": SERVING
     | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker")},
-    "testing/lint": set(),
     "testing": LEAVES
     | {"runtime/wire", "runtime/options", "runtime/chaos/verdict", "shard/store", "shard/store/state"}
     | {f"shard/{floor}" for floor in ("neutral", "store/interface", "core", "loop", "objects", "host", "worker")},
@@ -102,7 +102,7 @@ RULES = {
     "shard/backup": {"manifest", "pieces"},
     "shard/worker": {"patience"},
     "router": {"machine", "system"},
-    "runtime": {"errors", "ids", "limits", "shares"},
+    "runtime": {"errors", "ids", "limits", "lint", "shares"},
     "runtime/chaos/verdict": "*",
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule"},

@@ -51,7 +51,10 @@ def sells(service: Service, price: int, factor: int) -> int:
 
 
 def test_what_is_saved_runs_a_moment_later_with_the_objects_data_kept(serve: Serve, app: Path) -> None:
+    app.write_text(APP.format(factor=1) + "    async def look(self) -> None:\n        open('x')\n")
     service = serve(1, "--dev", app=str(app))
+    service.expect("till.py:11: blocks: open")
+    service.wait_for_output(r"till\.py:11: blocks: open holds up every object", within_s=RELOADED_S)
     assert service.call("Till", "alice", "sell") == [1, 1, 1]
     replace(app.with_name("prices.py"), "PRICE = 2\n")
     assert sells(service, 2, 1) > 1

@@ -573,6 +573,100 @@ async def a_refused_order_is_not_paid(objects: Objects, cls: Any) -> None:
     assert await objects(Purse, "p").balance() == 0
 
 
+# Memory and alarms that are taken for more than they are.
+
+
+class KnowsOrdersInMemory(DurableObject):
+    def __init__(self) -> None:
+        self.known: set[str] = set()
+
+    async def order(self, number: str) -> None:
+        if number not in self.known:
+            self.known.add(number)
+            self.storage.put("orders", await self.storage.get("orders", 0) + 1)
+
+
+class KnowsOrdersInStorage(DurableObject):
+    async def order(self, number: str) -> None:
+        if await self.storage.get(f"known:{number}") is None:
+            self.storage.put(f"known:{number}", True)
+            self.storage.put("orders", await self.storage.get("orders", 0) + 1)
+
+
+async def an_order_that_is_asked_for_again_is_one(objects: Objects, cls: Any) -> None:
+    desk = objects(cls, "d")
+    for _ in range(3):
+        await objects.attempt(desk.order("seven"))
+    assert objects.storage(desk)["orders"] == 1
+
+
+class StaysBusy(DurableObject):
+    busy = False
+
+    async def clean(self) -> bool:
+        if self.busy:
+            return False
+        self.busy = True
+        await self.stub(Purse, "p").pay(1, f"{self.id}")
+        self.busy = False
+        return True
+
+
+class IsBusyAsLongAsItIs(StaysBusy):
+    async def clean(self) -> bool:
+        if self.busy:
+            return False
+        self.busy = True
+        try:
+            await self.stub(Purse, "p").pay(1, f"{self.id}")
+        finally:
+            self.busy = False
+        return True
+
+
+async def it_cleans_again_after_a_trouble(objects: Objects, cls: Any) -> None:
+    cleaner = objects(cls, "a")  # On another worker than who is paid.
+    await objects.attempt(cleaner.clean())
+    await objects.clock.advance("1s")
+    assert await objects.attempt(cleaner.clean()) is not False
+
+
+class OneAlarmForAll(DurableObject):
+    async def remind(self, text: str, hours: int) -> None:
+        await self.storage.put(f"due:{hours:04}", text)
+        await self.storage.set_alarm(hours * HOUR)
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        due = await self.storage.list(prefix="due:", limit=1)
+        for key, text in due.items():
+            self.storage.put("told", [*await self.storage.get("told", [], type=list[str]), text])
+            self.storage.delete(key)
+
+
+class TheNextAlarmOfAll(OneAlarmForAll):
+    async def remind(self, text: str, hours: int) -> None:
+        now = await self.storage.get("first", datetime.datetime.now(datetime.UTC), type=datetime.datetime)
+        self.storage.put("first", now)
+        self.storage.put(f"due:{hours:04}", text)
+        await self._next(now)
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        await super().alarm(info)
+        await self._next(await self.storage.get("first", info.scheduled_for, type=datetime.datetime))
+
+    async def _next(self, first: datetime.datetime) -> None:
+        for key in await self.storage.list(prefix="due:", limit=1):
+            await self.storage.set_alarm(first + int(key[4:]) * HOUR)
+
+
+async def all_are_reminded_of(objects: Objects, cls: Any) -> None:
+    notes = objects(cls, "n")
+    await notes.remind("tea", 1)
+    await notes.remind("bed", 9)
+    await objects.clock.advance("24h")
+    assert objects.storage(notes).get("told") == ["tea", "bed"]
+
+
 CATALOGUE = [
     Planted("an await between reading and writing", ReadsThenWaits, WaitsInASection, takes_are_unique),
     Planted("two calls of one event", TakesTwoAtOnce, TakesTwoInOneStep, two_differ),
@@ -596,4 +690,7 @@ CATALOGUE = [
     Planted("two halves with an await between", WritesTwoHalves, WritesBothAtOnce, a_name_is_whole),
     Planted("a write before a refusal", WritesThenRefuses, RefusesInATransaction, a_refused_payment_costs_nothing),
     Planted("a message out of a transaction", TellsOthersFromATransaction, ChecksBeforeItTells, a_refused_order_is_not_paid),
+    Planted("orders that only memory knows", KnowsOrdersInMemory, KnowsOrdersInStorage, an_order_that_is_asked_for_again_is_one),
+    Planted("a flag that an error leaves set", StaysBusy, IsBusyAsLongAsItIs, it_cleans_again_after_a_trouble),
+    Planted("one alarm for several things", OneAlarmForAll, TheNextAlarmOfAll, all_are_reminded_of),
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,8 @@ import pytest
 from tests.testing.catalogue import CATALOGUE, SHARED, Planted
 from tests.testing.test_exploration import explored
 from tidegate.testing import Objects
+
+FULL = os.environ.get("TIDEGATE_FULL") == "1"
 
 
 @contextlib.contextmanager
@@ -23,13 +26,13 @@ def quiet() -> Iterator[None]:
         logging.disable(logging.NOTSET)
 
 
-def run(planted: Planted, cls: Any) -> None:
+def run(planted: Planted, cls: Any, **options: Any) -> None:
     async def test(objects: Objects) -> None:
         SHARED.clear()
         await planted.test(objects, cls)
 
     with quiet():
-        explored(test)
+        explored(test, **options)
 
 
 @pytest.mark.parametrize("planted", CATALOGUE, ids=lambda planted: planted.name)
@@ -40,5 +43,6 @@ def test_the_mistake_is_found(planted: Planted) -> None:
 
 
 @pytest.mark.parametrize("planted", CATALOGUE, ids=lambda planted: planted.name)
+@pytest.mark.slow
 def test_its_twin_is_not_blamed(planted: Planted) -> None:
-    run(planted, planted.right)
+    run(planted, planted.right, **({} if FULL else {"schedules": 80}))

@@ -11,6 +11,7 @@ from typing import Any
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.lint import findings
 
 _EPILOG = """Looks for state that is kept in memory only, what blocks, a missing `await`, state of a module, tasks that nobody
 hears of, lists that only grow, and calls of other objects inside a transaction. Nothing is run. A line that is meant so ends in
@@ -29,8 +30,6 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    from tidegate.testing.lint import findings  # Which comes with the whole toolkit, and other commands have no use for it.
-
     path = _source(options.app.partition(":")[0])
     try:
         found = findings(path.read_text())

@@ -131,3 +131,23 @@ def test_a_folder_is_told_from_another_by_what_can_be_imported_from_it(tmp_path:
     (tmp_path / "package").mkdir()
     assert digest(str(tmp_path)) != before
     assert digest(str(tmp_path / "gone")) is None
+
+
+def test_what_lint_sees_is_said_once_for_each_version_of_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = App(tmp_path)
+    head = "import time\nfrom tidegate import DurableObject\nclass C(DurableObject):\n"
+    wrong = f"{head}    async def m(self):\n        time.sleep(1)\n"
+    app.save("shop.py", wrong)
+    app.load("shop.py")
+    assert app.looks() == 0
+    app.looks()
+    said = f"lint: {app.source}/shop.py:5: blocks: time.sleep holds up every object"
+    assert [message.startswith(said) for message in caplog.messages] == [True]
+    app.tries(f"x = 1\n{wrong}", failed=True)
+    app.looks()
+    assert [message.partition(": blocks")[0] for message in caplog.messages if "lint" in message] == [
+        f"lint: {app.source}/shop.py:{line}" for line in (5, 6)
+    ]
+    app.tries("def f(:", failed=True)
+    app.looks()
+    assert sum("lint" in message for message in caplog.messages) == 2

@@ -33,6 +33,7 @@ KINDS = {
     "a look before a step": {"together"},
     "taken before it is given": {"crash"},
     "a saga that compensates twice": {"together"},
+    "orders that only memory knows": {"memory"},
 }
 ASKED = (catalogue.Purse, catalogue.Stock, catalogue.Page, catalogue.Reader)
 """Classes that others of the catalogue ask."""

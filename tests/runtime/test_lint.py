@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.cli.cli import main
-from tidegate.testing.lint import findings
+from tidegate.runtime.lint import findings
 
 HEAD = """import asyncio
 import time
