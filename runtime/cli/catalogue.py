@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, str] = {
     "restart": "replace routers and workers one by one; no call of a Python client fails",
     "alarms": "list, drop or run again alarms that were given up because their handlers failed",
     "objects": "look at what objects have stored, and change it; those in quarantine",
+    "inspect": "say what one object does now, who waits for whom, and what went wrong with it",
     "classes": "count the objects of each class, and say whether the app has it",
     "keys": "make, list, revoke or rotate the access keys of clients",
     "install-service": "run an app as a service of systemd",

@@ -76,6 +76,10 @@ class Evict(msgspec.Struct, frozen=True, tag="evict"):
     """It leaves memory, unless something of it is at work."""
 
 
+class Inspect(msgspec.Struct, frozen=True, tag="inspect"):
+    """What is known of it at this instant; its gate is no obstacle."""
+
+
 class ListNames(msgspec.Struct, frozen=True, tag="names"):
     """A page of objects, in the order of `ids.name_row`. To all workers: each answers with its own."""
 
@@ -96,7 +100,7 @@ class ListClasses(msgspec.Struct, frozen=True, tag="classes"):
     """How many objects there are of each class. To all workers."""
 
 
-ObjectWish = Get | Show | Put | Delete | CallMethod | Evict
+ObjectWish = Get | Show | Put | Delete | CallMethod | Evict | Inspect
 OF_ALL_WORKERS = ListNames | ListClasses
 Wish = ObjectWish | ListNames | ListClasses
 EDITS = Put | Delete | CallMethod | Evict

@@ -63,6 +63,12 @@ class Activator:
             if activation is not None:
                 activation.fail("it is in quarantine: its code has held up or ended its worker again and again")
 
+    def quarantined(self, class_name: str, name: str) -> tuple[float, QuarantinedObject] | None:
+        """For how long an object still is in quarantine, and why."""
+        until_s, quarantined = self._quarantine.get((class_name, name), (0.0, None))
+        left_s = until_s - self._host.loop.time()
+        return None if quarantined is None or left_s <= 0 else (left_s, quarantined)
+
     def release(self, class_name: str, name: str) -> bool:
         """Whether it was in quarantine until now."""
         until_s, _ = self._quarantine.pop((class_name, name), (0.0, None))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import SECTION_TIMEOUT_S
@@ -108,6 +108,16 @@ class GateWatch:
         rows = [each.row for each in self._episodes.values() if each.since_s + LOOK_S <= now_s]
         return sorted(rows, key=lambda row: row.since_ms)[:NAMED_MAX]
 
+    def told_of(self, activation: Activation) -> dict[str, Any]:
+        """What keeps the gate of an object closed now, since when, and what that waits for."""
+        closers = itertools.chain(self._unbounded, self._bounded)
+        closer = next((each for each in closers if each.activation is activation), None)
+        if closer is None:
+            return {"closed_by": None, "closed_for_s": None, "waits_for": None}
+        lock = closer.kind if closer in self._unbounded else None
+        for_s = round(max(0.0, self._host.turn.clock() - closer.since_s), 3)
+        return {"closed_by": closer.kind, "closed_for_s": for_s, "waits_for": one_line(self._awaited(activation, lock)) or None}
+
     def _set_timer(self, now_s: float) -> None:
         delay_s = LOOK_S
         for first in self._bounded:
@@ -161,16 +171,20 @@ class GateWatch:
 
     def _row(self, activation: Activation, episode: Episode, count: int, lock: str | None, now_s: float) -> WaitingObject:
         holder = activation.gate.active.holder
-        waits_for = ""
-        if lock is None and holder is not None:
-            request = self._host.chained.awaited_by(holder.task)
-            if request is not None:
-                waits_for = f"the answer of {request.cls}/{request.name}.{request.method}"
-            else:
-                waits_for = line_of(holder.task.get_coro(), activation)
+        waits_for = self._awaited(activation, lock)
         since_ms = self._host.wall_us() // 1_000 - round((now_s - episode.since_s) * 1_000)
         closed_by = lock or (holder.kind if holder is not None else "the events before")
         return WaitingObject(one_line(str(activation.id)), since_ms, count, closed_by, one_line(waits_for))
+
+    def _awaited(self, activation: Activation, lock: str | None) -> str:
+        """For what the holder of the gate waits; `lock`: it is a storage operation."""
+        holder = activation.gate.active.holder
+        if lock is not None or holder is None:
+            return ""
+        request = self._host.chained.awaited_by(holder.task)
+        if request is not None:
+            return f"the answer of {request.cls}/{request.name}.{request.method}"
+        return line_of(holder.task.get_coro(), activation)
 
     def _tell(self, now_s: float) -> None:
         due = [(each, activation) for activation, each in self._episodes.items() if each.next_line_s <= now_s]

@@ -9,9 +9,12 @@ Rule 2: never raises, whatever the exception says of itself, and whatever handle
 from __future__ import annotations
 
 import logging
+import time
 from asyncio import TimerHandle
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from tidegate.runtime.errors import one_line
 from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import LOGGED_KINDS_MAX, LOGGED_KINDS_S, LOGGED_KINDS_S_MAX
 from tidegate.runtime.logs.line import Speaker
@@ -25,6 +28,12 @@ if TYPE_CHECKING:
 Kind = tuple[str, str, str, str, int]
 _REST: Kind = ("", "", "", "", 0)
 """All others, when there are very many kinds."""
+
+
+KEPT_OBJECTS = 1_000
+KEPT_LINES = 5
+KEPT_CHARACTERS = 300
+"""So much is kept of what went wrong with objects, for whoever inspects one."""
 
 
 class _Window:
@@ -52,6 +61,8 @@ class ObjectLog:
         """Kinds whose traceback has been logged, the oldest first."""
         self._open: dict[Kind, _Window] = {}
         self._timer: TimerHandle | None = None
+        self._newest: dict[ObjectId, deque[tuple[int, str, str]]] = {}
+        """Of objects with which something went wrong lately, those of longest ago first."""
         self.failures = 0
         """Errors of object code, logged or counted only."""
 
@@ -70,6 +81,7 @@ class ObjectLog:
         self.failures += 1
         kind = (object_id.class_name, f"{code} {what}", name_of(error), *place_of(error))
         line = f"{what}: {kind[2]}: {text_of(error)}"
+        self._keep(object_id, line, code)
         speaker = Speaker(str(object_id), code, call)
         if not self._is_due(kind, line, level, speaker):
             return
@@ -84,6 +96,7 @@ class ObjectLog:
     def was_reset(self, object_id: ObjectId, line: str) -> None:
         """One kind for each class, whatever the reason: what is reset by each call writes no more than what raises in each."""
         speaker = Speaker(str(object_id))
+        self._keep(object_id, line)
         if self._is_due((object_id.class_name, "reset", "", "", 0), line, logging.WARNING, speaker):
             self.say(logging.WARNING, "%s", line, speaker=speaker)
 
@@ -93,9 +106,22 @@ class ObjectLog:
 
     def was_slow(self, object_id: ObjectId, code: str, call: Any, line: str) -> None:
         """One kind for each method."""
+        self._keep(object_id, line, code)
         speaker = Speaker(str(object_id).removesuffix("/"), code, call)
         if self._is_due((object_id.class_name, "slow", code, "", 0), line, logging.INFO, speaker):
             self.say(logging.INFO, "%s", line, speaker=speaker)
+
+    def newest(self, object_id: ObjectId) -> list[dict[str, Any]]:
+        """What went wrong with one object lately, or was slow, the newest first: when, in which code, what."""
+        kept = self._newest.get(object_id, ())
+        return [{"time_ms": time_ms, "code": code, "what": one_line(line)} for time_ms, code, line in reversed(kept)]
+
+    def _keep(self, object_id: ObjectId, line: str, code: str = "") -> None:
+        kept = self._newest.pop(object_id, None) or deque(maxlen=KEPT_LINES)
+        kept.append((time.time_ns() // 1_000_000, code, line[:KEPT_CHARACTERS]))
+        self._newest[object_id] = kept
+        if len(self._newest) > KEPT_OBJECTS:
+            del self._newest[next(iter(self._newest))]
 
     def _is_due(self, kind: Kind, line: str, level: int, speaker: Speaker) -> bool:
         """Whether a line of this kind may be written now; else it is counted."""

@@ -20,18 +20,20 @@ from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.plain_json import from_plain, to_plain
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Request, encode
-from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, ObjectWish, Show
+from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, Inspect, ObjectWish, Show
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.states import InvalidTransition
 from tidegate.shard.core.wishes import Reads, StorageWish, carry_out, reads_of, refused
 from tidegate.shard.host.call import Call
+from tidegate.shard.host.inspection import inspect
 from tidegate.shard.host.outbound import BuiltIn, InternalOrigin
+from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import Kept
 from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.interface import HEADER
+from tidegate.shard.store.interface import HEADER, ShardDamaged
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
@@ -142,6 +144,8 @@ class Wishes:
             answered((self._host.stopped.refusal(shard) or moved).to_wire(), None)
         elif isinstance(wish, CallMethod):
             self._call(wish, class_name, name, due_s, answered)
+        elif isinstance(wish, Inspect):
+            self._inspect(class_name, name, shard, answered)
         elif isinstance(wish, Evict):
             self._evict(class_name, name, answered)
         else:
@@ -265,6 +269,17 @@ class Wishes:
         call = origin.call = Call(Request(0, class_name, name, wish.method, raw), origin)
         host.loop.call_at(due_s, self._expire, origin, context=NEUTRAL)
         host.deliver_soon(call)
+
+    def _inspect(self, class_name: str, name: str, shard: int, answered: Answered) -> None:
+        try:
+            answered(None, inspect(self._host, class_name, name, shard))
+        except CallError as error:
+            answered(error.to_wire(), None)
+        except ShardDamaged as error:
+            answered(StoppedShards.answer(error).to_wire(), None)
+        except Exception as error:
+            self._host.log.error("an object could not be inspected: %s", whole_traceback(error))
+            answered(Internal("it failed; the log of the service says why").to_wire(), None)
 
     def _evict(self, class_name: str, name: str, answered: Answered) -> None:
         host = self._host

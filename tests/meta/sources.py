@@ -75,6 +75,7 @@ TESTED_BY = {
     "runtime/cli/commands/uninstall_service.py": "systemd/test_fresh_debian.py",
     "runtime/cli/commands/objects.py": "service/test_objects.py",
     "runtime/cli/wishing.py": "service/test_objects.py",
+    "runtime/cli/commands/inspect.py": "service/test_objects.py",
     "runtime/cli/commands/classes.py": "service/test_objects.py",
     "runtime/wire/wishes.py": "shard/host/test_wishes.py",
     "shard/core/wishes.py": "shard/host/test_wishes.py",

@@ -101,6 +101,8 @@ def test_an_object_whose_gate_is_closed_is_waited_for_and_not_changed_later(
     wait_until(Path(f"{until}.held").exists, "the transaction")
     code, _, err = operator.type("objects", "put", "Shop", "alice", "n", "2", "--timeout", "0.3")
     assert (code, "gate of the object has not let it in" in err, "not executed" in err) == (1, True, True)
+    code, out, _ = operator.type("inspect", "Shop", "alice")
+    assert (code, "by an open transaction, which waits for shop.py:" in out, "hold" in out) == (0, True, True)
     until.touch()
     holding.join()
     assert service.call("Shop", "alice", "get", "n") == 1

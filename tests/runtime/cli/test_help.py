@@ -17,7 +17,7 @@ from tidegate.runtime.cli.cli import _parser
 
 ON_A_SERVICE = (
     *("alarms", "call", "objects", "objects show", "objects get", "objects call", "objects evict", "objects blocked"),
-    *("objects ls", "classes", "objects release", "reload", "status", "top"),
+    *("objects ls", "classes", "inspect", "objects release", "reload", "status", "top"),
 )
 """Commands whose examples are run on one that runs. The others take one of their own, or minutes, or damage, or a machine, and
 have tests that do the same."""
