@@ -38,10 +38,12 @@ class Successor:
         self.replaces = self._target.is_dir() and any(self._target.iterdir())
         """Whether there is something in the place that it will take."""
         self._locks: list[int] = []
+        self._unfinished: Path | None = None
+        """What is to be removed if it does not take the place."""
         try:
             if self.replaces:
                 self._locks.append(lock_directory(self._target))
-            self.path = self._make()
+            self.path = self._unfinished = self._make()
         except OSError as error:
             self.close()
             raise self._failed("make a directory beside", error) from error
@@ -96,19 +98,19 @@ class Successor:
         aside = self._target.with_name(f"{self._target.name}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
         if aside.exists():
             aside = aside.with_name(f"{aside.name}-{secrets.token_hex(2)}")
-        if _exchanged(self.path, self._target):
-            _sync(self._target.parent)
-            self.path.rename(aside)
-        else:
+        made, self._unfinished = self.path, None  # From here on nothing is removed: it may be the old one.
+        made.rename(aside)  # So that the old one gets its name in the same step.
+        if not _exchanged(aside, self._target):
+            aside.rename(made)
             self._target.rename(aside)
-            self.path.rename(self._target)
+            made.rename(self._target)
         _sync(self._target.parent)
         return aside
 
     def close(self) -> None:
         """What has not taken its place is removed."""
-        if hasattr(self, "path") and self.path.exists():
-            shutil.rmtree(self.path, ignore_errors=True)
+        if self._unfinished is not None:
+            shutil.rmtree(self._unfinished, ignore_errors=True)
         for lock in self._locks:
             os.close(lock)
         self._locks = []

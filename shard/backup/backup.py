@@ -50,6 +50,7 @@ from tidegate.shard.backup.pieces import (
 )
 from tidegate.shard.backup.reading import read_chain
 from tidegate.shard.offline.check import state_path
+from tidegate.shard.store.interface import NAMES_KEY
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import decode_seqs
 from tidegate.shard.store.state.live_rows import LiveRows
@@ -413,8 +414,9 @@ def _in_pieces(leaves: Iterator[list[tuple[bytes, bytes]]], piece_bytes: int) ->
             yield flat, flat[-2], False
             flat, size = [], 0
         for key, value in rows:
-            flat += (key, value)
-            size += len(key) + len(value) + _ROW_BYTES
+            if not key.startswith(NAMES_KEY):  # The index of names is made anew where it is restored.
+                flat += (key, value)
+                size += len(key) + len(value) + _ROW_BYTES
     yield flat, flat[-2] if flat else b"", True
 
 

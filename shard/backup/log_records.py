@@ -72,17 +72,22 @@ def _segments(data: Path, log: str) -> dict[int, Path]:
 
 
 def _of_log(data: Path, log: str, position: int) -> Iterator[Stretch]:
-    last = 0  # Numbers of segments only ever grow, and each is used in the order of its number.
+    """Where a segment seems to begin later than the one before ends, more was written into that since it was read: all are listed
+    again. If it is the same then, records are missing."""
+    last, missed = 0, -1
     for _ in range(MOVED_MAX):
         try:
             for number, path in sorted(_segments(data, log).items()):
-                if number < last:
+                stretch = _read(path, log, number, position) if number >= last else None
+                if stretch is None:
                     continue
-                if (stretch := _read(path, log, number, position)) is not None:
-                    yield stretch
-                    position = max(position, stretch.last)
-                last = number  # Listed again, it is read again: more may have been written before the one after it was begun.
-            return
+                if position and stretch.first > position + 1 and missed != position:
+                    missed = position
+                    break
+                yield stretch
+                last, position = number, max(position, stretch.last)
+            else:
+                return
         except FileNotFoundError:  # It has been moved to where it is kept, or removed: whoever reads notices a gap.
             continue
     raise OperatorError("read log", data / "log" / log, "its segments go faster than they can be read", "try again later")

@@ -93,7 +93,8 @@ def build(depot: Depot, moment: Moment, new: Path, starts_min: int, progress: Pr
         if isinstance(error, OSError) and error.errno is not None:
             hint = "make room on this file system, or restore elsewhere with --data; nothing was replaced"
             raise OperatorError("restore into", new, error.strerror or str(error), hint) from error
-        raise OperatorError("restore into", new, str(error), "check the disk; nothing was replaced") from error
+        hint = "make room on this file system if it is full, or check the disk; nothing was replaced"  # LMDB calls both the same.
+        raise OperatorError("restore into", new, str(error), hint) from error
     return Restored(moment.chain.name, first.shards, starts, seqs, until_ms, check.counts)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -85,3 +87,53 @@ def test_a_folder_that_cannot_be_written_into_is_one_clear_line(tmp_path: Path) 
     (tmp_path / "file").write_text("")
     with pytest.raises(OperatorError, match="make a directory beside"):
         Successor(tmp_path / "file" / "data")
+
+
+@pytest.mark.parametrize("renames", [1, 2, 3, 4])
+def test_one_that_ends_in_the_middle_of_taking_the_place_removes_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renames: int
+) -> None:
+    """Also where both cannot be exchanged in one step."""
+    data = tmp_path / "data"
+    open_directory(data, 2).close()
+    (data / "mine").write_text("old")
+    left, rename = renames, Path.rename
+
+    def renames_so_often(self: Path, target: Path) -> Path:
+        nonlocal left
+        if ".before-" in str(self) or ".before-" in str(target) or ".being-made-" in str(self):
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(module, "_exchanged", lambda one, other: False)
+    monkeypatch.setattr(Path, "rename", renames_so_often)
+    try:
+        with Successor(data) as successor:
+            (successor.path / "mine").write_text("new")
+            successor.take_place(2, 1)
+    except KeyboardInterrupt:
+        pass
+    monkeypatch.undo()
+    assert sorted(path.read_text() for path in tmp_path.glob("*/mine")) == ["new", "old"]
+
+
+def test_what_cannot_be_synced_once_it_is_in_place_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tmp_path / "data"
+    open_directory(data, 2).close()
+    (data / "mine").write_text("old")
+    sync = module._sync
+
+    def fails(path: Path) -> None:
+        if path == tmp_path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(path)
+
+    monkeypatch.setattr(module, "_sync", fails)
+    with Successor(data) as successor:
+        (successor.path / "mine").write_text("new")
+        with pytest.raises(OperatorError, match="put in place"):
+            successor.take_place(2, 1)
+    assert [path.read_text() for path in tmp_path.glob("*before*/mine")] == ["old"]
+    assert (data / "mine").read_text() == "new"

@@ -101,3 +101,18 @@ def test_a_log_of_a_newer_format_is_refused(tmp_path: Path) -> None:
     segment.write_bytes(body + crc32(whole[96:97], crc32(body)).to_bytes(4, "little") + whole[56:])
     with pytest.raises(OperatorError, match="format 9 is not known"):
         records(tmp_path)
+
+
+def test_a_segment_that_was_begun_since_they_were_listed_does_not_hide_the_rest_of_the_one_before(tmp_path: Path) -> None:
+    log = make_log(tmp_path)
+    written = fill(log, 3)
+    log.prepare_segment()  # It is listed, and not in use.
+    found: list[bytes] = []
+    for each in stretches(tmp_path, {}):
+        assert each.first <= len(found) + 1, "a record is missing"
+        found += each.records[len(found) + 1 - each.first :]
+        if len(written) < 30:
+            written += fill(log, 30)
+    assert len(found) > 3
+    assert found == written[: len(found)]
+    log.close()
