@@ -7,7 +7,7 @@ change something and are written to the audit log.
 from __future__ import annotations
 
 import hashlib
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -67,6 +67,24 @@ class Delete(msgspec.Struct, frozen=True, tag="delete"):
     condition: Condition = NO_CONDITION
 
 
+class Load(msgspec.Struct, frozen=True, tag="load"):
+    """Many keys at once, all or none of them."""
+
+    rows: list[tuple[str, Any]]
+    goes_on: bool = False
+    """With an object that is there: it is not the first part of it."""
+    replace: bool = False
+    """Whatever the object has is deleted with it. Else there must be no such object."""
+    alarm_ms: int | None = None
+    """When its alarm is due, in Unix time."""
+
+
+class TurnAlarm(msgspec.Struct, frozen=True, tag="alarm"):
+    """Its scheduled alarm rings now, or never."""
+
+    do: Literal["run", "drop"]
+
+
 class CallMethod(msgspec.Struct, frozen=True, tag="call"):
     method: str
     arguments: list[Any] | dict[str, Any] = []
@@ -100,10 +118,19 @@ class ListClasses(msgspec.Struct, frozen=True, tag="classes"):
     """How many objects there are of each class. To all workers."""
 
 
-ObjectWish = Get | Show | Put | Delete | CallMethod | Evict | Inspect
-OF_ALL_WORKERS = ListNames | ListClasses
-Wish = ObjectWish | ListNames | ListClasses
-EDITS = Put | Delete | CallMethod | Evict
+class ListAlarms(msgspec.Struct, frozen=True, tag="alarms"):
+    """Alarms that are scheduled, those due first; and those that were abandoned. To all workers."""
+
+    class_name: str = ""
+    from_ms: int = 0
+    """Only those that are due then or later, in Unix time."""
+    limit: int = LISTED_OBJECTS
+
+
+ObjectWish = Get | Show | Put | Delete | Load | TurnAlarm | CallMethod | Evict | Inspect
+OF_ALL_WORKERS = ListNames | ListClasses | ListAlarms
+Wish = ObjectWish | ListNames | ListClasses | ListAlarms
+EDITS = Put | Delete | Load | TurnAlarm | CallMethod | Evict
 """Those of the audit log."""
 
 

@@ -24,16 +24,19 @@ from tidegate.runtime.wire.wishes import (
     Condition,
     Delete,
     Get,
+    Load,
     Put,
     Show,
+    TurnAlarm,
     digest_of,
 )
-from tidegate.shard.core.cache import ObjectCache, Unread
+from tidegate.shard.core.alarms import Alarm
+from tidegate.shard.core.cache import WRITE_BYTES, ObjectCache, Unread
 from tidegate.shard.core.codec import after_prefix, check_key, decode, encode_value
 from tidegate.shard.core.values import ABSENT, MISS, restore, to_raw
 from tidegate.shard.store.interface import HEADER
 
-StorageWish = Get | Show | Put | Delete
+StorageWish = Get | Show | Put | Delete | Load | TurnAlarm
 _ROWS_AT_ONCE = 16
 """Values of a page are read in so small steps, since each may be large."""
 
@@ -52,6 +55,8 @@ def refused(text: str, **details: Any) -> CallError:
 
 
 def reads_of(wish: StorageWish) -> Reads:
+    if isinstance(wish, Load | TurnAlarm):
+        return Reads((HEADER,))
     if isinstance(wish, Get | Put):
         return Reads((HEADER, wish.key))
     if isinstance(wish, Delete):
@@ -60,12 +65,21 @@ def reads_of(wish: StorageWish) -> Reads:
     return Reads((HEADER,), start, end, min(wish.limit, SHOWN_ROWS_MAX) + 1)
 
 
-def carry_out(wish: StorageWish, cache: ObjectCache, ahead_us: int) -> dict[str, Any]:
-    """What came of it, in a form that JSON has. `ahead_us`: how far the shard's steady time is ahead of the wall clock. Raises
-    CallError where it is refused."""
+class Clocks(NamedTuple):
+    """Of a shard, now."""
+
+    wall_us: int
+    ahead_us: int
+    """How far its steady time is ahead of the wall clock."""
+
+
+def carry_out(wish: StorageWish, cache: ObjectCache, clocks: Clocks) -> dict[str, Any]:
+    """What came of it, in a form that JSON has. Raises CallError where it is refused."""
     object_name = f"{cache.class_name}/{cache.name}"
     if isinstance(wish, Put):
         return _put(wish, cache, object_name)
+    if isinstance(wish, Load):
+        return _load(wish, cache, object_name, clocks)
     if not cache.has_header:
         if isinstance(wish, Delete) and wish.condition.missing:
             return {"deleted": 0}
@@ -75,7 +89,9 @@ def carry_out(wish: StorageWish, cache: ObjectCache, ahead_us: int) -> dict[str,
         if raw is None:
             raise refused(f"{object_name} has no key {wish.key!r}", missing=True)
         return _shown(wish.key, raw, whole=True)
-    return _show(wish, cache, ahead_us) if isinstance(wish, Show) else _delete(wish, cache, object_name)
+    if isinstance(wish, TurnAlarm):
+        return _turn_alarm(wish, cache, object_name, clocks)
+    return _show(wish, cache, clocks.ahead_us) if isinstance(wish, Show) else _delete(wish, cache, object_name)
 
 
 # Reading
@@ -157,6 +173,39 @@ def _put(wish: Put, cache: ObjectCache, object_name: str) -> dict[str, Any]:
     except (TypeError, ValueError) as error:
         raise refused(f"{wish.key!r} of {object_name} cannot have this value: {error}") from None
     return {"before": _told(before), "after": _told(raw)}
+
+
+def _load(wish: Load, cache: ObjectCache, object_name: str, clocks: Clocks) -> dict[str, Any]:
+    if cache.has_header and not wish.goes_on and not wish.replace:
+        raise refused(f"{object_name} exists; nothing was changed (`--replace` puts this in its place)", conflict=True)
+    if wish.goes_on and not cache.has_header:
+        raise refused(f"{object_name} was deleted meanwhile", conflict=True)
+    checked = []
+    try:
+        for key, plain in wish.rows:
+            check_key(key)
+            checked.append((key, encode_value(from_plain(plain), key)))
+        cache.check_room(sum(WRITE_BYTES + len(key) + len(raw) for key, raw in checked))
+    except (TypeError, ValueError) as error:
+        raise refused(f"{object_name} cannot have this: {error}") from None
+    if wish.replace and not wish.goes_on:
+        cache.clear()
+    for key, raw in checked:
+        cache.write(key, raw, restore(raw))
+    if wish.alarm_ms is not None:
+        due_us = wish.alarm_ms * 1_000
+        cache.set_alarm(Alarm(due_us, max(due_us, clocks.wall_us)))
+    return {"rows": len(checked)}
+
+
+def _turn_alarm(wish: TurnAlarm, cache: ObjectCache, object_name: str, clocks: Clocks) -> dict[str, Any]:
+    alarm = cache.alarm
+    if alarm is None:
+        text = f"{object_name} has no alarm that is scheduled (of one that was abandoned: tidegate alarms {wish.do})"
+        raise refused(text, missing=True)
+    steady_us = clocks.wall_us + clocks.ahead_us
+    cache.set_alarm(None if wish.do == "drop" else Alarm(alarm.scheduled_us, steady_us, 0, steady_us, alarm.relative))
+    return {"alarm": wish.do}
 
 
 def _delete(wish: Delete, cache: ObjectCache, object_name: str) -> dict[str, Any]:

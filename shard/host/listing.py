@@ -13,11 +13,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from tidegate.runtime.errors import CallError, Internal
 from tidegate.runtime.ids import name_row, object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import OK
-from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListClasses, ListNames
+from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListAlarms, ListClasses, ListNames
+from tidegate.shard.core.alarms import ABANDONED_KEY, INDEX_KEY, STEADY_INDEX_KEY, Abandoned
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.codec import after_prefix
 from tidegate.shard.host.outbound import Permit
@@ -60,15 +63,18 @@ class Listing:
         self._tasks: set[asyncio.Task[None]] = set()
         self._began_s = 0.0
 
-    def begin(self, wish: ListNames | ListClasses, answered: Answered) -> None:
+    def begin(self, wish: ListNames | ListClasses | ListAlarms, answered: Answered) -> None:
         """`answered` is called once."""
         task = self._host.loop.create_task(self._list(wish, answered), context=NEUTRAL)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard, context=NEUTRAL)
 
-    async def _list(self, wish: ListNames | ListClasses, answered: Answered) -> None:
+    async def _list(self, wish: ListNames | ListClasses | ListAlarms, answered: Answered) -> None:
         try:
-            result = await (self._names(wish) if isinstance(wish, ListNames) else self._classes())
+            if isinstance(wish, ListNames):
+                result = await self._names(wish)
+            else:
+                result = await (self._classes() if isinstance(wish, ListClasses) else self._alarms(wish))
         except (CallError, ShardDamaged) as error:
             told = error if isinstance(error, CallError) else Internal(str(error))
             answered(told.to_wire(), None)
@@ -228,6 +234,51 @@ class Listing:
                 for name in sorted({*(name for name, count in counts.items() if count), *app})
             }
         }
+
+    # Alarms
+
+    async def _alarms(self, wish: ListAlarms) -> dict[str, Any]:
+        """As far as they are durable."""
+        self._began_s = time.perf_counter()
+        limit = max(1, min(wish.limit, LISTED_OBJECTS_MAX))
+        scheduled: list[dict[str, Any]] = []
+        abandoned: list[dict[str, Any]] = []
+        for shard, store in list(self._host.stores.items()):
+            ahead_us = self._host.alarms.ahead_us(shard)
+            for index, later_us in ((INDEX_KEY, 0), (STEADY_INDEX_KEY, ahead_us)):
+                scheduled += await self._scheduled(store, index, wish, later_us, limit + 1)
+            for row in await self._rows(store, ABANDONED_KEY, None, LISTED_OBJECTS_MAX):
+                each = msgspec.msgpack.decode(row[1], type=Abandoned)
+                if wish.class_name in ("", each.class_name):
+                    abandoned.append(_abandoned(each))
+        scheduled.sort(key=lambda each: (each["due_ms"], each["class"], each["name"]))
+        abandoned.sort(key=lambda each: str(each["abandoned_at"]), reverse=True)
+        now_ms = self._host.wall_us() // 1_000
+        return {"alarms": scheduled[:limit], "more": len(scheduled) > limit, "abandoned": abandoned[:limit], "now_ms": now_ms}
+
+    async def _scheduled(self, store: Any, index: bytes, wish: ListAlarms, later_us: int, limit: int) -> list[dict[str, Any]]:
+        """In one index of a shard, at most so many."""
+        found: list[dict[str, Any]] = []
+        start: str | None = f"{max(0, wish.from_ms * 1_000 + later_us):016x}"
+        while start is not None and len(found) < limit:
+            await self._breathe()
+            rows = await self._rows(store, index, start, SIZED_ROWS)
+            for key, raw in rows:
+                class_name, name, *_ = msgspec.msgpack.decode(raw)
+                if wish.class_name in ("", class_name):
+                    found.append({"class": class_name, "name": name, "due_ms": (int(key[:16], 16) - later_us) // 1_000})
+            start = f"{rows[-1][0]}\0" if len(rows) == SIZED_ROWS else None
+        return found[:limit]
+
+    async def _rows(self, store: Any, key: bytes, start: str | None, limit: int) -> Any:
+        if store.reader is not None:
+            return await self._fetched(store, start or "", None, limit, key)
+        return store.scan(key, start, None, reverse=False, limit=limit)
+
+
+def _abandoned(each: Abandoned) -> dict[str, Any]:
+    times = {name: getattr(each, name).isoformat(timespec="seconds") for name in ("scheduled_for", "abandoned_at")}
+    return {"class": each.class_name, "name": each.name, **times, "error": each.error, "deaths": each.deaths}
 
 
 def _changes_existence(cache: ObjectCache) -> bool:

@@ -23,7 +23,7 @@ from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Request, encode
 from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, Inspect, ObjectWish, Show
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.states import InvalidTransition
-from tidegate.shard.core.wishes import Reads, StorageWish, carry_out, reads_of, refused
+from tidegate.shard.core.wishes import Clocks, Reads, StorageWish, carry_out, reads_of, refused
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.inspection import inspect
 from tidegate.shard.host.outbound import BuiltIn, InternalOrigin
@@ -74,7 +74,7 @@ class WishOrigin(BuiltIn):
             reads = reads_of(self._wish)
             await activation.wait_fetched(lambda done: fetch(cache.store, cache.key, reads, done), lambda rows: rows, False)
         try:
-            self._result = carry_out(self._wish, cache, activation.host.alarms.ahead_us(cache.shard))
+            self._result = carry_out(self._wish, cache, activation.host.wishes.clocks(cache.shard))
         except CallError as error:
             self._error = error.to_wire()
 
@@ -150,6 +150,9 @@ class Wishes:
             self._evict(class_name, name, answered)
         else:
             self._begin(wish, class_name, name, shard, due_s, answered)
+
+    def clocks(self, shard: int) -> Clocks:
+        return Clocks(self._host.wall_us(), self._host.alarms.ahead_us(shard))
 
     def _start(self, work: Any) -> None:
         task = self._host.loop.create_task(work, context=NEUTRAL)
@@ -231,13 +234,13 @@ class Wishes:
         if isinstance(wish, Get | Show):
             key, budget = object_key(class_name, name), Budget(0)
             cache = ObjectCache(key, class_name, name, shard, host.stores[shard], host.output_gate, budget)
-            answered(None, carry_out(wish, cache, host.alarms.ahead_us(shard)))
+            answered(None, carry_out(wish, cache, self.clocks(shard)))
             return
         kept = kept or self._orphan(class_name, name, shard)
         activation = host.activator.borrow(kept, name, shard)
         assert activation is not None, "it is not away"
         try:
-            result = carry_out(wish, activation.cache, host.alarms.ahead_us(shard))
+            result = carry_out(wish, activation.cache, self.clocks(shard))
         finally:
             host.activator.give_back(kept, activation)
         seq = activation.cache.confirm_seq

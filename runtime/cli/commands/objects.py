@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import difflib
 import heapq
 import json
+import os
 import shlex
 import sys
 import time
@@ -35,6 +37,7 @@ from tidegate.runtime.cli.wishing import (
 )
 from tidegate.runtime.errors import OperatorError, Unavailable, UnknownClass, one_line
 from tidegate.runtime.ids import name_row
+from tidegate.runtime.wire.object_records import FORMS, Head, ObjectEnd, Pair, Record, encoder, read_records, whole_objects
 from tidegate.runtime.wire.wishes import (
     LISTED_OBJECTS,
     LISTED_OBJECTS_MAX,
@@ -45,10 +48,13 @@ from tidegate.runtime.wire.wishes import (
     Delete,
     Evict,
     Get,
+    ListAlarms,
     ListClasses,
     ListNames,
+    Load,
     Put,
     Show,
+    TurnAlarm,
 )
 
 _EPILOG = """Every command goes to the worker that owns the object, past the routers: it sees what is not durable yet, and
@@ -102,6 +108,31 @@ examples:
   tidegate objects delete Counter alice counter --if-value 42
   tidegate objects delete Counter alice --yes                  all of it
 """
+_EXPORT_EPILOG = """A line for the object, one for each key, one at the end (docs/operations.md). It is as it was at one instant.
+
+examples:
+  tidegate objects export Counter alice > alice.jsonl
+  tidegate objects export Counter alice --format msgpack --out alice.msgpack
+"""
+_IMPORT_EPILOG = """An object is there as a whole or not at all where it has less than 1 MiB; a larger one comes in
+several steps: if that is interrupted, give the command again with --replace. None of the object's code
+runs. Alarms of times that are past ring at once; --no-alarm leaves them out.
+
+examples:
+  tidegate objects import alice.jsonl
+  tidegate objects import alice.jsonl --as Counter/alice-copy
+  tidegate objects import alice.jsonl --replace --connect tcp://127.0.0.1:7712      into another service
+"""
+_ALARMS_EPILOG = """Those due first come first; one that is late stands with how late. A late alarm waits for its
+worker, for its turn, or for a class that the app does not have (tidegate classes).
+
+examples:
+  tidegate objects alarms
+  tidegate objects alarms --late
+  tidegate objects alarms list Order --limit 20
+  tidegate objects alarms run Order 4711                       now instead of at its time
+  tidegate objects alarms drop Order 4711
+"""
 _CALL_EPILOG = """Like `tidegate call`, but past the routers, and written to the audit log.
 
 examples:
@@ -127,28 +158,42 @@ examples:
 LISTED_S = 6.0
 """The list of the objects in quarantine may be so old."""
 _VALUE_WIDTH = 80
+_EXPORT_ATTEMPTS = 5
+_LOAD_BYTES = 1 << 20
 _ALL_LIMIT = 1_000
 """Objects of a page where all are asked for."""
 _UNDO_CHARACTERS_MAX = 2_000
 
 
+_LISTED = read_as(Annotated[int, msgspec.Meta(ge=1, le=LISTED_OBJECTS_MAX)])
+_MOST = f"at most so many (default: {LISTED_OBJECTS})"
+
+
 def add(commands: Any) -> None:
     objects = add_command(commands, "objects", _EPILOG, lambda options: fail_usage("objects: say what to do; see --help"))
     actions = objects.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    for add_some in (_add_listing, _add_looking, _add_editing, _add_travelling, _add_alarms, _add_turning):
+        for parser in add_some(actions):
+            add_wish_options(parser)
+
+
+def _add_listing(actions: Any) -> Iterator[Parser]:
     listed = add_command(
         actions, "ls", _LS_EPILOG, reporting(_list, "{0.class_name}"), says="list objects, in the order of their names"
     )
     listed.add_argument("class_name", metavar="CLASS", nargs="?", default="", help="of this class (default: of all)")
     listed.add_argument("--prefix", default="", metavar="TEXT", help="only names that begin with it")
     listed.add_argument("--after", default="", metavar="NAME", help="only names behind it; without CLASS: CLASS/NAME")
-    most = f"at most so many (default: {LISTED_OBJECTS})"
-    limit = read_as(Annotated[int, msgspec.Meta(ge=1, le=LISTED_OBJECTS_MAX)])
-    listed.add_argument("--limit", type=limit, default=LISTED_OBJECTS, metavar="N", help=most)
+    listed.add_argument("--limit", type=_LISTED, default=LISTED_OBJECTS, metavar="N", help=_MOST)
     listed.add_argument("--long", action="store_true", help="with the number of keys, and bytes")
     listed.add_argument("--all", action="store_true", help="all of them, page by page; with --json an object a line")
     listed.add_argument("--orphans", action="store_true", help="only of classes that the app does not have")
     count = read_as(Annotated[int, msgspec.Meta(ge=1, le=10_000)])
     listed.add_argument("--biggest", type=count, metavar="N", help="the N with the most bytes, of all that are named")
+    yield listed
+
+
+def _add_looking(actions: Any) -> Iterator[Parser]:
     show = add_wish(actions, "show", "list the keys of an object, with their values", _SHOW_EPILOG, _show)
     show.add_argument("--prefix", default="", metavar="TEXT", help="only keys that begin with it")
     show.add_argument("--after", default="", metavar="KEY", help="only keys behind it, in byte order")
@@ -159,6 +204,10 @@ def add(commands: Any) -> None:
     show.add_argument("--all", action="store_true", help="all of them, page by page")
     get = add_wish(actions, "get", "print one value as JSON", _GET_EPILOG, _get)
     get.add_argument("key", metavar="KEY")
+    yield from (show, get)
+
+
+def _add_editing(actions: Any) -> Iterator[Parser]:
     put = add_wish(actions, "put", "set one value", _PUT_EPILOG, _put)
     put.add_argument("key", metavar="KEY")
     put.add_argument("value", metavar="JSON", nargs="?", type=_Given)
@@ -169,17 +218,51 @@ def add(commands: Any) -> None:
     delete.add_argument("--yes", action="store_true", help="of a whole object: it is meant")
     for parser in (put, delete):
         _add_conditions(parser)
+        _add_audit(parser)
+    yield from (put, delete)
+
+
+def _add_travelling(actions: Any) -> Iterator[Parser]:
+    export = add_wish(actions, "export", "write an object to a file", _EXPORT_EPILOG, _export)
+    export.add_argument("--out", metavar="FILE", default="-", help='where to, "-" is the standard output (default)')
+    export.add_argument("--format", choices=FORMS, default="json", help="json: JSON lines (default); msgpack")
+    imported = add_command(actions, "import", _IMPORT_EPILOG, reporting(_import, "{0.file}"), says="read objects from a file")
+    imported.add_argument("file", metavar="FILE", help='what export has written, "-" is the standard input')
+    imported.add_argument("--as", dest="target", metavar="CLASS/NAME", help="under this name, of one object")
+    imported.add_argument("--replace", action="store_true", help="objects that exist are deleted for it")
+    imported.add_argument("--no-alarm", action="store_true", help="without their alarms")
+    _add_audit(imported)
+    yield from (export, imported)
+
+
+def _add_alarms(actions: Any) -> Iterator[Parser]:
+    alarms = add_command(
+        actions, "alarms", _ALARMS_EPILOG, reporting(_alarms, ""), says="list scheduled and abandoned alarms; run, drop one"
+    )
+    alarms.add_argument("what", nargs="?", choices=("list", "run", "drop"), default="list", help="default: list")
+    alarms.add_argument(
+        "class_name", metavar="CLASS", nargs="?", default="", help="of this class; with run and drop: whose alarm"
+    )
+    alarms.add_argument("name", metavar="NAME", nargs="?", default="")
+    alarms.add_argument("--late", action="store_true", help="only those that should have rung by now")
+    alarms.add_argument("--after", metavar="MS", type=int, default=0, help="only those due at this Unix time in ms, or later")
+    alarms.add_argument("--limit", type=_LISTED, default=LISTED_OBJECTS, metavar="N", help=_MOST)
+    yield alarms
+
+
+def _add_turning(actions: Any) -> Iterator[Parser]:
     call = add_wish(actions, "call", "call a method", _CALL_EPILOG, _call)
+    _add_audit(call)
     call.add_argument("method", metavar="METHOD")
     call.add_argument("arguments", nargs="*", metavar="JSON", help="an argument, or name=JSON for one passed by keyword")
     evict = add_wish(actions, "evict", "let an object leave memory", _EVICT_EPILOG, _evict)
     blocked = add_command(actions, "blocked", _BLOCKED_EPILOG, _blocked, says="list the objects in quarantine")
     release = add_wish(actions, "release", "let an object out of quarantine", _RELEASE_EPILOG, _release)
-    for parser in (put, delete, call):
-        told = "what the values were, and are, is in the audit log, too"
-        parser.add_argument("--audit-values", action="store_true", help=told)
-    for parser in (listed, show, get, put, delete, call, evict, blocked, release):
-        add_wish_options(parser)
+    yield from (call, evict, blocked, release)
+
+
+def _add_audit(parser: Parser) -> None:
+    parser.add_argument("--audit-values", action="store_true", help="what the values were, and are, is in the audit log, too")
 
 
 class _Given:
@@ -334,7 +417,7 @@ def _page(result: Result) -> str:
 
 
 def alarm_text(alarm: Result) -> str:
-    when = datetime.datetime.fromtimestamp(alarm["due_ms"] / 1_000, datetime.UTC).isoformat(timespec="milliseconds")
+    when = _utc(alarm["due_ms"])
     retries = f", after {plural(alarm['retries'], 'failure')}" if alarm["retries"] else ""
     return f"{when}{retries}"
 
@@ -404,6 +487,142 @@ def _evict(options: argparse.Namespace) -> int:
     result = carry_out(options, Evict())
     was = "has left memory" if result["evicted"] else "was not in memory"
     return tell(options, result, f"{target_of(options)} {was}")
+
+
+# Travelling
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Read twice where it does not fit in one page: what is the same both times was so at one instant."""
+    for _ in range(_EXPORT_ATTEMPTS):
+        alarm, rows, is_whole = _all_rows(options)
+        if is_whole or _digests(options) == [(row["key"], row["digest"]) for row in rows]:
+            break
+    else:
+        hint = "let its callers pause, or try again"
+        raise OperatorError("export", target_of(options), "it was changed each time while it was read", hint)
+    encode = encoder(options.format)
+    records: tuple[Record, ...] = (
+        Head(target_of(options), None if alarm is None else alarm["due_ms"]),
+        *(Pair(row["key"], row["value"]) for row in rows),
+        ObjectEnd(target_of(options), len(rows)),
+    )
+    if options.out == "-":
+        sys.stdout.flush()
+        for record in records:
+            sys.stdout.buffer.write(encode(record))
+        sys.stdout.buffer.flush()
+        return EXIT_OK
+    with open(options.out, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        for record in records:
+            file.write(encode(record))
+        file.flush()
+        os.fsync(file.fileno())
+    return tell(options, {"keys": len(rows)}, f"{target_of(options)}: {plural(len(rows), 'key')} written to {options.out}")
+
+
+def _all_rows(options: argparse.Namespace) -> tuple[Result | None, list[Result], bool]:
+    """Its alarm, its rows, and whether one page had them all."""
+    rows: list[Result] = []
+    result = carry_out(options, Show(limit=SHOWN_ROWS_MAX, whole=True))
+    alarm, is_whole = result["alarm"], not result["more"]
+    rows += result["rows"]
+    while result["more"]:
+        result = carry_out(options, Show(after=rows[-1]["key"], limit=SHOWN_ROWS_MAX, whole=True))
+        rows += result["rows"]
+    return alarm, rows, is_whole
+
+
+def _digests(options: argparse.Namespace) -> list[tuple[str, str]]:
+    _, rows, _ = _all_rows(options)
+    return [(row["key"], row["digest"]) for row in rows]
+
+
+def _import(options: argparse.Namespace) -> int:
+    if options.target is not None and "/" not in options.target:
+        return fail_usage("objects import: --as names an object: CLASS/NAME")
+    loaded: list[Result] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            file = sys.stdin.buffer if options.file == "-" else stack.enter_context(open(options.file, "rb"))
+            for head, pairs in whole_objects(read_records(file)):
+                if loaded and options.target is not None:
+                    raise ValueError("it has more than one object; --as is for one")
+                loaded.append(_load(options, options.target or head.object, head, pairs))
+    except ValueError as error:
+        done = f"; {plural(len(loaded), 'object')} of it are imported" if loaded else ""
+        raise OperatorError("import", options.file, f"{one_line(str(error))}{done}", "export it again") from None
+    keys = sum(each["keys"] for each in loaded)
+    text = f"{plural(len(loaded), 'object')} with {plural(keys, 'key')} imported"
+    return tell(options, {"objects": loaded}, text)
+
+
+def _load(options: argparse.Namespace, target: str, head: Head, pairs: Iterator[Pair]) -> Result:
+    """In one step if it is small, else in several, each whole."""
+    options.class_name, _, options.name = target.partition("/")
+    rows: list[tuple[str, Any]] = []
+    size = count = parts = 0
+
+    def send(alarm_ms: int | None) -> None:
+        nonlocal rows, size, parts
+        carry_out(options, Load(rows, parts > 0, options.replace, alarm_ms))
+        rows, size, parts = [], 0, parts + 1
+
+    for pair in pairs:
+        bytes_here = len(pair.key) + len(as_text(pair.value))
+        if rows and size + bytes_here > _LOAD_BYTES:
+            send(None)
+        rows.append((pair.key, pair.value))
+        size += bytes_here
+        count += 1
+    send(None if options.no_alarm else head.alarm_ms)
+    return {"object": target, "keys": count}
+
+
+# Alarms
+
+
+def _alarms(options: argparse.Namespace) -> int:
+    if options.what != "list":
+        if not options.name:
+            return fail_usage(
+                f"objects alarms {options.what}: name the object: tidegate objects alarms {options.what} CLASS NAME"
+            )
+        result = carry_out(options, TurnAlarm(options.what))
+        return tell(
+            options, result, f"{target_of(options)}: its alarm " + ("rings now" if options.what == "run" else "is dropped")
+        )
+    answers, missing = of_all(options, ListAlarms(options.class_name, options.after, options.limit))
+    now_ms = max(answer["now_ms"] for answer in answers)
+    alarms = sorted((each for answer in answers for each in answer["alarms"]), key=lambda each: int(each["due_ms"]))
+    more = len(alarms) > options.limit or any(answer["more"] for answer in answers)
+    alarms = [{**each, "late_s": round((now_ms - each["due_ms"]) / 1_000, 3)} for each in alarms[: options.limit]]
+    if options.late:
+        more, alarms = more and alarms[-1]["late_s"] > 0, [each for each in alarms if each["late_s"] > 0]
+    abandoned = sorted((each for answer in answers for each in answer["abandoned"]), key=lambda each: str(each["abandoned_at"]))
+    result = {"alarms": alarms, "abandoned": abandoned[::-1][: options.limit], "more": more}
+    return tell(options, result, _alarms_page(result), missing)
+
+
+def _alarms_page(result: Result) -> str:
+    rows = [("object", "due", "late")]
+    for each in result["alarms"]:
+        late = f"{each['late_s']:,.1f} s" if each["late_s"] > 0 else ""
+        rows.append((one_line(f"{each['class']}/{each['name']}"), _utc(each["due_ms"]), late))
+    lines = table(rows, numbers={2}) if result["alarms"] else ["no alarm is scheduled"]
+    if result["more"]:
+        lines.append(f"there are more: --after {result['alarms'][-1]['due_ms']}")
+    if result["abandoned"]:
+        gone = [("abandoned", "at", "because")]
+        gone += [
+            (one_line(f"{each['class']}/{each['name']}"), each["abandoned_at"], each["error"]) for each in result["abandoned"]
+        ]
+        lines += ["", *table(gone), "(tidegate alarms run, or drop)"]
+    return "\n".join(lines)
+
+
+def _utc(time_ms: int) -> str:
+    return datetime.datetime.fromtimestamp(time_ms / 1_000, datetime.UTC).isoformat(timespec="milliseconds")
 
 
 # Quarantine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any
 
 import pytest
@@ -10,7 +11,9 @@ import pytest
 from tests.support.cold_world import Actor, ColdWorld, checkpoint
 from tests.support.host_world import World
 from tidegate.runtime.errors import CallError, ObjectReset, from_wire
-from tidegate.runtime.wire.wishes import ListClasses, ListNames
+from tidegate.runtime.ids import object_key
+from tidegate.runtime.wire.wishes import ListAlarms, ListClasses, ListNames
+from tidegate.shard.core.alarms import ABANDONED_KEY, AlarmInfo, abandoned_now, abandoned_row, to_datetime
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -26,7 +29,16 @@ class Cart(Shop):
     pass
 
 
-def begin(world: World, wish: ListNames | ListClasses) -> asyncio.Future[dict[str, Any]]:
+class Timed(DurableObject):
+    async def at(self, after_s: float, relative: bool) -> None:
+        after = datetime.timedelta(seconds=after_s)
+        await self.storage.set_alarm(after if relative else datetime.datetime.now(datetime.UTC) + after)
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        pass
+
+
+def begin(world: World, wish: ListNames | ListClasses | ListAlarms) -> asyncio.Future[dict[str, Any]]:
     future: asyncio.Future[dict[str, Any]] = world.loop.create_future()
 
     def answered(error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
@@ -128,6 +140,28 @@ async def test_objects_of_a_class_that_the_app_lacks_are_orphans_and_counted() -
         "Cart": {"objects": 4, "in_memory": 0, "in_app": True},
         "Shop": {"objects": 2, "in_memory": 0, "in_app": False},
     }
+
+
+async def test_alarms_are_listed_those_due_first_come_first_with_both_clocks_and_those_abandoned() -> None:
+    world = World(Shop, Cart, Timed)
+    now_ms = world.wall_us() // 1_000
+    for name, after_s, relative in (("c", 30, True), ("a", 10, False), ("b", 20, True), ("d", -5, False)):
+        await world.ask(Timed, name, "at", after_s, relative)
+    shard = world.shard_of("Timed", "gone")
+    row = abandoned_row(object_key("Timed", "gone"), abandoned_now("Timed", "gone", to_datetime(5_000_000), "no", 9_000_000))
+    world.host.output_gate.write_own(shard, ABANDONED_KEY, *row, wanted=True)
+    await world.ask(Shop, "x", "set", "k", 1)
+    found = await begin(world, ListAlarms())
+    assert [each["name"] for each in found["alarms"]] == ["d", "a", "b", "c"]
+    due = [round((each["due_ms"] - now_ms) / 1_000) for each in found["alarms"]]
+    assert due[1:] == [10, 20, 30]
+    assert due[0] <= 0
+    assert [(each["name"], each["error"]) for each in found["abandoned"]] == [("gone", "no")]
+    page = await begin(world, ListAlarms(limit=2))
+    assert ([each["name"] for each in page["alarms"]], page["more"]) == (["d", "a"], True)
+    page = await begin(world, ListAlarms(from_ms=page["alarms"][-1]["due_ms"] + 1))
+    assert [each["name"] for each in page["alarms"]] == ["b", "c"]
+    assert (await begin(world, ListAlarms("Shop")))["alarms"] == []
 
 
 async def test_what_is_on_disk_only_is_listed_beside_the_loop() -> None:

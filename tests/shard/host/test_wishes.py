@@ -10,12 +10,26 @@ import pytest
 from tests.support.cold_world import Actor, ColdWorld, checkpoint
 from tests.support.host_world import World
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, ObjectReset, UnknownClass, from_wire
-from tidegate.runtime.wire.wishes import CallMethod, Condition, Delete, Evict, Get, ObjectWish, Put, Show, digest_of
+from tidegate.runtime.wire.wishes import (
+    CallMethod,
+    Condition,
+    Delete,
+    Evict,
+    Get,
+    Load,
+    ObjectWish,
+    Put,
+    Show,
+    TurnAlarm,
+    digest_of,
+)
+from tidegate.shard.core.alarms import AlarmInfo
 from tidegate.shard.objects.object import DurableObject
 
 
 class Shop(DurableObject):
     started = 0
+    rung: list[str] = []  # noqa: RUF012 - of the running test
 
     async def on_start(self) -> None:
         Shop.started += 1
@@ -27,6 +41,9 @@ class Shop(DurableObject):
         async with self.storage.transaction():
             await self.storage.put("held", event_number)
             await EVENTS[event_number].wait()
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        Shop.rung.append(self.id.name)
 
     async def boom(self) -> None:
         raise ValueError("no")
@@ -61,6 +78,7 @@ class Wisher:
 
 def world_of(**settings: Any) -> tuple[World, Wisher]:
     Shop.started = 0
+    Shop.rung.clear()
     EVENTS[:] = [asyncio.Event()]
     world = World(Shop, **settings)
     return world, Wisher(world)
@@ -240,6 +258,48 @@ async def test_objects_of_a_class_that_the_app_no_longer_has_are_looked_at_and_c
     await wisher.ask("a", Delete())
     assert world.durable(Shop, "a") == {}
     assert world.host.classes == {}
+
+
+async def test_many_keys_come_at_once_into_an_object_that_is_new_or_is_to_be_replaced() -> None:
+    world, wisher = world_of()
+    await wisher.ask("a", Load([("k", 1), ("l", {"$bytes": "eQ=="})]))
+    assert world.durable(Shop, "a") == {"k": 1, "l": b"y"}
+    with pytest.raises(BadRequest, match="Shop/a exists; nothing was changed"):
+        await wisher.ask("a", Load([("m", 1)]))
+    await wisher.ask("a", Load([("m", 1)], goes_on=True))
+    assert world.durable(Shop, "a") == {"k": 1, "l": b"y", "m": 1}
+    with pytest.raises(BadRequest, match=r"cannot have this: .*base64"):
+        await wisher.ask("a", Load([("n", 1), ("o", {"$bytes": 1})], replace=True))
+    assert world.durable(Shop, "a") == {"k": 1, "l": b"y", "m": 1}, "all or none of them"
+    await wisher.ask("a", Load([("z", 1)], replace=True))
+    assert world.durable(Shop, "a") == {"z": 1}
+    with pytest.raises(BadRequest, match="was deleted meanwhile"):
+        await wisher.ask("b", Load([("z", 1)], goes_on=True))
+    with pytest.raises(BadRequest, match="22 MiB"):
+        await wisher.ask("b", Load([(f"k{number}", "x" * (2 << 20 - 1)) for number in range(23)]))
+    assert world.durable(Shop, "b") == {}
+
+
+@pytest.mark.parametrize("where", ["in memory", "on disk"])
+async def test_a_scheduled_alarm_is_told_run_now_and_dropped(where: str) -> None:
+    world, wisher = world_of()
+    world.host.alarms.start()
+    far_ms = (world.wall_us() // 1_000) + 3_600_000
+    await wisher.ask("a", Load([("k", 1)], alarm_ms=far_ms))
+    if where == "in memory":
+        await world.ask(Shop, "a", "set", "k", 2)
+    assert (await wisher.ask("a", Show()))["alarm"] == {"due_ms": far_ms, "retries": 0}
+    await wisher.ask("a", TurnAlarm("run"))
+    while not Shop.rung:
+        await asyncio.sleep(0.001)
+    assert Shop.rung == ["a"]
+    with pytest.raises(BadRequest, match="has no alarm that is scheduled") as info:
+        await wisher.ask("a", TurnAlarm("run"))
+    assert info.value.details == {"missing": True}
+    await wisher.ask("b", Load([], alarm_ms=far_ms))
+    await wisher.ask("b", TurnAlarm("drop"))
+    assert (await wisher.ask("b", Show()))["alarm"] is None
+    world.host.alarms.stop()
 
 
 async def test_a_method_is_called_as_callers_do_and_its_error_is_told() -> None:
