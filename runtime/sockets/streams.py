@@ -242,7 +242,9 @@ class Streams:
             self._ended(connection)
 
     def _ended(self, connection: Connection) -> None:
-        """Everything that it has sent is handled, and nothing more will come."""
+        """Everything that it has sent is handled, and nothing more will come. Harmless for one that is closed."""
+        if self._by_fd.get(connection.fd) is not connection:
+            return
         if (problem := connection.frames.problem) and self._loop is not None:
             if connection.frames.is_greeted:
                 self.malformed += 1

@@ -338,3 +338,24 @@ def test_what_the_kernel_has_taken_arrives_after_the_endpoint_has_closed(path: P
     server.stop()
     assert caller.answers(1) == [[1, 0, ["last"]]]
     assert caller.body() is None
+
+
+def test_a_turn_that_could_not_be_ended_leaves_nobody_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Server(stream=path)
+    going, staying = Caller(path), Caller(path)
+    server.wait_until(lambda statistics: statistics.streams == 2)
+    faults = [RuntimeError("a fault of ours"), RuntimeError("another one")]
+
+    def flush() -> None:
+        if faults:
+            raise faults.pop()
+        monkeypatch.undo()
+        server.endpoint.flush()
+
+    monkeypatch.setattr(server.endpoint, "flush", flush)
+    going.socket.close()
+    server.wait_until(lambda statistics: statistics.streams == 1)
+    staying.ask([1, "C", "n", "m", [1]])
+    assert staying.answers(1) == [[1, 0, [1]]]
+    server.stop()
+    assert [str(error) for error in server.errors] == ["another one", "a fault of ours"]
