@@ -86,12 +86,11 @@ DESCRIPTORS_CLIENT_MIN = 16
 """How many must be left where a client makes a socket: libzmq's threads and the socket take up to ten."""
 CONNECTIONS_WAITING_MAX = 1_024
 """Connections that have come and not been accepted, for each listening socket."""
-KNOCKS_AT_ONCE = 1_024
-"""Connections of one address that are not greeted yet, where clients need access keys: so many at once, then more, a second. The
-clients of a large host all come back at once after a restart."""
+KNOCKS_AT_ONCE = 256
+"""Connections of one address that are not greeted yet, where clients need access keys: so many at once, then more, a second."""
 KNOCKS_PER_S = 100.0
 KNOCKS_MAX = 1_024
-"""Of all addresses together: where one has them all it gives way to others."""
+"""Of all addresses together."""
 KNOCK_BYTES_MAX = 4 << 10
 """What one may send before it is greeted: a greeting takes less than 1,000 bytes."""
 KNOCK_LOOK_S = 0.05

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = {
     "check": "look through a data directory for damage",
     "repair": "save what is good of a damaged shard, and name what is lost",
     "compact": "make data files as small as what is in them",
+    "export": "write the objects of a stopped service to a file, for another",
     "reshard": "deal the objects of a stopped service to another number of shards",
     "upgrade": "bring a data directory to the newest format",
     "bench": "measure a running service",

@@ -170,7 +170,7 @@ def _replay(depot: Depot, moment: Moment, new: Path, starts: int, progress: Prog
             states.append(LmdbState(state_path(new, shard), shard, map_bytes=map_bytes))
         recovery = Recovery(new, states, starts, 0)
         recovery.on_written = _read_back
-        cut = _Cut(moment.at_ms, full.seqs)
+        cut = HeldBack(moment.at_ms, full.seqs)
         pieces = [piece for manifest in moment.chain.manifests for piece in manifest.records]
         for number, (header, flat) in enumerate(read_pieces(depot, pieces)):
             if not isinstance(header, RecordsHeader) or header.chain != full.chain:
@@ -201,7 +201,7 @@ def _read_back(state: ShardState, memtable: Memtable) -> None:
                 raise _wrong(f"shard {state.shard}", "a row that was read back is not what was written")
 
 
-class _Cut:
+class HeldBack:
     """What of the records belongs to a moment: of each shard, everything before its first commit that came later."""
 
     def __init__(self, at_ms: int | None, seqs_min: dict[int, int]) -> None:

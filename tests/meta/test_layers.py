@@ -74,8 +74,11 @@ ARROWS: dict[str, set[str]] = {
     "shard/store/worker_store": LEAVES
     | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "store/checkpoints")},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
-    "shard/offline": LEAVES | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core")},
+    "shard/offline": LEAVES
+    | {"runtime/wire"}
+    | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core")},
     "shard/backup": LEAVES
+    | {"runtime/wire"}
     | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core", "offline")},
     "shard/loop": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/core"},
     "shard/objects": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop"},

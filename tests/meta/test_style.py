@@ -117,8 +117,33 @@ MAY = {
     *(
         ("runtime/cli/commands/" + name + ".py", r"\bprint\(")
         for name in (
-            *("alarms", "backup", "call", "chaos", "check", "compact", "completion", "config", "install_service", "keys", "lint"),
-            *("new", "objects", "repair", "reshard", "restore", "serve", "status", "test", "top", "uninstall_service", "upgrade"),
+            *(
+                "alarms",
+                "backup",
+                "call",
+                "chaos",
+                "check",
+                "compact",
+                "completion",
+                "config",
+                "export",
+                "install_service",
+                "keys",
+            ),
+            *(
+                "lint",
+                "new",
+                "objects",
+                "repair",
+                "reshard",
+                "restore",
+                "serve",
+                "status",
+                "test",
+                "top",
+                "uninstall_service",
+                "upgrade",
+            ),
         )
     ),
     *(("runtime/cli/" + name + ".py", r"\bprint\(") for name in ("asking", "commanding", "exits", "wishing")),

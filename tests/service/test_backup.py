@@ -156,3 +156,37 @@ def test_a_service_goes_on_with_another_number_of_shards(serve: Serve, tmp_path:
     assert "nothing to do" in tidegate("reshard", service.data, "--shards", shards).stdout
     wrong = tidegate("reshard", service.data, "--shards", 3)
     assert (wrong.returncode, "a power of two" in wrong.stderr) == (2, True)
+
+
+def test_a_wrong_change_of_one_object_is_taken_back_while_the_service_runs(serve: Serve, tmp_path: Path) -> None:
+    service = serve(2)
+    depot = tmp_path / "depot"
+    told = numbers(service)
+    done("backup", depot, "--data", service.data)
+    for _ in range(5):
+        numbers(service)
+    out = tmp_path / "n3.jsonl"
+    taken = tidegate("restore", depot, "--object", "Counter/n3", "--out", out)
+    assert taken.returncode == 0, taken.stderr
+    imported = tidegate("objects", "import", out, "--replace", "--connect", service.endpoint)
+    assert imported.returncode == 0, imported.stderr
+    assert numbers(service)["n3"] == told["n3"] + 1
+    assert numbers(service)["n4"] == told["n4"] + 7
+    nobody = tidegate("restore", depot, "--object", "Counter/nobody")
+    assert (nobody.returncode, "it is not in the backup" in nobody.stderr) == (1, True)
+    wrong = tidegate("restore", depot, "--object", "nobody")
+    assert (wrong.returncode, "must be CLASS/NAME" in wrong.stderr) == (2, True)
+    service.stop()
+
+
+def test_objects_of_a_class_move_to_another_service(serve: Serve, tmp_path: Path) -> None:
+    service = serve(2)
+    told = numbers(service)
+    service.stop()
+    out = tmp_path / "counters.jsonl"
+    assert tidegate("export", service.data, "--class", "Counter", "--out", out).returncode == 0
+    other = serve(1, data=tmp_path / "other")
+    imported = tidegate("objects", "import", out, "--connect", other.endpoint)
+    assert imported.returncode == 0, imported.stderr
+    assert numbers(other) == {name: value + 1 for name, value in told.items()}
+    other.stop()

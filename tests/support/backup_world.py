@@ -142,7 +142,8 @@ class BackupWorld:
             self.alarms[name] = alarm
             writes: dict[str, bytes | None] = {"": encode_header(Header("Counter", name, alarm))}
             for _ in range(self.random.randint(1, 4)):
-                value = None if self.random.random() < 0.2 else self.random.randbytes(self.random.randrange(400))
+                stored = msgspec.msgpack.encode(self.random.randbytes(self.random.randrange(400)))
+                value = None if self.random.random() < 0.2 else stored
                 writes[f"k{self.random.randrange(20)}"] = value
             own = ObjectWrites(key, False, writes)
         changed = index_changes(key, old, alarm, "Counter", name)

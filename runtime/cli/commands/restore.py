@@ -11,9 +11,12 @@ from typing import Any
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.backup import add_data_option
 from tidegate.runtime.cli.commands.check import progress
+from tidegate.runtime.cli.commands.export import add_out, write
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail
 from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.ids import ObjectId, check_object_id
 from tidegate.runtime.supervisor.successor import Successor
+from tidegate.shard.backup.one_object import read_object
 from tidegate.shard.backup.places import open_depot
 from tidegate.shard.backup.reading import Chain, read_chains
 from tidegate.shard.backup.restore import Restored, build, find_moment, span_of
@@ -22,10 +25,13 @@ _EPILOG = """Makes the new directory beside DATA, reads everything back, and put
 is replaced only with --yes, and kept as DATA.before-TIME; no service may be running on it. TIME is like
 2026-11-29T12:30:00Z, or without the Z in the time of this machine; without --at it is the newest that there is.
 
+One object goes past DATA: --object writes it to --out as it was, and `tidegate objects import` takes it into a service.
+
 examples:
   tidegate restore /mnt/backups/shop --list               which times can be restored
   tidegate restore /mnt/backups/shop --data /var/lib/shop-test
   tidegate restore /mnt/backups/shop --data /var/lib/shop --at 2026-11-29T12:30:00Z --yes
+  tidegate restore /mnt/backups/shop --object Counter/alice --out alice.jsonl
 """
 
 
@@ -34,9 +40,19 @@ def add(commands: Any) -> None:
     restore.add_argument("source", metavar="SOURCE", help="what was given to `tidegate backup`")
     add_data_option(restore)
     restore.add_argument("--at", metavar="TIME", type=_moment, help="as it was then")
+    what = "write this object to --out instead, to be imported into a service that runs; DATA is left alone"
+    restore.add_argument("--object", metavar="CLASS/NAME", type=_object, help=what)
+    add_out(restore)
     restore.add_argument("--list", action="store_true", help="say which backups there are, and restore nothing")
     restore.add_argument("--yes", action="store_true", help="replace the data that is there")
     restore.add_argument("--json", action="store_true", help="print what was done as JSON")
+
+
+def _object(text: str) -> ObjectId:
+    class_name, slash, name = text.partition("/")
+    if not slash or (problem := check_object_id(class_name, name)):
+        raise argparse.ArgumentTypeError(f"must be CLASS/NAME, not {text!r}{f': {problem}' if slash else ''}")
+    return ObjectId(class_name, name)
 
 
 def _moment(text: str) -> int:
@@ -53,6 +69,12 @@ def run(options: argparse.Namespace) -> int:
     if options.list:
         return _list(options, chains)
     moment = find_moment(chains, options.at, options.source)
+    if options.object is not None:
+        records = read_object(depot, moment, options.object, progress())
+        if not records:
+            return fail(f"restore {options.object}: it is not in the backup, as of then (see --list for other times)")
+        write(records, options.out, options.format)
+        return EXIT_OK
     with Successor(options.data) as successor:
         if successor.replaces and not options.yes:
             what = f"it would be kept beside as {options.data}.before-TIME; add --yes"
