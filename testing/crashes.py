@@ -59,6 +59,10 @@ class Mishaps:
         self._mishaps.append(mishap)
         return mishap
 
+    @property
+    def are_none(self) -> bool:
+        return not self._mishaps
+
     def strikes(self, point: str, objects: Iterable[ObjectName]) -> bool:
         """Whether one of them strikes here. To be asked once on each occasion."""
         return bool(self._mishaps) and any(plan.strikes(point, objects) for plan in self._mishaps)

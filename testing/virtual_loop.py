@@ -122,7 +122,8 @@ class ProcessLoop(_GatedBaseLoop):  # type: ignore[misc]  # made of any class
     # Time
 
     def time(self) -> float:
-        return max(self._time.now, self.blocked_until)
+        now, blocked_until = self._time.now, self.blocked_until
+        return now if now > blocked_until else blocked_until
 
     def clock(self) -> float:
         return self.time() if self._helper_now is None else self._helper_now

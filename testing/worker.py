@@ -294,6 +294,9 @@ class SimulatedWorker(HostedShards):
         """Whether it crashes here: then whoever asks does nothing more."""
         if not self.process.alive:
             return True
+        service = self.service
+        if service.schedule is None and service.crashes.are_none:
+            return False
         names = ", ".join(map("/".join, objects))
         wanted = bool(objects) and self.service.crashes_left > 0
         drawn = self.service.happens(f"the worker of {names} crashes at {point!r}", wanted=wanted)

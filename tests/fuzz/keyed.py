@@ -26,6 +26,8 @@ from tidegate.shard.objects.threads import keep_to_this_thread
 STEPS = 80
 """In one world, which then is brought to its end."""
 OBJECTS = "abc"
+WAITED = 20
+"""Turns of the loop, by a method that writes twice."""
 ROUNDS_MAX, STEPS_MAX = 40, 2_000
 """Of repeats at the end, in which nothing fails any more, and of commits in each."""
 FIRST_ID = 1_000_000
@@ -36,6 +38,11 @@ class Journal(DurableObject):
         noted: list[str] = [*await self.storage.get("noted", []), tag]
         self.storage.put("noted", noted)
         return len(noted)
+
+    async def _wait(self) -> None:
+        """Long enough for a commit, which may fail, and for two now and then."""
+        for _ in range(WAITED):
+            await asyncio.sleep(0)
 
     async def note(self, tag: str) -> int:
         return await self._note(tag)
@@ -56,12 +63,38 @@ class Journal(DurableObject):
     async def note_twice(self, tag: str) -> int:
         """In two commits, if one comes in between."""
         await self._note(f"{tag} begins")
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await self._wait()
         return await self._note(f"{tag} ends")
 
     async def pass_on(self, tag: str, name: str) -> int:
         return int(await self.stub(Journal, name).note(tag))
+
+    async def note_and_pass_on(self, tag: str, name: str) -> int:
+        """Has written, durably if a commit comes in between, before what it asks for can fail: it must not run again."""
+        await self._note(f"{tag} begins")
+        await self._wait()
+        return int(await self.stub(Journal, name).note_twice(f"{tag} there"))
+
+    async def pass_on_and_note(self, tag: str, name: str) -> int:
+        """Has written when what it has asked for fails, and may not be durable yet."""
+
+        async def note() -> None:
+            await self._wait()
+            await self._note(f"{tag} begins")
+
+        asked = self.stub(Journal, name).note_twice(f"{tag} there")
+        place, _ = await asyncio.gather(asked, note(), return_exceptions=True)
+        if isinstance(place, BaseException):
+            raise place
+        return int(place)
+
+    async def pass_on_or_note(self, tag: str, name: str) -> int:
+        """Writes that what it has asked for has failed: then that is its answer, and it must not run again."""
+        try:
+            return int(await self.stub(Journal, name).note_twice(f"{tag} there"))
+        except CallError:
+            await self._note(f"{tag} begins")
+            raise
 
     async def read(self, tag: str) -> list[str]:
         noted: list[str] = await self.storage.get("noted", [])
@@ -71,8 +104,10 @@ class Journal(DurableObject):
 PASSING = {"ObjectReset"}
 """What an object that was asked may be lost by. Its caller is told, and may ask again."""
 
+WRITES_AND_ASKS = ("note_and_pass_on", "pass_on_and_note", "pass_on_or_note")
 METHODS = {
-    "note": 8, "note_later": 3, "note_and_tell": 2, "note_and_raise": 2, "note_much": 1, "note_twice": 3, "pass_on": 3, "read": 4,
+    "note": 8, "note_later": 3, "note_and_tell": 2, "note_and_raise": 2, "note_much": 1, "note_twice": 3, "pass_on": 3,
+    "note_and_pass_on": 6, "pass_on_and_note": 6, "pass_on_or_note": 9, "read": 4,
 }  # fmt: skip
 
 
@@ -93,7 +128,11 @@ class Asked(NamedTuple):
 
     @property
     def noted_in(self) -> str:
-        return self.args[-1] if self.method == "pass_on" else self.name
+        return self.args[-1] if self.passes_on else self.name
+
+    @property
+    def passes_on(self) -> bool:
+        return self.method == "pass_on" or self.method in WRITES_AND_ASKS
 
 
 class Session:
@@ -148,7 +187,7 @@ class Run:
         method = self.chance.choices(list(METHODS), list(METHODS.values()))[0]
         if method == "note_much" and session.json:
             method = "note"  # JSON has no bytes.
-        args = (tag, self.chance.choice(OBJECTS.replace(name, ""))) if method == "pass_on" else (tag,)
+        args = (tag, self.chance.choice(OBJECTS.replace(name, ""))) if "pass_on" in method else (tag,)
         key = {"key": tag if not session.is_plain else f"order {number}"}
         asked = session.waiting[number] = Asked(key, name, method, args, dict(self.known))
         return number, asked
@@ -200,7 +239,7 @@ class Run:
         """Of a failure: whether the caller still has to ask."""
         self.counts[error.code] += 1
         if isinstance(error, MethodRaised):
-            return asked.method == "pass_on" and error.type in PASSING
+            return asked.method == "pass_on" and error.type in PASSING  # The other has written, and it is answered so for good.
         if isinstance(error, BadRequest):
             assert number < session.told_answered, f"{asked.tag} was not said to be answered: {error}"
             assert number not in session.waiting
@@ -210,7 +249,7 @@ class Run:
             assert error.outcome == "executed"
             return False
         if isinstance(error, Interrupted):
-            assert asked.method == "note_twice"
+            assert asked.method in ("note_twice", *WRITES_AND_ASKS)
             return False
         assert error.retryable, error
         return True
@@ -247,7 +286,7 @@ class Run:
                 world.cut()
         elif event < 0.75:
             world.committed()
-        elif event < 0.85:
+        elif event < 0.95:
             self.counts["failed commits"] += 1
             world.fail_commit()
             if chance.random() < 0.5:
@@ -310,9 +349,12 @@ class Run:
             tag = asked.tag
             if asked.method == "read":
                 assert journals[asked.name][: len(value)] == value, f"{tag} has read what was not confirmed"
-            elif value == ("interrupted",):
+            elif value in (("interrupted",), ("failed",)):
                 assert f"{tag} begins" in places
                 assert f"{tag} ends" not in places
+            elif asked.method in WRITES_AND_ASKS:
+                assert (f"{tag} begins" in places) == (asked.method != "pass_on_or_note"), f"{tag} has failed, and then not"
+                assert ("at", places[f"{tag} there ends"]) == value
             elif asked.method == "note_twice":
                 assert f"{tag} begins" in places
                 assert ("at", places[f"{tag} ends"]) == value
@@ -328,6 +370,8 @@ def _plain(answer: Any) -> Any:
         return ("too large",)
     if isinstance(answer, Interrupted):
         return ("interrupted",)
+    if isinstance(answer, MethodRaised) and answer.type in (*PASSING, "Interrupted"):
+        return ("failed",)
     if isinstance(answer, MethodRaised):
         return ("raised", int(answer.message.rpartition(" ")[2]))
     if isinstance(answer, dict):

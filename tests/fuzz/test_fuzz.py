@@ -44,7 +44,7 @@ def test_a_service_that_is_sent_nothing_but_wrong_messages_answers_a_polite_clie
 
 
 def test_calls_with_keys_run_once_whatever_becomes_of_their_batches_and_commits() -> None:
-    counts = keyed.batches(Random(1), 30 * MORE, lambda done: None)
+    counts = keyed.batches(Random(1), 150 * MORE, lambda done: None)
     for what in ("crashes", "failed commits", "repeated", "object_reset", "interrupted", "too_large", "bad_request"):
         assert counts[what] > 0, counts
     assert counts["answered"] > counts["new"]
