@@ -172,13 +172,12 @@ class Backup:
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         """The folder is there, and no other backup of this directory runs."""
-        owner = self._source.path.stat()
         try:
             with contextlib.suppress(FileExistsError):
                 self._shipping.mkdir(mode=0o700)
-            if os.geteuid() == 0:  # The workers have to get in.
-                os.chown(self._shipping, owner.st_uid, owner.st_gid)
+            self._give(self._shipping)
             fd = os.open(self._shipping / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._give(self._shipping / "lock")
         except OSError as error:
             hint = "run it as the user who runs the service"
             raise OperatorError("begin a backup in", self._shipping, error.strerror or str(error), hint) from error
@@ -190,6 +189,12 @@ class Backup:
             raise OperatorError("back up", self._source.path, "another backup of it is being made", hint, passes=True) from None
         finally:
             os.close(fd)
+
+    def _give(self, path: Path) -> None:
+        """What root makes here belongs to the user of the service: workers, and backups of that user, have to get in."""
+        if os.geteuid() == 0:
+            owner = self._source.path.stat()
+            os.chown(path, owner.st_uid, owner.st_gid)
 
     def _take_note(self) -> str:
         """Why the log was given up since the last backup, if it was."""
@@ -238,6 +243,7 @@ class Backup:
         new = path.with_name(path.name + ".new")
         try:
             new.write_bytes(msgspec.json.encode(chain))
+            self._give(new)
             new.rename(path)
         except FileNotFoundError:  # The log was given up at this moment: the next backup is a full one.
             return

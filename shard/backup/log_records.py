@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,9 +78,11 @@ def _of_log(data: Path, log: str, position: int) -> Iterator[Stretch]:
     last, missed = 0, -1
     for _ in range(MOVED_MAX):
         try:
-            for number, path in sorted(_segments(data, log).items()):
-                stretch = _read(path, log, number, position) if number >= last else None
-                if stretch is None:
+            segments = sorted(_segments(data, log).items())
+            for (number, path), following in zip_longest(segments, segments[1:]):
+                if number < last or (following is not None and _begins_by(position + 1, *following)):
+                    continue
+                if (stretch := _read(path, log, number, position)) is None:
                     continue
                 if position and stretch.first > position + 1 and missed != position:
                     missed = position
@@ -91,6 +94,13 @@ def _of_log(data: Path, log: str, position: int) -> Iterator[Stretch]:
         except FileNotFoundError:  # It has been moved to where it is kept, or removed: whoever reads notices a gap.
             continue
     raise OperatorError("read log", data / "log" / log, "its segments go faster than they can be read", "try again later")
+
+
+def _begins_by(position: int, number: int, path: Path) -> bool:
+    """Whether it is in use, and nothing at the position or behind it is in one before."""
+    with path.open("rb") as file:
+        header = decode_header(file.read(HEADER_BYTES + PROLOGUE_BYTES_MAX))
+    return header is not None and header.number == number and header.first_position <= position
 
 
 def _read(path: Path, log: str, number: int, position: int) -> Stretch | None:

@@ -20,7 +20,7 @@ from tidegate.shard.backup.manifest import (
 )
 from tidegate.shard.backup.pieces import Header, PieceDamaged, decode_piece
 
-_HINT = "restore another one: see `tidegate restore --list`; and make a new full backup with `tidegate backup --full`"
+_HINT = "restore a moment of another one, with --at: see `tidegate restore --list`; and make a new one: `tidegate backup --full`"
 
 
 class Chain(NamedTuple):
@@ -50,9 +50,30 @@ def read_chain(depot: Depot, name: str) -> Chain:
     return Chain(name, [manifest for manifest, _ in found], found[-1][1] if found else "")
 
 
-def read_chains(depot: Depot) -> list[Chain]:
-    """All that are complete, oldest first. Raises OperatorError."""
-    return [read_chain(depot, name) for name in chains_in(depot.list())]
+class Chains(NamedTuple):
+    """All of a depot that are complete, oldest first."""
+
+    good: list[Chain]
+    damaged: dict[str, OperatorError]
+    """By name, what is the matter with the others."""
+
+    def newest_problem(self) -> OperatorError | None:
+        """Of a chain that is newer than all good ones."""
+        newest = max((chain.name for chain in self.good), default="")
+        return next((error for name, error in sorted(self.damaged.items(), reverse=True) if name > newest), None)
+
+
+def read_chains(depot: Depot) -> Chains:
+    """Looks at manifests, not at pieces. Raises OperatorError for a depot that cannot be looked into."""
+    found = Chains([], {})
+    for name in chains_in(depot.list()):
+        try:
+            found.good.append(read_chain(depot, name))
+        except OperatorError as error:
+            if not isinstance(error.__cause__, BackupDamaged):
+                raise
+            found.damaged[name] = error
+    return found
 
 
 def read_pieces(depot: Depot, pieces: list[Piece]) -> Iterator[tuple[Header, list[Any]]]:

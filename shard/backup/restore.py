@@ -22,7 +22,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.backup.depot import Depot
 from tidegate.shard.backup.manifest import Manifest
 from tidegate.shard.backup.pieces import RecordsHeader, RowsHeader
-from tidegate.shard.backup.reading import Chain, read_pieces
+from tidegate.shard.backup.reading import Chain, Chains, read_pieces
 from tidegate.shard.offline.check import Check, Counts, ReadState, state_path
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.logs import NO_RUN, LogMark
@@ -63,9 +63,11 @@ def span_of(chain: Chain) -> tuple[int, int]:
     return chain.manifests[0].from_ms, chain.manifests[-1].ended_ms
 
 
-def find_moment(chains: list[Chain], at_ms: int | None, place: str) -> Moment:
-    """Raises OperatorError where no backup has that time."""
-    spans = [(*span_of(chain), chain) for chain in chains if chain.manifests]
+def find_moment(chains: Chains, at_ms: int | None, place: str) -> Moment:
+    """Raises OperatorError where no backup has that time; also where the newest is asked for, and that one is damaged."""
+    if at_ms is None and (problem := chains.newest_problem()) is not None:
+        raise problem
+    spans = [(*span_of(chain), chain) for chain in chains.good]
     if not spans:
         hint = "name the folder that was given to `tidegate backup`"
         raise OperatorError("restore", place, "there is no complete backup", hint)

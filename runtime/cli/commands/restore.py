@@ -18,7 +18,7 @@ from tidegate.runtime.ids import ObjectId, check_object_id
 from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.backup.one_object import read_object
 from tidegate.shard.backup.places import open_depot
-from tidegate.shard.backup.reading import Chain, read_chains
+from tidegate.shard.backup.reading import Chain, Chains, read_chains
 from tidegate.shard.backup.restore import Restored, build, find_moment, span_of
 
 _EPILOG = """Makes the new directory beside DATA, reads everything back, and puts it in place in one step. Data that is there
@@ -89,19 +89,23 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _list(options: argparse.Namespace, chains: list[Chain]) -> int:
+def _list(options: argparse.Namespace, chains: Chains) -> int:
     if options.json:
-        print(json.dumps({"source": options.source, "chains": [_chain_as_json(chain) for chain in chains]}, indent=2))
+        damaged = {name: str(error) for name, error in chains.damaged.items()}
+        good = [_chain_as_json(chain) for chain in chains.good]
+        print(json.dumps({"source": options.source, "chains": good, "damaged": damaged}, indent=2))
     else:
-        for chain in chains:
+        for chain in chains.good:
             first, (from_ms, until_ms) = chain.manifests[0], span_of(chain)
             size = mebibytes(sum(piece.bytes for manifest in chain.manifests for piece in (*manifest.rows, *manifest.records)))
             spans = f"{plural(len(chain.manifests), 'backup')}, {plural(first.shards, 'shard')}, {size}"
             times = f"any time from {_shown(from_ms)} to" if from_ms <= until_ms else "as of"
             print(f"{chain.name}: {times} {_shown(until_ms)} ({spans})")
-        if not chains:
+        for error in chains.damaged.values():
+            print(f"PROBLEM {error}")
+        if not chains.good and not chains.damaged:
             return fail(f"list {options.source}: there is no complete backup (name what was given to `tidegate backup`)")
-    return EXIT_OK if chains else EXIT_FAILED
+    return EXIT_OK if chains.good and not chains.damaged else EXIT_FAILED
 
 
 def _chain_as_json(chain: Chain) -> dict[str, Any]:

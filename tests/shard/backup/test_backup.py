@@ -128,7 +128,7 @@ def test_one_that_loses_the_log_while_it_is_made_says_so_and_the_next_one_is_goo
     monkeypatch.setattr(shipping_module, "SHIPPING_BYTES_MAX", 40 << 10)
     with pytest.raises(OperatorError, match="given up meanwhile"):
         world.back_up(meanwhile=30)
-    assert read_chains(world.depot) == []
+    assert read_chains(world.depot).good == []
     monkeypatch.undo()
     world.back_up(meanwhile=3)
     check_newest(world, tmp_path / "new")
@@ -178,7 +178,7 @@ def test_what_is_not_there_when_it_is_read_back_is_no_backup(world: BackupWorld,
     with pytest.raises(OperatorError, match="it is not what was written"):
         world.back_up()
     monkeypatch.undo()
-    assert read_chains(world.depot) == []
+    assert read_chains(world.depot).good == []
 
 
 def test_a_pace_waits_for_what_was_early() -> None:
@@ -210,6 +210,6 @@ def test_after_so_long_a_new_chain_is_begun_and_old_ones_are_deleted(world: Back
         world.commit(20)
         world.now_ms += 3 * day_ms
     assert [number for _, number in made] == [1, 2, 3] * 3 + [1]
-    assert [chain.name for chain in read_chains(world.depot)] == [made[-2][0], made[-1][0]]
+    assert [chain.name for chain in read_chains(world.depot).good] == [made[-2][0], made[-1][0]]
     assert {name.partition("/")[0] for name in world.depot.list()} == {made[-2][0], made[-1][0]}
     check_newest(world, tmp_path / "new")

@@ -59,7 +59,7 @@ def test_every_moment_since_the_full_backup_can_be_restored_over_checkpoints_and
         else:
             world.checkpoint()
         assert world.back_up(meanwhile=number % 3).number == number + 2
-    (chain,) = read_chains(world.depot)
+    (chain,) = read_chains(world.depot).good
     from_ms, until_ms = span_of(chain)
     assert until_ms - from_ms > 300 * STEP_MS
     world.commit(50)
@@ -121,3 +121,27 @@ def test_any_piece_that_is_damaged_or_gone_is_named_and_nothing_is_replaced(worl
     assert sorted(place.rglob("*")) == before
     world.restore(place, None)
     compare(world, place, world.now_ms)
+
+
+def test_where_one_chain_is_damaged_the_others_can_be_restored_and_none_is_taken_in_silence(
+    world: BackupWorld, tmp_path: Path
+) -> None:
+    world.commit(50)
+    world.back_up()
+    world.commit(50)
+    world.back_up()
+    before_ms = world.now_ms
+    world.commit(50)
+    world.back_up(full=True)
+    world.commit(10)
+    world.back_up()
+    first, second = read_chains(world.depot).good
+    manifest = tmp_path / "depot" / second.name / "000002.json"
+    manifest.write_bytes(manifest.read_bytes()[:-5])
+    chains = read_chains(world.depot)
+    assert [chain.name for chain in chains.good] == [first.name]
+    assert set(chains.damaged) == {second.name}
+    with pytest.raises(OperatorError, match=second.name):
+        world.restore(tmp_path / "new", None)
+    world.restore(tmp_path / "new", before_ms)
+    compare(world, tmp_path / "new", before_ms)
