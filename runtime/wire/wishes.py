@@ -118,6 +118,17 @@ class ListClasses(msgspec.Struct, frozen=True, tag="classes"):
     """How many objects there are of each class. To all workers."""
 
 
+class Weigh(msgspec.Struct, frozen=True, tag="weigh"):
+    """The largest of those objects that a worker has in its data files, which are gone through part by part. To all workers."""
+
+    class_name: str = ""
+    prefix: str = ""
+    """Of the name; where no class is given, of `Class/name`."""
+    count: int = 10
+    after: dict[str, str] = {}
+    """By worker, what it has told as `next`. A worker that is not in it begins, unless it is not empty: then it has ended."""
+
+
 class ListAlarms(msgspec.Struct, frozen=True, tag="alarms"):
     """Alarms that are scheduled, those due first; and those that were abandoned. To all workers."""
 
@@ -128,8 +139,8 @@ class ListAlarms(msgspec.Struct, frozen=True, tag="alarms"):
 
 
 ObjectWish = Get | Show | Put | Delete | Load | TurnAlarm | CallMethod | Evict | Inspect
-OF_ALL_WORKERS = ListNames | ListClasses | ListAlarms
-Wish = ObjectWish | ListNames | ListClasses | ListAlarms
+OF_ALL_WORKERS = ListNames | ListClasses | ListAlarms | Weigh
+Wish = ObjectWish | ListNames | ListClasses | ListAlarms | Weigh
 EDITS = Put | Delete | Load | TurnAlarm | CallMethod | Evict
 """Those of the audit log."""
 

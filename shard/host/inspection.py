@@ -64,7 +64,7 @@ def _in_memory(host: Host, activation: Activation) -> dict[str, Any]:
         "gate": {"open": gate.open or gate.resting, **host.gates.told_of(activation)},
         "running": [_task(host, each, activation, now_s) for each in islice(list(activation.tasks), NAMED_MAX)],
         "running_count": len(activation.tasks),
-        "queue": [_call(each, host.loop.time()) for each in islice(waiting, NAMED_MAX)],
+        "queue": [_call(each, host.loop.time(), host.settings.own_clients) for each in islice(waiting, NAMED_MAX)],
         "queue_count": len(waiting),
     }
 
@@ -83,7 +83,7 @@ def _task(host: Host, task: ObjectTask, activation: Activation, now_s: float) ->
     method = caller = for_s = None
     if task.call is not None:
         origin, _, method = task.call
-        caller, for_s = _caller(origin), round(max(0.0, now_s - task.began_s), 3)
+        caller, for_s = _caller(origin, host.settings.own_clients), round(max(0.0, now_s - task.began_s), 3)
     request = host.chained.awaited_by(task)
     return {
         "method": method,
@@ -94,23 +94,26 @@ def _task(host: Host, task: ObjectTask, activation: Activation, now_s: float) ->
     }
 
 
-def _call(waiter: Any, now_s: float) -> dict[str, Any]:
+def _call(waiter: Any, now_s: float, own: bytes) -> dict[str, Any]:
     if not isinstance(waiter, Call):
         return {"method": None, "called_by": None, "waits_s": None, "what": type(waiter).__name__}
     return {
         "method": one_line(waiter.request.method),
-        "called_by": _caller(waiter.origin),
+        "called_by": _caller(waiter.origin, own),
         "waits_s": round(max(0.0, now_s - waiter.since_s), 3),
     }
 
 
-def _caller(origin: Origin | KeyedRun) -> str:
-    """Who waits for the answer: an object of this worker, or whoever it is outside."""
+def _caller(origin: Origin | KeyedRun, own: bytes) -> str:
+    """Who waits for the answer: an object of this worker, another process of the service, a client. `own`: what the names of
+    those processes begin with."""
     if isinstance(origin, LocalOrigin):
         return one_line(str(origin.caller.id))
     if origin.__class__ is not Origin:
         asked, _ = cast("InternalOrigin", origin).asked_by(0)
         if asked is not origin:
-            return _caller(asked)
+            return _caller(asked, own)
         return "the service itself"
-    return f"a client ({origin.client[:8].hex()})" if origin.client else "the service itself"
+    if origin.client.startswith(own):  # What comes first is a secret.
+        return one_line(origin.client[len(own) :].decode(errors="replace"))
+    return f"client {origin.client.hex()[:16]}"

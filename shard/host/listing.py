@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from tidegate.runtime.errors import CallError, Internal
-from tidegate.runtime.ids import name_row, object_key, shard_of_slot, slot_of
+from tidegate.runtime.ids import OBJECT_KEY_BYTES, name_row, object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import OK
-from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListAlarms, ListClasses, ListNames
-from tidegate.shard.core.alarms import ABANDONED_KEY, INDEX_KEY, STEADY_INDEX_KEY, Abandoned
+from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListAlarms, ListClasses, ListNames, Weigh
+from tidegate.shard.core.alarms import ABANDONED_KEY, INDEX_KEY, STEADY_INDEX_KEY, Abandoned, Header, decode_header
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.codec import after_prefix
 from tidegate.shard.host.outbound import Permit
@@ -36,6 +36,10 @@ SLICE_S = 0.001
 """For so long it works before others get their turn."""
 SIZED_ROWS = 500
 """Rows of an object whose sizes are added up at once."""
+WEIGHED_ROWS = 500
+WEIGH_S = 0.5
+"""For so long data files are gone through before it is said how far that has got."""
+_NOWHERE = f"{1 << 62}."
 _CHUNK_MIN = 16
 
 Entry = tuple[str, str, str]
@@ -63,15 +67,17 @@ class Listing:
         self._tasks: set[asyncio.Task[None]] = set()
         self._began_s = 0.0
 
-    def begin(self, wish: ListNames | ListClasses | ListAlarms, answered: Answered) -> None:
+    def begin(self, wish: ListNames | ListClasses | ListAlarms | Weigh, answered: Answered) -> None:
         """`answered` is called once."""
         task = self._host.loop.create_task(self._list(wish, answered), context=NEUTRAL)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard, context=NEUTRAL)
 
-    async def _list(self, wish: ListNames | ListClasses | ListAlarms, answered: Answered) -> None:
+    async def _list(self, wish: ListNames | ListClasses | ListAlarms | Weigh, answered: Answered) -> None:
         try:
-            if isinstance(wish, ListNames):
+            if isinstance(wish, Weigh):
+                result = await self._weigh(wish)
+            elif isinstance(wish, ListNames):
                 result = await self._names(wish)
             else:
                 result = await (self._classes() if isinstance(wish, ListClasses) else self._alarms(wish))
@@ -212,6 +218,68 @@ class Listing:
             start = rows[-1][0] + "\0"
         return {"keys": keys, "bytes": size}
 
+    # Weights
+
+    async def _weigh(self, wish: Weigh) -> dict[str, Any]:
+        """Goes through the rows as they stand in the data files, for a while; `next` is where to go on."""
+        self._began_s = began_s = time.perf_counter()
+        prefix = f"{wish.class_name}/{wish.prefix}" if wish.class_name else wish.prefix
+        heaviest: list[tuple[int, int, str, str]] = []
+        at_shard, at_key = _place(wish.after.get(str(self._host.settings.worker), "" if not wish.after else _NOWHERE))
+        seen = 0
+        for shard, store in sorted(self._host.stores.items()):
+            if shard < at_shard:
+                continue
+            key: bytes | None = at_key if shard == at_shard else b""
+            while key is not None:
+                await self._breathe()
+                objects, key = await self._part(store, key)
+                for header, keys, size in objects:
+                    seen += 1
+                    named = _named(header)
+                    if named is not None and f"{named.class_name}/{named.name}".startswith(prefix):
+                        heapq.heappush(heaviest, (size, keys, named.class_name, named.name))
+                        if len(heaviest) > wish.count:
+                            heapq.heappop(heaviest)
+                if key is not None and time.perf_counter() - began_s > WEIGH_S:
+                    return _weighed(str(self._host.settings.worker), heaviest, seen, f"{shard}.{key.hex()}")
+        return _weighed(str(self._host.settings.worker), heaviest, seen, None)
+
+    async def _part(self, store: Any, key: bytes) -> tuple[list[tuple[bytes, int, int]], bytes | None]:
+        """The next objects of a data file: header, how many keys, how many bytes; and where to go on."""
+        rows = await self._asked(store, key, WEIGHED_ROWS)
+        objects: list[tuple[bytes, int, int]] = []
+        header, keys, size, last = b"", 0, 0, b""
+        while True:
+            for row, value in rows:
+                if len(row) == OBJECT_KEY_BYTES:
+                    if header:
+                        objects.append((header, keys, size))
+                    header, keys, size = value, 0, 0
+                else:
+                    keys, size = keys + 1, size + len(row) - OBJECT_KEY_BYTES + len(value)
+            if len(rows) < WEIGHED_ROWS:
+                return [*objects, (header, keys, size)] if header else objects, None
+            last = rows[-1][0]
+            if not header:
+                return objects, last + b"\0"
+            if objects:
+                return objects, last[:OBJECT_KEY_BYTES]  # The last one is begun anew.
+            await self._breathe()
+            rows = await self._asked(store, last + b"\0", WEIGHED_ROWS)
+
+    async def _asked(self, store: Any, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        if store.reader is None:
+            return store.stored(start, limit)  # type: ignore[no-any-return]  # rows
+        future: asyncio.Future[Any] = self._host.loop.create_future()
+
+        def done(rows: Any, error: Exception | None) -> None:
+            if not future.done():
+                future.set_result(rows) if error is None else future.set_exception(error)
+
+        store.fetch_stored(start, limit, done)
+        return await future  # type: ignore[no-any-return]  # rows
+
     # Classes
 
     async def _classes(self) -> dict[str, Any]:
@@ -274,6 +342,26 @@ class Listing:
         if store.reader is not None:
             return await self._fetched(store, start or "", None, limit, key)
         return store.scan(key, start, None, reverse=False, limit=limit)
+
+
+def _named(header: bytes) -> Header | None:
+    try:
+        return decode_header(header)
+    except ValueError:  # `tidegate check` names it.
+        return None
+
+
+def _place(text: str) -> tuple[int, bytes]:
+    shard, _, key = text.partition(".")
+    return int(shard or 0), bytes.fromhex(key)
+
+
+def _weighed(worker: str, heaviest: list[tuple[int, int, str, str]], seen: int, following: str | None) -> dict[str, Any]:
+    objects = [
+        {"class": class_name, "name": name, "keys": keys, "bytes": size}
+        for size, keys, class_name, name in sorted(heaviest, reverse=True)
+    ]
+    return {"worker": worker, "objects": objects, "seen": seen, "next": following}
 
 
 def _abandoned(each: Abandoned) -> dict[str, Any]:

@@ -29,6 +29,8 @@ class HostSettings:
     offload_processes: int = OFFLOAD_PROCESSES
     offload_s: float = OFFLOAD_S
     """For so long what an object offloads may compute."""
+    worker: int = 0
+    """Which one of the service it is."""
     own_clients: bytes = own_identity("")
     """What the routing ids of the service's own processes begin with."""
 

@@ -289,6 +289,30 @@ class ShardStore:
             named = [each for each in named if self._exists(each[1])]
         return named, None if reached == end else reached
 
+    def stored(self, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Rows of objects as the state has them, whatever memory says, from that key on; at most so many."""
+        rows = self.state.scan(start, OWN_FIRST, False)
+        try:
+            return list(islice(rows, limit))
+        except ShardDamaged as error:
+            self.on_damage(error)
+            raise
+        finally:
+            rows.close()
+
+    def fetch_stored(self, start: bytes, limit: int, done: Done) -> None:
+        """`done` is told the same later."""
+        assert self.reader is not None
+
+        def rows(snapshot: Snapshot) -> list[tuple[bytes, bytes]]:
+            found = snapshot.scan(start, OWN_FIRST, False)
+            try:
+                return list(islice(found, limit))
+            finally:
+                found.close()
+
+        self.reads.read(self.reader, self.state.snapshot(), rows, done)
+
     def counted(self) -> Mapping[str, int]:
         """Objects by class, as far as they are in the state."""
         return self.state.names.counts

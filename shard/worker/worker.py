@@ -121,6 +121,7 @@ def _settings(spec: WorkerSpec, call_bytes_max: int, *, spare_task: bool) -> Hos
         offload_processes=spec.offload_processes,
         offload_s=spec.offload_s,
         slow_call_s=spec.slow_call_s,
+        worker=spec.index,
     )
 
 

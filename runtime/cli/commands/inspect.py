@@ -49,7 +49,7 @@ def _page(found: Result) -> str:
 
 
 def _state(found: Result) -> str:
-    stored = "" if found["stored"] else ", nothing of it is durable yet"
+    stored = "" if found["stored"] else ", nothing of it is stored"
     used = f", used {found['used_s_ago']:g} s ago" if "used_s_ago" in found else ""
     return f"{found['state']}{used}{stored}"
 

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import datetime
 import difflib
-import heapq
 import json
 import os
 import shlex
@@ -55,6 +54,7 @@ from tidegate.runtime.wire.wishes import (
     Put,
     Show,
     TurnAlarm,
+    Weigh,
 )
 
 _EPILOG = """Every command goes to the worker that owns the object, past the routers: it sees what is not durable yet, and
@@ -68,7 +68,7 @@ examples:
   tidegate objects blocked
 """
 _LS_EPILOG = """In the order of class and name, page by page. Sizes are those of keys and values as they are stored, of what is
-durable.
+durable; with --biggest of what is in the data files, which may lack the last seconds.
 
 examples:
   tidegate objects ls                                          of all classes
@@ -290,7 +290,7 @@ def _condition(options: argparse.Namespace) -> Condition:
 def _list(options: argparse.Namespace) -> int:
     wish = ListNames(options.class_name, options.prefix, _after(options), options.limit, options.long, options.orphans)
     if options.biggest is not None:
-        return _biggest(options, wish)
+        return _biggest(options)
     if options.all:
         return _all(options, wish)
     objects, missing, more = _names(options, wish)
@@ -342,29 +342,35 @@ def _all(options: argparse.Namespace, wish: ListNames) -> int:
     return EXIT_OK
 
 
-def _biggest(options: argparse.Namespace, wish: ListNames) -> int:
-    """Every object is looked at: the largest are kept."""
-    kept: list[tuple[int, int, Result]] = []
-    seen, said_s = 0, time.monotonic()
-    for objects in _pages(options, msgspec.structs.replace(wish, sizes=True, limit=_ALL_LIMIT)):
-        for each in objects:
-            seen += 1
-            heapq.heappush(kept, (each["bytes"], -seen, each))
-            if len(kept) > options.biggest:
-                heapq.heappop(kept)
+def _biggest(options: argparse.Namespace) -> int:
+    """Every object in the data files is looked at: the largest are kept. Raises CallError where a worker does not answer."""
+    wish = Weigh(options.class_name, options.prefix, options.biggest)
+    found: list[Result] = []
+    seen, said_s, more = 0, time.monotonic(), True
+    while more:
+        answers, missing = of_all(options, wish)
+        if missing:
+            raise Unavailable(missing[0])
+        found = sorted([*found, *(each for answer in answers for each in answer["objects"])], key=_weight)[: options.biggest]
+        seen += sum(answer["seen"] for answer in answers)
+        after = {answer["worker"]: answer["next"] for answer in answers if answer["next"] is not None}
+        more, wish = bool(after), msgspec.structs.replace(wish, after=after)
         if time.monotonic() - said_s > 1.0 and sys.stderr.isatty():
             said_s = time.monotonic()
             print(f"{seen:,} objects looked at", file=sys.stderr)
-    result: Result = {"objects": [each for _, _, each in sorted(kept, reverse=True)], "more": False, "seen": seen}
     options.long = True
-    return tell(options, result, _names_page(result, options))
+    return tell(options, {"objects": found, "seen": seen, "more": False}, _names_page({"objects": found, "more": False}, options))
+
+
+def _weight(each: Result) -> tuple[int, str]:
+    return -each["bytes"], _row(each)
 
 
 def _names_page(result: Result, options: argparse.Namespace) -> str:
     rows = [("object", "in memory", *(("keys", "bytes") if options.long else ()))]
     for each in result["objects"]:
         sizes = (f"{each['keys']:,}", f"{each['bytes']:,}") if options.long else ()
-        rows.append((one_line(f"{each['class']}/{each['name']}"), "yes" if each["in_memory"] else "", *sizes))
+        rows.append((one_line(f"{each['class']}/{each['name']}"), "yes" if each.get("in_memory") else "", *sizes))
     lines = table(rows, numbers={2, 3}) if result["objects"] else ["no objects"]
     if result["more"]:
         last = result["objects"][-1]

@@ -61,9 +61,9 @@ async def test_an_object_whose_gate_is_closed_says_by_what_and_who_waits_for_it(
     assert found["gate"]["waits_for"].startswith("test_inspection.py:")
     assert sorted((each["method"], each["called_by"].split()[0]) for each in found["queue"]) == [
         ("set", "Shop/bob"),
-        ("set", "a"),
+        ("set", "client"),
     ]
-    assert [(each["method"], each["called_by"].split()[0]) for each in found["running"]] == [("hold", "a")]
+    assert [(each["method"], each["called_by"].split()[0]) for each in found["running"]] == [("hold", "client")]
     assert "in hold" in found["running"][0]["at"]
     assert [each["method"] for each in look(world, "bob")["running"]] == ["ask"]
     EVENTS[0].set()

@@ -12,7 +12,7 @@ from tests.support.cold_world import Actor, ColdWorld, checkpoint
 from tests.support.host_world import World
 from tidegate.runtime.errors import CallError, ObjectReset, from_wire
 from tidegate.runtime.ids import object_key
-from tidegate.runtime.wire.wishes import ListAlarms, ListClasses, ListNames
+from tidegate.runtime.wire.wishes import ListAlarms, ListClasses, ListNames, Weigh
 from tidegate.shard.core.alarms import ABANDONED_KEY, AlarmInfo, abandoned_now, abandoned_row, to_datetime
 from tidegate.shard.objects.object import DurableObject
 
@@ -38,7 +38,7 @@ class Timed(DurableObject):
         pass
 
 
-def begin(world: World, wish: ListNames | ListClasses | ListAlarms) -> asyncio.Future[dict[str, Any]]:
+def begin(world: World, wish: ListNames | ListClasses | ListAlarms | Weigh) -> asyncio.Future[dict[str, Any]]:
     future: asyncio.Future[dict[str, Any]] = world.loop.create_future()
 
     def answered(error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
@@ -122,6 +122,41 @@ async def test_sizes_are_those_of_keys_and_values_and_small_steps_do_not_change_
         "objects": [{"class": "Shop", "name": "a", "in_memory": True, "keys": 10, "bytes": 10 * (2 + 11)}],
         "more": False,
     }
+
+
+@pytest.mark.parametrize("cold", [False, True])
+async def test_the_heaviest_objects_are_found_part_by_part(monkeypatch: pytest.MonkeyPatch, cold: bool) -> None:
+    monkeypatch.setattr("tidegate.shard.host.listing.WEIGHED_ROWS", 4)
+    monkeypatch.setattr("tidegate.shard.host.listing.WEIGH_S", 0.0)
+    world = ColdWorld()
+    sizes = {}
+    for number in range(25):
+        keys = number * 7 % 25
+        await world.fill(f"n{number:02}", {f"k{key:02}": "x" * 10 for key in range(keys)} or {"none": None})
+        sizes[f"n{number:02}"] = (keys, keys * (3 + 11)) if keys else (1, 4 + 1)
+    for store in world.stores.values():
+        checkpoint(store)
+        if cold:
+            store.reader = world.reader
+    found: list[dict[str, Any]] = []
+    seen, after, parts = 0, "", 0
+    while True:
+        answer = begin(world, Weigh("Actor", count=3, after={"0": after} if after else {}))
+        while not answer.done():
+            world.reader.release()
+            await asyncio.sleep(0)
+        told = await answer
+        found, seen, parts = found + told["objects"], seen + told["seen"], parts + 1
+        assert len(told["objects"]) <= 3
+        if told["next"] is None:
+            break
+        after = told["next"]
+    assert parts > 5
+    assert seen == 25
+    best = sorted(found, key=lambda each: -each["bytes"])[:3]
+    expected = sorted(sizes, key=lambda name: -sizes[name][1])[:3]
+    assert [(each["name"], each["keys"], each["bytes"]) for each in best] == [(name, *sizes[name]) for name in expected]
+    assert (await begin(world, Weigh(after={"1": "0."})))["next"] is None, "it has ended before"
 
 
 async def test_objects_of_a_class_that_the_app_lacks_are_orphans_and_counted() -> None:
