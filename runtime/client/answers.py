@@ -133,6 +133,8 @@ class ShardPlace(msgspec.Struct, frozen=True, kw_only=True):
     """Index of the worker that owns it."""
     endpoint: str | None
     """Where that worker listens. None while it does not."""
+    stream: str | None = None
+    """The path where it takes streams of clients on its host. None: it takes none."""
 
 
 class ServiceTopology(msgspec.Struct, frozen=True, kw_only=True):

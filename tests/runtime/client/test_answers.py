@@ -14,7 +14,7 @@ from tidegate.runtime.limits import SLOTS
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Topology
 
-CALLS = SystemCalls(SlotTable(Topology(3, (0, 1, 0, 1), ("ipc://a", None))))
+CALLS = SystemCalls(SlotTable(Topology(3, (0, 1, 0, 1), ("ipc://a", None), streams=("/a.str", None))))
 
 
 def answer(method: str, kind: Any) -> Any:
@@ -27,6 +27,7 @@ def test_the_topology_of_a_router_is_read_with_every_shard_in_the_order_of_their
     assert [(place.slots[0], place.worker, place.endpoint) for place in topology.shards] == [
         (0, 0, "ipc://a"), (4_096, 1, None), (8_192, 0, "ipc://a"), (12_288, 1, None),
     ]  # fmt: skip
+    assert [place.stream for place in topology.shards] == ["/a.str", None, "/a.str", None]
 
 
 def test_a_router_that_has_not_heard_from_its_supervisor_says_starting() -> None:
