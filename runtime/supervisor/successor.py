@@ -41,7 +41,10 @@ class Successor:
         self._unfinished: Path | None = None
         """What is to be removed if it does not take the place."""
         try:
+            if self._target.exists() and not self._target.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._target))
             if self.replaces:
+                self._check_ours()
                 self._locks.append(lock_directory(self._target))
             self.path = self._unfinished = self._make()
         except OSError as error:
@@ -50,6 +53,14 @@ class Successor:
         except BaseException:
             self.close()
             raise
+
+    def _check_ours(self) -> None:
+        """That nothing of others is moved away. A damaged directory may have lost its description."""
+        if not (self._target / "tidegate.json").exists() and not all(
+            (self._target / name).is_dir() for name in ("log", "shards")
+        ):
+            problem = "it is not empty, and no data directory of Tidegate"
+            raise OperatorError("take the place of", self._target, problem, "choose another with --data")
 
     def _make(self) -> Path:
         self._target.parent.mkdir(parents=True, exist_ok=True)

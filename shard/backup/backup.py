@@ -57,6 +57,10 @@ from tidegate.shard.store.state.live_rows import LiveRows
 
 Progress = Callable[[str, float], object]
 """Told what is being done, and which share of it is done."""
+CONTINUED_MS_MAX = 7 * 86_400_000
+"""The log is kept for so long for a backup that is not continued, once another one is made."""
+FINISHED_MS_MAX = 86_400_000
+"""The same for a full one that was interrupted."""
 _ROW_BYTES = 16
 """What a row counts beside its key and value, so that pieces of many small rows do not get large."""
 
@@ -95,6 +99,8 @@ class _Chain(msgspec.Struct):
 
     chain: str
     place: str
+    at_ms: int
+    """When the last backup of it was begun, or completed."""
     positions: dict[str, int] = {}
     """By log, how much of it the chain has. Empty until the full backup is complete."""
 
@@ -158,8 +164,14 @@ class Backup:
             elif given_up and not (full or once):
                 why = f"the log was not kept for it: {given_up}"
             if manifest is None:
-                mine = mine if mine is not None and not why and not mine.positions else self._begin_chain(once=once)
-                manifest = self._make_full(mine)
+                goes_on = mine is not None and not why and not mine.positions
+                mine = mine if goes_on and mine is not None else self._begin_chain(once=once)
+                try:
+                    manifest = self._make_full(mine)
+                except OperatorError:
+                    if self._pieces == 0:  # Nothing can be put there: no log is kept for it.
+                        self._forget(mine)
+                    raise
             self._finish(manifest, once=once)
             self._delete_old(keep)
         return BackupReport(
@@ -235,8 +247,13 @@ class Backup:
                 self._chain_file(each.chain).unlink()
         seconds, ms = divmod(self._now_ms(), 1000)  # Names sort by time.
         chain = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ms:03}Z-{secrets.token_hex(2)}"
-        self._note(begun := _Chain(chain, self._depot.place))
+        self._note(begun := _Chain(chain, self._depot.place, self._now_ms()))
         return begun
+
+    def _forget(self, chain: _Chain) -> None:
+        self._chain_file(chain.chain).unlink(missing_ok=True)
+        if not self._chains():
+            shutil.rmtree(self._shipping, ignore_errors=True)
 
     def _note(self, chain: _Chain) -> None:
         path = self._chain_file(chain.chain)
@@ -304,7 +321,7 @@ class Backup:
         if once:
             self._chain_file(manifest.chain).unlink(missing_ok=True)
         else:
-            self._note(_Chain(manifest.chain, self._depot.place, manifest.positions))
+            self._note(_Chain(manifest.chain, self._depot.place, self._now_ms(), manifest.positions))
         self._remove_fetched()
 
     def _delete_old(self, keep: int) -> None:
@@ -316,7 +333,11 @@ class Backup:
                 self._depot.delete(name)
 
     def _remove_fetched(self) -> None:
-        """What every chain has got. Where none is left the log is not kept any longer."""
+        """What every chain has got. Where none is left the log is not kept any longer; one that nobody has continued for a week
+        does not count, or the log would be given up for all in the end."""
+        for each in self._chains():
+            if self._now_ms() - each.at_ms > (CONTINUED_MS_MAX if each.positions else FINISHED_MS_MAX):
+                self._chain_file(each.chain).unlink(missing_ok=True)
         chains = self._chains()
         if not chains:
             shutil.rmtree(self._shipping, ignore_errors=True)

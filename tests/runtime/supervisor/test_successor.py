@@ -137,3 +137,14 @@ def test_what_cannot_be_synced_once_it_is_in_place_keeps_the_old_one(tmp_path: P
             successor.take_place(2, 1)
     assert [path.read_text() for path in tmp_path.glob("*before*/mine")] == ["old"]
     assert (data / "mine").read_text() == "new"
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_text("")
+    with pytest.raises(OperatorError, match="no data directory of Tidegate"):
+        Successor(tmp_path / "photos")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["cat.jpg", "photos"]
+    (tmp_path / "data" / "log").mkdir(parents=True)
+    (tmp_path / "data" / "shards").mkdir()
+    Successor(tmp_path / "data").close()

@@ -213,3 +213,36 @@ def test_after_so_long_a_new_chain_is_begun_and_old_ones_are_deleted(world: Back
     assert [chain.name for chain in read_chains(world.depot).good] == [made[-2][0], made[-1][0]]
     assert {name.partition("/")[0] for name in world.depot.list()} == {made[-2][0], made[-1][0]}
     check_newest(world, tmp_path / "new")
+
+
+def test_no_log_is_kept_for_a_place_where_nothing_can_be_put(world: BackupWorld, tmp_path: Path) -> None:
+    good = world.depot
+    (tmp_path / "file").write_text("")
+    world.depot = FolderDepot(tmp_path / "file")
+    with pytest.raises(OperatorError, match="Not a directory"):
+        world.back_up()
+    assert not Shipping(world.data).is_wanted
+    world.depot = good
+    world.back_up()
+    world.depot = FolderDepot(tmp_path / "file")
+    with pytest.raises(OperatorError, match="Not a directory"):
+        world.back_up()
+    world.depot = good
+    world.commit(200)
+    world.checkpoint()
+    assert world.back_up().number == 2
+    assert shipped(world.data) == []
+
+
+def test_a_place_that_is_not_used_any_longer_is_not_waited_for(world: BackupWorld, tmp_path: Path) -> None:
+    first = world.depot
+    world.depot = FolderDepot(tmp_path / "second")
+    world.back_up()
+    world.depot = first
+    world.back_up()
+    world.commit(200)
+    world.checkpoint()
+    world.now_ms += 8 * 86_400_000
+    assert world.back_up().number == 2
+    assert shipped(world.data) == []
+    assert [path.stem for path in (world.data / "shipping").glob("*.json")] == [read_chains(first).good[0].name]
