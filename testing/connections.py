@@ -126,6 +126,28 @@ class MemoryTransport(asyncio.Transport):
             self._protocol.connection_lost(error)
 
 
+class MemorySocket:
+    """What a transport says of its socket, for libraries that ask."""
+
+    family, type, proto = socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP
+
+    def __init__(self, mine: tuple[str, int], peer: tuple[str, int]) -> None:
+        self._mine = mine
+        self._peer = peer
+
+    def getsockname(self) -> tuple[str, int]:
+        return self._mine
+
+    def getpeername(self) -> tuple[str, int]:
+        return self._peer
+
+    def setsockopt(self, *_: Any) -> None:
+        """There is nothing to be set."""
+
+    def fileno(self) -> int:
+        return -1
+
+
 class ConnectedLoop(asyncio.BaseEventLoop):
     """A loop without a selector, whose connections go to `listeners`."""
 
@@ -139,6 +161,8 @@ class ConnectedLoop(asyncio.BaseEventLoop):
         """By descriptor: sockets that `sock_connect` was given."""
 
     async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
+        if isinstance(host, bytes):  # As anyio, and so httpx, asks.
+            host = host.decode()
         number = FIRST_ADDRESS + 1 + list(self._names.values()).index(host) if host in self._names.values() else 0
         address = socket.inet_ntoa((number or FIRST_ADDRESS + 1 + len(self._names)).to_bytes(4, "big"))
         self._names[address] = str(host)
@@ -166,8 +190,9 @@ class ConnectedLoop(asyncio.BaseEventLoop):
         listener = self.listeners.listener(name, int(port or 0), secure=bool(ssl))
         mine = protocol_factory()
         shared = {"sslcontext": ssl or None}
-        here = MemoryTransport(self, mine, {"peername": (name, port), **shared})
-        there = MemoryTransport(self, listener, {"peername": ("127.0.0.1", 1), **shared})
+        address, client = (name, int(port or 0)), ("127.0.0.1", 1)
+        here = MemoryTransport(self, mine, {"peername": address, "socket": MemorySocket(client, address), **shared})
+        there = MemoryTransport(self, listener, {"peername": client, "socket": MemorySocket(address, client), **shared})
         there.meet(here)
         here.meet(there)
         await asyncio.sleep(0)  # Until both have been told.

@@ -16,13 +16,18 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.objects.web import Web
 
 _PORTS = {"http": 80, "https": 443}
+
+_OWN_TLS = (
+    "{host}:{port} is dialled by a library that does TLS by itself, as httpx does, and that no test can answer: use self.fetch "
+    "or aiohttp, or give that client something in the place of its transport (httpx.MockTransport)"
+)
 
 
 @dataclass(frozen=True)
@@ -94,10 +99,11 @@ class Http:
 
 
 class Network:
-    def __init__(self, trouble: Callable[[str], object]) -> None:
-        """`trouble` is told what must not happen in a test that passes."""
+    def __init__(self, trouble: Callable[[str], object], late_s: Callable[[str], float]) -> None:
+        """`trouble` is told what must not happen in a test that passes. `late_s`: how late that is what is named."""
         self.http = Http()
         self._trouble = trouble
+        self._late_s = late_s
 
     def listener(self, host: str, port: int, *, secure: bool) -> asyncio.BaseProtocol:
         """See `connections.Listeners`."""
@@ -105,8 +111,12 @@ class Network:
             scheme = "https" if secure else "http"
             default = "" if port == _PORTS[scheme] else f":{port}"
             text = (
-                f"nobody answers at {host}:{port} in this test, and nothing real is reached: say what does, by "
-                f'objects.http.answer("{scheme}://{host}{default}/*", ...)'
+                _OWN_TLS.format(host=host, port=port)
+                if self.http.knows(host, port, secure=True)
+                else (
+                    f"nobody answers at {host}:{port} in this test, and nothing real is reached: say what does, by "
+                    f'objects.http.answer("{scheme}://{host}{default}/*", ...)'
+                )
             )
             self._trouble(text)
             raise ConnectionRefusedError(errno.ECONNREFUSED, text)
@@ -129,6 +139,8 @@ class Network:
                 if inspect.isawaitable(answer):
                     awaited: Awaitable[Any] = answer
                     answer = await awaited
+            if late_s := self._late_s(f"the answer to {asked.method} {url}"):
+                await asyncio.sleep(late_s)
             if isinstance(answer, BaseException):
                 if request.transport is not None:
                     request.transport.abort()
@@ -169,21 +181,26 @@ def _response(web: Any, answer: Any) -> Any:
 def no_real_sockets(trouble: Callable[[str], object]) -> Iterator[None]:
     """Code of objects connects to nothing real meanwhile. Others, fixtures and plugins, do what they like."""
 
-    def refuse_in_objects(sock: socket.socket, address: Any) -> Any:
-        owner = CURRENT.get(None)
-        if owner is None:
-            return plain(sock, address)
+    def refuse(address: Any) -> NoReturn:
         text = (
-            f"{owner.id} connects to {address} by a real socket in a test: use self.fetch or aiohttp, answered by "
+            f"{CURRENT.get().id} connects to {address} by a real socket in a test: use self.fetch or aiohttp, answered by "
             "objects.http.answer(...), or give the object something in the place of that client"
         )
         trouble(text)
         raise ConnectionRefusedError(errno.ECONNREFUSED, text)
 
+    def connect(sock: socket.socket, address: Any) -> Any:
+        return plain(sock, address) if CURRENT.get(None) is None else refuse(address)
+
+    def look_up(host: Any, *args: Any, **options: Any) -> Any:
+        return asked(host, *args, **options) if CURRENT.get(None) is None else refuse(host)
+
     plain: Any = socket.socket.connect
-    guarded: Any = socket.socket
-    guarded.connect = refuse_in_objects
+    asked: Any = socket.getaddrinfo
+    guarded: Any = socket
+    guarded.socket.connect, guarded.getaddrinfo = connect, look_up
     try:
         yield
     finally:
-        del guarded.connect
+        del guarded.socket.connect
+        guarded.getaddrinfo = asked

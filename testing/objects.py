@@ -26,6 +26,7 @@ from tidegate.testing.exploration import Exploration, tells_of_mishap
 from tidegate.testing.network import Http
 from tidegate.testing.schedule import Schedule
 from tidegate.testing.service import CallEvent, SimulatedService
+from tidegate.testing.settings import Settings
 
 ObjectT = TypeVar("ObjectT", bound=DurableObject)
 T = TypeVar("T")
@@ -100,16 +101,19 @@ class Objects:
         workers: int = 1,
         start: datetime.datetime = START,
         idle_evict: Duration = IDLE_EVICT_S,
+        settings: object = None,
     ) -> None:
         """`workers`: processes, each of which has a part of the objects and can crash alone. `start`: what the clock says first.
-        `idle_evict`: after so long without calls an object leaves memory."""
+        `idle_evict`: after so long without calls an object leaves memory. `settings`: what `self.settings` is, in classes that
+        declare it; a test that says nothing has what the class has."""
         self._start = start
         self._idle_evict_s = seconds_of(idle_evict)
+        self._settings = Settings(settings)
         self._service = self._new(workers)
 
     def _new(self, workers: int, **explored: Any) -> SimulatedService:
         settings = HostSettings(shards_total=workers, idle_evict_s=self._idle_evict_s)
-        return SimulatedService(workers=workers, settings=settings, start=self._start, **explored)
+        return SimulatedService(workers=workers, settings=settings, start=self._start, serves=self._settings.give, **explored)
 
     def begin(self, schedule: Schedule, exploration: Exploration, *, timeline: bool = False) -> None:
         """Everything anew, for a run of a test that is explored; stubs that there are stay usable."""
@@ -157,20 +161,23 @@ class Objects:
 
     @overload
     def __call__(
-        self, target: type[ObjectT], name: str, *, key: str | None = None, timeout: Duration | None = None, evicted: bool = False
-    ) -> ObjectT: ...
+        self, target: type[ObjectT], name: str, *, key: str | None = None, timeout: Duration | None = None,
+        retry: bool | None = None, evicted: bool = False,
+    ) -> ObjectT: ...  # fmt: skip
     @overload
     def __call__(
-        self, target: str, name: str, *, key: str | None = None, timeout: Duration | None = None, evicted: bool = False
-    ) -> Any: ...
+        self, target: str, name: str, *, key: str | None = None, timeout: Duration | None = None,
+        retry: bool | None = None, evicted: bool = False,
+    ) -> Any: ...  # fmt: skip
     def __call__(
         self, target: type[ObjectT] | str, name: str, *, key: str | None = None, timeout: Duration | None = None,
-        evicted: bool = False,
+        retry: bool | None = None, evicted: bool = False,
     ) -> ObjectT | Any:  # fmt: skip
         """A stub, as a client has it: calls are sent when they are made, and their results are awaited. Made from a class, it is
         typed as that class. `key`: of all calls with one key one runs. `timeout`: a call that is not answered by then raises
-        `DeadlineExceeded`. `evicted`: the object leaves memory after each call; such calls are made when they are awaited. Raises
-        AppError for a class that no service would serve."""
+        `DeadlineExceeded`. `retry`: calls that a crash or a failed write has cut off are made again, as Python clients do it
+        (without it, in explored tests alone). `evicted`: the object leaves memory after each call; such calls are made when they
+        are awaited. Raises AppError for a class that no service would serve."""
         if isinstance(target, type):
             self._service.serve(target)
         options: dict[str, Any] = {}
@@ -178,7 +185,7 @@ class Objects:
             options["key"] = key
         if timeout is not None:
             options["deadline_ms"] = round(seconds_of(timeout) * 1_000)
-        return Stub(_Caller(self, options, evicted), target, name)
+        return Stub(_Caller(self, options, retry, evicted), target, name)
 
     def serve(self, *classes: type[DurableObject]) -> None:
         """Classes that only other objects call, by name. (Classes that a test makes stubs of, and those that object code calls
@@ -322,30 +329,39 @@ class Objects:
     def abandon(self) -> None:
         """Nothing of the objects is left, whatever they were at."""
         self._service.close()
+        self._settings.take_back()
 
     def __enter__(self) -> Objects:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
         self.abandon()
-        if kind is None:
+        if error is None:
             self.check()
+        else:
+            self.tell(error)
+
+    def tell(self, error: BaseException) -> None:
+        """What else has gone wrong is noted with it: a library may have said less than it was told."""
+        for trouble in dict.fromkeys(self.troubles):
+            error.add_note(f"tidegate: {trouble}")
 
 
 class _Caller:
     """Behind the stubs of a test."""
 
-    def __init__(self, objects: Objects, options: dict[str, Any], evicted: bool) -> None:
+    def __init__(self, objects: Objects, options: dict[str, Any], retry: bool | None, evicted: bool) -> None:
         self._objects = objects
         self._evicted = evicted
         self._options = options
+        self._retry = retry
 
     def bind(self, class_name: str, name: str, method: str, shape: Any) -> Callable[..., Any]:
         """See `tidegate.runtime.wire.stub.Binder`."""
 
         def send(class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any) -> Any:
             service = self._objects._service
-            return service.call(class_name, name, method, args, kwargs, result_type, self._options)
+            return service.call(class_name, name, method, args, kwargs, result_type, self._options, self._retry)
 
         async def send_and_evict(*call: Any) -> Any:
             try:

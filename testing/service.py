@@ -59,14 +59,16 @@ class NeverEnds(AssertionError):
 class CallUnderWay:
     """One that was made from outside and is not answered."""
 
-    __slots__ = ("decode", "future", "request", "text", "tries", "worker")
+    __slots__ = ("decode", "future", "request", "retry", "text", "tries", "worker")
     request: Request
 
-    def __init__(self, text: str, worker: SimulatedWorker, future: asyncio.Future[Any], decode: Decode) -> None:
+    def __init__(self, text: str, worker: SimulatedWorker, future: asyncio.Future[Any], decode: Decode, retry: bool) -> None:
         self.text = text
         self.worker = worker
         self.future = future
         self.decode = decode
+        self.retry = retry
+        """Whether it is made again after a crash."""
         self.tries = 0
 
 
@@ -86,8 +88,11 @@ class SimulatedService:
     def __init__(
         self, *, workers: int, settings: HostSettings, start: Any, schedule: Schedule | None = None,
         exploration: Exploration | None = None, timeline: bool = False,
+        serves: Callable[[ObjectClass], object] = lambda served: None,
     ) -> None:  # fmt: skip
-        """`schedule` decides what else may happen, as far as `exploration` wants it."""
+        """`schedule` decides what else may happen, as far as `exploration` wants it. `serves` is told of each class, before
+        there is an object of it."""
+        self._serves = serves
         self.schedule = schedule
         self.exploration = exploration
         self.crashes_left = 0 if exploration is None else exploration.crashes
@@ -99,7 +104,7 @@ class SimulatedService:
         self.classes: dict[str, ObjectClass] = {}
         self.crashes = Mishaps()
         self.commits_fail = Mishaps()
-        self.network = Network(self.troubles.append)
+        self.network = Network(self.troubles.append, lambda what: self.late_s(what, "the network", what))
         self.outside = ProcessLoop(self.time, self.failed)
         """Whose code is the test's."""
         self.outside.listeners = self.network
@@ -125,6 +130,7 @@ class SimulatedService:
             compiled = _compiled[cls] = ObjectClass(cls)
         known = self.classes.get(compiled.name)
         if known is None:
+            self._serves(compiled)
             self.classes[compiled.name] = compiled
             for worker in self.workers:
                 worker.learn(compiled)
@@ -188,7 +194,9 @@ class SimulatedService:
         kwargs: dict[str, Any],
         result_type: Any,
         options: dict[str, Any] | None = None,
+        retry: bool | None = None,
     ) -> PendingCall[Any]:
+        """`retry`: whether it is made again after a crash; None: where a test is explored."""
         problem = check_object_id(class_name, name)
         if problem is not None:
             raise ValueError(problem)
@@ -199,9 +207,11 @@ class SimulatedService:
         raw_options = msgspec.Raw(encode(options)) if options else NO_RAW
         request = Request(number, class_name, name, method, encode_arguments(args, kwargs), raw_options)
         text = f"{class_name}/{name}.{method}"
-        call = self._calls[number] = CallUnderWay(text, worker, future, result_decoder(result_type))
-        if self.exploration is not None and "key" not in (options or {}):
-            request.options = msgspec.Raw(encode({**(options or {}), "key": f"explored-{number}"}))
+        call = self._calls[number] = CallUnderWay(
+            text, worker, future, result_decoder(result_type), self.exploration is not None if retry is None else retry
+        )
+        if call.retry and "key" not in (options or {}):
+            request.options = msgspec.Raw(encode({**(options or {}), "key": f"test-{number}"}))
         call.request = request
         self.history.setdefault((class_name, name), []).append(CallEvent(number, method, args, kwargs, False, None))
         future.add_done_callback(
@@ -220,7 +230,7 @@ class SimulatedService:
 
     def _again(self, number: int, call: CallUnderWay) -> bool:
         """Whether it is sent once more, as clients do it: it runs once, since it has a key."""
-        if self.exploration is None or call.future.done() or call.tries >= TRIES_MAX:
+        if not call.retry or call.future.done() or call.tries >= TRIES_MAX:
             return False
         call.tries += 1
         self._calls[number] = call

@@ -26,6 +26,7 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import Method, ObjectClass
 from tidegate.shard.objects.storage import Storage, Transaction
 from tidegate.testing.hosted import HostedShards
+from tidegate.testing.offload import OffloadHere
 from tidegate.testing.process import Process
 
 if TYPE_CHECKING:
@@ -140,6 +141,7 @@ class SimulatedWorker(HostedShards):
         super().boot()
         host = self.host
         host.worker = self
+        host.offload = OffloadHere(self.loop, 1, self.settings.offload_s)
         host.alarms.timer_ms_max = ALARM_TIMER_MS_MAX
         host.table.sleep_s = 0.0  # It only saves reading what is in memory here anyway.
         self.loop.listeners = self.service.network

@@ -123,6 +123,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         pyfuncitem.obj = _as_plain(pyfuncitem, function)
     try:
         result = yield
+    except Exception as error:
+        world.tell(error)
+        raise
     finally:
         pyfuncitem.obj = function
     world.check()

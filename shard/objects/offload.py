@@ -61,11 +61,7 @@ class Offload:
         """Raises what `function` raises; TypeError for what cannot be sent to another process; Overloaded, also where the system
         has no process for it; TimeoutError if it took too long; RuntimeError if the process ended. If nobody waits any longer,
         what has begun goes on to its end."""
-        name = getattr(function, "__qualname__", repr(function))
-        try:
-            work = bytes(ForkingPickler.dumps((function, args, keywords)))
-        except Exception as exc:
-            raise TypeError(f"offload: {name} or its arguments cannot be sent to another process: {exc}; {_ADVICE}") from exc
+        name, work = packed(function, args, keywords)
         count = len(self._waiting) + len(self._seats) - len(self._free)
         if count >= OFFLOADED_MAX:
             raise Overloaded(f"{count} functions are offloaded by this worker and not done")
@@ -118,10 +114,10 @@ class _Seat:
         """Raises OSError or RuntimeError if no process or thread can be started."""
         self._late = False
         try:
-            done = self._process().submit(_work, job.work)
+            done = self._process().submit(run_packed, job.work)
         except BrokenProcessPool:  # It has ended since: of this function nothing has been done.
             self.kill()
-            done = self._process().submit(_work, job.work)
+            done = self._process().submit(run_packed, job.work)
         timer = self._loop.call_later(self._bound_s, self._on_bound, context=NEUTRAL)
         done.add_done_callback(lambda done: self._hand_over(job, timer, done))
 
@@ -170,6 +166,15 @@ def _ended_by_itself(name: str) -> RuntimeError:
     return RuntimeError(f"offload: the process that ran {name} ended: what it did is unknown")
 
 
-def _work(work: bytes) -> Any:
+def packed(function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[str, bytes]:
+    """The name of the function, and what `run_packed` takes. Raises TypeError for what cannot be sent to another process."""
+    name = getattr(function, "__qualname__", repr(function))
+    try:
+        return name, bytes(ForkingPickler.dumps((function, args, keywords)))
+    except Exception as exc:
+        raise TypeError(f"offload: {name} or its arguments cannot be sent to another process: {exc}; {_ADVICE}") from exc
+
+
+def run_packed(work: bytes) -> Any:
     function, args, keywords = ForkingPickler.loads(work)
     return function(*args, **keywords)

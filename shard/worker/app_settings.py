@@ -25,10 +25,10 @@ NAME = "settings"
 def give_settings(classes: Iterable[ObjectClass], sources: AppSources) -> list[ShownOption]:
     """To the classes that declare some; what they are is returned. Raises AppError for what cannot be declared, Mistakes for what
     is set wrongly."""
-    declared = _declared(classes)
-    kinds = list(dict.fromkeys(declared.values()))
+    owners = declared(classes)
+    kinds = list(dict.fromkeys(owners.values()))
     if len(kinds) > 1:
-        places = ", ".join(f"{owner.__qualname__}.{NAME}: {kind.__name__}" for owner, kind in declared.items())
+        places = ", ".join(f"{owner.__qualname__}.{NAME}: {kind.__name__}" for owner, kind in owners.items())
         raise AppError(f"an app has one section of settings and so one class for them; these are several: {places}")
     cls = kinds[0] if kinds else None
     try:
@@ -37,12 +37,12 @@ def give_settings(classes: Iterable[ObjectClass], sources: AppSources) -> list[S
         raise AppError(f"{cls.__name__ if cls is not None else ''} cannot be the class of settings: {error}") from None
     if reading.mistakes:
         raise Mistakes(reading.mistakes)
-    for owner in declared:
+    for owner in owners:
         type.__setattr__(owner, NAME, reading.value)
     return shown_settings(cls, reading)
 
 
-def _declared(classes: Iterable[ObjectClass]) -> dict[type, type]:
+def declared(classes: Iterable[ObjectClass]) -> dict[type, type]:
     """By the class whose body has the annotation."""
     found: dict[type, type] = {}
     for served in classes:

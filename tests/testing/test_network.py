@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from tests.testing.bank import Shop
+from tests.testing.test_exploration import explored
 from tidegate import DurableObject, ObjectReset
 from tidegate.testing import HttpReply, HttpRequest, Objects
 
@@ -74,6 +75,61 @@ async def test_a_reset_before_a_name_was_asked_for_stops_no_later_request(object
         await objects(Shop, "s").price("https://shop.example/price")
     for name in ("s", "t"):
         assert await objects(Shop, name, timeout=5).price("https://shop.example/price") == {"eur": 12}
+
+
+class Asks(DurableObject):
+    async def by_httpx(self, url: str) -> str:
+        import httpx
+
+        async with httpx.AsyncClient() as client:
+            return (await client.get(url)).text
+
+    async def by_httpx_at_once(self, url: str) -> str:
+        import httpx
+
+        return httpx.get(url).text  # noqa: ASYNC210  # It is what is refused.
+
+
+async def test_httpx_is_answered_by_the_test_too(objects: Objects) -> None:
+    objects.http.answer("http://world.example/*", "hello")
+    assert await objects(Asks, "a").by_httpx("http://world.example/x") == "hello"
+
+
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [("by_httpx", "world.example:443 is dialled by a library that does TLS by itself"), ("by_httpx_at_once", "a real socket")],
+)
+def test_a_client_that_no_test_can_answer_is_told_from_what_can(method: str, said: str) -> None:
+    async def test(objects: Objects) -> None:
+        objects.http.answer("https://world.example/*", "hello")
+        await getattr(objects(Asks, "a"), method)("https://world.example/x")
+
+    with pytest.raises(Exception) as caught:  # whatever the library makes of it
+        run(test)
+    assert any(said in note for note in caught.value.__notes__)
+
+
+def test_answers_of_the_world_are_late_in_some_schedules() -> None:
+    orders = set()
+
+    class Both(DurableObject):
+        async def ask(self) -> list[str]:
+            order: list[str] = []
+
+            async def get(name: str) -> None:
+                async with self.fetch.get(f"https://{name}.example/") as response:
+                    order.append(await response.text())
+
+            await asyncio.gather(get("one"), get("two"))
+            return order
+
+    async def test(objects: Objects) -> None:
+        objects.http.answer("https://one.example/", "one")
+        objects.http.answer("https://two.example/", "two")
+        orders.add(tuple(await objects(Both, "b").ask()))
+
+    explored(test, schedules=40, crashes=False)
+    assert orders == {("one", "two"), ("two", "one")}
 
 
 def test_a_request_that_nobody_answers_fails_the_test_and_says_how() -> None:

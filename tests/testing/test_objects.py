@@ -12,7 +12,7 @@ import pytest
 import tidegate
 from tests.testing.bank import Account, Reminder
 from tidegate import DurableObject, MethodRaised, ObjectReset, ShardLost
-from tidegate.testing import NeverEnds, Objects
+from tidegate.testing import CrashPoint, NeverEnds, Objects
 
 
 async def test_a_stub_calls_the_real_object_and_has_its_type(objects: Objects) -> None:
@@ -263,3 +263,31 @@ class WithUnittest(unittest.TestCase):
             objects.run(objects.clock.advance("1h"))
             with pytest.raises(ValueError, match="no credit"):
                 objects.run(account.refuse())
+
+
+class Starts(DurableObject):
+    async def on_start(self) -> None:
+        self.storage.put("starts", await self.storage.get("starts", 0) + 1)
+        await self.stub(Account, "asked").deposit(1)
+
+    async def look(self) -> int:
+        return await self.storage.get("starts", 0)
+
+
+@pytest.mark.tidegate(workers=2)
+@pytest.mark.parametrize("at", ["before_commit", "after_commit", "sending"])
+async def test_a_worker_can_crash_while_an_object_starts(objects: Objects, at: CrashPoint) -> None:
+    crash = objects.crash(at=at, of=Starts)
+    one = objects(Starts, "s", retry=True)
+    assert await one.look() in (1, 2)
+    assert crash.happened
+
+
+@pytest.mark.parametrize("at", ["call", "before_commit", "after_commit"])
+async def test_a_stub_that_retries_sees_no_crash_and_its_call_runs_once(objects: Objects, at: CrashPoint) -> None:
+    account = objects(Account, "a", retry=True)
+    crash = objects.crash(at=at)
+    assert await account.deposit(5) == 5
+    assert crash.happened
+    objects.fail_next_commit()
+    assert await account.deposit(5) == 10
