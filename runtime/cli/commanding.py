@@ -16,11 +16,11 @@ from tidegate.runtime.cli.asking import status_of
 from tidegate.runtime.cli.exits import EXIT_OK, fail
 from tidegate.runtime.cli.local import connect, is_trusted, lives
 from tidegate.runtime.cli.pages import plural, table
-from tidegate.runtime.errors import OperatorError, from_wire
+from tidegate.runtime.errors import OperatorError, from_wire, one_line
 from tidegate.runtime.options.settings import SECTION
 from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.options.words import shown
-from tidegate.runtime.wire.commands import Command, Ended, Said, ShownConfig, Status, decode_answer, encode
+from tidegate.runtime.wire.commands import COMMAND_BYTES_MAX, Command, Ended, Said, ShownConfig, Status, decode_answer, encode
 from tidegate.runtime.wire.wishes import Wish
 
 ObjectCall = Literal["release_object", "drop_alarm", "run_alarm"]
@@ -96,12 +96,26 @@ def _end_of(options: argparse.Namespace, command: Command) -> Ended:
     return ended
 
 
+def _line(command: Command) -> bytes:
+    """Raises OperatorError for what cannot be said."""
+    try:
+        line = encode(command) + b"\n"
+    except UnicodeEncodeError:
+        problem = "a name, key or value is not UTF-8"
+        raise OperatorError(command.what, one_line(ascii(command.object)), problem, "correct it") from None
+    if len(line) > COMMAND_BYTES_MAX:
+        problem = f"it has {len(line)} bytes as JSON, and {COMMAND_BYTES_MAX} at most can be said"
+        raise OperatorError(command.what, command.object, problem, "a value has 2 MiB at most")
+    return line
+
+
 def _give(
     command: Command, options: argparse.Namespace, *, follow: bool = False, beyond_s: float = 0.0
 ) -> Iterator[Said | Ended | ShownConfig]:
     """`follow`: what was begun is waited for as long as the supervisor lives; else its answer for as long as was said, and so
     much longer. Raises OperatorError."""
-    path, timeout_s = status_of(options).get("commands", ""), options.timeout + beyond_s
+    timeout_s, line = options.timeout + beyond_s, _line(command)
+    path = options.commands = getattr(options, "commands", None) or status_of(options).get("commands", "")
     with socket.socket(socket.AF_UNIX) as supervisor:
         try:
             connect(supervisor, path, timeout_s)
@@ -109,7 +123,7 @@ def _give(
                 problem = "who listens there is another user, and not this service"
                 raise OperatorError(command.what, path, problem, _ELSEWHERE)
             supervisor.settimeout(timeout_s)
-            supervisor.sendall(encode(command) + b"\n")
+            supervisor.sendall(line)
             for line in _lines(supervisor, lambda: follow and lives(path)):
                 message = decode_answer(line)
                 if not isinstance(message, Status):

@@ -19,11 +19,9 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.supervisor.audit import CommandGiver
-from tidegate.runtime.wire.commands import Command, Ended, Said, ShownConfig, Status, decode_command, encode
+from tidegate.runtime.wire.commands import COMMAND_BYTES_MAX, Command, Ended, Said, ShownConfig, Status, decode_command, encode
 from tidegate.runtime.wire.supervisor_messages import Failed
 
-COMMAND_BYTES_MAX = 8 << 20
-"""The largest value, as JSON has it, and room to spare. Only who may command is listened to."""
 COMMAND_S_MAX = 10.0
 """Who connects says within this time what it wants, or keeps a descriptor of the supervisor for ever."""
 

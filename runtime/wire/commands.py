@@ -14,6 +14,9 @@ import msgspec
 from tidegate.runtime.wire.supervisor_messages import Failed
 from tidegate.runtime.wire.wishes import Wish
 
+COMMAND_BYTES_MAX = 8 << 20
+"""The largest value, as JSON has it, and room to spare. Only who may command is listened to."""
+
 
 class Command(msgspec.Struct, frozen=True):
     what: Literal["reload", "restart", "status", "config", "access", "release_object", "drop_alarm", "run_alarm", "wish"]

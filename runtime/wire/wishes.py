@@ -15,7 +15,8 @@ from msgspec import UNSET, UnsetType
 LISTED_OBJECTS = 100
 LISTED_OBJECTS_MAX = 10_000
 SHOWN_ROWS = 100
-SHOWN_ROWS_MAX = 10_000
+SHOWN_ROWS_MAX = 500
+"""Some milliseconds of a worker."""
 SHOWN_BYTES_MAX = 256 << 10
 """Of a page: it ends where its values take so much, after one at least."""
 SHOWN_VALUE_BYTES_MAX = 16 << 10

@@ -37,8 +37,10 @@ from tidegate.shard.core.values import ABSENT, MISS, restore, to_raw
 from tidegate.shard.store.interface import HEADER
 
 StorageWish = Get | Show | Put | Delete | Load | TurnAlarm
-_ROWS_AT_ONCE = 16
-"""Values of a page are read in so small steps, since each may be large."""
+_ROWS_FIRST = 16
+"""Of a page, which is read in steps, since each value may be large; while they are small, twice as many at a time."""
+_ROWS_MAX = 64
+_STEP_BYTES = 64 << 10
 
 
 class Reads(NamedTuple):
@@ -133,17 +135,20 @@ def _show(wish: Show, cache: ObjectCache, ahead_us: int) -> dict[str, Any]:
     limit = max(1, min(wish.limit, SHOWN_ROWS_MAX))
     (start, end), size, more = _range(wish), 0, False
     shown: list[dict[str, Any]] = []
+    step = _ROWS_FIRST
     while len(shown) <= limit and not more:
-        rows = rows_of(cache, start, end, min(_ROWS_AT_ONCE, limit + 1 - len(shown)))
+        asked, before = min(step, limit + 1 - len(shown)), size
+        rows = rows_of(cache, start, end, asked)
         for key, raw in rows:
             if len(shown) == limit or (shown and size + len(raw) > SHOWN_BYTES_MAX):
                 more = True
                 break
             shown.append(_shown(key, raw, whole=wish.whole))
             size += len(raw)
-        if len(rows) < _ROWS_AT_ONCE:
+        if len(rows) < asked:
             break
         start = f"{rows[-1][0]}\0"
+        step = min(2 * step, _ROWS_MAX) if size - before < _STEP_BYTES else _ROWS_FIRST
     return {
         "rows": shown,
         "more": more,

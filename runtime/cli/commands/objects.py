@@ -34,7 +34,7 @@ from tidegate.runtime.cli.wishing import (
     target_of,
     tell,
 )
-from tidegate.runtime.errors import OperatorError, Unavailable, UnknownClass, one_line
+from tidegate.runtime.errors import CallError, OperatorError, Unavailable, UnknownClass, one_line
 from tidegate.runtime.ids import name_row
 from tidegate.runtime.wire.object_records import FORMS, Head, ObjectEnd, Pair, Record, encoder, read_records, whole_objects
 from tidegate.runtime.wire.wishes import (
@@ -394,10 +394,11 @@ def _check_class(options: argparse.Namespace) -> None:
 
 def _show(options: argparse.Namespace) -> int:
     rows: list[Result] = []
-    result = carry_out(options, Show(options.prefix, options.after, options.limit))
+    limit = SHOWN_ROWS_MAX if options.all else options.limit
+    result = carry_out(options, Show(options.prefix, options.after, limit))
     rows += result["rows"]
     while options.all and result["more"]:
-        result = carry_out(options, Show(options.prefix, rows[-1]["key"], options.limit))
+        result = carry_out(options, Show(options.prefix, rows[-1]["key"], limit))
         rows += result["rows"]
     result = {"object": target_of(options), **result, "rows": rows}
     return tell(options, result, _page(result))
@@ -447,8 +448,10 @@ def _put(options: argparse.Namespace) -> int:
 def _read(file: str) -> Any:
     try:
         return read_plain(sys.stdin.read() if file == "-" else Path(file).read_text())
-    except (OSError, UnicodeError) as error:
-        raise OperatorError("read", file, str(error), "name a file of JSON with --file") from error
+    except OSError as error:
+        raise OperatorError("read", file, error.strerror or str(error), "name a file of JSON with --file") from error
+    except UnicodeError:
+        raise OperatorError("read", file, "it is not UTF-8", "name a file of JSON with --file") from None
     except argparse.ArgumentTypeError as error:
         raise OperatorError("read", file, one_line(str(error))[:200], "it must be one JSON value") from None
 
@@ -571,7 +574,13 @@ def _load(options: argparse.Namespace, target: str, head: Head, pairs: Iterator[
 
     def send(alarm_ms: int | None) -> None:
         nonlocal rows, size, parts
-        carry_out(options, Load(rows, parts > 0, options.replace, alarm_ms))
+        try:
+            carry_out(options, Load(rows, parts > 0, options.replace, alarm_ms))
+        except CallError as error:
+            if not parts:
+                raise
+            problem = f"{target} is there in part: {error.code}: {error.message}"
+            raise OperatorError("import", options.file, problem, "give the command again with --replace") from error
         rows, size, parts = [], 0, parts + 1
 
     for pair in pairs:
