@@ -33,8 +33,8 @@ from tidegate.shard.backup.manifest import (
     LogNotKept,
     Manifest,
     Piece,
-    chains_in,
     encode_manifest,
+    lineages_in,
     manifest_name,
 )
 from tidegate.shard.backup.pieces import (
@@ -48,7 +48,7 @@ from tidegate.shard.backup.pieces import (
     records_name,
     rows_name,
 )
-from tidegate.shard.backup.reading import read_chain
+from tidegate.shard.backup.reading import read_lineage
 from tidegate.shard.offline.check import state_path
 from tidegate.shard.store.interface import NAMES_KEY
 from tidegate.shard.store.record import decode_unread_record
@@ -76,7 +76,7 @@ class Source(NamedTuple):
 
 
 class BackupReport(NamedTuple):
-    chain: str
+    lineage: str
     number: int
     """1: a full backup."""
     shards: int
@@ -94,15 +94,15 @@ class BackupReport(NamedTuple):
     """Why it could not continue the one before, if there was one."""
 
 
-class _Chain(msgspec.Struct):
-    """`DATA/shipping/CHAIN.json`: what the log is kept for."""
+class _Lineage(msgspec.Struct):
+    """`DATA/shipping/LINEAGE.json`: what the log is kept for."""
 
-    chain: str
+    lineage: str
     place: str
     at_ms: int
     """When the last backup of it was begun, or completed."""
     positions: dict[str, int] = {}
-    """By log, how much of it the chain has. Empty until the full backup is complete."""
+    """By log, how much of it the lineage has. Empty until the full backup is complete."""
 
 
 class Throttle:
@@ -147,12 +147,12 @@ class Backup:
 
     def run(self, *, full: bool = False, once: bool = False, full_every_ms: int = 0, keep: int = 0) -> BackupReport:
         """`full`: also where the one before could be continued. `once`: a full one for which no log is kept afterwards.
-        `full_every_ms`: a full one where the last full one is older, if it is not 0. `keep`: so many chains are kept there; older
-        ones are deleted, if it is not 0. Raises OperatorError."""
+        `full_every_ms`: a full one where the last full one is older, if it is not 0. `keep`: so many lineages are kept there;
+        older ones are deleted, if it is not 0. Raises OperatorError."""
         began = time.monotonic()
         with self._locked():
             given_up = self._take_note()
-            mine = None if full or once else self._find_chain()
+            mine = None if full or once else self._find_lineage()
             why = ""
             manifest = None
             if mine is not None:
@@ -160,12 +160,12 @@ class Backup:
                     manifest = self._continue(mine, full_every_ms)
                 except LogNotKept as error:
                     why = f"the one before cannot be continued: {error}"
-                    self._chain_file(mine.chain).unlink(missing_ok=True)
+                    self._lineage_file(mine.lineage).unlink(missing_ok=True)
             elif given_up and not (full or once):
                 why = f"the log was not kept for it: {given_up}"
             if manifest is None:
                 goes_on = mine is not None and not why and not mine.positions
-                mine = mine if goes_on and mine is not None else self._begin_chain(once=once)
+                mine = mine if goes_on and mine is not None else self._begin_lineage(once=once)
                 try:
                     manifest = self._make_full(mine)
                 except OperatorError:
@@ -175,7 +175,7 @@ class Backup:
             self._finish(manifest, once=once)
             self._delete_old(keep)
         return BackupReport(
-            manifest.chain, manifest.number, manifest.shards, self._rows, self._records, self._pieces, self._kept, self._bytes,
+            manifest.lineage, manifest.number, manifest.shards, self._rows, self._records, self._pieces, self._kept, self._bytes,
             time.monotonic() - began, manifest.ended_ms, why,
         )  # fmt: skip
 
@@ -218,48 +218,48 @@ class Backup:
             return ""
         return text
 
-    def _chain_file(self, chain: str) -> Path:
-        return self._shipping / f"{chain}.json"
+    def _lineage_file(self, lineage: str) -> Path:
+        return self._shipping / f"{lineage}.json"
 
-    def _chains(self) -> list[_Chain]:
+    def _lineages(self) -> list[_Lineage]:
         """Of all depots to which backups of this directory go."""
         found = []
         for path in sorted(self._shipping.glob("*.json")):
             try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=_Chain))
+                found.append(msgspec.json.decode(path.read_bytes(), type=_Lineage))
             except msgspec.MsgspecError:  # Half of it, from a crash: nothing depends on it but a full backup more.
                 path.unlink()
         return found
 
-    def _find_chain(self) -> _Chain | None:
+    def _find_lineage(self) -> _Lineage | None:
         """The newest that is in this depot, or was begun for it."""
         names = self._depot.list()
         there = {name.partition("/")[0] for name in names}
-        mine = [each for each in self._chains() if each.chain in there or each.place == self._depot.place]
-        for gone in [each for each in mine if each.positions and each.chain not in chains_in(names)]:
-            self._chain_file(gone.chain).unlink()  # Somebody has deleted it there.
+        mine = [each for each in self._lineages() if each.lineage in there or each.place == self._depot.place]
+        for gone in [each for each in mine if each.positions and each.lineage not in lineages_in(names)]:
+            self._lineage_file(gone.lineage).unlink()  # Somebody has deleted it there.
             mine.remove(gone)
         return mine[-1] if mine else None
 
-    def _begin_chain(self, *, once: bool) -> _Chain:
-        for each in self._chains():
+    def _begin_lineage(self, *, once: bool) -> _Lineage:
+        for each in self._lineages():
             if each.place == self._depot.place and not once:
-                self._chain_file(each.chain).unlink()
+                self._lineage_file(each.lineage).unlink()
         seconds, ms = divmod(self._now_ms(), 1000)  # Names sort by time.
-        chain = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ms:03}Z-{secrets.token_hex(2)}"
-        self._note(begun := _Chain(chain, self._depot.place, self._now_ms()))
+        lineage = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ms:03}Z-{secrets.token_hex(2)}"
+        self._note(begun := _Lineage(lineage, self._depot.place, self._now_ms()))
         return begun
 
-    def _forget(self, chain: _Chain) -> None:
-        self._chain_file(chain.chain).unlink(missing_ok=True)
-        if not self._chains():
+    def _forget(self, lineage: _Lineage) -> None:
+        self._lineage_file(lineage.lineage).unlink(missing_ok=True)
+        if not self._lineages():
             shutil.rmtree(self._shipping, ignore_errors=True)
 
-    def _note(self, chain: _Chain) -> None:
-        path = self._chain_file(chain.chain)
+    def _note(self, lineage: _Lineage) -> None:
+        path = self._lineage_file(lineage.lineage)
         new = path.with_name(path.name + ".new")
         try:
-            new.write_bytes(msgspec.json.encode(chain))
+            new.write_bytes(msgspec.json.encode(lineage))
             self._give(new)
             new.rename(path)
         except FileNotFoundError:  # The log was given up at this moment: the next backup is a full one.
@@ -269,89 +269,89 @@ class Backup:
 
     # Making it
 
-    def _make_full(self, mine: _Chain) -> Manifest:
+    def _make_full(self, mine: _Lineage) -> Manifest:
         began_ms = self._now_ms()
-        there = set(self._depot.list(f"{mine.chain}/"))
+        there = set(self._depot.list(f"{mine.lineage}/"))
         base: dict[int, int] = {}
         rows: list[Piece] = []
         for shard in range(self._source.shards):
-            base[shard], pieces = self._back_up_rows(mine.chain, shard, there)
+            base[shard], pieces = self._back_up_rows(mine.lineage, shard, there)
             rows += pieces
         try:
             return self._add_records(mine, base, {}, rows, 1, "", base, began_ms)
         except LogNotKept as error:
-            self._chain_file(mine.chain).unlink(missing_ok=True)
+            self._lineage_file(mine.lineage).unlink(missing_ok=True)
             hint = "the log was given up meanwhile, for want of room: make some on the disk of the data, and try again"
             raise OperatorError("back up", self._source.path, str(error), hint) from error
 
-    def _continue(self, mine: _Chain, full_every_ms: int) -> Manifest | None:
+    def _continue(self, mine: _Lineage, full_every_ms: int) -> Manifest | None:
         """None: the full backup is not complete. Raises `LogNotKept`, also where it is time for the next one."""
-        chain = read_chain(self._depot, mine.chain)
-        if not chain.manifests:
+        lineage = read_lineage(self._depot, mine.lineage)
+        if not lineage.manifests:
             return None
-        last = chain.manifests[-1]
-        if full_every_ms and self._now_ms() - chain.manifests[0].began_ms >= full_every_ms:
+        last = lineage.manifests[-1]
+        if full_every_ms and self._now_ms() - lineage.manifests[0].began_ms >= full_every_ms:
             raise LogNotKept("it was begun long enough ago")
         if last.shards != self._source.shards:
             raise LogNotKept(f"it was made with {last.shards} shards, and now there are {self._source.shards}")
-        return self._add_records(mine, last.base, last.positions, [], last.number + 1, chain.seal, last.seqs, self._now_ms())
+        return self._add_records(mine, last.base, last.positions, [], last.number + 1, lineage.seal, last.seqs, self._now_ms())
 
     def _add_records(
-        self, mine: _Chain, base: dict[int, int], positions: dict[str, int], rows: list[Piece], number: int, parent: str,
+        self, mine: _Lineage, base: dict[int, int], positions: dict[str, int], rows: list[Piece], number: int, parent: str,
         seqs: dict[int, int], began_ms: int,
     ) -> Manifest:  # fmt: skip
         commits, positions, records = Commits(seqs), dict(positions), []
         ended_ms = self._now_ms()  # What is committed later may be there, too.
         for stretch in stretches(self._source.path, positions):
             self._progress(f"log {stretch.log}", 0.0)
-            records += self._back_up_records(mine.chain, stretch, positions.get(stretch.log, 0), commits)
+            records += self._back_up_records(mine.lineage, stretch, positions.get(stretch.log, 0), commits)
             positions[stretch.log] = max(stretch.last, positions.get(stretch.log, 0))
         source = self._source
         return Manifest(
-            FORMAT, mine.chain, number, parent, source.version, source.shards, source.starts, began_ms, ended_ms,
+            FORMAT, mine.lineage, number, parent, source.version, source.shards, source.starts, began_ms, ended_ms,
             self._now_ms(), base, commits.seqs, positions, rows, records, _access(source.path),
         )  # fmt: skip
 
     def _finish(self, manifest: Manifest, *, once: bool) -> None:
         data = encode_manifest(manifest)
-        name = manifest_name(manifest.chain, manifest.number)
+        name = manifest_name(manifest.lineage, manifest.number)
         self._depot.put(name, data)
         if self._depot.get(name) != data:
             raise self._not_as_put(name)
         if once:
-            self._chain_file(manifest.chain).unlink(missing_ok=True)
+            self._lineage_file(manifest.lineage).unlink(missing_ok=True)
         else:
-            self._note(_Chain(manifest.chain, self._depot.place, self._now_ms(), manifest.positions))
+            self._note(_Lineage(manifest.lineage, self._depot.place, self._now_ms(), manifest.positions))
         self._remove_fetched()
 
     def _delete_old(self, keep: int) -> None:
-        """Chains but the newest; first what makes each a backup."""
+        """Lineages but the newest; first what makes each a backup."""
         names = self._depot.list()
-        for chain in list(chains_in(names))[:-keep] if keep else ():
-            of_chain = [name for name in names if name.startswith(f"{chain}/")]
-            for name in sorted(of_chain, key=lambda name: not name.endswith(".json")):
+        for lineage in list(lineages_in(names))[:-keep] if keep else ():
+            of_lineage = [name for name in names if name.startswith(f"{lineage}/")]
+            for name in sorted(of_lineage, key=lambda name: not name.endswith(".json")):
                 self._depot.delete(name)
 
     def _remove_fetched(self) -> None:
-        """What every chain has got. Where none is left the log is not kept any longer; one that nobody has continued for a week
+        """What every lineage has got. Where none is left the log is not kept any longer; one that nobody has continued for a week
         does not count, or the log would be given up for all in the end."""
-        for each in self._chains():
+        for each in self._lineages():
             if self._now_ms() - each.at_ms > (CONTINUED_MS_MAX if each.positions else FINISHED_MS_MAX):
-                self._chain_file(each.chain).unlink(missing_ok=True)
-        chains = self._chains()
-        if not chains:
+                self._lineage_file(each.lineage).unlink(missing_ok=True)
+        lineages = self._lineages()
+        if not lineages:
             shutil.rmtree(self._shipping, ignore_errors=True)
             return
         for segment in shipped(self._source.path):
-            if all(segment.last <= each.positions.get(segment.log, 0) for each in chains):
+            if all(segment.last <= each.positions.get(segment.log, 0) for each in lineages):
                 with contextlib.suppress(FileNotFoundError):
                     segment.path.unlink()
 
-    def _back_up_rows(self, chain: str, shard: int, there: set[str]) -> tuple[int, list[Piece]]:
+    def _back_up_rows(self, lineage: str, shard: int, there: set[str]) -> tuple[int, list[Piece]]:
         """The sequence from which on its records are wanted, and the pieces."""
         what = f"shard {shard} of {self._source.shards}"
         self._progress(what, 0.0)
-        begun, pieces = self._take_over(chain, shard, there)
+        begun, pieces = self._take_over(lineage, shard, there)
         after, seq = (begun.last, begun.seq) if begun is not None else (b"", -1)
         if begun is not None and begun.ends:
             return seq, pieces
@@ -360,8 +360,8 @@ class Backup:
                 seq = live.seq if begun is None else seq
                 done = sum(piece.bytes for piece in pieces)
                 for flat, last, ends in _in_pieces(live.leaves(after), self._piece_bytes):
-                    header = RowsHeader(chain, shard, len(pieces), seq, len(flat) // 2, last, ends)
-                    pieces.append(self._put(rows_name(chain, shard, len(pieces)), header, flat))
+                    header = RowsHeader(lineage, shard, len(pieces), seq, len(flat) // 2, last, ends)
+                    pieces.append(self._put(rows_name(lineage, shard, len(pieces)), header, flat))
                     done += self._piece_bytes
                     self._progress(what, min(0.99, done / max(1, live.size_bytes)))
         except OSError as error:
@@ -369,17 +369,17 @@ class Backup:
             raise OperatorError("back up", f"shard {shard}", error.strerror or str(error), hint) from error
         return seq, pieces
 
-    def _take_over(self, chain: str, shard: int, there: set[str]) -> tuple[RowsHeader | None, list[Piece]]:
+    def _take_over(self, lineage: str, shard: int, there: set[str]) -> tuple[RowsHeader | None, list[Piece]]:
         """Whole pieces that an interrupted run has put, and the header of the last one."""
         pieces: list[Piece] = []
         header: RowsHeader | None = None
-        while (name := rows_name(chain, shard, len(pieces))) in there:
+        while (name := rows_name(lineage, shard, len(pieces))) in there:
             data = self._depot.get(name) or b""
             try:
                 found, _ = decode_piece(data)
             except PieceDamaged:
                 break
-            if not isinstance(found, RowsHeader) or (found.chain, found.shard, found.number) != (chain, shard, len(pieces)):
+            if not isinstance(found, RowsHeader) or (found.lineage, found.shard, found.number) != (lineage, shard, len(pieces)):
                 break
             header = found
             self._rows += found.rows
@@ -388,7 +388,7 @@ class Backup:
             pieces.append(Piece(name, len(data), hashlib.sha256(data).hexdigest()))
         return header, pieces
 
-    def _back_up_records(self, chain: str, stretch: Stretch, position: int, commits: Commits) -> list[Piece]:
+    def _back_up_records(self, lineage: str, stretch: Stretch, position: int, commits: Commits) -> list[Piece]:
         """Those beyond the position that any shard still needs."""
         if stretch.prologue and stretch.last > position:
             commits.had_got_to(_known_at(stretch, position), f"log {stretch.log}, record {stretch.first}")
@@ -402,15 +402,15 @@ class Backup:
                 flat += [at, record]
                 size += len(record) + _ROW_BYTES
             if size >= self._piece_bytes:
-                pieces.append(self._put_records(chain, stretch.log, flat))
+                pieces.append(self._put_records(lineage, stretch.log, flat))
                 flat, size = [], 0
         if flat:
-            pieces.append(self._put_records(chain, stretch.log, flat))
+            pieces.append(self._put_records(lineage, stretch.log, flat))
         return pieces
 
-    def _put_records(self, chain: str, log: str, flat: list[Any]) -> Piece:
-        header = RecordsHeader(chain, log, flat[0], flat[-2], len(flat) // 2)
-        return self._put(records_name(chain, log, flat[0]), header, flat)
+    def _put_records(self, lineage: str, log: str, flat: list[Any]) -> Piece:
+        header = RecordsHeader(lineage, log, flat[0], flat[-2], len(flat) // 2)
+        return self._put(records_name(lineage, log, flat[0]), header, flat)
 
     def _put(self, name: str, header: Header, flat: list[Any]) -> Piece:
         data = encode_piece(header, flat)

@@ -1,6 +1,6 @@
 """What a backup consists of, which commits it has, and what is missing.
 
-A *chain* is a full backup and those that continue it, `CHAIN/000001.json` and so on; each manifest names the pieces that came
+A *lineage* is a full backup and those that continue it, `LINEAGE/000001.json` and so on; each manifest names the pieces that came
 with it, and the checksum of the manifest before. What no manifest names does not count.
 
 The rows of a shard are as they were at some moment each between commit `base` and the end of the full backup; the records of all
@@ -26,7 +26,7 @@ class BackupDamaged(ValueError):
 
 
 class LogNotKept(Exception):
-    """Commits that the chain has not got yet are no longer in the logs: it cannot be continued."""
+    """Commits that the lineage has not got yet are no longer in the logs: it cannot be continued."""
 
 
 class Piece(msgspec.Struct):
@@ -39,9 +39,9 @@ class Piece(msgspec.Struct):
 
 class Manifest(msgspec.Struct):
     format: int
-    chain: str
+    lineage: str
     number: int
-    """1: the full backup of the chain."""
+    """1: the full backup of the lineage."""
     parent: str
     """SHA-256 of the manifest before this one; empty for the first."""
     tidegate: str
@@ -57,7 +57,7 @@ class Manifest(msgspec.Struct):
     base: dict[int, int]
     """By shard: the rows contain everything up to this commit."""
     seqs: dict[int, int]
-    """By shard: the last commit that the chain has so far."""
+    """By shard: the last commit that the lineage has so far."""
     positions: dict[str, int]
     """By log: up to where it has been read."""
     rows: list[Piece]
@@ -98,27 +98,29 @@ def seal_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def manifest_name(chain: str, number: int) -> str:
-    return f"{chain}/{number:06d}{_MANIFEST_SUFFIX}"
+def manifest_name(lineage: str, number: int) -> str:
+    return f"{lineage}/{number:06d}{_MANIFEST_SUFFIX}"
 
 
-def chains_in(names: Iterable[str]) -> dict[str, list[int]]:
-    """The numbers of the manifests of each chain that has a full backup, oldest first, by the names in a depot."""
+def lineages_in(names: Iterable[str]) -> dict[str, list[int]]:
+    """The numbers of the manifests of each lineage that has a full backup, oldest first, by the names in a depot."""
     found: dict[str, list[int]] = {}
     for name in sorted(names):
-        chain, _, file = name.partition("/")
+        lineage, _, file = name.partition("/")
         number = file.removesuffix(_MANIFEST_SUFFIX)
         if file.endswith(_MANIFEST_SUFFIX) and number.isdecimal():
-            found.setdefault(chain, []).append(int(number))
-    return {chain: numbers for chain, numbers in found.items() if 1 in numbers}
+            found.setdefault(lineage, []).append(int(number))
+    return {lineage: numbers for lineage, numbers in found.items() if 1 in numbers}
 
 
-def check_chain(manifests: Sequence[tuple[Manifest, str]]) -> None:
-    """`manifests`: each with its seal, in order. Raises `BackupDamaged` where one is missing or of another chain."""
+def check_lineage(manifests: Sequence[tuple[Manifest, str]]) -> None:
+    """`manifests`: each with its seal, in order. Raises `BackupDamaged` where one is missing or of another lineage."""
     parent = ""
     for number, (manifest, seal) in enumerate(manifests, 1):
         if (manifest.number, manifest.parent) != (number, parent):
-            raise BackupDamaged(f"manifest {number} of chain {manifest.chain} is missing, or is not the one that was continued")
+            raise BackupDamaged(
+                f"manifest {number} of lineage {manifest.lineage} is missing, or is not the one that was continued"
+            )
         parent = seal
 
 

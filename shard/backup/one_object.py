@@ -19,17 +19,17 @@ Progress = Callable[[str, float], object]
 
 def read_object(depot: Depot, moment: Moment, wanted: ObjectId, progress: Progress) -> list[Record]:
     """As it is exported; empty where there was none. Reads the rows of its shard, and all records. Raises OperatorError."""
-    full = moment.chain.manifests[0]
+    full = moment.lineage.manifests[0]
     shard = shard_of_slot(slot_of(*wanted), full.shards)
     owners = object_key(*wanted), STEADY_KEY
     rows: dict[bytes, bytes] = {}
-    beginning = rows_name(full.chain, shard, 0)[:-6]
+    beginning = rows_name(full.lineage, shard, 0)[:-6]
     pieces = [piece for piece in full.rows if piece.name.startswith(beginning)]
     for number, (_, flat) in enumerate(read_pieces(depot, pieces)):
         progress(f"rows of shard {shard}", number / len(pieces))
         rows |= {key: value for key, value in zip(flat[::2], flat[1::2], strict=True) if key.startswith(owners)}
     cut = HeldBack(moment.at_ms, full.seqs)
-    records = [piece for manifest in moment.chain.manifests for piece in manifest.records]
+    records = [piece for manifest in moment.lineage.manifests for piece in manifest.records]
     for number, (_, flat) in enumerate(read_pieces(depot, records)):
         progress("records of the log", number / len(records))
         for record in flat[1::2]:

@@ -34,7 +34,7 @@ class PieceDamaged(ValueError):
 class RowsHeader(msgspec.Struct, tag="rows", array_like=True):
     """Rows of a shard with neighbouring keys, each as it was at some time after commit `seq` of the shard."""
 
-    chain: str
+    lineage: str
     shard: int
     number: int
     """From 0, in the order of the keys."""
@@ -50,7 +50,7 @@ class RowsHeader(msgspec.Struct, tag="rows", array_like=True):
 class RecordsHeader(msgspec.Struct, tag="records", array_like=True):
     """Records of one log in order; some that concern no shard any longer are left out."""
 
-    chain: str
+    lineage: str
     log: str
     first: int
     """The position of the first of them."""
@@ -86,9 +86,9 @@ def decode_piece(data: bytes) -> tuple[Header, list[Any]]:
         raise PieceDamaged(f"it was written by another version of Tidegate: {error}") from None
 
 
-def rows_name(chain: str, shard: int, number: int) -> str:
-    return f"{chain}/rows-{shard:04d}-{number:06d}"
+def rows_name(lineage: str, shard: int, number: int) -> str:
+    return f"{lineage}/rows-{shard:04d}-{number:06d}"
 
 
-def records_name(chain: str, log: str, first: int) -> str:
-    return f"{chain}/log-{log}-{first:012d}"
+def records_name(lineage: str, log: str, first: int) -> str:
+    return f"{lineage}/log-{log}-{first:012d}"

@@ -1,4 +1,4 @@
-"""What is in a depot: chains with their manifests, and their pieces as they were put."""
+"""What is in a depot: lineages with their manifests, and their pieces as they were put."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tidegate.shard.backup.manifest import (
     BackupDamaged,
     Manifest,
     Piece,
-    chains_in,
-    check_chain,
+    check_lineage,
     decode_manifest,
+    lineages_in,
     manifest_name,
     seal_of,
 )
@@ -23,17 +23,17 @@ from tidegate.shard.backup.pieces import Header, PieceDamaged, decode_piece
 _HINT = "restore a moment of another one, with --at: see `tidegate restore --list`; and make a new one: `tidegate backup --full`"
 
 
-class Chain(NamedTuple):
+class Lineage(NamedTuple):
     name: str
     manifests: list[Manifest]
     seal: str
     """By which the next manifest would name the last one."""
 
 
-def read_chain(depot: Depot, name: str) -> Chain:
+def read_lineage(depot: Depot, name: str) -> Lineage:
     """Without manifests where its full backup is not complete. Raises OperatorError."""
     found: list[tuple[Manifest, str]] = []
-    numbers = chains_in(depot.list(f"{name}/")).get(name, [])
+    numbers = lineages_in(depot.list(f"{name}/")).get(name, [])
     for number in numbers:
         place = manifest_name(name, number)
         data = depot.get(place)
@@ -44,31 +44,31 @@ def read_chain(depot: Depot, name: str) -> Chain:
         except BackupDamaged as error:
             raise _damaged(depot, place, error) from error
     try:
-        check_chain(found)
+        check_lineage(found)
     except BackupDamaged as error:
         raise _damaged(depot, name, error) from error
-    return Chain(name, [manifest for manifest, _ in found], found[-1][1] if found else "")
+    return Lineage(name, [manifest for manifest, _ in found], found[-1][1] if found else "")
 
 
-class Chains(NamedTuple):
+class Lineages(NamedTuple):
     """All of a depot that are complete, oldest first."""
 
-    good: list[Chain]
+    good: list[Lineage]
     damaged: dict[str, OperatorError]
     """By name, what is the matter with the others."""
 
     def newest_problem(self) -> OperatorError | None:
-        """Of a chain that is newer than all good ones."""
-        newest = max((chain.name for chain in self.good), default="")
+        """Of a lineage that is newer than all good ones."""
+        newest = max((lineage.name for lineage in self.good), default="")
         return next((error for name, error in sorted(self.damaged.items(), reverse=True) if name > newest), None)
 
 
-def read_chains(depot: Depot) -> Chains:
+def read_lineages(depot: Depot) -> Lineages:
     """Looks at manifests, not at pieces. Raises OperatorError for a depot that cannot be looked into."""
-    found = Chains([], {})
-    for name in chains_in(depot.list()):
+    found = Lineages([], {})
+    for name in lineages_in(depot.list()):
         try:
-            found.good.append(read_chain(depot, name))
+            found.good.append(read_lineage(depot, name))
         except OperatorError as error:
             if not isinstance(error.__cause__, BackupDamaged):
                 raise

@@ -22,7 +22,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.backup.depot import Depot
 from tidegate.shard.backup.manifest import Manifest
 from tidegate.shard.backup.pieces import RecordsHeader, RowsHeader
-from tidegate.shard.backup.reading import Chain, Chains, read_pieces
+from tidegate.shard.backup.reading import Lineage, Lineages, read_pieces
 from tidegate.shard.offline.check import Check, Counts, ReadState, state_path
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.logs import NO_RUN, LogMark
@@ -39,7 +39,7 @@ ADDRESS_BYTES_MAX = 32 << 40
 
 
 class Restored(NamedTuple):
-    chain: str
+    lineage: str
     shards: int
     starts: int
     seqs: dict[int, int]
@@ -50,38 +50,38 @@ class Restored(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Which state of a chain."""
+    """Which state of a lineage."""
 
-    chain: Chain
+    lineage: Lineage
     at_ms: int | None
     """None: the newest."""
 
 
-def span_of(chain: Chain) -> tuple[int, int]:
+def span_of(lineage: Lineage) -> tuple[int, int]:
     """The first and the last moment that it can be restored to, in milliseconds of Unix time. Of a full backup that none has
     continued there is the newest moment only, and the first is later than that."""
-    return chain.manifests[0].from_ms, chain.manifests[-1].ended_ms
+    return lineage.manifests[0].from_ms, lineage.manifests[-1].ended_ms
 
 
-def find_moment(chains: Chains, at_ms: int | None, place: str) -> Moment:
+def find_moment(lineages: Lineages, at_ms: int | None, place: str) -> Moment:
     """Raises OperatorError where no backup has that time; also where the newest is asked for, and that one is damaged."""
-    if at_ms is None and (problem := chains.newest_problem()) is not None:
+    if at_ms is None and (problem := lineages.newest_problem()) is not None:
         raise problem
-    spans = [(*span_of(chain), chain) for chain in chains.good]
+    spans = [(*span_of(lineage), lineage) for lineage in lineages.good]
     if not spans:
         hint = "name the folder that was given to `tidegate backup`"
         raise OperatorError("restore", place, "there is no complete backup", hint)
     if at_ms is None:
         return Moment(max(spans, key=lambda span: span[1])[2], None)
-    for first_ms, last_ms, chain in reversed(spans):
+    for first_ms, last_ms, lineage in reversed(spans):
         if first_ms <= at_ms <= last_ms:
-            return Moment(chain, at_ms)
+            return Moment(lineage, at_ms)
     raise OperatorError("restore", place, "no backup has that time", "see `tidegate restore --list` for the times that there are")
 
 
 def build(depot: Depot, moment: Moment, new: Path, starts_min: int, progress: Progress) -> Restored:
     """Fills the directory, which is empty, with everything but its description. Raises OperatorError."""
-    first, last = moment.chain.manifests[0], moment.chain.manifests[-1]
+    first, last = moment.lineage.manifests[0], moment.lineage.manifests[-1]
     starts = max(last.starts, starts_min)
     try:
         (new / "log").mkdir(mode=0o700)
@@ -97,7 +97,7 @@ def build(depot: Depot, moment: Moment, new: Path, starts_min: int, progress: Pr
             raise OperatorError("restore into", new, error.strerror or str(error), hint) from error
         hint = "make room on this file system if it is full, or check the disk; nothing was replaced"  # LMDB calls both the same.
         raise OperatorError("restore into", new, str(error), hint) from error
-    return Restored(moment.chain.name, first.shards, starts, seqs, until_ms, check.counts)
+    return Restored(moment.lineage.name, first.shards, starts, seqs, until_ms, check.counts)
 
 
 def _write_all_rows(depot: Depot, full: Manifest, new: Path, progress: Progress) -> None:
@@ -108,7 +108,7 @@ def _write_all_rows(depot: Depot, full: Manifest, new: Path, progress: Progress)
         done += 1
         progress(f"rows of shard {header.shard} of {full.shards}", done / max(1, len(full.rows)))
 
-    by_shard = groupby(read_pieces(depot, full.rows), key=lambda piece: _rows_header(piece[0], full.chain).shard)
+    by_shard = groupby(read_pieces(depot, full.rows), key=lambda piece: _rows_header(piece[0], full.lineage).shard)
     found = 0
     for shard, pieces in by_shard:
         if shard != found:
@@ -124,9 +124,9 @@ def _told(piece: tuple[Any, list[Any]], tell: Callable[[RowsHeader], None]) -> l
     return piece[1]
 
 
-def _rows_header(header: object, chain: str) -> RowsHeader:
-    if not isinstance(header, RowsHeader) or header.chain != chain:
-        raise _wrong(chain, "a piece of it is of something else")
+def _rows_header(header: object, lineage: str) -> RowsHeader:
+    if not isinstance(header, RowsHeader) or header.lineage != lineage:
+        raise _wrong(lineage, "a piece of it is of something else")
     return header
 
 
@@ -164,7 +164,7 @@ def _digest(digest: Any, row: tuple[bytes, bytes]) -> None:
 
 def _replay(depot: Depot, moment: Moment, new: Path, starts: int, progress: Progress) -> tuple[dict[int, int], int]:
     """How far each shard has got, and the time of the newest commit."""
-    full = moment.chain.manifests[0]
+    full = moment.lineage.manifests[0]
     map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // full.shards)
     states: list[LmdbState] = []
     try:
@@ -173,17 +173,17 @@ def _replay(depot: Depot, moment: Moment, new: Path, starts: int, progress: Prog
         recovery = Recovery(new, states, starts, 0)
         recovery.on_written = _read_back
         cut = HeldBack(moment.at_ms, full.seqs)
-        pieces = [piece for manifest in moment.chain.manifests for piece in manifest.records]
+        pieces = [piece for manifest in moment.lineage.manifests for piece in manifest.records]
         for number, (header, flat) in enumerate(read_pieces(depot, pieces)):
-            if not isinstance(header, RecordsHeader) or header.chain != full.chain:
-                raise _wrong(full.chain, "a piece of it is of something else")
+            if not isinstance(header, RecordsHeader) or header.lineage != full.lineage:
+                raise _wrong(full.lineage, "a piece of it is of something else")
             progress("records of the log", number / len(pieces))
             for record in flat[1::2]:
                 recovery.take(cut.kept(decode_unread_record(record)), Path(pieces[number].name))
         recovery.write(LogMark(starts, 0, NO_RUN))
         for damage in recovery.damaged.values():
             raise damage
-        expected = moment.chain.manifests[-1].seqs if moment.at_ms is None else full.seqs
+        expected = moment.lineage.manifests[-1].seqs if moment.at_ms is None else full.seqs
         for shard, seq in recovery.seqs.items():
             if seq < expected[shard]:
                 raise _wrong(f"shard {shard}", f"the backup ends with commit {seq}, and should have {expected[shard]}")

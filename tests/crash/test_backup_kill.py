@@ -133,7 +133,7 @@ def test_a_backup_goes_on_when_there_is_room_again_where_it_goes(data: Path, mak
     disk.empty()
     done("backup", depot, "--data", data)
     listed = json.loads(run("restore", depot, "--list", "--json").stdout)
-    assert len(listed["chains"]) == 1
+    assert len(listed["lineages"]) == 1
     done("restore", depot, "--data", tmp_path / "new")
     assert rows_in(tmp_path / "new") == rows_in(data)
 

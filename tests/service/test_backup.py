@@ -112,8 +112,8 @@ def test_what_there_is_to_restore_is_listed(serve: Serve, tmp_path: Path) -> Non
     done("backup", depot, "--data", service.data)
     numbers(service)
     done("backup", depot, "--data", service.data)
-    (chain,) = done("restore", depot, "--list")["chains"]
-    assert (chain["backups"], chain["shards"]) == (2, 8)
+    (lineage,) = done("restore", depot, "--list")["lineages"]
+    assert (lineage["backups"], lineage["shards"]) == (2, 8)
     assert "any time from" in tidegate("restore", depot, "--list").stdout
     service.stop()
 

@@ -18,7 +18,7 @@ from tidegate.runtime.supervisor.directory import DataDirectory, open_directory
 from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
 from tidegate.shard.backup.depot import Depot
-from tidegate.shard.backup.reading import read_chains
+from tidegate.shard.backup.reading import read_lineages
 from tidegate.shard.backup.restore import Restored, build, find_moment
 from tidegate.shard.core.alarms import Alarm, Header, encode_header, index_changes
 from tidegate.shard.offline.check import ReadState, state_path
@@ -179,7 +179,7 @@ class BackupWorld:
         return Backup(source, self.depot, progress, throttle, piece_bytes=4_000, now_ms=now_ms).run(full=full)
 
     def restore(self, place: Path, at_ms: int | None) -> Restored:
-        moment = find_moment(read_chains(self.depot), at_ms, "the depot")
+        moment = find_moment(read_lineages(self.depot), at_ms, "the depot")
         with Successor(place) as successor:
             restored = build(self.depot, moment, successor.path, 0, lambda what, share: None)
             successor.take_place(restored.shards, restored.starts)

@@ -102,6 +102,6 @@ def _page(options: argparse.Namespace, report: BackupReport) -> list[str]:
     if report.pieces_kept:
         size += f", {plural(report.pieces_kept, 'piece')} of an interrupted run taken over"
     until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(report.until_ms / 1000))
-    lines.append(f"{options.dest}: {kind} backup {report.chain}/{report.number} of {options.data}: {what}, {size}")
+    lines.append(f"{options.dest}: {kind} backup {report.lineage}/{report.number} of {options.data}: {what}, {size}")
     lines.append(f"it has what was committed until {until}; to look at it: tidegate restore {options.dest} --list")
     return lines

@@ -18,7 +18,7 @@ from tidegate.runtime.ids import ObjectId, check_object_id
 from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.backup.one_object import read_object
 from tidegate.shard.backup.places import open_depot
-from tidegate.shard.backup.reading import Chain, Chains, read_chains
+from tidegate.shard.backup.reading import Lineage, Lineages, read_lineages
 from tidegate.shard.backup.restore import Restored, build, find_moment, span_of
 
 _EPILOG = """Makes the new directory beside DATA, reads everything back, and puts it in place in one step. Data that is there
@@ -65,10 +65,10 @@ def _moment(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     depot = open_depot(options.source)
-    chains = read_chains(depot)
+    lineages = read_lineages(depot)
     if options.list:
-        return _list(options, chains)
-    moment = find_moment(chains, options.at, options.source)
+        return _list(options, lineages)
+    moment = find_moment(lineages, options.at, options.source)
     if options.object is not None:
         records = read_object(depot, moment, options.object, progress())
         if not records:
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
             what = f"it would be kept beside as {options.data}.before-TIME; add --yes"
             return fail(f"restore into {options.data}: there is data in it ({what}, or choose another with --data)")
         restored = build(depot, moment, successor.path, successor.starts_before, progress())
-        access = moment.chain.manifests[-1].access
+        access = moment.lineage.manifests[-1].access
         aside = successor.take_place(restored.shards, restored.starts, access)
     if options.json:
         print(json.dumps(_as_json(options, restored, aside), indent=2))
@@ -89,30 +89,30 @@ def run(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _list(options: argparse.Namespace, chains: Chains) -> int:
+def _list(options: argparse.Namespace, lineages: Lineages) -> int:
     if options.json:
-        damaged = {name: str(error) for name, error in chains.damaged.items()}
-        good = [_chain_as_json(chain) for chain in chains.good]
-        print(json.dumps({"source": options.source, "chains": good, "damaged": damaged}, indent=2))
+        damaged = {name: str(error) for name, error in lineages.damaged.items()}
+        good = [_lineage_as_json(lineage) for lineage in lineages.good]
+        print(json.dumps({"source": options.source, "lineages": good, "damaged": damaged}, indent=2))
     else:
-        for chain in chains.good:
-            first, (from_ms, until_ms) = chain.manifests[0], span_of(chain)
-            size = mebibytes(sum(piece.bytes for manifest in chain.manifests for piece in (*manifest.rows, *manifest.records)))
-            spans = f"{plural(len(chain.manifests), 'backup')}, {plural(first.shards, 'shard')}, {size}"
+        for lineage in lineages.good:
+            first, (from_ms, until_ms) = lineage.manifests[0], span_of(lineage)
+            size = mebibytes(sum(piece.bytes for manifest in lineage.manifests for piece in (*manifest.rows, *manifest.records)))
+            spans = f"{plural(len(lineage.manifests), 'backup')}, {plural(first.shards, 'shard')}, {size}"
             times = f"any time from {_shown(from_ms)} to" if from_ms <= until_ms else "as of"
-            print(f"{chain.name}: {times} {_shown(until_ms)} ({spans})")
-        for error in chains.damaged.values():
+            print(f"{lineage.name}: {times} {_shown(until_ms)} ({spans})")
+        for error in lineages.damaged.values():
             print(f"PROBLEM {error}")
-        if not chains.good and not chains.damaged:
+        if not lineages.good and not lineages.damaged:
             return fail(f"list {options.source}: there is no complete backup (name what was given to `tidegate backup`)")
-    return EXIT_OK if chains.good and not chains.damaged else EXIT_FAILED
+    return EXIT_OK if lineages.good and not lineages.damaged else EXIT_FAILED
 
 
-def _chain_as_json(chain: Chain) -> dict[str, Any]:
-    last, (from_ms, until_ms) = chain.manifests[-1], span_of(chain)
-    sizes = [sum(piece.bytes for piece in (*manifest.rows, *manifest.records)) for manifest in chain.manifests]
+def _lineage_as_json(lineage: Lineage) -> dict[str, Any]:
+    last, (from_ms, until_ms) = lineage.manifests[-1], span_of(lineage)
+    sizes = [sum(piece.bytes for piece in (*manifest.rows, *manifest.records)) for manifest in lineage.manifests]
     return {
-        "chain": chain.name, "from_ms": min(from_ms, until_ms), "until_ms": until_ms, "backups": len(chain.manifests),
+        "lineage": lineage.name, "from_ms": min(from_ms, until_ms), "until_ms": until_ms, "backups": len(lineage.manifests),
         "shards": last.shards, "bytes": sum(sizes), "tidegate": last.tidegate,
     }  # fmt: skip
 
@@ -131,7 +131,7 @@ def _page(options: argparse.Namespace, restored: Restored, aside: Path | None) -
     counts = restored.counts
     what = f"{plural(counts.objects, 'object')}, {plural(counts.rows, 'row')}, {plural(counts.alarms, 'alarm')}"
     until = f", the newest commit of {_shown(restored.until_ms)}" if restored.until_ms else ""
-    lines = [f"{options.data}: restored from {restored.chain}: {what}{until}; everything was read back"]
+    lines = [f"{options.data}: restored from {restored.lineage}: {what}{until}; everything was read back"]
     if aside is not None:
         lines.append(f"what was there before is kept as {aside}")
     return lines

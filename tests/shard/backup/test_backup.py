@@ -14,7 +14,7 @@ from tidegate.runtime.shipping import GIVEN_UP, Shipping
 from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.log_records import shipped
-from tidegate.shard.backup.reading import read_chains
+from tidegate.shard.backup.reading import read_lineages
 
 
 class Killed(Exception):
@@ -128,7 +128,7 @@ def test_one_that_loses_the_log_while_it_is_made_says_so_and_the_next_one_is_goo
     monkeypatch.setattr(shipping_module, "SHIPPING_BYTES_MAX", 40 << 10)
     with pytest.raises(OperatorError, match="given up meanwhile"):
         world.back_up(meanwhile=30)
-    assert read_chains(world.depot).good == []
+    assert read_lineages(world.depot).good == []
     monkeypatch.undo()
     world.back_up(meanwhile=3)
     check_newest(world, tmp_path / "new")
@@ -178,7 +178,7 @@ def test_what_is_not_there_when_it_is_read_back_is_no_backup(world: BackupWorld,
     with pytest.raises(OperatorError, match="it is not what was written"):
         world.back_up()
     monkeypatch.undo()
-    assert read_chains(world.depot).good == []
+    assert read_lineages(world.depot).good == []
 
 
 def test_a_pace_waits_for_what_was_early() -> None:
@@ -195,7 +195,7 @@ def test_a_pace_waits_for_what_was_early() -> None:
     assert len(waited) == 2
 
 
-def test_after_so_long_a_new_chain_is_begun_and_old_ones_are_deleted(world: BackupWorld, tmp_path: Path) -> None:
+def test_after_so_long_a_new_lineage_is_begun_and_old_ones_are_deleted(world: BackupWorld, tmp_path: Path) -> None:
     day_ms = 86_400_000
 
     def run() -> BackupReport:
@@ -206,11 +206,11 @@ def test_after_so_long_a_new_chain_is_begun_and_old_ones_are_deleted(world: Back
     made: list[tuple[str, int]] = []
     for _ in range(10):
         report = run()
-        made.append((report.chain, report.number))
+        made.append((report.lineage, report.number))
         world.commit(20)
         world.now_ms += 3 * day_ms
     assert [number for _, number in made] == [1, 2, 3] * 3 + [1]
-    assert [chain.name for chain in read_chains(world.depot).good] == [made[-2][0], made[-1][0]]
+    assert [lineage.name for lineage in read_lineages(world.depot).good] == [made[-2][0], made[-1][0]]
     assert {name.partition("/")[0] for name in world.depot.list()} == {made[-2][0], made[-1][0]}
     check_newest(world, tmp_path / "new")
 
@@ -245,4 +245,4 @@ def test_a_place_that_is_not_used_any_longer_is_not_waited_for(world: BackupWorl
     world.now_ms += 8 * 86_400_000
     assert world.back_up().number == 2
     assert shipped(world.data) == []
-    assert [path.stem for path in (world.data / "shipping").glob("*.json")] == [read_chains(first).good[0].name]
+    assert [path.stem for path in (world.data / "shipping").glob("*.json")] == [read_lineages(first).good[0].name]

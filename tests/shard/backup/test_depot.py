@@ -17,41 +17,41 @@ from tidegate.shard.backup.places import open_depot
 def test_what_is_put_is_there_under_its_name_for_its_owner_only(tmp_path: Path) -> None:
     depot = FolderDepot(tmp_path / "depot")
     assert depot.list() == []
-    assert depot.get("chain/one") is None
-    depot.put("chain/two", b"2")
-    depot.put("chain/one", b"1")
+    assert depot.get("lineage/one") is None
+    depot.put("lineage/two", b"2")
+    depot.put("lineage/one", b"1")
     depot.put("other/one", b"3")
-    depot.put("chain/one", b"1 again")
-    assert depot.list() == ["chain/one", "chain/two", "other/one"]
-    assert depot.list("chain/o") == ["chain/one"]
-    assert depot.get("chain/one") == b"1 again"
-    assert stat.S_IMODE((tmp_path / "depot" / "chain" / "one").stat().st_mode) == 0o600
+    depot.put("lineage/one", b"1 again")
+    assert depot.list() == ["lineage/one", "lineage/two", "other/one"]
+    assert depot.list("lineage/o") == ["lineage/one"]
+    assert depot.get("lineage/one") == b"1 again"
+    assert stat.S_IMODE((tmp_path / "depot" / "lineage" / "one").stat().st_mode) == 0o600
 
 
 def test_what_was_begun_and_not_finished_is_no_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     depot = FolderDepot(tmp_path)
-    depot.put("chain/one", b"old")
+    depot.put("lineage/one", b"old")
 
     def no_room(fd: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", no_room)
     with pytest.raises(OperatorError, match="make room there and run the same command again") as raised:
-        depot.put("chain/one", b"new")
+        depot.put("lineage/one", b"new")
     assert raised.value.passes
     monkeypatch.undo()
-    assert depot.get("chain/one") == b"old"
-    assert depot.list() == ["chain/one"]
+    assert depot.get("lineage/one") == b"old"
+    assert depot.list() == ["lineage/one"]
 
 
 def test_what_is_deleted_is_gone_and_its_folder_with_the_last(tmp_path: Path) -> None:
     depot = FolderDepot(tmp_path)
-    depot.put("chain/one", b"1")
-    depot.put("chain/two", b"2")
-    depot.delete("chain/one")
-    depot.delete("chain/one")
-    assert depot.list() == ["chain/two"]
-    depot.delete("chain/two")
+    depot.put("lineage/one", b"1")
+    depot.put("lineage/two", b"2")
+    depot.delete("lineage/one")
+    depot.delete("lineage/one")
+    assert depot.list() == ["lineage/two"]
+    depot.delete("lineage/two")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,10 +14,10 @@ from tidegate.shard.backup.manifest import (
     LogNotKept,
     Manifest,
     Piece,
-    chains_in,
-    check_chain,
+    check_lineage,
     decode_manifest,
     encode_manifest,
+    lineages_in,
     manifest_name,
     order_of_log,
     seal_of,
@@ -45,21 +45,21 @@ def test_one_of_a_newer_format_says_so() -> None:
         decode_manifest(encode_manifest(newer))
 
 
-def test_a_chain_is_whole_where_each_manifest_names_the_one_before() -> None:
+def test_a_lineage_is_whole_where_each_manifest_names_the_one_before() -> None:
     made: list[tuple[Manifest, str]] = []
     for number in (1, 2, 3):
         each = manifest(number, made[-1][1] if made else "")
         made.append((each, seal_of(encode_manifest(each))))
-    check_chain(made)
-    check_chain(made[:2])
+    check_lineage(made)
+    check_lineage(made[:2])
     for wrong in ([made[0], made[2]], [made[1]], [made[0], (made[1][0], "other"), made[2]]):
         with pytest.raises(BackupDamaged, match="missing"):
-            check_chain(wrong)
+            check_lineage(wrong)
 
 
-def test_chains_without_a_full_backup_do_not_count() -> None:
+def test_lineages_without_a_full_backup_do_not_count() -> None:
     names = [manifest_name("a", 1), manifest_name("a", 2), "a/rows-0000-000000", "b/rows-0000-000000", manifest_name("c", 2)]
-    assert chains_in(names) == {"a": [1, 2]}
+    assert lineages_in(names) == {"a": [1, 2]}
 
 
 def test_logs_are_replayed_in_the_order_of_starts_and_processes() -> None:

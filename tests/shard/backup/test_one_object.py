@@ -13,7 +13,7 @@ from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.wire.object_records import Record
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.one_object import read_object
-from tidegate.shard.backup.reading import Chains, read_chains
+from tidegate.shard.backup.reading import Lineages, read_lineages
 from tidegate.shard.backup.restore import find_moment, span_of
 from tidegate.shard.offline.export import exported
 
@@ -33,12 +33,12 @@ def test_it_is_as_it_was_at_any_moment(world: BackupWorld, tmp_path: Path) -> No
         world.commit(150)
         world.checkpoint()
         world.back_up(meanwhile=1)
-    (chain,) = read_chains(world.depot).good
+    (lineage,) = read_lineages(world.depot).good
     random, seen = Random(1), 0
     for number in range(4):
-        at_ms = random.randrange(*span_of(chain), STEP_MS)
+        at_ms = random.randrange(*span_of(lineage), STEP_MS)
         world.restore(place := tmp_path / f"new-{number}", at_ms)
-        moment = find_moment(Chains([chain], {}), at_ms, "the depot")
+        moment = find_moment(Lineages([lineage], {}), at_ms, "the depot")
         for each in range(0, OBJECTS, 3):
             name = f"c{each}"
             whole: list[Record] = list(exported(place, SHARDS, lambda header, name=name: header.name == name))  # type: ignore[misc]

@@ -13,7 +13,7 @@ from tests.support.service import FULL
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.directory import describe_directory, open_directory
 from tidegate.shard.backup.depot import FolderDepot
-from tidegate.shard.backup.reading import read_chains
+from tidegate.shard.backup.reading import read_lineages
 from tidegate.shard.backup.restore import span_of
 from tidegate.shard.offline.check import Check
 
@@ -59,8 +59,8 @@ def test_every_moment_since_the_full_backup_can_be_restored_over_checkpoints_and
         else:
             world.checkpoint()
         assert world.back_up(meanwhile=number % 3).number == number + 2
-    (chain,) = read_chains(world.depot).good
-    from_ms, until_ms = span_of(chain)
+    (lineage,) = read_lineages(world.depot).good
+    from_ms, until_ms = span_of(lineage)
     assert until_ms - from_ms > 300 * STEP_MS
     world.commit(50)
     random = Random(11)
@@ -114,7 +114,7 @@ def test_any_piece_that_is_damaged_or_gone_is_named_and_nothing_is_replaced(worl
                 file.unlink()
             else:
                 file.write_bytes(bad)
-            if bad is not None or not file.name.endswith("000002.json"):  # Without that the chain ends before it.
+            if bad is not None or not file.name.endswith("000002.json"):  # Without that the lineage ends before it.
                 with pytest.raises(OperatorError, match=file.name if file.name != "000001.json" or bad else "complete backup"):
                     world.restore(place, None)
             file.write_bytes(good)
@@ -123,7 +123,7 @@ def test_any_piece_that_is_damaged_or_gone_is_named_and_nothing_is_replaced(worl
     compare(world, place, world.now_ms)
 
 
-def test_where_one_chain_is_damaged_the_others_can_be_restored_and_none_is_taken_in_silence(
+def test_where_one_lineage_is_damaged_the_others_can_be_restored_and_none_is_taken_in_silence(
     world: BackupWorld, tmp_path: Path
 ) -> None:
     world.commit(50)
@@ -135,12 +135,12 @@ def test_where_one_chain_is_damaged_the_others_can_be_restored_and_none_is_taken
     world.back_up(full=True)
     world.commit(10)
     world.back_up()
-    first, second = read_chains(world.depot).good
+    first, second = read_lineages(world.depot).good
     manifest = tmp_path / "depot" / second.name / "000002.json"
     manifest.write_bytes(manifest.read_bytes()[:-5])
-    chains = read_chains(world.depot)
-    assert [chain.name for chain in chains.good] == [first.name]
-    assert set(chains.damaged) == {second.name}
+    lineages = read_lineages(world.depot)
+    assert [lineage.name for lineage in lineages.good] == [first.name]
+    assert set(lineages.damaged) == {second.name}
     with pytest.raises(OperatorError, match=second.name):
         world.restore(tmp_path / "new", None)
     world.restore(tmp_path / "new", before_ms)

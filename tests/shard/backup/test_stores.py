@@ -46,17 +46,17 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_what_is_put_is_there_under_its_name_until_it_is_deleted(bucket: str, tmp_path: Path) -> None:
     depot = open_depot(bucket)
     assert depot.list() == []
-    assert depot.get("chain/one") is None
-    depot.put("chain/two", b"2")
-    depot.put("chain/one", large := os.urandom(20 << 20))
+    assert depot.get("lineage/one") is None
+    depot.put("lineage/two", b"2")
+    depot.put("lineage/one", large := os.urandom(20 << 20))
     depot.put("other/one", b"3")
     depot.put("other/one", b"3 again")
-    assert depot.list() == ["chain/one", "chain/two", "other/one"]
-    assert depot.list("chain/") == ["chain/one", "chain/two"]
-    assert depot.get("chain/one") == large
+    assert depot.list() == ["lineage/one", "lineage/two", "other/one"]
+    assert depot.list("lineage/") == ["lineage/one", "lineage/two"]
+    assert depot.get("lineage/one") == large
     assert depot.get("other/one") == b"3 again"
-    depot.delete("chain/one")
-    assert depot.list("chain/") == ["chain/two"]
+    depot.delete("lineage/one")
+    assert depot.list("lineage/") == ["lineage/two"]
     assert (tmp_path / "buckets" / "shop" / "backups").is_dir()
 
 
@@ -87,13 +87,13 @@ def test_a_wrong_key_a_bucket_that_is_not_there_and_a_server_that_is_down_are_on
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(OperatorError, match="AWS_ENDPOINT_URL"):
-        open_depot("s3://nowhere/x").put("chain/one", b"")
+        open_depot("s3://nowhere/x").put("lineage/one", b"")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another")
     with pytest.raises(OperatorError, match="look into s3://shop"):
         open_depot(bucket).list()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(OperatorError, match="AWS_ENDPOINT_URL"):
-        open_depot(bucket).get("chain/one")
+        open_depot(bucket).get("lineage/one")
 
 
 def test_without_the_library_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
