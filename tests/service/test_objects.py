@@ -11,11 +11,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from tests.support.service import Service
+from tests.support.service import FULL, Service
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
+from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
+from tidegate.shard.core.alarms import Header, encode_header
+from tidegate.shard.store.state.lmdb_state import LmdbState
 
 APP = """
 import asyncio
@@ -136,6 +140,52 @@ def test_objects_are_listed_page_by_page_whatever_happens_meanwhile(service: Ser
     assert operator.json("classes")["classes"]["Shop"]["objects"] == 150
     code, _, err = operator.type("objects", "ls", "Shpo")
     assert (code, "did you mean Shop?" in err) == (3, True)
+
+
+@pytest.mark.slow
+def test_a_page_of_very_many_objects_costs_what_it_holds(
+    serve: Callable[..., Service], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`TIDEGATE_FULL=1`: a million."""
+    (tmp_path / "shop.py").write_text(APP)
+    objects = 1_000_000 if FULL else 20_000
+    service = serve(2, app=str(tmp_path / "shop.py"))
+    service.stop()
+    _fill(service.data, objects)
+    operator = Operator(service.start(2), capsys)
+    assert operator.json("classes")["classes"]["Shop"]["objects"] == objects
+    pages = []
+    for number in (0, objects // 3, objects - 150):
+        began_s = time.perf_counter()
+        page = operator.json("objects", "ls", "Shop", "--after", f"user{number:08}")
+        pages.append(time.perf_counter() - began_s)
+        assert [each["name"] for each in page["objects"]] == [f"user{number + 1 + each:08}" for each in range(100)]
+    assert [each["name"] for each in operator.json("objects", "ls", "Shop", "--prefix", f"user{objects - 1:08}")["objects"]] == [
+        f"user{objects - 1:08}"
+    ]
+    print(f"pages of {objects:,} objects: {', '.join(f'{each * 1_000:.1f} ms' for each in pages)}")
+    assert min(pages) < 0.2, "the promise is 0.1 s, on a machine that does nothing else"
+    service.call("Shop", "biggest", "set", "k", "x" * 1_000)
+    service.stop()
+    operator = Operator(service.start(2), capsys)
+    assert operator.json("objects", "ls", "Shop", "--biggest", "1")["objects"][0]["name"] == "biggest"
+
+
+def _fill(data: Path, objects: int) -> None:
+    """As if they had been made and checkpointed."""
+    shards = sorted((data / "shards").iterdir())
+    rows: list[list[tuple[bytes, bytes]]] = [[] for _ in shards]
+    for number in range(objects):
+        name = f"user{number:08}"
+        key, mine = object_key("Shop", name), rows[shard_of_slot(slot_of("Shop", name), len(shards))]
+        mine += [(key, encode_header(Header("Shop", name))), (key + b"n", msgspec.msgpack.encode(number))]
+    for shard, path in enumerate(shards):
+        state = LmdbState(path, shard)
+        batch = state.begin()
+        batch.put_many(sorted(rows[shard]))
+        batch.set_applied_seq(state.applied_seq)
+        batch.commit()
+        state.close()
 
 
 def test_objects_of_a_class_that_was_deleted_are_listed_looked_at_and_deleted(
