@@ -15,7 +15,7 @@ import msgspec
 
 from tidegate.runtime.ids import object_key
 from tidegate.runtime.limits import IDLE_EVICT_S
-from tidegate.runtime.wire.stub import Stub, bind_call, object_of
+from tidegate.runtime.wire.stub import Stub, bind_call, names_of, object_of
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, pending_alarm, shown_for
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.objects.object import DurableObject
@@ -226,8 +226,8 @@ class Objects:
 
     def stored(self, cls: type[DurableObject]) -> dict[str, StoredRows]:
         """What each object of the class has stored, by name."""
-        names = sorted(name for class_name, name in self._service.known if class_name == cls.__name__)
-        return {name: StoredRows(self._service, (cls.__name__, name)) for name in names}
+        names = sorted(name for class_name, name in self._service.known if class_name == names_of(cls)[0])
+        return {name: StoredRows(self._service, (names_of(cls)[0], name)) for name in names}
 
     def stored_by_all(self) -> dict[str, StoredRows]:
         """What each object has stored to which something was done, by `Class/name`."""
@@ -296,7 +296,7 @@ class Objects:
         * `"before_commit"`: what was written is about to become durable, and is lost.
         * `"after_commit"`: it is durable, and nobody has been told.
         """
-        hit = None if of is None else of.__name__ if isinstance(of, type) else object_of(of)
+        hit = None if of is None else names_of(of)[0] if isinstance(of, type) else object_of(of)
         if at is None:
             for worker in self._service.workers:
                 if hit is None or (not isinstance(hit, str) and worker is self._service.worker_of(*hit)):
@@ -309,7 +309,7 @@ class Objects:
     def fail_next_commit(self, *, of: DurableObject | type[DurableObject] | None = None, skip: int = 0) -> Mishap:
         """The next commit with a write of an object (of this one, of this class) is lost, as by a full disk: the objects in it
         are reset, and who waits for it gets `ObjectReset`. One that never comes fails the test."""
-        hit = None if of is None else of.__name__ if isinstance(of, type) else object_of(of)
+        hit = None if of is None else names_of(of)[0] if isinstance(of, type) else object_of(of)
         return self._service.commits_fail.add(Mishap("the failure of a commit", "commit", hit, skip))
 
     # Running

@@ -19,8 +19,8 @@ from tidegate.runtime.ids import check_object_id, shard_of_slot, slot_of
 from tidegate.runtime.wire.encoding import Decode, encode_arguments, error_from_raw, exception_for_caller, result_decoder
 from tidegate.runtime.wire.pending import PendingCall
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Message, Origin, Request, encode
+from tidegate.runtime.wire.stub import names_of
 from tidegate.shard.host.settings import HostSettings
-from tidegate.shard.objects.class_rules import class_name
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.testing.clock import Clock, WallClock
@@ -145,7 +145,7 @@ class SimulatedService:
         """One that nobody has shown to the test, and that object code, or a stub made from a name, asks for."""
         if not name or name in self.classes:
             return
-        found = list(dict.fromkeys(cls for cls in _subclasses(DurableObject) if class_name(cls) == name))
+        found = list(dict.fromkeys(cls for cls in _subclasses(DurableObject) if names_of(cls)[0] == name))
         if len(found) > 1:
             near = {_home(each.cls) for each in self.classes.values()}
             found = [cls for cls in found if _home(cls) in near] or found

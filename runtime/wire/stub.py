@@ -20,6 +20,17 @@ HOOKS = frozenset({"on_start", "alarm"})
 """Called by the runtime only, never from outside (contract, section 1)."""
 
 
+ALIASES = "__tidegate_aliases__"
+"""The mark of a class whose objects have other names of a class."""
+
+
+def names_of(cls: type) -> tuple[str, ...]:
+    """The names of a class by which its objects are called; a stub that is made from the class takes the first. A class that was
+    renamed keeps the names that its objects have: `class Customer(DurableObject, aliases=("Client",))`."""
+    aliases: tuple[str, ...] = type.__dict__["__dict__"].__get__(cls).get(ALIASES, ())
+    return aliases or (type.__dict__["__name__"].__get__(cls),)  # Whatever its metaclass says.
+
+
 class Binder(Protocol):
     """Whom a stub asks for its methods: a client, or what makes the calls of an object."""
 
@@ -37,7 +48,7 @@ class ObjectHandle:
         self._binder = binder
         self._class: type | None
         if isinstance(target, type):
-            self._class, self._class_name = target, target.__name__
+            self._class, self._class_name = target, names_of(target)[0]
         elif isinstance(target, str):
             self._class, self._class_name = None, target
         else:

@@ -18,6 +18,7 @@ from tidegate.runtime.errors import BadArguments
 from tidegate.runtime.wire.annotations import signature_of
 from tidegate.runtime.wire.encoding import check_carried, decode_foreign, decode_foreign_json
 from tidegate.runtime.wire.exceptions import line_of
+from tidegate.runtime.wire.stub import names_of
 from tidegate.shard.objects.class_rules import class_name, problems_of, public_methods
 from tidegate.shard.objects.object import ALARM, READ_ONLY, DurableObject
 
@@ -172,10 +173,11 @@ class ObjectClass:
 
     __slots__ = ("alarm", "cls", "has_init", "methods", "name", "sets_plainly", "starts", "starts_blank")
 
-    def __init__(self, cls: type[DurableObject]) -> None:
-        """Raises AppError for a class that breaks a rule of section 1 of the contract."""
+    def __init__(self, cls: type[DurableObject], name: str = "") -> None:
+        """`name`: by which its objects are called, if that is not the first of its names. Raises AppError for a class that breaks
+        a rule of section 1 of the contract."""
         self.cls = cls
-        self.name: str = class_name(cls)
+        self.name: str = name or names_of(cls)[0]
         self.methods: dict[str, Method] = {}
         problems: list[str] = []
         try:

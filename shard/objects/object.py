@@ -8,8 +8,8 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, Protocol, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
-from tidegate.runtime.ids import ObjectId
-from tidegate.runtime.wire.stub import Binder, Stub
+from tidegate.runtime.ids import ObjectId, check_object_id
+from tidegate.runtime.wire.stub import ALIASES, Binder, Stub
 from tidegate.shard.loop.task import check_coroutine
 from tidegate.shard.objects.storage import LEFT_MEMORY, SectionEntry, Storage, StorageOwner
 
@@ -75,6 +75,19 @@ class DurableObject:
     Public `async def` methods can be called from outside. While a storage operation or a critical section of the object is
     at work, no other event is delivered to it; no reply leaves before the writes that it may reveal are durable.
     """
+
+    def __init_subclass__(cls, *, aliases: tuple[str, ...] = (), **others: Any) -> None:
+        """aliases: of a class that was renamed, the names under which its objects were made. They keep them: a stub that is made
+        from the class reaches the objects of the first one, which is where new ones come into being, too; those of the others are
+        called by its text. Raises TypeError for what are no names of classes."""
+        super().__init_subclass__(**others)
+        if not isinstance(aliases, tuple):
+            raise TypeError(f'aliases of {cls.__name__} are a tuple of names, ("{aliases}",)')
+        for alias in aliases:
+            if problem := check_object_id(alias, "name"):
+                raise TypeError(f"{alias!r}, an alias of {cls.__name__}: {problem}")
+        if aliases:
+            setattr(cls, ALIASES, aliases)
 
     id: ObjectId
     """`id.class_name`, `id.name`; `str(id)` is `Counter/alice`."""

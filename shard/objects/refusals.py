@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from tidegate.runtime.errors import CallError, MethodRaised, Unavailable, UnknownClass, UnknownMethod
 from tidegate.runtime.limits import EXCEPTION_BYTES_MAX, EXCEPTION_PARTS_DEPTH_MAX, EXCEPTION_PARTS_MAX
@@ -12,15 +12,21 @@ from tidegate.runtime.wire.exceptions import address_of, cause_of, contents_of, 
 from tidegate.runtime.wire.protocol import Request, encode, encode_json
 from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.codec import is_plain
-from tidegate.shard.objects.class_rules import what_it_is
+from tidegate.shard.objects.class_rules import class_name, what_it_is
 
 if TYPE_CHECKING:
     from tidegate.shard.objects.methods import ObjectClass
 
 
-def unknown_class(request: Request, classes: Iterable[str]) -> CallError:
+class ServedClass(Protocol):
+    object_class: ObjectClass
+
+
+def unknown_class(request: Request, classes: Mapping[str, ServedClass]) -> CallError:
     known = ", ".join(sorted(classes)) or "none"
-    return UnknownClass(f"the running app has no object class {request.cls!r}; it has: {known}")
+    other = next((name for name, each in classes.items() if class_name(each.object_class.cls) == request.cls), None)
+    hint = "" if other is None else f" (its objects are called {other!r}, an alias)"
+    return UnknownClass(f"the running app has no object class {request.cls!r}{hint}; it has: {known}")
 
 
 def unknown_method(request: Request, object_class: ObjectClass) -> CallError:

@@ -10,8 +10,8 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
+from tidegate.runtime.wire.stub import names_of
 from tidegate.runtime.wire.supervisor_messages import split_app
-from tidegate.shard.objects.class_rules import class_name
 from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.worker.source import KeptSource
@@ -29,14 +29,14 @@ def load_app(app: str, kept: KeptSource | None = None) -> list[ObjectClass]:
     by_name: dict[str, type[DurableObject]] = {}
     served: list[ObjectClass] = []
     for cls in dict.fromkeys(classes):
-        name = class_name(cls)
-        if by_name.setdefault(name, cls) is not cls:
-            problems.append(f"{app} has two object classes named {name}; objects are found by class name, rename one")
-            continue
-        try:
-            served.append(ObjectClass(cls))
-        except AppError as exc:
-            problems += exc.problems
+        for name in names_of(cls):
+            if by_name.setdefault(name, cls) is not cls:
+                problems.append(f"{app} has two object classes named {name}; objects are found by class name, rename one")
+                continue
+            try:
+                served.append(ObjectClass(cls, name))
+            except AppError as exc:
+                problems += exc.problems
     if problems:
         raise AppError(*dict.fromkeys(problems))  # One of a base is that of every class derived from it.
     return served

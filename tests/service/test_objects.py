@@ -201,6 +201,16 @@ def test_objects_of_a_class_that_was_deleted_are_listed_looked_at_and_deleted(
     assert operator.json("classes")["classes"]["Shop"] == {"objects": 1, "in_memory": 0, "in_app": False}
     assert [each["name"] for each in operator.json("objects", "ls", "--orphans")["objects"]] == ["alice"]
     assert operator.json("objects", "get", "Shop", "alice", "n")["value"] == 1
+    service.stop()
+    app.write_text(APP.replace("class Shop(DurableObject)", 'class Store(DurableObject, aliases=("Shop",))'))
+    operator = Operator(service.start(1), capsys)
+    assert service.call("Shop", "alice", "get", "n") == 1, "a renamed class keeps its objects"
+    assert operator.json("objects", "ls", "--orphans")["objects"] == []
+    with pytest.raises(AssertionError, match="its objects are called 'Shop', an alias"):
+        service.call("Store", "alice", "get", "n")
+    service.stop()
+    app.write_text(APP.replace("class Shop", "class Store"))
+    operator = Operator(service.start(1), capsys)
     assert operator.type("objects", "delete", "Shop", "alice", "--yes")[0] == 0
     assert operator.json("objects", "ls", "--orphans")["objects"] == []
 

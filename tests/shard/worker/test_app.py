@@ -6,11 +6,14 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from tidegate.runtime.wire.stub import Stub, object_of
 from tidegate.shard.__main__ import _cannot_load
 from tidegate.shard.objects.methods import AppError
+from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.worker.app import load_app
 
 Write = Callable[..., str]
@@ -187,3 +190,19 @@ def test_who_imports_what_cannot_be_read_is_named_where_the_error_names_no_line(
 def test_a_loaded_class_is_found_in_its_module_by_name(app: Write) -> None:
     (cls,) = load_app(app(COUNTER))
     assert sys.modules[cls.cls.__module__].Counter is cls.cls
+
+
+def test_a_class_that_was_renamed_is_served_by_the_names_of_its_objects(app: Write) -> None:
+    renamed = COUNTER.replace("Counter(DurableObject)", "Customer(DurableObject, aliases=('Client', 'Kunde'))")
+    served = load_app(app(renamed + "class Special(Customer):\n    pass\n"))
+    assert sorted(each.name for each in served) == ["Client", "Kunde", "Special"]
+    customer = next(each.cls for each in served if each.name == "Client")
+    assert object_of(Stub(cast("Any", None), customer, "alice")) == ("Client", "alice")
+    with pytest.raises(AppError, match="two object classes named Client"):
+        load_app(app(renamed + "class Client(DurableObject):\n    pass\n", "another.py"))
+
+
+@pytest.mark.parametrize(("aliases", "problem"), [("Client", "are a tuple of names"), (("a/b",), "no slash"), ((3,), "strings")])
+def test_aliases_that_are_no_names_are_refused(aliases: Any, problem: str) -> None:
+    with pytest.raises(TypeError, match=problem):
+        type("Customer", (DurableObject,), {}, aliases=aliases)
