@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.service import Serve, Service, ask
+from tests.support.service import KILLED_BY_TEST, Serve, Service, ask
+from tests.support.waiting import wait_until
 
 NAMES = [f"n{number}" for number in range(20)]
 
@@ -190,3 +193,31 @@ def test_objects_of_a_class_move_to_another_service(serve: Serve, tmp_path: Path
     assert imported.returncode == 0, imported.stderr
     assert numbers(other) == {name: value + 1 for name, value in told.items()}
     other.stop()
+
+
+def test_a_backup_is_continued_over_killed_workers_and_a_killed_service(serve: Serve, tmp_path: Path) -> None:
+    service = serve(2)
+    service.expect(KILLED_BY_TEST)
+    depot = tmp_path / "depot"
+    numbers(service)
+    done("backup", depot, "--data", service.data)
+    for number in (2, 3):
+        numbers(service)
+        since = len(service.output)
+        for pid in service.worker_pids():
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda since=since: service.output[since:].count("is ready again") == 2, "both workers to be back")  # type: ignore[misc]
+        told = numbers(service)
+        report = done("backup", depot, "--data", service.data)
+        assert (report["number"], report["why_full"]) == (number, "")
+    service.kill_everything()
+    service.start(1)
+    assert numbers(service) == {name: value + 1 for name, value in told.items()}
+    assert done("backup", depot, "--data", service.data)["number"] == 4
+    told = numbers(service)
+    service.stop()
+    assert done("backup", depot, "--data", service.data)["number"] == 5, "of a stopped service, too"
+    done("restore", depot, "--data", tmp_path / "new")
+    copy = serve(2, data=tmp_path / "new")
+    assert numbers(copy) == {name: value + 1 for name, value in told.items()}
+    copy.stop()

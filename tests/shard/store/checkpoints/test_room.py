@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
+
+import pytest
 
 from tidegate.shard.log.commit_log import LogWithoutRoom
 from tidegate.shard.store.checkpoints.room import Room
@@ -58,3 +62,30 @@ def test_a_log_that_is_checkpointed_gets_a_small_segment_out_of_the_reserve_wher
     roomy = Log()
     Room(tmp_path / "reserve-1", SIZE, roomy).lend()
     assert roomy.prepared == [False]
+
+
+def test_what_is_kept_for_others_goes_before_the_reserve_does(tmp_path: Path) -> None:
+    log, kept = Log(), [True]
+    room = Room(tmp_path / "reserve-0", SIZE, log, lambda: bool(kept and kept.pop()))
+    room.keep()
+    assert room.use()
+    assert (room.kept_bytes, log.may_grow, kept) == (SIZE, True, []), "the reserve is there still"
+    assert room.use()
+    assert (room.kept_bytes, log.may_grow) == (0, False)
+
+
+def test_a_reserve_for_which_there_is_no_room_gets_what_is_kept_for_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [True]
+    allocate = os.posix_fallocate
+
+    def full_while_it_is_kept(fd: int, start: int, size: int) -> None:
+        if kept:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        allocate(fd, start, size)
+
+    monkeypatch.setattr(os, "posix_fallocate", full_while_it_is_kept)
+    room = Room(tmp_path / "reserve-0", SIZE, log := Log(), lambda: bool(kept and kept.pop()))
+    room.keep()
+    assert (room.kept_bytes, log.may_grow) == (SIZE, True)
