@@ -34,3 +34,18 @@ def test_every_test_of_the_page_passes_or_fails_as_it_says(folder: Path) -> None
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment, timeout=100)
         assert done.returncode == code, done.stdout + done.stderr
         assert said in done.stdout
+
+
+@pytest.mark.timeout(300)
+def test_a_strict_type_checker_finds_nothing_in_the_files_of_the_page(folder: Path) -> None:
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(folder / "cache"), *EXAMPLES]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_tidegate_test_finds_in_the_bank_of_the_page_is_what_it_says(folder: Path) -> None:
+    command = [sys.executable, "-m", "tidegate", "test", "bank.py", "--scripts", "1", "--seconds", "60"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1, done.stderr
+    shown = PAGE.read_text().partition("$ tidegate test bank.py\n")[2].partition("```")[0]
+    assert done.stdout.startswith(shown)

@@ -5,6 +5,7 @@ from typing import assert_type
 
 from tidegate import DurableObject
 from tidegate.testing import HttpReply, HttpRequest, Objects, PendingAlarm, explore
+from tidegate.testing.judges import conserved, keeps_all_in_storage, unique_and_gap_free
 
 
 class Counter(DurableObject):
@@ -58,3 +59,15 @@ def test_without_a_coroutine(objects: Objects) -> None:
     with Objects(workers=2, idle_evict="1m") as own:
         assert_type(own(Counter, "b"), Counter)
         own.serve(Counter, int)  # wrong
+
+
+async def test_judged(objects: Objects) -> None:
+    async def twice(counter: Counter) -> list[int]:
+        return [await counter.add(), await counter.add(3)]
+
+    await keeps_all_in_storage(objects, Counter, twice)
+    await keeps_all_in_storage(objects, Counter, look)  # wrong
+    unique_and_gap_free([0, 1])
+    unique_and_gap_free(["a"])  # wrong
+    conserved(objects, Counter, "n", 4)
+    assert_type(objects(Counter, "a", retry=True, timeout="1m"), Counter)
