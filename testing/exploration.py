@@ -7,6 +7,7 @@ the shortest is told, with what happened in it, and with the seed that runs it a
 
 from __future__ import annotations
 
+import inspect
 import zlib
 from collections.abc import Callable, Coroutine
 from random import Random
@@ -126,9 +127,14 @@ def explore(
     crashes (True: one), at each point there is. All schedules that differ from the natural one at one point are tried first,
     then at more, then drawn ones, `schedules` in all. Calls of the test are tried again after a crash, as those of clients are.
 
-    `failures`: commits fail, too. `workers`: processes, each with a part of the objects."""
+    `failures`: commits fail, too. `workers`: processes, each with a part of the objects. Raises ValueError for less than one
+    schedule or worker, and TypeError for what is no `async def`."""
+    if schedules < 1 or workers < 1:
+        raise ValueError(f"to explore takes a schedule and a worker at least, not schedules={schedules}, workers={workers}")
 
     def mark(test: TestT) -> TestT:
+        if not inspect.iscoroutinefunction(test):
+            raise TypeError(f"@explore() is for an `async def` test that takes the fixture `objects`, and not for {test!r}")
         test.tidegate_exploration = Exploration(  # type: ignore[attr-defined]  # where the plugin looks
             schedules, int(crashes), evictions, failures, delays, workers
         )

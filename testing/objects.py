@@ -106,6 +106,8 @@ class Objects:
         """`workers`: processes, each of which has a part of the objects and can crash alone. `start`: what the clock says first.
         `idle_evict`: after so long without calls an object leaves memory. `settings`: what `self.settings` is, in classes that
         declare it; a test that says nothing has what the class has."""
+        if workers < 1:
+            raise ValueError(f"objects need a worker at least, not {workers}")
         self._start = start
         self._idle_evict_s = seconds_of(idle_evict)
         self._settings = Settings(settings)

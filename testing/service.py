@@ -21,7 +21,7 @@ from tidegate.runtime.wire.pending import PendingCall
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Message, Origin, Request, encode
 from tidegate.runtime.wire.stub import names_of
 from tidegate.shard.host.settings import HostSettings
-from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.testing.clock import Clock, WallClock
 from tidegate.testing.crashes import Mishaps
@@ -125,6 +125,8 @@ class SimulatedService:
 
     def serve(self, cls: type[DurableObject]) -> ObjectClass:
         """Raises AppError for a class that breaks a rule, and ValueError for a second one of that name."""
+        if not issubclass(cls, DurableObject):
+            raise AppError(f"{cls.__name__} is no object class: derive it from tidegate.DurableObject")
         compiled = _compiled.get(cls)
         if compiled is None:
             compiled = _compiled[cls] = ObjectClass(cls)

@@ -11,6 +11,7 @@ import pytest
 from tests.testing.bank import Account
 from tests.testing.test_plugin import run
 from tidegate import Interrupted, MethodRaised
+from tidegate.shard.objects.methods import AppError
 from tidegate.testing import Objects, explore
 from tidegate.testing.exploration import Exploration, tells_of_mishap
 
@@ -134,3 +135,18 @@ def test_errors_of_the_app_are_told_from_those_of_a_mishap() -> None:
 def test_no_process_is_started_for_an_exploration(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subprocess, "Popen", None)
     explored(test_what_is_right_passes_under_every_schedule, schedules=5)
+
+
+def test_what_cannot_be_explored_is_refused_where_it_is_written() -> None:
+    def plain() -> None: ...
+
+    with pytest.raises(TypeError, match="async def"):
+        explore()(plain)  # type: ignore[type-var]  # what is refused
+    with pytest.raises(ValueError, match="schedules=0"):
+        explore(schedules=0)
+    with pytest.raises(ValueError, match="workers=0"):
+        explore(workers=0)
+    with pytest.raises(ValueError, match="a worker at least"):
+        Objects(workers=0)
+    with Objects() as objects, pytest.raises(AppError, match="int is no object class: derive it from"):
+        objects(int, "a")  # type: ignore[type-var]  # likewise
