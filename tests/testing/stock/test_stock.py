@@ -1,7 +1,8 @@
 """What is found in classes of which nothing is known: planted mistakes, and nothing in their twins.
 
 The catalogue is that of `@explore`. Mistakes that only their purpose makes one (a bell that drifts, an order that is refused
-after it was told) cannot be found without knowing it, and are left out, as is a twin that gives up a bad hour on purpose."""
+after it was told) cannot be found without knowing it, and are left out, as are two twins that do on purpose what
+looks like one: one gives up a bad hour, one refuses calls while it is busy."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ KINDS = {
 }
 ASKED = (catalogue.Purse, catalogue.Stock, catalogue.Page, catalogue.Reader)
 """Classes that others of the catalogue ask."""
-NOT_USABLE = {"SetsTheNextFirst"}
+NOT_USABLE = {"SetsTheNextFirst", "IsBusyAsLongAsItIs"}
 
 
 def classes(cls: type[DurableObject]) -> list[ObjectClass]:
