@@ -239,13 +239,14 @@ class BareHost:
         self.keyed = keyed
         self.calls = 0
         self.stores = {shard: ShardStore(MemoryState(shard)) for shard in range(_SHARDS)}
-        self.replies: list[tuple[Origin, Any, int, Any]] = []
+        self.replies: list[tuple[Any, int, Any]] = []
         self.host = Host(
             loop,
             [ObjectClass(Counter)],
             self.stores,
             HostSettings(shards_total=_SHARDS, slow_call_s=float("inf")),  # Under a profiler every call would be named as slow.
-            reply=lambda *reply: self.replies.append(reply),
+            reply=lambda _, *reply: self.replies.append(reply),
+            reply_rows=lambda _: self.replies,
             turn=Turn(loop, end=lambda: None),
             send=_unexpected,
             system=_unexpected,

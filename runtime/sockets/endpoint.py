@@ -545,6 +545,10 @@ class Endpoint:
         else:
             formed.append((request_id, status, result))
 
+    def reply_rows(self, origin: Origin) -> list[Row] | None:
+        """Where replies to that message can be put until the next `flush`, one at least, as `reply` would. None: not so."""
+        return self._rows.setdefault(origin.client, []) if origin.plain else None
+
     def reply_error(self, origin: Origin, request_id: int | str, error: CallError) -> None:
         self.reply(origin, request_id, ERROR, error.to_wire())
 

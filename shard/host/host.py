@@ -108,7 +108,7 @@ _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
-        "_commits_done", "_outcomes", "_readers", "_reply", "_spare", "_system", "activator", "alarms", "book",
+        "_commits_done", "_outcomes", "_readers", "_reply", "_reply_rows", "_spare", "_system", "activator", "alarms", "book",
         "call_soon", "chained", "classes", "counting", "deadlines", "gates", "keyed", "listing", "log", "loop",
         "monotonic_us", "objects_committed", "offload", "output_gate", "piles", "random", "resets", "send", "settings",
         "slow", "stopped", "stores", "table", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
@@ -125,6 +125,7 @@ class Host:
         settings: HostSettings,
         *,
         reply: Callable[[Origin, Any, int, Any], None],
+        reply_rows: Callable[[Origin], list[tuple[Any, int, Any]] | None] = lambda _: None,
         turn: Turn,
         send: Callable[[Request, LocalOrigin], None],
         wall_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
@@ -135,7 +136,8 @@ class Host:
         readers: Readers | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        """`reply` sends a reply to a caller outside; `turn` is asked for an end of turn where a commit may be due, or replies
+        """`reply` sends a reply to a caller outside, in this turn; `reply_rows` is where replies to a message may be put instead,
+        None: nowhere; `turn` is asked for an end of turn where a commit may be due, or replies
         may have to be flushed; `send` carries a call to an object of another worker; `system` answers calls to the empty class;
         `wall_us` is Unix time, for alarms, and `monotonic_us` tells when that was set; `random` gives their retries jitter;
         `stopped`: see `StoppedShards`; `readers` says who has too many replies to take: nobody unless given."""
@@ -153,9 +155,8 @@ class Host:
         self.turn = turn
         self.counting = Counting([kept.counts for kept in self.classes.values()], turn.clock)
         self._reply = reply
-        self.tracing = tracing
-        self.send = send
-        self._system = system
+        self._reply_rows = reply_rows
+        self.tracing, self.send, self._system = tracing, send, system
         self.wall_us = wall_us
         self.monotonic_us = monotonic_us or (lambda: round(loop.time() * 1e6))
         self.resets = Resets(self)
@@ -625,13 +626,17 @@ class Host:
         reply, counting, now_s = self._reply, self.counting, self.turn.clock()
         held = iter(commit.held)
         message: Origin | None = None
+        rows: list[tuple[Any, int, Any]] | None = None
         released: list[tuple[Any, Origin, int]] = []
         for sender, origin, request_id, status, result, _, _ in held:
             try:
                 if origin is not message:
                     released.append((sender, origin, length_hint(held)))
                     message = None if origin.of_class is MIXED else origin
-                if origin.__class__ is Origin:
+                    rows = self._reply_rows(origin) if origin.__class__ is Origin else None
+                if rows is not None:
+                    rows.append((request_id, status, result))
+                elif origin.__class__ is Origin:
                     reply(origin, request_id, status, result)
                 else:
                     cast("InternalOrigin", origin).answer(status, result)

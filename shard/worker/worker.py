@@ -171,7 +171,7 @@ class Worker:
             classes,
             self.store.shards,
             _settings(spec, share_bytes, spare_task=spare_task),
-            reply=self._endpoint.reply,
+            reply=self._endpoint.reply, reply_rows=self._endpoint.reply_rows,
             turn=self._turn,
             send=self._peers.send,
             system=self._answer_system,
@@ -179,7 +179,7 @@ class Worker:
             readers=outbox,
             tracing=tracing,
             monotonic_us=lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000,  # A suspended machine ages, too.
-        )
+        )  # fmt: skip
         self.store.on_damage = self._on_damage
         for error in self.store.damage_found:
             self._on_damage(error)
