@@ -20,9 +20,10 @@ def test_without_anything_that_counts_instructions_that_is_said(monkeypatch: pyt
 )
 def test_calls_with_keys_take_more_instructions_than_those_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(instructions, "_BATCHES", 30)
+    monkeypatch.setattr(instructions, "PARTS", dict(list(instructions.PARTS.items())[:2]))
     try:
         counts = {one.part: one.per_call for one in instructions.measure()}
     except BenchmarkFailed as error:
         pytest.skip(str(error))
-    plain, keyed, client, _ = counts.values()
-    assert 1_000 < client < plain < keyed < 1_000_000
+    plain, keyed = counts.values()
+    assert 10_000 < plain < keyed < 1_000_000

@@ -554,7 +554,8 @@ def test_system_calls_are_answered_at_once() -> None:
     net.call(*[[method, "", "", method] for method in ("ping", "topology", "classes", "status")])
     answers = {request_id: result for _, request_id, status, result in net.answers if status == OK}
     assert answers["ping"] == "pong"
-    assert answers["topology"]["shards"][1] == {"shard": 1, "slots": [4_096, 8_191], "worker": 1, "endpoint": None}
+    shard = answers["topology"]["shards"][1]
+    assert shard == {"shard": 1, "slots": [4_096, 8_191], "worker": 1, "endpoint": None, "stream": None}
     assert answers["classes"] == {"C": {"methods": {}}}
     assert answers["status"]["workers"] == 2
     assert answers["status"]["router"]["in_flight"] == [0, 0]
