@@ -204,6 +204,13 @@ class RouterProcess(SimProcess):
         self.check_drained_in_time()
 
 
+class _Rows:
+    """What takes replies, one after the other."""
+
+    def __init__(self, append: Callable[[tuple[Any, int, Any]], object]) -> None:
+        self.append = append
+
+
 class WatchedHost(Host):
     """A host whose outgoing messages are looked at: nothing that is not durable may be revealed."""
 
@@ -222,6 +229,12 @@ class WatchedHost(Host):
                 process.service.check_leaves(request.cls, request.name, request.method, status, result)
             reply(origin, request_id, status, result)
 
+        reply_rows = kwargs.pop("reply_rows")
+
+        def watched_rows(origin: Origin) -> Any:
+            """The replies of a commit come this way, and are looked at as all others."""
+            return None if reply_rows(origin) is None else _Rows(lambda row: watched_reply(origin, *row))
+
         def watched_send(request: Request, origin: Any) -> None:
             if request.cls == "Journal":
                 history.leaves(f"a call of {request.method}", msgspec.msgpack.decode(request.args)[2])
@@ -234,6 +247,7 @@ class WatchedHost(Host):
             stores,
             settings,
             reply=watched_reply,
+            reply_rows=watched_rows,
             send=watched_send,
             wall_us=lambda: int((EPOCH_S + loop.time()) * 1e6),
             random=seconds,
