@@ -150,7 +150,7 @@ class ClientMachine:
         self, calls: Iterable[tuple[Waiter, str, msgspec.Raw]], class_name: str, method: str, decode: Decode,
         terms: Terms | None, now: float, caller: Caller,
     ) -> None:  # fmt: skip
-        """`call` for a method of many objects, at a third less for each: all but the names and the arguments is looked up once.
+        """`call` for a method of many objects: all but the names and the arguments is looked up once.
         Raises what `call` raises, for the first call that is not accepted."""
         terms = terms or self.terms
         kind, options, deadline = IN_SESSION if terms.in_session else PLAIN, terms.options, now + terms.timeout

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import msgspec
 import pytest
 import zmq
 
+from tests.support.echo_client import run
 from tests.support.echo_service import EchoService
 from tests.support.waiting import WITHIN_S, wait_until_in_loop
 from tidegate.runtime.client.asynchronous import Client, connect
@@ -39,8 +39,6 @@ from tidegate.runtime.errors import (
 from tidegate.runtime.limits import CALL_BYTES_MAX, MESSAGE_BYTES_MAX
 from tidegate.runtime.wire.stub import Stub
 
-Body = Callable[[EchoService, Client], Awaitable[None]]
-
 
 @dataclass
 class Point:
@@ -58,21 +56,6 @@ class Echo:
 
 class Points:
     async def echo(self, *points: Point) -> list[Point]: ...
-
-
-def run(directory: Path, body: Body, *, workers: int = 2, **options: Any) -> None:
-    """A service, a client of it, and at the end the machine's counts recomputed."""
-
-    async def main() -> None:
-        service = EchoService(directory, workers=workers)
-        try:
-            async with connect(service.endpoint, **options) as client, asyncio.timeout(WITHIN_S):
-                await body(service, client)
-                client._machine.check_invariants()
-        finally:
-            service.close()
-
-    asyncio.run(main())
 
 
 def test_a_call_through_a_typed_stub_returns_the_annotated_type(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.client_machine import Machine
 from tests.support.client_world import Answer
+from tests.support.echo_client import run
 from tests.support.echo_service import EchoService, echo_thread
-from tests.support.waiting import WITHIN_S
 from tidegate.runtime.client.asynchronous import Client, connect
 from tidegate.runtime.client.bulk import Map
 from tidegate.runtime.client.machine import NO_SLOT
@@ -45,19 +45,6 @@ def answer_all(machine: Machine, links: set[int], count: int, numbers: list[int]
         for link in links:
             machine.core.message_received(link, encode([(number, OK, number)]), 0.0)
     del numbers[:count]
-
-
-def run(folder: Path, body: Callable[[EchoService, Client], Awaitable[None]], **options: Any) -> None:
-    async def main() -> None:
-        service = EchoService(folder, workers=2)
-        try:
-            async with connect(service.endpoint, **options) as client, asyncio.timeout(WITHIN_S):
-                await body(service, client)
-                client._machine.check_invariants()
-        finally:
-            service.close()
-
-    asyncio.run(main())
 
 
 def test_results_stand_in_the_order_of_the_calls_whatever_the_window(tmp_path: Path) -> None:
