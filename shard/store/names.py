@@ -7,6 +7,9 @@ sequence in it behind, and it is made anew when the state is opened.
 A row is `Class/name`. One that would be too long is cut, and ends in the key of its object; its value then has the whole name. So
 a class, or the names with a prefix, are one range, and a page of them costs what it holds, of millions.
 
+A batch changes the index at its end, in the order of the index, whatever order the objects came in: names that are neighbours,
+as they are where many objects are made, then share pages, and a step can be told of before it touches any.
+
 Rule: pure. Nothing of it is in the log or in memory: what is not in the state yet is found in the memtables (`FreshNames`).
 """
 
@@ -14,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 
 import msgspec
@@ -91,24 +94,47 @@ def read_head(value: bytes | None) -> IndexHead | None:
 
 
 class NameChanges:
-    """What one batch changes in the index."""
+    """What one batch changes in the index: gathered while headers change, made when `step` is called."""
 
     def __init__(self, head: IndexHead) -> None:
         """`head`: as the state has it."""
         self.seq = head.seq
         self._before = head
         self._counts: dict[str, int] = {}
+        self._changes: dict[bytes, tuple[str, bytes | None]] = {}
+        """By key of a row: the class, and the row's value, None if it is to go."""
+        self._ordered: list[bytes] = []
+        """Their keys, as a heap: sorting all of them at once would take the loop ten milliseconds."""
+        self._next: list[bytes] = []
 
-    def add(self, headers: Iterable[bytes], put: Callable[[bytes, bytes], bool]) -> None:
-        """Headers that are written. `put` writes a row, unless there is such a row, and returns whether it did."""
-        for header in headers:
-            if (named := named_by(header)) is not None and put(*index_row(named)):
-                self._counts[named.class_name] = self._counts.get(named.class_name, 0) + 1
+    def write(self, header: bytes) -> None:
+        """Of an object that had none."""
+        if (named := named_by(header)) is not None:
+            key, value = index_row(named)
+            self._change(key, named.class_name, value)
 
-    def remove(self, header: bytes, delete: Callable[[bytes], bool]) -> None:
-        """A header that is deleted."""
-        if (named := named_by(header)) is not None and delete(index_row(named)[0]):
-            self._counts[named.class_name] = self._counts.get(named.class_name, 0) - 1
+    def delete(self, header: bytes) -> None:
+        if (named := named_by(header)) is not None:
+            self._change(index_row(named)[0], named.class_name, None)
+
+    def _change(self, key: bytes, class_name: str, value: bytes | None) -> None:
+        if key not in self._changes:
+            heapq.heappush(self._ordered, key)
+        self._changes[key] = class_name, value
+
+    def next(self, keys_max: int) -> list[bytes]:
+        """Keys of the rows that `step` changes: the first ones in the order of the index, of those that are left."""
+        while self._ordered and len(self._next) < keys_max:
+            self._next.append(heapq.heappop(self._ordered))
+        return self._next
+
+    def step(self, put: Callable[[bytes, bytes], bool], delete: Callable[[bytes], bool]) -> None:
+        """Changes what `next` has told. `put` writes a row, unless there is one, `delete` takes one out; both say if they did."""
+        for key in self._next:
+            class_name, value = self._changes.pop(key)
+            more = -delete(key) if value is None else put(key, value)
+            self._counts[class_name] = self._counts.get(class_name, 0) + more
+        self._next = []
 
     def head(self) -> tuple[bytes, bytes] | None:
         """The row to be written with it, where it has changed."""

@@ -58,6 +58,15 @@ class StateBatch(Protocol):
         """Deletes at most so many keys of [start, end); whether the range is empty now."""
         ...
 
+    def next_names(self, keys_max: int) -> list[bytes]:
+        """Keys of rows of the index of names that `change_names` changes: of those that the changes so far ask for, the first so
+        many."""
+        ...
+
+    def change_names(self) -> None:
+        """What is not changed by this is changed by the commit."""
+        ...
+
     def set_applied_seq(self, seq: int) -> None: ...
 
     def set_log(self, mark: bytes) -> None:

@@ -202,11 +202,13 @@ def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator
             entries += len(part.puts) + len(part.deletes)
             size += part.size_bytes
             if entries >= CHECKPOINT_COMMIT_ENTRIES or size >= CHECKPOINT_COMMIT_BYTES:
+                yield from _name_steps(store, batch, ahead)
                 ready, batch = batch, None
                 yield ready
             else:
                 yield None
         batch = batch or store.state.begin()
+        yield from _name_steps(store, batch, ahead)
         batch.set_applied_seq(store.frozen_seq)
         if store.frozen_mark:
             batch.set_log(store.frozen_mark)
@@ -262,6 +264,17 @@ def _clear_steps(store: ShardStore, batch: StateBatch, object_key: bytes, ahead:
     if ahead is not None:
         ahead.low = ahead.high
     return entries
+
+
+def _name_steps(store: ShardStore, batch: StateBatch, ahead: Ahead | None) -> Iterator[None]:
+    """Changes the index of names as the batch asks for it."""
+    while keys := batch.next_names(CHECKPOINT_SLICE_KEYS):
+        if ahead is not None and store.reader is not None:
+            ahead.keys = keys
+            yield None
+            ahead.keys = []
+        batch.change_names()
+        yield None
 
 
 def _settle(future: asyncio.Future[None]) -> None:

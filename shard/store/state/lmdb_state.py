@@ -26,7 +26,7 @@ import lmdb
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES
-from tidegate.runtime.limits import KEY_BYTES_MAX
+from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS, KEY_BYTES_MAX
 from tidegate.shard.log.commit_log import is_copied_on_write, make_directory, overwrite_in_place, sync_directory
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.logs import LOG_KEY
@@ -408,25 +408,23 @@ class LmdbBatch:
 
     def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
         try:
+            for key, value in items:
+                if len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST and self._txn.get(key) is None:
+                    self._names.write(value)
             with self._txn.cursor() as cursor:
                 cursor.putmulti(with_checksums(items))
-            self._names.add([value for key, value in items if len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST], self._put_new)
         except lmdb.Error as error:
             raise self._failure(error) from error
 
     def _put_new(self, key: bytes, value: bytes) -> bool:
         return bool(self._txn.put(key, with_checksum(key, value), overwrite=False))
 
-    def _forget_name(self, header: bytes) -> None:
-        """Of an object whose header is deleted."""
-        self._names.remove(header[:-CRC_BYTES], self._txn.delete)
-
     def delete_many(self, keys: list[bytes]) -> None:
         delete = self._txn.delete
         try:
             for key in keys:
                 if is_header(key) and (header := self._txn.get(key)) is not None:
-                    self._forget_name(header)
+                    self._names.delete(header[:-CRC_BYTES])
                 delete(key)
         except lmdb.Error as error:  # Deleting copies pages too, so it can run out of room as well.
             raise self._failure(error) from error
@@ -446,10 +444,19 @@ class LmdbBatch:
                     more = cursor.delete() and cursor.key() != b""
                 is_empty = not more or cursor.key() >= end
             for header in headers:
-                self._forget_name(header)
+                self._names.delete(header[:-CRC_BYTES])
         except lmdb.Error as error:
             raise self._failure(error) from error
         return is_empty
+
+    def next_names(self, keys_max: int) -> list[bytes]:
+        return self._names.next(keys_max)
+
+    def change_names(self) -> None:
+        try:
+            self._names.step(self._put_new, self._txn.delete)
+        except lmdb.Error as error:
+            raise self._failure(error) from error
 
     def set_applied_seq(self, seq: int) -> None:
         self._seq = self._names.seq = seq
@@ -461,6 +468,8 @@ class LmdbBatch:
 
     def commit(self) -> None:
         """Blocks until durable, without the GIL. On failure nothing of the batch is in the state."""
+        while self.next_names(CHECKPOINT_SLICE_KEYS):
+            self.change_names()
         try:
             if (head := self._names.head()) is not None:
                 self._txn.put(head[0], with_checksum(*head))

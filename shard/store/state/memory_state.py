@@ -9,8 +9,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Generator
 from functools import partial
 
-from tidegate.runtime.ids import OBJECT_KEY_BYTES
-from tidegate.shard.store.names import OWN_FIRST, IndexHead, NameChanges, is_header
+from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
+from tidegate.shard.store.names import IndexHead, NameChanges, is_header
 
 
 class MemorySnapshot:
@@ -90,8 +90,10 @@ class MemoryBatch:
         self._names = NameChanges(state.names)
 
     def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
+        for key, value in items:
+            if is_header(key) and key not in self._rows:
+                self._names.write(value)
         self._rows.update(items)
-        self._names.add([value for key, value in items if len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST], self._put_new)
 
     def _put_new(self, key: bytes, value: bytes) -> bool:
         if key in self._rows:
@@ -103,12 +105,18 @@ class MemoryBatch:
         for key in keys:
             value = self._rows.pop(key, None)
             if value is not None and is_header(key):
-                self._names.remove(value, lambda row: self._rows.pop(row, None) is not None)
+                self._names.delete(value)
 
     def delete_range(self, start: bytes, end: bytes, keys_max: int) -> bool:
         inside = sorted(key for key in self._rows if start <= key < end)
         self.delete_many(inside[:keys_max])
         return len(inside) <= keys_max
+
+    def next_names(self, keys_max: int) -> list[bytes]:
+        return self._names.next(keys_max)
+
+    def change_names(self) -> None:
+        self._names.step(self._put_new, lambda row: self._rows.pop(row, None) is not None)
 
     def set_applied_seq(self, seq: int) -> None:
         self._applied_seq = self._names.seq = seq
@@ -121,6 +129,8 @@ class MemoryBatch:
         if (error := self._state.commit_error) is not None:
             self._state.commit_error = None
             raise error
+        while self.next_names(CHECKPOINT_SLICE_KEYS):
+            self.change_names()
         self._state.names = self._names.after()
         self._state.replace_rows(self._rows, self._applied_seq)
         self._state.log_mark = self._log_mark

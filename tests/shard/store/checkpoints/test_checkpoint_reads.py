@@ -13,8 +13,9 @@ import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 from tests.shard.store.checkpoints.test_checkpoint import Bench, object_key, with_bench
 from tests.support.cold_world import HeldReader
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
+from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.store.interface import Done, Fetch, Snapshot
+from tidegate.shard.store.interface import HEADER, NAMES_KEY, Done, Fetch, Snapshot
 from tidegate.shard.store.state.memory_state import MemoryBatch, MemorySnapshot, MemoryState
 from tidegate.shard.store.state.thread_reader import look_up
 
@@ -132,7 +133,7 @@ class NotingReader:
                     yield row
 
         self.snapshot_class = Noting
-        put_many, delete_many = MemoryBatch.put_many, MemoryBatch.delete_many
+        put_many, delete_many, change_names = MemoryBatch.put_many, MemoryBatch.delete_many, MemoryBatch.change_names
 
         def put(batch: MemoryBatch, items: list[tuple[bytes, bytes]]) -> None:
             self.change(key for key, _ in items)
@@ -142,8 +143,13 @@ class NotingReader:
             self.change(keys)
             delete_many(batch, keys)
 
+        def change(batch: MemoryBatch) -> None:
+            self.change(batch.next_names(0))
+            change_names(batch)
+
         monkeypatch.setattr(MemoryBatch, "put_many", put)
         monkeypatch.setattr(MemoryBatch, "delete_many", delete)
+        monkeypatch.setattr(MemoryBatch, "change_names", change)
 
     def change(self, keys: Iterable[bytes]) -> None:
         self.changed += keys
@@ -152,6 +158,10 @@ class NotingReader:
         self.questions += 1
         snapshot.__class__ = self.snapshot_class
         asyncio.get_running_loop().call_soon(done, *look_up(snapshot, fetch), context=NEUTRAL)
+
+
+def header(number: int) -> bytes:
+    return encode_header(Header("Thing", str(number)))
 
 
 def filled(state: MemoryState, rows: Iterable[bytes]) -> None:
@@ -189,6 +199,43 @@ def test_what_a_checkpoint_puts_deletes_or_empties_has_been_fetched_before(
         else:
             assert missing == []
             assert reader.questions > 10
+
+    with_bench(test, shards=1)
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_rows_of_the_index_of_names_have_been_fetched_before_they_change(monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """The loop would wait for one page of the index for each object that is made or goes."""
+    there = range(200)
+
+    async def test(bench: Bench) -> None:
+        store, state = bench.stores[0], bench.states[0]
+        for number in there:
+            bench.write(0, {HEADER: header(number), "k": b"old"}, number)
+        await bench.checkpointer.finish()
+        reader = NotingReader(monkeypatch)
+        changed: list[bytes] = []
+        missing: set[bytes] = set()
+
+        def change(keys: Iterable[bytes]) -> None:
+            names = [key for key in keys if key.startswith(NAMES_KEY)]
+            changed.extend(names)
+            missing.update(set(names) - reader.touched)
+
+        monkeypatch.setattr(reader, "change", change)
+        store.reader = reader
+        for number in there[::2]:
+            bench.write(0, {HEADER: None, "k": None} if how == "deleted" else {}, number, cleared=how == "emptied")
+        for number in there[1::4]:
+            bench.write(0, {HEADER: header(number), "k": b"new"}, number)
+        for number in range(1_000, 1_100):
+            bench.write(0, {HEADER: header(number)}, number)
+        await bench.checkpointer.finish()
+        assert missing == set()
+        expected = [*there[::2], *range(1_000, 1_100)]
+        assert sorted(changed) == sorted(NAMES_KEY + b"Thing/%d" % number for number in expected), "nothing else is looked at"
+        assert changed == sorted(changed), "neighbours share pages"
+        assert state.names.counts == {"Thing": 200}
 
     with_bench(test, shards=1)
 
