@@ -55,8 +55,7 @@ class Account(DurableObject):
             await self.storage.delete(f"outbox/{transfer}")
 
     async def alarm(self, info: AlarmInfo) -> None:
-        waiting = await self.storage.list(prefix="outbox/", limit=100)
-        if waiting:
+        if waiting := await self.storage.list(prefix="outbox/", limit=100):
             await self.storage.set_alarm(RETRY)  # Before anything can fail, so that there is always a next time.
         for key in waiting:
             await self._deliver(key.removeprefix("outbox/"))
@@ -71,8 +70,7 @@ class Bank(DurableObject):
     async def transfer(self, source: str, target: str, amount: int, transfer: str = "") -> None:
         """Without an id of the caller's own, a transfer whose outcome is unknown cannot be asked for again."""
         if not transfer:  # No number of chance: a call that is cut off and runs again has to ask for the same.
-            number = await self.storage.get("transfers", 0)
-            self.storage.put("transfers", number + 1)
+            self.storage.put("transfers", number := 1 + await self.storage.get("transfers", 0))
             transfer = f"{self.id.name} {number}"
         await self.stub(Account, source).send(target, amount, transfer)
 

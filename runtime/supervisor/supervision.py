@@ -536,7 +536,7 @@ class Supervision:
         return effects
 
 
-def _code_in(stacks: str) -> str:
-    """What faulthandler tells, of the thread that it tells last, which is the main one, down to where the runtime begins."""
-    lines = stacks.rpartition("Thread ")[2].splitlines()[1:]
+def _code_in(stack: str) -> str:
+    """What faulthandler tells below its heading, down to where the runtime begins."""
+    lines = stack.splitlines()[1:]
     return "\n".join(itertools.takewhile(lambda line: "/shard/loop/" not in line, lines))

@@ -13,7 +13,6 @@ Nothing here may wait for what the loop's thread may hold: lines go to the log b
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import math
 import os
@@ -33,6 +32,7 @@ from tidegate.shard.host.activation import Activation
 from tidegate.shard.loop.cpython import frame_of_thread
 from tidegate.shard.worker.occupant import Occupant, occupant, stack_of
 from tidegate.shard.worker.patience import Patience, Reaction
+from tidegate.shard.worker.stack_timer import StackTimer
 
 Say = Callable[[int, str, Speaker | None], None]
 STUCK_S = 0.7
@@ -63,7 +63,8 @@ class Lookout:
         self._held_up = held_up
         self._end = end
         self._stuck_fd = stuck_fd
-        self._armed_at_s = 0.0
+        self._stack_timer: StackTimer | None = None
+        self._set_at_s = 0.0
         self._failure_told_s = -math.inf
         self._thread_id = threading.get_ident()
         self._closing = threading.Event()
@@ -84,14 +85,20 @@ class Lookout:
             self._times = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:  # A kernel without: a starved worker is then taken for one that is held up.
             self._times = None
-        self._arm(time.monotonic())
+        if self._stuck_fd >= 0:
+            try:
+                self._stack_timer = StackTimer(self._stuck_fd)
+            except (OSError, AttributeError) as error:  # Too many timers of this user, or a C library without.
+                text = f"a call into C that keeps the interpreter will be noticed late, and without its stack: {error}"
+                self._say(logging.WARNING, text, None)
+        self._set_stack_timer(time.monotonic())
         self._thread.start()
 
     def close(self) -> None:
         self._closing.set()
         self._thread.join()
-        if self._stuck_fd >= 0:
-            faulthandler.cancel_dump_traceback_later()
+        if self._stack_timer is not None:
+            self._stack_timer.close()
         if self._times is not None:
             os.close(self._times)
 
@@ -101,8 +108,8 @@ class Lookout:
         while not self._closing.wait(self._patience.pause_s):
             now_s = time.monotonic()
             try:
-                if now_s - self._armed_at_s >= STUCK_S / 2:
-                    self._arm(now_s)
+                if now_s - self._set_at_s >= STUCK_S / 2:
+                    self._set_stack_timer(now_s)
                 self.look(now_s)
             except Exception:  # A fault of ours. Without a lookout the worker is taken for one that is stuck, and killed.
                 if now_s >= self._failure_told_s + FAILURE_S:
@@ -110,11 +117,10 @@ class Lookout:
                     text = f"nobody could look whether the event loop is held up\n{traceback.format_exc().rstrip()}"
                     self._say(logging.ERROR, text, None)
 
-    def _arm(self, now_s: float) -> None:
-        """Unless it is done again in time, the stack is written, by a thread that needs no interpreter."""
-        self._armed_at_s = now_s
-        if self._stuck_fd >= 0:
-            faulthandler.dump_traceback_later(STUCK_S, file=self._stuck_fd)
+    def _set_stack_timer(self, now_s: float) -> None:
+        self._set_at_s = now_s
+        if self._stack_timer is not None:
+            self._stack_timer.set(STUCK_S)
 
     def look(self, now_s: float) -> None:
         frame = frame_of_thread(self._thread_id)

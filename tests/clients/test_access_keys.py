@@ -184,7 +184,7 @@ def test_a_client_counts_on_while_a_flood_is_shed_and_a_flood_of_its_own_kind_is
         for stranger in strangers:
             out, _ = stranger.communicate(timeout=90)
             assert (out, stranger.returncode != 0) == ("", True)
-        assert guarded.refused("unknown_key") >= unknown + STRANGERS
+        wait_until(lambda: guarded.refused("unknown_key") >= unknown + STRANGERS, "all of them on the page of metrics")
         assert web.call("Counter", name, "current") == 3
 
 

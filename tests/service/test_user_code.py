@@ -119,7 +119,7 @@ def test_calls_that_raise_with_large_arguments_one_after_the_other_leave_memory_
 
 def test_a_breakpoint_under_dev_stops_there_and_can_be_talked_to(serve: Serve, tmp_path: Path) -> None:
     service = serve_app(serve, tmp_path, "--dev")
-    service.expect(r"breakpoint\(\) at .*app.py")
+    service.expect(r"breakpoint\(\) at .*app.py", r"lint: .*app.py:\d+: blocks: open")
     answers: list[Any] = []
     caller = threading.Thread(target=lambda: answers.append(ask(service.endpoint, "Stop", "a", "here")))
     caller.start()

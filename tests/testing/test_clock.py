@@ -59,13 +59,11 @@ def test_outside_of_a_test_the_clocks_are_real() -> None:
     assert abs(time.time() - time.clock_gettime(time.CLOCK_REALTIME)) < 5
 
 
-@pytest.mark.alone
-def test_a_year_of_hourly_alarms_takes_less_than_two_seconds() -> None:
+def test_each_of_a_year_of_hourly_alarms_rings() -> None:
+    """How long that takes is measured by `benchmarks.users_tests`."""
     with Objects() as objects:
         objects.run(objects(Hourly, "r").begin())
-        began = time.process_time()  # On a machine with nothing else to do it is the same.
         objects.run(objects.clock.advance("365d"))
-        assert time.process_time() - began < 2
         assert objects.storage(objects("Hourly", "r"))["rang"] == 8_760
 
 
