@@ -20,7 +20,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import NoReturn
 
@@ -29,8 +29,7 @@ from tidegate.runtime.limits import HELD_UP_KINDS_MAX, HELD_UP_KINDS_S
 from tidegate.runtime.logs.line import Speaker
 from tidegate.runtime.wire.supervisor_messages import HeldUp, Running
 from tidegate.shard.host.activation import Activation
-from tidegate.shard.loop.cpython import frame_of_thread
-from tidegate.shard.worker.occupant import Occupant, occupant, stack_of
+from tidegate.shard.worker.occupant import Occupant, frames_of_thread, frames_out_to, occupant, stack_of
 from tidegate.shard.worker.patience import Patience, Reaction
 from tidegate.shard.worker.stack_timer import StackTimer
 
@@ -123,8 +122,10 @@ class Lookout:
             self._stack_timer.set(STUCK_S)
 
     def look(self, now_s: float) -> None:
-        frame = frame_of_thread(self._thread_id)
-        found = occupant(frame, self._base)
+        frames = frames_of_thread(self._thread_id, self._base)
+        if frames is None:
+            return
+        found = occupant(frames)
         step = None if found is None else found.step
         patience = self._patience
         if patience.has_changed(step):
@@ -141,13 +142,13 @@ class Lookout:
         if reaction is Reaction.NOTHING or found is None:
             return
         if reaction is Reaction.NAME:
-            self._name(found, frame)
+            self._name(found, frames)
         elif reaction is Reaction.INTERRUPT:
             self._target = found.step
             signal.pthread_kill(self._thread_id, SIGNAL)
         else:
             what = "swallowed its interruption" if self._raised else "cannot be interrupted"
-            text = f"{self._held_up_for} and {what}: this worker ends\n{stack_of(frame, self._base)}"
+            text = f"{self._held_up_for} and {what}: this worker ends\n{stack_of(frames)}"
             self._say(logging.ERROR, text, _speaker(found))
             self._end()
 
@@ -170,14 +171,14 @@ class Lookout:
         more = f" ({silent} more of this kind since the last line)" if silent else ""
         self._say(logging.WARNING, f"{self._held_up_for} before it let others run{more}", _speaker(last))
 
-    def _name(self, found: Occupant, frame: FrameType | None) -> None:
+    def _name(self, found: Occupant, frames: Sequence[FrameType]) -> None:
         if found.owner is None:
             text = f"the event loop has been held up for {self._patience.held_s:.1f} s by no object's code"
-            self._say(logging.INFO, f"{text}\n{stack_of(frame, self._base)}", None)
+            self._say(logging.INFO, f"{text}\n{stack_of(frames)}", None)
             return
         if self._witness is not None:
             self._witness.enter(found.owner.id.class_name, found.owner.id.name, found.code)
-        text = f"{self._held_up_for} so far, and others wait\n{stack_of(frame, self._base)}"
+        text = f"{self._held_up_for} so far, and others wait\n{stack_of(frames)}"
         self._say(logging.WARNING, text, _speaker(found))
 
     @property
@@ -196,7 +197,7 @@ class Lookout:
         if target is None:
             return
         self._heard += 1
-        found = occupant(frame, self._base)
+        found = occupant(frames_out_to(self._base, frame) or ())
         if found is None or found.step is not target or not found.interruptible:
             return
         self._raised += 1

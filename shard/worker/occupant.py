@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Iterable
 from types import CodeType, FrameType
 from typing import NamedTuple
 
 from tidegate.shard.host import host as _host  # noqa: F401  # It names the last of the places.
 from tidegate.shard.loop.context import Owner
-from tidegate.shard.loop.cpython import locals_of
+from tidegate.shard.loop.cpython import frame_of_thread, locals_of
 from tidegate.shard.loop.places import PLACES
 from tidegate.shard.loop.spare import DRIVERS
 
 SHOWN_FRAMES = 20
+_SAMPLES = 10
+"""Of a stack that changes while it is looked at. Hardly one is spoilt: the interpreter lets another thread run every 5 ms."""
 _DEBUGGERS = ("bdb", "tidegate.shard.worker.debugger")
 """Somebody looks at the code, which therefore stands still: that holds up nobody."""
 _RUNTIME = ("tidegate.shard.", "tidegate.runtime.")
@@ -41,19 +44,35 @@ class Occupant(NamedTuple):
     """What is raised now is raised by the object's own code, or by what that has called: no code of ours is in between."""
 
 
-def occupant(frame: FrameType | None, base: FrameType | None) -> Occupant | None:
-    """`frame`: the innermost of the loop's thread; `base`: the one that runs the loop, which is none of a step. None: the loop
-    waits."""
+def frames_of_thread(ident: int, base: FrameType) -> list[FrameType] | None:
+    """Of another thread, which goes on meanwhile: the innermost first, out to `base`, without that. None: not to be had now."""
+    for _ in range(_SAMPLES):
+        if (frames := frames_out_to(base, frame_of_thread(ident))) is not None:
+            return frames
+    return None
+
+
+def frames_out_to(base: FrameType | None, frame: FrameType | None) -> list[FrameType] | None:
+    """None: they do not lead there, since one is of a coroutine that has ended, or waits, meanwhile."""
+    frames = []
+    while frame is not None and frame is not base:
+        frames.append(frame)
+        frame = frame.f_back
+    return frames if frame is base else None
+
+
+def occupant(frames: Iterable[FrameType]) -> Occupant | None:
+    """`frames`: of the loop's thread, the innermost first, without that which runs the loop. None: the loop waits."""
     owner, code, interruptible = None, "", False
     own, ours, step = False, False, None
-    while frame is not None and frame is not base:
-        place = PLACES.get(frame.f_code) if owner is None else None
+    for step in frames:
+        place = PLACES.get(step.f_code) if owner is None else None
         if place is not None:
-            known = locals_of(frame)
+            known = locals_of(step)
             owner, code, _ = place.who(*(known[name] for name in place.arguments))
-            interruptible = not ours and (own or frame.f_lineno in _CALLING[frame.f_code])  # It may be written in C.
-        elif owner is None and frame.f_code not in DRIVERS:
-            module = frame.f_globals.get("__name__")
+            interruptible = not ours and (own or step.f_lineno in _CALLING[step.f_code])  # It may be written in C.
+        elif owner is None and step.f_code not in DRIVERS:
+            module = step.f_globals.get("__name__")
             if type(module) is not str:
                 module = ""
             if module in _DEBUGGERS:
@@ -62,15 +81,17 @@ def occupant(frame: FrameType | None, base: FrameType | None) -> Occupant | None
                 ours = True
             else:
                 own = True
-        step, frame = frame, frame.f_back
     return None if step is None else Occupant(step, owner, code, interruptible and owner is not None)
 
 
-def stack_of(frame: FrameType | None, base: FrameType) -> str:
+def stack_of(frames: Iterable[FrameType]) -> str:
     """The innermost frames, as a traceback shows them; without ours below the code of an object."""
-    frames: list[tuple[FrameType, int]] = []
-    while frame is not None and frame is not base and len(frames) < SHOWN_FRAMES:
-        if frame.f_code not in DRIVERS and not (frames and frame.f_code in PLACES):
-            frames.append((frame, frame.f_lineno))
-        frame = None if frame.f_code in PLACES else frame.f_back
-    return "".join(traceback.StackSummary.extract(iter(reversed(frames))).format()).rstrip()
+    shown: list[tuple[FrameType, int]] = []
+    for frame in frames:
+        if len(shown) == SHOWN_FRAMES:
+            break
+        if frame.f_code not in DRIVERS and not (shown and frame.f_code in PLACES):
+            shown.append((frame, frame.f_lineno))
+        if frame.f_code in PLACES:
+            break
+    return "".join(traceback.StackSummary.extract(iter(reversed(shown))).format()).rstrip()

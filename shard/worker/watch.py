@@ -15,7 +15,7 @@ from typing import Any, Final, NoReturn
 from tidegate.runtime.child.witness import Witness
 from tidegate.shard.loop.cpython import this_frame
 from tidegate.shard.loop.places import PLACES, Place
-from tidegate.shard.worker.occupant import occupant
+from tidegate.shard.worker.occupant import frames_out_to, occupant
 
 exit_at_once: Final = os._exit
 
@@ -38,7 +38,7 @@ def name_exits(witness: Witness) -> None:
 
     def exit_named(status: int) -> NoReturn:
         if os.getpid() == worker_pid and threading.get_ident() == loop_thread:
-            found = occupant(this_frame(1), None)
+            found = occupant(frames_out_to(None, this_frame(1)) or ())
             if found is not None and found.owner is not None:
                 witness.enter(found.owner.id.class_name, found.owner.id.name, found.code)
         exit_at_once(status)

@@ -24,8 +24,9 @@ from tidegate.runtime.wire.supervisor_messages import HeldUp, Running
 from tidegate.shard.loop.cpython import this_frame
 from tidegate.shard.loop.loop import new_worker_loop
 from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.worker import occupant as occupants
 from tidegate.shard.worker.lookout import Lookout
-from tidegate.shard.worker.occupant import occupant
+from tidegate.shard.worker.occupant import frames_of_thread, frames_out_to, occupant
 from tidegate.shard.worker.patience import Patience
 from tidegate.shard.worker.watch import exit_at_once, name_exits
 
@@ -282,8 +283,26 @@ def test_an_object_that_ends_its_process_is_written_down_before(tmp_path: Path, 
 
 async def test_the_loop_between_two_steps_and_code_of_no_object_have_no_owner(tmp_path: Path) -> None:
     base = loop_frame()
-    assert occupant(base, base) is None
-    found = occupant(this_frame(), base)
+    assert frames_out_to(base, base) == []
+    assert occupant([]) is None
+    frames = frames_out_to(base, this_frame())
+    assert frames is not None
+    found = occupant(frames)
     assert found is not None
     assert found.owner is None
     assert not found.interruptible
+
+
+def test_a_stack_is_looked_at_again_where_a_coroutine_in_it_has_ended_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its frame leads nowhere then: the line of the app was missing in the log, and the step was taken for another one."""
+
+    def coroutine() -> Iterator[FrameType]:
+        yield this_frame()
+
+    base, now = this_frame(1), this_frame()
+    over = next(coroutine())
+    samples = [over] * 3 + [now]
+    monkeypatch.setattr(occupants, "frame_of_thread", lambda _: samples.pop(0))
+    assert frames_of_thread(threading.get_ident(), base) == [now]
+    samples = [over] * 100
+    assert frames_of_thread(threading.get_ident(), base) is None
