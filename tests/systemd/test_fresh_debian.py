@@ -231,12 +231,38 @@ def test_the_upgrade_of_the_readme_keeps_the_data_and_what_is_the_operators(serv
     assert server.typed("bob", "tidegate call Counter alice get_unique_number") == "204\n"
 
 
+def test_a_timer_makes_backups_of_the_running_service_and_the_newest_is_restored_beside_it(server: Server) -> None:
+    place, app = "/var/backups/tidegate", "/srv/counter/counter.py"
+    server.typed("ann", f"sudo tidegate install-service {app} --backup {place} --backup-every '*:*:0/2'")
+    server.wait_until_active()
+    server.run("mkdir", "-p", "/run/systemd/system/tidegate-backup.timer.d")
+    drop_in = "[Timer]\\nRandomizedDelaySec=0\\nAccuracySec=100ms\\n"
+    server.run("sh", "-c", f"printf '{drop_in}' > /run/systemd/system/tidegate-backup.timer.d/soon.conf")
+    server.typed("ann", "sudo systemctl daemon-reload && sudo systemctl restart tidegate-backup.timer")
+
+    def backups() -> int:
+        listed = server.type("ann", f"sudo tidegate restore {place} --list --json")
+        return sum(lineage["backups"] for lineage in json.loads(listed.stdout)["lineages"])
+
+    server.wait_until(lambda: backups() >= 2, "a full backup and one more")
+    assert server.run("stat", "-c", "%U %a", place).stdout == "tidegate 700\n"
+    assert server.typed("bob", "tidegate call Counter alice get_unique_number") == "304\n"
+    made = backups()
+    server.wait_until(lambda: backups() > made + 1, "one that began after that")
+    assert server.state("tidegate-backup.service")["Result"] == "success"
+    server.typed("ann", f"sudo tidegate restore {place} --data /var/lib/restored && sudo tidegate check /var/lib/restored")
+    exported = server.typed("ann", "sudo tidegate export /var/lib/restored --class Counter")
+    assert "304" in exported
+    server.run("rm", "-r", "/var/lib/restored", "/run/systemd/system/tidegate-backup.timer.d")
+    server.typed("ann", "sudo systemctl daemon-reload && sudo systemctl stop tidegate-backup.timer")
+
+
 def test_a_stop_is_clean_and_whoever_connects_then_starts_it_again(server: Server) -> None:
     assert server.run("systemctl", "stop", "tidegate.service").returncode == 0
     state = server.state()
     assert (state["ActiveState"], state["Result"], state["ExecMainStatus"]) == ("inactive", "success", "0")
     # A client waits a few seconds for an answer from who has accepted its connection; the service may need longer here.
-    server.wait_until(lambda: server.type("bob", "tidegate call Counter alice get_unique_number").stdout == "304\n", "an answer")
+    server.wait_until(lambda: server.type("bob", "tidegate call Counter alice get_unique_number").stdout == "404\n", "an answer")
 
 
 def test_a_start_without_room_waits_for_it_and_meets_no_start_limit(server: Server) -> None:
@@ -261,7 +287,7 @@ def test_after_a_boot_the_service_runs_with_what_it_had(server: Server) -> None:
     server.run("systemctl", "reboot")
     server.wait_until_booted()
     server.wait_until_active()
-    assert server.typed("bob", "tidegate call Counter alice get_unique_number") == "404\n"
+    assert server.typed("bob", "tidegate call Counter alice get_unique_number") == "504\n"
     assert server.typed("bob", "tidegate call Vault a variable --connect ipc:///run/vault.sock") == '"blue"\n'
 
 

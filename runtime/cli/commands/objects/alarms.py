@@ -1,0 +1,80 @@
+"""`tidegate objects alarms`: scheduled and abandoned ones; listed, run, dropped."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from tidegate.runtime.cli.arguments import Parser, add_command
+from tidegate.runtime.cli.commands.objects.terms import LISTED, MOST, utc
+from tidegate.runtime.cli.exits import fail_usage
+from tidegate.runtime.cli.pages import table
+from tidegate.runtime.cli.wishing import Result, carry_out, of_all, reporting, target_of, tell
+from tidegate.runtime.errors import one_line
+from tidegate.runtime.wire.wishes import LISTED_OBJECTS, ListAlarms, TurnAlarm
+
+_ALARMS_EPILOG = """Those due first come first; one that is late stands with how late. A late alarm waits for its
+worker, for its turn, or for a class that the app does not have (tidegate classes).
+
+examples:
+  tidegate objects alarms
+  tidegate objects alarms --late
+  tidegate objects alarms list Order --limit 20
+  tidegate objects alarms run Order 4711                       now instead of at its time
+  tidegate objects alarms drop Order 4711
+"""
+
+
+def add(actions: Any) -> Iterator[Parser]:
+    alarms = add_command(
+        actions, "alarms", _ALARMS_EPILOG, reporting(_alarms, ""), says="list scheduled and abandoned alarms; run, drop one"
+    )
+    alarms.add_argument("what", nargs="?", choices=("list", "run", "drop"), default="list", help="default: list")
+    alarms.add_argument(
+        "class_name", metavar="CLASS", nargs="?", default="", help="of this class; with run and drop: whose alarm"
+    )
+    alarms.add_argument("name", metavar="NAME", nargs="?", default="")
+    alarms.add_argument("--late", action="store_true", help="only those that should have rung by now")
+    alarms.add_argument("--after", metavar="MS", type=int, default=0, help="only those due at this Unix time in ms, or later")
+    alarms.add_argument("--limit", type=LISTED, default=LISTED_OBJECTS, metavar="N", help=MOST)
+    yield alarms
+
+
+def _alarms(options: argparse.Namespace) -> int:
+    if options.what != "list":
+        if not options.name:
+            return fail_usage(
+                f"objects alarms {options.what}: name the object: tidegate objects alarms {options.what} CLASS NAME"
+            )
+        result = carry_out(options, TurnAlarm(options.what))
+        return tell(
+            options, result, f"{target_of(options)}: its alarm " + ("rings now" if options.what == "run" else "is dropped")
+        )
+    answers, missing = of_all(options, ListAlarms(options.class_name, options.after, options.limit))
+    now_ms = max(answer["now_ms"] for answer in answers)
+    alarms = sorted((each for answer in answers for each in answer["alarms"]), key=lambda each: int(each["due_ms"]))
+    more = len(alarms) > options.limit or any(answer["more"] for answer in answers)
+    alarms = [{**each, "late_s": round((now_ms - each["due_ms"]) / 1_000, 3)} for each in alarms[: options.limit]]
+    if options.late:
+        more, alarms = more and alarms[-1]["late_s"] > 0, [each for each in alarms if each["late_s"] > 0]
+    abandoned = sorted((each for answer in answers for each in answer["abandoned"]), key=lambda each: str(each["abandoned_at"]))
+    result = {"alarms": alarms, "abandoned": abandoned[::-1][: options.limit], "more": more}
+    return tell(options, result, _alarms_page(result), missing)
+
+
+def _alarms_page(result: Result) -> str:
+    rows = [("object", "due", "late")]
+    for each in result["alarms"]:
+        late = f"{each['late_s']:,.1f} s" if each["late_s"] > 0 else ""
+        rows.append((one_line(f"{each['class']}/{each['name']}"), utc(each["due_ms"]), late))
+    lines = table(rows, numbers={2}) if result["alarms"] else ["no alarm is scheduled"]
+    if result["more"]:
+        lines.append(f"there are more: --after {result['alarms'][-1]['due_ms']}")
+    if result["abandoned"]:
+        gone = [("abandoned", "at", "because")]
+        gone += [
+            (one_line(f"{each['class']}/{each['name']}"), each["abandoned_at"], each["error"]) for each in result["abandoned"]
+        ]
+        lines += ["", *table(gone), "(tidegate alarms run, or drop)"]
+    return "\n".join(lines)
