@@ -14,6 +14,7 @@ COMMANDS: Mapping[str, str] = {
     "call": "call a method of an object, and print its result as JSON",
     "status": "show how a service is, its problems first",
     "top": "watch a service live, its problems first",
+    "console": "watch a service in a browser, its problems first, and look at its objects",
     "reload": "replace the workers one by one with app and configuration as they are now; no call fails",
     "restart": "replace routers and workers one by one; no call of a Python client fails",
     "alarms": "list, drop or run again alarms that were given up because their handlers failed",

@@ -75,6 +75,7 @@ _EPILOG = """examples:
   tidegate call Counter alice get_unique_number      call a method, print its result as JSON
   tidegate status                                    how the service is
   tidegate top                                       the same, live
+  tidegate console                                   the same in a browser
   sudo tidegate install-service /srv/counter.py      the same as a service of systemd
   tidegate reload                                    run the app as it is now; no call fails
   tidegate alarms                                    alarms that were given up

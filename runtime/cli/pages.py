@@ -11,6 +11,7 @@ from tidegate.runtime.errors import one_line
 from tidegate.runtime.options.words import shown
 
 WAITING_SHOWN = 20
+_HOT_SHOWN = 5
 
 # status
 
@@ -24,7 +25,9 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
         one_line(f"{each.option} = {shown(each.after)} is set, {shown(each.before)} in effect: it takes {each.takes}")
         for each in status.config_waits
     ]
-    return "\n".join([*lines, "", *processes(status), *classes(status), *_waiting(status, now_ms), *_piles(status)])
+    return "\n".join(
+        [*lines, "", *processes(status), *classes(status), *_hottest(status), *_waiting(status, now_ms), *_piles(status)]
+    )
 
 
 def head(status: ServiceStatus, now_ms: int) -> list[str]:
@@ -64,6 +67,18 @@ def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
         waited = f"{max(0, now_ms - each['since_ms']) / 1_000:.1f} s"
         rows.append((each["object"], waited, str(each["waiting"]), each["closed_by"], each["waits_for"]))
     return ["", *table(rows)]
+
+
+def hot_objects(status: ServiceStatus) -> list[dict[str, Any]]:
+    """Those that are called most, of all workers."""
+    found = [each for process in status.processes for each in process.statistics.get("hot_objects", [])]
+    return sorted(found, key=lambda each: (-float(each["calls_per_s"]), each["class_name"], each["name"]))
+
+
+def _hottest(status: ServiceStatus) -> list[str]:
+    rows: list[tuple[str, ...]] = [("called most", "calls/s, about")]
+    rows += [(f"{each['class_name']}/{each['name']}", _number(each["calls_per_s"])) for each in hot_objects(status)[:_HOT_SHOWN]]
+    return ["", *table(rows, {1})] if len(rows) > 1 else []
 
 
 def _piles(status: ServiceStatus) -> list[str]:
@@ -208,7 +223,7 @@ def render_top(status: ServiceStatus, now_ms: int, lost: str, width: int, height
         wrong[-1:] = [f"and {plural(more, 'problem')} more: tidegate status", ""]
     wrong = [part for line in wrong for part in textwrap.wrap(line, width, subsequent_indent="  ") or [""]]
     lines = [*head(status, now_ms), "", *processes(status, width), *classes(status, _TOP_CLASSES)]
-    lines += [*_waiting(status, now_ms), *_piles(status)]
+    lines += [*_hottest(status), *_waiting(status, now_ms), *_piles(status)]
     shown = [(line, True) for line in wrong] + [(line, "last answer" in line or "FLAPPING" in line) for line in lines]
     return [(line if len(line) <= width else f"{line[: width - 1]}…", is_wrong) for line, is_wrong in shown[: max(1, height)]]
 

@@ -43,8 +43,8 @@ Answer = Callable[[str, str], Page]
 """To a path, for somebody who accepts those types."""
 
 
-def open_listening(address: str) -> socket.socket:
-    """Raises OperatorError."""
+def open_listening(address: str, option: str = OPTION) -> socket.socket:
+    """`option`: where the address comes from. Raises OperatorError."""
     host, _, port = address.rpartition(":")
     try:
         found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -53,7 +53,7 @@ def open_listening(address: str) -> socket.socket:
     except OSError as error:
         hint = "choose another address or port, or stop what uses it"
         problem = str(error) if isinstance(error, socket.gaierror) or not error.errno else os.strerror(error.errno)
-        raise OperatorError("listen", f"{OPTION} {address}", problem, hint) from error
+        raise OperatorError("listen", f"{option} {address}", problem, hint) from error
 
 
 class HttpDoor:

@@ -14,6 +14,7 @@ from msgspec import UNSET, UnsetType
 
 LISTED_OBJECTS = 100
 LISTED_OBJECTS_MAX = 10_000
+LISTED_ERRORS = 20
 SHOWN_ROWS = 100
 SHOWN_ROWS_MAX = 500
 """Some milliseconds of a worker."""
@@ -139,9 +140,15 @@ class ListAlarms(msgspec.Struct, frozen=True, tag="alarms"):
     limit: int = LISTED_OBJECTS
 
 
+class ListErrors(msgspec.Struct, frozen=True, tag="errors"):
+    """What went wrong lately with any object, and which calls were slow, the newest first. To all workers."""
+
+    limit: int = LISTED_ERRORS
+
+
 ObjectWish = Get | Show | Put | Delete | Load | TurnAlarm | CallMethod | Evict | Inspect
-OF_ALL_WORKERS = ListNames | ListClasses | ListAlarms | Weigh
-Wish = ObjectWish | ListNames | ListClasses | ListAlarms | Weigh
+OF_ALL_WORKERS = ListNames | ListClasses | ListAlarms | ListErrors | Weigh
+Wish = ObjectWish | ListNames | ListClasses | ListAlarms | ListErrors | Weigh
 EDITS = Put | Delete | Load | TurnAlarm | CallMethod | Evict
 """Those of the audit log."""
 

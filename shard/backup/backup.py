@@ -94,7 +94,7 @@ class BackupReport(NamedTuple):
     """Why it could not continue the one before, if there was one."""
 
 
-class _Lineage(msgspec.Struct):
+class KeptLineage(msgspec.Struct):
     """`DATA/shipping/LINEAGE.json`: what the log is kept for."""
 
     lineage: str
@@ -103,6 +103,20 @@ class _Lineage(msgspec.Struct):
     """When the last backup of it was begun, or completed."""
     positions: dict[str, int] = {}
     """By log, how much of it the lineage has. Empty until the full backup is complete."""
+
+
+def kept_lineages(data: Path) -> list[KeptLineage]:
+    """For which backups the service keeps its log, oldest first: where they are, and when each was made last. Raises OSError."""
+    return [lineage for _, lineage in _notes(data / FOLDER) if lineage is not None]
+
+
+def _notes(shipping: Path) -> Iterator[tuple[Path, KeptLineage | None]]:
+    """None: half of it, from a crash: nothing depends on it but a full backup more."""
+    for path in sorted(shipping.glob("*.json")):
+        try:
+            yield path, msgspec.json.decode(path.read_bytes(), type=KeptLineage)
+        except msgspec.MsgspecError:
+            yield path, None
 
 
 class Throttle:
@@ -221,17 +235,17 @@ class Backup:
     def _lineage_file(self, lineage: str) -> Path:
         return self._shipping / f"{lineage}.json"
 
-    def _lineages(self) -> list[_Lineage]:
+    def _lineages(self) -> list[KeptLineage]:
         """Of all depots to which backups of this directory go."""
         found = []
-        for path in sorted(self._shipping.glob("*.json")):
-            try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=_Lineage))
-            except msgspec.MsgspecError:  # Half of it, from a crash: nothing depends on it but a full backup more.
+        for path, lineage in _notes(self._shipping):
+            if lineage is None:
                 path.unlink()
+            else:
+                found.append(lineage)
         return found
 
-    def _find_lineage(self) -> _Lineage | None:
+    def _find_lineage(self) -> KeptLineage | None:
         """The newest that is in this depot, or was begun for it."""
         names = self._depot.list()
         there = {name.partition("/")[0] for name in names}
@@ -241,21 +255,21 @@ class Backup:
             mine.remove(gone)
         return mine[-1] if mine else None
 
-    def _begin_lineage(self, *, once: bool) -> _Lineage:
+    def _begin_lineage(self, *, once: bool) -> KeptLineage:
         for each in self._lineages():
             if each.place == self._depot.place and not once:
                 self._lineage_file(each.lineage).unlink()
         seconds, ms = divmod(self._now_ms(), 1000)  # Names sort by time.
         lineage = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ms:03}Z-{secrets.token_hex(2)}"
-        self._note(begun := _Lineage(lineage, self._depot.place, self._now_ms()))
+        self._note(begun := KeptLineage(lineage, self._depot.place, self._now_ms()))
         return begun
 
-    def _forget(self, lineage: _Lineage) -> None:
+    def _forget(self, lineage: KeptLineage) -> None:
         self._lineage_file(lineage.lineage).unlink(missing_ok=True)
         if not self._lineages():
             shutil.rmtree(self._shipping, ignore_errors=True)
 
-    def _note(self, lineage: _Lineage) -> None:
+    def _note(self, lineage: KeptLineage) -> None:
         path = self._lineage_file(lineage.lineage)
         new = path.with_name(path.name + ".new")
         try:
@@ -269,7 +283,7 @@ class Backup:
 
     # Making it
 
-    def _make_full(self, mine: _Lineage) -> Manifest:
+    def _make_full(self, mine: KeptLineage) -> Manifest:
         began_ms = self._now_ms()
         there = set(self._depot.list(f"{mine.lineage}/"))
         base: dict[int, int] = {}
@@ -284,7 +298,7 @@ class Backup:
             hint = "the log was given up meanwhile, for want of room: make some on the disk of the data, and try again"
             raise OperatorError("back up", self._source.path, str(error), hint) from error
 
-    def _continue(self, mine: _Lineage, full_every_ms: int) -> Manifest | None:
+    def _continue(self, mine: KeptLineage, full_every_ms: int) -> Manifest | None:
         """None: the full backup is not complete. Raises `LogNotKept`, also where it is time for the next one."""
         lineage = read_lineage(self._depot, mine.lineage)
         if not lineage.manifests:
@@ -297,7 +311,7 @@ class Backup:
         return self._add_records(mine, last.base, last.positions, [], last.number + 1, lineage.seal, last.seqs, self._now_ms())
 
     def _add_records(
-        self, mine: _Lineage, base: dict[int, int], positions: dict[str, int], rows: list[Piece], number: int, parent: str,
+        self, mine: KeptLineage, base: dict[int, int], positions: dict[str, int], rows: list[Piece], number: int, parent: str,
         seqs: dict[int, int], began_ms: int,
     ) -> Manifest:  # fmt: skip
         commits, positions, records = Commits(seqs), dict(positions), []
@@ -321,7 +335,7 @@ class Backup:
         if once:
             self._lineage_file(manifest.lineage).unlink(missing_ok=True)
         else:
-            self._note(_Lineage(manifest.lineage, self._depot.place, self._now_ms(), manifest.positions))
+            self._note(KeptLineage(manifest.lineage, self._depot.place, self._now_ms(), manifest.positions))
         self._remove_fetched()
 
     def _delete_old(self, keep: int) -> None:

@@ -173,12 +173,17 @@ class Counting:
     def calls(self) -> int:
         return sum(count.calls for count in self._by_shard.values())
 
+    def by_shard(self) -> dict[int, int]:
+        """Calls."""
+        calls: dict[int, int] = {}
+        for (_, shard), count in self._by_shard.items():
+            calls[shard] = calls.get(shard, 0) + count.calls
+        return calls
+
     def counts(self) -> Counts:
         by_class = dict.fromkeys(self._classes, 0)
-        by_shard: dict[int, int] = {}
-        for (class_name, shard), count in self._by_shard.items():
+        for (class_name, _), count in self._by_shard.items():
             by_class[class_name] = by_class.get(class_name, 0) + count.calls
-            by_shard[shard] = by_shard.get(shard, 0) + count.calls
         classes = [*self._classes.values(), self.unknown]
 
         def histograms(name: str) -> Any:
@@ -186,7 +191,7 @@ class Counting:
 
         return {
             "calls": [((name,), calls) for name, calls in by_class.items()],
-            "shard_calls": [((str(shard),), calls) for shard, calls in by_shard.items()],
+            "shard_calls": [((str(shard),), calls) for shard, calls in self.by_shard().items()],
             "call_errors": [((each.class_name, code), count) for each in classes for code, count in each.errors.items()],
             "call_queue_seconds": histograms("queue"),
             "call_run_seconds": histograms("run"),

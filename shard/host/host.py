@@ -46,6 +46,7 @@ from tidegate.shard.host.chained_calls import ChainedCalls
 from tidegate.shard.host.counting import MIXED, ClassCounts, Counting
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
+from tidegate.shard.host.hot_objects import HotObjects
 from tidegate.shard.host.keyed_calls import INT_MAX, INT_MIN, KeyedCalls, KeyedRun, KnownCalls
 from tidegate.shard.host.listing import Listing
 from tidegate.shard.host.object_log import ObjectLog
@@ -109,7 +110,7 @@ _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_commits_done", "_outcomes", "_readers", "_reply", "_reply_rows", "_spare", "_system", "activator", "alarms", "book",
-        "call_soon", "chained", "classes", "counting", "deadlines", "gates", "keyed", "listing", "log", "loop",
+        "call_soon", "chained", "classes", "counting", "deadlines", "gates", "hot", "keyed", "listing", "log", "loop",
         "monotonic_us", "objects_committed", "offload", "output_gate", "piles", "random", "resets", "send", "settings",
         "slow", "stopped", "stores", "table", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
     )  # fmt: skip
@@ -153,6 +154,7 @@ class Host:
         self.settings = settings
         self.slow = SlowCalls(self.log, settings.slow_call_s)
         self.turn = turn
+        self.hot = HotObjects(self.classes, turn.clock())
         self.counting = Counting([kept.counts for kept in self.classes.values()], turn.clock)
         self._reply = reply
         self._reply_rows = reply_rows
@@ -174,8 +176,7 @@ class Host:
         self.chained = ChainedCalls(self)
         self.keyed = KeyedCalls(self)
         self.gates = GateWatch(self)
-        self.wishes = Wishes(self)
-        self.listing = Listing(self)
+        self.wishes, self.listing = Wishes(self), Listing(self)
         self._commits_done = self.objects_committed = 0
 
     # Calls in
@@ -189,6 +190,10 @@ class Host:
             return
         if self._readers.crowded:
             self.waiting.is_closed = True
+        hot = self.hot
+        hot.left -= len(message.requests)
+        if hot.left <= 0:
+            hot.look(message.requests)
         origin, counting, now_s = message.origin, self.counting, self.turn.now_s
         if origin.arrived_s:  # The rest of a large one.
             counting.resume(origin, len(message.requests))
@@ -577,6 +582,9 @@ class Host:
         self.call_soon(self._deliver_later, call, context=NEUTRAL)
 
     def _deliver_later(self, call: Call) -> None:
+        self.hot.left -= 1
+        if self.hot.left <= 0:
+            self.hot.look([call.request])
         self._deliver_call(call)
         self.turn.end_soon()
 
@@ -700,6 +708,8 @@ class Host:
             newest_abandoned=list(self.alarms.given_up.newest),
             waiting_objects=self.gates.waiting(),
             piles=self.piles.named(),
+            hot_objects=self.hot.newest(self.turn.clock()),
+            shard_calls=self.counting.by_shard(),
             answers=sum(store.answers.count for store in self.stores.values()),
             answers_bytes=sum(store.answers.bytes for store in self.stores.values()),
             answers_dropped=sum(store.answers.dropped for store in self.stores.values()),

@@ -19,7 +19,7 @@ from tidegate.runtime.errors import CallError, Internal
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, name_row, object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import OK
-from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListAlarms, ListClasses, ListNames, Weigh
+from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListAlarms, ListClasses, ListErrors, ListNames, Weigh
 from tidegate.shard.core.alarms import ABANDONED_KEY, INDEX_KEY, STEADY_INDEX_KEY, Abandoned, Header, decode_header
 from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.codec import after_prefix
@@ -67,8 +67,13 @@ class Listing:
         self._tasks: set[asyncio.Task[None]] = set()
         self._began_s = 0.0
 
-    def begin(self, wish: ListNames | ListClasses | ListAlarms | Weigh, answered: Answered) -> None:
+    def begin(self, wish: ListNames | ListClasses | ListAlarms | ListErrors | Weigh, answered: Answered) -> None:
         """`answered` is called once."""
+        if isinstance(wish, ListErrors):
+            slow = self._host.slow
+            errors = self._host.log.newest_errors(max(1, min(wish.limit, LISTED_OBJECTS_MAX)))
+            answered(None, {"errors": errors, "slow": slow.newest()[: max(1, wish.limit)], "slow_call_s": slow.bound_s})
+            return
         task = self._host.loop.create_task(self._list(wish, answered), context=NEUTRAL)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard, context=NEUTRAL)

@@ -12,7 +12,8 @@ import logging
 import time
 from asyncio import TimerHandle
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from heapq import nlargest
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.ids import ObjectId
@@ -34,6 +35,24 @@ KEPT_OBJECTS = 1_000
 KEPT_LINES = 5
 KEPT_CHARACTERS = 300
 """So much is kept of what went wrong with objects, for whoever inspects one."""
+
+
+TroubleKind = Literal["error", "reset", "slow"]
+SLOW: TroubleKind = "slow"
+
+
+class Trouble(NamedTuple):
+    """Something that went wrong with an object, or was slow."""
+
+    time_ms: int
+    """Unix time."""
+    kind: TroubleKind
+    code: str
+    """Where: a method, or empty."""
+    line: str
+
+    def told(self) -> dict[str, Any]:
+        return {"time_ms": self.time_ms, "kind": self.kind, "code": self.code, "what": one_line(self.line)}
 
 
 class _Window:
@@ -61,7 +80,7 @@ class ObjectLog:
         """Kinds whose traceback has been logged, the oldest first."""
         self._open: dict[Kind, _Window] = {}
         self._timer: TimerHandle | None = None
-        self._newest: dict[ObjectId, deque[tuple[int, str, str]]] = {}
+        self._newest: dict[ObjectId, deque[Trouble]] = {}
         """Of objects with which something went wrong lately, those of longest ago first."""
         self.failures = 0
         """Errors of object code, logged or counted only."""
@@ -81,7 +100,7 @@ class ObjectLog:
         self.failures += 1
         kind = (object_id.class_name, f"{code} {what}", name_of(error), *place_of(error))
         line = f"{what}: {kind[2]}: {text_of(error)}"
-        self._keep(object_id, line, code)
+        self._keep(object_id, "error", line, code)
         speaker = Speaker(str(object_id), code, call)
         if not self._is_due(kind, line, level, speaker):
             return
@@ -96,7 +115,7 @@ class ObjectLog:
     def was_reset(self, object_id: ObjectId, line: str) -> None:
         """One kind for each class, whatever the reason: what is reset by each call writes no more than what raises in each."""
         speaker = Speaker(str(object_id))
-        self._keep(object_id, line)
+        self._keep(object_id, "reset", line)
         if self._is_due((object_id.class_name, "reset", "", "", 0), line, logging.WARNING, speaker):
             self.say(logging.WARNING, "%s", line, speaker=speaker)
 
@@ -106,19 +125,24 @@ class ObjectLog:
 
     def was_slow(self, object_id: ObjectId, code: str, call: Any, line: str) -> None:
         """One kind for each method."""
-        self._keep(object_id, line, code)
+        self._keep(object_id, SLOW, line, code)
         speaker = Speaker(str(object_id).removesuffix("/"), code, call)
         if self._is_due((object_id.class_name, "slow", code, "", 0), line, logging.INFO, speaker):
             self.say(logging.INFO, "%s", line, speaker=speaker)
 
     def newest(self, object_id: ObjectId) -> list[dict[str, Any]]:
-        """What went wrong with one object lately, or was slow, the newest first: when, in which code, what."""
-        kept = self._newest.get(object_id, ())
-        return [{"time_ms": time_ms, "code": code, "what": one_line(line)} for time_ms, code, line in reversed(kept)]
+        """What went wrong with one object lately, or was slow, the newest first."""
+        return [each.told() for each in reversed(self._newest.get(object_id, ()))]
 
-    def _keep(self, object_id: ObjectId, line: str, code: str = "") -> None:
+    def newest_errors(self, count: int) -> list[dict[str, Any]]:
+        """What went wrong with any object lately, the newest first: at most so many."""
+        found = [(each, object_id) for object_id, kept in self._newest.items() for each in kept if each.kind != SLOW]
+        newest = nlargest(count, found, key=lambda item: item[0].time_ms)
+        return [{"class": of.class_name, "name": of.name, **each.told()} for each, of in newest]
+
+    def _keep(self, object_id: ObjectId, kind: TroubleKind, line: str, code: str = "") -> None:
         kept = self._newest.pop(object_id, None) or deque(maxlen=KEPT_LINES)
-        kept.append((time.time_ns() // 1_000_000, code, line[:KEPT_CHARACTERS]))
+        kept.append(Trouble(time.time_ns() // 1_000_000, kind, code, line[:KEPT_CHARACTERS]))
         self._newest[object_id] = kept
         if len(self._newest) > KEPT_OBJECTS:
             del self._newest[next(iter(self._newest))]

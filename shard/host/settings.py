@@ -80,6 +80,16 @@ class PiledUp:
 
 
 @dataclass(frozen=True)
+class HotObject:
+    """One of those that are called most."""
+
+    class_name: str
+    name: str
+    calls_per_s: float
+    """About."""
+
+
+@dataclass(frozen=True)
 class HostStatistics:
     activations: int
     tasks: int
@@ -98,6 +108,10 @@ class HostStatistics:
     newest_abandoned: list[Abandoned]
     waiting_objects: list[WaitingObject]
     piles: list[PiledUp]
+    hot_objects: list[HotObject]
+    """Those that are called most now, the first of them most."""
+    shard_calls: dict[int, int]
+    """Calls by shard."""
     answers: int
     """Kept for calls with a key."""
     answers_bytes: int

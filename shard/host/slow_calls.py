@@ -9,7 +9,9 @@ its code and all that it awaited; *commit*, from its end until what it had writt
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+import time
+from collections import deque
+from collections.abc import Container, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidegate.runtime.ids import ObjectId
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from tidegate.shard.core.output_gate import HeldMessage
     from tidegate.shard.host.activation import Activation
 
+KEPT_CALLS = 100
+"""So many of those that were slow are kept, for whoever asks."""
 _NOTED_SHARE = 4
 """From this part of the bound on it is kept what is known of a call, which may become slow."""
 
@@ -38,7 +42,7 @@ class _Ended(NamedTuple):
 
 
 class SlowCalls:
-    __slots__ = ("_ended", "_gates", "_log", "bound_s", "noted_s")
+    __slots__ = ("_ended", "_gates", "_log", "_newest", "bound_s", "noted_s")
 
     def __init__(self, log: ObjectLog, bound_s: float) -> None:
         self._log = log
@@ -48,6 +52,7 @@ class SlowCalls:
         self._gates: dict[tuple[ObjectId, Any], float] = {}
         """How long calls have waited at a gate that have not ended, the oldest first."""
         self._ended: dict[tuple[ObjectId, Any], _Ended] = {}
+        self._newest: deque[dict[str, Any]] = deque(maxlen=KEPT_CALLS)
 
     def let_in(self, object_id: ObjectId, request_id: Any, waited_s: float) -> None:
         """By the gate of its object."""
@@ -73,7 +78,9 @@ class SlowCalls:
         which = "a call" if ran == 1 else f"{ran} calls of one message, one after the other,"
         queue_s, run_s = began_s - origin.arrived_s, now_s - began_s
         line = f"{which} took {now_s - origin.arrived_s:.3f} s: queue {queue_s:.3f} s, run {run_s:.3f} s"
-        self._log.was_slow(ObjectId(cls if cls in classes else UNKNOWN, ""), "", None, line)
+        object_id = ObjectId(cls if cls in classes else UNKNOWN, "")
+        self._log.was_slow(object_id, "", None, line)
+        self._remember(object_id, which, now_s - origin.arrived_s, {"queue": queue_s, "run": run_s})
 
     def released(self, held: Iterable[HeldMessage], now_s: float) -> None:
         """A commit is durable, and of these messages one has waited for long at least."""
@@ -95,6 +102,23 @@ class SlowCalls:
         }
         told = ", ".join(f"{name} {part_s:.3f} s" for name, part_s in parts.items())
         self._log.was_slow(object_id, ended.method, ended.label, f"took {now_s - arrived_s:.3f} s: {told}")
+        self._remember(object_id, ended.method, now_s - arrived_s, parts)
+
+    def _remember(self, object_id: ObjectId, method: str, took_s: float, parts: Mapping[str, float]) -> None:
+        self._newest.append(
+            {
+                "class": object_id.class_name,
+                "name": object_id.name,
+                "method": method,
+                "time_ms": time.time_ns() // 1_000_000,
+                "took_s": round(took_s, 3),
+                **{f"{part}_s": round(parts.get(part, 0.0), 3) for part in ("queue", "gate", "run", "commit")},
+            }
+        )
+
+    def newest(self) -> list[dict[str, Any]]:
+        """Calls that were slow lately, with where their time went, the newest first."""
+        return list(reversed(self._newest))
 
 
 def _keep(noted: dict[tuple[ObjectId, Any], Any], key: tuple[ObjectId, Any], what: Any) -> None:

@@ -59,9 +59,10 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
     | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
-    | {"testing", "testing/stock", "runtime/lint"}
+    | {"runtime/console", "testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
+    "runtime/console": SERVING | {"runtime/client", "runtime/supervisor", "runtime/cli", "shard/backup"},
     "runtime/cli/cli": SERVING | {"runtime/cli", "runtime/cli/commands"},
     "router": SERVING,
     "shard/neutral": set(),
@@ -112,6 +113,7 @@ RULES = {
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule"},
     "runtime/logs": {"forms", "line", "settings", "tracebacks"},
+    "runtime/console": {"admission", "last_minutes"},
     "runtime/client": {"links", "machine", "retries", "terms"},
     "runtime/sockets": {"frames", "handshakes", "inflight", "inquiries", "outbox", "slices"},
     "runtime/install": {"plan", "units"},

@@ -126,6 +126,7 @@ MAY = {
                 "compact",
                 "completion",
                 "config",
+                "console",
                 "export",
                 "install_service",
                 "keys",

@@ -94,6 +94,7 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/template/gitignore",
         "tidegate/runtime/chaos/stage/no_orders.h",
         "tidegate/runtime/chaos/stage/sync_shim.c",
+        *(f"tidegate/{path.relative_to(ROOT)}" for path in (ROOT / "runtime" / "console" / "static").iterdir()),
     }
 
 

@@ -40,6 +40,9 @@ class Shop(DurableObject):
     async def alarm(self, info) -> None:
         await self.storage.put("rung", True)
 
+    async def boom(self, text: str) -> None:
+        raise ValueError(text)
+
     async def hold(self, until: str) -> None:
         async with self.storage.transaction():
             Path(until + ".held").touch()
@@ -299,3 +302,30 @@ def _number_there(operator: Operator) -> list[int]:
     """Empty: the worker does not say."""
     code, out, _ = operator.type("objects", "get", "Shop", "alice", "n")
     return [int(out)] if code == 0 else []
+
+
+def test_the_newest_errors_of_all_objects_are_listed_and_who_is_called_most(service: Service, operator: Operator) -> None:
+    service.expect("raised: ValueError", "Traceback", "ValueError: no")
+    assert operator.type("objects", "errors")[1] == "no errors\n"
+    for name in ("bob", "alice"):
+        assert operator.type("call", "Shop", name, "boom", f'"no {name}"')[0] == 1
+    errors = operator.json("objects", "errors")["errors"]
+    assert [(each["name"], each["code"], each["what"]) for each in errors] == [
+        ("alice", "boom", "raised: ValueError: no alice"),
+        ("bob", "boom", "raised: ValueError: no bob"),
+    ]
+    assert len(operator.json("objects", "errors", "--limit", "1")["errors"]) == 1
+    assert "no bob" in operator.type("objects", "errors")[1]
+
+    def is_alice() -> bool:
+        service.call("Shop", "alice", "get", "key")
+        return [name for name, _ in _hot(operator)][:1] == ["alice"]
+
+    wait_until(is_alice, "who is called most")
+    assert "called most" in operator.type("status")[1]
+
+
+def _hot(operator: Operator) -> list[tuple[str, float]]:
+    processes = operator.json("status")["processes"]
+    found = [each for process in processes for each in process.get("statistics", {}).get("hot_objects", [])]
+    return [(each["name"], each["calls_per_s"]) for each in sorted(found, key=lambda each: -float(each["calls_per_s"]))]

@@ -6,9 +6,9 @@ import argparse
 from typing import Any
 
 from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.gathered import classes
 from tidegate.runtime.cli.pages import table
-from tidegate.runtime.cli.wishing import Result, add_wish_options, of_all, reporting, tell
-from tidegate.runtime.wire.wishes import ListClasses
+from tidegate.runtime.cli.wishing import Result, add_wish_options, reporting, tell
 
 _EPILOG = """A class that was deleted or renamed leaves its objects: they are listed with "no" under "in the app", and are
 orphans. They stay, can be looked at with `tidegate objects`, and are served again by an app that has a class of that name.
@@ -24,14 +24,8 @@ def add(commands: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    answers, missing = of_all(options, ListClasses())
-    counts: dict[str, dict[str, Any]] = {}
-    for answer in answers:
-        for name, each in answer["classes"].items():
-            known = counts.setdefault(name, {"objects": 0, "in_memory": 0, "in_app": each["in_app"]})
-            known["objects"] += each["objects"]
-            known["in_memory"] += each["in_memory"]
-    result: Result = {"classes": dict(sorted(counts.items()))}
+    counts, missing = classes(options)
+    result: Result = {"classes": counts}
     return tell(options, result, _page(result), missing)
 
 

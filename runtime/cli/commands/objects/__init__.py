@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tidegate.runtime.cli.arguments import Parser, add_command
-from tidegate.runtime.cli.commands.objects import alarms, editing, listing, looking, quarantine, running, travelling
+from tidegate.runtime.cli.commands.objects import alarms, editing, errors, listing, looking, quarantine, running, travelling
 from tidegate.runtime.cli.exits import fail_usage
 from tidegate.runtime.cli.wishing import add_wish_options
 
@@ -24,6 +24,6 @@ examples:
 def add(commands: Any) -> None:
     objects = add_command(commands, "objects", _EPILOG, lambda options: fail_usage("objects: say what to do; see --help"))
     actions = objects.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for actions_of in (listing, looking, editing, travelling, alarms, running, quarantine):
+    for actions_of in (listing, looking, errors, editing, travelling, alarms, running, quarantine):
         for parser in actions_of.add(actions):
             add_wish_options(parser)

@@ -9,8 +9,9 @@ from typing import Any
 from tidegate.runtime.cli.arguments import Parser, add_command
 from tidegate.runtime.cli.commands.objects.terms import LISTED, MOST, utc
 from tidegate.runtime.cli.exits import fail_usage
+from tidegate.runtime.cli.gathered import alarms
 from tidegate.runtime.cli.pages import table
-from tidegate.runtime.cli.wishing import Result, carry_out, of_all, reporting, target_of, tell
+from tidegate.runtime.cli.wishing import Result, carry_out, reporting, target_of, tell
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.wire.wishes import LISTED_OBJECTS, ListAlarms, TurnAlarm
 
@@ -27,18 +28,18 @@ examples:
 
 
 def add(actions: Any) -> Iterator[Parser]:
-    alarms = add_command(
+    parser = add_command(
         actions, "alarms", _ALARMS_EPILOG, reporting(_alarms, ""), says="list scheduled and abandoned alarms; run, drop one"
     )
-    alarms.add_argument("what", nargs="?", choices=("list", "run", "drop"), default="list", help="default: list")
-    alarms.add_argument(
+    parser.add_argument("what", nargs="?", choices=("list", "run", "drop"), default="list", help="default: list")
+    parser.add_argument(
         "class_name", metavar="CLASS", nargs="?", default="", help="of this class; with run and drop: whose alarm"
     )
-    alarms.add_argument("name", metavar="NAME", nargs="?", default="")
-    alarms.add_argument("--late", action="store_true", help="only those that should have rung by now")
-    alarms.add_argument("--after", metavar="MS", type=int, default=0, help="only those due at this Unix time in ms, or later")
-    alarms.add_argument("--limit", type=LISTED, default=LISTED_OBJECTS, metavar="N", help=MOST)
-    yield alarms
+    parser.add_argument("name", metavar="NAME", nargs="?", default="")
+    parser.add_argument("--late", action="store_true", help="only those that should have rung by now")
+    parser.add_argument("--after", metavar="MS", type=int, default=0, help="only those due at this Unix time in ms, or later")
+    parser.add_argument("--limit", type=LISTED, default=LISTED_OBJECTS, metavar="N", help=MOST)
+    yield parser
 
 
 def _alarms(options: argparse.Namespace) -> int:
@@ -51,15 +52,7 @@ def _alarms(options: argparse.Namespace) -> int:
         return tell(
             options, result, f"{target_of(options)}: its alarm " + ("rings now" if options.what == "run" else "is dropped")
         )
-    answers, missing = of_all(options, ListAlarms(options.class_name, options.after, options.limit))
-    now_ms = max(answer["now_ms"] for answer in answers)
-    alarms = sorted((each for answer in answers for each in answer["alarms"]), key=lambda each: int(each["due_ms"]))
-    more = len(alarms) > options.limit or any(answer["more"] for answer in answers)
-    alarms = [{**each, "late_s": round((now_ms - each["due_ms"]) / 1_000, 3)} for each in alarms[: options.limit]]
-    if options.late:
-        more, alarms = more and alarms[-1]["late_s"] > 0, [each for each in alarms if each["late_s"] > 0]
-    abandoned = sorted((each for answer in answers for each in answer["abandoned"]), key=lambda each: str(each["abandoned_at"]))
-    result = {"alarms": alarms, "abandoned": abandoned[::-1][: options.limit], "more": more}
+    result, missing = alarms(options, ListAlarms(options.class_name, options.after, options.limit), late=options.late)
     return tell(options, result, _alarms_page(result), missing)
 
 

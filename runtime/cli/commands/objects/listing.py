@@ -16,11 +16,11 @@ import msgspec
 from tidegate.runtime.cli.arguments import Parser, add_command, read_as
 from tidegate.runtime.cli.commands.objects.terms import LISTED, MOST
 from tidegate.runtime.cli.exits import EXIT_OK
+from tidegate.runtime.cli.gathered import classes, names, row_of
 from tidegate.runtime.cli.pages import table
 from tidegate.runtime.cli.wishing import Result, of_all, reporting, tell
 from tidegate.runtime.errors import Unavailable, UnknownClass, one_line
-from tidegate.runtime.ids import name_row
-from tidegate.runtime.wire.wishes import LISTED_OBJECTS, ListClasses, ListNames, Weigh
+from tidegate.runtime.wire.wishes import LISTED_OBJECTS, ListNames, Weigh
 
 _LS_EPILOG = """In the order of class and name, page by page. Sizes are those of keys and values as they are stored, of what is
 durable; with --biggest of what is in the data files, which may lack the last seconds.
@@ -59,7 +59,7 @@ def _list(options: argparse.Namespace) -> int:
         return _biggest(options)
     if options.all:
         return _all(options, wish)
-    objects, missing, more = _names(options, wish)
+    objects, missing, more = names(options, wish)
     result: Result = {"objects": objects, "more": more}
     if not objects and not missing and options.class_name:
         _check_class(options)
@@ -75,25 +75,11 @@ def _after(options: argparse.Namespace) -> tuple[str, str] | None:
     return class_name, name
 
 
-def _names(options: argparse.Namespace, wish: ListNames) -> tuple[list[Result], list[str], bool]:
-    """A page of all workers together; what is missing; whether there are more."""
-    answers, missing = of_all(options, wish)
-    objects = sorted((each for answer in answers for each in answer["objects"]), key=_row)
-    # Behind the last one of a worker that has more, not all are known.
-    ends = [_row(answer["objects"][-1]) for answer in answers if answer["more"]]
-    known = [each for each in objects if not ends or _row(each) <= min(ends)][: wish.limit]
-    return known, missing, len(known) < len(objects) or bool(ends)
-
-
-def _row(each: Result) -> str:
-    return name_row(each["class"], each["name"])
-
-
 def _pages(options: argparse.Namespace, wish: ListNames) -> Iterator[list[Result]]:
     """All of them. Raises CallError where a worker does not answer: nothing is passed over."""
     more = True
     while more:
-        objects, missing, more = _names(options, wish)
+        objects, missing, more = names(options, wish)
         if missing:
             raise Unavailable(missing[0])
         yield objects
@@ -129,7 +115,7 @@ def _biggest(options: argparse.Namespace) -> int:
 
 
 def _weight(each: Result) -> tuple[int, str]:
-    return -each["bytes"], _row(each)
+    return -each["bytes"], row_of(each)
 
 
 def _names_page(result: Result, options: argparse.Namespace) -> str:
@@ -147,8 +133,7 @@ def _names_page(result: Result, options: argparse.Namespace) -> str:
 
 def _check_class(options: argparse.Namespace) -> None:
     """Whether anybody knows it. Raises CallError."""
-    answers, _ = of_all(options, ListClasses())
-    known = sorted({name for answer in answers for name in answer["classes"]})
+    known, _ = classes(options)
     if options.class_name not in known:
         near = difflib.get_close_matches(options.class_name, known)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
