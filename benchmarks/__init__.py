@@ -5,7 +5,7 @@ one machine drift by tens of percent, so peers are compared in interleaved round
 
 `load` makes calls and checks answers, `peers` is who is called, `figures` what came out: put together, kept, shown. Here: what a
 command measures (`runner`, by `plan`), meters of CPU and syncs, and what measures by itself: `micro` (layer by layer),
-`scaling` with its `model` (more cores), `overload` (more than a service can do).
+`scaling` with its `model` (more cores), `overload` (more than a service can do), `growth` (more data).
 
 `python -m tidegate.benchmarks --help` lists the commands.
 """

@@ -41,6 +41,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     model = commands.add_parser("model", help="throughput by cores, routers and clients, from the CPU time of a call")
     model.add_argument("--check", action="store_true", help="measure what it predicts for this machine")
     model.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
+    _add_growth(commands.add_parser("growth", help="what grows with the data: very many objects, restarts and kills"))
     chart = commands.add_parser("chart", help="draws the newest kept result again")
     chart.add_argument("--to", default="", help="folder (default: benchmarks/results)")
     for command in (micro, model):
@@ -106,6 +107,20 @@ def _add_versus(command: argparse.ArgumentParser) -> None:
     add("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
 
 
+def _add_growth(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--objects", type=int, default=100_000, help="how many are made (default: 100,000)")
+    add("--gigabytes", type=float, default=0.2, help="of data in all of them (default: 0.2); the disk needs three times that")
+    add("--minutes", type=float, default=1.0, help="of load of each kind (default: 1)")
+    add("--zipf", type=float, nargs="?", const=1.0, help="besides, with this skew (of 1 where none is given)")
+    add("--concurrency", type=int, default=256, help="calls in flight (default: 256)")
+    add("--cache-mib", type=int, default=1_024, help="[storage] cache_mib of all workers together (default: 1,024)")
+    add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of each service (default: one per core)")
+    add("--folder", help="where data are written (default: the folder for temporary files)")
+    add("--json", action="store_true", help="print the result as one JSON object, and no progress")
+    add("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(","))
     if min(numbers) < 1:
@@ -134,6 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "versus": _versus,
         "micro": _micro,
         "model": _model,
+        "growth": _growth,
         "chart": _chart,
     }
     try:
@@ -215,6 +231,20 @@ def _model(options: argparse.Namespace) -> None:
         _print_json(found)
     else:
         _report().print_model(found)
+
+
+def _growth(options: argparse.Namespace) -> None:
+    from tidegate.benchmarks import growth
+
+    if options.smoke:
+        options.objects, options.gigabytes, options.minutes = 1_000, 0.002, 0.02
+    if options.objects < growth.SMALL or options.workers < 1 or options.minutes <= 0 or (options.zipf or 1.0) <= 0:
+        raise BenchmarkFailed(f"at least {growth.SMALL:,} objects, one worker, some minutes, and a skew above 0")
+    if options.json:
+        _print_json(growth.measure(options, lambda _: None))
+        return
+    report = _report()
+    report.print_growth(growth.measure(options, lambda text: print(text, file=sys.stderr, flush=True)))
 
 
 def _chart(options: argparse.Namespace) -> None:

@@ -40,7 +40,8 @@ from tidegate.shard.loop.places import speaker
 from tidegate.shard.loop.self_test import Verdict, self_test
 from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.threads import keep_to_this_thread
-from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble, memtable_bytes_max
+from tidegate.shard.store.checkpoints.checkpoint import CheckpointTrouble
+from tidegate.shard.store.checkpoints.pace import memtable_bytes_max
 from tidegate.shard.store.store import StoreFailed
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.app import load_app

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from tidegate.benchmarks.figures.compare import Ratio, Summary
 from tidegate.benchmarks.figures.results import Result
+from tidegate.benchmarks.growth import Growth
 from tidegate.benchmarks.instructions import Instructions
 from tidegate.benchmarks.micro import Cost
 from tidegate.benchmarks.model import CORES, clients_needed
@@ -155,3 +156,32 @@ def print_model(found: Scaling) -> None:
             shown = (f"{check.predicted:,.0f}", check.bottleneck, f"{check.measured:,.0f}", f"{check.others_cores:.2f}")
             table.add_row(check.what, *shown)
         console.print(table)
+
+
+def print_growth(found: Growth) -> None:
+    console, machine = make_console(), found.machine
+    console.print(
+        f"{found.objects:,} objects of {found.bytes_each:,} bytes, {found.cache_mib} MiB of cache; {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['filesystem']}, commit {found.commit}",
+        highlight=False,
+    )
+    keys = list(dict.fromkeys(key for one in found.summary.values() for key in one))
+    table = make_table("calls per second, latency in ms, µs of workers and bytes of disk a call", ("load",), keys)
+    for load, one in found.summary.items():
+        table.add_row(load, *(f"{one[key]:,}" if key in one else "" for key in keys))
+    console.print(table)
+    moments = list(found.memory_mib)
+    table = make_table("private memory, MiB", ("process",), moments)
+    for name in dict.fromkeys(name for sizes in found.memory_mib.values() for name in sizes):
+        table.add_row(name, *(f"{found.memory_mib[when].get(name, 0):,.0f}" for when in moments))
+    table.add_row("objects", *(f"{found.objects_in_memory[when]:,}" for when in moments))
+    console.print(table)
+    tenths = ", ".join(f"{rate:,}" for rate in found.made_per_s)
+    console.print(
+        f"made in {found.made_s:,.0f} s ({tenths} a second), in the data files {found.settled_s:.0f} s later\n"
+        f"disk: {found.disk_mib} MiB\n"
+        f"checkpoints: {found.checkpoints}\n"
+        f"stopped in {found.stopped_s:.1f} s, ready after {found.ready_s:.1f} s; after a kill {found.killed_ready_s:.1f} s, "
+        f"{found.lost_calls} calls lost, {found.checked:,} objects looked at: nothing confirmed is missing",
+        highlight=False,
+    )

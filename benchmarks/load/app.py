@@ -39,6 +39,25 @@ class Record(DurableObject):
         return number
 
 
+class Account(DurableObject):
+    """A counter beside data that nobody asks for."""
+
+    async def fill(self, size: int) -> int:
+        """So many bytes, in four rows; what the counter was."""
+        count: int = await self.storage.get("count", 0)
+        await self.storage.put_many({"count": count + 1, **{f"data-{part}": bytes(size // 4) for part in range(4)}})
+        return count
+
+    async def get_unique_number(self) -> int:
+        count: int = await self.storage.get("count", 0)
+        await self.storage.put("count", count + 1)
+        return count
+
+    async def current(self) -> int:
+        count: int = await self.storage.get("count", 0)
+        return count
+
+
 class Blob(DurableObject):
     """One large value."""
 

@@ -97,6 +97,11 @@ class ShardState(Protocol):
         ...
 
     @property
+    def leaf_pages(self) -> int:
+        """Pages that hold its rows, as of the newest commit. 0: it has none, being no file."""
+        ...
+
+    @property
     def log_mark(self) -> bytes:
         """Which log has what is not in the state, and up to which record it is (see `logs.LogMark`). Empty in old data."""
         ...

@@ -21,7 +21,8 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
 from tidegate.runtime.shipping import Shipping
 from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogBroken, LogWithoutRoom, NoLog, sync_directory
-from tidegate.shard.store.checkpoints.checkpoint import MEMTABLE_BYTES_MIN, Checkpointer, CheckpointTrouble, retry_delay_s
+from tidegate.shard.store.checkpoints.checkpoint import Checkpointer, CheckpointTrouble, retry_delay_s
+from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
 from tidegate.shard.store.checkpoints.shrinking import Shrinker
 from tidegate.shard.store.checkpoints.upkeep import Upkeep
@@ -389,11 +390,11 @@ class WorkerStore:
             self._looking = self._preparer.submit(self._look_at_disk)
         return SpaceStatistics(
             log_bytes=self.log.statistics().file_bytes,
-            state_bytes=sum(size for size, _ in sizes.values()),
-            state_free_bytes=sum(free for _, free in sizes.values()),
+            state_bytes=sum(each.file_bytes for each in sizes.values()),
+            state_free_bytes=sum(each.free_bytes for each in sizes.values()),
             reserve_bytes=0 if self.room is None else self.room.kept_bytes,
             disk_free_bytes=free - free % DISK_FREE_STEP_BYTES,
-            shard_bytes={shard: size for shard, (size, _) in sizes.items()},
+            shard_bytes={shard: each.file_bytes for shard, each in sizes.items()},
         )
 
     def _look_at_disk(self) -> None:

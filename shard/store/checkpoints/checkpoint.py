@@ -14,6 +14,7 @@ Rule 3: no batch is begun while a snapshot that a reader has taken before is in 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -22,21 +23,17 @@ from time import perf_counter
 from typing import Any, NamedTuple, Protocol
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.ids import SLOT_KEY_BYTES
+from tidegate.runtime.ids import OBJECT_KEY_BYTES, SLOT_KEY_BYTES
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.store.checkpoints.ahead import Ahead
+from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN, URGENT_SHARE, CheckpointPace, Pressure, checkpoint_due
 from tidegate.shard.store.checkpoints.room import Room
 from tidegate.shard.store.checkpoints.sorting import SORT_STEP, sorted_steps
 from tidegate.shard.store.interface import Reader, ShardDamaged
 from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.names import is_header
 from tidegate.shard.store.store import ABOVE_KEYS, ShardStore, StateBatch, StoreFull
 
-MEMTABLE_BYTES_MIN = 64 << 20
-"""Size of the memtables of a worker at which a checkpoint starts, at least: see `memtable_bytes_max`."""
-MEMTABLE_SHARE = 8
-"""One byte of memtables to so many of caches: what is written again before the checkpoint costs it nothing."""
-LOG_RECORDS_MAX = 1_600_000
-"""Records not checkpointed that take three seconds to recover if each holds one call."""
 CHECKPOINT_IDLE_S = 3.0
 """A checkpoint starts when nothing was written for so long, so that the next start has little to recover."""
 IDLE_LOOKS_MAX = 100
@@ -45,65 +42,28 @@ follow what is written in this time, where it is too little to reach a bound. (T
 ASK_EVERY_COMMITS = 8
 """Whether a checkpoint is due is asked after so many commits: asking costs as much as a call."""
 CHECKPOINT_COMMIT_ENTRIES = 20_000
-"""Entries in one batch. The log's next fdatasync may have to wait for it: 10 ms for so many, 100 ms for 100,000."""
+"""Entries in one batch, which share pages. The log's next fdatasync may have to wait for it: 10 ms for so many, 100 ms for
+100,000."""
+CHECKPOINT_COMMIT_PAGES = 4_096
+"""Pages that one batch changes, as far as can be foreseen: 16 MiB. Where there is much data every object called has a page of its
+own, and 20,000 of them were a tenth of a second of writing."""
 CHECKPOINT_COMMIT_BYTES = 32 << 20
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
 RETRY_S_MAX = 30.0
 FULL_AGAIN_S = 1.0
 """For so long after an attempt that found no room nobody asks for the next one."""
+AHEAD_SLICES = 16
+"""Slices that are fetched at once where the state may be on disk only."""
 REMOVAL_COMMIT_KEYS = 1_000
 """Keys that one batch may take out where there is no room: each may need a page of its own, and the pages above."""
-URGENT_SHARE = 0.75
-"""Share of the log, or of twice the memtables' bound, from which on the checkpoint takes half of the loop's time."""
-TURN_S_MAX = 0.001
-"""Longest work in one turn of the loop while nothing is urgent; a single slice may take longer."""
+PAGE_BYTES = 4_096
 
 _DEAL_STEP = 256
 """Objects of a memtable that is in no cache of the CPU: about 0.5 ms."""
 
 
 # What to do, pure
-
-
-class Pressure(NamedTuple):
-    """How much there is to checkpoint, and how near the bounds are."""
-
-    size_bytes: int
-    size_bytes_max: int
-    log_records: int
-    log_segments_used: int
-    log_segments_max: int
-
-    def share(self) -> float:
-        """1.0: a bound is reached beyond which writes would have to wait, or memory would grow without need."""
-        return max(
-            self.size_bytes / (2 * self.size_bytes_max),
-            self.log_records / LOG_RECORDS_MAX,
-            (self.log_segments_used - 1) / (self.log_segments_max - 1),
-        )
-
-
-def checkpoint_due(pressure: Pressure) -> bool:
-    """Whether to start now rather than wait for an idle moment: the memtables' bound, or half of the log, is reached."""
-    return pressure.share() >= 0.5 and pressure.log_records > 0
-
-
-def memtable_bytes_max(cache_bytes: int) -> int:
-    """Bound for the memtables of a worker with such a cache."""
-    return max(MEMTABLE_BYTES_MIN, cache_bytes // MEMTABLE_SHARE)
-
-
-def turn_budget_s(others_s: float, pressure: Pressure) -> float:
-    """How long the checkpoint may work in this turn of the loop, after the others took `others_s` since its last one: a quarter
-    of the time, half if urgent, most of it at the bound, where writes come faster than they are moved. On an idle loop it
-    makes one slice a turn."""
-    share = pressure.share()
-    if share < URGENT_SHARE:
-        return min(others_s / 3, TURN_S_MAX)
-    if share < 1.0:
-        return min(others_s, 5 * TURN_S_MAX)
-    return min(3 * others_s, 20 * TURN_S_MAX)
 
 
 def retry_delay_s(failures: int) -> float:
@@ -117,6 +77,19 @@ class Slice(NamedTuple):
     puts: list[tuple[bytes, bytes]]
     deletes: list[bytes]
     size_bytes: int
+
+    def pages(self, share: float) -> float:
+        """Of the file, that it changes: for each object the share of a page that is its own, as much again where its name may be
+        new, and room for values. Rows of one object count as neighbours; those that are not are bounded as entries."""
+        keys = [key for key, _ in self.puts]
+        objects = {key[:OBJECT_KEY_BYTES] for key in (*keys, *self.deletes, *((self.cleared,) if self.cleared else ()))}
+        return (len(objects) + sum(map(is_header, keys))) * share + self.size_bytes / PAGE_BYTES
+
+
+def page_share(objects: int, leaf_pages: int) -> float:
+    """What part of a page each of so many objects has for itself, if they are anywhere among so many pages: all of it where there
+    are many more pages, next to nothing where all pages change anyway."""
+    return leaf_pages / objects * -math.expm1(-objects / leaf_pages) if objects and leaf_pages else 0.0
 
 
 Rows = dict[bytes, bytes | None]
@@ -186,22 +159,24 @@ def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator
     assert frozen is not None, store.shard
     assert store.state.applied_seq < store.frozen_seq, "half of it, once more, would not be repaired by the log"
     batch: StateBatch | None = store.state.begin()
+    share = page_share(len(frozen.objects), store.state.leaf_pages)
     entries = size = 0
+    pages = 0.0
     try:
-        for part in slices(frozen):
-            if ahead is not None and store.reader is not None and (part.puts or part.deletes):
-                ahead.keys = [key for key, _ in part.puts] + part.deletes
+        for part in _fetched(slices(frozen), store, ahead):
+            if part is None:
                 yield None
-                ahead.keys = []
+                continue
             if batch is None:
-                batch, entries, size = store.state.begin(), 0, 0
+                batch, entries, size, pages = store.state.begin(), 0, 0, 0.0
             batch.put_many(part.puts)
             batch.delete_many(part.deletes)
             if part.cleared is not None:
                 entries += yield from _clear_steps(store, batch, part.cleared, ahead)
             entries += len(part.puts) + len(part.deletes)
             size += part.size_bytes
-            if entries >= CHECKPOINT_COMMIT_ENTRIES or size >= CHECKPOINT_COMMIT_BYTES:
+            pages += part.pages(share)
+            if entries >= CHECKPOINT_COMMIT_ENTRIES or size >= CHECKPOINT_COMMIT_BYTES or pages >= CHECKPOINT_COMMIT_PAGES:
                 yield from _name_steps(store, batch, ahead)
                 ready, batch = batch, None
                 yield ready
@@ -217,6 +192,28 @@ def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator
     finally:
         if batch is not None:
             batch.abort()
+
+
+def _fetched(parts: Iterator[Slice], store: ShardStore, ahead: Ahead | None) -> Iterator[Slice | None]:
+    """The same, each after `ahead` was told of it and there was a step, None, to fetch it in: many at once, since whoever waits
+    for a fetch waits for a turn of the loop as well."""
+    group: list[Slice] = []
+
+    def fetched() -> Iterator[Slice | None]:
+        if ahead is not None and store.reader is not None:
+            ahead.keys = [key for each in group for key in (*(key for key, _ in each.puts), *each.deletes)]
+            if ahead.keys:
+                yield None
+                ahead.keys = []
+        yield from group
+        group.clear()
+
+    for part in parts:
+        group.append(part)
+        is_pause = not part.puts and not part.deletes
+        if is_pause or len(group) >= AHEAD_SLICES or ahead is None or store.reader is None:
+            yield from fetched()
+    yield from fetched()
 
 
 def removal_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]:
@@ -432,15 +429,15 @@ class Checkpointer:
         return self._task or self._start()
 
     async def make_room(self) -> None:
-        """Like `finish`, for a log that has no room: raises the `OperatorError` that prevents it also where that may change, at
-        once if it was found just before."""
+        """Like `finish`, for a log that has no room, until there is a segment of it: raises the `OperatorError` that prevents it
+        also where that may change, at once if it was found just before."""
         if self._full is not None and asyncio.get_running_loop().time() - self._full_at < FULL_AGAIN_S:
             raise self._full
         self._full = None
-        position = self._applied_position()
+        position, used = self._applied_position(), self._log.segments_used
         if self._checkpointed_position == position:
             await self.lend()
-        while self._checkpointed_position < position:
+        while self._checkpointed_position < position and self._log.segments_used >= used:
             self._attempt_over.clear()
             task = self._hurry()
             over = asyncio.ensure_future(self._attempt_over.wait())
@@ -592,30 +589,37 @@ class Checkpointer:
         assert store.frozen is not None
         entries = store.frozen.entries
         ahead = Ahead()
+        pace = CheckpointPace(self.pressure, perf_counter)
         steps = checkpoint_steps(store, ahead)
-        budget_s, began = 0.0, perf_counter()
         try:
             await self._reads_over(store)
             for batch in steps:
-                now = perf_counter()
+                is_ahead = ahead and store.reader is not None and self.pressure().share() < URGENT_SHARE
+                if batch is None and not is_ahead and pace.has_time():
+                    continue
+                pace.leave()
                 if batch is not None:
+                    began = perf_counter()
                     await self._in_helper(batch.commit)
-                    self._commit_s_max = max(self._commit_s_max, perf_counter() - now)
+                    self._commit_s_max = max(self._commit_s_max, perf_counter() - began)
                     if store.state.applied_seq != store.frozen_seq:
                         await self._reads_over(store)
-                elif ahead and store.reader is not None and self.pressure().share() < URGENT_SHARE:
+                elif is_ahead:
+                    assert store.reader is not None
                     await self._touch(store, store.reader, ahead)
-                elif now - began < budget_s:
-                    continue
                 else:
                     await asyncio.sleep(0)
-                self._turn_s_max = max(self._turn_s_max, now - began)
-                began = perf_counter()
-                budget_s = turn_budget_s(began - now, self.pressure())
+                pace.come_back(after_others=batch is None and not is_ahead)
         finally:
             steps.close()
         self._entries += entries
-        await self._empty(store.drop_frozen())
+        memtable = store.drop_frozen()
+        while memtable.discard_some(CHECKPOINT_SLICE_KEYS * 8):  # Freeing is about ten times faster than putting.
+            if not pace.has_time():
+                pace.leave()
+                await asyncio.sleep(0)
+                pace.come_back(after_others=True)
+        self._turn_s_max = max(self._turn_s_max, pace.turn_s_max)
 
     @staticmethod
     async def _reads_over(store: ShardStore) -> None:
@@ -631,11 +635,6 @@ class Checkpointer:
         over = asyncio.get_running_loop().create_future()
         ahead.fetch(store, reader, partial(_settle, over))
         await over
-
-    @staticmethod
-    async def _empty(memtable: Memtable) -> None:
-        while memtable.discard_some(CHECKPOINT_SLICE_KEYS * 8):  # Freeing is about ten times faster than putting.
-            await asyncio.sleep(0)
 
     async def _in_helper(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Runs it to its end even if this task is cancelled: a commit must not be left half watched."""

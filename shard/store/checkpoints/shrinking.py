@@ -44,7 +44,12 @@ class Shrinker:
         done = True
         for state in self._states:
             store = self._stores.get(state.shard)
-            if store is not None and state.is_open and is_due(*state.sizes, is_copied_on_write=state.is_copied_on_write):
+            file_bytes, free_bytes, _ = state.sizes
+            if (
+                store is not None
+                and state.is_open
+                and is_due(file_bytes, free_bytes, is_copied_on_write=state.is_copied_on_write)
+            ):
                 try:
                     await self._shrink(store, state, in_helper)
                 except ShardDamaged as error:

@@ -120,13 +120,15 @@ class Sizes(NamedTuple):
     file_bytes: int
     free_bytes: int
     """Of these, what holds nothing; the lists of free pages count as such."""
+    leaf_pages: int
+    """That hold rows."""
 
 
 def sizes_of(env: lmdb.Environment) -> Sizes:
     stat, info = env.stat(), env.info()
     pages = int(info["last_pgno"]) + 1
     used = 2 + stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-    return Sizes(pages * int(stat["psize"]), (pages - int(used)) * int(stat["psize"]))
+    return Sizes(pages * int(stat["psize"]), (pages - int(used)) * int(stat["psize"]), int(stat["leaf_pages"]))
 
 
 class LmdbState:
@@ -172,6 +174,10 @@ class LmdbState:
         except BaseException:
             self._env.close()
             raise
+
+    @property
+    def leaf_pages(self) -> int:
+        return self.sizes.leaf_pages
 
     def _is_new(self) -> bool:
         """Whether there is nothing yet. What is there is looked at, and brought to this format."""

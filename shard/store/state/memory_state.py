@@ -39,6 +39,7 @@ class MemoryState:
         self.applied_seq = 0
         self.log_mark = b""
         self.names = IndexHead(0)
+        self.leaf_pages = 0
         self.commits = 0
         self._view: tuple[dict[bytes, bytes], list[bytes]] = ({}, [])
         """The rows and their keys in order; replaced as one, since a commit happens in a thread and reads on the loop."""

@@ -14,28 +14,25 @@ from random import Random
 import pytest
 
 import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
+import tidegate.shard.store.checkpoints.pace as pace_module
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.__main__ import SWITCH_INTERVAL_S
 from tidegate.shard.store.checkpoints.checkpoint import (
     Checkpointer,
     CheckpointTrouble,
-    Pressure,
-    checkpoint_due,
     checkpoint_steps,
-    memtable_bytes_max,
+    page_share,
     removal_steps,
     retry_delay_s,
     slices,
-    turn_budget_s,
 )
+from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import Room
 from tidegate.shard.store.interface import ObjectWrites, ShardDamaged
 from tidegate.shard.store.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
 from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
-
-CALM = Pressure(1_000, 50_000, 10, 1, 8)
 
 
 def object_key(number: int) -> bytes:
@@ -45,25 +42,13 @@ def object_key(number: int) -> bytes:
 # Pure
 
 
-def test_a_checkpoint_is_due_at_each_bound_and_not_before() -> None:
-    assert not checkpoint_due(CALM)
-    assert checkpoint_due(CALM._replace(size_bytes=50_000))
-    assert not checkpoint_due(CALM._replace(size_bytes=49_999))
-    assert checkpoint_due(CALM._replace(log_records=checkpoint_module.LOG_RECORDS_MAX // 2))
-    assert not checkpoint_due(CALM._replace(log_records=checkpoint_module.LOG_RECORDS_MAX // 2 - 1))
-    assert checkpoint_due(CALM._replace(log_segments_used=5))
-    assert not checkpoint_due(CALM._replace(log_segments_used=4))
-    assert not checkpoint_due(Pressure(0, 50_000, 0, 8, 8)), "there is nothing to move"
-
-
-def test_the_checkpoint_takes_a_quarter_of_a_busy_loop_and_more_only_when_it_must() -> None:
-    assert turn_budget_s(0.0003, CALM) == pytest.approx(0.0001)
-    assert turn_budget_s(1.0, CALM) == pytest.approx(0.001), "one turn of others may be long; ours may not"
-    urgent = CALM._replace(size_bytes=80_000)
-    assert turn_budget_s(0.002, urgent) == pytest.approx(0.002)
-    at_the_bound = CALM._replace(log_segments_used=8)
-    assert turn_budget_s(0.002, at_the_bound) == pytest.approx(0.006)
-    assert turn_budget_s(1.0, at_the_bound) == pytest.approx(0.02)
+def test_objects_far_apart_have_a_page_each_and_those_that_fill_all_pages_share_them() -> None:
+    assert page_share(0, 100) == page_share(100, 0) == 0.0
+    assert page_share(10_000, 100_000_000) == pytest.approx(1.0, abs=0.001)
+    assert page_share(1_000_000, 1_000) == pytest.approx(0.001)
+    random, pages = Random(1), 5_000
+    touched = {random.randrange(pages) for _ in range(4_000)}
+    assert 4_000 * page_share(4_000, pages) == pytest.approx(len(touched), rel=0.03)
 
 
 def test_retries_back_off_up_to_a_bound() -> None:
@@ -188,7 +173,7 @@ class ListedLog:
 class Bench:
     """Some shards in memory, their checkpointer, and the writing to them."""
 
-    def __init__(self, shards: int = 2, memtable_bytes: int = checkpoint_module.MEMTABLE_BYTES_MIN) -> None:
+    def __init__(self, shards: int = 2, memtable_bytes: int = MEMTABLE_BYTES_MIN) -> None:
         self.states = [MemoryState(shard) for shard in range(shards)]
         self.stores = [ShardStore(state) for state in self.states]
         self.log = ListedLog()
@@ -214,9 +199,7 @@ class Bench:
             assert state.applied_seq == store.seq
 
 
-def with_bench(
-    test: Callable[[Bench], Awaitable[None]], shards: int = 2, memtable_bytes: int = checkpoint_module.MEMTABLE_BYTES_MIN
-) -> None:
+def with_bench(test: Callable[[Bench], Awaitable[None]], shards: int = 2, memtable_bytes: int = MEMTABLE_BYTES_MIN) -> None:
     async def run() -> None:
         bench = Bench(shards, memtable_bytes)
         try:
@@ -293,7 +276,7 @@ def test_no_answer_changes_at_any_turn_of_a_checkpoint(monkeypatch: pytest.Monke
 def test_reaching_a_bound_starts_a_checkpoint(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry_bytes = OBJECT_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES + 2
     if bound == "records":
-        monkeypatch.setattr(checkpoint_module, "LOG_RECORDS_MAX", 2 * 48)
+        monkeypatch.setattr(pace_module, "LOG_RECORDS_MAX", 2 * 48)
 
     async def test(bench: Bench) -> None:
         for number in range(47):
@@ -306,11 +289,6 @@ def test_reaching_a_bound_starts_a_checkpoint(bound: str, monkeypatch: pytest.Mo
         assert bench.log.truncated == [48]
 
     with_bench(test, memtable_bytes=48 * entry_bytes if bound == "size" else 1 << 30)
-
-
-def test_the_memtables_may_take_an_eighth_of_what_the_caches_may() -> None:
-    assert memtable_bytes_max(8 << 30) == 1 << 30
-    assert memtable_bytes_max(0) == checkpoint_module.MEMTABLE_BYTES_MIN
 
 
 def test_an_idle_moment_starts_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -380,6 +358,30 @@ def test_who_needs_room_is_told_at_once_that_there_is_none_and_the_checkpoint_go
         await bench.checkpointer.finish()
         await bench.checkpointer.make_room()
         bench.check_moved()
+
+    with_bench(test)
+
+
+def test_who_needs_room_goes_on_when_there_is_a_segment_and_waits_for_no_other_checkpoint() -> None:
+    """The one that runs frees the segments that were full when it began. Until one more was over, writes were refused."""
+
+    async def test(bench: Bench) -> None:
+        bench.write(0, {"a": b"1"})
+        finishing = asyncio.create_task(bench.checkpointer.finish())
+        while bench.stores[0].frozen is None:
+            await asyncio.sleep(0)
+        bench.write(0, {"a": b"2"})
+        bench.log.segments_used = bench.log.segments_max
+        truncate = bench.log.truncate
+
+        def free_some(position: int) -> None:
+            truncate(position)
+            bench.log.segments_used = 4
+
+        bench.log.truncate = free_some
+        await bench.checkpointer.make_room()
+        assert bench.log.truncated == [1]
+        await finishing
 
     with_bench(test)
 

@@ -15,6 +15,7 @@ from tests.support.cold_world import HeldReader
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.checkpoints.checkpoint import AHEAD_SLICES
 from tidegate.shard.store.interface import HEADER, NAMES_KEY, Done, Fetch, Snapshot
 from tidegate.shard.store.state.memory_state import MemoryBatch, MemorySnapshot, MemoryState
 from tidegate.shard.store.state.thread_reader import look_up
@@ -198,7 +199,7 @@ def test_what_a_checkpoint_puts_deletes_or_empties_has_been_fetched_before(
             assert missing
         else:
             assert missing == []
-            assert reader.questions > 10
+            assert 4 < reader.questions < 30, "many rows at once, since each time costs a turn of the loop"
 
     with_bench(test, shards=1)
 
@@ -245,9 +246,9 @@ def test_a_shard_that_comes_into_memory_during_a_checkpoint_is_no_longer_fetched
         reader = NotingReader(monkeypatch)
         store = bench.stores[0]
         store.reader = reader
-        for number in range(CHECKPOINT_SLICE_KEYS * 10):
+        for number in range(AHEAD_SLICES * CHECKPOINT_SLICE_KEYS * 10):
             bench.write(0, {"a": b"1"}, number)
-        bench.write(0, {}, 5_000, cleared=True)
+        bench.write(0, {}, 50_000, cleared=True)
         finishing = asyncio.create_task(bench.checkpointer.finish())
         while reader.questions < 8:
             await asyncio.sleep(0)

@@ -150,7 +150,7 @@ async def test_where_there_is_no_room_the_file_stays_as_it_is(state: LmdbState, 
     monkeypatch.undo()
     assert await shrinker.shrink(in_helper)
     assert size_of(state) < before
-    assert shrinking_module.is_due(*state.sizes) is False
+    assert shrinking_module.is_due(*state.sizes[:2]) is False
 
 
 async def test_a_file_that_is_copied_on_write_is_made_anew_once(state: LmdbState) -> None:
