@@ -24,7 +24,7 @@ PROGRAM = "/opt/tidegate/bin/tidegate"
 _ENVIRONMENT = "EnvironmentFile=-/etc/%N/environment\n"
 _BACKUPS = "/var/backups/tidegate"
 """As the template has it."""
-_NEEDS_A_FOLDER = re.compile(rf"^(# The place has .*|.*For={_BACKUPS}|.*Paths={_BACKUPS}|ExecStartPre=.*)\n", re.MULTILINE)
+_NEEDS_A_FOLDER = re.compile(rf"^(# The place .*|.*For={_BACKUPS}|.*Paths=-{_BACKUPS}|ExecStartPre=.*)\n", re.MULTILINE)
 _CALENDAR = re.compile(r"[\w *:/.,~-]+", re.ASCII)
 _PLAIN = re.compile(r"[\w./+@-]+", re.ASCII)
 """Texts in which systemd sees nothing special."""
@@ -109,7 +109,7 @@ def backup_service(template: str, unit: str, name: str, program: str, dest: str)
         f"-o tidegate -g tidegate {_BACKUPS}": f"-o {name} -g {name} {dest}",
         "of tidegate.service": f"of {name}.service",
         "For=/var/backups/tidegate": f"For={dest}",
-        "Paths=/var/backups/tidegate": f"Paths={dest}",
+        "Paths=-/var/backups/tidegate": f"Paths=-{dest}",
         "Paths=/var/lib/tidegate": f"Paths=/var/lib/{name}",
         "/etc/tidegate/": f"/etc/{name}/",
         "User=tidegate": f"User={name}",
