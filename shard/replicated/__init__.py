@@ -1,5 +1,6 @@
 """The commit log of one shard as a stream that three servers keep, and who may write it: more than one host may try.
 
-May know: the leaves, and what stops a shard. The format of the stream's messages, what they add up to, and how an owner claims a
-shard, appends, and finds out what became of an append that nobody answered: here, as rules. Nothing that serves uses it yet.
+May know: the leaves, what stops a shard, and what goes wrong with a log. As rules: the format of the stream's messages, what they
+add up to, how an owner claims a shard, appends, and finds out what became of an append that nobody answered. As a shell: the
+same over nats-py (`tidegate[cluster]`), with the face of a log. Nothing that serves uses it yet.
 """

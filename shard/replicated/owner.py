@@ -189,6 +189,10 @@ class ShardOwner:
         """Behind the newest message whose place is settled."""
         return self._replay.place
 
+    @property
+    def shard(self) -> int:
+        return self._replay.shard
+
     # What is asked for
 
     def claim(self) -> list[Effect]:

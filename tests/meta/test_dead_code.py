@@ -21,7 +21,6 @@ CALLED_FROM_OUTSIDE = {
     "restype", "set_data", "unraisablehook", "writable",
 }  # fmt: skip
 FOR_TESTS_AND_PAGES = {
-    **dict.fromkeys(("ShardOwner", "claim"), "the rules of a replicated log are there before what carries them out"),
     "check_book": "counts everything again, as each `check_invariants` does",
     "drawing": "the diagram in docs/architecture.md is drawn from the table",
 }

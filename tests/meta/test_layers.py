@@ -74,7 +74,7 @@ ARROWS: dict[str, set[str]] = {
     | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "store/state")},
     "shard/store/worker_store": LEAVES
     | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "store/checkpoints")},
-    "shard/replicated": LEAVES | {"shard/store/interface"},
+    "shard/replicated": LEAVES | {"shard/store/interface", "shard/log"},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
     "shard/offline": LEAVES
     | {"runtime/wire"}
@@ -105,7 +105,7 @@ RULES = {
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
     "shard/backup": {"manifest", "pieces"},
-    "shard/replicated": "*",
+    "shard/replicated": {"message", "owner", "replay"},
     "shard/worker": {"patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "lint", "shares"},
