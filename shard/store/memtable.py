@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 
-from tidegate.shard.store.interface import UNKNOWN, ObjectWrites, Unknown
+from tidegate.shard.store.interface import HEADER, UNKNOWN, ObjectWrites, Unknown
 from tidegate.shard.store.names import FreshNames
 
 ENTRY_OVERHEAD_BYTES = 120
@@ -20,7 +20,7 @@ OBJECT_OVERHEAD_BYTES = 300
 class Memtable:
     """The newest value of every key written since the memtable was new. Only one thread touches it."""
 
-    __slots__ = ("_sorted", "entries", "fresh", "objects", "size_bytes")
+    __slots__ = ("_sorted", "entries", "fresh", "named", "objects", "size_bytes")
 
     def __init__(self) -> None:
         self.objects: dict[bytes, ObjectWrites] = {}
@@ -29,6 +29,9 @@ class Memtable:
         self.entries = 0
         self.size_bytes = 0
         """Estimate of the memory held."""
+        self.named: list[bytes] = []
+        """Objects that may have come into being since the memtable was new, in the order in which they did. Very many are written
+        and few are made; who asks for names does not look at the others."""
         self.fresh: FreshNames | None = None
         """Once somebody has asked for names."""
 
@@ -44,7 +47,11 @@ class Memtable:
             if held is None:
                 held_by_key[key] = change
                 self._count_object(change, 1)
+                if change.cleared or HEADER in change.writes:
+                    self.named.append(key)
             elif change.cleared:
+                if not held.cleared and HEADER not in held.writes:
+                    self.named.append(key)
                 self._count_object(held, -1)
                 held_by_key[key] = change
                 self._count_object(change, 1)
@@ -67,6 +74,8 @@ class Memtable:
             if old is UNKNOWN:
                 grown += ENTRY_OVERHEAD_BYTES + len(key)
                 self.entries += 1
+                if key == HEADER:
+                    self.named.append(change.key)
                 if self._sorted and (ordered := self._sorted.get(change.key)) is not None:
                     insort(ordered, key)
             elif old is not None:
@@ -134,13 +143,15 @@ class Memtable:
 
     def pour(self, upper: Memtable, objects_max: int) -> bool:
         """Takes over at most so many objects of `upper`, which counts over this one; whether any are left there."""
-        upper.fresh = None  # Its objects are no longer in the order in which they came.
+        upper.fresh = None  # What it has seen may be here now.
         while upper.objects and objects_max > 0:
             key, held = upper.objects.popitem()
             upper._count_object(held, -1)
             upper._sorted.pop(key, None)
             self.apply([held])
             objects_max -= 1
+        if not upper.objects:
+            upper.named.clear()
         return bool(upper.objects)
 
     def check_invariants(self) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
 import msgspec
@@ -159,17 +159,18 @@ class FreshNames:
 
     def __init__(self) -> None:
         self._seen = 0
-        """So many of the memtable's objects have been looked at. New ones come last, and none leaves it."""
+        """So many of those that may be new have been looked at. More come last."""
         self._runs: list[list[Row]] = []
         """Sorted."""
         self._newest: list[Row] = []
         self._deleted: list[bytes] = []
         """Objects that had no header when they were looked at."""
 
-    def look(self, objects: dict[bytes, ObjectWrites]) -> Iterator[None]:
-        """Looks at those that have come, in steps, and again at those that were deleted: they may be there again."""
-        new = [*self._deleted, *islice(objects, self._seen, None)]
-        self._deleted, self._seen = [], len(objects)
+    def look(self, objects: dict[bytes, ObjectWrites], made: Sequence[bytes]) -> Iterator[None]:
+        """Looks at those that have come, in steps, and again at those that were deleted: they may be there again. `made`: keys of
+        objects that may be new (see `Memtable.named`)."""
+        new = [*self._deleted, *made[self._seen :]]
+        self._deleted, self._seen = [], len(made)
         for at in range(0, len(new), LOOK_STEP):
             for key in new[at : at + LOOK_STEP]:
                 held = objects.get(key)

@@ -282,7 +282,7 @@ class ShardStore:
         for memtable in (self.active, self.frozen):
             if memtable is not None:
                 memtable.fresh = memtable.fresh or FreshNames()
-                yield from memtable.fresh.look(memtable.objects)
+                yield from memtable.fresh.look(memtable.objects, memtable.named)
 
     def names(
         self, start: str, end: str | None, limit: int, rows: Sequence[tuple[str, bytes]]

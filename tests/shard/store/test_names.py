@@ -163,22 +163,52 @@ def test_a_row_is_as_short_as_a_key_and_says_the_whole_name() -> None:
 def test_fresh_names_are_found_in_steps_once_each_and_those_that_come_later_too() -> None:
     objects = {key: ObjectWrites(key, False, {HEADER: header("C", key.decode())}) for key in (b"%016d" % n for n in range(9_000))}
     fresh = FreshNames()
-    assert sum(1 for _ in fresh.look(objects)) == -(-9_000 // LOOK_STEP)
-    assert sum(1 for _ in fresh.look(objects)) == 0
+    named = list(objects)
+    assert sum(1 for _ in fresh.look(objects, named)) == -(-9_000 // LOOK_STEP)
+    assert sum(1 for _ in fresh.look(objects, named)) == 0
     assert all(len(run) < RUN_NAMES + LOOK_STEP for run in fresh._runs)
     assert [row for row, _ in fresh.page("C/0000000000000500", None, 2)] == ["C/0000000000000500", "C/0000000000000501"]
     objects[b"\1new"] = ObjectWrites(b"\1new", False, {HEADER: header("A", "new")})
     objects[b"\xf8" * 16] = ObjectWrites(b"\xf8" * 16, False, {HEADER: header("A", "own")})
     objects[b"\1none"] = ObjectWrites(b"\1none", False, {"k": b"v"})
-    for _ in fresh.look(objects):
+    named += [b"\1new", b"\xf8" * 16, b"\1none", b"\1left"]
+    for _ in fresh.look(objects, named):
         pass
     assert [row for row, _ in fresh.page("", "B", 5)] == ["A/new"]
     objects[b"\1later"] = ObjectWrites(b"\1later", False, {HEADER: header("A", "later")})
     gone = ObjectWrites(b"\1gone", True, {})
     objects[b"\1gone"] = gone
-    for _ in fresh.look(objects):
+    named += [b"\1later", b"\1gone"]
+    for _ in fresh.look(objects, named):
         pass
     gone.writes[HEADER] = header("A", "gone and back")
-    for _ in fresh.look(objects):
+    for _ in fresh.look(objects, named):
         pass
     assert [row for row, _ in fresh.page("", "B", 5)] == ["A/gone and back", "A/later", "A/new"]
+
+
+def test_who_asks_for_names_looks_at_objects_that_may_be_new_and_not_at_all_that_are_written() -> None:
+    """Of a million objects called a second hardly any is new; to look at each took a page of names a second."""
+    store = ShardStore(MemoryState(0))
+    store.apply(1, [write(text) for text in NAMES])
+    checkpoint(store)
+    keys = [object_key(*text.split("/", 1)) for text in NAMES]
+    for seq in range(2, 5):
+        store.apply(seq, [ObjectWrites(key, False, {"k": b"%d" % seq}) for key in keys])
+    assert sum(1 for _ in store.look_for_names()) == 0
+    store.apply(store.seq + 1, [write("New/one"), ObjectWrites(keys[0], True, {}), ObjectWrites(keys[1], False, {HEADER: b""})])
+    assert store.active.named == [object_key("New", "one"), keys[0], keys[1]]
+    assert sum(1 for _ in store.look_for_names()) == 1
+    assert set(all_names(store)) == {*NAMES, "New/one"} - {NAMES[0]}
+
+
+def test_names_of_a_memtable_that_takes_over_another_are_those_of_both() -> None:
+    store = ShardStore(MemoryState(0))
+    store.apply(1, [write("A/one"), write("A/two")])
+    assert store.freeze()
+    store.apply(2, [write("A/three"), write("A/two", cleared=True, made=False)])
+    assert all_names(store) == ["A/one", "A/three"]
+    while store.freeze_more(1):
+        assert all_names(store) == ["A/one", "A/three"]
+    store.apply(3, [write("A/four")])
+    assert all_names(store) == ["A/four", "A/one", "A/three"]
