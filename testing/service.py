@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
@@ -143,11 +144,17 @@ class SimulatedService:
             )
         return compiled
 
-    def find_class(self, name: str) -> None:
-        """One that nobody has shown to the test, and that object code, or a stub made from a name, asks for."""
+    def find_class(self, name: str, caller: str = "") -> None:
+        """One that nobody has shown to the test, and that code of an object of the class `caller`, or a stub made from a name,
+        asks for: of several, that which the caller's module knows, or that which is defined where the others are. Raises
+        ValueError where there are several still."""
         if not name or name in self.classes:
             return
         found = list(dict.fromkeys(cls for cls in _subclasses(DurableObject) if names_of(cls)[0] == name))
+        if len(found) > 1 and caller in self.classes:
+            module = sys.modules.get(self.classes[caller].cls.__module__)
+            known = {id(each) for each in vars(module).values()} if module is not None else set()
+            found = [cls for cls in found if id(cls) in known] or found
         if len(found) > 1:
             near = {_home(each.cls) for each in self.classes.values()}
             found = [cls for cls in found if _home(cls) in near] or found

@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from tidegate.runtime.errors import ShardLost
+from tidegate.runtime.errors import ShardLost, UnknownClass
 from tidegate.runtime.wire.protocol import Message, Origin, Request
 from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.core.states import State
@@ -97,8 +97,9 @@ class ProbedHost(Host):
     worker: SimulatedWorker
 
     def deliver_soon(self, call: Call) -> None:
-        self.worker.service.find_class(call.request.cls)
         caller: Any = call.origin
+        if not self.worker.finds_class(call.request, caller):
+            return
         sender, service = caller.caller.id, self.worker.service
         target = f"{call.request.cls}/{call.request.name}"
         service.note(f"{sender} -> {target}.{call.request.method}")
@@ -180,11 +181,21 @@ class SimulatedWorker(HostedShards):
             late_s = self.service.late_s("a reply to another worker", f"worker {self.index}", f"worker {source.index}")
             source.loop.call_later(late_s, asked.answer, status, result, context=NEUTRAL)
 
+    def finds_class(self, request: Request, origin: Any) -> bool:
+        """Else the caller is told."""
+        try:
+            self.service.find_class(request.cls, origin.caller.id.class_name)
+        except ValueError as error:
+            origin.fail(UnknownClass(str(error)))
+            return False
+        return True
+
     def _send(self, request: Request, origin: Any) -> None:
         """A call of one of its objects to one of another worker."""
         caller = origin.caller.id
-        if self.process.alive and not self.crashes("sending", [(caller.class_name, caller.name)]):
-            self.service.find_class(request.cls)
+        if not self.process.alive or not self.finds_class(request, origin):
+            return
+        if not self.crashes("sending", [(caller.class_name, caller.name)]):
             name = f"{request.cls}/{request.name}"
             self.service.note(f"{caller} -> {name}.{request.method}")
             target = self.service.worker_of(request.cls, request.name)

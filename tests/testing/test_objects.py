@@ -50,6 +50,34 @@ async def test_classes_of_one_test_do_not_meet_those_of_another(objects: Objects
         objects.serve(type("Audit", (DurableObject,), {}))
 
 
+class Ledger(DurableObject):
+    async def where(self) -> str:
+        return "here"
+
+
+class AsksLedger(DurableObject):
+    async def ask(self, name: str) -> str:
+        return str(await self.stub("Ledger", name).where())
+
+
+@pytest.mark.tidegate(workers=2)
+async def test_of_several_classes_of_a_name_that_is_meant_which_the_callers_module_has(objects: Objects) -> None:
+    elsewhere = type("Ledger", (DurableObject,), {"__module__": "json"})
+    assert {await objects(AsksLedger, "a").ask(f"ledger-{n}") for n in range(8)} == {"here"}
+    assert elsewhere.__name__ == "Ledger"
+
+
+@pytest.mark.tidegate(workers=2)
+async def test_a_caller_that_could_mean_several_classes_is_told_so(objects: Objects) -> None:
+    """It once waited for ever."""
+    elsewhere = type("Ledger", (DurableObject,), {"__module__": "json"})
+    stranger = type("AsksLedger", (DurableObject,), {"__module__": "no_such_module", "ask": AsksLedger.ask})
+    for n in range(8):
+        with pytest.raises(MethodRaised, match="several classes are named Ledger"):
+            await objects(stranger, "a").ask(f"ledger-{n}")
+    assert elsewhere.__name__ == "Ledger"
+
+
 async def test_an_eviction_takes_memory_and_nothing_else(objects: Objects) -> None:
     account = objects(Account, "a")
     await account.deposit(10)
