@@ -40,6 +40,8 @@ PAGE_PAUSE_S = 0.5
 CHECKED = 20_000
 """Objects that are looked at after the kill."""
 KILL_AFTER_S = 4.0
+START_S_MAX = 300.0
+"""A start that takes longer than it should is measured, too."""
 _QUIET_S_MAX = 120.0
 _DISK_SPARE = 3
 """Bytes of the disk for each byte of data: pages are half full, the index of names, the log."""
@@ -140,7 +142,7 @@ class Served:
     def _start(self) -> Service:
         options = self._options
         each_mib = max(1, options.cache_mib // options.workers)
-        return Service(self.folder, workers=options.workers, transport="ipc", cache_mib=each_mib)
+        return Service(self.folder, workers=options.workers, transport="ipc", cache_mib=each_mib, start_s_max=START_S_MAX)
 
     def start_again(self) -> float:
         """How long until everything is served."""
@@ -367,9 +369,9 @@ class Run:
                 "rate": round(statistics.median(one.rate for one in mine)),
                 **Histogram.merged(histograms).percentiles_ms(),
                 "silence_ms_max": max(one.silence_ms_max for one in mine),
-                "worker_us": statistics.median(one.worker_us for one in mine),
-                "read_bytes": statistics.median(one.read_bytes for one in mine),
-                "written_bytes": statistics.median(one.written_bytes for one in mine),
+                "worker_us": round(statistics.median(one.worker_us for one in mine), 1),
+                "read_bytes": round(statistics.median(one.read_bytes for one in mine)),
+                "written_bytes": round(statistics.median(one.written_bytes for one in mine)),
             }
             pages = sorted(page for one in mine for page in one.pages_ms)
             if pages:

@@ -127,9 +127,11 @@ class Service:
         app: str = APP,
         descriptors: int = 0,
         curve: bool = False,
+        start_s_max: float = START_S_MAX,
     ) -> None:
         """`descriptors`: each process may have no more; 0: as many as this one. `curve`: it asks for access keys, and `key` is
         one."""
+        self._start_s_max = start_s_max
         self.front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self._log_path = folder / "service.log"
         arguments = ["serve", app, "--data", str(folder / "data"), "--listen", self.front]
@@ -149,7 +151,7 @@ class Service:
 
     def _wait_ready(self) -> None:
         """The service answers when its router is up, a moment before all workers are."""
-        deadline = time.monotonic() + START_S_MAX
+        deadline = time.monotonic() + self._start_s_max
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 raise BenchmarkFailed(f"the service ended with code {self._process.returncode}: {log_tail(self._log_path)}")
@@ -158,7 +160,7 @@ class Service:
                 return
             except BenchmarkFailed:
                 time.sleep(0.02)
-        raise BenchmarkFailed(f"the service did not answer within {START_S_MAX:.0f} s: {log_tail(self._log_path)}")
+        raise BenchmarkFailed(f"the service did not answer within {self._start_s_max:.0f} s: {log_tail(self._log_path)}")
 
     def close(self) -> None:
         stop(self._process)
