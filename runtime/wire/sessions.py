@@ -7,8 +7,9 @@ A batch may begin with `[0, "", SESSION, "keys", [ANSWERED]]`. Each request behi
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Annotated, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from operator import attrgetter
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -16,6 +17,7 @@ from tidegate.runtime.errors import BadRequest
 from tidegate.runtime.wire.protocol import KEYS, NO_RAW, NO_RAW_JSON, Message, Request, encode, encode_json
 
 NUMBER_MAX = 10**18 - 1
+_id_of: Callable[[Request], Any] = attrgetter("id")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,22}", re.ASCII)
 _ANSWERED = encode("answered")
 _KEY = encode("key")
@@ -58,6 +60,15 @@ def session_of(head: Request, *, json: bool) -> Session:
 def head_row(session: Session) -> tuple[int, str, str, str, tuple[int]]:
     """As clients write it."""
     return 0, "", session.name, KEYS, (session.answered,)
+
+
+def are_numbered(requests: Sequence[Request]) -> bool:
+    """Whether a session can have numbered all of them, but that numbers may be below 0."""
+    try:
+        largest = max(map(_id_of, requests))
+    except (TypeError, ValueError):  # A text among numbers; or there are none.
+        return False
+    return largest.__class__ is int and largest <= NUMBER_MAX
 
 
 def give_key(session: Numbered, request: Request, *, json: bool) -> None:

@@ -35,7 +35,7 @@ from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, count_own_task, section_of
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.answered import DONE
-from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.objects.methods import Method, ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.storage import Storage
 from tidegate.shard.store.interface import Done
@@ -225,9 +225,13 @@ class Activation:
         section = section_of(asyncio.current_task(), self) or SECTION.get(None)
         return self.gate.root if section is None else self.gate.living(section)
 
-    def new_attribution(self) -> Attribution:
-        context = self.context.copy()
-        attribution = self.attribution = Attribution(context, digest=crc32(self.cache.key)).within(context)
+    def attribution_for(self, method: Method) -> Attribution:
+        """For the next call, of that method."""
+        attribution = self.attribution
+        if attribution is None or attribution.context is None:
+            context = self.context.copy()
+            attribution = self.attribution = Attribution(context).within(context)
+        attribution.method, attribution.digest = method, crc32(self.cache.key) ^ method.digest
         return attribution
 
     def drop_attribution(self) -> None:

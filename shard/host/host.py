@@ -32,7 +32,7 @@ from tidegate.runtime.limits import (
 )
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from tidegate.runtime.wire.sessions import NUMBER_MAX, give_key, is_head, session_of, without_head
+from tidegate.runtime.wire.sessions import are_numbered, give_key, is_head, session_of, without_head
 from tidegate.shard.core.cache import KeptAnswers, Store
 from tidegate.shard.core.codec import NUMBERS, TEXTS
 from tidegate.shard.core.input_gate import Section
@@ -47,7 +47,7 @@ from tidegate.shard.host.counting import MIXED, ClassCounts, Counting
 from tidegate.shard.host.deadlines import Deadlines, TimedOrigin
 from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.hot_objects import HotObjects
-from tidegate.shard.host.keyed_calls import INT_MAX, INT_MIN, KeyedCalls, KeyedRun, KnownCalls
+from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
 from tidegate.shard.host.listing import Listing
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import BuiltIn, InternalOrigin, LocalOrigin, Permit
@@ -195,13 +195,14 @@ class Host:
         if hot.left <= 0:
             hot.look(message.requests)
         origin, counting, now_s = message.origin, self.counting, self.turn.now_s
+        each_apart = (self.tracing is not None and self.tracing.begins) or not (session is None or are_numbered(message.requests))
         if origin.arrived_s:  # The rest of a large one.
             counting.resume(origin, len(message.requests))
         else:  # What `resume` does, without a look at the clock.
             origin.arrived_s = counting.arrived_s = counting.now_s = now_s
             counting.left = len(message.requests)
             counting.at_once = counting.suspended = 0
-        if self.tracing is not None and self.tracing.begins:
+        if each_apart:
             for request in message.requests:
                 if session is None or self._gives_key(session, request, origin):
                     self.deliver(request, origin)
@@ -234,7 +235,7 @@ class Host:
                     and (
                         (
                             (request.options is NO_RAW or len(request.options) < 2)
-                            and (session is None or (request.id.__class__ is int and session.newest < request.id <= NUMBER_MAX))
+                            and (session is None or session.newest < request.id)  # type: ignore[operator]  # see `are_numbered`
                         )
                         or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
                     )
@@ -246,14 +247,14 @@ class Host:
                             self._run(activation, method, request, origin, activation.context.copy())
                             continue
                         attribution = activation.attribution
-                        if attribution is None or attribution.context is None:
-                            attribution = activation.new_attribution()
+                        if attribution is None or attribution.method is not method or attribution.context is None:
+                            attribution = activation.attribution_for(method)
                         if keyed is spare_run:  # What `KeyedRun.begin` does.
                             if not keyed.is_spare:
                                 keyed = spare_run = self.keyed.spare(origin, session)  # type: ignore[arg-type]  # there is one
                             session.newest = keyed.key = keyed.request_id = request.id  # type: ignore[union-attr]  # the same
-                            digest, cache = attribution.digest ^ method.digest, activation.cache
-                            keyed.digest = digest if len(request.args) < 2 else crc32(request.args, digest)
+                            digest, args, cache = attribution.digest, request.args, activation.cache
+                            keyed.digest = digest if args is NO_RAW or len(args) < 2 else crc32(args, digest)
                             keyed.cache, keyed.before, keyed.before_bytes = cache, cache.dirty, cache.dirty_bytes
                         attribution.keyed = keyed
                         self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # not None
@@ -449,10 +450,8 @@ class Host:
         if has_ended and origin.arrived_s and now_s - origin.arrived_s >= self.slow.noted_s:
             self.slow.ended(activation, origin, (request_id, method.name), began_s, now_s, is_held=is_held)
 
-    def _run(
-        self, activation: Activation, method: Method, request: Request, origin: Origin | KeyedRun, context: contextvars.Context
-    ) -> None:
-        """Runs the first step of a call; for most calls that is all. The spare task is the current one."""
+    def _run(self, activation: Activation, method: Method, request: Request, origin: Any, context: contextvars.Context) -> None:
+        """The first step of a call of an `Origin` or a `KeyedRun`, which for most is all. The spare task is the current one."""
         activation.count.calls += 1
         args = request.args
         try:
@@ -487,10 +486,11 @@ class Host:
             if task.cancelled():
                 self._outcomes.finish_error(activation, origin, request.id, method.name, asyncio.CancelledError())
                 return
-        kind, output_gate = result.__class__, self.output_gate
-        if (kind in NUMBERS or (kind in TEXTS and len(result) < LARGE_BYTES)) and activation.broken is None:
-            if origin.__class__ is KeyedRun:
-                if origin.is_spare and kind in NUMBERS and (kind is not int or INT_MIN <= result <= INT_MAX):
+        kind, asker, output_gate = result.__class__, origin.__class__, self.output_gate
+        is_number = kind in NUMBERS
+        if (is_number or (kind in TEXTS and len(result) < LARGE_BYTES)) and activation.broken is None:
+            if asker is KeyedRun:
+                if is_number and origin.is_spare:
                     confirm_seq = activation.cache.confirm_seq
                     if confirm_seq == output_gate.open_seq:  # The message is the answer that is kept.
                         output_gate.held.append((activation, origin.inner, origin.key, OK, result, origin.known, origin.digest))
@@ -499,7 +499,8 @@ class Host:
                         self.keyed.answered_at_once(origin, result)
                         return
                 origin = self.keyed.finished(origin, OK, result)
-            if origin.__class__ is Origin:  # What `Outcomes.finish` would do in the end, for the commonest cases.
+                asker = origin.__class__
+            if asker is Origin:  # What `Outcomes.finish` would do in the end, for the commonest cases.
                 confirm_seq = activation.cache.confirm_seq
                 if confirm_seq == output_gate.open_seq:
                     output_gate.held.append((activation, origin, request.id, OK, result, None, 0))

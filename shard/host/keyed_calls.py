@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64encode
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -32,6 +33,7 @@ from typing import TYPE_CHECKING, Any, cast
 from zlib import crc32
 
 import msgspec
+from msgspec import Raw
 
 from tidegate.runtime.errors import (
     BadRequest,
@@ -69,7 +71,7 @@ SESSIONS_KNOWN_MAX = 10_000
 REMEMBERED_MAX = 5_000
 """Twice as many calls of sessions that did nothing are known, of one worker."""
 REMEMBERED_RESULT_BYTES_MAX = 1_024
-INT_MIN, INT_MAX = -(1 << 63), (1 << 64) - 1
+_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 _SESSION_KEY = re.compile(r"[A-Za-z0-9_-]{1,22}\.(0|[1-9][0-9]{0,17})(~[A-Za-z0-9_-]{1,20})?", re.ASCII)
 
 _PASSING = frozenset({Moved, ObjectReset, Overloaded, ShardLost, Unavailable})
@@ -466,7 +468,7 @@ class KeyedCalls:
         run.is_spare = False
         cache, known = run.cache, run.known
         kind = result.__class__
-        if status == OK and kind in NUMBERS and (kind is not int or INT_MIN <= result <= INT_MAX):
+        if status == OK and kind in NUMBERS and (kind is not int or _INT_MIN <= result <= _INT_MAX):
             run.result, run.in_roll = result, run.key.__class__ is int and known.is_session and not run.is_marked
         else:
             self._pack(run, status, result)
@@ -518,14 +520,14 @@ class KeyedCalls:
     @staticmethod
     def _pack(run: KeyedRun, status: int, result: Any) -> None:
         """What is no plain number: it may be large, or nothing for MessagePack."""
-        if status == OK and result.__class__ is not msgspec.Raw:
+        if status == OK and result.__class__ is not Raw:
             try:
                 encode(result)
             except Exception as exc:  # Whoever sends it says the same.
                 status, result = ERROR, cannot_be_sent(exc).to_wire()
         if status == ERROR:
-            result = msgspec.Raw(encode(result))
-        elif run.json and result.__class__ is msgspec.Raw:
+            result = Raw(encode(result))
+        elif run.json and result.__class__ is Raw:
             result, status = bytes(result), JSON
         size = len(result)
         if size > KEPT_RESULT_BYTES_MAX:
@@ -556,16 +558,14 @@ class KeyedCalls:
         self.has_numbered = False
         rolls: dict[KnownCalls, dict[int, list[Any]]] = {}
         rows: dict[int, list[Any]] = {}
-        at_hand: KnownCalls | None = None
+        at_hand: Any = False
         for activation, _, number, _, result, session, digest in commit.held:
-            if session is None:
-                continue
             if session is not at_hand:
-                at_hand, rows = session, rolls.setdefault(session, {})
-            try:
-                row = rows[activation.cache.shard]
-            except KeyError:
-                row = rows[activation.cache.shard] = []
+                if session is None:
+                    continue
+                at_hand = session
+                rows = rolls[session] = rolls.get(session) or defaultdict(list)
+            row = rows[activation.cache.shard]
             row.append(number)  # One after the other takes less time than all at once.
             row.append(digest)
             row.append(result)
@@ -587,14 +587,36 @@ class KeyedCalls:
                 if commit.answers:  # Else they are in the order in which they have come.
                     triples = sorted(zip(*[iter(listed)] * 3, strict=True), key=itemgetter(0))
                     listed = [*chain.from_iterable(triples)]
-                rolled = msgspec.Raw(encode(listed))
-                roll = AnswerRoll(known.name, known.answered, now_s, listed[-3], len(listed) // 3, rolled)
+                try:
+                    rolled = encode(listed)
+                except OverflowError:  # Looked for here, for all of them at once.
+                    apart, listed = _without_large(known, listed, now_s)
+                    by_shard.setdefault(shard, ([], []))[0].extend(apart)
+                    if not listed:
+                        continue
+                    rolled = encode(listed)
+                roll = AnswerRoll(known.name, known.answered, now_s, listed[-3], len(listed) // 3, Raw(rolled))
                 kept = by_shard.get(shard)
                 if kept is None:
                     by_shard[shard] = [], [roll]
                 else:
                     kept[1].append(roll)
         return by_shard
+
+
+def _without_large(known: KnownCalls, listed: list[Any], now_s: int) -> tuple[list[Answer], list[Any]]:
+    """Of numbers, digests and results, those whose result is too large for MessagePack, as they are answered, and the others."""
+    apart: list[Answer] = []
+    rest: list[Any] = []
+    for number, digest, result in zip(*[iter(listed)] * 3, strict=True):
+        try:
+            encode(result)
+        except OverflowError as exc:
+            error = Raw(encode(cannot_be_sent(exc).to_wire()))
+            apart.append(Answer(known.name, number, known.answered, digest, ERROR, error, len(error), now_s))
+        else:
+            rest += number, digest, result
+    return apart, rest
 
 
 def _run_of(message: HeldMessage) -> KeyedRun:
@@ -619,10 +641,10 @@ def _reply_of(told: Told, activation: Activation, *, json: bool) -> tuple[int, A
     if status == TOO_LARGE:
         text = f"the call was executed before; its result, of more than {KEPT_RESULT_BYTES_MAX} bytes, was not kept"
         return ERROR, TooLarge(text, outcome="executed").to_wire()
-    if not json or result.__class__ is not msgspec.Raw:
-        return status & ~JSON, msgspec.Raw(result) if status & JSON else result
+    if not json or result.__class__ is not Raw:
+        return status & ~JSON, Raw(result) if status & JSON else result
     value = _decode(result)
-    return status & ~JSON, msgspec.Raw(value) if status & JSON else value
+    return status & ~JSON, Raw(value) if status & JSON else value
 
 
 def _interrupted(activation: Activation) -> CallError:

@@ -162,15 +162,17 @@ class Attribution:
     one context that has this from the start, one after the other, and each writes itself in for its first step. For most that
     is all. What goes on after it, or has started something that may, *keeps* this, and the next call gets another."""
 
-    __slots__ = ("context", "digest", "keyed")
+    __slots__ = ("context", "digest", "keyed", "method")
 
-    def __init__(self, context: Context | None, keyed: Keyed | None = None, *, digest: int = 0) -> None:
+    def __init__(self, context: Context | None, keyed: Keyed | None = None) -> None:
         self.context = context
         """What the next call begins in is a copy of it. None: there is no next one, this is kept."""
         self.keyed = keyed
         """The call; None between two of them."""
-        self.digest = digest
-        """Of the object, for those of its calls."""
+        self.method: object = None
+        """What was called last."""
+        self.digest = 0
+        """Of that and the object, for those of its calls."""
 
     def within(self, context: Context) -> Attribution:
         context.run(_ATTRIBUTION.set, self)

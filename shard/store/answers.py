@@ -155,17 +155,11 @@ class AnswerTable:
     # What is durable
 
     def apply(self, answers: Sequence[Answer], rolls: Sequence[AnswerRoll] = ()) -> None:
-        """A commit is durable: its answers, in the order in which they were given, and its rolls."""
+        """A commit is durable: its answers, in the order in which they were given, and its rolls. Or several are that have
+        rolls only: all of these, in order."""
         now_s = answers[-1].since_s if answers else rolls[-1].since_s
-        for roll in rolls:
-            group = self._session(roll.session, roll.answered, now_s)
-            if roll.newest >= group.answered:  # Else replayed, and answered since.
-                roll.row = self._next_row
-                self._next_row += 1
-                group.rolls.append(roll)
-                self._order.append(roll)
-                self.count += roll.count
-                self.bytes += _bytes_of(roll)
+        if rolls:
+            self._apply_rolls(rolls, now_s)
         name, in_session, key_max = "", False, 0
         for answer in answers:
             if answer.group != name:
@@ -197,11 +191,30 @@ class AnswerTable:
         if len(self._order) > 2 * self.count + _COMPACT_MIN:
             self._order = deque(kept for kept in self._order if kept.row)
 
+    def _apply_rolls(self, rolls: Sequence[AnswerRoll], now_s: int) -> None:
+        """Those of a session that its later ones say to be answered leave no trace."""
+        answered: dict[str, int] = {}
+        for roll in rolls:
+            name = roll.session
+            if answered.get(name, -1) < roll.answered:
+                answered[name] = roll.answered
+        groups = {name: self._session(name, number, now_s) for name, number in answered.items()}
+        for roll in rolls:
+            group = groups[roll.session]
+            if roll.newest >= group.answered:  # Else answered since.
+                roll.row = self._next_row
+                self._next_row += 1
+                group.rolls.append(roll)
+                self._order.append(roll)
+                self.count += roll.count
+                self.bytes += _bytes_of(roll)
+
     def _session(self, name: str, answered: int, now_s: int) -> Group:
         """Of which something is durable now."""
         group = self.groups.get(name) or self._new_group(name, now_s)
         group.last_s = now_s
-        self._mark(name, group)
+        if not group.marked:
+            self._mark(name, group)
         if answered > group.answered:
             self._settle(group, answered)
         return group

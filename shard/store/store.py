@@ -35,6 +35,7 @@ from tidegate.shard.store.reads import OpenReads
 
 ABOVE_KEYS = b"\xff"
 """Larger than the first byte of any UTF-8 text: `object_key + ABOVE_KEYS` ends an object's range."""
+ROLLS_WAITING_MAX = 16
 LOWEST_KEY = "\0"
 """The smallest user key. Only the header's key "" is below it."""
 
@@ -147,14 +148,23 @@ class ShardStore:
         self.reads = OpenReads(self._read_failed)
         self.on_damage: Callable[[ShardDamaged], object] = lambda error: None
         """Told of every read, on the loop, that has found damage; then whoever asked is."""
-        self.answers = AnswerTable()
+        self._answers = AnswerTable()
+        self._rolls: list[AnswerRoll] = []
+        """Of the newest commits, those that the table has not got yet."""
+
+    @property
+    def answers(self) -> AnswerTable:
         """What calls with a key were answered: see `load_answers`."""
+        if self._rolls:
+            rolls, self._rolls = self._rolls, []
+            self._answers.apply((), rolls)
+        return self._answers
 
     def load_answers(self) -> None:
         """Those that the rows have, as they are now."""
-        self.answers = AnswerTable()
+        self._answers, self._rolls = AnswerTable(), []
         try:
-            self.answers.load(self.scan(ANSWERS_KEY))
+            self._answers.load(self.scan(ANSWERS_KEY))
         except ShardDamaged:
             pass  # Whoever stops the shard has been told.
 
@@ -351,12 +361,19 @@ class ShardStore:
     def apply(
         self, seq: int, objects: list[ObjectWrites], answers: Sequence[Answer] = (), rolls: Sequence[AnswerRoll] = ()
     ) -> None:
-        """Makes a durable commit visible. Takes over all of it (see `Memtable.apply`)."""
+        """Makes a durable commit visible. Takes over all of it (see `Memtable.apply`). Rolls wait for somebody who asks, or until
+        there are some: by then most of them have been answered to their callers, and need no place in the table."""
         assert seq == self.seq + 1, (self.shard, seq, self.seq)
         self.seq = seq
         self.active.apply(objects)
-        if answers or rolls:
+        if answers:
             self.answers.apply(answers, rolls)
+        elif rolls:
+            waiting = self._rolls
+            waiting += rolls
+            if len(waiting) >= ROLLS_WAITING_MAX:
+                self._answers.apply((), waiting)
+                self._rolls = []
 
     # Checkpointing (see tidegate.shard.store.checkpoints.checkpoint)
 

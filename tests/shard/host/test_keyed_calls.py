@@ -853,6 +853,29 @@ async def test_a_result_that_cannot_be_sent_is_the_error_of_its_call_alone(key: 
     assert bad.answered
 
 
+@pytest.mark.parametrize("numbers", [(1, 2, 3), (2, 1, 3), (1, 3)], ids=["among others", "first", "alone"])
+async def test_a_number_that_cannot_be_sent_is_the_error_of_its_call_alone_in_a_batch_too(numbers: tuple[int, ...]) -> None:
+    world = World(Purse, auto=False)
+    large = [[number, "Purse", "b", "pay_and_answer", ["large"]] for number in numbers if number != 2]
+    rows = sorted([*large, *([pay(2, 7)] if 2 in numbers else [])], key=lambda row: numbers.index(row[0]))
+    world.session(rows)
+    await world.settle()
+    world.commit()
+    ran = list(LOG)
+    assert len(ran) == len(rows)
+    for _ in range(2):
+        again = world.session(rows)
+        await world.settle()
+        for number, call in zip(numbers, again, strict=True):
+            if number == 2:
+                assert call.result == 7
+            else:
+                with pytest.raises(MethodRaised, match="the result cannot be sent"):
+                    await call.reply
+        world.crash()
+    assert ran == LOG, "they have run, and do not run again"
+
+
 @KEYS
 @pytest.mark.parametrize(("what", "result"), [("largest", 2**64 - 1), ("text", "é"), ("list", [1, "é"])])
 async def test_a_result_comes_again_as_it_was(key: dict[str, Any], what: str, result: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps
-from tidegate.shard.store.interface import ObjectWrites
+from tidegate.shard.store.interface import AnswerRoll, ObjectWrites
 from tidegate.shard.store.state.memory_state import MemoryState
-from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.store import ROLLS_WAITING_MAX, ShardStore
 
 ALICE, BOB = b"\0\0" + b"alice".ljust(14), b"\0\0" + b"bob".ljust(14)
 
@@ -135,3 +136,27 @@ def test_statistics_say_how_much_is_in_which_layer(store: ShardStore) -> None:
     assert (numbers.seq, numbers.applied_seq) == (2, 0)
     assert (numbers.active_entries, numbers.frozen_entries) == (1, 2)
     assert numbers.frozen_bytes > numbers.active_bytes > 0
+
+
+def roll(number: int, answered: int = 0) -> AnswerRoll:
+    return AnswerRoll("session", answered, 1, number, 1, msgspec.Raw(msgspec.msgpack.encode([number, 5, number * 10])))
+
+
+@pytest.mark.parametrize("commits", [1, ROLLS_WAITING_MAX - 1, ROLLS_WAITING_MAX, ROLLS_WAITING_MAX + 1, 3 * ROLLS_WAITING_MAX])
+def test_whoever_asks_for_answers_finds_all_of_them_though_rolls_wait_for_the_table(store: ShardStore, commits: int) -> None:
+    for number in range(commits):
+        store.apply(store.seq + 1, [], [], [roll(number, max(0, number - 2))])
+    kept = range(max(0, commits - 3), commits)
+    group = store.answers.groups["session"]
+    assert [number for number in range(commits) if group.told(number) is not None] == list(kept)
+    assert (store.answers.count, group.floor) == (len(kept), max(0, commits - 3))
+    store.answers.check_invariants()
+
+
+def test_a_checkpoint_takes_rolls_along_that_wait_for_the_table(store: ShardStore) -> None:
+    store.apply(1, [ObjectWrites(ALICE, False, {"a": b"1"})], [], [roll(1), roll(2, 2)])
+    checkpoint(store)
+    reopened = ShardStore(store.state)
+    reopened.load_answers()
+    assert reopened.answers.groups["session"].told(2) == (5, 0, 20)
+    assert reopened.answers.groups["session"].told(1) is None
