@@ -6,7 +6,6 @@ The mapping object -> slot is part of wire protocol 1 and of the data format; it
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
 
@@ -45,16 +44,6 @@ def slot_of(class_name: str, name: str) -> int:
     if "{" in name:
         return crc32(tag_of(class_name, name).encode()) & SLOT_MASK
     return crc32(f"{class_name}/{name}".encode()) & SLOT_MASK
-
-
-def slots_of(class_name: str) -> Callable[[str], int]:
-    """`slot_of` for the names of one class: what is the same for all is done once."""
-    begun = crc32(f"{class_name}/".encode())
-
-    def slot_of_name(name: str) -> int:
-        return slot_of(class_name, name) if "{" in name else crc32(name.encode(), begun) & SLOT_MASK
-
-    return slot_of_name
 
 
 def shard_of_slot(slot: int, shards: int) -> int:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Container, Iterable, Mapping
+from zlib import crc32
 
 import msgspec
 
@@ -39,7 +40,7 @@ from tidegate.runtime.client.links import (
 from tidegate.runtime.client.retries import LOOK_AGAIN_S, Holds, in_the_end
 from tidegate.runtime.client.terms import ANSWER_S, Numbering, Terms
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, Moved, Overloaded, ShardLost, Unavailable
-from tidegate.runtime.ids import slot_of, slots_of
+from tidegate.runtime.ids import SLOT_MASK, slot_of
 from tidegate.runtime.limits import CLIENT_CALLS_MAX, CONNECT_TIMEOUT_S, SLOTS
 from tidegate.runtime.wire.encoding import Decode, error_from_raw, exception_for_caller, result_mismatch
 from tidegate.runtime.wire.protocol import NO_RAW, OK, Malformed, Reply, decode_replies, parse_replies
@@ -155,17 +156,18 @@ class ClientMachine:
         terms = terms or self.terms
         kind, options, deadline = IN_SESSION if terms.in_session else PLAIN, terms.options, now + terms.timeout
         lanes, pins, held, dirty = self._lanes, self._pins, self._held, self._dirty
-        place = slots_of(class_name)
+        begun = crc32(f"{class_name}/".encode())
         self._sweep_at = min(self._sweep_at, deadline)
-        call_id = self._next_call
-        for waiter, name, args in calls:
-            slot = place(name) if lanes else NO_SLOT
-            link = lanes[slot] if lanes else None
+        for waiter, name, args in calls:  # What makes them may make calls itself.
+            slot, link = NO_SLOT, None
+            if lanes:
+                slot = slot_of(class_name, name) if "{" in name else crc32(name.encode(), begun) & SLOT_MASK
+                link = lanes[slot]
             if link is None or pins or held or self.closed or len(link.calls) >= CLIENT_CALLS_MAX:
-                self._next_call = call_id
                 self.call(waiter, slot, class_name, name, method, args, decode, terms, now, caller)
-                call_id = self._next_call
                 continue
+            call_id = self._next_call
+            self._next_call = call_id + 1
             row: Row
             if options is not None:
                 row = (call_id, class_name, name, method, args, options)
@@ -174,12 +176,12 @@ class ClientMachine:
             else:
                 row = (call_id, class_name, name, method)
             link.calls[call_id] = (waiter, decode, deadline, row, slot, now, terms, caller)
-            link.kinds |= kind
-            if not link.rows:
+            rows = link.rows
+            if not rows:
                 dirty.append(link)
-            link.rows.append(row)
-            call_id += 1
-            self._next_call = call_id
+            rows.append(row)
+            if link.kinds != kind:
+                link.kinds |= kind
 
     def _pin(self, slot: int, class_name: str, name: str, now: float) -> Link:
         """The slot's calls go through the router, or are held while it moves there; those of an object that is held wait."""

@@ -47,6 +47,26 @@ def answer_all(machine: Machine, links: set[int], count: int, numbers: list[int]
     del numbers[:count]
 
 
+def test_what_makes_the_calls_may_make_others_meanwhile() -> None:
+    machine = Machine()
+    made: list[Answer] = []
+
+    def names() -> Iterator[str]:
+        for number in range(5):
+            made.append(machine.call(name=f"other-{number}"))
+            yield f"object-{number}"
+
+    work = new_map(machine, names(), 10)
+    assert work.fill(0.0)
+    machine.core.take_messages(0.0)
+    machine.core.link_connected(2, 0.0)
+    ((link, rows),) = machine.sent()
+    assert [row[0] for row in rows] == [*range(rows[0][0], rows[0][0] + 10)], "each call has a number of its own"
+    machine.answer(link, *((row[0], OK, number) for number, row in enumerate(rows)))
+    assert [answer.answers for answer in made] == [[0], [2], [4], [6], [8]]
+    assert work.end(return_exceptions=False) == [1, 3, 5, 7, 9]
+
+
 def test_results_stand_in_the_order_of_the_calls_whatever_the_window(tmp_path: Path) -> None:
     async def body(service: EchoService, client: Client) -> None:
         for at_once in (1, 3, 100, 5_000):
