@@ -46,16 +46,17 @@ class CommandSocket:
         self._waiting: dict[int, list[asyncio.StreamWriter]] = {}
         self._early: dict[int, list[Said | Ended]] | None = None
         self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Without it the service serves all the same."""
         try:
-            self._server = await asyncio.start_unix_server(self._on_connection, self.path, limit=COMMAND_BYTES_MAX)
+            self._server = await asyncio.start_unix_server(self._on_connected, self.path, limit=COMMAND_BYTES_MAX)
         except OSError as error:
             named, self.path = self.path, f"@tidegate/supervisor.{secrets.token_hex(4)}"
             log.warning("cannot listen for commands at %s: %s; they are heard at %s", named, error.strerror or error, self.path)
             address = f"\0{self.path[1:]}"
-            self._server = await asyncio.start_unix_server(self._on_connection, address, limit=COMMAND_BYTES_MAX)
+            self._server = await asyncio.start_unix_server(self._on_connected, address, limit=COMMAND_BYTES_MAX)
 
     def close(self) -> None:
         if self._server is not None:
@@ -76,6 +77,12 @@ class CommandSocket:
             self._early.setdefault(number, []).append(message)
         for writer in self._waiting.get(number, ()):
             _write(writer, message)
+
+    def _on_connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """The task is ours: of one that a stop cancels before it has begun Python 3.11 would log an error."""
+        task = asyncio.get_running_loop().create_task(self._on_connection(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
 
     async def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         caller = _caller(writer.get_extra_info("socket"))

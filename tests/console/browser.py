@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 
-from tests.support.waiting import wait_until
+from tests.support.waiting import WITHIN_S, wait_until
 
 OPTIONS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--no-proxy-server")
 """`--no-sandbox`: it only sees pages of ours, and tests run as root, who has none."""
@@ -55,9 +55,14 @@ class Browser:
     def all(self, selector: str) -> list[WebElement]:
         return list(self.driver.find_elements(By.CSS_SELECTOR, selector))
 
-    def wait_for(self, text: str, selector: str = "body") -> str:
+    def wait_for(self, text: str, selector: str = "body", within_s: float = WITHIN_S) -> str:
         """The text of the first such element, once it has this in it."""
-        return wait_until(lambda: found if text in (found := self.text(selector)) else "", text, seen=lambda: self.text(selector))
+
+        def found() -> str:
+            told = self.text(selector)
+            return told if text in told else ""
+
+        return wait_until(found, text, within_s, seen=lambda: self.text(selector))
 
     def click(self, selector: str, text: str = "") -> None:
         """On the first of these elements with this text, which may be made anew at any moment."""

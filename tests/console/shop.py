@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import os
 
 from tidegate import DurableObject
 
@@ -37,11 +38,15 @@ class Invoice(DurableObject):
         await self.storage.delete("customer")
 
 
-class Stock(DurableObject):
-    async def take(self, count: int) -> int:
-        left = await self.storage.get("left", 1_000_000) - count
-        await self.storage.put("left", left)
-        return left
+class Printer(DurableObject):
+    async def jam(self) -> None:
+        os._exit(3)
+
+    async def jam_soon(self) -> None:
+        await self.storage.set_alarm(0)
+
+    async def alarm(self, info: object) -> None:
+        os._exit(3)
 
 
 class PaymentRefused(Exception):

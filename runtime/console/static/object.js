@@ -189,7 +189,9 @@ function storage(container, target, changed) {
         load();
         changed();
       } catch (error) {
-        complaint.replaceChildren(failed(error));
+        const said = error.status === 409 ? { message: "Somebody has changed it since it was read; nothing was changed now." } : error;
+        const anew = error.status === 409 && row && h("p", {}, h("button", { type: "button", onclick: () => edit(row) }, "Show what it is now"));
+        complaint.replaceChildren(failed(said), anew || "");
         save.disabled = false;
       }
     }

@@ -18,7 +18,7 @@ export function show(root) {
   const failures = h("div", { id: "errors" });
   const cores = h("div", { id: "cores" });
   const classes = h("div", { id: "classes" });
-  root.replaceChildren(problems, stats, h("div.pair", {}, hot, h("div.column", {}, failures, slow)), cores, classes);
+  root.replaceChildren(problems, stats, h("div.pair", {}, h("div.column", {}, hot, classes), h("div.column", {}, failures, slow)), cores);
   let closed = false;
   let asked_ms = 0;
 
