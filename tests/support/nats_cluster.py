@@ -30,8 +30,11 @@ def ask(servers: NatsServers, what: str, request: Any = None) -> dict[str, Any]:
         finally:
             await client.close()
 
+    async def soon() -> dict[str, Any]:
+        return await asyncio.wait_for(once(), 10)
+
     try:
-        return asyncio.run(once())
+        return asyncio.run(soon())
     except (nats.errors.Error, OSError) as error:
         return {"error": repr(error)}
 
