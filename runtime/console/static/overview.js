@@ -122,7 +122,7 @@ function map({ processes, rates, shards }) {
   const others = processes.filter((each) => !each.shards);
   const most = Math.max(1, ...Object.values(rates));
   const body = [h("div.cores", {}, workers.map((each) => worker(each, rates, most))), otherProcesses(others)];
-  return panel("Cores", h("span.muted.small", {}, `${plural(workers.length, "worker")}, ${plural(shards, "shard")}; the darker a shard, the more it is called`), body);
+  return panel("Cores", h("span.muted.small", {}, `${plural(workers.length, "worker")}, ${plural(shards, "shard")}; the stronger its colour, the more a shard is called`), body);
 }
 
 function worker(each, rates, most) {
@@ -140,7 +140,7 @@ function worker(each, rates, most) {
   return h(`div.core${wrong ? ".is-bad" : ""}`, {},
     h("div.name", {}, h("span", {}, each.core === null ? each.name : `core ${each.core}`, h("span.muted.small", {}, each.core === null ? "" : ` ${each.name}`)),
       h(`span.small.${wrong ? "bad" : "muted"}`, {}, state, each.restarts ? `, restarted ${each.restarts}×` : "")),
-    h("dl", {}, fact("cpu", each.cpu_percent === null || each.cpu_percent === undefined ? "–" : `${each.cpu_percent} %`), fact("calls/s", rate(each.rates?.calls_per_s ?? 0)), fact("p99", `${p99} ${unit}`),
+    h("dl", {}, fact("CPU", each.cpu_percent === null || each.cpu_percent === undefined ? "–" : `${each.cpu_percent} %`), fact("calls/s", rate(each.rates?.calls_per_s ?? 0)), fact("p99", `${p99} ${unit}`),
       fact("memory", each.rss_mib ? `${count(each.rss_mib)} MiB` : "–"), fact("objects", count(each.activations ?? 0)), fact("queued", count(each.queued_calls ?? 0))),
     h("div.shards", {}, each.shards.map(tile)));
 }
@@ -151,7 +151,7 @@ function otherProcesses(others) {
     each.cpu_percent === null || each.cpu_percent === undefined ? "–" : `${each.cpu_percent} %`, each.rss_mib ? `${count(each.rss_mib)} MiB` : "–",
     each.rates?.calls_per_s === undefined ? "" : rate(each.rates.calls_per_s), each.pid ?? "–",
   ]);
-  return h("div", { style: { "margin-top": "10px" } }, table([["Process"], ["State"], ["Cpu", "number"], ["Memory", "number"], ["Calls/s", "number"], ["Pid", "number.optional"]], rows));
+  return h("div", { style: { "margin-top": "10px" } }, table([["Process"], ["State"], ["CPU", "number"], ["Memory", "number"], ["Calls/s", "number"], ["PID", "number.optional"]], rows));
 }
 
 function classTable({ rates, names }) {
