@@ -204,8 +204,10 @@ def _serve(
     store = worker.store
     control.send(Ready(endpoint, described, store.recovery.records, app_version, store.keeps_logs, stream))
     lookout.start(this_frame())
-    loop.run_forever()
-    lookout.close()
+    try:
+        loop.run_forever()
+    finally:
+        lookout.close()
     if tracing is not None:
         tracing.close()
     worker.close()
