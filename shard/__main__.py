@@ -204,10 +204,8 @@ def _serve(
     store = worker.store
     control.send(Ready(endpoint, described, store.recovery.records, app_version, store.keeps_logs, stream))
     lookout.start(this_frame())
-    try:
-        loop.run_forever()
-    finally:
-        lookout.close()
+    loop.run_forever()
+    lookout.close()
     if tracing is not None:
         tracing.close()
     worker.close()
