@@ -7,6 +7,7 @@ are asked which service is theirs. Nobody has to know a directory, and nothing i
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import select
@@ -14,7 +15,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
@@ -50,19 +51,16 @@ def unix_path(path: str) -> str:
 def ask_supervisor(endpoint: str) -> dict[str, Any] | None:
     """The status of the service that listens there, if it is on this machine, its supervisor answers, and this user is the
     service's or root."""
-    for supervisor, answer in _answers(Command("status")):
-        if (
-            isinstance(answer, Status)
-            and is_same(endpoint, str(answer.status.get("listen", "")))
-            and is_trusted(supervisor, endpoint)
-        ):
+    listening = functools.cache(lambda: _inodes_of(endpoint))
+    for answer in _answers(Command("status"), trusted=lambda supervisor: _is_trusted(supervisor, listening)):
+        if isinstance(answer, Status) and is_same(endpoint, str(answer.status.get("listen", ""))):
             return answer.status
     return None
 
 
 def tell_supervisors(command: Command) -> int:
     """All that this user may command hear it. How many have said that it is done; for the others is not waited long."""
-    return sum(isinstance(answer, Ended) for _, answer in _answers(command))
+    return sum(isinstance(answer, Ended) for answer in _answers(command))
 
 
 def lives(path: str) -> bool:
@@ -70,10 +68,13 @@ def lives(path: str) -> bool:
     return next(_answers(Command("status"), [path]), None) is not None
 
 
-def _answers(command: Command, paths: Sequence[str] | None = None) -> Iterator[tuple[socket.socket, Said | Ended | Status]]:
-    """The last one of each supervisor, as they come. `paths`: of these only."""
+def _answers(
+    command: Command, paths: Sequence[str] | None = None, *, trusted: Callable[[socket.socket], bool] = lambda _: True
+) -> Iterator[Said | Ended | Status]:
+    """The last one of each supervisor, as they come. `paths`: of these only. Who is not trusted is not asked, and nothing that he
+    says is read."""
     with contextlib.ExitStack() as stack:
-        asked = {each.fileno(): each for path in paths or supervisors() if (each := _asked(path, command)) is not None}
+        asked = {each.fileno(): each for path in paths or supervisors() if (each := _asked(path, command, trusted)) is not None}
         heard: dict[int, bytes] = dict.fromkeys(asked, b"")
         poll = select.poll()
         for fd, each in asked.items():
@@ -87,22 +88,26 @@ def _answers(command: Command, paths: Sequence[str] | None = None) -> Iterator[t
                 if part:
                     continue
                 poll.unregister(fd)
-                supervisor = asked.pop(fd)
+                del asked[fd]
                 if (answer := _read(heard.pop(fd))) is not None:
-                    yield supervisor, answer
+                    yield answer
 
 
 def is_trusted(supervisor: socket.socket, endpoint: str) -> bool:
     """Whether who listens on this unix socket may be believed: root, or this user. Root believes another user too, if it is his
     process, or a child of it, that listens on the endpoint: anybody can make a socket of any name."""
+    return _is_trusted(supervisor, lambda: _inodes_of(endpoint))
+
+
+def _is_trusted(supervisor: socket.socket, listening: Callable[[], list[set[str]]]) -> bool:
     credentials = supervisor.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     pid, uid, _ = struct.unpack("3i", credentials)
-    return uid in (0, os.geteuid()) or (os.geteuid() == 0 and _listens(pid, endpoint))
+    return uid in (0, os.geteuid()) or (os.geteuid() == 0 and _listens(pid, listening()))
 
 
-def _listens(pid: int, endpoint: str) -> bool:
-    """Whether it is this process, or a child of it, to which whoever connects there comes, by whatever address."""
-    listening = _inodes_of(endpoint)
+def _listens(pid: int, listening: list[set[str]]) -> bool:
+    """Whether it is this process, or a child of it, to which whoever connects comes, by whatever address: `listening` has those
+    of the endpoint."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -181,16 +186,19 @@ def connect(supervisor: socket.socket, path: str, timeout_s: float) -> None:
         raise TimeoutError(f"nobody is let in within {timeout_s:g} s") from None
 
 
-def _asked(path: str, command: Command) -> socket.socket | None:
-    supervisor = socket.socket(socket.AF_UNIX)
-    supervisor.setblocking(False)
-    try:
-        supervisor.connect(unix_path(path))
-        supervisor.sendall(encode(command) + b"\n")
-    except OSError:  # Another user's, or one that is gone or has no time for anybody.
-        supervisor.close()
-        return None
-    return supervisor
+def _asked(path: str, command: Command, trusted: Callable[[socket.socket], bool]) -> socket.socket | None:
+    with contextlib.ExitStack() as stack:
+        try:
+            supervisor = stack.enter_context(socket.socket(socket.AF_UNIX))
+            supervisor.setblocking(False)
+            supervisor.connect(unix_path(path))
+            if not trusted(supervisor):
+                return None
+            supervisor.sendall(encode(command) + b"\n")
+        except OSError:  # Another user's, or one that is gone or has no time for anybody; or there is no descriptor left.
+            return None
+        stack.pop_all()
+        return supervisor
 
 
 def _part(supervisor: socket.socket) -> bytes:
@@ -204,7 +212,7 @@ def _read(answer: bytes) -> Said | Ended | Status | None:
     try:
         read: Said | Ended | Status = decode_answer(answer)
         return read
-    except (msgspec.MsgspecError, ValueError):  # Of another version.
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # Of another version.
         return None
 
 

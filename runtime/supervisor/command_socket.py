@@ -96,7 +96,7 @@ class CommandSocket:
         except asyncio.CancelledError:  # A stop. Let through, it would be logged by Python 3.11 as an error.
             writer.close()
             return
-        except (msgspec.MsgspecError, ValueError, OSError) as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError, OSError) as error:
             why = f"none came within {COMMAND_S_MAX:g} s" if isinstance(error, TimeoutError) else error
             problem = f"no command of this version of the service: {why}"
             _write(writer, Ended((), Failed("command", self.path, problem, "use the tidegate command that the service is of")))

@@ -50,9 +50,16 @@ def _is_marked(value: dict[Any, Any]) -> bool:
 
 def from_plain(plain: Any) -> Any:
     """Raises ValueError, which names the form that is wrong."""
+    try:
+        return _from_plain(plain)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
+
+
+def _from_plain(plain: Any) -> Any:
     kind = plain.__class__
     if kind is list:
-        return [from_plain(item) for item in plain]
+        return [_from_plain(item) for item in plain]
     if kind is dict:
         if _is_marked(plain):
             ((mark, inner),) = plain.items()
@@ -65,7 +72,7 @@ def from_plain(plain: Any) -> Any:
                 return read(inner)
             except (TypeError, ValueError, binascii.Error) as error:
                 raise ValueError(f"{mark}: {error}") from None
-        return {key: from_plain(item) for key, item in plain.items()}
+        return {key: _from_plain(item) for key, item in plain.items()}
     return plain
 
 
@@ -107,7 +114,7 @@ def _ext(parts: Any) -> msgspec.msgpack.Ext:
 def _map(pairs: Any) -> dict[Any, Any]:
     if not isinstance(pairs, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
         raise ValueError("[[key, value], …]")
-    return {from_plain(key): from_plain(item) for key, item in pairs}
+    return {_from_plain(key): _from_plain(item) for key, item in pairs}
 
 
 _FORMS: dict[str, Callable[[Any], Any]] = {"$bytes": _bytes, "$time": _time, "$float": _float, "$ext": _ext, "$map": _map}

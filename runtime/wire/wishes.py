@@ -82,9 +82,13 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 
 class TurnAlarm(msgspec.Struct, frozen=True, tag="alarm"):
-    """Its scheduled alarm rings now, or never."""
+    """Its alarm rings now, or never: the one that is scheduled, unless `abandoned_at` is given."""
 
     do: Literal["run", "drop"]
+    due_ms: int | None = None
+    """Only if it is the one that is due then, in Unix time. None: whichever it is."""
+    abandoned_at: str = ""
+    """The one that was given up then, as is told of it."""
 
 
 class CallMethod(msgspec.Struct, frozen=True, tag="call"):

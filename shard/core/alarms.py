@@ -365,6 +365,11 @@ class Abandoned(msgspec.Struct, frozen=True, gc=False):
     deaths: int = 0
     """Processes that have died while the handler ran."""
 
+    @property
+    def told_at(self) -> str:
+        """`abandoned_at`, as operators are told."""
+        return self.abandoned_at.isoformat(timespec="seconds")
+
 
 def abandoned_now(
     class_name: str, name: str, scheduled: datetime.datetime, error: str, now_us: int, deaths: int = 0

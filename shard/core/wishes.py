@@ -159,9 +159,12 @@ def _show(wish: Show, cache: ObjectCache, ahead_us: int) -> dict[str, Any]:
 
 def _alarm(cache: ObjectCache, ahead_us: int) -> dict[str, Any] | None:
     alarm = cache.alarm
-    return (
-        None if alarm is None else {"due_ms": (alarm.due_us - ahead_us * alarm.is_steady) // 1_000, "retries": alarm.retry_count}
-    )
+    return None if alarm is None else {"due_ms": due_ms(alarm, ahead_us), "retries": alarm.retry_count}
+
+
+def due_ms(alarm: Alarm, ahead_us: int) -> int:
+    """When it rings next, in Unix time."""
+    return (alarm.due_us - ahead_us * alarm.is_steady) // 1_000
 
 
 # Editing
@@ -208,6 +211,9 @@ def _turn_alarm(wish: TurnAlarm, cache: ObjectCache, object_name: str, clocks: C
     if alarm is None:
         text = f"{object_name} has no alarm that is scheduled (of one that was abandoned: tidegate alarms {wish.do})"
         raise refused(text, missing=True)
+    if wish.due_ms is not None and wish.due_ms != (now_ms := due_ms(alarm, clocks.ahead_us)):
+        text = f"{object_name} has another alarm now, or it has been put off: it is due at {now_ms}; nothing was changed"
+        raise refused(text, conflict=True, due_ms=now_ms)
     steady_us = clocks.wall_us + clocks.ahead_us
     cache.set_alarm(None if wish.do == "drop" else Alarm(alarm.scheduled_us, steady_us, 0, steady_us, alarm.relative))
     return {"alarm": wish.do}

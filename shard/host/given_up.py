@@ -92,16 +92,16 @@ class GivenUp:
 
     # What an operator asks for
 
-    def drop(self, request: Request, origin: Origin) -> None:
-        """Answers when it is durable that the alarm is forgotten."""
-        self._carry_out(request, origin, self._drop)
+    def drop(self, request: Request, origin: Origin, at: str = "") -> None:
+        """Answers when it is durable that the alarm is forgotten. `at`: only if it was given up then, as was told."""
+        self._carry_out(request, origin, at, self._drop)
 
-    def run(self, request: Request, origin: Origin) -> None:
-        """Answers when it is durable that the alarm rings again, now."""
-        self._carry_out(request, origin, self._run)
+    def run(self, request: Request, origin: Origin, at: str = "") -> None:
+        """Answers when it is durable that the alarm rings again, now. `at`: as above."""
+        self._carry_out(request, origin, at, self._run)
 
     def _carry_out(
-        self, request: Request, origin: Origin, carry_out: Callable[[Abandoned, int, bytes], Activation | None]
+        self, request: Request, origin: Origin, at: str, carry_out: Callable[[Abandoned, int, bytes], Activation | None]
     ) -> None:
         host = self._host
         class_name, _, name = request.name.partition("/")
@@ -114,6 +114,9 @@ class GivenUp:
             abandoned = abandoned_alarm(self._stores[shard], key)
             if abandoned is None:
                 raise BadRequest(f"{class_name}/{name} has no abandoned alarm; `tidegate alarms` lists those there are")
+            if at not in ("", abandoned.told_at):
+                text = f"the alarm of {class_name}/{name} was given up again, at {abandoned.told_at}; nothing was changed"
+                raise BadRequest(text, details={"conflict": True})
             activation = carry_out(abandoned, shard, key)
         except CallError as error:
             host.answer_error(origin, request.id, error, request.cls)

@@ -589,6 +589,14 @@ class Host:
         self._deliver_call(call)
         self.turn.end_soon()
 
+    def deliver_wish_soon(self, call: Call) -> None:
+        """One of an operator, who looks at the object: it is not among those that are called most for that."""
+        self.call_soon(self._deliver_wish_later, call, context=NEUTRAL)
+
+    def _deliver_wish_later(self, call: Call) -> None:
+        self._deliver_call(call)
+        self.turn.end_soon()
+
     def hold(self, activation: Activation, seq: int, go_on: Callable[[], object], give_up: Callable[[CallError], object]) -> None:
         """Keeps something other than a reply behind the output gate."""
         if activation.broken is not None and seq >= activation.lost_seq:

@@ -61,5 +61,6 @@ class HotObjects:
         most = nlargest(SHOWN_MAX, self._weights.items(), key=lambda item: (item[1], item[0]))
         self._shown = [HotObject(*key, round(weight / elapsed_s, 1)) for key, weight in most]
         self._every = max(1, sum(self._weights.values()) // SEEN_AIM)
+        self.left = min(self.left, 2 * self._every - 1)  # What was drawn under more load would hide the few calls that come now.
         self._weights, self._since_s, self._seen = {}, now_s, 0
         return self._shown

@@ -13,7 +13,7 @@ from tidegate.runtime.ids import ObjectId, object_key
 from tidegate.runtime.wire.protocol import Origin
 from tidegate.shard.core.alarms import abandoned_alarm, decode_header, shown_for
 from tidegate.shard.core.input_gate import Section
-from tidegate.shard.core.wishes import refused
+from tidegate.shard.core.wishes import due_ms, refused
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.keyed_calls import KeyedRun
 from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin
@@ -46,7 +46,8 @@ def inspect(host: Host, class_name: str, name: str, shard: int) -> dict[str, Any
         "stored": header is not None,
         "state": "on disk" if activation is None else activation.state.value,
         "alarm": None if alarm is None else shown_for(alarm, host.alarms.ahead_us(shard)).isoformat(),
-        "abandoned_alarm": None if abandoned is None else {"at": abandoned.abandoned_at.isoformat(), "error": abandoned.error},
+        "alarm_due_ms": None if alarm is None else due_ms(alarm, host.alarms.ahead_us(shard)),
+        "abandoned_alarm": None if abandoned is None else {"at": abandoned.told_at, "error": abandoned.error},
         "quarantine": None if quarantined is None else {"for_s": round(quarantined[0], 1), "because_of": quarantined[1].code},
         "errors": host.log.newest(ObjectId(class_name, name)),
     }

@@ -370,7 +370,7 @@ def _weighed(worker: str, heaviest: list[tuple[int, int, str, str]], seen: int, 
 
 
 def _abandoned(each: Abandoned) -> dict[str, Any]:
-    times = {name: getattr(each, name).isoformat(timespec="seconds") for name in ("scheduled_for", "abandoned_at")}
+    times = {"scheduled_for": each.scheduled_for.isoformat(timespec="seconds"), "abandoned_at": each.told_at}
     return {"class": each.class_name, "name": each.name, **times, "error": each.error, "deaths": each.deaths}
 
 

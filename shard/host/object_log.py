@@ -12,7 +12,8 @@ import logging
 import time
 from asyncio import TimerHandle
 from collections import deque
-from heapq import nlargest
+from collections.abc import Iterator
+from heapq import merge, nlargest
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tidegate.runtime.errors import one_line
@@ -34,11 +35,10 @@ _REST: Kind = ("", "", "", "", 0)
 KEPT_OBJECTS = 1_000
 KEPT_LINES = 5
 KEPT_CHARACTERS = 300
-"""So much is kept of what went wrong with objects, for whoever inspects one."""
+"""So much is kept of what went wrong with objects, and as much of what was slow, for whoever inspects one."""
 
 
 TroubleKind = Literal["error", "reset", "slow"]
-SLOW: TroubleKind = "slow"
 
 
 class Trouble(NamedTuple):
@@ -53,6 +53,30 @@ class Trouble(NamedTuple):
 
     def told(self) -> dict[str, Any]:
         return {"time_ms": self.time_ms, "kind": self.kind, "code": self.code, "what": one_line(self.line)}
+
+
+class _Newest:
+    """The newest few of each object, of those that had one lately."""
+
+    __slots__ = ("_of",)
+
+    def __init__(self) -> None:
+        self._of: dict[ObjectId, deque[Trouble]] = {}
+        """Those of longest ago first."""
+
+    def keep(self, object_id: ObjectId, kind: TroubleKind, line: str, code: str = "") -> None:
+        kept = self._of.pop(object_id, None) or deque(maxlen=KEPT_LINES)
+        kept.append(Trouble(time.time_ns() // 1_000_000, kind, code, line[:KEPT_CHARACTERS]))
+        self._of[object_id] = kept
+        if len(self._of) > KEPT_OBJECTS:
+            del self._of[next(iter(self._of))]
+
+    def of(self, object_id: ObjectId) -> Iterator[Trouble]:
+        """The newest first."""
+        return reversed(self._of.get(object_id, ()))
+
+    def all(self) -> Iterator[tuple[Trouble, ObjectId]]:
+        return ((each, object_id) for object_id, kept in self._of.items() for each in kept)
 
 
 class _Window:
@@ -80,8 +104,8 @@ class ObjectLog:
         """Kinds whose traceback has been logged, the oldest first."""
         self._open: dict[Kind, _Window] = {}
         self._timer: TimerHandle | None = None
-        self._newest: dict[ObjectId, deque[Trouble]] = {}
-        """Of objects with which something went wrong lately, those of longest ago first."""
+        self._wrong, self._slow = _Newest(), _Newest()
+        """Apart: an object that is slow again and again still has its error of an hour ago."""
         self.failures = 0
         """Errors of object code, logged or counted only."""
 
@@ -100,7 +124,7 @@ class ObjectLog:
         self.failures += 1
         kind = (object_id.class_name, f"{code} {what}", name_of(error), *place_of(error))
         line = f"{what}: {kind[2]}: {text_of(error)}"
-        self._keep(object_id, "error", line, code)
+        self._wrong.keep(object_id, "error", line, code)
         speaker = Speaker(str(object_id), code, call)
         if not self._is_due(kind, line, level, speaker):
             return
@@ -115,7 +139,7 @@ class ObjectLog:
     def was_reset(self, object_id: ObjectId, line: str) -> None:
         """One kind for each class, whatever the reason: what is reset by each call writes no more than what raises in each."""
         speaker = Speaker(str(object_id))
-        self._keep(object_id, "reset", line)
+        self._wrong.keep(object_id, "reset", line)
         if self._is_due((object_id.class_name, "reset", "", "", 0), line, logging.WARNING, speaker):
             self.say(logging.WARNING, "%s", line, speaker=speaker)
 
@@ -125,27 +149,20 @@ class ObjectLog:
 
     def was_slow(self, object_id: ObjectId, code: str, call: Any, line: str) -> None:
         """One kind for each method."""
-        self._keep(object_id, SLOW, line, code)
+        self._slow.keep(object_id, "slow", line, code)
         speaker = Speaker(str(object_id).removesuffix("/"), code, call)
         if self._is_due((object_id.class_name, "slow", code, "", 0), line, logging.INFO, speaker):
             self.say(logging.INFO, "%s", line, speaker=speaker)
 
     def newest(self, object_id: ObjectId) -> list[dict[str, Any]]:
         """What went wrong with one object lately, or was slow, the newest first."""
-        return [each.told() for each in reversed(self._newest.get(object_id, ()))]
+        both = merge(self._wrong.of(object_id), self._slow.of(object_id), key=lambda each: each.time_ms, reverse=True)
+        return [each.told() for each in both]
 
     def newest_errors(self, count: int) -> list[dict[str, Any]]:
         """What went wrong with any object lately, the newest first: at most so many."""
-        found = [(each, object_id) for object_id, kept in self._newest.items() for each in kept if each.kind != SLOW]
-        newest = nlargest(count, found, key=lambda item: item[0].time_ms)
+        newest = nlargest(count, self._wrong.all(), key=lambda item: item[0].time_ms)
         return [{"class": of.class_name, "name": of.name, **each.told()} for each, of in newest]
-
-    def _keep(self, object_id: ObjectId, kind: TroubleKind, line: str, code: str = "") -> None:
-        kept = self._newest.pop(object_id, None) or deque(maxlen=KEPT_LINES)
-        kept.append(Trouble(time.time_ns() // 1_000_000, kind, code, line[:KEPT_CHARACTERS]))
-        self._newest[object_id] = kept
-        if len(self._newest) > KEPT_OBJECTS:
-            del self._newest[next(iter(self._newest))]
 
     def _is_due(self, kind: Kind, line: str, level: int, speaker: Speaker) -> bool:
         """Whether a line of this kind may be written now; else it is counted."""

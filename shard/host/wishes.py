@@ -20,7 +20,7 @@ from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.plain_json import from_plain, to_plain
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Request, encode
-from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, Inspect, ObjectWish, Show
+from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, Inspect, ObjectWish, Show, TurnAlarm
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.states import InvalidTransition
 from tidegate.shard.core.wishes import Clocks, Reads, StorageWish, carry_out, reads_of, refused
@@ -66,9 +66,10 @@ class WishOrigin(BuiltIn):
 
     async def function(self, instance: DurableObject) -> None:
         self.call = None
+        activation = cast("Activation", CURRENT.get())
+        activation.count.calls -= 1  # It was counted like all calls; of its class it is none.
         if self._answered is None:
             return
-        activation = cast("Activation", CURRENT.get())
         cache = activation.cache
         if cache.store.reader is not None:
             reads = reads_of(self._wish)
@@ -118,6 +119,23 @@ class MethodOrigin(InternalOrigin):
             answered(error, result)
 
 
+class AbandonedOrigin(InternalOrigin):
+    """An operator who wishes something of an alarm that was given up."""
+
+    __slots__ = ("_answered", "_wish")
+
+    def __init__(self, wish: TurnAlarm, answered: Answered) -> None:
+        super().__init__()
+        self._wish = wish
+        self._answered = answered
+
+    def answer(self, status: int, result: Any) -> None:
+        if status == ERROR:
+            self._answered(result, None)
+        else:
+            self._answered(None, {"alarm": self._wish.do})
+
+
 def fetch(store: Any, key: bytes, reads: Reads, done: Callable[[Any, Exception | None], object]) -> None:
     """Brings rows of an object into memory, where only the disk may have them."""
     if reads.limit:
@@ -148,6 +166,10 @@ class Wishes:
             self._inspect(class_name, name, shard, answered)
         elif isinstance(wish, Evict):
             self._evict(class_name, name, answered)
+        elif isinstance(wish, TurnAlarm) and wish.abandoned_at:
+            given_up, request = self._host.alarms.given_up, Request(0, "", f"{class_name}/{name}", wish.do)
+            carry_out = given_up.drop if wish.do == "drop" else given_up.run
+            carry_out(request, AbandonedOrigin(wish, answered), wish.abandoned_at)
         else:
             self._begin(wish, class_name, name, shard, due_s, answered)
 
@@ -170,7 +192,7 @@ class Wishes:
         origin = WishOrigin(wish, answered, lambda: self._begin(wish, class_name, name, shard, due_s, answered))
         call = origin.call = Call(Request(0, class_name, name, origin.name), origin)
         host.loop.call_at(due_s, self._expire, origin, context=NEUTRAL)
-        host.deliver_soon(call)
+        host.deliver_wish_soon(call)
 
     def _expire(self, origin: WishOrigin | MethodOrigin) -> None:
         call = origin.call

@@ -7,13 +7,15 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tidegate.runtime.cli.local import _NAME, _listens, connect, is_same, is_trusted
+from tests.support.waiting import WITHIN_S
+from tidegate.runtime.cli.local import _NAME, _inodes_of, _listens, ask_supervisor, connect, is_same, is_trusted
 
 
 @pytest.mark.parametrize(
@@ -114,11 +116,11 @@ def test_of_two_unix_sockets_of_one_name_neither_is_taken_for_the_service(tmp_pa
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
         first.bind(str(path))
         first.listen()
-        assert _listens(os.getpid(), f"ipc://{path}")
+        assert _listens(os.getpid(), _inodes_of(f"ipc://{path}"))
         path.unlink()  # As it would be in a root of somebody else's.
         second.bind(str(path))
         second.listen()
-        assert not _listens(os.getpid(), f"ipc://{path}")
+        assert not _listens(os.getpid(), _inodes_of(f"ipc://{path}"))
 
 
 def test_this_user_is_believed() -> None:
@@ -139,3 +141,60 @@ def test_where_all_who_may_wait_do_nobody_waits_longer_than_he_wants() -> None:
         with pytest.raises(TimeoutError, match=r"within 0\.2 s"):
             connect(late, path, 0.2)
         assert 0.1 < time.monotonic() - began_s < 10
+
+
+NOWHERE = "tcp://127.0.0.1:1"
+
+
+SAYS = (b"", b"[" * 1_000_000, b'{"type":"status","status":{"a":' * 100_000, b"\xff", b'{"type":"status","status":7}')
+
+
+@pytest.mark.parametrize("says", SAYS)
+def test_what_cannot_be_read_is_no_answer(says: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as here:
+        here.bind(f"\0tidegate/supervisor.{os.urandom(4).hex()}")
+        here.listen()
+
+        def answer() -> None:
+            asking, _ = here.accept()
+            with asking:
+                asking.recv(1 << 16)
+                with contextlib.suppress(OSError):
+                    asking.sendall(says)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        assert ask_supervisor(NOWHERE) is None
+        answering.join(WITHIN_S)
+        assert not answering.is_alive()
+
+
+STRANGER = """
+import os, socket
+with socket.socket(socket.AF_UNIX) as here:
+    here.bind("\\0tidegate/supervisor." + os.urandom(4).hex())
+    here.listen()
+    print(flush=True)
+    asking, _ = here.accept()
+    print(asking.recv(1 << 16))
+"""
+
+
+@pytest.mark.root
+@only_root
+def test_who_is_not_believed_is_not_asked() -> None:
+    python = "/usr/bin/python3" if Path("/usr/bin/python3").exists() else sys.executable
+    stranger = subprocess.Popen([python, "-c", STRANGER], stdout=-1, text=True, user=65534, cwd="/")
+    assert stranger.stdout is not None
+    stranger.stdout.readline()
+    assert ask_supervisor(NOWHERE) is None
+    assert stranger.communicate(timeout=WITHIN_S)[0] == "b''\n"
+
+
+def test_without_descriptors_there_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("tidegate.runtime.cli.local.supervisors", lambda: ["@tidegate/supervisor.00000000"])
+    monkeypatch.setattr("tidegate.runtime.cli.local.socket.socket", none_left)
+    assert ask_supervisor(NOWHERE) is None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from tests.support.alarm_world import AlarmWorld, Bell, Run, in_virtual_time
-from tidegate.runtime.errors import BadRequest, CallError, ObjectReset
+from tidegate.runtime.errors import BadRequest, CallError, ObjectReset, from_wire
 from tidegate.runtime.wire.protocol import ALARM_CALLS, DROP_ALARM, RUN_ALARM, Origin, Request
+from tidegate.runtime.wire.wishes import TurnAlarm
 from tidegate.shard.core.alarms import ABANDONED_KEY, AlarmInfo, abandoned_alarms
 
 
@@ -83,6 +84,30 @@ async def test_one_that_fails_again_is_recorded_again_once() -> None:
     await world.ring_up("set", 3_000)
     await world.until(5_000)
     assert (world.recorded(), world.told()) == (["a"], (1, ["a"])), "the newest of each object"
+
+
+@pytest.mark.parametrize("do", ["run", "drop"])
+@in_virtual_time
+async def test_who_names_the_one_that_he_has_seen_changes_no_later_one(do: Literal["run", "drop"]) -> None:
+    world = OperatorsWorld()
+    await world.give_up("a")
+    (seen,) = (each.told_at for store in world.stores.values() for each in abandoned_alarms(store, 100))
+    answers: list[tuple[Any, Any]] = []
+
+    def wish(abandoned_at: str) -> None:
+        world.host.wishes.begin(
+            TurnAlarm(do, abandoned_at=abandoned_at), "Bell", "a", 5.0, lambda *answer: answers.append(answer)
+        )
+
+    wish("2026-01-01T00:00:00+00:00")
+    await world.settle()
+    ((error, _),) = answers
+    assert from_wire(error).details == {"conflict": True}
+    assert world.recorded() == ["a"]
+    wish(seen)
+    await world.settle()
+    assert answers[1:] == [(None, {"alarm": do})]
+    assert (world.recorded(), world.told()) == ([], (0, []))
 
 
 @pytest.mark.parametrize("method", ALARM_CALLS)

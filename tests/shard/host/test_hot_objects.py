@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from random import Random
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from tests.support.host_world import World
 from tidegate import DurableObject
 from tidegate.runtime.wire.protocol import Request
+from tidegate.runtime.wire.wishes import Show
 from tidegate.shard.host.hot_objects import SEEN_MAX, SHOWN_MAX, HotObjects
 
 
@@ -55,6 +57,18 @@ def test_a_sudden_load_of_very_many_objects_takes_bounded_memory() -> None:
     assert rates(hot, 1.0)["hot"] == pytest.approx(60_000, rel=0.2)
 
 
+def test_few_calls_after_a_burst_are_all_counted() -> None:
+    hot = HotObjects({"Cart"}, 0.0)
+    for _ in range(1_000):
+        call(hot, *(f"cold-{at}" for at in range(1_000)))
+    rates(hot, 1.0)
+    hot.left = 1_000  # As it may be drawn then.
+    assert rates(hot, 2.0) == {}
+    for _ in range(4):
+        call(hot, "alice")
+    assert rates(hot, 3.0) == {"alice": 4.0}
+
+
 def test_what_is_called_of_classes_that_the_app_does_not_have_is_nobody() -> None:
     hot = HotObjects({"Cart"}, 0.0)
     call(hot, "x", "y", cls="Strange")
@@ -81,3 +95,15 @@ async def test_calls_of_clients_and_of_objects_count() -> None:
     found = {each.name: each.calls_per_s for each in world.host.hot.newest(world.host.turn.clock() + 1.0)}
     assert found["a"] == pytest.approx(found["b"])
     assert found["a"] > 0
+
+
+async def test_an_operator_who_looks_at_an_object_is_no_call_of_it() -> None:
+    world = World(Sum)
+    await world.ask(Sum, "a", "add", "")
+    world.host.hot.newest(world.host.turn.clock() + 1.0)
+    calls = world.host.counting.calls
+    answered: asyncio.Future[object] = world.loop.create_future()
+    world.host.wishes.begin(Show(), "Sum", "a", 5.0, lambda error, result: answered.set_result(result or error))
+    await answered
+    assert world.host.hot.newest(world.host.turn.clock() + 2.0) == []
+    assert world.host.counting.calls == calls

@@ -13,6 +13,7 @@ from tidegate import DurableObject
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.logs.line import Speaker
+from tidegate.shard.host.object_log import KEPT_LINES, KEPT_OBJECTS
 
 
 class SoldOut(Exception):
@@ -131,3 +132,22 @@ async def test_objects_that_are_reset_again_and_again_write_a_line_a_second(capl
     assert caplog.messages == ["Shop/s0 was reset: on fire"]
     close_windows(world)
     assert caplog.messages[1:] == ["Shop/s99 was reset: on fire (99 of this kind since the last line)"]
+
+
+async def test_slow_calls_push_out_no_errors_neither_of_an_object_nor_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, now_ms = World(Shop), 1_000
+    monkeypatch.setattr("tidegate.shard.host.object_log.time.time_ns", lambda: now_ms * 1_000_000)
+    shop = ObjectId("Shop", "a")
+    await fail(world, "a", "sell")
+    for _ in range(2 * KEPT_LINES):
+        now_ms += 1
+        world.host.log.was_slow(shop, "sell", None, f"slow at {now_ms}")
+    now_ms += 1
+    await fail(world, "a", "buy", "tea")
+    newest = world.host.log.newest(shop)
+    assert [each["kind"] for each in newest] == ["error", *["slow"] * KEPT_LINES, "error"]
+    assert [each["time_ms"] for each in newest] == sorted((each["time_ms"] for each in newest), reverse=True)
+    for number in range(KEPT_OBJECTS + 1):
+        world.host.log.was_slow(ObjectId("Shop", f"slow-{number}"), "sell", None, "slow")
+    assert [(each["name"], each["code"]) for each in world.host.log.newest_errors(10)] == [("a", "buy"), ("a", "sell")]
+    assert world.host.log.newest(ObjectId("Shop", "slow-0")) == []

@@ -16,6 +16,7 @@ from tidegate.runtime.wire.wishes import (
     Delete,
     Evict,
     Get,
+    Inspect,
     Load,
     ObjectWish,
     Put,
@@ -166,6 +167,18 @@ async def test_what_cannot_be_stored_is_refused() -> None:
     assert world.durable(Shop, "a") == {"k": 1}
 
 
+async def test_what_nests_too_deeply_is_refused_by_name() -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", 1)
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    for wish in (Put("k", deep), Load([("l", deep)], goes_on=True), CallMethod("set", ["k", deep])):
+        with pytest.raises(BadRequest, match="nests too deeply"):
+            await wisher.ask("a", wish)
+    assert world.durable(Shop, "a") == {"k": 1}
+
+
 async def test_what_is_not_durable_is_seen_and_told_once_it_is() -> None:
     world, wisher = world_of(auto=False)
     world.call(Shop, "a", "set", "k", 1)
@@ -289,7 +302,12 @@ async def test_a_scheduled_alarm_is_told_run_now_and_dropped(where: str) -> None
     if where == "in memory":
         await world.ask(Shop, "a", "set", "k", 2)
     assert (await wisher.ask("a", Show()))["alarm"] == {"due_ms": far_ms, "retries": 0}
-    await wisher.ask("a", TurnAlarm("run"))
+    for wish in (TurnAlarm("run", far_ms - 1), TurnAlarm("drop", far_ms + 1)):
+        with pytest.raises(BadRequest, match="has another alarm now") as conflict:
+            await wisher.ask("a", wish)
+        assert conflict.value.details == {"conflict": True, "due_ms": far_ms}
+    assert (await wisher.ask("a", Inspect()))["alarm_due_ms"] == far_ms
+    await wisher.ask("a", TurnAlarm("run", far_ms))
     while not Shop.rung:
         await asyncio.sleep(0.001)
     assert Shop.rung == ["a"]
