@@ -139,7 +139,7 @@ def _give(
 
 def _lines(supervisor: socket.socket, is_waited_for: Callable[[], bool]) -> Iterator[bytes]:
     """To the end. Raises TimeoutError when nothing comes for so long as the socket says, and it is not to be waited for."""
-    begun = b""
+    begun: list[bytes] = []
     while True:
         try:
             part = supervisor.recv(1 << 16)
@@ -149,8 +149,11 @@ def _lines(supervisor: socket.socket, is_waited_for: Callable[[], bool]) -> Iter
             raise
         if not part:
             return
-        *lines, begun = (begun + part).split(b"\n")
-        yield from lines
+        first, *rest = part.split(b"\n")
+        begun.append(first)
+        for each in rest:
+            yield b"".join(begun)
+            begun = [each]
 
 
 def _table(ended: Ended) -> list[str]:

@@ -1,6 +1,6 @@
 """What the console has seen of a service: how fast it went in the last minutes, and how fast each shard goes.
 
-Rule: pure. Times are Unix time in milliseconds, given by the caller.
+Rule: pure. Times are milliseconds of a clock that nobody sets, given by the caller.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ class LastMinutes:
     def __init__(self) -> None:
         self._points: deque[tuple[int, float, float, float | None, float | None]] = deque(maxlen=POINTS_MAX)
         """When, calls and errors a second, and how long answers took: p50 and p99 in milliseconds."""
+        self._start: Any = None
+        """Which start of the service it is."""
         self._told: dict[str, tuple[int, Mapping[str, int]]] = {}
         """By worker: when it has told something new, and that: calls by shard."""
         self._rates: dict[str, dict[str, float]] = {}
@@ -29,9 +31,14 @@ class LastMinutes:
         if not self._points or now_ms - self._points[-1][0] >= POINT_MS * 0.9:
             paces = float(rates.get("calls_per_s", 0.0)), float(rates.get("errors_per_s", 0.0))
             self._points.append((now_ms, *paces, rates.get("answer_p50_ms"), rates.get("answer_p99_ms")))
-        for process in status.get("processes", ()):
-            if (calls := process.get("statistics", {}).get("shard_calls")) is not None:
-                self._count(str(process["name"]), calls, now_ms)
+        found = {str(each["name"]): each.get("statistics", {}).get("shard_calls") for each in status.get("processes", ())}
+        workers = {name: calls for name, calls in found.items() if calls is not None}
+        is_same = status.get("start") == self._start
+        self._start = status.get("start")
+        self._told = {name: told for name, told in self._told.items() if is_same and name in workers}
+        self._rates = {name: each for name, each in self._rates.items() if is_same and name in workers}
+        for name, calls in workers.items():
+            self._count(name, calls, now_ms)
 
     def _count(self, worker: str, calls: Mapping[str, int], now_ms: int) -> None:
         at_ms, before = self._told.get(worker, (now_ms, calls))

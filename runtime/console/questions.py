@@ -10,7 +10,7 @@ All of these block, and raise CallError or OperatorError.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -44,6 +44,9 @@ Ask = Callable[[Any], dict[str, Any]]
 ANSWER_S = 8.0
 """What cannot be begun in this time is not done."""
 PREVIEW_CHARACTERS = 300
+LINED_BYTES_MAX = 64 << 10
+LINED_DEPTH_MAX = 20
+"""Up to these a value is shown in lines."""
 ERRORS_SHOWN = 30
 
 
@@ -99,12 +102,13 @@ class DeleteKey(msgspec.Struct, frozen=True):
 
 
 class DoAlarm(msgspec.Struct, frozen=True):
-    """`abandoned`: the one that was given up, else the one that is scheduled."""
+    """The one that was shown: given up at that time, or else scheduled."""
 
     class_name: str
     name: str
     do: Literal["run", "drop"]
-    abandoned: bool = False
+    abandoned_at: str = ""
+    due_ms: int | None = None
 
 
 class Questions:
@@ -193,7 +197,10 @@ class Questions:
         except argparse.ArgumentTypeError:
             raise BadRequest("that is not JSON; a text needs its quotes") from None
         condition = Condition(digest=asked.digest) if asked.digest else Condition(missing=True)
-        return _edited(self._wish(Put(asked.key, value, condition), asked.class_name, asked.name))
+        try:
+            return _edited(self._wish(Put(asked.key, value, condition), asked.class_name, asked.name))
+        except RecursionError:
+            raise BadRequest("it nests too deeply") from None
 
     def delete(self, asked: DeleteKey) -> dict[str, Any]:
         if not asked.key or not asked.digest:
@@ -201,10 +208,9 @@ class Questions:
         return _edited(self._wish(Delete(asked.key, Condition(digest=asked.digest)), asked.class_name, asked.name))
 
     def alarm(self, asked: DoAlarm) -> dict[str, Any]:
-        if asked.abandoned:
-            administer(self._options(), "run_alarm" if asked.do == "run" else "drop_alarm", f"{asked.class_name}/{asked.name}")
-            return {}
-        return self._wish(TurnAlarm(asked.do), asked.class_name, asked.name)
+        if asked.due_ms is None and not asked.abandoned_at:
+            raise BadRequest("an alarm is run or dropped if it is the one that was shown: say for when")
+        return self._wish(TurnAlarm(asked.do, asked.due_ms, asked.abandoned_at), asked.class_name, asked.name)
 
     def evict(self, asked: Target) -> dict[str, Any]:
         return self._wish(Evict(), asked.class_name, asked.name)
@@ -215,8 +221,28 @@ class Questions:
 
 
 def _with_text(told: dict[str, Any]) -> dict[str, Any]:
-    value = msgspec.json.encode(told["value"])
-    return {**{key: each for key, each in told.items() if key != "value"}, "text": msgspec.json.format(value, indent=2).decode()}
+    return {**{key: each for key, each in told.items() if key != "value"}, "text": _text_of(told["value"])}
+
+
+def _text_of(plain: Any) -> str:
+    """In lines, unless it is large or deep: then these would be mostly the spaces that they begin with."""
+    text = msgspec.json.encode(plain)
+    if len(text) <= LINED_BYTES_MAX and not _is_deeper(plain, LINED_DEPTH_MAX):
+        text = msgspec.json.format(text, indent=2)
+    return text.decode()
+
+
+def _is_deeper(plain: Any, most: int) -> bool:
+    level = [plain]
+    for _ in range(most):
+        level = [inner for each in level for inner in _inner(each)]
+    return any(isinstance(each, dict | list) for each in level)
+
+
+def _inner(plain: Any) -> Iterable[Any]:
+    if isinstance(plain, dict):
+        return plain.values()
+    return plain if isinstance(plain, list) else ()
 
 
 def _edited(result: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,11 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.console.console_process import ConsoleProcess
 from tests.support.service import Service
 from tests.support.waiting import wait_until
+from tidegate.runtime.cli.local import connect
+from tidegate.runtime.console.admission import Admission
+from tidegate.runtime.console.questions import Questions
+from tidegate.runtime.console.server import Console
+from tidegate.runtime.limits import VALUE_BYTES_MAX
 
 QUESTIONS = ("overview", "errors", "alarms", "classes", "backups", "objects", "object", "rows", "value")
 CHANGES = ("put", "delete", "alarm", "evict", "release")
@@ -188,6 +195,17 @@ def test_a_value_that_is_shown_and_saved_again_is_the_same_value(shop: Service, 
     assert again["before"]["digest"] == again["after"]["digest"] == shown["digest"]
 
 
+def test_the_largest_value_is_shown_and_saved_as_it_is(shop: Service, console: ConsoleProcess) -> None:
+    char, size = '"', VALUE_BYTES_MAX - 5  # Four characters each, quoted twice.
+    shop.call("Cart", "large", "remember_many", "value", char, size)
+    target = {"class_name": "Cart", "name": "large", "key": "value"}
+    shown = console.ask("value", **target)
+    assert json.loads(shown["text"]) == char * size
+    again = console.change("put", **target, text=shown["text"], digest=shown["digest"])
+    assert again.status == 200, again
+    assert (again.status, again.told["after"]["digest"]) == (200, shown["digest"])
+
+
 def test_what_is_no_json_is_refused_before_anything_is_asked(console: ConsoleProcess, shop: Service) -> None:
     shop.call("Cart", "bad", "add", "tea")
     before = len(audited(shop)) if (shop.data / "audit.jsonl").exists() else 0
@@ -200,22 +218,57 @@ def test_alarms_are_listed_dropped_and_run(shop: Service, console: ConsoleProces
     for name in ("dropped", "run"):
         shop.call("Invoice", name, "remind_in", 10)
     wait_until(lambda: {"dropped", "run"} <= {each["name"] for each in console.ask("alarms")["alarms"]}, "the alarms")
-    assert console.change("alarm", class_name="Invoice", name="dropped", do="drop").status == 200
+    dropped = {"class_name": "Invoice", "name": "dropped", "do": "drop"}
+    shown = {each["name"]: each["due_ms"] for each in console.ask("alarms")["alarms"]}
+    assert console.change("alarm", **dropped).status == 422
+    shop.call("Invoice", "dropped", "remind_in", 11)
+    assert console.change("alarm", **dropped, due_ms=shown["dropped"]).status == 409
+    due_ms = console.ask("object", class_name="Invoice", name="dropped")["alarm_due_ms"]
+    assert console.change("alarm", **dropped, due_ms=due_ms).status == 200
     assert console.ask("object", class_name="Invoice", name="dropped")["alarm"] is None
-    assert console.change("alarm", class_name="Invoice", name="run", do="run").status == 200
+    assert "dropped" not in {each["name"] for each in console.ask("alarms")["alarms"]}
+    assert console.change("alarm", class_name="Invoice", name="run", do="run", due_ms=shown["run"]).status == 200
     wait_until(lambda: not console.ask("rows", class_name="Invoice", name="run")["rows"], "what its handler deletes")
-    assert console.change("alarm", class_name="Invoice", name="run", do="run", abandoned=True).status == 422
+    assert (
+        console.change("alarm", class_name="Invoice", name="run", do="run", abandoned_at="2026-01-01T00:00:00+00:00").status
+        == 422
+    )
 
 
 # Many pages, and a service that goes away
 
 
-def test_however_many_pages_are_open_a_service_is_asked_no_more_often(console: ConsoleProcess) -> None:
-    def look(_: int) -> int:
-        return console.request("GET", "/api/errors").status
+def test_however_many_pages_are_open_a_service_is_asked_no_more_often(
+    shop: Service, console: ConsoleProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[str] = []
 
-    with ThreadPoolExecutor(32) as pages:
-        assert set(pages.map(look, range(200))) == {200}
+    def counted(supervisor: socket.socket, path: str, timeout_s: float) -> None:
+        commands.append(path)
+        connect(supervisor, path, timeout_s)
+
+    monkeypatch.setattr("tidegate.runtime.cli.commanding.connect", counted)
+    secret = "s" * 32
+    listening = socket.create_server(("127.0.0.1", 0))
+    url, headers = f"http://127.0.0.1:{listening.getsockname()[1]}", {"Authorization": f"Bearer {secret}"}
+
+    async def main() -> float:
+        console = Console(Questions(shop.endpoint), Admission(secret))
+        await console.start(listening)
+        async with aiohttp.ClientSession(url, headers=headers, connector=aiohttp.TCPConnector(limit=40)) as pages:
+
+            async def look() -> int:
+                async with pages.get("/api/errors") as answer:
+                    return answer.status
+
+            began = time.monotonic()
+            assert set(await asyncio.gather(*(look() for _ in range(200)))) == {200}
+            took_s = time.monotonic() - began
+        await console.close()
+        return took_s
+
+    took_s = asyncio.run(main())
+    assert 1 <= len(commands) <= 1 + took_s, "an answer of this second is for all who ask"
     threads = [path.read_text().strip() for path in Path(f"/proc/{console.process.pid}/task").glob("*/comm")]
     assert len(threads) < 16
 
@@ -225,10 +278,11 @@ def test_an_object_that_keeps_its_gate_closed_keeps_nobody_from_the_overview(sho
     with ThreadPoolExecutor(16) as pool:
         holds = pool.submit(shop.call, "Invoice", "held", "render", 20)
         wait_until(lambda: not console.ask("object", class_name="Invoice", name="held")["gate"]["open"], "a closed gate")
-        stuck = [pool.submit(lambda: console.ask("rows", class_name="Invoice", name="held")) for _ in range(12)]
-        began = time.monotonic()
-        assert console.request("GET", "/api/overview").status == 200
-        assert time.monotonic() - began < 1.0
+        held = {"class_name": "Invoice", "name": "held"}
+        stuck = [pool.submit(console.ask, "rows", **held, limit=100 + at) for at in range(12)]
+        for path in ("overview", "errors", "alarms"):
+            assert console.request("GET", f"/api/{path}").status == 200
+        assert not holds.done()
         assert holds.result() == 20
         assert all(each.result()["rows"] for each in stuck)
 
@@ -262,6 +316,22 @@ def test_an_address_that_is_taken_is_said_in_one_line(console: ConsoleProcess, s
     taken = run_console("--connect", shop.endpoint, "--listen", console.host)
     assert (taken.returncode, taken.stdout) == (1, "")
     assert taken.stderr.startswith(f"tidegate: listen --listen {console.host}: Address already in use (choose another")
+
+
+def test_it_ends_though_a_question_is_under_way(shop: Service, console: ConsoleProcess) -> None:
+    def long() -> dict[str, Any]:
+        told: dict[str, Any] = console.ask("object", class_name="Invoice", name="long")
+        return told
+
+    shop.call("Invoice", "long", "remind_in", 10)
+    with ThreadPoolExecutor(2) as pool, ConsoleProcess(shop.endpoint) as ending:
+        pool.submit(shop.call, "Invoice", "long", "render", 50)
+        wait_until(lambda: not long()["gate"]["open"], "a closed gate")
+        stuck = pool.submit(ending.request, "GET", "/api/rows?class_name=Invoice&name=long")
+        wait_until(lambda: long()["queue_count"], "the question")
+        ending.stop(signal.SIGINT)
+        assert not long()["gate"]["open"], "it has not waited for the answer"
+        assert stuck.exception() is not None or stuck.result().status != 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

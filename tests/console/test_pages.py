@@ -69,11 +69,38 @@ def test_the_secret_is_not_in_the_address_and_a_tab_without_the_link_sees_nothin
     assert console.secret not in page.script("return location.href + document.documentElement.outerHTML")
     page.script("location.reload()")
     page.wait_for("Hottest objects")
-    for link in (console.address, f"{console.address}#wrong-secret", f"{console.address}#/object/Cart/alice"):
+    for link in (console.address, *(f"{console.address}#{each}" for each in ("w" * 32, "no-secret", "/object/Cart/alice"))):
         page.open(link)
         page.wait_for("Open the link of this console")
         assert "Hottest" not in page.text()
     page.complaints()  # That one was turned away.
+
+
+def test_the_link_to_the_content_leads_there_and_takes_nothing_away(page: Browser) -> None:
+    page.script("document.activeElement.blur()")
+    page.press(Keys.TAB, Keys.ENTER)
+    assert page.script("return document.activeElement.id") == "main"
+    page.script("location.reload()")
+    page.wait_for("Hottest objects")
+
+
+@pytest.mark.parametrize("fragment", ["#main", "#/object/%", "#/object/Cart", "#/%E0%A4%A"])
+def test_an_address_that_cannot_be_read_leads_to_the_overview(page: Browser, fragment: str) -> None:
+    page.go("#/errors")
+    page.wait_for("Newest slow calls")
+    page.go(fragment)
+    page.wait_for("Hottest objects")
+
+
+def test_what_nobody_would_see_in_a_name_or_key_is_spelled_out(page: Browser, shop: Service) -> None:
+    name, key = "a\u202eb  c", "k\x00\u200b"
+    shop.call("Cart", name, "remember", key, "v\u202e")
+    page.go("#/objects?class_name=Cart&prefix=a%E2%80%AE")
+    page.wait_for("Cart/a\\u{202e}b  c", "#objects tbody")
+    page.click("#objects a")
+    page.wait_for("k\\u{0}\\u{200b}", "#stored tbody")
+    page.wait_for("v\\u{202e}", "#stored tbody")
+    assert page.text("h1") == "Cart/a\\u{202e}b  c"
 
 
 def test_names_keys_values_and_errors_are_text_whatever_is_in_them(page: Browser, shop: Service) -> None:
@@ -177,13 +204,33 @@ def test_who_comes_late_with_a_change_is_told_and_changes_nothing(page: Browser,
     page.wait_for("Somebody has changed it", "dialog .complaint")
     assert value(shop, "late") == 2
     page.click("dialog button", "Show what it is now")
-    wait_until(lambda: page.script("return document.querySelector('textarea').value") == "2", "what it is now")
+    page.wait_for("2", "dialog .now")
+    assert page.script("return document.querySelector('textarea').value") == "100"
     page.type("dialog textarea", "no JSON")
     page.click("dialog button", "Save")
     page.wait_for("that is not JSON", "dialog .complaint")
-    page.press(Keys.ESCAPE)
-    wait_until(lambda: not page.all("dialog[open]"), "the end of the dialog")
+    page.type("dialog textarea", "101")
+    page.click("dialog button", "Save")
+    page.wait_for("Saved", "#toast")
+    assert value(shop, "late") == 101
     page.complaints()  # Of the answers 409 and 422.
+
+
+def test_pages_of_keys_that_were_asked_for_stay_while_the_object_goes_on(page: Browser, shop: Service) -> None:
+    for number in range(103):
+        shop.call("Cart", "long", "remember", f"k{number:03}", number)
+    page.go("#/object/Cart/long")
+    page.wait_for("k099", "#stored tbody")
+    page.click("#stored button", "Show more")
+    page.wait_for("k102", "#stored tbody")
+    with pytest.raises(AssertionError):
+        shop.call("Cart", "long", "check_out", "it was asked")
+    page.wait_for("it was asked", "#newest-error")  # So it was looked at again.
+    page.wait_for("k102", "#stored tbody")
+    edit(page, "k102", "7")
+    page.click("dialog button", "Save")
+    page.wait_for("Saved", "#toast")
+    page.wait_for("k102", "#stored tbody")
 
 
 def test_a_key_is_made_deleted_and_brought_back(page: Browser, shop: Service) -> None:
@@ -209,6 +256,10 @@ def test_an_alarm_is_dropped_after_one_was_asked(page: Browser, shop: Service, c
     page.go("#/alarms")
     page.wait_for("Invoice/a reminder")
     row = "[...document.querySelectorAll('tr')].find((each) => each.textContent.includes('a reminder'))"
+    page.script(f"{row}.querySelector('button').focus()")
+    shop.call("Invoice", "another reminder", "remind_in", 0.6)
+    page.wait_for("Invoice/another reminder")
+    assert page.script(f"return document.activeElement === {row}.querySelector('button')")
     page.script(f"[...{row}.querySelectorAll('button')].at(-1).click()")
     page.wait_for("Drop the alarm of Invoice/a reminder?", "dialog")
     page.click("dialog button", "Cancel")

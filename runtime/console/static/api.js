@@ -1,6 +1,7 @@
 // What the console is asked. The secret came in the fragment of the link, which no browser sends anywhere; it is kept for this tab.
 
 const KEPT = "tidegate-secret";
+const SECRET = /^[A-Za-z0-9_-]{32}$/; // Any other fragment is the name of a page, or a place in one.
 
 export class Refused extends Error {
   constructor(status, error) {
@@ -10,12 +11,13 @@ export class Refused extends Error {
   }
 }
 
+// Whether the address had one.
 export function takeSecret() {
   const fragment = location.hash.slice(1);
-  if (fragment && !fragment.startsWith("/")) {
-    sessionStorage.setItem(KEPT, fragment);
-    history.replaceState(null, "", "#/"); // So that nobody copies it with the address of a page.
-  }
+  if (!SECRET.test(fragment)) return false;
+  sessionStorage.setItem(KEPT, fragment);
+  history.replaceState(null, "", "#/"); // So that nobody copies it with the address of a page.
+  return true;
 }
 
 export const hasSecret = () => sessionStorage.getItem(KEPT) !== null;
@@ -23,9 +25,18 @@ export const hasSecret = () => sessionStorage.getItem(KEPT) !== null;
 async function request(path, options) {
   const headers = { Authorization: `Bearer ${sessionStorage.getItem(KEPT) ?? ""}`, ...options.headers };
   const response = await fetch(path, { ...options, headers, cache: "no-store" });
-  const answer = await response.json();
+  const answer = read(await response.text());
+  if (answer === undefined) throw new Refused(response.status, { code: "unreadable", message: `The console has answered what cannot be read (HTTP ${response.status}).` });
   if (!response.ok) throw new Refused(response.status, answer.error ?? { code: "http", message: response.statusText });
   return answer;
+}
+
+function read(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return undefined;
+  }
 }
 
 export function ask(name, query = {}, signal = undefined) {

@@ -46,8 +46,10 @@ export function empty(...text) {
 
 export function debounced(wait_ms, run) {
   let timer = 0;
-  return (...given) => {
+  const later = (...given) => {
     clearTimeout(timer);
     timer = setTimeout(() => run(...given), wait_ms);
   };
+  later.cancel = () => clearTimeout(timer);
+  return later;
 }

@@ -1,38 +1,37 @@
 // The pages that are lists: errors and slow calls, alarms, backups.
 
-import { ask, change } from "./api.js";
+import { repeated } from "./again.js";
+import { ask, change, Refused } from "./api.js";
 import { empty, h, live, panel, table } from "./dom.js";
-import { confirm, errors, failed, legend, missing, objectName, say, slowCalls } from "./parts.js";
+import { confirm, errors, failed, legend, literal, missing, objectName, say, slowCalls } from "./parts.js";
 import { lastLine } from "./object.js";
-import { ago, at, bytes, count, objectLink, plural, span } from "./words.js";
+import { ago, at, bytes, count, plural, span } from "./words.js";
 
-// A page that is asked for again every so often, and shown when it has changed.
-function repeated(root, title, name, every_ms, render) {
+// A page that is asked for again every so often, and shown when it has changed. `lasting`: what is told without what is another
+// number each time, as how late something is; that is shown anew every ten seconds.
+function list(root, title, name, every_ms, render, lasting = (told) => told) {
   const body = h("div", { style: { display: "contents" } });
   root.replaceChildren(h("h1", {}, title), body);
-  let closed = false;
-  let asked_ms = 0;
-  async function look(now_ms) {
-    asked_ms = now_ms;
+  let now_ms = 0;
+  const looking = repeated(every_ms, async (signal) => {
     try {
-      const told = await ask(name);
-      if (!closed) live(body, [told, Math.floor(now_ms / 10_000)], () => render(told, now_ms, () => look(Date.now())));
+      const told = await ask(name, {}, signal);
+      live(body, [lasting(told), Math.floor(now_ms / 10_000)], () => render(told, now_ms, looking.now));
     } catch (error) {
-      if (!closed && error.status && error.status !== 401) live(body, error.message, () => failed(error));
+      if (error instanceof Refused && error.status !== 401) live(body, error.message, () => failed(error));
     }
-  }
+  });
   return {
     update(seen) {
-      if (seen.now_ms - asked_ms >= every_ms) look(seen.now_ms);
+      now_ms = seen.now_ms;
+      looking.due();
     },
-    close() {
-      closed = true;
-    },
+    close: looking.close,
   };
 }
 
 export function showErrors(root) {
-  return repeated(root, "Errors and slow calls", "errors", 2_000, (told, now_ms) => [
+  return list(root, "Errors and slow calls", "errors", 2_000, (told, now_ms) => [
     missing(told),
     panel("Newest errors", h("span.muted.small.end", {}, "since the workers were started"), told.errors.length ? errors(told.errors, now_ms) : empty("No object has raised an error.")),
     panel("Newest slow calls", told.slow.length ? legend() : null, told.slow.length ? slowCalls(told.slow, now_ms) : empty(`No call has taken longer than ${told.slow_call_s} s.`)),
@@ -40,14 +39,16 @@ export function showErrors(root) {
 }
 
 export function showAlarms(root) {
-  return repeated(root, "Alarms", "alarms", 2_000, (told, now_ms, again) => {
-    const turn = (each, what, abandoned) => () => confirm(`${what === "run" ? "Run" : "Drop"} the alarm of ${each.class}/${each.name}?`,
+  const lasting = (told) => ({ ...told, alarms: told.alarms.map(({ late_s, ...rest }) => rest) });
+  return list(root, "Alarms", "alarms", 2_000, (told, now_ms, again) => {
+    const turn = (each, what, abandoned) => () => confirm([`${what === "run" ? "Run" : "Drop"} the alarm of ${each.class}/`, literal(each.name), "?"],
       what === "run" ? "Its handler runs as soon as it can." : "Its handler will not run. Nothing brings the alarm back.", what === "run" ? "Run" : "Drop", async () => {
-        await change("alarm", { class_name: each.class, name: each.name, do: what, abandoned });
+        await change("alarm", { class_name: each.class, name: each.name, do: what, ...(abandoned ? { abandoned_at: each.abandoned_at } : { due_ms: each.due_ms }) });
         say(what === "run" ? "It rings now" : "Dropped");
         again();
       }, what === "drop");
-    const buttons = (each, abandoned) => h("div.tools", {}, h("button", { type: "button", onclick: turn(each, "run", abandoned) }, abandoned ? "Run again" : "Run now"), h("button.is-risky", { type: "button", onclick: turn(each, "drop", abandoned) }, "Drop"));
+    const button = (kind, each, what, abandoned, text) => h(kind, { type: "button", onclick: turn(each, what, abandoned), "data-at": JSON.stringify([what, abandoned, each.class, each.name]) }, text);
+    const buttons = (each, abandoned) => h("div.tools", {}, button("button", each, "run", abandoned, abandoned ? "Run again" : "Run now"), button("button.is-risky", each, "drop", abandoned, "Drop"));
     const gone = told.abandoned.map((each) => [
       [objectName(each.class, each.name), h("div.small.mono", {}, lastLine(each.error))], at(Date.parse(each.abandoned_at), now_ms), buttons(each, true),
     ]);
@@ -60,11 +61,11 @@ export function showAlarms(root) {
       panel("Abandoned", h("span.muted.small", {}, "given up because their handlers failed again and again"), gone.length ? table([["Object"], ["Given up", "tight"], ["", "tight"]], gone) : empty("No alarm was abandoned.")),
       panel("Scheduled", h("span.muted.small.end", {}, due.length ? `${count(due.length)}${told.more ? " and more" : ""}, those due first` : ""), due.length ? table([["Object"], ["Due", "tight"], ["", "tight"]], due) : empty("No alarm is scheduled.")),
     ];
-  });
+  }, lasting);
 }
 
 export function showBackups(root) {
-  return repeated(root, "Backups", "backups", 10_000, (told, now_ms) => {
+  return list(root, "Backups", "backups", 10_000, (told, now_ms) => {
     if (!told.places.length) {
       return panel("No backup is continued", null, empty("The service keeps no log for a next backup: none was made, or only with ", h("code", {}, "--once"), "."),
         empty("Make one: ", h("code", {}, "tidegate backup DEST"), ", or let a timer do it: ", h("code", {}, "tidegate install-service APP --backup DEST")));
@@ -91,7 +92,7 @@ export function showQuarantine(root) {
       live(body, status.quarantined_objects, (found) => {
         const rows = found.map((each) => {
           const [class_name, ...rest] = each.object.split("/");
-          return [h("a.object", { href: objectLink(class_name, rest.join("/")) }, each.object), plural(each.offences, "time"), h("span.mono", {}, each.code)];
+          return [objectName(class_name, rest.join("/")), plural(each.offences, "time"), h("span.mono", {}, each.code)];
         });
         return panel("Objects whose callers are refused", null, found.length ? table([["Object"], ["Held up or ended its worker", "tight"], ["The last time in"]], rows) : empty("No object is in quarantine."));
       });

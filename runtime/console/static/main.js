@@ -1,6 +1,6 @@
 // The frame: which page is shown, what the service says once a second, and what is said while nobody answers.
 
-import { ask, hasSecret, takeSecret } from "./api.js";
+import { ask, hasSecret, Refused, takeSecret } from "./api.js";
 import { h, live } from "./dom.js";
 import { empty } from "./parts.js";
 import { at, plural, span } from "./words.js";
@@ -27,8 +27,7 @@ let points = [];
 let failures = 0;
 
 function route() {
-  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, ...given] = path.split("/").map(decodeURIComponent);
+  const [[name, ...given], query] = place();
   page?.close?.();
   document.getElementById("dialog").close();
   const show = name === "object" ? object.show : (PAGES.find(([each]) => each === name) ?? PAGES[0])[2];
@@ -37,6 +36,18 @@ function route() {
   page = show(main, given, new URLSearchParams(query ?? ""));
   scrollTo(0, 0);
   if (seen) page.update?.(seen);
+}
+
+// Where the address leads: names, and a query. One that cannot be read leads to the overview.
+function place() {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  try {
+    const names = path.split("/").map(decodeURIComponent);
+    if (names[0] !== "object" || names.length > 2) return [names, query];
+  } catch {
+    // Broken escapes.
+  }
+  return [[""], ""];
 }
 
 function counts() {
@@ -60,7 +71,7 @@ function frame() {
   pill.hidden = false;
   pill.className = `pill${lost || wrong ? " is-bad" : status.state === "serving" ? "" : " is-warn"}`;
   document.title = `${lost ? "No answer" : wrong ? plural(wrong, "problem") : "Tidegate"} – ${status.app.split("/").at(-1)}`;
-  const name = location.hash.replace(/^#\/?/, "").split(/[/?]/)[0];
+  const [[name]] = place();
   const current = name === "object" ? "objects" : name;
   live(document.getElementById("nav"), [current, counts()], () => links(current));
 }
@@ -72,21 +83,26 @@ function sayBanner(said) {
 async function look() {
   try {
     const told = await ask("overview", { after: points.at(-1)?.[0] ?? 0 });
-    points = [...points, ...told.points].slice(-POINTS_MAX);
-    seen = { ...told, points };
     failures = 0;
-    const { lost, status, heard_ms, now_ms } = seen;
-    if (lost) sayBanner({ title: "The service does not answer.", text: `${lost.why}. What you see was heard at ${at(heard_ms, now_ms)}; it goes on as soon as there is an answer.` });
-    else if (status.state === "stopping") sayBanner({ title: "The service is stopping.", text: "It answers what it has begun, and takes nothing new.", calm: true });
-    else sayBanner(null);
-    frame();
-    page.update?.(seen);
+    heard(told);
   } catch (error) {
     if (error.status === 401) return locked();
     failures += 1;
-    if (failures > 1) sayBanner({ title: "The console does not answer.", text: "It has ended, or the connection is lost; it is tried again every second. If it was started anew, open the link that it has printed then." });
+    if (error instanceof Refused) sayBanner({ title: "The console cannot answer.", text: error.message });
+    else if (failures > 1) sayBanner({ title: "The console does not answer.", text: "It has ended, or the connection is lost; it is tried again every second. If it was started anew, open the link that it has printed then." });
   }
   setTimeout(look, document.hidden ? 5 * EVERY_MS : EVERY_MS);
+}
+
+function heard(told) {
+  points = [...points, ...told.points].slice(-POINTS_MAX); // Their times are of a clock that nobody sets.
+  seen = { ...told, points };
+  const { lost, status, heard_ms, now_ms } = seen;
+  if (lost) sayBanner({ title: "The service does not answer.", text: `${lost.why}. What you see was heard at ${at(heard_ms, now_ms)}; it goes on as soon as there is an answer.` });
+  else if (status.state === "stopping") sayBanner({ title: "The service is stopping.", text: "It answers what it has begun, and takes nothing new.", calm: true });
+  else sayBanner(null);
+  frame();
+  page.update?.(seen);
 }
 
 function locked() {
@@ -97,11 +113,13 @@ function locked() {
     empty("This page shows nothing without the secret in the link that ", h("code", {}, "tidegate console"), " has printed. Each start has a new one, and each tab needs the link once."))));
 }
 
+document.getElementById("skip").addEventListener("click", (event) => {
+  event.preventDefault(); // Its fragment is a place in the page, and those of this console are pages.
+  main.focus();
+});
 takeSecret();
 addEventListener("hashchange", () => {
-  const had = location.hash;
-  takeSecret();
-  if (page === null && hasSecret() && had !== location.hash) location.reload();
+  if (takeSecret()) location.reload(); // Another console: nothing of the one before is left.
   else if (page !== null) route();
 });
 if (hasSecret()) {

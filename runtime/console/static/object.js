@@ -1,14 +1,16 @@
 // One object: what went wrong with it, what it does now, its alarm, and what it has stored.
 
+import { repeated } from "./again.js";
 import { ask, change, Refused } from "./api.js";
-import { debounced, empty, h, live, panel, table } from "./dom.js";
-import { confirm, failed, openDialog, say } from "./parts.js";
+import { empty, h, live, panel, table } from "./dom.js";
+import { confirm, failed, literal, say } from "./parts.js";
+import { storage } from "./storage.js";
 import { ago, at, bytes, count, plural, seconds } from "./words.js";
 
 const LOOK_MS = 2_000;
-const PAGE = 100;
 
-export function show(root, [class_name, name]) {
+export function show(root, [class_name, ...rest]) {
+  const name = rest.join("/");
   const target = { class_name, name };
   const title = h("div");
   const newest = h("div.stack", { id: "newest-error" });
@@ -17,32 +19,34 @@ export function show(root, [class_name, name]) {
   const stored = h("div", { id: "stored" });
   const trouble = h("div");
   root.replaceChildren(title, trouble, newest, now, alarm, stored);
-  let closed = false;
-  let looked_ms = 0;
-  let looking = false;
+  let now_ms = 0;
   let rows = null;
 
-  async function look(now_ms) {
-    if (looking) return;
-    looking = true;
-    looked_ms = now_ms;
+  const looking = repeated(LOOK_MS, async (signal) => {
     try {
-      const told = await ask("object", target);
-      if (closed) return;
+      const told = await ask("object", target, signal);
       trouble.replaceChildren();
-      live(title, [told.state, told.shard, told.used_s_ago > 2, told.stored, told.quarantine, told.cached], () => head(told));
-      live(newest, [told.errors, Math.floor(now_ms / 10_000)], () => errorHistory(told.errors, now_ms));
+      const lately = Math.floor(now_ms / 10_000);
+      live(title, [told.state, told.shard, told.used_s_ago > 2, told.stored, told.quarantine && [told.quarantine.because_of, lately], told.cached], () => head(told));
+      live(newest, [told.errors, lately], () => errorHistory(told.errors, now_ms));
       live(now, [told.gate, told.running, told.queue, told.undurable_keys], () => activity(told));
-      live(alarm, [told.alarm, told.abandoned_alarm], () => alarms(told));
-      if (rows === null) rows = storage(stored, target, () => look(Date.now()));
-      else rows.refresh();
+      live(alarm, [told.alarm, told.alarm_due_ms, told.abandoned_alarm], () => alarms(told));
+      rows ??= storage(stored, target, looking.now);
+      rows.refresh();
     } catch (error) {
-      if (!closed && error instanceof Refused && error.status !== 401) {
-        trouble.replaceChildren(h("h1", {}, `${class_name}/${name}`), failed(error));
-        if (error.status === 404) for (const each of [title, newest, now, alarm, stored]) each.replaceChildren(), (each.said = undefined), (rows = null);
-      }
-    } finally {
-      looking = false;
+      if (!(error instanceof Refused) || error.status === 401) return;
+      trouble.replaceChildren(h("h1", {}, `${class_name}/`, literal(name)), failed(error));
+      if (error.status === 404) forget();
+    }
+  });
+
+  // There is no such object: nothing of what was shown is left.
+  function forget() {
+    rows?.close();
+    rows = null;
+    for (const each of [title, newest, now, alarm, stored]) {
+      each.replaceChildren();
+      each.said = undefined;
     }
   }
 
@@ -55,40 +59,43 @@ export function show(root, [class_name, name]) {
     ];
     const evict = told.state === "on disk" ? null : h("button", { type: "button", onclick: leaveMemory, "data-at": "evict" }, "Evict from memory");
     const held = told.quarantine && h("div.problem", { role: "alert" }, h("span.where", {}, `In quarantine for ${seconds(told.quarantine.for_s)}`), ` because of ${told.quarantine.because_of}: its callers are refused. `,
-      h("button", { type: "button", onclick: letOut }, "Release"));
-    return [h("div.title", {}, h("div", {}, h("h1", {}, h("span.muted", {}, `${class_name}/`), name), h("div.facts", {}, facts)), h("div.tools", {}, evict)), held];
+      h("button", { type: "button", onclick: letOut, "data-at": "release" }, "Release"));
+    return [h("div.title", {}, h("div", {}, h("h1", {}, h("span.muted", {}, `${class_name}/`), literal(name)), h("div.facts", {}, facts)), h("div.tools", {}, evict)), held];
   }
 
-  const leaveMemory = () => confirm(`Evict ${class_name}/${name}?`, "Only memory is lost; the next call makes a new instance. An object that is at work stays.", "Evict", async () => {
+  const leaveMemory = () => confirm([`Evict ${class_name}/`, literal(name), "?"], "Only memory is lost; the next call makes a new instance. An object that is at work stays.", "Evict", async () => {
     await change("evict", target);
-    look(Date.now());
+    looking.now();
   }, false);
-  const letOut = () => confirm(`Release ${class_name}/${name}?`, "It is served again. If its code does the same again, it comes back for longer.", "Release", async () => {
+  const letOut = () => confirm([`Release ${class_name}/`, literal(name), "?"], "It is served again. If its code does the same again, it comes back for longer.", "Release", async () => {
     await change("release", target);
     say("Released");
-    look(Date.now());
+    looking.now();
   }, false);
 
   function alarms(told) {
     if (!told.alarm && !told.abandoned_alarm) return null;
     const turn = (what, abandoned) => () => confirm(what === "run" ? "Let it ring now?" : "Drop the alarm?", what === "run" ? "Its handler runs as soon as it can." : "Its handler will not run. Nothing brings the alarm back.", what === "run" ? "Run now" : "Drop", async () => {
-      await change("alarm", { ...target, do: what, abandoned });
+      await change("alarm", { ...target, do: what, ...(abandoned ? { abandoned_at: told.abandoned_alarm.at } : { due_ms: told.alarm_due_ms }) });
       say(what === "run" ? "It rings now" : "Dropped");
-      look(Date.now());
+      looking.now();
     }, what === "drop");
-    const buttons = (abandoned) => h("div.tools", {}, h("button", { type: "button", onclick: turn("run", abandoned) }, abandoned ? "Run again" : "Run now"), h("button.is-risky", { type: "button", onclick: turn("drop", abandoned) }, "Drop"));
+    const button = (kind, what, abandoned, text) => h(kind, { type: "button", onclick: turn(what, abandoned), "data-at": `${what} ${abandoned}` }, text);
+    const buttons = (abandoned) => h("div.tools", {}, button("button", "run", abandoned, abandoned ? "Run again" : "Run now"), button("button.is-risky", "drop", abandoned, "Drop"));
     const rowsOf = [];
-    if (told.abandoned_alarm) rowsOf.push([[h("span.bad", {}, "Abandoned "), at(Date.parse(told.abandoned_alarm.at)), h("div.small.mono", {}, lastLine(told.abandoned_alarm.error))], buttons(true)]);
-    if (told.alarm) rowsOf.push([["Due ", h("b", {}, at(Date.parse(told.alarm)))], buttons(false)]);
+    if (told.abandoned_alarm) rowsOf.push([[h("span.bad", {}, "Abandoned "), at(Date.parse(told.abandoned_alarm.at), now_ms), h("div.small.mono", {}, lastLine(told.abandoned_alarm.error))], buttons(true)]);
+    if (told.alarm) rowsOf.push([["Due ", h("b", {}, at(Date.parse(told.alarm), now_ms))], buttons(false)]);
     return panel("Alarm", null, table([["When"], ["", "tight"]], rowsOf));
   }
 
   return {
     update(seen) {
-      if (seen.now_ms - looked_ms >= LOOK_MS) look(seen.now_ms);
+      now_ms = seen.now_ms;
+      looking.due();
     },
     close() {
-      closed = true;
+      looking.close();
+      rows?.close();
     },
   };
 }
@@ -122,91 +129,4 @@ function activity(told) {
     running.length ? table([["Runs"], ["At"], ["Waits for"], ["For", "number.tight"]], running) : null,
     queue.length ? table([["Waits at the gate"], ["Called by"], ["For", "number.tight"]], queue) : null,
     told.queue_count > told.queue.length ? empty(`and ${count(told.queue_count - told.queue.length)} more wait`) : null);
-}
-
-// What is stored
-
-function storage(container, target, changed) {
-  let shown = [];
-  const list = h("div");
-  const filter = h("input", { type: "search", placeholder: "how the key begins", "aria-label": "How the key begins", autocomplete: "off", spellcheck: "false", oninput: debounced(150, () => load()) });
-  const add = h("button", { type: "button", onclick: () => edit(null) }, "New key");
-  container.replaceChildren(panel("Stored", null, h("div.tools", { style: { padding: "6px 0 8px" } }, filter, add), list));
-  load();
-
-  // Again and again, unless more than a page is shown: that stays as it was read.
-  const refresh = () => (shown.length <= PAGE && !document.getElementById("dialog").open ? load() : null);
-
-  async function load(more = false) {
-    const asked = { ...target, prefix: filter.value, limit: PAGE };
-    if (more) asked.after = shown.at(-1).key;
-    try {
-      const told = await ask("rows", asked);
-      shown = more ? [...shown, ...told.rows] : told.rows;
-      const rows = shown.map((row) => [
-        h("button.is-plain", { type: "button", onclick: () => edit(row), title: "open", "data-at": row.key }, row.key),
-        row.text ?? h("span.muted", {}, "large; open it to see it"), bytes(row.bytes),
-      ]);
-      const none = filter.value ? `No key begins with “${filter.value}”.` : "It has no keys.";
-      live(list, [shown, told.more, none], () => [
-        shown.length ? table([["Key", "key"], ["Value", "text"], ["Size", "number.tight"]], rows) : empty(none),
-        told.more ? h("p", {}, h("button", { type: "button", onclick: () => load(true), "data-at": "more" }, "Show more")) : "",
-      ]);
-    } catch (error) {
-      live(list, error.message, () => failed(error));
-    }
-  }
-
-  async function edit(row) {
-    let digest = "";
-    let text = "";
-    if (row !== null) {
-      try {
-        ({ text, digest } = await ask("value", { ...target, key: row.key }));
-      } catch (error) {
-        return say(error.message);
-      }
-    }
-    const key = h("input.mono", { "aria-label": "Key", placeholder: "key", required: true, value: row?.key ?? "", hidden: row !== null });
-    const area = h("textarea", { "aria-label": "Value as JSON", spellcheck: "false", value: text });
-    const complaint = h("div", { role: "alert" });
-    const save = h("button.is-main", { type: "submit" }, "Save");
-    const drop = row && h("button.is-risky.first", { type: "button", onclick: () => attempt("delete", {}) }, "Delete key");
-    const note = row === null ? "Saved only if there is no such key." : "Saved only if nobody has changed it since. The object's code does not run, and does not hear of it: evict it if it keeps the value in memory.";
-    const close = openDialog(h("form", { onsubmit: (event) => (event.preventDefault(), attempt("put", { text: area.value })) },
-      h("h2.mono", {}, row?.key ?? "New key"), key, area, h("p.muted.small", {}, note), complaint,
-      h("div.tools", {}, drop, h("button", { type: "button", onclick: () => close() }, "Cancel"), save)));
-    area.focus();
-    area.setSelectionRange(0, 0);
-
-    async function attempt(what, given) {
-      save.disabled = true;
-      const asked = { ...target, key: row?.key ?? key.value, digest, ...given };
-      try {
-        const told = await change(what, asked);
-        close();
-        say(what === "put" ? "Saved" : "Deleted", "Undo", () => undo(asked.key, told));
-        load();
-        changed();
-      } catch (error) {
-        const said = error.status === 409 ? { message: "Somebody has changed it since it was read; nothing was changed now." } : error;
-        const anew = error.status === 409 && row && h("p", {}, h("button", { type: "button", onclick: () => edit(row) }, "Show what it is now"));
-        complaint.replaceChildren(failed(said), anew || "");
-        save.disabled = false;
-      }
-    }
-  }
-
-  async function undo(key, { before, after }) {
-    try {
-      if (before === null) await change("delete", { ...target, key, digest: after.digest });
-      else await change("put", { ...target, key, text: before.text, digest: after?.digest ?? "" });
-      say("Undone");
-    } catch (error) {
-      say(error.message);
-    }
-    load();
-    changed();
-  }
-  return { refresh };
 }

@@ -10,9 +10,11 @@ const TYPED_MS = 120;
 
 export function show(root, _, query) {
   let found = [];
+  let lacking = []; // Of all pages that are shown.
   let asking = null;
+  const typed = debounced(TYPED_MS, () => search());
   const select = h("select", { "aria-label": "Class", onchange: () => search() }, h("option", { value: "" }, "all classes"));
-  const input = h("input", { type: "search", placeholder: "how the name begins", "aria-label": "How the name begins", autocomplete: "off", spellcheck: "false", value: query.get("prefix") ?? "", oninput: debounced(TYPED_MS, () => search()) });
+  const input = h("input", { type: "search", placeholder: "how the name begins", "aria-label": "How the name begins", autocomplete: "off", spellcheck: "false", value: query.get("prefix") ?? "", oninput: typed });
   const list = h("div", { id: "objects" });
   root.replaceChildren(h("h1", {}, "Objects"), h("div.tools", {}, select, input), list);
   input.focus();
@@ -51,9 +53,12 @@ export function show(root, _, query) {
     try {
       const told = await ask("objects", asked, asking.signal);
       found = more ? [...found, ...told.objects] : told.objects;
+      lacking = [...new Set([...(more ? lacking : []), ...told.missing])];
       list.replaceChildren(shown(told, class_name));
     } catch (error) {
-      if (error.name !== "AbortError") list.replaceChildren(failed(error));
+      if (error.name === "AbortError") return;
+      if (!more) list.replaceChildren(failed(error));
+      else list.lastElementChild.append(failed(error));
     }
   }
 
@@ -61,12 +66,17 @@ export function show(root, _, query) {
     const head = h("span.muted.small.end", { id: "found" }, `${count(found.length)}${told.more ? " and more" : ""}`);
     if (!found.length) {
       const what = input.value ? [`No object whose name begins with “${input.value}”`, class_name ? "." : "; without a class, begin with it: Class/name."] : ["There are no objects yet."];
-      return panel("Found", null, missing(told), empty(what));
+      return panel("Found", null, missing({ missing: lacking }), empty(what));
     }
     const rows = found.map((each) => [objectName(each.class, each.name), each.in_memory ? "in memory" : h("span.muted", {}, "on disk")]);
     const button = told.more ? h("p", {}, h("button", { type: "button", onclick: () => search(true) }, "Show more")) : null;
-    return panel("Found", head, missing(told), table([["Object"], ["Where", "tight"]], rows), button);
+    return panel("Found", head, missing({ missing: lacking }), table([["Object"], ["Where", "tight"]], rows), button);
   }
 
-  return {};
+  return {
+    close() {
+      typed.cancel();
+      asking?.abort();
+    },
+  };
 }

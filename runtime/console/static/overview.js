@@ -1,8 +1,9 @@
 // The first page: what is wrong, how fast it goes, who is called most, what was slow, what failed, and where it runs.
 
-import { ask } from "./api.js";
+import { repeated } from "./again.js";
+import { ask, Refused } from "./api.js";
 import { h, live, panel, table, empty } from "./dom.js";
-import { errors, legend, missing, objectName, slowCalls } from "./parts.js";
+import { errors, failed, legend, missing, objectName, slowCalls } from "./parts.js";
 import { bytes, count, milliseconds, plural, rate } from "./words.js";
 
 const HOT = 8;
@@ -19,20 +20,18 @@ export function show(root) {
   const cores = h("div", { id: "cores" });
   const classes = h("div", { id: "classes" });
   root.replaceChildren(problems, stats, h("div.pair", {}, h("div.column", {}, hot, classes), h("div.column", {}, failures, slow)), cores);
-  let closed = false;
-  let asked_ms = 0;
+  let now_ms = 0;
 
-  async function troubles(now_ms) {
-    asked_ms = now_ms;
+  const troubles = repeated(TROUBLES_MS, async (signal) => {
     try {
-      const told = await ask("errors");
-      if (!closed) showTroubles(told, now_ms);
-    } catch {
-      // The banner says it; what was heard last stays.
+      showTroubles(await ask("errors", {}, signal));
+    } catch (error) {
+      // Where the console itself does not answer the banner says it; what was heard last stays.
+      if (error instanceof Refused && error.status !== 401) live(failures, error.message, () => panel("Newest errors", null, failed(error)));
     }
-  }
+  });
 
-  function showTroubles(told, now_ms) {
+  function showTroubles(told) {
     const newest = told.errors;
     live(failures, { newest, missing: told.missing, at: Math.floor(now_ms / 10_000) }, () =>
       panel("Newest errors", newest.length ? h("a.link.small.end", { href: "#/errors" }, "all") : null, missing(told),
@@ -45,17 +44,16 @@ export function show(root) {
 
   return {
     update(seen) {
-      const { status, now_ms } = seen;
+      const { status } = seen;
+      now_ms = seen.now_ms;
       live(problems, status.problems, problemList);
       showStats(stats, seen);
       live(hot, { hot: seen.hot.slice(0, HOT), total: status.rates.calls_per_s ?? 0 }, hottest);
       live(cores, { processes: status.processes.map(processShown), rates: seen.shard_rates, shards: status.shards }, map);
       live(classes, { rates: status.class_rates, names: status.class_names }, classTable);
-      if (now_ms - asked_ms >= TROUBLES_MS) troubles(now_ms);
+      troubles.due();
     },
-    close() {
-      closed = true;
-    },
+    close: troubles.close,
   };
 }
 

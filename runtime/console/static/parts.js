@@ -1,11 +1,16 @@
 // What several pages show: names of objects, slow calls, errors, dialogs.
 
 import { h, table, empty } from "./dom.js";
-import { at, ago, objectLink, seconds } from "./words.js";
+import { at, ago, objectLink, seconds, visible } from "./words.js";
+
+// A name or a key, as it is: with all of its spaces, and whichever way it runs it turns nothing beside it.
+export function literal(text) {
+  return h("span.literal", {}, visible(text));
+}
 
 export function objectName(class_name, name) {
   if (!name) return h("span.object", {}, h("span.class", {}, class_name));
-  return h("a.object", { href: objectLink(class_name, name) }, h("span.class", {}, `${class_name}/`), name);
+  return h("a.object", { href: objectLink(class_name, name) }, h("span.class", {}, `${class_name}/`), literal(name));
 }
 
 const PARTS = ["queue", "gate", "run", "commit"];
@@ -66,10 +71,11 @@ const dialog = document.getElementById("dialog");
 const toast = document.getElementById("toast");
 let toastTimer = 0;
 
-export function openDialog(...content) {
-  dialog.replaceChildren(...content);
+// There is one dialog: what is returned closes it, unless it has another content by then.
+export function openDialog(content) {
+  dialog.replaceChildren(content);
   if (!dialog.open) dialog.showModal();
-  return () => dialog.close();
+  return () => content.isConnected && dialog.close();
 }
 
 // Asks before something is done that cannot be taken back. `run` may reject: then the dialog says why.
@@ -80,15 +86,15 @@ export function confirm(title, text, doIt, run, risky = true) {
     button.disabled = true;
     try {
       await run();
-      dialog.close();
+      close();
     } catch (error) {
       complaint.replaceChildren(failed(error));
       button.disabled = false;
     }
   };
   const button = h(`button${risky ? ".is-risky" : ".is-main"}`, { type: "submit" }, doIt);
-  const cancel = h("button", { type: "button", onclick: () => dialog.close() }, "Cancel");
-  openDialog(h("form", { onsubmit: submit }, h("h2", {}, title), h("p.muted", {}, text), complaint, h("div.tools", {}, cancel, button)));
+  const cancel = h("button", { type: "button", onclick: () => close() }, "Cancel");
+  const close = openDialog(h("form", { onsubmit: submit }, h("h2", {}, title), h("p.muted", {}, text), complaint, h("div.tools", {}, cancel, button)));
 }
 
 export function say(text, action = "", run = null) {

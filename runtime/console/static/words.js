@@ -45,12 +45,17 @@ export function ago(ms, now_ms) {
   return now_ms - ms < 2_000 ? "now" : `${span(now_ms - ms)} ago`;
 }
 
-// The time of today, or with its day.
-export function at(ms, now_ms = Date.now()) {
+// The time of today, or with its day. `now_ms`: the server's, as everywhere.
+export function at(ms, now_ms) {
   const time = new Date(ms);
   const text = clock.format(time);
   if (time.toDateString() === new Date(now_ms).toDateString()) return text;
   return `${(time.getFullYear() === new Date(now_ms).getFullYear() ? day : dayAndYear).format(time)} ${text}`;
+}
+
+// What a name holds, with what nobody would see, or what would turn a text round, spelled out.
+export function visible(text) {
+  return text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, (each) => `\\u{${each.codePointAt(0).toString(16)}}`);
 }
 
 export function objectLink(class_name, name) {

@@ -8,10 +8,10 @@ from typing import Any
 from tidegate.runtime.console.last_minutes import POINT_MS, POINTS_MAX, QUIET_MS, LastMinutes
 
 
-def status(calls_per_s: float = 0.0, **workers: dict[str, int]) -> dict[str, Any]:
+def status(calls_per_s: float = 0.0, start: int = 1, **workers: dict[str, int]) -> dict[str, Any]:
     processes = [{"name": name, "statistics": {"shard_calls": calls}} for name, calls in workers.items()]
     rates = {"calls_per_s": calls_per_s, "errors_per_s": 1.0, "answer_p50_ms": 0.5, "answer_p99_ms": None}
-    return {"rates": rates, "processes": [{"name": "router", "statistics": {}}, *processes]}
+    return {"start": start, "rates": rates, "processes": [{"name": "router", "statistics": {}}, *processes]}
 
 
 def test_points_come_as_often_as_processes_tell_and_the_oldest_are_forgotten() -> None:
@@ -48,3 +48,15 @@ def test_a_worker_that_tells_nothing_new_has_no_calls_after_a_while() -> None:
     assert history.shard_rates() == {"0": 20.0}
     history.saw(status(w0={"0": 40}), 12_000 + QUIET_MS)
     assert history.shard_rates() == {}
+
+
+def test_a_worker_that_is_gone_has_no_calls_and_none_of_an_earlier_start_has() -> None:
+    history = LastMinutes()
+    history.saw(status(w0={"0": 0}, w1={"1": 0}), 10_000)
+    history.saw(status(w0={"0": 40}, w1={"1": 40}), 12_000)
+    history.saw(status(w0={"0": 40}), 12_500)
+    assert history.shard_rates() == {"0": 20.0}
+    history.saw(status(start=2, w0={"0": 1_000}), 13_000)
+    assert history.shard_rates() == {}
+    history.saw(status(start=2, w0={"0": 1_020}), 15_000)
+    assert history.shard_rates() == {"0": 10.0}

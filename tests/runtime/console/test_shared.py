@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tidegate.runtime.console.shared import Shared
+from tidegate.runtime.console.shared import Shared, UnderWay
 
 
 def in_a_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
@@ -76,3 +76,29 @@ async def test_who_goes_away_takes_the_answer_from_nobody_else() -> None:
     assert await second == {"number": 1}
     with pytest.raises(asyncio.CancelledError):
         await first
+
+
+@in_a_loop
+async def test_what_was_read_before_a_change_is_given_to_nobody_who_asks_after_it() -> None:
+    source = Source()
+    shared, under_way = Shared(source.fetch, kept_s=1_000.0), UnderWay()
+    before = [asyncio.ensure_future(each) for each in (shared.get(), under_way.get("a", source.fetch))]
+    await asyncio.sleep(0)
+    shared.forget()
+    under_way.forget()
+    after = [asyncio.ensure_future(each) for each in (shared.get(), under_way.get("a", source.fetch))]
+    await asyncio.sleep(0)
+    source.may_answer.set()
+    assert [each["number"] for each in await asyncio.gather(*before, *after)] == [1, 2, 3, 4]
+
+
+@in_a_loop
+async def test_of_many_questions_each_is_under_way_once_and_nothing_of_it_is_kept() -> None:
+    source, under_way = Source(), UnderWay()
+    asked = [asyncio.ensure_future(under_way.get(key, source.fetch)) for key in "abab" * 10]
+    await asyncio.sleep(0)
+    asked.pop().cancel()
+    source.may_answer.set()
+    assert [each["number"] for each in await asyncio.gather(*asked)] == ([1, 2] * 20)[:-1]
+    assert under_way._tasks == {}
+    assert await under_way.get("a", source.fetch) == {"number": 3}

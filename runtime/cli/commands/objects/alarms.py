@@ -24,6 +24,7 @@ examples:
   tidegate objects alarms list Order --limit 20
   tidegate objects alarms run Order 4711                       now instead of at its time
   tidegate objects alarms drop Order 4711
+  tidegate objects alarms drop Order 4711 --if-due 1790000000000   if it is this one, as --json lists it
 """
 
 
@@ -36,6 +37,8 @@ def add(actions: Any) -> Iterator[Parser]:
         "class_name", metavar="CLASS", nargs="?", default="", help="of this class; with run and drop: whose alarm"
     )
     parser.add_argument("name", metavar="NAME", nargs="?", default="")
+    what = "run, drop: only if it is due at this Unix time in ms, as --json lists it"
+    parser.add_argument("--if-due", metavar="MS", type=int, help=what)
     parser.add_argument("--late", action="store_true", help="only those that should have rung by now")
     parser.add_argument("--after", metavar="MS", type=int, default=0, help="only those due at this Unix time in ms, or later")
     parser.add_argument("--limit", type=LISTED, default=LISTED_OBJECTS, metavar="N", help=MOST)
@@ -48,7 +51,7 @@ def _alarms(options: argparse.Namespace) -> int:
             return fail_usage(
                 f"objects alarms {options.what}: name the object: tidegate objects alarms {options.what} CLASS NAME"
             )
-        result = carry_out(options, TurnAlarm(options.what))
+        result = carry_out(options, TurnAlarm(options.what, options.if_due))
         return tell(
             options, result, f"{target_of(options)}: its alarm " + ("rings now" if options.what == "run" else "is dropped")
         )
