@@ -99,7 +99,7 @@ def measure(appends: int, record_bytes: int, folder: str | None) -> ClusterResul
         tempfile.TemporaryDirectory(prefix="tidegate-cluster-", dir=folder) as data,
         NatsServers(Path(data)) as servers,
     ):
-        log = JetStreamLog.open(servers.urls, "measured", SHARD, lambda effect: None)
+        log = JetStreamLog.open(servers.urls, "measured", SHARD, lambda effect: None, create=True)
         try:
             with _Bare(servers.urls) as publisher:
                 for _ in range(0, appends, TURN):

@@ -10,7 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
+from secrets import token_hex
+
+START_S = 30.0
+PAUSE_S = 0.02
 
 
 class NatsServers:
@@ -20,7 +25,10 @@ class NatsServers:
         self._folder = folder
         self._ports = _free_ports(2 * servers)
         self._max_payload = max_payload
-        self.names = [f"n{number}" for number in range(servers)]
+        token = token_hex(8)
+        self.names = [f"n{number}-{token}" for number in range(servers)]
+        self._cluster = f"tidegate-{token}"
+        """Servers of another cluster's name are refused: another run may get the port that one of these had a moment ago."""
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property
@@ -28,22 +36,44 @@ class NatsServers:
         return [f"nats://127.0.0.1:{port}" for port in self._ports[: len(self.names)]]
 
     def __enter__(self) -> NatsServers:
-        for name in self.names:
-            self.start(name)
+        try:
+            for name in self.names:
+                self.start(name)
+        except BaseException:
+            self._end()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
         for process in self._processes.values():
             process.kill()  # A stopped one, too.
             process.wait()
 
     def start(self, name: str) -> None:
+        """Returns when it listens to clients. Raises RuntimeError, with its log, where it ended instead: its port was taken."""
         folder = self._folder / name
         folder.mkdir(parents=True, exist_ok=True)
         config = folder / "nats.conf"
         config.write_text(self._config(name))
         with (folder / "log").open("ab") as log:
-            self._processes[name] = subprocess.Popen([nats_server(), "-c", str(config)], stdout=log, stderr=log)
+            process = self._processes[name] = subprocess.Popen([nats_server(), "-c", str(config)], stdout=log, stderr=log)
+        until = time.monotonic() + START_S
+        while not self._is_there(name):
+            if process.poll() is not None or time.monotonic() > until:
+                raise RuntimeError(f"nats-server {name} does not run: {(folder / 'log').read_text()[-2_000:]}")
+            time.sleep(PAUSE_S)
+
+    def _is_there(self, name: str) -> bool:
+        """By the name that it says to whoever connects; a stranger may have its port."""
+        try:
+            with socket.create_connection(("127.0.0.1", self._ports[self.names.index(name)]), timeout=1) as client:
+                said = client.recv(4_096)
+        except OSError:
+            return False
+        return f'"server_name":"{name}"'.encode() in said
 
     def signal(self, name: str, number: signal.Signals) -> None:
         self._processes[name].send_signal(number)
@@ -56,7 +86,7 @@ class NatsServers:
     def _config(self, name: str) -> str:
         at, many = self.names.index(name), len(self.names)
         routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._ports[many:])
-        cluster = f'cluster {{ name: "tidegate", listen: "127.0.0.1:{self._ports[many + at]}", routes: [{routes}] }}\n'
+        cluster = f'cluster {{ name: "{self._cluster}", listen: "127.0.0.1:{self._ports[many + at]}", routes: [{routes}] }}\n'
         return (
             f'server_name: "{name}"\nlisten: "127.0.0.1:{self._ports[at]}"\nmax_payload: {self._max_payload}\n'
             f'jetstream {{ store_dir: "{self._folder / name}", sync_interval: always }}\n' + (cluster if many > 1 else "")

@@ -90,6 +90,14 @@ def decode_message(data: bytes) -> ReadMessage:
     return ReadMessage(StreamMessage(_KINDS[kind], shard, epoch, writer, number, position, part, before, body), checksum)
 
 
+def writer_of(data: bytes) -> bytes:
+    """Of a message; empty where it is none."""
+    try:
+        return decode_message(data).message.writer
+    except ValueError:
+        return b""
+
+
 def piece_bytes_max(payload_bytes_max: int) -> int:
     """How much of a record fits into one message where the engine takes that many bytes of payload, headers included. (One byte
     more, and the client's connection is closed for good.) Raises ValueError where that is nothing."""

@@ -10,7 +10,8 @@ Rule 1: for each sequence an owner sends one message only, and sends those same 
         neither a publish that is stored long after it was given up, nor one that is sent twice, can do harm: it fits nowhere.
 Rule 2: only these settle what is at a sequence: an acknowledgement with that sequence, or a message read there. A refusal settles
         nothing (a leader that lost its majority refuses on behalf of entries that will never exist), nor does silence, nor does
-        reading nothing (replicas lag behind). Until it is settled nothing is confirmed, and nothing else is sent.
+        reading nothing (replicas lag behind), nor an answer about a store that failed (other replicas may have it). Until it is
+        settled nothing is confirmed, and nothing else is sent.
 Rule 3: whoever claims has to have read everything before his claim, for the claim is fenced like all else: what was stored
         meanwhile makes it fail, and is read then.
 Rule 4: clocks and leases decide nothing here. Who should claim, and when, is for others to say; a claim at a wrong time costs an
@@ -25,7 +26,14 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple
 
-from tidegate.shard.replicated.message import MessageKind, StreamMessage, encode_message, piece_bytes_max, split_record
+from tidegate.shard.replicated.message import (
+    MessageKind,
+    StreamMessage,
+    encode_message,
+    piece_bytes_max,
+    split_record,
+    writer_of,
+)
 from tidegate.shard.replicated.replay import Replay, StreamPlace
 from tidegate.shard.store.interface import ShardDamaged
 
@@ -53,18 +61,29 @@ class FenceRefused(NamedTuple):
 
 
 class LogRefused(NamedTuple):
-    """10077: the stream is full."""
+    """There is no room, as was found before the replicas were asked: it is not stored this time. An earlier time it may be."""
 
 
 class PublishUnanswered(NamedTuple):
-    """Timed out, nobody there, connection lost: it may be stored, now or later."""
+    """Timed out, nobody there, connection lost, or an answer that does not settle it: it may be stored, now or later."""
+
+    no_room: bool = False
+    """The answer spoke of a store that takes no more."""
 
 
 class WaitOver(NamedTuple):
     pass
 
 
-Event = MessagesRead | ReadUnanswered | Acknowledged | FenceRefused | LogRefused | PublishUnanswered | WaitOver
+class StreamSeen(NamedTuple):
+    """What its leader says. It may not know the newest; but what it says is gone is gone."""
+
+    first: int
+    """The first sequence that is there; behind the last one where there is none."""
+    last: int
+
+
+Event = MessagesRead | ReadUnanswered | Acknowledged | FenceRefused | LogRefused | PublishUnanswered | WaitOver | StreamSeen
 
 # Effects
 
@@ -89,6 +108,18 @@ class Wait(NamedTuple):
     times: int
     full: bool
     """The stream has no room; somebody has to make some."""
+
+
+class Look(NamedTuple):
+    """Ask how far the stream goes, for reading gives nothing and publishing is refused: `StreamSeen` or `ReadUnanswered`."""
+
+
+class EndsEarlier(NamedTuple):
+    """Tell an operator: the stream ends before `place`, so its leader lags behind, or what was confirmed is lost. Nothing is
+    settled by that; another effect follows."""
+
+    place: StreamPlace
+    last: int
 
 
 class Apply(NamedTuple):
@@ -128,8 +159,8 @@ class ShutOut(NamedTuple):
 
 
 class LeaveBehind(NamedTuple):
-    """What follows `place` is gone, up to the message with this sequence: purged behind a snapshot that is needed now. Where
-    there is no such snapshot, the log is damaged."""
+    """What follows `place` is gone, up to where the message with this sequence is, or will be: purged behind a snapshot that is
+    needed now. Where there is no such snapshot, the log is damaged."""
 
     place: StreamPlace
     sequence: int
@@ -141,7 +172,11 @@ class StopDamaged(NamedTuple):
     error: ShardDamaged
 
 
-Effect = Read | Publish | Wait | Apply | Own | Confirm | Refuse | ShutOut | LeaveBehind | StopDamaged
+Effect = Read | Publish | Wait | Look | EndsEarlier | Apply | Own | Confirm | Refuse | ShutOut | LeaveBehind | StopDamaged
+
+
+LOOK_AFTER = 4
+"""Reads that gave nothing where something is to be expected, until it is asked how far the stream goes."""
 
 
 class Ownership(enum.Enum):
@@ -180,7 +215,10 @@ class ShardOwner:
         """Pieces of the record to come, the last one first."""
         self._part = 0
         self._waited = 0
+        self._read_nothing = 0
         self._is_full = False
+        self._is_proved = self.place.sequence == 0
+        """The stream has the message behind which `place` is. An older end that was put back has another one there, or none."""
         self._gives_way = False
         """A claim was sent, and something else was there: from now on, another's claim is one to give way to."""
 
@@ -188,6 +226,11 @@ class ShardOwner:
     def place(self) -> StreamPlace:
         """Behind the newest message whose place is settled."""
         return self._replay.place
+
+    @property
+    def record_place(self) -> StreamPlace:
+        """Behind the newest whole record or claim: where another claim may begin to read. `place` may be inside of a record."""
+        return self._replay.whole
 
     @property
     def shard(self) -> int:
@@ -228,21 +271,32 @@ class ShardOwner:
                 return self._refused()
             case PublishUnanswered():
                 self._in_doubt = True
+                self._is_full = event.no_room
                 return self._wait()
             case ReadUnanswered():
                 return self._wait()
+            case StreamSeen():
+                return self._seen(event)
             case WaitOver():
                 return self._read() if self.state is Ownership.REPLAYING else [Publish(self._data, self.place.sequence)]
 
     # Reading
 
     def _read(self) -> list[Effect]:
-        return [Read(self.place.sequence + 1)]
+        return [Read(self.place.sequence + self._is_proved)]
 
     def _replayed(self, event: MessagesRead) -> list[Effect]:
         """What is there before the claim; at what seems to be the end, the claim."""
         effects: list[Effect] = []
-        for sequence, data in event.messages:
+        messages = event.messages
+        if not self._is_proved:
+            if not messages:
+                return self._find_nothing()
+            if messages[0][0] == self.place.sequence:
+                self._replay.prove(messages[0][1])
+                messages = messages[1:]
+            self._is_proved = True  # Where it was purged, the next message proves it, by what it says of the one before.
+        for sequence, data in messages:
             if sequence > self.place.sequence + 1:
                 return effects + self._stop(LeaveBehind(self.place, sequence))
             epoch = self.place.epoch
@@ -256,10 +310,12 @@ class ShardOwner:
     def _found(self, event: MessagesRead) -> list[Effect]:
         """What is at the sequence for which something was sent."""
         if not event.messages:
-            return self._wait()
+            return self._find_nothing()
         sequence, data = event.messages[0]
         if data == self._data:
             return self._stored(sequence)
+        if writer_of(data) == self._writer:  # Of what was believed not to be stored: callers were told so, and it is there.
+            raise self._replay.damage(sequence, "is of this very owner, who had sent another for its place")
         if self.state is Ownership.CLAIMING:
             self.state = Ownership.REPLAYING
             self._gives_way = True
@@ -268,6 +324,23 @@ class ShardOwner:
             return self._stop(ShutOut(self.place.epoch, undone=bool(self._rest)))
         self._replay.take(sequence, data)
         return self._stop(ShutOut(self.place.epoch, undone=True))
+
+    def _find_nothing(self) -> list[Effect]:
+        """Of what has to be there, or where a publish was refused: replicas lag behind, or it is gone."""
+        self._read_nothing += 1
+        return [Look()] if self._read_nothing % LOOK_AFTER == 0 else self._wait()
+
+    def _seen(self, event: StreamSeen) -> list[Effect]:
+        place = self.place
+        if event.first > place.sequence + 1:
+            if self.state is Ownership.APPENDING:
+                return self._stop(ShutOut(place.epoch, undone=bool(self._rest)))
+            return self._stop(LeaveBehind(place, event.first))
+        if event.last < place.sequence:
+            return [EndsEarlier(place, event.last), *self._wait()]
+        if event.first == place.sequence + 1:  # Everything up to there was purged, and nothing follows that could prove it.
+            self._is_proved = True
+        return self._wait()
 
     # Sending
 
@@ -289,7 +362,7 @@ class ShardOwner:
         )
         self._data = encode_message(message)
         self._in_doubt = self._is_full = False
-        self._waited = 0
+        self._waited = self._read_nothing = 0
         return [Publish(self._data, place.sequence)]
 
     def _wait(self) -> list[Effect]:

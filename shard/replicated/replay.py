@@ -29,6 +29,8 @@ class StreamPlace(NamedTuple):
     writer: bytes = b""
     """Who owns the shard by what was read so far."""
     checksum: int = 0
+    created: str = ""
+    """When the stream was made, as the engine says it: another one of the same name has another time."""
 
 
 class Replay:
@@ -38,6 +40,8 @@ class Replay:
         """`place`: what is known already reaches to there. It must be the place of a whole record or a claim."""
         self.shard = shard
         self.place = place
+        self.whole = place
+        """Behind the newest whole record or claim; a place at which reading may begin."""
         self.torn = 0
         """Records of which only pieces were found, since their writers came no further."""
         self._pieces: list[bytes] = []
@@ -58,8 +62,21 @@ class Replay:
             message.epoch,
             message.writer,
             checksum,
+            self.place.created,
         )
+        if not self._pieces:
+            self.whole = self.place
         return record
+
+    def prove(self, data: bytes) -> None:
+        """That this is the message behind which `place` is. Raises ShardDamaged."""
+        try:
+            if decode_message(data).checksum == self.place.checksum:
+                return
+            problem = "is another one than this host has applied"
+        except ValueError as error:
+            problem = str(error)
+        raise self.damage(self.place.sequence, problem)
 
     def damage(self, sequence: int, problem: str) -> ShardDamaged:
         hint = (

@@ -1,7 +1,7 @@
 """One stream of JetStream over one connection: publishes and reads become events; the engine is looked at before it is trusted.
 
-Guarantee: no answer is taken for more than it says. Whatever is not an acknowledgement, a refused fence or a full stream is
-`PublishUnanswered`, and a read that breaks off gives what came in order until then.
+Guarantee: no answer is taken for more than it says (`answers`), a read that breaks off gives what came in order until then, and a
+connection that the client has given up for good raises, with what the server had said.
 
 Rule 1: no message ids, no retries in here: `ShardOwner` alone sends something again.
 Rule 2: nothing is kept for later while there is no connection. It would be harmless, and say nothing.
@@ -20,16 +20,10 @@ import nats.errors
 from nats.aio.client import Client
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.shard.replicated.answers import WRONG_SEQUENCE, EngineError, decode_publish_answer, publish_event
 from tidegate.shard.replicated.message import FENCE, HEADERS_BYTES_MAX
-from tidegate.shard.replicated.owner import (
-    Acknowledged,
-    Event,
-    FenceRefused,
-    LogRefused,
-    MessagesRead,
-    PublishUnanswered,
-    ReadUnanswered,
-)
+from tidegate.shard.replicated.owner import Event, MessagesRead, PublishUnanswered, ReadUnanswered, StreamSeen
+from tidegate.shard.replicated.settings import stream_settings, wrong_settings
 
 ENGINE_VERSION_MIN = (2, 15, 1)
 """In 2.9.10 (Debian 12) a fence by subject let two owners in, in nearly every race; what is between was not looked at."""
@@ -41,46 +35,27 @@ START_S = 20.0
 START_PAUSE_S = 0.2
 READ_MESSAGES = 256
 READ_BYTES = 8 << 20
-_WRONG_SEQUENCE, _STORE_FAILED, _NAME_IN_USE, _NO_MESSAGE = 10071, 10077, 10058, "404"
+_NAME_IN_USE, _NO_STREAM, _NO_MESSAGE = 10058, 10059, "404"
 
 logger = logging.getLogger("tidegate")
 
 
-class _Error(msgspec.Struct):
-    code: int = 0
-    err_code: int = 0
-    description: str = ""
+class _State(msgspec.Struct):
+    first_seq: int = 0
+    last_seq: int = 0
 
 
 class _Answer(msgspec.Struct):
     """Of the engine's API; fields that are not there are as here."""
 
-    error: _Error | None = None
-    seq: int = 0
+    error: EngineError | None = None
     config: dict[str, Any] = {}
+    created: str = ""
+    state: _State = msgspec.field(default_factory=_State)
 
 
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _encode = msgspec.json.encode
-
-
-def stream_settings(name: str, subject: str, replicas: int, bytes_max: int) -> dict[str, Any]:
-    """What the stream of a shard has to be like: no message may be lost by age, by number, by hand, or to make room."""
-    return {
-        "name": name,
-        "subjects": [subject],
-        "num_replicas": replicas,
-        "storage": "file",
-        "retention": "limits",
-        "discard": "new",
-        "max_age": 0,
-        "max_msgs": -1,
-        "max_msgs_per_subject": -1,
-        "max_bytes": bytes_max,
-        "allow_direct": True,
-        "deny_delete": True,
-        "allow_rollup_hdrs": False,
-    }
 
 
 def check_version(version: tuple[int, int, int], server: str) -> None:
@@ -95,21 +70,27 @@ def check_version(version: tuple[int, int, int], server: str) -> None:
 
 
 class ShardStream:
+    created = ""
+    """When the stream was made, by which it is told from another one of its name."""
+
     def __init__(self, client: Client, name: str, subject: str) -> None:
         self._client = client
         self.name = name
         self._subject = subject
 
     @classmethod
-    async def open(cls, servers: Sequence[str], name: str, *, replicas: int = 3, bytes_max: int = -1) -> ShardStream:
-        """Connects, looks whether the engine can be trusted, and makes the stream unless it is there. Raises OperatorError."""
+    async def open(
+        cls, servers: Sequence[str], name: str, *, create: bool = False, replicas: int = 3, bytes_max: int = -1
+    ) -> ShardStream:
+        """Connects, and looks whether the engine and the stream can be trusted. The stream has to be there, unless `create` says
+        that it may be new: a stream that was lost would else be found empty. Raises OperatorError."""
         client = await _connect(servers)
         try:
             version = client.connected_server_version
             check_version((version.major, version.minor, version.patch), ", ".join(servers))
             await check_fence(client, replicas)
             stream = cls(client, name, f"tidegate.log.{name}")
-            await stream._make(stream_settings(name, stream._subject, replicas, bytes_max))
+            await stream._find(stream_settings(name, stream._subject, replicas, bytes_max), create=create)
         except BaseException:
             await client.close()
             raise
@@ -133,18 +114,16 @@ class ShardStream:
             )
         try:
             message = await self._client.request(self._subject, data, timeout=ANSWER_S, headers={FENCE: str(after)})
-            answer = _decode_answer(message.data)
+            answer = decode_publish_answer(message.data)
         except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
+            _check_open(self._client, self.name)
             logger.debug("a publish to %s after %d was not answered: %r", self.name, after, error)
             return PublishUnanswered()
-        if answer.error is None:
-            return Acknowledged(answer.seq)
-        if answer.error.err_code == _WRONG_SEQUENCE:
-            return FenceRefused()
-        if answer.error.err_code == _STORE_FAILED:
-            return LogRefused()
-        logger.warning("stream %s: %s (%d)", self.name, answer.error.description, answer.error.err_code)
-        return PublishUnanswered()
+        event = publish_event(answer, self.name)
+        if isinstance(event, PublishUnanswered):
+            said = f"{answer.error.description} ({answer.error.err_code})" if answer.error is not None else "no acknowledgement"
+            logger.warning("stream %s: a publish after message %d is open, for the engine said: %s", self.name, after, said)
+        return event
 
     async def read(self, sequence: int) -> Event:
         """From any replica, which may lag behind."""
@@ -167,19 +146,43 @@ class ShardStream:
             finally:
                 await subscription.unsubscribe()
         except (nats.errors.Error, OSError, KeyError, ValueError) as error:
+            _check_open(self._client, self.name)
             logger.debug("a read of %s from %d was not answered: %r", self.name, sequence, error)
             return MessagesRead(found) if found else ReadUnanswered()
 
-    async def _make(self, settings: dict[str, Any]) -> None:
-        answer = await _ask_patiently(self._client, f"STREAM.CREATE.{self.name}", settings, unless={_NAME_IN_USE})
+    async def look(self) -> Event:
+        """What its leader knows of it: `StreamSeen` or `ReadUnanswered`. Raises OperatorError where it was made anew."""
+        answer = await _ask(self._client, f"STREAM.INFO.{self.name}", {})
+        if answer.error is not None or not answer.created:
+            said = "an empty answer" if answer.error is None else answer.error.description
+            logger.warning("stream %s: asked how far it goes, the servers said: %s", self.name, said)
+            return ReadUnanswered()
+        self.check_created(self.created, answer.created)
+        return StreamSeen(answer.state.first_seq, answer.state.last_seq)
+
+    def check_created(self, known: str, found: str) -> None:
+        """Raises OperatorError unless the stream is the one that is known here."""
+        if known != found:
+            raise OperatorError(
+                "use the stream",
+                self.name,
+                f"it was made at {found}, and what this host has is of one that was made at {known}: that one was deleted",
+                "restore the stream, or start from a backup",
+            )
+
+    async def _find(self, settings: dict[str, Any], *, create: bool) -> None:
+        answer = None
+        if create:
+            answer = await _ask_patiently(self._client, f"STREAM.CREATE.{self.name}", settings, unless={_NAME_IN_USE})
+        if answer is None or answer.error is not None:
+            answer = await _ask_patiently(self._client, f"STREAM.INFO.{self.name}", {}, unless={_NO_STREAM})
         if answer.error is not None:
-            answer = await _ask_patiently(self._client, f"STREAM.INFO.{self.name}", {})
-        there = {key: answer.config.get(key, value) for key, value in settings.items() if key != "max_bytes"}
-        wrong = {key: value for key, value in there.items() if value != settings[key]}
-        if wrong:
-            problem = ", ".join(f"{key} is {value!r} instead of {settings[key]!r}" for key, value in wrong.items())
+            hint = "see whether its name and the account are right; where a shard is to begin empty, say that it may be made"
+            raise OperatorError("use the stream", self.name, "there is none of that name", hint)
+        if wrong := wrong_settings(answer.config, settings):
             hint = "change that with `nats stream edit`, or use another stream"
-            raise OperatorError("use the stream", self.name, f"it could lose what it has confirmed: {problem}", hint)
+            raise OperatorError("use the stream", self.name, f"it could lose what it has confirmed: {', '.join(wrong)}", hint)
+        self.created = answer.created
 
 
 async def _connect(servers: Sequence[str]) -> Client:
@@ -204,6 +207,9 @@ async def _connect(servers: Sequence[str]) -> Client:
                     await asyncio.sleep(START_PAUSE_S)
                 else:
                     return client
+    except asyncio.CancelledError:
+        await client.close()
+        raise
     except TimeoutError:
         await client.close()
         hint = "start nats-server there, or see whether its address is right"
@@ -221,11 +227,20 @@ class _Quiet:
         self.last = error
 
 
+def _check_open(client: Client, place: str) -> None:
+    """Raises OperatorError where the client has given up for good, as it does at nearly every error that a server names."""
+    if client.is_closed:
+        problem = f"the connection was closed for good: {client.last_error!r}"
+        hint = "see the log of the server; whoever wants the shard opens its log again"
+        raise OperatorError("speak with nats-server", place, problem, hint)
+
+
 async def _ask(client: Client, what: str, request: dict[str, Any]) -> _Answer:
     try:
         return _decode_answer((await client.request(f"$JS.API.{what}", _encode(request), timeout=ANSWER_S)).data)
     except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
-        return _Answer(_Error(description=repr(error)))
+        _check_open(client, what)
+        return _Answer(EngineError(description=repr(error)))
 
 
 async def _ask_patiently(
@@ -268,15 +283,15 @@ async def _try_fence(client: Client, replicas: int, fence: str, tries: list[str]
     settings = {"name": name, "subjects": subjects, "num_replicas": replicas, "storage": "file"}
     await _ask_patiently(client, f"STREAM.CREATE.{name}", settings)
     try:
-        for at, after, expected in ((0, None, 1), (1, None, 2), (0, 1, _WRONG_SEQUENCE), (0, 7, _WRONG_SEQUENCE), (0, 2, 3)):
+        for at, after, expected in ((0, None, 1), (1, None, 2), (0, 1, WRONG_SEQUENCE), (0, 7, WRONG_SEQUENCE), (0, 2, 3)):
             headers = None if after is None else {fence: str(after)}
             try:
                 message = await client.request(subjects[at], b"fence", timeout=ANSWER_S, headers=headers)
-                answer = _decode_answer(message.data)
+                answer = decode_publish_answer(message.data)
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
                 tries.append(repr(error))
                 return False
-            if answer.error is None and expected == _WRONG_SEQUENCE:
+            if answer.error is None and expected == WRONG_SEQUENCE:
                 raise OperatorError(
                     "check the fence of",
                     "nats-server",

@@ -10,7 +10,6 @@ TESTED_BY = {
     "benchmarks/load/job.py": "benchmarks/load/test_generator.py",
     "benchmarks/measure.py": "benchmarks/test_smoke.py",
     "benchmarks/meter.py": "benchmarks/test_cpu.py",
-    "benchmarks/nats_servers.py": "benchmarks/test_cluster.py",
     "benchmarks/peers/naive_server.py": "benchmarks/test_smoke.py",
     "benchmarks/overload_app.py": "service/test_overload.py",
     "benchmarks/peers/pipeline.py": "benchmarks/test_smoke.py",

@@ -105,7 +105,7 @@ RULES = {
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
     "shard/backup": {"manifest", "pieces"},
-    "shard/replicated": {"message", "owner", "replay"},
+    "shard/replicated": {"answers", "message", "owner", "replay", "settings"},
     "shard/worker": {"patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "lint", "shares"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 from collections.abc import Iterator
@@ -13,9 +14,10 @@ import pytest
 from tests.support.nats_cluster import ask, end_of, leader_of
 from tests.support.waiting import wait_until
 from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull, NoLog
 from tidegate.shard.replicated.jetstream_log import JetStreamLog, LogShutOut
-from tidegate.shard.replicated.owner import Apply
+from tidegate.shard.replicated.owner import Apply, Event
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.store.interface import ShardDamaged
 
@@ -40,7 +42,9 @@ class Host:
 
     def __init__(self, servers: NatsServers, stream: str, place: StreamPlace | None = None, bytes_max: int = -1) -> None:
         self.records: list[bytes] = []
-        self.log = JetStreamLog.open(servers.urls, stream, SHARD, self._applied, place, words="a test", bytes_max=bytes_max)
+        self.log = JetStreamLog.open(
+            servers.urls, stream, SHARD, self._applied, place, create=place is None, words="a test", bytes_max=bytes_max
+        )
 
     def _applied(self, effect: Apply) -> None:
         assert effect.place.position == effect.position
@@ -154,6 +158,69 @@ def test_a_host_goes_on_from_the_place_that_it_has(servers: NatsServers, stream:
         assert host.records == [b"two"]
 
 
+def test_the_place_of_half_a_record_in_pieces_is_not_given_away(servers: NatsServers, stream: str) -> None:
+    """Its last piece is on its way when the place is asked for, and is stored then."""
+    record = bytes(MAX_PAYLOAD + 1)
+    with Host(servers, stream) as host:
+        before = host.log.place
+        opened = host.log._stream
+        assert opened is not None
+        publish, go_on, sent = opened.publish, threading.Event(), []
+
+        async def publish_slowly(data: bytes, after: int) -> Event:
+            sent.append(after)
+            if len(sent) == 2:
+                await asyncio.to_thread(go_on.wait)
+            return await publish(data, after)
+
+        opened.publish = publish_slowly  # The real one, a moment later.
+        thread = threading.Thread(target=host.log.append, args=(record,))
+        thread.start()
+        wait_until(lambda: len(sent) == 2, "the second piece", 30)
+        place = host.log.place
+        go_on.set()
+        thread.join()
+    assert place == before
+    with Host(servers, stream, place) as host:
+        assert host.records == [record]
+
+
+def test_a_stream_that_is_not_there_is_not_made_unless_that_was_asked_for(servers: NatsServers, stream: str) -> None:
+    with pytest.raises(OperatorError, match=f"use the stream {stream}: there is none of that name"):
+        JetStreamLog.open(servers.urls, stream, SHARD, lambda effect: None)
+    assert stream not in (ask(servers, "STREAM.NAMES")["streams"] or [])
+    with pytest.raises(ValueError, match="not to be made"):
+        JetStreamLog.open(servers.urls, stream, SHARD, lambda effect: None, StreamPlace(), create=True)
+
+
+def test_a_stream_that_was_made_anew_is_another_one(servers: NatsServers, stream: str) -> None:
+    with Host(servers, stream) as host:
+        host.log.append(b"one")
+        place = host.log.place
+        assert ask(servers, f"STREAM.DELETE.{stream}")["success"]
+        Host(servers, stream).log.close()
+        with pytest.raises(LogBroken, match=r"it was made at .*, and what this host has is of one that was made at "):
+            host.log.append(b"two")
+        assert host.log.is_broken
+    with pytest.raises(OperatorError, match="that one was deleted"):
+        Host(servers, stream, place)
+
+
+def test_a_connection_that_is_closed_for_good_breaks_the_log_with_the_reason(servers: NatsServers, stream: str) -> None:
+    """As the client closes it at nearly every error of the protocol: here, one byte too many."""
+    with Host(servers, stream) as host:
+        opened = host.log._stream
+        assert opened is not None
+        client = opened._client
+        too_much = client.publish("elsewhere", bytes(MAX_PAYLOAD), headers={"one": "more"})
+        asyncio.run_coroutine_threadsafe(too_much, host.log._loop).result()
+        wait_until(lambda: client.is_closed, "the end of the connection", 30)
+        for _ in range(2):
+            with pytest.raises(LogBroken, match=r"(?i)the connection was closed for good: .*maximum payload"):
+                host.log.append(b"one")
+        assert host.log.is_broken
+
+
 def test_a_full_stream_refuses_and_the_shard_stays_owned(servers: NatsServers, stream: str) -> None:
     with Host(servers, stream, bytes_max=20_000) as host:
         host.log.append(bytes(10_000))
@@ -170,6 +237,43 @@ def test_what_was_purged_is_not_passed_over(servers: NatsServers, stream: str) -
         assert ask(servers, f"STREAM.PURGE.{stream}", {"seq": 3})["success"]
     with pytest.raises(ShardDamaged, match="what follows message 0 is gone, up to message 3"):
         Host(servers, stream)
+
+
+def test_a_claim_behind_a_purge_of_everything_says_so_and_the_newest_place_goes_on(servers: NatsServers, stream: str) -> None:
+    with Host(servers, stream) as host:
+        host.log.append(b"one")
+        place = host.log.place
+    assert ask(servers, f"STREAM.PURGE.{stream}")["success"]
+    with pytest.raises(ShardDamaged, match="what follows message 0 is gone, up to message 3"):
+        Host(servers, stream)
+    with Host(servers, stream, place) as host:
+        assert (host.records, host.log.append(b"two")) == ([], 2)
+
+
+def test_a_claim_behind_the_end_of_the_stream_is_loud_and_can_be_closed(
+    servers: NatsServers, stream: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As where an older copy of the stream was put in its place."""
+    with Host(servers, stream) as host:
+        host.log.append(b"one")
+        place = host.log.place._replace(sequence=100)
+    log = JetStreamLog(servers.urls, stream, SHARD)
+    ended: list[BaseException] = []
+
+    def claim() -> None:
+        try:
+            log.claim(lambda effect: None, place)
+        except LogBroken as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=claim)
+    thread.start()
+    wait_until(lambda: "ends at message 2, and this host has it up to message 100" in caplog.text, "that it is said", 30)
+    log.close()
+    thread.join()
+    assert "the log was closed" in str(ended[0])
+    with pytest.raises(LogBroken, match="the log was closed"):
+        log.claim(lambda effect: None, place)
 
 
 @pytest.mark.timeout(180)
@@ -209,6 +313,9 @@ def test_appends_outlive_the_leader_of_the_stream(servers: NatsServers, stream: 
         stop.set()
         writer.join()
         assert not failed
+        place = host.log.place
+    with Host(servers, stream, place) as host:
+        assert host.records == []
     assert records_of(servers, stream) == confirmed
 
 

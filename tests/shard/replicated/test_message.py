@@ -18,6 +18,7 @@ from tidegate.shard.replicated.message import (
     encode_message,
     piece_bytes_max,
     split_record,
+    writer_of,
 )
 
 WRITER = bytes(range(16))
@@ -63,6 +64,12 @@ def test_no_bytes_of_strangers_are_a_message() -> None:
         data = chance.choice((b"", MAGIC)) + chance.randbytes(chance.randrange(200))
         with pytest.raises(ValueError, match=r"^(is|has) "):
             decode_message(data)
+
+
+def test_the_writer_of_what_is_no_message_is_nobody() -> None:
+    data = encode_message(A_COMMIT)
+    assert writer_of(data) == WRITER
+    assert writer_of(data[:-1]) == writer_of(b"") == b""
 
 
 def test_a_kind_of_a_newer_version_is_refused_by_its_number() -> None:

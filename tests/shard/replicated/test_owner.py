@@ -10,10 +10,12 @@ from tidegate.shard.replicated.owner import (
     Apply,
     Confirm,
     Effect,
+    EndsEarlier,
     Event,
     FenceRefused,
     LeaveBehind,
     LogRefused,
+    Look,
     MessagesRead,
     Own,
     Ownership,
@@ -25,6 +27,7 @@ from tidegate.shard.replicated.owner import (
     ShardOwner,
     ShutOut,
     StopDamaged,
+    StreamSeen,
     Wait,
     WaitOver,
 )
@@ -120,6 +123,100 @@ def test_a_claim_goes_on_from_the_place_that_is_known() -> None:
     stream.settle(owner, owner.append(b"two"))
     other = ShardOwner(SHARD, BOB, 1 << 20, place)
     assert records(stream.settle(other, other.claim())) == [b"two"]
+
+
+def behind(stream: Stream, *rest: bytes) -> StreamPlace:
+    """The place behind a record, after which there are others."""
+    owner = owner_of(stream)
+    (confirmed,) = stream.settle(owner, owner.append(b"one"))
+    assert isinstance(confirmed, Confirm)
+    for record in rest:
+        stream.settle(owner, owner.append(record))
+    return confirmed.place
+
+
+def test_whoever_goes_on_from_a_place_looks_whether_its_message_is_the_one_that_he_knows() -> None:
+    """An older copy of the stream may have been put in its place, and its sequences used again: here up to the very same end, so
+    that the fence would hold."""
+    stream = Stream()
+    place = behind(stream)
+    del stream.messages[1:]
+    owner_of(stream, BOB)
+    assert len(stream.messages) == place.sequence
+    other = ShardOwner(SHARD, ALICE, 1 << 20, place)
+    (effect,) = stream.settle(other, other.claim())
+    assert isinstance(effect, StopDamaged)
+    assert "message 2 is another one than this host has applied" in str(effect.error)
+
+
+def test_where_the_message_of_the_place_is_purged_the_next_one_proves_it() -> None:
+    stream = Stream()
+    place = behind(stream, b"two")
+    stream.first = 3
+    other = ShardOwner(SHARD, BOB, 1 << 20, place)
+    assert records(stream.settle(other, other.claim())) == [b"two"]
+    third = ShardOwner(SHARD, BOB, 1 << 20, place._replace(checksum=1))
+    (effect,) = stream.settle(third, third.claim())
+    assert isinstance(effect, StopDamaged)
+
+
+def look(owner: ShardOwner, effects: list[Effect]) -> None:
+    """Reads give nothing and the fence is refused, until it asks how far the stream goes."""
+    for _ in range(100):
+        (effect,) = effects
+        if effect == Look():
+            return
+        match effect:
+            case Read():
+                effects = owner.handle(NOTHING)
+            case Publish():
+                effects = owner.handle(FenceRefused())
+            case _:
+                effects = owner.handle(WaitOver())
+    pytest.fail("it never asked")
+
+
+def test_a_claim_that_is_refused_where_nothing_can_be_read_finds_out_that_all_is_purged() -> None:
+    owner = ShardOwner(SHARD, ALICE, 1 << 20)
+    look(owner, owner.claim())
+    assert owner.handle(StreamSeen(8, 7)) == [LeaveBehind(StreamPlace(), 8)]
+    assert owner.state is Ownership.STOPPED
+
+
+def test_an_append_whose_sequence_is_purged_cannot_be_known() -> None:
+    stream = Stream()
+    owner = owner_of(stream)
+    look(owner, owner.append(b"one"))
+    assert owner.handle(StreamSeen(3, 2)) == [ShutOut(1, undone=False)]
+
+
+def test_an_end_that_went_back_is_said_and_settles_nothing() -> None:
+    """A leader that has just been elected may not know the newest messages yet."""
+    stream = Stream()
+    place = behind(stream)
+    other = ShardOwner(SHARD, BOB, 1 << 20, place)
+    look(other, other.claim())
+    (said, wait) = other.handle(StreamSeen(1, 1))
+    assert said == EndsEarlier(place, 1)
+    assert isinstance(wait, Wait)
+    assert isinstance(stream.settle(other, other.handle(WaitOver()))[-1], Own)
+
+
+def test_a_place_behind_which_all_is_purged_is_one_to_go_on_from() -> None:
+    stream = Stream()
+    place = behind(stream)
+    stream.first = 3
+    other = ShardOwner(SHARD, BOB, 1 << 20, place)
+    look(other, other.claim())
+    effects = other.handle(StreamSeen(3, 2))
+    assert isinstance(stream.settle(other, effects)[-1], Own)
+
+
+def test_whoever_gets_no_answer_to_that_either_goes_on_trying() -> None:
+    owner = ShardOwner(SHARD, ALICE, 1 << 20)
+    look(owner, owner.claim())
+    assert isinstance(owner.handle(ReadUnanswered())[0], Wait)
+    assert isinstance(owner.handle(WaitOver())[0], Publish)
 
 
 def test_a_claim_at_an_old_end_is_refused_reads_on_and_claims_again() -> None:
@@ -316,6 +413,46 @@ def test_a_full_log_does_not_settle_what_was_sent_before(doubt: Event) -> None:
     assert owner.handle(NOTHING) == [Wait(1 + 1, True)]
     assert owner.handle(WaitOver()) == [publish]
     assert owner.handle(stream.store(publish)) == [Confirm(1, owner.place)]
+
+
+def test_a_store_that_failed_settles_nothing_and_waits_for_room() -> None:
+    """Other replicas may have stored it: here they have."""
+    stream = Stream()
+    owner = owner_of(stream)
+    publish = sent(owner.append(b"one"))
+    stream.store(publish)
+    assert owner.handle(PublishUnanswered(no_room=True)) == [Wait(1, True)]
+    assert owner.handle(WaitOver()) == [publish]
+    assert owner.handle(stream.store(publish)) == [Read(2)]
+    assert owner.handle(stream.read(Read(2))) == [Confirm(1, owner.place)]
+
+
+def test_a_message_of_ones_own_that_was_believed_not_to_be_stored_stops_the_shard() -> None:
+    """Its callers were told that nothing was done: never shut out, from where they would be asked to do it again."""
+    stream = Stream()
+    owner = owner_of(stream)
+    publish = sent(owner.append(b"one"))
+    stream.store(publish)
+    assert owner.handle(LogRefused()) == [Refuse(1)]
+    other = sent(owner.append(b"other"))
+    assert owner.handle(stream.store(other)) == [Read(2)]
+    (effect,) = owner.handle(stream.read(Read(2)))
+    assert isinstance(effect, StopDamaged)
+    assert "message 2 is of this very owner, who had sent another for its place" in str(effect.error)
+
+
+def test_half_a_record_in_pieces_is_no_place_to_go_on_from() -> None:
+    """One piece is acknowledged, the last one in doubt."""
+    stream = Stream()
+    owner = owner_of(stream, piece_bytes=4)
+    before = owner.record_place
+    last = sent(owner.handle(stream.store(sent(owner.append(b"large")))))
+    assert owner.place.sequence == before.sequence + 1
+    assert owner.record_place == before
+    stream.store(last)
+    other = ShardOwner(SHARD, BOB, 1 << 20, owner.record_place)
+    assert records(stream.settle(other, other.claim())) == [b"large"]
+    assert other.record_place == other.place
 
 
 def test_a_record_that_was_refused_in_pieces_leaves_no_trace() -> None:

@@ -220,6 +220,86 @@ def test_a_sequence_that_is_left_out_is_noticed() -> None:
         replay.take(2, owned().messages[0])
 
 
+def refused_alone(stream: Stream, **right: Any) -> None:
+    """By a check that no other one stands in for: whoever does without it believes what the last message says."""
+
+    class DropsIt(Replay):
+        def _check(self, sequence: int, message: StreamMessage) -> None:
+            is_last = sequence == len(stream.messages)
+            super()._check(sequence, message._replace(**right) if is_last else message)
+
+    with pytest.raises(ShardDamaged):
+        read(stream)
+    replay = DropsIt(SHARD, StreamPlace())
+    for sequence, data in enumerate(stream.messages, 1):
+        replay.take(sequence, data)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "right"),
+    [
+        ("number", 2, 3),
+        ("number", 4, 3),
+        ("epoch", 0, 1),
+        ("epoch", 2, 1),
+        ("writer", BOB, ALICE),
+        ("position", 1, 2),
+        ("position", 3, 2),
+        ("part", 1, 0),
+        ("shard", 6, SHARD),
+    ],
+)
+def test_each_check_of_a_record_is_needed(field: str, wrong: Any, right: Any) -> None:
+    """All else of the message is right."""
+    stream = owned()
+    stream.add(MessageKind.COMMIT, b"two", **{field: wrong})
+    refused_alone(stream, **{field: right})
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "right"), [("number", 2, 3), ("number", 4, 3), ("epoch", 1, 2), ("position", 0, 1), ("shard", 6, SHARD)]
+)
+def test_each_check_of_a_claim_is_needed(field: str, wrong: Any, right: Any) -> None:
+    stream = owned()
+    stream.claim(BOB, **{field: wrong})
+    refused_alone(stream, **{field: right})
+
+
+def test_the_checksum_of_the_message_before_is_needed() -> None:
+    """An older end was put back, and the sequence used again by the same owner: everything but the checksum fits."""
+    stream = owned()
+    stream.commit(b"two")
+    lost = stream.messages[-1]
+    other = owned()
+    other.commit(b"instead")
+    right = other.before
+    stream.commit(b"three")
+    stream.messages[2] = other.messages[2]
+    assert lost != stream.messages[2]
+    refused_alone(stream, before=right)
+
+
+def test_the_place_of_a_replay_is_proved_by_its_message() -> None:
+    stream = owned()
+    stream.commit(b"two")
+    replay = Replay(SHARD, StreamPlace())
+    for sequence, data in enumerate(stream.messages, 1):
+        replay.take(sequence, data)
+    replay.prove(stream.messages[2])
+    with pytest.raises(ShardDamaged, match="message 3 is another one than this host has applied"):
+        replay.prove(stream.messages[1])
+    with pytest.raises(ShardDamaged, match="message 3 is 5 bytes long"):
+        replay.prove(b"hello")
+
+
+def test_a_place_keeps_which_stream_it_is_of() -> None:
+    stream = owned()
+    replay = Replay(SHARD, StreamPlace(created="a day"))
+    for sequence, data in enumerate(stream.messages, 1):
+        replay.take(sequence, data)
+    assert replay.place.created == "a day"
+
+
 def test_whatever_is_left_out_doubled_or_moved_is_noticed_or_changes_nothing() -> None:
     """Every stream of four that can be made of these messages, against the records of the right one."""
     stream = owned()

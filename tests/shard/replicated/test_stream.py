@@ -11,8 +11,16 @@ from tests.support.nats_cluster import ask
 from tidegate.benchmarks.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated import stream as module
-from tidegate.shard.replicated.owner import Acknowledged, FenceRefused, MessagesRead, PublishUnanswered
-from tidegate.shard.replicated.stream import ShardStream, check_fence, check_version, stream_settings
+from tidegate.shard.replicated.owner import (
+    Acknowledged,
+    FenceRefused,
+    MessagesRead,
+    PublishUnanswered,
+    ReadUnanswered,
+    StreamSeen,
+)
+from tidegate.shard.replicated.settings import stream_settings
+from tidegate.shard.replicated.stream import ShardStream, check_fence, check_version
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,7 @@ def test_the_server_of_debian_is_refused_with_the_reason() -> None:
 
 def test_publishes_and_reads_become_events(server: NatsServers) -> None:
     async def use() -> None:
-        stream = await ShardStream.open(server.urls, "events", replicas=1)
+        stream = await ShardStream.open(server.urls, "events", create=True, replicas=1)
         try:
             assert await stream.read(1) == MessagesRead([])
             assert await stream.publish(b"one", 0) == Acknowledged(1)
@@ -50,7 +58,7 @@ def test_more_messages_than_one_read_gives_are_read_in_several(server: NatsServe
     monkeypatch.setattr(module, "READ_MESSAGES", 3)
 
     async def use() -> None:
-        stream = await ShardStream.open(server.urls, "many", replicas=1)
+        stream = await ShardStream.open(server.urls, "many", create=True, replicas=1)
         try:
             for number in range(5):
                 await stream.publish(b"%d" % number, number)
@@ -64,7 +72,7 @@ def test_more_messages_than_one_read_gives_are_read_in_several(server: NatsServe
 
 def test_a_message_that_is_too_large_is_not_sent(server: NatsServers) -> None:
     async def use() -> None:
-        stream = await ShardStream.open(server.urls, "large", replicas=1)
+        stream = await ShardStream.open(server.urls, "large", create=True, replicas=1)
         try:
             with pytest.raises(OperatorError, match="this server takes 4096 with headers"):
                 await stream.publish(bytes(4_096), 0)
@@ -75,9 +83,27 @@ def test_a_message_that_is_too_large_is_not_sent(server: NatsServers) -> None:
     asyncio.run(use())
 
 
+def test_how_far_a_stream_goes(server: NatsServers) -> None:
+    async def use() -> None:
+        stream = await ShardStream.open(server.urls, "far", create=True, replicas=1)
+        try:
+            assert await stream.look() == StreamSeen(0, 0)
+            for number in range(3):
+                await stream.publish(b"%d" % number, number)
+            assert await stream.look() == StreamSeen(1, 3)
+            await stream._client.request("$JS.API.STREAM.PURGE.far", b"")
+            assert await stream.look() == StreamSeen(4, 3)
+            await stream._client.request("$JS.API.STREAM.DELETE.far", b"")
+            assert await stream.look() == ReadUnanswered()
+        finally:
+            await stream.close()
+
+    asyncio.run(use())
+
+
 def test_a_stream_that_is_gone_does_not_answer(server: NatsServers) -> None:
     async def use() -> None:
-        stream = await ShardStream.open(server.urls, "gone", replicas=1)
+        stream = await ShardStream.open(server.urls, "gone", create=True, replicas=1)
         try:
             await stream._client.request("$JS.API.STREAM.DELETE.gone", b"")
             assert await stream.publish(b"one", 0) == PublishUnanswered()
@@ -117,13 +143,27 @@ def test_a_fence_of_the_subject_is_not_taken_for_one_of_the_stream(server: NatsS
 
 def test_the_check_of_the_fence_leaves_no_stream_behind(server: NatsServers) -> None:
     async def use() -> None:
-        await (await ShardStream.open(server.urls, "alone", replicas=1)).close()
+        await (await ShardStream.open(server.urls, "alone", create=True, replicas=1)).close()
 
     asyncio.run(use())
     assert not [name for name in ask(server, "STREAM.NAMES")["streams"] if "fence" in name]
 
 
-@pytest.mark.parametrize(("key", "value"), [("max_age", 10**9), ("max_msgs", 5), ("discard", "old"), ("deny_delete", False)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_age", 10**9),
+        ("max_msgs", 5),
+        ("discard", "old"),
+        ("deny_delete", False),
+        ("no_ack", True),
+        ("max_msg_size", 1_000),
+        ("allow_msg_ttl", True),
+        ("first_seq", 7),
+        ("sources", [{"name": "alone"}]),
+        ("republish", {"src": ">", "dest": "elsewhere.>"}),
+    ],
+)
 def test_a_stream_that_could_lose_something_is_refused(server: NatsServers, key: str, value: object) -> None:
     name = f"lossy-{key}"
     settings = {**stream_settings(name, f"tidegate.log.{name}", 1, -1), key: value}
@@ -132,7 +172,7 @@ def test_a_stream_that_could_lose_something_is_refused(server: NatsServers, key:
     assert "error" not in ask(server, f"STREAM.CREATE.{name}", settings)
 
     async def use() -> None:
-        await (await ShardStream.open(server.urls, name, replicas=1)).close()
+        await (await ShardStream.open(server.urls, name, create=True, replicas=1)).close()
 
     with pytest.raises(OperatorError, match=f"it could lose what it has confirmed: {key} is"):
         asyncio.run(use())

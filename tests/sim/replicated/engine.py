@@ -4,9 +4,11 @@ What it does is written down because the real one did it (docs/cluster.md says w
 a leader without majority that answers reads from its old tail, takes a publish without ever answering it, and refuses the next
 one on its behalf; entries of such a leader that appear later, or never; message ids that are asked before the fence with three
 replicas and after it with one, and are forgotten when a server is killed; a fence by subject that goes back when a newest
-message is deleted; a purge up to a sequence; a stream that is full.
+message is deleted; a purge up to a sequence, or of everything; a stream that is full; a leader whose own store fails behind the
+commit, so that it says of a message which the others have that it could not be stored.
 
-`log` is the truth: what a majority has stored. Nothing is taken back from it, but for what operators delete.
+`log` is the truth: what a majority has stored. Nothing is taken back from it, but for what operators delete, or lose by
+putting an older copy in its place.
 """
 
 from __future__ import annotations
@@ -30,9 +32,16 @@ class Stored(NamedTuple):
     duplicate: bool = False
 
 
-WRONG_SEQUENCE = 10071
-FULL = 10077
-Reply = Stored | int | None
+class Refused(NamedTuple):
+    code: int
+    description: str
+
+
+WRONG_SEQUENCE = Refused(10071, "wrong last sequence")
+FULL = Refused(10077, "maximum bytes exceeded")
+NO_RESOURCES = Refused(10023, "insufficient resources")
+STORE_FAILED = Refused(10077, "no space left on device")
+Reply = Stored | Refused | None
 """None: no answer will come."""
 BATCH = 16
 
@@ -48,6 +57,10 @@ class Engine:
         """Of what was not purged."""
         self.room = 10**9
         """How many messages it keeps at most."""
+        self.full = FULL
+        """What it says then."""
+        self.store_fails = False
+        """The leader's own, for the next message that is committed."""
         self.has_leader = True
         self.seen = [0] * replicas
         """By replica, how far it has got. The first one leads and has everything, if there is a leader."""
@@ -73,12 +86,16 @@ class Engine:
         if self.replicas > 1 and known is not None:
             return Stored(known, duplicate=True)
         if len(self.log) - self.first + 1 >= self.room:
-            return FULL
+            return self.full
         if not self._fence_holds(request, len(self.log)):
             return WRONG_SEQUENCE
         if known is not None:
             return Stored(known, duplicate=True)
-        return Stored(self._store(request))
+        sequence = self._store(request)
+        if self.store_fails:
+            self.store_fails = False
+            return STORE_FAILED
+        return Stored(sequence)
 
     def _publish_at_deposed(self, request: Request) -> Reply:
         assert self.deposed is not None
@@ -122,6 +139,12 @@ class Engine:
         start = max(start, self.first)
         stop = min(last, start + BATCH - 1)
         return [(each, self.log[each - 1].data) for each in range(start, stop + 1) if each not in self.gone]
+
+    def look(self, *, at_deposed: bool) -> tuple[int, int] | None:
+        """The first sequence that is there, behind the last one where there is none, and the last one."""
+        if at_deposed and self.deposed is not None:
+            return self.first, self.deposed_at
+        return (self.first, len(self.log)) if self.has_leader else None
 
     def catch_up(self, replica: int) -> None:
         self.seen[replica] = len(self.log)
@@ -171,6 +194,19 @@ class Engine:
     def purge(self, before: int) -> None:
         """Removes what is before that sequence. The newest message stays, whatever is asked."""
         self.first = max(self.first, min(before, len(self.log)))
+
+    def purge_everything(self) -> None:
+        self.first = len(self.log) + 1
+
+    def restore(self, last: int) -> None:
+        """An older copy, in which that message is the last one, is put in its place."""
+        del self.log[last:]
+        self.seen = [last] * self.replicas
+        self.first = min(self.first, last + 1)
+        self.gone = {each for each in self.gone if each <= last}
+        self.ids = {}
+        self.deposed, self._may_survive = None, False
+        self.has_leader = True
 
     def delete(self, sequence: int) -> None:
         self.gone.add(sequence)

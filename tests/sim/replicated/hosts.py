@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from tests.sim.replicated.engine import FULL, WRONG_SEQUENCE, Reply, Request, Stored
+from tests.sim.replicated.engine import Refused, Reply, Request
 from tests.sim.replicated.judge import OP_BYTES, decode_ops, encode_ops
+from tidegate.shard.replicated.answers import EngineError, PublishAnswer, publish_event
 from tidegate.shard.replicated.message import HEAD_BYTES, HEADERS_BYTES_MAX, WRITER_BYTES, MessageKind
 from tidegate.shard.replicated.owner import (
-    Acknowledged,
     Apply,
     Confirm,
     Effect,
+    EndsEarlier,
     Event,
-    FenceRefused,
     LeaveBehind,
-    LogRefused,
+    Look,
     MessagesRead,
     Own,
     Ownership,
@@ -28,6 +28,7 @@ from tidegate.shard.replicated.owner import (
     ShardOwner,
     ShutOut,
     StopDamaged,
+    StreamSeen,
     Wait,
     WaitOver,
 )
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from tests.sim.replicated.simulation import World
 
 SHARD = 3
+STREAM = "shard-3"
 PAYLOAD_BYTES_MAX = HEADERS_BYTES_MAX + HEAD_BYTES + 4 * OP_BYTES
 """So small that a commit of five calls is split."""
 TIMEOUT_MS = 2_000
@@ -60,6 +62,8 @@ class Host:
         self.owner: ShardOwner | None = None
         self.is_up = True
         self.is_damaged = False
+        self.said_it_ends_earlier = False
+        """To an operator, who has to do something then."""
         self.cut_off = False
         self.at_deposed = False
         """It talks with the leader that has lost its majority, if there is one."""
@@ -139,6 +143,12 @@ class Host:
                     self._read(effect)
                 case Publish():
                     self._publish(effect)
+                case Look():
+                    self.world.count("looks")
+                    self._look()
+                case EndsEarlier():
+                    self.world.count("ends that went back")
+                    self.said_it_ends_earlier = True
                 case Wait():
                     self.world.count("waits")
                     delay = min(40 << effect.times, 1_000)
@@ -226,13 +236,19 @@ class Host:
         self._request(lambda: self.world.engine.publish(request, at_deposed=self.at_deposed), self.event_of, PublishUnanswered())
 
     def event_of(self, reply: Reply) -> Event | None:
-        match reply:
-            case Stored():
-                return Acknowledged(reply.sequence)
-            case int():
-                answers: dict[int, Event] = {WRONG_SEQUENCE: FenceRefused(), FULL: LogRefused()}
-                return answers[reply]
-        return None
+        if reply is None:
+            return None
+        if isinstance(reply, Refused):
+            answer = PublishAnswer(EngineError(503, reply.code, reply.description), STREAM)
+        else:
+            answer = PublishAnswer(None, STREAM, reply.sequence)
+        return publish_event(answer, STREAM)
+
+    def _look(self) -> None:
+        def event(seen: tuple[int, int] | None) -> Event | None:
+            return None if seen is None else StreamSeen(*seen)
+
+        self._request(lambda: self.world.engine.look(at_deposed=self.at_deposed), event, ReadUnanswered())
 
     def _request(self, at_engine: Callable[[], Any], event: Callable[[Any], Event | None], unanswered: Event) -> None:
         world = self.world

@@ -34,6 +34,8 @@ class Judge:
         self._epoch = 0
         self._writer = b""
         self._pieces = b""
+        self._states = [(0, b"", b"")]
+        """Epoch, writer and pieces, by sequence."""
         self.torn = 0
         """Records of which only pieces were stored when somebody else claimed the shard."""
 
@@ -51,6 +53,16 @@ class Judge:
                 self._take(decode_ops(self._pieces))
                 self._pieces = b""
         self.lengths.append(len(self.ops))
+        self._states.append((self._epoch, self._writer, self._pieces))
+
+    def restored(self, last: int) -> None:
+        """Operators have put an older end in place: what was behind it is lost, whoever had been told of it."""
+        del self.lengths[last + 1 :], self._states[last + 1 :]
+        self._epoch, self._writer, self._pieces = self._states[-1]
+        del self.ops[self.lengths[-1] :]
+        self._numbers = {op: number for op, number in self._numbers.items() if number < len(self.ops)}
+        self._answered = {op: number for op, number in self._answered.items() if number < len(self.ops)}
+        self.confirmed = min(self.confirmed, len(self.ops))
 
     def _take(self, ops: list[int]) -> None:
         for op in ops:

@@ -8,7 +8,7 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from tests.sim.replicated.engine import Engine
+from tests.sim.replicated.engine import FULL, NO_RESOURCES, Engine
 from tests.sim.replicated.hosts import AGAIN_MAX, TICK_MS, Host
 from tests.sim.replicated.judge import Judge
 from tidegate.shard.replicated.owner import Ownership
@@ -133,7 +133,9 @@ class World:
         self.count("torn", judge.torn)
         owners = [host for host in self.hosts if host.serves]
         for host in self.hosts:
-            if host.owner is not None and host.owner.state not in (Ownership.OWNING, Ownership.STOPPED):
+            settled = host.owner is None or host.owner.state in (Ownership.OWNING, Ownership.STOPPED)
+            if not settled and not host.said_it_ends_earlier:
+                assert host.owner is not None
                 judge.problems.append(f"{host.name} is still {host.owner.state.name.lower()}")
         if not owners and not self.has_hole:
             judge.problems.append("nobody owns the shard at the end")
@@ -219,12 +221,20 @@ def cut_off(world: World) -> None:
 
 def fill(world: World) -> None:
     engine = world.engine
+    engine.full = world.chance.choice((FULL, NO_RESOURCES))
     engine.room = len(engine.log) - engine.first + 1 + world.chance.randint(0, 3)
 
     def empty() -> None:
         engine.room = 10**9
 
     world.after(world.chance.randint(300, 3_000), empty)
+
+
+def fail_store(world: World) -> None:
+    """Of the leader; the next message is stored by the others only, and another one leads."""
+    if world.engine.replicas > 1:
+        world.count("stores that failed")
+        world.engine.store_fails = True
 
 
 def save(world: World) -> None:
@@ -270,6 +280,36 @@ def forget_claim(world: World) -> None:
         world.after(3_500, forget)
 
 
+def purge_everything(world: World) -> None:
+    """By an operator. Who has read up to the end goes on, and nobody else."""
+    if world.chance.random() < 0.3 and world.engine.log:
+        world.count("purges of everything")
+        world.has_hole = True
+        world.engine.purge_everything()
+
+
+def restore_an_older_end(world: World) -> None:
+    """By an operator who has stopped all hosts, and starts them at once; what they have on their disks may be newer."""
+    engine = world.engine
+    if world.chance.random() < 0.5 and len(engine.log) >= engine.first:
+        world.count("older ends put back")
+        world.has_hole = True
+        for host in world.hosts:
+            if world.chance.random() < 0.7:
+                host.save()
+            host.crash(keeps=world.chance.random() < 0.8)
+        last = world.chance.randint(max(engine.first - 1, len(engine.log) - 3), len(engine.log) - 1)
+        engine.restore(last)
+        world.judge.restored(last)
+
+        def start(host: Host) -> None:
+            host.is_up = True
+            host.claim()
+
+        for host in world.hosts:
+            world.after(world.chance.randint(100, 400), partial(start, host))
+
+
 STRIKES: tuple[Callable[[World], None], ...] = (
     lose_majority,
     lose_majority,
@@ -291,4 +331,7 @@ STRIKES: tuple[Callable[[World], None], ...] = (
     claim_against_the_lease,
     delete_message,
     forget_claim,
+    fail_store,
+    purge_everything,
+    restore_an_older_end,
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from tests.sim.replicated.engine import FULL, WRONG_SEQUENCE, Engine, Request, Stored
+from tests.sim.replicated.engine import FULL, STORE_FAILED, WRONG_SEQUENCE, Engine, Request, Stored
 
 
 def engine(replicas: int = 3, seed: int = 0) -> Engine:
@@ -132,3 +132,36 @@ def test_a_full_stream_refuses_until_there_is_room() -> None:
     assert publish(made, say(b"x", 3)) == FULL
     made.purge(2)
     assert publish(made, say(b"x", 3)) == Stored(4)
+
+
+def test_a_purge_of_everything_leaves_the_sequence_alone() -> None:
+    made = filled(3)
+    made.purge_everything()
+    assert made.read(1, 0, at_deposed=False) == []
+    assert made.look(at_deposed=False) == (4, 3)
+    assert publish(made, say(b"x", 3)) == Stored(4)
+
+
+def test_a_leader_whose_store_fails_says_so_of_what_the_others_have() -> None:
+    made = filled(2)
+    made.store_fails = True
+    assert publish(made, say(b"x", 2)) == STORE_FAILED
+    assert made.read(3, 0, at_deposed=False) == [(3, b"x")]
+    assert publish(made, say(b"y", 3)) == Stored(4)
+
+
+def test_an_older_copy_uses_sequences_again() -> None:
+    made = filled(3)
+    made.restore(1)
+    assert made.look(at_deposed=False) == (1, 1)
+    assert publish(made, say(b"other", 1)) == Stored(2)
+    assert made.read(2, 0, at_deposed=False) == [(2, b"other")]
+
+
+def test_a_leader_without_majority_says_where_it_ends() -> None:
+    made = filled(2)
+    made.lose_majority()
+    assert made.look(at_deposed=False) is None
+    made.elect()
+    publish(made, say(b"x", 2))
+    assert (made.look(at_deposed=True), made.look(at_deposed=False)) == ((1, 2), (1, 3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.sim.replicated.engine import Request
+from tests.sim.replicated.engine import FULL, Refused, Reply, Request
 from tests.sim.replicated.hosts import Host, subject_of
 from tidegate.shard.replicated.message import MessageKind, StreamMessage
 from tidegate.shard.replicated.owner import (
@@ -126,6 +126,15 @@ class _TakesFullForNo(ShardOwner):
         return super().handle(event)
 
 
+class TakesAFailedStoreForNo(Host):
+    """10077, whatever it is for: the message is not stored."""
+
+    def event_of(self, reply: Reply) -> Event | None:
+        if isinstance(reply, Refused) and reply.code == FULL.code:
+            return LogRefused()
+        return super().event_of(reply)
+
+
 class _TakesAnotherForItsOwn(ShardOwner):
     """Something is stored where it was to be: so it was stored."""
 
@@ -141,8 +150,19 @@ class _ConfirmsEarly(ShardOwner):
     def _send(self, kind: MessageKind, epoch: int, position: int, part: int, body: bytes) -> list[Effect]:
         effects = super()._send(kind, epoch, position, part, body)
         if kind is MessageKind.COMMIT and self.place.epoch == epoch:
-            return self._stored(self.place.sequence + 1)
+            return effects + self._stored(self.place.sequence + 1)
         return effects
+
+    def handle(self, event: Event) -> list[Effect]:
+        return [] if self.state is Ownership.OWNING else super().handle(event)
+
+
+class _GoesOnAnywhere(ShardOwner):
+    """The stream is the one whose place it has: it does not look at the message that is there."""
+
+    def claim(self) -> list[Effect]:
+        self._is_proved = True
+        return super().claim()
 
 
 class _Credulous(Replay):
@@ -214,9 +234,11 @@ VARIANTS: dict[str, tuple[type[Host], str]] = {
     "takes silence for a no": (host_with(_TakesSilenceForNo), TWICE),
     "takes an empty read for a no": (host_with(_TakesNothingForNo), TWICE),
     "takes a full log for a no": (host_with(_TakesFullForNo), TWICE),
+    "takes a store that failed for a no": (TakesAFailedStoreForNo, TWICE),
     "takes what stands there for its own": (host_with(_TakesAnotherForItsOwn), LOST),
     "confirms before the acknowledgement": (host_with(_ConfirmsEarly), LOST),
     "claims without a fence": (ClaimsWithoutAFence, WRONG),
+    "goes on without proof of its place": (host_with(_GoesOnAnywhere), WRONG),
     "has no numbers": (host_with(_HasNoNumbers), WRONG),
     "takes pieces for records": (host_with(_TakesPiecesForRecords), WRONG),
 }
