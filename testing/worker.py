@@ -23,7 +23,7 @@ from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.table import Kept
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.objects.methods import Method, ObjectClass
+from tidegate.shard.objects.methods import AppError, Method, ObjectClass
 from tidegate.shard.objects.storage import Storage, Transaction
 from tidegate.testing.hosted import HostedShards
 from tidegate.testing.offload import OffloadHere
@@ -185,7 +185,7 @@ class SimulatedWorker(HostedShards):
         """Else the caller is told."""
         try:
             self.service.find_class(request.cls, origin.caller.id.class_name)
-        except ValueError as error:
+        except (ValueError, AppError) as error:
             origin.fail(UnknownClass(str(error)))
             return False
         return True

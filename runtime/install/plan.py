@@ -80,6 +80,11 @@ class Places:
         return f"{self.name}-backup.timer", f"{self.name}-backup.service"
 
     @property
+    def backup_stamp(self) -> str:
+        """When the timer last went off: systemd keeps it for `Persistent=`, also when the timer is gone."""
+        return f"/var/lib/systemd/timers/stamp-{self.backup_units[0]}"
+
+    @property
     def backups(self) -> tuple[str, str]:
         """The files of these."""
         timer, service = self.backup_units
@@ -226,6 +231,8 @@ def uninstall(places: Places, found: Found, *, purge: bool = False) -> list[Step
         if present_units:
             steps.append(Run(("systemctl", "--quiet", "disable", *(["--now"] if found.booted else []), *present_units)))
         steps += [Remove(path) for path in present]
+        if places.backups[0] in present:
+            steps.append(Remove(places.backup_stamp))
         if found.booted:
             steps.append(Run(("systemctl", "daemon-reload")))
             steps.append(Run(("systemctl", "--quiet", "reset-failed", *places.units), may_fail=True))

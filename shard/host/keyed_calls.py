@@ -335,7 +335,7 @@ class KeyedCalls:
 
     def _new_session(self, name: str) -> KnownCalls:
         if len(self._sessions) >= SESSIONS_KNOWN_MAX:
-            busy = {run.known.name for run in self._under_way()}
+            busy = {known.name for known in self._under_way()}
             if self._at_hand is not None:
                 busy.add(self._at_hand.name)
             self._sessions = {known.name: known for known in self._sessions.values() if known.runs or known.name in busy}
@@ -344,11 +344,14 @@ class KeyedCalls:
         known.newest = max((group.newest for group in groups), default=-1)
         return known
 
-    def _under_way(self) -> Iterator[KeyedRun]:
-        """Ended, in commits that are not durable yet."""
+    def _under_way(self) -> Iterator[KnownCalls]:
+        """Whose calls have ended, or have written, in commits that are not durable yet."""
         gate = self._output_gate
-        for answers in (gate.answers, () if gate.in_flight is None else gate.in_flight.answers):
-            yield from (each for each in answers if isinstance(each, KeyedRun))
+        yield from (message[5] for message in gate.messages() if message[5] is not None)
+        for commit in (gate, gate.in_flight):
+            if commit is not None:
+                for each in cast("Sequence[KeyedRun | Mark | NumberedAnswer]", commit.answers):
+                    yield each.message[5] if isinstance(each, NumberedAnswer) else each.known
 
     def begin_at_once(self, activation: Activation, method: Method, request: Request, origin: Origin) -> KeyedRun | None:
         """The run of a call whose options name a session and a number larger than those of all that have begun. (Of one in the

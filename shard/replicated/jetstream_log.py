@@ -249,6 +249,8 @@ class JetStreamLog:
                         event = await stream.read(effect.sequence)
                     case Look():
                         event = await stream.look()
+                        said = "stream %s: nothing is read behind message %d where something has to be; its leader says: %s"
+                        logger.warning(said, self.name, self._owner.place.sequence, event)
                     case EndsEarlier():
                         logger.error(
                             "stream %s ends at message %d, and this host has it up to message %d: unless its leader is about to "

@@ -17,6 +17,7 @@ from tidegate.shard.loop.spare import DRIVERS
 SHOWN_FRAMES = 20
 _SAMPLES = 10
 """Of a stack that changes while it is looked at. Hardly one is spoilt: the interpreter lets another thread run every 5 ms."""
+_SUSPENDS = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _DEBUGGERS = ("bdb", "tidegate.shard.worker.debugger")
 """Somebody looks at the code, which therefore stands still: that holds up nobody."""
 _RUNTIME = ("tidegate.shard.", "tidegate.runtime.")
@@ -45,20 +46,27 @@ class Occupant(NamedTuple):
 
 
 def frames_of_thread(ident: int, base: FrameType) -> list[FrameType] | None:
-    """Of another thread, which goes on meanwhile: the innermost first, out to `base`, without that. None: not to be had now."""
+    """Of another thread, which goes on meanwhile: the innermost first, out to `base`, without that. None: not to be had now.
+    What a greenlet runs has a stack of its own, which never leads there: it is told as far as that goes."""
     for _ in range(_SAMPLES):
-        if (frames := frames_out_to(base, frame_of_thread(ident))) is not None:
+        frames, is_whole = _frames_out(frame_of_thread(ident), base)
+        if is_whole:
             return frames
-    return None
+    return frames if frames and not frames[-1].f_code.co_flags & _SUSPENDS else None
 
 
 def frames_out_to(base: FrameType | None, frame: FrameType | None) -> list[FrameType] | None:
     """None: they do not lead there, since one is of a coroutine that has ended, or waits, meanwhile."""
+    frames, is_whole = _frames_out(frame, base)
+    return frames if is_whole else None
+
+
+def _frames_out(frame: FrameType | None, base: FrameType | None) -> tuple[list[FrameType], bool]:
     frames = []
     while frame is not None and frame is not base:
         frames.append(frame)
         frame = frame.f_back
-    return frames if frame is base else None
+    return frames, frame is base
 
 
 def occupant(frames: Iterable[FrameType]) -> Occupant | None:

@@ -55,6 +55,10 @@ class Patience:
     def was_slow(self) -> bool:
         return self.held_s >= HELD_UP_SLOW_S
 
+    @property
+    def _is_named(self) -> bool:
+        return self._name_at_s > HELD_UP_NAMED_S
+
     def look(self, now_s: float, step: object, starved_s: float, *, heard: int, raised: int, interruptible: bool) -> Reaction:
         """`step`: the one under way, None: the loop waits. `starved_s`: how long its thread has waited for a core in its life.
         `heard`, `raised`: how often an interruption of this step has come through to Python, and how often to the object's code.
@@ -67,10 +71,10 @@ class Patience:
         self.held_s += min(pause_s - min(starved, pause_s / 3), 2 * LOOK_S)
         if self.held_s >= self._limit_s + INTERRUPT_S_MAX and (raised or not heard) and interruptible:
             return Reaction.END
-        if self.held_s >= self._limit_s:
+        if self.held_s >= self._limit_s and self._is_named:
             self.tried += 1
             return Reaction.INTERRUPT
-        if self.held_s >= self._name_at_s:
+        if self.held_s >= min(self._name_at_s, self._limit_s):  # A lookout that is starved may see both at once.
             self._name_at_s *= 2
             return Reaction.NAME
         return Reaction.NOTHING

@@ -175,7 +175,7 @@ def test_backups_that_are_asked_for_have_a_timer_of_their_own_and_go_with_the_se
     assert not written(planned(BACKED_UP, found))
     assert not {*PLACES.backups} & {*written(planned(found=found))}, "an installation that says nothing of them leaves them alone"
     gone = uninstall(PLACES, found)
-    assert {step.path for step in gone if isinstance(step, Remove)} >= {*PLACES.backups}
+    assert {step.path for step in gone if isinstance(step, Remove)} >= {*PLACES.backups, PLACES.backup_stamp}
     assert commands(gone)[0][:5] == ("systemctl", "--quiet", "disable", "--now", "shop-backup.timer")
 
 

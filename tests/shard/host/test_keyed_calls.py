@@ -903,6 +903,34 @@ async def test_a_session_is_known_to_the_end_of_its_batch_however_many_others_co
     assert await first[0].reply == 3
 
 
+@pytest.mark.parametrize("is_cut", [False, True])
+async def test_a_session_is_known_while_what_it_was_answered_is_not_durable(
+    monkeypatch: pytest.MonkeyPatch, *, is_cut: bool
+) -> None:
+    """However many others come up. Its calls once ran twice, when a client repeated its batch then."""
+    monkeypatch.setattr(keyed_calls, "SESSIONS_KNOWN_MAX", 2)
+    world = World(Purse)
+    await world.ask(Purse, "a", "pay", 1)
+    world.auto = False
+    world.session([pay(107, 7), pay(108, 8)], name="a")
+    await world.settle()
+    if is_cut:
+        world.cut()
+    for name in "bcd":
+        world.session([pay(ord(name), 1)], name=name)
+        await world.settle()
+    world.lost_calls |= {107, 108}  # Answered twice.
+    world.session([pay(107, 7), pay(108, 8)], name="a")
+    await world.settle()
+    assert LOG == [1, 7, 8, 1, 1, 1]
+    if is_cut:
+        world.committed()
+    world.commit()
+    assert LOG == [1, 7, 8, 1, 1, 1]
+    for number in (107, 108):
+        del world.calls[number]
+
+
 async def test_a_number_that_its_session_says_was_answered_does_not_run_however_it_comes() -> None:
     world = World(Purse)
     await world.ask(Purse, "a", "pay", 1)

@@ -269,6 +269,7 @@ def test_a_claim_behind_the_end_of_the_stream_is_loud_and_can_be_closed(
     thread = threading.Thread(target=claim)
     thread.start()
     wait_until(lambda: "ends at message 2, and this host has it up to message 100" in caplog.text, "that it is said", 30)
+    assert "nothing is read behind message 100 where something has to be" in caplog.text
     log.close()
     thread.join()
     assert "the log was closed" in str(ended[0])

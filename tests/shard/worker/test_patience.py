@@ -108,3 +108,10 @@ def test_without_a_limit_nobody_is_interrupted() -> None:
     loop = Loop(math.inf)
     loop.runs("step", 100.0)
     assert loop.first(Reaction.INTERRUPT) == loop.first(Reaction.END) == math.inf
+
+
+def test_a_step_is_named_before_it_is_interrupted_however_late_somebody_looks() -> None:
+    patience, step = Patience(0.5), object()
+    patience.look(0.0, step, 0.0, heard=0, raised=0, interruptible=True)
+    said = [patience.look(at_s, step, 0.0, heard=0, raised=0, interruptible=True) for at_s in (3.0, 6.0, 9.0, 12.0, 15.0)]
+    assert [each for each in said if each is not Reaction.NOTHING][:2] == [Reaction.NAME, Reaction.INTERRUPT]

@@ -299,6 +299,8 @@ def restore_an_older_end(world: World) -> None:
                 host.save()
             host.crash(keeps=world.chance.random() < 0.8)
         last = world.chance.randint(max(engine.first - 1, len(engine.log) - 3), len(engine.log) - 1)
+        while last in engine.gone:  # The newest message is never one that was deleted.
+            last -= 1
         engine.restore(last)
         world.judge.restored(last)
 
