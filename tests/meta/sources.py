@@ -89,6 +89,8 @@ TESTED_BY = {
     "runtime/console/browsers.py": "runtime/console/test_server.py",
     "runtime/cli/commands/inspect.py": "service/test_objects.py",
     "runtime/cli/commands/classes.py": "service/test_objects.py",
+    "shard/replicated/jetstream_log.py": "service/test_jetstream_log.py",
+    "shard/replicated/stream.py": "service/test_shard_stream.py",
     "runtime/wire/wishes.py": "shard/host/test_wishes.py",
     "shard/core/wishes.py": "shard/host/test_wishes.py",
     "runtime/cli/pages.py": "runtime/cli/test_cli.py",
