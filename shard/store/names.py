@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 
@@ -155,7 +156,10 @@ Row = tuple[str, bytes]
 
 class FreshNames:
     """Names of objects that a memtable has the headers of, found when somebody asks. Some may have been deleted since, or be in
-    the state, too."""
+    the state, too.
+
+    Several may look at the same time, and any of them may stop halfway: what a step has not looked at is left to the next one,
+    whoever makes it."""
 
     def __init__(self) -> None:
         self._seen = 0
@@ -163,30 +167,39 @@ class FreshNames:
         self._runs: list[list[Row]] = []
         """Sorted."""
         self._newest: list[Row] = []
-        self._deleted: list[bytes] = []
-        """Objects that had no header when they were looked at."""
+        self._deleted: deque[bytes] = deque()
+        """Objects that had no header when they were looked at, those first for which that is longest ago."""
 
     def look(self, objects: dict[bytes, ObjectWrites], made: Sequence[bytes]) -> Iterator[None]:
         """Looks at those that have come, in steps, and again at those that were deleted: they may be there again. `made`: keys of
         objects that may be new (see `Memtable.named`)."""
-        new = [*self._deleted, *made[self._seen :]]
-        self._deleted, self._seen = [], len(made)
-        for at in range(0, len(new), LOOK_STEP):
-            for key in new[at : at + LOOK_STEP]:
-                held = objects.get(key)
-                if held is None or key >= OWN_FIRST:
-                    continue
-                header = held.writes.get(HEADER)
-                if header is None:
-                    if held.cleared:
-                        self._deleted.append(key)
-                elif (named := named_by(header)) is not None:
-                    row, value = index_row(named)
-                    self._newest.append((row[OBJECT_KEY_BYTES:].decode(), value))
-            if len(self._newest) >= RUN_NAMES:
-                self._runs.append(sorted(self._newest))
-                self._newest = []
+        again, end = len(self._deleted), len(made)
+        while again > 0 and self._deleted:
+            keys = [self._deleted.popleft() for _ in range(min(again, LOOK_STEP, len(self._deleted)))]
+            self._look_at(objects, keys)
+            again -= len(keys)
             yield
+        while self._seen < min(end, len(made)):  # A memtable that is given up has fewer and fewer.
+            newer = made[self._seen : self._seen + LOOK_STEP]
+            self._seen += len(newer)
+            self._look_at(objects, newer)
+            yield
+
+    def _look_at(self, objects: dict[bytes, ObjectWrites], keys: Sequence[bytes]) -> None:
+        for key in keys:
+            held = objects.get(key)
+            if held is None or key >= OWN_FIRST:
+                continue
+            header = held.writes.get(HEADER)
+            if header is None:
+                if held.cleared:
+                    self._deleted.append(key)
+            elif (named := named_by(header)) is not None:
+                row, value = index_row(named)
+                self._newest.append((row[OBJECT_KEY_BYTES:].decode(), value))
+        if len(self._newest) >= RUN_NAMES:
+            self._runs.append(sorted(self._newest))
+            self._newest = []
 
     def page(self, start: str, end: str | None, limit: int) -> list[Row]:
         """Rows of [start, end), in order, at most so many; one may come twice."""

@@ -187,6 +187,41 @@ def test_fresh_names_are_found_in_steps_once_each_and_those_that_come_later_too(
     assert [row for row, _ in fresh.page("", "B", 5)] == ["A/gone and back", "A/later", "A/new"]
 
 
+def test_who_looks_while_another_does_or_has_stopped_halfway_finds_all_names() -> None:
+    """The second one found those only that the first had come to."""
+    keys = [b"%016d" % number for number in range(4 * LOOK_STEP)]
+    objects = {key: ObjectWrites(key, False, {HEADER: header("C", key.decode())}) for key in keys}
+    for key in keys[::2]:
+        objects[key] = ObjectWrites(key, True, {})
+    fresh = FreshNames()
+    first = fresh.look(objects, keys)
+    next(first)
+    for _ in fresh.look(objects, keys):
+        pass
+    assert len(fresh.page("", None, 10_000)) == 2 * LOOK_STEP
+    for _ in first:
+        pass
+    for key in keys[::2]:
+        objects[key].writes[HEADER] = header("C", key.decode())
+    left = fresh.look(objects, keys)
+    next(left)
+    left.close()
+    for _ in fresh.look(objects, keys):
+        pass
+    assert len({row for row, _ in fresh.page("", None, 10_000)}) == 4 * LOOK_STEP
+    assert sum(1 for _ in fresh.look(objects, keys)) == 0
+
+
+def test_looking_at_a_memtable_that_is_given_up_meanwhile_ends() -> None:
+    keys = [b"%016d" % number for number in range(4 * LOOK_STEP)]
+    objects = {key: ObjectWrites(key, False, {HEADER: header("C", key.decode())}) for key in keys}
+    looking = FreshNames().look(objects, keys)
+    next(looking)
+    keys.clear()
+    objects.clear()
+    assert list(looking) == []
+
+
 def test_who_asks_for_names_looks_at_objects_that_may_be_new_and_not_at_all_that_are_written() -> None:
     """Of a million objects called a second hardly any is new; to look at each took a page of names a second."""
     store = ShardStore(MemoryState(0))
