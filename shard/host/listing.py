@@ -57,6 +57,8 @@ class _Part:
         self.start: str | None = start
         """Where it goes on; None: there are no more."""
         self.end = end
+        self.moves = -1
+        """Of the store, when names that are in memory were looked for."""
 
 
 class Listing:
@@ -115,9 +117,6 @@ class Listing:
     async def _names(self, wish: ListNames) -> dict[str, Any]:
         limit = max(1, min(wish.limit, LISTED_OBJECTS_MAX))
         self._began_s = time.perf_counter()
-        for store in list(self._host.stores.values()):
-            for _ in store.look_for_names():
-                await self._breathe()
         found: list[Entry] = []
         for start, end in self._ranges(wish):
             found += await self._in_range(start, end, limit + 1 - len(found))
@@ -169,12 +168,22 @@ class Listing:
         while part.start is not None and not part.found:
             await self._breathe()
             store, start = part.store, part.start
+            await self._look(part)
             if store.reader is None:
                 rows = store.scan(NAMES_KEY, start or None, part.end, reverse=False, limit=chunk)
             else:
                 rows = await self._fetched(store, start, part.end, chunk)
+            if part.moves != store.moves:
+                continue  # What was in memory is in the state, which was read before.
             named, part.start = store.names(start, part.end, chunk, rows)
             part.found = [(row, each.class_name, each.name) for row, each in reversed(named)]
+
+    async def _look(self, part: _Part) -> None:
+        """For names that are in memory, where they are now."""
+        while part.moves != part.store.moves:
+            part.moves = part.store.moves
+            for _ in part.store.look_for_names():
+                await self._breathe()
 
     async def _fetched(self, store: Any, start: str, end: str | None, limit: int, key: bytes = NAMES_KEY) -> Any:
         future: asyncio.Future[Any] = self._host.loop.create_future()

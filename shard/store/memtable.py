@@ -143,16 +143,17 @@ class Memtable:
 
     def pour(self, upper: Memtable, objects_max: int) -> bool:
         """Takes over at most so many objects of `upper`, which counts over this one; whether any are left there."""
-        upper.fresh = None  # What it has seen may be here now.
         while upper.objects and objects_max > 0:
             key, held = upper.objects.popitem()
             upper._count_object(held, -1)
             upper._sorted.pop(key, None)
             self.apply([held])
             objects_max -= 1
-        if not upper.objects:
-            upper.named.clear()
-        return bool(upper.objects)
+        if upper.objects:
+            return True
+        upper.named.clear()
+        upper.fresh = None  # Not before: some of what it has seen was here, where nobody may have looked since.
+        return False
 
     def check_invariants(self) -> None:
         """Recomputes what is kept up incrementally."""

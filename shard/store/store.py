@@ -143,6 +143,9 @@ class ShardStore:
         self.frozen_seq = 0
         self.frozen_mark = b""
         """The log mark of a state that has it."""
+        self.moves = 0
+        """Grows when a memtable is gone, or empty, because what is below it has all that it had: rows of the index that were read
+        before, and names that were found before, may lack that."""
         self.reader: Reader | None = None
         """What reads the state while its pages may not be in memory. None: they are, ask at once."""
         self.reads = OpenReads(self._read_failed)
@@ -288,7 +291,8 @@ class ShardStore:
     # Names
 
     def look_for_names(self) -> Iterator[None]:
-        """Finds, in steps, the names of objects that are not in the state yet. To be gone through before `names` is asked."""
+        """Finds, in steps, the names of objects that are not in the state yet. To be gone through before `names` is asked, and
+        again when `moves` has grown since."""
         for memtable in (self.active, self.frozen):
             if memtable is not None:
                 memtable.fresh = memtable.fresh or FreshNames()
@@ -298,7 +302,7 @@ class ShardStore:
         self, start: str, end: str | None, limit: int, rows: Sequence[tuple[str, bytes]]
     ) -> tuple[list[tuple[str, Named]], str | None]:
         """Objects whose rows in the index are in [start, end), in that order, and where to go on; None: that was the end. `rows`
-        are those of the state, the first `limit` of them, as `scan` tells them of NAMES_KEY."""
+        are the first `limit` of the state, as `scan` tells them of NAMES_KEY; read since `moves` has grown last."""
         reached = rows[-1][0] + "\0" if len(rows) == limit else end
         found = dict(rows)
         for memtable in (self.active, self.frozen):
@@ -399,6 +403,7 @@ class ShardStore:
             self.active.apply([ObjectWrites(ANSWERS_KEY, False, changes)])
         if self.frozen.pour(self.active, objects_max):
             return True
+        self.moves += 1
         self.frozen_seq, self.frozen_mark = self.seq, mark
         return False
 
@@ -407,6 +412,7 @@ class ShardStore:
         frozen = self.frozen
         assert frozen is not None, self.shard
         self.frozen = None
+        self.moves += 1
         return frozen
 
     @property

@@ -15,6 +15,7 @@ from tidegate.runtime.ids import object_key
 from tidegate.runtime.wire.wishes import ListAlarms, ListClasses, ListNames, Weigh
 from tidegate.shard.core.alarms import ABANDONED_KEY, AlarmInfo, abandoned_now, abandoned_row, to_datetime
 from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps
 
 
 class Shop(DurableObject):
@@ -212,6 +213,44 @@ async def test_what_is_on_disk_only_is_listed_beside_the_loop() -> None:
         await asyncio.sleep(0)
     assert [each["name"] for each in (await listing)["objects"]] == [f"a{number:02}" for number in range(20)]
     assert all(each["class"] == Actor.__name__ and each["keys"] == 1 for each in (await listing)["objects"])
+
+
+@pytest.mark.parametrize("what", ["ends", "takes over what came meanwhile"])
+async def test_a_checkpoint_that_gets_on_while_names_are_read_hides_no_object(what: str) -> None:
+    """The rows were read before its last commit, and what it had in memory was gone when they had come."""
+    world = ColdWorld()
+    for number in range(20):
+        await world.fill(f"a{number:02}", {"k": number})
+    last_steps = []
+    for store in world.stores.values():
+        assert store.freeze()
+        steps = checkpoint_steps(store)
+        batch = next(step for step in steps if step is not None)
+        last_steps.append((store, steps, batch))
+    for number in range(20, 40):
+        await world.fill(f"a{number:02}", {"k": number})
+    for store in world.stores.values():
+        store.reader = world.reader
+    listing = begin(world, ListNames())
+    for _ in last_steps:  # One shard after the other.
+        while not world.reader.waiting:
+            await asyncio.sleep(0)
+        for store, steps, batch in last_steps:
+            if what != "ends":
+                while store.freeze_more(1):
+                    pass
+            elif store.frozen is not None and store.reads:
+                batch.commit()
+                assert next(steps, None) is None
+                store.drop_frozen()
+        world.reader.release()
+        await asyncio.sleep(0)
+    while not listing.done():
+        world.reader.release()
+        await asyncio.sleep(0)
+    assert [each["name"] for each in (await listing)["objects"]] == [f"a{number:02}" for number in range(40)]
+    for _, steps, _ in last_steps:
+        steps.close()
 
 
 async def test_a_damaged_shard_is_told() -> None:
