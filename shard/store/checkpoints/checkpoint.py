@@ -233,6 +233,7 @@ def removal_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]
                     over = batch.delete_range(low, high, CHECKPOINT_SLICE_KEYS)
                     keys_left -= CHECKPOINT_SLICE_KEYS if held.cleared else 1
                     if keys_left <= 0:
+                        yield from _name_steps(store, batch, None)
                         ready, batch, keys_left = batch, None, REMOVAL_COMMIT_KEYS
                         yield ready
                     else:
@@ -241,6 +242,7 @@ def removal_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]
                         break
         for _ in range(2):  # From then on the checkpoint can use the pages that the last one of them has freed.
             batch = batch or store.state.begin()
+            yield from _name_steps(store, batch, None)
             batch.set_applied_seq(store.state.applied_seq)
             ready, batch = batch, None
             yield ready

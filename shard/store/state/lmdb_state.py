@@ -474,13 +474,14 @@ class LmdbBatch:
 
     def commit(self) -> None:
         """Blocks until durable, without the GIL. On failure nothing of the batch is in the state."""
-        while self.next_names(CHECKPOINT_SLICE_KEYS):
-            self.change_names()
         try:
+            while self._names.next(CHECKPOINT_SLICE_KEYS):
+                self._names.step(self._put_new, self._txn.delete)
             if (head := self._names.head()) is not None:
                 self._txn.put(head[0], with_checksum(*head))
             self._txn.commit()
         except lmdb.Error as error:
+            self._txn.abort()  # Else it is open as long as the error is, and none can be begun.
             raise self._failure(error) from error
         if self._seq is not None:
             self._state.applied_seq = self._seq

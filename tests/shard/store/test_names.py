@@ -97,6 +97,7 @@ def test_whatever_is_written_and_deleted_the_index_has_the_objects_and_a_listing
             if random.random() < 0.3 and store.freeze():
                 for batch in removal_steps(store):
                     if batch is not None:
+                        assert batch.next_names(1) == [], "left to the commit, in the helper"
                         batch.commit()
                 check(state)
                 for batch in checkpoint_steps(store):

@@ -17,7 +17,10 @@ import pytest
 
 from tests.support.damage import PAGE, ROWS, flip_bit, object_row, places_of_rows, write_state
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.ids import object_key
+from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.names import NameChanges
 from tidegate.shard.store.state.lmdb_state import LmdbState, _failure
 from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.state.pages import PageFile
@@ -417,10 +420,33 @@ def test_what_lmdb_finds_damaged_while_it_writes_is_damage_and_no_passing_failur
         def commit(self) -> None:
             raise lmdb.CorruptedError("mdb_txn_commit: MDB_CORRUPTED: Located page was wrong type")
 
+        def abort(self) -> None:
+            pass
+
     state = LmdbState(tmp_path, 1)
     batch = state.begin()
     batch.abort()
     batch._txn = Damaged()  # type: ignore[assignment]  # all that a commit asks of it
     with pytest.raises(ShardDamaged, match="MDB_CORRUPTED"):
         batch.commit()
+    state.close()
+
+
+@pytest.mark.parametrize("what", ["names", "head"])
+def test_a_commit_that_fails_before_its_end_leaves_no_transaction_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The error, which is kept, has kept it: no other could be begun."""
+    too_long = bytes(600)
+    state = LmdbState(tmp_path, 1)
+    with monkeypatch.context() as patched:
+        if what == "head":
+            patched.setattr(NameChanges, "head", lambda names: (too_long, b""))
+        else:
+            patched.setattr(NameChanges, "step", lambda names, put, delete: put(too_long, b""))
+        with pytest.raises(StoreFailed) as kept:
+            put(state, {object_key("Box", "a"): encode_header(Header("Box", "a"))}, 1)
+    put(state, {object_key("Box", "b"): encode_header(Header("Box", "b"))}, 1)
+    assert (state.names.counts, state.get(object_key("Box", "a"))) == ({"Box": 1}, None)
+    assert kept.value.__traceback__ is not None
     state.close()
