@@ -60,16 +60,25 @@ def object_key(class_name: str, name: str) -> bytes:
 
 
 NAME_ROW_BYTES_MAX = 480
+WHOLE_NAME_BYTES_MAX = NAME_ROW_BYTES_MAX - 2 * OBJECT_KEY_BYTES
+"""Of a row that is not cut. One that is has more, so that nobody can give an object a name that is the row of another."""
 
 
 def name_row(class_name: str, name: str) -> str:
     """Where an object stands in the index of names, which is in the order of these texts, by code point: `Class/name`; of a long
-    one as much of it as leaves room for the object key, so that it is as short as keys are."""
+    one as much of it as leaves room for the object key, which follows, so that it is as short as keys are."""
     row = f"{class_name}/{name}"
-    if len(row) * 4 <= NAME_ROW_BYTES_MAX or len(row.encode()) <= NAME_ROW_BYTES_MAX:
-        return row
-    key = object_key(class_name, name).hex()
-    return row.encode()[: NAME_ROW_BYTES_MAX - len(key)].decode(errors="ignore") + key
+    start = name_row_start(row)
+    return row if start == row else start + object_key(class_name, name).hex()
+
+
+def name_row_start(text: str) -> str:
+    """What the rows of all objects begin with whose `Class/name` begins with this text: as much of it as fits into one that is
+    cut."""
+    if len(text) * 4 <= WHOLE_NAME_BYTES_MAX:
+        return text
+    encoded = text.encode()
+    return text if len(encoded) <= WHOLE_NAME_BYTES_MAX else encoded[:WHOLE_NAME_BYTES_MAX].decode(errors="ignore")
 
 
 def check_object_id(class_name: object, name: object) -> str | None:

@@ -11,12 +11,12 @@ import asyncio
 import heapq
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from tidegate.runtime.errors import CallError, Internal
-from tidegate.runtime.ids import OBJECT_KEY_BYTES, name_row, object_key, shard_of_slot, slot_of
+from tidegate.runtime.ids import OBJECT_KEY_BYTES, name_row, name_row_start, object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import OK
 from tidegate.runtime.wire.wishes import LISTED_OBJECTS_MAX, ListAlarms, ListClasses, ListErrors, ListNames, Weigh
@@ -44,19 +44,32 @@ _CHUNK_MIN = 16
 
 Entry = tuple[str, str, str]
 """Where an object stands in the index, its class, its name."""
-Range = tuple[str, str | None]
+
+
+class _Range(NamedTuple):
+    """Rows of the index from `start` on, before `end`, of objects whose `Class/name` begins with `prefix`: a row that is cut does
+    not say that of a long one."""
+
+    start: str
+    end: str | None
+    prefix: str
+
+    def has(self, entry: Entry) -> bool:
+        row, class_name, name = entry
+        inside = row >= self.start and (self.end is None or row < self.end)
+        return inside and f"{class_name}/{name}".startswith(self.prefix)
 
 
 class _Part:
     """What is known of one shard's objects in a range."""
 
-    def __init__(self, store: Any, start: str, end: str | None) -> None:
+    def __init__(self, store: Any, wanted: _Range) -> None:
         self.store = store
+        self.wanted = wanted
         self.found: list[Entry] = []
         """The next ones, the first of them last."""
-        self.start: str | None = start
+        self.start: str | None = wanted.start
         """Where it goes on; None: there are no more."""
-        self.end = end
         self.moves = -1
         """Of the store, when names that are in memory were looked for."""
 
@@ -118,8 +131,8 @@ class Listing:
         limit = max(1, min(wish.limit, LISTED_OBJECTS_MAX))
         self._began_s = time.perf_counter()
         found: list[Entry] = []
-        for start, end in self._ranges(wish):
-            found += await self._in_range(start, end, limit + 1 - len(found))
+        for wanted in self._ranges(wish):
+            found += await self._in_range(wanted, limit + 1 - len(found))
             if len(found) > limit:
                 break
         objects = [self._shown(each) for each in found[:limit]]
@@ -128,7 +141,7 @@ class Listing:
                 each.update(await self._size(each["class"], each["name"]))
         return {"objects": objects, "more": len(found) > limit}
 
-    def _ranges(self, wish: ListNames) -> list[Range]:
+    def _ranges(self, wish: ListNames) -> list[_Range]:
         after = "" if wish.after is None else f"{name_row(*wish.after)}\0"
         if wish.class_name:
             prefixes = [f"{wish.class_name}/{wish.prefix}"]
@@ -137,17 +150,18 @@ class Listing:
             prefixes = [f"{name}/" for name in stored if name not in self._host.classes]
         else:
             prefixes = [wish.prefix]
-        ranges = [(max(prefix, after), after_prefix(prefix)) for prefix in sorted(prefixes)]
-        return [(start, end) for start, end in ranges if end is None or start < end]
+        starts = [(name_row_start(prefix), prefix) for prefix in sorted(prefixes)]
+        ranges = [_Range(max(start, after), after_prefix(start), prefix) for start, prefix in starts]
+        return [each for each in ranges if each.end is None or each.start < each.end]
 
-    async def _in_range(self, start: str, end: str | None, limit: int) -> list[Entry]:
+    async def _in_range(self, wanted: _Range, limit: int) -> list[Entry]:
         """In order, at most so many."""
         stores = list(self._host.stores.values())
         chunk = max(_CHUNK_MIN, 2 * limit // max(1, len(stores)))
-        parts = [_Part(store, start, end) for store in stores]
+        parts = [_Part(store, wanted) for store in stores]
         for part in parts:
             await self._fill(part, chunk)
-        new, gone = self._undurable(start, end)
+        new, gone = self._undurable(wanted)
         heads = [(part.found[-1], at) for at, part in enumerate(parts) if part.found]
         heapq.heapify(heads)
         listed: list[Entry] = []
@@ -167,16 +181,17 @@ class Listing:
         """The next ones of the shard, unless there are no more."""
         while part.start is not None and not part.found:
             await self._breathe()
-            store, start = part.store, part.start
+            store, start, end = part.store, part.start, part.wanted.end
             await self._look(part)
             if store.reader is None:
-                rows = store.scan(NAMES_KEY, start or None, part.end, reverse=False, limit=chunk)
+                rows = store.scan(NAMES_KEY, start or None, end, reverse=False, limit=chunk)
             else:
-                rows = await self._fetched(store, start, part.end, chunk)
+                rows = await self._fetched(store, start, end, chunk)
             if part.moves != store.moves:
                 continue  # What was in memory is in the state, which was read before.
-            named, part.start = store.names(start, part.end, chunk, rows)
-            part.found = [(row, each.class_name, each.name) for row, each in reversed(named)]
+            named, part.start = store.names(start, end, chunk, rows)
+            found = ((row, each.class_name, each.name) for row, each in reversed(named))
+            part.found = [each for each in found if part.wanted.has(each)]
 
     async def _look(self, part: _Part) -> None:
         """For names that are in memory, where they are now."""
@@ -195,7 +210,7 @@ class Listing:
         store.fetch_range(key, start or None, end, False, limit, done)
         return await future
 
-    def _undurable(self, start: str, end: str | None) -> tuple[set[Entry], set[Entry]]:
+    def _undurable(self, wanted: _Range) -> tuple[set[Entry], set[Entry]]:
         """Objects of the range that have come into being and are not durable, and those that are gone and will be."""
         gate = self._host.output_gate
         new: set[Entry] = set()
@@ -203,9 +218,9 @@ class Listing:
         members = [] if gate.in_flight is None else gate.in_flight.members
         for cache in (*members, *gate.dirty):
             if cache.owner is not None and cache.owner.broken is None and _changes_existence(cache):
-                row = name_row(cache.class_name, cache.name)
-                if row >= start and (end is None or row < end):
-                    (new if cache.has_header else gone).add((row, cache.class_name, cache.name))
+                entry = name_row(cache.class_name, cache.name), cache.class_name, cache.name
+                if wanted.has(entry):
+                    (new if cache.has_header else gone).add(entry)
         return new, gone
 
     def _shown(self, entry: Entry) -> dict[str, Any]:

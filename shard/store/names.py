@@ -4,8 +4,9 @@ Guarantee: a state that says it has an index has a row for each object whose hea
 same commit (`NameChanges`, by whatever batch changes headers). Whoever writes a state without knowing of the index leaves the
 sequence in it behind, and it is made anew when the state is opened.
 
-A row is `Class/name`. One that would be too long is cut, and ends in the key of its object; its value then has the whole name. So
-a class, or the names with a prefix, are one range, and a page of them costs what it holds, of millions.
+A row is `Class/name`. One that would be too long is cut, and ends in the key of its object; its value then has the whole name,
+and it is longer than any that is not cut. So a class, or the names with a prefix, are one range, and a page of them costs what it
+holds, of millions.
 
 A batch changes the index at its end, in the order of the index, whatever order the objects came in: names that are neighbours,
 as they are where many objects are made, then share pages, and a step can be told of before it touches any.
@@ -42,8 +43,9 @@ class Named(msgspec.Struct, array_like=True, gc=False):
     name: str
 
 
-class IndexHead(msgspec.Struct, array_like=True):
-    """What the index says of itself."""
+class IndexHead(msgspec.Struct, array_like=True, tag=2):
+    """What the index says of itself. The tag is the format of rows: an index of another is made anew by whoever opens it, also by
+    versions before there was a tag, which cannot read this. (They cut rows where another object could be given the same one.)"""
 
     seq: int
     """Sequence of the last commit that the state had when the index was changed last."""

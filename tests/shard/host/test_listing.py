@@ -215,6 +215,30 @@ async def test_what_is_on_disk_only_is_listed_beside_the_loop() -> None:
     assert all(each["class"] == Actor.__name__ and each["keys"] == 1 for each in (await listing)["objects"])
 
 
+async def test_a_prefix_may_be_longer_than_a_row_is() -> None:
+    world = World(Shop)
+    stem = "ü" * 230
+    expected = [f"Shop/{stem}{rest}" for rest in ("a", "ab", "b")]
+    for each in expected[:2]:
+        await world.ask(Shop, each.removeprefix("Shop/"), "set", "k", 1)
+    for store in world.stores.values():
+        checkpoint(store)
+    world.auto = False
+    world.call(Shop, f"{stem}b", "set", "k", 1)
+    await world.settle()
+    page = begin(world, ListNames("Shop", f"{stem}b"))
+    await world.settle(100)
+    world.auto = True
+    world.commit()
+    assert [each["name"] for each in (await page)["objects"]] == [f"{stem}b"]
+    assert sorted(await names(world, class_name="Shop", prefix=stem, limit=1)) == expected
+    assert sorted(await names(world, prefix=f"Shop/{stem}a", limit=1)) == expected[:2]
+    assert await names(world, class_name="Shop", prefix=f"{stem}ab") == expected[1:2]
+    assert await names(world, class_name="Shop", prefix=f"{stem}{'z' * 800}") == []
+    key = object_key("Shop", f"{stem}a").hex()
+    assert await names(world, prefix=f"Shop/{stem}"[:226] + key) == [], "it is not what rows are made of"
+
+
 @pytest.mark.parametrize("what", ["ends", "takes over what came meanwhile"])
 async def test_a_checkpoint_that_gets_on_while_names_are_read_hides_no_object(what: str) -> None:
     """The rows were read before its last commit, and what it had in memory was gone when they had come."""

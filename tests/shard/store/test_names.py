@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 from tests.support.cold_world import checkpoint
@@ -159,6 +160,53 @@ def test_a_row_is_as_short_as_a_key_and_says_the_whole_name() -> None:
         assert len(row) <= OBJECT_KEY_BYTES + NAME_ROW_BYTES_MAX
         assert named_in(row[OBJECT_KEY_BYTES:].decode(), value) == Named(class_name, name)
     assert len({name_row(*text.split("/", 1)) for text in NAMES}) == len(NAMES)
+
+
+def test_no_object_can_be_given_the_row_of_another() -> None:
+    """A name that was the row of a long one took that out of the index for good, when it was deleted."""
+    names, rows = set(), set()
+    for size in range(435, 500):
+        for letter in ("x", "ü", "語", "𐍈"):
+            name = letter * (size // len(letter.encode())) + "y" * (size % len(letter.encode()))
+            row = name_row("Box", name)
+            taken = row.removeprefix("Box/")
+            assert taken == name or name_row("Box", taken) != row
+            assert len(row.encode()) <= NAME_ROW_BYTES_MAX
+            names.add(name)
+            rows.add(row)
+    assert len(rows) == len(names) == 65 * 4
+
+
+@pytest.mark.parametrize("kind", ["memory", "lmdb"])
+def test_a_long_name_stays_in_the_index_when_an_object_named_after_its_row_is_deleted(tmp_path: Path, kind: str) -> None:
+    state: Any = MemoryState(0) if kind == "memory" else LmdbState(tmp_path, 0)
+    store = ShardStore(state)
+    long = "Box/" + "x" * 600
+    twin = "Box/" + "x" * 444 + object_key(*long.split("/")).hex()
+    store.apply(1, [write(long), write(twin)])
+    checkpoint(store)
+    assert sorted(indexed(state)) == sorted([long, twin])
+    store.apply(2, [write(twin, cleared=True, made=False)])
+    checkpoint(store)
+    check(state)
+    assert all_names(store) == [long]
+
+
+def test_an_index_with_the_rows_of_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
+    state = LmdbState(tmp_path, 0)
+    store = ShardStore(state)
+    store.apply(1, [write(text) for text in (*NAMES, "Mid/" + "m" * 460)])
+    checkpoint(store)
+    state.close()
+    counts = dict(state.names.counts)
+    row = NAMES_KEY + name_row("Mid", "m" * 460).encode()
+    with closing(open_environment(tmp_path, 1 << 30)) as env, env.begin(write=True) as txn:
+        assert txn.delete(row)
+        old = [(NAMES_KEY + b"Mid/" + b"m" * 460, b""), (NAMES_HEAD_KEY, msgspec.msgpack.encode([1, counts]))]
+        txn.cursor().putmulti(with_checksums(old))
+    with closing(LmdbState(tmp_path, 0)) as state:
+        check(state)
+        assert state.names == IndexHead(1, counts)
 
 
 def test_fresh_names_are_found_in_steps_once_each_and_those_that_come_later_too() -> None:
