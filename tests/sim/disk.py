@@ -16,7 +16,6 @@ from msgspec import Raw, msgpack
 from tests.sim.network import QUANTUM_S
 from tests.sim.scenario import Scenario
 from tests.support.records import decode_record
-from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.protocol import OK, encode
 from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
 from tidegate.shard.store.answers import is_session
@@ -270,7 +269,7 @@ class SimLog:
 
     def prepare_segment(self) -> None:
         if not self._disk.healthy and self._disk.random.random() < self._disk.scenario.log_full:
-            raise OperatorError("prepare", "log", "no space left on device", "simulated")
+            raise LogFull("prepare", "log", "no space left on device", "simulated")
         self._prepared += 1
 
     def statistics(self) -> LogStatistics:

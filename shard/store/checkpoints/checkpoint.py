@@ -25,6 +25,7 @@ from typing import Any, NamedTuple, Protocol
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, SLOT_KEY_BYTES
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
+from tidegate.shard.log.commit_log import LogFull
 from tidegate.shard.store.checkpoints.ahead import Ahead
 from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN, URGENT_SHARE, CheckpointPace, Pressure, checkpoint_due
 from tidegate.shard.store.checkpoints.room import Room
@@ -291,6 +292,8 @@ class TruncatableLog(Protocol):
     @property
     def segments_max(self) -> int: ...
 
+    def prepare_segment(self) -> None: ...
+
     def truncate(self, position: int) -> None: ...
 
     def shrink(self, position: int) -> None: ...
@@ -431,15 +434,13 @@ class Checkpointer:
         return self._task or self._start()
 
     async def make_room(self) -> None:
-        """Like `finish`, for a log that has no room, until there is a segment of it: raises the `OperatorError` that prevents it
-        also where that may change, at once if it was found just before."""
+        """For a log that has no room: returns when there is a segment for it. Raises the `OperatorError` that prevents that also
+        where it may change, at once if it was found just before."""
         if self._full is not None and asyncio.get_running_loop().time() - self._full_at < FULL_AGAIN_S:
             raise self._full
         self._full = None
-        position, used = self._applied_position(), self._log.segments_used
-        if self._checkpointed_position == position:
-            await self.lend()
-        while self._checkpointed_position < position and self._log.segments_used >= used:
+        position = self._applied_position()
+        while self._checkpointed_position < position:
             self._attempt_over.clear()
             task = self._hurry()
             over = asyncio.ensure_future(self._attempt_over.wait())
@@ -449,6 +450,18 @@ class Checkpointer:
                 over.cancel()
             if self._full is not None:
                 raise self._full
+            if await self._has_segment():
+                return
+        await self.lend()
+
+    async def _has_segment(self) -> bool:
+        """Of the log, that is ready, or can be made. (That one is no longer used does not say so: it may be kept for others, and
+        what it took of the disk may be.) Not in the helper, which may be making a file smaller."""
+        try:
+            await asyncio.to_thread(self._log.prepare_segment)
+        except LogFull:
+            return False
+        return True
 
     async def lend(self) -> None:
         """Has a log of which everything is in the states get a segment out of the room that is kept back. Raises the
@@ -514,6 +527,7 @@ class Checkpointer:
         self._freeze_position = None
         self._checkpoints += 1
         self._last_s = perf_counter() - began
+        self._attempt_over.set()  # Who waits for room need not wait for what follows.
         if self.shrink is not None:
             await self._make_smaller(self.shrink)
         if self._room is not None:

@@ -18,9 +18,11 @@ import tidegate.shard.store.checkpoints.pace as pace_module
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.__main__ import SWITCH_INTERVAL_S
+from tidegate.shard.log.commit_log import LogFull, LogWithoutRoom
 from tidegate.shard.store.checkpoints.checkpoint import (
     Checkpointer,
     CheckpointTrouble,
+    Helper,
     checkpoint_steps,
     page_share,
     removal_steps,
@@ -157,6 +159,7 @@ class ListedLog:
 
     segments_used = 1
     segments_max = 8
+    may_grow = True
 
     def __init__(self) -> None:
         self.truncated: list[int] = []
@@ -165,6 +168,10 @@ class ListedLog:
     def truncate(self, position: int) -> None:
         self.truncated.append(position)
         self.threads.add(threading.current_thread().name)
+
+    def prepare_segment(self, *, small: bool = False) -> None:
+        if self.segments_used >= self.segments_max:
+            raise LogFull("append to log", "memory", "all segments hold records", "wait")
 
     def shrink(self, position: int) -> None:
         raise NotImplementedError
@@ -382,6 +389,71 @@ def test_who_needs_room_goes_on_when_there_is_a_segment_and_waits_for_no_other_c
         await bench.checkpointer.make_room()
         assert bench.log.truncated == [1]
         await finishing
+
+    with_bench(test)
+
+
+def test_who_needs_room_goes_on_waiting_where_what_became_free_is_no_segment_that_can_be_had() -> None:
+    """It was told to try again, and refused."""
+
+    async def test(bench: Bench) -> None:
+        bench.write(0, {"a": b"1"})
+        finishing = asyncio.create_task(bench.checkpointer.finish())
+        while bench.stores[0].frozen is None:
+            await asyncio.sleep(0)
+        bench.write(0, {"a": b"2"})
+        truncate = bench.log.truncate
+        bench.log.segments_used = 4
+
+        def put_one_aside(position: int) -> None:
+            truncate(position)
+            bench.log.segments_used -= 1
+
+        def prepare_segment(*, small: bool = False) -> None:
+            if len(bench.log.truncated) < 2:
+                raise LogWithoutRoom("prepare segment in", "memory", "no space left", "free some space")
+
+        bench.log.truncate = put_one_aside
+        bench.log.prepare_segment = prepare_segment
+        await bench.checkpointer.make_room()
+        assert bench.log.truncated == [1, 2]
+        await finishing
+
+    with_bench(test)
+
+
+def test_who_needs_room_gets_some_of_the_reserve_when_all_is_checkpointed_and_there_is_no_other(tmp_path: Path) -> None:
+    async def test(bench: Bench) -> None:
+        made: list[bool] = []
+
+        def prepare_segment(*, small: bool = False) -> None:
+            if not small:
+                raise LogWithoutRoom("prepare segment in", "memory", "no space left", "free some space")
+            made.append(small)
+
+        bench.log.prepare_segment = prepare_segment
+        bench.checkpointer._room = room = Room(tmp_path / "reserve", 4_096, bench.log)
+        room.keep()
+        bench.write(0, {"a": b"1"})
+        await bench.checkpointer.make_room()
+        assert (bench.log.truncated, made) == ([1], [True])
+
+    with_bench(test)
+
+
+def test_who_needs_room_does_not_wait_until_files_are_smaller() -> None:
+    async def test(bench: Bench) -> None:
+        is_smaller = asyncio.Event()
+
+        async def shrink(in_helper: Helper) -> bool:
+            return await is_smaller.wait()
+
+        bench.checkpointer.shrink = shrink
+        bench.write(0, {"a": b"1"})
+        await bench.checkpointer.make_room()
+        assert bench.log.truncated == [1]
+        is_smaller.set()
+        await bench.checkpointer.finish()
 
     with_bench(test)
 
