@@ -108,7 +108,8 @@ class NameChanges:
         """By key of a row: the class, and the row's value, None if it is to go."""
         self._ordered: list[bytes] = []
         """Their keys, as a heap: sorting all of them at once would take the loop ten milliseconds."""
-        self._next: list[bytes] = []
+        self._next: deque[bytes] = deque()
+        """The first ones, taken off it."""
 
     def write(self, header: bytes) -> None:
         """Of an object that had none."""
@@ -129,15 +130,17 @@ class NameChanges:
         """Keys of the rows that `step` changes: the first ones in the order of the index, of those that are left."""
         while self._ordered and len(self._next) < keys_max:
             self._next.append(heapq.heappop(self._ordered))
-        return self._next
+        return list(islice(self._next, keys_max))
 
-    def step(self, put: Callable[[bytes, bytes], bool], delete: Callable[[bytes], bool]) -> None:
-        """Changes what `next` has told. `put` writes a row, unless there is one, `delete` takes one out; both say if they did."""
-        for key in self._next:
+    def step(self, put: Callable[[bytes, bytes], bool], delete: Callable[[bytes], bool], keys_max: int) -> None:
+        """Changes at most so many of those that `next` has told. `put` writes a row, unless there is one, `delete` takes one out;
+        both say if they did."""
+        while self._next and keys_max > 0:
+            key = self._next.popleft()
             class_name, value = self._changes.pop(key)
             more = -delete(key) if value is None else put(key, value)
             self._counts[class_name] = self._counts.get(class_name, 0) + more
-        self._next = []
+            keys_max -= 1
 
     def head(self) -> tuple[bytes, bytes] | None:
         """The row to be written with it, where it has changed."""

@@ -60,12 +60,12 @@ class StateBatch(Protocol):
         ...
 
     def next_names(self, keys_max: int) -> list[bytes]:
-        """Keys of rows of the index of names that `change_names` changes: of those that the changes so far ask for, the first so
-        many."""
+        """Keys of the rows of the index of names that `change_names` changes next: of those that the changes so far ask for, the
+        first so many."""
         ...
 
-    def change_names(self) -> None:
-        """What is not changed by this is changed by the commit."""
+    def change_names(self, keys_max: int) -> None:
+        """Changes the first so many of those that were told. What is not changed by this is changed by the commit."""
         ...
 
     def set_applied_seq(self, seq: int) -> None: ...

@@ -267,14 +267,19 @@ def _clear_steps(store: ShardStore, batch: StateBatch, object_key: bytes, ahead:
 
 
 def _name_steps(store: ShardStore, batch: StateBatch, ahead: Ahead | None) -> Iterator[None]:
-    """Changes the index of names as the batch asks for it."""
-    while keys := batch.next_names(CHECKPOINT_SLICE_KEYS):
-        if ahead is not None and store.reader is not None:
+    """Changes the index of names as the batch asks for it. Many slices of it are fetched at once, as `_fetched` does."""
+    while True:
+        is_ahead = ahead is not None and store.reader is not None
+        keys = batch.next_names(CHECKPOINT_SLICE_KEYS * (AHEAD_SLICES if is_ahead else 1))
+        if not keys:
+            return
+        if ahead is not None and is_ahead:
             ahead.keys = keys
             yield None
             ahead.keys = []
-        batch.change_names()
-        yield None
+        for _ in range(0, len(keys), CHECKPOINT_SLICE_KEYS):
+            batch.change_names(CHECKPOINT_SLICE_KEYS)
+            yield None
 
 
 def _settle(future: asyncio.Future[None]) -> None:

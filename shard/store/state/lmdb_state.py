@@ -458,9 +458,9 @@ class LmdbBatch:
     def next_names(self, keys_max: int) -> list[bytes]:
         return self._names.next(keys_max)
 
-    def change_names(self) -> None:
+    def change_names(self, keys_max: int) -> None:
         try:
-            self._names.step(self._put_new, self._txn.delete)
+            self._names.step(self._put_new, self._txn.delete, keys_max)
         except lmdb.Error as error:
             raise self._failure(error) from error
 
@@ -476,7 +476,7 @@ class LmdbBatch:
         """Blocks until durable, without the GIL. On failure nothing of the batch is in the state."""
         try:
             while self._names.next(CHECKPOINT_SLICE_KEYS):
-                self._names.step(self._put_new, self._txn.delete)
+                self._names.step(self._put_new, self._txn.delete, CHECKPOINT_SLICE_KEYS)
             if (head := self._names.head()) is not None:
                 self._txn.put(head[0], with_checksum(*head))
             self._txn.commit()

@@ -116,8 +116,8 @@ class MemoryBatch:
     def next_names(self, keys_max: int) -> list[bytes]:
         return self._names.next(keys_max)
 
-    def change_names(self) -> None:
-        self._names.step(self._put_new, lambda row: self._rows.pop(row, None) is not None)
+    def change_names(self, keys_max: int) -> None:
+        self._names.step(self._put_new, lambda row: self._rows.pop(row, None) is not None, keys_max)
 
     def set_applied_seq(self, seq: int) -> None:
         self._applied_seq = self._names.seq = seq
@@ -131,7 +131,7 @@ class MemoryBatch:
             self._state.commit_error = None
             raise error
         while self.next_names(CHECKPOINT_SLICE_KEYS):
-            self.change_names()
+            self.change_names(CHECKPOINT_SLICE_KEYS)
         self._state.names = self._names.after()
         self._state.replace_rows(self._rows, self._applied_seq)
         self._state.log_mark = self._log_mark

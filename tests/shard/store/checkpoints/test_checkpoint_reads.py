@@ -15,10 +15,12 @@ from tests.support.cold_world import HeldReader
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.store.checkpoints.checkpoint import AHEAD_SLICES
-from tidegate.shard.store.interface import HEADER, NAMES_KEY, Done, Fetch, Snapshot
+from tidegate.shard.store.checkpoints.ahead import Ahead
+from tidegate.shard.store.checkpoints.checkpoint import AHEAD_SLICES, checkpoint_steps
+from tidegate.shard.store.interface import HEADER, NAMES_KEY, Done, Fetch, ObjectWrites, Snapshot
 from tidegate.shard.store.state.memory_state import MemoryBatch, MemorySnapshot, MemoryState
 from tidegate.shard.store.state.thread_reader import look_up
+from tidegate.shard.store.store import ShardStore
 
 
 async def turns(count: int = 30) -> None:
@@ -144,9 +146,9 @@ class NotingReader:
             self.change(keys)
             delete_many(batch, keys)
 
-        def change(batch: MemoryBatch) -> None:
-            self.change(batch.next_names(0))
-            change_names(batch)
+        def change(batch: MemoryBatch, keys_max: int) -> None:
+            self.change(batch.next_names(keys_max))
+            change_names(batch, keys_max)
 
         monkeypatch.setattr(MemoryBatch, "put_many", put)
         monkeypatch.setattr(MemoryBatch, "delete_many", delete)
@@ -239,6 +241,28 @@ def test_rows_of_the_index_of_names_have_been_fetched_before_they_change(monkeyp
         assert state.names.counts == {"Thing": 200}
 
     with_bench(test, shards=1)
+
+
+def test_rows_of_the_index_are_fetched_many_slices_at_once_and_changed_slice_by_slice() -> None:
+    """Each fetch costs a turn of the loop."""
+    state = MemoryState(0)
+    store = ShardStore(state)
+    store.reader = HeldReader()
+    many = 2 * AHEAD_SLICES * CHECKPOINT_SLICE_KEYS
+    store.apply(1, [ObjectWrites(object_key(number), False, {HEADER: header(number)}) for number in range(many)])
+    assert store.freeze()
+    ahead, told, left = Ahead(), [], []
+    for batch in checkpoint_steps(store, ahead):
+        if ahead.keys and ahead.keys[0].startswith(NAMES_KEY):
+            told.append(len(ahead.keys))
+        elif told and batch is None:
+            assert state._batch is not None
+            left.append(len(state._batch.next_names(many)))
+        if batch is not None:
+            batch.commit()
+    assert told == [many // 2, many // 2]
+    assert left == list(range(many - CHECKPOINT_SLICE_KEYS, -1, -CHECKPOINT_SLICE_KEYS))
+    assert state.names.counts == {"Thing": many}
 
 
 def test_a_shard_that_comes_into_memory_during_a_checkpoint_is_no_longer_fetched(monkeypatch: pytest.MonkeyPatch) -> None:

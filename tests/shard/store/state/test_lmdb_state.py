@@ -443,7 +443,7 @@ def test_a_commit_that_fails_before_its_end_leaves_no_transaction_open(
         if what == "head":
             patched.setattr(NameChanges, "head", lambda names: (too_long, b""))
         else:
-            patched.setattr(NameChanges, "step", lambda names, put, delete: put(too_long, b""))
+            patched.setattr(NameChanges, "step", lambda names, put, delete, keys_max: put(too_long, b""))
         with pytest.raises(StoreFailed) as kept:
             put(state, {object_key("Box", "a"): encode_header(Header("Box", "a"))}, 1)
     put(state, {object_key("Box", "b"): encode_header(Header("Box", "b"))}, 1)
