@@ -126,8 +126,8 @@ class Memtable:
             yield key, writes[key]
 
     def discard_some(self, entries_max: int) -> bool:
-        """Frees at most so many entries; whether any are left. A million at once would stop the loop for a third of a second.
-        The memtable is useless afterwards."""
+        """Frees at most so many entries, or as many names; whether any are left. A million at once would stop the loop for a
+        third of a second. The memtable is useless afterwards."""
         self._sorted.clear()
         objects = self.objects
         while objects and entries_max > 0:
@@ -139,7 +139,12 @@ class Memtable:
                 objects[object_key] = held
                 return True
             entries_max -= 1 + len(writes)
-        return bool(objects)
+        if not objects and entries_max > 0:
+            if self.named:
+                del self.named[-entries_max:]
+            elif self.fresh is not None and not self.fresh.discard_some(entries_max):
+                self.fresh = None
+        return bool(objects or self.named or self.fresh)
 
     def pour(self, upper: Memtable, objects_max: int) -> bool:
         """Takes over at most so many objects of `upper`, which counts over this one; whether any are left there."""

@@ -206,6 +206,20 @@ class FreshNames:
             self._runs.append(sorted(self._newest))
             self._newest = []
 
+    def discard_some(self, names_max: int) -> bool:
+        """Frees at most so many; whether any are left."""
+        if self._newest:
+            self._runs.append(self._newest)
+            self._newest = []
+        if self._runs:
+            del self._runs[-1][-names_max:]
+            if not self._runs[-1]:
+                self._runs.pop()
+        else:
+            for _ in range(min(names_max, len(self._deleted))):
+                self._deleted.pop()
+        return bool(self._runs or self._deleted)
+
     def page(self, start: str, end: str | None, limit: int) -> list[Row]:
         """Rows of [start, end), in order, at most so many; one may come twice."""
         self._newest.sort()
