@@ -430,14 +430,14 @@ class LmdbBatch:
         try:
             for key in keys:
                 if is_header(key) and (header := self._txn.get(key)) is not None:
-                    self._names.delete(header[:-CRC_BYTES])
+                    self._names.delete(self._whole(key, header))
                 delete(key)
         except lmdb.Error as error:  # Deleting copies pages too, so it can run out of room as well.
             raise self._failure(error) from error
 
     def delete_range(self, start: bytes, end: bytes, keys_max: int) -> bool:
         """Deletes at most so many keys of [start, end); whether the range is empty now."""
-        headers: list[bytes] = []
+        headers: list[tuple[bytes, bytes]] = []
         try:
             with self._txn.cursor() as cursor:
                 more = cursor.set_range(start)
@@ -446,14 +446,20 @@ class LmdbBatch:
                         break
                     keys_max -= 1
                     if is_header(key):
-                        headers.append(cursor.value())
+                        headers.append(cursor.item())
                     more = cursor.delete() and cursor.key() != b""
                 is_empty = not more or cursor.key() >= end
-            for header in headers:
-                self._names.delete(header[:-CRC_BYTES])
+            for key, header in headers:
+                self._names.delete(self._whole(key, header))
         except lmdb.Error as error:
             raise self._failure(error) from error
         return is_empty
+
+    def _whole(self, key: bytes, header: bytes) -> bytes:
+        """Without its checksum. A damaged one may name another object."""
+        if crc32(header, crc32(key)) != CRC_RESIDUE:
+            raise self._state.damaged(f"the checksum of row {key.hex()} is wrong")
+        return header[:-CRC_BYTES]
 
     def next_names(self, keys_max: int) -> list[bytes]:
         return self._names.next(keys_max)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -449,4 +450,26 @@ def test_a_commit_that_fails_before_its_end_leaves_no_transaction_open(
     put(state, {object_key("Box", "b"): encode_header(Header("Box", "b"))}, 1)
     assert (state.names.counts, state.get(object_key("Box", "a"))) == ({"Box": 1}, None)
     assert kept.value.__traceback__ is not None
+    state.close()
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_a_damaged_header_takes_no_other_object_out_of_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr("tidegate.shard.store.state.data_file.STATE_VERIFY_BYTES_MAX", 0)
+    headers = {object_key("Box", name): encode_header(Header("Box", name)) for name in ("a", "c")}
+    state = LmdbState(tmp_path, 1)
+    put(state, headers, 1)
+    state.close()
+    key = object_key("Box", "a")
+    place = places_of_rows(tmp_path / "data.mdb")[key]
+    flip_bit(tmp_path / "data.mdb", place + len(key) + headers[key].index(b"\xa1a") + 1, 1)  # It becomes "c".
+    state = LmdbState(tmp_path, 1)
+    batch = state.begin()
+    delete = partial(batch.delete_many, [key]) if how == "deleted" else partial(batch.delete_range, key, key + b"\xff", 10)
+    with pytest.raises(ShardDamaged, match="checksum"):
+        delete()
+    batch.abort()
+    assert state.names.counts == {"Box": 2}
     state.close()
