@@ -346,15 +346,16 @@ class ShardStore:
         return self.state.names.counts
 
     def uncounted(self) -> Iterator[tuple[str, int]]:
-        """What that lacks: a class, and how many more or less; in steps, some of them of nothing."""
-        keys = dict.fromkeys(key for each in (self.active, self.frozen) if each is not None for key in each.objects)
+        """What that lacks: a class, and how many more or less; in steps, some of them of nothing. What the state gets meanwhile
+        may be counted nowhere: `counted` is another then, and all is to be counted again."""
+        keys = dict.fromkeys(key for each in (self.active, self.frozen) if each is not None for key in each.named)
         for number, key in enumerate(keys, 1):
+            if number % 64 == 0:
+                yield "", 0
             if key < OWN_FIRST and (now := self.recall(key, HEADER)) is not UNKNOWN:
                 before = self.state.get(key)
                 if (now is None) is not (before is None) and (named := named_by(now or before or b"")) is not None:
                     yield named.class_name, 1 if before is None else -1
-            elif number % 64 == 0:
-                yield "", 0
 
     def _exists(self, named: Named) -> bool:
         """As far as memory says otherwise."""

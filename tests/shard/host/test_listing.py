@@ -178,6 +178,25 @@ async def test_objects_of_a_class_that_the_app_lacks_are_orphans_and_counted() -
     }
 
 
+async def test_objects_that_a_checkpoint_moves_while_they_are_counted_are_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tidegate.shard.host.listing.SLICE_S", -1.0)
+    world = World(Shop)
+    for number in range(80):
+        await world.ask(Shop, f"n{number}", "set", "k", 1)
+    last_steps = []
+    for store in world.stores.values():
+        assert store.freeze()
+        steps = checkpoint_steps(store)
+        last_steps.append((store, next(step for step in steps if step is not None)))
+    counting = begin(world, ListClasses())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    for store, batch in last_steps:
+        batch.commit()
+        store.drop_frozen()
+    assert (await counting)["classes"]["Shop"]["objects"] == 80
+
+
 async def test_alarms_are_listed_those_due_first_come_first_with_both_clocks_and_those_abandoned() -> None:
     world = World(Shop, Cart, Timed)
     now_ms = world.wall_us() // 1_000
