@@ -254,7 +254,7 @@ def test_who_looks_while_another_does_or_has_stopped_halfway_finds_all_names() -
         objects[key].writes[HEADER] = header("C", key.decode())
     left = fresh.look(objects, keys)
     next(left)
-    left.close()
+    left.close()  # type: ignore[attr-defined]  # it is a generator
     for _ in fresh.look(objects, keys):
         pass
     assert len({row for row, _ in fresh.page("", None, 10_000)}) == 4 * LOOK_STEP
