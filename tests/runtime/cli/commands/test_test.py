@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +26,19 @@ class Ticket(DurableObject):
 
 
 @pytest.fixture(autouse=True)
-def kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The app is imported into this process, and its log is off."""
+def kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """The app is imported into this process, and its log is off. (What else is imported stays: another `sys.modules` for the time
+    of the test would be known to Python and not to its import, which then fails.)"""
     import logging
 
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.setattr(logging, "disable", lambda level: None)
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None) or ""
+        if Path(file).is_relative_to(tmp_path) or Path(file).is_relative_to(EXAMPLES):
+            del sys.modules[name]
 
 
 def app_of(folder: Path, source: str) -> str:
