@@ -56,10 +56,16 @@ class LineBuffer:
     """Joins what arrives and cuts it into lines."""
 
     def __init__(self) -> None:
-        self._rest = b""
+        self._begun: list[bytes] = []
+        """Parts of a line that has not ended: a value may be in it."""
 
     def feed(self, data: bytes) -> list[bytes]:
-        *lines, self._rest = (self._rest + data).split(b"\n")
+        first, *more = data.split(b"\n")
+        self._begun.append(first)
+        if not more:
+            return []
+        lines = [b"".join(self._begun), *more[:-1]]
+        self._begun = more[-1:]
         return [line for line in lines if line]
 
 

@@ -21,6 +21,7 @@ from tidegate.runtime.options.settings import SECTION
 from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.options.words import shown
 from tidegate.runtime.wire.commands import COMMAND_BYTES_MAX, Command, Ended, Said, ShownConfig, Status, decode_answer, encode
+from tidegate.runtime.wire.plain_json import with_values as as_plain
 from tidegate.runtime.wire.wishes import Wish
 
 ObjectCall = Literal["release_object", "drop_alarm", "run_alarm"]
@@ -76,10 +77,10 @@ def administer(options: argparse.Namespace, method: ObjectCall, target: str) -> 
 
 
 def wish_for(options: argparse.Namespace, wish: Wish, target: str, *, with_values: bool = False) -> dict[str, Any]:
-    """What came of it. Raises CallError, OperatorError."""
+    """What came of it; values in it are as `plain_json` has them. Raises CallError, OperatorError."""
     result = _end_of(options, Command("wish", target, wish, options.timeout, with_values)).result
     assert result is not None, "it has come to something, or there is an error"
-    return result
+    return as_plain(result)
 
 
 def _end_of(options: argparse.Namespace, command: Command) -> Ended:

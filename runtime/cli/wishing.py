@@ -13,7 +13,9 @@ from tidegate.runtime.cli.arguments import Parser, add_client_options, add_comma
 from tidegate.runtime.cli.asking import report_call_error
 from tidegate.runtime.cli.commanding import wish_for
 from tidegate.runtime.cli.exits import EXIT_CONDITION, EXIT_FAILED, EXIT_OK, fail
-from tidegate.runtime.errors import CallError, from_wire, one_line
+from tidegate.runtime.errors import BadRequest, CallError, from_wire, one_line
+from tidegate.runtime.limits import VALUE_BYTES_MAX
+from tidegate.runtime.wire.plain_json import pack
 from tidegate.runtime.wire.wishes import Wish
 
 Result = dict[str, Any]
@@ -57,6 +59,17 @@ def target_of(options: argparse.Namespace) -> str:
 def carry_out(options: argparse.Namespace, wish: Wish) -> Result:
     """What came of it. Raises CallError, OperatorError."""
     return wish_for(options, wish, target_of(options), with_values=getattr(options, "audit_values", False))
+
+
+def stored(plain: Any, place: str) -> bytes:
+    """The value that this JSON means, as it is stored. Raises BadRequest, with the place."""
+    try:
+        packed = pack(plain)
+    except ValueError as error:
+        raise BadRequest(f"{place} cannot have this value: {error}") from None
+    if len(packed) > VALUE_BYTES_MAX:
+        raise BadRequest(f"{place} cannot have this value: it has {len(packed)} bytes encoded; the limit is {VALUE_BYTES_MAX}")
+    return packed
 
 
 def of_all(options: argparse.Namespace, wish: Wish) -> tuple[list[Result], list[str]]:

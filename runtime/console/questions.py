@@ -19,7 +19,7 @@ import msgspec
 from tidegate.runtime.cli import gathered
 from tidegate.runtime.cli.commanding import administer, wish_for
 from tidegate.runtime.cli.local import ask_supervisor
-from tidegate.runtime.cli.wishing import as_text, read_plain
+from tidegate.runtime.cli.wishing import as_text, read_plain, stored
 from tidegate.runtime.console.backups import backups_of
 from tidegate.runtime.errors import BadRequest, OperatorError
 from tidegate.runtime.wire.wishes import (
@@ -198,7 +198,8 @@ class Questions:
             raise BadRequest("that is not JSON; a text needs its quotes") from None
         condition = Condition(digest=asked.digest) if asked.digest else Condition(missing=True)
         try:
-            return _edited(self._wish(Put(asked.key, value, condition), asked.class_name, asked.name))
+            packed = stored(value, f"{asked.key!r} of {asked.class_name}/{asked.name}")
+            return _edited(self._wish(Put(asked.key, packed, condition), asked.class_name, asked.name))
         except RecursionError:
             raise BadRequest("it nests too deeply") from None
 

@@ -37,9 +37,8 @@ THREADS = 8
 WAITING_MAX = 64
 """Questions that wait for one of these threads, or have it."""
 BODY_BYTES_MAX = 12 * VALUE_BYTES_MAX
-"""A value that is saved as it was shown. As JSON a byte of it becomes nine characters at most (of nested dicts whose keys are
-bytes), and quotes and backslashes two each when that text is quoted in turn. What is more than a command may have
-(`COMMAND_BYTES_MAX`) is refused by that, which says so."""
+"""A value that is saved as it was shown. As JSON a byte of it becomes ten characters at most (`plain_json.GROWTH_MAX`), eleven
+where that text is quoted in turn (of nested dicts whose keys are bytes)."""
 BODY_S = 60.0
 _TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 _BUSY = "too many questions at once; it is tried again"

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tidegate.runtime.wire.commands import Command
+from tidegate.runtime.wire.plain_json import with_values as as_plain
 from tidegate.runtime.wire.wishes import CallMethod, Delete, Put
 
 AUDIT_NAME = "audit.jsonl"
@@ -85,9 +86,10 @@ class AuditLog:
 
     def _write(self, line: dict[str, Any]) -> asyncio.Future[None]:
         line = {"time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"), **line}
-        return asyncio.get_running_loop().run_in_executor(self._thread, self._append, msgspec.json.encode(line) + b"\n")
+        return asyncio.get_running_loop().run_in_executor(self._thread, self._append, line)
 
-    def _append(self, line: bytes) -> None:
+    def _append(self, told: dict[str, Any]) -> None:
+        line = msgspec.json.encode(as_plain(told)) + b"\n"
         is_new = not self._path.exists()
         if not is_new and self._path.stat().st_size + len(line) > AUDIT_FILE_BYTES_MAX:
             self._rename()
@@ -135,4 +137,4 @@ def _said(command: Command) -> dict[str, Any]:
 def _value(told: dict[str, Any] | None, *, with_values: bool) -> dict[str, Any] | None:
     if told is None or with_values:
         return told
-    return {key: value for key, value in told.items() if key != "value"}
+    return {key: value for key, value in told.items() if key != "packed"}

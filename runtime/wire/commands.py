@@ -11,11 +11,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from tidegate.runtime.limits import VALUE_BYTES_MAX
 from tidegate.runtime.wire.supervisor_messages import Failed
 from tidegate.runtime.wire.wishes import Wish
 
 COMMAND_BYTES_MAX = 8 << 20
-"""The largest value, as JSON has it, and room to spare. Only who may command is listened to."""
+"""The largest value, as it is stored and in base64, or arguments of a call, and room to spare. Only who may command is listened
+to."""
+assert VALUE_BYTES_MAX * 4 // 3 * 2 < COMMAND_BYTES_MAX
 
 
 class Command(msgspec.Struct, frozen=True):

@@ -14,12 +14,13 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from tidegate.runtime.wire.plain_json import from_plain, to_plain
+from tidegate.runtime.limits import VALUE_BYTES_MAX
+from tidegate.runtime.wire.plain_json import GROWTH_MAX, from_plain, to_plain
 
 Form = Literal["json", "msgpack"]
 FORMS: tuple[Form, ...] = ("json", "msgpack")
 READ_BYTES = 1 << 20
-RECORD_BYTES_MAX = 16 << 20
+RECORD_BYTES_MAX = (GROWTH_MAX + 1) * VALUE_BYTES_MAX
 """Of one record: a value, as JSON has it, and room to spare."""
 
 

@@ -6,6 +6,9 @@ None, bool, int, finite float, str, list, and a dict of which all keys are str, 
 with one key that begins with `$`: `{"$bytes": base64}`, `{"$time": RFC 3339}`, `{"$float": "nan"}` (or `inf`, `-inf`, the bytes
 of another NaN), `{"$ext": [code, base64]}`, and `{"$map": [[key, value], …]}` for a dict with other keys, or one that looks like
 one of these.
+
+Between processes values travel as they are stored, under `packed`: as JSON some have ten times the bytes, and take seconds. So
+only the process of whoever looks or types makes JSON of them, or them of it.
 """
 
 from __future__ import annotations
@@ -21,6 +24,31 @@ from typing import Any
 import msgspec
 
 _MARK = "$"
+GROWTH_MAX = 10
+"""As JSON a value has at most so many times the bytes that it is stored in: of dicts in dicts whose one key is a bool."""
+
+
+def with_values(told: dict[str, Any]) -> dict[str, Any]:
+    """What a worker has told of values, with `value`, for people, in the place of `packed`."""
+    shown: dict[str, Any] = {}
+    for name, each in told.items():
+        if name == "packed":
+            shown["value"] = to_plain(msgspec.msgpack.decode(base64.b64decode(each)))
+        elif name == "rows" and isinstance(each, list):
+            shown[name] = [with_values(row) for row in each]
+        else:
+            shown[name] = with_values(each) if name in ("before", "after") and isinstance(each, dict) else each
+    return shown
+
+
+def pack(plain: Any) -> bytes:
+    """As it is stored. Raises ValueError for what is no form of a value."""
+    try:
+        return msgspec.msgpack.encode(from_plain(plain))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
 
 
 def to_plain(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """What an operator wishes of objects: said to the supervisor, carried out by the workers that own them.
 
-A wish is an object with its kind under `type`; values in it are as `plain_json` has them. Most are about one object. `EDITS`
-change something and are written to the audit log.
+A wish is an object with its kind under `type`; values are as they are stored, in it and in what is told of it (see
+`plain_json`); those to compare with and arguments are JSON. Most are about one object. `EDITS` change something and are written
+to the audit log.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Show(msgspec.Struct, frozen=True, tag="show"):
 
 class Put(msgspec.Struct, frozen=True, tag="put"):
     key: str
-    value: Any
+    packed: bytes
     condition: Condition = NO_CONDITION
     create: bool = False
     """Where there is no such object, make it."""
@@ -72,7 +73,7 @@ class Delete(msgspec.Struct, frozen=True, tag="delete"):
 class Load(msgspec.Struct, frozen=True, tag="load"):
     """Many keys at once, all or none of them."""
 
-    rows: list[tuple[str, Any]]
+    rows: list[tuple[str, bytes]]
     goes_on: bool = False
     """With an object that is there: it is not the first part of it."""
     replace: bool = False

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from tidegate.runtime.errors import BadRequest, CallError
-from tidegate.runtime.wire.plain_json import from_plain, to_plain
+from tidegate.runtime.wire.plain_json import to_plain
 from tidegate.runtime.wire.wishes import (
     NO_CONDITION,
     SHOWN_BYTES_MAX,
@@ -76,7 +76,7 @@ class Clocks(NamedTuple):
 
 
 def carry_out(wish: StorageWish, cache: ObjectCache, clocks: Clocks) -> dict[str, Any]:
-    """What came of it, in a form that JSON has. Raises CallError where it is refused."""
+    """What came of it, as msgspec makes JSON of it; values are as they are stored. Raises CallError where it is refused."""
     object_name = f"{cache.class_name}/{cache.name}"
     if isinstance(wish, Put):
         return _put(wish, cache, object_name)
@@ -127,7 +127,7 @@ def _range(wish: Show) -> tuple[str | None, str | None]:
 def _shown(key: str, raw: bytes, *, whole: bool) -> dict[str, Any]:
     row: dict[str, Any] = {"key": key, "bytes": len(raw), "digest": digest_of(raw)}
     if whole or len(raw) <= SHOWN_VALUE_BYTES_MAX:
-        row["value"] = to_plain(decode(raw))
+        row["packed"] = raw
     return row
 
 
@@ -176,11 +176,19 @@ def _put(wish: Put, cache: ObjectCache, object_name: str) -> dict[str, Any]:
     before = _read(cache, wish.key)
     _check(wish.condition, wish.key, before, object_name)
     try:
-        raw = encode_value(from_plain(wish.value))
+        raw = _checked(wish.packed)
         cache.write(wish.key, raw, restore(raw))
     except (TypeError, ValueError) as error:
         raise refused(f"{wish.key!r} of {object_name} cannot have this value: {error}") from None
     return {"before": _told(before), "after": _told(raw)}
+
+
+def _checked(packed: bytes, root: str = "value") -> bytes:
+    """What an object could have stored. Raises TypeError, ValueError."""
+    try:
+        return encode_value(decode(packed), root)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise ValueError(f"{root}: {error}") from None
 
 
 def _load(wish: Load, cache: ObjectCache, object_name: str, clocks: Clocks) -> dict[str, Any]:
@@ -190,9 +198,9 @@ def _load(wish: Load, cache: ObjectCache, object_name: str, clocks: Clocks) -> d
         raise refused(f"{object_name} was deleted meanwhile", conflict=True)
     checked = []
     try:
-        for key, plain in wish.rows:
+        for key, packed in wish.rows:
             check_key(key)
-            checked.append((key, encode_value(from_plain(plain), key)))
+            checked.append((key, _checked(packed, key)))
         cache.check_room(sum(WRITE_BYTES + len(key) + len(raw) for key, raw in checked))
     except (TypeError, ValueError) as error:
         raise refused(f"{object_name} cannot have this: {error}") from None
@@ -234,7 +242,7 @@ def _delete(wish: Delete, cache: ObjectCache, object_name: str) -> dict[str, Any
 
 def _told(raw: bytes | None) -> dict[str, Any] | None:
     """A value before or after an edit."""
-    return None if raw is None else {"bytes": len(raw), "digest": digest_of(raw), "value": to_plain(decode(raw))}
+    return None if raw is None else {"bytes": len(raw), "digest": digest_of(raw), "packed": raw}
 
 
 def _check(condition: Condition, key: str, raw: bytes | None, object_name: str) -> None:

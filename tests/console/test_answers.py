@@ -195,8 +195,10 @@ def test_a_value_that_is_shown_and_saved_again_is_the_same_value(shop: Service, 
     assert again["before"]["digest"] == again["after"]["digest"] == shown["digest"]
 
 
-def test_the_largest_value_is_shown_and_saved_as_it_is(shop: Service, console: ConsoleProcess) -> None:
-    char, size = '"', VALUE_BYTES_MAX - 5  # Four characters each, quoted twice.
+@pytest.mark.parametrize("char", ['"', "\x01"])
+def test_the_largest_value_is_shown_and_saved_as_it_is(shop: Service, console: ConsoleProcess, char: str) -> None:
+    """Four and seven characters for each, quoted twice."""
+    size = VALUE_BYTES_MAX - 5
     shop.call("Cart", "large", "remember_many", "value", char, size)
     target = {"class_name": "Cart", "name": "large", "key": "value"}
     shown = console.ask("value", **target)

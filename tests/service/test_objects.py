@@ -18,6 +18,7 @@ from tests.support.service import FULL, Service
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
+from tidegate.runtime.limits import VALUE_BYTES_MAX
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.store.state.lmdb_state import LmdbState
 
@@ -103,6 +104,31 @@ def test_an_object_is_looked_at_changed_and_changed_back_as_the_command_says(ser
     assert [line["what"] for line in told if line["state"] == "asked"] == ["put", "put", "put", "delete"]
     assert [line["state"] for line in told if line["state"] != "asked"] == ["done", "refused", "done", "done"]
     assert told[0]["by"]["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize(
+    "value", ["\x01" * (VALUE_BYTES_MAX - 5), [False] * (VALUE_BYTES_MAX - 5)], ids=["control characters", "bools"]
+)
+def test_the_largest_value_is_got_put_exported_and_imported(
+    service: Service, operator: Operator, tmp_path: Path, value: Any
+) -> None:
+    assert len(msgspec.msgpack.encode(value)) == VALUE_BYTES_MAX
+    (tmp_path / "value.json").write_bytes(msgspec.json.encode(value))
+    target = "Shop", "large", "k"
+    made = operator.json("objects", "put", *target, "--file", str(tmp_path / "value.json"), "--create", "--audit-values")
+    assert made["after"]["value"] == value
+    assert service.call("Shop", "large", "get", "k") == value
+    got = operator.json("objects", "get", *target)
+    assert (got["value"], got["digest"]) == (value, made["after"]["digest"])
+    again = operator.json("objects", "put", *target, "--file", str(tmp_path / "value.json"), "--if-digest", got["digest"])
+    assert again["before"] == again["after"] == made["after"]
+    out = str(tmp_path / "large.jsonl")
+    assert operator.type("objects", "export", "Shop", "large", "--out", out)[0] == 0
+    assert operator.type("objects", "import", out, "--as", "Shop/copy")[0] == 0
+    assert operator.json("objects", "get", "Shop", "copy", "k")["digest"] == got["digest"]
+    (tmp_path / "larger.json").write_bytes(msgspec.json.encode("x" * VALUE_BYTES_MAX))
+    code, _, err = operator.type("objects", "put", *target, "--file", str(tmp_path / "larger.json"))
+    assert (code, f"the limit is {VALUE_BYTES_MAX}" in err) == (1, True)
 
 
 def test_an_object_whose_gate_is_closed_is_waited_for_and_not_changed_later(

@@ -100,6 +100,14 @@ def test_a_supervisor_that_does_not_read_blocks_nobody_and_gets_everything_later
     asyncio.run(run())
 
 
+def test_a_line_is_whole_however_it_is_cut() -> None:
+    data = b"one\n\ntwo\nthree"
+    for step in range(1, len(data) + 1):
+        lines = LineBuffer()
+        found = [line for at in range(0, len(data), step) for line in lines.feed(data[at : at + step])]
+        assert (found, lines.feed(b"\n")) == ([b"one", b"two"], [b"three"])
+
+
 def test_the_last_message_is_out_when_the_flush_returns() -> None:
     def talk(stream: ControlStream[FromSupervisor], supervisor: socket.socket, heard: list[object]) -> None:
         stream.send(Drained(5))

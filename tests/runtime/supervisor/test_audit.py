@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import pwd
@@ -14,10 +15,11 @@ import pytest
 from tidegate.runtime.supervisor import audit
 from tidegate.runtime.supervisor.audit import AUDIT_NAME, AuditLog, CommandGiver
 from tidegate.runtime.wire.commands import Command
+from tidegate.runtime.wire.plain_json import pack
 from tidegate.runtime.wire.wishes import CallMethod, Delete, Put
 
 ROOT = CommandGiver(os.getpid(), 0)
-DONE = {"before": {"bytes": 1, "digest": "aa", "value": "secret"}, "after": None}
+DONE = {"before": {"bytes": 1, "digest": "aa", "packed": base64.b64encode(pack("secret")).decode()}, "after": None}
 
 
 def lines(folder: Path) -> list[dict[str, Any]]:
@@ -37,7 +39,7 @@ def run(folder: Path, *commands: Command, start: int = 1, error: dict[str, Any] 
 
 
 def test_an_edit_is_a_line_before_and_a_line_after_without_its_values(tmp_path: Path) -> None:
-    run(tmp_path, Command("wish", "Shop/a", Put("k", "secret")))
+    run(tmp_path, Command("wish", "Shop/a", Put("k", pack("secret"))))
     before, after = lines(tmp_path)
     assert before["by"] == {"pid": os.getpid(), "uid": 0, "user": pwd.getpwuid(0).pw_name, **before["by"]}
     assert {**before, "time": "", "by": {}} == {
@@ -72,20 +74,21 @@ def test_values_are_in_it_for_who_asks_for_that(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("outcome", "state"), [("not_executed", "refused"), ("unknown", "unknown")])
 def test_what_was_refused_and_what_nobody_knows_are_told_apart(tmp_path: Path, outcome: str, state: str) -> None:
-    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)), error={"code": "x", "message": "no", "outcome": outcome, "digest": "y"})
+    told = {"code": "x", "message": "no", "outcome": outcome, "digest": "y"}
+    run(tmp_path, Command("wish", "Shop/a", Put("k", pack(1))), error=told)
     assert lines(tmp_path)[1]["state"] == state
     assert lines(tmp_path)[1]["error"] == {"code": "x", "message": "no", "outcome": outcome}
 
 
 def test_edits_of_several_starts_have_several_names(tmp_path: Path) -> None:
-    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)))
-    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)), start=2)
+    run(tmp_path, Command("wish", "Shop/a", Put("k", pack(1))))
+    run(tmp_path, Command("wish", "Shop/a", Put("k", pack(1))), start=2)
     assert [line["edit"] for line in lines(tmp_path)] == ["1-1", "1-1", "2-1", "2-1"]
 
 
 def test_a_large_file_gets_another_name_and_of_many_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "AUDIT_FILE_BYTES_MAX", 400)
-    run(tmp_path, *(Command("wish", f"Shop/{number}", Put("k", 1)) for number in range(40)))
+    run(tmp_path, *(Command("wish", f"Shop/{number}", Put("k", pack(1))) for number in range(40)))
     files = sorted(path.name for path in tmp_path.iterdir())
     assert files == [AUDIT_NAME, *(f"{AUDIT_NAME}.{number}" for number in range(1, audit.AUDIT_FILES_MAX))]
     assert all(path.stat().st_size <= 400 for path in tmp_path.iterdir())
@@ -93,11 +96,11 @@ def test_a_large_file_gets_another_name_and_of_many_the_oldest_goes(tmp_path: Pa
 
 
 def test_what_cannot_be_written_is_told_and_leaves_no_half_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(tmp_path, Command("wish", "Shop/a", Put("k", 1)))
+    run(tmp_path, Command("wish", "Shop/a", Put("k", pack(1))))
     whole = (tmp_path / AUDIT_NAME).read_bytes()
     real = os.write
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", lambda fd, data: real(fd, data[:10]))
         with pytest.raises(OSError, match="no room for the whole line"):
-            run(tmp_path, Command("wish", "Shop/a", Put("k", 1)), start=2)
+            run(tmp_path, Command("wish", "Shop/a", Put("k", pack(1))), start=2)
     assert (tmp_path / AUDIT_NAME).read_bytes() == whole

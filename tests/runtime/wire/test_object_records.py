@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 
 from tests.runtime.wire.test_plain_json import VALUES
+from tidegate.runtime.limits import VALUE_BYTES_MAX
 from tidegate.runtime.wire.object_records import (
     FORMS,
+    RECORD_BYTES_MAX,
     Form,
     Head,
     ObjectEnd,
@@ -24,7 +26,7 @@ from tidegate.runtime.wire.object_records import (
     size_of_packed,
     whole_objects,
 )
-from tidegate.runtime.wire.plain_json import to_plain
+from tidegate.runtime.wire.plain_json import GROWTH_MAX, to_plain
 
 RECORDS: list[Record] = [
     Head("Shop/alice", 5),
@@ -64,6 +66,13 @@ def test_what_is_cut_anywhere_is_told(form: Form) -> None:
 def _is_whole(form: Form, data: bytes) -> bool:
     """A cut between two objects, or before the last line's end."""
     return data in (written(form, RECORDS[:4]), written(form).rstrip(b"\n"), written(form, RECORDS[:4]).rstrip(b"\n"))
+
+
+def test_the_largest_line_that_a_value_makes_is_read_and_no_larger_one() -> None:
+    largest = Pair("k", "x" * (GROWTH_MAX * VALUE_BYTES_MAX))
+    assert list(read_records(io.BytesIO(written("json", [largest])))) == [largest]
+    with pytest.raises(ValueError, match="a line has more than"):
+        list(read_records(io.BytesIO(written("json", [Pair("k", "x" * RECORD_BYTES_MAX)]))))
 
 
 @pytest.mark.parametrize("data", [b"[]\n", b"{}\n", b'{"object": 3}\n', b"\xc1", b'{"key": 1, "value": 2}\n', b"x" * 10])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime
 import math
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.runtime.wire.plain_json import from_plain, to_plain
+from tidegate.runtime.wire.plain_json import GROWTH_MAX, from_plain, pack, to_plain, with_values
 
 SCALARS = st.one_of(
     st.none(),
@@ -74,3 +75,46 @@ def test_what_is_no_form_of_a_value_is_named(plain: Any, problem: str) -> None:
 def test_what_is_not_finite_is_a_text() -> None:
     assert to_plain([math.inf, -math.inf]) == [{"$float": "inf"}, {"$float": "-inf"}]
     assert math.isnan(from_plain({"$float": "nan"}))
+
+
+def test_a_value_is_packed_as_it_is_stored_or_refused_by_name() -> None:
+    assert pack({"k": {"$bytes": "eQ=="}}) == msgspec.msgpack.encode({"k": b"y"})
+    for plain, problem in (({"$nothing": 1}, "begins no form"), (2**70, "serialize ints"), ("\ud800", "surrogate")):
+        with pytest.raises(ValueError, match=problem):
+            pack(plain)
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nests too deeply"):
+        pack(deep)
+
+
+def test_what_is_told_of_values_has_them_for_people_wherever_they_are() -> None:
+    told = {"packed": base64.b64encode(pack([1])).decode()}
+    assert with_values({"key": "k", **told}) == {"key": "k", "value": [1]}
+    assert with_values({"before": told, "after": None}) == {"before": {"value": [1]}, "after": None}
+    assert with_values({"rows": [told, {"bytes": 9}], "more": False}) == {"rows": [{"value": [1]}, {"bytes": 9}], "more": False}
+    assert with_values({"result": told}) == {"result": told}, "what a method has returned is its own"
+
+
+def nested(key: Any, depth: int) -> Any:
+    value = key
+    for _ in range(depth):
+        value = {key: value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["\x01" * 99, '"' * 99, [False] * 99, [None, True] * 50, *(nested(key, 99) for key in (False, True, None, b"", "", "$", 1.5)),
+     [b""] * 99, [{b"": b""}] * 99, [math.nan] * 99, [{"$": 1}] * 99, [datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)] * 99],
+)  # fmt: skip
+def test_json_of_a_value_grows_no_more_than_is_said(value: Any) -> None:
+    raw = msgspec.msgpack.encode(value)
+    assert len(msgspec.json.encode(to_plain(value))) <= GROWTH_MAX * len(raw)
+
+
+@given(VALUES)
+def test_json_of_any_value_grows_no_more_than_is_said(value: Any) -> None:
+    raw = msgspec.msgpack.encode([value])
+    assert len(msgspec.json.encode(to_plain(msgspec.msgpack.decode(raw)))) <= GROWTH_MAX * len(raw)

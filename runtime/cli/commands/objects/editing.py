@@ -14,7 +14,7 @@ import msgspec
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.commands.objects.terms import VALUE_WIDTH, add_audit
 from tidegate.runtime.cli.exits import fail_usage
-from tidegate.runtime.cli.wishing import Result, add_wish, as_text, carry_out, read_plain, target_of, tell
+from tidegate.runtime.cli.wishing import Result, add_wish, as_text, carry_out, read_plain, stored, target_of, tell
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.wire.wishes import Condition, Delete, Put
 
@@ -75,7 +75,8 @@ def _put(options: argparse.Namespace) -> int:
     if (options.value is None) == (options.file is None):
         return fail_usage("objects put: give the value as JSON, or --file FILE")
     value = options.value.plain if options.file is None else _read(options.file)
-    result = carry_out(options, Put(options.key, value, _condition(options), options.create))
+    packed = stored(value, f"{options.key!r} of {target_of(options)}")
+    result = carry_out(options, Put(options.key, packed, _condition(options), options.create))
     return tell(options, result, _edited(options, result))
 
 

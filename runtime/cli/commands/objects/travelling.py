@@ -13,7 +13,7 @@ from tidegate.runtime.cli.arguments import Parser, add_command
 from tidegate.runtime.cli.commands.objects.terms import add_audit
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import plural
-from tidegate.runtime.cli.wishing import Result, add_wish, as_text, carry_out, reporting, target_of, tell
+from tidegate.runtime.cli.wishing import Result, add_wish, carry_out, reporting, stored, target_of, tell
 from tidegate.runtime.errors import CallError, OperatorError, one_line
 from tidegate.runtime.wire.object_records import FORMS, Head, ObjectEnd, Pair, Record, encoder, read_records, whole_objects
 from tidegate.runtime.wire.wishes import SHOWN_ROWS_MAX, Load, Show
@@ -118,7 +118,7 @@ def _import(options: argparse.Namespace) -> int:
 def _load(options: argparse.Namespace, target: str, head: Head, pairs: Iterator[Pair]) -> Result:
     """In one step if it is small, else in several, each whole."""
     options.class_name, _, options.name = target.partition("/")
-    rows: list[tuple[str, Any]] = []
+    rows: list[tuple[str, bytes]] = []
     size = count = parts = 0
 
     def send(alarm_ms: int | None) -> None:
@@ -133,10 +133,11 @@ def _load(options: argparse.Namespace, target: str, head: Head, pairs: Iterator[
         rows, size, parts = [], 0, parts + 1
 
     for pair in pairs:
-        bytes_here = len(pair.key) + len(as_text(pair.value))
+        packed = stored(pair.value, f"{pair.key!r} of {target}")
+        bytes_here = len(pair.key) + len(packed)
         if rows and size + bytes_here > _LOAD_BYTES:
             send(None)
-        rows.append((pair.key, pair.value))
+        rows.append((pair.key, packed))
         size += bytes_here
         count += 1
     send(None if options.no_alarm else head.alarm_ms)
