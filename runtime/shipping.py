@@ -88,6 +88,31 @@ class Shipping:
         return had
 
 
+def why_given_up(data: Path) -> str:
+    """Since the last backup, and when; empty: it was not. Raises OSError."""
+    try:
+        return (data / GIVEN_UP).read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def kept_bytes(data: Path) -> int:
+    """How much log is kept for backups. A segment that is fetched or given up meanwhile counts or not. Raises OSError."""
+    size = 0
+    for folder in _listed(data / FOLDER):
+        for segment in _listed(folder) if folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):
+                size += segment.stat().st_size if segment.suffix == ".seg" else 0
+    return size
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except FileNotFoundError:
+        return []
+
+
 def remove_left(data: Path) -> None:
     """What a process had begun to remove when it ended."""
     for path in data.glob(_BEING_REMOVED + "*"):

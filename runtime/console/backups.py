@@ -10,41 +10,44 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.shipping import FOLDER, GIVEN_UP
+from tidegate.runtime.shipping import kept_bytes, why_given_up
 from tidegate.shard.backup.backup import kept_lineages
 from tidegate.shard.backup.places import open_depot
-from tidegate.shard.backup.reading import Lineage, read_lineages
+from tidegate.shard.backup.reading import Lineage, Manifests, read_lineages
 
 SHOWN_MAX = 20
 """Lineages of a place, the newest."""
 
 
-def backups_of(data: Path) -> dict[str, Any]:
-    """Reads manifests, no pieces. Raises OperatorError."""
-    try:
-        kept = kept_lineages(data)
-        shipped = sum(path.stat().st_size for path in (data / FOLDER).rglob("*.seg"))
-        note = data / GIVEN_UP
-        given_up = note.read_text().strip() if note.exists() else ""
-    except OSError as error:
-        hint = "run the console as the user of the service or root"
-        raise OperatorError("look for backups of", data, error.strerror or str(error), hint) from error
-    places: dict[str, int] = {}
-    for each in kept:
-        places[each.place] = max(each.at_ms, places.get(each.place, 0))
-    return {
-        "places": [_place(place, at_ms) for place, at_ms in sorted(places.items(), key=lambda item: -item[1])],
-        "kept_log_bytes": shipped,
-        "given_up": given_up,
-    }
+class KnownBackups:
+    """Looked at again and again: each manifest is read once."""
+
+    def __init__(self) -> None:
+        self._manifests: dict[str, Manifests] = {}
+        """By place."""
+
+    def of(self, data: Path) -> dict[str, Any]:
+        """Reads manifests, no pieces. Raises OperatorError."""
+        try:
+            kept, shipped, given_up = kept_lineages(data), kept_bytes(data), why_given_up(data)
+        except OSError as error:
+            hint = "run the console as the user of the service or root"
+            raise OperatorError("look for backups of", data, error.strerror or str(error), hint) from error
+        places: dict[str, int] = {}
+        for each in kept:
+            places[each.place] = max(each.at_ms, places.get(each.place, 0))
+        self._manifests = {place: self._manifests.get(place) or Manifests() for place in places}
+        newest_first = sorted(places.items(), key=lambda item: -item[1])
+        told = [_place(place, at_ms, self._manifests[place]) for place, at_ms in newest_first]
+        return {"places": told, "kept_log_bytes": shipped, "given_up": given_up}
 
 
-def _place(place: str, at_ms: int) -> dict[str, Any]:
+def _place(place: str, at_ms: int, manifests: Manifests) -> dict[str, Any]:
     try:
-        found = read_lineages(open_depot(place))
+        found = read_lineages(open_depot(place), manifests)
     except OperatorError as error:
         return {"place": place, "at_ms": at_ms, "lineages": [], "problems": [str(error)]}
-    lineages = [_lineage(each) for each in reversed(found.good) if each.manifests]
+    lineages = [_lineage(each) for each in reversed(found.good)]
     problems = [str(error) for error in found.damaged.values()]
     return {"place": place, "at_ms": at_ms, "lineages": lineages[:SHOWN_MAX], "problems": problems}
 

@@ -20,7 +20,7 @@ from tidegate.runtime.cli import gathered
 from tidegate.runtime.cli.commanding import administer, wish_for
 from tidegate.runtime.cli.local import ask_supervisor
 from tidegate.runtime.cli.wishing import as_text, read_plain, stored
-from tidegate.runtime.console.backups import backups_of
+from tidegate.runtime.console.backups import KnownBackups
 from tidegate.runtime.errors import BadRequest, OperatorError
 from tidegate.runtime.wire.wishes import (
     LISTED_OBJECTS,
@@ -118,6 +118,7 @@ class Questions:
         self._endpoint = endpoint
         self._commands = ""
         self._data = ""
+        self._known_backups = KnownBackups()
 
     def status(self) -> dict[str, Any]:
         status = ask_supervisor(self._endpoint)
@@ -187,7 +188,7 @@ class Questions:
         return {**result, "missing": missing}
 
     def backups(self) -> dict[str, Any]:
-        return backups_of(Path(self._data))
+        return self._known_backups.of(Path(self._data))
 
     # Changing
 

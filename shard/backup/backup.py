@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.shipping import FOLDER, GIVEN_UP
+from tidegate.runtime.shipping import FOLDER, GIVEN_UP, why_given_up
 from tidegate.shard.backup.depot import Depot
 from tidegate.shard.backup.log_records import Stretch, shipped, stretches
 from tidegate.shard.backup.manifest import (
@@ -111,10 +111,16 @@ def kept_lineages(data: Path) -> list[KeptLineage]:
 
 
 def _notes(shipping: Path) -> Iterator[tuple[Path, KeptLineage | None]]:
-    """None: half of it, from a crash: nothing depends on it but a full backup more."""
-    for path in sorted(shipping.glob("*.json")):
+    """None: half of it, from a crash: nothing depends on it but a full backup more. One that goes away meanwhile is not in it."""
+    try:
+        names = sorted(name for name in os.listdir(shipping) if name.endswith(".json"))
+    except FileNotFoundError:
+        return
+    for path in map(shipping.joinpath, names):
         try:
             yield path, msgspec.json.decode(path.read_bytes(), type=KeptLineage)
+        except FileNotFoundError:
+            continue
         except msgspec.MsgspecError:
             yield path, None
 
@@ -166,7 +172,11 @@ class Backup:
         began = time.monotonic()
         with self._locked():
             given_up = self._take_note()
-            mine = None if full or once else self._find_lineage()
+            try:
+                mine = None if full or once else self._find_lineage()
+            except OperatorError:
+                self._stop_keeping()
+                raise
             why = ""
             manifest = None
             if mine is not None:
@@ -224,12 +234,8 @@ class Backup:
 
     def _take_note(self) -> str:
         """Why the log was given up since the last backup, if it was."""
-        note = self._source.path / GIVEN_UP
-        try:
-            text = note.read_text().strip()
-            note.unlink()
-        except FileNotFoundError:
-            return ""
+        text = why_given_up(self._source.path)
+        (self._source.path / GIVEN_UP).unlink(missing_ok=True)
         return text
 
     def _lineage_file(self, lineage: str) -> Path:
@@ -266,8 +272,13 @@ class Backup:
 
     def _forget(self, lineage: KeptLineage) -> None:
         self._lineage_file(lineage.lineage).unlink(missing_ok=True)
-        if not self._lineages():
+        self._stop_keeping()
+
+    def _stop_keeping(self) -> bool:
+        """The log, unless it is kept for a lineage."""
+        if is_for_none := not self._lineages():
             shutil.rmtree(self._shipping, ignore_errors=True)
+        return is_for_none
 
     def _note(self, lineage: KeptLineage) -> None:
         path = self._lineage_file(lineage.lineage)
@@ -352,10 +363,9 @@ class Backup:
         for each in self._lineages():
             if self._now_ms() - each.at_ms > (CONTINUED_MS_MAX if each.positions else FINISHED_MS_MAX):
                 self._lineage_file(each.lineage).unlink(missing_ok=True)
-        lineages = self._lineages()
-        if not lineages:
-            shutil.rmtree(self._shipping, ignore_errors=True)
+        if self._stop_keeping():
             return
+        lineages = self._lineages()
         for segment in shipped(self._source.path):
             if all(segment.last <= each.positions.get(segment.log, 0) for each in lineages):
                 with contextlib.suppress(FileNotFoundError):

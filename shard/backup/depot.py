@@ -6,6 +6,7 @@ under that name before is still there, or nothing. Names are of letters, digits,
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from pathlib import Path
@@ -37,7 +38,19 @@ class Depot(Protocol):
         """Names that begin with it, in order."""
         ...
 
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        """The same names, each with what is another text when something else is put under it."""
+        ...
+
     def delete(self, name: str) -> None: ...
+
+
+def _entries(path: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(path) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 class FolderDepot:
@@ -78,11 +91,24 @@ class FolderDepot:
             raise self._failed("read", path, error) from error
 
     def list(self, prefix: str = "") -> list[str]:
+        return list(self.stamps(prefix))
+
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        """Another process may put and delete meanwhile: what is gone when its turn comes is not in it."""
+        folder = prefix.rpartition("/")[0]
+        found: dict[str, str] = {}
         try:
-            found = [f"{path.parent.name}/{path.name}" for path in self._path.glob("*/*") if path.is_file()]
+            folders = [folder] if folder else sorted(each.name for each in _entries(self._path) if each.is_dir())
+            for folder in folders:
+                for each in sorted(_entries(self._path / folder), key=lambda each: each.name):
+                    name = f"{folder}/{each.name}"
+                    if name.startswith(prefix) and not name.endswith(_NEW) and each.is_file():
+                        with contextlib.suppress(FileNotFoundError):
+                            status = each.stat()
+                            found[name] = f"{status.st_ino}.{status.st_mtime_ns}.{status.st_size}"
         except OSError as error:
             raise self._failed("look into", self._path, error) from error
-        return sorted(name for name in found if name.startswith(prefix) and not name.endswith(_NEW))
+        return found
 
     def delete(self, name: str) -> None:
         path = self._path / name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
 from tidegate.runtime.errors import OperatorError
@@ -30,17 +30,42 @@ class Lineage(NamedTuple):
     """By which the next manifest would name the last one."""
 
 
-def read_lineage(depot: Depot, name: str) -> Lineage:
-    """Without manifests where its full backup is not complete. Raises OperatorError."""
-    found: list[tuple[Manifest, str]] = []
-    numbers = lineages_in(depot.list(f"{name}/")).get(name, [])
-    for number in numbers:
-        place = manifest_name(name, number)
-        data = depot.get(place)
-        try:
+class Manifests:
+    """What was read of a depot before: for whoever looks at it again and again. One that stays what it is is read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, Manifest, str]] = {}
+        """By name: its stamp, and what `read` returns."""
+
+    def read(self, depot: Depot, name: str, stamp: str) -> tuple[Manifest, str]:
+        """With its seal. Raises BackupDamaged, FileNotFoundError, OperatorError."""
+        known = self._known.get(name)
+        if known is None or known[0] != stamp:
+            data = depot.get(name)
             if data is None:
-                raise BackupDamaged("it is gone")
-            found.append((decode_manifest(data), seal_of(data)))
+                raise FileNotFoundError(name)
+            known = self._known[name] = stamp, decode_manifest(data), seal_of(data)
+        return known[1:]
+
+    def forget_all_but(self, names: Container[str]) -> None:
+        self._known = {name: known for name, known in self._known.items() if name in names}
+
+
+def read_lineage(depot: Depot, name: str, manifests: Manifests | None = None, stamps: dict[str, str] | None = None) -> Lineage:
+    """Without manifests where its full backup is not complete, or was deleted meanwhile. `stamps`: what the depot has said of it.
+    Raises OperatorError."""
+    stamps = depot.stamps(f"{name}/") if stamps is None else stamps
+    manifests = Manifests() if manifests is None else manifests
+    found: list[tuple[Manifest, str]] = []
+    for number in lineages_in(stamps).get(name, []):
+        place = manifest_name(name, number)
+        try:
+            found.append(manifests.read(depot, place, stamps[place]))
+        except FileNotFoundError:
+            if place not in (now := depot.stamps(f"{name}/")):  # Another process deletes this lineage.
+                return read_lineage(depot, name, manifests, now)
+            error = BackupDamaged("it is gone")
+            raise _damaged(depot, place, error) from error
         except BackupDamaged as error:
             raise _damaged(depot, place, error) from error
     try:
@@ -63,12 +88,18 @@ class Lineages(NamedTuple):
         return next((error for name, error in sorted(self.damaged.items(), reverse=True) if name > newest), None)
 
 
-def read_lineages(depot: Depot) -> Lineages:
-    """Looks at manifests, not at pieces. Raises OperatorError for a depot that cannot be looked into."""
-    found = Lineages([], {})
-    for name in lineages_in(depot.list()):
+def read_lineages(depot: Depot, manifests: Manifests | None = None) -> Lineages:
+    """Looks at manifests, not at pieces; those that are known are not read again. What is deleted meanwhile is not in it. Raises
+    OperatorError for a depot that cannot be looked into."""
+    found, stamps = Lineages([], {}), depot.stamps()
+    if manifests is not None:
+        manifests.forget_all_but(stamps)
+    for name in lineages_in(stamps):
         try:
-            found.good.append(read_lineage(depot, name))
+            of_lineage = {each: stamp for each, stamp in stamps.items() if each.startswith(f"{name}/")}
+            lineage = read_lineage(depot, name, manifests, of_lineage)
+            if lineage.manifests:
+                found.good.append(lineage)
         except OperatorError as error:
             if not isinstance(error.__cause__, BackupDamaged):
                 raise

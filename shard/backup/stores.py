@@ -70,12 +70,19 @@ class StoreDepot:
             raise self._failed("read", name, error) from error
 
     def list(self, prefix: str = "") -> list[str]:
+        return list(self.stamps(prefix))
+
+    def stamps(self, prefix: str = "") -> dict[str, str]:
         folder = prefix.rpartition("/")[0]
         try:
-            found = [each["path"] for page in self._library.list(self._store, prefix=folder or None) for each in page]
+            found = [each for page in self._library.list(self._store, prefix=folder or None) for each in page]
         except self._errors as error:
             raise self._failed("look into", "", error) from error
-        return sorted(path for path in found if path.startswith(prefix))
+        return {
+            each["path"]: f"{each['e_tag']}.{each['last_modified']}.{each['size']}"
+            for each in sorted(found, key=lambda each: each["path"])
+            if each["path"].startswith(prefix)
+        }
 
     def delete(self, name: str) -> None:
         try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.console.console_process import ConsoleProcess
 from tests.support.service import Service
+from tidegate.runtime.console.backups import KnownBackups
 
 
 def back_up(shop: Service, place: Path) -> None:
@@ -29,8 +30,10 @@ def test_backups_are_told_with_how_far_they_can_be_restored_and_what_is_damaged(
     assert lineage["backups"] == 2
     assert lineage["from_ms"] <= lineage["until_ms"] <= told["at_ms"]
     assert lineage["bytes"] > 0
+    known = KnownBackups()
+    assert known.of(shop.data)["places"] == [told]
+    assert known.of(shop.data)["places"] == [told], "from what was read before"
     (place / lineage["name"] / "000002.json").write_bytes(b"{}")
-    with ConsoleProcess(shop.endpoint) as console:
-        (told,) = console.ask("backups")["places"]
+    (told,) = known.of(shop.data)["places"]
     assert told["lineages"] == []
     assert "000002.json" in told["problems"][0]

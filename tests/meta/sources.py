@@ -62,7 +62,6 @@ TESTED_BY = {
     "runtime/cli/commands/upgrade.py": "shard/offline/test_upgrade.py",
     "runtime/cli/commands/restore.py": "service/test_backup.py",
     "shard/backup/places.py": "shard/backup/test_depot.py",
-    "shard/backup/reading.py": "shard/backup/test_restore.py",
     "runtime/cli/commands/bench.py": "benchmarks/test_bench_command.py",
     "runtime/cli/commands/call.py": "runtime/cli/test_cli.py",
     "runtime/cli/commands/check.py": "runtime/cli/test_offline.py",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from tidegate.runtime import shipping as module
-from tidegate.runtime.shipping import GIVEN_UP, Shipping, remove_left
+from tidegate.runtime.shipping import GIVEN_UP, Shipping, kept_bytes, remove_left
 
 LOG = "00000001-0000-0000"
 
@@ -49,6 +50,33 @@ def test_of_a_log_that_is_removed_what_was_never_written_is_left(data: Path) -> 
     Shipping(data).take_all(gone)
     kept = sorted(str(path.relative_to(data)) for path in data.rglob("*.seg"))
     assert kept == [f"log/deleted-{LOG}-kept/00000003.seg", f"shipping/{LOG}/00000001.seg", f"shipping/{LOG}/00000002.seg"]
+
+
+def test_what_is_fetched_while_it_is_counted_is_no_fault(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept_bytes(data) == 0
+    (data / "shipping").mkdir()
+    (data / "shipping" / "lineage.json").write_bytes(b"{}")
+    for number in (1, 2):
+        assert Shipping(data).take(segment(data, number, b"x" * 10), LOG)
+    assert kept_bytes(data) == 20
+    real = os.listdir
+
+    def listed(folder: Path) -> list[str]:
+        names = sorted(real(folder))
+        if folder.name == LOG:
+            (folder / "00000001.seg").unlink(missing_ok=True)
+        return names
+
+    monkeypatch.setattr(os, "listdir", listed)
+    assert kept_bytes(data) == 10
+
+    def listed_and_gone(folder: Path) -> list[str]:
+        names = real(folder)
+        shutil.rmtree(folder)
+        return names
+
+    monkeypatch.setattr(os, "listdir", listed_and_gone)
+    assert kept_bytes(data) == 0
 
 
 def test_above_its_bound_everything_is_given_up_with_a_line_and_a_note(

@@ -5,16 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 import tidegate.runtime.shipping as shipping_module
 from tests.support.backup_world import SHARDS, BackupWorld, known_in, small
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP, Shipping
-from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
+from tidegate.shard.backup.backup import Backup, BackupReport, KeptLineage, Source, Throttle, kept_lineages
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.log_records import shipped
 from tidegate.shard.backup.reading import read_lineages
+
+
+def test_what_the_log_is_kept_for_may_go_away_while_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert kept_lineages(tmp_path) == []
+    (shipping := tmp_path / "shipping").mkdir()
+    for name in ("a", "b"):
+        (shipping / f"{name}.json").write_bytes(msgspec.json.encode(KeptLineage(name, "somewhere", 1)))
+    real = Path.read_bytes
+
+    def read(path: Path) -> bytes:
+        (shipping / "a.json").unlink(missing_ok=True)
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    assert [each.lineage for each in kept_lineages(tmp_path)] == ["b"]
 
 
 class Killed(Exception):
@@ -213,6 +229,23 @@ def test_after_so_long_a_new_lineage_is_begun_and_old_ones_are_deleted(world: Ba
     assert [lineage.name for lineage in read_lineages(world.depot).good] == [made[-2][0], made[-1][0]]
     assert {name.partition("/")[0] for name in world.depot.list()} == {made[-2][0], made[-1][0]}
     check_newest(world, tmp_path / "new")
+
+
+def test_no_log_is_kept_for_a_place_that_cannot_be_looked_into(world: BackupWorld, tmp_path: Path) -> None:
+    class Locked(FolderDepot):
+        def stamps(self, prefix: str = "") -> dict[str, str]:
+            raise OperatorError("look into", self.place, "access denied", "check the keys", passes=True)
+
+    good, world.depot = world.depot, Locked(tmp_path / "locked")
+    with pytest.raises(OperatorError, match="access denied"):
+        world.back_up()
+    assert not Shipping(world.data).is_wanted
+    world.depot = good
+    world.back_up()
+    world.depot = Locked(tmp_path / "locked")
+    with pytest.raises(OperatorError, match="access denied"):
+        world.back_up()
+    assert Shipping(world.data).is_wanted, "for the good one"
 
 
 def test_no_log_is_kept_for_a_place_where_nothing_can_be_put(world: BackupWorld, tmp_path: Path) -> None:

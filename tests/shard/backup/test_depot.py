@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.shard.backup import depot as module
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.places import open_depot
 
@@ -53,6 +54,33 @@ def test_what_is_deleted_is_gone_and_its_folder_with_the_last(tmp_path: Path) ->
     assert depot.list() == ["lineage/two"]
     depot.delete("lineage/two")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_goes_away_while_it_is_listed_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    depot = FolderDepot(tmp_path)
+    for name in ("a/one", "b/one", "c/one"):
+        depot.put(name, b"1")
+    real = module._entries
+
+    def entries(path: Path) -> list[os.DirEntry[str]]:
+        found = real(path)
+        if path.name == "a":
+            depot.delete("a/one")
+            depot.delete("b/one")
+        return found
+
+    monkeypatch.setattr(module, "_entries", entries)
+    assert depot.list() == ["c/one"]
+
+
+def test_a_stamp_is_another_one_when_something_else_is_put(tmp_path: Path) -> None:
+    depot = FolderDepot(tmp_path)
+    depot.put("a/one", b"1")
+    depot.put("a/two", b"2")
+    before = depot.stamps("a/")
+    assert depot.stamps() == before
+    depot.put("a/one", b"3")
+    assert {name for name, stamp in depot.stamps().items() if stamp != before[name]} == {"a/one"}
 
 
 def test_a_place_of_another_kind_is_refused(tmp_path: Path) -> None:

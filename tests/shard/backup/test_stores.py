@@ -50,7 +50,9 @@ def test_what_is_put_is_there_under_its_name_until_it_is_deleted(bucket: str, tm
     depot.put("lineage/two", b"2")
     depot.put("lineage/one", large := os.urandom(20 << 20))
     depot.put("other/one", b"3")
+    before = depot.stamps()
     depot.put("other/one", b"3 again")
+    assert {name for name, stamp in depot.stamps().items() if stamp != before[name]} == {"other/one"}
     assert depot.list() == ["lineage/one", "lineage/two", "other/one"]
     assert depot.list("lineage/") == ["lineage/one", "lineage/two"]
     assert depot.get("lineage/one") == large
