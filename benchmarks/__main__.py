@@ -38,6 +38,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     micro = commands.add_parser("micro", help="what each layer costs, in µs a call, against its budget")
     add = micro.add_argument
     add("--instructions", action="store_true", help="instructions a call instead: the same on a busy machine (perf or valgrind)")
+    add("--memory", action="store_true", help="bytes of memory of an object instead, of 200,000 that were called")
     model = commands.add_parser("model", help="throughput by cores, routers and clients, from the CPU time of a call")
     model.add_argument("--check", action="store_true", help="measure what it predicts for this machine")
     model.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
@@ -215,8 +216,12 @@ def _versus_with_report(options: argparse.Namespace) -> results.Result:
 
 
 def _micro(options: argparse.Namespace) -> None:
-    from tidegate.benchmarks import instructions, micro
+    from tidegate.benchmarks import cold, instructions, micro
 
+    if options.memory:
+        taken = cold.measure_memory(smoke=options.smoke)
+        _print_json(taken) if options.json else _report().print_memory(taken)
+        return
     if options.instructions:
         counts = instructions.measure(smoke=options.smoke)
         _print_json(counts) if options.json else _report().print_instructions(counts)

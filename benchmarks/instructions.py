@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from tidegate.benchmarks.cold import BareCold
 from tidegate.benchmarks.load.workloads import BenchmarkFailed
 from tidegate.benchmarks.micro import BATCH, METHOD, BareClient, BareHost
 from tidegate.shard.loop.loop import new_worker_loop
-from tidegate.shard.store.record import CommitRecord, encode_record
 
 _BATCHES = 100
+_COLD_BATCHES = 32
+"""So many hold a whole number of the collector's looks, and one object for each call has to be made."""
 _SMOKE_BATCHES = 2
 _WARM = 20
 """Batches, until the interpreter has specialised what runs again and again."""
@@ -41,12 +43,13 @@ def _host(*, keyed: bool) -> Callable[[], object]:
 
     def batch() -> None:
         bare.replies.clear()
-        bare.host.handle(bare.message(METHOD))
-        commit = bare.host.cut()
-        encode_record(CommitRecord(1, commit.shards))
-        bare.committed(commit)
+        bare.call_all(METHOD)
 
     return batch
+
+
+def _cold() -> Callable[[], object]:
+    return BareCold((_WARM + 2 * _COLD_BATCHES) * BATCH).batch
 
 
 def _client(*, retries: bool) -> Callable[[], object]:
@@ -62,6 +65,7 @@ def _client(*, retries: bool) -> Callable[[], object]:
 PARTS: dict[str, Callable[[], Callable[[], object]]] = {
     "worker: read-modify-write, from message to reply": lambda: _host(keyed=False),
     "worker: the same with keys": lambda: _host(keyed=True),
+    "worker: without keys, of an object that is on disk; another one leaves memory": _cold,
     "client: call and reply, which it makes up itself": lambda: _client(retries=False),
     "client: the same with keys": lambda: _client(retries=True),
 }
@@ -70,9 +74,9 @@ PARTS: dict[str, Callable[[], Callable[[], object]]] = {
 def measure(*, smoke: bool = False) -> list[Instructions]:
     """Raises BenchmarkFailed where nothing here can count."""
     name, count = _counter()
-    batches = _SMOKE_BATCHES if smoke else _BATCHES
     found = []
-    for number, part in enumerate(PARTS):
+    for number, (part, begin) in enumerate(PARTS.items()):
+        batches = _SMOKE_BATCHES if smoke else _COLD_BATCHES if begin is _cold else _BATCHES
         few, many = (count([str(number), str(times * batches)]) for times in (1, 2))
         found.append(Instructions(part, round((many - few) / (batches * BATCH), 1), name))
     return found

@@ -11,7 +11,7 @@ import asyncio
 import contextvars
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -49,7 +49,7 @@ from tidegate.shard.loop.spare import SpareTask
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.state.memory_state import MemoryState
-from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.store import ShardState, ShardStore
 
 BATCH = 64
 _RUNS = 300
@@ -235,16 +235,25 @@ def _create_task_cost(loop: asyncio.AbstractEventLoop, empty: Callable[[], Any],
 class BareHost:
     """The worker's core over memory: calls in, replies into a list, commits durable when asked."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, *, keyed: bool = False) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        keyed: bool = False,
+        states: Sequence[ShardState] = (),
+        cache_bytes: int = 256 << 20,
+    ) -> None:
+        """`states`: of all shards, over files; without, they are in memory."""
         self.keyed = keyed
         self.calls = 0
-        self.stores = {shard: ShardStore(MemoryState(shard)) for shard in range(_SHARDS)}
+        states = states or [MemoryState(shard) for shard in range(_SHARDS)]
+        self.stores = {state.shard: ShardStore(state) for state in states}
         self.replies: list[tuple[Any, int, Any]] = []
         self.host = Host(
             loop,
             [ObjectClass(Counter)],
             self.stores,
-            HostSettings(shards_total=_SHARDS, slow_call_s=float("inf")),  # Under a profiler every call would be named as slow.
+            HostSettings(len(states), cache_bytes, slow_call_s=float("inf")),  # Under a profiler every call would seem slow.
             reply=lambda _, *reply: self.replies.append(reply),
             reply_rows=lambda _: self.replies,
             turn=Turn(loop, end=lambda: None),
@@ -257,18 +266,21 @@ class BareHost:
             self.stores[each.shard].apply(each.seq, each.objects, each.answers, each.rolls)
         self.host.committed(commit)
 
-    def message(self, method: str) -> Message:
+    def message(self, method: str, names: Sequence[str] = _NAMES) -> Message:
         """A call of each object; of a session that has got all answers, if it is to have keys."""
-        requests = [Request(number, "Counter", name, method) for number, name in enumerate(_NAMES, self.calls)]
+        requests = [Request(number, "Counter", name, method) for number, name in enumerate(names, self.calls)]
         if self.keyed:
             requests.insert(0, Request(0, "", "6fX3q_9aPzLw", KEYS, msgspec.Raw(encode([self.calls]))))
             self.calls += BATCH
         return Message(_origin(), requests, [])
 
-    def call_all(self, method: str) -> None:
-        self.host.handle(self.message(method))
+    def call_all(self, method: str, names: Sequence[str] = _NAMES) -> None:
+        """The calls of a message, and their commit, as it is encoded for the log."""
+        self.host.handle(self.message(method, names))
         if self.host.output_gate.can_cut:
-            self.committed(self.host.cut())
+            commit = self.host.cut()
+            encode_record(CommitRecord(1, commit.shards))
+            self.committed(commit)
 
 
 def _unexpected(*_: object) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tidegate.benchmarks.cold import Memory
 from tidegate.benchmarks.figures.compare import Ratio, Summary
 from tidegate.benchmarks.figures.results import Result
 from tidegate.benchmarks.growth import Growth
@@ -126,6 +127,13 @@ def print_instructions(counts: Sequence[Instructions]) -> None:
     table = make_table(f"instructions, counted by {counts[0].counted_by}, calls in batches of 64", ("part",), ("a call",))
     for one in counts:
         table.add_row(one.part, f"{one.per_call:,.0f}")
+    make_console().print(table)
+
+
+def print_memory(taken: Sequence[Memory]) -> None:
+    table = make_table(f"memory of {taken[0].objects:,} objects that were called", ("each",), ("bytes",))
+    for one in taken:
+        table.add_row(one.what, f"{one.bytes_each:,}")
     make_console().print(table)
 
 
