@@ -21,6 +21,7 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
     lines = [*_problems(status), *head(status, now_ms), f"data {status.data}: {plural(status.shards, 'shard')}{_space(status)}"]
     if abandoned := abandoned_count(status):
         lines.append(f"alarms: {abandoned} abandoned, because their handlers failed again and again; see `tidegate alarms`")
+    lines += _backups(status, now_ms)
     lines += [
         one_line(f"{each.option} = {shown(each.after)} is set, {shown(each.before)} in effect: it takes {each.takes}")
         for each in status.config_waits
@@ -28,6 +29,13 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
     return "\n".join(
         [*lines, "", *processes(status), *classes(status), *_hottest(status), *_waiting(status, now_ms), *_piles(status)]
     )
+
+
+def _backups(status: ServiceStatus, now_ms: int) -> list[str]:
+    """Those that succeeded. Others are problems."""
+    good = sorted((each for each in status.backups if each.good_ms), key=lambda each: -each.good_ms)
+    ages = (_duration(max(0, now_ms - each.good_ms) // 1_000) for each in good)
+    return [one_line(f"backup to {each.place}: {age} ago ({each.backup})") for each, age in zip(good, ages, strict=True)]
 
 
 def head(status: ServiceStatus, now_ms: int) -> list[str]:

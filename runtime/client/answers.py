@@ -82,6 +82,22 @@ class WaitingOption(msgspec.Struct, frozen=True, kw_only=True):
     """What it takes until that is in effect."""
 
 
+class BackupState(msgspec.Struct, frozen=True, kw_only=True):
+    """How backups to one place went. Times are Unix times in milliseconds."""
+
+    place: str
+    ended_ms: int
+    """When the last one ended, well or not."""
+    error: str = ""
+    """Why it failed; empty: it did not."""
+    good_ms: int = 0
+    """When the newest one that succeeded had ended; 0: none has."""
+    backup: str = ""
+    """That one: LINEAGE/NUMBER."""
+    due_s: float = 0.0
+    """The next one has to have succeeded so long after that; 0: whenever it likes."""
+
+
 class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """A service and its processes. The router that is asked adds numbers of its own, as of now."""
 
@@ -116,6 +132,8 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """The same by class."""
     processes: tuple[ProcessStatus, ...] = ()
     """Supervisor, routers, workers."""
+    backups: tuple[BackupState, ...] = ()
+    """By place, as far as `tidegate backup` has left word of it in the data directory."""
     config_waits: tuple[WaitingOption, ...] = ()
     """What a reload has found to be set, and could not bring into effect."""
     quarantined_objects: tuple[ObjectQuarantine, ...] = ()

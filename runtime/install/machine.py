@@ -6,14 +6,18 @@ Guarantee: a file is replaced whole or not at all, and what is secret is at no i
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import pwd
+import re
 import shutil
 import stat
 import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 
@@ -29,6 +33,9 @@ _AGAIN = "mend it, and give the same command again"
 SECRET_BYTES_MAX = 1 << 20
 """Of systemd, for a credential."""
 JOURNAL_LINES = 8
+CALENDAR_LOOKED_AT = 50
+"""So many of the times at which a calendar event is due are looked at."""
+_ELAPSES = re.compile(r"(?:Next elapse|Iter\. #\d+): \w+ (\S+ \S+) UTC$", re.MULTILINE)
 COMMAND_S_MAX = 90.0
 """A start that takes longer goes on by itself: a long recovery, or something that it waits for."""
 
@@ -133,6 +140,23 @@ def check_systemd() -> None:
         if shutil.which(command) is None:
             hint = "services are of systemd; elsewhere run `tidegate serve` by what starts your programs"
             raise OperatorError("install-service", command, "there is no such program", hint)
+
+
+def due_h(calendar: str) -> int:
+    """Within how many hours of a backup the next one should be there, where they are begun then: half as late again as it ever
+    is, and an hour. 0: that is not known. Raises OperatorError for what is no calendar event of systemd."""
+    command = ("systemd-analyze", "calendar", f"--iterations={CALENDAR_LOOKED_AT}", "--", calendar)
+    try:
+        environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
+        told = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S_MAX, check=False, env=environment)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    if told.returncode != 0:
+        hint = "take hourly, daily, or what `systemd-analyze calendar` takes"
+        raise OperatorError("install-service", f"--backup-every {calendar}", one_line(told.stderr.strip()), hint)
+    times = [datetime.fromisoformat(each) for each in _ELAPSES.findall(told.stdout)]
+    gaps = [(later - sooner).total_seconds() for sooner, later in itertools.pairwise(times)]
+    return math.ceil(max(gaps) * 1.5 / 3_600 + 1) if gaps else 0
 
 
 def describe(step: Step) -> str:

@@ -155,6 +155,8 @@ class Wanted:
     backup: str | None = None
     """Where backups go. None: as it was."""
     backup_every: str = "hourly"
+    backup_due_h: int = 0
+    """Within so many hours the next one is expected; 0: nobody knows."""
 
 
 def install(places: Places, wanted: Wanted, found: Found, template: Callable[[str], str], listen_default: str) -> list[Step]:
@@ -215,7 +217,9 @@ def _backups(places: Places, wanted: Wanted, template: Callable[[str], str]) -> 
     if wanted.backup is None:
         return []
     (timer, service), (timer_path, service_path) = places.backup_units, places.backups
-    made = units.backup_service(template("tidegate-backup.service"), service, places.name, wanted.program, wanted.backup)
+    made = units.backup_service(
+        template("tidegate-backup.service"), service, places.name, wanted.program, wanted.backup, wanted.backup_due_h
+    )
     return [
         Write(service_path, made, 0o644),
         Write(timer_path, units.backup_timer(template("tidegate-backup.timer"), timer, places.name, wanted.backup_every), 0o644),

@@ -92,8 +92,9 @@ def _stream(listen: str) -> str:
     return f"{host}:{port}"
 
 
-def backup_service(template: str, unit: str, name: str, program: str, dest: str) -> str:
-    """Of the service of that name. Raises OperatorError."""
+def backup_service(template: str, unit: str, name: str, program: str, dest: str, due_h: int) -> str:
+    """Of the service of that name. `due_h`: within so many hours the next one is expected; 0: nobody knows when. Raises
+    OperatorError."""
     for text in (program, dest.removeprefix("s3://")):
         if not _PLAIN.fullmatch(text):
             problem = "has characters that units of systemd read as something else"
@@ -101,7 +102,7 @@ def backup_service(template: str, unit: str, name: str, program: str, dest: str)
     if not dest.startswith(("/", "s3://")):
         hint = "name it as it is from the root, or s3://BUCKET/PREFIX"
         raise OperatorError("install-service", dest, "the place of backups is no absolute path", hint)
-    made = _body(template)
+    made = _body(template).replace(" --due-after 3", f" --due-after {due_h}" if due_h else "")
     if dest.startswith("s3://"):
         made = _NEEDS_A_FOLDER.sub("", made)
     names = {

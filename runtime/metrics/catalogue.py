@@ -175,6 +175,7 @@ SERVICE = (
     _gauge("info", "Always 1: which version of Tidegate serves which app.", "version", "app", "app_version", "python"),
     _gauge("ready", "1 while calls are served: what /readyz answers."),
     _gauge("problems", "What is wrong now; tidegate status says what, where, and what to do."),
+    _gauge("backup_time_seconds", "When the newest backup that succeeded had ended, in Unix time; 0 while none is known."),
     _gauge("quarantined_objects", "Objects of which nothing runs for a while: their code held up or ended its worker."),
     _count("scrapes", "How often the metrics were asked for."),
 )

@@ -6,6 +6,7 @@ DATA/lock            locked while any process of a service that uses the directo
 DATA/log/…           commit logs, one folder for each process of a worker in each start
 DATA/shards/…        one LMDB environment for each shard
 DATA/shipping/…      segments of the log that the next backup will fetch, if the service makes backups (`shipping`)
+DATA/backups.json    how the last backup to each place went (`runtime/supervisor/backup_notes.py`)
 
 Rule 1: what is written here has reached the disk, names included, before anything relies on it.
 Rule 2: a directory that this version does not understand is left exactly as it was.

@@ -41,6 +41,7 @@ def measured(
         "info": {info: 1},
         "ready": {(): int(why_not_ready(supervision) is None)},
         "problems": {(): len(wrong)},
+        "backup_time_seconds": {(): supervision.backups.newest_ms / 1_000},
         "quarantined_objects": {(): len(supervision.suspicion.quarantined(now))},
     }
     for seat, occupancy in supervision.seats.items():

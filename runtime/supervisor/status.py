@@ -118,6 +118,7 @@ def snapshot(
         "start": identity.start,
         "started_at_ms": identity.started_at_ms,
         "epoch": supervision.epoch,
+        "backups": [msgspec.to_builtins(each) for each in supervision.backups.notes],
         "config_waits": [msgspec.to_builtins(each) for each in config_waits],
         "shards": len(identity.placement.owners),
         "class_names": list(known),

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 
 from tidegate.runtime.errors import one_line
+from tidegate.runtime.supervisor.backups import Backups
 from tidegate.runtime.supervisor.replacement import Replacements
 from tidegate.runtime.supervisor.seats import (
     NEXT_WORKER,
@@ -105,6 +106,7 @@ class Supervision:
         self.was_ready = False
         self.stopping = False
         self.suspicion = Suspicion()
+        self.backups = Backups()
         self.replacements = Replacements(self, replace_s, read_config)
         self._incarnations = dict.fromkeys(self.seats, 0)
         self._ran = ""

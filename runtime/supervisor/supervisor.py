@@ -34,6 +34,8 @@ from tidegate.runtime.metrics.ledger import Ledger, Sums
 from tidegate.runtime.sockets.port import Port
 from tidegate.runtime.supervisor.access_watch import LOOK_S, AccessWatch
 from tidegate.runtime.supervisor.audit import AuditLog, CommandGiver
+from tidegate.runtime.supervisor.backup_notes import NAME as BACKUPS_NAME
+from tidegate.runtime.supervisor.backup_notes import read_notes
 from tidegate.runtime.supervisor.command_socket import CommandSocket
 from tidegate.runtime.supervisor.config import APP_VARIABLES, Config, Configuration, budget_bytes, cache_bytes, key_bounds
 from tidegate.runtime.supervisor.configurations import Configurations
@@ -92,6 +94,7 @@ from tidegate.runtime.wire.wishes import EDITS, Delete
 log = logging.getLogger("tidegate")
 
 _EXTEND_START_S = 30.0
+BACKUPS_LOOK_S = 5.0
 OURSELVES = CommandGiver(os.getpid(), os.geteuid())
 """Who gives a command that came by a signal."""
 
@@ -191,6 +194,7 @@ class Supervisor:
             kept = service.run_directory.path / KEPT_SOURCE
             self._dev_reload = DevReload(kept, lambda: self._on_command(Command("reload"), OURSELVES), self._replaces)
         self._watching: asyncio.Task[None] | None = None
+        self._looking_at_backups: asyncio.Task[None] | None = None
         # What object code starts need not know the secrets of the app.
         self._environment = {k: v for k, v in environment_for_children().items() if not k.startswith(APP_VARIABLES)}
 
@@ -208,13 +212,14 @@ class Supervisor:
         self._obey(self.supervision.start(self._now()))
         self._beat()
         self._keep_looking_at_access()
+        self._looking_at_backups = self._loop.create_task(self._keep_looking_at_backups())
         try:
             return await self._finished
         finally:
             self._commands.close()
             self._audit.close()
-            if self._watching is not None:
-                self._watching.cancel()
+            for task in filter(None, (self._watching, self._looking_at_backups)):
+                task.cancel()
             if self._http is not None:
                 self._http.close()
 
@@ -360,6 +365,21 @@ class Supervisor:
         if access is not None and (keys := access.look(time.time())) is not None:
             for child in self._children.values():
                 child.send(AccessChanged(keys))
+
+    async def _keep_looking_at_backups(self) -> None:
+        """The disk may hang: it is waited for in a thread. What cannot be read changes nothing, and is told once."""
+        path, said = self._service.directory.path, ""
+        while True:
+            try:
+                notes = await self._loop.run_in_executor(None, read_notes, path)
+            except (OSError, ValueError) as error:
+                if said != str(error):
+                    log.warning("how backups went cannot be read: %s (remove %s)", error, path / BACKUPS_NAME)
+                said = str(error)
+            else:
+                said = ""
+                self.supervision.backups.seen(notes, self.identity.data, now_ms())
+            await asyncio.sleep(BACKUPS_LOOK_S)
 
     # Effects
 

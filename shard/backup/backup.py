@@ -125,6 +125,19 @@ def _notes(shipping: Path) -> Iterator[tuple[Path, KeptLineage | None]]:
             yield path, None
 
 
+def keep_no_log_for(data: Path, place: str) -> None:
+    """Whatever backups are there. Raises OSError."""
+    for path, lineage in _notes(data / FOLDER):
+        if lineage is not None and lineage.place == place:
+            path.unlink(missing_ok=True)
+    if not kept_lineages(data):
+        shutil.rmtree(data / FOLDER, ignore_errors=True)
+
+
+class BackupUnderWay(OperatorError):
+    """Another one of this directory is being made."""
+
+
 class Throttle:
     """Holds back to so many bytes a second; 0: as fast as it goes."""
 
@@ -222,7 +235,7 @@ class Backup:
             yield
         except BlockingIOError:
             hint = "wait until it has ended"
-            raise OperatorError("back up", self._source.path, "another backup of it is being made", hint, passes=True) from None
+            raise BackupUnderWay("back up", self._source.path, "another backup of it is being made", hint, passes=True) from None
         finally:
             os.close(fd)
 

@@ -119,7 +119,8 @@ RULES = {
     "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
     "runtime/options": "*",
-    "runtime/supervisor": {"edits", "placement", "problems", "replacement", "restart", "seats", "supervision", "suspicion"},
+    "runtime/supervisor": {"backups", "edits", "placement", "problems", "replacement", "restart", "seats", "supervision"}
+    | {"suspicion"},
     "runtime/wire": "*",
     "testing/stock": {"comparison", "report"},
 }

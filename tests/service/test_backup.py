@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -179,6 +180,49 @@ def test_a_wrong_change_of_one_object_is_taken_back_while_the_service_runs(serve
     assert (nobody.returncode, "it is not in the backup" in nobody.stderr) == (1, True)
     wrong = tidegate("restore", depot, "--object", "nobody")
     assert (wrong.returncode, "must be CLASS/NAME" in wrong.stderr) == (2, True)
+    service.stop()
+
+
+def test_the_service_says_how_its_backups_went(serve: Serve, tmp_path: Path) -> None:
+    service, depot, lost = serve(1), tmp_path / "depot", tmp_path / "lost"
+
+    def problems() -> list[str]:
+        return [f"{each['where']}: {each['what']}; {each['next']}" for each in service.status()["problems"]]
+
+    report = done("backup", depot, "--data", service.data, "--due-after", 100)
+    (told,) = wait_until(lambda: service.status()["backups"], "word of the backup")
+    assert (told["place"], told["backup"], told["error"]) == (str(depot), f"{report['lineage']}/1", "")
+    assert told["ended_ms"] == told["good_ms"] >= report["until_ms"]
+    page = tidegate("status", "--connect", service.endpoint).stdout
+    assert re.search(rf"^backup to {depot}: .* ago \({told['backup']}\)$", page, re.MULTILINE), page
+    lost.write_text("no folder")
+    assert tidegate("backup", lost, "--data", service.data).returncode == 1
+    wait_until(lambda: any("Not a directory" in each for each in problems()), "the problem")
+    (problem,) = problems()
+    assert problem.startswith(f"backups to {lost}: the last one failed at ")
+    assert done("backup", lost, "--data", service.data, "--forget")["forgotten"]
+    wait_until(lambda: not problems(), "no problem")
+    done("backup", depot, "--data", service.data, "--due-after", 1 / 3_600)
+    wait_until(lambda: any("the next one was due at" in each for each in problems()), "that it is overdue")
+    assert service.status()["state"] == "degraded"
+    done("backup", depot, "--data", service.data, "--due-after", 100)
+    wait_until(lambda: not problems(), "no problem")
+    text = tidegate("backup", depot, "--data", service.data, "--forget").stdout
+    assert text == f"{depot}: forgotten; what is there stays\n"
+    assert wait_until(lambda: not service.status()["backups"], "nothing to be known")
+    assert not (service.data / "shipping").exists(), "no log is kept for it"
+    assert tidegate("restore", depot, "--list").returncode == 0
+    service.stop()
+
+
+def test_what_the_service_cannot_read_of_its_backups_is_a_line_and_no_more(serve: Serve, tmp_path: Path) -> None:
+    service = serve(1)
+    service.expect("how backups went cannot be read")
+    (service.data / "backups.json").write_text("[")
+    wait_until(lambda: "how backups went cannot be read" in service.output, "the line")
+    assert service.status()["problems"] == []
+    done("backup", tmp_path / "depot", "--data", service.data)
+    wait_until(lambda: service.status()["backups"], "word of the backup")
     service.stop()
 
 

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,16 +22,17 @@ from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.cli.version import version
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.supervisor.backup_notes import NAME, forget_place, note_failure, note_success
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
 from tidegate.runtime.supervisor.directory import describe_directory
-from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
-from tidegate.shard.backup.places import open_depot
+from tidegate.shard.backup.backup import Backup, BackupReport, BackupUnderWay, Source, Throttle, keep_no_log_for
+from tidegate.shard.backup.places import open_depot, place_of
 
 _EPILOG = """DEST is a folder, on another disk at best, or s3://BUCKET/PREFIX (with AWS_ENDPOINT_URL and so on set). The
 first backup is a full one; the next ones bring what was committed since, for which the service keeps its log in
 DATA/shipping until then (8 GiB of it at most, and never room that it needs itself). Each piece is read back.
 Interrupted, the same command goes on where it was. It holds back for the service (nice 15, idle disk time); --rate
-holds it to so many MiB a second.
+holds it to so many MiB a second. How it went is told by `tidegate status`.
 
 examples:
   tidegate backup /mnt/backups/shop                       of the service in this folder
@@ -37,12 +40,14 @@ examples:
   tidegate backup /mnt/backups/shop --full                a full one, from which the next ones go on
   tidegate backup /mnt/usb/shop --once                    a full one, and keep no log for a next one
   tidegate backup /mnt/backups/shop --full-every 7 --keep 4         what the timer of install-service --backup does
+  tidegate backup /mnt/backups/shop --due-after 3         status has a problem if there is none for 3 hours
   tidegate backup s3://backups/shop --rate 50             into a store, 50 MiB a second at most
 """
 NICE = 15
 DAY_MS = 86_400_000
 Days = Annotated[float, msgspec.Meta(gt=0, le=1e5)]
 Kept = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
+Due = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 Rate = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
 
 
@@ -57,6 +62,10 @@ def add(commands: Any) -> None:
     what = "of full backups and what has continued each, keep so many; older ones are deleted"
     backup.add_argument("--keep", metavar="N", type=read_as(Kept), default=0, help=what)
     backup.add_argument("--rate", metavar="MIB", type=read_as(Rate, "MiB a second"), default=0, help="MiB a second at most")
+    what = "`tidegate status` has a problem where none has succeeded so long after the newest; it stays so until told otherwise"
+    backup.add_argument("--due-after", metavar="HOURS", type=read_as(Due, "hours"), default=0, help=what)
+    what = "make none: no more go there, so `tidegate status` has nothing to say of it, and no log is kept for it"
+    backup.add_argument("--forget", action="store_true", help=what)
     backup.add_argument("--json", action="store_true", help="print what was done as JSON")
 
 
@@ -69,18 +78,61 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     described = describe_directory(options.data)
-    depot = open_depot(options.dest)
+    if options.forget:
+        return _forget(options)
     _check_apart(options.dest, options.data)
-    _hold_back()
-    throttle = Throttle(int(options.rate * (1 << 20)), threading.Event().wait)
     source = Source(options.data.resolve(), described.shards, described.starts, version())
-    made = Backup(source, depot, progress(), throttle)
-    report = made.run(full=options.full, once=options.once, full_every_ms=int(options.full_every * DAY_MS), keep=options.keep)
+    place, due_s = place_of(options.dest), options.due_after * 3_600
+    try:
+        report = _make(options, source)
+    except BackupUnderWay:
+        raise
+    except (OperatorError, KeyboardInterrupt) as error:
+        why = str(error) or "it was interrupted"
+        _leave_word(source.path, lambda: note_failure(source.path, place, _now_ms(), why, due_s))
+        raise
+    backup = f"{report.lineage}/{report.number}"
+    _leave_word(source.path, lambda: note_success(source.path, place, _now_ms(), backup, due_s))
     if options.json:
         print(json.dumps({"data": str(options.data), "dest": options.dest, **report._asdict()}, indent=2))
     else:
         print("\n".join(_page(options, report)))
     return EXIT_OK
+
+
+def _make(options: argparse.Namespace, source: Source) -> BackupReport:
+    depot = open_depot(options.dest)
+    _hold_back()
+    throttle = Throttle(int(options.rate * (1 << 20)), threading.Event().wait)
+    made = Backup(source, depot, progress(), throttle)
+    return made.run(full=options.full, once=options.once, full_every_ms=int(options.full_every * DAY_MS), keep=options.keep)
+
+
+def _leave_word(data: Path, note: Callable[[], None]) -> None:
+    """For the service. A backup is none the worse where that cannot be written."""
+    try:
+        note()
+    except OSError as error:
+        print(f"tidegate: `tidegate status` will not know of it: {data / NAME}: {error.strerror or error}", file=sys.stderr)
+
+
+def _forget(options: argparse.Namespace) -> int:
+    data, place = options.data.resolve(), place_of(options.dest)
+    try:
+        keep_no_log_for(data, place)
+        was_known = forget_place(data, place)
+    except OSError as error:
+        hint = "run it as the user of the service"
+        raise OperatorError("forget", place, error.strerror or str(error), hint) from error
+    if options.json:
+        print(json.dumps({"data": str(options.data), "dest": options.dest, "forgotten": was_known}))
+    else:
+        print(f"{place}: {'forgotten; what is there stays' if was_known else 'nothing was known of it'}")
+    return EXIT_OK
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _hold_back() -> None:

@@ -86,7 +86,9 @@ def run(options: argparse.Namespace) -> int:
     program = machine.program()
     found = look(places)
     secrets = {name: machine.read_secret(name, path) for name, path in options.secret}
-    wanted = Wanted(app, program, options.listen, secrets, not options.no_start, options.backup, options.backup_every)
+    due_h = machine.due_h(options.backup_every) if options.backup is not None else 0
+    backups = options.backup, options.backup_every, due_h
+    wanted = Wanted(app, program, options.listen, secrets, not options.no_start, *backups)
     steps = install(places, wanted, found, machine.template, LISTEN_DEFAULT)
     follow("install-service", steps, options)
     if not options.dry_run and not options.json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -113,6 +114,24 @@ def test_a_secret_of_any_bytes_is_written_as_it_is(tmp_path: Path) -> None:
     text = machine.read_secret("db", str(tmp_path / "key"))
     machine.carry_out([Write(str(tmp_path / "copy"), text, 0o600, secret=True)], SAY)
     assert (tmp_path / "copy").read_bytes() == secret
+
+
+@pytest.mark.parametrize(
+    ("calendar", "hours"), [("hourly", 3), ("daily", 37), ("Mon,Fri 03:00", 145), ("*:0/15", 2), ("2020-01-01", 0)]
+)
+def test_a_backup_is_expected_half_as_late_again_as_its_calendar_has_it_and_an_hour(calendar: str, hours: int) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    assert machine.due_h(calendar) == hours
+
+
+def test_what_is_no_calendar_event_is_refused_and_without_systemd_nothing_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed")
+    with pytest.raises(OperatorError, match="--backup-every now and then: Failed to parse"):
+        machine.due_h("now and then")
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert machine.due_h("hourly") == 0
 
 
 def test_where_there_is_no_systemd_nothing_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:

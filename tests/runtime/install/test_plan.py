@@ -159,17 +159,17 @@ def test_data_of_others_is_not_purged() -> None:
         uninstall(PLACES, dataclasses.replace(after(planned()), data="others"), purge=True)
 
 
-BACKED_UP = dataclasses.replace(WANTED, backup="/mnt/backups/shop", backup_every="daily")
+BACKED_UP = dataclasses.replace(WANTED, backup="/mnt/backups/shop", backup_every="daily", backup_due_h=37)
 
 
 def test_backups_that_are_asked_for_have_a_timer_of_their_own_and_go_with_the_service() -> None:
     steps = planned(BACKED_UP)
     timer, service = (written(steps)[path].text for path in PLACES.backups)
     assert "OnCalendar=daily\n" in timer
-    assert (
-        "\nExecStart=/opt/tidegate/bin/tidegate backup /mnt/backups/shop --data /var/lib/shop --full-every 7 --keep 4\n"
-        in service
-    )
+    command = "tidegate backup /mnt/backups/shop --data /var/lib/shop --full-every 7 --keep 4"
+    assert f"\nExecStart=/opt/tidegate/bin/{command} --due-after 37\n" in service
+    unknown = written(planned(dataclasses.replace(BACKED_UP, backup_due_h=0)))[PLACES.backups[1]].text
+    assert f"{command}\n" in unknown, "nothing is expected where nobody knows when"
     assert commands(steps)[-1] == ("systemctl", "--quiet", "enable", "--now", "shop-backup.timer")
     found = after(steps)
     assert not written(planned(BACKED_UP, found))

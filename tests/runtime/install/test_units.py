@@ -115,11 +115,12 @@ def test_systemd_has_nothing_to_say_about_what_is_installed(tmp_path: Path, list
 @pytest.mark.parametrize("dest", ["/mnt/backups/shop", "s3://backups/shop"])
 def test_the_units_of_backups_name_nothing_of_the_template(dest: str) -> None:
     made = units.backup_service(
-        machine.template("tidegate-backup.service"), "shop-backup.service", "shop", "/opt/x/bin/tidegate", dest
+        machine.template("tidegate-backup.service"), "shop-backup.service", "shop", "/opt/x/bin/tidegate", dest, 37
     )
     timer = units.backup_timer(machine.template("tidegate-backup.timer"), "shop-backup.timer", "shop", "Mon *-*-* 03:00:00")
     rest = (made + timer).replace("/opt/x/bin/tidegate", "").replace("tidegate install-service", "")
     assert "tidegate" not in rest.replace("see tidegate-backup.service", "")
+    assert "--keep 4 --due-after 37\n" in made
     assert made.count(dest) == (4 if dest.startswith("/") else 1)
     assert "OnCalendar=Mon *-*-* 03:00:00\n" in timer
 
@@ -131,7 +132,7 @@ def test_systemd_finds_nothing_wrong_with_the_units_of_backups(tmp_path: Path) -
     for name, text in (
         (
             "shop-backup.service",
-            units.backup_service(machine.template("tidegate-backup.service"), "", "root", program, "/var/backups/x"),
+            units.backup_service(machine.template("tidegate-backup.service"), "", "root", program, "/var/backups/x", 0),
         ),
         ("shop-backup.timer", units.backup_timer(machine.template("tidegate-backup.timer"), "", "shop", "hourly")),
     ):

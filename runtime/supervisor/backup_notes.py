@@ -1,0 +1,93 @@
+"""How backups of a data directory went: `DATA/backups.json`, which `tidegate backup` leaves and the service reads.
+
+Guarantee: of each place to which backups go it says how the last one ended, and when the newest that succeeded did, all of it or
+as it was before. Nothing depends on it but what is told: where it is missing or cannot be read, nothing is known.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+
+from tidegate.runtime.supervisor.backups import BackupNote
+
+NAME = "backups.json"
+ERROR_CHARACTERS_MAX = 500
+
+
+def read_notes(data: Path) -> tuple[BackupNote, ...]:
+    """By place. Raises OSError, ValueError."""
+    try:
+        return msgspec.json.decode((data / NAME).read_bytes(), type=tuple[BackupNote, ...])
+    except FileNotFoundError:
+        return ()
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None
+
+
+def note_success(data: Path, place: str, now_ms: int, backup: str, due_s: float) -> None:
+    """`due_s`: 0 leaves it as it was. Raises OSError."""
+    _change(data, place, lambda old: BackupNote(place, now_ms, "", now_ms, backup, due_s or (old.due_s if old else 0.0)))
+
+
+def note_failure(data: Path, place: str, now_ms: int, error: str, due_s: float) -> None:
+    """Raises OSError."""
+    error = error[:ERROR_CHARACTERS_MAX]
+
+    def failed(old: BackupNote | None) -> BackupNote:
+        old = old or BackupNote(place, now_ms)
+        return msgspec.structs.replace(old, ended_ms=now_ms, error=error, due_s=due_s or old.due_s)
+
+    _change(data, place, failed)
+
+
+def forget_place(data: Path, place: str) -> bool:
+    """Whether anything was known of it. Raises OSError."""
+    return _change(data, place, lambda old: None)
+
+
+def _change(data: Path, place: str, change: Callable[[BackupNote | None], BackupNote | None]) -> bool:
+    with _locked(data):
+        try:
+            notes = {note.place: note for note in read_notes(data)}
+        except ValueError:  # It is written anew.
+            notes = {}
+        old = notes.pop(place, None)
+        if (new := change(old)) is not None:
+            notes[place] = new
+        if new is not None or old is not None:
+            _write(data, msgspec.json.encode([notes[name] for name in sorted(notes)]) + b"\n")
+        return old is not None
+
+
+@contextlib.contextmanager
+def _locked(data: Path) -> Iterator[None]:
+    """Backups to several places may end at the same time."""
+    fd = os.open(data, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _write(data: Path, content: bytes) -> None:
+    """Root, too, leaves it to the user of the service."""
+    new = data / f"{NAME}.new"
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        if os.geteuid() == 0:
+            owner = data.stat()
+            os.fchown(fd, owner.st_uid, owner.st_gid)
+        with os.fdopen(fd, "wb", closefd=False) as file:
+            file.write(content)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    new.rename(data / NAME)
