@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+
+import msgspec
 
 from tidegate.runtime.cli.wishing import Result, of_all
+from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.ids import name_row
 from tidegate.runtime.wire.wishes import ListAlarms, ListClasses, ListErrors, ListNames
 
@@ -17,6 +21,18 @@ def names(options: argparse.Namespace, wish: ListNames) -> tuple[list[Result], l
     ends = [row_of(answer["objects"][-1]) for answer in answers if answer["more"]]
     known = [each for each in objects if not ends or row_of(each) <= min(ends)][: wish.limit]
     return known, missing, len(known) < len(objects) or bool(ends)
+
+
+def pages(options: argparse.Namespace, wish: ListNames) -> Iterator[list[Result]]:
+    """All of them. Raises CallError where a worker does not answer: nothing is passed over."""
+    more = True
+    while more:
+        objects, missing, more = names(options, wish)
+        if missing:
+            raise Unavailable(missing[0])
+        yield objects
+        if objects:
+            wish = msgspec.structs.replace(wish, after=(objects[-1]["class"], objects[-1]["name"]))
 
 
 def row_of(each: Result) -> str:

@@ -84,6 +84,7 @@ TESTED_BY = {
     "runtime/cli/commands/objects/travelling.py": "service/test_objects.py",
     "runtime/cli/wishing.py": "service/test_objects.py",
     "runtime/cli/gathered.py": "service/test_objects.py",
+    "runtime/cli/exporting.py": "service/test_objects.py",
     "runtime/console/backups.py": "console/test_backups.py",
     "runtime/console/browsers.py": "runtime/console/test_server.py",
     "runtime/cli/commands/inspect.py": "service/test_objects.py",

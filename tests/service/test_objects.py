@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,9 +19,11 @@ import pytest
 
 from tests.support.service import FULL, Service
 from tests.support.waiting import wait_until
+from tidegate.runtime.cli import exporting
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.limits import VALUE_BYTES_MAX
+from tidegate.runtime.wire.object_records import read_records, whole_objects
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.store.state.lmdb_state import LmdbState
 
@@ -34,6 +39,14 @@ class Shop(DurableObject):
 
     async def get(self, key: str) -> object:
         return await self.storage.get(key)
+
+    async def both(self, value: object) -> None:
+        await self.storage.put("a", value)
+        await self.storage.put("b", value)
+
+    async def fill(self, count: int, value: object) -> None:
+        for number in range(count):
+            await self.storage.put(f"k{number:05}", value)
 
     async def at(self, after_s: float) -> None:
         await self.storage.set_alarm(datetime.timedelta(seconds=after_s))
@@ -265,6 +278,120 @@ def test_an_object_moves_to_another_name_as_it_is(service: Service, operator: Op
     code, _, err = operator.type("objects", "import", str(cut), "--as", "Shop/carol")
     assert code == 1
     assert "not whole" in err or "record" in err
+
+
+def exported(file: Path) -> dict[str, dict[str, Any]]:
+    """Values by key by object, in the order in which they are in the file."""
+    with file.open("rb") as opened:
+        return {head.object: {pair.key: pair.value for pair in pairs} for head, pairs in whole_objects(read_records(opened))}
+
+
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_all_of_a_class_move_from_a_service_that_works_into_another(
+    serve: Callable[..., Service], service: Service, operator: Operator, capsys: Any, tmp_path: Path, form: str
+) -> None:
+    names = [f"c{number:03}" for number in range(60)]
+    for name in names:
+        service.call("Shop", name, "both", 0)
+    service.call("Shop", "c000", "at", 3_600)
+    service.call("Shop", "large", "fill", 1_300, "x" * 20)
+    ended = threading.Event()
+
+    def work() -> None:
+        for number in itertools.count(1):
+            if ended.is_set():
+                return
+            service.call("Shop", names[number % len(names)], "both", number)
+
+    working = threading.Thread(target=work)
+    working.start()
+    file = tmp_path / "shops"
+    try:
+        code, out, err = operator.type("objects", "export", "Shop", "--format", form, "--out", str(file))
+        assert (code, out, err) == (0, f"61 objects written to {file}\n", "")
+    finally:
+        ended.set()
+        working.join()
+    found = exported(file)
+    assert list(found) == [f"Shop/{name}" for name in (*names, "large")], "in the order of their names"
+    assert all(found[f"Shop/{name}"]["a"] == found[f"Shop/{name}"]["b"] for name in names), "each as it was at one instant"
+    assert len(found["Shop/large"]) == 1_300
+    other = Operator(serve(1, app=str(tmp_path / "shop.py"), data=tmp_path / "other"), capsys)
+    told = other.json("objects", "import", str(file))["objects"]
+    assert len(told) == 61
+    assert other.type("objects", "export", "Shop", "--format", form, "--out", str(tmp_path / "again"))[0] == 0
+    assert (tmp_path / "again").read_bytes() == file.read_bytes(), "alarms too"
+    assert operator.type("objects", "export", "Shop", "--prefix", "c05", "--out", str(file))[0] == 0
+    assert list(exported(file)) == [f"Shop/c05{number}" for number in range(10)]
+    assert operator.type("objects", "export", "--all", "--out", str(file))[0] == 0
+    assert len(exported(file)) == 61
+    code, _, err = operator.type("objects", "export", "Shpo")
+    assert (code, "did you mean Shop?" in err) == (3, True)
+    for wrong in ([], ["Shop", "--all"], ["Shop", "c000", "--prefix", "c"]):
+        assert operator.type("objects", "export", *wrong)[0] == 2
+
+
+def test_a_data_directory_that_is_in_use_is_exported_through_its_service(service: Service, operator: Operator) -> None:
+    for name in ("alice", "bob"):
+        service.call("Shop", name, "both", name)
+    file = service.data.parent / "all"
+    command = ["export", str(service.data), "--class", "Shop", "--out", str(file)]
+    assert main(command) == 0
+    assert "2 objects written" in operator.capsys.readouterr().err
+    assert (running := exported(file)) == {"Shop/alice": {"a": "alice", "b": "alice"}, "Shop/bob": {"a": "bob", "b": "bob"}}
+    service.stop()
+    assert main(command) == 0
+    assert exported(file) == running
+    service.start(1)
+    assert main([*command, "--class", "Nobody"]) == 0
+    assert main(["export", str(service.data), "--class", "Nobody"]) == 1
+
+
+def test_what_changes_each_time_is_named_and_what_is_deleted_meanwhile_is_not_there(
+    service: Service, operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("alice", "bob", "carol"):
+        service.call("Shop", name, "fill", 600, name)
+    real = exporting._read
+
+    def read(options: Any, target: str) -> Any:
+        if target == "Shop/alice":
+            service.call("Shop", "alice", "set", "n", time.monotonic())
+        if target == "Shop/bob":
+            operator_delete()
+        return real(options, target)
+
+    def operator_delete() -> None:
+        subprocess.run(
+            [sys.executable, "-m", "tidegate", "objects", "delete", "Shop", "bob", "--yes", "--connect", service.endpoint],
+            capture_output=True,
+            check=False,
+        )
+
+    monkeypatch.setattr(exporting, "_read", read)
+    file = tmp_path / "shops"
+    code, out, err = operator.type("objects", "export", "Shop", "--out", str(file), "--json")
+    assert (code, json.loads(out)) == (1, {"objects": 1, "left_out": ["Shop/alice"]})
+    assert "export Shop/alice: it was changed each time while it was read" in err
+    assert list(exported(file)) == ["Shop/carol"]
+
+
+def test_an_object_that_does_not_answer_ends_an_export_with_its_reason(
+    service: Service, operator: Operator, tmp_path: Path
+) -> None:
+    for name in ("alice", "bob"):
+        service.call("Shop", name, "both", 1)
+    until = tmp_path / "until"
+    holding = threading.Thread(target=service.call, args=("Shop", "alice", "hold", str(until)))
+    holding.start()
+    wait_until(Path(f"{until}.held").exists, "the transaction")
+    file = tmp_path / "shops"
+    code, _, err = operator.type("objects", "export", "Shop", "--out", str(file), "--timeout", "0.3")
+    assert (code, "gate of the object has not let it in" in err) == (1, True)
+    until.touch()
+    holding.join()
+    assert operator.type("objects", "export", "Shop", "--out", str(file))[0] == 0
+    assert list(exported(file)) == ["Shop/alice", "Shop/bob"]
 
 
 def test_alarms_are_listed_with_how_late_they_are_run_and_dropped(service: Service, operator: Operator) -> None:

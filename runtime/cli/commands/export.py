@@ -1,32 +1,40 @@
-"""`tidegate export`: the objects of a stopped service, to be imported into another."""
+"""`tidegate export`: the objects of a data directory, to be imported into another service."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterable
-from typing import Any
+from typing import IO, Any
 
 import lmdb
 
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.check import add_data
-from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK
-from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail
+from tidegate.runtime.cli.exporting import PAGE, records_of
+from tidegate.runtime.cli.local import service_of
+from tidegate.runtime.errors import CallError, OperatorError, one_line
 from tidegate.runtime.supervisor.directory import open_idle_directory
-from tidegate.runtime.wire.object_records import FORMS, Form, Head, Record, encoder
+from tidegate.runtime.wire.object_records import FORMS, Form, ObjectEnd, Record, encoder
+from tidegate.runtime.wire.wishes import ListNames
 from tidegate.shard.offline.export import exported
 
 _EPILOG = """Writes all objects, or those of some classes, one after another in the form of `tidegate objects export`
-(docs/operations.md), which `tidegate objects import` takes into a service that runs, under its gates. The service must
-be stopped; of one that runs, restore a backup elsewhere and export that, or take single objects with `tidegate objects
-export`. Answers to keys do not go along: see `tidegate backup` for a whole service.
+(docs/operations.md), which `tidegate objects import` takes into a service that runs, under its gates. If a service uses
+the directory, objects are read through it as by `tidegate objects export`: each as it was at one instant. Else all are
+as they were when it ended. Answers to keys do not go along: see `tidegate backup` for a whole service.
 
 examples:
   tidegate export /var/lib/shop --class Order --out orders.jsonl
   tidegate export /srv/shop-copy --format msgpack --out all.msgpack
 """
+
+
+ANSWER_S = 30.0
+"""For so long a worker that does not answer, or a gate that is closed, is waited for."""
 
 
 def add(commands: Any) -> None:
@@ -44,6 +52,8 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if (status := service_of(options.data)) is not None:
+        return _of_service(options, status)
     with open_idle_directory(options.data) as directory:
         wanted = None if options.classes is None else frozenset(options.classes)
         records = exported(directory.path, directory.shards, lambda header: wanted is None or header.class_name in wanted)
@@ -52,26 +62,49 @@ def run(options: argparse.Namespace) -> int:
         except (ValueError, lmdb.Error) as error:
             hint = f"see `tidegate check {options.data}`; what was written is not whole"
             raise OperatorError("export", options.data, str(error), hint) from error
-    print(
-        f"{options.data}: {count} objects written to {'standard output' if options.out == '-' else options.out}", file=sys.stderr
-    )
-    return EXIT_OK if count or options.classes is None else EXIT_FAILED
+    return _ended(options, count, [])
+
+
+def _of_service(options: argparse.Namespace, status: dict[str, Any]) -> int:
+    asked = argparse.Namespace(connect=status["listen"], commands=status["commands"], timeout=ANSWER_S, key_file=None, json=False)
+    wishes = [ListNames(name, limit=PAGE) for name in sorted(set(options.classes or ("",)))]
+    unsteady: list[str] = []
+    try:
+        records = (record for wish in wishes for record in records_of(asked, wish, unsteady))
+        return _ended(options, write(records, options.out, options.format), unsteady)
+    except CallError as error:
+        hint = "what was written is not whole; see `tidegate status`, and try again"
+        raise OperatorError("export", options.data, f"{error.code}: {error.message}", hint) from error
+
+
+def _ended(options: argparse.Namespace, count: int, unsteady: list[str]) -> int:
+    out = "standard output" if options.out == "-" else options.out
+    print(f"{options.data}: {count} objects written to {out}", file=sys.stderr)
+    for target in unsteady:
+        fail(one_line(f"export {target}: it was changed each time while it was read: `tidegate objects export` it"))
+    return EXIT_OK if not unsteady and (count or options.classes is None) else EXIT_FAILED
 
 
 def write(records: Iterable[Record], out: str, form: Form) -> int:
-    """How many objects."""
-    encode, count = encoder(form), 0
+    """How many objects. `out`: "-" is the standard output."""
     if out == "-":
         sys.stdout.flush()
-        for record in records:
-            sys.stdout.buffer.write(encode(record))
-            count += isinstance(record, Head)
+        count = _written(records, sys.stdout.buffer, form)
         sys.stdout.buffer.flush()
         return count
     with open(out, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        for record in records:
-            file.write(encode(record))
-            count += isinstance(record, Head)
+        count = _written(records, file, form)
         file.flush()
         os.fsync(file.fileno())
+    return count
+
+
+def _written(records: Iterable[Record], file: IO[bytes], form: Form) -> int:
+    encode, count, said_s = encoder(form), 0, time.monotonic()
+    for record in records:
+        file.write(encode(record))
+        count += isinstance(record, ObjectEnd)
+        if isinstance(record, ObjectEnd) and time.monotonic() - said_s > 1.0 and sys.stderr.isatty():
+            said_s = time.monotonic()
+            print(f"{count:,} objects written", file=sys.stderr)
     return count

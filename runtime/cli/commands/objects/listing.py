@@ -16,7 +16,7 @@ import msgspec
 from tidegate.runtime.cli.arguments import Parser, add_command, read_as
 from tidegate.runtime.cli.commands.objects.terms import LISTED, MOST
 from tidegate.runtime.cli.exits import EXIT_OK
-from tidegate.runtime.cli.gathered import classes, names, row_of
+from tidegate.runtime.cli.gathered import classes, names, pages, row_of
 from tidegate.runtime.cli.pages import table
 from tidegate.runtime.cli.wishing import Result, of_all, reporting, tell
 from tidegate.runtime.errors import Unavailable, UnknownClass, one_line
@@ -62,7 +62,7 @@ def _list(options: argparse.Namespace) -> int:
     objects, missing, more = names(options, wish)
     result: Result = {"objects": objects, "more": more}
     if not objects and not missing and options.class_name:
-        _check_class(options)
+        check_class(options)
     return tell(options, result, _names_page(result, options), missing)
 
 
@@ -75,20 +75,8 @@ def _after(options: argparse.Namespace) -> tuple[str, str] | None:
     return class_name, name
 
 
-def _pages(options: argparse.Namespace, wish: ListNames) -> Iterator[list[Result]]:
-    """All of them. Raises CallError where a worker does not answer: nothing is passed over."""
-    more = True
-    while more:
-        objects, missing, more = names(options, wish)
-        if missing:
-            raise Unavailable(missing[0])
-        yield objects
-        if objects:
-            wish = msgspec.structs.replace(wish, after=(objects[-1]["class"], objects[-1]["name"]))
-
-
 def _all(options: argparse.Namespace, wish: ListNames) -> int:
-    for objects in _pages(options, msgspec.structs.replace(wish, limit=max(wish.limit, _ALL_LIMIT))):
+    for objects in pages(options, msgspec.structs.replace(wish, limit=max(wish.limit, _ALL_LIMIT))):
         for each in objects:
             print(json.dumps(each, ensure_ascii=False) if options.json else one_line(f"{each['class']}/{each['name']}"))
     return EXIT_OK
@@ -131,7 +119,7 @@ def _names_page(result: Result, options: argparse.Namespace) -> str:
     return "\n".join(lines)
 
 
-def _check_class(options: argparse.Namespace) -> None:
+def check_class(options: argparse.Namespace) -> None:
     """Whether anybody knows it. Raises CallError."""
     known, _ = classes(options)
     if options.class_name not in known:

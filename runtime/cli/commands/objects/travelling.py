@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from tidegate.runtime.cli.arguments import Parser, add_command
+from tidegate.runtime.cli.commands.export import write
+from tidegate.runtime.cli.commands.objects.listing import check_class
 from tidegate.runtime.cli.commands.objects.terms import add_audit
-from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
+from tidegate.runtime.cli.exporting import PAGE, Unsteady, object_records, records_of
 from tidegate.runtime.cli.pages import plural
-from tidegate.runtime.cli.wishing import Result, add_wish, carry_out, reporting, stored, target_of, tell
+from tidegate.runtime.cli.wishing import Result, carry_out, reporting, stored, target_of, tell
 from tidegate.runtime.errors import CallError, OperatorError, one_line
-from tidegate.runtime.wire.object_records import FORMS, Head, ObjectEnd, Pair, Record, encoder, read_records, whole_objects
-from tidegate.runtime.wire.wishes import SHOWN_ROWS_MAX, Load, Show
+from tidegate.runtime.wire.object_records import FORMS, Head, Pair, read_records, whole_objects
+from tidegate.runtime.wire.wishes import ListNames, Load
 
-_EXPORT_EPILOG = """A line for the object, one for each key, one at the end (docs/operations.md). It is as it was at one instant.
+_EXPORT_EPILOG = """A line for the object, one for each key, one at the end (docs/operations.md). It is as it was at one instant;
+of several each is, by itself: the service works on meanwhile, and each is read behind its gate. One that is changed
+each time while it is read is named, and not in it.
 
 examples:
   tidegate objects export Counter alice > alice.jsonl
+  tidegate objects export Order --out orders.jsonl             all of a class
+  tidegate objects export Order --prefix 2026- | gzip > orders.gz
+  tidegate objects export --all --format msgpack --out all.msgpack
   tidegate objects export Counter alice --format msgpack --out alice.msgpack
 """
 _IMPORT_EPILOG = """An object is there as a whole or not at all where it has less than 1 MiB; a larger one comes in
@@ -33,12 +40,16 @@ examples:
   tidegate objects import alice.jsonl --as Counter/alice-copy
   tidegate objects import alice.jsonl --replace --connect tcp://127.0.0.1:7712      into another service
 """
-_EXPORT_ATTEMPTS = 5
 _LOAD_BYTES = 1 << 20
 
 
 def add(actions: Any) -> Iterator[Parser]:
-    export = add_wish(actions, "export", "write an object to a file", _EXPORT_EPILOG, _export)
+    what = "write an object, or all of a class, to a file"
+    export = add_command(actions, "export", _EXPORT_EPILOG, reporting(_export, "{0.class_name}"), says=what)
+    export.add_argument("class_name", metavar="CLASS", nargs="?")
+    export.add_argument("name", metavar="NAME", nargs="?")
+    export.add_argument("--prefix", metavar="TEXT", default="", help="only objects whose names begin with it")
+    export.add_argument("--all", action="store_true", help="objects of all classes")
     export.add_argument("--out", metavar="FILE", default="-", help='where to, "-" is the standard output (default)')
     export.add_argument("--format", choices=FORMS, default="json", help="json: JSON lines (default); msgpack")
     imported = add_command(actions, "import", _IMPORT_EPILOG, reporting(_import, "{0.file}"), says="read objects from a file")
@@ -51,49 +62,36 @@ def add(actions: Any) -> Iterator[Parser]:
 
 
 def _export(options: argparse.Namespace) -> int:
-    """Read twice where it does not fit in one page: what is the same both times was so at one instant."""
-    for _ in range(_EXPORT_ATTEMPTS):
-        alarm, rows, is_whole = _all_rows(options)
-        if is_whole or _digests(options) == [(row["key"], row["digest"]) for row in rows]:
-            break
-    else:
+    if options.name is not None:
+        return _export_one(options)
+    if (options.class_name is None) != options.all:
+        return fail_usage("objects export: name a CLASS, an object of it too if it is one, or say --all")
+    unsteady: list[str] = []
+    wish = ListNames(options.class_name or "", options.prefix, limit=PAGE)
+    count = write(records_of(options, wish, unsteady), options.out, options.format)
+    if not count and not unsteady and options.class_name is not None:
+        check_class(options)
+    if options.out != "-":
+        result = {"objects": count, "left_out": unsteady}
+        tell(options, result, f"{plural(count, 'object')} written to {options.out}")
+    for target in unsteady:
+        fail(one_line(f"objects export {target}: it was changed each time while it was read: export it when its callers pause"))
+    return EXIT_FAILED if unsteady else EXIT_OK
+
+
+def _export_one(options: argparse.Namespace) -> int:
+    if options.prefix or options.all:
+        return fail_usage("objects export: one object is named whole, without --prefix and --all")
+    try:
+        records = object_records(options, target_of(options))
+    except Unsteady:
         hint = "let its callers pause, or try again"
-        raise OperatorError("export", target_of(options), "it was changed each time while it was read", hint)
-    encode = encoder(options.format)
-    records: tuple[Record, ...] = (
-        Head(target_of(options), None if alarm is None else alarm["due_ms"]),
-        *(Pair(row["key"], row["value"]) for row in rows),
-        ObjectEnd(target_of(options), len(rows)),
-    )
+        raise OperatorError("export", target_of(options), "it was changed each time while it was read", hint) from None
+    write(records, options.out, options.format)
     if options.out == "-":
-        sys.stdout.flush()
-        for record in records:
-            sys.stdout.buffer.write(encode(record))
-        sys.stdout.buffer.flush()
         return EXIT_OK
-    with open(options.out, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        for record in records:
-            file.write(encode(record))
-        file.flush()
-        os.fsync(file.fileno())
-    return tell(options, {"keys": len(rows)}, f"{target_of(options)}: {plural(len(rows), 'key')} written to {options.out}")
-
-
-def _all_rows(options: argparse.Namespace) -> tuple[Result | None, list[Result], bool]:
-    """Its alarm, its rows, and whether one page had them all."""
-    rows: list[Result] = []
-    result = carry_out(options, Show(limit=SHOWN_ROWS_MAX, whole=True))
-    alarm, is_whole = result["alarm"], not result["more"]
-    rows += result["rows"]
-    while result["more"]:
-        result = carry_out(options, Show(after=rows[-1]["key"], limit=SHOWN_ROWS_MAX, whole=True))
-        rows += result["rows"]
-    return alarm, rows, is_whole
-
-
-def _digests(options: argparse.Namespace) -> list[tuple[str, str]]:
-    _, rows, _ = _all_rows(options)
-    return [(row["key"], row["digest"]) for row in rows]
+    keys = len(records) - 2
+    return tell(options, {"keys": keys}, f"{target_of(options)}: {plural(keys, 'key')} written to {options.out}")
 
 
 def _import(options: argparse.Namespace) -> int:
