@@ -162,9 +162,14 @@ class Listing:
         stores = list(self._host.stores.values())
         chunk = max(_CHUNK_MIN, 2 * limit // max(1, len(stores)))
         parts = [_Part(store, wanted) for store in stores]
+        new_before, gone_before = self._undurable(wanted)
         for part in parts:
             await self._fill(part, chunk)
         new, gone = self._undurable(wanted)
+        # What has ended meanwhile, well or not, was looked for where it was not yet, or still.
+        for entry in (new_before | gone_before) - new - gone:
+            await self._breathe()
+            (new if await self._is_durable(entry) else gone).add(entry)
         heads = [(part.found[-1], at) for at, part in enumerate(parts) if part.found]
         heapq.heapify(heads)
         listed: list[Entry] = []
@@ -225,6 +230,22 @@ class Listing:
                 if wanted.has(entry):
                     (new if cache.has_header else gone).add(entry)
         return new, gone
+
+    async def _is_durable(self, entry: Entry) -> bool:
+        """Whether there is such an object, as far as its shard knows."""
+        host, (_, class_name, name) = self._host, entry
+        key = object_key(class_name, name)
+        store = host.stores.get(shard_of_slot(slot_of(class_name, name), host.settings.shards_total))
+        if store is not None and store.reader is not None:
+            future: asyncio.Future[None] = host.loop.create_future()
+
+            def done(*_: Any) -> None:
+                if not future.done():
+                    future.set_result(None)  # Of an error whoever reads it is told.
+
+            store.fetch(key, (HEADER,), done)
+            await future
+        return store is not None and store.get(key, HEADER) is not None
 
     def _shown(self, entry: Entry) -> dict[str, Any]:
         _, class_name, name = entry

@@ -296,6 +296,45 @@ async def test_a_checkpoint_that_gets_on_while_names_are_read_hides_no_object(wh
         steps.close()
 
 
+@pytest.mark.parametrize("what", ["comes into being", "is deleted", "is lost"])
+async def test_what_becomes_durable_after_its_shard_was_looked_at_is_as_it_is_then(what: str) -> None:
+    world = ColdWorld()
+    first = next(iter(world.stores))
+    there, mine = (
+        f"{stem}{next(number for number in range(100) if world.shard_of('Actor', f'{stem}{number}') == first)}" for stem in "ab"
+    )
+    for name in (there, mine)[: 2 if what == "is deleted" else 1]:
+        await world.fill(name, {"k": 1})
+    for store in world.stores.values():
+        checkpoint(store)
+    world.auto = False
+
+    async def change(actor: Actor) -> None:
+        await (actor.storage.delete_all() if what == "is deleted" else actor.storage.put("k", 1))
+
+    world.act(mine, change)
+    await world.settle()
+    for store in world.stores.values():
+        store.reader = world.reader
+    listing = begin(world, ListNames())
+    while not world.reader.waiting:
+        await asyncio.sleep(0)
+    world.reader.release(1)
+    while not world.reader.waiting:  # Now it looks at the next shard.
+        await asyncio.sleep(0)
+    assert not listing.done()
+    world.auto = True
+    if what == "is lost":
+        world.fail_commit()
+    else:
+        world.commit()
+    while not listing.done():
+        world.reader.release()
+        await asyncio.sleep(0)
+    found = [each["name"] for each in (await listing)["objects"]]
+    assert found == ([there, mine] if what == "comes into being" else [there])
+
+
 async def test_a_damaged_shard_is_told() -> None:
     world = World(Shop)
     await world.ask(Shop, "a", "set", "k", 1)
