@@ -18,6 +18,9 @@ class Cart(DurableObject):
     async def check_out(self, card: str) -> str:
         raise PaymentRefused(f"the bank refuses card {card}")
 
+    async def ponder(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
     async def remember_many(self, key: str, value: str, count: int) -> None:
         await self.storage.put(key, value * count)
 

@@ -22,9 +22,10 @@ from tests.support.service import Service
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.local import connect
 from tidegate.runtime.console.admission import Admission
-from tidegate.runtime.console.questions import Questions
+from tidegate.runtime.console.questions import ERRORS_SHOWN, Questions
 from tidegate.runtime.console.server import Console
 from tidegate.runtime.limits import VALUE_BYTES_MAX
+from tidegate.shard.host.object_log import KEPT_LINES
 
 QUESTIONS = ("overview", "errors", "alarms", "classes", "backups", "objects", "object", "rows", "value")
 CHANGES = ("put", "delete", "alarm", "evict", "release")
@@ -235,6 +236,22 @@ def test_alarms_are_listed_dropped_and_run(shop: Service, console: ConsoleProces
         console.change("alarm", class_name="Invoice", name="run", do="run", abandoned_at="2026-01-01T00:00:00+00:00").status
         == 422
     )
+
+
+def test_slow_calls_push_no_error_off_a_page(shop: Service, console: ConsoleProcess) -> None:
+    """More of them than errors are shown, and of the object itself more than are kept of one."""
+    with pytest.raises(AssertionError, match="card 77"):
+        shop.call("Cart", "slow and wrong", "check_out", "77")
+    with ThreadPoolExecutor(16) as pool:
+        names = [*(f"slow-{number}" for number in range(ERRORS_SHOWN + 5)), *["slow and wrong"] * (KEPT_LINES + 2)]
+        list(pool.map(lambda name: shop.call("Cart", name, "ponder", 0.15), names))
+    told = console.ask("errors")
+    assert len(told["slow"]) == ERRORS_SHOWN
+    assert ("slow and wrong", "check_out") in [(each["name"], each["code"]) for each in told["errors"]]
+    assert all(each["kind"] != "slow" for each in told["errors"])
+    of_object = console.ask("object", class_name="Cart", name="slow and wrong")["errors"]
+    assert [each["kind"] for each in of_object].count("slow") == KEPT_LINES
+    assert [each["code"] for each in of_object if each["kind"] == "error"] == ["check_out"]
 
 
 # Many pages, and a service that goes away

@@ -270,6 +270,26 @@ def test_an_alarm_is_dropped_after_one_was_asked(page: Browser, shop: Service, c
     wait_until(lambda: "Invoice/a reminder" not in page.text("main"), "its end")
 
 
+@pytest.mark.parametrize("do", ["Run", "Drop"])
+def test_an_alarm_that_is_another_one_by_now_is_neither_run_nor_dropped(
+    page: Browser, shop: Service, console: ConsoleProcess, do: str
+) -> None:
+    name = f"moved-{do}"
+    shop.call("Invoice", name, "remind_in", 0.01)
+    page.go("#/alarms")
+    page.wait_for(f"Invoice/{name}")
+    row = f"[...document.querySelectorAll('tr')].find((each) => each.textContent.includes('{name}'))"
+    page.script(f"[...{row}.querySelectorAll('button')].find((each) => each.textContent.startsWith('{do}')).click()")
+    page.wait_for(f"{do} the alarm of Invoice/{name}?", "dialog")
+    shop.call("Invoice", name, "remind_in", 0.02)
+    due_ms = console.ask("object", class_name="Invoice", name=name)["alarm_due_ms"]
+    page.click("dialog button", do)
+    page.wait_for("has another alarm now", "dialog")
+    assert console.ask("object", class_name="Invoice", name=name)["alarm_due_ms"] == due_ms
+    page.click("dialog button", "Cancel")
+    page.complaints()  # Of the answer 409.
+
+
 # How it looks
 
 

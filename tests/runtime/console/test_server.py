@@ -158,6 +158,37 @@ def test_pages_that_ask_the_same_of_an_object_make_one_question_and_all_objects_
     asyncio.run(main())
 
 
+def test_beyond_so_many_questions_about_stuck_objects_more_are_refused_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "WAITING_MAX", THREADS + 4)
+    monkeypatch.setattr(server, "LOOK_S", 0.01)
+
+    async def main() -> None:
+        async with opened() as open_:
+            rows = "/api/rows?class_name=Cart&name="
+            stuck = [asyncio.ensure_future(open_.get(f"{rows}{at}")) for at in range(server.WAITING_MAX)]
+            await reached(open_.told, THREADS)
+            while open_.console._waiting < server.WAITING_MAX:
+                await asyncio.sleep(0.001)
+            for each in stuck[:6]:  # Whoever closes a page gives nobody room: what it has asked is under way.
+                each.cancel()
+            refused = await asyncio.gather(*(open_.get(f"{rows}more-{at}") for at in range(20)))
+            assert {(status, answer["error"]["message"]) for status, answer, _ in refused} == {(503, server._BUSY)}
+            open_.told.says = {**open_.told.says, "start": 2}
+            while (await open_.get("/api/overview"))[1]["status"]["start"] != 2:  # So it is looked at again and again.
+                await asyncio.sleep(0.001)
+            assert (await open_.get("/api/errors"))[0] == 200
+            assert not any(each.done() and not each.cancelled() for each in stuck)
+            open_.told.may_answer.set()
+            assert {(await each)[0] for each in stuck[6:]} == {200}
+            while open_.console._waiting:
+                await asyncio.sleep(0.001)
+            assert (await open_.get(f"{rows}more"))[0] == 200
+
+    asyncio.run(main())
+
+
 def test_who_connects_when_all_places_are_taken_is_told_so() -> None:
     async def main() -> None:
         async with opened() as open_:
