@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import select
 import socket
 import sys
+import time
 from typing import Any
 
 import msgspec
 
 from tidegate.runtime.cli.exits import fail
 from tidegate.runtime.cli.local import ask_supervisor
+from tidegate.runtime.client.access import key_to_be_read_again
 from tidegate.runtime.client.answers import ServiceStatus
 from tidegate.runtime.errors import CallError, OperatorError, Unavailable, one_line
 from tidegate.runtime.limits import CONNECT_TIMEOUT_S
+from tidegate.runtime.wire.access import ClientKey
 
 _KEY_HINT = "name a file that `tidegate keys new` has written with --key-file"
 NOBODY_HINT = "start a service: tidegate serve APP, or name another endpoint with --connect"
@@ -27,8 +31,8 @@ def ask(
     answer."""
     from tidegate.runtime.client.synchronous import connect_sync  # Here, because `serve` needs no client.
 
-    check_somebody_listens(options.connect, options.timeout)
     try:
+        check_somebody_listens(options.connect, options.timeout, key_to_be_read_again(options.key_file))
         client = connect_sync(
             options.connect, timeout=options.timeout, direct=False, retry=bool(class_name), key_file=options.key_file
         )
@@ -40,9 +44,12 @@ def ask(
         return client.call(class_name, name, method, tuple(positional), keywords, key=key)
 
 
-def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S) -> None:
-    """ZeroMQ connects in the background and for ever; a person wants to know at once."""
+def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S, key: ClientKey | None = None) -> None:
+    """ZeroMQ connects in the background and for ever; a person wants to know at once. Who has a key greets: a service that asks
+    for keys counts and logs whoever connects and says nothing as one without."""
     timeout_s = min(timeout_s, CONNECT_TIMEOUT_S)
+    if key is not None and _is_greeted(endpoint, timeout_s, key):
+        return
     try:
         if endpoint.startswith("ipc://"):
             with socket.socket(socket.AF_UNIX) as probe:
@@ -59,6 +66,27 @@ def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S) 
         raise OperatorError("connect", endpoint, "no name of a host", "correct --connect") from None
     except OSError as error:
         raise OperatorError("connect", endpoint, error.strerror or str(error), "correct --connect") from None
+
+
+def _is_greeted(endpoint: str, timeout_s: float, key: ClientKey) -> bool:
+    """Whether somebody there says anything to this key. False: why not is found out otherwise."""
+    import zmq  # Here, as the client above.
+
+    from tidegate.runtime.sockets.dealer import Dealer
+
+    until_s = time.monotonic() + timeout_s
+    with zmq.Context() as context:
+        try:
+            dealer = Dealer(context, [endpoint], reconnect=False, key=key)
+        except zmq.ZMQError:
+            return False
+        try:
+            while (change := dealer.change(lambda _: None)) is None:
+                if not select.select(dealer.monitors(), [], [], max(0.0, until_s - time.monotonic()))[0]:
+                    return False
+            return change != "lost"
+        finally:
+            dealer.close()
 
 
 def unix_address(endpoint: str) -> str:

@@ -37,13 +37,24 @@ def client_key(file: str | Path | None, environment: Mapping[str, str] = os.envi
     return _parse(lines[-1] if lines else "", str(file))
 
 
+def key_to_be_read_again(file: str | Path | None, environment: Mapping[str, str] = os.environ) -> ClientKey | None:
+    """The same for whoever needs it beside a client: what is no file, but a pipe, is left to the client, who can read it once.
+    Raises what `client_key` does."""
+    named = _file_named(file, environment)
+    return None if named and not os.path.isfile(named) else client_key(file, environment)
+
+
+def _file_named(file: str | Path | None, environment: Mapping[str, str]) -> str | Path | None:
+    return None if file is None and environment.get(KEY_VARIABLE) else file or environment.get(FILE_VARIABLE)
+
+
 class ShownKey:
     """What a client shows, for as long as it lives: a key that is written to its file meanwhile is its next one, so that keys of
     clients and of the service can be replaced while clients run."""
 
     def __init__(self, file: str | Path | None, environment: Mapping[str, str] = os.environ) -> None:
         """Raises what `client_key` does."""
-        named = None if file is None and environment.get(KEY_VARIABLE) else file or environment.get(FILE_VARIABLE)
+        named = _file_named(file, environment)
         self._file = named if named and os.path.isfile(named) else None  # What is a pipe is read once.
         self._mark = None if self._file is None else _mark(self._file)
         self._key = client_key(file, environment)

@@ -238,7 +238,8 @@ class Connections:
             text = "listen %s: closed %d connection(s) that did not speak ZMTP 3 (only clients of ZeroMQ 4 or newer are served)"
             if (guard := self._guard) is not None:
                 text = (
-                    "listen %s: closed %d connection(s) in the greeting, which had no access key, or one for another service, or "
-                    f"did not speak ZMTP 3 (so far {guard.without_key}, {guard.of_another_service}, and the rest)"
+                    "listen %s: closed %d connection(s) in the greeting (so far in all: "
+                    f"{guard.without_key} had no access key, or left, {guard.of_another_service} had one for another service; "
+                    "others did not speak ZMTP 3)"
                 )
             log.warning(text, address, strangers)

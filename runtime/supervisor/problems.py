@@ -67,8 +67,9 @@ def _of_replacements(supervision: Supervision) -> Iterator[Problem]:
         return
     if (failed := replacements.failed) is not None:
         now = "workers run different versions of the app" if replacements.mixed else "the version before goes on"
-        what = one_line(f"the last reload failed: {failed.problem}")
-        yield Problem(f"{what}; {now}", one_line(f"{failed.operation} {failed.place}"), f"{failed.hint}: tidegate reload")
+        problem = "; ".join(filter(None, map(str.strip, failed.problem.splitlines())))  # Several mistakes have a line each.
+        what = one_line(f"the last reload failed: {problem}")
+        yield Problem(f"{what}; {now}", one_line(f"{failed.operation} {failed.place}"), f"{failed.hint}; then: tidegate reload")
 
 
 def _because(occupancy: Occupancy) -> str:

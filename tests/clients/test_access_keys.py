@@ -131,6 +131,24 @@ def test_a_client_with_a_key_counts_on_while_every_wrong_one_is_refused(guarded:
         assert client.call("Counter", language, "current") == 2
 
 
+def test_a_command_with_a_key_is_nobody_without_one(guarded: Guarded, tmp_path: Path) -> None:
+    before = guarded.refused("no_key")
+    for number in range(2):
+        right = begin(command("command", tmp_path), guarded, "web", "counted")
+        assert (*right.communicate(timeout=90), right.returncode) == (f"{number}\n", "", 0)
+    host, _, port = guarded.service.endpoint.removeprefix("tcp://").rpartition(":")
+    socket.create_connection((host, int(port))).close()
+    wait_until(lambda: guarded.refused("no_key") > before, "the one who left is counted")
+    assert guarded.refused("no_key") == before + 1
+
+
+def test_a_command_takes_its_key_from_a_pipe(guarded: Guarded) -> None:
+    key = Path(guarded.file("web")).read_text()
+    call = [sys.executable, "-m", "tidegate", "call", "Counter", "piped", "current", "--connect", guarded.service.endpoint]
+    done = run(*call, "--key-file", "/dev/stdin", input=key)
+    assert (done.stdout, done.stderr, done.returncode) == ("0\n", "", 0)
+
+
 @contextlib.contextmanager
 def flood(endpoint: str, source: str) -> Iterator[None]:
     """From that address connections come as fast as they can, and say nothing, garbage, or the beginning of a greeting."""

@@ -92,6 +92,11 @@ def test_a_wrong_configuration_changes_nothing_and_is_a_problem_until_it_is_righ
     assert f"{file} [service] workres: unknown option (did you mean workers?)" in done.stderr
     assert service.worker_pids() == pids
     assert service.status()["state"] == "degraded"
+    [problem] = service.status()["problems"]
+    assert problem["what"].startswith(f"the last reload failed: 2 mistakes; {file} [service] ")
+    assert f"; {file} [service] workres: unknown option (did you mean workers?)" in problem["what"]
+    assert "\\n" not in problem["what"]
+    assert problem["next"].endswith("; then: tidegate reload")
     file.unlink()
     os.kill(service.supervisor_pid, signal.SIGHUP)
     service.wait_for_output("reload refused: .*No such file or directory")

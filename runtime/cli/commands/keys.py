@@ -123,7 +123,7 @@ def _new(options: argparse.Namespace, path: Path) -> int:
     with _Out(options) as out:
         access = change_access(path, lambda access: with_key(access, key, now_s), create=True)
         out.write(options.name, ClientKey(access.public, public, secret))
-    says = f"{options.name} may call {rights.words()}; its key is in {out.place}"
+    says = f"{options.name} may call {rights.words()}; its key is {out.where}"
     if is_first:
         says += f"\n{path} is new: the service asks for keys from its next start on"
     return _done(options, out.place, says, key)
@@ -136,7 +136,7 @@ def _rotate(options: argparse.Namespace, path: Path) -> int:
         access = change_access(path, lambda access: rotate(access, options.name, public, until_s, now_s), create=False)
         out.write(options.name, ClientKey(access.public, public, secret))
     old = f"the old one is good for {options.grace:g} hours" if options.grace else "the old one is refused"
-    says = f"{options.name} has a new key, in {out.place}; {old}"
+    says = f"{options.name} has a new key, {out.where}; {old}"
     return _done(options, out.place, says, valid_key(access, options.name, now_s, "keys rotate"))
 
 
@@ -148,7 +148,8 @@ def _rotate_service(options: argparse.Namespace, path: Path) -> int:
         return EXIT_OK
     print(f"from its next start on the service has the public key {public}")
     print("now write it into the files of all clients, as the first of the three words of the last line")
-    print("(or make new files: tidegate keys rotate NAME); then restart the service")
+    print("(or make new files: tidegate keys rotate NAME --grace HOURS, so that the old keys are good until then);")
+    print("then restart the service")
     return EXIT_OK
 
 
@@ -184,6 +185,7 @@ class _Out:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.place: str = options.out or f"{options.name}.key"
+        self.where = "on the standard output" if self.place == "-" else f"in {self.place}"
         self._replaces = options.action == "rotate"
         self._is_written = False
 

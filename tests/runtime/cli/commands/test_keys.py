@@ -40,7 +40,9 @@ def test_a_new_key_is_on_the_list_and_in_a_file_that_only_its_owner_can_read(cap
 
 def test_a_key_can_go_to_the_standard_output_alone(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["keys", "new", "web", "--out", "-", "--days", "1"]) == 0
-    (tmp_path / "piped").write_text(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert "its key is on the standard output" in said.err
+    (tmp_path / "piped").write_text(said.out)
     assert client_key(tmp_path / "piped", {}) is not None
     assert not Path("web.key").exists()
 
