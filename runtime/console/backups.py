@@ -1,7 +1,7 @@
 """Which backups there are of a data directory that a running service has.
 
-What is known of is where the service keeps its log for: each place that backups go to again and again. One that was made with
-`--once` has left no trace in the directory.
+What is known of is what the directory says: for which places the service keeps its log, and how the last backup to each place
+went.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from typing import Any
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import kept_bytes, why_given_up
+from tidegate.runtime.supervisor.backup_notes import NAME as NOTES_NAME
+from tidegate.runtime.supervisor.backup_notes import read_notes
+from tidegate.runtime.supervisor.backups import BackupNote
 from tidegate.shard.backup.backup import kept_lineages
 from tidegate.shard.backup.places import open_depot
 from tidegate.shard.backup.reading import Lineage, Manifests, read_lineages
@@ -30,15 +33,23 @@ class KnownBackups:
         """Reads manifests, no pieces. Raises OperatorError."""
         try:
             kept, shipped, given_up = kept_lineages(data), kept_bytes(data), why_given_up(data)
+            notes = {note.place: note for note in read_notes(data)}
+        except ValueError as error:
+            hint = "remove it: the next backup makes it anew"
+            raise OperatorError("read", data / NOTES_NAME, str(error), hint) from error
         except OSError as error:
             hint = "run the console as the user of the service or root"
             raise OperatorError("look for backups of", data, error.strerror or str(error), hint) from error
-        places: dict[str, int] = {}
+        places = {place: note.good_ms for place, note in notes.items()}
         for each in kept:
             places[each.place] = max(each.at_ms, places.get(each.place, 0))
         self._manifests = {place: self._manifests.get(place) or Manifests() for place in places}
         newest_first = sorted(places.items(), key=lambda item: -item[1])
-        told = [_place(place, at_ms, self._manifests[place]) for place, at_ms in newest_first]
+        told = [
+            {**_place(place, at_ms, self._manifests[place]), "error": note.error, "failed_ms": note.ended_ms if note.error else 0}
+            for place, at_ms in newest_first
+            for note in (notes.get(place, BackupNote(place, at_ms)),)
+        ]
         return {"places": told, "kept_log_bytes": shipped, "given_up": given_up}
 
 

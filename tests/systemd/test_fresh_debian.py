@@ -250,6 +250,14 @@ def test_a_timer_makes_backups_of_the_running_service_and_the_newest_is_restored
     made = backups()
     server.wait_until(lambda: backups() > made + 1, "one that began after that")
     assert server.state("tidegate-backup.service")["Result"] == "success"
+
+    def told() -> list[dict[str, object]]:
+        found: list[dict[str, object]] = json.loads(server.typed("ann", "sudo tidegate status --json"))["backups"]
+        return found
+
+    server.wait_until(lambda: bool(told()), "that the service knows of them")
+    assert [(each["place"], each["error"], each["due_s"]) for each in told()] == [(place, "", 7_200.0)]
+    assert server.run("stat", "-c", "%U %a", "/var/lib/tidegate/backups.json").stdout == "tidegate 600\n"
     server.typed("ann", f"sudo tidegate restore {place} --data /var/lib/restored && sudo tidegate check /var/lib/restored")
     exported = server.typed("ann", "sudo tidegate export /var/lib/restored --class Counter")
     assert '{"key":"counter","value":404}' in exported  # The next number.

@@ -67,14 +67,16 @@ export function showAlarms(root) {
 export function showBackups(root) {
   return list(root, "Backups", "backups", 10_000, (told, now_ms) => {
     if (!told.places.length) {
-      return panel("No backup is continued", null, empty("The service keeps no log for a next backup: none was made, or only with ", h("code", {}, "--once"), "."),
+      return panel("No backup", null, empty("Of this data directory none was made."),
         empty("Make one: ", h("code", {}, "tidegate backup DEST"), ", or let a timer do it: ", h("code", {}, "tidegate install-service APP --backup DEST")));
     }
     const places = told.places.map((place) => {
       const rows = place.lineages.map((each) => [
         [at(each.until_ms, now_ms), h("div.small.muted", {}, ago(each.until_ms, now_ms))], at(each.from_ms, now_ms), `1 full, ${each.backups - 1} more`, bytes(each.bytes),
       ]);
-      return panel(place.place, h("span.muted.small.end", {}, `last made ${ago(place.at_ms, now_ms)}`), place.problems.map((each) => h("p.complaint", {}, each)),
+      const made = place.at_ms ? `last made ${ago(place.at_ms, now_ms)}` : "never made";
+      const failed = place.error ? h("p.complaint", {}, `The last one failed ${ago(place.failed_ms, now_ms)}: ${place.error}`) : null;
+      return panel(place.place, h("span.muted.small.end", {}, made), failed, place.problems.map((each) => h("p.complaint", {}, each)),
         rows.length ? table([["Can be restored up to"], ["from"], ["Backups", "number"], ["Size", "number.tight"]], rows) : empty("There is no complete backup in this place yet."),
         h("p.small.muted", {}, "Restore: ", h("code", {}, `tidegate restore ${place.place} --list`)));
     });
