@@ -65,6 +65,16 @@ def test_where_the_time_of_slow_calls_went_and_how_much_each_shard_is_called_is_
 # Secrets and strange texts
 
 
+def test_on_the_page_of_an_object_slow_calls_are_told_without_what_took_nothing(page: Browser, shop: Service) -> None:
+    shop.call("Cart", "pondering", "add", "tea")
+    shop.call("Cart", "pondering", "ponder", 0.2)
+    page.go("#/object/Cart/pondering")
+    page.wait_for("took 0.2")
+    told = page.text("main")
+    assert "run 0.2" in told
+    assert "gate 0.000 s" not in told
+
+
 def test_the_secret_is_not_in_the_address_and_a_tab_without_the_link_sees_nothing(page: Browser, console: ConsoleProcess) -> None:
     assert console.secret not in page.script("return location.href + document.documentElement.outerHTML")
     page.script("location.reload()")

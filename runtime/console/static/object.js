@@ -102,12 +102,18 @@ export function show(root, [class_name, ...rest]) {
 
 export const lastLine = (text) => text.trim().split("\n").at(-1) ?? "";
 
+// Without the parts that took nothing.
+function whereTimeWent(line) {
+  const [took, parts] = line.split(": ");
+  return parts ? `${took}: ${parts.split(", ").filter((part) => !part.endsWith(" 0.000 s")).join(", ")}` : line;
+}
+
 function errorHistory(found, now_ms) {
   if (!found.length) return panel("Newest error", null, empty("Nothing has gone wrong with it since its worker was started."));
   const slow = found.filter((each) => each.kind === "slow");
   const [first, ...before] = found.filter((each) => each.kind !== "slow");
-  const rowsOf = (some) => some.map((each) => [h("span.muted", { title: ago(each.time_ms, now_ms) }, at(each.time_ms, now_ms)), each.code || h("span.muted", {}, "–"), h("span.mono", {}, each.what)]);
-  const slowCalls = slow.length ? panel("Slow calls", h("span.muted.small.end", {}, "the newest"), table([["When", "tight"], ["Method", "tight"], ["Where its time went"]], rowsOf(slow))) : null;
+  const rowsOf = (some) => some.map((each) => [h("span.muted", { title: ago(each.time_ms, now_ms) }, at(each.time_ms, now_ms)), each.code || h("span.muted", { title: "not noted: its code ran for a moment only" }, "–"), h("span.mono", {}, each.what)]);
+  const slowCalls = slow.length ? panel("Slow calls", h("span.muted.small.end", {}, "the newest"), table([["When", "tight"], ["Method", "tight"], ["Where its time went"]], rowsOf(slow.map((each) => ({ ...each, what: whereTimeWent(each.what) }))))) : null;
   if (!first) return slowCalls;
   const where = first.code ? `, in ${first.code}` : first.kind === "reset" ? ": it was reset" : "";
   const newest = h("div", {}, h("div.muted.small", {}, `${at(first.time_ms, now_ms)}, ${ago(first.time_ms, now_ms)}${where}`), h("div.what", {}, first.what));
