@@ -25,7 +25,7 @@ from __future__ import annotations
 import re
 from base64 import urlsafe_b64encode
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
 from operator import itemgetter
@@ -47,7 +47,17 @@ from tidegate.runtime.errors import (
     Unavailable,
 )
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
-from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Origin, Request, cannot_be_sent, decode_options, encode
+from tidegate.runtime.wire.protocol import (
+    ERROR,
+    NO_RAW,
+    OK,
+    Origin,
+    Request,
+    cannot_be_sent,
+    decode_options,
+    encode,
+    encode_json,
+)
 from tidegate.runtime.wire.sessions import NUMBER_MAX
 from tidegate.shard.core.codec import NUMBERS
 from tidegate.shard.core.output_gate import NumberedAnswer
@@ -525,7 +535,10 @@ class KeyedCalls:
         """What is no plain number: it may be large, or nothing for MessagePack."""
         if status == OK and result.__class__ is not Raw:
             try:
-                encode(result)
+                if run.json and result.__class__ is int:
+                    result = Raw(encode_json(result))
+                else:
+                    encode(result)
             except Exception as exc:  # Whoever sends it says the same.
                 status, result = ERROR, cannot_be_sent(exc).to_wire()
         if status == ERROR:
@@ -593,7 +606,7 @@ class KeyedCalls:
                 try:
                     rolled = encode(listed)
                 except OverflowError:  # Looked for here, for all of them at once.
-                    apart, listed = _without_large(known, listed, now_s)
+                    apart, listed = _without_large(known, listed, _in_json(commit, known), now_s)
                     by_shard.setdefault(shard, ([], []))[0].extend(apart)
                     if not listed:
                         continue
@@ -607,7 +620,15 @@ class KeyedCalls:
         return by_shard
 
 
-def _without_large(known: KnownCalls, listed: list[Any], now_s: int) -> tuple[list[Answer], list[Any]]:
+def _in_json(commit: PendingCommit, known: KnownCalls) -> frozenset[int]:
+    """The numbers of calls of the session that are answered in JSON, which has integers of any size."""
+    numbered = (each.message for each in commit.answers if isinstance(each, NumberedAnswer))
+    return frozenset(
+        number for _, origin, number, _, _, session, _ in chain(commit.held, numbered) if session is known and origin.json
+    )
+
+
+def _without_large(known: KnownCalls, listed: list[Any], in_json: Collection[int], now_s: int) -> tuple[list[Answer], list[Any]]:
     """Of numbers, digests and results, those whose result is too large for MessagePack, as they are answered, and the others."""
     apart: list[Answer] = []
     rest: list[Any] = []
@@ -615,11 +636,21 @@ def _without_large(known: KnownCalls, listed: list[Any], now_s: int) -> tuple[li
         try:
             encode(result)
         except OverflowError as exc:
-            error = Raw(encode(cannot_be_sent(exc).to_wire()))
-            apart.append(Answer(known.name, number, known.answered, digest, ERROR, error, len(error), now_s))
+            status, kept = _large(result, exc, json=number in in_json)
+            apart.append(Answer(known.name, number, known.answered, digest, status, kept, len(kept), now_s))
         else:
             rest += number, digest, result
     return apart, rest
+
+
+def _large(number: int, problem: Exception, *, json: bool) -> tuple[int, Any]:
+    """What is kept of an integer that MessagePack cannot carry."""
+    try:
+        if json:
+            return JSON, encode_json(number)
+    except Exception as exc:  # Whoever sends it says the same.
+        problem = exc
+    return ERROR, Raw(encode(cannot_be_sent(problem).to_wire()))
 
 
 def _run_of(message: HeldMessage) -> KeyedRun:

@@ -887,6 +887,21 @@ async def test_a_result_comes_again_as_it_was(key: dict[str, Any], what: str, re
     assert LOG == [1]
 
 
+@pytest.mark.parametrize("how", ["plain", "session", "batch"])
+@pytest.mark.parametrize(("what", "result"), [("large", 2**70), ("small", -(2**63) - 1)])
+async def test_an_integer_that_only_json_carries_comes_again_as_it_was(how: str, what: str, result: int) -> None:
+    world = World(Purse)
+    options = {"plain": {"key": "order 17"}, "session": session(1), "batch": None}[how]
+    rows = [[1, "Purse", "a", "pay_and_answer", [what], options], pay(2, 7, "b")]
+    for crash in (False, True, False, True):
+        calls = world.session(rows, json=True) if how == "batch" else world.message(rows[:1], json=True)
+        assert await world.ask_all(calls) == [result, 7][: len(calls)]
+        if crash:
+            world.crash()
+    assert LOG[:2] == ([1, 7] if how == "batch" else [1]), "it does not run again"
+    assert LOG.count(1) == 1
+
+
 async def test_a_session_is_known_to_the_end_of_its_batch_however_many_others_come_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keyed_calls, "SESSIONS_KNOWN_MAX", 2)
     world = World(Purse)
