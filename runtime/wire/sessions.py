@@ -7,9 +7,8 @@ A batch may begin with `[0, "", SESSION, "keys", [ANSWERED]]`. Each request behi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from operator import attrgetter
-from typing import Annotated, Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple, Protocol
 
 import msgspec
 
@@ -17,7 +16,6 @@ from tidegate.runtime.errors import BadRequest
 from tidegate.runtime.wire.protocol import KEYS, NO_RAW, NO_RAW_JSON, Message, Request, encode, encode_json
 
 NUMBER_MAX = 10**18 - 1
-_id_of: Callable[[Request], Any] = attrgetter("id")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,22}", re.ASCII)
 _ANSWERED = encode("answered")
 _KEY = encode("key")
@@ -46,29 +44,31 @@ def is_head(request: Request) -> bool:
     return not request.cls and request.method == KEYS
 
 
-def session_of(head: Request, *, json: bool) -> Session:
-    """Raises BadRequest."""
+def answered_in(head: Request, *, json: bool) -> int:
+    """Below which number it says that all calls have been answered. Raises BadRequest."""
     try:
         (answered,) = (_json_decode if json else _decode)(head.args)
     except Exception as exc:
         raise BadRequest(f"the head of a session: {exc}; it is [0, '', SESSION, 'keys', [ANSWERED]]") from None
-    if _NAME.fullmatch(head.name) is None:
+    return answered
+
+
+def check_name(session: str) -> None:
+    """Raises BadRequest."""
+    if _NAME.fullmatch(session) is None:
         raise BadRequest("the head of a session: its name has 1 to 22 of A-Z a-z 0-9 _ -")
+
+
+def session_of(head: Request, *, json: bool) -> Session:
+    """Raises BadRequest."""
+    answered = answered_in(head, json=json)
+    check_name(head.name)
     return Session(head.name, answered)
 
 
 def head_row(session: Session) -> tuple[int, str, str, str, tuple[int]]:
     """As clients write it."""
     return 0, "", session.name, KEYS, (session.answered,)
-
-
-def are_numbered(requests: Sequence[Request]) -> bool:
-    """Whether a session can have numbered all of them, but that numbers may be below 0."""
-    try:
-        largest = max(map(_id_of, requests))
-    except (TypeError, ValueError):  # A text among numbers; or there are none.
-        return False
-    return largest.__class__ is int and largest <= NUMBER_MAX
 
 
 def give_key(session: Numbered, request: Request, *, json: bool) -> None:

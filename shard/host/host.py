@@ -32,7 +32,7 @@ from tidegate.runtime.limits import (
 )
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from tidegate.runtime.wire.sessions import are_numbered, give_key, is_head, session_of, without_head
+from tidegate.runtime.wire.sessions import NUMBER_MAX, give_key, is_head, without_head
 from tidegate.shard.core.cache import KeptAnswers, Store
 from tidegate.shard.core.codec import NUMBERS, TEXTS
 from tidegate.shard.core.input_gate import Section
@@ -195,7 +195,7 @@ class Host:
         if hot.left <= 0:
             hot.look(message.requests)
         origin, counting, now_s = message.origin, self.counting, self.turn.now_s
-        each_apart = (self.tracing is not None and self.tracing.begins) or not (session is None or are_numbered(message.requests))
+        each_apart = self.tracing is not None and self.tracing.begins
         if origin.arrived_s:  # The rest of a large one.
             counting.resume(origin, len(message.requests))
         else:  # What `resume` does, without a look at the clock.
@@ -216,7 +216,7 @@ class Host:
         loop, spare, counting = self.loop, self._spare, self.counting
         run: KeyedRun | None = None
         spare_run = None if session is None else self.keyed.spare(origin, session)
-        requests, stretch = iter(message.requests), self.classes.get(message.requests[0].cls)
+        requests, stretch, top = iter(message.requests), self.classes.get(message.requests[0].cls), NUMBER_MAX
         of_class = counting.first_stretch(origin, stretch)
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
@@ -235,7 +235,7 @@ class Host:
                     and (
                         (
                             (request.options is NO_RAW or len(request.options) < 2)
-                            and (session is None or session.newest < request.id)  # type: ignore[operator]  # see `are_numbered`
+                            and (session is None or (isinstance(number := request.id, int) and session.newest < number <= top))
                         )
                         or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
                     )
@@ -247,17 +247,17 @@ class Host:
                             self._run(activation, method, request, origin, activation.context.copy())
                             continue
                         attribution = activation.attribution
-                        if attribution is None or attribution.method is not method or attribution.context is None:
+                        if attribution is None or attribution.method is not method:
                             attribution = activation.attribution_for(method)
                         if keyed is spare_run:  # What `KeyedRun.begin` does.
                             if not keyed.is_spare:
                                 keyed = spare_run = self.keyed.spare(origin, session)  # type: ignore[arg-type]  # there is one
-                            session.newest = keyed.key = keyed.request_id = request.id  # type: ignore[union-attr]  # the same
+                            session.newest = keyed.key = keyed.request_id = number  # type: ignore[union-attr]  # the same
                             digest, args, cache = attribution.digest, request.args, activation.cache
                             keyed.digest = digest if args is NO_RAW or len(args) < 2 else crc32(args, digest)
                             keyed.cache, keyed.before, keyed.before_bytes = cache, cache.dirty, cache.dirty_bytes
                         attribution.keyed = keyed
-                        self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # not None
+                        self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # it has a method
                         if attribution.context is not None:
                             attribution.keyed = None
                     except BaseException as exc:
@@ -304,12 +304,11 @@ class Host:
         head, origin = message.requests[0], message.origin
         requests = without_head(message)
         try:
-            name, answered = session_of(head, json=origin.json)
+            return self.keyed.begin_batch(head, json=origin.json)
         except BadRequest as exc:
             for request in requests:
                 self.answer_error(origin, request.id, exc, request.cls)
             return None
-        return self.keyed.begin_batch(name, answered)
 
     def _gives_key(self, session: KnownCalls, request: Request, origin: Origin) -> bool:
         """To a call of the session that is looked at twice. False: it has been refused."""

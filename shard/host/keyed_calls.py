@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64encode
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -58,7 +57,7 @@ from tidegate.runtime.wire.protocol import (
     encode,
     encode_json,
 )
-from tidegate.runtime.wire.sessions import NUMBER_MAX
+from tidegate.runtime.wire.sessions import NUMBER_MAX, answered_in, check_name
 from tidegate.shard.core.codec import NUMBERS
 from tidegate.shard.core.output_gate import NumberedAnswer
 from tidegate.shard.host.call import Call, CallKey
@@ -325,9 +324,12 @@ class KeyedCalls:
             known.newest = max(known.newest, answered - 1)  # What is below is looked for, and refused.
         return known
 
-    def begin_batch(self, name: str, answered: int) -> KnownCalls:
-        """The session of a batch, which is known until the next one begins."""
-        known = self._at_hand = self.session(name, answered)
+    def begin_batch(self, head: Request, *, json: bool) -> KnownCalls:
+        """The session of a batch, which is known until the next one begins. Raises BadRequest."""
+        answered = answered_in(head, json=json)
+        if head.name not in self._sessions:  # To look at the name of each batch would take longer than all else here.
+            check_name(head.name)
+        known = self._at_hand = self.session(head.name, answered)
         self.has_numbered = True
         return known
 
@@ -580,8 +582,11 @@ class KeyedCalls:
                 if session is None:
                     continue
                 at_hand = session
-                rows = rolls[session] = rolls.get(session) or defaultdict(list)
-            row = rows[activation.cache.shard]
+                rows = rolls.setdefault(session, {})
+            try:
+                row = rows[activation.cache.shard]
+            except KeyError:  # Once for each shard.
+                row = rows[activation.cache.shard] = []
             row.append(number)  # One after the other takes less time than all at once.
             row.append(digest)
             row.append(result)

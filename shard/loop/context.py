@@ -170,7 +170,7 @@ class Attribution:
         self.keyed = keyed
         """The call; None between two of them."""
         self.method: object = None
-        """What was called last."""
+        """What was called last. None: nothing, or this is kept."""
         self.digest = 0
         """Of that and the object, for those of its calls."""
 
@@ -179,7 +179,7 @@ class Attribution:
         return self
 
     def keep(self) -> Keyed | None:
-        self.context = None
+        self.context = self.method = None
         if self.keyed is not None:
             self.keyed.is_spare = False
         return self.keyed
