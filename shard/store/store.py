@@ -367,7 +367,7 @@ class ShardStore:
         self, seq: int, objects: list[ObjectWrites], answers: Sequence[Answer] = (), rolls: Sequence[AnswerRoll] = ()
     ) -> None:
         """Makes a durable commit visible. Takes over all of it (see `Memtable.apply`). Rolls wait for somebody who asks, or until
-        there are some: by then most of them have been answered to their callers, and need no place in the table."""
+        there are some: most of them have been answered to their callers by then, and never need a place in the table."""
         assert seq == self.seq + 1, (self.shard, seq, self.seq)
         self.seq = seq
         self.active.apply(objects)
@@ -375,7 +375,10 @@ class ShardStore:
             self.answers.apply(answers, rolls)
         elif rolls:
             waiting = self._rolls
-            waiting += rolls
+            for roll in rolls:
+                while waiting and waiting[0].newest < roll.answered and waiting[0].session == roll.session:
+                    del waiting[0]  # All of it has been answered since.
+                waiting.append(roll)
             if len(waiting) >= ROLLS_WAITING_MAX:
                 self._answers.apply((), waiting)
                 self._rolls = []
