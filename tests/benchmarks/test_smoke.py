@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.service import FULL
 from tests.support.waiting import wait_until
 from tidegate.benchmarks.load.workloads import WORKLOADS
 from tidegate.benchmarks.runner import PEERS
@@ -43,7 +44,7 @@ def check_summaries(result: Any, peers: set[str]) -> None:
         assert one["cpu_us"]["load"] > 0
 
 
-@pytest.mark.parametrize("sync", ["inline", "thread", "none"])
+@pytest.mark.parametrize("sync", ["thread", "inline", "none"][: 3 if FULL else 1])
 def test_the_bare_pipeline_gives_right_answers_directly_and_through_its_router(sync: str) -> None:
     check_summaries(smoke("pipeline", "--workload", "read,unique", "--sync", sync), {"pipeline"})
 
@@ -66,7 +67,7 @@ def test_the_python_client_gives_right_answers_directly_and_through_the_router()
     check_summaries(smoke("mixed", "--load", "client"), {"tidegate"})
 
 
-@pytest.mark.parametrize("load", ["lean", "client", "keyed"])
+@pytest.mark.parametrize("load", ["keyed", "client", "lean"][: 3 if FULL else 1])
 def test_several_processes_make_an_open_loop_over_skewed_objects(load: str) -> None:
     result = smoke("unique", "--load", load, "--rate", "500", "--requests", "100", "--generators", "2", "--zipf", "1.1")
     assert [(one["route"], one["concurrency"], one["offered"]) for one in result["summaries"]] == [
@@ -77,7 +78,7 @@ def test_several_processes_make_an_open_loop_over_skewed_objects(load: str) -> N
         assert (one["generators"], one["zipf"], one["requests"]) == (2, 1.1, 100)
 
 
-@pytest.mark.parametrize("load", ["bulk", "bulk-keyed"])
+@pytest.mark.parametrize("load", ["bulk-keyed", "bulk"][: 2 if FULL else 1])
 def test_maps_of_the_python_client_give_right_answers_and_have_no_open_loop(load: str) -> None:
     check_summaries(smoke("mixed", "--load", load), {"tidegate"})
     ended = run_benchmark("mixed", "--smoke", "--load", load, "--rate", "100")

@@ -412,10 +412,14 @@ def test_a_broken_promise_about_keys_is_noticed(variant: Variant) -> None:
     pytest.fail(f"{len(KEYED_SEEDS)} seeds and nobody noticed")
 
 
+NOTICED_LATE: dict[Variant, int] = {waiting_calls_are_overtaken: 272, reset_objects_start_again_too_soon: 261}
+"""Where the search begins: a seed that noticed it when that was looked for."""
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::RuntimeWarning")
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
 def test_a_broken_promise_is_noticed(variant: Variant) -> None:
-    for seed in SEEDS:
+    for seed in sorted(SEEDS, key=lambda seed: seed < NOTICED_LATE.get(variant, 0)):
         with contextlib.ExitStack() as stack:
             variant(stack)
             problems = simulate(seed, patience_s=20.0).problems

@@ -162,13 +162,17 @@ VARIANTS: dict[Callable[[Patch], None], set[str]] = {
 }
 
 
+NOTICED_LATE: dict[Callable[[Patch], None], int] = {calls_that_wait_for_a_header_are_overtaken: 5_199}
+"""Where the search begins: a seed that noticed it when that was looked for."""
+
+
 def _patch(stack: contextlib.ExitStack, where: type, name: str, wrong: Any) -> None:
     stack.enter_context(mock.patch.object(where, name, wrong))
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: variant.__name__)
 def test_a_broken_rule_of_waiting_reads_is_noticed(variant: Callable[[Patch], None]) -> None:
-    for seed in range(5_000, 5_300):
+    for seed in sorted(range(5_000, 5_300), key=lambda seed: seed < NOTICED_LATE.get(variant, 0)):
         with contextlib.ExitStack() as stack:
             variant(partial(_patch, stack))
             problems = simulate_cold(seed, patience_s=20.0).problems
