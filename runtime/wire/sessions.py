@@ -71,6 +71,15 @@ def head_row(session: Session) -> tuple[int, str, str, str, tuple[int]]:
     return 0, "", session.name, KEYS, (session.answered,)
 
 
+def are_numbered(requests: Sequence[Request]) -> bool:
+    """Whether a session can have numbered all of them, but that numbers may be below 0."""
+    try:
+        largest = max([request.id for request in requests])
+    except (TypeError, ValueError):  # A text among numbers; or there are none.
+        return False
+    return largest.__class__ is int and largest <= NUMBER_MAX
+
+
 def give_key(session: Numbered, request: Request, *, json: bool) -> None:
     """Into its options, unless there is one. Raises BadRequest for a request that the session cannot have numbered."""
     number = request.id

@@ -32,7 +32,7 @@ from tidegate.runtime.limits import (
 )
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
-from tidegate.runtime.wire.sessions import NUMBER_MAX, give_key, is_head, without_head
+from tidegate.runtime.wire.sessions import are_numbered, give_key, is_head, without_head
 from tidegate.shard.core.cache import KeptAnswers, Store
 from tidegate.shard.core.codec import NUMBERS, TEXTS
 from tidegate.shard.core.input_gate import Section
@@ -195,7 +195,7 @@ class Host:
         if hot.left <= 0:
             hot.look(message.requests)
         origin, counting, now_s = message.origin, self.counting, self.turn.now_s
-        each_apart = self.tracing is not None and self.tracing.begins
+        each_apart = (self.tracing is not None and self.tracing.begins) or not (session is None or are_numbered(message.requests))
         if origin.arrived_s:  # The rest of a large one.
             counting.resume(origin, len(message.requests))
         else:  # What `resume` does, without a look at the clock.
@@ -216,7 +216,7 @@ class Host:
         loop, spare, counting = self.loop, self._spare, self.counting
         run: KeyedRun | None = None
         spare_run = None if session is None else self.keyed.spare(origin, session)
-        requests, stretch, top = iter(message.requests), self.classes.get(message.requests[0].cls), NUMBER_MAX
+        requests, stretch = iter(message.requests), self.classes.get(message.requests[0].cls)
         of_class = counting.first_stretch(origin, stretch)
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
@@ -235,7 +235,7 @@ class Host:
                     and (
                         (
                             (request.options is NO_RAW or len(request.options) < 2)
-                            and (session is None or (isinstance(number := request.id, int) and session.newest < number <= top))
+                            and (session is None or session.newest < (number := request.id))  # type: ignore[operator]  # see `are_numbered`
                         )
                         or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
                     )

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import re
 from base64 import urlsafe_b64encode
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from hashlib import blake2b
 from itertools import chain
@@ -582,11 +583,8 @@ class KeyedCalls:
                 if session is None:
                     continue
                 at_hand = session
-                rows = rolls.setdefault(session, {})
-            try:
-                row = rows[activation.cache.shard]
-            except KeyError:  # Once for each shard.
-                row = rows[activation.cache.shard] = []
+                rows = rolls[session] = rolls.get(session) or defaultdict(list)
+            row = rows[activation.cache.shard]
             row.append(number)  # One after the other takes less time than all at once.
             row.append(digest)
             row.append(result)
