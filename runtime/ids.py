@@ -5,7 +5,7 @@ The mapping object -> slot is part of wire protocol 1 and of the data format; it
 
 from __future__ import annotations
 
-import hashlib
+from hashlib import blake2b
 from typing import NamedTuple
 from zlib import crc32
 
@@ -15,6 +15,7 @@ SLOT_MASK = SLOTS - 1
 OBJECT_KEY_BYTES = 16
 SLOT_KEY_BYTES = 2
 """Of them: the slot."""
+DIGEST_BYTES = OBJECT_KEY_BYTES - SLOT_KEY_BYTES
 
 
 class ObjectId(NamedTuple):
@@ -54,9 +55,15 @@ def shard_of_slot(slot: int, shards: int) -> int:
 def object_key(class_name: str, name: str) -> bytes:
     """16 bytes that stand for the object in the store: its slot (big-endian, so that a slot is one key range) and 112
     bits of BLAKE2b of `Class/name`. Two objects share one with probability n²/2¹¹³."""
+    return key_and_slot(class_name, name)[0]
+
+
+def key_and_slot(class_name: str, name: str) -> tuple[bytes, int]:
+    """Both, for little more than the price of one."""
     identity = f"{class_name}/{name}".encode()
-    digest = hashlib.blake2b(identity, digest_size=OBJECT_KEY_BYTES - SLOT_KEY_BYTES).digest()
-    return slot_of(class_name, name).to_bytes(SLOT_KEY_BYTES, "big") + digest
+    slot = slot_of(class_name, name) if "{" in name else crc32(identity) & SLOT_MASK
+    digest = blake2b(identity, digest_size=DIGEST_BYTES).digest()
+    return slot.to_bytes(SLOT_KEY_BYTES, "big") + digest, slot
 
 
 NAME_ROW_BYTES_MAX = 480

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
-from tidegate.runtime.errors import CallError
+from tidegate.runtime.errors import CallError, ObjectReset
 from tidegate.runtime.limits import ABSENT_KEYS_MAX, OBJECT_DIRTY_BYTES_MAX
 from tidegate.shard.core.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
 from tidegate.shard.core.output_gate import OutputGate
@@ -481,6 +481,11 @@ class ObjectCache:
         self.dirty_bytes = 0
         self.cleared = False
 
+    def leave_memory(self) -> None:
+        """The object is evicted: all of it is durable, and whoever has kept something of it reaches it no more."""
+        self.values = _LEFT
+        self.owner = None
+
     def check_invariants(self) -> None:
         """Recomputes what is kept incrementally. For tests."""
         for writes in self._undurable():
@@ -509,6 +514,11 @@ class _Refusing(dict[str, Any]):
         raise self._error.again()
 
     __getitem__ = __setitem__ = items = get
+
+
+LEFT: Final = ObjectReset("the object has left memory; call it by its stub")
+"""What whoever has kept something of an evicted object is told."""
+_LEFT = _Refusing(LEFT)
 
 
 def _merged(newer: dict[str, Any], reverse: bool, limit: int | None, rows: list[tuple[str, bytes]]) -> Rows:

@@ -19,6 +19,8 @@ import collections
 from collections.abc import Collection, Container
 from typing import Any, TypeVar
 
+import msgspec
+
 from tidegate.runtime.limits import SECTION_DEPTH_MAX
 
 
@@ -38,27 +40,25 @@ def _joined(queue: Queue[Item], *items: Item) -> collections.deque[Item]:
     return queue
 
 
-class Section:
-    """A node of the gate: the root, or one critical section."""
+class Section(msgspec.Struct, eq=False):
+    """A node of the gate: the root, or one critical section. (A Struct is made without running Python code, and each object that
+    comes into memory makes one.)"""
 
-    __slots__ = ("child", "depth", "favoured", "holder", "locks", "over", "parent", "starters", "token", "waiters")
-
-    def __init__(self, parent: Section | None) -> None:
-        self.parent = parent
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        self.locks = 0
-        """Storage operations at work. Each closes the node until it is released."""
-        self.child: Section | None = None
-        """The section that runs in this one."""
-        self.starters: Queue[tuple[Any, Section]] = ()
-        self.waiters: Queue[Any] = ()
-        self.favoured = 0
-        """So many of the first waiters go before sections."""
-        self.over = False
-        self.holder: Any = None
-        """Who runs in it, as `enter` was told. Nobody once it is over: contexts keep sections, and holders their tasks."""
-        self.token: int | None = None
-        """By which the calls that its code makes name it: see `chain`."""
+    parent: Section | None = None
+    depth: int = 0
+    locks: int = 0
+    """Storage operations at work. Each closes the node until it is released."""
+    child: Section | None = None
+    """The section that runs in this one."""
+    starters: Queue[tuple[Any, Section]] = ()
+    waiters: Queue[Any] = ()
+    favoured: int = 0
+    """So many of the first waiters go before sections."""
+    over: bool = False
+    holder: Any = None
+    """Who runs in it, as `enter` was told. Nobody once it is over: contexts keep sections, and holders their tasks."""
+    token: int | None = None
+    """By which the calls that its code makes name it: see `chain`."""
 
 
 class InputGate:
@@ -67,7 +67,7 @@ class InputGate:
     __slots__ = ("active", "open", "resting", "root")
 
     def __init__(self) -> None:
-        self.root = self.active = Section(None)
+        self.root = self.active = Section()
         self.open = True
         self.resting = False
 
@@ -174,8 +174,7 @@ class InputGate:
         parent = self.living(section)
         if parent.depth + 1 > SECTION_DEPTH_MAX:
             raise SectionsTooDeep(f"critical sections and transactions are nested too deeply (limit {SECTION_DEPTH_MAX})")
-        begun = Section(parent)
-        begun.holder = waiter
+        begun = Section(parent, parent.depth + 1, holder=waiter)
         if parent is self.active and not parent.locks and not parent.starters and not (parent.favoured and parent.waiters):
             self._run(begun)
             return begun, True

@@ -24,7 +24,7 @@ class State(enum.Enum):
 
     BARE = "bare"
     """Without an instance and in no table: made for a call that starts it now, or lent to the runtime for a change of its own.
-    Next: STARTING; LOST if that change is."""
+    Next: STARTING, or at once AWAKE where no code of its own runs for that; LOST if the change is."""
     STARTING = "starting"
     """`__init__` or `on_start` may run; whoever calls waits at the gate. Next: AWAKE, or one of the two ends of a reset."""
     AWAKE = "awake"
@@ -62,6 +62,7 @@ class Event(enum.Enum):
 
 TRANSITIONS: Final[dict[tuple[State, Event], State]] = {
     (State.BARE, Event.BEGUN): State.STARTING,
+    (State.BARE, Event.STARTED): State.AWAKE,
     (State.BARE, Event.LOST): State.LOST,
     (State.STARTING, Event.STARTED): State.AWAKE,
     (State.STARTING, Event.FAILED): State.FAILED,

@@ -10,13 +10,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import BadRequest, Moved
-from tidegate.runtime.ids import check_object_id, object_key
+from tidegate.runtime.ids import check_object_id, key_and_slot, object_key, shard_of_slot
+from tidegate.runtime.wire.protocol import Request
 from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.cache import ObjectCache
-from tidegate.shard.core.states import Event
+from tidegate.shard.core.states import Event, InvalidTransition
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
-from tidegate.shard.host.outbound import BuiltIn, Caller
+from tidegate.shard.host.outbound import BuiltIn
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.start import Start
 from tidegate.shard.host.table import Kept
@@ -43,6 +44,42 @@ class Activator:
         if activation is None:
             activation = self._read(kept, call)
         return activation if activation is not None and self._start(activation, kept, call) else None
+
+    def bring_at_once(self, kept: Kept, request: Request, activation: Activation | None) -> Activation | None:
+        """The same for the commonest cases, the call of a method that the class has: `activation` rests; or the object is not in
+        memory, but pages of its file are, and no code of its own runs at its start. None: there is more to look at: `bring`."""
+        host = self._host
+        if activation is not None:
+            if not activation.gate.resting:
+                return None
+            try:
+                host.table.rouse(activation, host.turn.now_s)
+            except InvalidTransition:  # It has been reset, and the call is its successor's.
+                return None
+            return activation if activation.gate.open else None
+        class_name, name, waiting = request.cls, request.name, host.waiting
+        if (
+            not kept.object_class.starts_alone
+            or len(request.options) > 1
+            or waiting.stalled
+            or self._quarantine
+            or kept.asleep.find(name) is not None
+            or check_object_id(class_name, name) is not None
+        ):
+            return None
+        key, slot = key_and_slot(class_name, name)
+        shard = shard_of_slot(slot, host.settings.shards_total)
+        store = host.stores.get(shard)
+        if store is None or store.reader is not None or waiting.is_away(key):
+            return None
+        try:
+            cache = ObjectCache(key, class_name, name, shard, store, host.output_gate, host.table.budget)
+            activation = Activation(host, kept.object_class, name, cache)
+            activation.begin()
+            host.table.add(activation, host.turn.now_s)
+        except Exception:  # It will be told by whoever looks at more.
+            return None
+        return activation
 
     def owns(self, call: Call) -> bool:
         """Whether its object belongs to this worker."""
@@ -136,7 +173,7 @@ class Activator:
         """Gives it an instance. False when that failed, and the call has been answered."""
         host = self._host
         try:
-            activation.construct(Caller(host))
+            activation.construct()
             if activation.broken is None:
                 host.table.add(activation, host.turn.now_s)
                 if kept.object_class.starts:

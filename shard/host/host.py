@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from _thread import get_ident
 from collections.abc import Callable, Iterable, Mapping
 from operator import length_hint
 from random import Random, SystemRandom
@@ -112,7 +113,7 @@ class Host:
         "_commits_done", "_outcomes", "_readers", "_reply", "_reply_rows", "_spare", "_system", "activator", "alarms", "book",
         "call_soon", "chained", "classes", "counting", "deadlines", "gates", "hot", "keyed", "listing", "log", "loop",
         "monotonic_us", "objects_committed", "offload", "output_gate", "piles", "random", "resets", "send", "settings",
-        "slow", "stopped", "stores", "table", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
+        "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
     )  # fmt: skip
 
     storage_class = Storage
@@ -142,7 +143,7 @@ class Host:
         may have to be flushed; `send` carries a call to an object of another worker; `system` answers calls to the empty class;
         `wall_us` is Unix time, for alarms, and `monotonic_us` tells when that was set; `random` gives their retries jitter;
         `stopped`: see `StoppedShards`; `readers` says who has too many replies to take: nobody unless given."""
-        self.loop = loop
+        self.loop, self.thread = loop, get_ident()
         self.call_soon = cast("Any", loop).call_soon_directly
         self.output_gate = OutputGate()
         self.log = ObjectLog(loop)
@@ -212,26 +213,26 @@ class Host:
             self.slow.at_once(message, self.classes, now_s, counting.now_s)
 
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
-        origin, waiting, output_gate, now_s = message.origin, self.waiting, self.output_gate, self.turn.now_s
-        loop, spare, counting = self.loop, self._spare, self.counting
+        origin, requests, waiting, output_gate = message.origin, iter(message.requests), self.waiting, self.output_gate
+        loop, spare, counting, bring_at_once = self.loop, self._spare, self.counting, self.activator.bring_at_once
         run: KeyedRun | None = None
         spare_run = None if session is None else self.keyed.spare(origin, session)
-        requests, stretch = iter(message.requests), self.classes.get(message.requests[0].cls)
-        of_class = counting.first_stretch(origin, stretch)
+        of_class = counting.first_stretch(origin, stretch := self.classes.get(message.requests[0].cls))
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
             for request in requests:
                 kept = self.classes.get(request.cls)
                 if kept is not stretch:
-                    of_class = counting.next_stretch(origin, of_class, length_hint(requests) + 1, kept)
-                    stretch = kept
+                    of_class, stretch = counting.next_stretch(origin, of_class, length_hint(requests) + 1, kept), kept
                 if (
                     kept is not None
-                    and (activation := kept.activations.find(request.name)) is not None
-                    and activation.gate.open
                     and (method := kept.methods.get(request.method)) is not None
                     and output_gate.open_bytes < UNDURABLE_BYTES_MAX
                     and not waiting.is_closed
+                    and (
+                        ((activation := kept.activations.find(request.name)) is not None and activation.gate.open)
+                        or (activation := bring_at_once(kept, request, activation)) is not None
+                    )
                     and (
                         (
                             (request.options is NO_RAW or len(request.options) < 2)
@@ -240,11 +241,12 @@ class Host:
                         or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
                     )
                 ):
-                    activation.last_used_s = now_s
-                    keyed, run = run or spare_run, None
+                    activation.last_used_s = self.turn.now_s
+                    keyed, run, context = run or spare_run, None, activation.context
                     try:
                         if keyed is None:
-                            self._run(activation, method, request, origin, activation.context.copy())
+                            context = activation.new_context() if context is None else context.copy()
+                            self._run(activation, method, request, origin, context)
                             continue
                         attribution = activation.attribution
                         if attribution is None or attribution.method is not method:
@@ -268,8 +270,7 @@ class Host:
                     self._handle_apart(request, origin, session, of_class, length_hint(requests))
         finally:
             leave_task(loop, spare.task)
-            if spare_run is not None:
-                self.keyed.keep_spare(spare_run)
+            self.keyed.keep_spare(spare_run)
         counting.end_stretch(of_class)
 
     def _handle_apart(
@@ -374,7 +375,7 @@ class Host:
                 return
             self.answer_error(origin, request.id, unknown_class(request, self.classes), request.cls)
             return
-        activation = kept.activations.get(request.name)
+        activation = kept.activations.find(request.name)
         if activation is None:
             activation = self.activator.bring(kept, call)
             if activation is None:
@@ -424,7 +425,7 @@ class Host:
                 self.chained.run(activation, method, call, section)
                 return
             enter_task(self.loop, self._spare.task)
-            context = activation.context.copy()
+            context = activation.new_context()
             if call.trace is not None:
                 call.trace.begins_in(context)
             if call.key is None:

@@ -340,8 +340,8 @@ class KeyedCalls:
         spare.inner, spare.known, spare.json = origin, known, origin.json
         return spare
 
-    def keep_spare(self, run: KeyedRun) -> None:
-        if not run.is_spare:
+    def keep_spare(self, run: KeyedRun | None) -> None:
+        if run is None or not run.is_spare:
             return
         run.cache = run.inner = run.known = run.before = None  # type: ignore[assignment]  # it holds nothing
         self._spare = run

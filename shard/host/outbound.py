@@ -30,7 +30,6 @@ from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
-    from tidegate.shard.host.host import Host
     from tidegate.shard.host.tracing import CallTrace
     from tidegate.shard.loop.task import ObjectTask
     from tidegate.shard.objects.object import DurableObject
@@ -166,18 +165,14 @@ class LocalOrigin(InternalOrigin):
 
 
 class Caller:
-    """What the stubs of one activation call through."""
+    """What the stubs of one instance call through, as long as it is in memory."""
 
-    __slots__ = ("_host", "_thread", "activation")
+    __slots__ = ("_activation", "_host", "_life")
 
-    def __init__(self, host: Host) -> None:
-        self._host = host
-        self._thread = get_ident()
-        self.activation: Activation | None = None
-
-    def detach(self) -> None:
-        """Its instance has left memory."""
-        self.activation = None
+    def __init__(self, activation: Activation) -> None:
+        self._activation = activation
+        self._host = activation.host
+        self._life = activation.life
 
     def bind(self, class_name: str, name: str, method: str, shape: MethodShape | None) -> Callable[..., Awaitable[Any]]:
         """See `tidegate.runtime.wire.stub.Binder`."""
@@ -186,10 +181,10 @@ class Caller:
     def call(
         self, class_name: str, name: str, method: str, args: tuple[Any, ...], kwargs: dict[str, Any], result_type: Any = Any
     ) -> Coroutine[Any, Any, Any]:
-        if get_ident() != self._thread:
+        if get_ident() != self._host.thread:
             return self._call_in_loop(class_name, name, method, args, kwargs, result_type)
-        activation = self.activation
-        if activation is None:
+        activation = self._activation
+        if activation.life != self._life:
             raise ObjectReset(LEFT_MEMORY)
         problem = check_object_id(class_name, name)
         if problem is not None:
@@ -233,6 +228,6 @@ class Caller:
 
     async def _call_in_loop(self, *call: Any) -> Any:
         """A call made in a thread, which gives it to `asyncio.run_coroutine_threadsafe`: it is sent when the loop runs this."""
-        if get_ident() != self._thread:
+        if get_ident() != self._host.thread:
             raise RuntimeError("in a thread, give the call to asyncio.run_coroutine_threadsafe(call, the loop of the object)")
         return await self.call(*call)

@@ -45,13 +45,15 @@ class SplitDict(MutableMapping[K, V]):
         return self._part(key)[key]
 
     def __setitem__(self, key: K, value: V) -> None:
-        part = self._part(key)
+        parts = self._parts
+        part = parts[hash(key) % len(parts)]
         part[key] = value
         if len(part) > WHOLE_MAX and len(self._parts) == 1:
             self._split()
 
     def __delitem__(self, key: K) -> None:
-        del self._part(key)[key]
+        parts = self._parts
+        del parts[hash(key) % len(parts)][key]
 
     def __iter__(self) -> Iterator[K]:
         for part in self._parts:

@@ -46,25 +46,25 @@ class AgeQueue:
     """Activations, each with a time in seconds, oldest first. (In two queues, not one of pairs: a pair for each of a million
     objects every few seconds is what Python's collector would spend its time on.)"""
 
-    __slots__ = ("_activations", "_times_s")
+    __slots__ = ("activations", "times_s")
 
     def __init__(self) -> None:
-        self._activations: collections.deque[Activation] = collections.deque()
-        self._times_s: collections.deque[float] = collections.deque()
+        self.activations: collections.deque[Activation] = collections.deque()
+        self.times_s: collections.deque[float] = collections.deque()
 
     def __len__(self) -> int:
-        return len(self._activations)
+        return len(self.activations)
 
     def append(self, activation: Activation, time_s: float) -> None:
-        self._activations.append(activation)
-        self._times_s.append(time_s)
+        self.activations.append(activation)
+        self.times_s.append(time_s)
 
     def first(self) -> tuple[Activation, float]:
-        return self._activations[0], self._times_s[0]
+        return self.activations[0], self.times_s[0]
 
     def remove_first(self) -> None:
-        self._activations.popleft()
-        self._times_s.popleft()
+        self.activations.popleft()
+        self.times_s.popleft()
 
 
 class Kept:
@@ -103,22 +103,27 @@ class ActivationTable:
         return sum(len(kept.activations) for kept in self.classes.values())
 
     def add(self, activation: Activation, now_s: float) -> None:
-        activations = self.classes[activation.object_class.name].activations
-        assert activation.id.name not in activations, "at most one activation of an object"
-        activations[activation.id.name] = activation
+        class_name, name = activation.id
+        activations = self.classes[class_name].activations
+        assert activations.find(name) is None, "at most one activation of an object"
+        activations[name] = activation
         self.added += 1
         self.budget.used_bytes += ACTIVATION_BYTES
         self._by_age.append(activation, now_s)
 
     def remove(self, activation: Activation) -> None:
         """Its memory no longer counts. Does nothing for one that never got in."""
-        kept, name = self.classes.get(activation.object_class.name), activation.id.name
-        for activations in () if kept is None else (kept.activations, kept.asleep):
-            if activations.get(name) is activation:
-                del activations[name]
-                self.budget.used_bytes -= ACTIVATION_BYTES
-        self.budget.used_bytes -= activation.cache.bytes
-        activation.cache.bytes = 0
+        class_name, name = activation.id
+        kept, budget, cache = self.classes.get(class_name), self.budget, activation.cache
+        if kept is not None:
+            if kept.activations.find(name) is activation:
+                del kept.activations[name]
+                budget.used_bytes -= ACTIVATION_BYTES
+            elif kept.asleep.find(name) is activation:
+                del kept.asleep[name]
+                budget.used_bytes -= ACTIVATION_BYTES
+        budget.used_bytes -= cache.bytes
+        cache.bytes = 0
 
     @property
     def over_budget(self) -> bool:
@@ -132,16 +137,19 @@ class ActivationTable:
         """Puts to sleep what has been idle for long enough; drops what has slept for long enough and, over the memory budget, the
         least recently used. Returns when to come again, or None when nothing is in memory."""
         looks = LOOKS_PER_TURN if self.over_budget else LOOKS_AT_LEISURE
-        self._drop_idle(now_s, looks)
+        if self._idle_by_age:
+            self._drop_idle(now_s, looks)
         if self._idle_by_age and self.over_budget:
             return now_s  # Those that are used leave when no other is left.
-        by_age = self._by_age
+        by_age, budget = self._by_age, self.budget
+        activations, times_s = by_age.activations, by_age.times_s
         for _ in range(min(len(by_age), looks)):
-            activation, seen_s = by_age.first()
-            pressed = self.over_budget
+            activation, seen_s = activations[0], times_s[0]
+            pressed = budget.used_bytes > budget.bytes_max
             if not pressed and seen_s + self._idle_s > now_s:
                 break
-            by_age.remove_first()
+            activations.popleft()
+            times_s.popleft()
             if activation.broken is not None:
                 continue
             if activation.last_used_s > seen_s:
@@ -175,7 +183,7 @@ class ActivationTable:
 
     def wake(self, kept: Kept, name: str) -> Activation | None:
         """The activation of an object that sleeps: whoever asks gives it an instance and adds it again."""
-        activation = kept.asleep.get(name)
+        activation = kept.asleep.find(name)
         if activation is None:
             return None
         try:

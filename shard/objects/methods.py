@@ -171,7 +171,7 @@ class Method:
 class ObjectClass:
     """A user's class, ready to be called."""
 
-    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "sets_plainly", "starts", "starts_blank")
+    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "sets_plainly", "starts", "starts_alone", "starts_blank")
 
     def __init__(self, cls: type[DurableObject], name: str = "") -> None:
         """`name`: by which its objects are called, if that is not the first of its names. Raises AppError for a class that breaks
@@ -194,6 +194,8 @@ class ObjectClass:
             """An attribute that is assigned is simply there."""
             self.starts_blank = not self.starts and not self.has_init and cls.__basicsize__ == DurableObject.__basicsize__
             """A new instance has nothing of its own: nothing is run to make it, and it has no room beside its attributes."""
+            self.starts_alone = self.starts_blank and self.sets_plainly
+            """An instance is there without any code of the class or its bases."""
         except Exception as exc:  # Of a metaclass, a decorator, an annotation.
             problems.append(f"{self.name} cannot be looked at: {line_of(exc)}")
         if problems:

@@ -175,9 +175,10 @@ class ShardStore:
 
     def get(self, object_key: bytes, key: str) -> bytes | None:
         """The value, None if absent. The key "" is the object's header."""
-        value = self.recall(object_key, key)
-        if value is not UNKNOWN:
-            return value
+        if self.frozen is not None or object_key in self.active.objects:
+            value = self.recall(object_key, key)
+            if value is not UNKNOWN:
+                return value
         try:
             return self.state.get(object_key + key.encode())
         except ShardDamaged as error:

@@ -124,7 +124,6 @@ TESTED_BY = {
     "shard/core/chain.py": "shard/host/test_chained_calls.py",
     "shard/core/likeness.py": "shard/core/test_records.py",
     "shard/core/values.py": "shard/core/test_codec.py",
-    "shard/host/activator.py": "shard/host/test_disk_wait.py",
     "shard/host/outcomes.py": "shard/host/test_host_calls.py",
     "shard/host/ring.py": "shard/host/test_alarm_clock.py",
     "shard/host/settings.py": "shard/host/test_host_bounds.py",

@@ -48,7 +48,7 @@ PRIVATE: dict[str, set[str]] = {
     "_getframe": {CPYTHON, "runtime/wire/unawaited.py", "shard/worker/debugger.py"},
     "_get_running_loop": {"runtime/client/asynchronous.py", "runtime/client/synchronous.py"},
     "_thread": {
-        "runtime/client/asynchronous.py", "shard/host/outbound.py", "shard/objects/threads.py",
+        "runtime/client/asynchronous.py", "shard/host/host.py", "shard/host/outbound.py", "shard/objects/threads.py",
     },  # `get_ident`, as `threading` has it.
     "__code__": {CPYTHON, "shard/objects/threads.py", "shard/objects/class_rules.py", SELF_TEST},  # Changed; compared.
 }  # fmt: skip

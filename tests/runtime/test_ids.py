@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidegate.runtime.ids import ObjectId, check_object_id, object_key, shard_of_slot, slot_of, tag_of
+from tidegate.runtime.ids import ObjectId, check_object_id, key_and_slot, object_key, shard_of_slot, slot_of, tag_of
 from tidegate.runtime.limits import CLASS_BYTES_MAX, NAME_BYTES_MAX, SLOTS
 
 
@@ -41,6 +41,7 @@ def test_slots_are_those_of_the_wire_protocol_for_ever() -> None:
 def test_every_object_has_a_slot_and_a_key_that_begins_with_it(class_name: str, name: str) -> None:
     slot = slot_of(class_name, name)
     key = object_key(class_name, name)
+    assert key_and_slot(class_name, name) == (key, slot)
     assert 0 <= slot < SLOTS
     assert len(key) == 16
     assert int.from_bytes(key[:2], "big") == slot

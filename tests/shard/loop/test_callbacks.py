@@ -538,7 +538,7 @@ async def test_what_the_protocol_of_a_connection_schedules_waits_for_the_gate_on
     release = control("hold")
     call = holding(world)
     await world.settle()
-    context = world.activation(Actor, "one").context.copy()
+    context = world.activation(Actor, "one").new_context()
     loop = asyncio.get_running_loop()
 
     def data_received() -> None:
