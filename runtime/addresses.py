@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import random
+import re
 import socket
 from ipaddress import ip_address
 from typing import Any
@@ -39,6 +40,40 @@ def check_endpoint(value: object) -> str | None:
     if (":" in host or "[" in host or "]" in host) and ";" not in host and not _in_brackets(host):
         return f"{problem}, and an IPv6 address in brackets: tcp://[::1]:7711"
     return None if port.isascii() and port.isdecimal() and int(port) <= 65_535 else f"{problem}, with a port up to 65535"
+
+
+CLUSTER_EXAMPLE = "nats://a:4222,nats://b:4222,nats://c:4222/NAME"
+CLUSTER_SERVERS_MIN = 3
+"""Of fewer none may be lost, or whoever is left decides alone."""
+CLUSTER_NAME = "tidegate"
+_NATS = "nats://"
+_CLUSTER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+def cluster_of(text: str) -> tuple[tuple[str, ...], str]:
+    """The servers that are named, and the name of the cluster: what stands behind a `/`. Raises ValueError."""
+    addresses, slash, name = text.replace(_NATS, "").partition("/")
+    servers = tuple(_NATS + each.strip() for each in addresses.split(","))
+    if len(set(servers)) < CLUSTER_SERVERS_MIN:
+        raise ValueError(f"must be at least {CLUSTER_SERVERS_MIN} servers, such as {CLUSTER_EXAMPLE}")
+    for server in servers:
+        host, port = _split(server.replace(_NATS, _TCP))
+        if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
+            raise ValueError(f"must be servers with their ports, such as {CLUSTER_EXAMPLE}")
+    name = name if slash else CLUSTER_NAME
+    if not _CLUSTER_NAME.fullmatch(name):
+        raise ValueError("must be servers, then perhaps a name of letters, digits, - and _")
+    return servers, name
+
+
+def check_cluster(value: object) -> str | None:
+    """Why that names no cluster, or None; an empty text names none, and may."""
+    try:
+        if value != "":
+            cluster_of(str(value))
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def check_target(value: object) -> str | None:

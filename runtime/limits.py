@@ -332,6 +332,9 @@ CHAOS_STORY_CALLS = 2_000
 IDLE_EVICT_S = 10.0
 SLOW_CALL_S = 1.0
 """A call that takes longer, from its arrival to its answer, is named in the log."""
+CLUSTER_STALL_S = 6.0
+"""Where servers keep the log: after a commit has waited so long for them, calls are refused that arrive. To replace one of them
+that was killed takes them 4 s."""
 SLOW_CALLS_NOTED_MAX = 1_000
 """Calls of which it is kept how long they waited at a gate, and of as many what their answer waits for."""
 LOGGED_KINDS_MAX = 1_000

@@ -183,14 +183,11 @@ def _serve(
         exit_codes.append(exit_code)
         loop.stop()
 
-    def open_store(trouble: Callable[[CheckpointTrouble], None]) -> WorkerStore:
-        data_dir, memtable_bytes = Path(spec.data_dir), memtable_bytes_max(spec.cache_bytes)
-        return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
-
     try:
+        open_store = partial(_open_store, spec)
         worker = Worker(spec, context, loop, classes, open_store, control.send, ended, spare_task=spare_task, tracing=tracing)
     except OperatorError as exc:
-        passes = isinstance(exc, (StoreFailed, LogBroken))  # Perhaps: the disk failed.
+        passes = isinstance(exc, (StoreFailed, LogBroken)) or exc.passes  # Perhaps: the disk failed.
         failed = Failed(exc.operation, str(exc.place), exc.problem, exc.hint, fatal=not passes)
         send_blocking(control_fd, failed)
         return 1
@@ -217,6 +214,17 @@ def _serve(
     logging.shutdown()
     outputs.flush(OUTPUT_FLUSH_S)
     os._exit(exit_codes[0])  # User threads and executors must not keep a worker alive that is done.
+
+
+def _open_store(spec: WorkerSpec, trouble: Callable[[CheckpointTrouble], None]) -> WorkerStore:
+    data_dir, memtable_bytes = Path(spec.data_dir), memtable_bytes_max(spec.cache_bytes)
+    if spec.cluster is None:
+        return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
+    from tidegate.shard.replicated.worker_log import WorkerLog  # Here, because a service without a cluster needs no NATS.
+
+    words = f"worker {spec.index} of {platform.node()}, process {os.getpid()}"
+    shared_log = WorkerLog(spec.cluster.servers, spec.cluster.name, words)
+    return WorkerStore.open_shared(data_dir, spec.index, spec.shards, trouble, memtable_bytes, shared_log)
 
 
 def _bind(worker: Worker, spec: WorkerSpec) -> str:

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tidegate.runtime.addresses import LISTEN_DEFAULT, check_address, check_endpoint
+from tidegate.runtime.addresses import LISTEN_DEFAULT, check_address, check_cluster, check_endpoint
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
     BUDGET_BYTES_MIN,
@@ -185,6 +185,15 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             extra={"takes": ChangeTakes.RESTART},
         ),
     ] = "auto"
+    cluster: Annotated[
+        str,
+        Meta(
+            description="Three NATS servers or more that keep the log instead of this machine's disk, and the name of the "
+            "cluster, if not tidegate: nats://a:4222,nats://b:4222,nats://c:4222/NAME. The data directory is a cache of what "
+            "they keep.",
+            extra={"flag": "--cluster SERVERS", "problem": check_cluster},
+        ),
+    ] = ""
     dev: Annotated[
         bool,
         Meta(

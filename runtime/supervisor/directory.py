@@ -1,6 +1,6 @@
 """The data directory: one service at a time, one format, and a number for every start.
 
-DATA/tidegate.json   {"format": 2, "shards": 8, "starts": 12}
+DATA/tidegate.json   {"format": 2, "shards": 8, "starts": 12}; of a cluster, with "cluster", its id
 DATA/access.json     access keys, if the service asks for any (`access_file`)
 DATA/lock            locked while any process of a service that uses the directory lives; holds the supervisor's pid
 DATA/log/…           commit logs, one folder for each process of a worker in each start
@@ -35,6 +35,8 @@ from tidegate.runtime.shipping import Shipping, remove_left
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
 FORMAT = 2
+CACHE_FORMAT = 3
+"""Of a directory that is a cache of the logs of a cluster: earlier versions would take it for all there is."""
 OLDEST_FORMAT = 1
 """Which this version can read. What it writes is of the newest format, and no older version reads that."""
 RUN_PATH_BYTES_MAX = 86
@@ -65,27 +67,30 @@ _NAME_IT = "name the one that the service was given with --data"
 """To who looks at a directory that there should be already."""
 
 
-class _Description(msgspec.Struct):
+class _Description(msgspec.Struct, omit_defaults=True):
     format: int
     shards: int
     starts: int
+    cluster: str = ""
+    """The id of the cluster whose logs this is a cache of. Empty: the logs are here."""
 
 
 class DataDirectory:
     """A locked data directory at one start of the service. `close` gives it back."""
 
-    def __init__(self, path: Path, lock_fd: int, shards: int, start: int, *, counted: bool = True) -> None:
+    def __init__(self, path: Path, lock_fd: int, description: _Description, *, counted: bool = True) -> None:
         self.path = path
         self.lock_fd = lock_fd
-        self.shards = shards
-        self.start = start
+        self.shards = description.shards
+        self.start = description.starts
         """Number of this start, from 1; no two starts that have written anything have the same."""
+        self._description = description
         self._counted = counted
 
     def count_start(self) -> None:
         """Makes up for it where there was no room to count this start when it began."""
         if not self._counted:
-            _write_durably(self.path / "tidegate.json", _encode(_Description(FORMAT, self.shards, self.start)))
+            _write_durably(self.path / "tidegate.json", _encode(self._description))
             self._counted = True
 
     def delete_logs_of_earlier_starts(self) -> int:
@@ -103,8 +108,9 @@ class DataDirectory:
         os.close(self.lock_fd)
 
 
-def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
-    """Creates it if it does not exist, locks it, counts this start. Raises OperatorError."""
+def open_directory(path: Path, shards_if_new: int, cluster: str = "") -> DataDirectory:
+    """Creates it if it does not exist, locks it, counts this start. `cluster`: the id of that whose logs it is to be a cache of.
+    Raises OperatorError."""
     if not is_text(path):
         hint = "choose another with --data; if it is UTF-8, set LC_ALL=C.UTF-8"
         raise OperatorError("open data directory", path, "its path is not UTF-8", hint)
@@ -112,7 +118,7 @@ def open_directory(path: Path, shards_if_new: int) -> DataDirectory:
         _create(path)
         lock_fd = _lock(path, "stop it first, or choose another with --data")
         try:
-            return _begin_start(path, lock_fd, shards_if_new)
+            return _begin_start(path, lock_fd, shards_if_new, cluster)
         except BaseException:
             os.close(lock_fd)
             raise
@@ -212,10 +218,10 @@ def _create(path: Path) -> None:
         _sync_directory(path.parent)
 
 
-def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
-    found = _read_description(path, "choose an empty directory with --data")
-    description = found or _Description(FORMAT, shards_if_new, 0)
-    description.format = FORMAT
+def _begin_start(path: Path, lock_fd: int, shards_if_new: int, cluster: str) -> DataDirectory:
+    found = _read_description(path, "choose an empty directory with --data", cluster)
+    description = found or _Description(FORMAT, shards_if_new, 0, cluster)
+    description.format = CACHE_FORMAT if cluster else FORMAT
     description.starts = max(description.starts, _newest_log(path / "log")) + 1
     try:
         for name in _FOLDERS:
@@ -226,8 +232,8 @@ def _begin_start(path: Path, lock_fd: int, shards_if_new: int) -> DataDirectory:
     except OSError as error:
         if found is None or error.errno not in _NO_ROOM:
             raise
-        return DataDirectory(path, lock_fd, description.shards, description.starts, counted=False)
-    return DataDirectory(path, lock_fd, description.shards, description.starts)
+        return DataDirectory(path, lock_fd, description, counted=False)
+    return DataDirectory(path, lock_fd, description)
 
 
 def _is_beginning(folder: Path) -> bool:
@@ -245,8 +251,9 @@ def _encode(description: _Description) -> bytes:
     return msgspec.json.encode(description) + b"\n"
 
 
-def _read_description(path: Path, elsewhere: str) -> _Description | None:
-    """None for a directory that is still empty. `elsewhere`: the next step if it is another's."""
+def _read_description(path: Path, elsewhere: str, cluster: str = "") -> _Description | None:
+    """None for a directory that is still empty. `elsewhere`: the next step if it is another's. `cluster`: of whose logs it has to
+    be a cache; by default of none."""
     file = path / "tidegate.json"
     try:
         text = file.read_bytes()
@@ -257,8 +264,9 @@ def _read_description(path: Path, elsewhere: str) -> _Description | None:
             raise OperatorError("open data directory", path, problem, elsewhere) from None
         return None
     try:
-        version = msgspec.json.decode(text, type=dict[str, object]).get("format")
-        if version not in range(OLDEST_FORMAT, FORMAT + 1):
+        said = msgspec.json.decode(text, type=dict[str, object])
+        version = said.get("format")
+        if version not in ((CACHE_FORMAT,) if said.get("cluster") else range(OLDEST_FORMAT, FORMAT + 1)):
             problem = f"format {version} is of another version of Tidegate; this one reads format {FORMAT}"
             raise OperatorError("open data directory", path, problem, "start the version that wrote it")
         description = msgspec.json.decode(text, type=_Description)
@@ -266,7 +274,17 @@ def _read_description(path: Path, elsewhere: str) -> _Description | None:
         raise OperatorError("read", file, f"damaged: {error}", _restore(path)) from error
     if not 1 <= description.shards <= SHARDS_MAX or description.shards & (description.shards - 1) or description.starts < 0:
         raise OperatorError("read", file, "damaged: impossible numbers", _restore(path))
+    if description.cluster != cluster:
+        raise OperatorError("open data directory", path, _not_of(description.cluster, cluster), elsewhere)
     return description
+
+
+def _not_of(found: str, wanted: str) -> str:
+    if not wanted:
+        return "it is a cache of the logs of a cluster, and has nothing that these have not; serve it with --cluster"
+    return (
+        f"it is a cache of another cluster ({found}, and this is {wanted})" if found else "it is of a service without a cluster"
+    )
 
 
 def _restore(path: Path) -> str:

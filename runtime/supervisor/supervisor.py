@@ -76,6 +76,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     AccessChanged,
     Administer,
     Administered,
+    ClusterPlace,
     Failed,
     FromChild,
     HeldUp,
@@ -129,6 +130,8 @@ class Service:
     """As it was read: where each value of `config` comes from."""
     read_again: Callable[[], Configuration] | None = None
     """The newest one, for a reload. Raises OperatorError."""
+    cluster: ClusterPlace | None = None
+    """Where the logs are kept, if not on this machine."""
 
 
 class _Place:
@@ -521,6 +524,7 @@ class Supervisor:
             secret=self._secret,
             settings=self._configurations.of(generation).app,
             access=self._access,
+            cluster=service.cluster,
         )
 
     @property

@@ -98,6 +98,14 @@ class Access(msgspec.Struct, frozen=True):
         return f"Access({len(self.keys)} keys)"
 
 
+class ClusterPlace(msgspec.Struct, frozen=True):
+    """Where the logs of the shards are kept."""
+
+    servers: tuple[str, ...]
+    name: str
+    """Of the cluster: its streams are `NAME-SHARD`."""
+
+
 class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """Everything one worker process needs to know to start."""
 
@@ -138,6 +146,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """Of this start of the service, by which its processes know each other: see `own_identity`."""
     access: Access | None = None
     """None: nobody is asked for a key."""
+    cluster: ClusterPlace | None = None
+    """None: the log is on this machine's disk."""
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):

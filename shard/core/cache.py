@@ -176,6 +176,11 @@ class ObjectCache:
         self.absent = 0
         """Keys deleted since absences were forgotten the last time."""
 
+    @property
+    def told_seq(self) -> int:
+        """The newest commit for which a message of the object may wait."""
+        return self.confirm_seq
+
     # Reading
 
     def read(self, key: str) -> Any:

@@ -19,7 +19,7 @@ host holds the reply of its shortest way itself (`held`): both once a call, wher
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -284,8 +284,13 @@ class OutputGate:
         """It is lost. Its number counts as settled, because nobody may wait for it any longer; the caller resets its members,
         whose messages were never released. What the runtime wrote stays, for a later commit."""
         self.succeeded(commit)
+        self.lose_own(commit, {shard for shard, _ in commit.own})
+
+    def lose_own(self, commit: PendingCommit, shards: Container[int]) -> None:
+        """What the runtime wrote into these shards stays, for a later commit."""
         for rows, writes in commit.own.items():
-            self.own[rows] = {**writes, **self.own.get(rows, {})}
+            if rows[0] in shards:
+                self.own[rows] = {**writes, **self.own.get(rows, {})}
 
     # Writes that are no member's, and those of a member that leave
 

@@ -192,7 +192,7 @@ class Activation:
             and not cache.dirty
             and cache.committing is None
             and not cache.cleared
-            and cache.confirm_seq <= self.host.output_gate.durable_seq
+            and cache.told_seq <= self.host.output_gate.durable_seq
         )
 
     def is_blank(self) -> bool:

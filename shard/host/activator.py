@@ -13,7 +13,6 @@ from tidegate.runtime.errors import BadRequest, Moved
 from tidegate.runtime.ids import check_object_id, key_and_slot, object_key, shard_of_slot
 from tidegate.runtime.wire.protocol import Request
 from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
-from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.states import Event, InvalidTransition
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
@@ -73,7 +72,7 @@ class Activator:
         if store is None or store.reader is not None or waiting.is_away(key):
             return None
         try:
-            cache = ObjectCache(key, class_name, name, shard, store, host.output_gate, host.table.budget)
+            cache = host.new_cache(key, class_name, name, shard, store, host.output_gate, host.table.budget)
             activation = Activation(host, kept.object_class, name, cache)
             activation.begin()
             host.table.add(activation, host.turn.now_s)
@@ -135,7 +134,9 @@ class Activator:
             return None
         activation = host.table.wake(kept, name)
         if activation is None:
-            cache = ObjectCache(key, kept.object_class.name, name, shard, host.stores[shard], host.output_gate, host.table.budget)
+            cache = host.new_cache(
+                key, kept.object_class.name, name, shard, host.stores[shard], host.output_gate, host.table.budget
+            )
             return Activation(host, kept.object_class, name, cache)
         host.table.remove(activation)
         return activation
@@ -166,7 +167,7 @@ class Activator:
         key = object_key(request.cls, request.name)
         if host.waiting.takes(key, call) or host.waiting.reads(store, key, call):
             return None
-        cache = ObjectCache(key, request.cls, request.name, shard, store, host.output_gate, host.table.budget)
+        cache = host.new_cache(key, request.cls, request.name, shard, store, host.output_gate, host.table.budget)
         return Activation(host, kept.object_class, request.name, cache)
 
     def _start(self, activation: Activation, kept: Kept, call: Call) -> bool:

@@ -34,10 +34,11 @@ from tidegate.runtime.limits import (
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, OK, Message, Origin, Request, parse_options
 from tidegate.runtime.wire.sessions import are_numbered, give_key, is_head, without_head
-from tidegate.shard.core.cache import KeptAnswers, Store
+from tidegate.shard.core.cache import KeptAnswers, ObjectCache, Store
 from tidegate.shard.core.codec import NUMBERS, TEXTS
 from tidegate.shard.core.input_gate import Section
 from tidegate.shard.core.output_gate import HeldMessage, OutputGate, PendingCommit
+from tidegate.shard.core.proving import ProvingCache, ProvingGate
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.activator import Activator
 from tidegate.shard.host.alarm_clock import AlarmClock
@@ -112,8 +113,8 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_commits_done", "_outcomes", "_readers", "_reply", "_reply_rows", "_spare", "_system", "activator", "alarms", "book",
         "call_soon", "chained", "classes", "counting", "deadlines", "gates", "hot", "keyed", "listing", "log", "loop",
-        "monotonic_us", "objects_committed", "offload", "output_gate", "piles", "random", "resets", "send", "settings",
-        "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
+        "monotonic_us", "new_cache", "objects_committed", "offload", "output_gate", "piles", "random", "resets", "send",
+        "settings", "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
     )  # fmt: skip
 
     storage_class = Storage
@@ -145,7 +146,8 @@ class Host:
         `stopped`: see `StoppedShards`; `readers` says who has too many replies to take: nobody unless given."""
         self.loop, self.thread = loop, get_ident()
         self.call_soon = cast("Any", loop).call_soon_directly
-        self.output_gate = OutputGate()
+        self.output_gate = ProvingGate(turn.end_soon) if settings.proves else OutputGate()
+        self.new_cache: type[ObjectCache] = ProvingCache if settings.proves else ObjectCache
         self.log = ObjectLog(loop)
         self.piles = Piles(settings.cache_bytes, self.log.warn_of)
         self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s, self.piles.look)
@@ -176,8 +178,7 @@ class Host:
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.keyed = KeyedCalls(self)
-        self.gates = GateWatch(self)
-        self.wishes, self.listing = Wishes(self), Listing(self)
+        self.gates, self.wishes, self.listing = GateWatch(self), Wishes(self), Listing(self)
         self._commits_done = self.objects_committed = 0
 
     # Calls in
@@ -597,6 +598,10 @@ class Host:
         self._deliver_call(call)
         self.turn.end_soon()
 
+    def is_apart(self, one: Activation, other: Activation) -> bool:
+        """Whether what they have written may be durable one without the other."""
+        return self.settings.proves and one.cache.shard != other.cache.shard
+
     def hold(self, activation: Activation, seq: int, go_on: Callable[[], object], give_up: Callable[[CallError], object]) -> None:
         """Keeps something other than a reply behind the output gate."""
         if activation.broken is not None and seq >= activation.lost_seq:
@@ -624,6 +629,10 @@ class Host:
             if shard in self.stopped:
                 continue
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
+        if self.settings.proves:
+            for sender, *_ in commit.held:
+                if sender is not None and sender.cache.shard in self.stores:
+                    by_shard.setdefault(sender.cache.shard, [])
         self.alarms.cut_marks()
         kept = self.keyed.cut(commit) if commit.answers or self.keyed.has_numbered else {}
         commit.shards = [
@@ -680,6 +689,24 @@ class Host:
             if message[0] is not None:
                 self.resets.lose(message[0], error, commit.seq)
         self.waiting.commit_ended()
+
+    def committed_but_for(self, commit: PendingCommit, lost: Mapping[int, CallError]) -> None:
+        """What it has of these shards is not durable, for reasons that callers are told. The rest is: nothing of it rests on
+        what was lost, since objects of two shards hear of each other what is durable only."""
+        members, held = commit.members, commit.held
+        commit.members = [cache for cache in members if cache.shard not in lost]
+        commit.held = [message for message in held if message[0] is None or message[0].cache.shard not in lost]
+        self.output_gate.lose_own(commit, lost)
+        self.committed(commit)
+        gone = [message for message in held if message[0] is not None and message[0].cache.shard in lost]
+        for message in gone:
+            self.discard(message, lost[message[0].cache.shard])
+        unwritten = [cache for cache in members if cache.shard in lost]
+        for cache in unwritten:
+            cache.committing = None
+        heirs = [heir for heir, source in commit.heirs if source.shard in lost]
+        for owner in (*(cache.owner for cache in (*unwritten, *heirs)), *(message[0] for message in gone)):
+            self.resets.lose(owner, lost[owner.cache.shard], commit.seq)
 
     def discard(self, message: HeldMessage, error: CallError) -> None:
         """It must not leave: whoever waits for it is told why."""

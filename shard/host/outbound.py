@@ -214,7 +214,10 @@ class Caller:
         elif host.activator.owns(call):
             if host.tracing is not None and (host.tracing.begins or call.traceparent is not None):
                 call.trace = origin.trace = host.tracing.begin(call.traceparent, request, origin.arrived_s)
-            host.deliver_soon(call)
+            if host.settings.proves and call.shard_of(host.settings.shards_total) != activation.cache.shard:
+                host.hold(activation, activation.cache.confirm_seq, lambda: host.deliver_soon(call), origin.fail)
+            else:
+                host.deliver_soon(call)
         else:
             if origin.chain is not None or call.key is not None or call.traceparent is not None:
                 request.options = call.options()

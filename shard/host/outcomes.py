@@ -56,7 +56,7 @@ class Outcomes:
         if activation.cache.confirm_seq <= self._output_gate.durable_seq:
             self._host.counting.at_once += 1
             self._host.answer(origin, request_id, status, value)
-        elif origin.__class__ is LocalOrigin:
+        elif origin.__class__ is LocalOrigin and not self._host.is_apart(origin.caller, activation):
             caller = origin.caller
             if caller.broken is not None:
                 origin.fail(caller.broken)

@@ -31,6 +31,9 @@ class HostSettings:
     """For so long what an object offloads may compute."""
     worker: int = 0
     """Which one of the service it is."""
+    proves: bool = False
+    """Each shard has a log of its own, and others may want to own it: see `core.proving`. What is in one commit is durable
+    together within one shard only, so that objects of two shards hear nothing of each other that is not durable."""
     own_clients: bytes = own_identity("")
     """What the routing ids of the service's own processes begin with."""
 

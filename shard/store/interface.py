@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -138,6 +138,26 @@ class ShardUnwritable(ShardDamaged):
     def __init__(self, shard: int, operation: str, place: object, problem: str) -> None:
         hint = f"check the disk and the kernel's log; as soon as shard {shard} can be written, it is served again by itself"
         super().__init__(shard, operation, place, problem, hint)
+
+
+class ShardElsewhere(ShardDamaged):
+    """Another host owns the shard. What it has here is the cache of a log that goes on elsewhere; nothing is damaged. `undone`:
+    the commit that was being made is not durable and never will be; else nobody here knows."""
+
+    def __init__(self, shard: int, operation: str, place: object, problem: str, *, undone: bool) -> None:
+        hint = "ask the host that serves it; this one has it again when it is started again and claims it"
+        super().__init__(shard, operation, place, problem, hint)
+        self.undone = undone
+
+
+class PartlyStored(Exception):
+    """A record whose parts are stored apart, shard by shard: those of `failed` are not, for the reason given; the others are
+    durable, at this position."""
+
+    def __init__(self, position: int, failed: Mapping[int, OperatorError]) -> None:
+        super().__init__(f"{len(failed)} shards: {next(iter(failed.values()))}")
+        self.position = position
+        self.failed = failed
 
 
 def mend_hint(shard: int) -> str:

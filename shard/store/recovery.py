@@ -15,7 +15,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import NamedTuple
@@ -214,11 +213,13 @@ class Recovery:
         *,
         salvage: bool = False,
         isolate: bool = False,
+        shared: bool = False,
     ) -> None:
         """`salvage`: what is missing is no reason to stop, see `salvaged`. `isolate`: neither is a state that cannot be written;
-        its shard is damaged then, see `ShardUnwritable`."""
+        its shard is damaged then, see `ShardUnwritable`. `shared`: no log is in this directory; whoever claims the shards has
+        what the states lack taken (`take`)."""
         self._isolate = isolate
-        self._logs = list_logs(data_dir) if salvage else logs_to_recover(data_dir, start, worker)
+        self._logs = [] if shared else list_logs(data_dir) if salvage else logs_to_recover(data_dir, start, worker)
         self._began = perf_counter()
         self._gathered = {state.shard: _Gathered(state, salvage=salvage) for state in states}
         self._records = self._commits = self._entries = 0
@@ -228,7 +229,7 @@ class Recovery:
         """Told what a state has got, when it has it."""
         self._shards_of: dict[Path, set[int]] = {}
         """By log, the shards of which it may have commits; a log of the older format does not say."""
-        for each in self._gathered.values():
+        for each in () if shared else self._gathered.values():
             each.expect_logs(self._logs, start, worker)
 
     def read(self, *, writing: bool = True) -> None:
@@ -281,10 +282,11 @@ class Recovery:
         """What is missing of a shard that is salvaged, in words."""
         return self._gathered[shard].lost
 
-    def write(self, mark: LogMark | None = None) -> None:
-        """Commits what is left, and that the states belong to this log from now on. Raises OperatorError; each state is whole
-        then, or as it was."""
-        self._write([each for each in self._gathered.values() if each.mentioned or mark is not None], mark)
+    def write(self, mark: LogMark | Callable[[int], bytes] | None = None) -> None:
+        """Commits what is left, and that the states belong to this log from now on, or what of its log each is to say, by shard.
+        Raises OperatorError; each state is whole then, or as it was."""
+        mark_of = (lambda shard: mark.encode()) if isinstance(mark, LogMark) else mark
+        self._write([each for each in self._gathered.values() if each.mentioned or mark is not None], mark_of)
 
     def report(self) -> RecoveryReport:
         took_s = perf_counter() - self._began
@@ -360,14 +362,15 @@ class Recovery:
         tables = [gathered.memtable for gathered in self._gathered.values()]
         return sum(t.entries for t in tables) >= RECOVERY_ENTRIES_MAX or sum(t.size_bytes for t in tables) >= RECOVERY_BYTES_MAX
 
-    def _write(self, all_of: Sequence[_Gathered], mark: LogMark | None = None) -> None:
+    def _write(self, all_of: Sequence[_Gathered], mark_of: Callable[[int], bytes] | None = None) -> None:
         """Those of several shards at the same time, at the end: each waits for the disk twice."""
         whole = [each for each in all_of if each.damage is None]
-        if mark is None:
+        if mark_of is None:
             self._written([(each, _commit(each, b"")) for each in whole])
         else:
+            marks = [mark_of(each.state.shard) for each in whole]
             with ThreadPoolExecutor(RECOVERY_COMMITS, "tidegate-recovery") as pool:
-                self._written(list(zip(whole, pool.map(partial(_commit, mark=mark.encode()), whole), strict=True)))
+                self._written(list(zip(whole, pool.map(_commit, whole, marks), strict=True)))
 
     def _written(self, outcomes: Sequence[tuple[_Gathered, OperatorError | None]]) -> None:
         for each, error in outcomes:

@@ -11,16 +11,25 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
 from tidegate.runtime.shipping import Shipping
-from tidegate.shard.log.commit_log import KEPT, SEGMENT_BYTES_FIRST, CommitLog, LogBroken, LogWithoutRoom, NoLog, sync_directory
+from tidegate.shard.log.commit_log import (
+    KEPT,
+    SEGMENT_BYTES_FIRST,
+    CommitLog,
+    LogBroken,
+    LogStatistics,
+    LogWithoutRoom,
+    NoLog,
+    sync_directory,
+)
 from tidegate.shard.store.checkpoints.checkpoint import Checkpointer, CheckpointTrouble, retry_delay_s
 from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
@@ -28,6 +37,7 @@ from tidegate.shard.store.checkpoints.shrinking import Shrinker
 from tidegate.shard.store.checkpoints.upkeep import Upkeep
 from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
+from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
 from tidegate.shard.store.state.data_file import MAP_BYTES_MAX
 from tidegate.shard.store.state.lmdb_state import LmdbState
@@ -58,6 +68,43 @@ Stopped = dict[int, ShardDamaged]
 """By shard, why it is stopped."""
 
 logger = logging.getLogger("tidegate")
+
+
+class SharedLog(Protocol):
+    """A log that other machines keep. Of several processes that want to append for a shard it lets one: who claimed it last."""
+
+    is_broken: bool
+    needs_segment: bool
+    may_grow: bool
+    segments_used: int
+    segments_max: int
+
+    def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> Mapping[int, ShardDamaged]:
+        """Blocks until the shards are this process's. `marks`: by shard, how far its state has got, as `mark` said it; what
+        follows is given to `applied`, record by record, on another thread. Returns why some were not to be had."""
+        ...
+
+    def mark(self, shard: int, position: int) -> bytes:
+        """For a state that has everything up to this position."""
+        ...
+
+    def append(self, record: bytes) -> int: ...
+    def write(self, record: bytes) -> int | None: ...
+    def sync(self) -> int: ...
+    def synced(self, error: Exception | None) -> int: ...
+    def truncate(self, position: int) -> None: ...
+    def prepare_segment(self, *, small: bool = False) -> None: ...
+    def shrink(self, position: int) -> None: ...
+    def keep(self) -> None: ...
+    def statistics(self) -> LogStatistics: ...
+    def close(self) -> None: ...
+
+
+Log = CommitLog | NoLog | SharedLog
+
+
+def _mark_at(log: LogMark, shard: int, position: int) -> bytes:
+    return log._replace(position=position).encode()
 
 
 def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped, *, isolate: bool) -> list[LmdbState]:
@@ -189,16 +236,16 @@ class WorkerStore:
     def __init__(
         self,
         states: Sequence[LmdbState],
-        log: CommitLog | NoLog,
+        log: Log,
         report: RecoveryReport,
         trouble: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
         stopped: Stopped | None = None,
         seqs: dict[int, int] | None = None,
-        mark: LogMark | None = None,
+        mark_at: Callable[[int, int], bytes] = lambda shard, position: b"",
         room: Room | None = None,
     ) -> None:
-        """`mark`: names the log. `seqs` is kept up to date, for the log's prologues."""
+        """`mark_at`: what a state says of the log, see `Checkpointer`. `seqs` is kept up to date, for the log's prologues."""
         self.stopped: Stopped = {} if stopped is None else stopped
         """What is not in `shards` because it is damaged. The logs keep what it needs."""
         self.on_damage: Callable[[ShardDamaged], object] = self._note_damage
@@ -219,7 +266,6 @@ class WorkerStore:
         """Of every shard that the log has commits of, the newest one that was applied."""
         self._untold = 0
         """Records since one said that."""
-        mark_at = (lambda position: b"") if mark is None else lambda position: mark._replace(position=position).encode()
         self.room = room
         if room is not None:
             room.log = log
@@ -301,7 +347,8 @@ class WorkerStore:
             report = recovery.report()
             stopped.update(report.damaged)
             states = _without(states, stopped)
-            store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark, room)
+            mark_at = partial(_mark_at, mark)
+            store = cls(states, log, report, trouble, memtable_bytes, stopped, seqs, mark_at, room)
             found = {error.shard for error in store.damage_found}
             _delete(_unneeded_logs(data_dir, recovery, start, worker, mark.run, {*stopped, *found}), shipping)
         except (StoreFull, LogWithoutRoom) as error:
@@ -312,12 +359,53 @@ class WorkerStore:
         except BaseException:
             _close_states(states)
             raise
-        room.keep()
-        store._on_disk = states
-        store._look_at_disk()
-        store.checkpointer.shrink = Shrinker(store.shards, states).shrink
-        store._watch = Watch([(store.shards[state.shard], state) for state in states])
+        store._has_files(states, room)
         return store
+
+    @classmethod
+    def open_shared(
+        cls,
+        data_dir: Path,
+        worker: int,
+        shards: Sequence[int],
+        trouble: Callable[[CheckpointTrouble], None],
+        memtable_bytes: int,
+        log: SharedLog,
+    ) -> WorkerStore:
+        """As `open`, where the log is kept elsewhere and what is in this directory is a cache of it. Blocks until the shards are
+        claimed; those that are not are stopped. The log is the store's from now on, also where this raises OperatorError."""
+        stopped: Stopped = {}
+        states: list[LmdbState] = []
+        try:
+            states = _open_states(data_dir, shards, stopped, isolate=True)
+            recovery = Recovery(data_dir, states, 0, worker, isolate=True, shared=True)
+            place = Path(f"{data_dir}, what the log has")
+
+            def applied(shard: int, record: bytes) -> None:
+                recovery.take(decode_unread_record(record), place)
+
+            for damage in log.claim({state.shard: state.log_mark for state in states}, applied).values():
+                recovery.leave_out(damage)
+            recovery.write(partial(log.mark, position=0))
+            stopped.update(recovery.damaged)
+            states = _without(states, stopped)
+            room = Room(data_dir / "log" / f"{RESERVE}{worker}", SPACE_RESERVE_BYTES)
+            store = cls(
+                states, log, recovery.report(), trouble, memtable_bytes, stopped, recovery.seqs, mark_at=log.mark, room=room
+            )  # fmt: skip
+        except BaseException:
+            log.close()
+            _close_states(states)
+            raise
+        store._has_files(states, room)
+        return store
+
+    def _has_files(self, states: Sequence[LmdbState], room: Room) -> None:
+        room.keep()
+        self._on_disk = states
+        self._look_at_disk()
+        self.checkpointer.shrink = Shrinker(self.shards, states).shrink
+        self._watch = Watch([(self.shards[state.shard], state) for state in states])
 
     @classmethod
     def _open_to_read(
@@ -405,8 +493,8 @@ class WorkerStore:
 
     def append(self, record: bytes) -> int:
         """Blocks until the record, an encoded `CommitRecord`, is durable; its log position. On any one thread at a time. Raises
-        `LogFull` (nothing was written: await `checkpointer.make_room()` and try again) or `LogBroken` (the outcome is unknown:
-        the worker must end)."""
+        `LogFull` (nothing was written: await `checkpointer.make_room()` and try again), `LogBroken` (the outcome is unknown:
+        the worker must end) or, where a log is shared, `PartlyStored`."""
         return self.log.append(record)
 
     def seqs_to_tell(self) -> dict[int, int]:

@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.errors import ObjectReset, OperatorError
 from tidegate.runtime.wire.counts import NUMBERS, SIZES, Counts, Histogram, rows
 from tidegate.shard.core.output_gate import PendingCommit
 from tidegate.shard.host.host import Host
 from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.neutral import NEUTRAL
+from tidegate.shard.store.interface import PartlyStored, ShardDamaged
 from tidegate.shard.store.record import CommitRecord, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker.handover import Handover
@@ -58,14 +59,16 @@ class Committer:
         store: WorkerStore,
         end_turn: Callable[[], None],
         broken: Callable[[OperatorError], None],
+        lost: Callable[[ShardDamaged], None],
     ) -> None:
         """`end_turn` ends a turn at once. `broken`: the log is unusable, the worker must end. Its callers have been answered by
-        then."""
+        then. `lost`: this shard cannot be written by this worker any longer; those that had written have been answered."""
         self._loop = loop
         self._host = host
         self._store = store
         self._end_turn = end_turn
         self._broken = broken
+        self._lost = lost
         self._average_s = 0.0
         self._commits, self._syncs = Histogram(), Histogram()
         self._records, self._released = Histogram(SIZES), Histogram(NUMBERS)
@@ -74,7 +77,7 @@ class Committer:
         """In the hands of the helper, until the loop hears of its end."""
         self._record = b""
         self._began_s = 0.0
-        self._outcome: int | LogFull | LogBroken = 0
+        self._outcome: int | LogFull | LogBroken | PartlyStored = 0
         """The position of the record, or what went wrong: written by the helper, read by the loop once it has been woken."""
         self._elapsed_s = 0.0
         self._slow_disk = SlowDisk()
@@ -91,8 +94,7 @@ class Committer:
         self._say_at_s = 0.0
 
     def statistics(self) -> CommitterStatistics:
-        waits_s = 0.0 if self._commit is None else time.perf_counter() - self._began_s
-        return CommitterStatistics(round(self._average_s * 1e6), round(waits_s * 1e3))
+        return CommitterStatistics(round(self._average_s * 1e6), round(self.waits_s * 1e3))
 
     def counts(self) -> Counts:
         return {
@@ -101,6 +103,11 @@ class Committer:
             "commit_bytes": rows([((), self._records)]),
             "commit_messages": rows([((), self._released)]),
         }
+
+    @property
+    def waits_s(self) -> float:
+        """How long the append in flight has taken so far."""
+        return 0.0 if self._commit is None else time.perf_counter() - self._began_s
 
     @property
     def slow_s(self) -> float:
@@ -164,7 +171,7 @@ class Committer:
             self._end(exc)
 
     def _end(self, outcome: int | Exception) -> None:
-        if isinstance(outcome, Exception) and not isinstance(outcome, LogFull):
+        if isinstance(outcome, Exception) and not isinstance(outcome, LogFull | PartlyStored):
             outcome = _as_broken(outcome)
         self._outcome = outcome
         self._elapsed_s = time.perf_counter() - self._began_s
@@ -204,6 +211,8 @@ class Committer:
             self._make_room(commit, record, outcome)
         elif isinstance(outcome, LogBroken):
             self._fail(commit, outcome)
+        elif isinstance(outcome, PartlyStored):
+            self._succeed_partly(commit, outcome)
         else:
             self._samples += 1
             self._average_s += (self._elapsed_s - self._average_s) / min(self._samples, 16)
@@ -217,6 +226,17 @@ class Committer:
         self._released.observe(len(commit.held))
         self._host.committed(commit)
         self._commits.observe(time.perf_counter() - self._began_s)
+
+    def _succeed_partly(self, commit: PendingCommit, outcome: PartlyStored) -> None:
+        failed = outcome.failed
+        self._store.applied(outcome.position, [each for each in commit.shards if each.shard not in failed])
+        told = {shard: ObjectReset(f"a write could not be made durable: {error}") for shard, error in failed.items()}
+        self._host.committed_but_for(commit, told)
+        for error in failed.values():
+            if isinstance(error, ShardDamaged):
+                self._lost(error)
+            else:
+                self._say_refused(error)
 
     def _make_room(self, commit: PendingCommit, record: bytes, problem: LogFull) -> None:
         """The log is full. The commit stays in flight while a checkpoint empties the log; then it is tried once more."""
@@ -242,7 +262,7 @@ class Committer:
             self._succeed(commit, position)
         self._host.turn.end_soon()
 
-    def _say_refused(self, problem: LogFull) -> None:
+    def _say_refused(self, problem: OperatorError) -> None:
         """Now and then: whoever wrote is told each time."""
         self._refused += 1
         now_s = self._loop.time()

@@ -30,7 +30,7 @@ from tidegate.runtime.errors import (
     Unavailable,
     UnknownMethod,
 )
-from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_REST
+from tidegate.runtime.limits import BUDGET_SHARE, CLUSTER_STALL_S, FORWARDED_BYTES_MAX, INQUIRY_REST
 from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.guard import Guard
@@ -122,6 +122,7 @@ def _settings(spec: WorkerSpec, call_bytes_max: int, *, spare_task: bool) -> Hos
         offload_s=spec.offload_s,
         slow_call_s=spec.slow_call_s,
         worker=spec.index,
+        proves=spec.cluster is not None,
     )
 
 
@@ -148,7 +149,7 @@ class Worker:
         tracing: Tracing | None = None,
     ) -> None:
         """`spare_task`: see `HostSettings`."""
-        self._index = spec.index
+        self._index, self._cluster = spec.index, spec.cluster
         self._data_dir = Path(spec.data_dir)
         self._name = f"worker {spec.index}"
         self._loop = loop
@@ -184,7 +185,7 @@ class Worker:
         for error in self.store.damage_found:
             self._on_damage(error)
         self._collector = Collector()
-        self._committer = Committer(loop, self._host, self.store, self._turn.end, self._on_broken)
+        self._committer = Committer(loop, self._host, self.store, self._turn.end, self._on_broken, self._stop_shard)
         self._table: SlotTable | None = None
         self._inquire_after_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
@@ -196,7 +197,8 @@ class Worker:
         """To be answered as soon as nobody waits for this worker."""
 
     def _new_endpoint(self, context: zmq.Context[Any], outbox: Outbox, slices: Slices) -> Endpoint:
-        handle, end_turn = self._handle, self._end_turn
+        handle = self._handle if self._cluster is None else self._handle_unless_stalled
+        end_turn = self._end_turn
         return Endpoint(
             context, handle, end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=slices, guard=self._guard
         )
@@ -249,14 +251,24 @@ class Worker:
 
     def _handle(self, message: Message) -> None:
         if self._refusal is not None and not message.origin.client.startswith(self._own):
-            if len(message.requests) > 1 and is_head(message.requests[0]):
-                without_head(message)
-            for request in message.requests:
-                self._host.counting.error(request.cls, self._refusal.code)
-                self._endpoint.reply_error(message.origin, request.id, self._refusal)
+            self._refuse(message, self._refusal)
             return
         self._turn.begin()
         self._host.handle(message)
+
+    def _handle_unless_stalled(self, message: Message) -> None:
+        """Where the log is kept by others, and nothing can be answered without them."""
+        if (waits_s := self._committer.waits_s) < CLUSTER_STALL_S or not any(request.cls for request in message.requests):
+            self._handle(message)
+            return
+        self._refuse(message, Unavailable(f"the servers that keep the log have not confirmed anything for {waits_s:.0f} s"))
+
+    def _refuse(self, message: Message, refusal: CallError) -> None:
+        if len(message.requests) > 1 and is_head(message.requests[0]):
+            without_head(message)
+        for request in message.requests:
+            self._host.counting.error(request.cls, refusal.code)
+            self._endpoint.reply_error(message.origin, request.id, refusal)
 
     def _end_turn(self) -> None:
         if self._committer.will_wait:
@@ -454,7 +466,11 @@ class Worker:
         elif (error := self.store.checkpointer.without_room) is not None:
             what = f"there is no room for what is written, only for deletes: {error.problem}"
             found.append(Problem(what, f"{self._name}, {error.place}", error.hint))
-        if (slow_s := self._committer.slow_s) > 0:
+        if (slow_s := self._committer.slow_s) > 0 and self._cluster is not None:
+            what = f"a commit has taken {slow_s:.0f} s: the servers that keep the log do not answer; calls wait or are refused"
+            hint = "see that most of them run and find each other; nothing is lost, and it goes on by itself"
+            found.append(Problem(what, f"{self._name}, {', '.join(self._cluster.servers)}", hint))
+        elif slow_s > 0:
             what = f"the disk is slow: a commit has taken {slow_s:.0f} s; what writes waits for it, and nothing is lost"
             hint = "see what else the disk does, and whether the kernel complains of it (`iostat -x`, `dmesg`)"
             found.append(Problem(what, f"{self._name}, {self._data_dir}", hint))
@@ -479,8 +495,8 @@ class Worker:
 
     def _on_broken(self, error: OperatorError) -> None:
         """The log is unusable and everybody who waited has been told. Only a new process can find out what is durable."""
-        log.error("%s; this worker ends and recovers from disk", error)
-        self._refusal = Unavailable("the worker restarts after a disk error")
+        log.error("%s; this worker ends and recovers what is durable", error)
+        self._refusal = Unavailable("the worker restarts because its log is broken")
         self._endpoint.flush()
         self._end(1, 0)
 

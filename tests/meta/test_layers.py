@@ -59,6 +59,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
     | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
+    | {"shard/replicated"}
     | {"runtime/console", "testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
@@ -74,7 +75,7 @@ ARROWS: dict[str, set[str]] = {
     | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "store/state")},
     "shard/store/worker_store": LEAVES
     | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "store/checkpoints")},
-    "shard/replicated": LEAVES | {"shard/store/interface", "shard/log"},
+    "shard/replicated": LEAVES | {"shard/store/interface", "shard/log", "shard/store"},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
     "shard/offline": LEAVES
     | {"runtime/wire"}
@@ -89,7 +90,7 @@ ARROWS: dict[str, set[str]] = {
     | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop", "shard/objects"},
     "shard/worker": SERVING | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host")},
     "shard/__main__": SERVING
-    | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker")},
+    | {f"shard/{floor}" for floor in (*STORE, "neutral", "log", "core", "loop", "objects", "host", "worker", "replicated")},
     "testing": LEAVES
     | {"runtime/wire", "runtime/options", "runtime/chaos/verdict", "shard/store", "shard/store/state"}
     | {f"shard/{floor}" for floor in ("neutral", "store/interface", "core", "loop", "objects", "host", "worker")},
@@ -105,7 +106,7 @@ RULES = {
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
     "shard/backup": {"manifest", "pieces"},
-    "shard/replicated": {"answers", "message", "owner", "replay", "settings"},
+    "shard/replicated": {"answers", "mark", "message", "owner", "replay", "settings"},
     "shard/worker": {"patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "lint", "shares"},

@@ -13,7 +13,15 @@ import pytest
 from tests.support.echo_service import EchoService, echo_thread
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime import addresses, descriptors
-from tidegate.runtime.addresses import check_address, check_endpoint, has_name, is_of_this_machine, look_up
+from tidegate.runtime.addresses import (
+    check_address,
+    check_cluster,
+    check_endpoint,
+    cluster_of,
+    has_name,
+    is_of_this_machine,
+    look_up,
+)
 from tidegate.runtime.client.asynchronous import connect
 from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import OperatorError, Unavailable
@@ -236,3 +244,25 @@ def test_what_is_no_address_for_http_is_told_an_example(address: object) -> None
 )
 def test_only_loopback_and_unix_sockets_are_of_this_machine_alone(endpoint: str, expected: bool) -> None:
     assert is_of_this_machine(endpoint) == expected
+
+
+def test_a_cluster_is_three_servers_and_a_name() -> None:
+    assert cluster_of("nats://a:1,nats://b:2,nats://c:3") == (("nats://a:1", "nats://b:2", "nats://c:3"), "tidegate")
+    assert cluster_of("nats://a:1, b:2,[::1]:3/shop") == (("nats://a:1", "nats://b:2", "nats://[::1]:3"), "shop")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("nats://a:1", "at least 3 servers"),
+        ("a:1,a:1,a:1", "at least 3 servers"),
+        ("a:1,b:2,c", "with their ports"),
+        ("a:1,b:2,c:99999", "with their ports"),
+        ("a:1,b:2,:3", "with their ports"),
+        ("a:1,b:2,c:3/", "perhaps a name of"),
+        ("a:1,b:2,c:3/a b", "perhaps a name of"),
+    ],
+)
+def test_what_names_no_cluster_is_refused(text: str, problem: str) -> None:
+    assert problem in str(check_cluster(text))
+    assert check_cluster("") is None

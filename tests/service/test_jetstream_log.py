@@ -16,9 +16,10 @@ from tests.support.waiting import wait_until
 from tidegate.benchmarks.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull, NoLog
-from tidegate.shard.replicated.jetstream_log import JetStreamLog, LogShutOut
+from tidegate.shard.replicated.jetstream_log import JetStreamLog
 from tidegate.shard.replicated.owner import Apply, Event
 from tidegate.shard.replicated.replay import StreamPlace
+from tidegate.shard.replicated.shard_log import LogShutOut
 from tidegate.shard.store.interface import ShardDamaged
 
 SHARD = 4
@@ -98,7 +99,7 @@ def test_a_record_that_fills_a_message_to_the_last_byte_leaves_the_connection_al
     """One byte more would close it for good."""
     with Host(servers, stream) as host:
         before = end_of(servers, stream)
-        largest = host.log._owner._piece_bytes
+        largest = host.log.log.owner._piece_bytes
         host.log.append(bytes(largest))
         assert end_of(servers, stream) == before + 1
         host.log.append(bytes(largest + 1))
@@ -213,7 +214,7 @@ def test_a_connection_that_is_closed_for_good_breaks_the_log_with_the_reason(ser
         assert opened is not None
         client = opened._client
         too_much = client.publish("elsewhere", bytes(MAX_PAYLOAD), headers={"one": "more"})
-        asyncio.run_coroutine_threadsafe(too_much, host.log._loop).result()
+        asyncio.run_coroutine_threadsafe(too_much, host.log.thread.loop).result()
         wait_until(lambda: client.is_closed, "the end of the connection", 30)
         for _ in range(2):
             with pytest.raises(LogBroken, match=r"(?i)the connection was closed for good: .*maximum payload"):
@@ -337,7 +338,7 @@ def test_closing_ends_an_append_that_waits_for_the_majority(tmp_path: Path) -> N
 
         thread = threading.Thread(target=append)
         thread.start()
-        wait_until(lambda: host.log._owner._waited > 0, "that it is in doubt", 30)
+        wait_until(lambda: host.log.log.owner._waited > 0, "that it is in doubt", 30)
         host.log.close()
         thread.join()
         assert "the log was closed" in str(ended[0])

@@ -10,6 +10,7 @@ import pytest
 from tests.support.nats_cluster import ask
 from tidegate.benchmarks.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
+from tidegate.shard.replicated import servers
 from tidegate.shard.replicated import stream as module
 from tidegate.shard.replicated.owner import (
     Acknowledged,
@@ -19,8 +20,9 @@ from tidegate.shard.replicated.owner import (
     ReadUnanswered,
     StreamSeen,
 )
+from tidegate.shard.replicated.servers import check_fence, check_version
 from tidegate.shard.replicated.settings import stream_settings
-from tidegate.shard.replicated.stream import ShardStream, check_fence, check_version
+from tidegate.shard.replicated.stream import ShardStream
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,7 @@ def test_a_header_that_is_no_fence_is_noticed(server: NatsServers, fence: str) -
     """The engine says nothing of it, and stores whatever comes."""
 
     async def use() -> None:
-        client = await module._connect(server.urls)
+        client = await servers.connect(server.urls)
         try:
             await check_fence(client, 1)
             with pytest.raises(OperatorError, match=r"stored as 3 although .* was 1: two owners could both"):
@@ -131,7 +133,7 @@ def test_a_header_that_is_no_fence_is_noticed(server: NatsServers, fence: str) -
 
 def test_a_fence_of_the_subject_is_not_taken_for_one_of_the_stream(server: NatsServers) -> None:
     async def use() -> None:
-        client = await module._connect(server.urls)
+        client = await servers.connect(server.urls)
         try:
             with pytest.raises(OperatorError, match="two owners"):
                 await check_fence(client, 1, "Nats-Expected-Last-Subject-Sequence")
@@ -179,7 +181,7 @@ def test_a_stream_that_could_lose_something_is_refused(server: NatsServers, key:
 
 
 def test_nobody_there_is_said_with_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "START_S", 0.5)
+    monkeypatch.setattr(servers, "START_S", 0.5)
 
     async def use() -> None:
         await ShardStream.open(["nats://127.0.0.1:1"], "nobody")

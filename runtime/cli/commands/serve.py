@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.addresses import is_of_this_machine
+from tidegate.runtime.addresses import cluster_of, is_of_this_machine
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.configuration import (
     FILE_VARIABLE,
@@ -36,16 +36,14 @@ from tidegate.runtime.supervisor.access_file import is_open_to_others, read_acce
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
-from tidegate.runtime.supervisor.directory import open_directory, open_run_directory
+from tidegate.runtime.supervisor.directory import DataDirectory, open_directory, open_run_directory
 from tidegate.runtime.supervisor.http_door import open_listening
 from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
 from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
 from tidegate.runtime.supervisor.status import classes, listen_endpoint
 from tidegate.runtime.supervisor.supervisor import Service, Supervisor, supervise
-from tidegate.runtime.wire.supervisor_messages import Failed
-
-log = logging.getLogger("tidegate")
+from tidegate.runtime.wire.supervisor_messages import ClusterPlace, Failed
 
 log = logging.getLogger("tidegate")
 
@@ -141,7 +139,8 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
     cores = read_cores()
     workers = config.service.workers if isinstance(config.service.workers, int) else None
     with contextlib.ExitStack() as stack:
-        directory = open_directory(Path(config.service.data), shards_for(cores, workers))
+        cluster = ClusterPlace(*cluster_of(config.service.cluster)) if config.service.cluster else None
+        directory = _open_directory(config, shards_for(cores, workers), cluster)
         stack.callback(directory.close)
         placement = place(cores, directory.shards, workers)
         run_directory = open_run_directory(directory.path, os.environ.get("RUNTIME_DIRECTORY"))
@@ -172,8 +171,23 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
             outputs=outputs,
             configuration=configuration,
             read_again=lambda: _read(asked),
+            cluster=cluster,
         )
         return supervise(service, os.environ, _banner)
+
+
+def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | None) -> DataDirectory:
+    """Raises OperatorError."""
+    path = Path(config.service.data)
+    if cluster is None:
+        return open_directory(path, shards_if_new)
+    try:
+        from tidegate.shard.replicated.founding import find_or_found  # Here, because others need no NATS.
+    except ModuleNotFoundError as error:
+        hint = "install it: pip install 'tidegate[cluster]'"
+        raise OperatorError("use the cluster", cluster.name, f"there is no {error.name}", hint) from error
+    founding = find_or_found(cluster.servers, cluster.name, shards_if_new)
+    return open_directory(path, founding.shards, founding.id)
 
 
 def _access(config: Config) -> AccessWatch | None:

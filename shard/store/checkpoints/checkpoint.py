@@ -339,11 +339,11 @@ class Checkpointer:
         applied_position: Callable[[], int],
         report: Callable[[CheckpointTrouble], None],
         memtable_bytes: int = MEMTABLE_BYTES_MIN,
-        mark_at: Callable[[int], bytes] = lambda position: b"",
+        mark_at: Callable[[int, int], bytes] = lambda shard, position: b"",
         room: Room | None = None,
     ) -> None:
         """`applied_position`: that of the newest log record in the stores. `report` is told of failures. At `memtable_bytes` a
-        checkpoint starts. `mark_at`: the log mark of a state that has everything up to a position. `room` is
+        checkpoint starts. `mark_at`: the log mark of the state of a shard that has everything up to a position. `room` is
         what it may use where there is no other."""
         self._mark_at = mark_at
         self._stores = list(stores)
@@ -588,9 +588,8 @@ class Checkpointer:
         """Sets aside what all shards have now; the log position it reaches to. All in one turn, so the two agree."""
         assert self._freeze_position is None
         self._freeze_position = self._applied_position()
-        mark = self._mark_at(self._freeze_position)
         for store in self._stores:
-            store.freeze(mark)
+            store.freeze(self._mark_at(store.shard, self._freeze_position))
         return self._freeze_position
 
     async def _freeze_more(self) -> int:
@@ -600,8 +599,8 @@ class Checkpointer:
             while store.freeze_more(_DEAL_STEP, b""):
                 await asyncio.sleep(0)
         self._freeze_position = self._applied_position()
-        mark = self._mark_at(self._freeze_position)
         for store in self._stores:  # All in one turn, so that they agree.
+            mark = self._mark_at(store.shard, self._freeze_position)
             while store.freeze_more(_DEAL_STEP, mark):
                 pass
         return self._freeze_position

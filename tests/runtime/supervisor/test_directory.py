@@ -10,7 +10,13 @@ import pytest
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor import directory as directory_module
-from tidegate.runtime.supervisor.directory import RUN_PATH_BYTES_MAX, open_directory, open_run_directory
+from tidegate.runtime.supervisor.directory import (
+    RUN_PATH_BYTES_MAX,
+    describe_directory,
+    open_directory,
+    open_idle_directory,
+    open_run_directory,
+)
 
 
 def test_a_new_directory_is_private_and_described(tmp_path: Path) -> None:
@@ -182,3 +188,23 @@ def test_sockets_left_by_a_crash_are_removed_and_files_are_not(tmp_path: Path) -
         left.bind(str(tmp_path / "run" / "worker-0.1"))
     open_run_directory(tmp_path, None)
     assert os.listdir(tmp_path / "run") == ["file"]
+
+
+def test_a_cache_of_a_cluster_serves_that_cluster_only(tmp_path: Path) -> None:
+    cache, plain = tmp_path / "cache", tmp_path / "plain"
+    for start in (1, 2):
+        data = open_directory(cache, 8, "one")
+        assert (data.shards, data.start) == (8, start)
+        data.close()
+    assert json.loads((cache / "tidegate.json").read_text()) == {"format": 3, "shards": 8, "starts": 2, "cluster": "one"}
+    open_directory(plain, 8).close()
+    with pytest.raises(OperatorError, match=r"a cache of another cluster \(one, and this is other\)"):
+        open_directory(cache, 8, "other")
+    with pytest.raises(OperatorError, match="it is of a service without a cluster"):
+        open_directory(plain, 8, "one")
+    with pytest.raises(OperatorError, match=r"a cache of the logs of a cluster, .*; serve it with --cluster"):
+        open_directory(cache, 8)
+    with pytest.raises(OperatorError, match="a cache of the logs of a cluster"):
+        describe_directory(cache)
+    with pytest.raises(OperatorError, match="a cache of the logs of a cluster"):
+        open_idle_directory(cache)

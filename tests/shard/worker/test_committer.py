@@ -99,7 +99,9 @@ class DiskWorld(World):
         super().__init__(Thing)
         self.disk = Disk(self)
         self.trouble: list[OperatorError] = []
-        self.committer = Committer(self.loop, self.host, cast("WorkerStore", self.disk), self.host.turn.end, self.trouble.append)
+        self.committer = Committer(
+            self.loop, self.host, cast("WorkerStore", self.disk), self.host.turn.end, self.trouble.append, self.trouble.append
+        )
 
     def _end_turn(self) -> None:
         self.committer.commit_if_due()

@@ -1,0 +1,144 @@
+"""The log of one shard over its stream: what `ShardOwner` asks for is carried out, and it is told what came of it.
+
+Rule 1: this file knows no rule of ownership.
+Rule 2: what has ended stays so, with the reason. Whoever wants the shard makes another claim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.log.commit_log import LogBroken, LogFull
+from tidegate.shard.replicated.message import WRITER_BYTES
+from tidegate.shard.replicated.owner import (
+    Apply,
+    Confirm,
+    Effect,
+    EndsEarlier,
+    Event,
+    LeaveBehind,
+    Look,
+    Own,
+    Publish,
+    Read,
+    Refuse,
+    ShardOwner,
+    ShutOut,
+    StopDamaged,
+    Wait,
+    WaitOver,
+)
+from tidegate.shard.replicated.replay import StreamPlace
+from tidegate.shard.replicated.stream import ShardStream
+from tidegate.shard.store.interface import ShardDamaged
+
+PAUSE_S = 0.02
+PAUSE_S_MAX = 1.0
+
+logger = logging.getLogger("tidegate")
+Applied = Callable[[Apply], object]
+"""Told of each record of earlier owners, in order, on the loop of the log."""
+
+
+class LogShutOut(LogBroken):
+    """Somebody else owns the shard. `undone`: the record is not stored and never will be; else nobody knows."""
+
+    def __init__(self, stream: str, effect: ShutOut) -> None:
+        what = "the record is not stored" if effect.undone else "whether the record is stored is unknown"
+        hint = "nothing is to be done: another host has the shard"
+        super().__init__("append to the stream", stream, f"epoch {effect.epoch} has another owner; {what}", hint)
+        self.undone = effect.undone
+        self.epoch = effect.epoch
+
+
+class ShardLog:
+    """One claim. Its coroutines run one at a time."""
+
+    def __init__(self, shard: int, stream: ShardStream, place: StreamPlace | None = None, words: bytes = b"") -> None:
+        """`place`: what is known already. Raises OperatorError where that is of another stream of this name."""
+        place = place or StreamPlace(created=stream.created)
+        stream.check_created(place.created, stream.created)
+        self.stream = stream
+        self.owner = ShardOwner(shard, os.urandom(WRITER_BYTES), stream.payload_bytes_max, place, words)
+        self._ended: OperatorError | None = None
+
+    @property
+    def place(self) -> StreamPlace:
+        """Behind the newest record that is stored as a whole: where another claim may go on."""
+        return self.owner.record_place
+
+    async def claim(self, applied: Applied) -> None:
+        """Until the shard is owned and everything before was given to `applied`; once. Raises as `append` does."""
+        await self._settle(self.owner.claim(), applied)
+
+    async def append(self, record: bytes) -> int:
+        """Until the record is stored; its position. While the servers have no majority, it waits. Raises LogFull (nothing was
+        stored, and the shard is owned still); LogShutOut, ShardDamaged or another OperatorError (it is not)."""
+        if self._ended is not None:
+            raise self._ended
+        effect = await self._settle(self.owner.append(record))
+        assert isinstance(effect, Confirm)
+        return effect.position
+
+    async def _settle(self, effects: list[Effect], applied: Applied | None = None) -> Effect:
+        try:
+            return self._well(await self._carry_out(effects, applied))
+        except LogFull:
+            raise
+        except OperatorError as error:
+            self._ended = error
+            raise
+
+    def _well(self, effect: Effect) -> Effect:
+        """How it ended; raises unless it is well."""
+        match effect:
+            case Own() | Confirm():
+                return effect
+            case Refuse():
+                hint = "give its stream more room: `nats stream edit --max-bytes`"
+                raise LogFull("append to the stream", self.stream.name, "it is full", hint, passes=True)
+            case StopDamaged():
+                raise effect.error
+            case LeaveBehind():
+                problem = f"what follows message {effect.place.sequence} is gone, up to message {effect.sequence}"
+                place, hint = self.stream.name, "restore a backup"
+                raise ShardDamaged(self.owner.shard, "read the replicated log", place, problem, hint)
+            case ShutOut():
+                raise LogShutOut(self.stream.name, effect)
+        raise AssertionError(effect)
+
+    async def _carry_out(self, effects: list[Effect], applied: Applied | None) -> Effect:
+        """Until nothing is in doubt: the effect that says what came of it."""
+        while True:
+            event: Event | None = None
+            for effect in effects:
+                match effect:
+                    case Apply():
+                        assert applied is not None
+                        applied(effect)
+                    case Publish():
+                        event = await self.stream.publish(effect.data, effect.after)
+                    case Read():
+                        event = await self.stream.read(effect.sequence)
+                    case Look():
+                        event = await self.stream.look()
+                        said = "stream %s: nothing is read behind message %d where something has to be; its leader says: %s"
+                        logger.warning(said, self.stream.name, self.owner.place.sequence, event)
+                    case EndsEarlier():
+                        logger.error(
+                            "stream %s ends at message %d, and this host has it up to message %d: unless its leader is about to "
+                            "catch up, the servers have lost what they had confirmed, or an older copy was put in; "
+                            "shard %d waits, and is not served here",
+                            *(self.stream.name, effect.last, effect.place.sequence, self.owner.shard),
+                        )
+                    case Wait():
+                        await asyncio.sleep(min(PAUSE_S * 2 ** min(effect.times, 16), PAUSE_S_MAX))
+                        event = WaitOver()
+                    case _:
+                        return effect
+            assert event is not None
+            effects = self.owner.handle(event)

@@ -1,0 +1,166 @@
+"""The log of a worker whose shards have a stream each: one publish for each shard of a group commit, all at the same time.
+
+Guarantee: `append` returns when every shard's part is stored; where some are not, it says which, and the others are. So what is
+in one record is durable together only within one shard: whoever writes a record must let nothing of it rest on another shard's
+part (see `HostSettings.proves`).
+
+Threads: `append` blocks the caller; a thread of its own speaks with the servers, for all shards over one connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+from nats.aio.client import Client
+
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
+from tidegate.shard.replicated.jetstream_log import broken_by
+from tidegate.shard.replicated.log_thread import LogThread
+from tidegate.shard.replicated.mark import decode_mark, encode_mark
+from tidegate.shard.replicated.owner import Apply
+from tidegate.shard.replicated.replay import StreamPlace
+from tidegate.shard.replicated.servers import connect
+from tidegate.shard.replicated.shard_log import LogShutOut, ShardLog
+from tidegate.shard.replicated.stream import ShardStream
+from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere
+from tidegate.shard.store.record import UnreadCommitRecord, UnreadShardCommit, decode_unread_record, encode_record
+
+Places = tuple[tuple[int, StreamPlace], tuple[int, StreamPlace]]
+"""Of a shard, the newest two, each with our own position: while an append is under way, what is applied reaches to the first."""
+
+
+def stream_name(cluster: str, shard: int) -> str:
+    return f"{cluster}-{shard:04d}"
+
+
+class WorkerLog:
+    is_broken = False
+    needs_segment = False
+    may_grow = True
+    segments_used, segments_max = 1, 2
+
+    def __init__(self, servers: Sequence[str], cluster: str, words: str) -> None:
+        """Asks nobody yet. Has to be closed. `words` say to operators who this is."""
+        self._servers = servers
+        self._cluster = cluster
+        self._words = words.encode()
+        self._thread = LogThread(self._closed)
+        self._client: Client | None = None
+        self._logs: dict[int, ShardLog] = {}
+        self._places: dict[int, Places] = {}
+        self._position = 0
+        self._broken: LogBroken | None = None
+
+    def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> dict[int, ShardDamaged]:
+        """Blocks until this process owns the shards; `applied` is told each record that is behind what their states say by these
+        marks, in the thread of the log. Returns why some are not owned. Raises OperatorError."""
+        return self._thread.wait(self._claim(marks, applied))
+
+    def mark(self, shard: int, position: int) -> bytes:
+        """Of a state that has everything up to the record at this position."""
+        before, newest = self._places[shard]
+        return encode_mark((newest if newest[0] <= position else before)[1])
+
+    def append(self, record: bytes) -> int:
+        """Blocks until it is stored; its position. Raises PartlyStored or LogBroken. While the servers have no majority it
+        waits."""
+        if self._broken is not None:
+            raise self._broken
+        try:
+            failed = self._thread.wait(self._append(decode_unread_record(record)))
+        except OperatorError as error:
+            self.is_broken = True
+            self._broken = broken_by(error)
+            raise self._broken from error
+        if failed:
+            raise PartlyStored(self._position, failed)
+        return self._position
+
+    def write(self, record: bytes) -> int | None:
+        """None: an append may always wait."""
+        return None
+
+    def sync(self) -> int:
+        raise AssertionError("nothing is ever written that is not appended")
+
+    def synced(self, error: Exception | None) -> int:
+        return self.sync()
+
+    def truncate(self, position: int) -> None:
+        """Nothing is removed before there are snapshots: another host may have nothing but the streams."""
+
+    def prepare_segment(self, *, small: bool = False) -> None:
+        pass
+
+    def shrink(self, position: int) -> None:
+        pass
+
+    def keep(self) -> None:
+        pass
+
+    def statistics(self) -> LogStatistics:
+        return LogStatistics(self._position, 1, 0, self.segments_max, 0, 0, self._position, copies_on_write=False)
+
+    def close(self) -> None:
+        """Ends a claim or an append that waits, with LogBroken."""
+        self._broken = self._broken or self._closed()
+        self.is_broken = True
+        self._thread.close(self._end)
+
+    def _closed(self) -> LogBroken:
+        return LogBroken("append to the streams of", self._cluster, "the log was closed", "open it again")
+
+    # On the thread of the log
+
+    async def _claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> dict[int, ShardDamaged]:
+        self._client = await connect(self._servers)
+        outcomes = await asyncio.gather(*(self._claim_one(shard, mark, applied) for shard, mark in marks.items()))
+        return {error.shard: error for error in outcomes if error is not None}
+
+    async def _claim_one(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+        """Raises OperatorError where the engine or the stream cannot be used at all."""
+        assert self._client is not None
+        name = stream_name(self._cluster, shard)
+
+        def take(effect: Apply) -> None:
+            applied(shard, effect.record)
+
+        try:
+            place = decode_mark(mark)
+        except ValueError as error:
+            hint = "remove the data directory: the streams have everything; or start the service that it is of"
+            return ShardDamaged(shard, "read the state of", f"shard {shard}", str(error), hint)
+        log = ShardLog(shard, await ShardStream.find(self._client, name), place, self._words)
+        try:
+            await log.claim(take)
+        except LogShutOut as error:
+            return ShardElsewhere(shard, "claim", f"shard {shard}", error.problem, undone=True)
+        except ShardDamaged as error:
+            return error
+        self._logs[shard] = log
+        self._places[shard] = (0, log.place), (0, log.place)
+        return None
+
+    async def _append(self, record: UnreadCommitRecord) -> dict[int, OperatorError]:
+        """Why some shards' parts are not stored. Raises OperatorError where of others nobody knows."""
+        position = self._position + 1
+        outcomes = await asyncio.gather(*(self._append_one(position, record.wall_ms, commit) for commit in record.shards))
+        self._position = position
+        return {commit.shard: error for commit, error in zip(record.shards, outcomes, strict=True) if error is not None}
+
+    async def _append_one(self, position: int, wall_ms: int, commit: UnreadShardCommit) -> OperatorError | None:
+        shard, log = commit.shard, self._logs[commit.shard]
+        try:
+            await log.append(encode_record(UnreadCommitRecord(wall_ms, [commit])))
+        except LogShutOut as error:
+            return ShardElsewhere(shard, "append to", f"shard {shard}", error.problem, undone=error.undone)
+        except (LogFull, ShardDamaged) as error:
+            return error
+        self._places[shard] = self._places[shard][1], (position, log.place)
+        return None
+
+    async def _end(self) -> None:
+        if self._client is not None:
+            await self._client.close()

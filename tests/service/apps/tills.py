@@ -1,0 +1,24 @@
+"""Objects for services whose logs other machines keep."""
+
+import sys
+
+from tidegate import DurableObject
+
+
+class Till(DurableObject):
+    async def add(self, amount: int = 1) -> int:
+        value: int = await self.storage.get("value", 0) + amount
+        await self.storage.put("value", value)
+        return value
+
+    async def read(self) -> int:
+        value: int = await self.storage.get("value", 0)
+        return value
+
+    async def add_to(self, other: str, amount: int) -> list[int]:
+        """Here and there, and what is read there then."""
+        there = self.stub(Till, other)
+        return [await self.add(amount), await there.add(amount), await there.read()]
+
+    async def knows_nats(self) -> bool:
+        return "nats" in sys.modules

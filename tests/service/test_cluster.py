@@ -1,0 +1,191 @@
+"""Services whose logs three real nats-servers keep: what was confirmed is theirs, whatever becomes of the host."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.nats_cluster import ask
+from tests.support.service import ROOT, Serve, Service, exchange
+from tests.support.waiting import wait_until
+from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.replicated.founding import find_or_found
+from tidegate.shard.replicated.worker_log import WorkerLog
+from tidegate.shard.store.interface import ObjectWrites, PartlyStored, ShardCommit, ShardElsewhere
+from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
+
+APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
+NAMES = [f"till-{number}" for number in range(8)]
+START_S = 60.0
+SHUT_OUT = r"has another owner|served elsewhere"
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServers]:
+    with NatsServers(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+def cluster(servers: NatsServers) -> str:
+    """Another name for each test."""
+    return f"{','.join(servers.urls)}/test-{next(_numbers)}"
+
+
+def start(serve: Serve, cluster: str, data: Path, workers: int = 1) -> Service:
+    service = serve(app=APP, data=data, start=False)
+    service.expect("nats: ", "a publish after message", "nothing is read behind message")
+    service.launch(workers, "--cluster", cluster)
+    service.wait_for_output("is ready on", within_s=START_S)
+    return service
+
+
+def record(shards: list[int], seq: int, value: bytes = b"x") -> bytes:
+    return encode_record(
+        CommitRecord(1, [ShardCommit(each, seq, [ObjectWrites(b"k" * 16, False, {"k": value})]) for each in shards])
+    )
+
+
+def test_a_service_without_a_cluster_imports_nothing_of_it(serve: Serve) -> None:
+    service = serve(1, app=APP)
+    assert service.call("Till", "a", "knows_nats") is False
+    asked = "import sys, tidegate.runtime.cli.commands.serve; print('nats' in sys.modules, 'tidegate.shard' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.split() == ["False", "False"]
+
+
+def test_what_was_confirmed_is_found_by_a_host_that_has_nothing(serve: Serve, cluster: str, tmp_path: Path) -> None:
+    service = start(serve, cluster, tmp_path / "data", workers=2)
+    assert [service.call("Till", name, "add", 5) for name in NAMES] == [5] * len(NAMES)
+    assert service.call("Till", NAMES[0], "add_to", NAMES[1], 2) == [7, 7, 7]
+    with connect_sync(service.endpoint) as client:  # Whose calls are numbered, and travel past the router.
+        assert [client.stub("Till", name).read() for name in NAMES[:3]] == [7, 7, 5]
+    service.kill_everything()
+    shutil.rmtree(service.data)
+    since = len(service.output)
+    service.launch(1, "--cluster", cluster)
+    service.wait_for_output("is ready on", within_s=START_S, since=since)
+    assert [service.call("Till", name, "read") for name in NAMES] == [7, 7] + [5] * (len(NAMES) - 2)
+    service.expect("killed by SIGKILL|is ready again")
+    assert service.call("Till", NAMES[0], "add") == 8
+    os.kill(service.worker_pids()[0], signal.SIGKILL)
+    assert wait_until(lambda: exchange(service.endpoint, "Till", NAMES[0], "read") == (0, 8), "the worker's successor")
+
+
+def test_who_was_shut_out_confirms_nothing_and_says_why(serve: Serve, cluster: str, tmp_path: Path) -> None:
+    first = start(serve, cluster, tmp_path / "first")
+    first.expect(SHUT_OUT)
+    assert first.call("Till", "a", "add") == 1
+    second = start(serve, cluster, tmp_path / "second")
+    assert second.call("Till", "a", "add") == 2
+    status, error = exchange(first.endpoint, "Till", "a", "read")
+    assert (status, error["code"]) == (1, "object_reset"), "what it remembers is old: it must not even be read"
+    assert "has another owner; the record is not stored" in error["message"]
+    status, error = exchange(first.endpoint, "Till", "a", "add")
+    assert (status, error["code"], error["outcome"]) == (1, "unavailable", "not_executed")
+    assert "is served elsewhere" in error["message"]
+    assert second.call("Till", "a", "read") == 2
+    second.stop()
+    plain = serve(app=APP, data=tmp_path / "first-again", start=False)
+    shutil.copytree(tmp_path / "second", plain.data)
+    plain.launch(1)
+    assert plain.wait() == 1
+    assert "it is a cache of the logs of a cluster" in plain.output
+
+
+def test_without_a_majority_nothing_is_confirmed_and_it_goes_on_by_itself(
+    servers: NatsServers, serve: Serve, cluster: str, tmp_path: Path
+) -> None:
+    service = start(serve, cluster, tmp_path / "data")
+    assert service.call("Till", "a", "add") == 1
+    asleep = servers.names[:2]
+    try:
+        for name in asleep:
+            servers.signal(name, signal.SIGSTOP)
+        confirmed: list[Any] = []
+        unknown = 0
+
+        def refused() -> bool:
+            """By the reason, in the end; nothing is confirmed meanwhile."""
+            nonlocal unknown
+            status, answer = exchange(service.endpoint, "Till", "a", "add", [], {"deadline_ms": 1_000})
+            if status == 0:
+                confirmed.append(answer)
+                return True
+            unknown += answer["outcome"] == "unknown"
+            return answer["code"] == "unavailable" and "have not confirmed anything for" in answer["message"]
+
+        wait_until(refused, "calls to be refused", 60)
+        status, answer = exchange(service.endpoint, "Till", "b", "read")
+        assert (status, answer["code"], answer["outcome"]) == (1, "unavailable", "not_executed")
+        assert exchange(service.endpoint, "", "", "ping")[0] == 0
+        problem = wait_until(lambda: [each for each in service.status()["problems"] if "keep the log" in each["what"]], "a word")
+        assert "nothing is lost" in problem[0]["next"]
+        assert confirmed == []
+    finally:
+        for name in asleep:
+            servers.signal(name, signal.SIGCONT)
+    back = wait_until(lambda: exchange(service.endpoint, "Till", "a", "add", [], {"deadline_ms": 5_000}), "the majority", 60)
+    while back[0]:
+        back = exchange(service.endpoint, "Till", "a", "add", [], {"deadline_ms": 5_000})
+        unknown += back[0] == 1 and back[1]["outcome"] == "unknown"
+    assert 2 <= back[1] <= 2 + unknown + 1, "whatever was answered `unknown` happened once or not at all"
+
+
+def test_a_log_of_several_shards_loses_those_that_others_claim(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    founding = find_or_found(servers.urls, name, 4)
+    assert find_or_found(servers.urls, name, 64) == founding, "who comes later finds what was founded"
+    first, second = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
+    records: list[tuple[int, bytes]] = []
+    try:
+        assert first.claim(dict.fromkeys(range(4), b""), lambda *told: records.append(told)) == {}
+        assert [first.append(record([0, 1, 2], seq)) for seq in (1, 2)] == [1, 2]
+        assert second.claim({1: first.mark(1, 1), 2: b""}, lambda *told: records.append(told)) == {}
+        parts = {(shard, tuple((each.shard, each.seq) for each in decode_unread_record(data).shards)) for shard, data in records}
+        assert parts == {(1, ((1, 2),)), (2, ((2, 1),)), (2, ((2, 2),))}, "each stream has its own shard's part, from the mark on"
+        with pytest.raises(PartlyStored) as raised:
+            first.append(record([0, 1, 2, 3], 3))
+        assert {shard: isinstance(error, ShardElsewhere) and error.undone for shard, error in raised.value.failed.items()} == {
+            1: True,
+            2: True,
+        }
+        assert not first.is_broken
+        assert first.append(record([0, 3], 4)) == 4
+    finally:
+        first.close()
+        second.close()
+
+
+def test_a_stream_that_is_gone_is_not_made_again(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 2)
+    assert ask(servers, f"STREAM.DELETE.{name}-0001")["success"]
+    find_or_found(servers.urls, name, 2)
+    log = WorkerLog(servers.urls, name, "a test")
+    with pytest.raises(OperatorError, match=f"use the stream {name}-0001: there is none of that name"):
+        log.claim({0: b"", 1: b""}, lambda *told: None)
+    log.close()
+
+
+def test_streams_without_the_record_of_their_founding_are_not_taken_over(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 2)
+    log = WorkerLog(servers.urls, name, "a test")
+    log.claim({0: b""}, lambda *told: None)
+    log.close()
+    assert ask(servers, f"STREAM.DELETE.KV_tidegate-{name}")["success"]
+    with pytest.raises(OperatorError, match=r"its streams are there .*, and the record of its founding is not"):
+        find_or_found(servers.urls, name, 2)
