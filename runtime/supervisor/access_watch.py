@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from pathlib import Path
 
-from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.supervisor.access_file import AccessList, read_access
 from tidegate.runtime.wire.access import AccessKey
+from tidegate.runtime.wire.commands import ConfigChange
 from tidegate.runtime.wire.supervisor_messages import Access
 
 LOOK_S = 0.25
@@ -31,12 +33,19 @@ class AccessWatch:
         """As it was read last: it may be for the next start."""
 
     @property
+    def waits(self) -> tuple[ConfigChange, ...]:
+        """The service's own key, where it is not the one that is used."""
+        used, read = (AccessList(self._access.format, secret).public for secret in (self._access.secret, self._secret))
+        return () if used == read else (ConfigChange("the service's own access key", used, read, "a stop and a start"),)
+
+    @property
     def now(self) -> Access:
         """For a process that is started."""
         return Access(self._access.secret, self._valid)
 
-    def look(self, now_s: float) -> tuple[AccessKey, ...] | None:
-        """The keys that are valid now, if they are others than before."""
+    def look(self, now_s: float, classes: Collection[str] = frozenset()) -> tuple[AccessKey, ...] | None:
+        """The keys that are valid now, if they are others than before. A new one for a class that is not in `classes`, those of
+        the app, is told: it may be misspelt."""
         mark = _mark(self.path)
         if mark != self._seen:
             self._seen = mark
@@ -48,6 +57,10 @@ class AccessWatch:
         now = {key.public for key in valid}
         log.info("access: %d keys are valid, %d new, %d ended", len(valid), len(now - before), len(before - now))
         self._valid = valid
+        for key in valid:
+            unknown = [name for name in key.rights.classes or () if classes and name not in classes and key.public not in before]
+            if unknown:
+                log.warning("access: the key %s is for %s, which the app does not have", key.name, one_line(", ".join(unknown)))
         return valid
 
     def _read(self) -> None:

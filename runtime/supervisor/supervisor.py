@@ -66,7 +66,7 @@ from tidegate.runtime.supervisor.seats import (
     Spawn,
     is_router,
 )
-from tidegate.runtime.supervisor.status import Identity, Usage, now_ms, snapshot, status_line
+from tidegate.runtime.supervisor.status import Identity, Usage, classes, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
 from tidegate.runtime.wire.commands import Command, ConfigChanges, Ended, ShownConfig, Status
 from tidegate.runtime.wire.protocol import OBJECT_CALLS
@@ -365,7 +365,7 @@ class Supervisor:
 
     def _look_at_access(self) -> None:
         access = self._service.access
-        if access is not None and (keys := access.look(time.time())) is not None:
+        if access is not None and (keys := access.look(time.time(), classes(self.supervision))) is not None:
             for child in self._children.values():
                 child.send(AccessChanged(keys))
 
@@ -600,7 +600,8 @@ class Supervisor:
         pids = {seat: child.pid for seat, child in self._children.items()}
         now = self._now()
         rates = {seat: rates for seat, place in self._places.items() if (rates := self.ledger.rates(place, now)) is not None}
-        waits = self._configurations.waits()
+        access = self._service.access
+        waits = (*self._configurations.waits(), *(access.waits if access is not None else ()))
         return snapshot(self.identity, self.supervision, pids, self._usage, now, self._commands.path, rates, waits)
 
     def _status_now(self) -> dict[str, Any]:

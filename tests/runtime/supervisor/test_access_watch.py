@@ -8,15 +8,21 @@ from pathlib import Path
 import pytest
 import zmq
 
-from tidegate.runtime.supervisor.access_file import change_access, end, with_key
+from tidegate.runtime.supervisor.access_file import change_access, end, read_access, with_key
 from tidegate.runtime.supervisor.access_watch import AccessWatch
-from tidegate.runtime.wire.access import AccessKey
+from tidegate.runtime.wire.access import AccessKey, Rights
 
 
-def added(path: Path, name: str, until_s: float | None = None) -> AccessKey:
-    key = AccessKey(name, zmq.curve_keypair()[0].decode(), until_s=until_s)
+def added(path: Path, name: str, until_s: float | None = None, classes: tuple[str, ...] | None = None) -> AccessKey:
+    key = AccessKey(name, zmq.curve_keypair()[0].decode(), Rights(classes), until_s=until_s)
     change_access(path, lambda access: with_key(access, key, 0.0), create=True)
     return key
+
+
+def read_public(path: Path) -> str:
+    access = read_access(path)
+    assert access is not None
+    return access.public
 
 
 def watch(path: Path) -> AccessWatch:
@@ -55,8 +61,26 @@ def test_another_secret_of_the_service_is_used_from_the_next_start_on(tmp_path: 
     added(path, "a")
     watched = watch(path)
     secret = watched.now.secret
+    assert not watched.waits
     path.unlink()
     new = added(path, "b")
     assert watched.look(1.0) == (new,)
+    waiting, *more = watched.waits
+    assert not more
+    assert (waiting.after, waiting.takes) == (read_public(path), "a stop and a start")
+    assert waiting.before == zmq.curve_public(secret.encode()).decode()
     assert watched.now.secret == secret
     assert "from the next start on" in caplog.text
+
+
+def test_a_new_key_for_a_class_that_the_app_does_not_have_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "access.json"
+    added(path, "a")
+    watched = watch(path)
+    added(path, "b", classes=("Cart", "Crat"))
+    added(path, "c", classes=("Cart",))
+    watched.look(1.0, {"Cart": {}})
+    added(path, "d")
+    watched.look(2.0, {"Cart": {}})
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == ["access: the key b is for Crat, which the app does not have"]
