@@ -39,6 +39,9 @@ WRITE_BYTES: Final = 48
 INDEX_BYTES: Final = 256
 """What a change of the alarm index takes in a commit beside the name of the object."""
 
+NOTHING: Final[dict[str, bytes | None]] = {}
+"""What is dirty of all objects of which nothing is. (Of a million that are idle, a dict for each would be 64 MB.)"""
+
 Rows = list[tuple[str, Any]]
 
 
@@ -150,7 +153,7 @@ class ObjectCache:
         self.name = name
         self.values: dict[str, Any] = {}
         """By key: a scalar, `Encoded`, `Passing`, or ABSENT."""
-        self.dirty: dict[str, bytes | None] = {}
+        self.dirty: dict[str, bytes | None] = NOTHING
         """Written, in no commit yet; None means deleted."""
         self.dirty_bytes = 0
         self.cleared = False
@@ -272,7 +275,7 @@ class ObjectCache:
         values[key] = value
         output_gate = self.output_gate  # The first write since the cut: `_mark`, without the call.
         output_gate.dirty.append(self)
-        self.dirty[key] = raw
+        self.dirty = {key: raw}
         self.dirty_bytes += size
         output_gate.open_bytes += size
         if confirmed:
@@ -396,9 +399,10 @@ class ObjectCache:
         dirty, output_gate = self.dirty, self.output_gate
         if self.dirty_bytes + size > OBJECT_DIRTY_BYTES_MAX:
             self.check_room(size)
-        if not dirty and self.has_header and not self.cleared:
-            output_gate.dirty.append(self)
-        elif not dirty or not self.has_header:
+        if not dirty:
+            dirty = self.dirty = {}
+            self._join_commit()
+        elif not self.has_header:
             self._join_commit()
         dirty[key] = raw
         self.dirty_bytes += size
@@ -438,8 +442,8 @@ class ObjectCache:
     def begin_commit(self) -> ObjectWrites:
         """Hands over what is dirty. Until `end_commit` it stays readable here, because the store does not know it yet."""
         assert self.committing is None
-        writes = self.committing = ObjectWrites(self.key, self.cleared, self.dirty)
-        self.dirty = {}
+        writes = self.committing = ObjectWrites(self.key, self.cleared, self.dirty or {})  # The store adds to it.
+        self.dirty = NOTHING
         self.dirty_bytes = 0
         self.cleared = False
         return writes
@@ -500,6 +504,7 @@ class ObjectCache:
             assert value.__class__ is not Passing or any(key in writes for writes in self._undurable())
         assert (self in self.output_gate.dirty) == (bool(self.dirty) or self.cleared)
         assert self.bytes >= 0
+        assert not NOTHING
         committing = self.committing.writes if self.committing and not self.cleared else {}
         for key, raw in {**committing, **self.dirty}.items():
             if key != HEADER:

@@ -23,8 +23,8 @@ from tidegate.shard.host.counting import ClassCounts
 from tidegate.shard.host.split_dict import SplitDict
 from tidegate.shard.objects.methods import ObjectClass
 
-ACTIVATION_BYTES = 2_048
-"""What an idle activation costs beside its cached entries."""
+ACTIVATION_BYTES = 1_280
+"""What an activation that is used costs beside its cached entries: see `benchmarks/cold.py`."""
 
 SLEEP_FACTOR = 7
 """An object that has been idle for so many times as long as costs it its instance is dropped."""
@@ -206,6 +206,7 @@ class ActivationTable:
         if activation.is_blank():
             activation.move(RESTED)
             activation.drop_attribution()
+            activation.context = None
             activation.gate.rest()
             return
         activation.lay_down()
