@@ -101,6 +101,7 @@ _SILENCE_S_MAX = 0.5
 _DRAIN_CHECKPOINT_S = 4.0
 _HELD = Moved("calls wait at the router while a worker is being replaced")
 _START_AGAIN_DRAIN_S = 1.0
+_STALLED = "do not confirm a commit: calls are refused until they do; see that most of them run and find each other"
 
 _decode_asked = msgspec.msgpack.Decoder(tuple[list[int]]).decode
 
@@ -134,6 +135,9 @@ def _guard(access: Access, classes: Iterable[ObjectClass]) -> Guard:
 
 class Worker:
     """Serves calls from `start` on. `ended(exit_code)` is called once, when it has drained or cannot go on."""
+
+    _is_stalled = False
+    """The servers that keep the log do not answer, and whoever calls is refused."""
 
     def __init__(
         self,
@@ -258,10 +262,14 @@ class Worker:
 
     def _handle_unless_stalled(self, message: Message) -> None:
         """Where the log is kept by others, and nothing can be answered without them."""
-        if (waits_s := self._committer.waits_s) < CLUSTER_STALL_S or not any(request.cls for request in message.requests):
+        waits_s = self._committer.waits_s
+        if self._is_stalled != (waits_s >= CLUSTER_STALL_S):
+            self._is_stalled = not self._is_stalled
+            log.warning("the servers that keep the log %s", _STALLED if self._is_stalled else "confirm again: calls are taken")
+        if self._is_stalled and any(request.cls for request in message.requests):
+            self._refuse(message, Unavailable(f"the servers that keep the log have not confirmed anything for {waits_s:.0f} s"))
+        else:
             self._handle(message)
-            return
-        self._refuse(message, Unavailable(f"the servers that keep the log have not confirmed anything for {waits_s:.0f} s"))
 
     def _refuse(self, message: Message, refusal: CallError) -> None:
         if len(message.requests) > 1 and is_head(message.requests[0]):

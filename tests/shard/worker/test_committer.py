@@ -19,7 +19,7 @@ from tests.support.records import decode_record
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import ObjectReset, OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull
-from tidegate.shard.store.interface import ShardCommit
+from tidegate.shard.store.interface import PartlyStored, ShardCommit, ShardDamaged
 from tidegate.shard.store.record import CommitRecord
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker import committer, slow_disk
@@ -364,4 +364,21 @@ async def test_calls_that_write_nothing_are_answered_while_a_slow_commit_is_made
         await asyncio.sleep(0.001)
     gate.set()
     await writing.reply
+    made.committer.close()
+
+
+async def test_what_one_shard_has_lost_is_told_and_the_shard_given_up_if_it_is_lost_for_good() -> None:
+    made = DiskWorld()
+    kept, lost = (next(str(each) for each in range(99) if made.shard_of("Thing", str(each)) == shard) for shard in (0, 1))
+    for error in (LogFull("append", "log", "it is full", "wait"), ShardDamaged(1, "append", "log", "another has it", "ask it")):
+
+        def fails(error: OperatorError = error) -> None:
+            raise PartlyStored(7, {1: error})
+
+        syncs_slowly(made)
+        made.disk.script.append(fails)
+        assert await answers([made.call(Thing, lost, "put", "k", str(error))]) == [ObjectReset]
+        assert await answers([made.call(Thing, kept, "put", "k", str(error))]) == [None]
+        assert (made.durable(Thing, kept), made.durable(Thing, lost)) == ({"k": str(error)}, {})
+        assert made.trouble == ([] if isinstance(error, LogFull) else [error])
     made.committer.close()
