@@ -35,7 +35,7 @@ SECRET_BYTES_MAX = 1 << 20
 JOURNAL_LINES = 8
 CALENDAR_LOOKED_AT = 50
 """So many of the times at which a calendar event is due are looked at."""
-_ELAPSES = re.compile(r"(?:Next elapse|Iter\. #\d+): \w+ (\S+ \S+) UTC$", re.MULTILINE)
+_ELAPSES = re.compile(r"(?:Next elapse|Iter(?:\.|ation) #\d+): \w+ (\S+ \S+) UTC$", re.MULTILINE)
 COMMAND_S_MAX = 90.0
 """A start that takes longer goes on by itself: a long recovery, or something that it waits for."""
 

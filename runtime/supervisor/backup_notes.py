@@ -78,9 +78,10 @@ def _locked(data: Path) -> Iterator[None]:
 
 
 def _write(data: Path, content: bytes) -> None:
-    """Root, too, leaves it to the user of the service."""
+    """Root, too, leaves it to the user of the service; who may have put something else under its name, for root to give him."""
     new = data / f"{NAME}.new"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    new.unlink(missing_ok=True)
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         if os.geteuid() == 0:
             owner = data.stat()

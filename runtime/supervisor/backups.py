@@ -7,26 +7,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from typing import Annotated
 
 import msgspec
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.wire.supervisor_messages import Problem
 
+Time = Annotated[int, msgspec.Meta(ge=0, le=10**14)]
+"""What people can be told: up to the year 5138."""
+
 
 class BackupNote(msgspec.Struct, frozen=True):
     """Times are Unix times."""
 
     place: str
-    ended_ms: int
+    ended_ms: Time
     """When the last one ended, well or not."""
     error: str = ""
     """Why it failed; empty: it did not."""
-    good_ms: int = 0
+    good_ms: Time = 0
     """When the newest one that succeeded had ended; 0: none has."""
     backup: str = ""
     """That one, as LINEAGE/NUMBER."""
-    due_s: float = 0.0
+    due_s: Annotated[float, msgspec.Meta(ge=0, le=1e10)] = 0.0
     """The next one has to have succeeded so long after that; 0: whenever it likes."""
 
 

@@ -57,6 +57,8 @@ from tidegate.shard.store.state.live_rows import LiveRows
 
 Progress = Callable[[str, float], object]
 """Told what is being done, and which share of it is done."""
+LOCK = "lock"
+"""Of `DATA/shipping`: whoever changes what is in there, but for what workers put, has it."""
 CONTINUED_MS_MAX = 7 * 86_400_000
 """The log is kept for so long for a backup that is not continued, once another one is made."""
 FINISHED_MS_MAX = 86_400_000
@@ -126,16 +128,35 @@ def _notes(shipping: Path) -> Iterator[tuple[Path, KeptLineage | None]]:
 
 
 def keep_no_log_for(data: Path, place: str) -> None:
-    """Whatever backups are there. Raises OSError."""
-    for path, lineage in _notes(data / FOLDER):
-        if lineage is not None and lineage.place == place:
-            path.unlink(missing_ok=True)
-    if not kept_lineages(data):
-        shutil.rmtree(data / FOLDER, ignore_errors=True)
+    """Whatever backups are there. Raises OSError, and BackupUnderWay: one that has begun has nothing there yet but the folder."""
+    try:
+        fd = os.open(data / FOLDER / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:  # It is kept for none.
+        return
+    with _alone(data, fd):
+        for path, lineage in _notes(data / FOLDER):
+            if lineage is not None and lineage.place == place:
+                path.unlink(missing_ok=True)
+        if not kept_lineages(data):
+            shutil.rmtree(data / FOLDER, ignore_errors=True)
 
 
 class BackupUnderWay(OperatorError):
     """Another one of this directory is being made."""
+
+
+@contextlib.contextmanager
+def _alone(data: Path, fd: int) -> Iterator[None]:
+    """No other backup of this directory runs. `fd`: of the file `LOCK`, which is closed at the end."""
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            hint = "wait until it has ended"
+            raise BackupUnderWay("back up", data, "another backup of it is being made", hint, passes=True) from None
+        yield
+    finally:
+        os.close(fd)
 
 
 class Throttle:
@@ -225,25 +246,20 @@ class Backup:
             with contextlib.suppress(FileExistsError):
                 self._shipping.mkdir(mode=0o700)
             self._give(self._shipping)
-            fd = os.open(self._shipping / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            self._give(self._shipping / "lock")
+            fd = os.open(self._shipping / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            self._give(self._shipping / LOCK)
         except OSError as error:
             hint = "run it as the user who runs the service"
             raise OperatorError("begin a backup in", self._shipping, error.strerror or str(error), hint) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with _alone(self._source.path, fd):
             yield
-        except BlockingIOError:
-            hint = "wait until it has ended"
-            raise BackupUnderWay("back up", self._source.path, "another backup of it is being made", hint, passes=True) from None
-        finally:
-            os.close(fd)
 
     def _give(self, path: Path) -> None:
-        """What root makes here belongs to the user of the service: workers, and backups of that user, have to get in."""
+        """What root makes here belongs to the user of the service: workers, and backups of that user, have to get in. What that
+        user may have put under the name, for root to give him, is given him itself."""
         if os.geteuid() == 0:
             owner = self._source.path.stat()
-            os.chown(path, owner.st_uid, owner.st_gid)
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
     def _take_note(self) -> str:
         """Why the log was given up since the last backup, if it was."""
@@ -297,7 +313,9 @@ class Backup:
         path = self._lineage_file(lineage.lineage)
         new = path.with_name(path.name + ".new")
         try:
-            new.write_bytes(msgspec.json.encode(lineage))
+            new.unlink(missing_ok=True)
+            with open(new, "xb") as file:
+                file.write(msgspec.json.encode(lineage))
             self._give(new)
             new.rename(path)
         except FileNotFoundError:  # The log was given up at this moment: the next backup is a full one.

@@ -125,6 +125,18 @@ def test_a_backup_is_expected_half_as_late_again_as_its_calendar_has_it_and_an_h
     assert machine.due_h(calendar) == hours
 
 
+def test_times_are_found_in_what_a_newer_systemd_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (program := tmp_path / "systemd-analyze").write_text(
+        "#!/bin/sh\n"
+        "echo '    Next elapse: Sun 2026-11-29 22:00:00 UTC'\n"
+        "echo '       From now: 23min left'\n"
+        "echo '   Iteration #2: Sun 2026-11-29 23:00:00 UTC'\n"
+    )
+    program.chmod(0o700)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.due_h("hourly") == 3
+
+
 def test_what_is_no_calendar_event_is_refused_and_without_systemd_nothing_is_expected(monkeypatch: pytest.MonkeyPatch) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,7 +45,8 @@ def test_one_that_fails_before_any_has_succeeded_is_known_with_its_reason(tmp_pa
 
 
 def test_what_cannot_be_read_is_told_and_written_anew(tmp_path: Path) -> None:
-    for text in (b"", b"{}", b'[{"place": 1}]', b"\xff"):
+    beyond_time = b'[{"place": "/b", "ended_ms": 1000000000000000000}]'
+    for text in (b"", b"{}", b'[{"place": 1}]', b"\xff", beyond_time):
         (tmp_path / NAME).write_bytes(text)
         with pytest.raises(ValueError, match=r"\w"):
             read_notes(tmp_path)
@@ -62,6 +64,16 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="no space left"):
         note_success(tmp_path, "/b", 11, "one/2", 0.0)
     assert [note.backup for note in read_notes(tmp_path)] == ["one/1"]
+
+
+@pytest.mark.parametrize("link", [os.symlink, os.link])
+def test_what_lies_where_it_is_written_is_not_written_through(tmp_path: Path, link: Callable[[Path, Path], None]) -> None:
+    (other := tmp_path / "other").write_text("mine")
+    link(other, tmp_path / f"{NAME}.new")
+    note_success(tmp_path, "/b", 10, "one/1", 0.0)
+    assert other.read_text() == "mine"
+    assert [note.place for note in read_notes(tmp_path)] == ["/b"]
+    assert not (tmp_path / NAME).is_symlink()
 
 
 def test_backups_to_many_places_that_end_at_once_are_all_known(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,16 @@ import tidegate.runtime.shipping as shipping_module
 from tests.support.backup_world import SHARDS, BackupWorld, known_in, small
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP, Shipping
-from tidegate.shard.backup.backup import Backup, BackupReport, KeptLineage, Source, Throttle, kept_lineages
+from tidegate.shard.backup.backup import (
+    Backup,
+    BackupReport,
+    BackupUnderWay,
+    KeptLineage,
+    Source,
+    Throttle,
+    keep_no_log_for,
+    kept_lineages,
+)
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.log_records import shipped
 from tidegate.shard.backup.reading import read_lineages
@@ -246,6 +256,41 @@ def test_no_log_is_kept_for_a_place_that_cannot_be_looked_into(world: BackupWorl
     with pytest.raises(OperatorError, match="access denied"):
         world.back_up()
     assert Shipping(world.data).is_wanted, "for the good one"
+
+
+def test_another_place_that_is_forgotten_takes_no_log_from_a_backup_that_begins(world: BackupWorld, tmp_path: Path) -> None:
+    class Slow(FolderDepot):
+        def stamps(self, prefix: str = "") -> dict[str, str]:
+            with pytest.raises(BackupUnderWay):
+                keep_no_log_for(world.data, "elsewhere")
+            return super().stamps(prefix)
+
+    world.depot = Slow(tmp_path / "depot")
+    world.back_up()
+    assert Shipping(world.data).is_wanted
+    keep_no_log_for(world.data, "elsewhere")
+    assert Shipping(world.data).is_wanted
+    keep_no_log_for(world.data, world.depot.place)
+    assert not Shipping(world.data).is_wanted
+    keep_no_log_for(world.data, world.depot.place)
+
+
+def test_root_gives_nothing_away_that_only_a_link_names(
+    world: BackupWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.back_up()
+    (world.data / "shipping" / "lock").unlink()
+    (world.data / "shipping" / "lock").symlink_to(tmp_path / "other")
+    with pytest.raises(OperatorError, match="begin a backup"):
+        world.back_up()
+    assert not (tmp_path / "other").exists()
+    given: list[bool] = []
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda *_, follow_symlinks=True: given.append(follow_symlinks))
+    (world.data / "shipping" / "lock").unlink()
+    world.back_up()
+    assert given
+    assert not any(given)
 
 
 def test_no_log_is_kept_for_a_place_where_nothing_can_be_put(world: BackupWorld, tmp_path: Path) -> None:
