@@ -138,8 +138,8 @@ def test_statistics_say_how_much_is_in_which_layer(store: ShardStore) -> None:
     assert numbers.frozen_bytes > numbers.active_bytes > 0
 
 
-def roll(number: int, answered: int = 0) -> AnswerRoll:
-    return AnswerRoll("session", answered, 1, number, 1, msgspec.Raw(msgspec.msgpack.encode([number, 5, number * 10])))
+def roll(number: int, answered: int = 0, session: str = "session") -> AnswerRoll:
+    return AnswerRoll(session, answered, 1, number, 1, msgspec.Raw(msgspec.msgpack.encode([number, 5, number * 10])))
 
 
 @pytest.mark.parametrize("commits", [1, ROLLS_WAITING_MAX - 1, ROLLS_WAITING_MAX, ROLLS_WAITING_MAX + 1, 3 * ROLLS_WAITING_MAX])
@@ -150,6 +150,15 @@ def test_whoever_asks_for_answers_finds_all_of_them_though_rolls_wait_for_the_ta
     group = store.answers.groups["session"]
     assert [number for number in range(commits) if group.told(number) is not None] == list(kept)
     assert (store.answers.count, group.floor) == (len(kept), max(0, commits - 3))
+    store.answers.check_invariants()
+
+
+def test_what_one_session_has_got_answered_says_nothing_of_another(store: ShardStore) -> None:
+    store.apply(1, [], [], [roll(1), roll(9, 9, "other")])
+    store.apply(2, [], [], [roll(12, 10, "other"), roll(2)])
+    groups = store.answers.groups
+    assert [groups["session"].told(number) for number in (1, 2)] == [(5, 0, 10), (5, 0, 20)]
+    assert [groups["other"].told(number) for number in (9, 12)] == [None, (5, 0, 120)]
     store.answers.check_invariants()
 
 
