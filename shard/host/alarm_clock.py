@@ -18,7 +18,7 @@ import contextlib
 import datetime
 import heapq
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -247,11 +247,15 @@ class AlarmClock:
     def _note(self, shard: int, due: Due) -> None:
         self._shards[shard, due.set_us is not None].note(due)
 
-    def commit_failed(self) -> None:
-        self._committing = []
+    def commit_failed(self, shards: Container[int] | None = None) -> None:
+        """For all shards, or for these only."""
+        self._committing = [each for each in self._committing if shards is not None and each[0] not in shards]
         rings, self._being_marked = self._being_marked, []
         for ring in rings:
-            ring.try_again()
+            if shards is None or ring.shard in shards:
+                ring.try_again()
+            else:
+                self._being_marked.append(ring)
 
     # Ringing
 

@@ -694,18 +694,25 @@ class Host:
         """What it has of these shards is not durable, for reasons that callers are told. The rest is: nothing of it rests on
         what was lost, since objects of two shards hear of each other what is durable only."""
         members, held = commit.members, commit.held
-        commit.members = [cache for cache in members if cache.shard not in lost]
-        commit.held = [message for message in held if message[0] is None or message[0].cache.shard not in lost]
+        gone: list[tuple[HeldMessage, CallError]] = []
+        commit.members, commit.held = [cache for cache in members if cache.shard not in lost], []
+        for message in held:
+            error = _lost_with(message, lost)
+            if error is None:
+                commit.held.append(message)
+            else:
+                gone.append((message, error))
         self.output_gate.lose_own(commit, lost)
+        self.alarms.commit_failed(lost)
         self.committed(commit)
-        gone = [message for message in held if message[0] is not None and message[0].cache.shard in lost]
-        for message in gone:
-            self.discard(message, lost[message[0].cache.shard])
+        for message, error in gone:
+            self.discard(message, error)
         unwritten = [cache for cache in members if cache.shard in lost]
         for cache in unwritten:
             cache.committing = None
         heirs = [heir for heir, source in commit.heirs if source.shard in lost]
-        for owner in (*(cache.owner for cache in (*unwritten, *heirs)), *(message[0] for message in gone)):
+        senders = [message[0] for message, _ in gone if message[0] is not None]
+        for owner in (*(cache.owner for cache in (*unwritten, *heirs)), *senders):
             self.resets.lose(owner, lost[owner.cache.shard], commit.seq)
 
     def discard(self, message: HeldMessage, error: CallError) -> None:
@@ -759,3 +766,10 @@ def _of_call(_: Host, activation: Activation, method: Method, request: Request, 
 
 
 enters(Host, "_run", _of_call, "activation", "method", "request")
+
+
+def _lost_with(message: HeldMessage, lost: Mapping[int, CallError]) -> CallError | None:
+    """Why a message must not leave where these shards have lost what they had in its commit. What the runtime itself says may
+    rest on any of them."""
+    sender = message[0]
+    return next(iter(lost.values()), None) if sender is None else lost.get(sender.cache.shard)

@@ -8,6 +8,8 @@ from tests.support.host_world import SHARDS, World
 from tests.support.objects import CONTROL, LOG
 from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.ids import shard_of_slot, slot_of
+from tidegate.runtime.wire.protocol import OK
+from tidegate.shard.host.outbound import Permit
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -153,6 +155,23 @@ async def test_an_object_that_has_seen_what_was_lost_is_lost_with_it() -> None:
     await world.settle()
     assert isinstance(call.error, ObjectReset)
     assert isinstance(heir.error, ObjectReset)
+
+
+async def test_what_the_runtime_says_waits_for_every_shard() -> None:
+    """That something was written for an operator, or that a page of objects is durable."""
+    world = World(Till, auto=False, proves=True)
+    kept = world.call(Till, named(0), "put", 1)
+    await world.settle()
+    gate, told = world.host.output_gate, list[object]()
+    gate.write_own(1, b"row".ljust(16), "k", b"v", wanted=True)
+    gate.hold(gate.open_seq, None, Permit(lambda: told.append("done"), told.append), 0, OK, None)
+    commit = world.cut()
+    world.applied(1, [each for each in commit.shards if each.shard == 0])
+    world.host.committed_but_for(commit, {1: ObjectReset("not stored")})
+    await world.settle()
+    assert kept.result == 1
+    assert [str(each) for each in told] == ["not stored"]
+    assert gate.own, "for a later commit"
 
 
 async def test_an_idle_object_leaves_memory_all_the_same() -> None:

@@ -11,6 +11,7 @@ import pytest
 from tests.support.alarm_world import EPOCH_S, AlarmWorld, Bell, in_virtual_time
 from tidegate.runtime.cli.pages import render_alarms
 from tidegate.runtime.client.answers import ProcessStatus, ServiceStatus
+from tidegate.runtime.errors import ObjectReset
 from tidegate.runtime.limits import ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
 from tidegate.shard.core import alarms
 from tidegate.shard.core.alarms import BEGUN_KEY, AlarmInfo
@@ -49,6 +50,14 @@ class DyingWorld(AlarmWorld):
 
     def abandoned(self) -> list[str]:
         return [each.name for store in self.stores.values() for each in alarms.abandoned_alarms(store, 100)]
+
+
+class RefusingWorld(AlarmWorld):
+    """While it is `failing`, each shard has a log of its own, and those that are concerned are full."""
+
+    def fail_commit(self, problem: str = "full") -> None:
+        commit = self.cut()
+        self.host.committed_but_for(commit, {each.shard: ObjectReset(problem) for each in commit.shards})
 
 
 @in_virtual_time
@@ -230,6 +239,19 @@ async def test_an_object_whose_start_ends_the_process_is_no_different() -> None:
 @in_virtual_time
 async def test_a_mark_that_cannot_be_written_delays_the_run_and_does_not_count() -> None:
     world = AlarmWorld()
+    await world.ring_up("set", 10)
+    world.failing = True
+    await world.until(600)
+    assert world.rehearsal.runs == []
+    world.failing = False
+    await world.until(700)
+    assert [(run.scheduled_s, run.retry_count) for run in world.rehearsal.runs] == [(10, 0)]
+    assert not any(store.scan(BEGUN_KEY) for store in world.stores.values())
+
+
+@in_virtual_time
+async def test_a_mark_that_its_shard_alone_could_not_write_delays_the_run_too() -> None:
+    world = RefusingWorld(proves=True)
     await world.ring_up("set", 10)
     world.failing = True
     await world.until(600)
