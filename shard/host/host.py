@@ -113,8 +113,9 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_commits_done", "_outcomes", "_readers", "_reply", "_reply_rows", "_spare", "_system", "activator", "alarms", "book",
         "call_soon", "chained", "classes", "counting", "deadlines", "gates", "hot", "keyed", "listing", "log", "loop",
-        "monotonic_us", "new_cache", "objects_committed", "offload", "output_gate", "piles", "random", "resets", "send",
-        "settings", "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us", "web", "wishes",
+        "monotonic_us", "new_cache", "objects_committed", "offload", "output_gate", "piles", "proves", "random", "resets",
+        "send", "settings", "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us", "web",
+        "wishes",
     )  # fmt: skip
 
     storage_class = Storage
@@ -154,7 +155,7 @@ class Host:
         self.classes = self.table.classes
         self.stores = stores
         self.stopped = StoppedShards(self, {} if stopped is None else stopped)
-        self.settings = settings
+        self.settings, self.proves = settings, settings.proves
         self.slow = SlowCalls(self.log, settings.slow_call_s)
         self.turn = turn
         self.hot = HotObjects(self.classes, turn.clock())
@@ -493,9 +494,9 @@ class Host:
             if asker is KeyedRun:
                 if is_number and origin.is_spare:
                     confirm_seq = activation.cache.confirm_seq
-                    if confirm_seq == output_gate.open_seq:  # The message is the answer that is kept.
+                    if confirm_seq == output_gate.open_seq and (not self.proves or origin.has_written):
                         output_gate.held.append((activation, origin.inner, origin.key, OK, result, origin.known, origin.digest))
-                        return
+                        return  # The message is the answer that is kept. (That of a read is not, where all answers wait.)
                     if confirm_seq <= output_gate.durable_seq and not origin.has_written:
                         self.keyed.answered_at_once(origin, result)
                         return
@@ -600,7 +601,7 @@ class Host:
 
     def is_apart(self, one: Activation, other: Activation) -> bool:
         """Whether what they have written may be durable one without the other."""
-        return self.settings.proves and one.cache.shard != other.cache.shard
+        return self.proves and one.cache.shard != other.cache.shard
 
     def hold(self, activation: Activation, seq: int, go_on: Callable[[], object], give_up: Callable[[CallError], object]) -> None:
         """Keeps something other than a reply behind the output gate."""
@@ -629,7 +630,7 @@ class Host:
             if shard in self.stopped:
                 continue
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
-        if self.settings.proves:
+        if self.proves:
             for sender, *_ in commit.held:
                 if sender is not None and sender.cache.shard in self.stores:
                     by_shard.setdefault(sender.cache.shard, [])

@@ -10,8 +10,9 @@ with these writes as *started*: if its end does not become durable, what it did 
 it was interrupted instead of running again.
 
 Of a session (see `store.answers`) nothing durable is kept of a call that has written, sent and started nothing, unless its answer
-waits for the open commit, and so goes with it; it is known to this process for a while. Calls that a call with a key makes to
-other objects have keys too, which follow from its own: a call that runs again does not do there what it has done.
+waits for the open commit, and so goes with it (not where all answers wait: `core.proving`); it is known to this process for a
+while. Calls that a call with a key makes to other objects have keys too, which follow from its own: a call that runs again does
+not do there what it has done.
 
 Nearly all calls of a session come in the order of their numbers, so that a new one is told by that alone: see
 `KnownCalls.newest`. Only the others are looked for: among those that run, those that have ended in commits under way, and what

@@ -190,3 +190,38 @@ async def test_an_object_whose_answer_waits_does_not_leave_memory() -> None:
     assert len(world.host.table) == 1
     await committed(world)
     assert call.answered
+
+
+async def test_of_a_session_that_only_reads_no_answer_is_kept() -> None:
+    """Rows of what did nothing would fill a stream that is never purged, and take the room of answers that count."""
+    world = World(Till, auto=False, proves=True)
+    name = named(2)
+    for number in (1_000, 1_001):  # The second time the object is in memory.
+        (first,) = world.session([[number, "Till", name, "read", []]])
+        await world.settle()
+        again = world.call(Till, name, "read", key=f"Client-1.{number}", answered=0)
+        await world.settle()
+        assert not first.answered
+        assert not again.answered, "what the first has seen is not shown to be true yet"
+        commit = world.cut()
+        assert [(each.shard, each.objects, each.answers, each.rolls) for each in commit.shards] == [(2, [], [], [])]
+        world.committed()
+        await world.settle()
+        assert [first.result, again.result] == [0, 0]
+    assert world.host.statistics().answers == 0
+    late = world.call(Till, name, "read", key="Client-1.1001", answered=0)
+    await world.settle()
+    assert late.result == 0, "it is remembered"
+    assert world.host.keyed.repeats == 3
+
+
+async def test_of_a_session_the_answer_of_a_read_beside_a_write_is_not_kept_and_that_of_the_write_is() -> None:
+    world = World(Till, auto=False, proves=True)
+    name = named(2)
+    put, read = world.session([[1_000, "Till", name, "put", [7]], [1_001, "Till", name, "read", []]])
+    await world.settle()
+    commit = world.cut()
+    assert [(roll.newest, roll.count) for each in commit.shards for roll in each.rolls] == [(1_000, 1)]
+    world.committed()
+    await world.settle()
+    assert [put.result, read.result] == [7, 7]
