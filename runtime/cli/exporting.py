@@ -1,8 +1,8 @@
 """Objects of a service that runs, as records that travel: read through the workers that own them, behind their gates.
 
 Guarantee: each object is as it was at one instant, with what is not durable yet, or is named as one that was changed each time
-while it was read. Objects come and go meanwhile: one that is there from the beginning to the end is in it. What is not answered
-ends it: nothing is passed over.
+while it was read. Objects come and go meanwhile: one that is there from the beginning to the end is in it. Workers may be
+replaced, or end and be started, meanwhile. What is not answered in `--timeout` ends it: nothing is passed over.
 """
 
 from __future__ import annotations
@@ -11,18 +11,22 @@ import argparse
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 from tidegate.runtime.cli.commanding import wish_for
 from tidegate.runtime.cli.gathered import pages
-from tidegate.runtime.cli.wishing import Result
+from tidegate.runtime.cli.wishing import Result, patiently
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.wire.object_records import Head, ObjectEnd, Pair, Record
 from tidegate.runtime.wire.wishes import SHOWN_ROWS_MAX, ListNames, Show
 
 ATTEMPTS = 5
-"""So often an object that does not fit in one page is read twice."""
+"""So often an object that does not fit in one page is read."""
 AT_ONCE = 8
 """Objects that are read at the same time."""
+AHEAD_BYTES = 4 << 20
+"""Of an object that is read before its turn to be written: of a larger one no more is read until then, since all of it is kept
+until it is known to be of one instant."""
 PAGE = 500
 """Names that are asked for at once."""
 
@@ -31,28 +35,39 @@ class Unsteady(Exception):
     """The object was changed each time while it was read."""
 
 
-def object_records(options: argparse.Namespace, target: str) -> list[Record]:
-    """What fits in one page was read at one instant; what is the same when it is read twice was so at one. Raises CallError,
-    OperatorError, Unsteady."""
+class _Large(Exception):
+    """The object has more than should be kept before its turn."""
+
+
+def object_records(options: argparse.Namespace, target: str, bytes_max: int | None = None) -> list[Record]:
+    """As it was at one instant. Raises CallError, OperatorError, Unsteady; _Large where it has more than so many bytes."""
     for _ in range(ATTEMPTS):
-        alarm_ms, rows, is_whole = _read(options, target)
-        if is_whole or _digests(rows, alarm_ms) == _digests((again := _read(options, target))[1], again[0]):
+        if (found := _read(options, target, bytes_max)) is not None:
+            alarm_ms, rows = found
             return [Head(target, alarm_ms), *(Pair(row["key"], row["value"]) for row in rows), ObjectEnd(target, len(rows))]
     raise Unsteady
 
 
-def _read(options: argparse.Namespace, target: str) -> tuple[int | None, list[Result], bool]:
-    """When its alarm is due, its rows, and whether one page had them all."""
-    result = wish_for(options, Show(limit=SHOWN_ROWS_MAX, whole=True), target)
-    alarm, is_whole, rows = result["alarm"], not result["more"], list(result["rows"])
-    while result["more"]:
-        result = wish_for(options, Show(after=rows[-1]["key"], limit=SHOWN_ROWS_MAX, whole=True), target)
-        rows += result["rows"]
-    return None if alarm is None else alarm["due_ms"], rows, is_whole
-
-
-def _digests(rows: list[Result], alarm_ms: int | None) -> tuple[int | None, list[tuple[str, str]]]:
-    return alarm_ms, [(row["key"], row["digest"]) for row in rows]
+def _read(options: argparse.Namespace, target: str, bytes_max: int | None) -> tuple[int | None, list[Result]] | None:
+    """When its alarm is due, and its rows. None: it was changed between one page and the next. (That two readings are the same
+    would prove nothing: what goes from one key to another and back could be seen in both, or in neither.)"""
+    rows: list[Result] = []
+    size = 0
+    since: set[int | None] = set()
+    while True:
+        wish = Show(after=rows[-1]["key"] if rows else "", limit=SHOWN_ROWS_MAX, whole=True)
+        page = patiently(options, partial(wish_for, options, wish, target))
+        if page["more"] or rows:
+            since.add(page["unchanged_since"])
+            if None in since or len(since) > 1:
+                return None
+        rows += page["rows"]
+        if not page["more"]:
+            alarm = page["alarm"]
+            return None if alarm is None else alarm["due_ms"], rows
+        size += sum(row["bytes"] for row in page["rows"])
+        if bytes_max is not None and size > bytes_max:
+            raise _Large
 
 
 def records_of(options: argparse.Namespace, wish: ListNames, unsteady: list[str]) -> Iterator[Record]:
@@ -62,7 +77,10 @@ def records_of(options: argparse.Namespace, wish: ListNames, unsteady: list[str]
     def oldest() -> list[Record]:
         target, future = reading.popleft()
         try:
-            return future.result()
+            try:
+                return future.result()
+            except _Large:
+                return object_records(options, target)
         except Unsteady:
             unsteady.append(target)
         except CallError as error:
@@ -75,7 +93,7 @@ def records_of(options: argparse.Namespace, wish: ListNames, unsteady: list[str]
             for page in pages(options, wish):
                 for each in page:
                     target = f"{each['class']}/{each['name']}"
-                    reading.append((target, threads.submit(object_records, options, target)))
+                    reading.append((target, threads.submit(object_records, options, target, AHEAD_BYTES)))
                     if len(reading) == 2 * AT_ONCE:
                         yield from oldest()
             while reading:

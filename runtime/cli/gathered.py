@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 
-from tidegate.runtime.cli.wishing import Result, of_all
+from tidegate.runtime.cli.wishing import Result, of_all, patiently
 from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.ids import name_row
 from tidegate.runtime.wire.wishes import ListAlarms, ListClasses, ListErrors, ListNames
@@ -24,15 +25,20 @@ def names(options: argparse.Namespace, wish: ListNames) -> tuple[list[Result], l
 
 
 def pages(options: argparse.Namespace, wish: ListNames) -> Iterator[list[Result]]:
-    """All of them. Raises CallError where a worker does not answer: nothing is passed over."""
+    """All of them. Raises CallError where a worker does not answer in `--timeout`: nothing is passed over."""
     more = True
     while more:
-        objects, missing, more = names(options, wish)
-        if missing:
-            raise Unavailable(missing[0])
+        objects, more = patiently(options, partial(_whole_page, options, wish))
         yield objects
         if objects:
             wish = msgspec.structs.replace(wish, after=(objects[-1]["class"], objects[-1]["name"]))
+
+
+def _whole_page(options: argparse.Namespace, wish: ListNames) -> tuple[list[Result], bool]:
+    objects, missing, more = names(options, wish)
+    if missing:
+        raise Unavailable(missing[0])
+    return objects, more
 
 
 def row_of(each: Result) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -19,6 +20,10 @@ from tidegate.runtime.wire.plain_json import pack
 from tidegate.runtime.wire.wishes import Wish
 
 Result = dict[str, Any]
+T = TypeVar("T")
+
+AGAIN_S = 0.1
+"""After so long it is asked again."""
 
 
 def reporting(run: Callable[[argparse.Namespace], int], of: str) -> Callable[[argparse.Namespace], int]:
@@ -90,6 +95,19 @@ def tell(options: argparse.Namespace, result: Result, text: str, missing: Sequen
     for each in missing:
         fail(one_line(f"{options.parser.prog.removeprefix('tidegate ')}: {each}"))
     return EXIT_FAILED if missing else EXIT_OK
+
+
+def patiently(options: argparse.Namespace, ask: Callable[[], T]) -> T:
+    """What it returns, asked again for as long as `--timeout` says where it might: a worker is replaced, or has ended and is
+    started. Raises what it raises."""
+    until_s = time.monotonic() + options.timeout
+    while True:
+        try:
+            return ask()
+        except CallError as error:
+            if not error.retryable or time.monotonic() >= until_s:
+                raise
+        time.sleep(AGAIN_S)
 
 
 def read_plain(text: str) -> Any:

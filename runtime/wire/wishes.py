@@ -53,7 +53,8 @@ class Show(msgspec.Struct, frozen=True, tag="show"):
     """The last key of the page before."""
     limit: int = SHOWN_ROWS
     whole: bool = False
-    """Values of any size are in it."""
+    """Values of any size are in it. One of several pages says `unchanged_since`: those that say the same are of one instant. It
+    is null where the object had something that was not durable."""
 
 
 class Put(msgspec.Struct, frozen=True, tag="put"):

@@ -149,12 +149,11 @@ def _show(wish: Show, cache: ObjectCache, ahead_us: int) -> dict[str, Any]:
             break
         start = f"{rows[-1][0]}\0"
         step = min(2 * step, _ROWS_MAX) if size - before < _STEP_BYTES else _ROWS_FIRST
-    return {
-        "rows": shown,
-        "more": more,
-        "alarm": _alarm(cache, ahead_us),
-        "undurable": bool(cache.dirty or cache.cleared or cache.committing is not None),
-    }
+    undurable = bool(cache.dirty or cache.cleared or cache.committing is not None)
+    page = {"rows": shown, "more": more, "alarm": _alarm(cache, ahead_us), "undurable": undurable}
+    if wish.whole and (more or wish.after):
+        page["unchanged_since"] = None if undurable else cache.store.unchanged_since(cache.key)
+    return page
 
 
 def _alarm(cache: ObjectCache, ahead_us: int) -> dict[str, Any] | None:

@@ -36,6 +36,8 @@ from tidegate.shard.store.reads import OpenReads
 ABOVE_KEYS = b"\xff"
 """Larger than the first byte of any UTF-8 text: `object_key + ABOVE_KEYS` ends an object's range."""
 ROLLS_WAITING_MAX = 16
+UNCHANGED_MAX = 64
+"""Objects of a shard that are read in pieces at the same time, see `unchanged_since`. Of more it would say less than is so."""
 LOWEST_KEY = "\0"
 """The smallest user key. Only the header's key "" is below it."""
 
@@ -151,6 +153,8 @@ class ShardStore:
         self.reads = OpenReads(self._read_failed)
         self.on_damage: Callable[[ShardDamaged], object] = lambda error: None
         """Told of every read, on the loop, that has found damage; then whoever asked is."""
+        self._unchanged: dict[bytes, int] = {}
+        """See `unchanged_since`."""
         self._answers = AnswerTable()
         self._rolls: list[AnswerRoll] = []
         """Of the newest commits, those that the table has not got yet."""
@@ -184,6 +188,16 @@ class ShardStore:
         except ShardDamaged as error:
             self.on_damage(error)
             raise
+
+    def unchanged_since(self, object_key: bytes) -> int:
+        """A sequence since which no commit has changed the object. Who reads it in pieces and is told the same one with each has
+        read it as it was at one instant, also if the worker was another one in between. Of objects that were asked for lately it
+        stays the same as long as they do; of others it is that of the newest commit."""
+        seq = self._unchanged.pop(object_key, self.seq)
+        self._unchanged[object_key] = seq  # The newest is the last one.
+        if len(self._unchanged) > UNCHANGED_MAX:
+            del self._unchanged[next(iter(self._unchanged))]
+        return seq
 
     def _read_failed(self, error: Exception) -> None:
         if isinstance(error, ShardDamaged):
@@ -371,6 +385,9 @@ class ShardStore:
         there are some: most of them have been answered to their callers by then, and never need a place in the table."""
         assert seq == self.seq + 1, (self.shard, seq, self.seq)
         self.seq = seq
+        if self._unchanged:
+            for each in objects:
+                self._unchanged.pop(each.key, None)
         self.active.apply(objects)
         if answers:
             self.answers.apply(answers, rolls)

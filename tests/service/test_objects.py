@@ -19,11 +19,13 @@ import pytest
 
 from tests.support.service import FULL, Service
 from tests.support.waiting import wait_until
-from tidegate.runtime.cli import exporting
+from tidegate.runtime.cli import commanding, exporting, wishing
 from tidegate.runtime.cli.cli import main
+from tidegate.runtime.cli.commands.objects import travelling
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.limits import VALUE_BYTES_MAX
 from tidegate.runtime.wire.object_records import read_records, whole_objects
+from tidegate.runtime.wire.wishes import ListNames, Show
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.store.state.lmdb_state import LmdbState
 
@@ -43,6 +45,11 @@ class Shop(DurableObject):
     async def both(self, value: object) -> None:
         await self.storage.put("a", value)
         await self.storage.put("b", value)
+
+    async def move(self, giver: str, taker: str, value: object) -> None:
+        async with self.storage.transaction():
+            await self.storage.put(giver, 0)
+            await self.storage.put(taker, value)
 
     async def fill(self, count: int, value: object) -> None:
         for number in range(count):
@@ -352,14 +359,14 @@ def test_what_changes_each_time_is_named_and_what_is_deleted_meanwhile_is_not_th
 ) -> None:
     for name in ("alice", "bob", "carol"):
         service.call("Shop", name, "fill", 600, name)
-    real = exporting._read
+    real = commanding.wish_for
 
-    def read(options: Any, target: str) -> Any:
-        if target == "Shop/alice":
+    def asked(options: Any, wish: Show, target: str) -> Any:
+        if target == "Shop/alice" and wish.after:
             service.call("Shop", "alice", "set", "n", time.monotonic())
         if target == "Shop/bob":
             operator_delete()
-        return real(options, target)
+        return real(options, wish, target)
 
     def operator_delete() -> None:
         subprocess.run(
@@ -368,12 +375,100 @@ def test_what_changes_each_time_is_named_and_what_is_deleted_meanwhile_is_not_th
             check=False,
         )
 
-    monkeypatch.setattr(exporting, "_read", read)
+    monkeypatch.setattr(exporting, "wish_for", asked)
     file = tmp_path / "shops"
     code, out, err = operator.type("objects", "export", "Shop", "--out", str(file), "--json")
     assert (code, json.loads(out)) == (1, {"objects": 1, "left_out": ["Shop/alice"]})
     assert "export Shop/alice: it was changed each time while it was read" in err
     assert list(exported(file)) == ["Shop/carol"]
+
+
+def test_what_goes_from_one_page_to_another_and_back_is_not_exported_twice(
+    service: Service, operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service.call("Shop", "alice", "fill", 1_200, 0)
+    real = commanding.wish_for
+
+    def asked(options: Any, wish: Show, target: str) -> Any:
+        has, has_not = ("k01199", "k00000") if wish.after else ("k00000", "k01199")
+        service.call("Shop", "alice", "move", has_not, has, 5)
+        return real(options, wish, target)
+
+    monkeypatch.setattr(exporting, "wish_for", asked)
+    file = tmp_path / "alice"
+    code, _, err = operator.type("objects", "export", "Shop", "alice", "--out", str(file))
+    assert (code, "it was changed each time while it was read" in err) == (1, True)
+    asked_for = []
+    monkeypatch.setattr(exporting, "wish_for", lambda *given: (asked_for.append(given), real(*given))[1])
+    assert operator.type("objects", "export", "Shop", "alice", "--out", str(file))[0] == 0
+    assert sum(exported(file)["Shop/alice"].values()) == 5
+    assert len(asked_for) == 3, "what is left alone is read once"
+
+
+@pytest.mark.parametrize("how", ["killed", "reloaded"])
+def test_an_export_goes_on_over_workers_that_are_replaced(
+    service: Service, operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, how: str
+) -> None:
+    names = [f"c{number:03}" for number in range(40)]
+    for name in names:
+        service.call("Shop", name, "both", name)
+    service.call("Shop", "large", "fill", 1_300, 1)
+    if how == "killed":
+        service.expect("killed by SIGKILL", "is ready again")
+    real, replacing = commanding.wish_for, threading.Lock()
+    begun: set[str] = set()
+
+    def replace(what: str) -> None:
+        """Once for each."""
+        with replacing:
+            if what in begun:
+                return
+            begun.add(what)
+        if how == "killed":
+            for pid in service.worker_pids():
+                os.kill(pid, signal.SIGKILL)
+        else:
+            assert main(["reload", "--connect", service.endpoint]) == 0
+
+    def shown(options: Any, wish: Any, target: str) -> Any:
+        if target == "Shop/large" and wish.after:
+            replace("between its pages")
+        return real(options, wish, target)
+
+    def listed(options: Any, wish: Any, target: str, **more: Any) -> Any:
+        if isinstance(wish, ListNames) and wish.after is not None:
+            replace("between pages of names")
+        return real(options, wish, target, **more)
+
+    monkeypatch.setattr(exporting, "wish_for", shown)
+    monkeypatch.setattr(wishing, "wish_for", listed)
+    monkeypatch.setattr(travelling, "PAGE", 30)
+    file = tmp_path / "shops"
+    code, _, err = operator.type("objects", "export", "Shop", "--out", str(file), "--timeout", "60")
+    assert code == 0, err
+    assert len(begun) == 2
+    assert list(exported(file)) == [f"Shop/{name}" for name in (*names, "large")]
+
+
+def test_of_large_objects_little_is_kept_before_their_turn(
+    service: Service, operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(exporting, "AHEAD_BYTES", 1 << 20)
+    names = [f"c{number:02}" for number in range(20)]
+    for name in names:
+        service.call("Shop", name, "fill", 16, name * 70_000)
+    real, kept = exporting.object_records, []
+
+    def read(options: Any, target: str, bytes_max: int | None = None) -> Any:
+        records = real(options, target, bytes_max)
+        kept.append((target, bytes_max))
+        return records
+
+    monkeypatch.setattr(exporting, "object_records", read)
+    file = tmp_path / "shops"
+    assert operator.type("objects", "export", "Shop", "--out", str(file))[0] == 0
+    assert kept == [(f"Shop/{name}", None) for name in names], "each whole one in its turn"
+    assert exported(file)["Shop/c07"] == {f"k{number:05}": "c07" * 70_000 for number in range(16)}
 
 
 def test_an_object_that_does_not_answer_ends_an_export_with_its_reason(

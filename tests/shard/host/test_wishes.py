@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any
 
 import msgspec
@@ -39,6 +40,9 @@ class Shop(DurableObject):
 
     async def set(self, key: str, value: Any) -> None:
         await self.storage.put(key, value)
+
+    async def wake_later(self) -> None:
+        await self.storage.set_alarm(datetime.timedelta(hours=1))
 
     async def hold(self, event_number: int) -> None:
         async with self.storage.transaction():
@@ -252,6 +256,44 @@ async def test_a_page_ends_at_its_limit_or_where_it_is_large_and_goes_on_behind_
     assert page["rows"][0]["bytes"] == 100_005
     page = await wisher.ask("large", Show(whole=True))
     assert len(page["rows"][0]["value"]) == 100_000
+
+
+@pytest.mark.parametrize("where", ["in memory", "asleep", "on disk"])
+async def test_pages_say_whether_they_are_of_one_instant(where: str) -> None:
+    world, wisher = world_of()
+    for number in range(5):
+        await world.ask(Shop, "a", "set", f"k{number}", number)
+    if where == "asleep":
+        world.evict_idle()
+    elif where == "on disk":
+        world.crash()
+
+    async def since(after: str) -> int | None:
+        return (await wisher.ask("a", Show(after=after, limit=2, whole=True)))["unchanged_since"]
+
+    first = await since("")
+    await world.ask(Shop, "b", "set", "k", 1)
+    assert [await since("k1"), await since("k3")] == [first, first]
+    await world.ask(Shop, "a", "wake_later")
+    changed = await since("")
+    assert changed is not None
+    assert first is not None
+    assert changed > first, "an alarm is a change"
+    await wisher.ask("a", Put("k4", pack(5)))
+    await wisher.ask("a", Put("k4", pack(4)))
+    assert await since("k3") != changed, "though it is as it was"
+    assert "unchanged_since" not in await wisher.ask("a", Show(whole=True)), "all of it is one page"
+
+
+async def test_a_page_with_something_that_is_not_durable_is_of_no_instant_that_is_known() -> None:
+    world, wisher = world_of(auto=False)
+    for number in range(3):
+        world.call(Shop, "a", "set", f"k{number}", number)
+    await world.settle()
+    shown = wisher.begin("a", Show(limit=2, whole=True))
+    await world.settle()
+    world.commit()
+    assert (await shown)["unchanged_since"] is None
 
 
 async def test_objects_of_a_class_that_the_app_no_longer_has_are_looked_at_and_changed() -> None:

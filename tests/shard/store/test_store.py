@@ -8,7 +8,7 @@ import pytest
 from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps
 from tidegate.shard.store.interface import AnswerRoll, ObjectWrites
 from tidegate.shard.store.state.memory_state import MemoryState
-from tidegate.shard.store.store import ROLLS_WAITING_MAX, ShardStore
+from tidegate.shard.store.store import ROLLS_WAITING_MAX, UNCHANGED_MAX, ShardStore
 
 ALICE, BOB = b"\0\0" + b"alice".ljust(14), b"\0\0" + b"bob".ljust(14)
 
@@ -169,3 +169,25 @@ def test_a_checkpoint_takes_rolls_along_that_wait_for_the_table(store: ShardStor
     reopened.load_answers()
     assert reopened.answers.groups["session"].told(2) == (5, 0, 20)
     assert reopened.answers.groups["session"].told(1) is None
+
+
+def test_an_object_is_unchanged_since_the_same_sequence_until_a_commit_changes_it(store: ShardStore) -> None:
+    write(store, {"a": b"1"})
+    since = store.unchanged_since(ALICE)
+    write(store, {"a": b"1"}, BOB)
+    checkpoint(store)
+    assert store.unchanged_since(ALICE) == since
+    write(store, {"a": b"2"})
+    write(store, {"a": b"1"})
+    changed = store.unchanged_since(ALICE)
+    assert changed > since, "though it is as it was"
+    write(store, {}, cleared=True)
+    assert store.unchanged_since(ALICE) > changed
+
+
+def test_of_more_objects_than_are_kept_in_mind_none_is_called_unchanged_that_was_changed(store: ShardStore) -> None:
+    keys = [b"\0\0" + str(number).encode().ljust(14) for number in range(UNCHANGED_MAX + 1)]
+    since = [store.unchanged_since(key) for key in keys]
+    write(store, {"a": b"1"}, keys[0])
+    assert store.unchanged_since(keys[-1]) == since[-1]
+    assert store.unchanged_since(keys[0]) > since[0]
