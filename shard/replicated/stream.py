@@ -34,8 +34,6 @@ logger = logging.getLogger("tidegate")
 class ShardStream:
     created = ""
     """When the stream was made, by which it is told from another one of its name."""
-    is_used = False
-    """It held something when it was found."""
 
     def __init__(self, client: Client, name: str, subject: str) -> None:
         self._client = client
@@ -151,4 +149,10 @@ class ShardStream:
         if wrong := wrong_settings(answer.config, settings):
             hint = "change that with `nats stream edit`, or use another stream"
             raise OperatorError("use the stream", self.name, f"it could lose what it has confirmed: {', '.join(wrong)}", hint)
-        self.created, self.is_used = answer.created, answer.state.last_seq > 0
+        self.created = answer.created
+
+
+async def is_used(client: Client, name: str) -> bool:
+    """Whether there is a stream of that name, and something was stored in it."""
+    answer = await ask_patiently(client, f"STREAM.INFO.{name}", {}, unless={_NO_STREAM})
+    return answer.error is None and answer.state.last_seq > 0

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nats.js.kv import KeyValue
 
 from tests.support.nats_cluster import ask
 from tests.support.service import ROOT, Serve, Service, exchange
@@ -189,5 +192,51 @@ def test_streams_without_the_record_of_their_founding_are_not_taken_over(servers
     log.claim({0: b""}, lambda *told: None)
     log.close()
     assert ask(servers, f"STREAM.DELETE.KV_tidegate-{name}")["success"]
+    assert ask(servers, f"STREAM.DELETE.{name}-0001")["success"]
     with pytest.raises(OperatorError, match=r"its streams are there .*, and the record of its founding is not"):
         find_or_found(servers.urls, name, 2)
+    assert "error" in ask(servers, f"STREAM.INFO.{name}-0001"), "one that is missing was lost, and would be found empty"
+
+
+def read_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two reads of a record of a founding give it as it was before there were streams, as by a replica that lags behind."""
+    get = KeyValue.get
+    left = 2
+
+    async def old(bucket: KeyValue, key: str) -> KeyValue.Entry:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            monkeypatch.setattr(KeyValue, "get", get)
+        entry = await get(bucket, key)
+        assert entry.value is not None
+        return replace(entry, value=entry.value.replace(b'"made":true', b'"made":false'), revision=1)
+
+    monkeypatch.setattr(KeyValue, "get", old)
+
+
+def test_who_reads_an_old_record_is_not_refused(servers: NatsServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"test-{next(_numbers)}"
+    founding = find_or_found(servers.urls, name, 2)
+    log = WorkerLog(servers.urls, name, "a test")
+    log.claim({0: b""}, lambda *told: None)
+    log.close()
+    read_old(monkeypatch)
+    assert find_or_found(servers.urls, name, 2) == founding
+
+
+def test_who_reads_an_old_record_makes_no_stream(servers: NatsServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"test-{next(_numbers)}"
+    founding = find_or_found(servers.urls, name, 2)
+    assert ask(servers, f"STREAM.DELETE.{name}-0001")["success"]
+    read_old(monkeypatch)
+    assert find_or_found(servers.urls, name, 2) == founding
+    assert "error" in ask(servers, f"STREAM.INFO.{name}-0001"), "it was lost: anew, it would be found empty"
+
+
+def test_hosts_that_found_a_cluster_at_the_same_time_agree(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    with ThreadPoolExecutor(4) as hosts:
+        founded = {*hosts.map(lambda shards: find_or_found(servers.urls, name, shards), (2, 3, 4, 5))}
+    assert len(founded) == 1
+    assert founded.pop().made
