@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import Outcome, Unavailable
 from tidegate.shard.loop.context import CURRENT
-from tidegate.shard.store.interface import ShardDamaged, ShardElsewhere, ShardUnwritable
+from tidegate.shard.store.interface import ShardDamaged, ShardElsewhere, ShardUnreachable, ShardUnwritable
 
 if TYPE_CHECKING:
     from tidegate.shard.host.activation import Activation
@@ -38,7 +38,7 @@ class StoppedShards:
         """Not retryable where somebody has to mend it first."""
         if isinstance(error, ShardElsewhere):
             return Unavailable(f"shard {error.shard} is served elsewhere: {error}", outcome=outcome)
-        retryable = isinstance(error, ShardUnwritable)
+        retryable = isinstance(error, ShardUnwritable | ShardUnreachable)
         return Unavailable(f"shard {error.shard} is stopped: {error}", outcome=outcome, retryable=retryable)
 
     def found(self, error: ShardDamaged) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 from collections.abc import Callable
 
@@ -71,9 +72,10 @@ class ShardLog:
         """Behind the newest record that is stored as a whole: where another claim may go on."""
         return self.owner.record_place
 
-    async def claim(self, applied: Applied) -> None:
-        """Until the shard is owned and everything before was given to `applied`; once. Raises as `append` does."""
-        await self._settle(self.owner.claim(), applied)
+    async def claim(self, applied: Applied, patience_s: float = math.inf) -> None:
+        """Until the shard is owned and everything before was given to `applied`; once. Raises as `append` does, and OperatorError
+        where it has not come further for so long. (Its message may be stored later: it is a claim of nobody, then.)"""
+        await self._settle(self.owner.claim(), applied, patience_s)
 
     async def append(self, record: bytes) -> int:
         """Until the record is stored; its position. While the servers have no majority, it waits. Raises LogFull (nothing was
@@ -84,9 +86,9 @@ class ShardLog:
         assert isinstance(effect, Confirm)
         return effect.position
 
-    async def _settle(self, effects: list[Effect], applied: Applied | None = None) -> Effect:
+    async def _settle(self, effects: list[Effect], applied: Applied | None = None, patience_s: float = math.inf) -> Effect:
         try:
-            return self._well(await self._carry_out(effects, applied))
+            return self._well(await self._carry_out(effects, applied, _Patience(self.owner, patience_s)))
         except LogFull:
             raise
         except OperatorError as error:
@@ -111,7 +113,7 @@ class ShardLog:
                 raise LogShutOut(self.stream.name, effect)
         raise AssertionError(effect)
 
-    async def _carry_out(self, effects: list[Effect], applied: Applied | None) -> Effect:
+    async def _carry_out(self, effects: list[Effect], applied: Applied | None, patience: _Patience) -> Effect:
         """Until nothing is in doubt: the effect that says what came of it."""
         while True:
             event: Event | None = None
@@ -129,6 +131,7 @@ class ShardLog:
                         said = "stream %s: nothing is read behind message %d where something has to be; its leader says: %s"
                         logger.warning(said, self.stream.name, self.owner.place.sequence, event)
                     case EndsEarlier():
+                        patience.ends_at = effect.last
                         logger.error(
                             "stream %s ends at message %d, and this host has it up to message %d: unless its leader is about to "
                             "catch up, the servers have lost what they had confirmed, or an older copy was put in; "
@@ -136,9 +139,38 @@ class ShardLog:
                             *(self.stream.name, effect.last, effect.place.sequence, self.owner.shard),
                         )
                     case Wait():
+                        patience.look(self.stream.name, effect)
                         await asyncio.sleep(min(PAUSE_S * 2 ** min(effect.times, 16), PAUSE_S_MAX))
                         event = WaitOver()
                     case _:
                         return effect
             assert event is not None
             effects = self.owner.handle(event)
+
+
+class _Patience:
+    """With a stream behind whose last message nothing can be shown to be, nor be stored."""
+
+    def __init__(self, owner: ShardOwner, seconds: float) -> None:
+        self._owner = owner
+        self._seconds = seconds
+        self._place = owner.place
+        self._since_s = asyncio.get_running_loop().time()
+        self.ends_at: int | None = None
+        """It is said to end earlier than we know it."""
+
+    def look(self, stream: str, wait: Wait) -> None:
+        """Raises OperatorError when it is over."""
+        now_s = asyncio.get_running_loop().time()
+        if self._owner.place != self._place:
+            self._place, self._since_s, self.ends_at = self._owner.place, now_s, None
+        if now_s - self._since_s < self._seconds:
+            return
+        if self.ends_at is not None:
+            problem = f"it ends at message {self.ends_at}, and this host has it up to message {self._place.sequence}"
+            raise OperatorError("claim", f"the stream {stream}", problem, "restore the stream, or start from a backup")
+        if wait.full:
+            hint = "give its stream more room: `nats stream edit --max-bytes`"
+            raise OperatorError("claim", f"the stream {stream}", "it is full", hint)
+        problem = f"nothing was confirmed for {self._seconds:.0f} s: most of its servers do not run, or do not find each other"
+        raise OperatorError("claim", f"the stream {stream}", problem, "see to the servers", passes=True)

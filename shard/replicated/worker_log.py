@@ -21,11 +21,14 @@ from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.mark import decode_mark, encode_mark
 from tidegate.shard.replicated.owner import Apply
 from tidegate.shard.replicated.replay import StreamPlace
-from tidegate.shard.replicated.servers import connect
+from tidegate.shard.replicated.servers import ask, connect
 from tidegate.shard.replicated.shard_log import LogShutOut, ShardLog
 from tidegate.shard.replicated.stream import ShardStream
-from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere
+from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardUnreachable
 from tidegate.shard.store.record import UnreadCommitRecord, UnreadShardCommit, decode_unread_record, encode_record
+
+CLAIM_S = 20.0
+"""A stream in which nothing can be stored for so long stops its shard, so that the others are served."""
 
 Places = tuple[tuple[int, StreamPlace], tuple[int, StreamPlace]]
 """Of a shard, the newest two, each with our own position: while an append is under way, what is applied reaches to the first."""
@@ -55,8 +58,16 @@ class WorkerLog:
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> dict[int, ShardDamaged]:
         """Blocks until this process owns the shards; `applied` is told each record that is behind what their states say by these
-        marks, in the thread of the log. Returns why some are not owned. Raises OperatorError."""
+        marks, in the thread of the log. Returns why some are not owned: that of one shard cannot be used, or does not answer,
+        keeps no other from being served. Raises OperatorError where the servers cannot be used at all."""
         return self._thread.wait(self._claim(marks, applied))
+
+    def answers(self, shard: int) -> bool:
+        """Blocks until it is known whether the stream of a shard has a leader now, who says so."""
+        try:
+            return self._thread.wait(self._answers(shard))
+        except OperatorError:
+            return False
 
     def mark(self, shard: int, position: int) -> bytes:
         """Of a state that has everything up to the record at this position."""
@@ -120,7 +131,7 @@ class WorkerLog:
         return {error.shard: error for error in outcomes if error is not None}
 
     async def _claim_one(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
-        """Raises OperatorError where the engine or the stream cannot be used at all."""
+        """Raises OperatorError where there is no connection any longer."""
         assert self._client is not None
         name = stream_name(self._cluster, shard)
 
@@ -132,16 +143,27 @@ class WorkerLog:
         except ValueError as error:
             hint = "remove the data directory: the streams have everything; or start the service that it is of"
             return ShardDamaged(shard, "read the state of", f"shard {shard}", str(error), hint)
-        log = ShardLog(shard, await ShardStream.find(self._client, name), place, self._words)
         try:
-            await log.claim(take)
+            log = ShardLog(shard, await ShardStream.find(self._client, name), place, self._words)
+            await log.claim(take, CLAIM_S)
         except LogShutOut as error:
             return ShardElsewhere(shard, "claim", f"shard {shard}", error.problem, undone=True)
         except ShardDamaged as error:
             return error
+        except OperatorError as error:
+            if self._client.is_closed:
+                raise
+            if error.passes:
+                return ShardUnreachable(shard, error.operation, error.place, error.problem)
+            hint = f"{error.hint}; shard {shard} is stopped, the others are served: start the service again then"
+            return ShardDamaged(shard, error.operation, error.place, error.problem, hint)
         self._logs[shard] = log
         self._places[shard] = (0, log.place), (0, log.place)
         return None
+
+    async def _answers(self, shard: int) -> bool:
+        assert self._client is not None
+        return (await ask(self._client, f"STREAM.INFO.{stream_name(self._cluster, shard)}", {})).error is None
 
     async def _append(self, record: UnreadCommitRecord) -> dict[int, OperatorError]:
         """Why some shards' parts are not stored. Raises OperatorError where of others nobody knows."""

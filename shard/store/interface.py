@@ -150,6 +150,15 @@ class ShardElsewhere(ShardDamaged):
         self.undone = undone
 
 
+class ShardUnreachable(ShardDamaged):
+    """The servers that keep its log did not answer when it was to be claimed. Nothing is known to be damaged: once they answer it
+    is claimed again, and nobody has to do anything for that but see to the servers."""
+
+    def __init__(self, shard: int, operation: str, place: object, problem: str) -> None:
+        hint = f"see that most of the servers run and find each other; soon after shard {shard} is served again by itself"
+        super().__init__(shard, operation, place, problem, hint)
+
+
 class PartlyStored(Exception):
     """A record whose parts are stored apart, shard by shard: those of `failed` are not, for the reason given; the others are
     durable, at this position."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
@@ -35,7 +35,7 @@ from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
 from tidegate.shard.store.checkpoints.shrinking import Shrinker
 from tidegate.shard.store.checkpoints.upkeep import Upkeep
-from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnwritable
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnreachable, ShardUnwritable
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
@@ -53,8 +53,8 @@ ADDRESS_BYTES_MAX = 32 << 40
 OPEN_PAUSES_S = (0.2, 1.0)
 """Before it is tried once more to open a store for which the disk failed. Each attempt begins anew, as another process would."""
 UNWRITABLE_PAUSE_S = 30.0
-"""Between two looks whether a shard that could not be written can be. A worker that has served for so long is started again at
-once (`STABLE_S` of the supervisor), so that its other shards hardly notice, even if it proves to have been in vain."""
+"""Between two looks whether a shard that could not be written, or claimed, can be. A worker that has served for so long is
+started again at once (`STABLE_S` of the supervisor), so that its other shards hardly notice, even if it has been in vain."""
 
 PROBE = "probe-"
 PROBE_BYTES_MIN = 4 * SEGMENT_BYTES_FIRST
@@ -82,6 +82,10 @@ class SharedLog(Protocol):
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> Mapping[int, ShardDamaged]:
         """Blocks until the shards are this process's. `marks`: by shard, how far its state has got, as `mark` said it; what
         follows is given to `applied`, record by record, on another thread. Returns why some were not to be had."""
+        ...
+
+    def answers(self, shard: int) -> bool:
+        """Blocks until it is known whether who keeps it answers now for a shard that could not be claimed. On any thread."""
         ...
 
     def mark(self, shard: int, position: int) -> bytes:
@@ -455,6 +459,20 @@ class WorkerStore:
             await asyncio.sleep(UNWRITABLE_PAUSE_S)
             for each in self.unwritable:
                 if await asyncio.to_thread(_is_writable, data_dir / "shards" / f"{each.shard:04d}", each.shard):
+                    return
+
+    @property
+    def unreachable(self) -> list[ShardUnreachable]:
+        """The shards that are stopped only because who keeps their logs did not answer."""
+        return [each for each in self.stopped.values() if isinstance(each, ShardUnreachable)]
+
+    async def wait_for_log(self) -> None:
+        """Returns when one of those might be claimed: by a new process. It is asked now and then, in a helper thread."""
+        log = cast("SharedLog", self.log)
+        while True:
+            await asyncio.sleep(UNWRITABLE_PAUSE_S)
+            for each in self.unreachable:
+                if await asyncio.to_thread(log.answers, each.shard):
                     return
 
     async def wait_for_room(self) -> None:

@@ -240,6 +240,8 @@ class Worker:
         self.store.upkeep.start(self._loop)
         if self.store.unwritable:
             self._loop.create_task(self._leave_when_the_disk_works(), context=NEUTRAL)
+        if self.store.unreachable:
+            self._loop.create_task(self._leave_when_the_servers_answer(), context=NEUTRAL)
 
     def held_up(self, held_up: HeldUp) -> None:
         """Code of an object was interrupted; it is still being unwound."""
@@ -515,6 +517,10 @@ class Worker:
     async def _leave_when_the_disk_works(self) -> None:
         await self.store.wait_for_disk(self._data_dir)
         self._start_again("the disk works again: this worker starts again, to serve all of its shards")
+
+    async def _leave_when_the_servers_answer(self) -> None:
+        await self.store.wait_for_log()
+        self._start_again("the servers that keep the log answer again: this worker starts again, to claim all of its shards")
 
     def _start_again(self, why: str) -> None:
         """Only a new process recovers. This one answers before what it has begun."""

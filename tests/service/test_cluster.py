@@ -23,9 +23,10 @@ from tests.support.waiting import wait_until
 from tidegate.benchmarks.nats_servers import NatsServers
 from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import OperatorError
+from tidegate.shard.replicated import worker_log
 from tidegate.shard.replicated.founding import find_or_found
 from tidegate.shard.replicated.worker_log import WorkerLog
-from tidegate.shard.store.interface import ObjectWrites, PartlyStored, ShardCommit, ShardElsewhere
+from tidegate.shard.store.interface import ObjectWrites, PartlyStored, ShardCommit, ShardElsewhere, ShardUnreachable
 from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
 
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
@@ -180,8 +181,46 @@ def test_a_stream_that_is_gone_is_not_made_again(servers: NatsServers) -> None:
     assert ask(servers, f"STREAM.DELETE.{name}-0001")["success"]
     find_or_found(servers.urls, name, 2)
     log = WorkerLog(servers.urls, name, "a test")
-    with pytest.raises(OperatorError, match=f"use the stream {name}-0001: there is none of that name"):
-        log.claim({0: b"", 1: b""}, lambda *told: None)
+    stopped = log.claim({0: b"", 1: b""}, lambda *told: None)
+    assert list(stopped) == [1], "the others are served"
+    assert f"use the stream {name}-0001: there is none of that name" in str(stopped[1])
+    assert "start the service again" in stopped[1].hint
+    assert not log.answers(1)
+    assert log.append(record([0], 1)) == 1
+    log.close()
+
+
+def test_a_stream_that_could_lose_something_stops_its_shard_alone(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 2)
+    settings = ask(servers, f"STREAM.INFO.{name}-0001")["config"]
+    assert "error" not in ask(servers, f"STREAM.UPDATE.{name}-0001", {**settings, "max_msgs": 5})
+    log = WorkerLog(servers.urls, name, "a test")
+    stopped = log.claim({0: b"", 1: b""}, lambda *told: None)
+    log.close()
+    assert list(stopped) == [1]
+    assert "it could lose what it has confirmed: max_msgs is 5" in str(stopped[1])
+    assert not isinstance(stopped[1], ShardUnreachable)
+
+
+def test_a_stream_without_a_majority_stops_its_shard_until_it_answers(
+    servers: NatsServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 1)
+    monkeypatch.setattr(worker_log, "CLAIM_S", 1.0)
+    monkeypatch.setattr("tidegate.shard.replicated.servers.START_S", 5.0)
+    log = WorkerLog(servers.urls[2:], name, "a test")
+    asleep = servers.names[:2]
+    try:
+        for each in asleep:
+            servers.signal(each, signal.SIGSTOP)
+        stopped = log.claim({0: b""}, lambda *told: None)
+    finally:
+        for each in asleep:
+            servers.signal(each, signal.SIGCONT)
+    assert [type(each) for each in stopped.values()] == [ShardUnreachable]
+    wait_until(lambda: log.answers(0), "a leader", 30)
     log.close()
 
 

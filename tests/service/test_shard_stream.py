@@ -22,6 +22,7 @@ from tidegate.shard.replicated.owner import (
 )
 from tidegate.shard.replicated.servers import check_fence, check_version
 from tidegate.shard.replicated.settings import stream_settings
+from tidegate.shard.replicated.shard_log import ShardLog
 from tidegate.shard.replicated.stream import ShardStream
 
 
@@ -113,6 +114,26 @@ def test_a_stream_that_is_gone_does_not_answer(server: NatsServers) -> None:
             await stream.close()
 
     asyncio.run(use())
+
+
+def test_a_claim_that_comes_no_further_is_given_up_with_the_reason(server: NatsServers) -> None:
+    async def claim(name: str, bytes_max: int, *, gone: bool) -> OperatorError:
+        stream = await ShardStream.open(server.urls, name, create=True, replicas=1, bytes_max=bytes_max)
+        try:
+            if gone:
+                await stream._client.request(f"$JS.API.STREAM.DELETE.{name}", b"")
+            with pytest.raises(OperatorError) as raised:
+                await ShardLog(0, stream).claim(lambda effect: None, 0.1)
+            return raised.value
+        finally:
+            await stream.close()
+
+    full = asyncio.run(claim("without-room", 50, gone=False))
+    assert "it is full" in full.problem
+    assert not full.passes
+    silent = asyncio.run(claim("silent", -1, gone=True))
+    assert "nothing was confirmed for 0 s" in silent.problem
+    assert silent.passes
 
 
 @pytest.mark.parametrize("fence", ["nats-expected-last-sequence", "Nats-Expected-Last-Sequenz", "X-Fence"])

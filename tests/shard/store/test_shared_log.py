@@ -11,7 +11,8 @@ import pytest
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import NoLog
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged
+from tidegate.shard.store import worker_store
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged, ShardUnreachable
 from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 
@@ -28,6 +29,7 @@ class Elsewhere(NoLog):
         self.refused: dict[int, ShardDamaged] = {}
         self.unreachable = False
         self.closed = 0
+        self.asked: list[int] = []
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> Mapping[int, ShardDamaged]:
         if self.unreachable:
@@ -37,6 +39,10 @@ class Elsewhere(NoLog):
             if shard not in self.refused:
                 applied(shard, record)
         return self.refused
+
+    def answers(self, shard: int) -> bool:
+        self.asked.append(shard)
+        return len(self.asked) > 1
 
     def mark(self, shard: int, position: int) -> bytes:
         """Records before the claim have no position: 0 stands for the end of what was given."""
@@ -123,6 +129,22 @@ def test_a_shard_that_is_not_to_be_had_is_stopped_and_the_others_are_served(tmp_
         assert store.stopped == log.refused
 
     with_store(tmp_path, log, look)
+
+
+def test_a_shard_for_which_nobody_answered_is_waited_for_until_somebody_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_store, "UNWRITABLE_PAUSE_S", 0.01)
+    log = Elsewhere()
+    log.refused = {1: ShardUnreachable(1, "claim", "shard 1", "nothing was confirmed")}
+
+    async def wait(store: WorkerStore) -> None:
+        assert store.unreachable == [log.refused[1]]
+        await store.wait_for_log()
+        assert log.asked == [1, 1]
+        put(store, 0, b"served meanwhile")
+
+    with_store(tmp_path, log, wait)
 
 
 def test_a_record_that_does_not_follow_stops_its_shard(tmp_path: Path) -> None:
