@@ -19,6 +19,8 @@ from tidegate.benchmarks.peers.redis import Redis
 from tidegate.benchmarks.plan import Measurement, Plan, Route
 from tidegate.benchmarks.processes import cores, scratch_folder
 from tidegate.benchmarks.syncs import SyncCount, SyncMeter, can_count
+from tidegate.runtime.client.access import client_key
+from tidegate.runtime.wire.access import ClientKey
 
 CONCURRENCY = (1, 64, 256, 1_024)
 _SMOKE_CONCURRENCY = (1, 16)
@@ -133,8 +135,8 @@ class LineUp:
     def _start_tidegate(self, home: Path, cache_mib: int | None, stack: contextlib.ExitStack, *, curve: bool = False) -> Peer:
         options, key = self._options, None
         if options.connect:
-            self._front = options.connect
-            _check_method(options)
+            self._front, key = options.connect, _key_of_environment()
+            _check_method(options, key)
         else:
             service_home = home / f"cache-{cache_mib}"
             service_home.mkdir()
@@ -152,9 +154,17 @@ class LineUp:
         return Tidegate(self._front, options.load, name=name, class_name=options.class_name, key=key)
 
 
-def _check_method(options: argparse.Namespace) -> None:
+def _key_of_environment() -> ClientKey | None:
+    """What a service that runs may ask for."""
+    try:
+        return client_key(None)
+    except (ValueError, OSError) as error:
+        raise BenchmarkFailed(f"the access key of the environment: {error}") from None
+
+
+def _check_method(options: argparse.Namespace, key: ClientKey | None) -> None:
     """A running service has an app of somebody else's."""
-    classes = system_call(options.connect, "classes")
+    classes = system_call(options.connect, "classes", key)
     for workload in _workloads(options):
         name = options.class_name or workload.class_name
         if workload.calls.method not in classes.get(name, {}).get("methods", {}):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import select
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -31,17 +33,29 @@ def ask(
     answer."""
     from tidegate.runtime.client.synchronous import connect_sync  # Here, because `serve` needs no client.
 
-    try:
+    with _reading_key(options.key_file):
         check_somebody_listens(options.connect, options.timeout, key_to_be_read_again(options.key_file))
         client = connect_sync(
             options.connect, timeout=options.timeout, direct=False, retry=bool(class_name), key_file=options.key_file
         )
-    except ValueError as error:
-        raise OperatorError("read the access key", options.key_file or "of the environment", str(error), _KEY_HINT) from None
-    except OSError as error:
-        raise OperatorError("read the access key", error.filename, error.strerror or str(error), _KEY_HINT) from error
     with client:
         return client.call(class_name, name, method, tuple(positional), keywords, key=key)
+
+
+@contextlib.contextmanager
+def _reading_key(file: str | None) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise OperatorError("read the access key", file or "of the environment", str(error), _KEY_HINT) from None
+    except OSError as error:
+        raise OperatorError("read the access key", error.filename, error.strerror or str(error), _KEY_HINT) from error
+
+
+def check_with_key_of_environment(endpoint: str) -> None:
+    """The same as `check_somebody_listens`, for what has no option for a key."""
+    with _reading_key(None):
+        check_somebody_listens(endpoint, key=key_to_be_read_again(None))
 
 
 def check_somebody_listens(endpoint: str, timeout_s: float = CONNECT_TIMEOUT_S, key: ClientKey | None = None) -> None:

@@ -35,11 +35,13 @@ def note_success(data: Path, place: str, now_ms: int, backup: str, due_s: float)
     _change(data, place, lambda old: BackupNote(place, now_ms, "", now_ms, backup, due_s or (old.due_s if old else 0.0)))
 
 
-def note_failure(data: Path, place: str, now_ms: int, error: str, due_s: float) -> None:
-    """Raises OSError."""
+def note_failure(data: Path, place: str, now_ms: int, error: str, due_s: float, *, only_known: bool = False) -> None:
+    """`only_known`: not of a place of which nothing is known. Raises OSError."""
     error = error[:ERROR_CHARACTERS_MAX]
 
-    def failed(old: BackupNote | None) -> BackupNote:
+    def failed(old: BackupNote | None) -> BackupNote | None:
+        if old is None and only_known:
+            return None
         old = old or BackupNote(place, now_ms)
         return msgspec.structs.replace(old, ended_ms=now_ms, error=error, due_s=due_s or old.due_s)
 

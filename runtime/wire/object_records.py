@@ -4,7 +4,9 @@ For each object: `{"object": "Class/name", "alarm_ms": Unix time or null}`, then
 order, then `{"end": "Class/name", "keys": how many}`. In JSON values are as `plain_json` has them; in MessagePack they are as
 they are. Keys that a reader does not know it passes over. Objects follow one another.
 
-Guarantee: what ends before an `end`, or has another number of keys, is no whole object, and is told.
+What could not be written to its end has `{"broken_off": why}` there.
+
+Guarantee: what ends before an `end`, or has another number of keys, is no whole object, and is told; so is what was broken off.
 """
 
 from __future__ import annotations
@@ -39,15 +41,21 @@ class ObjectEnd(msgspec.Struct):
     keys: int
 
 
+class BrokenOff(msgspec.Struct):
+    """The writer could not go on. Whoever reads is told by a ValueError."""
+
+    broken_off: str
+
+
 Record = Head | Pair | ObjectEnd
 
 
-def encoder(form: Form) -> Callable[[Record], bytes]:
+def encoder(form: Form) -> Callable[[Record | BrokenOff], bytes]:
     """Values of a Pair are as `plain_json` has them."""
     if form == "json":
         return lambda record: msgspec.json.encode(record) + b"\n"
 
-    def packed(record: Record) -> bytes:
+    def packed(record: Record | BrokenOff) -> bytes:
         if isinstance(record, Pair):
             record = Pair(record.key, from_plain(record.value))
         return msgspec.msgpack.encode(record)
@@ -83,6 +91,8 @@ def _record(found: Any, *, is_json: bool) -> Record:
         return msgspec.convert(found, Head)
     if "end" in found:
         return msgspec.convert(found, ObjectEnd)
+    if "broken_off" in found:
+        raise ValueError(f"what wrote this could not go on: {msgspec.convert(found, BrokenOff).broken_off}")
     raise ValueError("it begins no object, is no key and ends none")
 
 

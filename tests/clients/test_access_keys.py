@@ -70,7 +70,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
     with services_in(folder) as serve:
         service = serve(start=False)
         guarded = Guarded(service, folder, free_port())
-        rights = {"web": [], "report": ["--read-only"], "bank": ["--classes", "Bank"], "gone": []}
+        rights = {"web": [], "boss": ["--admin"], "report": ["--read-only"], "bank": ["--classes", "Bank"], "gone": []}
         for name, words in rights.items():
             assert main(["keys", "new", name, *words, "--data", str(service.data), "--out", guarded.file(name)]) == 0
         assert main(["keys", "revoke", "gone", "--data", str(service.data)]) == 0
@@ -140,6 +140,23 @@ def test_a_command_with_a_key_is_nobody_without_one(guarded: Guarded, tmp_path: 
     socket.create_connection((host, int(port))).close()
     wait_until(lambda: guarded.refused("no_key") > before, "the one who left is counted")
     assert guarded.refused("no_key") == before + 1
+
+
+def test_a_benchmark_with_a_key_is_nobody_without_one(guarded: Guarded) -> None:
+    before = guarded.refused("no_key")
+    few = ("--requests", "20", "--objects", "2", "--concurrency", "2", "--json")
+    bench = [sys.executable, "-m", "tidegate", "bench", "--connect", guarded.service.endpoint, *few]
+    environment = {**os.environ, "TIDEGATE_KEY_FILE": guarded.file("boss")}
+    ended = subprocess.run(bench, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert ended.returncode == 0, ended.stderr
+    host, _, port = guarded.service.endpoint.removeprefix("tcp://").rpartition(":")
+    socket.create_connection((host, int(port))).close()
+    wait_until(lambda: guarded.refused("no_key") > before, "the one who left is counted")
+    assert guarded.refused("no_key") == before + 1
+    environment["TIDEGATE_KEY_FILE"] = str(guarded.folder / "nowhere")
+    ended = subprocess.run(bench, env=environment, capture_output=True, text=True, timeout=90, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "access key" in ended.stderr
 
 
 def test_a_command_takes_its_key_from_a_pipe(guarded: Guarded) -> None:

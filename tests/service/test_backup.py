@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import errno
 import json
 import os
 import re
@@ -14,10 +16,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import lmdb
 import pytest
 
 from tests.support.service import KILLED_BY_TEST, Serve, Service, ask
 from tests.support.waiting import wait_until
+from tidegate.runtime.cli.arguments import Parser
+from tidegate.runtime.cli.commands import backup
+from tidegate.runtime.supervisor.backup_notes import read_notes
+from tidegate.runtime.supervisor.directory import open_directory
+from tidegate.shard.offline.check import state_path
+from tidegate.shard.store.state.lmdb_state import LmdbState
 
 NAMES = [f"n{number}" for number in range(20)]
 
@@ -213,6 +222,67 @@ def test_the_service_says_how_its_backups_went(serve: Serve, tmp_path: Path) -> 
     assert not (service.data / "shipping").exists(), "no log is kept for it"
     assert tidegate("restore", depot, "--list").returncode == 0
     service.stop()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """That no service has used."""
+    open_directory(path := tmp_path / "data", 2).close()
+    for shard in range(2):
+        LmdbState(state_path(path, shard), shard).close()
+    return path
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EIO, "Input/output error"), lmdb.CorruptedError("page"), RuntimeError("a fault")]
+)
+def test_one_that_fails_in_a_way_that_was_not_foreseen_leaves_word(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(backup, "_make", fail)
+    with pytest.raises(type(error)):
+        backup.run(_options(data, tmp_path / "depot"))
+    (note,) = read_notes(data)
+    assert note.error == f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_one_that_is_ended_by_a_signal_leaves_word(data: Path, tmp_path: Path, number: signal.Signals) -> None:
+    program = """
+import signal, sys
+from tidegate.runtime.cli.cli import main
+from tidegate.runtime.cli.commands import backup
+def make(*_):
+    print("begun", flush=True)
+    signal.pause()
+backup._make = make
+main(sys.argv[1:])
+"""
+    command = [sys.executable, "-c", program, "backup", str(tmp_path / "depot"), "--data", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        assert process.wait(60) == -number, "it is seen to have been ended"
+    (note,) = read_notes(data)
+    assert note.error == f"it was ended by {number.name}"
+
+
+def test_a_single_one_to_a_place_that_does_not_exist_is_no_problem_of_the_service(data: Path, tmp_path: Path) -> None:
+    (typo := tmp_path / "typo").write_text("no folder")
+    assert tidegate("backup", typo, "--data", data, "--once").returncode == 1
+    assert read_notes(data) == ()
+    assert tidegate("backup", typo, "--data", data).returncode == 1
+    assert [note.place for note in read_notes(data)] == [str(typo)]
+
+
+def _options(data: Path, dest: Path) -> argparse.Namespace:
+    parser = Parser()
+    backup.add(parser.add_subparsers())
+    return parser.parse_args(["backup", str(dest), "--data", str(data)])
 
 
 def test_what_the_service_cannot_read_of_its_backups_is_a_line_and_no_more(serve: Serve, tmp_path: Path) -> None:

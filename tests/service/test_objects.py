@@ -332,8 +332,9 @@ def test_all_of_a_class_move_from_a_service_that_works_into_another(
     assert list(exported(file)) == [f"Shop/c05{number}" for number in range(10)]
     assert operator.type("objects", "export", "--all", "--out", str(file))[0] == 0
     assert len(exported(file)) == 61
-    code, _, err = operator.type("objects", "export", "Shpo")
+    code, _, err = operator.type("objects", "export", "Shpo", "--out", str(file))
     assert (code, "did you mean Shop?" in err) == (3, True)
+    assert len(exported(file)) == 61, "what was there is as it was"
     for wrong in ([], ["Shop", "--all"], ["Shop", "c000", "--prefix", "c"]):
         assert operator.type("objects", "export", *wrong)[0] == 2
 
@@ -351,7 +352,8 @@ def test_a_data_directory_that_is_in_use_is_exported_through_its_service(service
     assert exported(file) == running
     service.start(1)
     assert main([*command, "--class", "Nobody"]) == 0
-    assert main(["export", str(service.data), "--class", "Nobody"]) == 1
+    assert main(["export", str(service.data), "--class", "Nobody", "--out", str(file)]) == 1
+    assert exported(file) == running, "what was there is as it was"
 
 
 def test_what_changes_each_time_is_named_and_what_is_deleted_meanwhile_is_not_there(
@@ -481,8 +483,11 @@ def test_an_object_that_does_not_answer_ends_an_export_with_its_reason(
     holding.start()
     wait_until(Path(f"{until}.held").exists, "the transaction")
     file = tmp_path / "shops"
+    file.write_text("of yesterday")
     code, _, err = operator.type("objects", "export", "Shop", "--out", str(file), "--timeout", "0.3")
     assert (code, "gate of the object has not let it in" in err) == (1, True)
+    assert file.read_text() == "of yesterday"
+    assert [path.name for path in tmp_path.glob("shops*")] == ["shops"]
     until.touch()
     holding.join()
     assert operator.type("objects", "export", "Shop", "--out", str(file))[0] == 0

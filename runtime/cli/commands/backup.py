@@ -6,10 +6,11 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,12 +85,15 @@ def run(options: argparse.Namespace) -> int:
     source = Source(options.data.resolve(), described.shards, described.starts, version())
     place, due_s = place_of(options.dest), options.due_after * 3_600
     try:
-        report = _make(options, source)
+        with _until_ended():
+            report = _make(options, source)
     except BackupUnderWay:
         raise
-    except (OperatorError, KeyboardInterrupt) as error:
-        why = str(error) or "it was interrupted"
-        _leave_word(source.path, lambda: note_failure(source.path, place, _now_ms(), why, due_s))
+    except (Exception, KeyboardInterrupt, _Ended) as error:
+        why = _why(error)
+        _leave_word(source.path, lambda: note_failure(source.path, place, _now_ms(), why, due_s, only_known=options.once))
+        if isinstance(error, _Ended):
+            os.kill(os.getpid(), error.number)  # Whoever has ended it sees that it has.
         raise
     backup = f"{report.lineage}/{report.number}"
     _leave_word(source.path, lambda: note_success(source.path, place, _now_ms(), backup, due_s))
@@ -98,6 +102,37 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(_page(options, report)))
     return EXIT_OK
+
+
+class _Ended(BaseException):
+    """By a signal, which by itself would leave no time for a word."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"it was ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+@contextlib.contextmanager
+def _until_ended() -> Iterator[None]:
+    """Raises _Ended where SIGTERM or SIGHUP would end the process."""
+
+    def end(number: int, _: object) -> None:
+        raise _Ended(number)
+
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in numbers:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, OperatorError | _Ended):
+        return str(error)
+    return "it was interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
 
 
 def _make(options: argparse.Namespace, source: Source) -> BackupReport:

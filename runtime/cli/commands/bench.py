@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from tidegate.runtime.cli.arguments import Count, add_command, add_connect, counts, read_as
-from tidegate.runtime.cli.asking import check_somebody_listens
+from tidegate.runtime.cli.asking import check_with_key_of_environment
 
 _BENCH_EPILOG = """Takes durable unique numbers from new objects of a running service, checks that each comes once and none is
-missing, and prints rates, latencies and CPU time. The objects, named with random prefixes, stay in the data.
+missing, and prints rates, latencies and CPU time. The objects, named with random prefixes, stay in the data. A service with
+access keys is shown the one that TIDEGATE_KEY_FILE names, which has to be one of an administrator.
 
 examples:
   tidegate bench                                       while `tidegate serve counter.py` runs
@@ -37,7 +38,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """By another process: what serves need not know what measures."""
-    check_somebody_listens(options.connect)
+    check_with_key_of_environment(options.connect)
     command = [sys.executable, "-P", "-m", "tidegate.benchmarks", "unique", "--connect", options.connect, "--load", options.load]
     for name, value in (("class", options.class_name), ("concurrency", options.concurrency), ("requests", options.requests),
                         ("objects", options.objects), ("route", options.route)):  # fmt: skip

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import stat
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import IO, Any
 
 import lmdb
@@ -18,12 +22,13 @@ from tidegate.runtime.cli.exporting import PAGE, records_of
 from tidegate.runtime.cli.local import service_of
 from tidegate.runtime.errors import CallError, OperatorError, one_line
 from tidegate.runtime.supervisor.directory import open_idle_directory
-from tidegate.runtime.wire.object_records import FORMS, Form, ObjectEnd, Record, encoder
+from tidegate.runtime.wire.object_records import FORMS, BrokenOff, Form, ObjectEnd, Record, encoder
 from tidegate.runtime.wire.wishes import ListNames
 from tidegate.shard.offline.export import exported
 
 _EPILOG = """Writes all objects, or those of some classes, one after another in the form of `tidegate objects export`
-(docs/operations.md), which `tidegate objects import` takes into a service that runs, under its gates. If a service uses
+(docs/operations.md), which `tidegate objects import` takes into a service that runs, under its gates. FILE is replaced
+once it is whole; where that fails it is as it was. If a service uses
 the directory, objects are read through it as by `tidegate objects export`: each as it was at one instant. Else all are
 as they were when it ended. Answers to keys do not go along: see `tidegate backup` for a whole service.
 
@@ -58,9 +63,9 @@ def run(options: argparse.Namespace) -> int:
         wanted = None if options.classes is None else frozenset(options.classes)
         records = exported(directory.path, directory.shards, lambda header: wanted is None or header.class_name in wanted)
         try:
-            count = write(records, options.out, options.format)
+            count = write(records, options.out, options.format, even_none=wanted is None)
         except (ValueError, lmdb.Error) as error:
-            hint = f"see `tidegate check {options.data}`; what was written is not whole"
+            hint = f"see `tidegate check {options.data}`; {_left(options.out)}"
             raise OperatorError("export", options.data, str(error), hint) from error
     return _ended(options, count, [])
 
@@ -71,9 +76,9 @@ def _of_service(options: argparse.Namespace, status: dict[str, Any]) -> int:
     unsteady: list[str] = []
     try:
         records = (record for wish in wishes for record in records_of(asked, wish, unsteady))
-        return _ended(options, write(records, options.out, options.format), unsteady)
+        return _ended(options, write(records, options.out, options.format, even_none=options.classes is None), unsteady)
     except CallError as error:
-        hint = "what was written is not whole; see `tidegate status`, and try again"
+        hint = f"see `tidegate status`, and try again; {_left(options.out)}"
         raise OperatorError("export", options.data, f"{error.code}: {error.message}", hint) from error
 
 
@@ -85,17 +90,55 @@ def _ended(options: argparse.Namespace, count: int, unsteady: list[str]) -> int:
     return EXIT_OK if not unsteady and (count or options.classes is None) else EXIT_FAILED
 
 
-def write(records: Iterable[Record], out: str, form: Form) -> int:
-    """How many objects. `out`: "-" is the standard output."""
+def _left(out: str) -> str:
+    return "what was written is not whole, and says so at its end" if out == "-" else f"{out} is as it was"
+
+
+def write(records: Iterable[Record], out: str, form: Form, *, even_none: bool = True) -> int:
+    """How many objects. `out`: "-" is the standard output. A file has all of them or is as it was, so too if there are none and
+    not `even_none`; in what flows a record at its end says that it is not whole. Raises OperatorError, and all that `records`
+    does."""
     if out == "-":
         sys.stdout.flush()
-        count = _written(records, sys.stdout.buffer, form)
-        sys.stdout.buffer.flush()
-        return count
-    with open(out, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        return _poured(records, sys.stdout.buffer, form)
+    try:
+        if os.path.exists(out) and not os.path.isfile(out):  # A pipe, or /dev/null.
+            with open(out, "wb") as file:
+                return _poured(records, file, form)
+        return _put_in_place(records, Path(os.path.realpath(out)), form, even_none=even_none)
+    except OSError as error:
+        problem = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+        raise OperatorError("write", out, problem, f"name another file, or make room; {_left(out)}") from error
+
+
+def _poured(records: Iterable[Record], file: IO[bytes], form: Form) -> int:
+    try:
         count = _written(records, file, form)
         file.flush()
-        os.fsync(file.fileno())
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            file.write(encoder(form)(BrokenOff(one_line(str(error)) or type(error).__name__)))
+            file.flush()
+        raise
+    return count
+
+
+def _put_in_place(records: Iterable[Record], path: Path, form: Form, *, even_none: bool) -> int:
+    fd, new = tempfile.mkstemp(".new", f"{path.name}.", path.parent)  # Of its own: others may write the same file meanwhile.
+    try:
+        with open(fd, "wb") as file:
+            with contextlib.suppress(FileNotFoundError, PermissionError):
+                was = path.stat()
+                os.fchmod(fd, stat.S_IMODE(was.st_mode))
+                os.fchown(fd, was.st_uid, was.st_gid)
+            count = _written(records, file, form)
+            file.flush()
+            os.fsync(fd)
+        if count or even_none:
+            os.rename(new, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new)
     return count
 
 

@@ -81,3 +81,11 @@ def test_backups_to_many_places_that_end_at_once_are_all_known(tmp_path: Path) -
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda place: note_success(tmp_path, place, 1, "one/1", 0.0), places))
     assert [note.place for note in read_notes(tmp_path)] == places
+
+
+def test_one_that_fails_at_a_place_that_is_not_known_may_leave_no_word(tmp_path: Path) -> None:
+    note_failure(tmp_path, "/typo", 10, "no such folder", 0.0, only_known=True)
+    assert not (tmp_path / NAME).exists()
+    note_success(tmp_path, "/b", 10, "one/1", 0.0)
+    note_failure(tmp_path, "/b", 11, "no room", 0.0, only_known=True)
+    assert [note.error for note in read_notes(tmp_path)] == ["no room"]

@@ -16,6 +16,7 @@ from tidegate.runtime.limits import VALUE_BYTES_MAX
 from tidegate.runtime.wire.object_records import (
     FORMS,
     RECORD_BYTES_MAX,
+    BrokenOff,
     Form,
     Head,
     ObjectEnd,
@@ -100,3 +101,11 @@ def test_the_size_of_a_packed_value_is_known_once_it_is_there(value: Any) -> Non
     assert size_of_packed(raw[:-1]) is None
     record = Pair("k", to_plain(msgspec.msgpack.decode(raw)))
     assert list(read_records(io.BytesIO(encoder("msgpack")(record)))) == [record]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_could_not_be_written_to_its_end_says_so_between_objects_too(form: Form) -> None:
+    encode = encoder(form)
+    records: list[Record | BrokenOff] = [Head("Shop/a"), ObjectEnd("Shop/a", 0), BrokenOff("the worker is gone")]
+    with pytest.raises(ValueError, match="record 3: what wrote this could not go on: the worker is gone"):
+        list(read_records(io.BytesIO(b"".join(map(encode, records)))))

@@ -121,8 +121,10 @@ def _names_page(result: Result, options: argparse.Namespace) -> str:
 
 def check_class(options: argparse.Namespace) -> None:
     """Whether anybody knows it. Raises CallError."""
-    known, _ = classes(options)
+    known, missing = classes(options)
     if options.class_name not in known:
+        if missing:
+            raise Unavailable(missing[0])
         near = difflib.get_close_matches(options.class_name, known)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known) or 'none'}"
         raise UnknownClass(f"no object and no class of the app has that name; {hint}", details={"missing": True})

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from tidegate.runtime.cli.arguments import Parser, add_command
@@ -15,14 +16,14 @@ from tidegate.runtime.cli.commands.objects.terms import add_audit
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
 from tidegate.runtime.cli.exporting import PAGE, Unsteady, object_records, records_of
 from tidegate.runtime.cli.pages import plural
-from tidegate.runtime.cli.wishing import Result, carry_out, reporting, stored, target_of, tell
+from tidegate.runtime.cli.wishing import Result, carry_out, patiently, reporting, stored, target_of, tell
 from tidegate.runtime.errors import CallError, OperatorError, one_line
 from tidegate.runtime.wire.object_records import FORMS, Head, Pair, read_records, whole_objects
 from tidegate.runtime.wire.wishes import ListNames, Load
 
 _EXPORT_EPILOG = """A line for the object, one for each key, one at the end (docs/operations.md). It is as it was at one instant;
 of several each is, by itself: the service works on meanwhile, and each is read behind its gate. One that is changed
-each time while it is read is named, and not in it.
+each time while it is read is named, and not in it. FILE is replaced once it is whole; where that fails it is as it was.
 
 examples:
   tidegate objects export Counter alice > alice.jsonl
@@ -66,11 +67,11 @@ def _export(options: argparse.Namespace) -> int:
         return _export_one(options)
     if (options.class_name is None) != options.all:
         return fail_usage("objects export: name a CLASS, an object of it too if it is one, or say --all")
+    if options.class_name is not None:
+        patiently(options, partial(check_class, options))
     unsteady: list[str] = []
     wish = ListNames(options.class_name or "", options.prefix, limit=PAGE)
     count = write(records_of(options, wish, unsteady), options.out, options.format)
-    if not count and not unsteady and options.class_name is not None:
-        check_class(options)
     if options.out != "-":
         result = {"objects": count, "left_out": unsteady}
         tell(options, result, f"{plural(count, 'object')} written to {options.out}")
