@@ -11,6 +11,7 @@ were, so that a call that is sent again is answered, and not run.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from hashlib import blake2b
 from itertools import groupby
 from pathlib import Path
@@ -63,6 +64,16 @@ def span_of(lineage: Lineage) -> tuple[int, int]:
     return lineage.manifests[0].from_ms, lineage.manifests[-1].ended_ms
 
 
+def times_of(lineage: Lineage) -> str:
+    """The same for people: as `--at` takes them, to the millisecond."""
+    first_ms, last_ms = span_of(lineage)
+    return f"any time from {shown(first_ms)} to {shown(last_ms)}" if first_ms <= last_ms else f"as of {shown(last_ms)}"
+
+
+def shown(at_ms: int) -> str:
+    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def find_moment(lineages: Lineages, at_ms: int | None, place: str) -> Moment:
     """Raises OperatorError where no backup has that time; also where the newest is asked for, and that one is damaged."""
     if at_ms is None and (problem := lineages.newest_problem()) is not None:
@@ -76,7 +87,11 @@ def find_moment(lineages: Lineages, at_ms: int | None, place: str) -> Moment:
     for first_ms, last_ms, lineage in reversed(spans):
         if first_ms <= at_ms <= last_ms:
             return Moment(lineage, at_ms)
-    raise OperatorError("restore", place, "no backup has that time", "see `tidegate restore --list` for the times that there are")
+        if at_ms == last_ms:  # All that a full backup has that none has continued.
+            return Moment(lineage, None)
+    newest = times_of(max(spans, key=lambda span: span[1])[2])
+    hint = f"the newest has {newest}; `tidegate restore {place} --list` says what all have"
+    raise OperatorError("restore", place, "no backup has that time", hint)
 
 
 def build(depot: Depot, moment: Moment, new: Path, starts_min: int, progress: Progress) -> Restored:

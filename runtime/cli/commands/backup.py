@@ -28,6 +28,7 @@ from tidegate.runtime.supervisor.config import DATA_DEFAULT
 from tidegate.runtime.supervisor.directory import describe_directory
 from tidegate.shard.backup.backup import Backup, BackupReport, BackupUnderWay, Source, Throttle, keep_no_log_for
 from tidegate.shard.backup.places import open_depot, place_of
+from tidegate.shard.backup.restore import shown
 
 _EPILOG = """DEST is a folder, on another disk at best, or s3://BUCKET/PREFIX (with AWS_ENDPOINT_URL and so on set). The
 first backup is a full one; the next ones bring what was committed since, for which the service keeps its log in
@@ -188,7 +189,7 @@ def _page(options: argparse.Namespace, report: BackupReport) -> list[str]:
     size = f"{mebibytes(report.bytes)} in {report.took_s:.1f} s"
     if report.pieces_kept:
         size += f", {plural(report.pieces_kept, 'piece')} of an interrupted run taken over"
-    until = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(report.until_ms / 1000))
     lines.append(f"{options.dest}: {kind} backup {report.lineage}/{report.number} of {options.data}: {what}, {size}")
+    until = shown(report.until_ms)
     lines.append(f"it has what was committed until {until}; to look at it: tidegate restore {options.dest} --list")
     return lines

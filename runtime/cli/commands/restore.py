@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.backup.one_object import read_object
 from tidegate.shard.backup.places import open_depot
 from tidegate.shard.backup.reading import Lineage, Lineages, read_lineages
-from tidegate.shard.backup.restore import Restored, build, find_moment, span_of
+from tidegate.shard.backup.restore import Restored, build, find_moment, shown, span_of, times_of
 
 _EPILOG = """Makes the new directory beside DATA, reads everything back, and puts it in place in one step. Data that is there
 is replaced only with --yes, and kept as DATA.before-TIME; no service may be running on it. TIME is like
@@ -96,11 +96,10 @@ def _list(options: argparse.Namespace, lineages: Lineages) -> int:
         print(json.dumps({"source": options.source, "lineages": good, "damaged": damaged}, indent=2))
     else:
         for lineage in lineages.good:
-            first, (from_ms, until_ms) = lineage.manifests[0], span_of(lineage)
+            first = lineage.manifests[0]
             size = mebibytes(sum(piece.bytes for manifest in lineage.manifests for piece in (*manifest.rows, *manifest.records)))
             spans = f"{plural(len(lineage.manifests), 'backup')}, {plural(first.shards, 'shard')}, {size}"
-            times = f"any time from {_shown(from_ms)} to" if from_ms <= until_ms else "as of"
-            print(f"{lineage.name}: {times} {_shown(until_ms)} ({spans})")
+            print(f"{lineage.name}: {times_of(lineage)} ({spans})")
         for error in lineages.damaged.values():
             print(f"PROBLEM {error}")
         if not lineages.good and not lineages.damaged:
@@ -117,10 +116,6 @@ def _lineage_as_json(lineage: Lineage) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _shown(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def _as_json(options: argparse.Namespace, restored: Restored, aside: Path | None) -> dict[str, Any]:
     counts = restored.counts._asdict()
     kept = None if aside is None else str(aside)
@@ -130,7 +125,7 @@ def _as_json(options: argparse.Namespace, restored: Restored, aside: Path | None
 def _page(options: argparse.Namespace, restored: Restored, aside: Path | None) -> list[str]:
     counts = restored.counts
     what = f"{plural(counts.objects, 'object')}, {plural(counts.rows, 'row')}, {plural(counts.alarms, 'alarm')}"
-    until = f", the newest commit of {_shown(restored.until_ms)}" if restored.until_ms else ""
+    until = f", the newest commit of {shown(restored.until_ms)}" if restored.until_ms else ""
     lines = [f"{options.data}: restored from {restored.lineage}: {what}{until}; everything was read back"]
     if aside is not None:
         lines.append(f"what was there before is kept as {aside}")

@@ -14,7 +14,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.directory import describe_directory, open_directory
 from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.reading import read_lineages
-from tidegate.shard.backup.restore import span_of
+from tidegate.shard.backup.restore import shown, span_of, times_of
 from tidegate.shard.offline.check import Check
 
 RESTORES = 100 if FULL else 8
@@ -90,11 +90,21 @@ def test_what_is_restored_starts_and_goes_on_and_is_backed_up_anew(world: Backup
 
 def test_a_time_that_no_backup_has_is_refused(world: BackupWorld, tmp_path: Path) -> None:
     world.commit(10)
-    world.back_up()
+    ended_ms = world.back_up().until_ms
     for at_ms in (world.now_ms - 5 * STEP_MS, world.now_ms + 5 * STEP_MS):
-        with pytest.raises(OperatorError, match="no backup has that time"):
+        with pytest.raises(OperatorError, match=f"no backup has that time.*{shown(ended_ms)}"):
             world.restore(tmp_path / "new", at_ms)
     assert not (tmp_path / "new").exists()
+
+
+def test_the_one_time_of_a_full_backup_that_none_has_continued_is_one_to_ask_for(world: BackupWorld, tmp_path: Path) -> None:
+    world.commit(10)
+    ended_ms = world.back_up(meanwhile=1).until_ms
+    (lineage,) = read_lineages(world.depot).good
+    assert times_of(lineage) == f"as of {shown(ended_ms)}"
+    with pytest.raises(OperatorError, match="no backup has that time"):
+        world.restore(tmp_path / "new", ended_ms - 1)
+    assert world.restore(tmp_path / "new", ended_ms).seqs == world.restore(tmp_path / "newest", None).seqs
 
 
 def test_any_piece_that_is_damaged_or_gone_is_named_and_nothing_is_replaced(world: BackupWorld, tmp_path: Path) -> None:

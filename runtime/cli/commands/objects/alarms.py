@@ -56,15 +56,16 @@ def _alarms(options: argparse.Namespace) -> int:
             options, result, f"{target_of(options)}: its alarm " + ("rings now" if options.what == "run" else "is dropped")
         )
     result, missing = alarms(options, ListAlarms(options.class_name, options.after, options.limit), late=options.late)
-    return tell(options, result, _alarms_page(result), missing)
+    return tell(options, result, _alarms_page(result, late=options.late), missing)
 
 
-def _alarms_page(result: Result) -> str:
+def _alarms_page(result: Result, *, late: bool) -> str:
     rows = [("object", "due", "late")]
     for each in result["alarms"]:
-        late = f"{each['late_s']:,.1f} s" if each["late_s"] > 0 else ""
-        rows.append((one_line(f"{each['class']}/{each['name']}"), utc(each["due_ms"]), late))
-    lines = table(rows, numbers={2}) if result["alarms"] else ["no alarm is scheduled"]
+        how_late = f"{each['late_s']:,.1f} s" if each["late_s"] > 0 else ""
+        rows.append((one_line(f"{each['class']}/{each['name']}"), utc(each["due_ms"]), how_late))
+    none = "no alarm is late" if late else "no alarm is scheduled"
+    lines = table(rows, numbers={2}) if result["alarms"] else [none]
     if result["more"]:
         lines.append(f"there are more: --after {result['alarms'][-1]['due_ms']}")
     if result["abandoned"]:

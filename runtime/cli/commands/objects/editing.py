@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from tidegate.runtime.addresses import LISTEN_DEFAULT
 from tidegate.runtime.cli.arguments import Parser
 from tidegate.runtime.cli.commands.objects.terms import VALUE_WIDTH, add_audit
 from tidegate.runtime.cli.exits import fail_usage
@@ -108,11 +109,12 @@ def _edited(options: argparse.Namespace, result: Result) -> str:
     shown = ["none" if each is None else as_text(each["value"], VALUE_WIDTH) for each in (before, after)]
     lines = [one_line(f"{target_of(options)} {options.key!r}: {shown[0]} -> {shown[1]}")]
     where = shlex.join((options.class_name, options.name, options.key))
+    service = "" if options.connect == LISTEN_DEFAULT else f" --connect {shlex.quote(options.connect)}"
     if before is None and after is not None:
-        lines.append(f"undo: tidegate objects delete {where} --if-digest {after['digest']}")
+        lines.append(f"undo: tidegate objects delete {where} --if-digest {after['digest']}{service}")
     elif before is not None and len(text := as_text(before["value"])) <= _UNDO_CHARACTERS_MAX:
         condition = "--if-missing" if after is None else f"--if-digest {after['digest']}"
-        lines.append(f"undo: tidegate objects put {where} {shlex.quote(text)} {condition}")
+        lines.append(f"undo: tidegate objects put {where} {shlex.quote(text)} {condition}{service}")
     elif before is not None:
         lines.append("undo: the old value is too long for a command line; --json prints it whole, as before.value")
     return "\n".join(lines)
