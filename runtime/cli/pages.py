@@ -258,7 +258,7 @@ def render_alarms(status: ServiceStatus) -> str:
         return "no alarm was abandoned"
     rows: list[tuple[str, ...]] = [("object", "was due", "abandoned", "error")]
     for alarm in newest:
-        times = (alarm[key][:19].replace("T", " ") for key in ("scheduled_for", "abandoned_at"))
+        times = (f"{alarm[key][:19]}Z" for key in ("scheduled_for", "abandoned_at"))
         error = alarm["error"].splitlines()[-1:] or [""]
         rows.append((alarm_target(alarm), *times, error[0][:120]))
     more = [f"and {count - len(newest)} more"] if count > len(newest) else []

@@ -386,10 +386,10 @@ def test_abandoned_alarms_are_listed_newest_first_with_the_last_line_of_what_was
         {"name": "worker 1", "statistics": {"alarms_abandoned": 30, "newest_abandoned": [third]}},
     ]
     assert render_alarms(read_status({"processes": processes})).splitlines() == [
-        "object  was due              abandoned            error",
-        "Bell/b  2026-11-01 10:30:00  2026-11-01 10:30:00  KeyError: 1",
-        "Bell/c  2026-11-01 10:20:00  2026-11-01 10:20:00",
-        "Bell/a  2026-11-01 10:10:00  2026-11-01 10:10:00  ValueError: no",
+        "object  was due               abandoned             error",
+        "Bell/b  2026-11-01T10:30:00Z  2026-11-01T10:30:00Z  KeyError: 1",
+        "Bell/c  2026-11-01T10:20:00Z  2026-11-01T10:20:00Z",
+        "Bell/a  2026-11-01T10:10:00Z  2026-11-01T10:10:00Z  ValueError: no",
         "and 29 more",
     ]
 
