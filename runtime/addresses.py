@@ -10,6 +10,7 @@ import errno
 import random
 import re
 import socket
+from collections.abc import Iterable
 from ipaddress import ip_address
 from typing import Any
 
@@ -60,6 +61,8 @@ def cluster_of(text: str) -> tuple[tuple[str, ...], str]:
         host, port = _split(server.replace(_NATS, _TCP))
         if not host or not port.isdecimal() or not 0 < int(port) <= 65_535:
             raise ValueError(f"must be servers with their ports, such as {CLUSTER_EXAMPLE}")
+    if any("@" in server for server in servers) and not all("@" in server for server in servers):
+        raise ValueError("must be servers of which each has its user and password, or none has")
     name = name if slash else CLUSTER_NAME
     if not _CLUSTER_NAME.fullmatch(name):
         raise ValueError("must be servers, then perhaps a name of letters, digits, - and _")
@@ -74,6 +77,22 @@ def check_cluster(value: object) -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def without_credentials(servers: Iterable[str]) -> list[str]:
+    """As they may be shown, and logged."""
+    return [f"{_NATS}***@{each.rpartition('@')[2]}" if "@" in each else each for each in servers]
+
+
+def cluster_shown(value: object) -> object:
+    """The text as it may be shown, whether or not it names a cluster."""
+    if not isinstance(value, str) or "@" not in value:
+        return value
+    try:
+        servers, name = cluster_of(value)
+    except ValueError:
+        return "***"  # A password may be anywhere.
+    return f"{','.join(without_credentials(servers))}/{name}"
 
 
 def check_target(value: object) -> str | None:

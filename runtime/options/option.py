@@ -6,6 +6,7 @@ a sentence that explains it, and in `extra`:
 * `flag`: how it is written on the command line: `--workers N|auto`, `--dev` (takes no value), `APP` (has no flag);
 * `problem`: what its type cannot say: a function of a value that tells why it cannot be used, or None;
 * `takes`: what a change of it takes in a running service (`ChangeTakes`);
+* `shown`: what is shown of a value that may have a secret in it;
 * `secret`: it is shown nowhere. (Fields of the type `Secret` are so by themselves.)
 """
 
@@ -63,6 +64,8 @@ class Option:
     problem: Callable[[object], str | None]
     takes: ChangeTakes
     secret: bool
+    shown: Callable[[object], object]
+    """What may be shown of a value."""
 
     @property
     def name(self) -> str:
@@ -90,7 +93,7 @@ class Option:
         """As JSON can have it; hidden if it is a secret."""
         if self.secret:
             return HIDDEN if value else None if value is None else ""  # Nothing that is a `Secret`: nobody can encode one.
-        return msgspec.to_builtins(value, str_keys=True, enc_hook=str)
+        return msgspec.to_builtins(self.shown(value), str_keys=True, enc_hook=str)
 
     def read(self, value: object, *, from_text: bool) -> Any:
         """`from_text`: the value is a text, whatever it stands for. Raises ValueRefused."""
@@ -225,11 +228,16 @@ def _option(path: Path, attribute: str, kind: Any, make_default: Callable[[], An
         told.get("takes", takes),
         bool(told.get("secret"))
         or any(isinstance(each, msgspec.inspect.CustomType) and each.cls is Secret for each in _kinds(info)),
+        told.get("shown", _as_it_is),
     )
 
 
 def _no_problem(value: object) -> None:
     return None
+
+
+def _as_it_is(value: object) -> object:
+    return value
 
 
 _COMPOSED = (

@@ -122,7 +122,7 @@ def read(table: Table, layers: Sequence[ValueLayer]) -> Reading:
 
 
 def _not_allowed(layer: ValueLayer, option: Option, problem: str, value: object) -> Mistake:
-    was = "" if option.secret else f", not {_cut(repr(value))}"
+    was = "" if option.secret else f", not {_cut(repr(option.shown(value)))}"
     return Mistake(
         layer.place,
         layer.key(option.path),

@@ -27,7 +27,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tidegate.runtime.addresses import LISTEN_DEFAULT, check_address, check_cluster, check_endpoint
+from tidegate.runtime.addresses import LISTEN_DEFAULT, check_address, check_cluster, check_endpoint, cluster_shown
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
     BUDGET_BYTES_MIN,
@@ -191,7 +191,7 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             description="Three NATS servers or more that keep the log instead of this machine's disk, and the name of the "
             "cluster, if not tidegate: nats://a:4222,nats://b:4222,nats://c:4222/NAME. The data directory is a cache of what "
             "they keep.",
-            extra={"flag": "--cluster SERVERS", "problem": check_cluster},
+            extra={"flag": "--cluster SERVERS", "problem": check_cluster, "shown": cluster_shown},
         ),
     ] = ""
     dev: Annotated[

@@ -105,6 +105,9 @@ class ClusterPlace(msgspec.Struct, frozen=True):
     name: str
     """Of the cluster: its streams are `NAME-SHARD`."""
 
+    def __repr__(self) -> str:  # There may be passwords in it.
+        return f"ClusterPlace({self.name})"
+
 
 class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """Everything one worker process needs to know to start."""

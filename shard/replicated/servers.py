@@ -15,6 +15,7 @@ import msgspec
 import nats.errors
 from nats.aio.client import Client
 
+from tidegate.runtime.addresses import without_credentials
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.answers import WRONG_SEQUENCE, EngineError, decode_publish_answer
 from tidegate.shard.replicated.message import FENCE
@@ -65,7 +66,7 @@ async def connect(servers: Sequence[str]) -> Client:
     client = await _connect(servers)
     try:
         version = client.connected_server_version
-        check_version((version.major, version.minor, version.patch), ", ".join(servers))
+        check_version((version.major, version.minor, version.patch), ", ".join(without_credentials(servers)))
     except BaseException:
         await client.close()
         raise
@@ -100,7 +101,7 @@ async def _connect(servers: Sequence[str]) -> Client:
     except TimeoutError:
         await client.close()
         hint = "start nats-server there, or see whether its address is right"
-        raise OperatorError("connect to", ", ".join(servers), repr(quiet.last), hint, passes=True) from None
+        raise OperatorError("connect to", ", ".join(without_credentials(servers)), repr(quiet.last), hint, passes=True) from None
 
 
 class _Quiet:

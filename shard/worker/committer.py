@@ -92,6 +92,8 @@ class Committer:
             self._kernel = None
         self._refused = 0
         self._say_at_s = 0.0
+        self.without_room: dict[int, LogFull] = {}
+        """By shard with a log of its own, why the last commit of it was refused."""
 
     def statistics(self) -> CommitterStatistics:
         return CommitterStatistics(round(self._average_s * 1e6), round(self.waits_s * 1e3))
@@ -223,6 +225,8 @@ class Committer:
     def _succeed(self, commit: PendingCommit, position: int) -> None:
         """The stores first: what leaves then may be asked for again at once."""
         self._store.applied(position, commit.shards)
+        if self.without_room:
+            self._forget_room(commit)
         self._released.observe(len(commit.held))
         self._host.committed(commit)
         self._commits.observe(time.perf_counter() - self._began_s)
@@ -232,11 +236,19 @@ class Committer:
         self._store.applied(outcome.position, [each for each in commit.shards if each.shard not in failed])
         told = {shard: ObjectReset(f"a write could not be made durable: {error}") for shard, error in failed.items()}
         self._host.committed_but_for(commit, told)
-        for error in failed.values():
+        self._forget_room(commit)
+        for shard, error in failed.items():
             if isinstance(error, ShardDamaged):
                 self._lost(error)
             else:
                 self._say_refused(error)
+                if isinstance(error, LogFull):
+                    self.without_room[shard] = error
+
+    def _forget_room(self, commit: PendingCommit) -> None:
+        """What is known of its shards is what has become of this one."""
+        for each in commit.shards:
+            self.without_room.pop(each.shard, None)
 
     def _make_room(self, commit: PendingCommit, record: bytes, problem: LogFull) -> None:
         """The log is full. The commit stays in flight while a checkpoint empties the log; then it is tried once more."""

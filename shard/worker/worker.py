@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from tidegate.runtime.addresses import without_credentials
 from tidegate.runtime.child.draining import Draining
 from tidegate.runtime.errors import (
     LEAVING,
@@ -476,10 +477,15 @@ class Worker:
         elif (error := self.store.checkpointer.without_room) is not None:
             what = f"there is no room for what is written, only for deletes: {error.problem}"
             found.append(Problem(what, f"{self._name}, {error.place}", error.hint))
+        for shard, error in self._committer.without_room.items():
+            if shard in self.store.stopped:
+                continue
+            what = f"there is no room for what is written in shard {shard}, and so its reads are refused, too: {error.problem}"
+            found.append(Problem(what, f"{self._name}, {error.place}", error.hint))
         if (slow_s := self._committer.slow_s) > 0 and self._cluster is not None:
             what = f"a commit has taken {slow_s:.0f} s: the servers that keep the log do not answer; calls wait or are refused"
             hint = "see that most of them run and find each other; nothing is lost, and it goes on by itself"
-            found.append(Problem(what, f"{self._name}, {', '.join(self._cluster.servers)}", hint))
+            found.append(Problem(what, f"{self._name}, {', '.join(without_credentials(self._cluster.servers))}", hint))
         elif slow_s > 0:
             what = f"the disk is slow: a commit has taken {slow_s:.0f} s; what writes waits for it, and nothing is lost"
             hint = "see what else the disk does, and whether the kernel complains of it (`iostat -x`, `dmesg`)"

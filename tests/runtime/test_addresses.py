@@ -18,6 +18,7 @@ from tidegate.runtime.addresses import (
     check_cluster,
     check_endpoint,
     cluster_of,
+    cluster_shown,
     has_name,
     is_of_this_machine,
     look_up,
@@ -259,6 +260,7 @@ def test_a_cluster_is_three_servers_and_a_name() -> None:
         ("a:1,b:2,c", "with their ports"),
         ("a:1,b:2,c:99999", "with their ports"),
         ("a:1,b:2,:3", "with their ports"),
+        ("u:1,w@a:1,u:w@b:2,u:w@c:3", "each has its user"),
         ("a:1,b:2,c:3/", "perhaps a name of"),
         ("a:1,b:2,c:3/a b", "perhaps a name of"),
     ],
@@ -266,3 +268,18 @@ def test_a_cluster_is_three_servers_and_a_name() -> None:
 def test_what_names_no_cluster_is_refused(text: str, problem: str) -> None:
     assert problem in str(check_cluster(text))
     assert check_cluster("") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a:1,b:2,c:3", "a:1,b:2,c:3"),
+        ("nats://u:pass@a:1,u:p@ss@b:2,u:pass@[::1]:3/shop", "nats://***@a:1,nats://***@b:2,nats://***@[::1]:3/shop"),
+        ("u:pa,ss@a:1,u:pass@b:2,u:pass@c:3", "***"),
+        ("u:pa/ss@a:1,b:2,c:3", "***"),
+        ("", ""),
+        (7, 7),
+    ],
+)
+def test_who_logs_in_to_a_cluster_is_not_shown(text: object, shown: object) -> None:
+    assert cluster_shown(text) == shown

@@ -201,11 +201,17 @@ def test_a_stream_that_could_lose_something_is_refused(server: NatsServers, key:
         asyncio.run(use())
 
 
-def test_nobody_there_is_said_with_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_there_is_said_with_the_address_and_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(servers, "START_S", 0.5)
 
     async def use() -> None:
-        await ShardStream.open(["nats://127.0.0.1:1"], "nobody")
+        await ShardStream.open(["nats://me:password@127.0.0.1:1"], "nobody")
 
-    with pytest.raises(OperatorError, match=r"connect to nats://127\.0\.0\.1:1: .*\(start nats-server there"):
+    with (
+        caplog.at_level(0),
+        pytest.raises(OperatorError, match=r"to nats://\*\*\*@127\.0\.0\.1:1: .*\(start nats-server there") as raised,
+    ):
         asyncio.run(use())
+    assert "password" not in str(raised.value) + caplog.text

@@ -16,7 +16,8 @@ import zmq
 
 from tests.support.waiting import WITHIN_S, wait_until_in_loop
 from tidegate.runtime.child.control import decode_from_child, encode_line
-from tidegate.runtime.errors import CallError, MethodRaised, Moved, ShardLost, Unavailable, UnknownMethod, from_wire
+from tidegate.runtime.errors import CallError, MethodRaised, Moved, ObjectReset, ShardLost, Unavailable, UnknownMethod, from_wire
+from tidegate.runtime.ids import shard_of_slot, slot_of
 from tidegate.runtime.metrics.ledger import Ledger
 from tidegate.runtime.wire.protocol import own_identity
 from tidegate.runtime.wire.slots import SlotTable
@@ -32,9 +33,10 @@ from tidegate.runtime.wire.supervisor_messages import (
     TopologyChanged,
     WorkerSpec,
 )
+from tidegate.shard.log.commit_log import LogFull
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.interface import PartlyStored, ShardDamaged
 from tidegate.shard.store.state.lmdb_state import LmdbBatch
 from tidegate.shard.store.store import StoreFailed, StoreFull
 from tidegate.shard.store.worker_store import WorkerStore
@@ -237,6 +239,33 @@ async def test_a_disk_that_is_slow_is_a_problem_with_its_place_until_it_is_over(
         may_end.set()
         await call
         await wait_until_in_loop(lambda: not problems(), "its end")
+
+
+async def test_a_shard_whose_own_log_is_full_is_a_problem_until_something_of_it_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with service(tmp_path, 1) as (one,):
+        store, name = one.worker.store, name_on(0, 1)
+        shard = shard_of_slot(slot_of("Note", name), SHARDS)
+        append, full = store.append, LogFull("append to the stream", "shop-0002", "it is full", "give its stream more room")
+        is_full = True
+
+        def append_partly(record: bytes) -> int:
+            if is_full:
+                raise PartlyStored(1, {shard: full})
+            return append(record)
+
+        store.append = append_partly
+        monkeypatch.setattr(store.log, "write", lambda _: None)
+        for more in (True, False):
+            is_full = more
+            with pytest.raises(ObjectReset) if more else contextlib.nullcontext():
+                await one.ask(name, "put", 1)
+            one.worker.on_control(Ping(7))
+            problems = one.control[-1].statistics["problems"]  # type: ignore[union-attr]
+            shown = [(each.what, each.where, each.next) for each in problems]
+            what = f"there is no room for what is written in shard {shard}, and so its reads are refused, too: it is full"
+            assert shown == ([(what, "worker 0, shop-0002", "give its stream more room")] if more else [])
 
 
 async def test_a_worker_starts_again_by_itself_once_the_disk_has_recovered_that_failed_for_a_shard(

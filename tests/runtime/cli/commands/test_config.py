@@ -212,3 +212,14 @@ def test_credentials_are_read_and_a_broken_one_is_told(here: Path, monkeypatch: 
     (here / "app.wrong").mkdir()
     with pytest.raises(Mistakes, match=r"app.wrong: is a directory"):
         read_configuration(WhereToLook({"CREDENTIALS_DIRECTORY": str(here)}))
+
+
+@pytest.mark.parametrize("cluster", ["u:word@a:1,u:word@b:2,u:word@c:3/shop", "u:wo,rd@a:1,u:wo/rd@b:2"])
+def test_how_to_log_in_to_a_cluster_is_not_shown(here: Path, capsys: pytest.CaptureFixture[str], cluster: str) -> None:
+    for command in (["config", "show", "t.toml", "--no-app"], ["config", "check", "t.toml"]):
+        (here / "t.toml").write_text(f'[service]\napp = "gone.py"\ncluster = "{cluster}"\n')
+        main(command)
+        out, err = capsys.readouterr()
+        shown = out + err
+        assert "word" not in shown
+        assert "wo,rd" not in shown
