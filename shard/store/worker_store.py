@@ -390,6 +390,7 @@ class WorkerStore:
 
             for damage in log.claim({state.shard: state.log_mark for state in states}, applied).values():
                 recovery.leave_out(damage)
+            _check_recovered(states, recovery)
             recovery.write(partial(log.mark, position=0))
             stopped.update(recovery.damaged)
             states = _without(states, stopped)

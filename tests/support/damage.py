@@ -95,3 +95,13 @@ def hide_row(file: Path, key: bytes) -> None:
                 break
     with file.open("r+b") as opened:  # In place: who has mapped it sees it, too.
         opened.write(data)
+
+
+def forget_newest_commit(path: Path) -> None:
+    """LMDB goes on from the one before, as where the newest meta page was not written."""
+    with PageFile(path) as pages:
+        newest = pages.newest_meta()
+        assert newest is not None
+    with path.open("r+b") as opened:  # Where its transaction stands.
+        opened.seek(newest.page * PAGE + 16 + 24 + 2 * 48 + 8)
+        opened.write((newest.txn - 2).to_bytes(8, "little"))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.damage import forget_newest_commit
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import NoLog
 from tidegate.shard.store import worker_store
@@ -157,6 +158,28 @@ def test_a_record_that_does_not_follow_stops_its_shard(tmp_path: Path) -> None:
         assert "commit 2 of shard 0 is missing" in str(store.stopped[0])
 
     with_store(tmp_path / "two", log, look)
+
+
+def test_a_state_that_had_got_further_than_it_gets_with_the_log_is_stopped_as_it_is(tmp_path: Path) -> None:
+    log = Elsewhere()
+
+    async def checkpoint(store: WorkerStore) -> None:
+        put(store, 0, b"a value")
+        await store.checkpointer.finish()
+
+    for _ in range(2):
+        with_store(tmp_path, log, checkpoint)
+    path = tmp_path / "shards" / "0000" / "data.mdb"
+    forget_newest_commit(path)
+    del log.records[-1]
+    before = path.read_bytes()
+
+    async def look(store: WorkerStore) -> None:
+        assert list(store.shards) == [1]
+        assert "lead to commit 1, but commit 2 was here" in str(store.stopped[0])
+
+    with_store(tmp_path, log, look)
+    assert path.read_bytes() == before
 
 
 def test_a_log_that_nobody_keeps_is_closed_and_the_reason_told(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from random import Random
 import lmdb
 import pytest
 
-from tests.support.damage import PAGE, ROWS, flip_bit, object_row, places_of_rows, write_state
+from tests.support.damage import PAGE, ROWS, flip_bit, forget_newest_commit, object_row, places_of_rows, write_state
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import object_key
 from tidegate.shard.core.alarms import Header, encode_header
@@ -24,7 +24,6 @@ from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.names import NameChanges
 from tidegate.shard.store.state.lmdb_state import LmdbState, _failure
 from tidegate.shard.store.state.memory_state import MemoryState
-from tidegate.shard.store.state.pages import PageFile
 from tidegate.shard.store.store import ShardState, StoreFailed, StoreFull
 
 LOW, HIGH = b"", b"\xfe"
@@ -391,12 +390,7 @@ def test_a_scan_that_comes_to_the_end_of_the_file_says_that_rows_may_be_missing(
 
 def test_a_state_that_goes_on_from_the_last_but_one_commit_is_refused_after_recovery(tmp_path: Path) -> None:
     write_state(tmp_path, Random(1))
-    with PageFile(tmp_path / "data.mdb") as pages:
-        newest = pages.newest_meta()
-        assert newest is not None
-    with (tmp_path / "data.mdb").open("r+b") as opened:  # Where its transaction stands.
-        opened.seek(newest.page * PAGE + 16 + 24 + 2 * 48 + 8)
-        opened.write((newest.txn - 2).to_bytes(8, "little"))
+    forget_newest_commit(tmp_path / "data.mdb")
     state = LmdbState(tmp_path, 1)
     assert (state.applied_seq, state.expected_seq) == (19, 20)
     with pytest.raises(ShardDamaged, match="lead to commit 19, but commit 20 was here"):
