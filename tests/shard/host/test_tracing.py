@@ -202,6 +202,7 @@ async def test_an_alarm_that_begins_no_trace_rings_all_the_same(sampler: Sampler
     world, spans = alarm_world(sampler)
     await world.ask(Cart, "alice", "remind", "bob")
     await wait_until_in_loop(lambda: world.host.alarms.rung == 1 and world.host.alarms.next_due_us is None, "it has rung")
+    await wait_until_in_loop(lambda: world.host.unanswered == 0, "what its handler called is answered")
     assert spans.all() == []
 
 
