@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import psutil
 
+from tidegate.benchmarks.load.workloads import BenchmarkFailed
+
 _CPUCLOCK_SCHED = 2
 
 
@@ -22,4 +24,10 @@ def machine_cpu_s() -> float:
 
 
 def cpu_s_by_layer(pids: Mapping[str, Sequence[int]]) -> dict[str, float]:
-    return {layer: sum(map(cpu_s, members)) for layer, members in pids.items()}
+    """Raises BenchmarkFailed where one of them has ended: what it had used nobody knows any longer."""
+    try:
+        return {layer: sum(map(cpu_s, members)) for layer, members in pids.items()}
+    except OSError:
+        raise BenchmarkFailed(
+            "a process of the service ended while it was measured; measure again when all of it serves"
+        ) from None

@@ -542,28 +542,23 @@ class CommitLog:
             self._prepared.clear()
 
 
-class NoLog:
-    """In the place of a log for which there is no room: takes nothing, and says why."""
+class WithoutSegments:
+    """What there is of a log that keeps no files here: nothing is ever written that is not appended, or removed."""
 
-    def __init__(self, problem: OperatorError) -> None:
-        self._problem = problem
-        self.is_broken = False
-        self.needs_segment = False
-        self.may_grow = True
-        self.segments_used, self.segments_max = 1, 2
-
-    def append(self, record: bytes) -> int:
-        problem = self._problem
-        raise LogWithoutRoom(problem.operation, problem.place, problem.problem, problem.hint)
+    is_broken = False
+    needs_segment = False
+    may_grow = True
+    segments_used, segments_max = 1, 2
 
     def write(self, record: bytes) -> int | None:
-        return self.append(record)
+        """None: an append may always wait."""
+        return None
 
     def sync(self) -> int:
-        return self.append(b"")
+        raise AssertionError("nothing is ever written that is not appended")
 
     def synced(self, error: Exception | None) -> int:
-        return self.append(b"")
+        return self.sync()
 
     def truncate(self, position: int) -> None:
         pass
@@ -576,6 +571,23 @@ class NoLog:
 
     def keep(self) -> None:
         pass
+
+
+class NoLog(WithoutSegments):
+    """In the place of a log for which there is no room: takes nothing, and says why."""
+
+    def __init__(self, problem: OperatorError) -> None:
+        self._problem = problem
+
+    def append(self, record: bytes) -> int:
+        problem = self._problem
+        raise LogWithoutRoom(problem.operation, problem.place, problem.problem, problem.hint)
+
+    def write(self, record: bytes) -> int | None:
+        return self.append(record)
+
+    def sync(self) -> int:
+        return self.append(b"")
 
     def statistics(self) -> LogStatistics:
         return LogStatistics(0, 0, 0, 0, 0, 0, 0, copies_on_write=False)

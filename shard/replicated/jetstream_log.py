@@ -13,20 +13,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
+from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics, WithoutSegments
 from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.shard_log import Applied, ShardLog
 from tidegate.shard.replicated.stream import ShardStream
 
 
-class JetStreamLog:
+class JetStreamLog(WithoutSegments):
     """Records in the order of their positions; each stored before the next is sent."""
-
-    is_broken = False
-    needs_segment = False
-    may_grow = True
-    segments_used, segments_max = 1, 2
 
     log: ShardLog
     """From the claim on."""
@@ -102,27 +97,8 @@ class JetStreamLog:
         self._appends += 1
         return position
 
-    def write(self, record: bytes) -> int | None:
-        """None: an append may always wait."""
-        return None
-
-    def sync(self) -> int:
-        raise AssertionError("nothing is ever written that is not appended")
-
-    def synced(self, error: Exception | None) -> int:
-        return self.sync()
-
     def truncate(self, position: int) -> None:
         """Nothing is removed before there are snapshots: another host may have nothing but the stream."""
-
-    def prepare_segment(self, *, small: bool = False) -> None:
-        pass
-
-    def shrink(self, position: int) -> None:
-        pass
-
-    def keep(self) -> None:
-        pass
 
     def statistics(self) -> LogStatistics:
         return LogStatistics(self.place.position, 1, 0, self.segments_max, 0, 0, self._appends, copies_on_write=False)

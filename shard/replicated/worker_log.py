@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from nats.aio.client import Client
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics
+from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics, WithoutSegments
 from tidegate.shard.replicated.jetstream_log import broken_by
 from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.mark import decode_mark, encode_mark
@@ -38,12 +38,7 @@ def stream_name(cluster: str, shard: int) -> str:
     return f"{cluster}-{shard:04d}"
 
 
-class WorkerLog:
-    is_broken = False
-    needs_segment = False
-    may_grow = True
-    segments_used, segments_max = 1, 2
-
+class WorkerLog(WithoutSegments):
     def __init__(self, servers: Sequence[str], cluster: str, words: str) -> None:
         """Asks nobody yet. Has to be closed. `words` say to operators who this is."""
         self._servers = servers
@@ -89,27 +84,8 @@ class WorkerLog:
             raise PartlyStored(self._position, failed)
         return self._position
 
-    def write(self, record: bytes) -> int | None:
-        """None: an append may always wait."""
-        return None
-
-    def sync(self) -> int:
-        raise AssertionError("nothing is ever written that is not appended")
-
-    def synced(self, error: Exception | None) -> int:
-        return self.sync()
-
     def truncate(self, position: int) -> None:
         """Nothing is removed before there are snapshots: another host may have nothing but the streams."""
-
-    def prepare_segment(self, *, small: bool = False) -> None:
-        pass
-
-    def shrink(self, position: int) -> None:
-        pass
-
-    def keep(self) -> None:
-        pass
 
     def statistics(self) -> LogStatistics:
         return LogStatistics(self._position, 1, 0, self.segments_max, 0, 0, self._position, copies_on_write=False)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from tidegate.benchmarks.cpu import cpu_s, cpu_s_by_layer, machine_cpu_s
+from tidegate.benchmarks.load.workloads import BenchmarkFailed
 
 pytestmark = pytest.mark.alone
 
@@ -41,3 +42,5 @@ def test_a_process_that_has_gone_is_an_error_and_no_zero() -> None:
     process.wait()
     with pytest.raises(OSError, match=r"Invalid argument|No such process"):
         cpu_s(process.pid)
+    with pytest.raises(BenchmarkFailed, match="a process of the service ended while it was measured"):
+        cpu_s_by_layer({"workers": [0, process.pid]})

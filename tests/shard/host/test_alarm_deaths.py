@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -236,22 +237,12 @@ async def test_an_object_whose_start_ends_the_process_is_no_different() -> None:
     assert await world.ring_up("pending") is None
 
 
+@pytest.mark.parametrize(
+    "new_world", [AlarmWorld, lambda: RefusingWorld(proves=True)], ids=["a commit fails", "a shard's part of one"]
+)
 @in_virtual_time
-async def test_a_mark_that_cannot_be_written_delays_the_run_and_does_not_count() -> None:
-    world = AlarmWorld()
-    await world.ring_up("set", 10)
-    world.failing = True
-    await world.until(600)
-    assert world.rehearsal.runs == []
-    world.failing = False
-    await world.until(700)
-    assert [(run.scheduled_s, run.retry_count) for run in world.rehearsal.runs] == [(10, 0)]
-    assert not any(store.scan(BEGUN_KEY) for store in world.stores.values())
-
-
-@in_virtual_time
-async def test_a_mark_that_its_shard_alone_could_not_write_delays_the_run_too() -> None:
-    world = RefusingWorld(proves=True)
+async def test_a_mark_that_cannot_be_written_delays_the_run_and_does_not_count(new_world: Callable[[], AlarmWorld]) -> None:
+    world = new_world()
     await world.ring_up("set", 10)
     world.failing = True
     await world.until(600)
