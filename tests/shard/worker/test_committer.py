@@ -188,6 +188,7 @@ class LongSync:
 @pytest.fixture
 def long_sync(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(committer, "KernelSync", LongSync)
+    monkeypatch.setattr(committer, "FAST_BELOW_S", 60.0)  # Long as it is, the thread is not to take over.
 
 
 async def test_calls_that_write_nothing_are_answered_while_the_kernel_syncs(long_sync: None) -> None:
