@@ -89,7 +89,7 @@ def assert_abandoned(world: AlarmWorld, caplog: Log, reason: str) -> None:
         assert world.host.statistics().newest_abandoned == [record]
         told = decode_from_child(encode_line(Pong(1, dataclasses.asdict(world.host.statistics()))))
         assert isinstance(told, Pong)
-        assert f"Bell/a  {str(record.scheduled_for)[:19]}" in render_alarms(
+        assert f"Bell/a  {record.scheduled_for:%Y-%m-%dT%H:%M:%SZ}" in render_alarms(
             ServiceStatus(processes=(ProcessStatus(name="worker 0", statistics=told.statistics),))
         )
         world.crash()
