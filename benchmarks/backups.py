@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
+import msgspec
+
 import tidegate
 from tidegate.benchmarks.processes import scratch_folder
 from tidegate.runtime.addresses import free_port
@@ -42,7 +44,7 @@ STEP_S = 0.5
 def make_data(path: Path, size_bytes: int) -> None:
     """Objects with text that can be compressed to a half."""
     open_directory(path, SHARDS).close()
-    text = random.Random(1).randbytes(1 << 20).hex().encode()
+    text = random.Random(1).randbytes(1 << 20).hex()
     names: list[list[tuple[bytes, str]]] = [[] for _ in range(SHARDS)]
     for number in range(size_bytes // (ROWS * ROW_BYTES)):
         name = f"stored-{number}"
@@ -52,13 +54,13 @@ def make_data(path: Path, size_bytes: int) -> None:
         write_rows(state_path(path, shard), chain(_rows(sorted(objects), text), [(META_KEY, pack_meta(shard, 1))]), MAP_BYTES_MAX)
 
 
-def _rows(objects: Iterable[tuple[bytes, str]], text: bytes) -> Iterator[tuple[bytes, bytes]]:
+def _rows(objects: Iterable[tuple[bytes, str]], text: str) -> Iterator[tuple[bytes, bytes]]:
     chance = random.Random(2)
     for key, name in objects:
         yield key, encode_header(Header("Counter", name))
         for number in range(ROWS):
             at = chance.randrange(len(text) - ROW_BYTES)
-            yield key + b"row%d" % number, text[at : at + ROW_BYTES]
+            yield key + b"row%d" % number, msgspec.msgpack.encode(text[at : at + ROW_BYTES])
 
 
 class Load:

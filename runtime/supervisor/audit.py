@@ -23,7 +23,7 @@ import msgspec
 
 from tidegate.runtime.wire.commands import Command
 from tidegate.runtime.wire.plain_json import with_values as as_plain
-from tidegate.runtime.wire.wishes import CallMethod, Delete, Put
+from tidegate.runtime.wire.wishes import CallMethod, Delete, LoadMany, Put
 
 AUDIT_NAME = "audit.jsonl"
 AUDIT_FILE_BYTES_MAX = 16 << 20
@@ -75,6 +75,8 @@ class AuditLog:
             told = {key: error.get(key) for key in ("code", "message", "outcome")}
             return self._write({"edit": edit, "state": "unknown" if told["outcome"] == "unknown" else "refused", "error": told})
         line: dict[str, Any] = {"edit": edit, "state": "done"}
+        if result is not None and "pages" in result:
+            line["refused"] = [at for at, page in enumerate(result["pages"]) if page is None or "error" in page]
         for name in ("before", "after"):
             if result is not None and name in result:
                 line[name] = _value(result[name], with_values=with_values)
@@ -124,6 +126,8 @@ def _said(command: Command) -> dict[str, Any]:
     wish = command.wish
     if wish is None:
         return {"what": command.what, "object": command.object, "state": "asked"}
+    if isinstance(wish, LoadMany):
+        return {"what": "load", "objects": wish.names(), "replace": wish.replace, "state": "asked"}
     said: dict[str, Any] = {"what": wish.__struct_config__.tag, "object": command.object}
     if isinstance(wish, Put | Delete) and wish.key:
         said["key"] = wish.key

@@ -1,4 +1,4 @@
-"""What operators ask of one object, on its way to the object's worker and back.
+"""What operators ask of objects, on its way to their workers and back.
 
 Guarantee: each is ended once: by its worker's answer, or because that worker is not there or ends.
 """
@@ -10,11 +10,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from tidegate.runtime.errors import BadRequest, CallError, ShardLost, Unavailable
 from tidegate.runtime.ids import check_object_id, shard_of_slot, slot_of
 from tidegate.runtime.wire.commands import Command, Ended
 from tidegate.runtime.wire.supervisor_messages import Administer, Administered
-from tidegate.runtime.wire.wishes import OF_ALL_WORKERS
+from tidegate.runtime.wire.wishes import OF_ALL_WORKERS, OF_MANY
 
 
 class Errands:
@@ -41,6 +43,53 @@ class Errands:
             self.go(number, command, send)
         return number
 
+    def go(self, number: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
+        """To the worker of the object, or to those of all that it is about."""
+        wish = command.wish
+        if isinstance(wish, OF_MANY):
+            self._ask_owners(number, command, wish, send)
+            return
+        try:
+            worker = self._owner(command.object)
+        except BadRequest as error:
+            self.fail(number, error)
+        else:
+            self._send(number, worker, command, send)
+
+    def _owner(self, target: str) -> int:
+        """Raises BadRequest."""
+        class_name, _, name = target.partition("/")
+        if problem := check_object_id(class_name, name):
+            raise BadRequest(f"{problem}; an object is named CLASS/NAME")
+        return self._owners[shard_of_slot(slot_of(class_name, name), len(self._owners))]
+
+    def _ask_owners(self, number: int, command: Command, wish: OF_MANY, send: Callable[[int, Administer], Any]) -> None:
+        """Each worker is asked for its own objects; what they say is put together in the order that was asked for."""
+        pages: list[dict[str, Any] | None] = [None] * len(names := wish.names())
+        places: dict[int, list[int]] = {}
+        for at, target in enumerate(names):
+            try:
+                places.setdefault(self._owner(target), []).append(at)
+            except BadRequest as error:
+                pages[at] = {"error": error.to_wire()}
+        missing = set(places)
+
+        def ended(worker: int, ended: Ended) -> None:
+            mine = places[worker]
+            told = [{"error": ended.error}] * len(mine) if ended.error is not None else (ended.result or {})["pages"]
+            for at, page in zip(mine, told, strict=True):
+                pages[at] = page
+            missing.discard(worker)
+            if not missing:
+                self._ended(number, Ended((), result={"pages": pages}))
+
+        if not places:
+            self._ended(number, Ended((), result={"pages": pages}))
+        for worker, mine in places.items():
+            part = self.number()
+            self._parts[part] = partial(ended, worker)
+            self._send(part, worker, msgspec.structs.replace(command, wish=wish.only(mine)), send)
+
     def _ask_all(self, number: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
         """It is ended by what each worker has said, or why it has not."""
         workers = sorted(set(self._owners))
@@ -55,14 +104,6 @@ class Errands:
             part = self.number()
             self._parts[part] = partial(ended, worker)
             self._send(part, worker, command, send)
-
-    def go(self, number: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
-        class_name, _, name = command.object.partition("/")
-        if problem := check_object_id(class_name, name):
-            self.fail(number, BadRequest(f"{problem}; an object is named CLASS/NAME"))
-            return
-        worker = self._owners[shard_of_slot(slot_of(class_name, name), len(self._owners))]
-        self._send(number, worker, command, send)
 
     def _send(self, number: int, worker: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
         process = send(worker, Administer(number, command.what, command.object, command.wish, command.timeout_s))

@@ -90,7 +90,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     StatusChanged,
     WorkerSpec,
 )
-from tidegate.runtime.wire.wishes import EDITS, Delete
+from tidegate.runtime.wire.wishes import EDITS, Delete, LoadMany
 
 log = logging.getLogger("tidegate")
 
@@ -263,7 +263,8 @@ class Supervisor:
         if command.wish is not None and not isinstance(command.wish, EDITS):
             return self._errands.begin(command, self._send_to_worker)
         what = command.what if command.wish is None else command.wish.__struct_config__.tag
-        log.info("%s %s: asked for by an operator", what, one_line(command.object))
+        of = f"(objects: {len(command.wish.objects)})" if isinstance(command.wish, LoadMany) else one_line(command.object)
+        log.info("%s %s: asked for by an operator", what, of)
         number = self._errands.number()
         task = self._loop.create_task(self._edit(number, command, caller))
         self._auditing.add(task)

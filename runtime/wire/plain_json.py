@@ -34,8 +34,8 @@ def with_values(told: dict[str, Any]) -> dict[str, Any]:
     for name, each in told.items():
         if name == "packed":
             shown["value"] = to_plain(msgspec.msgpack.decode(base64.b64decode(each)))
-        elif name == "rows" and isinstance(each, list):
-            shown[name] = [with_values(row) for row in each]
+        elif name in ("rows", "pages") and isinstance(each, list):
+            shown[name] = [None if row is None else with_values(row) for row in each]
         else:
             shown[name] = with_values(each) if name in ("before", "after") and isinstance(each, dict) else each
     return shown

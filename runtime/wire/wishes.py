@@ -21,6 +21,10 @@ SHOWN_ROWS_MAX = 500
 """Some milliseconds of a worker."""
 SHOWN_BYTES_MAX = 256 << 10
 """Of a page: it ends where its values take so much, after one at least."""
+MANY_OBJECTS_MAX = 250
+"""That are wished for at once."""
+MANY_BYTES_MAX = 512 << 10
+"""Of keys and values of all of them: no further object is begun beyond."""
 SHOWN_VALUE_BYTES_MAX = 16 << 10
 """A larger value is not in a page; `get` has it whole."""
 
@@ -81,6 +85,42 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
     """Whatever the object has is deleted with it. Else there must be no such object."""
     alarm_ms: int | None = None
     """When its alarm is due, in Unix time."""
+
+
+class ReadMany(msgspec.Struct, frozen=True, tag="read_many"):
+    """All keys of many objects, each by itself as by `Show`. To the workers that own them. What came of it are `pages`, in the
+    order of `objects`: of each its page, or an `error`; null where others had MANY_BYTES_MAX before: ask again."""
+
+    objects: list[str]
+    """`Class/name`."""
+
+    def names(self) -> list[str]:
+        return self.objects
+
+    def only(self, at: list[int]) -> ReadMany:
+        return ReadMany([self.objects[each] for each in at])
+
+
+class LoadOne(msgspec.Struct, frozen=True):
+    """Of `LoadMany`: as `Load` has it."""
+
+    object: str
+    rows: list[tuple[str, bytes]]
+    alarm_ms: int | None = None
+
+
+class LoadMany(msgspec.Struct, frozen=True, tag="load_many"):
+    """Many objects, each by itself as by `Load`. To the workers that own them. What came of it are `pages`, as of `ReadMany`: of
+    each how many rows it has got, or an `error`."""
+
+    objects: list[LoadOne]
+    replace: bool = False
+
+    def names(self) -> list[str]:
+        return [each.object for each in self.objects]
+
+    def only(self, at: list[int]) -> LoadMany:
+        return LoadMany([self.objects[each] for each in at], self.replace)
 
 
 class TurnAlarm(msgspec.Struct, frozen=True, tag="alarm"):
@@ -154,8 +194,9 @@ class ListErrors(msgspec.Struct, frozen=True, tag="errors"):
 
 ObjectWish = Get | Show | Put | Delete | Load | TurnAlarm | CallMethod | Evict | Inspect
 OF_ALL_WORKERS = ListNames | ListClasses | ListAlarms | ListErrors | Weigh
-Wish = ObjectWish | ListNames | ListClasses | ListAlarms | ListErrors | Weigh
-EDITS = Put | Delete | Load | TurnAlarm | CallMethod | Evict
+OF_MANY = ReadMany | LoadMany
+Wish = ObjectWish | ListNames | ListClasses | ListAlarms | ListErrors | Weigh | ReadMany | LoadMany
+EDITS = Put | Delete | Load | LoadMany | TurnAlarm | CallMethod | Evict
 """Those of the audit log."""
 
 

@@ -20,12 +20,13 @@ from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.plain_json import from_plain, to_plain
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Request, encode
-from tidegate.runtime.wire.wishes import CallMethod, Evict, Get, Inspect, ObjectWish, Show, TurnAlarm
+from tidegate.runtime.wire.wishes import OF_MANY, CallMethod, Evict, Get, Inspect, ObjectWish, Show, TurnAlarm
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.states import InvalidTransition
 from tidegate.shard.core.wishes import Clocks, Reads, StorageWish, carry_out, reads_of, refused
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.inspection import inspect
+from tidegate.shard.host.many_wishes import Many
 from tidegate.shard.host.outbound import BuiltIn, InternalOrigin
 from tidegate.shard.host.stopped_shards import StoppedShards
 from tidegate.shard.host.table import Kept
@@ -172,6 +173,10 @@ class Wishes:
             carry_out(request, AbandonedOrigin(wish, answered), wish.abandoned_at)
         else:
             self._begin(wish, class_name, name, shard, due_s, answered)
+
+    def begin_many(self, wish: OF_MANY, timeout_s: float, answered: Answered) -> None:
+        """Each as by `begin`. `answered` is called once, when all have been."""
+        Many(self, self._host.loop, wish, timeout_s, answered).go_on()
 
     def clocks(self, shard: int) -> Clocks:
         return Clocks(self._host.wall_us(), self._host.alarms.ahead_us(shard))

@@ -79,7 +79,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     TopologyChanged,
     WorkerSpec,
 )
-from tidegate.runtime.wire.wishes import OF_ALL_WORKERS
+from tidegate.runtime.wire.wishes import OF_ALL_WORKERS, OF_MANY
 from tidegate.shard.host.host import Host
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.tracing import Tracing
@@ -346,6 +346,8 @@ class Worker:
 
             if isinstance(asked.wish, OF_ALL_WORKERS):
                 self._host.listing.begin(asked.wish, answered)
+            elif isinstance(asked.wish, OF_MANY):
+                self._host.wishes.begin_many(asked.wish, asked.timeout_s, answered)
             else:
                 self._host.wishes.begin(asked.wish, class_name, name, asked.timeout_s, answered)
             return

@@ -19,13 +19,14 @@ import pytest
 
 from tests.support.service import FULL, Service
 from tests.support.waiting import wait_until
-from tidegate.runtime.cli import commanding, exporting, wishing
+from tidegate.runtime.cli import commanding, exporting, importing, wishing
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.cli.commands.objects import travelling
+from tidegate.runtime.errors import Unavailable
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.limits import VALUE_BYTES_MAX
 from tidegate.runtime.wire.object_records import read_records, whole_objects
-from tidegate.runtime.wire.wishes import ListNames, Show
+from tidegate.runtime.wire.wishes import ListNames, LoadMany, ReadMany, Show
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.store.state.lmdb_state import LmdbState
 
@@ -272,7 +273,7 @@ def test_an_object_moves_to_another_name_as_it_is(service: Service, operator: Op
     code, out, _ = operator.type("objects", "export", "Shop", "alice", "--format", form, "--out", file)
     assert (code, out) == (0, f"Shop/alice: 30 keys written to {file}\n")
     assert operator.type("objects", "import", file)[0] == 3, "it exists"
-    assert operator.json("objects", "import", file, "--as", "Shop/bob")["objects"] == [{"object": "Shop/bob", "keys": 30}]
+    assert operator.json("objects", "import", file, "--as", "Shop/bob") == {"objects": 1, "keys": 30}
     digests = [
         [(row["key"], row["digest"]) for row in operator.json("objects", "show", "Shop", name, "--all")["rows"]]
         for name in ("alice", "bob")
@@ -324,8 +325,7 @@ def test_all_of_a_class_move_from_a_service_that_works_into_another(
     assert all(found[f"Shop/{name}"]["a"] == found[f"Shop/{name}"]["b"] for name in names), "each as it was at one instant"
     assert len(found["Shop/large"]) == 1_300
     other = Operator(serve(1, app=str(tmp_path / "shop.py"), data=tmp_path / "other"), capsys)
-    told = other.json("objects", "import", str(file))["objects"]
-    assert len(told) == 61
+    assert other.json("objects", "import", str(file)) == {"objects": 61, "keys": 60 * 2 + 1_300}
     assert other.type("objects", "export", "Shop", "--format", form, "--out", str(tmp_path / "again"))[0] == 0
     assert (tmp_path / "again").read_bytes() == file.read_bytes(), "alarms too"
     assert operator.type("objects", "export", "Shop", "--prefix", "c05", "--out", str(file))[0] == 0
@@ -363,10 +363,10 @@ def test_what_changes_each_time_is_named_and_what_is_deleted_meanwhile_is_not_th
         service.call("Shop", name, "fill", 600, name)
     real = commanding.wish_for
 
-    def asked(options: Any, wish: Show, target: str) -> Any:
-        if target == "Shop/alice" and wish.after:
+    def asked(options: Any, wish: Show | ReadMany, target: str) -> Any:
+        if isinstance(wish, Show) and target == "Shop/alice" and wish.after:
             service.call("Shop", "alice", "set", "n", time.monotonic())
-        if target == "Shop/bob":
+        if isinstance(wish, ReadMany):
             operator_delete()
         return real(options, wish, target)
 
@@ -455,21 +455,19 @@ def test_an_export_goes_on_over_workers_that_are_replaced(
 def test_of_large_objects_little_is_kept_before_their_turn(
     service: Service, operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(exporting, "AHEAD_BYTES", 1 << 20)
     names = [f"c{number:02}" for number in range(20)]
     for name in names:
         service.call("Shop", name, "fill", 16, name * 70_000)
     real, kept = exporting.object_records, []
 
-    def read(options: Any, target: str, bytes_max: int | None = None) -> Any:
-        records = real(options, target, bytes_max)
-        kept.append((target, bytes_max))
-        return records
+    def read(options: Any, target: str) -> Any:
+        kept.append(target)
+        return real(options, target)
 
     monkeypatch.setattr(exporting, "object_records", read)
     file = tmp_path / "shops"
     assert operator.type("objects", "export", "Shop", "--out", str(file))[0] == 0
-    assert kept == [(f"Shop/{name}", None) for name in names], "each whole one in its turn"
+    assert kept == [f"Shop/{name}" for name in names], "each whole one in its turn"
     assert exported(file)["Shop/c07"] == {f"k{number:05}": "c07" * 70_000 for number in range(16)}
 
 
@@ -492,6 +490,61 @@ def test_an_object_that_does_not_answer_ends_an_export_with_its_reason(
     holding.join()
     assert operator.type("objects", "export", "Shop", "--out", str(file))[0] == 0
     assert list(exported(file)) == ["Shop/alice", "Shop/bob"]
+
+
+def test_of_an_import_what_was_refused_is_told_with_how_many_are_there(
+    service: Service, operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(importing, "MANY_OBJECTS_MAX", 2)
+    names = [f"c{number:02}" for number in range(20)]
+    for name in names:
+        service.call("Shop", name, "both", name)
+    service.call("Shop", "c05", "fill", 3, "x" * 500_000)  # Comes in two steps.
+    file, again = tmp_path / "shops", tmp_path / "again"
+    assert operator.type("objects", "export", "Shop", "--out", str(file))[0] == 0
+    for name in (*names[:8], *names[10:]):
+        assert operator.type("objects", "delete", "Shop", name, "--yes")[0] == 0
+    code, _, err = operator.type("objects", "import", str(file))
+    assert (code, "Shop/c08 exists; nothing was changed" in err) == (3, True)
+    done = int(err.partition("; ")[2].rpartition("; ")[2].split()[0])
+    there = [each["name"] for each in operator.json("objects", "ls", "Shop")["objects"]]
+    assert 8 <= done == len(there) - 2 < 18
+    assert operator.json("objects", "import", str(file), "--replace")["objects"] == 20
+    assert operator.type("objects", "export", "Shop", "--out", str(again))[0] == 0
+    assert again.read_bytes() == file.read_bytes()
+    edits = [json.loads(line) for line in (service.data / "audit.jsonl").read_text().splitlines()]
+    loaded = {name for edit in edits if edit.get("what") == "load" for name in edit.get("objects", [edit.get("object")])}
+    assert loaded == {f"Shop/{name}" for name in names}
+
+
+def test_of_two_objects_of_one_name_the_later_is_imported_later(service: Service, operator: Operator, tmp_path: Path) -> None:
+    file = tmp_path / "shops"
+    one = '{"object": "Shop/alice", "alarm_ms": null}\n{"key": "n", "value": %d}\n{"end": "Shop/alice", "keys": 1}\n'
+    file.write_text("".join(one % number for number in range(5)))
+    assert operator.json("objects", "import", str(file), "--replace") == {"objects": 5, "keys": 5}
+    assert operator.json("objects", "get", "Shop", "alice", "n")["value"] == 4
+    file.write_text(one % 7 + one.replace("alice", "bob") % 8 + "nothing")
+    code, _, err = operator.type("objects", "import", str(file), "--replace")
+    assert (code, "2 objects of it are imported" in err) == (1, True)
+    assert operator.json("objects", "get", "Shop", "bob", "n")["value"] == 8
+
+
+def test_an_import_goes_on_over_a_worker_that_is_not_there_for_a_moment(
+    service: Service, operator: Operator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    service.call("Shop", "alice", "set", "n", 1)
+    file = tmp_path / "alice"
+    assert operator.type("objects", "export", "Shop", "alice", "--out", str(file))[0] == 0
+    real, asked = commanding.wish_for, []
+    unavailable = Unavailable("the worker is being started").to_wire()
+
+    def wished(options: Any, wish: LoadMany, target: str) -> Any:
+        asked.append(wish)
+        return {"pages": [{"error": unavailable}]} if len(asked) < 3 else real(options, wish, target)
+
+    monkeypatch.setattr(importing, "wish_for", wished)
+    assert operator.json("objects", "import", str(file), "--as", "Shop/bob") == {"objects": 1, "keys": 1}
+    assert len(asked) == 3
 
 
 def test_alarms_are_listed_with_how_late_they_are_run_and_dropped(service: Service, operator: Operator) -> None:

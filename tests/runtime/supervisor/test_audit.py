@@ -16,7 +16,7 @@ from tidegate.runtime.supervisor import audit
 from tidegate.runtime.supervisor.audit import AUDIT_NAME, AuditLog, CommandGiver
 from tidegate.runtime.wire.commands import Command
 from tidegate.runtime.wire.plain_json import pack
-from tidegate.runtime.wire.wishes import CallMethod, Delete, Put
+from tidegate.runtime.wire.wishes import CallMethod, Delete, LoadMany, LoadOne, Put
 
 ROOT = CommandGiver(os.getpid(), 0)
 DONE = {"before": {"bytes": 1, "digest": "aa", "packed": base64.b64encode(pack("secret")).decode()}, "after": None}
@@ -104,3 +104,20 @@ def test_what_cannot_be_written_is_told_and_leaves_no_half_line(tmp_path: Path, 
         with pytest.raises(OSError, match="no room for the whole line"):
             run(tmp_path, Command("wish", "Shop/a", Put("k", pack(1))), start=2)
     assert (tmp_path / AUDIT_NAME).read_bytes() == whole
+
+
+def test_what_is_made_together_is_one_line_with_all_names_and_says_which_were_refused(tmp_path: Path) -> None:
+    wish = LoadMany([LoadOne("Shop/a", [("k", pack("secret"))]), LoadOne("Shop/b", [])], replace=True)
+
+    async def main() -> None:
+        log = AuditLog(tmp_path, 1)
+        edit, written = log.asked(Command("wish", wish=wish), ROOT)
+        await written
+        await log.ended(edit, None, {"pages": [{"rows": 1}, {"error": {"code": "bad_request"}}]}, with_values=False)
+        log.close()
+
+    asyncio.run(main())
+    before, after = lines(tmp_path)
+    assert (before["what"], before["objects"], before["replace"]) == ("load", ["Shop/a", "Shop/b"], True)
+    assert (after["state"], after["refused"]) == ("done", [1])
+    assert "secret" not in (tmp_path / AUDIT_NAME).read_text()

@@ -8,7 +8,7 @@ from tidegate.runtime.ids import shard_of_slot, slot_of
 from tidegate.runtime.supervisor.errands import Errands
 from tidegate.runtime.wire.commands import Command, Ended
 from tidegate.runtime.wire.supervisor_messages import Administer, Administered
-from tidegate.runtime.wire.wishes import Get, ListNames
+from tidegate.runtime.wire.wishes import Get, ListNames, LoadMany, LoadOne, ReadMany
 
 OWNERS = (0, 1, 0, 1)
 
@@ -95,3 +95,38 @@ def test_what_is_no_object_is_refused_here() -> None:
     numbers = [desk.ask(target) for target in ("", "Bell", "/a", "Bell/")]
     assert desk.ended == [(number, "bad_request") for number in numbers]
     assert desk.sent == []
+
+
+def test_what_is_wished_of_many_goes_to_their_owners_and_comes_back_in_order() -> None:
+    desk = Desk()
+    results: list[tuple[int, Any]] = []
+    desk.errands = Errands(OWNERS, lambda number, ended: results.append((number, ended.result)))
+    names = [f"Bell/{number}" for number in range(20)]
+    number = desk.errands.begin(Command("wish", wish=ReadMany([*names, "Bell"])), desk._send)
+    assert sorted(worker for worker, _ in desk.sent) == [0, 1]
+    for worker, message in desk.sent:
+        assert isinstance(message.wish, ReadMany)
+        assert message.wish.objects == [name for name in names if OWNERS[shard_of_slot(slot_of("Bell", name[5:]), 4)] == worker]
+        assert results == [], "not before all have answered"
+        desk.errands.answered(Administered(message.number, result={"pages": [{"of": name} for name in message.wish.objects]}))
+    pages = results[0][1]["pages"]
+    assert (results[0][0], [page["of"] for page in pages[:-1]]) == (number, names)
+    assert pages[-1]["error"]["code"] == "bad_request"
+
+
+def test_of_many_those_of_a_worker_that_ends_have_its_error_and_the_others_what_came_of_them() -> None:
+    desk = Desk()
+    results: list[Any] = []
+    desk.errands = Errands(OWNERS, lambda _, ended: results.append(ended.result))
+    loads = [LoadOne(f"Bell/{number}", [("k", b"")], number) for number in range(20)]
+    desk.errands.begin(Command("wish", wish=LoadMany(loads, True)), desk._send)
+    desk.errands.gone(desk.processes[0])
+    part = next(message for worker, message in desk.sent if worker == 1)
+    assert isinstance(part.wish, LoadMany)
+    assert part.wish.replace
+    desk.errands.answered(Administered(part.number, result={"pages": [{"rows": 1}] * len(part.wish.objects)}))
+    done = {load.object for load, page in zip(loads, results[0]["pages"], strict=True) if "error" not in page}
+    assert done == {load.object for load in part.wish.objects}
+    assert {page["error"]["code"] for page in results[0]["pages"] if "error" in page} == {"shard_lost"}
+    desk.errands.begin(Command("wish", wish=ReadMany([])), desk._send)
+    assert results[-1] == {"pages": []}

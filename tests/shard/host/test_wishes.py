@@ -14,6 +14,7 @@ from tests.support.host_world import World
 from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, ObjectReset, UnknownClass, from_wire
 from tidegate.runtime.wire.plain_json import pack, with_values
 from tidegate.runtime.wire.wishes import (
+    MANY_BYTES_MAX,
     CallMethod,
     Condition,
     Delete,
@@ -21,13 +22,17 @@ from tidegate.runtime.wire.wishes import (
     Get,
     Inspect,
     Load,
+    LoadMany,
+    LoadOne,
     ObjectWish,
     Put,
+    ReadMany,
     Show,
     TurnAlarm,
     digest_of,
 )
 from tidegate.shard.core.alarms import AlarmInfo
+from tidegate.shard.host.many_wishes import AT_ONCE
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -415,6 +420,63 @@ async def test_what_is_on_disk_only_is_read_beside_the_loop() -> None:
         found = result.get("value", len(result["rows"]) if "rows" in result else result.get("after", {}).get("value"))
         assert found == expected
     assert world.reader.asked >= 6
+
+
+def begin_many(world: World, wish: ReadMany | LoadMany, timeout_s: float = 5.0) -> asyncio.Future[list[Any]]:
+    future: asyncio.Future[list[Any]] = world.loop.create_future()
+
+    def answered(error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
+        assert error is None
+        assert result is not None
+        future.set_result(with_values(msgspec.to_builtins(result))["pages"])
+
+    world.host.wishes.begin_many(wish, timeout_s, answered)
+    return future
+
+
+def loads(*names: str) -> list[LoadOne]:
+    return [LoadOne(f"Shop/{name}", [("k", pack(name)), ("l", pack(1))]) for name in names]
+
+
+async def test_many_are_made_and_read_at_once_wherever_they_are_each_by_itself() -> None:
+    world, _ = world_of()
+    names = [f"o{number}" for number in range(30)]
+    await world.ask(Shop, "o3", "set", "old", 1)
+    made = await begin_many(world, LoadMany(loads(*names)))
+    assert [page.get("rows") for page in made] == [2] * 3 + [None] + [2] * 26
+    assert made[3]["error"]["conflict"], "it exists"
+    assert world.durable(Shop, "o3") == {"old": 1}
+    assert world.durable(Shop, "o4") == {"k": "o4", "l": 1}
+    assert (await begin_many(world, LoadMany(loads("o3"), replace=True)))[0] == {"rows": 2}
+    await world.ask(Shop, "o5", "set", "m", 1)
+    pages = await begin_many(world, ReadMany([f"Shop/{name}" for name in (*names, "none")]))
+    read = [{row["key"]: row["value"] for row in page["rows"]} for page in pages[:-1]]
+    assert read == [{"k": name, "l": 1} | ({"m": 1} if name == "o5" else {}) for name in names]
+    assert pages[-1]["error"]["missing"]
+    assert await begin_many(world, ReadMany([])) == []
+    world.check()
+
+
+async def test_an_object_of_many_whose_gate_stays_closed_keeps_none_of_the_others() -> None:
+    world, _ = world_of()
+    await begin_many(world, LoadMany(loads("a", "b")))
+    holding = world.call(Shop, "a", "hold", 0)
+    await world.settle()
+    pages = await begin_many(world, ReadMany(["Shop/a", "Shop/b"]), 0.05)
+    assert pages[0]["error"]["code"] == "deadline_exceeded"
+    assert len(pages[1]["rows"]) == 2
+    EVENTS[0].set()
+    await holding.reply
+
+
+async def test_of_many_no_more_are_read_than_fit_and_the_others_are_left() -> None:
+    world, _ = world_of()
+    large = [LoadOne(f"Shop/{number}", [("k", pack("x" * (MANY_BYTES_MAX // 4)))]) for number in range(30)]
+    assert await begin_many(world, LoadMany(large)) == [{"rows": 1}] * 30, "of those that are made all were sent"
+    pages = await begin_many(world, ReadMany([each.object for each in large]))
+    found = sum(page is not None for page in pages)
+    assert 4 <= found <= 4 + AT_ONCE
+    assert all(page is not None for page in pages[:found])
 
 
 def test_the_digest_is_of_the_bytes_that_are_stored() -> None:

@@ -15,11 +15,12 @@ from tidegate.runtime.cli.commands.objects.listing import check_class
 from tidegate.runtime.cli.commands.objects.terms import add_audit
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
 from tidegate.runtime.cli.exporting import PAGE, Unsteady, object_records, records_of
+from tidegate.runtime.cli.importing import Importer
 from tidegate.runtime.cli.pages import plural
-from tidegate.runtime.cli.wishing import Result, carry_out, patiently, reporting, stored, target_of, tell
-from tidegate.runtime.errors import CallError, OperatorError, one_line
+from tidegate.runtime.cli.wishing import patiently, reporting, target_of, tell
+from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.wire.object_records import FORMS, Head, Pair, read_records, whole_objects
-from tidegate.runtime.wire.wishes import ListNames, Load
+from tidegate.runtime.wire.wishes import ListNames
 
 _EXPORT_EPILOG = """A line for the object, one for each key, one at the end (docs/operations.md). It is as it was at one instant;
 of several each is, by itself: the service works on meanwhile, and each is read behind its gate. One that is changed
@@ -41,7 +42,6 @@ examples:
   tidegate objects import alice.jsonl --as Counter/alice-copy
   tidegate objects import alice.jsonl --replace --connect tcp://127.0.0.1:7712      into another service
 """
-_LOAD_BYTES = 1 << 20
 
 
 def add(actions: Any) -> Iterator[Parser]:
@@ -98,46 +98,22 @@ def _export_one(options: argparse.Namespace) -> int:
 def _import(options: argparse.Namespace) -> int:
     if options.target is not None and "/" not in options.target:
         return fail_usage("objects import: --as names an object: CLASS/NAME")
-    loaded: list[Result] = []
+    importer = Importer(options)
     try:
         with contextlib.ExitStack() as stack:
             file = sys.stdin.buffer if options.file == "-" else stack.enter_context(open(options.file, "rb"))
-            for head, pairs in whole_objects(read_records(file)):
-                if loaded and options.target is not None:
-                    raise ValueError("it has more than one object; --as is for one")
-                loaded.append(_load(options, options.target or head.object, head, pairs))
+            importer.run(_named(options, whole_objects(read_records(file))))
     except ValueError as error:
-        done = f"; {plural(len(loaded), 'object')} of it are imported" if loaded else ""
+        done = f"; {plural(importer.objects, 'object')} of it are imported" if importer.objects else ""
         raise OperatorError("import", options.file, f"{one_line(str(error))}{done}", "export it again") from None
-    keys = sum(each["keys"] for each in loaded)
-    text = f"{plural(len(loaded), 'object')} with {plural(keys, 'key')} imported"
-    return tell(options, {"objects": loaded}, text)
+    text = f"{plural(importer.objects, 'object')} with {plural(importer.keys, 'key')} imported"
+    return tell(options, {"objects": importer.objects, "keys": importer.keys}, text)
 
 
-def _load(options: argparse.Namespace, target: str, head: Head, pairs: Iterator[Pair]) -> Result:
-    """In one step if it is small, else in several, each whole."""
-    options.class_name, _, options.name = target.partition("/")
-    rows: list[tuple[str, bytes]] = []
-    size = count = parts = 0
-
-    def send(alarm_ms: int | None) -> None:
-        nonlocal rows, size, parts
-        try:
-            carry_out(options, Load(rows, parts > 0, options.replace, alarm_ms))
-        except CallError as error:
-            if not parts:
-                raise
-            problem = f"{target} is there in part: {error.code}: {error.message}"
-            raise OperatorError("import", options.file, problem, "give the command again with --replace") from error
-        rows, size, parts = [], 0, parts + 1
-
-    for pair in pairs:
-        packed = stored(pair.value, f"{pair.key!r} of {target}")
-        bytes_here = len(pair.key) + len(packed)
-        if rows and size + bytes_here > _LOAD_BYTES:
-            send(None)
-        rows.append((pair.key, packed))
-        size += bytes_here
-        count += 1
-    send(None if options.no_alarm else head.alarm_ms)
-    return {"object": target, "keys": count}
+def _named(
+    options: argparse.Namespace, objects: Iterator[tuple[Head, Iterator[Pair]]]
+) -> Iterator[tuple[str, Head, Iterator[Pair]]]:
+    for number, (head, pairs) in enumerate(objects):
+        if number and options.target is not None:
+            raise ValueError("it has more than one object; --as is for one")
+        yield options.target or head.object, head, pairs
