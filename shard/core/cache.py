@@ -91,9 +91,15 @@ class Store(Protocol):
 
     def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None: ...
 
+    def is_read_in(self, object_key: bytes, key: str) -> bool: ...
+
+    def note_read_in(self, object_key: bytes, last: str) -> None: ...
+
     def unchanged_since(self, object_key: bytes) -> int: ...
 
     def fetch(self, object_key: bytes, keys: Sequence[str], done: Done) -> None: ...
+
+    def fetch_start(self, object_key: bytes, done: Done) -> None: ...
 
     def fetch_range(
         self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
@@ -218,10 +224,11 @@ class ObjectCache:
         if self.complete:
             return ABSENT
         raw: bytes | Unknown | None
-        if self.store.reader is None:
-            raw = self.store.get(self.key, key)
+        store = self.store
+        if store.reader is None or store.is_read_in(self.key, key):
+            raw = store.get(self.key, key)
         else:
-            raw = self.store.recall(self.key, key)
+            raw = store.recall(self.key, key)
             if raw is UNKNOWN:
                 return MISS
         return ABSENT if raw is None else restore(raw)

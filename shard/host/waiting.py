@@ -12,7 +12,7 @@ noted here all the same, so that whoever looks for a call, or takes one out, nee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -65,7 +65,11 @@ class HeaderStore(Protocol):
 
     def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None: ...
 
-    def fetch(self, object_key: bytes, keys: Sequence[str], done: Done) -> None: ...
+    def fetch_start(self, object_key: bytes, done: Done) -> None: ...
+
+    def is_read_in(self, object_key: bytes, key: str) -> bool: ...
+
+    def note_read_in(self, object_key: bytes, last: str) -> None: ...
 
 
 class WaitingRoom:
@@ -103,8 +107,6 @@ class WaitingRoom:
         """By object: the calls that wait until its header has been read."""
         self.repeating: dict[object, Queue] = {}
         """By the first call with their key, which runs: those that came after it."""
-        self._warm: bytes | None = None
-        """The object whose header has just been read."""
 
     # For what they wait
 
@@ -152,11 +154,11 @@ class WaitingRoom:
 
     def reads(self, store: HeaderStore, object_key: bytes, call: Call) -> bool:
         """Whether the header of the object has to be fetched first; the call waits for it then, or has been refused."""
-        if store.reader is None or self._warm == object_key or store.recall(object_key, HEADER) is not UNKNOWN:
+        if store.reader is None or store.recall(object_key, HEADER) is not UNKNOWN or store.is_read_in(object_key, HEADER):
             return False
         refusal = self._book.refusal(call, ahead=0)
         if refusal is None:
-            store.fetch(object_key, [HEADER], partial(self._was_read, object_key))  # If that raises, nobody waits for it.
+            store.fetch_start(object_key, partial(self._was_read, store, object_key))  # If that raises, nobody waits for it.
             queue = self._reading[object_key] = {}
             self._enter(queue, call)
         else:
@@ -317,13 +319,13 @@ class WaitingRoom:
             self._loop.call_soon(self._deliver_unread, client, context=NEUTRAL)
         self._turn.end_soon()
 
-    def _was_read(self, object_key: bytes, _: Any, error: Exception | None) -> None:
-        """The page is in memory now: reading it again costs nothing, and no header has to be handed around."""
+    def _was_read(self, store: HeaderStore, object_key: bytes, last: str | None, error: Exception | None) -> None:
+        """The pages are in memory now: reading them again costs nothing, and no header has to be handed around."""
         queue = self._reading.pop(object_key)
         if error is None or isinstance(error, ShardDamaged):  # The shard is about to be stopped, and refuses what it is asked.
-            self._warm = object_key
+            store.note_read_in(object_key, last or HEADER)
             self._deliver_all(queue)
-            self._warm = None
+            store.note_read_in(b"", HEADER)
             return
         for call in queue:
             self._book.dropped(call)

@@ -23,9 +23,10 @@ from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.values import ABSENT, restore
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.waiting import WaitingRoom
+from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.checkpoints.checkpoint import Checkpointer
 from tidegate.shard.store.interface import Done, Fetch, ShardCommit, Snapshot
-from tidegate.shard.store.state.thread_reader import ThreadReader
+from tidegate.shard.store.state.thread_reader import look_up
 from tidegate.shard.store.store import ShardStore
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.testing.virtual_loop import ProcessLoop
@@ -47,9 +48,12 @@ class HelperReader:
 
     def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
         READS[0] += 1
-        answer = partial(ThreadReader.answer, self._loop, snapshot, fetch, done)
+        answer = partial(self._answer, snapshot, fetch, done)
         slow = self._random.random() < 0.1
         self._loop._time.after(self._random.random() * SLOW_READ_S * slow, self._loop.run_in_helper, answer)
+
+    def _answer(self, snapshot: Snapshot, fetch: Fetch, done: Done) -> None:
+        self._loop.call_soon_threadsafe(done, *look_up(snapshot, fetch), context=NEUTRAL)
 
 
 class ChangingStore(WorkerStore):

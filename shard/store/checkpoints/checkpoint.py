@@ -51,6 +51,9 @@ own, and 20,000 of them were a tenth of a second of writing."""
 CHECKPOINT_COMMIT_BYTES = 32 << 20
 CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
+PIECE_KEYS = 4
+"""Keys that are changed without a look at the clock. Where their pages come from a disk that is busy with what was written, each
+may take 10 ms: a whole slice held up the loop for 0.6 s."""
 RETRY_S_MAX = 30.0
 FULL_AGAIN_S = 1.0
 """For so long after an attempt that found no room nobody asks for the next one."""
@@ -151,9 +154,12 @@ def _cut(rows: list[tuple[bytes, bytes | None]]) -> Iterator[Slice]:
         yield Slice(None, puts, deletes, size)
 
 
-def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator[StateBatch | None, None, None]:
-    """Puts the frozen memtable into the state, a slice a step. A step that yields a batch wants it committed before the next
-    step; after the last one the state has everything up to `frozen_seq`. Closed early, it aborts the batch at hand.
+def checkpoint_steps(
+    store: ShardStore, ahead: Ahead | None = None, goes_on: Callable[[], bool] = lambda: True
+) -> Generator[StateBatch | None, None, None]:
+    """Puts the frozen memtable into the state, a slice a step, or less where `goes_on` says no: each page may have to come from
+    the disk. A step that yields a batch wants it committed before the next step; after the last one the state has everything up
+    to `frozen_seq`. Closed early, it aborts the batch at hand.
 
     `ahead`, if given, is told a step before what each step changes, while the store has a reader."""
     frozen = store.frozen
@@ -170,21 +176,27 @@ def checkpoint_steps(store: ShardStore, ahead: Ahead | None = None) -> Generator
                 continue
             if batch is None:
                 batch, entries, size, pages = store.state.begin(), 0, 0, 0.0
-            batch.put_many(part.puts)
-            batch.delete_many(part.deletes)
+            for first in range(0, len(part.puts), PIECE_KEYS):
+                if not goes_on():
+                    yield None
+                batch.put_many(part.puts[first : first + PIECE_KEYS])
+            for first in range(0, len(part.deletes), PIECE_KEYS):
+                if not goes_on():
+                    yield None
+                batch.delete_many(part.deletes[first : first + PIECE_KEYS])
             if part.cleared is not None:
                 entries += yield from _clear_steps(store, batch, part.cleared, ahead)
             entries += len(part.puts) + len(part.deletes)
             size += part.size_bytes
             pages += part.pages(share)
             if entries >= CHECKPOINT_COMMIT_ENTRIES or size >= CHECKPOINT_COMMIT_BYTES or pages >= CHECKPOINT_COMMIT_PAGES:
-                yield from _name_steps(store, batch, ahead)
+                yield from _name_steps(store, batch, ahead, goes_on)
                 ready, batch = batch, None
                 yield ready
             else:
                 yield None
         batch = batch or store.state.begin()
-        yield from _name_steps(store, batch, ahead)
+        yield from _name_steps(store, batch, ahead, goes_on)
         batch.set_applied_seq(store.frozen_seq)
         if store.frozen_mark:
             batch.set_log(store.frozen_mark)
@@ -266,7 +278,9 @@ def _clear_steps(store: ShardStore, batch: StateBatch, object_key: bytes, ahead:
     return entries
 
 
-def _name_steps(store: ShardStore, batch: StateBatch, ahead: Ahead | None) -> Iterator[None]:
+def _name_steps(
+    store: ShardStore, batch: StateBatch, ahead: Ahead | None, goes_on: Callable[[], bool] = lambda: True
+) -> Iterator[None]:
     """Changes the index of names as the batch asks for it. Many slices of it are fetched at once, as `_fetched` does."""
     while True:
         is_ahead = ahead is not None and store.reader is not None
@@ -277,9 +291,11 @@ def _name_steps(store: ShardStore, batch: StateBatch, ahead: Ahead | None) -> It
             ahead.keys = keys
             yield None
             ahead.keys = []
-        for _ in range(0, len(keys), CHECKPOINT_SLICE_KEYS):
-            batch.change_names(CHECKPOINT_SLICE_KEYS)
-            yield None
+        for first in range(0, len(keys), PIECE_KEYS):
+            if (first and first % CHECKPOINT_SLICE_KEYS == 0) or not goes_on():
+                yield None
+            batch.change_names(PIECE_KEYS)
+        yield None
 
 
 def _settle(future: asyncio.Future[None]) -> None:
@@ -610,7 +626,7 @@ class Checkpointer:
         entries = store.frozen.entries
         ahead = Ahead()
         pace = CheckpointPace(self.pressure, perf_counter)
-        steps = checkpoint_steps(store, ahead)
+        steps = checkpoint_steps(store, ahead, pace.goes_on)
         try:
             await self._reads_over(store)
             for batch in steps:

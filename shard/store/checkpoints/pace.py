@@ -22,6 +22,8 @@ URGENT_SHARE = 0.75
 TURN_S_MAX = 0.02
 """Longest work in one turn of the loop while nothing is urgent, which follows one of others that took three times as long; a
 single step may take longer."""
+STEP_S_MAX = 0.005
+"""A step that has taken so long goes on in the next turn, whatever is left of it."""
 
 
 class Pressure(NamedTuple):
@@ -61,7 +63,7 @@ def turn_budget_s(others_s: float, pressure: Pressure) -> float:
         return min(others_s / 3, TURN_S_MAX)
     if share < 1.0:
         return min(others_s, 2 * TURN_S_MAX)
-    return min(3 * others_s, 4 * TURN_S_MAX)
+    return min(3 * others_s, 2 * TURN_S_MAX)
 
 
 class CheckpointPace:
@@ -71,15 +73,20 @@ class CheckpointPace:
         """It is at work from now on."""
         self._pressure = pressure
         self._clock = clock
-        self._began_s = clock()
+        self._began_s = self._step_began_s = clock()
         self._left_s = 0.0
         self._budget_s = 0.0
         self.turn_s_max = 0.0
         """Longest time that the loop was held up at once."""
 
     def has_time(self) -> bool:
-        """For one more step in this turn of the loop."""
-        return self._clock() - self._began_s < self._budget_s
+        """For one more step in this turn of the loop, which begins now."""
+        self._step_began_s = self._clock()
+        return self._step_began_s - self._began_s < self._budget_s
+
+    def goes_on(self) -> bool:
+        """The step at hand, in this turn."""
+        return self._clock() - self._step_began_s < STEP_S_MAX
 
     def leave(self) -> None:
         self._left_s = self._clock()
@@ -88,5 +95,5 @@ class CheckpointPace:
     def come_back(self, *, after_others: bool) -> None:
         """`after_others`: the loop has gone round once, and did nothing else. Else it was something that was waited for, and how
         busy others are is to be found out: after one step."""
-        self._began_s = self._clock()
+        self._began_s = self._step_began_s = self._clock()
         self._budget_s = turn_budget_s(self._began_s - self._left_s, self._pressure()) if after_others else 0.0

@@ -58,6 +58,8 @@ FULL_BELOW_BYTES = 1 << 20
 
 SLOW_READ_S = 0.000_05
 """A read that takes longer may have waited for the disk. The kernel knows; asking it takes a third of a microsecond."""
+SLOW_CHANGE_S = 0.001
+"""So are many changes at once that take longer."""
 
 assert OBJECT_KEY_BYTES + KEY_BYTES_MAX <= 511, "LMDB as built by its Python package takes keys of 511 bytes"
 
@@ -141,8 +143,8 @@ class LmdbState:
         self.path = path
         self.was_read = False
         """Set by every read that is made on the loop thread."""
-        self.on_fault: Callable[[], object] | None = None
-        """Called when such a read has waited for the disk."""
+        self.on_fault: Callable[[float], object] | None = None
+        """Told how long it took when such a read, or a change, has waited for the disk."""
         self.is_open = True
         self.expected_seq = 0
         """What recovery must reach at least: see `data_file.expected_seq`."""
@@ -255,8 +257,8 @@ class LmdbState:
             raise self.damaged(error) from error
         finally:
             txn.abort()
-        if perf_counter() - began > SLOW_READ_S:
-            self._ask_for_faults()
+        if (took_s := perf_counter() - began) > SLOW_READ_S:
+            self.ask_for_faults(took_s)
         return value
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
@@ -270,13 +272,13 @@ class LmdbState:
             raise self.damaged(error) from error
         finally:
             txn.abort()
-            if perf_counter() - began > SLOW_READ_S:
-                self._ask_for_faults()
+            if (took_s := perf_counter() - began) > SLOW_READ_S:
+                self.ask_for_faults(took_s)
 
-    def _ask_for_faults(self) -> None:
-        """A read was slow: by the disk, or only by its size or because the thread had to wait for a core?"""
+    def ask_for_faults(self, took_s: float) -> None:
+        """Something was slow: by the disk, or only by its size or because the thread had to wait for a core?"""
         if FAULTS.have_come() and self.on_fault is not None:
-            self.on_fault()
+            self.on_fault(took_s)
 
     def copy_smaller(self) -> tuple[lmdb.Environment, Sizes]:
         """Puts a copy without free pages in the place of the file, durably. The state goes on with the old one, which has lost
@@ -413,6 +415,7 @@ class LmdbBatch:
             raise _failure("begin checkpoint of", state.path, error) from error
 
     def put_many(self, items: list[tuple[bytes, bytes]]) -> None:
+        began = perf_counter()
         try:
             for key, value in items:
                 if len(key) == OBJECT_KEY_BYTES and key < OWN_FIRST and self._txn.get(key) is None:
@@ -421,6 +424,8 @@ class LmdbBatch:
                 cursor.putmulti(with_checksums(items))
         except lmdb.Error as error:
             raise self._failure(error) from error
+        if (took_s := perf_counter() - began) > SLOW_CHANGE_S:
+            self._state.ask_for_faults(took_s)
 
     def _put_new(self, key: bytes, value: bytes) -> bool:
         return bool(self._txn.put(key, with_checksum(key, value), overwrite=False))

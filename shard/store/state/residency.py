@@ -1,8 +1,9 @@
 """Whether a shard's data file is in memory, so that its pages may be touched on the loop thread.
 
-Guarantee: the loop reads a state itself only while its file was found in memory, all but a few pages, within the last seconds,
-and no read has waited for the disk since; otherwise the shard has a reader. While all files are in memory no thread is started,
-and a shard that nobody reads costs nothing: what is known of it is forgotten, and found out again by the next read.
+Guarantee: the loop reads a state itself only while its file was found in memory, all but a few pages, within the last seconds, or
+the disk is known to be quick; and while the loop has not waited for it for too long (see `disk_waits`). Otherwise the shard has a
+reader. While all files are in memory no thread is started, and a shard that nobody reads costs nothing: what is known of it is
+forgotten, and found out again by the next read.
 
 The kernel is asked by `mincore`, on the loop thread, because it answers faster than a thread could be asked: all pages of a file
 up to 16 MiB, of a larger one half as many, spread evenly, others each time. What that does not find, or forgives, costs one wait,
@@ -29,6 +30,7 @@ from typing import NamedTuple
 
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import Done, Fetch, Reader, Snapshot
+from tidegate.shard.store.state.disk_waits import DiskWaits
 from tidegate.shard.store.state.lmdb_state import FAULTS, LmdbState
 from tidegate.shard.store.state.thread_reader import ThreadReader, look_up
 from tidegate.shard.store.store import ShardStore
@@ -45,8 +47,8 @@ FORGIVEN_MIN = 8
 has free are such) or were never there (holes in a new file), and one that is read is back then. The read that waits for one is
 noticed."""
 DOUBT_S_MAX = 64.0
-"""How long a read that has waited for the disk is believed at most, whatever is found in memory: two seconds, twice as long each
-time, half as long again after each interval without such a read. So the loop waits once in a minute, if it has to."""
+"""How long waits that were too long are believed at most, whatever is found in memory: two seconds, twice as long each time, half
+as long again after each interval without. So the loop waits for a slow disk once in a minute, if it has to."""
 WARM_INTERVAL_S = 60.0
 """A file that does not stay in memory is not read in more often; twice as long each time that it did not even get there."""
 WARM_INTERVAL_S_MAX = 3_600.0
@@ -195,8 +197,9 @@ def read_in(path: Path, stop: threading.Event) -> None:
 class Residency:
     """Gives a store its reader, and takes it away while the store's state is in memory. On the loop thread."""
 
-    def __init__(self, store: ShardStore, state: LmdbState, reader: Reader, warmer: Warmer) -> None:
+    def __init__(self, store: ShardStore, state: LmdbState, reader: Reader, warmer: Warmer, waits: DiskWaits) -> None:
         """Nothing is known yet, and the loop need not run."""
+        self._waits = waits
         self._store = store
         self._state = state
         self._path = state.path / "data.mdb"
@@ -213,12 +216,12 @@ class Residency:
         self._warm_at_s = 0.0
         self._warm_pause_s = WARM_INTERVAL_S
         self._warned = False
-        state.on_fault = self.suspect
+        state.on_fault = self._waited
         store.reader = self
 
     @property
-    def in_memory(self) -> bool:
-        """As far as is known."""
+    def by_loop(self) -> bool:
+        """Its file is in memory, as far as is known, or comes quickly."""
         return self._store.reader is None
 
     def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
@@ -226,15 +229,19 @@ class Residency:
         self._read = True
         if self._timer is None:
             self._probe()
-        if self.in_memory:
+        if self.by_loop:
             result, error = look_up(snapshot, fetch)
             asyncio.get_running_loop().call_soon(done, result, error, context=NEUTRAL)
         else:
             self.reads_apart += 1
             self._reader.read(snapshot, fetch, done, first=first)
 
+    def _waited(self, took_s: float) -> None:
+        if not self._waits.waited(took_s, monotonic()):
+            self.suspect()
+
     def suspect(self) -> None:
-        """A read has waited for the disk: whatever is in memory, what is read is not."""
+        """Reads have waited for the disk, and for long: whatever is in memory, what is read is not."""
         self._store.reader = self
         self._doubt_until_s = monotonic() + self._doubt_s
         self._doubt_s = min(2 * self._doubt_s, DOUBT_S_MAX)
@@ -253,14 +260,15 @@ class Residency:
             self._warm_at_s = now + self._warm_pause_s
             self._warm_pause_s = min(2 * self._warm_pause_s, WARM_INTERVAL_S_MAX)
             self._warmer.warm(self._path)
-        self._store.reader = None if in_memory and now >= self._doubt_until_s else self
+        is_quick = in_memory or self._waits.are_short
+        self._store.reader = None if is_quick and now >= self._doubt_until_s else self
         self._read = self._state.was_read = False
         self._timer = asyncio.get_running_loop().call_later(PROBE_INTERVAL_S, self._probe_again, context=NEUTRAL)
 
     def _probe_again(self) -> None:
         self._timer = None
-        if self.in_memory:
-            self._doubt_s = max(self._doubt_s / 2, PROBE_INTERVAL_S)  # No read has waited for the disk.
+        if self.by_loop:
+            self._doubt_s = max(self._doubt_s / 2, PROBE_INTERVAL_S)  # No read has waited for long.
         if self._read or self._state.was_read:
             self._probe()
         else:
@@ -280,22 +288,24 @@ class WatchStatistics(NamedTuple):
     reads_apart: int
     """Reads made beside the loop, because their data might not have been in memory."""
     shards_in_memory: int
-    """Shards that are read on the loop now. The others are not in memory, or nobody has read them lately."""
+    """Shards that are read on the loop now. The others are not in memory, and the disk is not quick, or nobody has read them
+    lately."""
 
 
 class Watch:
     """The residencies of a worker's shards, and what reads those files that are not in memory."""
 
     def __init__(self, stores: Sequence[tuple[ShardStore, LmdbState]]) -> None:
-        self._reader = ThreadReader()
+        waits = DiskWaits()
+        self._reader = ThreadReader(waits.read_apart)
         self._warmer = Warmer()
         FAULTS.have_come()  # Those of the start are nobody's reads.
-        self._residencies = [Residency(store, state, self._reader, self._warmer) for store, state in stores]
+        self._residencies = [Residency(store, state, self._reader, self._warmer, waits) for store, state in stores]
 
     def statistics(self) -> WatchStatistics:
         return WatchStatistics(
             reads_apart=sum(each.reads_apart for each in self._residencies),
-            shards_in_memory=sum(each.in_memory for each in self._residencies),
+            shards_in_memory=sum(each.by_loop for each in self._residencies),
         )
 
     def stop(self) -> None:

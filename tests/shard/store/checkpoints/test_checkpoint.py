@@ -10,6 +10,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -17,9 +18,12 @@ import tidegate.shard.store.checkpoints.checkpoint as checkpoint_module
 import tidegate.shard.store.checkpoints.pace as pace_module
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.__main__ import SWITCH_INTERVAL_S
+from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.log.commit_log import LogFull, LogWithoutRoom
 from tidegate.shard.store.checkpoints.checkpoint import (
+    PIECE_KEYS,
     Checkpointer,
     CheckpointTrouble,
     Helper,
@@ -29,11 +33,11 @@ from tidegate.shard.store.checkpoints.checkpoint import (
     retry_delay_s,
     slices,
 )
-from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
+from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN, STEP_S_MAX, CheckpointPace, Pressure
 from tidegate.shard.store.checkpoints.room import Room
 from tidegate.shard.store.interface import ObjectWrites, ShardDamaged
 from tidegate.shard.store.memtable import ENTRY_OVERHEAD_BYTES, OBJECT_OVERHEAD_BYTES, Memtable
-from tidegate.shard.store.state.memory_state import MemoryState
+from tidegate.shard.store.state.memory_state import MemoryBatch, MemoryState
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
 
 
@@ -69,6 +73,45 @@ def test_slices_are_sorted_and_bounded_in_keys_and_bytes() -> None:
     assert sum(len(part.deletes) for part in parts) == 1000
     assert max(len(part.puts) + len(part.deletes) for part in parts) <= 64
     assert max(part.size_bytes for part in parts) <= checkpoint_module.CHECKPOINT_SLICE_BYTES + 9000
+
+
+@pytest.mark.parametrize("key_s", [0.01, 0.001, 0.000_01])
+def test_however_long_each_page_takes_a_turn_of_a_large_checkpoint_is_short(
+    monkeypatch: pytest.MonkeyPatch, key_s: float
+) -> None:
+    """Headers, values, deletes and names of objects, in one checkpoint; each key's page comes from the disk."""
+    now_s, changed = [0.0], [0]
+
+    def slow(change: Callable[..., None]) -> Callable[..., None]:
+        def changes(batch: MemoryBatch, keys: Any) -> None:
+            count = keys if isinstance(keys, int) else len(keys)
+            changed[0] += count
+            now_s[0] += count * key_s
+            change(batch, keys)
+
+        return changes
+
+    store = ShardStore(MemoryState(0))
+    keys = [object_key(number) for number in range(1_000)]
+    headers = [encode_header(Header("Class", str(number))) for number in range(len(keys))]
+    writes = [ObjectWrites(key, False, {"": header, "a": b"1", "b": None}) for key, header in zip(keys, headers, strict=True)]
+    store.apply(1, writes)
+    store.freeze()
+    for name in ("put_many", "delete_many", "change_names"):
+        monkeypatch.setattr(MemoryBatch, name, slow(getattr(MemoryBatch, name)))
+    pace = CheckpointPace(lambda: Pressure(100, 100, 1, 8, 8), lambda: now_s[0])
+    most = 0
+    for batch in checkpoint_steps(store, None, pace.goes_on):
+        if batch is not None:
+            batch.commit()
+        most, changed[0] = max(most, changed[0]), 0
+        pace.leave()
+        pace.come_back(after_others=True)
+    assert 0 < most <= min(int(STEP_S_MAX / key_s) + PIECE_KEYS, CHECKPOINT_SLICE_KEYS)
+    assert pace.turn_s_max <= max(PIECE_KEYS * key_s + STEP_S_MAX, CHECKPOINT_SLICE_KEYS * key_s)
+    assert pace.turn_s_max <= 0.05
+    assert store.state.applied_seq == 1
+    assert store.state.names.counts == {"Class": len(keys)}
 
 
 def test_the_applied_sequence_is_raised_only_by_the_last_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def test_the_checkpoint_takes_a_quarter_of_a_busy_loop_and_more_only_when_it_mus
     assert turn_budget_s(0.002, urgent) == pytest.approx(0.002)
     at_the_bound = CALM._replace(log_segments_used=8)
     assert turn_budget_s(0.002, at_the_bound) == pytest.approx(0.006)
-    assert turn_budget_s(1.0, at_the_bound) == pytest.approx(0.08)
+    assert turn_budget_s(1.0, at_the_bound) == pytest.approx(0.04), "whatever there is to do, the others wait no longer"
 
 
 def test_the_memtables_may_take_an_eighth_of_what_the_caches_may() -> None:
@@ -97,3 +97,18 @@ def test_after_a_wait_for_something_else_it_finds_out_first_how_busy_the_loop_is
     assert pace.has_time()
     clock.now_s += 0.011
     assert not pace.has_time()
+
+
+def test_a_step_that_takes_long_goes_on_in_the_next_turn() -> None:
+    clock = Clock()
+    pace = CheckpointPace(lambda: AT_THE_BOUND, clock)
+    assert pace.goes_on()
+    clock.now_s += pace_module.STEP_S_MAX
+    assert not pace.goes_on()
+    pace.leave()
+    clock.now_s += 1.0
+    pace.come_back(after_others=True)
+    assert pace.goes_on(), "another one"
+    clock.now_s += pace_module.STEP_S_MAX
+    assert pace.has_time()
+    assert pace.goes_on(), "the next one, in the same turn"

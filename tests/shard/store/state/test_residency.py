@@ -16,6 +16,7 @@ import pytest
 
 import tidegate.shard.store.state.lmdb_state as state_module
 import tidegate.shard.store.state.residency as residency_module
+from tidegate.shard.store.state.disk_waits import READS_KEPT, WAIT_S_MAX, DiskWaits
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.residency import (
     PAGE,
@@ -189,9 +190,10 @@ class Shard:
         if cold:  # The start has looked through the file.
             drop(state.path / "data.mdb")
         self.store = ShardStore(self.state)
-        self.reader = ThreadReader()
+        self.waits = DiskWaits()
+        self.reader = ThreadReader()  # Which tells nobody how quick the disk is.
         self.warmer = Warmer()
-        self.residency = Residency(self.store, self.state, self.reader, self.warmer)
+        self.residency = Residency(self.store, self.state, self.reader, self.warmer, self.waits)
 
     async def get(self, number: int) -> Any:
         """As an object reads."""
@@ -231,12 +233,12 @@ def no_warming(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_what_is_in_memory_is_read_on_the_loop_and_no_thread_is_started(tmp_path: Path) -> None:
     before = threading.active_count()
     with shard(tmp_path, cold=False) as it:
-        assert not it.residency.in_memory, "nothing is known before somebody reads"
+        assert not it.residency.by_loop, "nothing is known before somebody reads"
         for number in range(100):
             assert await it.get(number) == b"v" * 2_000
         if pages_on_disk(it.state.path / "data.mdb"):
             pytest.skip("the system has taken the file out of memory meanwhile")
-        assert it.residency.in_memory
+        assert it.residency.by_loop
         assert it.residency.reads_apart == 0
         assert threading.active_count() == before
 
@@ -258,7 +260,7 @@ async def test_what_is_not_in_memory_is_read_by_a_thread(tmp_path: Path) -> None
     with shard(tmp_path, cold=True) as it:
         for number in range(0, 300, 10):
             assert await it.get(number) == b"v" * 2_000
-        assert not it.residency.in_memory
+        assert not it.residency.by_loop
         assert it.residency.reads_apart == 30
         assert not it.state.was_read, "the loop has touched nothing"
 
@@ -266,7 +268,7 @@ async def test_what_is_not_in_memory_is_read_by_a_thread(tmp_path: Path) -> None
 @pytest.mark.usefixtures("quick")
 async def test_a_file_that_has_room_in_memory_is_read_in_and_then_read_on_the_loop(tmp_path: Path) -> None:
     with shard(tmp_path, cold=True) as it:
-        while not it.residency.in_memory:
+        while not it.residency.by_loop:
             assert await it.get(7) == b"v" * 2_000
             await asyncio.sleep(0.005)
         assert it.residency.reads_apart >= 1
@@ -277,23 +279,23 @@ async def test_a_file_that_has_room_in_memory_is_read_in_and_then_read_on_the_lo
 async def test_while_nobody_reads_no_timer_runs_and_nothing_is_known(tmp_path: Path) -> None:
     with shard(tmp_path, cold=False) as it:
         await it.get(1)
-        assert it.residency.in_memory
+        assert it.residency.by_loop
         probes = it.residency._probes
         while it.residency._timer is not None:
             await asyncio.sleep(0.005)
-        assert not it.residency.in_memory
+        assert not it.residency.by_loop
         assert it.residency._probes <= probes + 1
         await it.get(1)
-        assert it.residency.in_memory
+        assert it.residency.by_loop
 
 
 @pytest.mark.usefixtures("quick", "no_warming")
 async def test_a_file_that_has_left_memory_is_noticed_while_it_is_read(tmp_path: Path) -> None:
     with shard(tmp_path, cold=False) as it:
         await it.get(1)
-        assert it.residency.in_memory
+        assert it.residency.by_loop
         drop(it.state.path / "data.mdb")  # All but the few pages that were read through the map.
-        while it.residency.in_memory:
+        while it.residency.by_loop:
             await it.get(1)
             await asyncio.sleep(0.005)
         assert it.residency._timer is not None
@@ -303,7 +305,7 @@ def test_a_read_that_waits_for_the_disk_on_the_loop_is_noticed(tmp_path: Path, m
     monkeypatch.setattr(state_module, "SLOW_READ_S", 0.0)  # However fast the disk is.
     with shard(tmp_path, cold=True) as it:
         suspected: list[str] = []
-        it.state.on_fault = lambda: suspected.append("get" if not suspected else "scan")
+        it.state.on_fault = lambda took_s: suspected.append("get" if not suspected else "scan")
         state_module.FAULTS.have_come()
         it.state.get(b"%016d" % 200 + b"k")
         assert suspected == ["get"]
@@ -315,18 +317,62 @@ def test_a_read_that_waits_for_the_disk_on_the_loop_is_noticed(tmp_path: Path, m
         assert suspected == [], "the second time it is in memory"
 
 
+def test_a_checkpoint_that_waits_for_the_disk_on_the_loop_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state_module, "SLOW_CHANGE_S", 0.0)
+    with shard(tmp_path, cold=True) as it:
+        waited_s: list[float] = []
+        it.state.on_fault = waited_s.append
+        state_module.FAULTS.have_come()
+        batch = it.state.begin()
+        batch.put_many([(b"%016d" % 200 + b"k", b"w")])
+        batch.abort()
+        assert len(waited_s) == 1
+        assert waited_s[0] > 0
+
+
+async def test_short_waits_for_the_disk_leave_the_reads_on_the_loop_and_long_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(residency_module, "monotonic", lambda: now[0])
+    with shard(tmp_path, cold=False) as it:
+        await it.get(1)
+        assert it.state.on_fault is not None
+        for _ in range(100):
+            it.state.on_fault(WAIT_S_MAX / 100)
+            now[0] += 0.1
+            assert it.residency.by_loop
+        it.state.on_fault(WAIT_S_MAX * 1.1)
+        assert not it.residency.by_loop
+
+
+@pytest.mark.usefixtures("no_warming")
+async def test_what_is_not_in_memory_is_read_on_the_loop_once_threads_have_found_the_disk_quick(tmp_path: Path) -> None:
+    with shard(tmp_path, cold=True) as it:
+        await it.get(1)
+        assert not it.residency.by_loop
+        for _ in range(READS_KEPT):
+            it.waits.read_apart(0.000_1, 1)
+        it.residency._probe()
+        assert it.residency.by_loop
+        for _ in range(READS_KEPT):
+            it.waits.read_apart(0.01, 1)
+        it.residency._probe()
+        assert not it.residency.by_loop
+
+
 async def test_who_has_waited_for_the_disk_is_believed_longer_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1_000.0]
     monkeypatch.setattr(residency_module, "monotonic", lambda: now[0])
     with shard(tmp_path, cold=False) as it:
         await it.get(1)
         for doubt_s in (2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0):
-            assert it.residency.in_memory
+            assert it.residency.by_loop
             it.residency.suspect()
             for passed_s in (0.0, doubt_s - 0.1):
                 now[0] += passed_s
                 it.residency._probe()
-                assert not it.residency.in_memory, "though all pages looked at are there"
+                assert not it.residency.by_loop, "though all pages looked at are there"
             now[0] += 0.2
             it.residency._probe()
         for doubt_s in (32.0, 32.0, 32.0):  # Half as long after an interval without a wait, and then twice as long.
@@ -334,10 +380,10 @@ async def test_who_has_waited_for_the_disk_is_believed_longer_each_time(tmp_path
             it.residency.suspect()
             now[0] += doubt_s - 0.1
             it.residency._probe()
-            assert not it.residency.in_memory
+            assert not it.residency.by_loop
             now[0] += 0.2
             it.residency._probe()
-            assert it.residency.in_memory
+            assert it.residency.by_loop
         for _ in range(10):
             it.residency._probe_again()
             await it.get(1)
@@ -368,7 +414,7 @@ async def test_where_the_kernel_says_nothing_the_loop_reads_and_that_is_logged_o
     with shard(tmp_path, cold=False) as it, caplog.at_level(logging.WARNING):
         assert await it.get(1) == b"v" * 2_000
         it.residency._probe()
-        assert it.residency.in_memory
+        assert it.residency.by_loop
     assert [record.message for record in caplog.records if "cannot tell" in record.message] == [
         f"cannot tell whether {tmp_path}/shards/0000/data.mdb is in memory ([Errno 38] Function not implemented); "
         "it is taken to be"
