@@ -25,6 +25,7 @@ from tidegate.shard.backup.manifest import Manifest
 from tidegate.shard.backup.pieces import RecordsHeader, RowsHeader
 from tidegate.shard.backup.reading import Lineage, Lineages, read_pieces
 from tidegate.shard.offline.check import Check, Counts, ReadState, state_path
+from tidegate.shard.offline.rows import told
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.logs import NO_RUN, LogMark
 from tidegate.shard.store.memtable import Memtable
@@ -123,13 +124,16 @@ def _write_all_rows(depot: Depot, full: Manifest, new: Path, progress: Progress)
         done += 1
         progress(f"rows of shard {header.shard} of {full.shards}", done / max(1, len(full.rows)))
 
+    def tell_back(shard: int) -> None:
+        progress(f"reading back shard {shard} of {full.shards}", done / max(1, len(full.rows)))
+
     by_shard = groupby(read_pieces(depot, full.rows), key=lambda piece: _rows_header(piece[0], full.lineage).shard)
     found = 0
     for shard, pieces in by_shard:
         if shard != found:
             raise _wrong(f"shard {found}", "the backup has no rows of it")
         found += 1
-        _write_rows(state_path(new, shard), shard, full.base[shard], (_told(piece, tell) for piece in pieces))
+        _write_rows(state_path(new, shard), shard, full.base[shard], (_told(piece, tell) for piece in pieces), tell_back)
     if found != full.shards:
         raise _wrong(f"shard {found}", "the backup has no rows of it")
 
@@ -145,7 +149,7 @@ def _rows_header(header: object, lineage: str) -> RowsHeader:
     return header
 
 
-def _write_rows(place: Path, shard: int, seq: int, pieces: Iterator[list[Any]]) -> None:
+def _write_rows(place: Path, shard: int, seq: int, pieces: Iterator[list[Any]], tell_back: Callable[[int], object]) -> None:
     """And reads them back."""
     written = blake2b()
 
@@ -162,7 +166,7 @@ def _write_rows(place: Path, shard: int, seq: int, pieces: Iterator[list[Any]]) 
     read = blake2b()
     state = ReadState(place, shard, checksums=True)
     try:
-        for row in state.rows():
+        for row in told(state.rows(), lambda _: tell_back(shard)):
             _digest(read, row)
     finally:
         state.close()

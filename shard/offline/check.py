@@ -18,7 +18,7 @@ import lmdb
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, SLOT_KEY_BYTES, object_key, shard_of_slot
 from tidegate.shard.core.alarms import INDEX_KEY, STEADY_INDEX_KEY, Alarm, decode_header, index_row_key
-from tidegate.shard.offline.rows import OWN_FIRST
+from tidegate.shard.offline.rows import OWN_FIRST, told
 from tidegate.shard.store.interface import NAMES_KEY
 from tidegate.shard.store.logs import LOG_KEY
 from tidegate.shard.store.memtable import Memtable
@@ -28,9 +28,9 @@ from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT,
     FORMAT_WITHOUT_CHECKSUMS,
-    MAP_BYTES_MAX,
     META_KEY,
     format_of,
+    map_to_read,
     open_environment,
     unpack_meta,
 )
@@ -70,7 +70,7 @@ class ReadState:
         """Raises lmdb.Error, and ValueError for what is no state of this shard."""
         self.shard = shard
         self._crc_bytes = CRC_BYTES if checksums else 0
-        self._env = open_environment(path, MAP_BYTES_MAX, readonly=True)
+        self._env = open_environment(path, map_to_read(path), readonly=True)
         try:
             with self._env.begin() as txn:
                 version, found, self.applied_seq = unpack_meta(self._cut(txn.get(META_KEY)))
@@ -87,6 +87,11 @@ class ReadState:
         except BaseException:
             self._env.close()
             raise
+
+    @property
+    def entries(self) -> int:
+        """Rows, with those that say what it is."""
+        return int(self._env.stat()["entries"])
 
     def _cut(self, value: bytes | None) -> bytes | None:
         return None if value is None else value[: len(value) - self._crc_bytes]
@@ -205,12 +210,12 @@ class Check:
 
     def _compare(self, state: ReadState, memtable: Memtable) -> Iterator[str]:
         """Objects with their headers, alarms with their indexes, as they are with what the logs have."""
-        what = f"objects of shard {state.shard} of {self._shards}"
-        self._progress(what, 0.0)
+        what, entries = f"objects of shard {state.shard} of {self._shards}", state.entries
+        looked_at = told(state.rows(), lambda done: self._progress(what, done / max(1, entries)))
         alarms: dict[bytes, Alarm] = {}
         indexed: dict[bytes, set[str]] = {INDEX_KEY: set(), STEADY_INDEX_KEY: set()}
         index = IndexSums()
-        for key, names, header in objects(index.noting(state.rows()), memtable):
+        for key, names, header in objects(index.noting(looked_at), memtable):
             if key == NAMES_KEY:  # Looked at apart: it says what the state has, without the logs.
                 continue
             self._add(rows=names.count)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import blake2b
 from heapq import merge
 from itertools import chain
@@ -38,7 +39,7 @@ from tidegate.shard.core.alarms import (
     index_changes,
 )
 from tidegate.shard.offline.check import LOGS_OF_ALL_STARTS, Check, Counts, ReadState, state_path
-from tidegate.shard.offline.rows import OWN_FIRST, Row, laid_over
+from tidegate.shard.offline.rows import OWN_FIRST, Row, laid_over, told
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, is_session
 from tidegate.shard.store.logs import LOG_KEY, NO_RUN, LogMark
 from tidegate.shard.store.memtable import Memtable
@@ -76,8 +77,7 @@ def reshard(data: Path, shards_before: int, new: Path, shards: int, starts: int,
         with contextlib.ExitStack() as stack:
             old = _open(data, shards_before, stack)
             for shard in range(shards):
-                progress(f"shard {shard} of {shards}", shard / shards)
-                _write(old, state_path(new, shard), shard, shards, LogMark(starts, 0, NO_RUN))
+                _write(old, state_path(new, shard), shard, shards, LogMark(starts, 0, NO_RUN), progress)
     except (OSError, lmdb.Error) as error:
         hint = "make room on this file system; nothing was changed"
         raise OperatorError("reshard into", new, str(error), hint) from error
@@ -98,8 +98,12 @@ class _Old(NamedTuple):
     ahead_us: int
     """Of the wall clock, its steady time."""
 
-    def rows(self) -> Iterator[Row]:
-        return laid_over(self.state.rows(), self.memtable)
+    def rows(self, slots: range) -> Iterator[Row]:
+        """Of the objects in these slots."""
+        start, end = (slot.to_bytes(SLOT_KEY_BYTES, "big") for slot in (slots.start, slots.stop))
+        written = Memtable()
+        written.apply([held for owner, held in self.memtable.objects.items() if start <= owner < end])
+        return laid_over(self.state.scan(start, end, False), written)
 
     def own(self, owner: bytes) -> Iterator[Row]:
         rows = self.state.scan(owner, owner + ABOVE_KEYS, False)
@@ -131,8 +135,13 @@ def _open(data: Path, shards: int, stack: contextlib.ExitStack) -> list[_Old]:
     return old
 
 
-def _write(every: list[_Old], place: Path, shard: int, shards: int, mark: LogMark) -> None:
+def _write(every: list[_Old], place: Path, shard: int, shards: int, mark: LogMark, progress: Progress) -> None:
     """And reads it back."""
+    expected = 2 * max(1, sum(each.state.entries for each in every) // shards)
+
+    def tell(what: str, before: float, done: int) -> None:
+        progress(f"{what} shard {shard} of {shards}", (shard + before + min(0.5, done / expected)) / shards)
+
     slots = _slots_of(shard, shards)
     old = [each for each in every if each.slots.start < slots.stop and slots.start < each.slots.stop]
     seq = max(each.seq for each in old)
@@ -146,11 +155,11 @@ def _write(every: list[_Old], place: Path, shard: int, shards: int, mark: LogMar
             yield row
 
     place.mkdir(mode=0o700)
-    write_rows(place, rows(), MAP_BYTES_MAX)
+    write_rows(place, told(rows(), partial(tell, "writing", 0.0)), MAP_BYTES_MAX)
     sync_file(place / DATA_FILE)
     read = blake2b()
     with contextlib.closing(ReadState(place, shard, checksums=True)) as state:
-        for row in state.rows():
+        for row in told(state.rows(), partial(tell, "reading back", 0.5)):
             _digest(read, row)
     if read.digest() != written.digest():
         raise _wrong(place, "rows that were read back are not what was written")
@@ -166,11 +175,8 @@ def _rows_of(old: list[_Old], shard: int, shards: int) -> Iterator[Row]:
     ahead_us = max(each.ahead_us for each in old)
     index: dict[bytes, bytes] = {}
     for each in old:
-        for key, value in each.rows():
-            if key >= OWN_FIRST:
-                break
-            if _belongs(key, shard, shards):
-                yield (key, value) if len(key) > OBJECT_KEY_BYTES else (key, _header(value, ahead_us - each.ahead_us, key, index))
+        for key, value in each.rows(_slots_of(shard, shards)):
+            yield (key, value) if len(key) > OBJECT_KEY_BYTES else (key, _header(value, ahead_us - each.ahead_us, key, index))
     answers = AnswerTable()
     answers.take_over(
         [each.answers for each in old], lambda name: is_session(name) or _belongs(bytes.fromhex(name), shard, shards)

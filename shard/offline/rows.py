@@ -22,6 +22,9 @@ _OWN = {
     NAMES_KEY: "the index of names",
 }
 
+TOLD_ROWS = 1_000
+"""After so many it is told how far it is."""
+
 Row = tuple[bytes, bytes]
 Get = Callable[[bytes], bytes | None]
 
@@ -52,3 +55,11 @@ def laid_over(rows: Iterable[Row], memtable: Memtable) -> Iterator[Row]:
     written = {owner + key.encode(): value for owner, held in memtable.objects.items() for key, value in held.writes.items()}
     left = ((key, value) for key, value in rows if key not in written and key[:OBJECT_KEY_BYTES] not in cleared)
     return merge(left, ((key, value) for key, value in sorted(written.items()) if value is not None))
+
+
+def told(rows: Iterable[Row], tell: Callable[[int], object]) -> Iterator[Row]:
+    """The same rows; now and then it is told how many there were."""
+    for number, row in enumerate(rows):
+        if number % TOLD_ROWS == 0:
+            tell(number)
+        yield row

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import mmap
 import os
 import shutil
 import struct
@@ -74,6 +75,15 @@ def open_environment(path: Path, map_bytes: int, *, readonly: bool = False) -> l
             if map_bytes <= MAP_BYTES_MIN:
                 raise
             map_bytes //= 4
+
+
+def map_to_read(path: Path) -> int:
+    """How large a map has to be where nothing is written. Of the largest no more than a hundred fit into the address space, and
+    a directory may have more shards."""
+    size = 1
+    with contextlib.suppress(FileNotFoundError):  # Which LMDB will say.
+        size = max(size, (path / DATA_FILE).stat().st_size)
+    return size + -size % mmap.PAGESIZE
 
 
 def unpack_meta(value: bytes | None) -> tuple[int, int, int]:

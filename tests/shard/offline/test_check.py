@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from pathlib import Path
 from random import Random
 
+import lmdb
 import pytest
 
 from tests.support.damage import flip_bit, places_of_rows
 from tests.support.data_directory import ALARM_EVERY, KEYS, OBJECTS, SHARDS, make_data_directory, name_of, state_file
 from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.shard.core.alarms import INDEX_KEY, Alarm, Header, encode_header, index_row_key
-from tidegate.shard.offline.check import Check, Finding
+from tidegate.shard.offline.check import Check, Finding, ReadState, state_path
 from tidegate.shard.store.state.lmdb_state import LmdbState
 
 
@@ -52,6 +54,15 @@ def test_a_whole_directory_has_nothing_wrong_and_all_is_counted(data: Path) -> N
     assert check.counts.rows == OBJECTS * (KEYS + 1) + alarms
     assert check.counts.log_bytes > 0
     assert said[0] == ("shard 0 of 4", 0.0)
+
+
+def test_a_shard_takes_no_more_address_space_than_its_file_has(data: Path) -> None:
+    """With a map of the largest size for each a directory of more than 127 shards could not be looked through."""
+    for shard in range(SHARDS):
+        with contextlib.closing(ReadState(state_path(data, shard), shard, checksums=True)) as state:
+            assert state._env.info()["map_size"] == state_file(data, shard).stat().st_size
+    with pytest.raises(lmdb.Error):
+        ReadState(data / "nothing", 0, checksums=True)
 
 
 def test_flipped_bits_in_states_and_logs_are_found_or_harmless(data: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -28,6 +28,7 @@ from tidegate.shard.core.alarms import (
     encode_header,
     index_changes,
 )
+from tidegate.shard.offline import rows as offline_rows
 from tidegate.shard.offline.check import Check, ReadState, state_path
 from tidegate.shard.offline.reshard import Resharded, reshard
 from tidegate.shard.offline.rows import OWN_FIRST
@@ -77,6 +78,29 @@ def test_every_row_is_where_it_belongs_and_nothing_else_is(world: BackupWorld, s
         assert each.answers == frozenset().union(*(known.answers for known in old))
         assert each.seq == max(known.seq for known in old)
     assert list(Check(world.data, shards, lambda *_: None).run()) == []
+
+
+def test_each_new_shard_reads_its_own_rows_only_and_says_how_far_it_is(
+    world: BackupWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(offline_rows, "TOLD_ROWS", 1)
+    read, real = [], ReadState.scan
+
+    def scan(state: ReadState, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+        for row in real(state, start, end, reverse):
+            read.append(row[0])
+            yield row
+
+    monkeypatch.setattr(ReadState, "scan", scan)
+    said: list[tuple[str, float]] = []
+    with Successor(world.data) as successor:
+        reshard(world.data, SHARDS, successor.path, 64, 5, lambda *told: said.append(told))
+    mine = [key for key in read if key < OWN_FIRST]
+    assert len(mine) == len(set(mine)) > 50
+    dealt = [share for what, share in said if what.startswith(("writing", "reading back"))]
+    assert dealt == sorted(dealt)
+    assert dealt[-1] > 0.98
+    assert {what.rpartition(" shard ")[0] for what, _ in said} >= {"writing", "reading back", "objects of"}
 
 
 def test_there_and_back_is_the_same_and_goes_on(world: BackupWorld) -> None:
