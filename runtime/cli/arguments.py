@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NoReturn
@@ -19,6 +20,7 @@ from tidegate.runtime.errors import one_line
 from tidegate.runtime.options.words import allowed
 
 _USAGE = 2
+CONNECT_VARIABLE = "TIDEGATE_CONNECT"
 
 Count = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
@@ -63,15 +65,22 @@ def add_client_options(parser: argparse.ArgumentParser, timeout: str = "give up 
 
 
 def add_connect(parser: argparse.ArgumentParser) -> None:
-    what = "the service (default: %(default)s)"
-    parser.add_argument("--connect", metavar="ENDPOINT", type=endpoint, default=LISTEN_DEFAULT, help=what)
+    add_endpoint(parser, "the service")
     what = "an access key, where the service asks for one (default: $TIDEGATE_KEY_FILE)"
     parser.add_argument("--key-file", metavar="FILE", help=what)
 
 
+def add_endpoint(parser: argparse.ArgumentParser, what: str) -> None:
+    """Which service: by the option, by the variable, or where one listens that was told nothing."""
+    default = os.environ.get(CONNECT_VARIABLE) or LISTEN_DEFAULT
+    says = f"{what} (default: ${CONNECT_VARIABLE}, else {LISTEN_DEFAULT})"
+    parser.add_argument("--connect", metavar="ENDPOINT", type=endpoint, default=default, help=says)
+
+
 def endpoint(text: str) -> str:
     if problem := check_target(text):
-        raise argparse.ArgumentTypeError(f"{problem}, not {text!r}")
+        by = f" (by {CONNECT_VARIABLE})" if text == os.environ.get(CONNECT_VARIABLE) else ""
+        raise argparse.ArgumentTypeError(f"{problem}, not {text!r}{by}")
     return text
 
 

@@ -20,7 +20,17 @@ from tidegate.runtime.errors import OperatorError, from_wire, one_line
 from tidegate.runtime.options.settings import SECTION
 from tidegate.runtime.options.shown import ShownOption
 from tidegate.runtime.options.words import shown
-from tidegate.runtime.wire.commands import COMMAND_BYTES_MAX, Command, Ended, Said, ShownConfig, Status, decode_answer, encode
+from tidegate.runtime.wire.commands import (
+    COMMAND_BYTES_MAX,
+    AuditedValues,
+    Command,
+    Ended,
+    Said,
+    ShownConfig,
+    Status,
+    decode_answer,
+    encode,
+)
 from tidegate.runtime.wire.plain_json import with_values as as_plain
 from tidegate.runtime.wire.wishes import Wish
 
@@ -76,9 +86,10 @@ def administer(options: argparse.Namespace, method: ObjectCall, target: str) -> 
     _end_of(options, Command(method, target))
 
 
-def wish_for(options: argparse.Namespace, wish: Wish, target: str, *, with_values: bool = False) -> dict[str, Any]:
+def wish_for(options: argparse.Namespace, wish: Wish, target: str) -> dict[str, Any]:
     """What came of it; values in it are as `plain_json` has them. Raises CallError, OperatorError."""
-    result = _end_of(options, Command("wish", target, wish, options.timeout, with_values)).result
+    values: AuditedValues = getattr(options, "audit_values", "old")
+    result = _end_of(options, Command("wish", target, wish, options.timeout, values)).result
     assert result is not None, "it has come to something, or there is an error"
     return as_plain(result)
 

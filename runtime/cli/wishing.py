@@ -63,7 +63,7 @@ def target_of(options: argparse.Namespace) -> str:
 
 def carry_out(options: argparse.Namespace, wish: Wish) -> Result:
     """What came of it. Raises CallError, OperatorError."""
-    return wish_for(options, wish, target_of(options), with_values=getattr(options, "audit_values", False))
+    return wish_for(options, wish, target_of(options))
 
 
 def stored(plain: Any, place: str) -> bytes:

@@ -1,8 +1,9 @@
 """The audit log: what operators change in objects, who they are, when, and what came of it: `audit.jsonl` in the data directory.
 
 Guarantee: nothing is changed before the disk has the line that says who asks for it; a second line, with the same `edit`, says
-what came of it. Where there is only the first, nobody knows: the service or the machine ended in between. Values are in it only
-where whoever edits asks for that; else their digests are.
+what came of it. Where there is only the first, nobody knows: the service or the machine ended in between. Of values it has the
+digests, and those that an edit has taken away and that are not larger than OLD_VALUE_BYTES_MAX, so that it can be taken back;
+all, or none, where whoever edits asks for that.
 
 Rule: the disk is waited for in a thread of its own, in order. A file that has grown large gets another name, `audit.jsonl.1` and
 so on; of more than AUDIT_FILES_MAX the oldest is deleted.
@@ -21,13 +22,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from tidegate.runtime.wire.commands import Command
+from tidegate.runtime.wire.commands import AuditedValues, Command
 from tidegate.runtime.wire.plain_json import with_values as as_plain
 from tidegate.runtime.wire.wishes import CallMethod, Delete, LoadMany, Put
 
 AUDIT_NAME = "audit.jsonl"
 AUDIT_FILE_BYTES_MAX = 16 << 20
 AUDIT_FILES_MAX = 8
+OLD_VALUE_BYTES_MAX = 16 << 10
+"""As it is stored."""
 
 
 class CommandGiver(NamedTuple):
@@ -69,7 +72,7 @@ class AuditLog:
         return edit, self._write({"edit": edit, "by": caller.shown(), **_said(command)})
 
     def ended(
-        self, edit: str, error: dict[str, Any] | None, result: dict[str, Any] | None, *, with_values: bool
+        self, edit: str, error: dict[str, Any] | None, result: dict[str, Any] | None, values: AuditedValues
     ) -> asyncio.Future[None]:
         if error is not None:
             told = {key: error.get(key) for key in ("code", "message", "outcome")}
@@ -79,7 +82,7 @@ class AuditLog:
             line["refused"] = [at for at, page in enumerate(result["pages"]) if page is None or "error" in page]
         for name in ("before", "after"):
             if result is not None and name in result:
-                line[name] = _value(result[name], with_values=with_values)
+                line[name] = _value(result[name], values, is_old=name == "before")
         return self._write(line)
 
     def close(self) -> None:
@@ -133,12 +136,12 @@ def _said(command: Command) -> dict[str, Any]:
         said["key"] = wish.key
     if isinstance(wish, CallMethod):
         said["method"] = wish.method
-        if command.with_values:
+        if command.values == "all":
             said["arguments"] = wish.arguments
     return {**said, "state": "asked"}
 
 
-def _value(told: dict[str, Any] | None, *, with_values: bool) -> dict[str, Any] | None:
-    if told is None or with_values:
+def _value(told: dict[str, Any] | None, values: AuditedValues, *, is_old: bool) -> dict[str, Any] | None:
+    if told is None or values == "all" or (values == "old" and is_old and told["bytes"] <= OLD_VALUE_BYTES_MAX):
         return told
     return {key: value for key, value in told.items() if key != "packed"}

@@ -68,7 +68,7 @@ from tidegate.runtime.supervisor.seats import (
 )
 from tidegate.runtime.supervisor.status import Identity, Usage, classes, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
-from tidegate.runtime.wire.commands import Command, ConfigChanges, Ended, ShownConfig, Status
+from tidegate.runtime.wire.commands import AuditedValues, Command, ConfigChanges, Ended, ShownConfig, Status
 from tidegate.runtime.wire.protocol import OBJECT_CALLS
 from tidegate.runtime.wire.supervisor_messages import (
     KEPT_SOURCE,
@@ -164,8 +164,8 @@ class Supervisor:
         self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
         self._errands = Errands(service.placement.owners, self._errand_ended)
         self._audit = AuditLog(service.directory.path, service.directory.start)
-        self._edits: dict[int, tuple[str, bool]] = {}
-        """By errand: the name of the edit that it makes, and whether its values are told."""
+        self._edits: dict[int, tuple[str, AuditedValues]] = {}
+        """By errand: the name of the edit that it makes, and which values are told."""
         self._auditing: set[asyncio.Task[None]] = set()
         self._usage = Usage()
         self.ledger = Ledger()
@@ -282,15 +282,15 @@ class Supervisor:
                 self._errands.fail(number, Unavailable(f"{problem}; nothing was changed"))
                 return
             log.warning("%s; what is deleted all the same: %s, by uid %d", problem, one_line(command.object), caller.uid)
-        self._edits[number] = edit, command.with_values
+        self._edits[number] = edit, command.values
         self._errands.go(number, command, self._send_to_worker)
 
     def _errand_ended(self, number: int, ended: Ended) -> None:
-        edit, with_values = self._edits.pop(number, ("", False))
+        edit, values = self._edits.pop(number, ("", "none"))
         if not edit:
             self._commands.ended(number, ended)
             return
-        written = self._audit.ended(edit, ended.error, ended.result, with_values=with_values)
+        written = self._audit.ended(edit, ended.error, ended.result, values)
         written.add_done_callback(lambda done: self._edit_told(done, number, ended))
 
     def _edit_told(self, written: asyncio.Future[None], number: int, ended: Ended) -> None:

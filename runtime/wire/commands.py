@@ -21,6 +21,9 @@ to."""
 assert VALUE_BYTES_MAX * 4 // 3 * 2 < COMMAND_BYTES_MAX
 
 
+AuditedValues = Literal["none", "old", "all"]
+
+
 class Command(msgspec.Struct, frozen=True):
     what: Literal["reload", "restart", "status", "config", "access", "release_object", "drop_alarm", "run_alarm", "wish"]
     """`reload`: all workers are replaced, one by one, with the app and the configuration as they are now. `restart`: the routers
@@ -32,8 +35,9 @@ class Command(msgspec.Struct, frozen=True):
     wish: Wish | None = None
     timeout_s: float = 10.0
     """Of a wish: what cannot be begun in this time is not done."""
-    with_values: bool = False
-    """The audit log gets the values that an edit has taken away and brought, too."""
+    values: AuditedValues = "old"
+    """Which the audit log gets of an edit: what has been there, if it is small, so that the edit can be taken back; all, also
+    what there is now, and arguments; or none."""
 
 
 class Replaced(msgspec.Struct, frozen=True):

@@ -76,6 +76,7 @@ TESTED_BY = {
     "runtime/cli/commands/objects/alarms.py": "service/test_objects.py",
     "runtime/cli/commands/objects/errors.py": "service/test_objects.py",
     "runtime/cli/commands/objects/editing.py": "service/test_objects.py",
+    "runtime/cli/commands/objects/history.py": "service/test_objects.py",
     "runtime/cli/commands/objects/listing.py": "service/test_objects.py",
     "runtime/cli/commands/objects/looking.py": "service/test_objects.py",
     "runtime/cli/commands/objects/quarantine.py": "service/test_objects.py",

@@ -127,6 +127,58 @@ def test_an_object_is_looked_at_changed_and_changed_back_as_the_command_says(ser
     assert told[0]["by"]["pid"] == os.getpid()
 
 
+def test_what_was_changed_is_listed_and_taken_back_once_it_was_forgotten(service: Service, operator: Operator) -> None:
+    service.call("Shop", "alice", "set", "n", {"a": [1, "x"]})
+    alice = ("Shop", "alice")
+    assert operator.type("objects", "history", *alice)[1] == "no edits in the audit log\n"
+    assert operator.type("objects", "undo", *alice)[0] == 3
+    assert operator.type("objects", "put", *alice, "n", "2")[0] == 0
+    assert operator.type("objects", "put", *alice, "new", "3")[0] == 0
+    assert operator.type("objects", "put", *alice, "n", "4", "--if-value", "9")[0] == 3
+    assert operator.type("objects", "evict", *alice)[0] == 0
+    edits = operator.json("objects", "history", *alice)["edits"]
+    assert [(each["what"], each.get("key"), each["state"]) for each in edits] == [
+        ("evict", None, "done"),
+        ("put", "n", "refused"),
+        ("put", "new", "done"),
+        ("put", "n", "done"),
+    ]
+    assert edits[3]["before"]["value"] == {"a": [1, "x"]}
+    assert operator.json("objects", "history", *alice, "new", "--limit", "1")["edits"] == [edits[2]]
+    code, out, _ = operator.type("objects", "undo", *alice)
+    assert (code, out.splitlines()[:2]) == (
+        0,
+        [f"edit {edits[2]['edit']} of {edits[2]['time']} is taken back", "Shop/alice 'new': 3 -> none"],
+    )
+    assert service.call("Shop", "alice", "get", "new") is None
+    assert operator.type("objects", "undo", *alice)[0] == 0, "that is an edit, too"
+    assert service.call("Shop", "alice", "get", "new") == 3
+    assert operator.json("objects", "undo", *alice, "n")["undone"] == edits[3]["edit"]
+    assert service.call("Shop", "alice", "get", "n") == {"a": [1, "x"]}
+    service.call("Shop", "alice", "set", "new", 5)
+    code, _, err = operator.type("objects", "undo", *alice, "new")
+    assert (code, "nothing was changed" in err) == (3, True), "somebody else has changed it since"
+    assert service.call("Shop", "alice", "get", "new") == 5
+    assert operator.type("objects", "undo", *alice, "--edit", "9-9")[0] == 3
+
+
+def test_what_the_audit_log_does_not_have_is_said_when_it_is_to_be_taken_back(service: Service, operator: Operator) -> None:
+    service.call("Shop", "alice", "set", "n", "x" * 20_000)
+    alice = ("Shop", "alice")
+    assert operator.type("objects", "put", *alice, "n", "2")[0] == 0
+    code, _, err = operator.type("objects", "undo", *alice)
+    assert code == 3
+    assert "does not have the value that 'n' had before" in err
+    assert "20003 bytes" in err
+    assert "tidegate restore DEST --object Shop/alice --at" in err
+    assert operator.type("objects", "put", *alice, "n", "3", "--audit-values", "none")[0] == 0
+    assert "does not have the value" in operator.type("objects", "undo", *alice)[2]
+    assert operator.type("objects", "delete", *alice, "--yes")[0] == 0
+    code, _, err = operator.type("objects", "undo", *alice)
+    assert (code, "(delete) cannot be taken back: the audit log has no value of it" in err) == (3, True)
+    assert "bytes" in operator.type("objects", "history", *alice)[1]
+
+
 @pytest.mark.parametrize(
     "value", ["\x01" * (VALUE_BYTES_MAX - 5), [False] * (VALUE_BYTES_MAX - 5)], ids=["control characters", "bools"]
 )
@@ -136,7 +188,7 @@ def test_the_largest_value_is_got_put_exported_and_imported(
     assert len(msgspec.msgpack.encode(value)) == VALUE_BYTES_MAX
     (tmp_path / "value.json").write_bytes(msgspec.json.encode(value))
     target = "Shop", "large", "k"
-    made = operator.json("objects", "put", *target, "--file", str(tmp_path / "value.json"), "--create", "--audit-values")
+    made = operator.json("objects", "put", *target, "--file", str(tmp_path / "value.json"), "--create", "--audit-values", "all")
     assert made["after"]["value"] == value
     assert service.call("Shop", "large", "get", "k") == value
     got = operator.json("objects", "get", *target)

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Any
 
-from tidegate.runtime.addresses import LISTEN_DEFAULT, check_address, is_of_this_machine
-from tidegate.runtime.cli.arguments import add_command, endpoint
+from tidegate.runtime.addresses import check_address, is_of_this_machine
+from tidegate.runtime.cli.arguments import add_command, add_endpoint
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.http_door import open_listening
@@ -40,8 +40,7 @@ examples:
 
 def add(commands: Any) -> None:
     console = add_command(commands, "console", _EPILOG, run)
-    what = "the service, on this machine (default: %(default)s)"
-    console.add_argument("--connect", metavar="ENDPOINT", type=endpoint, default=LISTEN_DEFAULT, help=what)
+    add_endpoint(console, "the service, on this machine")
     what = "where browsers connect (default: %(default)s)"
     console.add_argument("--listen", metavar="ADDRESS", type=_address, default=LISTEN, help=what)
     what = "listen also where other machines can connect: what is said, the secret too, is in the clear"

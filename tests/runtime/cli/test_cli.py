@@ -73,6 +73,20 @@ def fails(*arguments: str, cwd: Path | None = None) -> str:
 # call
 
 
+def test_the_environment_names_the_service_where_the_command_does_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TIDEGATE_CONNECT", "tcp://127.0.0.1:1234")
+    for words in (["status"], ["objects", "ls"], ["top"], ["console"], ["bench"], ["config", "show"]):
+        parsed = _parser().parse_args(words)
+        assert parsed.connect == "tcp://127.0.0.1:1234", words
+        assert _parser().parse_args([*words, "--connect", "ipc:///x"]).connect == "ipc:///x"
+    monkeypatch.setenv("TIDEGATE_CONNECT", "nonsense")
+    with pytest.raises(SystemExit):
+        main(["status"])
+    assert "not 'nonsense' (by TIDEGATE_CONNECT)" in capsys.readouterr().err
+
+
 def test_a_call_prints_the_result(service: tuple[ServiceProcess, str, Path]) -> None:
     for number in ("0\n", "1\n", "2\n"):
         done = tidegate("call", "--connect", service[1], "Counter", "alice", "get_unique_number")

@@ -32,14 +32,14 @@ def run(folder: Path, *commands: Command, start: int = 1, error: dict[str, Any] 
         for command in commands:
             edit, written = log.asked(command, ROOT)
             await written
-            await log.ended(edit, error, None if error else DONE, with_values=command.with_values)
+            await log.ended(edit, error, None if error else DONE, command.values)
         log.close()
 
     asyncio.run(main())
 
 
 def test_an_edit_is_a_line_before_and_a_line_after_without_its_values(tmp_path: Path) -> None:
-    run(tmp_path, Command("wish", "Shop/a", Put("k", pack("secret"))))
+    run(tmp_path, Command("wish", "Shop/a", Put("k", pack("secret")), values="none"))
     before, after = lines(tmp_path)
     assert before["by"] == {"pid": os.getpid(), "uid": 0, "user": pwd.getpwuid(0).pw_name, **before["by"]}
     assert {**before, "time": "", "by": {}} == {
@@ -63,8 +63,8 @@ def test_an_edit_is_a_line_before_and_a_line_after_without_its_values(tmp_path: 
 
 
 def test_values_are_in_it_for_who_asks_for_that(tmp_path: Path) -> None:
-    commands = Command("wish", "Shop/a", Delete("k"), with_values=True), Command("wish", "Shop/a", CallMethod("m", [1]))
-    run(tmp_path, *commands, Command("wish", "Shop/a", CallMethod("m", [1]), with_values=True), Command("drop_alarm", "Shop/a"))
+    commands = Command("wish", "Shop/a", Delete("k"), values="all"), Command("wish", "Shop/a", CallMethod("m", [1]))
+    run(tmp_path, *commands, Command("wish", "Shop/a", CallMethod("m", [1]), values="all"), Command("drop_alarm", "Shop/a"))
     found = lines(tmp_path)
     assert found[1]["before"]["value"] == "secret"
     assert [line.get("arguments") for line in found[2::2]] == [None, [1], None]
@@ -113,7 +113,7 @@ def test_what_is_made_together_is_one_line_with_all_names_and_says_which_were_re
         log = AuditLog(tmp_path, 1)
         edit, written = log.asked(Command("wish", wish=wish), ROOT)
         await written
-        await log.ended(edit, None, {"pages": [{"rows": 1}, {"error": {"code": "bad_request"}}]}, with_values=False)
+        await log.ended(edit, None, {"pages": [{"rows": 1}, {"error": {"code": "bad_request"}}]}, "old")
         log.close()
 
     asyncio.run(main())

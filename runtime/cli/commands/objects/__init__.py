@@ -5,13 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from tidegate.runtime.cli.arguments import Parser, add_command
-from tidegate.runtime.cli.commands.objects import alarms, editing, errors, listing, looking, quarantine, running, travelling
+from tidegate.runtime.cli.commands.objects import (
+    alarms,
+    editing,
+    errors,
+    history,
+    listing,
+    looking,
+    quarantine,
+    running,
+    travelling,
+)
 from tidegate.runtime.cli.exits import fail_usage
 from tidegate.runtime.cli.wishing import add_wish_options
 
 _EPILOG = """Every command goes to the worker that owns the object, past the routers: it sees what is not durable yet, and
 waits at the object's gate as calls do. Run it on the machine of the service, as its user or root. Edits are written to
-audit.jsonl in the data directory. Exit code 3: there is no such thing, or it is not as --if-… says.
+audit.jsonl in the data directory: history lists them, undo takes one back. Exit code 3: there is no such thing, or it
+is not as --if-… says.
 
 examples:
   tidegate objects ls Counter
@@ -24,6 +35,6 @@ examples:
 def add(commands: Any) -> None:
     objects = add_command(commands, "objects", _EPILOG, lambda options: fail_usage("objects: say what to do; see --help"))
     actions = objects.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for actions_of in (listing, looking, errors, editing, travelling, alarms, running, quarantine):
+    for actions_of in (listing, looking, errors, editing, history, travelling, alarms, running, quarantine):
         for parser in actions_of.add(actions):
             add_wish_options(parser)

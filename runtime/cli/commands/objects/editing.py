@@ -20,7 +20,7 @@ from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.wire.wishes import Condition, Delete, Put
 
 _PUT_EPILOG = """The object's own code does not run, and does not hear of it: what an instance keeps in memory stays until it is
-evicted (`tidegate objects evict`). What is printed ends in the command that takes the edit back.
+evicted (`tidegate objects evict`). What is printed ends in the command that takes the edit back; later: objects undo.
 
 examples:
   tidegate objects put Counter alice counter 42                whatever it is now
@@ -78,7 +78,7 @@ def _put(options: argparse.Namespace) -> int:
     value = options.value.plain if options.file is None else _read(options.file)
     packed = stored(value, f"{options.key!r} of {target_of(options)}")
     result = carry_out(options, Put(options.key, packed, _condition(options), options.create))
-    return tell(options, result, _edited(options, result))
+    return tell(options, result, edited(options, result))
 
 
 def _read(file: str) -> Any:
@@ -98,10 +98,10 @@ def _delete(options: argparse.Namespace) -> int:
     result = carry_out(options, Delete(options.key or "", _condition(options)))
     if options.key is None:
         return tell(options, result, f"{target_of(options)} is deleted")
-    return tell(options, result, _edited(options, result))
+    return tell(options, result, edited(options, result))
 
 
-def _edited(options: argparse.Namespace, result: Result) -> str:
+def edited(options: argparse.Namespace, result: Result) -> str:
     """What has changed, and what takes it back."""
     before, after = result["before"], result["after"]
     if before is not None and after is not None and before["digest"] == after["digest"]:

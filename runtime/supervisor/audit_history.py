@@ -1,0 +1,104 @@
+"""What the audit log has of one object: its edits, each with what came of it.
+
+Guarantee: the edits come in the order in which they were asked for, as far back as the files go. A line that is not whole, as a
+full disk leaves one, is passed over. Of a log that goes on meanwhile each line is read once, or is too new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from tidegate.runtime.supervisor.audit import AUDIT_FILES_MAX, AUDIT_NAME
+
+
+class Value(msgspec.Struct):
+    """Before an edit, or after it."""
+
+    bytes: int
+    digest: str
+    value: Any | msgspec.UnsetType = msgspec.UNSET
+    """As `plain_json` has it, where the log has it."""
+
+
+class _Line(msgspec.Struct):
+    edit: str
+    time: str
+    state: str
+    by: dict[str, Any] = {}
+    what: str = ""
+    object: str = ""
+    objects: list[str] = []
+    key: str = ""
+    method: str = ""
+    before: Value | msgspec.UnsetType | None = msgspec.UNSET
+    after: Value | msgspec.UnsetType | None = msgspec.UNSET
+    error: dict[str, Any] = {}
+    refused: list[int] = []
+
+
+class Edit(msgspec.Struct, omit_defaults=True):
+    """One of one object."""
+
+    edit: str
+    """Its name in the log."""
+    time: str
+    """When it was asked for."""
+    by: dict[str, Any]
+    what: str
+    state: str
+    """`asked`: nobody knows what came of it, and so with `unknown`. `done`, `refused`."""
+    key: str = ""
+    method: str = ""
+    before: Value | msgspec.UnsetType | None = msgspec.UNSET
+    """None: there was no such key. Unset: it is no edit of one key, or was not done."""
+    after: Value | msgspec.UnsetType | None = msgspec.UNSET
+    error: dict[str, Any] = {}
+
+    @property
+    def changed(self) -> bool:
+        """One key, to something else."""
+        if self.before is msgspec.UNSET or self.after is msgspec.UNSET:
+            return False
+        return (self.before and self.before.digest) != (self.after and self.after.digest)
+
+
+def edits_of(data: Path, target: str) -> list[Edit]:
+    """Oldest first. `target`: `Class/name`. Raises OSError."""
+    found: dict[str, Edit] = {}
+    places: dict[str, int] = {}
+    """Of edits of many objects: which of them it is."""
+    for line in _lines(data):
+        if line.state == "asked":
+            if target == line.object or target in line.objects:
+                found[line.edit] = Edit(line.edit, line.time, line.by, line.what, line.state, line.key, line.method)
+                places[line.edit] = line.objects.index(target) if line.objects else -1
+        elif (edit := found.get(line.edit)) is not None:
+            edit.state = "refused" if places[line.edit] in line.refused else line.state
+            edit.before, edit.after, edit.error = line.before, line.after, line.error
+    return list(found.values())
+
+
+def _lines(data: Path) -> Iterator[_Line]:
+    for path in _files(data):
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            continue
+        with file:
+            for line in file:
+                try:
+                    yield _decode(line)
+                except msgspec.MsgspecError:
+                    continue
+
+
+def _files(data: Path) -> list[Path]:
+    """Oldest first."""
+    return [data / f"{AUDIT_NAME}.{number}" for number in range(AUDIT_FILES_MAX - 1, 0, -1)] + [data / AUDIT_NAME]
+
+
+_decode = msgspec.json.Decoder(_Line).decode
