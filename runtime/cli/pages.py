@@ -78,15 +78,35 @@ def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
 
 
 def hot_objects(status: ServiceStatus) -> list[dict[str, Any]]:
-    """Those that are called most, of all workers."""
-    found = [each for process in status.processes for each in process.statistics.get("hot_objects", [])]
-    return sorted(found, key=lambda each: (-float(each["calls_per_s"]), each["class_name"], each["name"]))
+    """Those that are called most, of all workers: now, and then those that were in the last minute and are not now. Where
+    `minute_per_s` is None it was not among the first of its worker."""
+    now, minute = (_rates(status, name) for name in ("hot_objects", "hot_objects_minute"))
+    found: list[dict[str, Any]] = []
+    for key in now.keys() | minute.keys():
+        rates = {"calls_per_s": now.get(key, 0.0), "minute_per_s": minute.get(key)}
+        found.append({"class_name": key[0], "name": key[1], **rates})
+    return sorted(found, key=_by_rate)
+
+
+def _by_rate(each: dict[str, Any]) -> tuple[float, float, str, str]:
+    return -each["calls_per_s"], -(each["minute_per_s"] or 0.0), each["class_name"], each["name"]
+
+
+def _rates(status: ServiceStatus, which: str) -> dict[tuple[str, str], float]:
+    found = (each for process in status.processes for each in process.statistics.get(which, []))
+    return {(each["class_name"], each["name"]): float(each["calls_per_s"]) for each in found}
 
 
 def _hottest(status: ServiceStatus) -> list[str]:
-    rows: list[tuple[str, ...]] = [("called most", "calls/s, about")]
-    rows += [(f"{each['class_name']}/{each['name']}", _number(each["calls_per_s"])) for each in hot_objects(status)[:_HOT_SHOWN]]
-    return ["", *table(rows, {1})] if len(rows) > 1 else []
+    found = hot_objects(status)[:_HOT_SHOWN]
+    return ["", *render_hot(found)] if found else []
+
+
+def render_hot(found: Sequence[dict[str, Any]]) -> list[str]:
+    rows: list[tuple[str, ...]] = [("called most", "calls/s, about", "in the last minute")]
+    for each in found:
+        rows.append((f"{each['class_name']}/{each['name']}", _number(each["calls_per_s"]), _number(each["minute_per_s"], ",.1f")))
+    return table(rows, {1, 2})
 
 
 def _piles(status: ServiceStatus) -> list[str]:
@@ -284,6 +304,7 @@ def abandoned_count(status: ServiceStatus) -> int:
 def render_quarantine(status: ServiceStatus) -> str:
     if not status.quarantined_objects:
         return "no object is in quarantine"
-    rows: list[tuple[str, ...]] = [("object", "held up or ended its worker", "the last time in")]
-    rows += [(each.object, plural(each.offences, "time"), each.code) for each in status.quarantined_objects]
+    rows: list[tuple[str, ...]] = [("object", "for", "held up or ended its worker", "the last time in", "because")]
+    for each in sorted(status.quarantined_objects, key=lambda each: -each.for_s):
+        rows.append((each.object, f"{each.for_s:.0f} s", plural(each.offences, "time"), each.code, one_line(each.why)))
     return "\n".join(table(rows))

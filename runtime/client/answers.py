@@ -56,6 +56,10 @@ class ObjectQuarantine(msgspec.Struct, frozen=True, kw_only=True):
     """How often: interruptions, and deaths of its worker."""
     code: str
     """What of it ran the last time: a method or another function."""
+    for_s: float = 0.0
+    """So much longer, when that was told."""
+    why: str = ""
+    """What it did the last time, as a sentence; empty where the service is older than that."""
 
 
 class ServiceProblem(msgspec.Struct, frozen=True, kw_only=True):

@@ -126,7 +126,13 @@ def snapshot(
         "class_rates": {name: rate.shown() for name, rate in sorted(of_workers.items())},
         "processes": [{"name": "supervisor", "pid": os.getpid(), **usage.of(os.getpid(), now)}, *routers, *workers],
         "quarantined_objects": [
-            {"object": f"{each.class_name}/{each.name}", "offences": each.offences, "code": each.code}
+            {
+                "object": f"{each.class_name}/{each.name}",
+                "offences": each.offences,
+                "code": each.code,
+                "for_s": each.for_s,
+                "why": each.why,
+            }
             for each in supervision.suspicion.quarantined(now)
         ],
         "classes": known,

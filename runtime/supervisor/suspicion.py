@@ -21,6 +21,7 @@ class _Record:
     offences: int
     last_at: float
     code: str
+    why: str
     free_at: float
 
 
@@ -37,11 +38,11 @@ class Suspicion:
         if running is None:
             self._forget(now)
             return ""
-        return f"while {_named(running)}{self._offended(running, now)}"
+        return f"while {_named(running)}{self._offended(running, 'its worker ended while it ran', now)}"
 
     def held_up(self, running: Running, held_s: float, now: float) -> str:
         """Code of an object was interrupted. What is to be said of it; empty if its worker has said it all."""
-        more = self._offended(running, now)
+        more = self._offended(running, f"it held up its worker for {held_s:.1f} s and was interrupted", now)
         return f"{_named(running)} for {held_s:.1f} s and was interrupted{more}" if more else ""
 
     def release(self, class_name: str, name: str, now: float) -> bool:
@@ -56,18 +57,18 @@ class Suspicion:
     def quarantined(self, now: float) -> tuple[QuarantinedObject, ...]:
         self._forget(now)
         return tuple(
-            QuarantinedObject(class_name, name, record.offences, record.code, round(record.free_at - now, 3))
+            QuarantinedObject(class_name, name, record.offences, record.code, round(record.free_at - now, 3), record.why)
             for (class_name, name), record in self._records.items()
             if record.free_at > now
         )
 
-    def _offended(self, running: Running, now: float) -> str:
+    def _offended(self, running: Running, why: str, now: float) -> str:
         self._forget(now)
         if running.code == "alarm":  # Its alarm pauses and is abandoned; the calls of the object are not to blame.
             return ""
         key = running.class_name, running.name
-        record = self._records.setdefault(key, _Record(0, now, running.code, now))
-        record.offences, record.last_at, record.code = record.offences + 1, now, running.code
+        record = self._records.setdefault(key, _Record(0, now, running.code, why, now))
+        record.offences, record.last_at, record.code, record.why = record.offences + 1, now, running.code, why
         if record.offences < QUARANTINE_OFFENCES_MIN:
             return ""
         quarantine_s = min(QUARANTINE_S_MAX, QUARANTINE_S_MIN * 2.0 ** min(record.offences - QUARANTINE_OFFENCES_MIN, 30))

@@ -73,6 +73,8 @@ class QuarantinedObject(msgspec.Struct, frozen=True):
     code: str
     """What of it ran the last time."""
     for_s: float
+    why: str = ""
+    """What it did then, as a sentence."""
 
 
 class KeyBounds(msgspec.Struct, array_like=True, frozen=True):

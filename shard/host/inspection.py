@@ -67,6 +67,7 @@ def _in_memory(host: Host, activation: Activation) -> dict[str, Any]:
         "running_count": len(activation.tasks),
         "queue": [_call(each, host.loop.time(), host.settings.own_clients) for each in islice(waiting, NAMED_MAX)],
         "queue_count": len(waiting),
+        "calls_per_s": host.hot.of_one(activation.cache.class_name, activation.cache.name, now_s),
     }
 
 

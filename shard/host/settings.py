@@ -113,6 +113,8 @@ class HostStatistics:
     piles: list[PiledUp]
     hot_objects: list[HotObject]
     """Those that are called most now, the first of them most."""
+    hot_objects_minute: list[HotObject]
+    """The same of the last minute."""
     shard_calls: dict[int, int]
     """Calls by shard."""
     answers: int

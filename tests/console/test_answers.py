@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -89,6 +90,34 @@ def test_bad_questions_are_told_what_is_wrong_and_the_next_one_is_answered(conso
 
 
 # What it tells
+
+
+def documented() -> dict[str, tuple[list[str], list[str]]]:
+    """By question, what it takes and what it answers, as `docs/console.md` says."""
+    page = (Path(__file__).parents[2] / "docs" / "console.md").read_text()
+    rows = re.findall(r"^\| `/api/(\w+)` \|([^|]*)\|([^|]*)\|$", page, re.MULTILINE)
+    return {name: (re.findall(r"`(\w+)`", takes), re.findall(r"`(\w+)`", answers)) for name, takes, answers in rows}
+
+
+@pytest.mark.parametrize("name", documented())
+def test_the_page_of_the_documentation_says_what_is_answered(shop: Service, console: ConsoleProcess, name: str) -> None:
+    shop.call("Cart", "alice", "add", "tea")
+    given = {"class_name": "Cart", "name": "alice", "prefix": "", "after": "", "limit": 10, "orphans": False, "key": "item/tea"}
+    takes, answers = documented()[name]
+    told = console.ask(name, **{each: given[each] for each in takes})
+    assert answers
+    assert set(answers) <= set(told), told
+    if name == "value":
+        assert json.loads(told["text"]) >= 1
+    for each in told.get("hot", ()):
+        assert set(each) == {"class_name", "name", "calls_per_s", "minute_per_s"}
+
+
+def test_the_documentation_has_every_question_about_objects() -> None:
+    kinds = Questions("tcp://127.0.0.1:1").looks()
+    assert {name: list(kind.__struct_fields__) for name, (kind, _) in kinds.items()} == {
+        name: takes for name, (takes, _) in documented().items() if takes
+    }
 
 
 def test_objects_are_found_by_how_their_name_begins_page_by_page(shop: Service, console: ConsoleProcess) -> None:

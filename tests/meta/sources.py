@@ -77,6 +77,7 @@ TESTED_BY = {
     "runtime/cli/commands/objects/errors.py": "service/test_objects.py",
     "runtime/cli/commands/objects/editing.py": "service/test_objects.py",
     "runtime/cli/commands/objects/history.py": "service/test_objects.py",
+    "runtime/cli/commands/objects/hot.py": "service/test_objects.py",
     "runtime/cli/commands/objects/listing.py": "service/test_objects.py",
     "runtime/cli/commands/objects/looking.py": "service/test_objects.py",
     "runtime/cli/commands/objects/quarantine.py": "service/test_objects.py",

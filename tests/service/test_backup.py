@@ -22,6 +22,7 @@ import pytest
 from tests.support.service import KILLED_BY_TEST, Serve, Service, ask
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.arguments import Parser
+from tidegate.runtime.cli.cli import _parser
 from tidegate.runtime.cli.commands import backup
 from tidegate.runtime.supervisor.backup_notes import read_notes
 from tidegate.runtime.supervisor.directory import open_directory
@@ -187,9 +188,31 @@ def test_a_wrong_change_of_one_object_is_taken_back_while_the_service_runs(serve
     assert numbers(service)["n4"] == told["n4"] + 7
     nobody = tidegate("restore", depot, "--object", "Counter/nobody")
     assert (nobody.returncode, "it is not in the backup" in nobody.stderr) == (1, True)
+    into = ("restore", depot, "--object", "Counter/n4", "--into", service.endpoint)
+    exists = tidegate(*into)
+    assert (exists.returncode, "it exists there; nothing was changed (add --yes" in exists.stderr) == (1, True)
+    assert done(*into, "--yes") == {"object": "Counter/n4", "into": service.endpoint, "keys": 1}
+    assert numbers(service)["n4"] == told["n4"] + 1
+    assert tidegate("objects", "delete", "Counter", "n5", "--yes", "--connect", service.endpoint).returncode == 0
+    assert done("restore", depot, "--object", "Counter/n5", "--into", service.endpoint)["keys"] == 1
+    assert numbers(service)["n5"] == told["n5"] + 1
+    assert tidegate("restore", depot, "--into", service.endpoint).returncode == 2
+    nowhere = tidegate("restore", depot, "--object", "Counter/n4", "--into", "tcp://127.0.0.1:1")
+    assert (nowhere.returncode, "nothing is listening there" in nowhere.stderr) == (1, True)
+    long_ago = tidegate("restore", depot, "--object", "Counter/n4", "--at", "1d")
+    assert (long_ago.returncode, "no backup has that time" in long_ago.stderr) == (1, True)
     wrong = tidegate("restore", depot, "--object", "nobody")
     assert (wrong.returncode, "must be CLASS/NAME" in wrong.stderr) == (2, True)
     service.stop()
+
+
+def test_a_time_may_be_said_as_how_long_ago_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_000_000.0)
+    for text, ago_s in (("90s", 90), ("5m", 300), ("1.5h", 5_400), ("2d", 172_800)):
+        assert _parser().parse_args(["restore", "depot", "--at", text]).at == (1_000_000 - ago_s) * 1_000
+    for text in ("5", "m", "-5m", "5w", "5m ago"):
+        with pytest.raises(SystemExit):
+            _parser().parse_args(["restore", "depot", f"--at={text}"])
 
 
 def test_the_service_says_how_its_backups_went(serve: Serve, tmp_path: Path) -> None:

@@ -605,6 +605,11 @@ def test_alarms_are_listed_with_how_late_they_are_run_and_dropped(service: Servi
     assert [each["name"] for each in operator.json("objects", "alarms")["alarms"]] == ["alice", "bob"]
     assert operator.json("objects", "alarms", "--late")["alarms"] == []
     assert operator.type("objects", "alarms", "--late")[:2] == (0, "no alarm is late\n")
+    for words in (["Shop"], ["list", "Shop"]):
+        assert [each["name"] for each in operator.json("objects", "alarms", *words)["alarms"]] == ["alice", "bob"]
+    assert operator.json("objects", "alarms", "Nobody")["alarms"] == []
+    for wrong in (["Shop", "alice"], ["run", "Shop"], ["drop"], ["run", "Shop", "alice", "bob"]):
+        assert operator.type("objects", "alarms", *wrong)[0] == 2
     assert operator.type("objects", "alarms", "run", "Shop", "alice")[:2] == (0, "Shop/alice: its alarm rings now\n")
     wait_until(lambda: service.call("Shop", "alice", "get", "rung"), "the alarm")
     assert operator.type("objects", "alarms", "drop", "Shop", "bob")[0] == 0
@@ -682,6 +687,13 @@ def test_the_newest_errors_of_all_objects_are_listed_and_who_is_called_most(serv
 
     wait_until(is_alice, "who is called most")
     assert "called most" in operator.type("status")[1]
+    hot = operator.json("objects", "hot")["objects"]
+    assert {each["name"] for each in hot} == {"alice", "bob"}
+    minute = {each["name"]: each["minute_per_s"] for each in hot}
+    assert minute["alice"] > minute["bob"] > 0, "bob was called in the last minute"
+    assert "in the last minute" in operator.type("objects", "hot", "--limit", "1")[1]
+    assert operator.json("inspect", "Shop", "alice")["calls_per_s"]["minute"] > 0
+    assert "in the last minute" in operator.type("inspect", "Shop", "alice")[1]
 
 
 def _hot(operator: Operator) -> list[tuple[str, float]]:

@@ -63,6 +63,9 @@ def _in_memory(found: Result) -> list[str]:
         for_s = "" if gate["closed_for_s"] is None else f" for {gate['closed_for_s']:g} s"
         says = f"its gate is closed{for_s} by {by}" + (f", which waits for {gate['waits_for']}" if gate["waits_for"] else "")
     lines = [says, f"{plural(cached['keys'], 'key')} in its cache, {found['undurable_keys']} not durable yet"]
+    called = found["calls_per_s"]
+    if called["now"] or called["minute"]:
+        lines.append(f"called about {called['now']:,g} times a second now, {called['minute']:,g} in the last minute")
     if found["running"]:
         rows = [("running", "for", "called by", "at", "waits for")]
         for each in found["running"]:

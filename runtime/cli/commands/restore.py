@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.arguments import add_command, endpoint
+from tidegate.runtime.cli.asking import report_call_error
 from tidegate.runtime.cli.commands.backup import add_data_option
 from tidegate.runtime.cli.commands.check import progress
 from tidegate.runtime.cli.commands.export import add_out, write
-from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
+from tidegate.runtime.cli.importing import Importer
 from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.errors import CallError
 from tidegate.runtime.ids import ObjectId, check_object_id
 from tidegate.runtime.supervisor.successor import Successor
+from tidegate.runtime.wire.object_records import Record, whole_objects
 from tidegate.shard.backup.one_object import read_object
 from tidegate.shard.backup.places import open_depot
 from tidegate.shard.backup.reading import Lineage, Lineages, read_lineages
@@ -23,26 +29,38 @@ from tidegate.shard.backup.restore import Restored, build, find_moment, shown, s
 
 _EPILOG = """Makes the new directory beside DATA, reads everything back, and puts it in place in one step. Data that is there
 is replaced only with --yes, and kept as DATA.before-TIME; no service may be running on it. TIME is like
-2026-11-29T12:30:00Z, or without the Z in the time of this machine; without --at it is the newest that there is.
+2026-11-29T12:30:00Z, or without the Z in the time of this machine, or 5m, 2h, 1d ago; without --at it is the newest that
+there is.
 
-One object goes past DATA: --object writes it to --out as it was, and `tidegate objects import` takes it into a service.
+One object goes past DATA: --object writes it to --out as it was, or puts it --into a service that runs, under its gate
+and into its audit log; one that is there is replaced only with --yes.
 
 examples:
   tidegate restore /mnt/backups/shop --list               which times can be restored
   tidegate restore /mnt/backups/shop --data /var/lib/shop-test
   tidegate restore /mnt/backups/shop --data /var/lib/shop --at 2026-11-29T12:30:00Z --yes
+  tidegate restore /mnt/backups/shop --data /var/lib/shop-test --at 5m
   tidegate restore /mnt/backups/shop --object Counter/alice --out alice.jsonl
+  tidegate restore /mnt/backups/shop --object Counter/alice --at 2h --into tcp://127.0.0.1:7711 --yes
 """
+
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
+INTO_S = 30.0
+"""What cannot be begun in this time is not done."""
 
 
 def add(commands: Any) -> None:
     restore = add_command(commands, "restore", _EPILOG, run)
     restore.add_argument("source", metavar="SOURCE", help="what was given to `tidegate backup`")
     add_data_option(restore)
-    restore.add_argument("--at", metavar="TIME", type=_moment, help="as it was then")
-    what = "write this object to --out instead, to be imported into a service that runs; DATA is left alone"
+    restore.add_argument("--at", metavar="TIME", type=_moment, help="as it was then, or so long ago: 90s, 5m, 2h, 1d")
+    what = "write this object to --out instead, or put it --into a service that runs; DATA is left alone"
     restore.add_argument("--object", metavar="CLASS/NAME", type=_object, help=what)
     add_out(restore)
+    what = "with --object: put it into the service that listens there, on this machine"
+    restore.add_argument("--into", metavar="ENDPOINT", type=endpoint, help=what)
     restore.add_argument("--list", action="store_true", help="say which backups there are, and restore nothing")
     restore.add_argument("--yes", action="store_true", help="replace the data that is there")
     restore.add_argument("--json", action="store_true", help="print what was done as JSON")
@@ -57,13 +75,18 @@ def _object(text: str) -> ObjectId:
 
 def _moment(text: str) -> int:
     """Unix time in milliseconds."""
+    if ago := _AGO.fullmatch(text):
+        return int((time.time() - float(ago[1]) * _SECONDS[ago[2]]) * 1000)
     try:
         return int(datetime.fromisoformat(text).timestamp() * 1000)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a time like 2026-11-29T12:30:00Z, not {text!r}") from None
+        what = "must be a time like 2026-11-29T12:30:00Z, or 5m for five minutes ago"
+        raise argparse.ArgumentTypeError(f"{what}, not {text!r}") from None
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.into is not None and options.object is None:
+        return fail_usage("restore: --into is for one object: name it with --object (a whole directory: --data)")
     depot = open_depot(options.source)
     lineages = read_lineages(depot)
     if options.list:
@@ -73,6 +96,8 @@ def run(options: argparse.Namespace) -> int:
         records = read_object(depot, moment, options.object, progress())
         if not records:
             return fail(f"restore {options.object}: it is not in the backup, as of then (see --list for other times)")
+        if options.into is not None:
+            return _put_into(options, records)
         write(records, options.out, options.format)
         return EXIT_OK
     with Successor(options.data) as successor:
@@ -86,6 +111,22 @@ def run(options: argparse.Namespace) -> int:
         print(json.dumps(_as_json(options, restored, aside), indent=2))
     else:
         print("\n".join(_page(options, restored, aside)))
+    return EXIT_OK
+
+
+def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
+    asked = argparse.Namespace(
+        connect=options.into, timeout=INTO_S, key_file=None, file=options.source, replace=options.yes, no_alarm=False
+    )
+    importer = Importer(asked)
+    try:
+        importer.run((head.object, head, pairs) for head, pairs in whole_objects(records))
+    except CallError as error:
+        if error.details.get("conflict"):
+            return fail(f"restore {options.object}: it exists there; nothing was changed (add --yes to replace it)")
+        return report_call_error(f"restore {options.object}", error, as_json=options.json)
+    told = {"object": str(options.object), "into": options.into, "keys": importer.keys}
+    print(json.dumps(told) if options.json else f"{options.object}: {plural(importer.keys, 'key')} restored into {options.into}")
     return EXIT_OK
 
 

@@ -94,9 +94,9 @@ export function showQuarantine(root) {
       live(body, status.quarantined_objects, (found) => {
         const rows = found.map((each) => {
           const [class_name, ...rest] = each.object.split("/");
-          return [objectName(class_name, rest.join("/")), plural(each.offences, "time"), h("span.mono", {}, each.code)];
+          return [objectName(class_name, rest.join("/")), `${Math.round(each.for_s)} s`, plural(each.offences, "time"), h("span.mono", {}, each.code), each.why];
         });
-        return panel("Objects whose callers are refused", null, found.length ? table([["Object"], ["Held up or ended its worker", "tight"], ["The last time in"]], rows) : empty("No object is in quarantine."));
+        return panel("Objects whose callers are refused", null, found.length ? table([["Object"], ["For", "number.tight"], ["Held up or ended its worker", "tight"], ["The last time in"], ["Because"]], rows) : empty("No object is in quarantine."));
       });
     },
   };

@@ -97,14 +97,16 @@ function chart(values, most) {
 }
 
 function hottest({ hot, total }) {
-  const most = hot[0]?.calls_per_s ?? 0;
+  const most = hot[0]?.calls_per_s || 1;
   const rows = hot.map((each) => [
     [objectName(each.class_name, each.name), h("div.meter", {}, h("i", { style: { width: `${(100 * each.calls_per_s) / most}%` } }))],
     rate(each.calls_per_s),
     total > 0 ? `${Math.min(100, Math.round((100 * each.calls_per_s) / total))} %` : "",
+    each.minute_per_s === null ? "" : rate(each.minute_per_s),
   ]);
+  const columns = [["Object"], ["Calls/s", "number.tight"], ["Of all", "number.tight"], ["Last minute", "number.tight"]];
   return panel("Hottest objects", h("span.muted.small.end", {}, "called most, right now"),
-    hot.length ? table([["Object"], ["Calls/s", "number.tight"], ["Of all", "number.tight"]], rows) : empty("Nothing is called at the moment."));
+    hot.length ? table(columns, rows) : empty("Nothing was called in the last minute."));
 }
 
 // Where it runs

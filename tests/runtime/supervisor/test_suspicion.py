@@ -36,6 +36,15 @@ def test_an_object_is_named_from_its_first_known_death_and_in_quarantine_from_th
     assert quarantine_s[-1] == QUARANTINE_S_MAX
 
 
+def test_what_it_did_the_last_time_is_told_with_its_quarantine() -> None:
+    suspicion = Suspicion()
+    suspicion.died(0, BAD, 0.0)
+    suspicion.died(0, BAD, 1.0)
+    assert suspicion.quarantined(1.0)[0].why == "its worker ended while it ran"
+    suspicion.held_up(BAD, 1.62, 2.0)
+    assert suspicion.quarantined(2.0)[0].why == "it held up its worker for 1.6 s and was interrupted"
+
+
 def test_an_object_that_has_been_quiet_for_long_is_forgotten() -> None:
     suspicion = Suspicion()
     suspicion.died(0, BAD, 0.0)

@@ -10,6 +10,7 @@ from tidegate.runtime.cli.commands.objects import (
     editing,
     errors,
     history,
+    hot,
     listing,
     looking,
     quarantine,
@@ -35,6 +36,6 @@ examples:
 def add(commands: Any) -> None:
     objects = add_command(commands, "objects", _EPILOG, lambda options: fail_usage("objects: say what to do; see --help"))
     actions = objects.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
-    for actions_of in (listing, looking, errors, editing, history, travelling, alarms, running, quarantine):
+    for actions_of in (listing, looking, hot, errors, editing, history, travelling, alarms, running, quarantine):
         for parser in actions_of.add(actions):
             add_wish_options(parser)

@@ -21,7 +21,7 @@ worker, for its turn, or for a class that the app does not have (tidegate classe
 examples:
   tidegate objects alarms
   tidegate objects alarms --late
-  tidegate objects alarms list Order --limit 20
+  tidegate objects alarms Order --limit 20                     of a class
   tidegate objects alarms run Order 4711                       now instead of at its time
   tidegate objects alarms drop Order 4711
   tidegate objects alarms drop Order 4711 --if-due 1790000000000   if it is this one, as --json lists it
@@ -32,11 +32,8 @@ def add(actions: Any) -> Iterator[Parser]:
     parser = add_command(
         actions, "alarms", _ALARMS_EPILOG, reporting(_alarms, ""), says="list scheduled and abandoned alarms; run, drop one"
     )
-    parser.add_argument("what", nargs="?", choices=("list", "run", "drop"), default="list", help="default: list")
-    parser.add_argument(
-        "class_name", metavar="CLASS", nargs="?", default="", help="of this class; with run and drop: whose alarm"
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", default="")
+    what = "list: of this class (default: all); run, drop: that of this object, CLASS NAME"
+    parser.add_argument("words", metavar="[list|run|drop] CLASS NAME", nargs="*", help=what)
     what = "run, drop: only if it is due at this Unix time in ms, as --json lists it"
     parser.add_argument("--if-due", metavar="MS", type=int, help=what)
     parser.add_argument("--late", action="store_true", help="only those that should have rung by now")
@@ -46,16 +43,21 @@ def add(actions: Any) -> Iterator[Parser]:
 
 
 def _alarms(options: argparse.Namespace) -> int:
-    if options.what != "list":
-        if not options.name:
-            return fail_usage(
-                f"objects alarms {options.what}: name the object: tidegate objects alarms {options.what} CLASS NAME"
-            )
-        result = carry_out(options, TurnAlarm(options.what, options.if_due))
-        return tell(
-            options, result, f"{target_of(options)}: its alarm " + ("rings now" if options.what == "run" else "is dropped")
-        )
-    result, missing = alarms(options, ListAlarms(options.class_name, options.after, options.limit), late=options.late)
+    do, *words = options.words if options.words and options.words[0] in ("list", "run", "drop") else ("list", *options.words)
+    if do == "list":
+        return _list(options, words)
+    if len(words) != 2:
+        return fail_usage(f"objects alarms {do}: name the object: tidegate objects alarms {do} CLASS NAME")
+    options.class_name, options.name = words
+    result = carry_out(options, TurnAlarm(do, options.if_due))
+    return tell(options, result, f"{target_of(options)}: its alarm " + ("rings now" if do == "run" else "is dropped"))
+
+
+def _list(options: argparse.Namespace, words: list[str]) -> int:
+    if len(words) > 1:
+        return fail_usage(f"objects alarms: one class is listed, not {' '.join(words)}; with run or drop: CLASS NAME")
+    wish = ListAlarms(words[0] if words else "", options.after, options.limit)
+    result, missing = alarms(options, wish, late=options.late)
     return tell(options, result, _alarms_page(result, late=options.late), missing)
 
 

@@ -18,8 +18,8 @@ from tidegate.runtime.cli.pages import render_quarantine
 from tidegate.runtime.cli.wishing import add_wish, target_of, tell
 
 _BLOCKED_EPILOG = """An object is in quarantine when its code has held up or ended its worker more than once: its callers are
-refused, for 4 s at first and twice as long each time. For how long yet, and which line of its code it was, says
-`tidegate inspect CLASS NAME`.
+refused, for 4 s at first and twice as long each time. The list says for how long yet, which method it was, and what it
+did; the stack stands in the log of the service, and `tidegate inspect CLASS NAME` has the line of code.
 
 examples:
   tidegate objects blocked
