@@ -202,10 +202,12 @@ class ObjectCache:
                 self.budget.hits += 1
                 return ABSENT
             self.budget.misses += 1
-            value = self.peek(key)
+            value = self._stored(key)
             if value is not MISS:
                 self.values[key] = value
-                self._account(ENTRY_BYTES + size_of(value))
+                size = ENTRY_BYTES + size_of(value)
+                self.bytes += size
+                self.budget.used_bytes += size
         elif value.__class__ is Passing:
             value = self._keep(key, value)
         return value
@@ -221,8 +223,10 @@ class ObjectCache:
         value = self.values.get(key, MISS)
         if value is not MISS:
             return value
-        if self.complete:
-            return ABSENT
+        return ABSENT if self.complete else self._stored(key)
+
+    def _stored(self, key: str) -> Any:
+        """What the store has, or MISS: it has to be fetched."""
         raw: bytes | Unknown | None
         store = self.store
         if store.reader is None or store.is_read_in(self.key, key):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import collections
 import enum
 import itertools
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import STORIES_MAX, STORY_MAX
@@ -86,6 +86,9 @@ LAST: Final = frozenset(State) - {state for state, _ in TRANSITIONS}
 """From these nothing follows: the activation is *broken*."""
 
 
+_PARTS = 4
+
+
 class Move(NamedTuple):
     """One move of one object. `at_s` is the clock of the loop."""
 
@@ -113,7 +116,9 @@ class Stories:
     an object costs nothing, of a million that rest."""
 
     def __init__(self) -> None:
-        self._moves: collections.deque[tuple[float, ObjectId, State, Event]] = collections.deque(maxlen=STORIES_MAX)
+        self._moves: collections.deque[Any] = collections.deque(maxlen=STORIES_MAX * _PARTS)
+        """Time, id, state and event of one after the other: what is a tuple Python's collector looks at, of each object that has
+        come into memory."""
         self.mistakes = 0
         """Impossible transitions, all in all."""
 
@@ -123,12 +128,14 @@ class Stories:
         if after is None:
             self.mistakes += 1
             raise InvalidTransition([*self.of(object_id)[1 - STORY_MAX :], Move(now_s, object_id, state, event)])
-        self._moves.append((now_s, object_id, state, event))
+        self._moves += (now_s, object_id, state, event)
         return after
 
     def of(self, object_id: ObjectId) -> list[Move]:
         """What is still known of one object, the oldest first."""
-        newest = itertools.islice((Move(*move) for move in reversed(self._moves) if move[1] == object_id), STORY_MAX)
+        backwards = reversed(self._moves)
+        moves = zip(*[backwards] * _PARTS, strict=True)  # Each from its last part to its first.
+        newest = itertools.islice((Move(*move[::-1]) for move in moves if move[2] == object_id), STORY_MAX)
         return list(newest)[::-1]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import BadRequest, Moved
-from tidegate.runtime.ids import check_object_id, key_and_slot, object_key, shard_of_slot
+from tidegate.runtime.ids import check_object_id, is_plain_name, key_and_slot, object_key, shard_of_slot
 from tidegate.runtime.wire.protocol import Request
 from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.states import Event, InvalidTransition
@@ -63,7 +63,7 @@ class Activator:
             or waiting.stalled
             or self._quarantine
             or kept.asleep.find(name) is not None
-            or check_object_id(class_name, name) is not None
+            or not is_plain_name(name)  # There is such a class.
         ):
             return None
         key, slot = key_and_slot(class_name, name)

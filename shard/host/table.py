@@ -174,9 +174,14 @@ class ActivationTable:
 
     def evict(self, activation: Activation) -> None:
         """One that is idle leaves memory."""
+        kept, cache = self.classes[activation.object_class.name], activation.cache
         if activation.state is not State.ASLEEP:  # Else it was counted when its instance left.
             self.evictions += 1
-        self.remove(activation)
+            del kept.activations[activation.id.name]
+        else:
+            del kept.asleep[activation.id.name]
+        self.budget.used_bytes -= ACTIVATION_BYTES + cache.bytes
+        cache.bytes = 0
         activation.leave_memory()
 
     # Sleep

@@ -185,7 +185,15 @@ class Storage:
             if value is ABSENT:
                 cache.budget.hits += 1
                 return Answered(default)
-        value = self._find(key, no_cache)
+            if value is MISS and not no_cache:  # What `_find` would do, having looked twice.
+                check_key(key)
+                value = cache.read(key)
+                if value.__class__ in SCALARS:
+                    return Answered(value)
+            else:
+                value = self._find(key, no_cache)
+        else:
+            value = self._find(key, no_cache)
         if value is not MISS:
             return Answered(_given(value, default, type))
         return self._fetch([key], no_cache, lambda values: _given(values[0], default, type), allow_concurrency)

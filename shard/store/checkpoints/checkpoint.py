@@ -90,10 +90,15 @@ class Slice(NamedTuple):
         return (len(objects) + sum(map(is_header, keys))) * share + self.size_bytes / PAGE_BYTES
 
 
+def pages_changed(objects: int, leaf_pages: int) -> float:
+    """By so many objects, if they are anywhere among so many pages."""
+    return leaf_pages * -math.expm1(-objects / leaf_pages) if leaf_pages else 0.0
+
+
 def page_share(objects: int, leaf_pages: int) -> float:
-    """What part of a page each of so many objects has for itself, if they are anywhere among so many pages: all of it where there
-    are many more pages, next to nothing where all pages change anyway."""
-    return leaf_pages / objects * -math.expm1(-objects / leaf_pages) if objects and leaf_pages else 0.0
+    """What part of a page each of them has for itself: all of it where there are many more pages, next to nothing where all pages
+    change anyway."""
+    return pages_changed(objects, leaf_pages) / objects if objects else 0.0
 
 
 Rows = dict[bytes, bytes | None]
@@ -413,7 +418,8 @@ class Checkpointer:
     def pressure(self) -> Pressure:
         size = sum(store.active.size_bytes for store in self._stores)
         records = self._applied_position() - self._checkpointed_position
-        return Pressure(size, self._memtable_bytes, records, self._log.segments_used, self._log.segments_max)
+        pages = sum(pages_changed(len(store.active.objects), store.state.leaf_pages) for store in self._stores)
+        return Pressure(size, self._memtable_bytes, records, self._log.segments_used, self._log.segments_max, pages)
 
     def _watch_for_idleness(self) -> None:
         self._idle_position = self._applied_position()

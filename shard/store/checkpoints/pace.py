@@ -17,8 +17,11 @@ MEMTABLE_SHARE = 8
 """One byte of memtables to so many of caches: what is written again before the checkpoint costs it nothing."""
 LOG_RECORDS_MAX = 1_600_000
 """Records not checkpointed that take three seconds to recover if each holds one call."""
+PAGES_MAX = 65_536
+"""Pages of data files, of all shards of a worker, that what is not checkpointed changes: 256 MiB, which a recovery writes before
+anything is served. Where there is much data each call of another object changes one, and 150,000 took a recovery six seconds."""
 URGENT_SHARE = 0.75
-"""Share of the log, or of twice the memtables' bound, from which on the checkpoint takes half of the loop's time."""
+"""Share of the log, of the pages or of twice the memtables' bound, from which on the checkpoint takes half of the loop's time."""
 TURN_S_MAX = 0.02
 """Longest work in one turn of the loop while nothing is urgent, which follows one of others that took three times as long; a
 single step may take longer."""
@@ -34,18 +37,21 @@ class Pressure(NamedTuple):
     log_records: int
     log_segments_used: int
     log_segments_max: int
+    pages: float = 0.0
 
     def share(self) -> float:
         """1.0: a bound is reached beyond which writes would have to wait, or memory would grow without need."""
         return max(
             self.size_bytes / (2 * self.size_bytes_max),
             self.log_records / LOG_RECORDS_MAX,
+            self.pages / PAGES_MAX,
             (self.log_segments_used - 1) / (self.log_segments_max - 1),
         )
 
 
 def checkpoint_due(pressure: Pressure) -> bool:
-    """Whether to start now rather than wait for an idle moment: the memtables' bound, or half of the log, is reached."""
+    """Whether to start now rather than wait for an idle moment: the memtables' bound, or half of the log or of the pages that may
+    be changed, is reached."""
     return pressure.share() >= 0.5 and pressure.log_records > 0
 
 

@@ -1,9 +1,9 @@
 """The LMDB environment of one shard: its checkpointed state.
 
 Rule 1: LMDB's own locks are off (`lock=False`), because a write transaction begun on the loop thread is committed in a helper
-        thread. In return the data directory is locked by the supervisor, one worker owns the shard, and a read transaction
-        never outlives the call that began it: held across a commit it could see pages that are being reused. Snapshots for
-        readers may outlive one commit, but not the beginning of the next batch; the checkpointer waits for them.
+        thread. In return the data directory is locked by the supervisor, one worker owns the shard, and nobody reads a state
+        as it was before the newest commit once the next batch has begun: pages are being reused then. Snapshots of readers are
+        waited for by the checkpointer; what the loop reads with is of the newest commit, whenever it reads.
 Rule 2: the sequence of the last commit contained is stored in the same transaction as its data.
 Rule 3: any key of a row is longer than an object key and starts with a slot (below 0x40); the one key that starts with 0xff
         is ours.
@@ -149,6 +149,9 @@ class LmdbState:
         self.expected_seq = 0
         """What recovery must reach at least: see `data_file.expected_seq`."""
         self._map_bytes = map_bytes
+        self._reading: Any = None
+        """What `get` reads with: a transaction that was begun after so many commits."""
+        self.commits, self._read_at = 0, -1
         try:
             path.mkdir(parents=True, exist_ok=True)
             overwrite_in_place(path)  # A checkpoint on a full disk takes pages that the file has already.
@@ -247,19 +250,28 @@ class LmdbState:
             raise self.damaged(f"its meta pages and the logs lead to commit {seq}, but commit {self.expected_seq} was here")
 
     def get(self, key: bytes) -> bytes | None:
-        """One short read transaction: about 1.5 µs for a page in memory."""
+        """About a microsecond for a page in memory. What it reads with is kept until the next commit (rule 1)."""
         began = perf_counter()
         self.was_read = True
-        txn = self._env.begin()
+        if self.commits != self._read_at:
+            self._begin_reading()
         try:
-            value = _get(txn, key)
+            value = _get(self._reading, key)
         except (_WrongRow, lmdb.Error) as error:
             raise self.damaged(error) from error
-        finally:
-            txn.abort()
         if (took_s := perf_counter() - began) > SLOW_READ_S:
             self.ask_for_faults(took_s)
         return value
+
+    def _begin_reading(self) -> None:
+        self._end_reading()
+        self._read_at = self.commits  # Before it begins: a commit that ends meanwhile is seen by the next one.
+        self._reading = self._env.begin()
+
+    def _end_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.abort()
+        self._reading, self._read_at = None, -1
 
     def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
         """Rows of [start, end) in order. To be used up or closed before anything is awaited (rule 1)."""
@@ -292,6 +304,7 @@ class LmdbState:
 
     def change_to(self, environment: lmdb.Environment, sizes: Sizes) -> lmdb.Environment:
         """From now on reads and batches are made over that; the old one, to be closed when its snapshots are."""
+        self._end_reading()
         old, self._env = self._env, environment
         self.sizes, self.is_copied_on_write = sizes, False
         return old
@@ -304,6 +317,7 @@ class LmdbState:
 
     def close(self) -> None:
         self.is_open = False
+        self._end_reading()
         self._env.close()
 
 
@@ -491,6 +505,7 @@ class LmdbBatch:
             if (head := self._names.head()) is not None:
                 self._txn.put(head[0], with_checksum(*head))
             self._txn.commit()
+            self._state.commits += 1
         except lmdb.Error as error:
             self._txn.abort()  # Else it is open as long as the error is, and none can be begun.
             raise self._failure(error) from error

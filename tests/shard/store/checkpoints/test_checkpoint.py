@@ -322,11 +322,14 @@ def test_no_answer_changes_at_any_turn_of_a_checkpoint(monkeypatch: pytest.Monke
     with_bench(test)
 
 
-@pytest.mark.parametrize("bound", ["size", "records"])
+@pytest.mark.parametrize("bound", ["size", "records", "pages"])
 def test_reaching_a_bound_starts_a_checkpoint(bound: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entry_bytes = OBJECT_OVERHEAD_BYTES + ENTRY_OVERHEAD_BYTES + 2
     if bound == "records":
         monkeypatch.setattr(pace_module, "LOG_RECORDS_MAX", 2 * 48)
+    if bound == "pages":  # Each object has one of its own.
+        monkeypatch.setattr(pace_module, "PAGES_MAX", 2 * 47.99)
+        monkeypatch.setattr(MemoryState, "leaf_pages", property(lambda self: 1 << 30, lambda self, pages: None), raising=False)
 
     async def test(bench: Bench) -> None:
         for number in range(47):

@@ -27,6 +27,8 @@ def test_a_checkpoint_is_due_at_each_bound_and_not_before() -> None:
     assert not checkpoint_due(CALM._replace(log_records=pace_module.LOG_RECORDS_MAX // 2 - 1))
     assert checkpoint_due(CALM._replace(log_segments_used=5))
     assert not checkpoint_due(CALM._replace(log_segments_used=4))
+    assert checkpoint_due(CALM._replace(pages=pace_module.PAGES_MAX / 2))
+    assert not checkpoint_due(CALM._replace(pages=pace_module.PAGES_MAX / 2 - 1))
     assert not checkpoint_due(Pressure(0, 50_000, 0, 8, 8)), "there is nothing to move"
 
 

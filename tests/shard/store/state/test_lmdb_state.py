@@ -64,6 +64,32 @@ def test_a_batch_is_seen_when_it_is_committed_and_not_before(state: ShardState) 
     assert (state.get(b"a"), state.get(b"b"), state.applied_seq) == (b"1", b"2", 9)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_whenever_it_is_read_it_is_as_the_newest_commit_left_it(state: ShardState, seed: int) -> None:
+    """Now before a commit and now after it, while a batch is open or none, and after many commits without a read: their pages
+    have been written over by then."""
+    random, rows = Random(seed), dict[bytes, bytes]()
+
+    def look() -> None:
+        for _ in range(random.choice((0, 0, 1, 5))):
+            key = b"%016d" % random.randrange(150)
+            assert state.get(key) == rows.get(key)
+
+    for seq in range(1, 200):
+        look()
+        batch = state.begin()
+        newer = {b"%016d" % random.randrange(150): random.randbytes(random.choice((10, 700, 5_000))) for _ in range(8)}
+        batch.put_many(sorted(newer.items()))
+        batch.set_applied_seq(seq)
+        look()
+        if random.random() < 0.2:
+            batch.abort()
+        else:
+            batch.commit()
+            rows.update(newer)
+    look()
+
+
 def test_an_aborted_batch_leaves_nothing(state: ShardState) -> None:
     put(state, {b"a": b"1"}, 1)
     batch = state.begin()
