@@ -11,7 +11,7 @@ import contextvars
 import datetime
 import logging
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from gc import get_referents
 from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
@@ -410,6 +410,10 @@ class Activation:
         future = DiskWait(self, "writes that are not durable yet").begin()
         self.host.hold(self, self.host.output_gate.open_seq, lambda: _settle(future), lambda error: _fail(future, error))
         return future
+
+    def asked_first(self, keys: Sequence[str]) -> None:
+        """Objects of the class that are read from disk are read with these from now on."""
+        self.object_class.asked_first(keys)
 
     def wait_fetched(
         self, begin: Callable[[Done], object], finish: Callable[[Any], Any], concurrent: bool

@@ -21,6 +21,7 @@ from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.start import Start
 from tidegate.shard.host.table import Kept
 from tidegate.shard.objects.refusals import in_quarantine, unknown_method
+from tidegate.shard.store.interface import HEADER
 
 if TYPE_CHECKING:
     from tidegate.shard.host.host import Host
@@ -37,6 +38,12 @@ class Activator:
         """The object that the call is for. None when it has been answered or waits instead."""
         if self._quarantine and self._keeps_out(call):
             return None
+        if (
+            self._host.waiting.has_read
+            and call.request.method in kept.methods
+            and (found := self.bring_at_once(kept, call.request, None)) is not None
+        ):
+            return found
         activation = None
         if call.request.method in kept.methods or isinstance(call.origin, Ring):
             activation = self._host.table.wake(kept, call.request.name)
@@ -46,7 +53,8 @@ class Activator:
 
     def bring_at_once(self, kept: Kept, request: Request, activation: Activation | None) -> Activation | None:
         """The same for the commonest cases, the call of a method that the class has: `activation` rests; or the object is not in
-        memory, but pages of its file are, and no code of its own runs at its start. None: there is more to look at: `bring`."""
+        memory, but pages of its file are, or its header is, and no code of its own runs at its start. None: there is more to look
+        at: `bring`."""
         host = self._host
         if activation is not None:
             if not activation.gate.resting:
@@ -69,7 +77,7 @@ class Activator:
         key, slot = key_and_slot(class_name, name)
         shard = shard_of_slot(slot, host.settings.shards_total)
         store = host.stores.get(shard)
-        if store is None or store.reader is not None or waiting.is_away(key):
+        if store is None or waiting.is_away(key) or (store.reader is not None and not store.is_read_in(key, HEADER)):
             return None
         try:
             cache = host.new_cache(key, class_name, name, shard, store, host.output_gate, host.table.budget)
@@ -165,7 +173,7 @@ class Activator:
             host.answer_error(origin, request.id, unknown_method(request, kept.object_class), request.cls)
             return None
         key = object_key(request.cls, request.name)
-        if host.waiting.takes(key, call) or host.waiting.reads(store, key, call):
+        if host.waiting.takes(key, call) or host.waiting.reads(store, key, call, kept.object_class.first_keys):
             return None
         cache = host.new_cache(key, request.cls, request.name, shard, store, host.output_gate, host.table.budget)
         return Activation(host, kept.object_class, request.name, cache)

@@ -12,7 +12,7 @@ noted here all the same, so that whoever looks for a call, or takes one out, nee
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -65,11 +65,11 @@ class HeaderStore(Protocol):
 
     def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None: ...
 
-    def fetch_start(self, object_key: bytes, done: Done) -> None: ...
+    def fetch(self, object_key: bytes, keys: Sequence[str], done: Done) -> None: ...
 
     def is_read_in(self, object_key: bytes, key: str) -> bool: ...
 
-    def note_read_in(self, object_key: bytes, last: str) -> None: ...
+    def note_read_in(self, object_key: bytes, keys: Sequence[str]) -> None: ...
 
 
 class WaitingRoom:
@@ -103,6 +103,8 @@ class WaitingRoom:
         """Class and name of methods that have answered much."""
         self._ending: dict[bytes, tuple[ObjectCache, Queue]] = {}
         """By object: the cache of an activation that is in memory no more, and the calls that wait for its last commit."""
+        self.has_read = False
+        """Those are delivered whose object has just been read."""
         self._reading: dict[bytes, Queue] = {}
         """By object: the calls that wait until its header has been read."""
         self.repeating: dict[object, Queue] = {}
@@ -152,13 +154,17 @@ class WaitingRoom:
             return False
         return True
 
-    def reads(self, store: HeaderStore, object_key: bytes, call: Call) -> bool:
-        """Whether the header of the object has to be fetched first; the call waits for it then, or has been refused."""
+    def reads(self, store: HeaderStore, object_key: bytes, call: Call, first_keys: Sequence[str] = ()) -> bool:
+        """Whether the header of the object has to be fetched first; the call waits for it then, or has been refused. With it come
+        these keys, which the object is likely to ask for."""
         if store.reader is None or store.recall(object_key, HEADER) is not UNKNOWN or store.is_read_in(object_key, HEADER):
             return False
         refusal = self._book.refusal(call, ahead=0)
         if refusal is None:
-            store.fetch_start(object_key, partial(self._was_read, store, object_key))  # If that raises, nobody waits for it.
+            keys = (HEADER, *first_keys)
+            store.fetch(
+                object_key, keys, partial(self._was_read, store, object_key, keys)
+            )  # If that raises, nobody waits for it.
             queue = self._reading[object_key] = {}
             self._enter(queue, call)
         else:
@@ -319,13 +325,15 @@ class WaitingRoom:
             self._loop.call_soon(self._deliver_unread, client, context=NEUTRAL)
         self._turn.end_soon()
 
-    def _was_read(self, store: HeaderStore, object_key: bytes, last: str | None, error: Exception | None) -> None:
+    def _was_read(self, store: HeaderStore, object_key: bytes, keys: Sequence[str], _: Any, error: Exception | None) -> None:
         """The pages are in memory now: reading them again costs nothing, and no header has to be handed around."""
         queue = self._reading.pop(object_key)
         if error is None or isinstance(error, ShardDamaged):  # The shard is about to be stopped, and refuses what it is asked.
-            store.note_read_in(object_key, last or HEADER)
+            store.note_read_in(object_key, keys)
+            self.has_read = True
             self._deliver_all(queue)
-            store.note_read_in(b"", HEADER)
+            self.has_read = False
+            store.note_read_in(b"", ())
             return
         for call in queue:
             self._book.dropped(call)

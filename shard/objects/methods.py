@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from zlib import crc32
 
@@ -168,10 +168,25 @@ class Method:
         }
 
 
+FIRST_KEYS_MAX = 2
+"""Each is another lookup for every object of the class that is read, and one read less for each that asks for it."""
+
+
 class ObjectClass:
     """A user's class, ready to be called."""
 
-    __slots__ = ("alarm", "cls", "has_init", "methods", "name", "sets_plainly", "starts", "starts_alone", "starts_blank")
+    __slots__ = (
+        "alarm",
+        "cls",
+        "first_keys",
+        "has_init",
+        "methods",
+        "name",
+        "sets_plainly",
+        "starts",
+        "starts_alone",
+        "starts_blank",
+    )
 
     def __init__(self, cls: type[DurableObject], name: str = "") -> None:
         """`name`: by which its objects are called, if that is not the first of its names. Raises AppError for a class that breaks
@@ -179,6 +194,8 @@ class ObjectClass:
         self.cls = cls
         self.name: str = name or names_of(cls)[0]
         self.methods: dict[str, Method] = {}
+        self.first_keys: tuple[str, ...] = ()
+        """What objects of it were asked for that had just been read from disk, and had to be read for once more."""
         problems: list[str] = []
         try:
             problems += problems_of(cls)
@@ -200,6 +217,11 @@ class ObjectClass:
             problems.append(f"{self.name} cannot be looked at: {line_of(exc)}")
         if problems:
             raise AppError(*problems)
+
+    def asked_first(self, keys: Sequence[str]) -> None:
+        """An object was, for these; the newest come first."""
+        older = [key for key in self.first_keys if key not in keys]
+        self.first_keys = (*keys, *older)[:FIRST_KEYS_MAX]
 
     def _add(self, name: str, function: Callable[..., Any], problems: list[str]) -> None:
         try:

@@ -65,6 +65,10 @@ class StorageOwner(Protocol):
         """Whether the code that runs is of a call with a key."""
         ...
 
+    def asked_first(self, keys: Sequence[str]) -> None:
+        """Nothing of the object was in memory but that it exists, and these are asked for."""
+        ...
+
     def wait_fetched(self, begin: Callable[[Done], object], finish: Callable[[Any], Any], concurrent: bool) -> Awaitable[Any]:
         """What `finish` makes of the result of the read that `begin` begins. Other events are let in meanwhile if
         `concurrent`."""
@@ -330,6 +334,8 @@ class Storage:
         """Reads keys which only the disk knows, and gives `finish` their values as the cache keeps them."""
         cache = self._cache
         entries: dict[str, Any] = {} if no_cache else cache.values
+        if not cache.values:
+            self._owner.asked_first(keys)
 
         def learn(raws: Sequence[bytes | None]) -> Any:
             return finish([cache.learn(entries, key, raw) for key, raw in zip(keys, raws, strict=True)])

@@ -11,7 +11,6 @@ Rule 2: this file knows the state only by the protocol below; the simulator runs
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from functools import partial
 from itertools import islice
 from typing import NamedTuple, Protocol
 
@@ -37,10 +36,6 @@ from tidegate.shard.store.reads import OpenReads
 ABOVE_KEYS = b"\xff"
 """Larger than the first byte of any UTF-8 text: `object_key + ABOVE_KEYS` ends an object's range."""
 ROLLS_WAITING_MAX = 16
-START_ROWS = 16
-START_BYTES = 4_096
-"""Of an object that is read from disk so many rows are read in with its header, and no more once they have so many bytes: they
-are in the same page, or the next one, and its first call asks for one of them as a rule."""
 UNCHANGED_MAX = 64
 """Objects of a shard that are read in pieces at the same time, see `unchanged_since`. Of more it would say less than is so."""
 LOWEST_KEY = "\0"
@@ -156,7 +151,7 @@ class ShardStore:
         self.reader: Reader | None = None
         """What reads the state while its pages may not be in memory. None: they are, ask at once."""
         self.reads = OpenReads(self._read_failed)
-        self._read_in: tuple[bytes, str] = b"", HEADER
+        self._read_in: tuple[bytes, Sequence[str]] = b"", ()
         """See `is_read_in`."""
         self.on_damage: Callable[[ShardDamaged], object] = lambda error: None
         """Told of every read, on the loop, that has found damage; then whoever asked is."""
@@ -249,20 +244,14 @@ class ShardStore:
         wanted = [object_key + key.encode() for key in keys]
         self.reads.read(self.reader, self.state.snapshot(), lambda snapshot: [snapshot.get(key) for key in wanted], done)
 
-    def fetch_start(self, object_key: bytes, done: Done) -> None:
-        """Has the header of an object read in, of which `recall` knows nothing, and its first rows; `done` is told later which of
-        its keys is the last of them."""
-        assert self.reader is not None
-        self.reads.read(self.reader, self.state.snapshot(), partial(_read_in, object_key), done)
-
-    def note_read_in(self, object_key: bytes, last: str) -> None:
-        """So far an object has just been read in. Until it is said of another one, nothing else may have taken long."""
-        self._read_in = object_key, last
+    def note_read_in(self, object_key: bytes, keys: Sequence[str]) -> None:
+        """These of an object have just been fetched. Until it is said of another one, nothing else may have taken long."""
+        self._read_in = object_key, keys
 
     def is_read_in(self, object_key: bytes, key: str) -> bool:
         """Whether the page that has it was read a moment ago: `get` waits for no disk."""
-        found, last = self._read_in
-        return found == object_key and key <= last
+        found, keys = self._read_in
+        return found == object_key and key in keys
 
     def fetch_range(
         self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
@@ -475,22 +464,3 @@ class ShardStore:
             frozen_entries=frozen.entries if frozen else 0,
             frozen_bytes=frozen.size_bytes if frozen else 0,
         )
-
-
-def _read_in(object_key: bytes, snapshot: Snapshot) -> str:
-    """See `ShardStore.fetch_start`."""
-    last, left = b"", START_BYTES
-    if snapshot.get(object_key) is None:
-        return HEADER
-    rows = snapshot.scan(object_key + LOWEST_KEY.encode(), object_key + ABOVE_KEYS, False)
-    try:
-        for key, value in islice(rows, START_ROWS):
-            last = key[OBJECT_KEY_BYTES:]
-            left -= len(value)
-            if left <= 0:
-                break
-    except ShardDamaged:  # Whoever asks for that row is told.
-        pass
-    finally:
-        rows.close()
-    return last.decode()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from tests.support.records import decode_record
@@ -50,6 +50,9 @@ class AlwaysOpen:
 
     def runs_keyed_call(self) -> bool:
         return False
+
+    def asked_first(self, keys: Sequence[str]) -> None:
+        raise AssertionError("everything is in memory")
 
     def wait_fetched(self, begin: Any, finish: Any, concurrent: bool) -> Awaitable[Any]:
         raise AssertionError("everything is in memory")

@@ -12,7 +12,6 @@ from tests.support.cold_world import Act, Actor, ColdWorld
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import MethodRaised, ObjectReset
 from tidegate.shard.loop.task import StorageFuture
-from tidegate.shard.store.store import START_BYTES, START_ROWS
 
 ROWS = {"a": 1, "b": "two", "c": [3], "d": None, "e": 5.5}
 
@@ -35,10 +34,10 @@ async def cold_world(**settings: Any) -> ColdWorld:
 # The first call
 
 
-async def test_the_first_call_of_an_object_on_disk_waits_for_one_read_and_later_ones_wait_for_what_they_ask() -> None:
+async def test_once_it_is_known_what_objects_are_asked_for_the_first_call_waits_for_one_read() -> None:
     world = ColdWorld()
-    await world.fill("x", ROWS)
-    world.cool()
+    for name in "xyz":
+        await world.fill(name, ROWS)
 
     async def add(actor: Actor) -> Any:
         value = await actor.storage.get("a")
@@ -48,36 +47,28 @@ async def test_the_first_call_of_an_object_on_disk_waits_for_one_read_and_later_
     async def read(actor: Actor) -> Any:
         return await actor.storage.get("b")
 
-    first = world.act("x", add)
-    await world.settle()
-    world.reader.release()
-    assert await first.reply == 1
-    assert world.reader.asked == 1
-    later = world.act("x", read)
-    await world.settle()
-    assert not later.answered, "its page may have left memory since"
-    assert world.reader.asked == 2
-    world.reader.release()
-    assert await later.reply == ROWS["b"]
-
-
-async def test_of_an_object_that_is_large_the_first_call_waits_for_what_was_not_read_with_its_header() -> None:
-    world = ColdWorld()
-    await world.fill("x", {**{f"row-{number:03}": number for number in range(START_ROWS + 1)}, "a": "x" * START_BYTES, "b": 2})
-    world.cool()
-    asked = []
-    for key in ("a", "b", "row-000"):
-        world.cool()
-
-        async def read(actor: Actor, key: str = key) -> Any:
-            return await actor.storage.get(key)
-
+    async def reads_of(name: str, act: Act) -> tuple[Any, int]:
         before = world.reader.asked
-        call = world.act("x", read)
+        call = world.act(name, act)
         await world.thaw()
-        await call.reply
-        asked.append(world.reader.asked - before)
-    assert asked == [1, 2, 2], "the bytes of the first row were enough"
+        return await call.reply, world.reader.asked - before
+
+    world.cool()
+    assert await reads_of("x", add) == (1, 2), "its header, then its row"
+    assert await reads_of("y", add) == (1, 1), "both"
+    assert await reads_of("y", read) == (ROWS["b"], 1), "nobody says that the page is still in memory"
+    world.cool()
+    assert await reads_of("z", read) == (ROWS["b"], 2)
+    world.cool()
+    assert await reads_of("y", read) == (ROWS["b"], 1)
+    assert await reads_of("z", add) == (1, 1)
+    assert await reads_of("new", value_of_a) == (None, 1)
+    world.cool()
+    assert [await reads_of(name, value_of_a) for name in "xyz"] == [(2, 1)] * 3
+
+
+async def value_of_a(actor: Actor) -> Any:
+    return await actor.storage.get("a")
 
 
 # The gate

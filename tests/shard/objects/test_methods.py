@@ -9,7 +9,7 @@ import pytest
 
 from tidegate import DurableObject
 from tidegate.runtime.errors import BadArguments
-from tidegate.shard.objects.methods import ObjectClass
+from tidegate.shard.objects.methods import FIRST_KEYS_MAX, ObjectClass
 
 
 class Lookup(msgspec.Struct):
@@ -40,6 +40,16 @@ class Taker(DurableObject):
 
 METHODS = ObjectClass(Taker).methods
 CODECS = [(msgspec.msgpack.encode, False), (msgspec.json.encode, True)]
+
+
+def test_what_objects_are_asked_for_first_is_remembered_the_newest_and_no_more_than_a_few() -> None:
+    taker = ObjectClass(Taker)
+    remembered = [list(taker.first_keys)]
+    for keys in ("a", "b", "a", "cde"):
+        taker.asked_first(list(keys))
+        remembered.append(list(taker.first_keys))
+    assert remembered == [[], ["a"], ["b", "a"], ["a", "b"], ["c", "d"]]
+    assert len(taker.first_keys) == FIRST_KEYS_MAX
 
 
 @pytest.mark.parametrize(("encode", "json"), CODECS, ids=["MessagePack", "JSON"])
