@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import collections
 from collections.abc import Collection, Container
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -59,6 +59,10 @@ class Section(msgspec.Struct, eq=False):
     """Who runs in it, as `enter` was told. Nobody once it is over: contexts keep sections, and holders their tasks."""
     token: int | None = None
     """By which the calls that its code makes name it: see `chain`."""
+
+
+AT_REST: Final = Section()
+"""The root of every gate that rests, which nobody enters: 100 bytes less for each of a million idle objects."""
 
 
 class InputGate:
@@ -146,13 +150,16 @@ class InputGate:
     # Rest
 
     def rest(self) -> None:
-        """Until `rouse`, the gate does not say that it is open: whoever brings an event has to rouse the object first."""
+        """Until `rouse`, the gate does not say that it is open: whoever brings an event has to rouse the object first. It must be
+        open."""
+        self.root = self.active = AT_REST
         self.resting = True
         self.open = False
 
     def rouse(self) -> None:
+        self.root = self.active = Section()
         self.resting = False
-        self._refresh()
+        self.open = True
 
     # Storage operations
 
@@ -258,3 +265,4 @@ class InputGate:
         root = self.root
         is_free = root is self.active and not (root.locks or root.waiters or root.starters)
         assert self.open == (is_free and not self.resting)
+        assert self.resting == (root is AT_REST)

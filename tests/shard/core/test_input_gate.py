@@ -270,3 +270,27 @@ def test_draining_takes_everybody_out_of_every_section() -> None:
     assert "root" in (everybody := gate.drain())
     assert "outer" in everybody
     gate.check_invariants()
+
+
+def test_gates_that_rest_share_what_nobody_enters_and_each_has_its_own_when_it_is_roused() -> None:
+    gates = [InputGate() for _ in range(3)]
+    for gate in gates:
+        section, _ = gate.enter(gate.root, None)
+        gate.leave(section)
+        gate.rest()
+        gate.check_invariants()
+        assert not gate.open
+        assert gate.drain() == []
+    assert len({id(gate.root) for gate in gates}) == 1
+    first, second, third = gates
+    for gate in (first, second):
+        gate.rouse()
+        assert gate.open
+    first.lock(first.root)
+    second.wait(second.root, "waiter")
+    assert (first.open, second.has_waiters) == (False, True)
+    third.rouse()
+    assert third.open
+    assert third.passes(third.root)
+    for gate in gates:
+        gate.check_invariants()
