@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import hashlib
 import os
+import re
 import secrets
 import shutil
 import time
@@ -63,6 +64,7 @@ CONTINUED_MS_MAX = 7 * 86_400_000
 """The log is kept for so long for a backup that is not continued, once another one is made."""
 FINISHED_MS_MAX = 86_400_000
 """The same for a full one that was interrupted."""
+_LINEAGE = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{4}")
 _ROW_BYTES = 16
 """What a row counts beside its key and value, so that pieces of many small rows do not get large."""
 
@@ -105,6 +107,8 @@ class KeptLineage(msgspec.Struct):
     """When the last backup of it was begun, or completed."""
     positions: dict[str, int] = {}
     """By log, how much of it the lineage has. Empty until the full backup is complete."""
+    once: bool = False
+    """None will continue it."""
 
 
 def kept_lineages(data: Path) -> list[KeptLineage]:
@@ -207,7 +211,7 @@ class Backup:
         with self._locked():
             given_up = self._take_note()
             try:
-                mine = None if full or once else self._find_lineage()
+                mine = self._find_lineage(full=full, once=once)
             except OperatorError:
                 self._stop_keeping()
                 raise
@@ -280,23 +284,24 @@ class Backup:
                 found.append(lineage)
         return found
 
-    def _find_lineage(self) -> KeptLineage | None:
-        """The newest that is in this depot, or was begun for it."""
+    def _find_lineage(self, *, full: bool, once: bool) -> KeptLineage | None:
+        """The newest that is in this depot, or was begun for it; where a full one is to be made, one that was interrupted."""
         names = self._depot.list()
         there = {name.partition("/")[0] for name in names}
         mine = [each for each in self._lineages() if each.lineage in there or each.place == self._depot.place]
-        for gone in [each for each in mine if each.positions and each.lineage not in lineages_in(names)]:
+        complete = lineages_in(names)
+        for gone in [each for each in mine if each.positions and each.lineage not in complete]:
             self._lineage_file(gone.lineage).unlink()  # Somebody has deleted it there.
             mine.remove(gone)
+        mine = [each for each in mine if each.once == once and not ((full or once) and each.lineage in complete)]
         return mine[-1] if mine else None
 
     def _begin_lineage(self, *, once: bool) -> KeptLineage:
         for each in self._lineages():
             if each.place == self._depot.place and not once:
                 self._lineage_file(each.lineage).unlink()
-        seconds, ms = divmod(self._now_ms(), 1000)  # Names sort by time.
-        lineage = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ms:03}Z-{secrets.token_hex(2)}"
-        self._note(begun := KeptLineage(lineage, self._depot.place, self._now_ms()))
+        lineage = f"{_beginning(self._now_ms())}{secrets.token_hex(2)}"
+        self._note(begun := KeptLineage(lineage, self._depot.place, self._now_ms(), once=once))
         return begun
 
     def _forget(self, lineage: KeptLineage) -> None:
@@ -381,9 +386,15 @@ class Backup:
         self._remove_fetched()
 
     def _delete_old(self, keep: int) -> None:
-        """Lineages but the newest; first what makes each a backup."""
+        """Lineages but the newest; first what makes each a backup. Also what was begun long ago and nobody goes on with."""
+        if not keep:
+            return
         names = self._depot.list()
-        for lineage in list(lineages_in(names))[:-keep] if keep else ():
+        complete = list(lineages_in(names))
+        begun = {name.partition("/")[0] for name in names} - {*complete, *(each.lineage for each in self._lineages())}
+        long_ago = _beginning(self._now_ms() - CONTINUED_MS_MAX)
+        left = [lineage for lineage in sorted(begun) if _LINEAGE.fullmatch(lineage) and lineage < long_ago]
+        for lineage in [*complete[:-keep], *left]:
             of_lineage = [name for name in names if name.startswith(f"{lineage}/")]
             for name in sorted(of_lineage, key=lambda name: not name.endswith(".json")):
                 self._depot.delete(name)
@@ -485,6 +496,12 @@ class Backup:
     def _not_as_put(self, name: str) -> OperatorError:
         hint = "check that disk or store, and run the same command again"
         return OperatorError("read back", f"{self._depot.place}/{name}", "it is not what was written", hint)
+
+
+def _beginning(at_ms: int) -> str:
+    """Of the name of a lineage: names sort by time."""
+    seconds, ms = divmod(at_ms, 1000)
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(seconds))}.{ms:03}Z-"
 
 
 def _in_pieces(leaves: Iterator[list[tuple[bytes, bytes]]], piece_bytes: int) -> Iterator[tuple[list[bytes], bytes, bool]]:

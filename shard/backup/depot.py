@@ -114,7 +114,10 @@ class FolderDepot:
         path = self._path / name
         try:
             path.unlink(missing_ok=True)
-            if not any(path.parent.iterdir()):
+            left = list(path.parent.iterdir())
+            if all(each.name.endswith(_NEW) for each in left):  # Of puts that were interrupted.
+                for each in left:
+                    each.unlink(missing_ok=True)
                 path.parent.rmdir()
         except FileNotFoundError:
             pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,6 +15,7 @@ from tests.support.backup_world import SHARDS, BackupWorld, known_in, small
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP, Shipping
 from tidegate.shard.backup.backup import (
+    CONTINUED_MS_MAX,
     Backup,
     BackupReport,
     BackupUnderWay,
@@ -92,6 +94,62 @@ def test_one_that_was_interrupted_goes_on_with_the_pieces_that_are_there(world: 
     assert 0 < report.pieces_kept <= kept[-1] < report.pieces
     check_newest(world, tmp_path / "new")
     assert world.back_up().number == 2
+
+
+def run(world: BackupWorld, **how: Any) -> BackupReport:
+    source, throttle = Source(world.data, SHARDS, 1, "test"), Throttle(0, lambda seconds: None)
+    return Backup(source, world.depot, lambda *_: None, throttle, piece_bytes=4_000, now_ms=lambda: world.now_ms).run(**how)
+
+
+@pytest.mark.parametrize("how", ["full", "once"])
+def test_a_full_one_that_was_asked_for_and_interrupted_goes_on_when_it_is_asked_for_again(
+    world: BackupWorld, tmp_path: Path, how: str
+) -> None:
+    assert isinstance(world.depot, Depot)
+    world.back_up()
+    before = len(world.depot.list())
+    for puts in (10, 5):
+        world.depot.puts_left = puts
+        with pytest.raises(Killed):
+            run(world, **{how: True})
+        world.commit(40)
+    world.depot.puts_left = 1 << 30
+    assert len(world.depot.list()) == before + 15
+    report = run(world, **{how: True})
+    assert (report.number, report.pieces_kept) == (1, 15)
+    assert len({name.partition("/")[0] for name in world.depot.list()}) == 2
+    check_newest(world, tmp_path / "new")
+    assert run(world, **{how: True}).pieces_kept == 0, "that one was complete"
+
+
+def test_an_interrupted_one_that_none_will_continue_does_not_stand_in_for_those_that_are_continued(world: BackupWorld) -> None:
+    assert isinstance(world.depot, Depot)
+    world.back_up()
+    world.depot.puts_left = 10
+    with pytest.raises(Killed):
+        run(world, once=True)
+    world.depot.puts_left = 1 << 30
+    assert world.back_up().number == 2
+
+
+def test_what_was_begun_long_ago_and_never_completed_is_deleted_with_old_ones(world: BackupWorld, tmp_path: Path) -> None:
+    assert isinstance(world.depot, Depot)
+    world.depot.puts_left = 10
+    with pytest.raises(Killed):
+        run(world, once=True)
+    (begun,) = {name.partition("/")[0] for name in world.depot.list()}
+    (tmp_path / "depot" / begun / "rows-0009-000000.new").write_bytes(b"half")
+    (tmp_path / "depot" / "1").mkdir()
+    (tmp_path / "depot" / "1" / "of-others").write_bytes(b"")
+    world.depot.puts_left = 1 << 30
+    run(world, full=True, keep=1)
+    assert (tmp_path / "depot" / begun).exists(), "it may go on"
+    world.now_ms += CONTINUED_MS_MAX + 1
+    run(world, full=True, keep=1)
+    run(world, full=True, keep=1)
+    left = sorted(path.name for path in (tmp_path / "depot").iterdir())
+    assert begun not in left
+    assert (len(left), left[0]) == (2, "1")
 
 
 def test_an_incremental_one_that_was_interrupted_is_made_again(world: BackupWorld, tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ def add(actions: Any) -> Iterator[Parser]:
     parser = add_command(
         actions, "alarms", _ALARMS_EPILOG, reporting(_alarms, ""), says="list scheduled and abandoned alarms; run, drop one"
     )
-    what = "list: of this class (default: all); run, drop: that of this object, CLASS NAME"
-    parser.add_argument("words", metavar="[list|run|drop] CLASS NAME", nargs="*", help=what)
+    what = "CLASS, to list those of a class (default: of all); run CLASS NAME; drop CLASS NAME"
+    parser.add_argument("words", metavar="WORD", nargs="*", help=what)
     what = "run, drop: only if it is due at this Unix time in ms, as --json lists it"
     parser.add_argument("--if-due", metavar="MS", type=int, help=what)
     parser.add_argument("--late", action="store_true", help="only those that should have rung by now")
