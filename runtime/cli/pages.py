@@ -78,23 +78,18 @@ def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
 
 
 def hot_objects(status: ServiceStatus) -> list[dict[str, Any]]:
-    """Those that are called most, of all workers: now, and then those that were in the last minute and are not now. Where
-    `minute_per_s` is None it was not among the first of its worker."""
-    now, minute = (_rates(status, name) for name in ("hot_objects", "hot_objects_minute"))
-    found: list[dict[str, Any]] = []
-    for key in now.keys() | minute.keys():
-        rates = {"calls_per_s": now.get(key, 0.0), "minute_per_s": minute.get(key)}
-        found.append({"class_name": key[0], "name": key[1], **rates})
-    return sorted(found, key=_by_rate)
+    """Those that are called most, of all workers: first those that are now, then those that were in the last minute."""
+    found = {
+        (each["class_name"], each["name"]): each
+        for process in status.processes
+        for which in ("hot_objects", "hot_objects_minute")
+        for each in process.statistics.get(which, [])
+    }
+    return sorted(found.values(), key=_by_rate)
 
 
 def _by_rate(each: dict[str, Any]) -> tuple[float, float, str, str]:
-    return -each["calls_per_s"], -(each["minute_per_s"] or 0.0), each["class_name"], each["name"]
-
-
-def _rates(status: ServiceStatus, which: str) -> dict[tuple[str, str], float]:
-    found = (each for process in status.processes for each in process.statistics.get(which, []))
-    return {(each["class_name"], each["name"]): float(each["calls_per_s"]) for each in found}
+    return -each["calls_per_s"], -each["minute_per_s"], each["class_name"], each["name"]
 
 
 def _hottest(status: ServiceStatus) -> list[str]:

@@ -753,7 +753,7 @@ class Host:
             waiting_objects=self.gates.waiting(),
             piles=self.piles.named(),
             hot_objects=self.hot.newest(self.turn.clock()),
-            hot_objects_minute=self.hot.of_last_minute(self.turn.clock()),
+            hot_objects_minute=self.hot.of_last_minute(),
             shard_calls=self.counting.by_shard(),
             answers=sum(store.answers.count for store in self.stores.values()),
             answers_bytes=sum(store.answers.bytes for store in self.stores.values()),

@@ -10,7 +10,7 @@ for ever. How far they are apart follows the load.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterable, Sequence
 from heapq import nlargest
 from random import Random
 
@@ -30,7 +30,7 @@ SEEN_MAX = 4_000
 
 
 class HotObjects:
-    __slots__ = ("_classes", "_every", "_random", "_seen", "_shown", "_since_s", "_sums", "_weights", "_windows", "left")
+    __slots__ = ("_classes", "_every", "_now", "_random", "_seen", "_shown", "_since_s", "_sums", "_weights", "_windows", "left")
 
     def __init__(self, classes: Container[str], now_s: float) -> None:
         self._classes = classes
@@ -41,6 +41,8 @@ class HotObjects:
         self._weights: dict[tuple[str, str], int] = {}
         self._since_s = now_s
         self._shown: list[HotObject] = []
+        self._now: dict[tuple[str, str], float] = {}
+        """Calls a second in the newest window, of KEPT_MAX objects."""
         self._windows: deque[tuple[float, list[tuple[tuple[str, str], int]]]] = deque()
         """Those of the last minute, oldest first: when each began, and who was called most in it."""
         self._sums: dict[tuple[str, str], int] = {}
@@ -67,42 +69,36 @@ class HotObjects:
         if (elapsed_s := now_s - self._since_s) < WINDOW_S_MIN:
             return self._shown
         most = _most(KEPT_MAX, self._weights)
-        self._shown = [HotObject(*key, round(weight / elapsed_s, 1)) for key, weight in most[:SHOWN_MAX]]
-        self._keep(most)
+        self._keep(most, now_s)
+        self._now = {key: round(weight / elapsed_s, 1) for key, weight in most}
         self._every = max(1, sum(self._weights.values()) // SEEN_AIM)
         self.left = min(self.left, 2 * self._every - 1)  # What was drawn under more load would hide the few calls that come now.
         self._weights, self._since_s, self._seen = {}, now_s, 0
+        self._shown = self._told(key for key, _ in most[:SHOWN_MAX])
         return self._shown
 
-    def _keep(self, most: list[tuple[tuple[str, str], int]]) -> None:
+    def _keep(self, most: list[tuple[tuple[str, str], int]], now_s: float) -> None:
+        """For a minute."""
         self._windows.append((self._since_s, most))
         for key, weight in most:
             self._sums[key] = self._sums.get(key, 0) + weight
-
-    def of_last_minute(self, now_s: float) -> list[HotObject]:
-        """Of the minute before it was last asked for the newest, or of as much of it as there was."""
-        while self._windows and now_s - self._windows[0][0] > MINUTE_S + WINDOW_S_MIN:
-            _, most = self._windows.popleft()
-            for key, weight in most:
-                left = self._sums[key] - weight
-                if left:
-                    self._sums[key] = left
-                else:
+        while now_s - self._windows[0][0] > MINUTE_S + WINDOW_S_MIN and len(self._windows) > 1:
+            for key, weight in self._windows.popleft()[1]:
+                self._sums[key] -= weight
+                if not self._sums[key]:
                     del self._sums[key]
-        if not self._windows:
-            return []
-        elapsed_s = max(WINDOW_S_MIN, self._since_s - self._windows[0][0])
-        return [HotObject(*key, round(weight / elapsed_s, 1)) for key, weight in _most(SHOWN_MAX, self._sums)]
 
-    def of_one(self, class_name: str, name: str, now_s: float) -> dict[str, float]:
-        """How often it is called, about: in the newest window, and in the last minute. 0 where others are called more."""
-        key, found = (class_name, name), {"now": 0.0, "minute": 0.0}
-        self.of_last_minute(now_s)
-        if self._windows:
-            since_s, most = self._windows[-1]
-            found["now"] = round(dict(most).get(key, 0) / max(WINDOW_S_MIN, self._since_s - since_s), 1)
-            found["minute"] = round(self._sums.get(key, 0) / max(WINDOW_S_MIN, self._since_s - self._windows[0][0]), 1)
-        return found
+    def of_last_minute(self) -> list[HotObject]:
+        """Of the minute before `newest` was asked, or of as much of it as there was."""
+        return self._told(key for key, _ in _most(SHOWN_MAX, self._sums))
+
+    def of_one(self, class_name: str, name: str) -> HotObject:
+        """0 where others are called more."""
+        return self._told([(class_name, name)])[0]
+
+    def _told(self, keys: Iterable[tuple[str, str]]) -> list[HotObject]:
+        elapsed_s = max(WINDOW_S_MIN, self._since_s - self._windows[0][0]) if self._windows else MINUTE_S
+        return [HotObject(*key, self._now.get(key, 0.0), round(self._sums.get(key, 0) / elapsed_s, 1)) for key in keys]
 
 
 def _most(count: int, weights: dict[tuple[str, str], int]) -> list[tuple[tuple[str, str], int]]:

@@ -58,6 +58,7 @@ def _in_memory(host: Host, activation: Activation) -> dict[str, Any]:
     now_s, cache, gate = host.turn.clock(), activation.cache, activation.gate
     undurable = [cache.dirty, *([] if cache.committing is None else [cache.committing.writes])]
     waiting = _waiting(gate.root)
+    called = host.hot.of_one(cache.class_name, cache.name)
     return {
         "used_s_ago": round(max(0.0, now_s - activation.last_used_s), 3),
         "cached": {"keys": len(cache.values), "bytes": cache.bytes},
@@ -67,7 +68,7 @@ def _in_memory(host: Host, activation: Activation) -> dict[str, Any]:
         "running_count": len(activation.tasks),
         "queue": [_call(each, host.loop.time(), host.settings.own_clients) for each in islice(waiting, NAMED_MAX)],
         "queue_count": len(waiting),
-        "calls_per_s": host.hot.of_one(activation.cache.class_name, activation.cache.name, now_s),
+        "calls_per_s": {"now": called.calls_per_s, "minute": called.minute_per_s},
     }
 
 

@@ -89,7 +89,9 @@ class HotObject:
     class_name: str
     name: str
     calls_per_s: float
-    """About."""
+    """About, now."""
+    minute_per_s: float
+    """About, in the last minute."""
 
 
 @dataclass(frozen=True)

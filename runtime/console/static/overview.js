@@ -102,7 +102,7 @@ function hottest({ hot, total }) {
     [objectName(each.class_name, each.name), h("div.meter", {}, h("i", { style: { width: `${(100 * each.calls_per_s) / most}%` } }))],
     rate(each.calls_per_s),
     total > 0 ? `${Math.min(100, Math.round((100 * each.calls_per_s) / total))} %` : "",
-    each.minute_per_s === null ? "" : rate(each.minute_per_s),
+    rate(each.minute_per_s),
   ]);
   const columns = [["Object"], ["Calls/s", "number.tight"], ["Of all", "number.tight"], ["Last minute", "number.tight"]];
   return panel("Hottest objects", h("span.muted.small.end", {}, "called most, right now"),

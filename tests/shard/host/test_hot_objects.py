@@ -12,6 +12,7 @@ from tidegate import DurableObject
 from tidegate.runtime.wire.protocol import Request
 from tidegate.runtime.wire.wishes import Show
 from tidegate.shard.host.hot_objects import KEPT_MAX, SEEN_MAX, SHOWN_MAX, HotObjects
+from tidegate.shard.host.settings import HotObject
 
 
 def call(hot: HotObjects, *names: str, cls: str = "Cart") -> None:
@@ -82,26 +83,27 @@ def test_who_asks_again_at_once_gets_the_same() -> None:
     assert rates(hot, 1.0) == rates(hot, 1.1) == {"alice": 1.0}
 
 
-def last_minute(hot: HotObjects, now_s: float) -> dict[str, float]:
-    return {each.name: each.calls_per_s for each in hot.of_last_minute(now_s)}
+def last_minute(hot: HotObjects) -> dict[str, float]:
+    return {each.name: each.minute_per_s for each in hot.of_last_minute()}
 
 
 def test_who_was_called_in_the_last_minute_is_known_until_it_is_over() -> None:
     hot = HotObjects({"Cart"}, 0.0)
     call(hot, *["alice"] * 60)
     rates(hot, 2.0)
-    assert last_minute(hot, 2.0) == {"alice": 30.0}, "of as much as there was"
+    assert last_minute(hot) == {"alice": 30.0}, "of as much as there was"
     for now_s in range(4, 62, 2):
         call(hot, "bob", "bob")
         rates(hot, float(now_s))
-    assert last_minute(hot, 60.0) == {"alice": 1.0, "bob": pytest.approx(0.97, abs=0.05)}
-    assert hot.of_one("Cart", "alice", 60.0) == {"now": 0.0, "minute": 1.0}
-    assert hot.of_one("Cart", "bob", 60.0)["now"] == 1.0
+    assert last_minute(hot) == {"alice": 1.0, "bob": 1.0}
+    assert hot.of_one("Cart", "alice") == HotObject("Cart", "alice", 0.0, 1.0)
+    assert hot.newest(60.0) == [hot.of_one("Cart", "bob")] == [HotObject("Cart", "bob", 1.0, 1.0)]
+    assert hot.of_one("Cart", "carol") == HotObject("Cart", "carol", 0.0, 0.0)
     rates(hot, 64.0)
-    assert set(last_minute(hot, 64.0)) == {"bob"}
+    assert set(last_minute(hot)) == {"bob"}
     for now_s in range(66, 130, 2):
         rates(hot, float(now_s))
-    assert last_minute(hot, 128.0) == {}
+    assert last_minute(hot) == {}
     assert hot._sums == {}
 
 
@@ -110,10 +112,9 @@ def test_of_a_minute_with_very_many_objects_memory_is_bounded() -> None:
     for second in range(200):
         call(hot, *(f"{second}-{at}" for at in range(1_000)), *["hot"] * 100)
         rates(hot, second + 1.0)
-        hot.of_last_minute(second + 1.0)
     assert len(hot._windows) <= 62
     assert len(hot._sums) <= 62 * KEPT_MAX
-    assert last_minute(hot, 200.0)["hot"] == pytest.approx(100, rel=0.2)
+    assert last_minute(hot)["hot"] == pytest.approx(100, rel=0.2)
 
 
 class Sum(DurableObject):
