@@ -80,7 +80,7 @@ def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
 def hot_objects(status: ServiceStatus) -> list[dict[str, Any]]:
     """Those that are called most, of all workers: first those that are now, then those that were in the last minute."""
     found = {
-        (each["class_name"], each["name"]): each
+        (each["class_name"], each["name"]): {"minute_per_s": 0.0, **each}  # Before an upgrade a service does not tell that.
         for process in status.processes
         for which in ("hot_objects", "hot_objects_minute")
         for each in process.statistics.get(which, [])

@@ -369,6 +369,16 @@ def test_objects_that_pile_up_work_or_data_are_shown_with_what_they_have() -> No
     ]
 
 
+def test_who_is_called_most_is_shown_also_of_a_service_that_does_not_tell_of_the_minute() -> None:
+    older = {"hot_objects": [{"class_name": "A", "name": "old", "calls_per_s": 3.0}]}
+    rates = {"class_name": "A", "calls_per_s": 0.0, "minute_per_s": 2.5}
+    newer = {"hot_objects": [{**rates, "name": "now", "calls_per_s": 7.0}], "hot_objects_minute": [{**rates, "name": "then"}]}
+    status = {"state": "serving", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000}
+    workers = [{"name": f"worker {at}", "state": "up", "statistics": each} for at, each in enumerate((older, newer))]
+    page = render_status(read_status({**status, "processes": workers}), now_ms=2_000).splitlines()
+    assert [line.split() for line in page[-3:]] == [["A/now", "7", "2.5"], ["A/old", "3", "0.0"], ["A/then", "0", "2.5"]]
+
+
 def test_objects_that_wait_behind_their_gates_are_shown_the_longest_first() -> None:
     waiting = [
         {"object": "A/a", "since_ms": 9_000, "waiting": 1, "closed_by": "on_start", "waits_for": ""},
