@@ -422,6 +422,8 @@ class RouterMachine:
                     self._reply(origin, request_id, ERROR, DeadlineExceeded(text, outcome="unknown").to_wire())
                 elif expiry is Expiry.UNSENT:
                     self._refuse(origin, request_id, DeadlineExceeded("the deadline passed before the worker was there"))
+                elif worker.worker == self._topology.nobody:
+                    self._refuse(origin, request_id, Unavailable("the object's shard is on its way from one worker to another"))
                 else:
                     state = "is down" if worker.is_down else "is still being started"
                     self._refuse(origin, request_id, Unavailable(f"worker {worker.worker} {state}"))

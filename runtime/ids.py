@@ -52,6 +52,11 @@ def shard_of_slot(slot: int, shards: int) -> int:
     return slot * shards // SLOTS
 
 
+def shard_of_key(key: bytes, shards: int) -> int:
+    """Of the object whose `object_key` it is."""
+    return shard_of_slot(int.from_bytes(key[:SLOT_KEY_BYTES], "big"), shards)
+
+
 def object_key(class_name: str, name: str) -> bytes:
     """16 bytes that stand for the object in the store: its slot (big-endian, so that a slot is one key range) and 112
     bits of BLAKE2b of `Class/name`. Two objects share one with probability n²/2¹¹³."""

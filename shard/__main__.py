@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
+import msgspec
 import zmq
 
 from tidegate.runtime.child.child import STUCK_FD_VARIABLE, pin, prepare_child
@@ -106,9 +107,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     send_blocking(control_fd, Loaded(source.version, settings))
     try:
-        wait_for_open(control_fd)  # Until then another process may have the shards.
+        opened = wait_for_open(control_fd)  # Until then another process may have the shards.
     except SupervisorGone:
         return 1
+    if opened.shards is not None:
+        spec = msgspec.structs.replace(spec, shards=opened.shards)
     pin(spec.cpu)  # Not before: what has the core may be the worker whose place this one takes.
     if verdict.of_spare_task:
         log.warning(SLOWER, platform.python_version(), "; ".join(verdict.of_spare_task))

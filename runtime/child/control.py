@@ -186,9 +186,10 @@ def receive_spec(control_fd: int) -> WorkerSpec | RouterSpec:
     return spec
 
 
-def wait_for_open(control_fd: int) -> None:
+def wait_for_open(control_fd: int) -> OpenShards:
     """Of a worker: the line after the spec. Raises SupervisorGone."""
-    _decode_open(_receive_line(control_fd))
+    opened: OpenShards = _decode_open(_receive_line(control_fd))
+    return opened
 
 
 def _receive_line(control_fd: int) -> bytes:

@@ -22,9 +22,11 @@ from tidegate.runtime.wire.wishes import OF_ALL_WORKERS, OF_MANY
 class Errands:
     """Under way, by number. Numbers are below those of replacements, which begin at 1."""
 
-    def __init__(self, owners: tuple[int, ...], ended: Callable[[int, Ended], None]) -> None:
-        """`owners`: worker by shard."""
-        self._owners = owners
+    def __init__(
+        self, shards: int, workers: int, owner: Callable[[int], int | None], ended: Callable[[int, Ended], None]
+    ) -> None:
+        """`owner`: the worker of a shard; None: none of this host."""
+        self._shards, self._workers, self._owner_of = shards, workers, owner
         self._ended = ended
         self._numbers = itertools.count(-1, -1)
         self._with: dict[int, Any] = {}
@@ -51,17 +53,20 @@ class Errands:
             return
         try:
             worker = self._owner(command.object)
-        except BadRequest as error:
+        except (BadRequest, Unavailable) as error:
             self.fail(number, error)
         else:
             self._send(number, worker, command, send)
 
     def _owner(self, target: str) -> int:
-        """Raises BadRequest."""
+        """Raises BadRequest, or Unavailable where no worker of this host has it."""
         class_name, _, name = target.partition("/")
         if problem := check_object_id(class_name, name):
             raise BadRequest(f"{problem}; an object is named CLASS/NAME")
-        return self._owners[shard_of_slot(slot_of(class_name, name), len(self._owners))]
+        worker = self._owner_of(shard_of_slot(slot_of(class_name, name), self._shards))
+        if worker is None:
+            raise Unavailable("no worker of this host has the object now; ask the host that has its shard")
+        return worker
 
     def _ask_owners(self, number: int, command: Command, wish: OF_MANY, send: Callable[[int, Administer], Any]) -> None:
         """Each worker is asked for its own objects; what they say is put together in the order that was asked for."""
@@ -70,7 +75,7 @@ class Errands:
         for at, target in enumerate(names):
             try:
                 places.setdefault(self._owner(target), []).append(at)
-            except BadRequest as error:
+            except (BadRequest, Unavailable) as error:
                 pages[at] = {"error": error.to_wire()}
         missing = set(places)
 
@@ -92,7 +97,7 @@ class Errands:
 
     def _ask_all(self, number: int, command: Command, send: Callable[[int, Administer], Any]) -> None:
         """It is ended by what each worker has said, or why it has not."""
-        workers = sorted(set(self._owners))
+        workers = range(self._workers)
         told: dict[str, dict[str, Any]] = {}
 
         def ended(worker: int, ended: Ended) -> None:

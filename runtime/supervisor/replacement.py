@@ -422,7 +422,7 @@ class Replacements:
             return
         current.step, current.deadline = Step.OPENING, None
         self._service.give_time_to_start(seat, now)
-        self._service.do(Send(seat, OpenShards()))
+        self._service.do(Send(seat, OpenShards(self._service.open_shards(seat))))
 
     def _settled(self, current: Current, now: float) -> None:
         running = self.running

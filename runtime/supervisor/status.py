@@ -100,7 +100,14 @@ def snapshot(
     workers = []
     for place in identity.placement.workers:
         occupancy = _occupancy(seats[place.index], pids.get(place.index), usage, now, rates.get(place.index))
-        workers.append({"name": supervision.name(place.index), "core": place.cpu, "shards": list(place.shards), **occupancy})
+        workers.append(
+            {
+                "name": supervision.name(place.index),
+                "core": place.cpu,
+                "shards": list(supervision.shards_of(place.index)),
+                **occupancy,
+            }
+        )
     known = classes(supervision)
     service = identity.config.service
     wrong = problems(supervision, now)

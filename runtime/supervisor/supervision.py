@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.supervisor.backups import Backups
+from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.replacement import Replacements
 from tidegate.runtime.supervisor.seats import (
     NEXT_WORKER,
@@ -42,6 +43,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     HeldUp,
     Leave,
     Loaded,
+    Owned,
     Parked,
     Ping,
     Pong,
@@ -90,11 +92,15 @@ class Supervision:
         held_up_s: float = math.inf,
         cpu_time: Callable[[int], CpuTime] = lambda seat: CpuTime(),
         read_config: Callable[[int, int, bool], ConfigChanges | Failed] = lambda generation, after, routers: ConfigChanges(),
+        shards: HostShards | None = None,
     ) -> None:
         """`cpu_time` tells of the process in a seat. `read_config` reads what processes of a new generation are started with, and
-        says what is set otherwise than for the generation before; it is told whether routers are replaced, too."""
+        says what is set otherwise than for the generation before; it is told whether routers are replaced, too. `shards`: of a
+        cluster, which come and go; else each worker has those that `owners` says."""
         self._owners = owners
         self._workers = workers
+        self.shards = shards
+        self._told_owners: tuple[int, ...] = ()
         self.liveness_s = liveness_s
         self._held_up_s = held_up_s
         self._cpu_time = cpu_time
@@ -139,7 +145,23 @@ class Supervision:
         endpoints = tuple(worker.ready.endpoint if worker.ready else None for worker in workers)
         down = tuple(index for index, worker in enumerate(workers) if worker.flapping and not worker.ready)
         streams = tuple(worker.ready.stream if worker.ready else None for worker in workers)
-        return Topology(self.epoch, self._owners, endpoints, down, streams)
+        if self.shards is None:
+            return Topology(self.epoch, self._owners, endpoints, down, streams)
+        return Topology(self.epoch, self._owners_now(), (*endpoints, None), down, (*streams, None), self._workers)
+
+    def _owners_now(self) -> tuple[int, ...]:
+        """Of a cluster: those behind the workers are nobody."""
+        assert self.shards is not None
+        serving = map(self.shards.serving, range(self.shards.shards))
+        return tuple(self._workers if worker is None else worker for worker in serving)
+
+    def owner(self, shard: int) -> int | None:
+        """The worker that has it, or will; None: none of this host."""
+        return self._owners[shard] if self.shards is None else self.shards.serving(shard)
+
+    def shards_of(self, worker: int) -> tuple[int, ...]:
+        """Those of which calls go there."""
+        return tuple(shard for shard in range(len(self._owners)) if self.owner(shard) == worker)
 
     @property
     def all_ready(self) -> bool:
@@ -234,6 +256,10 @@ class Supervision:
             self.replacements.parked(seat, message)
         elif isinstance(message, Waited):
             self.replacements.waited(seat, message, now)
+        elif isinstance(message, Owned):
+            if self.shards is not None and not is_next(seat):
+                self.shards.said(seat, message)
+                self._shards_changed()
         elif isinstance(message, Drained) and message.unanswered:
             self.replacements.left_unanswered(seat, message.unanswered)
             self.report("warning", f"{self.name(seat)} left {message.unanswered} calls unanswered at its end")
@@ -273,6 +299,17 @@ class Supervision:
         on and how it ends."""
         number = self.replacements.request(routers=routers, now=now)
         return number, self._taken_effects()
+
+    def open_shards(self, seat: int) -> tuple[int, ...] | None:
+        """A process is about to open the shards of that seat: these. None: those of its spec."""
+        return None if self.shards is None else self.shards.open(seat)
+
+    def set_shards(self, target: Iterable[int]) -> list[Effect]:
+        """What this host is to have of a cluster from now on."""
+        assert self.shards is not None
+        self.shards.set_target(target)
+        self._shards_changed()
+        return self._taken_effects()
 
     def times_are(self, *, liveness_s: float, stop_s: float, replace_s: float, held_up_s: float) -> None:
         """From now on."""
@@ -336,6 +373,7 @@ class Supervision:
             self._effects.append(Send(seat, TopologyChanged(self.topology)))
         else:
             self._topology_changed()
+            self._shards_changed()
         if not self.was_ready and self.all_ready:
             self.was_ready = True
             self._effects.append(ServiceReady())
@@ -344,10 +382,22 @@ class Supervision:
     def _topology_changed(self) -> None:
         """To everybody who can hear it. Who starts just now gets it at its own Ready."""
         self.epoch += 1
-        change = TopologyChanged(self.topology)
+        topology = self.topology
+        self._told_owners = topology.owners
+        change = TopologyChanged(topology)
         for seat, occupancy in self.seats.items():
             if occupancy.state in (SeatState.READY, SeatState.DRAINING):
                 self._effects.append(Send(seat, change))
+
+    def _shards_changed(self) -> None:
+        """First everybody is told to whom calls go now, then the workers what they are to have."""
+        if self.shards is None:
+            return
+        if self._owners_now() != self._told_owners:
+            self._topology_changed()
+        ready = [seat for seat in self.worker_seats if self.seats[seat].state is SeatState.READY]
+        for seat, order in self.shards.orders(ready, self.replacements.drain_s):
+            self._effects.append(Send(seat, order))
 
     # Emptying seats
 
@@ -358,8 +408,11 @@ class Supervision:
         occupancy.deadline = occupancy.pinged_at = occupancy.stuck_at = None
         occupancy.statistics = {}
         had_endpoint, occupancy.ready = occupancy.ready is not None, None
+        if self.shards is not None and not is_router(seat) and not is_next(seat):
+            self.shards.gone(seat)
         if had_endpoint and not is_router(seat):
             self._topology_changed()
+            self._shards_changed()
         if occupancy.killed_because:
             how = occupancy.killed_because
         elif occupancy.failed is not None:

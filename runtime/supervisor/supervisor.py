@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -42,6 +42,7 @@ from tidegate.runtime.supervisor.configurations import Configurations
 from tidegate.runtime.supervisor.dev_reload import DevReload
 from tidegate.runtime.supervisor.directory import DataDirectory, RunDirectory
 from tidegate.runtime.supervisor.errands import Errands
+from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.http_door import HttpDoor
 from tidegate.runtime.supervisor.measuring import measured, why_not_ready
 from tidegate.runtime.supervisor.monitoring import Monitoring
@@ -162,7 +163,8 @@ class Supervisor:
             "config": lambda: ShownConfig(self._configurations.shown()),
         }
         self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
-        self._errands = Errands(service.placement.owners, self._errand_ended)
+        workers, shards = len(service.placement.workers), len(service.placement.owners)
+        self._errands = Errands(shards, workers, lambda shard: self.supervision.owner(shard), self._errand_ended)
         self._audit = AuditLog(service.directory.path, service.directory.start)
         self._edits: dict[int, tuple[str, AuditedValues]] = {}
         """By errand: the name of the edit that it makes, and which values are told."""
@@ -178,11 +180,12 @@ class Supervisor:
         )
         self.supervision = Supervision(
             service.placement.owners,
-            len(service.placement.workers),
+            workers,
             service.directory.start,
             routers=service.routers,
             cpu_time=self._cpu_time,
             read_config=self._configurations.begin,
+            shards=None if service.cluster is None else HostShards(shards, workers),
             **_times(config),
         )
         monitoring = Monitoring(
@@ -200,6 +203,12 @@ class Supervisor:
         self._looking_at_backups: asyncio.Task[None] | None = None
         # What object code starts need not know the secrets of the app.
         self._environment = {k: v for k, v in environment_for_children().items() if not k.startswith(APP_VARIABLES)}
+
+    def set_shards(self, target: Iterable[int]) -> None:
+        """What this host is to have of its cluster from now on; all of it until this is called. Called before `run`, workers are
+        started with that."""
+        if effects := self.supervision.set_shards(target):
+            self._obey(effects)
 
     async def run(self) -> Failed | None:
         """None after a stop that was asked for; else why the service could not go on."""
@@ -453,7 +462,7 @@ class Supervisor:
         else:
             child.send(self._worker_spec(becomes, effect.incarnation, effect.generation, place.witness))
             if effect.successor_of is None:
-                child.send(OpenShards())
+                child.send(OpenShards(self.supervision.open_shards(seat)))
         log.debug("%s is process %d", self.supervision.name(seat), child.pid)
 
     def _promote(self, effect: Promote) -> None:

@@ -47,6 +47,8 @@ class Topology(msgspec.Struct, frozen=True):
     """Of the workers that do not listen, those that fail again and again. The others are being started."""
     streams: tuple[str | None, ...] = ()
     """By worker index, the path where it takes streams of clients on its host. None: it takes none. Empty: nobody does."""
+    nobody: int | None = None
+    """The index, without an endpoint, of no worker: it owns the shards that are on their way from one to another."""
 
 
 # Supervisor to child
@@ -183,6 +185,20 @@ class Ping(msgspec.Struct, frozen=True, tag="ping"):
 class OpenShards(msgspec.Struct, frozen=True, tag="open"):
     """To a worker that has said `Loaded`, or will: nobody else has its shards open; they are its own from now on."""
 
+    shards: tuple[int, ...] | None = None
+    """These, and not those of its spec: others may have come and gone since."""
+
+
+class OwnShards(msgspec.Struct, frozen=True, tag="own"):
+    """To a worker of a cluster: what it is to have from now on. It gives what it has besides and takes what it lacks, and says by
+    `Owned` how far that has come."""
+
+    number: int
+    """Grows with each."""
+    shards: tuple[int, ...]
+    give_s: float
+    """For so long calls may take that have begun in a shard which goes; then they are reset."""
+
 
 class Prepare(msgspec.Struct, frozen=True, tag="prepare"):
     """To a worker that is about to be replaced: make a checkpoint, and serve meanwhile; then answer `Prepared`."""
@@ -267,6 +283,7 @@ FromSupervisor = (
     | AccessChanged
     | Administer
     | LevelsChanged
+    | OwnShards
 )
 """What a child hears after its spec; a worker after `OpenShards`."""
 ToChild = WorkerSpec | RouterSpec | OpenShards | FromSupervisor
@@ -315,6 +332,19 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     """What earlier logs hold is not in all stores, for want of room or because a shard is damaged: they have to stay."""
     stream: str | None = None
     """The path where a worker takes streams of clients on its host."""
+
+
+class Owned(msgspec.Struct, frozen=True, tag="owned"):
+    """Of a worker of a cluster, at its start and whenever it changes."""
+
+    number: int
+    """Of the newest `OwnShards` that it has heard; 0: none."""
+    shards: tuple[int, ...]
+    """Which it has claimed and serves, or is about to give. Whatever has left them it has let go."""
+    busy: tuple[int, ...] = ()
+    """Which it is taking or giving."""
+    stopped: dict[int, str] = {}
+    """Which it is to have and has not, and why."""
 
 
 class Problem(msgspec.Struct, frozen=True):
@@ -378,4 +408,6 @@ class Administered(msgspec.Struct, frozen=True, tag="administered"):
     """What came of a wish."""
 
 
-FromChild = Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited | HeldUp | Released | Administered
+FromChild = (
+    Loaded | Ready | Pong | Failed | Quiet | Drained | Prepared | Parked | Waited | HeldUp | Released | Administered | Owned
+)

@@ -36,8 +36,14 @@ class SteadyTime:
         self.ahead_us[shard] = ahead_us
         self._know_unset()
 
+    def end(self, shard: int) -> None:
+        """It is of no interest any longer."""
+        if self._bases_us.pop(shard, None) is not None:
+            del self.ahead_us[shard]
+            self._know_unset()
+
     def _know_unset(self) -> None:
-        distances_us = [base_us - self.ahead_us[shard] for shard, base_us in self._bases_us.items()]
+        distances_us = [base_us - self.ahead_us[shard] for shard, base_us in self._bases_us.items()] or [0]
         self._unset_us = max(distances_us) - STEP_US, min(distances_us) + STEP_US
 
     def now_us(self, shard: int) -> int:

@@ -16,7 +16,7 @@ from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.states import Event, InvalidTransition
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
-from tidegate.shard.host.outbound import BuiltIn
+from tidegate.shard.host.outbound import BuiltIn, LocalOrigin
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.start import Start
 from tidegate.shard.host.table import Kept
@@ -70,6 +70,7 @@ class Activator:
             or len(request.options) > 1
             or waiting.stalled
             or self._quarantine
+            or host.moving.going
             or kept.asleep.find(name) is not None
             or not is_plain_name(name)  # There is such a class.
         ):
@@ -163,7 +164,11 @@ class Activator:
             return None
         shard = call.shard_of(host.settings.shards_total)
         store = host.stores.get(shard)
-        if store is None:
+        if store is None or host.moving.going.get(shard, False):
+            if isinstance(origin, LocalOrigin) and shard not in host.stopped:  # It has gone since its object was called here.
+                request.options = call.options()
+                host.send(request, origin)
+                return None
             moved = Moved(f"this worker does not own shard {shard}; ask for the topology")
             host.answer_error(origin, request.id, host.stopped.refusal(shard) or moved, request.cls)
             return None

@@ -18,13 +18,14 @@ import contextlib
 import datetime
 import heapq
 import logging
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from tidegate.runtime.ids import shard_of_key
 from tidegate.runtime.limits import ALARM_ALONE_S, ALARM_DEATHS_ALONE, ALARM_DEATHS_MAX
 from tidegate.runtime.wire.protocol import OK
 from tidegate.shard.core.alarms import (
@@ -74,9 +75,7 @@ class AlarmClock:
         self.wall_us = host.wall_us
         self.steady = SteadyTime(host.wall_us, host.monotonic_us)
         for shard, store in stores.items():
-            self.steady.begin(shard, 0)
-            with contextlib.suppress(ShardDamaged):  # Here as below: it is about to be stopped.
-                self.steady.begin(shard, stored_ahead_us(store))
+            self._begin_time(shard, store)
         self.timer_ms_max = TIMER_MS_MAX
         self.rung = 0
         """Runs of handlers."""
@@ -114,20 +113,35 @@ class AlarmClock:
 
     def start(self) -> None:
         """Reads what is due next; overdue alarms ring at once."""
-        for shard, store in self._stores.items():
+        self._stopped = False
+        self._begin(list(self._stores))
+
+    def take_shard(self, shard: int) -> None:
+        """One more is served."""
+        self._begin_time(shard, self._stores[shard])
+        if not self._stopped:
+            self._begin([shard])
+
+    def _begin_time(self, shard: int, store: IndexStore) -> None:
+        self.steady.begin(shard, 0)
+        with contextlib.suppress(ShardDamaged):  # Here as below: it is about to be stopped.
+            self.steady.begin(shard, stored_ahead_us(store))
+
+    def _begin(self, shards: Sequence[int]) -> None:
+        for shard in shards:
+            store = self._stores[shard]
             self._shards[shard, False] = ShardAlarms(store, self._set_timer)
             set_at = partial(self._was_set_at, shard)
             self._shards[shard, True] = ShardAlarms(store, self._set_timer, STEADY_INDEX_KEY, set_at)
-        self.given_up.load()
-        self._find_deaths()
-        self._stopped = False
+        self.given_up.load(shards)
+        self._find_deaths(shards)
         self._set_timer()
 
-    def _find_deaths(self) -> None:
+    def _find_deaths(self, shards: Sequence[int]) -> None:
         suspects: list[str] = []
-        for shard, store in self._stores.items():
+        for shard in shards:
             with contextlib.suppress(ShardDamaged):
-                suspects += self._find_deaths_in(shard, store)
+                suspects += self._find_deaths_in(shard, self._stores[shard])
         if suspects:
             named = ", ".join(suspects[:SUSPECTS_NAMED]) + (", …" if len(suspects) > SUSPECTS_NAMED else "")
             text = "alarm handlers that ran each time when the worker died: %d; they pause, and run one at a time: %s"
@@ -146,6 +160,33 @@ class AlarmClock:
     def serves(self, shard: int) -> bool:
         """False: it is stopped."""
         return shard in self._stores
+
+    def rest(self, shard: int) -> None:
+        """Nothing of it begins to ring any more; what is on its way goes on, and is written down when it has ended."""
+        for which in ((shard, False), (shard, True)):
+            self._shards.pop(which, None)
+        self._again = [entry for entry in self._again if entry[2].shard != shard]
+        heapq.heapify(self._again)
+        self._host.output_gate.want_own()
+
+    def rings(self, shard: int) -> bool:
+        """Whether a run there counts as begun, and its end is not durable."""
+        return any(ring.marked and ring.shard == shard for ring in self._ringing.values())
+
+    def take_marks_back(self, shard: int) -> None:
+        """Handlers that still run there are about to be ended, and nobody is blamed for that."""
+        for ring in self._ringing.values():
+            if ring.shard == shard:
+                self._take_mark_back(ring)
+        self._host.output_gate.want_own()
+
+    def give_shard(self, shard: int) -> None:
+        """Another worker has it, with all that this one knows of it."""
+        self.forget_shard(shard)
+        self.steady.end(shard)
+        self.given_up.forget_shard(shard)
+        total = self._host.settings.shards_total
+        self._deaths = {key: deaths for key, deaths in self._deaths.items() if shard_of_key(key, total) != shard}
 
     def forget_shard(self, shard: int) -> None:
         """It is stopped. What is on its way is refused where it arrives."""
@@ -245,7 +286,8 @@ class AlarmClock:
                 self._set_timer()
 
     def _note(self, shard: int, due: Due) -> None:
-        self._shards[shard, due.set_us is not None].note(due)
+        if (alarms := self._shards.get((shard, due.set_us is not None))) is not None:  # Else it rests.
+            alarms.note(due)
 
     def commit_failed(self, shards: Container[int] | None = None) -> None:
         """For all shards, or for these only."""
@@ -413,7 +455,7 @@ class AlarmClock:
         else:
             self._take_mark_back(ring)
         self._alone_over(ring)
-        if self._stopped:
+        if self._stopped or (ring.shard, False) not in self._shards:
             return
         alarm = None
         with contextlib.suppress(ShardDamaged):

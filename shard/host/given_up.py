@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from tidegate.runtime.errors import BadRequest, CallError, Moved, Unavailable
@@ -58,18 +58,24 @@ class GivenUp:
     """Those of one worker."""
 
     def __init__(self, host: Host, stores: Mapping[int, IndexStore]) -> None:
-        self.count = 0
-        """By this worker or an earlier one."""
+        self._counts: dict[int, int] = {}
+        """By shard."""
         self.newest: collections.deque[Abandoned] = collections.deque(maxlen=SHOWN)
         self._host = host
         self._stores = stores
 
-    def load(self) -> None:
+    @property
+    def count(self) -> int:
+        """By this worker or an earlier one."""
+        return sum(self._counts.values())
+
+    def load(self, shards: Iterable[int]) -> None:
         gone: list[Abandoned] = []
-        for store in self._stores.values():
-            with contextlib.suppress(ShardDamaged):  # Its shard is about to be stopped.
-                gone += abandoned_alarms(store, COUNTED)
-        self.count = len(gone)
+        for shard in shards:
+            with contextlib.suppress(ShardDamaged):  # It is about to be stopped.
+                of_shard = list(abandoned_alarms(self._stores[shard], COUNTED))
+                self._counts[shard] = len(of_shard)
+                gone += of_shard
         if gone:
             self.newest.extend(sorted(gone, key=lambda each: each.abandoned_at))
             last = self.newest[-1]
@@ -82,11 +88,22 @@ class GivenUp:
         log.error(text, abandoned.class_name, abandoned.name, abandoned.error)
         if instead:
             self._forget(abandoned.class_name, abandoned.name)
-        self.count += 1
+        shard = self._shard_of(abandoned.class_name, abandoned.name)
+        self._counts[shard] = self._counts.get(shard, 0) + 1
         self.newest.append(abandoned)
 
+    def forget_shard(self, shard: int) -> None:
+        """Another worker has it."""
+        self._counts.pop(shard, None)
+        left = [each for each in self.newest if self._shard_of(each.class_name, each.name) != shard]
+        self.newest = collections.deque(left, maxlen=SHOWN)
+
+    def _shard_of(self, class_name: str, name: str) -> int:
+        return shard_of_slot(slot_of(class_name, name), self._host.settings.shards_total)
+
     def _forget(self, class_name: str, name: str) -> None:
-        self.count = max(0, self.count - 1)
+        shard = self._shard_of(class_name, name)
+        self._counts[shard] = max(0, self._counts.get(shard, 0) - 1)
         left = [each for each in self.newest if (each.class_name, each.name) != (class_name, name)]
         self.newest = collections.deque(left, maxlen=SHOWN)
 
@@ -106,7 +123,7 @@ class GivenUp:
         host = self._host
         class_name, _, name = request.name.partition("/")
         try:
-            shard = shard_of_slot(slot_of(class_name, name), host.settings.shards_total)
+            shard = self._shard_of(class_name, name)
             if shard not in self._stores:
                 moved = Moved(f"this worker does not own shard {shard}; ask for the topology")
                 raise host.stopped.refusal(shard) or moved

@@ -51,6 +51,7 @@ from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.hot_objects import HotObjects
 from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
 from tidegate.shard.host.listing import Listing
+from tidegate.shard.host.moving_shards import MovingShards
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import BuiltIn, InternalOrigin, LocalOrigin, Permit
 from tidegate.shard.host.outcomes import Outcomes
@@ -113,9 +114,9 @@ class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_commits_done", "_outcomes", "_readers", "_reply", "_reply_rows", "_spare", "_system", "activator", "alarms", "book",
         "call_soon", "chained", "classes", "counting", "deadlines", "gates", "hot", "keyed", "listing", "log", "loop",
-        "monotonic_us", "new_cache", "objects_committed", "offload", "output_gate", "piles", "proves", "random", "resets",
-        "send", "settings", "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us", "web",
-        "wishes",
+        "monotonic_us", "moving", "new_cache", "objects_committed", "offload", "output_gate", "piles", "proves", "random",
+        "resets", "send", "settings", "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us",
+        "web", "wishes",
     )  # fmt: skip
 
     storage_class = Storage
@@ -179,7 +180,7 @@ class Host:
         self.activator = Activator(self)
         self.chained = ChainedCalls(self)
         self.keyed = KeyedCalls(self)
-        self.gates, self.wishes, self.listing = GateWatch(self), Wishes(self), Listing(self)
+        self.gates, self.wishes, self.listing, self.moving = GateWatch(self), Wishes(self), Listing(self), MovingShards(self)
         self._commits_done = self.objects_committed = 0
 
     # Calls in
@@ -627,7 +628,7 @@ class Host:
             if cache.alarm_changed:
                 objects.extend(self.alarms.cut_alarm(cache))
         for (shard, key), rows in commit.own.items():
-            if shard in self.stopped:
+            if shard not in self.stores:  # It was stopped, or has gone.
                 continue
             by_shard.setdefault(shard, []).append(ObjectWrites(key, False, rows))
         if self.proves:

@@ -311,10 +311,22 @@ class KeyedCalls:
         """Of the open commit, messages may be answers that are kept."""
         self.repeats = 0
         """Calls that were answered what another one was."""
-        bounds = host.settings.keys
-        for store in host.stores.values():
-            bytes_max = bounds.bytes_max // len(host.stores)
+        self._share_room()
+
+    def _share_room(self) -> None:
+        bounds, stores = self.host.settings.keys, self.host.stores
+        for store in stores.values():
+            bytes_max = bounds.bytes_max // len(stores)
             store.answers.limit(per_object=bounds.per_object, kept_s=bounds.kept_s, bytes_max=bytes_max)
+
+    def shards_changed(self, taken: int | None = None) -> None:
+        """A shard has gone, or this one was taken: what another worker has answered there counts for the sessions known here."""
+        self._share_room()
+        if taken is not None:
+            groups = self.host.stores[taken].answers.groups
+            for name in groups.keys() & self._sessions.keys():
+                known = self._sessions[name]
+                known.newest = max(known.newest, groups[name].newest)
 
     def session(self, name: str, answered: int) -> KnownCalls:
         """What is known of its calls; all with a number below `answered` have been answered to their caller."""

@@ -51,6 +51,11 @@ class Resets:
             self.count += 1
             self._break(activation, error)
 
+    def moved(self, activation: Activation, error: CallError) -> None:
+        """Its shard has gone to another worker. Nobody waits for it, but code of its own that nobody has called runs still."""
+        if activation.broken is None:
+            self._break(activation, error)
+
     def mistaken(self, activation: Activation, error: InvalidTransition) -> None:
         """The runtime has made a mistake with it. Whatever that was, the next activation begins anew."""
         self._host.log.error("%s", error)

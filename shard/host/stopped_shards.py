@@ -15,7 +15,6 @@ from tidegate.shard.loop.context import CURRENT
 from tidegate.shard.store.interface import ShardDamaged, ShardElsewhere, ShardUnreachable, ShardUnwritable
 
 if TYPE_CHECKING:
-    from tidegate.shard.host.activation import Activation
     from tidegate.shard.host.host import Host
 
 
@@ -54,16 +53,7 @@ class StoppedShards:
         assert refusal is not None
         assert shard not in host.stores
         host.alarms.forget_shard(shard)
-        for activation in self._activations(shard):
+        for activation in host.table.of_shard(shard):
             host.resets.shard_stopped(activation, refusal)
         host.output_gate.forget_own(shard)
         host.turn.end_soon()
-
-    def _activations(self, shard: int) -> list[Activation]:
-        return [
-            activation
-            for kept in self._host.classes.values()
-            for each in (kept.activations, kept.asleep)
-            for activation in each.values()
-            if activation.cache.shard == shard
-        ]

@@ -184,6 +184,26 @@ class ActivationTable:
         cache.bytes = 0
         activation.leave_memory()
 
+    def leave(self, activation: Activation, now_s: float) -> bool:
+        """One whose shard has gone leaves memory. False: something of it is still under way, so that it has to be reset."""
+        if activation.state is State.RESTING:
+            activation.move(ROUSED)
+            activation.gate.rouse()
+        if activation.state is not State.ASLEEP and not activation.is_idle(now_s):
+            return False
+        self.evict(activation)
+        return True
+
+    def of_shard(self, shard: int) -> list[Activation]:
+        """All that are in memory, with an instance or without."""
+        return [
+            activation
+            for kept in self.classes.values()
+            for each in (kept.activations, kept.asleep)
+            for activation in each.values()
+            if activation.cache.shard == shard
+        ]
+
     # Sleep
 
     def wake(self, kept: Kept, name: str) -> Activation | None:

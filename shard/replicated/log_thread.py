@@ -1,4 +1,4 @@
-"""A thread with a loop of its own, `tidegate-replicated`, that speaks with the servers for somebody who blocks meanwhile."""
+"""A thread with a loop of its own that speaks with the servers for somebody who blocks meanwhile."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class LogThread:
-    def __init__(self, closed: Callable[[], Exception]) -> None:
+    def __init__(self, closed: Callable[[], Exception], name: str = "tidegate-replicated") -> None:
         """`closed`: what whoever waits is told once it is closed."""
         self._closed = closed
         self._closing = threading.Lock()
         self.loop = uvloop.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="tidegate-replicated", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def wait(self, what: Coroutine[Any, Any, T]) -> T:

@@ -136,6 +136,12 @@ class Own(NamedTuple):
     place: StreamPlace
 
 
+class CaughtUp(NamedTuple):
+    """Everything was applied that seems to be there, and nothing was claimed. Whoever claims goes on from there."""
+
+    place: StreamPlace
+
+
 class Confirm(NamedTuple):
     """The record is stored: what waits for it may leave."""
 
@@ -172,7 +178,9 @@ class StopDamaged(NamedTuple):
     error: ShardDamaged
 
 
-Effect = Read | Publish | Wait | Look | EndsEarlier | Apply | Own | Confirm | Refuse | ShutOut | LeaveBehind | StopDamaged
+Effect = (
+    Read | Publish | Wait | Look | EndsEarlier | Apply | Own | CaughtUp | Confirm | Refuse | ShutOut | LeaveBehind | StopDamaged
+)
 
 
 LOOK_AFTER = 4
@@ -183,7 +191,7 @@ class Ownership(enum.Enum):
     NONE = enum.auto()
     """Nothing was asked for yet. Next: REPLAYING."""
     REPLAYING = enum.auto()
-    """Reads what is there. Next: CLAIMING, at what seems to be the end; STOPPED."""
+    """Reads what is there. Next: at what seems to be the end CLAIMING, or NONE again; STOPPED."""
     CLAIMING = enum.auto()
     """The claim was sent, and what is at its sequence is not settled. Next: OWNING, REPLAYING (something else is), STOPPED."""
     OWNING = enum.auto()
@@ -219,6 +227,8 @@ class ShardOwner:
         self._is_full = False
         self._is_proved = self.place.sequence == 0
         """The stream has the message behind which `place` is. An older end that was put back has another one there, or none."""
+        self._only_reads = False
+        """At the end nothing is claimed."""
         self._gives_way = False
         """A claim was sent, and something else was there: from now on, another's claim is one to give way to."""
 
@@ -242,6 +252,11 @@ class ShardOwner:
         assert self.state is Ownership.NONE, self.state
         self.state = Ownership.REPLAYING
         return self._read()
+
+    def follow(self) -> list[Effect]:
+        """Reads up to what seems to be the end, which disturbs no owner: `CaughtUp`. The rest is for a claim to read."""
+        self._only_reads = True
+        return self.claim()
 
     def append(self, record: bytes) -> list[Effect]:
         """One at a time, by an owner who has nothing in doubt. An empty record changes nothing: confirmed, it proves that nobody
@@ -305,7 +320,13 @@ class ShardOwner:
                 effects.append(Apply(self.place.position, record, self.place))
             elif self._gives_way and self.place.epoch != epoch:
                 return effects + self._stop(ShutOut(self.place.epoch, undone=True))
-        return effects + (self._read() if event.messages else self._send_claim())
+        if event.messages:
+            return effects + self._read()
+        return effects + (self._end_reading() if self._only_reads else self._send_claim())
+
+    def _end_reading(self) -> list[Effect]:
+        self.state, self._only_reads = Ownership.NONE, False
+        return [CaughtUp(self.record_place)]
 
     def _found(self, event: MessagesRead) -> list[Effect]:
         """What is at the sequence for which something was sent."""

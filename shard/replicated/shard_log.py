@@ -17,6 +17,7 @@ from tidegate.shard.log.commit_log import LogBroken, LogFull
 from tidegate.shard.replicated.message import WRITER_BYTES
 from tidegate.shard.replicated.owner import (
     Apply,
+    CaughtUp,
     Confirm,
     Effect,
     EndsEarlier,
@@ -77,6 +78,13 @@ class ShardLog:
         where it has not come further for so long. (Its message may be stored later: it is a claim of nobody, then.)"""
         await self._settle(self.owner.claim(), applied, patience_s)
 
+    async def follow(self, applied: Applied, patience_s: float = math.inf) -> StreamPlace:
+        """Until everything was given to `applied` that seems to be there; behind it another claim may go on. No owner is
+        disturbed. Raises as `claim` does."""
+        effect = await self._settle(self.owner.follow(), applied, patience_s)
+        assert isinstance(effect, CaughtUp)
+        return effect.place
+
     async def append(self, record: bytes) -> int:
         """Until the record is stored; its position. While the servers have no majority, it waits. Raises LogFull (nothing was
         stored, and the shard is owned still); LogShutOut, ShardDamaged or another OperatorError (it is not)."""
@@ -98,7 +106,7 @@ class ShardLog:
     def _well(self, effect: Effect) -> Effect:
         """How it ended; raises unless it is well."""
         match effect:
-            case Own() | Confirm():
+            case Own() | Confirm() | CaughtUp():
                 return effect
             case Refuse():
                 hint = "give its stream more room: `nats stream edit --max-bytes`"

@@ -4,13 +4,18 @@ Guarantee: `append` returns when every shard's part is stored; where some are no
 in one record is durable together only within one shard: whoever writes a record must let nothing of it rest on another shard's
 part (see `HostSettings.proves`).
 
-Threads: `append` blocks the caller; a thread of its own speaks with the servers, for all shards over one connection.
+Shards are taken and given while others are appended to: `take`, `give`.
+
+Threads: `append` blocks the caller; a thread of its own speaks with the servers, for all shards over one connection. What a shard
+that is taken lacks is read in another thread, over a connection of its own, so that appends do not wait for it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from nats.aio.client import Client
 
@@ -19,9 +24,8 @@ from tidegate.shard.log.commit_log import LogBroken, LogFull, LogStatistics, Wit
 from tidegate.shard.replicated.jetstream_log import broken_by
 from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.mark import decode_mark, encode_mark
-from tidegate.shard.replicated.owner import Apply
 from tidegate.shard.replicated.replay import StreamPlace
-from tidegate.shard.replicated.servers import ask, connect
+from tidegate.shard.replicated.servers import connect
 from tidegate.shard.replicated.shard_log import LogShutOut, ShardLog
 from tidegate.shard.replicated.stream import ShardStream
 from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardUnreachable
@@ -30,6 +34,7 @@ from tidegate.shard.store.record import UnreadCommitRecord, UnreadShardCommit, d
 CLAIM_S = 20.0
 """A stream in which nothing can be stored for so long stops its shard, so that the others are served."""
 
+T = TypeVar("T")
 Places = tuple[tuple[int, StreamPlace], tuple[int, StreamPlace]]
 """Of a shard, the newest two, each with our own position: while an append is under way, what is applied reaches to the first."""
 
@@ -50,6 +55,10 @@ class WorkerLog(WithoutSegments):
         self._places: dict[int, Places] = {}
         self._position = 0
         self._broken: LogBroken | None = None
+        self._reading = threading.Lock()
+        self._reader: LogThread | None = None
+        """Where what is lacking is read of shards that are taken."""
+        self._reader_client: Client | None = None
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> dict[int, ShardDamaged]:
         """Blocks until this process owns the shards; `applied` is told each record that is behind what their states say by these
@@ -57,12 +66,34 @@ class WorkerLog(WithoutSegments):
         keeps no other from being served. Raises OperatorError where the servers cannot be used at all."""
         return self._thread.wait(self._claim(marks, applied))
 
-    def answers(self, shard: int) -> bool:
-        """Blocks until it is known whether the stream of a shard has a leader now, who says so."""
+    def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+        """As `claim`, of one shard, while others are appended to; on any thread. `applied` is told in one thread after the other.
+        Raises LogBroken when it is closed."""
         try:
-            return self._thread.wait(self._answers(shard))
-        except OperatorError:
-            return False
+            reader, client = self._begin_reading()
+        except LogBroken:
+            raise
+        except OperatorError as error:
+            return ShardUnreachable(shard, error.operation, error.place, error.problem)
+        reached = reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied)))
+        if isinstance(reached, ShardDamaged):
+            return reached
+        assert self._client is not None
+        return self._thread.wait(self._or_why_not(shard, self._client, self._own(self._client, shard, reached, applied)))
+
+    def give(self, shard: int) -> None:
+        """It is not this process's any longer: whoever claims it next disturbs nobody. No record of it may be under way."""
+        del self._logs[shard], self._places[shard]
+
+    def _begin_reading(self) -> tuple[LogThread, Client]:
+        with self._reading:
+            if self._broken is not None:
+                raise self._broken
+            if self._reader is None:
+                self._reader = LogThread(self._closed, "tidegate-reading")
+            if self._reader_client is None or self._reader_client.is_closed:
+                self._reader_client = self._reader.wait(connect(self._servers))
+            return self._reader, self._reader_client
 
     def mark(self, shard: int, position: int) -> bytes:
         """Of a state that has everything up to the record at this position."""
@@ -94,6 +125,9 @@ class WorkerLog(WithoutSegments):
         """Ends a claim or an append that waits, with LogBroken."""
         self._broken = self._broken or self._closed()
         self.is_broken = True
+        with self._reading:
+            if self._reader is not None:
+                self._reader.close(self._end_reading)
         self._thread.close(self._end)
 
     def _closed(self) -> LogBroken:
@@ -109,37 +143,40 @@ class WorkerLog(WithoutSegments):
     async def _claim_one(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
         """Raises OperatorError where there is no connection any longer."""
         assert self._client is not None
-        name = stream_name(self._cluster, shard)
+        client = self._client
+        refused = await self._or_why_not(shard, client, self._own(client, shard, mark, applied))
+        if refused is not None and client.is_closed:
+            raise refused
+        return refused
 
-        def take(effect: Apply) -> None:
-            applied(shard, effect.record)
+    async def _own(self, client: Client, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> None:
+        log = await self._log_of(client, shard, mark)
+        await log.claim(lambda effect: applied(shard, effect.record), CLAIM_S)
+        self._logs[shard] = log
+        self._places[shard] = (0, log.place), (0, log.place)
 
+    async def _log_of(self, client: Client, shard: int, mark: bytes) -> ShardLog:
         try:
             place = decode_mark(mark)
         except ValueError as error:
             hint = "remove the data directory: the streams have everything; or start the service that it is of"
-            return ShardDamaged(shard, "read the state of", f"shard {shard}", str(error), hint)
+            raise ShardDamaged(shard, "read the state of", f"shard {shard}", str(error), hint) from error
+        return ShardLog(shard, await ShardStream.find(client, stream_name(self._cluster, shard)), place, self._words)
+
+    @staticmethod
+    async def _or_why_not(shard: int, client: Client, what: Coroutine[Any, Any, T]) -> T | ShardDamaged:
+        """Why the shard is not to be had."""
         try:
-            log = ShardLog(shard, await ShardStream.find(self._client, name), place, self._words)
-            await log.claim(take, CLAIM_S)
+            return await what
         except LogShutOut as error:
             return ShardElsewhere(shard, "claim", f"shard {shard}", error.problem, undone=True)
         except ShardDamaged as error:
             return error
         except OperatorError as error:
-            if self._client.is_closed:
-                raise
-            if error.passes:
+            if error.passes or client.is_closed:
                 return ShardUnreachable(shard, error.operation, error.place, error.problem)
             hint = f"{error.hint}; shard {shard} is stopped, the others are served: start the service again then"
             return ShardDamaged(shard, error.operation, error.place, error.problem, hint)
-        self._logs[shard] = log
-        self._places[shard] = (0, log.place), (0, log.place)
-        return None
-
-    async def _answers(self, shard: int) -> bool:
-        assert self._client is not None
-        return (await ask(self._client, f"STREAM.INFO.{stream_name(self._cluster, shard)}", {})).error is None
 
     async def _append(self, record: UnreadCommitRecord) -> dict[int, OperatorError]:
         """Why some shards' parts are not stored. Raises OperatorError where of others nobody knows."""
@@ -158,6 +195,16 @@ class WorkerLog(WithoutSegments):
             return error
         self._places[shard] = self._places[shard][1], (position, log.place)
         return None
+
+    # On the thread that reads
+
+    async def _follow(self, client: Client, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes:
+        log = await self._log_of(client, shard, mark)
+        return encode_mark(await log.follow(lambda effect: applied(shard, effect.record), CLAIM_S))
+
+    async def _end_reading(self) -> None:
+        if self._reader_client is not None:
+            await self._reader_client.close()
 
     async def _end(self) -> None:
         if self._client is not None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
@@ -35,14 +35,14 @@ from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
 from tidegate.shard.store.checkpoints.shrinking import Shrinker
 from tidegate.shard.store.checkpoints.upkeep import Upkeep
-from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnreachable, ShardUnwritable
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardElsewhere, ShardUnwritable
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
 from tidegate.shard.store.state.data_file import MAP_BYTES_MAX
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.residency import Watch, WatchStatistics
-from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
+from tidegate.shard.store.store import ShardState, ShardStore, StoreFailed, StoreFull
 
 DISK_FREE_STEP_BYTES = 16 << 20
 
@@ -53,7 +53,7 @@ ADDRESS_BYTES_MAX = 32 << 40
 OPEN_PAUSES_S = (0.2, 1.0)
 """Before it is tried once more to open a store for which the disk failed. Each attempt begins anew, as another process would."""
 UNWRITABLE_PAUSE_S = 30.0
-"""Between two looks whether a shard that could not be written, or claimed, can be. A worker that has served for so long is
+"""Between two looks whether a shard that could not be written can be. A worker that has served for so long is
 started again at once (`STABLE_S` of the supervisor), so that its other shards hardly notice, even if it has been in vain."""
 
 PROBE = "probe-"
@@ -84,8 +84,12 @@ class SharedLog(Protocol):
         follows is given to `applied`, record by record, on another thread. Returns why some were not to be had."""
         ...
 
-    def answers(self, shard: int) -> bool:
-        """Blocks until it is known whether who keeps it answers now for a shard that could not be claimed. On any thread."""
+    def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+        """As `claim` of one shard, while others are appended to. On any thread. Why it is not to be had; None: it is."""
+        ...
+
+    def give(self, shard: int) -> None:
+        """It is not this process's any longer: nothing of it is under way, and whoever claims it disturbs nobody."""
         ...
 
     def mark(self, shard: int, position: int) -> bytes:
@@ -111,9 +115,14 @@ def _mark_at(log: LogMark, shard: int, position: int) -> bytes:
     return log._replace(position=position).encode()
 
 
-def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped, *, isolate: bool) -> list[LmdbState]:
-    """Of the shards that are not damaged; the others are added to `stopped`. `isolate`: so are those for which the disk fails."""
-    map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, len(shards)))
+def _ignore(_: ShardDamaged) -> None:
+    pass
+
+
+def _open_states(data_dir: Path, shards: Sequence[int], stopped: Stopped, *, isolate: bool, beside: int = 0) -> list[LmdbState]:
+    """Of the shards that are not damaged; the others are added to `stopped`. `isolate`: so are those for which the disk fails.
+    `beside`: so many are open already."""
+    map_bytes = min(MAP_BYTES_MAX, ADDRESS_BYTES_MAX // max(1, beside + len(shards)))
     states: list[LmdbState] = []
     try:
         for shard in shards:
@@ -222,6 +231,16 @@ def _is_writable(path: Path, shard: int) -> bool:
     return True
 
 
+class _Closed:
+    """In the place of a state whose file is closed: who has kept its store, and asks it something, is told so."""
+
+    def __init__(self, shard: int) -> None:
+        self._shard = shard
+
+    def __getattr__(self, name: str) -> Any:
+        raise ShardElsewhere(self._shard, "read", f"shard {self._shard}", "it has left this worker", undone=False)
+
+
 class SpaceStatistics(NamedTuple):
     log_bytes: int
     state_bytes: int
@@ -280,9 +299,10 @@ class WorkerStore:
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
-        self._states = states
-        self._on_disk: Sequence[LmdbState] = ()
-        """Those that are files."""
+        self._states = list(states)
+        self._are_files = False
+        self._left: dict[int, ShardStore] = {}
+        """Stores of shards that are served no longer, as long as their files are open."""
         self._preparer = ThreadPoolExecutor(1, "tidegate-segments")
         self._preparing: asyncio.Future[None] | None = None
         self._closing = False
@@ -363,7 +383,7 @@ class WorkerStore:
         except BaseException:
             _close_states(states)
             raise
-        store._has_files(states, room)
+        store._has_files(room)
         return store
 
     @classmethod
@@ -402,15 +422,15 @@ class WorkerStore:
             log.close()
             _close_states(states)
             raise
-        store._has_files(states, room)
+        store._has_files(room)
         return store
 
-    def _has_files(self, states: Sequence[LmdbState], room: Room) -> None:
+    def _has_files(self, room: Room) -> None:
         room.keep()
-        self._on_disk = states
+        self._are_files = True
         self._look_at_disk()
-        self.checkpointer.shrink = Shrinker(self.shards, states).shrink
-        self._watch = Watch([(self.shards[state.shard], state) for state in states])
+        self.checkpointer.shrink = Shrinker(self.shards, self._states).shrink
+        self._watch = Watch([(self.shards[state.shard], state) for state in self._states])
 
     @classmethod
     def _open_to_read(
@@ -462,20 +482,6 @@ class WorkerStore:
                 if await asyncio.to_thread(_is_writable, data_dir / "shards" / f"{each.shard:04d}", each.shard):
                     return
 
-    @property
-    def unreachable(self) -> list[ShardUnreachable]:
-        """The shards that are stopped only because who keeps their logs did not answer."""
-        return [each for each in self.stopped.values() if isinstance(each, ShardUnreachable)]
-
-    async def wait_for_log(self) -> None:
-        """Returns when one of those might be claimed: by a new process. It is asked now and then, in a helper thread."""
-        log = cast("SharedLog", self.log)
-        while True:
-            await asyncio.sleep(UNWRITABLE_PAUSE_S)
-            for each in self.unreachable:
-                if await asyncio.to_thread(log.answers, each.shard):
-                    return
-
     async def wait_for_room(self) -> None:
         """Returns when a store that is `read_only` could be opened to be written. Asks the file system itself, by taking as much
         as that needs: it alone knows of quotas, reserves and files that may not be made."""
@@ -491,7 +497,7 @@ class WorkerStore:
 
     def space(self) -> SpaceStatistics:
         """What it takes of the disk, and what is left there, as of the time before."""
-        sizes = {state.shard: state.sizes for state in self._on_disk if state.is_open}
+        sizes = {state.shard: state.sizes for state in self._states if self._are_files and state.is_open}
         free = self._free_bytes
         if self._looking.done() and not self._closing:
             self._looking = self._preparer.submit(self._look_at_disk)
@@ -506,7 +512,7 @@ class WorkerStore:
 
     def _look_at_disk(self) -> None:
         """In the helper: a disk that hangs may keep whoever asks."""
-        for state in self._on_disk[:1]:
+        for state in self._states[:1] if self._are_files else ():
             disk = os.statvfs(state.path)
             self._free_bytes = disk.f_bavail * disk.f_frsize
 
@@ -555,8 +561,80 @@ class WorkerStore:
             return False
         self.log.keep()
         self.stopped[error.shard] = error
-        self.checkpointer.leave_out(store)
+        self._leave(store)
         return True
+
+    def _leave(self, store: ShardStore) -> None:
+        """Nothing of it is served or checkpointed from now on; what is under way ends."""
+        store.on_damage = _ignore  # Of whoever reads on.
+        self._left[store.shard] = store
+        self.checkpointer.leave_out(store)
+
+    # Shards that come and go, where the log is shared
+
+    def replay(self, data_dir: Path, worker: int, shard: int) -> LmdbState:
+        """Claims a shard for this process and brings its state up to everything that the log has of it. Blocks, on any thread but
+        the loop's; the others are served meanwhile. To be given to `take_over`. Raises `ShardDamaged` where it is not to be
+        had."""
+        stopped: Stopped = {}
+        states = _open_states(data_dir, [shard], stopped, isolate=True, beside=len(self._states))
+        try:
+            if not stopped:
+                log, recovery = cast("SharedLog", self.log), Recovery(data_dir, states, 0, worker, isolate=True, shared=True)
+                place = Path(f"{data_dir}, what the log has")
+
+                def applied(_: int, record: bytes) -> None:
+                    recovery.take(decode_unread_record(record), place)
+
+                if (refused := log.take(shard, states[0].log_mark, applied)) is not None:
+                    recovery.leave_out(refused)
+                _check_recovered(states, recovery)
+                recovery.write(partial(log.mark, position=0))
+                stopped.update(recovery.damaged)
+            if stopped:
+                raise stopped[shard]
+        except BaseException:
+            _close_states(states)
+            raise
+        return states[0]
+
+    def take_over(self, state: LmdbState) -> None:
+        """Its shard is served from now on."""
+        shard = state.shard
+        assert shard not in self.shards
+        store = self.shards[shard] = ShardStore(state)
+        store.on_damage = self._found_damage
+        store.load_answers()
+        self.stopped.pop(shard, None)
+        self._states.append(state)
+        self._seqs[shard] = store.seq
+        self.checkpointer.add(store)
+        if self._watch is not None:
+            self._watch.add(store, state)
+
+    def give(self, shard: int) -> None:
+        """The shard is served no longer. Nothing of its log may be under way: whoever claims it now disturbs nobody."""
+        self._leave(self.shards.pop(shard))
+        cast("SharedLog", self.log).give(shard)
+        self._seqs.pop(shard, None)
+
+    async def close_file(self, shard: int) -> None:
+        """Of a shard that is served no longer: returns when nobody uses its file, and it is closed. What that lacks is in the
+        log."""
+        store = self._left.pop(shard, None)
+        if store is None:
+            return
+        await self.checkpointer.rests(store)
+        if store.reads:
+            over = asyncio.get_running_loop().create_future()
+            store.reads.when_over(partial(over.set_result, None))
+            await over
+        state = next(each for each in self._states if each.shard == shard)
+        if self._watch is not None:
+            self._watch.leave_out(state)
+        self._states.remove(state)
+        state.close()
+        store.state = cast("ShardState", _Closed(shard))
 
     def _prepare_segment(self) -> None:
         """Beside the loop. On a full disk only now and then: an append that needs the segment makes it itself."""

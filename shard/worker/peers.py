@@ -13,7 +13,7 @@ import itertools
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import zmq
 
@@ -157,7 +157,7 @@ class Peers:
 
     def topology_changed(self, topology: Topology) -> None:
         now = self._loop.time()
-        self._table = SlotTable(topology)
+        before, self._table = self._table, SlotTable(topology)
         self._workers += [InFlight(index) for index in range(len(self._workers), len(topology.endpoints))]
         self._inquiries += [Inquiries(worker) for worker in self._workers[len(self._inquiries) :]]
         for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
@@ -178,11 +178,18 @@ class Peers:
                     self._context, endpoint, self._loop, replied, self._answered, identity=identity
                 )
         early, self._early = self._early, []
+        if before is not None and before.owners != self._table.owners:
+            early = self._take_unsent() + early
         for request, origin in early:
             self.send(request, origin)
         self._flush()
         if early:
             self._answered()  # Some may have been refused, and a drain may have waited for them.
+
+    def _take_unsent(self) -> list[tuple[Request, LocalOrigin]]:
+        """Shards have changed hands: what waits must wait at the new owner."""
+        taken = [taken for worker in self._workers for taken in worker.take_unsent()]
+        return [(request, cast("LocalOrigin", call[0])) for call, request in taken]
 
     def _lose(self, worker: InFlight, now: float) -> None:
         backend = self._backends.pop(worker.worker)

@@ -66,6 +66,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     HeldUp,
     HoldAll,
     Leave,
+    OwnShards,
     Park,
     Parked,
     Ping,
@@ -93,6 +94,7 @@ from tidegate.shard.worker.collector import Collector
 from tidegate.shard.worker.committer import Committer
 from tidegate.shard.worker.operator import Operator
 from tidegate.shard.worker.peers import Peers
+from tidegate.shard.worker.worker_shards import WorkerShards
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
@@ -191,6 +193,7 @@ class Worker:
             self._on_damage(error)
         self._collector = Collector()
         self._committer = Committer(loop, self._host, self.store, self._turn.end, self._on_broken, self._stop_shard)
+        self._shards = None if spec.cluster is None else self._new_shards()
         self._table: SlotTable | None = None
         self._inquire_after_s = -math.inf
         self._evicting: asyncio.TimerHandle | None = None
@@ -198,11 +201,15 @@ class Worker:
         """What whoever calls is told once the worker is about to end."""
         self._draining: Draining | None = None
         self._said_quiet = self._may_leave = False
-        self._park: Park | None = None
-        """To be answered as soon as nobody waits for this worker."""
+        self._park: Park | None = None  # To be answered as soon as nobody waits for this worker.
+
+    def _new_shards(self) -> WorkerShards:
+        """Where they come and go."""
+        host, store = self._host, self.store
+        return WorkerShards(self._loop, host, store, self._data_dir, self._index, self._send_control, self._on_broken)
 
     def _new_endpoint(self, context: zmq.Context[Any], outbox: Outbox, slices: Slices) -> Endpoint:
-        handle = self._handle if self._cluster is None else self._handle_unless_stalled
+        handle = self._handle if self._cluster is None else self._handle_in_cluster
         end_turn = self._end_turn
         return Endpoint(
             context, handle, end_turn, message_bytes_max=FORWARDED_BYTES_MAX, outbox=outbox, slices=slices, guard=self._guard
@@ -241,8 +248,8 @@ class Worker:
         self.store.upkeep.start(self._loop)
         if self.store.unwritable:
             self._loop.create_task(self._leave_when_the_disk_works(), context=NEUTRAL)
-        if self.store.unreachable:
-            self._loop.create_task(self._leave_when_the_servers_answer(), context=NEUTRAL)
+        if self._shards is not None:
+            self._shards.start()
 
     def held_up(self, held_up: HeldUp) -> None:
         """Code of an object was interrupted; it is still being unwound."""
@@ -251,6 +258,8 @@ class Worker:
     def close(self) -> None:
         if self._evicting is not None:
             self._evicting.cancel()
+        if self._shards is not None:
+            self._shards.close()
         self._peers.close()
         self._endpoint.close()
 
@@ -263,8 +272,12 @@ class Worker:
         self._turn.begin()
         self._host.handle(message)
 
-    def _handle_unless_stalled(self, message: Message) -> None:
-        """Where the log is kept by others, and nothing can be answered without them."""
+    def _handle_in_cluster(self, message: Message) -> None:
+        """Where shards come and go, the log is kept by others, and nothing can be answered without them."""
+        if self._host.moving.going:
+            self._refuse_of_gone(message)
+            if not message.requests:
+                return
         waits_s = self._committer.waits_s
         if self._is_stalled != (waits_s >= CLUSTER_STALL_S):
             self._is_stalled = not self._is_stalled
@@ -273,6 +286,19 @@ class Worker:
             self._refuse(message, Unavailable(f"the servers that keep the log have not confirmed anything for {waits_s:.0f} s"))
         else:
             self._handle(message)
+
+    def _refuse_of_gone(self, message: Message) -> None:
+        """Those of its requests that are not to be begun here any more."""
+        assert self._shards is not None
+        is_own = message.origin.client.startswith(self._own)
+        left = []
+        for request in message.requests:
+            if (shard := self._shards.refuses(request, is_own=is_own)) is None:
+                left.append(request)
+            else:
+                self._host.counting.error(request.cls, Moved.code)
+                self._endpoint.reply_error(message.origin, request.id, self._host.moving.refusal(shard))
+        message.requests = left if len(left) > 1 or (left and not is_head(left[0])) else []
 
     def _refuse(self, message: Message, refusal: CallError) -> None:
         if len(message.requests) > 1 and is_head(message.requests[0]):
@@ -292,6 +318,8 @@ class Worker:
             self._evict()
         elif self._evicting is None and not table.is_empty:
             self._evicting = self._loop.call_later(EVICT_INTERVAL_S, self._evict_on_time, context=NEUTRAL)
+        if self._shards is not None:
+            self._shards.turn_ended()
         if self._draining is not None:
             self._look_what_is_left(self._draining)
 
@@ -413,6 +441,9 @@ class Worker:
                 self._guard.allow(message.keys)
         elif isinstance(message, QuarantineChanged):
             self._host.activator.quarantine(message.objects)
+        elif isinstance(message, OwnShards):
+            if self._shards is not None and self._draining is None:
+                self._shards.told(message)
         elif isinstance(message, Leave):
             self._may_leave = True
             self._end_turn()
@@ -445,7 +476,9 @@ class Worker:
             **{name: statistics[name] for name in ("evictions", "resets", "queued_calls", "held_messages", "cache_bytes")},
         }
         by_shard = {
-            "shard_commits": {shard: store.seq - self._first_seqs[shard] for shard, store in stores.items()},
+            "shard_commits": {
+                shard: store.seq - self._first_seqs.setdefault(shard, store.seq) for shard, store in stores.items()
+            },
             "shard_state_bytes": space["shard_bytes"],
             "shard_memtable_bytes": {shard: store.memtable_bytes for shard, store in stores.items()},
         }
@@ -510,6 +543,8 @@ class Worker:
         if self.store.stop(error):
             log.error("%s", error)
             self._host.stopped.stop(error.shard)
+            if self._shards is not None:
+                self._shards.lost(error.shard)
 
     def _on_broken(self, error: OperatorError) -> None:
         """The log is unusable and everybody who waited has been told. Only a new process can find out what is durable."""
@@ -525,10 +560,6 @@ class Worker:
     async def _leave_when_the_disk_works(self) -> None:
         await self.store.wait_for_disk(self._data_dir)
         self._start_again("the disk works again: this worker starts again, to serve all of its shards")
-
-    async def _leave_when_the_servers_answer(self) -> None:
-        await self.store.wait_for_log()
-        self._start_again("the servers that keep the log answer again: this worker starts again, to claim all of its shards")
 
     def _start_again(self, why: str) -> None:
         """Only a new process recovers. This one answers before what it has begun."""
@@ -554,6 +585,8 @@ class Worker:
             silence = _SILENCE_S, _SILENCE_S_MAX
             self._draining = Draining(self._loop, timeout_s, self._drained, silence_s=silence[0], silence_s_max=silence[1])
             self._host.alarms.stop()
+            if self._shards is not None:
+                self._shards.end()
             self._end_turn()
 
     @property

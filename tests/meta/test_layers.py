@@ -107,7 +107,7 @@ RULES = {
     "shard/host": {"settings"},
     "shard/backup": {"manifest", "pieces"},
     "shard/replicated": {"answers", "mark", "message", "owner", "replay", "settings"},
-    "shard/worker": {"patience"},
+    "shard/worker": {"duties", "patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "lint", "shares"},
     "runtime/chaos/verdict": "*",
@@ -120,7 +120,17 @@ RULES = {
     "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
     "runtime/options": "*",
-    "runtime/supervisor": {"backups", "edits", "placement", "problems", "replacement", "restart", "seats", "supervision"}
+    "runtime/supervisor": {
+        "backups",
+        "edits",
+        "host_shards",
+        "placement",
+        "problems",
+        "replacement",
+        "restart",
+        "seats",
+        "supervision",
+    }
     | {"suspicion"},
     "runtime/wire": "*",
     "testing/stock": {"comparison", "report"},

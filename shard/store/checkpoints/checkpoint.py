@@ -395,6 +395,10 @@ class Checkpointer:
         """Set when something has changed for the `Upkeep`: a checkpoint is over, or there was no room."""
         self._fatal: OperatorError | None = None
         self._closing = False
+        self._at_work: ShardStore | None = None
+        """Whose state is being changed."""
+        self._is_shrinking = False
+        self._work_over = asyncio.Event()
         self._unasked = 0
         self._checkpoints = self._entries = self._failures = 0
         self._last_s = self._turn_s_max = self._commit_s_max = 0.0
@@ -561,8 +565,13 @@ class Checkpointer:
             await self._in_helper(self._room.keep)
 
     async def _make_smaller(self, shrink: Shrink) -> None:
-        if not await shrink(self._in_helper) and self._room is not None and await self._in_helper(self._room.use):
-            await shrink(self._in_helper)
+        self._is_shrinking = True
+        try:
+            if not await shrink(self._in_helper) and self._room is not None and await self._in_helper(self._room.use):
+                await shrink(self._in_helper)
+        finally:
+            self._is_shrinking = False
+            self._work_over.set()
 
     async def _remove_first(self, position: int) -> bool:
         """Where there is no room: takes out what was deleted, in the room that is kept for that. False if nothing has changed
@@ -585,6 +594,8 @@ class Checkpointer:
         try:
             await self._reads_over(store)
             for batch in steps:
+                if store not in self._stores:
+                    return
                 if batch is None:
                     await asyncio.sleep(0)
                 else:
@@ -593,18 +604,32 @@ class Checkpointer:
         finally:
             steps.close()
 
+    def add(self, store: ShardStore) -> None:
+        """One more shard is served."""
+        self._stores.append(store)
+
     def leave_out(self, store: ShardStore) -> None:
-        """Its shard is stopped: what it has got since its last checkpoint stays in the log, and only there."""
+        """Its shard is served no longer: what it has got since its last checkpoint stays in the log, and only there."""
         self._stores.remove(store)
+
+    async def rests(self, store: ShardStore) -> None:
+        """Returns when nothing is done to the state of one that was left out."""
+        while self._at_work is store or self._is_shrinking:
+            self._work_over.clear()
+            await self._work_over.wait()
 
     async def _unless_damaged(self, store: ShardStore, move: Callable[[ShardStore], Awaitable[None]]) -> None:
         """For a store that has something frozen and is still served."""
         if store.frozen is None or store not in self._stores:
             return
+        self._at_work = store
         try:
             await move(store)
         except ShardDamaged as error:
             store.on_damage(error)
+        finally:
+            self._at_work = None
+            self._work_over.set()
 
     def _freeze(self) -> int:
         """Sets aside what all shards have now; the log position it reaches to. All in one turn, so the two agree."""
@@ -636,6 +661,8 @@ class Checkpointer:
         try:
             await self._reads_over(store)
             for batch in steps:
+                if store not in self._stores:  # It was left out meanwhile.
+                    return
                 is_ahead = ahead and store.reader is not None and self.pressure().share() < URGENT_SHARE
                 if batch is None and not is_ahead and pace.has_time():
                     continue

@@ -42,7 +42,7 @@ class Shrinker:
     async def shrink(self, in_helper: Callable[..., Awaitable[Any]]) -> bool:
         """Looks at each of them. What cannot be done is tried after the next checkpoint; False: of one it could not be."""
         done = True
-        for state in self._states:
+        for state in list(self._states):
             store = self._stores.get(state.shard)
             file_bytes, free_bytes, _ = state.sizes
             if (

@@ -300,17 +300,28 @@ class Watch:
         self._reader = ThreadReader(waits.read_apart)
         self._warmer = Warmer()
         FAULTS.have_come()  # Those of the start are nobody's reads.
-        self._residencies = [Residency(store, state, self._reader, self._warmer, waits) for store, state in stores]
+        self._waits = waits
+        self._residencies = {state.shard: self._residency(store, state) for store, state in stores}
+
+    def _residency(self, store: ShardStore, state: LmdbState) -> Residency:
+        return Residency(store, state, self._reader, self._warmer, self._waits)
+
+    def add(self, store: ShardStore, state: LmdbState) -> None:
+        self._residencies[state.shard] = self._residency(store, state)
+
+    def leave_out(self, state: LmdbState) -> None:
+        """Everything that was asked of it is answered, and nothing more is to be."""
+        self._residencies.pop(state.shard).close()
 
     def statistics(self) -> WatchStatistics:
         return WatchStatistics(
-            reads_apart=sum(each.reads_apart for each in self._residencies),
-            shards_in_memory=sum(each.by_loop for each in self._residencies),
+            reads_apart=sum(each.reads_apart for each in self._residencies.values()),
+            shards_in_memory=sum(each.by_loop for each in self._residencies.values()),
         )
 
     def stop(self) -> None:
         """On the loop thread. Reads that are asked from now on go to the threads."""
-        for residency in self._residencies:
+        for residency in self._residencies.values():
             residency.close()
 
     def close(self) -> None:

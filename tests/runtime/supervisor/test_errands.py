@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from tidegate.runtime.ids import shard_of_slot, slot_of
@@ -18,7 +19,11 @@ class Desk:
         self.ended: list[tuple[int, str | None]] = []
         self.sent: list[tuple[int, Administer]] = []
         self.processes: dict[int, object] = {0: object(), 1: object()}
-        self.errands = Errands(OWNERS, self._end)
+        self.owners: dict[int, int | None] = dict(enumerate(OWNERS))
+        self.errands = self.new(self._end)
+
+    def new(self, ended: Callable[[int, Ended], None]) -> Errands:
+        return Errands(len(OWNERS), 2, self.owners.__getitem__, ended)
 
     def _end(self, number: int, ended: Ended) -> None:
         self.ended.append((number, None if ended.error is None else ended.error["code"]))
@@ -43,6 +48,14 @@ def test_it_goes_to_the_worker_of_the_object_and_ends_with_its_answer_once() -> 
     assert desk.ended == [(number, None)]
 
 
+def test_of_an_object_that_no_worker_of_this_host_has_it_is_said() -> None:
+    desk = Desk()
+    desk.owners[shard_of_slot(slot_of("Bell", "a"), len(OWNERS))] = None
+    number = desk.ask("Bell/a")
+    assert desk.ended == [(number, "unavailable")]
+    assert desk.sent == []
+
+
 def test_what_a_worker_refuses_is_told_as_it_said_it() -> None:
     desk = Desk()
     number = desk.ask("Bell/a")
@@ -64,7 +77,7 @@ def test_a_worker_that_is_not_there_or_ends_is_said_and_other_errands_go_on() ->
 
 def test_a_wish_goes_along_and_what_came_of_it_comes_back() -> None:
     desk, results = Desk(), []
-    desk.errands = Errands(OWNERS, lambda number, ended: results.append(ended.result))
+    desk.errands = desk.new(lambda number, ended: results.append(ended.result))
     number = desk.errands.begin(Command("wish", "Bell/a", Get("k"), 3.0), desk._send)
     assert desk.sent[0][1] == Administer(number, "wish", "Bell/a", Get("k"), 3.0)
     desk.errands.answered(Administered(number, result={"value": 1}))
@@ -74,7 +87,7 @@ def test_a_wish_goes_along_and_what_came_of_it_comes_back() -> None:
 def test_what_all_are_asked_is_ended_once_by_what_each_has_said_or_why_it_has_not() -> None:
     desk = Desk()
     results: list[tuple[int, Any]] = []
-    desk.errands = Errands(OWNERS, lambda number, ended: results.append((number, ended.result)))
+    desk.errands = desk.new(lambda number, ended: results.append((number, ended.result)))
     number = desk.errands.begin(Command("wish", wish=ListNames()), desk._send)
     assert [worker for worker, _ in desk.sent] == [0, 1]
     desk.errands.answered(Administered(desk.sent[0][1].number, result={"objects": []}))
@@ -100,7 +113,7 @@ def test_what_is_no_object_is_refused_here() -> None:
 def test_what_is_wished_of_many_goes_to_their_owners_and_comes_back_in_order() -> None:
     desk = Desk()
     results: list[tuple[int, Any]] = []
-    desk.errands = Errands(OWNERS, lambda number, ended: results.append((number, ended.result)))
+    desk.errands = desk.new(lambda number, ended: results.append((number, ended.result)))
     names = [f"Bell/{number}" for number in range(20)]
     number = desk.errands.begin(Command("wish", wish=ReadMany([*names, "Bell"])), desk._send)
     assert sorted(worker for worker, _ in desk.sent) == [0, 1]
@@ -117,7 +130,7 @@ def test_what_is_wished_of_many_goes_to_their_owners_and_comes_back_in_order() -
 def test_of_many_those_of_a_worker_that_ends_have_its_error_and_the_others_what_came_of_them() -> None:
     desk = Desk()
     results: list[Any] = []
-    desk.errands = Errands(OWNERS, lambda _, ended: results.append(ended.result))
+    desk.errands = desk.new(lambda _, ended: results.append(ended.result))
     loads = [LoadOne(f"Bell/{number}", [("k", b"")], number) for number in range(20)]
     desk.errands.begin(Command("wish", wish=LoadMany(loads, True)), desk._send)
     desk.errands.gone(desk.processes[0])

@@ -8,6 +8,7 @@ from tidegate.shard.replicated.message import HEAD_BYTES, HEADERS_BYTES_MAX, Mes
 from tidegate.shard.replicated.owner import (
     Acknowledged,
     Apply,
+    CaughtUp,
     Confirm,
     Effect,
     EndsEarlier,
@@ -114,6 +115,35 @@ def test_whoever_claims_has_applied_everything_before() -> None:
     assert records(effects) == [b"one", b"two"]
     assert isinstance(effects[-1], Own)
     assert other.place.epoch == 2
+
+
+def test_whoever_only_reads_disturbs_no_owner_and_another_claim_goes_on_from_there() -> None:
+    stream = Stream()
+    owner = owner_of(stream)
+    stream.settle(owner, owner.append(b"one"))
+    reader = ShardOwner(SHARD, BOB, 1 << 20)
+    effects = stream.settle(reader, reader.follow())
+    assert records(effects) == [b"one"]
+    assert effects[-1] == CaughtUp(reader.record_place)
+    assert reader.state is Ownership.NONE
+    stream.settle(owner, owner.append(b"two"))
+    assert records(stream.settle(reader, reader.follow())) == [b"two"], "it may read on"
+    stream.settle(owner, owner.append(b"three"))
+    other = ShardOwner(SHARD, BOB[::-1], 1 << 20, reader.record_place)
+    assert records(stream.settle(other, other.claim())) == [b"three"]
+    assert other.state is Ownership.OWNING
+
+
+def test_whoever_reads_up_to_pieces_of_a_record_goes_on_before_them() -> None:
+    stream = Stream()
+    owner = owner_of(stream)
+    stream.settle(owner, owner.append(b"one"))
+    whole = owner.record_place
+    (first,) = owner.append(b"x" * 2_500)
+    assert isinstance(first, Publish)
+    stream.store(first)
+    reader = ShardOwner(SHARD, BOB, 1 << 20)
+    assert stream.settle(reader, reader.follow())[-1] == CaughtUp(whole)
 
 
 def test_a_claim_goes_on_from_the_place_that_is_known() -> None:

@@ -12,8 +12,7 @@ import pytest
 from tests.support.damage import forget_newest_commit
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import NoLog
-from tidegate.shard.store import worker_store
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged, ShardUnreachable
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged, ShardElsewhere, ShardUnreachable
 from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 
@@ -30,7 +29,7 @@ class Elsewhere(NoLog):
         self.refused: dict[int, ShardDamaged] = {}
         self.unreachable = False
         self.closed = 0
-        self.asked: list[int] = []
+        self.gave: list[int] = []
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> Mapping[int, ShardDamaged]:
         if self.unreachable:
@@ -41,9 +40,11 @@ class Elsewhere(NoLog):
                 applied(shard, record)
         return self.refused
 
-    def answers(self, shard: int) -> bool:
-        self.asked.append(shard)
-        return len(self.asked) > 1
+    def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
+        return self.claim({shard: mark}, applied).get(shard)
+
+    def give(self, shard: int) -> None:
+        self.gave.append(shard)
 
     def mark(self, shard: int, position: int) -> bytes:
         """Records before the claim have no position: 0 stands for the end of what was given."""
@@ -132,20 +133,95 @@ def test_a_shard_that_is_not_to_be_had_is_stopped_and_the_others_are_served(tmp_
     with_store(tmp_path, log, look)
 
 
-def test_a_shard_for_which_nobody_answered_is_waited_for_until_somebody_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_store, "UNWRITABLE_PAUSE_S", 0.01)
+async def take(store: WorkerStore, data: Path, shard: int) -> None:
+    store.take_over(await asyncio.to_thread(store.replay, data, 0, shard))
+
+
+def test_a_shard_that_could_not_be_had_is_taken_while_the_others_are_served(tmp_path: Path) -> None:
     log = Elsewhere()
-    log.refused = {1: ShardUnreachable(1, "claim", "shard 1", "nothing was confirmed")}
+    with_store(tmp_path, log, fill)
+    refused = ShardUnreachable(1, "claim", "shard 1", "nothing was confirmed")
+    log.refused = {1: refused}
 
     async def wait(store: WorkerStore) -> None:
-        assert store.unreachable == [log.refused[1]]
-        await store.wait_for_log()
-        assert log.asked == [1, 1]
+        with pytest.raises(ShardUnreachable) as raised:
+            await take(store, tmp_path, 1)
+        assert raised.value is refused
+        assert store.stopped == {1: refused}
+        log.refused = {}
         put(store, 0, b"served meanwhile")
+        await take(store, tmp_path, 1)
+        assert store.stopped == {}
+        assert store.shards[1].get(KEY, "k") == b"other"
+        put(store, 1, b"written here")
 
     with_store(tmp_path, log, wait)
+
+
+@pytest.mark.parametrize("checkpointed", [True, False])
+def test_a_shard_that_was_given_comes_back_with_what_was_written_elsewhere(tmp_path: Path, checkpointed: bool) -> None:
+    log, ours, theirs = Elsewhere(), tmp_path / "ours", tmp_path / "theirs"
+
+    async def move(store: WorkerStore) -> None:
+        await fill(store)
+        if checkpointed:
+            await store.checkpointer.finish()
+        before = store.shards[0]
+        store.give(0)
+        assert log.gave == [0]
+        assert list(store.shards) == [1]
+        await store.close_file(0)
+        put(store, 1, b"served meanwhile")
+        with_it = asyncio.to_thread(with_store, theirs, log, write)
+        await with_it
+        await take(store, ours, 0)
+        assert store.shards[0] is not before
+        assert store.shards[0].get(KEY, "k") == b"elsewhere"
+        put(store, 0, b"here again")
+        await store.checkpointer.finish()
+        assert store.shards[0].state.applied_seq == store.shards[0].seq == 5
+        with pytest.raises(ShardElsewhere):
+            before.get(KEY, "another")  # Whoever has kept it reads no file that is another's now, and stops nothing.
+        assert list(store.shards) == [1, 0]
+
+    async def write(store: WorkerStore) -> None:
+        put(store, 0, b"elsewhere")
+
+    with_store(ours, log, move)
+
+
+def test_a_checkpoint_under_way_leaves_a_shard_that_goes_as_it_was(tmp_path: Path) -> None:
+    log = Elsewhere()
+
+    async def move(store: WorkerStore) -> None:
+        await fill(store)
+        finishing = asyncio.create_task(store.checkpointer.finish())
+        while store.shards[0].frozen is None:
+            await asyncio.sleep(0)
+        store.give(0)
+        await store.close_file(0)
+        await finishing
+        assert store.checkpointer.statistics().checkpoints == 1
+        await take(store, tmp_path, 0)
+        assert store.shards[0].get(KEY, "k") == b"2"
+        assert store.shards[1].state.applied_seq == 1
+
+    with_store(tmp_path, log, move)
+
+
+def test_a_shard_that_was_stopped_can_be_taken_again(tmp_path: Path) -> None:
+    log = Elsewhere()
+
+    async def lose(store: WorkerStore) -> None:
+        await fill(store)
+        assert store.stop(ShardElsewhere(0, "append to", "shard 0", "another host has it", undone=True))
+        await store.close_file(0)
+        await store.close_file(0)
+        await take(store, tmp_path, 0)
+        assert store.stopped == {}
+        assert store.shards[0].get(KEY, "k") == b"2"
+
+    with_store(tmp_path, log, lose)
 
 
 def test_a_record_that_does_not_follow_stops_its_shard(tmp_path: Path) -> None:
