@@ -50,6 +50,7 @@ class Peers:
         self._tell = tell
         self._parked: dict[int, _Parking] = {}
         self._table: SlotTable | None = None
+        self._nobody: int | None = None
         self._early: list[tuple[Request, LocalOrigin]] = []
         """Calls that were made before the first topology arrived."""
         self._workers: list[InFlight] = []
@@ -157,7 +158,7 @@ class Peers:
 
     def topology_changed(self, topology: Topology) -> None:
         now = self._loop.time()
-        before, self._table = self._table, SlotTable(topology)
+        before, self._table, self._nobody = self._table, SlotTable(topology), topology.nobody
         self._workers += [InFlight(index) for index in range(len(self._workers), len(topology.endpoints))]
         self._inquiries += [Inquiries(worker) for worker in self._workers[len(self._inquiries) :]]
         for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
@@ -216,8 +217,11 @@ class Peers:
         self._timer = None
         now = max(self._loop.time(), self._timer_at)  # Timers may fire a little early.
         for worker in self._workers:
+            text = f"worker {worker.worker} {'is down' if worker.is_down else 'is still being started'}"
+            if worker.worker == self._nobody:
+                text = "the object's shard is on its way from one worker to another"
             for (origin, _, _), _ in worker.take_expired(now):
-                _fail(origin, Unavailable(f"worker {worker.worker} {'is down' if worker.is_down else 'is still being started'}"))
+                _fail(origin, Unavailable(text))
         self._answered()
         self._set_timer()
 

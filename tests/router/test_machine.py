@@ -653,3 +653,17 @@ def test_calls_of_a_session_reach_their_workers_with_the_keys_that_their_ids_are
     assert [[row[1:4] for row in sent[worker]] for worker in (0, 1)] == [[["C", name, "m"]] for name in names]
     assert [sent[worker][0][5] for worker in (0, 1)] == [{"key": f"client-1.{n}", "answered": 3} for n in (5, 6)]
     net.machine.check_invariants()
+
+
+def test_calls_of_a_shard_that_nobody_has_wait_and_are_told_why_when_that_takes_too_long() -> None:
+    net = Net("a", "b")
+    net.machine.topology_changed(Topology(2, (2, 2, 2, 2), ("a", "b", None), nobody=2), 0.0)
+    net.call([1, "C", NAME, "m"], now=0.0)
+    net.machine.topology_changed(Topology(3, (1, 1, 1, 1), ("a", "b", None), nobody=2), 0.5)
+    assert [row[2] for row in net.send()[1]] == [NAME]
+    net.reply(1, net.sent[1][0][0])
+    net.machine.topology_changed(Topology(4, (2, 2, 2, 2), ("a", "b", None), nobody=2), 1.0)
+    net.call([2, "C", NAME, "m"], now=1.0)
+    net.machine.handle_timer(net.machine.next_deadline() or 0.0)
+    assert net.error() == (2, "unavailable", "not_executed")
+    assert "on its way from one worker to another" in str(net.answers[-1])

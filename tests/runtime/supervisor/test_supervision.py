@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.restart import FLAPPING_FAILURES
 from tidegate.runtime.supervisor.seats import (
     ROUTER,
@@ -30,6 +31,8 @@ from tidegate.runtime.wire.supervisor_messages import (
     Failed,
     HeldUp,
     Leave,
+    Owned,
+    OwnShards,
     Ping,
     Pong,
     QuarantineChanged,
@@ -597,3 +600,64 @@ def test_an_object_that_holds_up_its_worker_again_is_in_quarantine_there_at_once
     machine.child_said(0, Released("Poison", "p"), 6.0)
     assert machine.suspicion.quarantined(6.0) == ()
     assert machine.child_said(0, held_up, 7.0) == [], "all is forgotten"
+
+
+# Shards of a cluster
+
+
+def clustered() -> Supervision:
+    machine = Supervision((0, 1) * 2, 2, 1, LIVENESS_S, STOP_S, shards=HostShards(4, 2))
+    machine.start(0.0)
+    for worker in (0, 1):
+        machine.child_said(worker, Owned(0, machine.open_shards(worker) or ()), 1.0)
+        machine.child_said(worker, ready(worker), 1.0)
+    machine.child_said(ROUTER, ready(ROUTER), 1.0)
+    return machine
+
+
+def told(effects: list[Effect]) -> list[tuple[int, tuple[int, ...]]]:
+    """Who is told what, in order: the owners of a topology, or the shards to have."""
+    heard = []
+    for effect in effects:
+        if isinstance(effect, Send) and isinstance(effect.message, TopologyChanged):
+            heard.append((effect.seat, effect.message.topology.owners))
+        elif isinstance(effect, Send) and isinstance(effect.message, OwnShards):
+            heard.append((effect.seat, effect.message.shards))
+    return heard
+
+
+def test_a_shard_that_is_to_go_is_nobodys_for_everybody_before_its_worker_hears_of_it() -> None:
+    machine = clustered()
+    assert machine.topology.owners == (0, 1, 0, 1)
+    assert (machine.topology.endpoints[machine.topology.nobody or 0], machine.topology.nobody) == (None, 2)
+    nobody = (2, 1, 0, 1)
+    assert told(machine.set_shards({1, 2, 3})) == [(ROUTER, nobody), (0, nobody), (1, nobody), (0, (2,))]
+    assert machine.owner(0) is None
+    assert told(machine.child_said(0, Owned(1, (0, 2), busy=(0,)), 2.0)) == []
+    assert told(machine.child_said(0, Owned(1, (2,)), 2.0)) == []
+
+
+def test_a_shard_that_comes_is_its_workers_when_it_has_it() -> None:
+    machine = clustered()
+    machine.set_shards({1, 2, 3})
+    machine.child_said(0, Owned(1, (2,)), 2.0)
+    assert told(machine.set_shards(range(4))) == [(0, (0, 2))]
+    assert told(machine.child_said(0, Owned(2, (2,), busy=(0,)), 3.0)) == []
+    everybody = [(seat, (0, 1, 0, 1)) for seat in (ROUTER, 0, 1)]
+    assert told(machine.child_said(0, Owned(2, (0, 2)), 3.0)) == everybody
+    assert machine.shards_of(0) == (0, 2)
+
+
+def test_a_worker_that_is_started_again_opens_what_it_is_to_have_then() -> None:
+    machine = clustered()
+    machine.child_exited(0, "was killed by SIGKILL", False, 2.0)
+    assert machine.topology.owners == (0, 1, 0, 1), "its calls wait for it"
+    assert told(machine.set_shards({2, 3})) == [(ROUTER, (2, 2, 0, 1)), (1, (2, 2, 0, 1)), (1, (3,))]
+    machine.timer(2.0)
+    assert machine.open_shards(0) == (2,)
+
+
+def test_without_a_cluster_shards_stay_where_they_are() -> None:
+    machine = serving()
+    assert machine.open_shards(0) is None
+    assert (machine.topology.nobody, machine.shards_of(1), machine.owner(2)) == (None, (1, 3), 0)

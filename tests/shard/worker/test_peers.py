@@ -169,3 +169,20 @@ async def test_a_worker_that_nobody_has_called_is_told_of_at_once_and_one_that_i
         assert net.told == [Parked(0, 1)]
         net.peers.park(Park(7, 1))
         assert net.told == [Parked(0, 1)]
+
+
+async def test_what_waits_for_a_shard_that_nobody_has_goes_to_whoever_comes_to_have_it(tmp_path: Path) -> None:
+    with closing(Net(tmp_path)) as net:
+        callee = net.start()
+        net.peers.topology_changed(Topology(2, (1,), (callee.endpoint, None), nobody=1))
+        calls = [net.call(name) for name in ("a", "b")]
+        await asyncio.sleep(0)
+        assert callee.seen == {}
+        net.peers.topology_changed(Topology(3, (0,), (callee.endpoint, None), nobody=1))
+        await callee.has("b")
+        assert list(callee.seen) == ["a", "b"]
+        for name in ("a", "b"):
+            await callee.answer(name)
+        await net.until(lambda: all(each.answers for each in calls))
+        assert [each.answers for each in calls] == [["of a"], ["of b"]]
+        assert net.peers.unanswered == 0
