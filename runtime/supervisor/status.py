@@ -100,14 +100,8 @@ def snapshot(
     workers = []
     for place in identity.placement.workers:
         occupancy = _occupancy(seats[place.index], pids.get(place.index), usage, now, rates.get(place.index))
-        workers.append(
-            {
-                "name": supervision.name(place.index),
-                "core": place.cpu,
-                "shards": list(supervision.shards_of(place.index)),
-                **occupancy,
-            }
-        )
+        shards = list(supervision.shards_of(place.index))
+        workers.append({"name": supervision.name(place.index), "core": place.cpu, "shards": shards, **occupancy})
     known = classes(supervision)
     service = identity.config.service
     wrong = problems(supervision, now)
