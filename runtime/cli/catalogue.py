@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, str] = {
     "objects": "look at what objects have stored, and change it; those in quarantine",
     "inspect": "say what one object does now, who waits for whom, and what went wrong with it",
     "classes": "count the objects of each class, and say whether the app has it",
+    "cluster": "look at the hosts of a cluster, and say who is to have which shards",
     "keys": "make, list, revoke or rotate the access keys of clients",
     "install-service": "run an app as a service of systemd",
     "uninstall-service": "stop a service of systemd and remove its units",

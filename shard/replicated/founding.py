@@ -21,7 +21,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import KeyValueConfig, StorageType
-from nats.js.errors import KeyWrongLastSequenceError
+from nats.js.errors import KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
 from tidegate.runtime.errors import OperatorError
@@ -44,6 +44,20 @@ class Founding(msgspec.Struct, frozen=True):
     shards: int
     made: bool
     """All streams are there."""
+
+
+def bucket_name(cluster: str) -> str:
+    return f"tidegate-{cluster}"
+
+
+async def find_founded(client: Client, name: str) -> Founding:
+    """What was founded under that name; nothing is. Raises OperatorError where there is nothing."""
+    try:
+        bucket = await JetStreamContext(client, timeout=ANSWER_S).key_value(bucket_name(name))
+        return (await _read(bucket))[0]
+    except NotFoundError:
+        hint = f"start a service in it: tidegate serve APP --cluster …/{name}; or see whether its name is right"
+        raise OperatorError("look for the cluster", name, "there is none of that name on these servers", hint) from None
 
 
 def find_or_found(servers: Sequence[str], name: str, shards_if_new: int) -> Founding:
@@ -77,7 +91,7 @@ async def _pause() -> None:
 async def _found(client: Client, name: str, shards_if_new: int) -> Founding:
     """Each step may be taken again, and by several hosts. Raises KeyWrongLastSequenceError where another one was faster, or the
     record was old."""
-    config = KeyValueConfig(f"tidegate-{name}", history=1, storage=StorageType.FILE, replicas=REPLICAS)
+    config = KeyValueConfig(bucket_name(name), history=1, storage=StorageType.FILE, replicas=REPLICAS)
     bucket = await JetStreamContext(client, timeout=ANSWER_S).create_key_value(config)
     found, revision = await _written(bucket, Founding(token_hex(8), shards_if_new, made=False))
     if found.made:

@@ -1,0 +1,210 @@
+"""`tidegate cluster`: the hosts that share the shards of a service; looked at, and told who is to have what."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+
+from tidegate.runtime.addresses import check_cluster, cluster_of
+from tidegate.runtime.cli.arguments import Parser, add_command, read_as
+from tidegate.runtime.cli.configuration import FILE_VARIABLE, WhereToLook, read_configuration
+from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail_usage
+from tidegate.runtime.cli.pages import plural, table
+from tidegate.runtime.errors import OperatorError, one_line
+from tidegate.runtime.limits import SHARDS_MAX
+from tidegate.runtime.wire.supervisor_messages import Problem
+
+if TYPE_CHECKING:  # A command line without a cluster needs no NATS.
+    from tidegate.runtime.cluster.picture import Picture
+    from tidegate.runtime.cluster.records import Beat, ClusterPlacement
+
+_EPILOG = """Asks the NATS servers of the cluster, and listens to its hosts for a second: no service has to run on this machine.
+The servers are those of --cluster, else of TIDEGATE_SERVICE_CLUSTER, else of the configuration file.
+
+examples:
+  tidegate cluster status --cluster nats://a:4222,nats://b:4222,nats://c:4222/shop
+  tidegate cluster drain host-b
+  tidegate cluster doctor
+"""
+_Shard = Annotated[int, msgspec.Meta(ge=0, lt=SHARDS_MAX)]
+_SHOWN_SHARDS = 12
+Edit = Callable[["ClusterPlacement", "dict[str, Beat]"], "ClusterPlacement"]
+
+
+def add(commands: Any) -> None:
+    cluster = add_command(commands, "cluster", _EPILOG, lambda options: fail_usage("cluster: say what to do; see --help"))
+    actions = cluster.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+
+    def action(name: str, says: str, example: str, run: Callable[[argparse.Namespace], int]) -> Parser:
+        parser = add_command(actions, name, f"examples:\n  tidegate cluster {example}\n", run, says=says)
+        what = "the servers and the name of the cluster, as in: serve --cluster"
+        parser.add_argument("--cluster", metavar="SERVERS", type=_cluster, default="", help=what)
+        parser.add_argument(
+            "--config", metavar="FILE", help=f"of a service of the cluster (or ${FILE_VARIABLE}): says where it is"
+        )
+        parser.add_argument("--json", action="store_true", help="print everything known as JSON")
+        return parser
+
+    action("status", "what is wrong, the hosts, and which shards are under way", "status --json", _status)
+    action("hosts", "the hosts, where each listens, and what it runs", "hosts", _hosts)
+    move = action("move", "have a shard on that host, until it is told otherwise", "move 3 host-b", _move)
+    move.add_argument("shard", metavar="SHARD", type=read_as(_Shard), help="its number")
+    move.add_argument("host", metavar="HOST", help="its name or its id")
+    drain = action("drain", "have no shard on that host, so that it can be stopped", "drain host-b", _drain)
+    drain.add_argument("host", metavar="HOST", help="its name or its id")
+    drain.add_argument("--off", action="store_true", help="it may have shards again")
+    action("rebalance", "forget what was moved by hand, and lost hosts, and deal evenly", "rebalance", _rebalance)
+    action("doctor", "look whether servers, streams and hosts are as they have to be", "doctor", _doctor)
+
+
+def _cluster(text: str) -> str:
+    if problem := check_cluster(text):
+        raise argparse.ArgumentTypeError(problem)
+    return text
+
+
+def _place(options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
+    """Servers and name. Raises OperatorError."""
+    text = options.cluster
+    if not text:
+        names = ("TIDEGATE_SERVICE_CLUSTER", FILE_VARIABLE)
+        environment = {name: value for name in names if (value := os.environ.get(name))}
+        asked = WhereToLook(environment, options.config or environment.get(FILE_VARIABLE))
+        text = read_configuration(asked, with_app=False).config.service.cluster
+    if not text:
+        hint = "name its servers: --cluster nats://a:4222,nats://b:4222,nats://c:4222/NAME"
+        raise OperatorError("ask", "the cluster", "nobody has said which", hint)
+    try:
+        import nats  # noqa: F401  # Whether it is there.
+    except ModuleNotFoundError as error:
+        hint = "install it: pip install 'tidegate[cluster]'"
+        raise OperatorError("ask", "the cluster", f"there is no {error.name}", hint) from error
+    return cluster_of(text)
+
+
+def _look(options: argparse.Namespace) -> Picture:
+    from tidegate.runtime.cluster.operating import look
+
+    return look(*_place(options))
+
+
+def _status(options: argparse.Namespace) -> int:
+    found = _look(options)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(found), indent=2))
+        return EXIT_OK
+    served = sum(1 for each in found.shards if each.serves)
+    lines = [*_problem_lines(found.problems), f"{served} of {plural(len(found.shards), 'shard')} served", ""]
+    rows: list[tuple[str, ...]] = [("host", "state", "weight", "serves", "should")]
+    rows += [(each.name, each.state, str(each.weight), str(each.serves), str(each.should_serve)) for each in found.hosts]
+    lines += table(rows, {2, 3, 4})
+    moving = [each for each in found.shards if each.serves != each.should]
+    if moving:
+        rows = [("shard", "served by", "should be")]
+        rows += [(str(each.shard), each.serves or "nobody", each.should or "nobody") for each in moving[:_SHOWN_SHARDS]]
+        lines += ["", *table(rows)]
+        if len(moving) > _SHOWN_SHARDS:
+            lines.append(f"and {plural(len(moving) - _SHOWN_SHARDS, 'shard')} more")
+    pinned = [f"{each.shard} on {each.should}" for each in found.shards if each.pinned]
+    if pinned:
+        lines += ["", one_line(f"moved by hand: {', '.join(pinned)}")]
+    print("\n".join(lines))
+    return EXIT_OK
+
+
+def _hosts(options: argparse.Namespace) -> int:
+    found = _look(options)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(found.hosts), indent=2))
+        return EXIT_OK
+    rows: list[tuple[str, ...]] = [("host", "id", "state", "serves", "clients connect to", "other hosts to", "app version")]
+    rows += [(each.name, each.id, each.state, str(each.serves), each.listen, each.door, each.version) for each in found.hosts]
+    print("\n".join(table(rows, {3})))
+    return EXIT_OK
+
+
+def _problem_lines(problems: tuple[Problem, ...] | list[Problem]) -> list[str]:
+    lines = []
+    for each in problems:
+        lines += [one_line(f"PROBLEM {each.where}: {each.what}"), one_line(f"  next: {each.next}")]
+    return [*lines, ""] if lines else []
+
+
+def _move(options: argparse.Namespace) -> int:
+    from tidegate.runtime.cluster.placement import moved_by_hand
+
+    def edit(placement: ClusterPlacement, live: dict[str, Beat]) -> ClusterPlacement:
+        host = _host(placement, live, options.host)
+        if options.shard >= len(placement.owners):
+            hint = f"the last one is {len(placement.owners) - 1}"
+            raise OperatorError("move", f"shard {options.shard}", f"the cluster has {len(placement.owners)} shards", hint)
+        if host not in live:
+            raise OperatorError("move", f"shard {options.shard}", f"{options.host} is not there", "start it, or choose another")
+        if host in placement.draining:
+            hint = f"let it have shards first: tidegate cluster drain {options.host} --off"
+            raise OperatorError("move", f"shard {options.shard}", f"{options.host} is drained", hint)
+        return moved_by_hand(placement, options.shard, host)
+
+    return _change(options, edit, f"shard {options.shard} is to be on {options.host}")
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from tidegate.runtime.cluster.placement import drained
+
+    def edit(placement: ClusterPlacement, live: dict[str, Beat]) -> ClusterPlacement:
+        host = _host(placement, live, options.host)
+        others = live.keys() - placement.draining - {host}
+        if not options.off and not others:
+            hint = "start another one first, or let one have shards again: tidegate cluster drain HOST --off"
+            raise OperatorError("drain", options.host, "no other host could take its shards", hint)
+        return drained(placement, host, on=not options.off)
+
+    says = (
+        "may have shards again" if options.off else "gives its shards to the others, and gets none; see: tidegate cluster status"
+    )
+    return _change(options, edit, f"{options.host} {says}")
+
+
+def _rebalance(options: argparse.Namespace) -> int:
+    from tidegate.runtime.cluster.placement import rebalanced
+
+    return _change(options, lambda placement, live: rebalanced(placement), "shards are dealt evenly to the hosts that are there")
+
+
+def _host(placement: ClusterPlacement, live: dict[str, Beat], text: str) -> str:
+    """Its id."""
+    from tidegate.runtime.cluster.placement import NoSuchHost, host_named
+
+    try:
+        return host_named({id: beat.name for id, beat in live.items()}, placement, text)
+    except NoSuchHost as error:
+        known = ", ".join(error.known) or "none"
+        raise OperatorError("look for", f"host {text}", "there is not one of that name or id", f"there are: {known}") from None
+
+
+def _change(options: argparse.Namespace, edit: Edit, says: str) -> int:
+    from tidegate.runtime.cluster.operating import change
+
+    placement = change(*_place(options), edit)  # type: ignore[arg-type]  # a dict is given
+    print(json.dumps(msgspec.to_builtins(placement, str_keys=True), indent=2) if options.json else one_line(says))
+    return EXIT_OK
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Exits 1 where something is wrong."""
+    from tidegate.runtime.cluster.operating import examine
+
+    servers, name = _place(options)
+    problems = examine(servers, name)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(problems), indent=2))
+    else:
+        lines = _problem_lines(problems) or [f"cluster {name}: servers, streams and hosts are as they have to be"]
+        lines.append("not looked at, since servers do not tell: whether each has `sync_interval: always` in its configuration")
+        print("\n".join(lines))
+    return EXIT_FAILED if problems else EXIT_OK

@@ -1,0 +1,275 @@
+"""What one host makes of what it hears: who is there, what it should serve, where everybody else's shards are, and whether a new
+placement is due that it has to write.
+
+Rule 1: pure. It knows no clock: time is counted in *own beats*, those of this host that have come back from the servers. So a
+host that was asleep, or cut off, takes nobody for lost: it has heard nothing of itself either.
+Rule 2: a host of which nothing new was heard during `LOST_BEATS` own beats is lost. That is a guess, and costs calls at most:
+who may append to the log of a shard is decided by the log.
+Rule 3: a shard is claimed when nobody who is there has it any longer, or `TAKE_BEATS` after that was due.
+Rule 4: the placement is replaced by whoever comes first in the order of ids of those who are there; the others wait a little
+longer, each in its turn, and then do it themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from tidegate.runtime.cluster.placement import next_placement
+from tidegate.runtime.cluster.records import Beat, ClusterPlacement, Loss, PlacedHost
+
+BEAT_S = 0.5
+LOST_BEATS = 6
+"""3 s."""
+SETTLE_BEATS = 2
+"""A host that has just come has heard everybody after so many."""
+TURN_BEATS = 2
+"""So much longer than the one before does each host wait before it replaces a placement that is out of date."""
+TAKE_BEATS = 20
+"""After so many a shard is claimed from a host that should have given it."""
+CLAIM_BEATS = 60
+"""A claim that has not come to its end after so many is given up for one beat, and begins again."""
+RETURN_BEATS = 10
+"""A host that was lost gets shards again when it has been there for so many; each time it is lost again, for twice as many."""
+RETURN_BEATS_MAX = 1_200
+HOSTS_MAX = 256
+"""Of others nothing is heard."""
+
+
+class Peer:
+    """Another host, as far as it was heard of."""
+
+    __slots__ = ("beat", "came_at", "heard_at")
+
+    def __init__(self, beat: Beat, now: int) -> None:
+        self.beat = beat
+        self.heard_at = self.came_at = now
+        """In own beats; the second: since then it has not been lost."""
+
+
+class MemberMachine:
+    """Ask `target`, `homes` and `proposal` after whatever was told."""
+
+    def __init__(self, me: Beat, shards: int) -> None:
+        """`me`: as the first beat is to be."""
+        self.me = me
+        self.shards = shards
+        self.placement: ClusterPlacement | None = None
+        self.revision = -1
+        self.target: frozenset[int] = frozenset()
+        """What this host should claim, or keep."""
+        self.twin: Beat | None = None
+        """Another process that says it is this host."""
+        self._owned: frozenset[int] = frozenset()
+        self._peers: dict[str, Peer] = {}
+        self._echoed = self._echo = 0
+        """How many own beats have come back, and the number of the last one."""
+        self._losses: dict[str, tuple[Loss, int]] = {}
+        """By host: as which it is known to have been lost, and since when this host knows."""
+        self._due_since: int | None = None
+        """Since when a new placement is due."""
+        self._wanted_since: dict[int, int] = {}
+        """By shard that this host should have and has not: since when it is claimed, or waits to be."""
+
+        self._given_up: dict[int, int] = {}
+        """When the claim of a shard was given up the last time."""
+
+    # What is told
+
+    def beat(self) -> Beat:
+        """The next one, to be said every `BEAT_S`."""
+        self.me = self._say(number=self.me.number + 1)
+        return self.me
+
+    def word(self) -> Beat:
+        """To be said at once, where something has changed: it counts for no beat."""
+        self.me = self._say(number=self.me.number)
+        return self.me
+
+    def last_word(self) -> Beat:
+        self.me = self._say(number=self.me.number, gone=True)
+        return self.me
+
+    def heard(self, beat: Beat) -> bool:
+        """Whether it says anything new of a host. Raises ValueError for what no host of this cluster says."""
+        if beat.id == self.me.id:
+            self._heard_own(beat)
+            return False
+        peer = self._peers.get(beat.id)
+        if any(not 0 <= shard < self.shards for shard in (*beat.serves, *beat.gives)):
+            raise ValueError(f"a beat of {beat.name} names a shard that is none of {self.shards}")
+        if peer is None and len(self._peers) >= HOSTS_MAX - 1:
+            raise ValueError(f"{beat.name} is one host more than the {HOSTS_MAX} that a cluster may have")
+        if peer is not None and beat.run == peer.beat.run and beat.said <= peer.beat.said:
+            return False
+        if peer is None or self._is_lost(peer) or peer.beat.gone:
+            peer = self._peers[beat.id] = Peer(beat, self._echoed)
+            self._look()
+            return True
+        before = peer.beat
+        peer.beat, peer.heard_at = beat, self._echoed
+        is_new = _news(before) != _news(beat)
+        if is_new:
+            self._look()
+        return is_new
+
+    def read(self, placement: ClusterPlacement, revision: int) -> bool:
+        """It may be an old one; the empty one has revision 0. Whether it is newer than what was known."""
+        if revision <= self.revision:
+            return False
+        if len(placement.owners) != self.shards:
+            raise ValueError(f"a placement of {len(placement.owners)} shards; there are {self.shards}")
+        known = self._losses
+        self._losses = {
+            id: known[id] if id in known and known[id][0] == loss else (loss, self._echoed)
+            for id, loss in placement.losses.items()
+        }
+        self.placement, self.revision = placement, revision
+        self._due_since = None
+        self._look()
+        return True
+
+    def owns(self, shards: Iterable[int]) -> bool:
+        """The shards that the workers of this host have now, those included that they still give. Whether that is news."""
+        owned = frozenset(shards)
+        if owned == self._owned:
+            return False
+        self._owned = owned
+        self._look()
+        return True
+
+    # What is asked
+
+    @property
+    def newest_echo(self) -> int:
+        """The number of the newest own beat that has come back."""
+        return self._echo
+
+    @property
+    def is_behind(self) -> bool:
+        """Somebody knows of a newer placement."""
+        return any(beat.revision > self.revision for beat in self.live().values())
+
+    def live(self) -> dict[str, Beat]:
+        """Who is there, this host among them."""
+        there = {id: peer.beat for id, peer in self._peers.items() if not self._is_lost(peer) and not peer.beat.gone}
+        return dict(sorted({**there, self.me.id: self._say()}.items()))
+
+    def homes(self) -> dict[int, str]:
+        """Which other host serves a shard, by shard. What nobody serves, and what this host does, is not among them."""
+        found: dict[int, str] = {}
+        for id, beat in self.live().items():
+            for shard in beat.serves:
+                if id != self.me.id and shard not in self._owned and self._prefers(shard, id, found.get(shard)):
+                    found[shard] = id
+        return found
+
+    def doors(self) -> dict[str, str]:
+        """Where each of the other hosts that are there listens for calls of hosts, by id."""
+        return {id: beat.door for id, beat in self.live().items() if id != self.me.id}
+
+    def proposal(self) -> ClusterPlacement | None:
+        """What the placement of this revision has to be replaced by, and that it is this host's turn to do so."""
+        if self.placement is None or self._echoed < SETTLE_BEATS or self.is_behind:
+            return None
+        if self._echoed < LOST_BEATS and not self.placement.hosts.keys() <= self.live().keys():
+            return None  # They may be starting just now, like this one.
+        following = self._following(self.placement)
+        if following == self.placement:
+            self._due_since = None
+            return None
+        if self._due_since is None:
+            self._due_since = self._echoed
+        turn = list(self.live()).index(self.me.id)
+        return following if self._echoed - self._due_since >= turn * TURN_BEATS else None
+
+    def has_news_since(self, said: Beat) -> bool:
+        """Whether others would hear something new of this host."""
+        return _news(self._say()) != _news(said)
+
+    def lost(self) -> dict[str, str]:
+        """Names of hosts that others have to do without, by id."""
+        live = self.live()
+        losses = self.placement.losses if self.placement is not None else {}
+        return {id: loss.name for id, loss in losses.items() if id not in live}
+
+    # Within
+
+    def _say(self, *, number: int | None = None, gone: bool = False) -> Beat:
+        """What is true now, under a new number for the message where one is given."""
+        told = {} if number is None else {"number": number, "said": self.me.said + 1}
+        serves, gives = self._owned & self.target, self._owned - self.target
+        has = {"serves": () if gone else tuple(sorted(serves)), "gives": () if gone else tuple(sorted(gives))}
+        return msgspec.structs.replace(self.me, revision=max(self.revision, 0), gone=gone, **told, **has)
+
+    def _heard_own(self, beat: Beat) -> None:
+        if beat.run != self.me.run:
+            if not beat.gone:
+                self.twin = beat
+        elif beat.number > self._echo:
+            self._echo = beat.number
+            self._echoed += 1
+            self._look()
+
+    def _is_lost(self, peer: Peer) -> bool:
+        return self._echoed - peer.heard_at >= LOST_BEATS
+
+    def _following(self, placement: ClusterPlacement) -> ClusterPlacement:
+        live = self.live()
+        present: dict[str, PlacedHost] = {}
+        for id, beat in live.items():
+            if id in placement.hosts or self._may_come(id, beat, placement):
+                present[id] = PlacedHost(beat.name, beat.weight, beat.run)
+        serving: dict[int, str] = {}
+        for id, beat in live.items():
+            for shard in (*beat.serves, *beat.gives):
+                if serving.get(shard) is None or placement.owners[shard] == id:
+                    serving[shard] = id
+        left = {id for id, peer in self._peers.items() if peer.beat.gone}
+        return next_placement(placement, present, serving, left)
+
+    def _may_come(self, id: str, beat: Beat, placement: ClusterPlacement) -> bool:
+        """A host that gets no shards so far: whether it has been there for long enough."""
+        loss = placement.losses.get(id)
+        if loss is None or loss.run != beat.run:
+            return True
+        there_since = self._losses[id][1]
+        if id != self.me.id:
+            there_since = max(there_since, self._peers[id].came_at)
+        return self._echoed - there_since >= min(RETURN_BEATS << min(loss.times - 1, 16), RETURN_BEATS_MAX)
+
+    def _prefers(self, shard: int, id: str, other: str | None) -> bool:
+        """Of two that both believe to serve it: the one that should."""
+        return other is None or (self.placement is not None and self.placement.owners[shard] == id)
+
+    def _look(self) -> None:
+        """What this host should have."""
+        if self.placement is None:
+            return
+        live, owned = self.live(), self._owned
+        others = {shard for id, beat in live.items() if id != self.me.id for shard in (*beat.serves, *beat.gives)}
+        mine = {shard for shard, owner in enumerate(self.placement.owners) if owner == self.me.id}
+        abandoned = {shard for shard in owned & self.target if self.placement.owners[shard] not in live}
+        self._wanted_since = {shard: at for shard, at in self._wanted_since.items() if shard in mine - owned}
+        may_claim = not self.is_behind
+        claimed = {shard for shard in sorted(mine - owned) if self._claims(shard, may_claim, has_another=shard in others)}
+        self.target = frozenset((mine & owned) | abandoned | claimed)
+
+    def _claims(self, shard: int, may_claim: bool, *, has_another: bool) -> bool:
+        """Of a shard that this host should have and has not: whether it is to be claimed now, or still."""
+        waited = self._echoed - self._wanted_since.setdefault(shard, self._echoed)
+        is_claimed = shard in self.target
+        if is_claimed:
+            goes_on = waited < CLAIM_BEATS
+        else:
+            goes_on = may_claim and self._given_up.get(shard) != self._echoed and (waited >= TAKE_BEATS or not has_another)
+        if goes_on != is_claimed:
+            self._wanted_since[shard] = self._echoed
+        if is_claimed and not goes_on:
+            self._given_up[shard] = self._echoed
+        return goes_on
+
+
+def _news(beat: Beat) -> tuple[object, ...]:
+    return beat.run, beat.door, beat.weight, beat.serves, beat.gives, beat.gone, beat.revision

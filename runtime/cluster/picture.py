@@ -1,0 +1,101 @@
+"""A cluster as an operator sees it: what is wrong, its hosts, who should serve what, and who does.
+
+Rule: pure. It is made of the placement and of the newest beat of each host that is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from tidegate.runtime.cluster.records import Beat, ClusterPlacement
+from tidegate.runtime.wire.supervisor_messages import Problem
+
+
+class HostShown(msgspec.Struct, frozen=True):
+    id: str
+    name: str
+    state: str
+    """`here`, `drains`, `waits` (it is there, and gets no shards yet), or `lost`."""
+    weight: int
+    serves: int
+    should_serve: int
+    door: str
+    listen: str
+    version: str
+
+
+class ShardShown(msgspec.Struct, frozen=True):
+    shard: int
+    serves: str
+    """The name of the host; empty: nobody."""
+    should: str
+    pinned: bool
+
+
+class Picture(msgspec.Struct, frozen=True):
+    problems: tuple[Problem, ...]
+    hosts: tuple[HostShown, ...]
+    shards: tuple[ShardShown, ...]
+
+
+def picture(placement: ClusterPlacement, live: Mapping[str, Beat]) -> Picture:
+    serving: dict[int, str] = {}
+    for id, beat in live.items():
+        for shard in beat.serves:
+            if shard < len(placement.owners) and (shard not in serving or placement.owners[shard] == id):
+                serving[shard] = id
+    names = _names(placement, live)
+    shards = tuple(
+        ShardShown(shard, names.get(serving.get(shard, ""), ""), names.get(owner, ""), placement.pins.get(shard) == owner)
+        for shard, owner in enumerate(placement.owners)
+    )
+    hosts = tuple(_host(id, names[id], placement, live) for id in sorted(names, key=lambda id: (names[id], id)) if id)
+    return Picture(tuple(_problems(placement, live, serving, names)), hosts, shards)
+
+
+def _names(placement: ClusterPlacement, live: Mapping[str, Beat]) -> dict[str, str]:
+    """By id. Two of one name are told apart."""
+    known = {id: host.name for id, host in placement.losses.items()}
+    known |= {id: host.name for id, host in placement.hosts.items()} | {id: beat.name for id, beat in live.items()}
+    twice = {name for name in known.values() if list(known.values()).count(name) > 1}
+    return {id: f"{name} ({id})" if name in twice else name for id, name in known.items()}
+
+
+def _host(id: str, name: str, placement: ClusterPlacement, live: Mapping[str, Beat]) -> HostShown:
+    beat, placed = live.get(id), placement.hosts.get(id)
+    state = "lost" if beat is None else "drains" if id in placement.draining else "here" if placed is not None else "waits"
+    weight = beat.weight if beat is not None else placed.weight if placed is not None else 0
+    should = placement.owners.count(id)
+    if beat is None:
+        return HostShown(id, name, state, weight, 0, should, "", "", "")
+    return HostShown(id, name, state, weight, len(beat.serves), should, beat.door, beat.listen, beat.version)
+
+
+def _problems(
+    placement: ClusterPlacement, live: Mapping[str, Beat], serving: Mapping[int, str], names: Mapping[str, str]
+) -> list[Problem]:
+    found: list[Problem] = []
+    if not live:
+        what = "no host is there: nothing is served"
+        return [Problem(what, "the cluster", "start one: tidegate serve APP --cluster …; or see whether it reaches the servers")]
+    for id in sorted(placement.losses.keys() | placement.hosts.keys()):
+        if id not in live:
+            had = placement.owners.count(id)
+            what = "is lost; its shards are being given to others" if had else "is lost; others serve its shards"
+            hint = "start it again; if it does not come back: tidegate cluster rebalance, which forgets it"
+            found.append(Problem(what, f"host {names[id]}", hint))
+    for id in sorted({owner for shard, owner in enumerate(placement.owners) if shard not in serving}):
+        missing = [shard for shard, owner in enumerate(placement.owners) if owner == id and shard not in serving]
+        many = "shard" if len(missing) == 1 else "shards"
+        what = f"nobody serves {many} {', '.join(map(str, missing))}; calls of their objects wait"
+        where = f"host {names.get(id, id)}, which should" if id else "the cluster"
+        found.append(Problem(what, where, "wait some seconds; if it stays so, look at the status of that host, and at its log"))
+    versions = {beat.version for beat in live.values() if beat.version}
+    if len(versions) > 1:
+        said = ", ".join(f"{names[id]}: {beat.version}" for id, beat in live.items() if beat.version)
+        found.append(
+            Problem(f"hosts run different versions of the app ({said})", "the cluster", "start those with the old one again")
+        )
+    return found

@@ -1,0 +1,228 @@
+"""What one host makes of what it hears; what several make of each other is simulated in `tests/sim/test_membership.py`."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from tidegate.runtime.cluster.machine import CLAIM_BEATS, HOSTS_MAX, LOST_BEATS, SETTLE_BEATS, TAKE_BEATS, MemberMachine
+from tidegate.runtime.cluster.placement import next_placement
+from tidegate.runtime.cluster.records import (
+    Beat,
+    ClusterPlacement,
+    Loss,
+    PlacedHost,
+    decode_beat,
+    decode_placement,
+    empty_placement,
+    encode,
+)
+
+SHARDS = 4
+
+
+def beat_of(id: str, number: int = 1, **more: object) -> Beat:
+    return msgspec.structs.replace(Beat(id, f"run-{id}", number, number, f"host {id}", f"tcp://{id}:1"), **more)
+
+
+def member(id: str = "a") -> MemberMachine:
+    return MemberMachine(beat_of(id, 0), SHARDS)
+
+
+def passes(machine: MemberMachine, beats: int) -> None:
+    """So many own beats come back."""
+    for _ in range(beats):
+        machine.heard(machine.beat())
+
+
+def placed(owners: str, *hosts: str, **more: object) -> ClusterPlacement:
+    there = {id: PlacedHost(f"host {id}", 1, f"run-{id}") for id in hosts or set(owners)}
+    return msgspec.structs.replace(ClusterPlacement(tuple(owners), there), **more)
+
+
+def test_a_host_alone_takes_everything_once_it_has_heard_itself() -> None:
+    machine = member()
+    machine.read(empty_placement(SHARDS), 0)
+    assert machine.proposal() is None
+    passes(machine, SETTLE_BEATS)
+    following = machine.proposal()
+    assert following is not None
+    assert following.owners == ("a",) * SHARDS
+    assert machine.target == frozenset()
+    assert machine.read(following, 1)
+    assert machine.target == frozenset(range(SHARDS))
+    assert not machine.read(following, 1)
+
+
+def test_a_host_that_hears_nothing_of_itself_takes_nobody_for_lost() -> None:
+    machine = member()
+    machine.read(placed("aabb"), 1)
+    machine.heard(beat_of("b", serves=(2, 3)))
+    passes(machine, LOST_BEATS - 1)
+    for _ in range(100):
+        machine.beat()
+    assert list(machine.live()) == ["a", "b"]
+    passes(machine, 1)
+    assert list(machine.live()) == ["a"]
+    assert machine.homes() == {}
+    following = machine.proposal()
+    assert following is not None
+    assert following.owners == ("a",) * SHARDS
+
+
+def test_beats_that_come_back_together_after_a_pause_are_heard_beside_those_of_others() -> None:
+    machine = member()
+    machine.heard(beat_of("b"))
+    late = [machine.beat() for _ in range(LOST_BEATS - 1)]
+    for each in late:
+        machine.heard(each)
+    machine.heard(beat_of("b", 2))
+    passes(machine, LOST_BEATS - 1)
+    assert list(machine.live()) == ["a", "b"]
+
+
+def test_hosts_of_the_placement_are_waited_for_at_a_start() -> None:
+    machine = member()
+    machine.read(placed("aabb"), 1)
+    passes(machine, LOST_BEATS - 1)
+    assert machine.proposal() is None
+    passes(machine, 1)
+    assert machine.proposal() is not None
+
+
+def test_who_says_goodbye_is_replaced_at_once_and_is_not_lost() -> None:
+    machine = member()
+    machine.read(placed("aabb"), 1)
+    machine.heard(beat_of("b", serves=(2, 3)))
+    passes(machine, LOST_BEATS - 1)
+    assert machine.proposal() is None
+    machine.heard(beat_of("b", 2, gone=True))
+    following = machine.proposal()
+    assert following is not None
+    assert (following.owners, following.losses) == (("a",) * SHARDS, {})
+
+
+def test_others_write_only_if_those_before_them_do_not() -> None:
+    machine = member("b")
+    machine.read(placed("abab"), 1)
+    machine.heard(beat_of("a", serves=(0, 2)))
+    machine.heard(beat_of("c"))
+    passes(machine, SETTLE_BEATS)
+    assert machine.proposal() is None, "it is the turn of a"
+    passes(machine, 2)
+    machine.heard(beat_of("a", 2, serves=(0, 2)))
+    machine.heard(beat_of("c", 2))
+    assert machine.proposal() is not None
+
+
+def test_a_shard_is_claimed_when_its_owner_has_given_it() -> None:
+    machine = member()
+    machine.heard(beat_of("b", serves=(0, 1)))
+    machine.read(placed("aabb", "a", "b"), 1)
+    assert machine.target == frozenset()
+    machine.heard(beat_of("b", 2, serves=(1,), gives=(0,)))
+    assert machine.target == frozenset(), "it is not given before it says so"
+    machine.heard(beat_of("b", 3, serves=(1,)))
+    assert machine.target == {0}
+
+
+def test_a_shard_that_is_not_given_is_claimed_in_the_end() -> None:
+    machine = member()
+    machine.heard(beat_of("b", serves=(0, 1)))
+    machine.read(placed("aabb", "a", "b"), 1)
+    for number in range(2, TAKE_BEATS + 1):
+        passes(machine, 1)
+        machine.heard(beat_of("b", number, serves=(0, 1)))
+        assert machine.target == frozenset()
+    passes(machine, 1)
+    assert machine.target == {0, 1}
+
+
+def test_nothing_is_claimed_by_a_placement_that_others_know_to_be_old() -> None:
+    machine = member()
+    machine.heard(beat_of("b", revision=7))
+    machine.read(placed("aabb", "a", "b"), 6)
+    assert machine.is_behind
+    passes(machine, SETTLE_BEATS)
+    assert machine.target == frozenset()
+    assert machine.proposal() is None
+    machine.read(placed("aabb", "a", "b"), 7)
+    assert machine.target == {0, 1}
+
+
+def test_a_claim_that_comes_to_no_end_begins_again() -> None:
+    machine = member()
+    machine.read(placed("aaaa"), 1)
+    machine.owns({0, 1, 2})
+    passes(machine, CLAIM_BEATS - 1)
+    assert machine.target == frozenset(range(SHARDS))
+    passes(machine, 1)
+    assert machine.target == {0, 1, 2}
+    passes(machine, 1)
+    assert machine.target == frozenset(range(SHARDS))
+
+
+def test_a_shard_is_kept_while_whoever_should_have_it_is_not_there() -> None:
+    machine = member()
+    machine.read(placed("aaaa"), 1)
+    machine.owns(range(SHARDS))
+    machine.read(placed("aabb"), 2)
+    assert machine.target == frozenset(range(SHARDS))
+    machine.heard(beat_of("b"))
+    assert machine.target == {0, 1}
+    assert (machine.word().serves, machine.word().gives) == ((0, 1), (2, 3))
+
+
+def test_calls_go_to_who_serves_and_where_two_believe_so_to_who_should() -> None:
+    machine = member()
+    machine.read(placed("abcc"), 1)
+    machine.owns({0})
+    machine.heard(beat_of("b", serves=(0, 1, 2)))
+    machine.heard(beat_of("c", serves=(2,), gives=(3,)))
+    assert machine.homes() == {1: "b", 2: "c"}
+    assert machine.doors() == {"b": "tcp://b:1", "c": "tcp://c:1"}
+
+
+def test_another_process_under_the_same_id_is_noticed() -> None:
+    machine = member()
+    machine.heard(beat_of("a", 7))
+    assert machine.twin is None
+    machine.heard(beat_of("a", 8, run="another"))
+    assert machine.twin is not None
+
+
+def test_lost_hosts_are_named_until_they_are_back() -> None:
+    machine = member()
+    machine.read(placed("aaaa", losses={"b": Loss("host b", "run-b", 1)}), 1)
+    assert machine.lost() == {"b": "host b"}
+    machine.heard(beat_of("b", run="another"))
+    assert machine.lost() == {}
+    passes(machine, SETTLE_BEATS)
+    following = machine.proposal()
+    assert following is not None
+    assert list(following.hosts) == ["a", "b"], "one that was started again is not waited for"
+
+
+def test_words_that_no_host_of_the_cluster_says_are_refused() -> None:
+    machine = member()
+    with pytest.raises(ValueError, match="names a shard that is none of 4"):
+        machine.heard(beat_of("b", serves=(SHARDS,)))
+    for number in range(HOSTS_MAX - 1):
+        machine.heard(beat_of(f"b{number}"))
+    with pytest.raises(ValueError, match="one host more than"):
+        machine.heard(beat_of("c"))
+    assert not machine.heard(beat_of("b0")), "an old word is none"
+    with pytest.raises(ValueError, match="a placement of 8 shards"):
+        machine.read(empty_placement(8), 1)
+
+
+def test_what_travels_is_read_as_it_was_and_other_bytes_are_refused() -> None:
+    said = beat_of("a", 3, serves=(1, 2), revision=4)
+    assert decode_beat(encode(said)) == said
+    placement = next_placement(placed("aabb", pins={1: "b"}, draining=frozenset({"a"})), {"b": PlacedHost("b", 2, "r")}, {})
+    assert decode_placement(encode(placement), SHARDS) == placement
+    with pytest.raises(msgspec.ValidationError):
+        decode_placement(encode(placement), 8)
+    for wrong in (b"", b"{}", b"[]", encode(said).replace(b'"weight":1', b'"weight":0'), encode(said).replace(b'"a"', b'""', 1)):
+        with pytest.raises(msgspec.MsgspecError):
+            decode_beat(wrong)

@@ -1,0 +1,177 @@
+"""Several hosts that hear each other's beats, and one record that they replace, in virtual time: beats are lost, hosts are cut
+off, sleep, die, come back; the servers lose their majority. Each host runs the real machine; its workers are told what to have,
+and take a while over it.
+
+A shard is *had* by whoever has claimed it last: a claim shuts the one before out, as the fence of its log does.
+"""
+
+from __future__ import annotations
+
+from random import Random
+
+from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
+from tidegate.runtime.cluster.records import Beat, ClusterPlacement, empty_placement
+
+TAKE_S = (0.05, 0.8)
+GIVE_S = (0.01, 0.2)
+
+
+class Host:
+    def __init__(self, world: World, id: str, weight: int) -> None:
+        self.world = world
+        self.id = id
+        self.weight = weight
+        self.runs = 0
+        self.asleep_until = 0.0
+        self.is_up = False
+
+    def start(self) -> None:
+        self.runs += 1
+        self.is_up = True
+        run = f"{self.id}{self.runs}"
+        me = Beat(self.id, run, 0, 0, f"host {self.id}", f"tcp://{self.id}", weight=self.weight)
+        self.machine = MemberMachine(me, self.world.shards)
+        self.owned: set[int] = set()
+        self.told: frozenset[int] = frozenset()
+        """What its workers were told to have."""
+        self.due: dict[int, float] = {}
+        """When a claim, or the end of what has to be given, comes to its end."""
+        self.next_beat = self.world.now + self.world.chance.uniform(0.0, BEAT_S)
+
+    def kill(self) -> None:
+        self.is_up = False
+        for shard in [shard for shard, (id, _) in self.world.had.items() if id == self.id]:
+            del self.world.had[shard]
+
+    @property
+    def runs_now(self) -> bool:
+        return self.is_up and self.world.now >= self.asleep_until
+
+    def turn(self) -> None:
+        world, machine = self.world, self.machine
+        if world.now >= self.next_beat:
+            self.next_beat = world.now + BEAT_S
+            self.read()
+            world.say(self, machine.beat())
+            self.decide()
+        self._work()
+
+    def decide(self) -> None:
+        """After whatever it was told."""
+        if (following := self.machine.proposal()) is not None and self.world.write(self, following, self.machine.revision):
+            self.read()
+
+    def read(self) -> None:
+        if self.world.reaches_record(self):
+            self.machine.read(*self.world.record)
+
+    def _work(self) -> None:
+        """Of its workers."""
+        world, target = self.world, self.machine.target
+        for shard in target ^ self.told:
+            low, high = TAKE_S if shard in target else GIVE_S
+            self.due[shard] = world.now + world.chance.uniform(low, high)
+        self.told = target
+        for shard, at in list(self.due.items()):
+            if world.now >= at:
+                del self.due[shard]
+                if shard in target and shard not in self.owned:
+                    self.owned.add(shard)
+                    world.claimed(shard, self)
+                elif shard not in target and shard in self.owned:
+                    self.owned.discard(shard)
+                    if world.had.get(shard, ("", ""))[0] == self.id:
+                        del world.had[shard]
+        for shard in list(self.owned):
+            if world.had.get(shard) != (self.id, self.machine.me.run):  # Its next append tells it.
+                self.owned.discard(shard)
+        if self.machine.owns(self.owned):
+            world.say(self, self.machine.word())
+            self.decide()
+
+
+class World:
+    def __init__(self, seed: int, weights: dict[str, int], shards: int = 16, lost: float = 0.0) -> None:
+        self.chance = Random(seed)
+        self.shards = shards
+        self.now = 0.0
+        self.lost = lost
+        self.record: tuple[ClusterPlacement, int] = (empty_placement(shards), 0)
+        self.old_record = self.record
+        self.writes: list[tuple[float, str]] = []
+        self.claims: list[tuple[float, int, str]] = []
+        self.had: dict[int, tuple[str, str]] = {}
+        self.cut: set[frozenset[str]] = set()
+        """Pairs of hosts that do not hear each other; a host alone hears nobody, not itself, and reaches no record."""
+        self.quorum = True
+        self.stale = 0.0
+        """How probable it is that a read is answered with the record before."""
+        self._under_way: list[tuple[float, int, str, Beat]] = []
+        self._sent = 0
+        self.hosts = {id: Host(self, id, weight) for id, weight in weights.items()}
+
+    # What hosts do
+
+    def say(self, sender: Host, beat: Beat) -> None:
+        for id in self.hosts:
+            if self._hears(sender.id, id) and self.chance.random() >= self.lost:
+                self._sent += 1
+                self._under_way.append((self.now + self.chance.uniform(0.000_5, 0.01), self._sent, id, beat))
+
+    def _hears(self, sender: str, id: str) -> bool:
+        alone = {frozenset({sender}), frozenset({id})}
+        return not self.cut & alone and frozenset({sender, id}) not in self.cut
+
+    def reaches_record(self, host: Host) -> bool:
+        if self.stale and self.chance.random() < self.stale:
+            host.machine.read(*self.old_record)
+            return False
+        return self.quorum and frozenset({host.id}) not in self.cut
+
+    def write(self, host: Host, placement: ClusterPlacement, revision: int) -> bool:
+        if not self.quorum or frozenset({host.id}) in self.cut or revision != self.record[1]:
+            return False
+        self.old_record, self.record = self.record, (placement, revision + 1)
+        self.writes.append((self.now, host.id))
+        return self.chance.random() >= self.lost  # Or it is written, and the writer does not hear of it.
+
+    def claimed(self, shard: int, host: Host) -> None:
+        self.had[shard] = (host.id, host.machine.me.run)
+        self.claims.append((self.now, shard, host.id))
+
+    # Time
+
+    def run(self, seconds: float) -> None:
+        until = self.now + seconds
+        while self.now < until:
+            self.now += 0.01
+            due = sorted(each for each in self._under_way if each[0] <= self.now)
+            self._under_way = [each for each in self._under_way if each[0] > self.now]
+            for _, number, id, beat in due:
+                host = self.hosts[id]
+                if host.is_up and not host.runs_now:
+                    self._under_way.append((host.asleep_until, number, id, beat))
+                elif host.is_up and host.machine.heard(beat):
+                    host.read()
+                    host.decide()
+            for host in self.hosts.values():
+                if host.runs_now:
+                    host.turn()
+
+    def heal(self) -> None:
+        self.cut.clear()
+        self.quorum = True
+        self.lost = self.stale = 0.0
+        for host in self.hosts.values():
+            host.asleep_until = min(host.asleep_until, self.now)
+
+    # Judgement
+
+    def unserved(self) -> list[int]:
+        return [shard for shard in range(self.shards) if shard not in self.had]
+
+    def counts(self) -> dict[str, int]:
+        found = dict.fromkeys((id for id, host in self.hosts.items() if host.is_up), 0)
+        for id, _ in self.had.values():
+            found[id] += 1
+        return found

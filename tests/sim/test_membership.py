@@ -1,0 +1,159 @@
+"""Hosts agree who serves what, whatever happens to their beats, and come to rest when nothing more happens."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.sim.membership import World
+from tidegate.runtime.cluster.machine import LOST_BEATS
+
+SEEDS = 200 if os.environ.get("TIDEGATE_FULL") else 6
+THREE = {"a": 2, "b": 2, "c": 4}
+RESTS_S = 60.0
+"""Longer than hosts that were lost a few times wait to be given shards again."""
+
+
+def started(seed: int, **options: float) -> World:
+    world = World(seed, THREE, **options)  # type: ignore[arg-type]  # of the chance only
+    for host in world.hosts.values():
+        host.start()
+    world.run(15.0)
+    return world
+
+
+def check_rest(world: World, *, for_s: float = 20.0) -> None:
+    """Each shard is served, by weight; everybody knows by whom; and nothing moves any more."""
+    up = {id: host for id, host in world.hosts.items() if host.is_up}
+    assert not world.unserved()
+    shares = {id: count / world.hosts[id].weight for id, count in world.counts().items()}
+    for id, count in world.counts().items():
+        assert count / up[id].weight <= min((world.counts()[other] + 1) / up[other].weight for other in up), shares
+    for host in up.values():
+        homes = host.machine.homes() | dict.fromkeys(host.owned, host.id)
+        assert homes == {shard: id for shard, (id, _) in world.had.items()}
+    writes, claims = len(world.writes), len(world.claims)
+    world.run(for_s)
+    assert (len(world.writes), len(world.claims)) == (writes, claims), (world.writes[writes:], world.claims[claims:])
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_hosts_that_start_together_share_the_shards(seed: int) -> None:
+    world = started(seed)
+    check_rest(world)
+    assert world.counts() == {"a": 4, "b": 4, "c": 8}
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_shards_of_a_killed_host_are_served_within_five_seconds(seed: int) -> None:
+    world = started(seed)
+    world.hosts["c"].kill()
+    world.run(5.0)
+    assert not world.unserved()
+    check_rest(world)
+    world.hosts["c"].start()
+    world.run(15.0)
+    check_rest(world)
+    assert world.counts()["c"] == 8
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_a_host_that_is_started_again_at_once_takes_its_own_shards(seed: int) -> None:
+    world = started(seed)
+    world.hosts["b"].kill()
+    world.run(0.5)
+    world.hosts["b"].start()
+    world.run(5.0)
+    check_rest(world)
+    moved = {(shard, id) for at, shard, id in world.claims if at > 15.0}
+    assert {id for _, id in moved} == {"b"}
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_who_is_cut_off_or_sleeps_is_replaced_and_takes_nothing_by_force_when_it_is_back(seed: int) -> None:
+    world = started(seed)
+    if seed % 2:
+        world.hosts["a"].asleep_until = world.now + 8.0
+    else:
+        world.cut.add(frozenset({"a"}))
+    world.run(5.0)
+    assert all(id != "a" for id, _ in world.had.values()), "others have claimed what it had"
+    claims = len(world.claims)
+    world.run(4.0)
+    world.heal()
+    world.run(LOST_BEATS * 0.5)
+    assert all(id != "a" for _, _, id in world.claims[claims:]), "it is not trusted at once"
+    world.run(RESTS_S)
+    check_rest(world)
+
+
+def test_without_the_servers_nobody_takes_anybody_for_lost() -> None:
+    world = started(1)
+    claims = len(world.claims)
+    for id in world.hosts:
+        world.cut.add(frozenset({id}))
+    world.quorum = False
+    world.run(30.0)
+    world.heal()
+    world.run(5.0)
+    assert len(world.claims) == claims
+    check_rest(world)
+
+
+def test_while_nothing_can_be_written_nothing_moves_and_then_it_does() -> None:
+    world = started(1)
+    world.quorum = False
+    world.hosts["c"].kill()
+    world.run(10.0)
+    assert len(world.unserved()) == 8
+    world.quorum = True
+    world.run(2.0)
+    assert not world.unserved()
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_two_that_do_not_hear_each_other_do_not_play_ping_pong(seed: int) -> None:
+    """The third hears both. Whoever is taken for lost gets shards again after a while that doubles each time."""
+    world = started(seed)
+    world.cut.add(frozenset({"a", "b"}))
+    world.run(600.0)
+    assert not world.unserved()
+    writes = len(world.writes)
+    world.run(600.0)
+    assert len(world.writes) - writes <= 12
+    world.heal()
+    world.run(700.0)
+    check_rest(world)
+
+
+@pytest.mark.parametrize("seed", range(SEEDS))
+def test_after_any_trouble_all_come_to_rest(seed: int) -> None:
+    world = started(seed, lost=0.1)
+    chance = world.chance
+    for _ in range(12):
+        host = world.hosts[chance.choice("abc")]
+        what = chance.choice(["kill", "start", "sleep", "cut", "pair", "quorum", "stale", "heal"])
+        if what == "kill" and host.is_up and sum(each.is_up for each in world.hosts.values()) > 1:
+            host.kill()
+        elif what == "start" and not host.is_up:
+            host.start()
+        elif what == "sleep":
+            host.asleep_until = world.now + chance.uniform(0.5, 10.0)
+        elif what == "cut":
+            world.cut.add(frozenset({host.id}))
+        elif what == "pair":
+            world.cut.add(frozenset(chance.sample("abc", 2)))
+        elif what == "quorum":
+            world.quorum = not world.quorum
+        elif what == "stale":
+            world.stale = 0.3
+        elif what == "heal":
+            world.heal()
+        world.run(chance.uniform(0.2, 8.0))
+    world.heal()
+    for host in world.hosts.values():
+        if not host.is_up:
+            host.start()
+    world.run(RESTS_S * 4)
+    check_rest(world)
