@@ -25,6 +25,7 @@ from tidegate.runtime.errors import (
     CallError,
     DeadlineExceeded,
     Internal,
+    Moved,
     Overloaded,
     ShardLost,
     Unavailable,
@@ -39,6 +40,7 @@ from tidegate.runtime.limits import (
     ROUTER_CALLS_PER_WORKER_MAX,
 )
 from tidegate.runtime.shares import Shares
+from tidegate.runtime.sockets.host_inflight import HostInFlight
 from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import Inquiries
 from tidegate.runtime.wire.counts import Counts, Histogram, rows
@@ -82,11 +84,14 @@ class RouterMachine:
         put_off: Callable[[], int] = lambda: 0,
         calls_max: int = ROUTER_CALLS_PER_WORKER_MAX,
         bytes_max: int = BUDGET_BYTES // BUDGET_SHARE,
+        is_door: bool = False,
     ) -> None:
         """`statistics` is what the system call `status` tells about this router; the machine's own unless given. `forgotten`
         is told of a worker and how many calls it no longer knew. `crowded` are the clients that have too many replies to take
         before anything else is done for them. `put_off` tells the bytes of messages that wait to be handled. `calls_max` holds
-        for each worker, `bytes_max` for all together and for what is put off."""
+        for each worker, `bytes_max` for all together and for what is put off. `is_door`: what comes has been passed on by another
+        host already, and is not passed on again."""
+        self._is_door = is_door
         self._reply = reply
         self._statistics = statistics or self.statistics
         self._report_forgotten = forgotten
@@ -107,6 +112,8 @@ class RouterMachine:
         self._refused = self._lost = self._stray = self._overdue = self._forgotten = 0
         self._answers = Histogram()
         self._errors: dict[str, int] = {}
+        self._early = False
+        """Calls wait of which another host has said that it does not have their shards any more."""
         self._parked: dict[int, int] = {}
         """Workers that are about to be replaced, and the newest round of that."""
         self._holds = False
@@ -236,6 +243,9 @@ class RouterMachine:
 
     def _take(self, worker: InFlight, origin: Origin, request: Request, size: int, now: float, arrived_s: float) -> None:
         """`arrived_s`: from then on its deadline counts."""
+        if self._is_door and isinstance(worker, HostInFlight):
+            self._refuse(origin, request.id, Moved("this host does not have the object's shard; ask for the topology"))
+            return
         unanswered = len(worker.unanswered)
         if unanswered >= self._shared_from and not self._shares[worker.worker].takes(origin.client, unanswered):
             self._refused += 1
@@ -307,6 +317,18 @@ class RouterMachine:
         if message is not None and now:
             self._answers.observe(now - message.arrived_s, answers)
 
+    def host_replied(self, host: HostInFlight, replies: list[Reply], now: float) -> None:
+        """The same of another host. What it has not taken goes to who has the shard now, or waits until that is known."""
+        replies, refused = host.sort(replies)
+        self.replied(host, replies, now)
+        for (origin, _, size), request in refused:
+            home = self._by_slot[slot_of(request.cls, request.name)]
+            if home is host:  # It knew sooner than we.
+                assert self._topology.nobody is not None
+                home = self.workers[self._topology.nobody]
+                self._early = True
+            self._take(home, origin, request, size, now, origin.arrived_s or now)
+
     def _take_answer(self, worker: InFlight, reply: Reply) -> None:
         """To a mark, to a question of ours, or to nothing that is known."""
         if reply.id is not None and (reply.id == _REFUSED_ID or worker.has_read(reply.id)):
@@ -321,8 +343,13 @@ class RouterMachine:
             self._answer_all(forgotten, error)
 
     def ask_about_old_calls(self) -> list[tuple[int, bytes]]:
-        """To be called every few seconds while calls are in flight. Worker and question."""
-        asked = [(worker, inquiries.ask(self._next_token)) for worker, inquiries in enumerate(self._inquiries)]
+        """To be called every few seconds while calls are in flight. Worker and question. Calls to the doors of other hosts are
+        not asked for: these know of no call what its worker does."""
+        asked = [
+            (worker, inquiries.ask(self._next_token))
+            for worker, inquiries in enumerate(self._inquiries)
+            if not isinstance(self.workers[worker], HostInFlight)
+        ]
         return [(worker, question) for worker, question in asked if question is not None]
 
     # Workers come and go
@@ -333,7 +360,9 @@ class RouterMachine:
         table = SlotTable(topology)
         self._topology = topology
         while len(self.workers) < len(topology.endpoints):
-            self.workers.append(InFlight(len(self.workers)))
+            index = len(self.workers)
+            is_host = topology.nobody is not None and index > topology.nobody
+            self.workers.append(HostInFlight(index) if is_host else InFlight(index))
             self._inquiries.append(Inquiries(self.workers[-1]))
             self._shares.append(Shares(self._calls_max, self.workers[-1].clients))
         endpoints = (*topology.endpoints, *[None] * (len(self.workers) - len(topology.endpoints)))
@@ -352,14 +381,17 @@ class RouterMachine:
         moved = table.owners != self._table.owners
         self._table = table
         self._tell_topology()
-        if moved or not self._by_slot:
+        if moved or self._early or not self._by_slot:
+            self._early = False
             self._by_slot = [self.workers[worker] for worker in table.worker_by_slot]
             self._reroute_unsent(now)
 
     def _tell_topology(self) -> None:
-        """Clients are not sent to a worker that takes no calls."""
+        """Clients are not sent to a worker that takes no calls, nor to the door of another host, which hears hosts only."""
+        first_host = len(self._topology.endpoints) if self._topology.nobody is None else self._topology.nobody
         endpoints = tuple(
-            None if self._holds or index in self._parked else each for index, each in enumerate(self._topology.endpoints)
+            None if self._holds or index in self._parked or index >= first_host else each
+            for index, each in enumerate(self._topology.endpoints)
         )
         self._system.topology_changed(SlotTable(msgspec.structs.replace(self._topology, endpoints=endpoints)))
 

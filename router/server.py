@@ -15,6 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import msgspec
 import zmq
 
 from tidegate.router.machine import RouterMachine
@@ -24,6 +25,8 @@ from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.guard import Guard
+from tidegate.runtime.sockets.host_inflight import HostInFlight
+from tidegate.runtime.sockets.host_links import HostLinks
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
 from tidegate.runtime.sockets.outbox import Outbox
@@ -103,7 +106,13 @@ class RouterServer:
             crowded=self._endpoint.outbox.crowded,
             put_off=lambda: slices.bytes,
             bytes_max=share_bytes,
+            is_door=spec.is_door,
         )
+        self._topology: Topology | None = None
+        self._hosts: HostLinks | None = None
+        if spec.hosts_secret and not spec.is_door:
+            secret, changed = spec.hosts_secret, self._hosts_changed
+            self._hosts = HostLinks(context, loop, secret, self._host_replied, self._end_turn, changed)
         self._backends: dict[int, Backend] = {}
         self._unreadable_before = 0
         """Of workers that are no longer there."""
@@ -127,6 +136,8 @@ class RouterServer:
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()
+        if self._hosts is not None:
+            self._hosts.close()
         self._endpoint.close()
 
     def pong(self, number: int) -> Pong:
@@ -151,6 +162,11 @@ class RouterServer:
 
     def _replied(self, worker: InFlight, replies: list[Reply]) -> None:
         self._machine.replied(worker, replies, time.monotonic())
+
+    def _host_replied(self, index: int, replies: list[Reply]) -> None:
+        host = self._machine.workers[index]
+        assert isinstance(host, HostInFlight), index
+        self._machine.host_replied(host, replies, time.monotonic())
 
     def _handle(self, message: Message) -> None:
         self._machine.handle(message, time.monotonic())
@@ -235,6 +251,12 @@ class RouterServer:
             self._start_drain(message.timeout_s)
 
     def _topology_changed(self, topology: Topology) -> None:
+        self._topology = topology
+        if self._hosts is not None:
+            topology = self._hosts.reachable(topology)
+        elif topology.nobody is not None:  # A door passes nothing on to other hosts.
+            hosts = len(topology.endpoints) - topology.nobody - 1
+            topology = msgspec.structs.replace(topology, endpoints=topology.endpoints[: topology.nobody + 1] + (None,) * hosts)
         for index, backend in list(self._backends.items()):
             endpoint = topology.endpoints[index] if index < len(topology.endpoints) else None
             if endpoint != self._machine.endpoint_of(index):
@@ -245,11 +267,21 @@ class RouterServer:
         self._machine.topology_changed(topology, self._loop.time())
         for index, endpoint in enumerate(topology.endpoints):
             if endpoint is not None and index not in self._backends:
-                replied = partial(self._replied, self._machine.workers[index])
-                # A name of its own each time: see `peers.py`.
-                identity = b"%srouter-%s" % (self._own, secrets.token_hex(8).encode())
-                self._backends[index] = Backend(self._context, endpoint, self._loop, replied, self._end_turn, identity=identity)
+                self._backends[index] = self._connect(self._machine.workers[index], endpoint)
         self._end_turn()
+
+    def _hosts_changed(self) -> None:
+        assert self._topology is not None
+        self._topology_changed(self._topology)
+
+    def _connect(self, worker: InFlight, endpoint: str) -> Backend:
+        if isinstance(worker, HostInFlight):
+            assert self._hosts is not None
+            return self._hosts.backend(worker.worker)
+        replied = partial(self._replied, worker)
+        # A name of its own each time: see `peers.py`.
+        identity = b"%srouter-%s" % (self._own, secrets.token_hex(8).encode())
+        return Backend(self._context, endpoint, self._loop, replied, self._end_turn, identity=identity)
 
     # The end
 

@@ -43,6 +43,23 @@ def check_endpoint(value: object) -> str | None:
     return None if port.isascii() and port.isdecimal() and int(port) <= 65_535 else f"{problem}, with a port up to 65535"
 
 
+DOOR_DEFAULT = "tcp://127.0.0.1:0"
+"""Only hosts on this machine reach that."""
+
+
+def check_door(value: object) -> str | None:
+    """Why the other hosts of a cluster cannot be let in there, or None. They are told this very address, so it has to be one."""
+    problem = "must be an address of this machine and a port, such as tcp://host-a:7712"
+    if not isinstance(value, str) or not value.startswith(_TCP) or check_endpoint(value) is not None:
+        return problem
+    host, _ = _split(value)
+    try:
+        is_every = "*" in host or ";" in host or ip_address(host.strip("[]")).is_unspecified
+    except ValueError:
+        return None  # A name.
+    return f"{problem}; other hosts cannot connect to {host}" if is_every else None
+
+
 CLUSTER_EXAMPLE = "nats://a:4222,nats://b:4222,nats://c:4222/NAME"
 CLUSTER_SERVERS_MIN = 3
 """Of fewer none may be lost, or whoever is left decides alone."""

@@ -1,20 +1,27 @@
-"""The placement as it is kept: a key of the cluster's bucket, replaced only by what was made of its newest version.
+"""What the hosts of a cluster keep in its bucket: the placement, replaced only by what was made of its newest version, and the
+secret by which they know each other.
 
-A read may be old. That does no harm: what is made of an old version is not stored.
+A read may be old. That does no harm: what is made of an old placement is not stored, and the secret never changes. Whoever may
+read the bucket may read and write the logs too, so that the secret opens nothing to him that is not open.
 """
 
 from __future__ import annotations
 
+import contextlib
+
 import nats.js.errors
+import zmq
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.kv import KeyValue
 
 from tidegate.runtime.cluster.records import ClusterPlacement, decode_placement, empty_placement, encode
+from tidegate.runtime.wire.access import is_z85
 from tidegate.shard.replicated.founding import bucket_name
 from tidegate.shard.replicated.servers import ANSWER_S
 
 _KEY = "placement"
+_SECRET = "hosts-secret"
 
 
 class PlacementRecord:
@@ -48,3 +55,16 @@ class PlacementRecord:
         if self._bucket is None:
             self._bucket = await self._context.key_value(bucket_name(self._cluster))
         return self._bucket
+
+
+async def hosts_secret(client: Client, cluster: str) -> str:
+    """Of a pair of CURVE keys that all hosts have, in Z85. Whoever asks first makes it."""
+    bucket = await JetStreamContext(client, timeout=ANSWER_S).key_value(bucket_name(cluster))
+    with contextlib.suppress(nats.js.errors.KeyWrongLastSequenceError):
+        made = zmq.curve_keypair()[1]
+        await bucket.create(_SECRET, made)
+        return made.decode()
+    found = (await bucket.get(_SECRET)).value or b""
+    if not is_z85(found.decode()):
+        raise ValueError(f"the key {_SECRET} of the bucket {bucket_name(cluster)} is no secret of CURVE")
+    return found.decode()

@@ -88,8 +88,9 @@ class MemberMachine:
         return self.me
 
     def last_word(self) -> Beat:
-        self.me = self._say(number=self.me.number, gone=True)
-        return self.me
+        """Goodbye; whatever is said later says the same."""
+        self.me = msgspec.structs.replace(self.me, gone=True)
+        return self.word()
 
     def heard(self, beat: Beat) -> bool:
         """Whether it says anything new of a host. Raises ValueError for what no host of this cluster says."""
@@ -139,7 +140,22 @@ class MemberMachine:
         self._look()
         return True
 
+    def describes(self, door: str, version: str) -> bool:
+        """Where this host is, and what it runs. Whether that is news."""
+        before, self.me = self.me, msgspec.structs.replace(self.me, door=door, version=version)
+        return self.me != before
+
+    def retires(self) -> None:
+        """This host is about to stop."""
+        self.me = msgspec.structs.replace(self.me, leaving=True)
+
     # What is asked
+
+    def hands_over(self) -> bool:
+        """Whether it has something yet, and another host is there that could take it."""
+        draining = frozenset[str]() if self.placement is None else self.placement.draining
+        others = (beat for id, beat in self.live().items() if id != self.me.id and id not in draining)
+        return bool(self._owned) and any(not beat.leaving for beat in others)
 
     @property
     def newest_echo(self) -> int:
@@ -173,7 +189,7 @@ class MemberMachine:
         """What the placement of this revision has to be replaced by, and that it is this host's turn to do so."""
         if self.placement is None or self._echoed < SETTLE_BEATS or self.is_behind:
             return None
-        if self._echoed < LOST_BEATS and not self.placement.hosts.keys() <= self.live().keys():
+        if self._echoed < LOST_BEATS and self.placement.hosts.keys() - self.live().keys() - self._left():
             return None  # They may be starting just now, like this one.
         following = self._following(self.placement)
         if following == self.placement:
@@ -196,12 +212,12 @@ class MemberMachine:
 
     # Within
 
-    def _say(self, *, number: int | None = None, gone: bool = False) -> Beat:
+    def _say(self, *, number: int | None = None) -> Beat:
         """What is true now, under a new number for the message where one is given."""
         told = {} if number is None else {"number": number, "said": self.me.said + 1}
-        serves, gives = self._owned & self.target, self._owned - self.target
-        has = {"serves": () if gone else tuple(sorted(serves)), "gives": () if gone else tuple(sorted(gives))}
-        return msgspec.structs.replace(self.me, revision=max(self.revision, 0), gone=gone, **told, **has)
+        serves, gives = (self._owned & self.target, self._owned - self.target) if not self.me.gone else ((), ())
+        has = {"serves": tuple(sorted(serves)), "gives": tuple(sorted(gives))}
+        return msgspec.structs.replace(self.me, revision=max(self.revision, 0), **told, **has)
 
     def _heard_own(self, beat: Beat) -> None:
         if beat.run != self.me.run:
@@ -226,8 +242,12 @@ class MemberMachine:
             for shard in (*beat.serves, *beat.gives):
                 if serving.get(shard) is None or placement.owners[shard] == id:
                     serving[shard] = id
-        left = {id for id, peer in self._peers.items() if peer.beat.gone}
-        return next_placement(placement, present, serving, left)
+        leaving = {id for id, beat in live.items() if beat.leaving}
+        return next_placement(placement, present, serving, self._left(), leaving)
+
+    def _left(self) -> set[str]:
+        """Those that have said goodbye."""
+        return {id for id, peer in self._peers.items() if peer.beat.gone}
 
     def _may_come(self, id: str, beat: Beat, placement: ClusterPlacement) -> bool:
         """A host that gets no shards so far: whether it has been there for long enough."""
@@ -272,4 +292,4 @@ class MemberMachine:
 
 
 def _news(beat: Beat) -> tuple[object, ...]:
-    return beat.run, beat.door, beat.weight, beat.serves, beat.gives, beat.gone, beat.revision
+    return beat.run, beat.door, beat.version, beat.weight, beat.serves, beat.gives, beat.leaving, beat.gone, beat.revision

@@ -13,22 +13,27 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from tidegate.runtime.cluster.bucket import PlacementRecord
+from tidegate.runtime.cluster.bucket import PlacementRecord, hosts_secret
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
+from tidegate.runtime.cluster.picture import picture
 from tidegate.runtime.cluster.records import Beat, decode_beat, encode
-from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.errors import OperatorError, one_line
+from tidegate.runtime.wire.supervisor_messages import Problem
 from tidegate.shard.replicated.servers import ANSWER_S, check_open, connect
 
 log = logging.getLogger("tidegate")
 
 READ_S = 1.0
 """The placement is read this often, and at once where somebody knows a newer one."""
+FAILING_S = 10.0
+"""For so long it may fail before that is told."""
 SILENT_BEATS = 6
 """So many own beats that did not come back are a problem."""
 LISTEN_S = 3 * BEAT_S
@@ -56,6 +61,9 @@ class Membership:
         self._look = asyncio.Event()
         self._complaints: set[str] = set()
         self._told: Beat | None = None
+        self._read_at = 0.0
+        self._failing_since: float | None = None
+        """Since when the placement can be read or written no longer."""
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -67,6 +75,11 @@ class Membership:
                 self.problem = f"{error.operation} {error.place}: {error.problem}"
             except _FAULTS as error:
                 self.problem = repr(error)
+            except (
+                Exception
+            ) as error:  # A fault of the client's, or of ours, must not take this host out of the cluster for good.
+                self.problem = repr(error)
+                log.exception("cluster %s: this host takes part again in a moment", self._cluster)
             finally:
                 await self._disconnect()
             await asyncio.sleep(BEAT_S)
@@ -79,10 +92,54 @@ class Membership:
                     await self._say(self._client, self.machine.last_word())
                     await self._client.flush(timeout=1)
 
-    def owns(self, shards: frozenset[int]) -> None:
-        """Of the workers of this host: see `MemberMachine.owns`."""
-        if self.machine.owns(shards):
+    def is_now(self, shards: frozenset[int], door: str, version: str) -> None:
+        """Of this host: what its workers have, where its door is, and of the app which version they run."""
+        described = self.machine.describes(door, version)
+        if self.machine.owns(shards) or described:
             self._news()
+
+    def retire(self) -> None:
+        self.machine.retires()
+        self._news()
+
+    def hands_over(self) -> bool:
+        return not self.problem and self.machine.hands_over()
+
+    @property
+    def target(self) -> frozenset[int]:
+        return self.machine.target
+
+    def homes(self) -> dict[int, str]:
+        return self.machine.homes()
+
+    def doors(self) -> dict[str, str]:
+        return self.machine.doors()
+
+    def problems(self) -> tuple[Problem, ...]:
+        """Of the cluster, as this host sees it."""
+        found: list[Problem] = []
+        where = f"cluster {self._cluster}, as this host"
+        if self.problem:
+            what = f"this host hears nothing of the others: {self.problem}; who serves which shard stays as it is"
+            found.append(Problem(one_line(what), where, "see that the NATS servers run and can be reached; it goes on by itself"))
+        if self.machine.twin is not None:
+            what = f"another process says that it is this host ({self.machine.me.id})"
+            hint = "its data directory is a copy: stop one of them, and start it with an empty directory"
+            found.append(Problem(what, where, hint))
+        if self.machine.placement is not None and not self.problem:
+            found += picture(self.machine.placement, self.machine.live()).problems
+        return tuple(found)
+
+    def shown(self) -> dict[str, Any]:
+        """For the status of the service."""
+        placement = self.machine.placement
+        hosts = () if placement is None else picture(placement, self.machine.live()).hosts
+        return {
+            "name": self._cluster,
+            "host": self.machine.me.name,
+            "id": self.machine.me.id,
+            "hosts": msgspec.to_builtins(hosts),
+        }
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
@@ -144,7 +201,9 @@ class Membership:
                 await self._look_once(record)
             except _FAULTS as error:
                 check_open(client, self._cluster)
-                self._complain(f"cluster {self._cluster}: the placement could not be read or written: {error!r}")
+                self._could_not(error)
+            else:
+                self._failing_since = None
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(READ_S):
                     await self._look.wait()
@@ -163,7 +222,13 @@ class Membership:
                 log.info("cluster %s: this host has replaced the placement", self._cluster)
             await self._read(record)
 
-    _read_at = 0.0
+    def _could_not(self, error: Exception) -> None:
+        """A leader that is replaced takes 4 s."""
+        now = asyncio.get_running_loop().time()
+        if self._failing_since is None:
+            self._failing_since = now
+        elif now - self._failing_since > FAILING_S:
+            self._complain(f"cluster {self._cluster}: the placement cannot be read or written: {error!r}")
 
     async def _read(self, record: PlacementRecord) -> None:
         if self.machine.read(*await record.read()):
@@ -177,9 +242,25 @@ class Membership:
             log.warning("%s", text)
 
 
-async def is_taken(client: Client, cluster: str, id: str) -> Beat | None:
-    """Another process that says it is the host of that id, if there is any now."""
-    return (await listen(client, cluster, LISTEN_S)).get(id)
+def prepare_to_join(servers: Sequence[str], cluster: str, id: str) -> str:
+    """Blocks. The secret of the hosts. Raises OperatorError, also where another process says that it is the host of that id."""
+
+    async def ask() -> tuple[str, dict[str, Beat]]:
+        client = await connect(servers)
+        try:
+            return await hosts_secret(client, cluster), await listen(client, cluster, LISTEN_S)
+        finally:
+            await client.close()
+
+    try:
+        secret, there = asyncio.run(ask())
+    except _FAULTS as error:
+        hint = "see that JetStream is enabled and that enough servers of the cluster run"
+        raise OperatorError("join the cluster", cluster, repr(error), hint, passes=True) from error
+    if (twin := there.get(id)) is not None:
+        hint = "stop that one; or, if this data directory is a copy of its, start with an empty one"
+        raise OperatorError("join the cluster", cluster, f"a host of this id ({id}, {twin.name}) is there already", hint)
+    return secret
 
 
 async def listen(client: Client, cluster: str, for_s: float) -> dict[str, Beat]:

@@ -20,7 +20,6 @@ from tidegate.runtime.cluster.membership import listen
 from tidegate.runtime.cluster.picture import Picture, picture
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.wire.supervisor_messages import Problem
 from tidegate.shard.replicated.founding import REPLICAS, find_founded
 from tidegate.shard.replicated.servers import check_fence, connect
 from tidegate.shard.replicated.stream import ShardStream
@@ -64,42 +63,56 @@ def change(
     return _asked(servers, cluster, ask)
 
 
-def examine(servers: Sequence[str], cluster: str) -> list[Problem]:
-    """What is not as it has to be: of each server, of what the engine heeds, and of each stream; then of the hosts."""
-    found = [problem for server in servers if (problem := _of_server(server)) is not None]
+class Symptom(msgspec.Struct, frozen=True):
+    """Something that is not as it has to be."""
 
-    async def ask(client: Client) -> list[Problem]:
-        problems: list[Problem] = []
+    what: str
+    where: str
+    next: str
+
+
+def _found(error: OperatorError, what: str) -> Symptom:
+    return Symptom(error.problem, f"{what} {error.place}", error.hint)
+
+
+def examine(servers: Sequence[str], cluster: str) -> list[Symptom]:
+    """What is not as it has to be: of each server, of what the engine heeds, and of each stream; then of the hosts."""
+    found = [finding for server in servers if (finding := _of_server(server)) is not None]
+
+    async def ask(client: Client) -> list[Symptom]:
+        findings: list[Symptom] = []
         founding = await find_founded(client, cluster)
         try:
             await check_fence(client, REPLICAS)
         except OperatorError as error:
-            problems.append(Problem(error.problem, str(error.place), error.hint))
+            findings.append(_found(error, "engine"))
         if not founding.made:
-            problems.append(Problem("it is still being founded", f"cluster {cluster}", "start a service in it"))
+            findings.append(Symptom("it is still being founded", f"cluster {cluster}", "start a service in it"))
         for shard in range(founding.shards if founding.made else 0):
             try:
                 await ShardStream.find(client, stream_name(cluster, shard), replicas=REPLICAS)
             except OperatorError as error:
-                problems.append(Problem(error.problem, f"stream {error.place}", error.hint))
+                findings.append(_found(error, "stream"))
         record = PlacementRecord(client, cluster, founding.shards)
         live = await listen(client, cluster, LISTEN_S)
         placement, _ = await record.read()
-        return [*problems, *picture(placement, live).problems]
+        if not live:
+            findings.append(Symptom("no host is there: nothing is served", f"cluster {cluster}", "start one"))
+        return [*findings, *(Symptom(each.what, each.where, each.next) for each in picture(placement, live).problems)]
 
     if len(found) == len(servers):
         return found
     return [*found, *_asked(servers, cluster, ask)]
 
 
-def _of_server(server: str) -> Problem | None:
+def _of_server(server: str) -> Symptom | None:
     async def ask(client: Client) -> None:
         """It is there, and new enough."""
 
     try:
         _asked([server], "", ask)
     except OperatorError as error:
-        return Problem(error.problem, f"server {without_credentials([server])[0]}", error.hint)
+        return Symptom(error.problem, f"server {without_credentials([server])[0]}", error.hint)
     return None
 
 

@@ -77,19 +77,13 @@ def _problems(
     placement: ClusterPlacement, live: Mapping[str, Beat], serving: Mapping[int, str], names: Mapping[str, str]
 ) -> list[Problem]:
     found: list[Problem] = []
-    if not live:
-        what = "no host is there: nothing is served"
-        return [Problem(what, "the cluster", "start one: tidegate serve APP --cluster …; or see whether it reaches the servers")]
     for id in sorted(placement.losses.keys() | placement.hosts.keys()):
         if id not in live:
-            had = placement.owners.count(id)
-            what = "is lost; its shards are being given to others" if had else "is lost; others serve its shards"
             hint = "start it again; if it does not come back: tidegate cluster rebalance, which forgets it"
-            found.append(Problem(what, f"host {names[id]}", hint))
+            found.append(Problem("is lost; others serve its shards", f"host {names[id]}", hint))
     for id in sorted({owner for shard, owner in enumerate(placement.owners) if shard not in serving}):
         missing = [shard for shard, owner in enumerate(placement.owners) if owner == id and shard not in serving]
-        many = "shard" if len(missing) == 1 else "shards"
-        what = f"nobody serves {many} {', '.join(map(str, missing))}; calls of their objects wait"
+        what = f"nobody serves shard {', '.join(map(str, missing))}; calls of their objects wait"
         where = f"host {names.get(id, id)}, which should" if id else "the cluster"
         found.append(Problem(what, where, "wait some seconds; if it stays so, look at the status of that host, and at its log"))
     versions = {beat.version for beat in live.values() if beat.version}

@@ -3,8 +3,8 @@
 Rule 1: pure, and every host comes to the same answer: what it depends on is the placement before, and who is there.
 Rule 2: a shard moves only if it has to: its host is not there, or drains, or an operator wants it elsewhere, or a host has so
 much that the largest share would be smaller if it had one less.
-Rule 3: what nobody serves moves at once. What somebody serves moves a few at a time (`MOVES_AT_ONCE`), since its calls wait
-meanwhile.
+Rule 3: what nobody serves moves at once, and what a host has that is about to stop. What others serve moves a few at a time
+(`MOVES_AT_ONCE`), since its calls wait meanwhile.
 
 A share is the number of a host's shards by its weight.
 """
@@ -20,10 +20,10 @@ from tidegate.runtime.cluster.records import ClusterPlacement, Loss, PlacedHost
 MOVES_AT_ONCE = 4
 
 
-def deal(placement: ClusterPlacement, present: Mapping[str, PlacedHost]) -> tuple[str, ...]:
+def deal(placement: ClusterPlacement, present: Mapping[str, PlacedHost], leaving: Set[str] = frozenset()) -> tuple[str, ...]:
     """Who should have each shard in the end, where these hosts are there. Nobody is there: everything stays as it is.
-    All that are there drain: what they have stays, and they get the rest."""
-    takers = {id: host for id, host in present.items() if id not in placement.draining}
+    All that are there drain, or are leaving: what they have stays, and they get the rest."""
+    takers = {id: host for id, host in present.items() if id not in placement.draining | leaving}
     all_drain = not takers
     takers = takers or dict(present)
     if not takers:
@@ -67,13 +67,17 @@ def _room(takers: Mapping[str, PlacedHost], fixed: Mapping[str, int], shards: in
 
 
 def next_placement(
-    placement: ClusterPlacement, present: Mapping[str, PlacedHost], serving: Mapping[int, str], left: Set[str] = frozenset()
+    placement: ClusterPlacement,
+    present: Mapping[str, PlacedHost],
+    serving: Mapping[int, str],
+    left: Set[str] = frozenset(),
+    leaving: Set[str] = frozenset(),
 ) -> ClusterPlacement:
     """The next step, where these hosts are there (and may get shards), and these serve these shards now. Who has `left` said so,
-    and was not lost. It is the same placement where nothing is to be done."""
+    and was not lost; who is `leaving` has no time to lose. It is the same placement where nothing is to be done."""
     if not present:
         return placement
-    wanted = deal(placement, present)
+    wanted = deal(placement, present, leaving)
     owners = list(placement.owners)
     under_way = 0
     later: list[int] = []
@@ -81,7 +85,7 @@ def next_placement(
         is_served = serving.get(shard) in present
         if owner == goal:
             under_way += is_served and serving[shard] != owner
-        elif owner in present and is_served:
+        elif owner in present and is_served and serving[shard] not in leaving:
             later.append(shard)
         else:
             owners[shard] = goal

@@ -45,6 +45,8 @@ class Beat(msgspec.Struct, frozen=True):
     """Those whose calls it answers no longer, and that nobody else may have yet."""
     revision: int = 0
     """Of the newest placement that it has read."""
+    leaving: bool = False
+    """It is about to stop, and waits a little for others to take its shards."""
     gone: bool = False
     """The last one: it serves nothing any more."""
 
@@ -85,7 +87,7 @@ def empty_placement(shards: int) -> ClusterPlacement:
     return ClusterPlacement((NOBODY,) * shards)
 
 
-encode = msgspec.json.Encoder(order="sorted").encode
+encode = msgspec.json.encode
 _decode_beat = msgspec.json.Decoder(Beat).decode
 _decode_placement = msgspec.json.Decoder(ClusterPlacement).decode
 

@@ -5,7 +5,8 @@ and a send never waits; of what the worker answers the library reads a few messa
 stands is queued (no ZMQ_IMMEDIATE), since the supervisor names an endpoint only once its worker listens there.
 Rule 2: a readiness edge is never lost (`edge.py`), whatever becomes of a message.
 Rule 3: one socket serves one process. A new process of the worker listens elsewhere and gets a new socket, so that nothing
-queued for the old one can reach it.
+queued for the old one can reach it. The door of another host of a cluster listens where the one before it did: what stands behind
+the `#` of its endpoint tells them apart.
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ log = logging.getLogger("tidegate")
 
 
 def own_door(endpoint: str) -> str:
-    """Where a worker that clients find at this endpoint hears the service's own processes, also when it lets no clients in."""
-    return f"{endpoint}.own" if endpoint.startswith("ipc://") else endpoint
+    """Where a worker that clients find at this endpoint hears the service's own processes, also when it lets no clients in;
+    or the door of another host."""
+    return f"{endpoint}.own" if endpoint.startswith("ipc://") else endpoint.partition("#")[0]
 
 
 class Backend:
@@ -52,7 +54,11 @@ class Backend:
         end_turn: Callable[[], None],
         *,
         identity: bytes | None = None,
+        secret: str = "",
+        watched_at: str = "",
     ) -> None:
+        """`secret`: of the cluster, where this is the door of another host. `watched_at`: where the library is to tell that it
+        has greeted, and that it has gone."""
         self._socket = context.socket(zmq.DEALER)
         for option, value in (
             (zmq.SNDHWM, 0),
@@ -64,6 +70,13 @@ class Backend:
             self._socket.setsockopt(option, value)
         if identity is not None:
             self._socket.setsockopt(zmq.ROUTING_ID, identity)
+        if secret:
+            public = zmq.curve_public(secret.encode())
+            self._socket.setsockopt(zmq.CURVE_SERVERKEY, public)
+            self._socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, secret.encode())
+        if watched_at:  # Before anything of it can be missed.
+            self._socket.monitor(watched_at, int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED))
         self._socket.connect(own_door(endpoint))
         self._replied = replied
         self._end_turn = end_turn
@@ -84,13 +97,14 @@ class Backend:
 
     def read_rest(self) -> None:
         """Reads what has arrived, to the end: for the last time before `close`."""
-        while not self._read_burst():
+        while not self._socket.closed and not self._read_burst():
             pass
 
     def close(self) -> None:
         """Drops what was not sent and not read."""
-        self._edge.stop()
-        self._socket.close()
+        if not self._socket.closed:
+            self._edge.stop()
+            self._socket.close()
 
     def _on_readable(self) -> None:
         self._edge.is_due = False

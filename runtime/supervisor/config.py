@@ -27,7 +27,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from tidegate.runtime.addresses import LISTEN_DEFAULT, check_address, check_cluster, check_endpoint, cluster_shown
+from tidegate.runtime.addresses import (
+    DOOR_DEFAULT,
+    LISTEN_DEFAULT,
+    check_address,
+    check_cluster,
+    check_door,
+    check_endpoint,
+    cluster_shown,
+)
 from tidegate.runtime.limits import (
     BUDGET_BYTES,
     BUDGET_BYTES_MIN,
@@ -194,6 +202,22 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             extra={"flag": "--cluster SERVERS", "problem": check_cluster, "shown": cluster_shown},
         ),
     ] = ""
+    host_name: Annotated[
+        str,
+        Meta(
+            max_length=256,
+            description="What operators call this host of a cluster. Unless given, the name of the machine.",
+            extra={"flag": "--host-name NAME"},
+        ),
+    ] = ""
+    advertise: Annotated[
+        str,
+        Meta(
+            description="Where the other hosts of a cluster reach this one: an address of this machine and a port that is free "
+            "there, tcp://host-a:7712. A port of 0 is any. What they say to each other is encrypted.",
+            extra={"flag": "--advertise ENDPOINT", "problem": check_door},
+        ),
+    ] = DOOR_DEFAULT
     dev: Annotated[
         bool,
         Meta(

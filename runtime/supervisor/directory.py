@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import stat
 import tempfile
@@ -73,6 +74,8 @@ class _Description(msgspec.Struct, omit_defaults=True):
     starts: int
     cluster: str = ""
     """The id of the cluster whose logs this is a cache of. Empty: the logs are here."""
+    host: str = ""
+    """By which the other hosts of that cluster know the one that has this directory."""
 
 
 class DataDirectory:
@@ -84,6 +87,8 @@ class DataDirectory:
         self.shards = description.shards
         self.start = description.starts
         """Number of this start, from 1; no two starts that have written anything have the same."""
+        self.host = description.host
+        """Of a cluster: the id of this host."""
         self._description = description
         self._counted = counted
 
@@ -222,6 +227,8 @@ def _begin_start(path: Path, lock_fd: int, shards_if_new: int, cluster: str) -> 
     found = _read_description(path, "choose an empty directory with --data", cluster)
     description = found or _Description(FORMAT, shards_if_new, 0, cluster)
     description.format = CACHE_FORMAT if cluster else FORMAT
+    if cluster:
+        description.host = description.host or secrets.token_hex(4)
     description.starts = max(description.starts, _newest_log(path / "log")) + 1
     try:
         for name in _FOLDERS:

@@ -27,6 +27,7 @@ def problems(supervision: Supervision, now: float) -> tuple[Problem, ...]:
         *_of_replacements(supervision),
         *_of_objects(supervision, now),
         *_told(supervision),
+        *supervision.of_cluster,
         *supervision.backups.problems,
     ]
     return tuple(dict.fromkeys(found))

@@ -315,7 +315,7 @@ class Replacements:
         for text in _told(config):
             service.report("info", text)
             self._say(replacement, text)
-        seats = [*(service.routers if replacement.what == "restart" else ()), *service.worker_seats]
+        seats = [*(service.all_routers if replacement.what == "restart" else ()), *service.worker_seats]
         replacement.left = collections.deque(seats)
         self.running = replacement
         self._next(now)

@@ -95,7 +95,8 @@ def snapshot(
     usage.forget_all_but({os.getpid(), *pids.values()})
     seats = supervision.seats
     routers = [
-        {"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage, now, rates.get(s))} for s in supervision.routers
+        {"name": supervision.name(s), **_occupancy(seats[s], pids.get(s), usage, now, rates.get(s))}
+        for s in supervision.all_routers
     ]
     workers = []
     for place in identity.placement.workers:
@@ -150,7 +151,7 @@ def status_line(supervision: Supervision, now: float) -> str:
     """For systemd: what is served where and by whom; what is wrong goes before."""
     wrong = problems(supervision, now)
     listen = listen_endpoint(supervision) or "no endpoint"
-    routers, workers = len(supervision.routers), len(supervision.seats) - len(supervision.routers)
+    routers, workers = len(supervision.routers), len(supervision.worker_seats)
     by = f"{routers} routers and {workers} workers" if routers > 1 else f"{workers} workers"
     count = len(classes(supervision))
     served = f"{count} {'class' if count == 1 else 'classes'} on {listen} with {by}"

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.supervisor.backups import Backups
+from tidegate.runtime.supervisor.elsewhere import Elsewhere
 from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.replacement import Replacements
 from tidegate.runtime.supervisor.seats import (
@@ -48,6 +49,7 @@ from tidegate.runtime.wire.supervisor_messages import (
     Ping,
     Pong,
     Prepared,
+    Problem,
     QuarantineChanged,
     Quiet,
     Ready,
@@ -93,10 +95,12 @@ class Supervision:
         cpu_time: Callable[[int], CpuTime] = lambda seat: CpuTime(),
         read_config: Callable[[int, int, bool], ConfigChanges | Failed] = lambda generation, after, routers: ConfigChanges(),
         shards: HostShards | None = None,
+        has_door: bool = False,
     ) -> None:
         """`cpu_time` tells of the process in a seat. `read_config` reads what processes of a new generation are started with, and
         says what is set otherwise than for the generation before; it is told whether routers are replaced, too. `shards`: of a
-        cluster, which come and go; else each worker has those that `owners` says."""
+        cluster, which come and go; else each worker has those that `owners` says. `has_door`: a router that hears the other hosts
+        of the cluster."""
         self._owners = owners
         self._workers = workers
         self.shards = shards
@@ -107,7 +111,13 @@ class Supervision:
         self._stop_s = stop_s
         self.routers = tuple(ROUTER - index for index in range(routers))
         """Their seats."""
-        self.seats: dict[int, Occupancy] = {seat: Occupancy() for seat in (*self.routers, *range(workers))}
+        self.door = ROUTER - routers if has_door else None
+        """The seat of one more, which hears other hosts only."""
+        self.elsewhere = Elsewhere()
+        self.of_cluster: tuple[Problem, ...] = ()
+        """What is wrong with the cluster, as this host sees it."""
+        self.seats: dict[int, Occupancy] = {seat: Occupancy() for seat in (*self.all_routers, *range(workers))}
+        self._start = start
         self.epoch = start * EPOCHS_PER_START
         self.was_ready = False
         self.stopping = False
@@ -131,9 +141,23 @@ class Supervision:
         """A router has a number when there are several."""
         if is_next(seat):
             return "the next router" if is_router(seat) else "the next worker"
+        if seat == self.door:
+            return "door"
         if not is_router(seat):
             return f"worker {seat}"
         return "router" if len(self.routers) == 1 else f"router {ROUTER - seat}"
+
+    @property
+    def all_routers(self) -> tuple[int, ...]:
+        """The door among them."""
+        return self.routers if self.door is None else (*self.routers, self.door)
+
+    @property
+    def door_endpoint(self) -> str:
+        """Where other hosts are heard now, another one for each process there; empty: nowhere."""
+        if self.door is None or (ready := self.seats[self.door].ready) is None:
+            return ""
+        return f"{ready.endpoint}#{self._start}.{self.seats[self.door].incarnation}"
 
     @property
     def worker_seats(self) -> range:
@@ -147,13 +171,22 @@ class Supervision:
         streams = tuple(worker.ready.stream if worker.ready else None for worker in workers)
         if self.shards is None:
             return Topology(self.epoch, self._owners, endpoints, down, streams)
-        return Topology(self.epoch, self._owners_now(), (*endpoints, None), down, (*streams, None), self._workers)
+        hosts = self.elsewhere.endpoints
+        endpoints, streams = (*endpoints, None, *hosts), (*streams, None, *(None for _ in hosts))
+        return Topology(self.epoch, self._owners_now(), endpoints, down, streams, self._workers)
 
     def _owners_now(self) -> tuple[int, ...]:
-        """Of a cluster: those behind the workers are nobody."""
+        """Of a cluster: behind the workers comes nobody, and then the other hosts."""
         assert self.shards is not None
-        serving = map(self.shards.serving, range(self.shards.shards))
-        return tuple(self._workers if worker is None else worker for worker in serving)
+        return tuple(
+            self._owner_now(shard, worker) for shard, worker in enumerate(map(self.shards.serving, range(len(self._owners))))
+        )
+
+    def _owner_now(self, shard: int, worker: int | None) -> int:
+        if worker is not None:
+            return worker
+        host = self.elsewhere.homes.get(shard)
+        return self._workers if host is None else self._workers + 1 + host
 
     def owner(self, shard: int) -> int | None:
         """The worker that has it, or will; None: none of this host."""
@@ -309,6 +342,12 @@ class Supervision:
         assert self.shards is not None
         self.shards.set_target(target)
         self._shards_changed()
+        return self._taken_effects()
+
+    def elsewhere_is(self, homes: Mapping[int, str], doors: Mapping[str, str]) -> list[Effect]:
+        """Which other host serves a shard, by shard, and where those are that are there, by id."""
+        if self.elsewhere.are(homes, doors):
+            self._topology_changed()
         return self._taken_effects()
 
     def times_are(self, *, liveness_s: float, stop_s: float, replace_s: float, held_up_s: float) -> None:

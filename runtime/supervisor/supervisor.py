@@ -45,6 +45,7 @@ from tidegate.runtime.supervisor.errands import Errands
 from tidegate.runtime.supervisor.host_shards import HostShards
 from tidegate.runtime.supervisor.http_door import HttpDoor
 from tidegate.runtime.supervisor.measuring import measured, why_not_ready
+from tidegate.runtime.supervisor.member import Join, hosts_access
 from tidegate.runtime.supervisor.monitoring import Monitoring
 from tidegate.runtime.supervisor.notify import Notifier, environment_for_children
 from tidegate.runtime.supervisor.orphans import Orphans
@@ -67,7 +68,7 @@ from tidegate.runtime.supervisor.seats import (
     Spawn,
     is_router,
 )
-from tidegate.runtime.supervisor.status import Identity, Usage, classes, now_ms, snapshot, status_line
+from tidegate.runtime.supervisor.status import Identity, Usage, app_version, classes, now_ms, snapshot, status_line
 from tidegate.runtime.supervisor.supervision import PING_INTERVAL_S, Supervision
 from tidegate.runtime.wire.commands import AuditedValues, Command, ConfigChanges, Ended, ShownConfig, Status
 from tidegate.runtime.wire.protocol import OBJECT_CALLS
@@ -97,6 +98,9 @@ log = logging.getLogger("tidegate")
 
 _EXTEND_START_S = 30.0
 BACKUPS_LOOK_S = 5.0
+RETIRE_S_MAX = 4.0
+"""A host of a cluster that is stopped gives the others this time to take its shards."""
+RETIRE_LOOK_S = 0.05
 OURSELVES = CommandGiver(os.getpid(), os.geteuid())
 """Who gives a command that came by a signal."""
 
@@ -133,13 +137,21 @@ class Service:
     """The newest one, for a reload. Raises OperatorError."""
     cluster: ClusterPlace | None = None
     """Where the logs are kept, if not on this machine."""
+    join: Join | None = None
+    """Makes this host a member of that cluster."""
+    door: Port | None = None
+    """Where the other hosts of the cluster are heard."""
+    hosts_secret: str = ""
+    """By which they know each other."""
 
 
 class _Place:
     """Where a process sits. Its successor takes another's seat."""
 
-    def __init__(self, seat: int, witness: Path) -> None:
+    def __init__(self, seat: int, witness: Path, *, is_door: bool) -> None:
         self.seat = seat
+        self.is_door = is_door
+        """Whom it lets in is not on the list of access keys."""
         self.witness = witness
         """Where a worker writes down whose code it runs."""
 
@@ -185,9 +197,12 @@ class Supervisor:
             routers=service.routers,
             cpu_time=self._cpu_time,
             read_config=self._configurations.begin,
-            shards=None if service.cluster is None else HostShards(shards, workers),
+            shards=None if service.cluster is None else HostShards(shards, workers, None if service.join is None else ()),
+            has_door=service.door is not None,
             **_times(config),
         )
+        self._retires_until = 0.0
+        self._member = None if service.join is None else service.join(self._cluster_changed)
         monitoring = Monitoring(
             self.measured,
             lambda: why_not_ready(self.supervision),
@@ -225,9 +240,13 @@ class Supervisor:
         self._beat()
         self._keep_looking_at_access()
         self._looking_at_backups = self._loop.create_task(self._keep_looking_at_backups())
+        taking_part = None if self._member is None else self._loop.create_task(self._member.run())
         try:
             return await self._finished
         finally:
+            if self._member is not None and taking_part is not None:
+                await self._member.leave()
+                taking_part.cancel()
             self._commands.close()
             self._audit.close()
             for task in filter(None, (self._watching, self._looking_at_backups)):
@@ -241,6 +260,27 @@ class Supervisor:
         return time.monotonic()
 
     def _on_stop_signal(self) -> None:
+        """In a cluster, the first time: others take this host's shards before."""
+        retires = self._member is not None and not self._retires_until and not self.supervision.stopping
+        if not retires or self._member is None or not self._member.hands_over():
+            self._stop()
+            return
+        within_s = min(RETIRE_S_MAX, self.identity.config.service.stop_s / 2)
+        log.info("stopping: the other hosts take the shards of this one, within %g s", within_s)
+        self._retires_until = self._now() + within_s
+        self._member.retire()
+        self._stop_when_retired()
+
+    def _stop_when_retired(self) -> None:
+        assert self._member is not None
+        if self.supervision.stopping:
+            return
+        if self._member.hands_over() and self._now() < self._retires_until:
+            self._loop.call_later(RETIRE_LOOK_S, self._stop_when_retired)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
         if not self.supervision.stopping:
             log.info("stopping: answering what is in flight, then checkpointing")
             self._notifier.stopping()
@@ -321,6 +361,26 @@ class Supervisor:
         if isinstance(message, Ready):
             self._delete_logs_once()
 
+    # The cluster
+
+    def _cluster_changed(self) -> None:
+        """This host is to have other shards, or others are elsewhere."""
+        assert self._member is not None
+        self._obey(
+            [
+                *self.supervision.elsewhere_is(self._member.homes(), self._member.doors()),
+                *self.supervision.set_shards(self._member.target),
+            ]
+        )
+
+    def _tell_cluster(self) -> None:
+        """Others may have to hear of what has become of this host."""
+        if self._member is not None and self.supervision.shards is not None:
+            version = app_version(self.supervision) or ""
+            self._member.is_now(self.supervision.shards.owned, self.supervision.door_endpoint, version)
+
+    # Children
+
     def _send_to_worker(self, worker: int, message: Administer) -> _Place | None:
         if self.supervision.seats[worker].state is not SeatState.READY:
             return None
@@ -363,6 +423,8 @@ class Supervisor:
         """Every ping interval: systemd and the router hear how things are."""
         if self.supervision.all_answer(self._now()):
             self._notifier.watchdog()
+        if self._member is not None:
+            self.supervision.of_cluster = self._member.problems()
         if not self.supervision.was_ready and not self.supervision.stopping:
             self._notifier.extend_start(_EXTEND_START_S)
         self._tell_status()
@@ -376,8 +438,9 @@ class Supervisor:
     def _look_at_access(self) -> None:
         access = self._service.access
         if access is not None and (keys := access.look(time.time(), classes(self.supervision))) is not None:
-            for child in self._children.values():
-                child.send(AccessChanged(keys))
+            for seat, child in self._children.items():
+                if not self._places[seat].is_door:
+                    child.send(AccessChanged(keys))
 
     async def _keep_looking_at_backups(self) -> None:
         """The disk may hang: it is waited for in a thread. What cannot be read changes nothing, and is told once."""
@@ -420,6 +483,7 @@ class Supervisor:
                 assert isinstance(effect, Finish)
                 self._finished.set_result(effect.failure)
         self._set_timer()
+        self._tell_cluster()
 
     def _set_timer(self) -> None:
         deadline = self.supervision.next_deadline()
@@ -432,11 +496,12 @@ class Supervisor:
             self._timer = self._loop.call_at(deadline, self._on_timer)
 
     def _spawn(self, effect: Spawn) -> None:
-        service, seat, place = self._service, effect.seat, _Place(effect.seat, self._witness(effect))
+        service, seat = self._service, effect.seat
         becomes = seat if effect.successor_of is None else effect.successor_of
+        place = _Place(seat, self._witness(effect), is_door=becomes == self.supervision.door)
         try:
             with contextlib.ExitStack() as stack:  # The child has it or nobody: what listens must be read.
-                opened = service.port.open() if is_router(seat) else []
+                opened = self._port(becomes).open() if is_router(seat) else []
                 listen_fds = tuple(stack.enter_context(each).fileno() for each in opened)
                 child = ChildProcess(
                     service.router_command if is_router(seat) else service.worker_command,
@@ -464,6 +529,11 @@ class Supervisor:
             if effect.successor_of is None:
                 child.send(OpenShards(self.supervision.open_shards(seat)))
         log.debug("%s is process %d", self.supervision.name(seat), child.pid)
+
+    def _port(self, seat: int) -> Port:
+        """Of a router."""
+        service = self._service
+        return service.door if service.door is not None and seat == self.supervision.door else service.port
 
     def _promote(self, effect: Promote) -> None:
         self._children[effect.seat] = self._children.pop(effect.successor)
@@ -535,6 +605,7 @@ class Supervisor:
             settings=self._configurations.of(generation).app,
             access=self._access,
             cluster=service.cluster,
+            hosts_secret=service.hosts_secret,
         )
 
     @property
@@ -546,7 +617,7 @@ class Supervisor:
 
     def _budget_bytes(self, config: Config) -> int:
         service = self._service
-        processes = len(service.placement.workers) + service.routers
+        processes = len(service.placement.workers) + service.routers + (service.door is not None)
         return budget_bytes(config.service, service.memory_bytes, processes)
 
     def _witness(self, effect: Spawn) -> Path:
@@ -557,7 +628,7 @@ class Supervisor:
         service = self._service
         return RouterSpec(
             index=ROUTER - seat,
-            listen=service.port.endpoint,
+            listen=self._port(seat).endpoint,
             run_dir=str(service.run_directory.path),
             shards_total=service.directory.shards,
             workers=len(service.placement.workers),
@@ -565,7 +636,9 @@ class Supervisor:
             listen_fds=listen_fds,
             budget_bytes=self._budget_bytes(self._config_of(generation)),
             secret=self._secret,
-            access=self._access,
+            access=self._access if seat != self.supervision.door else hosts_access(service.hosts_secret),
+            hosts_secret=service.hosts_secret,
+            is_door=seat == self.supervision.door,
         )
 
     def _service_ready(self) -> None:
@@ -612,7 +685,8 @@ class Supervisor:
         rates = {seat: rates for seat, place in self._places.items() if (rates := self.ledger.rates(place, now)) is not None}
         access = self._service.access
         waits = (*self._configurations.waits(), *(access.waits if access is not None else ()))
-        return snapshot(self.identity, self.supervision, pids, self._usage, now, self._commands.path, rates, waits)
+        shown = snapshot(self.identity, self.supervision, pids, self._usage, now, self._commands.path, rates, waits)
+        return shown if self._member is None else {**shown, "cluster": self._member.shown()}
 
     def _status_now(self) -> dict[str, Any]:
         """For whoever asks past the routers: one of them is what they would say of themselves."""

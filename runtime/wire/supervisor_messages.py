@@ -155,6 +155,8 @@ class WorkerSpec(msgspec.Struct, frozen=True, tag="worker"):
     """None: nobody is asked for a key."""
     cluster: ClusterPlace | None = None
     """None: the log is on this machine's disk."""
+    hosts_secret: str = ""
+    """By which the hosts of a cluster know each other."""
 
 
 class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
@@ -172,6 +174,10 @@ class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
     """The same that workers have."""
     access: Access | None = None
     """None: nobody is asked for a key."""
+    hosts_secret: str = ""
+    """By which the hosts of a cluster know each other."""
+    is_door: bool = False
+    """It hears other hosts of its cluster, and passes nothing on to another one."""
 
 
 class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):

@@ -20,6 +20,8 @@ import zmq
 from tidegate.runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.limits import INQUIRY_S, ROUTER_CALLS_PER_WORKER_MAX, WAITING_CALL_BYTES_MAX
 from tidegate.runtime.sockets.backend import Backend
+from tidegate.runtime.sockets.host_inflight import HostInFlight
+from tidegate.runtime.sockets.host_links import HostLinks
 from tidegate.runtime.sockets.inflight import InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import FORGOTTEN, Inquiries
 from tidegate.runtime.wire.protocol import Reply, Request
@@ -41,8 +43,14 @@ class Peers:
         identity: bytes,
         answered: Callable[[], None],
         tell: Callable[[Parked | Waited], None],
+        hosts_secret: str = "",
     ) -> None:
-        """`answered` is called after calls have ended, in whatever way. `tell` is for the supervisor."""
+        """`answered` is called after calls have ended, in whatever way. `tell` is for the supervisor. `hosts_secret`: by which
+        the hosts of a cluster know each other."""
+        self._hosts: HostLinks | None = None
+        if hosts_secret:
+            self._hosts = HostLinks(context, loop, hosts_secret, self._host_replied, self._answered, self._hosts_changed)
+        self._topology: Topology | None = None
         self._context = context
         self._loop = loop
         self._identity = identity
@@ -51,6 +59,8 @@ class Peers:
         self._parked: dict[int, _Parking] = {}
         self._table: SlotTable | None = None
         self._nobody: int | None = None
+        self._is_early = False
+        """Calls wait of which another host has said that it does not have their shards any more."""
         self._early: list[tuple[Request, LocalOrigin]] = []
         """Calls that were made before the first topology arrived."""
         self._workers: list[InFlight] = []
@@ -68,15 +78,15 @@ class Peers:
     def unanswered(self) -> int:
         return len(self._early) + sum(len(worker.unanswered) for worker in self._workers)
 
-    def send(self, request: Request, origin: LocalOrigin) -> None:
-        """Sends at the end of the turn."""
+    def send(self, request: Request, origin: LocalOrigin, to: InFlight | None = None) -> None:
+        """Sends at the end of the turn, to who has the object's shard unless it is said."""
         if self._table is None:  # It is on its way: whoever called this worker has it already.
             if len(self._early) < ROUTER_CALLS_PER_WORKER_MAX:
                 self._early.append((request, origin))
             else:
                 origin.fail(Unavailable("the worker has no topology yet"))
             return
-        worker = self._workers[self._table.worker_of(request.cls, request.name)]
+        worker = self._workers[self._table.worker_of(request.cls, request.name)] if to is None else to
         size = len(request.args)
         if len(worker.unanswered) >= ROUTER_CALLS_PER_WORKER_MAX or worker.bytes + size > WAITING_CALL_BYTES_MAX:
             origin.fail(Overloaded(f"too many calls are in flight to worker {worker.worker}"))
@@ -134,6 +144,8 @@ class Peers:
         """While calls are in flight: are the old ones known to their workers?"""
         self._inquiry = None
         for index, backend in self._backends.items():
+            if isinstance(self._workers[index], HostInFlight):
+                continue  # Its door knows of no call what its worker does.
             if (question := self._inquiries[index].ask(self._newest + 1)) is not None:
                 backend.send([question])
         self._ask_later()
@@ -141,6 +153,19 @@ class Peers:
     def _ask_later(self) -> None:
         if self._inquiry is None and any(worker.unanswered for worker in self._workers):
             self._inquiry = self._loop.call_later(INQUIRY_S, self._ask, context=NEUTRAL)
+
+    def _host_replied(self, index: int, replies: list[Reply]) -> None:
+        """What it has not taken goes to who has the shard now, or waits until that is known."""
+        host = self._workers[index]
+        assert isinstance(host, HostInFlight), index
+        replies, refused = host.sort(replies)
+        self._replied(host, replies)
+        assert self._table is not None
+        assert self._nobody is not None
+        for (origin, _, _), request in refused:
+            home = self._workers[self._table.worker_of(request.cls, request.name)]
+            self._is_early = self._is_early or home is host
+            self.send(request, cast("LocalOrigin", origin), self._workers[self._nobody] if home is host else home)
 
     def _replied(self, worker: InFlight, replies: list[Reply]) -> None:
         for reply in replies:
@@ -158,8 +183,12 @@ class Peers:
 
     def topology_changed(self, topology: Topology) -> None:
         now = self._loop.time()
+        self._topology = topology
+        if self._hosts is not None:
+            topology = self._hosts.reachable(topology)
         before, self._table, self._nobody = self._table, SlotTable(topology), topology.nobody
-        self._workers += [InFlight(index) for index in range(len(self._workers), len(topology.endpoints))]
+        for index in range(len(self._workers), len(topology.endpoints)):
+            self._workers.append(InFlight(index) if self._nobody is None or index <= self._nobody else HostInFlight(index))
         self._inquiries += [Inquiries(worker) for worker in self._workers[len(self._inquiries) :]]
         for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
             worker.set_down(now, is_down=worker.worker in topology.down)
@@ -171,21 +200,30 @@ class Peers:
                 self._came_up(worker, endpoint, now)
                 if (parking := self._parked.pop(worker.worker, None)) is not None:
                     self._tell(Waited(worker.worker, parking.calls, parking.longest_s * 1_000))
-                replied = partial(self._replied, worker)
-                # Another identity each time: the worker may not know yet that an earlier connection is closed, and refuses a
-                # second one of the same name, silently.
-                identity = b"%s.%d" % (self._identity, self._connections())
-                self._backends[worker.worker] = Backend(
-                    self._context, endpoint, self._loop, replied, self._answered, identity=identity
-                )
+                self._backends[worker.worker] = self._connect(worker, endpoint)
         early, self._early = self._early, []
-        if before is not None and before.owners != self._table.owners:
+        if before is not None and (self._is_early or before.owners != self._table.owners):
+            self._is_early = False
             early = self._take_unsent() + early
         for request, origin in early:
             self.send(request, origin)
         self._flush()
         if early:
             self._answered()  # Some may have been refused, and a drain may have waited for them.
+
+    def _hosts_changed(self) -> None:
+        assert self._topology is not None
+        self.topology_changed(self._topology)
+
+    def _connect(self, worker: InFlight, endpoint: str) -> Backend:
+        if isinstance(worker, HostInFlight):
+            assert self._hosts is not None
+            return self._hosts.backend(worker.worker)
+        # Another identity each time: the worker may not know yet that an earlier connection is closed, and refuses a second one
+        # of the same name, silently.
+        identity = b"%s.%d" % (self._identity, self._connections())
+        replied = partial(self._replied, worker)
+        return Backend(self._context, endpoint, self._loop, replied, self._answered, identity=identity)
 
     def _take_unsent(self) -> list[tuple[Request, LocalOrigin]]:
         """Shards have changed hands: what waits must wait at the new owner."""
@@ -233,6 +271,8 @@ class Peers:
         for backend in self._backends.values():
             backend.close()
         self._backends.clear()
+        if self._hosts is not None:
+            self._hosts.close()
 
 
 class _Parking:

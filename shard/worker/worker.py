@@ -171,7 +171,7 @@ class Worker:
         self._guard = None if spec.access is None else _guard(spec.access, classes)
         self._endpoint = self._new_endpoint(context, outbox, slices)
         identity = b"%sworker-%d.%d" % (self._own, spec.index, spec.incarnation)
-        self._peers = Peers(context, loop, identity, self._peers_answered, send_control)
+        self._peers = Peers(context, loop, identity, self._peers_answered, send_control, spec.hosts_secret)
         self._first_seqs = {shard: store.seq for shard, store in self.store.shards.items()}
         self._turn = Turn(loop, self._end_turn, time.monotonic)  # The loop's own clock stands still while it goes round.
         self._host = Host(

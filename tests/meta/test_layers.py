@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
     | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
-    | {"shard/replicated"}
+    | {"runtime/cluster", "shard/replicated"}
     | {"runtime/console", "testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
@@ -111,14 +111,14 @@ RULES = {
     "shard/worker": {"duties", "patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "lint", "shares"},
-    "runtime/cluster": {"machine", "placement", "records"},
+    "runtime/cluster": {"machine", "picture", "placement", "records"},
     "runtime/chaos/verdict": "*",
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule"},
     "runtime/logs": {"forms", "line", "settings", "tracebacks"},
     "runtime/console": {"admission", "last_minutes"},
     "runtime/client": {"links", "machine", "retries", "terms"},
-    "runtime/sockets": {"frames", "handshakes", "inflight", "inquiries", "outbox", "slices"},
+    "runtime/sockets": {"frames", "handshakes", "host_inflight", "inflight", "inquiries", "outbox", "slices"},
     "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
     "runtime/options": "*",
@@ -133,7 +133,7 @@ RULES = {
         "seats",
         "supervision",
     }
-    | {"suspicion"},
+    | {"elsewhere", "suspicion"},
     "runtime/wire": "*",
     "testing/stock": {"comparison", "report"},
 }

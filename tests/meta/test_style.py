@@ -123,6 +123,7 @@ MAY = {
                 "call",
                 "chaos",
                 "check",
+                "cluster",
                 "compact",
                 "completion",
                 "config",

@@ -10,12 +10,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 
 from tidegate.router.machine import RouterMachine
+from tidegate.runtime.errors import Moved
 from tidegate.runtime.ids import slot_of
 from tidegate.runtime.limits import (
     DEADLINE_GRACE_S,
@@ -25,8 +26,9 @@ from tidegate.runtime.limits import (
     WAIT_START_S,
     WORKER_AHEAD_CALLS,
 )
+from tidegate.runtime.sockets.host_inflight import HostInFlight
 from tidegate.runtime.sockets.inflight import InFlight
-from tidegate.runtime.wire.protocol import OBJECT_CALLS, OK, Message, Origin, Reply, parse_body, parts_of
+from tidegate.runtime.wire.protocol import ERROR, OBJECT_CALLS, OK, Message, Origin, Reply, parse_body, parts_of
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
 
@@ -667,3 +669,99 @@ def test_calls_of_a_shard_that_nobody_has_wait_and_are_told_why_when_that_takes_
     net.machine.handle_timer(net.machine.next_deadline() or 0.0)
     assert net.error() == (2, "unavailable", "not_executed")
     assert "on its way from one worker to another" in str(net.answers[-1])
+
+
+# Other hosts
+
+NOBODY, HOST, OTHER_HOST = 1, 2, 3
+
+
+def of_hosts(*hosts: str | None, owner: int = HOST, epoch: int = 2) -> Topology:
+    return Topology(epoch, (0, owner, 0, owner), ("w0", None, *hosts), nobody=NOBODY)
+
+
+def name_elsewhere() -> str:
+    return names_of_worker(1, 1)[0]
+
+
+def hosts_net(topology_now: Topology, *, is_door: bool = False) -> Net:
+    net = Net("w0", None, is_door=is_door)
+    net.machine.topology_changed(topology_now, 0.0)
+    net.sent |= {index: [] for index in range(len(topology_now.endpoints))}
+    return net
+
+
+def moved(net: Net, host: int, token: int) -> None:
+    machine = net.machine
+    raw = msgspec.Raw(msgspec.msgpack.encode(Moved("not here").to_wire()))
+    machine.host_replied(cast("HostInFlight", machine.workers[host]), [Reply(token, ERROR, raw)], 1.0)
+    machine.check_invariants()
+
+
+def test_a_call_to_an_object_of_another_host_goes_there() -> None:
+    net = hosts_net(of_hosts("tcp://b"))
+    net.call([7, "C", name_elsewhere(), "m"])
+    ((token, *_),) = net.send()[HOST]
+    net.machine.host_replied(
+        cast("HostInFlight", net.machine.workers[HOST]), [Reply(token, OK, msgspec.Raw(msgspec.msgpack.encode(5)))], 1.0
+    )
+    assert [answer[1:3] for answer in net.answers] == [(7, OK)]
+
+
+def test_a_call_that_came_too_late_for_its_host_goes_to_the_next_one() -> None:
+    net = hosts_net(of_hosts("tcp://b", "tcp://c"))
+    net.call([7, "C", name_elsewhere(), "m"], [8, "C", name_elsewhere(), "m"])
+    first, second = (row[0] for row in net.send()[HOST])
+    net.machine.topology_changed(of_hosts("tcp://b", "tcp://c", owner=OTHER_HOST, epoch=3), 0.5)
+    moved(net, HOST, first)
+    moved(net, HOST, second)
+    assert [row[2] for row in net.send()[OTHER_HOST]] == [name_elsewhere()] * 2
+    assert net.answers == []
+
+
+def test_a_call_that_its_host_has_no_longer_waits_until_it_is_known_who_has_it() -> None:
+    net = hosts_net(of_hosts("tcp://b", "tcp://c"))
+    net.call([7, "C", name_elsewhere(), "m"])
+    moved(net, HOST, net.send()[HOST][0][0])
+    assert net.send()[HOST] == net.sent[HOST][:1], "it is not asked again and again"
+    net.machine.topology_changed(of_hosts("tcp://b", "tcp://c", owner=OTHER_HOST, epoch=3), 2.0)
+    assert len(net.send()[OTHER_HOST]) == 1
+    assert net.answers == []
+
+
+def test_what_waits_for_the_next_host_is_answered_at_its_deadline() -> None:
+    net = hosts_net(of_hosts("tcp://b"))
+    net.call([7, "C", name_elsewhere(), "m", [], {"deadline_ms": 500}], now=0.75)
+    moved(net, HOST, net.send()[HOST][0][0])
+    deadline = net.machine.next_deadline()
+    assert deadline == 1.25
+    net.machine.handle_timer(deadline)
+    assert net.error() == (7, "deadline_exceeded", "not_executed")
+
+
+def test_calls_in_flight_to_a_host_that_is_lost_may_have_been_executed_and_others_wait() -> None:
+    net = hosts_net(of_hosts("tcp://b"))
+    net.call([7, "C", name_elsewhere(), "m"])
+    net.send()
+    net.machine.topology_changed(of_hosts(None, epoch=3), 1.0)
+    assert net.error() == (7, "shard_lost", "unknown")
+    net.call([8, "C", name_elsewhere(), "m"], now=1.0)
+    net.machine.topology_changed(of_hosts("tcp://b again", epoch=4), 2.0)
+    assert len(net.send()[HOST]) == 2
+
+
+def test_a_door_passes_nothing_on_to_another_host() -> None:
+    net = hosts_net(of_hosts(None), is_door=True)
+    net.call([7, "C", name_elsewhere(), "m"])
+    assert net.error() == (7, "moved", "not_executed")
+    net = hosts_net(of_hosts(None, owner=NOBODY), is_door=True)
+    net.call([7, "C", name_elsewhere(), "m"])
+    assert net.answers == [], "it may be on its way here"
+    net.machine.topology_changed(of_hosts(None, epoch=3), 1.0)
+    assert net.error() == (7, "moved", "not_executed")
+
+
+def test_clients_are_not_told_where_hosts_hear_each_other() -> None:
+    net = hosts_net(of_hosts("tcp://b"))
+    net.call([7, "", "", "topology"])
+    assert [(row["worker"], row["endpoint"]) for row in net.answers[0][3]["shards"]] == [(0, "w0"), (HOST, None)] * 2

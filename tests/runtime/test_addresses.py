@@ -16,6 +16,7 @@ from tidegate.runtime import addresses, descriptors
 from tidegate.runtime.addresses import (
     check_address,
     check_cluster,
+    check_door,
     check_endpoint,
     cluster_of,
     cluster_shown,
@@ -283,3 +284,15 @@ def test_what_names_no_cluster_is_refused(text: str, problem: str) -> None:
 )
 def test_who_logs_in_to_a_cluster_is_not_shown(text: object, shown: object) -> None:
     assert cluster_shown(text) == shown
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://127.0.0.1:0", "tcp://host-a:7712", "tcp://[::1]:7712"])
+def test_other_hosts_are_told_an_address_that_they_can_reach(endpoint: str) -> None:
+    assert check_door(endpoint) is None
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["", "ipc:///run/door", "tcp://*:1", "tcp://[::]:1", f"tcp://{'.'.join('0000')}:1", "host-a:1", 7]
+)
+def test_what_other_hosts_cannot_reach_is_no_address_for_them(endpoint: object) -> None:
+    assert "must be an address of this machine and a port" in str(check_door(endpoint))

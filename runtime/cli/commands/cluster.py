@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -20,6 +20,7 @@ from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 if TYPE_CHECKING:  # A command line without a cluster needs no NATS.
+    from tidegate.runtime.cluster.operating import Symptom
     from tidegate.runtime.cluster.picture import Picture
     from tidegate.runtime.cluster.records import Beat, ClusterPlacement
 
@@ -128,7 +129,7 @@ def _hosts(options: argparse.Namespace) -> int:
     return EXIT_OK
 
 
-def _problem_lines(problems: tuple[Problem, ...] | list[Problem]) -> list[str]:
+def _problem_lines(problems: Sequence[Problem | Symptom]) -> list[str]:
     lines = []
     for each in problems:
         lines += [one_line(f"PROBLEM {each.where}: {each.what}"), one_line(f"  next: {each.next}")]

@@ -6,10 +6,13 @@ import argparse
 import contextlib
 import logging
 import os
+import platform
+import secrets
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tidegate.runtime.addresses import cluster_of, is_of_this_machine
 from tidegate.runtime.cli.arguments import add_command
@@ -31,13 +34,14 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.options.option import Option
-from tidegate.runtime.sockets.port import open_port
+from tidegate.runtime.sockets.port import Port, keep_port, open_port
 from tidegate.runtime.supervisor.access_file import is_open_to_others, read_access
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
 from tidegate.runtime.supervisor.directory import DataDirectory, open_directory, open_run_directory
 from tidegate.runtime.supervisor.http_door import open_listening
+from tidegate.runtime.supervisor.member import Join
 from tidegate.runtime.supervisor.notify import Notifier
 from tidegate.runtime.supervisor.placement import place, routers_for, shards_for
 from tidegate.runtime.supervisor.start_again import keep_trying, stop_at_once
@@ -157,6 +161,7 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
         if config.metrics.listen:
             metrics = stack.enter_context(open_listening(config.metrics.listen))
         memory = read_memory_bytes()
+        joined = None if cluster is None else join_hosts(config, cluster, directory, cores.usable, stack)
         service = Service(
             config,
             directory,
@@ -172,8 +177,40 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
             configuration=configuration,
             read_again=lambda: _read(asked),
             cluster=cluster,
+            join=None if joined is None else joined.join,
+            door=None if joined is None else joined.door,
+            hosts_secret="" if joined is None else joined.secret,
         )
         return supervise(service, os.environ, _banner)
+
+
+class Joined(NamedTuple):
+    """What a host is given when it has become one of a cluster's."""
+
+    join: Join
+    door: Port
+    secret: str
+
+
+def join_hosts(
+    config: Config, cluster: ClusterPlace, directory: DataDirectory, cores: int, stack: contextlib.ExitStack
+) -> Joined:
+    """Its door is open when this returns. Raises OperatorError."""
+    from tidegate.runtime.cluster.membership import Membership, prepare_to_join  # Here, because others need no NATS.
+    from tidegate.runtime.cluster.records import Beat
+
+    name = config.service.host_name or platform.node() or directory.host
+    secret = prepare_to_join(cluster.servers, cluster.name, directory.host)
+    door = keep_port(config.service.advertise)
+    stack.callback(door.close)
+    door.endpoint = f"{config.service.advertise.rpartition(':')[0]}:{door.endpoint.rpartition(':')[2]}"
+    workers = config.service.workers if isinstance(config.service.workers, int) else cores
+    me = Beat(directory.host, secrets.token_hex(8), 0, 0, name, "", config.service.listen, min(cores, workers))
+
+    def join(changed: Callable[[], object]) -> Membership:
+        return Membership(cluster.servers, cluster.name, me, directory.shards, changed)
+
+    return Joined(join, door, secret)
 
 
 def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | None) -> DataDirectory:

@@ -102,6 +102,33 @@ def test_who_says_goodbye_is_replaced_at_once_and_is_not_lost() -> None:
     assert (following.owners, following.losses) == (("a",) * SHARDS, {})
 
 
+def test_a_host_that_is_about_to_stop_waits_for_those_only_that_could_take_its_shards() -> None:
+    machine = member()
+    machine.read(placed("aabb"), 1)
+    machine.owns({0, 1})
+    assert not machine.hands_over(), "nobody else is there"
+    machine.heard(beat_of("b", serves=(2, 3)))
+    assert machine.hands_over()
+    machine.retires()
+    passes(machine, SETTLE_BEATS)
+    following = machine.proposal()
+    assert following is not None
+    assert following.owners == ("b",) * SHARDS
+    machine.heard(beat_of("b", 2, serves=(2, 3), leaving=True))
+    assert not machine.hands_over(), "it stops, too"
+    machine.heard(beat_of("b", 3, serves=(2, 3)))
+    machine.owns(())
+    assert not machine.hands_over()
+
+
+def test_after_its_goodbye_a_host_says_nothing_else() -> None:
+    machine = member()
+    machine.read(placed("aaaa"), 1)
+    machine.owns({0})
+    assert machine.last_word().gone
+    assert (machine.beat().gone, machine.word().serves) == (True, ())
+
+
 def test_others_write_only_if_those_before_them_do_not() -> None:
     machine = member("b")
     machine.read(placed("abab"), 1)

@@ -132,6 +132,14 @@ def test_what_is_served_moves_a_few_at_a_time() -> None:
     assert Counter(next_placement(step, hosts(a=1, b=1), moved).owners)["b"] == 2 * MOVES_AT_ONCE
 
 
+def test_what_a_host_has_that_is_about_to_stop_moves_at_once() -> None:
+    present = hosts(a=1, b=1)
+    before = settled(empty_placement(SHARDS), present)
+    after = next_placement(before, present, dict(enumerate(before.owners)), leaving={"a"})
+    assert set(after.owners) == {"b"}
+    assert next_placement(after, present, dict(enumerate(after.owners)), leaving={"a", "b"}) == after, "all of them stop"
+
+
 def test_a_drained_host_gives_all_and_gets_some_again_after_that() -> None:
     present = hosts(a=1, b=1)
     placement = settled(drained(settled(empty_placement(SHARDS), present), "a", on=True), present)

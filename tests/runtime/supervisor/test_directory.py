@@ -192,11 +192,16 @@ def test_sockets_left_by_a_crash_are_removed_and_files_are_not(tmp_path: Path) -
 
 def test_a_cache_of_a_cluster_serves_that_cluster_only(tmp_path: Path) -> None:
     cache, plain = tmp_path / "cache", tmp_path / "plain"
+    hosts = set()
     for start in (1, 2):
         data = open_directory(cache, 8, "one")
         assert (data.shards, data.start) == (8, start)
+        hosts.add(data.host)
         data.close()
-    assert json.loads((cache / "tidegate.json").read_text()) == {"format": 3, "shards": 8, "starts": 2, "cluster": "one"}
+    (host,) = hosts
+    assert len(host) == 8, "by which the other hosts of the cluster know it, for ever"
+    said = {"format": 3, "shards": 8, "starts": 2, "cluster": "one", "host": host}
+    assert json.loads((cache / "tidegate.json").read_text()) == said
     open_directory(plain, 8).close()
     with pytest.raises(OperatorError, match=r"a cache of another cluster \(one, and this is other\)"):
         open_directory(cache, 8, "other")

@@ -13,12 +13,15 @@ import zmq
 import zmq.asyncio
 
 from tests.support.waiting import WITHIN_S
-from tidegate.runtime.errors import CallError
+from tidegate.runtime.addresses import free_port
+from tidegate.runtime.errors import CallError, Moved
 from tidegate.runtime.sockets.backend import own_door
 from tidegate.runtime.wire.protocol import Request
 from tidegate.runtime.wire.supervisor_messages import Park, Parked, Topology, Waited
 from tidegate.shard.host.outbound import InternalOrigin
 from tidegate.shard.worker.peers import Peers
+
+SECRET = zmq.curve_keypair()[1].decode()
 
 
 class Asked(InternalOrigin):
@@ -43,6 +46,9 @@ class Callee:
         self.seen: dict[str, tuple[bytes, int]] = {}
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
+        if endpoint.startswith("tcp://"):  # The door of another host.
+            self._socket.setsockopt(zmq.CURVE_SERVER, 1)
+            self._socket.setsockopt(zmq.CURVE_SECRETKEY, SECRET.encode())
         self._socket.bind(own_door(endpoint))
 
     async def has(self, name: str) -> None:
@@ -50,6 +56,10 @@ class Callee:
         while name not in self.seen:
             peer, body = await asyncio.wait_for(self._socket.recv_multipart(), WITHIN_S)
             self.seen |= {row[2]: (peer, row[0]) for row in msgspec.msgpack.decode(body)}
+
+    async def refuse(self, name: str) -> None:
+        peer, token = self.seen[name]
+        await self._socket.send_multipart([peer, msgspec.msgpack.encode([[token, 1, Moved("not here").to_wire()]])])
 
     async def answer(self, name: str) -> None:
         peer, token = self.seen[name]
@@ -66,13 +76,20 @@ class Net:
         self._context = zmq.asyncio.Context()
         self._plain: zmq.Context[Any] = zmq.Context(self._context)
         self._folder = folder
-        self.peers = Peers(self._plain, asyncio.get_running_loop(), b"tidegate-worker-1.1", lambda: None, self.told.append)
+        loop = asyncio.get_running_loop()
+        self.peers = Peers(self._plain, loop, b"tidegate-worker-1.1", lambda: None, self.told.append, SECRET)
 
     def start(self) -> Callee:
         """Another process of worker 0 listens, and everybody is told."""
         callee = Callee(self._context, f"ipc://{self._folder}/{len(self.callees)}")
         self.callees.append(callee)
         self.peers.topology_changed(Topology(len(self.callees), (0,), (callee.endpoint,)))
+        return callee
+
+    def host(self) -> Callee:
+        """The door of another host."""
+        callee = Callee(self._context, f"tcp://127.0.0.1:{free_port()}#1.1")
+        self.callees.append(callee)
         return callee
 
     def call(self, name: str) -> Asked:
@@ -186,3 +203,42 @@ async def test_what_waits_for_a_shard_that_nobody_has_goes_to_whoever_comes_to_h
         await net.until(lambda: all(each.answers for each in calls))
         assert [each.answers for each in calls] == [["of a"], ["of b"]]
         assert net.peers.unanswered == 0
+
+
+async def test_what_another_host_has_no_longer_goes_to_the_next_one_when_that_is_known(tmp_path: Path) -> None:
+    with closing(Net(tmp_path)) as net:
+        callee, one, two = net.start(), net.host(), net.host()
+        endpoints = (callee.endpoint, None, one.endpoint, two.endpoint)
+        net.peers.topology_changed(Topology(2, (2,), endpoints, nobody=1))
+        asked = net.call("a")
+        await one.has("a")
+        await one.refuse("a")
+        moved = net.call("b")
+        await one.has("b")
+        net.peers.topology_changed(Topology(3, (3,), endpoints, nobody=1))
+        await two.has("a")
+        await one.refuse("b")
+        await two.has("b")
+        for name in ("a", "b"):
+            await two.answer(name)
+        await net.until(lambda: bool(asked.answers and moved.answers))
+        assert (asked.answers, moved.answers) == (["of a"], ["of b"])
+        assert net.peers.unanswered == 0
+
+
+async def test_a_call_in_flight_to_a_host_that_dies_is_lost_and_later_ones_wait_for_the_next(tmp_path: Path) -> None:
+    with closing(Net(tmp_path)) as net:
+        callee, one, two = net.start(), net.host(), net.host()
+        endpoints = (callee.endpoint, None, one.endpoint, two.endpoint)
+        net.peers.topology_changed(Topology(2, (2,), endpoints, nobody=1))
+        asked = net.call("a")
+        await one.has("a")
+        one.close()
+        await net.until(lambda: bool(asked.answers))
+        assert asked.answers == ["shard_lost"]
+        waits = net.call("b")
+        net.peers.topology_changed(Topology(3, (3,), endpoints, nobody=1))
+        await two.has("b")
+        await two.answer("b")
+        await net.until(lambda: bool(waits.answers))
+        assert waits.answers == ["of b"]

@@ -1,0 +1,53 @@
+"""What a supervisor asks of who makes its host a member of a cluster, and tells it: that is `runtime/cluster`, which it does not
+import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import zmq
+
+from tidegate.runtime.wire.access import AccessKey, Rights
+from tidegate.runtime.wire.supervisor_messages import Access, Problem
+
+
+class Member(Protocol):
+    @property
+    def target(self) -> frozenset[int]:
+        """Which shards this host is to have."""
+
+    def homes(self) -> dict[int, str]:
+        """Which other host serves a shard, by shard."""
+
+    def doors(self) -> dict[str, str]:
+        """Where the other hosts that are there take calls of hosts, by id."""
+
+    def is_now(self, shards: frozenset[int], door: str, version: str) -> None:
+        """Of this host: what its workers have, where its door is (empty: nowhere now), and of the app which version they run."""
+
+    def retire(self) -> None:
+        """This host is about to stop: others may take its shards."""
+
+    def hands_over(self) -> bool:
+        """Whether it has any that others could take."""
+
+    def problems(self) -> tuple[Problem, ...]: ...
+
+    def shown(self) -> dict[str, Any]:
+        """For the status of the service."""
+
+    async def run(self) -> None:
+        """Until it is cancelled; it never holds up the loop."""
+
+    async def leave(self) -> None:
+        """Nothing is served here any more."""
+
+
+Join = Callable[[Callable[[], object]], Member]
+"""It is given what is to be called when target, homes or doors may be others than before."""
+
+
+def hosts_access(secret: str) -> Access:
+    """Who is let in at the door: hosts, which have the one secret. Each of them has asked its clients what they may do."""
+    return Access(secret, (AccessKey("hosts", zmq.curve_public(secret.encode()).decode(), Rights(admin=True)),))

@@ -1,0 +1,121 @@
+"""Connections to other hosts, with real sockets at the other end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import zmq
+
+from tidegate.runtime.addresses import free_port
+from tidegate.runtime.sockets.host_links import HostLinks
+from tidegate.runtime.wire.protocol import Reply, encode
+from tidegate.runtime.wire.supervisor_messages import Topology
+
+SECRET = zmq.curve_keypair()[1].decode()
+OTHER_SECRET = zmq.curve_keypair()[1].decode()
+WORKER = "ipc:///run/0"
+
+
+class World:
+    def __init__(self, context: zmq.Context[Any], secret: str = SECRET) -> None:
+        self.context = context
+        self.changes = asyncio.Queue[None]()
+        self.replies: list[tuple[int, int | str | None]] = []
+        loop = asyncio.get_running_loop()
+        self.links = HostLinks(context, loop, secret, self._replied, lambda: None, lambda: self.changes.put_nowait(None))
+
+    def _replied(self, index: int, replies: list[Reply]) -> None:
+        self.replies += [(index, reply.id) for reply in replies]
+
+    def host(self, port: int) -> zmq.Socket[Any]:
+        socket = self.context.socket(zmq.ROUTER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, SECRET.encode())
+        socket.bind(f"tcp://127.0.0.1:{port}")
+        return socket
+
+    async def changed(self) -> None:
+        await asyncio.wait_for(self.changes.get(), 30)
+
+
+def topology(*hosts: str | None) -> Topology:
+    return Topology(1, (0, 1), (WORKER, None, *hosts), nobody=1)
+
+
+def run(main: Callable[[zmq.Context[Any]], Any]) -> None:
+    with zmq.Context() as context:
+        asyncio.run(main(context))
+        context.destroy(linger=0)
+
+
+def test_a_host_listens_when_it_has_greeted_and_another_one_does_when_it_is_back() -> None:
+    async def main(context: zmq.Context[Any]) -> None:
+        world, port = World(context), free_port()
+        wanted = topology(f"tcp://127.0.0.1:{port}#1.1")
+        assert world.links.reachable(wanted).endpoints == (WORKER, None, None)
+        door = world.host(port)
+        await world.changed()
+        first = world.links.reachable(wanted).endpoints[2]
+        assert first is not None
+        world.links.backend(2).send([b"call"])
+        client, body = await asyncio.get_running_loop().run_in_executor(None, door.recv_multipart)
+        assert body == b"call"
+        door.send_multipart([client, encode([7, 0, None])])
+        door.close(linger=1_000)
+        await world.changed()
+        assert world.links.reachable(wanted).endpoints == (WORKER, None, None)
+        assert world.replies == [(2, 7)], "what it had managed to send is good"
+        again = world.host(port)
+        await world.changed()
+        assert world.links.reachable(wanted).endpoints[2] not in (None, first)
+        again.close()
+        world.links.close()
+
+    run(main)
+
+
+def test_who_has_another_secret_is_never_reached() -> None:
+    async def main(context: zmq.Context[Any]) -> None:
+        world, port = World(context, OTHER_SECRET), free_port()
+        door = world.host(port)
+        refused = context.socket(zmq.PAIR)
+        door.monitor("inproc://refused", zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+        refused.connect("inproc://refused")
+        wanted = topology(f"tcp://127.0.0.1:{port}#1.1")
+        world.links.reachable(wanted)
+        await asyncio.get_running_loop().run_in_executor(None, refused.recv_multipart)
+        assert world.links.reachable(wanted).endpoints[2] is None
+        refused.close()
+        door.close()
+        world.links.close()
+
+    run(main)
+
+
+def test_a_connection_ends_with_the_place_that_it_leads_to() -> None:
+    async def main(context: zmq.Context[Any]) -> None:
+        world, port = World(context), free_port()
+        door = world.host(port)
+        world.links.reachable(topology(f"tcp://127.0.0.1:{port}#1.1"))
+        await world.changed()
+        backend = world.links.backend(2)
+        assert world.links.reachable(topology(f"tcp://127.0.0.1:{port}#1.2")).endpoints[2] is None, "another process is there now"
+        await world.changed()
+        assert world.links.backend(2) is not backend
+        assert world.links.reachable(topology(None)).endpoints[2] is None
+        door.close()
+        world.links.close()
+
+    run(main)
+
+
+def test_a_service_without_a_cluster_has_none() -> None:
+    async def main(context: zmq.Context[Any]) -> None:
+        world, plain = World(context), Topology(1, (0, 1), (WORKER, "ipc:///run/1"))
+        assert world.links.reachable(plain) is plain
+        world.links.close()
+
+    run(main)

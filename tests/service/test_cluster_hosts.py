@@ -1,0 +1,221 @@
+"""Several hosts that share the shards of one service: anybody answers for every object, and the loss of one is made good."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count, cycle, pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zmq
+
+from tests.support.service import HASTY, ROOT, Serve, Service, exchange
+from tests.support.waiting import wait_until
+from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.cli.cli import main
+from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.runtime.cluster.operating import look
+from tidegate.runtime.cluster.picture import Picture
+
+APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
+NAMES = [f"till-{number}" for number in range(24)]
+START_S = 60.0
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServers]:
+    with NatsServers(tmp_path_factory.mktemp("nats")) as started:
+        yield started
+
+
+@pytest.fixture
+def name() -> str:
+    """Of a cluster, another one for each test."""
+    return f"hosts-{next(_numbers)}"
+
+
+class Hosts:
+    def __init__(self, serve: Serve, servers: NatsServers, name: str, folder: Path) -> None:
+        self._serve, self._servers, self._name, self._folder = serve, servers, name, folder
+        self.place = f"{','.join(servers.urls)}/{name}"
+
+    def start(self, host: str, *flags: str) -> Service:
+        service = self._serve(app=APP, data=self._folder / host, start=False)
+        service.expect("nats: ", "a publish after message", "nothing is read behind message")
+        service.launch(1, "--cluster", self.place, "--host-name", host, *flags)
+        service.wait_for_output("is ready on", within_s=START_S)
+        return service
+
+    def look(self) -> Picture:
+        return look(self._servers.urls, self._name)
+
+    def wait_for(self, **serves: int) -> Picture:
+        """Until each of these hosts serves so many shards."""
+        seen = self.look()
+
+        def as_wanted() -> bool:
+            nonlocal seen
+            seen = self.look()
+            return _serves(seen, serves)
+
+        wait_until(as_wanted, f"hosts to serve {serves}", START_S)
+        return seen
+
+
+def _serves(seen: Picture, wanted: dict[str, int]) -> bool:
+    return {host.name: host.serves for host in seen.hosts if host.state != "lost"} == wanted
+
+
+@pytest.fixture
+def hosts(serve: Serve, servers: NatsServers, name: str, tmp_path: Path) -> Hosts:
+    return Hosts(serve, servers, name, tmp_path)
+
+
+def answered(endpoint: str, name: str, method: str, *arguments: Any) -> Any:
+    """Again while nothing was executed."""
+
+    def once() -> Any:
+        status, answer = exchange(endpoint, "Till", name, method, list(arguments), {"deadline_ms": 10_000})
+        assert status == 0 or answer["outcome"] == "not_executed", answer
+        return [answer] if status == 0 else None
+
+    return wait_until(once, f"{name} to answer", 30)[0]
+
+
+class Callers:
+    """Threads that call objects of all shards without pause, and keep what they are answered."""
+
+    def __init__(self, endpoint: str, prefix: str = "load") -> None:
+        self.longest_s = 0.0
+        self._numbers: dict[str, list[int]] = {f"{prefix}-{number}": [] for number in range(16)}
+        self._errors: list[Any] = []
+        self._endpoint = endpoint
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._call, args=(part,)) for part in range(2)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        self.wait_for_more()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _call(self, part: int) -> None:
+        for name in cycle(list(self._numbers)[part::2]):
+            if self._stop.is_set():
+                return
+            began_s = time.monotonic()
+            status, answer = exchange(self._endpoint, "Till", name, "add", [], {"deadline_ms": 20_000}, timeout_s=30.0)
+            self.longest_s = max(self.longest_s, time.monotonic() - began_s)
+            (self._numbers[name] if status == 0 else self._errors).append(answer)
+
+    def wait_for_more(self) -> None:
+        """Each object has been called again."""
+        before = {name: len(numbers) for name, numbers in self._numbers.items()}
+        more = lambda: self._errors or all(len(self._numbers[name]) > calls for name, calls in before.items())  # noqa: E731
+        wait_until(more, "more calls", 60)
+
+    def judge(self) -> None:
+        assert self._errors == []
+        for name, numbers in self._numbers.items():
+            assert numbers == list(range(1, len(numbers) + 1)), f"{name}: each call counts once, and none is lost"
+
+
+def test_any_host_answers_for_every_object(hosts: Hosts) -> None:
+    first = hosts.start("a")
+    hosts.wait_for(a=8)
+    second = hosts.start("b")
+    seen = hosts.wait_for(a=4, b=4)
+    assert seen.problems == ()
+    for at, name in enumerate(NAMES):
+        assert answered((first, second)[at % 2].endpoint, name, "add", 5) == 5
+    for at, name in enumerate(NAMES):
+        assert answered((second, first)[at % 2].endpoint, name, "read") == 5
+
+
+def test_objects_call_objects_of_other_hosts(hosts: Hosts) -> None:
+    first = hosts.start("a")
+    hosts.start("b")
+    hosts.wait_for(a=4, b=4)
+    for name, other in pairwise(NAMES):
+        before = answered(first.endpoint, other, "read")
+        assert answered(first.endpoint, name, "add_to", other, 2)[1:] == [before + 2] * 2
+
+
+def test_what_a_killed_host_had_confirmed_is_answered_by_the_other_within_seconds(hosts: Hosts) -> None:
+    first, second = hosts.start("a"), hosts.start("b")
+    hosts.wait_for(a=4, b=4)
+    for name in NAMES:
+        assert answered(first.endpoint, name, "add", 5) == 5
+    second.expect("host a|is lost")
+    began = time.monotonic()
+    first.kill_everything()
+    assert [answered(second.endpoint, name, "read") for name in NAMES] == [5] * len(NAMES)
+    print(f"all objects answered after {time.monotonic() - began:.1f} s")
+    seen = hosts.wait_for(b=8)
+    assert [(each.where, each.what) for each in seen.problems] == [("host a", "is lost; others serve its shards")]
+    assert wait_until(lambda: second.status()["problems"], "the status to say so")[0]["where"] == "host a"
+    since = len(first.output)
+    first.launch(1, "--cluster", hosts.place, "--host-name", "a")
+    first.wait_for_output("is ready on", within_s=START_S, since=since)
+    assert hosts.wait_for(a=4, b=4).problems == ()
+    assert [answered(first.endpoint, name, "add") for name in NAMES] == [6] * len(NAMES)
+
+
+def test_a_host_that_is_stopped_hands_over_and_nobody_is_told_anything_else_than_the_answer(hosts: Hosts) -> None:
+    first, second = hosts.start("a"), hosts.start("b")
+    hosts.wait_for(a=4, b=4)
+    with Callers(second.endpoint) as callers:
+        first.stop()
+        assert hosts.wait_for(b=8).problems == ()
+        callers.wait_for_more()
+    callers.judge()
+    assert "the other hosts take the shards of this one" in first.output
+
+
+def test_operators_move_drain_and_rebalance_under_load(hosts: Hosts) -> None:
+    first, second = hosts.start("a"), hosts.start("b")
+    hosts.wait_for(a=4, b=4)
+    with Callers(first.endpoint) as one, Callers(second.endpoint, "other") as two:
+        for command, serves in (
+            (["drain", "b"], {"a": 8, "b": 0}),
+            (["drain", "b", "--off"], {"a": 4, "b": 4}),
+            (["move", "0", "b"], {"a": 4, "b": 4}),
+            (["rebalance"], {"a": 4, "b": 4}),
+        ):
+            assert main(["cluster", *command, "--cluster", hosts.place]) == 0
+            hosts.wait_for(**serves)
+            one.wait_for_more()
+            two.wait_for_more()
+    one.judge()
+    two.judge()
+    print(f"longest calls: {one.longest_s * 1e3:.0f} ms, {two.longest_s * 1e3:.0f} ms")
+
+
+def test_hosts_whose_clients_need_keys_know_each_other_and_strangers_are_not_let_in_at_a_door(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    access, key = tmp_path / "access.json", tmp_path / "web.key"
+    assert main(["keys", "new", "web", "--access", str(access), "--out", str(key)]) == 0
+    first, second = (hosts.start(name, "--access", str(access)) for name in ("a", "b"))
+    seen = hosts.wait_for(a=4, b=4)
+    second.expect(HASTY, "closed in the greeting", r"closed 1 connection\(s\) in the greeting")
+    with connect_sync(first.endpoint, key_file=str(key)) as client:
+        assert [client.stub("Till", name).add(2) for name in NAMES] == [2] * len(NAMES)
+    door = next(each.door for each in seen.hosts if each.name == "b").partition("#")[0]
+    with zmq.Context() as context, context.socket(zmq.DEALER) as stranger:
+        stranger.linger = 0
+        stranger.monitor("inproc://stranger", zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_DISCONNECTED)
+        with context.socket(zmq.PAIR) as told:
+            told.connect("inproc://stranger")
+            stranger.connect(door)
+            assert told.poll(20_000), "it has no key"
+        stranger.disable_monitor()
