@@ -18,7 +18,7 @@ import uvloop
 from nats.aio.client import Client
 
 from tidegate.benchmarks.load.workloads import BenchmarkFailed
-from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.shard.replicated.jetstream_log import JetStreamLog
 from tidegate.shard.replicated.message import FENCE, HEAD_BYTES
 

@@ -115,6 +115,7 @@ TESTED_BY = {
     "runtime/cluster/bucket.py": "service/test_cluster_hosts.py",
     "runtime/cluster/membership.py": "service/test_cluster_hosts.py",
     "runtime/cluster/operating.py": "runtime/cli/commands/test_cluster.py",
+    "runtime/cluster/local.py": "runtime/cli/commands/test_cluster.py",
     "runtime/cluster/records.py": "runtime/cluster/test_machine.py",
     "runtime/supervisor/member.py": "service/test_cluster_hosts.py",
     "runtime/cli/configuration.py": "runtime/cli/commands/test_config.py",

@@ -20,8 +20,8 @@ from nats.js.kv import KeyValue
 from tests.support.nats_cluster import ask
 from tests.support.service import ROOT, Serve, Service, exchange
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.nats_servers import NatsServers
 from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated import worker_log
 from tidegate.shard.replicated.founding import find_or_found

@@ -14,9 +14,9 @@ import zmq
 
 from tests.support.service import HASTY, ROOT, Serve, Service, exchange
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.nats_servers import NatsServers
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import look
 from tidegate.runtime.cluster.picture import Picture
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.nats_cluster import ask, end_of, leader_of
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken, LogFull, NoLog
 from tidegate.shard.replicated.jetstream_log import JetStreamLog

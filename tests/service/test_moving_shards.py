@@ -13,8 +13,8 @@ import pytest
 from tests.support.service import ROOT, Serve
 from tests.support.tidegate_told import Told
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.nats_servers import NatsServers
 from tidegate.runtime.client.synchronous import SyncClient, connect_sync
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.ids import shard_of_slot, slot_of
 from tidegate.shard.replicated.founding import find_or_found

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.nats_cluster import ask
-from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated import servers
 from tidegate.shard.replicated import stream as module

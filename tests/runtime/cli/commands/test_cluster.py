@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from tests.support.nats_cluster import ask
-from tidegate.benchmarks.nats_servers import NatsServers
+from tests.support.service import COUNTER, ROOT, processes_with_files_in
+from tests.support.service import ask as ask_service
+from tests.support.waiting import wait_until
+from tidegate.runtime.addresses import free_port
 from tidegate.runtime.cli.cli import main
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import change
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement, Loss, PlacedHost
 from tidegate.shard.replicated import servers as servers_module
@@ -121,3 +128,38 @@ def test_the_cluster_is_found_in_the_configuration_and_has_to_be_named(
     assert "host-a" in capsys.readouterr().out
     monkeypatch.setenv("TIDEGATE_SERVICE_CLUSTER", f"{','.join(servers.urls)}/nothing")
     assert main(["cluster", "hosts", "--config", str(file)]) == 1, "the variable goes before the file"
+
+
+def test_a_cluster_is_tried_on_one_machine_with_one_command(tmp_path: Path) -> None:
+    port = next(port for port in iter(free_port, 0) if port % 2 == 0)
+    folder = tmp_path / "trial"
+    command = [
+        sys.executable,
+        "-m",
+        "tidegate",
+        "cluster",
+        "up",
+        COUNTER,
+        "--hosts",
+        "2",
+        "--data",
+        str(folder),
+        "--port",
+        str(port),
+    ]
+    log = tmp_path / "log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=ROOT)
+    try:
+        wait_until(lambda: log.read_text().count("is ready on") == 2, "two hosts", 60, seen=log.read_text)
+        numbers = [ask_service(f"tcp://127.0.0.1:{port + at % 2}", "Counter", "a", "get_unique_number") for at in range(4)]
+        assert numbers == [0, 1, 2, 3]
+        pids = processes_with_files_in(folder)
+        assert pids
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0, log.read_text()
+        assert processes_with_files_in(folder) == []
+        assert log.read_text().startswith("tidegate cluster status --cluster nats://")
+    finally:
+        process.kill()
+        process.wait()

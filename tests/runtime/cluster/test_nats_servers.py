@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.nats_cluster import ask
 from tests.support.waiting import wait_until
-from tidegate.benchmarks.nats_servers import NatsServers
+from tidegate.runtime.cluster.nats_servers import NatsServers
 
 
 def test_a_port_that_somebody_else_has_is_said(tmp_path: Path) -> None:
