@@ -303,6 +303,7 @@ class WorkerStore:
         self._are_files = False
         self._left: dict[int, ShardStore] = {}
         """Stores of shards that are served no longer, as long as their files are open."""
+        self._closing_files: dict[int, asyncio.Task[None]] = {}
         self._preparer = ThreadPoolExecutor(1, "tidegate-segments")
         self._preparing: asyncio.Future[None] | None = None
         self._closing = False
@@ -621,9 +622,14 @@ class WorkerStore:
     async def close_file(self, shard: int) -> None:
         """Of a shard that is served no longer: returns when nobody uses its file, and it is closed. What that lacks is in the
         log."""
-        store = self._left.pop(shard, None)
-        if store is None:
-            return
+        if (closing := self._closing_files.get(shard)) is None and shard in self._left:
+            closing = self._closing_files[shard] = asyncio.get_running_loop().create_task(self._close_file(shard))
+            closing.add_done_callback(lambda _: self._closing_files.pop(shard))
+        if closing is not None:
+            await asyncio.shield(closing)
+
+    async def _close_file(self, shard: int) -> None:
+        store = self._left[shard]
         await self.checkpointer.rests(store)
         if store.reads:
             over = asyncio.get_running_loop().create_future()
@@ -635,6 +641,7 @@ class WorkerStore:
         self._states.remove(state)
         state.close()
         store.state = cast("ShardState", _Closed(shard))
+        del self._left[shard]
 
     def _prepare_segment(self) -> None:
         """Beside the loop. On a full disk only now and then: an append that needs the segment makes it itself."""

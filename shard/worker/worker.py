@@ -13,7 +13,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import zmq
@@ -94,7 +94,9 @@ from tidegate.shard.worker.collector import Collector
 from tidegate.shard.worker.committer import Committer
 from tidegate.shard.worker.operator import Operator
 from tidegate.shard.worker.peers import Peers
-from tidegate.shard.worker.worker_shards import WorkerShards
+
+if TYPE_CHECKING:
+    from tidegate.shard.worker.worker_shards import WorkerShards
 
 EVICT_INTERVAL_S = 1.0
 EVICT_PAUSE_S = 0.005
@@ -205,6 +207,8 @@ class Worker:
 
     def _new_shards(self) -> WorkerShards:
         """Where they come and go."""
+        from tidegate.shard.worker.worker_shards import WorkerShards  # Here, because a service without a cluster needs none.
+
         host, store = self._host, self.store
         return WorkerShards(self._loop, host, store, self._data_dir, self._index, self._send_control, self._on_broken)
 

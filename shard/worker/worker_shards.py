@@ -68,6 +68,8 @@ class WorkerShards:
         self._duties = Duties(store.shards, store.stopped)
         self._number = 0
         self._giving: dict[int, _Giving] = {}
+        self._closing: set[int] = set()
+        """Stopped ones whose files are being closed."""
         self._give_s = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(TAKES, "tidegate-take")
@@ -84,8 +86,15 @@ class WorkerShards:
         steps = self._duties.told(message.shards)
         for shard in self._store.stopped.keys() - self._duties.target:
             del self._store.stopped[shard]  # Who asks for it is sent elsewhere.
-            self._begin(self._store.close_file(shard))
+            self._closing.add(shard)
+            self._begin(self._close(shard))
         self._carry_out(steps)
+
+    async def _close(self, shard: int) -> None:
+        """The file of one that was stopped, and is not wanted any longer: until then it is no other worker's."""
+        await self._store.close_file(shard)
+        self._closing.discard(shard)
+        self._say()
 
     def lost(self, shard: int) -> None:
         """It was stopped."""
@@ -138,7 +147,7 @@ class WorkerShards:
     def _say(self) -> None:
         duties, stopped = self._duties, self._store.stopped
         why = {shard: str(stopped[shard]) if shard in stopped else "it is not to be had" for shard in duties.refused}
-        self._tell(Owned(self._number, tuple(sorted(duties.owned)), tuple(sorted(duties.busy)), why))
+        self._tell(Owned(self._number, tuple(sorted(duties.owned)), tuple(sorted(duties.busy | self._closing)), why))
 
     def _begin(self, what: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(what, context=NEUTRAL)

@@ -64,7 +64,7 @@ def record(shards: list[int], seq: int, value: bytes = b"x") -> bytes:
 
 def test_a_service_without_a_cluster_imports_nothing_of_it(serve: Serve) -> None:
     service = serve(1, app=APP)
-    assert service.call("Till", "a", "knows_nats") is False
+    assert service.call("Till", "a", "knows_clusters") == []
     asked = "import sys, tidegate.runtime.cli.commands.serve; print(*sys.modules)"
     found = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True, cwd=ROOT).stdout.split()
     assert not [name for name in found if name.startswith(("nats", "tidegate.shard", "tidegate.runtime.cluster"))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -116,6 +118,29 @@ def test_shards_go_from_worker_to_worker_and_no_caller_notices(serve: Serve, clu
     said = told.service.output.count("is served here no longer")
     assert said >= 4, told.service.output
     print(f"longest call {load.longest_s * 1e3:.0f} ms, {sum(map(len, load.numbers.values()))} calls, {said} moves")
+
+
+def test_a_reload_and_the_death_of_a_worker_leave_the_shards_of_each_host_where_they_are(
+    serve: Serve, cluster: str, tmp_path: Path
+) -> None:
+    first = start(serve, cluster, tmp_path / "first", {0, 1})
+    second = start(serve, cluster, tmp_path / "second", {2, 3})
+    for told, shards in ((first, {1}), (second, {0, 2, 3})):
+        told.tell(shards)
+        told.wait_to_own(shards)
+    first.service.expect("killed by SIGKILL|is ready again")
+    names = [names_of(shard)[0] for shard in range(SHARDS)]
+    homes = [second, first, second, second]
+    assert [home.service.call("Till", name, "add") for home, name in zip(homes, names, strict=True)] == [1] * SHARDS
+    for told in (first, second):
+        os.kill(told.service.supervisor.pid, signal.SIGHUP)
+        told.service.wait_for_output("worker 0 is replaced")
+    os.kill(first.service.worker_pids()[0], signal.SIGKILL)
+    first.service.wait_for_output("is ready again")
+    assert [home.service.call("Till", name, "add") for home, name in zip(homes, names, strict=True)] == [2] * SHARDS, (
+        "none of the new processes has claimed what the other host has"
+    )
+    assert [worker["shards"] for worker in second.service.status()["processes"] if worker["name"] == "worker 0"] == [[0, 2, 3]]
 
 
 def test_a_shard_goes_from_host_to_host_and_back_and_each_call_counts_once(serve: Serve, cluster: str, tmp_path: Path) -> None:

@@ -20,5 +20,5 @@ class Till(DurableObject):
         there = self.stub(Till, other)
         return [await self.add(amount), await there.add(amount), await there.read()]
 
-    async def knows_nats(self) -> bool:
-        return "nats" in sys.modules
+    async def knows_clusters(self) -> list[str]:
+        return sorted({"nats", "tidegate.shard.worker.worker_shards", "tidegate.shard.replicated"} & sys.modules.keys())

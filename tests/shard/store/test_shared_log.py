@@ -215,7 +215,11 @@ def test_a_shard_that_was_stopped_can_be_taken_again(tmp_path: Path) -> None:
     async def lose(store: WorkerStore) -> None:
         await fill(store)
         assert store.stop(ShardElsewhere(0, "append to", "shard 0", "another host has it", undone=True))
-        await store.close_file(0)
+        closing = asyncio.create_task(store.close_file(0))
+        await asyncio.sleep(0)
+        await store.close_file(0)  # Whoever asks for it later waits as well.
+        assert not any(state.shard == 0 for state in store._states)
+        await closing
         await store.close_file(0)
         await take(store, tmp_path, 0)
         assert store.stopped == {}
