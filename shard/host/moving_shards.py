@@ -70,13 +70,9 @@ class MovingShards:
 
     def end_calls(self, shard: int) -> None:
         """It takes too long: what has begun is reset, and its callers are told that nobody knows how far it came."""
-        host, total = self._host, self._host.settings.shards_total
-        self.going[shard] = True
+        host = self._host
+        self.going[shard] = True  # What waits is refused where it is delivered.
         host.alarms.take_marks_back(shard)
-        waiting = [call for call in host.book.waiting if call.shard_of(total) == shard]
-        host.waiting.take_out(waiting)
-        for call in waiting:
-            host.answer_error(call.origin, call.request.id, self.refusal(shard), call.request.cls)
         error = Moved(f"shard {shard} was moved to another worker, and the call had not ended in time", outcome="unknown")
         for activation in host.table.of_shard(shard):
             if not host.table.leave(activation, host.turn.now_s):

@@ -34,6 +34,9 @@ class Walker(DurableObject):
         async with self.block_concurrency():
             await until("go")
 
+    async def add_unconfirmed(self) -> None:
+        await self.storage.put("value", 1, allow_unconfirmed=True)
+
     async def linger(self) -> None:
         self.spawn(until("never"))
 
@@ -115,6 +118,21 @@ async def test_what_has_begun_is_waited_for_and_durable_before_it_goes() -> None
     assert here.durable(Walker, name) == {"value": 1}
 
 
+async def test_a_write_for_which_nobody_waits_is_durable_before_its_shard_goes() -> None:
+    here = World(Walker, auto=False)
+    name = name_in(here, 0)
+    call = here.call(Walker, name, "add_unconfirmed")
+    await here.settle()
+    assert call.answered
+    here.host.moving.begin(0)
+    assert not here.host.moving.has_ended(0)
+    commit = here.cut()
+    assert not here.host.moving.has_ended(0)
+    here.applied(1, commit.shards)
+    here.host.committed(commit)
+    assert here.host.moving.has_ended(0)
+
+
 async def test_what_does_not_end_in_time_is_reset_and_what_waits_for_it_never_runs() -> None:
     here, there = World(Walker), without(World(Walker), 0)
     name = name_in(here, 0)
@@ -180,98 +198,90 @@ async def test_a_call_with_a_number_that_was_answered_elsewhere_is_answered_the_
     assert await next_one.reply == 1
 
 
-def test_an_alarm_rings_where_its_shard_is() -> None:
-    async def test() -> None:
-        here = AlarmWorld()
-        here.host.alarms.start()
-        names = {here.shard_of("Bell", name): name for name in map(str, range(100))}
-        for shard in (0, 1):
-            await here.ask(Bell, names[shard], "set", 10)
-        here.host.moving.begin(0)
-        assert here.host.moving.has_ended(0)
-        store = here.stores.pop(0)
-        here.host.moving.gone(0)
-        await asyncio.sleep(20)
-        assert [run.name for run in here.rehearsal.runs] == [names[1]], "of the other it is not here to say"
-        here.stores[0] = store
-        here.host.moving.come(0)
-        await asyncio.sleep(1)
-        assert [run.name for run in here.rehearsal.runs] == [names[1], names[0]], "what is overdue rings at once"
-        await here.ask(Bell, names[0], "set_in", 5)
-        await asyncio.sleep(6)
-        assert len(here.rehearsal.runs) == 3
-
-    in_virtual_time(test)
+@in_virtual_time
+async def test_an_alarm_rings_where_its_shard_is() -> None:
+    here = AlarmWorld()
+    here.host.alarms.start()
+    names = {here.shard_of("Bell", name): name for name in map(str, range(100))}
+    for shard in (0, 1):
+        await here.ask(Bell, names[shard], "set", 10)
+    here.host.moving.begin(0)
+    assert here.host.moving.has_ended(0)
+    store = here.stores.pop(0)
+    here.host.moving.gone(0)
+    await asyncio.sleep(20)
+    assert [run.name for run in here.rehearsal.runs] == [names[1]], "of the other it is not here to say"
+    here.stores[0] = store
+    here.host.moving.come(0)
+    await asyncio.sleep(1)
+    assert [run.name for run in here.rehearsal.runs] == [names[1], names[0]], "what is overdue rings at once"
+    await here.ask(Bell, names[0], "set_in", 5)
+    await asyncio.sleep(6)
+    assert len(here.rehearsal.runs) == 3
 
 
-def test_a_handler_that_runs_is_waited_for_and_nobody_is_blamed_for_one_that_is_ended() -> None:
-    async def test() -> None:
-        here = AlarmWorld()
-        here.host.alarms.start()
-        name = next(name for name in map(str, range(100)) if here.shard_of("Bell", name) == 0)
-        control("go")
-        here.rehearsal.play = lambda bell, info: until("go")
-        await here.ask(Bell, name, "set", 1)
-        await asyncio.sleep(2)
-        here.host.moving.begin(0)
-        assert not here.host.moving.has_ended(0)
-        here.host.moving.end_calls(0)
-        await here.settle()
-        assert here.host.moving.has_ended(0)
-        store = here.stores.pop(0)
-        here.host.moving.gone(0)
-        here.rehearsal.play = None
-        here.rehearsal.running.clear()
-        here.stores[0] = store
-        here.host.moving.come(0)
-        assert here.host.alarms._deaths == {}, "its mark was taken back"
-        await asyncio.sleep(1)
-        assert [run.retry_count for run in here.rehearsal.runs] == [0, 0], "it rings again where the shard is"
-
-    in_virtual_time(test)
+@in_virtual_time
+async def test_a_handler_that_runs_is_waited_for_and_nobody_is_blamed_for_one_that_is_ended() -> None:
+    here = AlarmWorld()
+    here.host.alarms.start()
+    name = next(name for name in map(str, range(100)) if here.shard_of("Bell", name) == 0)
+    control("go")
+    here.rehearsal.play = lambda bell, info: until("go")
+    await here.ask(Bell, name, "set", 1)
+    await asyncio.sleep(2)
+    here.host.moving.begin(0)
+    assert not here.host.moving.has_ended(0)
+    here.host.moving.end_calls(0)
+    await here.settle()
+    assert here.host.moving.has_ended(0)
+    store = here.stores.pop(0)
+    here.host.moving.gone(0)
+    here.rehearsal.play = None
+    here.rehearsal.running.clear()
+    here.stores[0] = store
+    here.host.moving.come(0)
+    assert here.host.alarms._deaths == {}, "its mark was taken back"
+    await asyncio.sleep(1)
+    assert [run.retry_count for run in here.rehearsal.runs] == [0, 0], "it rings again where the shard is"
 
 
-def test_abandoned_alarms_are_counted_where_their_shards_are() -> None:
-    async def test() -> None:
-        here = AlarmWorld()
-        here.host.alarms.start()
-        name = next(name for name in map(str, range(100)) if here.shard_of("Bell", name) == 0)
+@in_virtual_time
+async def test_abandoned_alarms_are_counted_where_their_shards_are() -> None:
+    here = AlarmWorld()
+    here.host.alarms.start()
+    name = next(name for name in map(str, range(100)) if here.shard_of("Bell", name) == 0)
 
-        async def fail(bell: Bell, info: Any) -> None:
-            raise ValueError("no")
+    async def fail(bell: Bell, info: Any) -> None:
+        raise ValueError("no")
 
-        here.rehearsal.play = fail
-        await here.ask(Bell, name, "set", 1)
-        await asyncio.sleep(1_000)
-        assert here.host.statistics().alarms_abandoned == 1
-        here.host.moving.begin(0)
-        store = here.stores.pop(0)
-        here.host.moving.gone(0)
-        told = here.host.statistics()
-        assert (told.alarms_abandoned, told.newest_abandoned) == (0, [])
-        here.stores[0] = store
-        here.host.moving.come(0)
-        told = here.host.statistics()
-        assert (told.alarms_abandoned, [each.name for each in told.newest_abandoned]) == (1, [name])
-
-    in_virtual_time(test)
+    here.rehearsal.play = fail
+    await here.ask(Bell, name, "set", 1)
+    await asyncio.sleep(1_000)
+    assert here.host.statistics().alarms_abandoned == 1
+    here.host.moving.begin(0)
+    store = here.stores.pop(0)
+    here.host.moving.gone(0)
+    told = here.host.statistics()
+    assert (told.alarms_abandoned, told.newest_abandoned) == (0, [])
+    here.stores[0] = store
+    here.host.moving.come(0)
+    told = here.host.statistics()
+    assert (told.alarms_abandoned, [each.name for each in told.newest_abandoned]) == (1, [name])
 
 
-def test_an_alarm_that_is_set_while_its_shard_goes_is_there_elsewhere() -> None:
-    async def test() -> None:
-        here = AlarmWorld()
-        here.host.alarms.start()
-        name = next(name for name in map(str, range(100)) if here.shard_of("Bell", name) == 0)
-        here.host.moving.begin(0)
-        await here.ask(Bell, name, "set", 5)
-        await asyncio.sleep(10)
-        assert here.rehearsal.runs == []
-        assert here.host.moving.has_ended(0)
-        store = here.stores.pop(0)
-        here.host.moving.gone(0)
-        here.stores[0] = store
-        here.host.moving.come(0)
-        await asyncio.sleep(1)
-        assert len(here.rehearsal.runs) == 1
-
-    in_virtual_time(test)
+@in_virtual_time
+async def test_an_alarm_that_is_set_while_its_shard_goes_is_there_elsewhere() -> None:
+    here = AlarmWorld()
+    here.host.alarms.start()
+    name = next(name for name in map(str, range(100)) if here.shard_of("Bell", name) == 0)
+    here.host.moving.begin(0)
+    await here.ask(Bell, name, "set", 5)
+    await asyncio.sleep(10)
+    assert here.rehearsal.runs == []
+    assert here.host.moving.has_ended(0)
+    store = here.stores.pop(0)
+    here.host.moving.gone(0)
+    here.stores[0] = store
+    here.host.moving.come(0)
+    await asyncio.sleep(1)
+    assert len(here.rehearsal.runs) == 1
