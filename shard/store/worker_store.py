@@ -299,8 +299,7 @@ class WorkerStore:
         self._watch: Watch | None = None
         """Where the states are files, which may not be in memory."""
         self._trouble = trouble
-        self._states = list(states)
-        self._are_files = False
+        self._states, self._are_files = list(states), False
         self._left: dict[int, ShardStore] = {}
         """Stores of shards that are served no longer, as long as their files are open."""
         self._closing_files: dict[int, asyncio.Task[None]] = {}
