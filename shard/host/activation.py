@@ -31,11 +31,11 @@ from tidegate.shard.host.disk_wait import DiskWait
 from tidegate.shard.host.outbound import Caller
 from tidegate.shard.loop.callbacks import GatedCallback
 from tidegate.shard.loop.context import CHAIN, CURRENT, LIFE, SECTION, Attribution, kept_for, keyed_here
+from tidegate.shard.loop.done import DONE
 from tidegate.shard.loop.places import Runs, enters, name_of_code
 from tidegate.shard.loop.raised import let_go
 from tidegate.shard.loop.task import ObjectTask, count_own_task, section_of
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.objects.answered import DONE
 from tidegate.shard.objects.methods import Method, ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.objects.storage import Storage

@@ -218,63 +218,67 @@ class Host:
     def _handle(self, message: Message, session: KnownCalls | None) -> None:
         origin, requests, waiting, output_gate = message.origin, iter(message.requests), self.waiting, self.output_gate
         loop, spare, counting, bring_at_once = self.loop, self._spare, self.counting, self.activator.bring_at_once
-        run: KeyedRun | None = None
-        spare_run = None if session is None else self.keyed.spare(origin, session)
-        of_class = counting.first_stretch(origin, stretch := self.classes.get(message.requests[0].cls))
+        spare_run, now_s = None if session is None else self.keyed.spare(origin, session), self.turn.now_s
+        run = method = method_name = None
+        of_class = counting.first_stretch(origin, kept := self.classes.get(class_name := message.requests[0].cls))
         enter_task(loop, spare.task)  # Once for all calls that need nothing else.
         try:
             for request in requests:
-                kept = self.classes.get(request.cls)
-                if kept is not stretch:
-                    of_class, stretch = counting.next_stretch(origin, of_class, length_hint(requests) + 1, kept), kept
-                if (
-                    kept is not None
-                    and (method := kept.methods.get(request.method)) is not None
-                    and output_gate.open_bytes < UNDURABLE_BYTES_MAX
-                    and not waiting.is_closed
-                    and (
-                        ((activation := kept.activations.find(request.name)) is not None and activation.gate.open)
-                        or (activation := bring_at_once(kept, request, activation)) is not None
+                if request.cls != class_name:  # Most are of the class and method of the one before.
+                    stretch, class_name, method_name = kept, request.cls, None
+                    if (kept := self.classes.get(class_name)) is not stretch:
+                        of_class = counting.next_stretch(origin, of_class, length_hint(requests) + 1, kept)
+                if request.method != method_name:
+                    method = None if kept is None else kept.methods.get(method_name := request.method)
+                if (  # The other case is near: a far jump costs an instruction more, and takes a comparison its short cut.
+                    method is None
+                    or output_gate.open_bytes >= UNDURABLE_BYTES_MAX
+                    or waiting.is_closed
+                    or (
+                        ((activation := kept.activations.find(request.name)) is None or not activation.gate.open)  # type: ignore[union-attr]  # it has the method
+                        and (activation := bring_at_once(kept, request, activation)) is None  # type: ignore[arg-type]  # the same
                     )
-                    and (
+                    or (
                         (
-                            (request.options is NO_RAW or len(request.options) < 2)
-                            and (session is None or session.newest < (number := request.id))  # type: ignore[operator]  # see `are_numbered`
+                            (request.options is not NO_RAW and len(request.options) >= 2)
+                            or (session is not None and session.newest >= (number := request.id))  # type: ignore[operator]  # see `are_numbered`
                         )
-                        or (run := self.keyed.begin_at_once(activation, method, request, origin)) is not None
+                        and (run := self.keyed.begin_at_once(activation, method, request, origin)) is None
                     )
                 ):
-                    activation.last_used_s = self.turn.now_s
-                    keyed, run, context = run or spare_run, None, activation.context
-                    try:
-                        if keyed is None:
-                            context = activation.new_context() if context is None else context.copy()
-                            self._run(activation, method, request, origin, context)
-                            continue
-                        attribution = activation.attribution
-                        if attribution is None or attribution.method is not method:
-                            attribution = activation.attribution_for(method)
-                        if keyed is spare_run:  # What `KeyedRun.begin` does.
-                            if not keyed.is_spare:
-                                keyed = spare_run = self.keyed.spare(origin, session)  # type: ignore[arg-type]  # there is one
-                            session.newest = keyed.key = keyed.request_id = number  # type: ignore[union-attr]  # the same
-                            digest, args, cache = attribution.digest, request.args, activation.cache
-                            keyed.digest = digest if args is NO_RAW or len(args) < 2 else crc32(args, digest)
-                            keyed.cache, keyed.before, keyed.before_bytes = cache, cache.dirty, cache.dirty_bytes
-                        attribution.keyed = keyed
-                        self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # it has a method
-                        if attribution.context is not None:
-                            attribution.keyed = None
-                    except BaseException as exc:
-                        activation.drop_attribution()
-                        self._went_wrong(keyed or origin, request.id, exc, request.cls)
-                        enter_task(loop, spare.task)
-                else:
                     self._handle_apart(request, origin, session, of_class, length_hint(requests))
+                    continue
+                activation.last_used_s, context = now_s, activation.context
+                try:
+                    if (keyed := run or spare_run) is None:
+                        context = activation.new_context() if context is None else context.copy()
+                        self._run(activation, method, request, origin, context)
+                        continue
+                    run = None
+                    if (attribution := activation.attribution) is None or attribution.method is not method:
+                        attribution = activation.attribution_for(method)
+                    if keyed is spare_run:  # What `KeyedRun.begin` does.
+                        if not keyed.is_spare:
+                            keyed = spare_run = self.keyed.spare(origin, session)  # type: ignore[arg-type]  # there is one
+                        session.newest = keyed.key = keyed.request_id = number  # type: ignore[union-attr]  # the same
+                        digest, args, cache = attribution.digest, request.args, activation.cache
+                        keyed.digest = digest if args is NO_RAW or len(args) < 2 else crc32(args, digest)
+                        keyed.cache, keyed.before, keyed.before_bytes = cache, cache.dirty, cache.dirty_bytes
+                    attribution.keyed = keyed
+                    self._run(activation, method, request, keyed, attribution.context.copy())  # type: ignore[union-attr]  # it has a method
+                    if attribution.context is not None:
+                        attribution.keyed = None
+                except BaseException as exc:
+                    self._broke_off(activation, keyed or origin, request, exc)
+                    enter_task(loop, spare.task)
         finally:
             leave_task(loop, spare.task)
             self.keyed.keep_spare(spare_run)
         counting.end_stretch(of_class)
+
+    def _broke_off(self, activation: Activation, origin: Origin | KeyedRun, request: Request, error: BaseException) -> None:
+        activation.drop_attribution()
+        self._went_wrong(origin, request.id, error, request.cls)
 
     def _handle_apart(
         self, request: Request, origin: Origin, session: KnownCalls | None, of_class: ClassCounts, left: int

@@ -32,7 +32,8 @@ from tidegate.shard.core.codec import (
 from tidegate.shard.core.output_gate import OutputGate
 from tidegate.shard.core.transaction_layer import Layer
 from tidegate.shard.core.values import ABSENT, MISS, Passing, Sentinel, to_raw
-from tidegate.shard.objects.answered import DONE, Answered
+from tidegate.shard.loop.done import DONE
+from tidegate.shard.objects.answered import Answered
 from tidegate.shard.store.interface import Done
 
 T = TypeVar("T")

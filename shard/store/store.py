@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key
@@ -26,6 +26,7 @@ from tidegate.shard.store.interface import (
     ObjectWrites,
     Reader,
     ShardDamaged,
+    ShardElsewhere,
     Snapshot,
     Unknown,
 )
@@ -130,6 +131,16 @@ class StoreStatistics(NamedTuple):
     active_bytes: int
     frozen_entries: int
     frozen_bytes: int
+
+
+class _Closed:
+    """In the place of a state whose file is closed: who has kept its store, and asks it something, is told so."""
+
+    def __init__(self, shard: int) -> None:
+        self._shard = shard
+
+    def __getattr__(self, name: str) -> Any:
+        raise ShardElsewhere(self._shard, "read", f"shard {self._shard}", "it has left this worker", undone=False)
 
 
 class ShardStore:
@@ -388,6 +399,10 @@ class ShardStore:
         return self.recall(object_key(named.class_name, named.name), HEADER) is not None
 
     # Writing
+
+    def be_closed(self) -> None:
+        """Its shard is served no longer, and its file is closed."""
+        self.state = cast("ShardState", _Closed(self.shard))
 
     def apply(
         self, seq: int, objects: list[ObjectWrites], answers: Sequence[Answer] = (), rolls: Sequence[AnswerRoll] = ()

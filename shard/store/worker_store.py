@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SPACE_RESERVE_BYTES
@@ -35,14 +35,14 @@ from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
 from tidegate.shard.store.checkpoints.shrinking import Shrinker
 from tidegate.shard.store.checkpoints.upkeep import Upkeep
-from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardElsewhere, ShardUnwritable
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
 from tidegate.shard.store.state.data_file import MAP_BYTES_MAX
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.residency import Watch, WatchStatistics
-from tidegate.shard.store.store import ShardState, ShardStore, StoreFailed, StoreFull
+from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
 
 DISK_FREE_STEP_BYTES = 16 << 20
 
@@ -229,16 +229,6 @@ def _is_writable(path: Path, shard: int) -> bool:
     finally:
         state.close()
     return True
-
-
-class _Closed:
-    """In the place of a state whose file is closed: who has kept its store, and asks it something, is told so."""
-
-    def __init__(self, shard: int) -> None:
-        self._shard = shard
-
-    def __getattr__(self, name: str) -> Any:
-        raise ShardElsewhere(self._shard, "read", f"shard {self._shard}", "it has left this worker", undone=False)
 
 
 class SpaceStatistics(NamedTuple):
@@ -639,7 +629,7 @@ class WorkerStore:
             self._watch.leave_out(state)
         self._states.remove(state)
         state.close()
-        store.state = cast("ShardState", _Closed(shard))
+        store.be_closed()
         del self._left[shard]
 
     def _prepare_segment(self) -> None:

@@ -144,6 +144,7 @@ TESTED_BY = {
     "shard/host/settings.py": "shard/host/test_host_bounds.py",
     "shard/host/start.py": "shard/host/test_host_life.py",
     "shard/loop/context.py": "shard/loop/test_task.py",
+    "shard/loop/done.py": "shard/objects/test_answered.py",
     "shard/loop/libraries.py": "shard/loop/test_callbacks.py",
     "shard/loop/loop.py": "shard/loop/test_callbacks.py",
     "shard/loop/raised.py": "shard/host/test_what_calls_hold.py",

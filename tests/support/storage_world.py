@@ -13,7 +13,7 @@ from tidegate.runtime.ids import object_key
 from tidegate.shard.core.alarms import Alarm, alarm_for, shown_for
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.output_gate import OutputGate
-from tidegate.shard.objects.answered import DONE
+from tidegate.shard.loop.done import DONE
 from tidegate.shard.objects.storage import Storage
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.record import CommitRecord, encode_record

@@ -15,8 +15,9 @@ from tests.support.host_world import World
 from tests.support.storage_world import StorageWorld
 from tidegate.runtime.errors import BadArguments, MethodRaised
 from tidegate.runtime.wire.pending import CoroutineFuture
+from tidegate.shard.loop.done import DONE
 from tidegate.shard.loop.task import StorageFuture
-from tidegate.shard.objects.answered import DONE, Answered
+from tidegate.shard.objects.answered import Answered
 from tidegate.shard.objects.object import DurableObject
 
 
@@ -174,3 +175,13 @@ async def test_one_that_had_to_be_fetched_says_so_too_and_all_stay_what_asyncio_
         repr(Answered(1))
         == "<a storage operation was not awaited; write `await` in front of the call, as in `await self.storage.get(…)`>"
     )
+
+
+async def test_what_is_done_already_belongs_to_no_running_loop_and_is_taken_for_a_coroutine_as_a_value_that_is_answered() -> None:
+    assert (asyncio.isfuture(DONE), asyncio.iscoroutine(DONE)) == (False, True)
+    assert [await DONE, await asyncio.create_task(DONE), await asyncio.wait_for(DONE, 60)] == [None, None, None]
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(DONE)
+    assert task.result() is None
+    with pytest.raises(RuntimeError, match="closed"):
+        DONE.add_done_callback(print)
