@@ -238,6 +238,7 @@ class LmdbState:
         """Reads what the index of names says of itself; where it is not of the newest commit, the index is made anew."""
         head = read_head(self.get(NAMES_HEAD_KEY))
         if head is None or head.seq != self.applied_seq:
+            self._end_reading()  # A commit comes that no batch makes, and that `commits` does not count.
             head = make_index(self._env, self.shard, self.applied_seq)
         self.names = head
 
