@@ -53,7 +53,7 @@ CHECKPOINT_SLICE_BYTES = 128 << 10
 """A slice ends here too, for large values: copying them takes time."""
 PIECE_KEYS = 4
 """Keys that are changed without a look at the clock. Where their pages come from a disk that is busy with what was written, each
-may take 10 ms: a whole slice held up the loop for 0.6 s."""
+may take 10 ms, and a whole slice of them would hold up the loop for as long as all its keys take."""
 RETRY_S_MAX = 30.0
 FULL_AGAIN_S = 1.0
 """For so long after an attempt that found no room nobody asks for the next one."""
