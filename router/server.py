@@ -20,7 +20,7 @@ import zmq
 
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.child.draining import Draining
-from tidegate.runtime.limits import BUDGET_SHARE, INQUIRY_S, MESSAGE_BYTES_MAX
+from tidegate.runtime.limits import BUDGET_SHARE, FORWARDED_BYTES_MAX, INQUIRY_S, MESSAGE_BYTES_MAX
 from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
@@ -93,7 +93,7 @@ class RouterServer:
             context,
             self._handle,
             self._end_turn,
-            message_bytes_max=MESSAGE_BYTES_MAX,
+            message_bytes_max=FORWARDED_BYTES_MAX if spec.is_door else MESSAGE_BYTES_MAX,  # What routers say is a bit longer.
             outbox=Outbox(share_bytes, lambda client: self._machine.crowded_no_longer(client), self._own),
             slices=(slices := Slices(share_bytes, others=lambda: self._machine.bytes)),
             guard=self._guard,

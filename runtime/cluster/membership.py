@@ -20,6 +20,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from tidegate.runtime.addresses import check_door
 from tidegate.runtime.cluster.bucket import PlacementRecord, hosts_secret
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
 from tidegate.runtime.cluster.picture import picture
@@ -144,7 +145,7 @@ class Membership:
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            with contextlib.suppress(*_FAULTS, TimeoutError):
+            with contextlib.suppress(Exception):  # Whatever is wrong with it: the next one is another.
                 async with asyncio.timeout(ANSWER_S):
                     await client.close()
 
@@ -176,7 +177,10 @@ class Membership:
     async def _heard(self, message: Msg) -> None:
         echo = self.machine.newest_echo
         try:
-            is_new = self.machine.heard(decode_beat(message.data))
+            beat = decode_beat(message.data)
+            if beat.door and (problem := check_door(beat.door.partition("#")[0])) is not None:
+                raise ValueError(f"the door of {beat.name} {problem}")
+            is_new = self.machine.heard(beat)
         except (msgspec.MsgspecError, ValueError) as error:
             self._complain(f"cluster {self._cluster}: something that cannot be a beat was said: {error}")
             return

@@ -42,6 +42,11 @@ def own_door(endpoint: str) -> str:
     return f"{endpoint}.own" if endpoint.startswith("ipc://") else endpoint.partition("#")[0]
 
 
+HEARTBEAT_MS = 1_000
+HEARTBEATS = 3
+"""So many of another host that do not come, and the connection is lost: as long as it takes until the host is."""
+
+
 class Backend:
     """Gives every message of the worker to `replied`, and calls `end_turn` after every burst."""
 
@@ -75,6 +80,9 @@ class Backend:
             self._socket.setsockopt(zmq.CURVE_SERVERKEY, public)
             self._socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
             self._socket.setsockopt(zmq.CURVE_SECRETKEY, secret.encode())
+            self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)  # A path that is cut is not told by anybody else.
+            self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEATS * HEARTBEAT_MS)
+            self._socket.setsockopt(zmq.IPV6, 1)
         if watched_at:  # Before anything of it can be missed.
             self._socket.monitor(watched_at, int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED))
         self._socket.connect(own_door(endpoint))

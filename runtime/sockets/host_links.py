@@ -56,6 +56,7 @@ class HostLinks:
         for index in range(topology.nobody + 1, len(endpoints)):
             endpoint, link = endpoints[index], self._links.get(index)
             if link is not None and link.endpoint != endpoint:
+                link.backend.read_rest()  # It has answered, and then gone.
                 self._links.pop(index).close()
                 link = None
             if link is None and endpoint is not None:

@@ -79,7 +79,11 @@ class AuditLog:
             return self._write({"edit": edit, "state": "unknown" if told["outcome"] == "unknown" else "refused", "error": told})
         line: dict[str, Any] = {"edit": edit, "state": "done"}
         if result is not None and "pages" in result:
-            line["refused"] = [at for at, page in enumerate(result["pages"]) if page is None or "error" in page]
+            errors = {
+                at: page["error"] if page else {} for at, page in enumerate(result["pages"]) if page is None or "error" in page
+            }
+            line["refused"] = [at for at, error in errors.items() if error.get("outcome") != "unknown"]
+            line["unknown"] = [at for at, error in errors.items() if error.get("outcome") == "unknown"]
         for name in ("before", "after"):
             if result is not None and name in result:
                 line[name] = _value(result[name], values, is_old=name == "before")

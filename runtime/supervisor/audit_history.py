@@ -38,6 +38,7 @@ class _Line(msgspec.Struct):
     after: Value | msgspec.UnsetType | None = msgspec.UNSET
     error: dict[str, Any] = {}
     refused: list[int] = []
+    unknown: list[int] = []
 
 
 class Edit(msgspec.Struct, omit_defaults=True):
@@ -77,7 +78,8 @@ def edits_of(data: Path, target: str) -> list[Edit]:
                 found[line.edit] = Edit(line.edit, line.time, line.by, line.what, line.state, line.key, line.method)
                 places[line.edit] = line.objects.index(target) if line.objects else -1
         elif (edit := found.get(line.edit)) is not None:
-            edit.state = "refused" if places[line.edit] in line.refused else line.state
+            at = places[line.edit]
+            edit.state = "refused" if at in line.refused else "unknown" if at in line.unknown else line.state
             edit.before, edit.after, edit.error = line.before, line.after, line.error
     return list(found.values())
 

@@ -231,7 +231,7 @@ class Backup:
                 try:
                     manifest = self._make_full(mine)
                 except OperatorError:
-                    if self._pieces == 0:  # Nothing can be put there: no log is kept for it.
+                    if self._pieces == 0 and not goes_on:  # Nothing can be put there: no log is kept for it.
                         self._forget(mine)
                     raise
             self._finish(manifest, once=once)

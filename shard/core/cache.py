@@ -16,7 +16,7 @@ Rule: no file, clock or task. The store behind is asked through `get` and `scan`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -77,6 +77,11 @@ class Store(Protocol):
     """Durable state of one shard: what recovery would find."""
 
     reader: Reader | None
+
+    @property
+    def reads(self) -> Sized:
+        """Those under way beside the loop. (They may be, though there is no `reader` any longer.)"""
+        ...
 
     @property
     def answers(self) -> KeptAnswers:
@@ -477,7 +482,7 @@ class ObjectCache:
             return False
         value = self.values.get(key, MISS)
         if value is ABSENT or value.__class__ is Passing:
-            if self.store.reader is not None:  # Whoever fetches an older value of the key must not keep it: see `learn`.
+            if self.store.reads:  # Whoever fetches an older value of the key must not keep it: see `learn`.
                 self.values = dict(self.values)
             del self.values[key]
             self._account(-ENTRY_BYTES - size_of(value))

@@ -98,7 +98,7 @@ LEFT_MEMORY = "this instance has left memory; call the object by its stub"
 class _NoStore:
     """Behind a cache that nobody reads."""
 
-    reader = None
+    reader, reads = None, ()
 
     def get(self, object_key: bytes, key: str) -> None:
         return None

@@ -68,7 +68,9 @@ class WorkerLog(WithoutSegments):
 
     def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
         """As `claim`, of one shard, while others are appended to; on any thread. `applied` is told in one thread after the other.
-        Raises LogBroken when it is closed."""
+        Raises LogBroken when it is closed, or can never append again."""
+        if self._client is not None and self._client.is_closed:
+            raise LogBroken("append to the streams of", self._cluster, "the connection was closed for good", "open it again")
         try:
             reader, client = self._begin_reading()
         except LogBroken:

@@ -620,7 +620,7 @@ class WorkerStore:
     async def _close_file(self, shard: int) -> None:
         store = self._left[shard]
         await self.checkpointer.rests(store)
-        if store.reads:
+        while store.reads:  # Whoever has kept the store may have begun one meanwhile.
             over = asyncio.get_running_loop().create_future()
             store.reads.when_over(partial(over.set_result, None))
             await over

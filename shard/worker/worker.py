@@ -250,7 +250,7 @@ class Worker:
             self._loop.create_task(self._leave_when_there_is_room(), context=NEUTRAL)
             return
         self.store.upkeep.start(self._loop)
-        if self.store.unwritable:
+        if self.store.unwritable and self._shards is None:  # Which asks for it again itself.
             self._loop.create_task(self._leave_when_the_disk_works(), context=NEUTRAL)
         if self._shards is not None:
             self._shards.start()

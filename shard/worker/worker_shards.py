@@ -85,10 +85,14 @@ class WorkerShards:
         self._number, self._give_s = message.number, message.give_s
         steps = self._duties.told(message.shards)
         for shard in self._store.stopped.keys() - self._duties.target:
-            del self._store.stopped[shard]  # Who asks for it is sent elsewhere.
-            self._closing.add(shard)
-            self._begin(self._close(shard))
+            self._leave(shard)
         self._carry_out(steps)
+
+    def _leave(self, shard: int) -> None:
+        """One that was stopped, and is not wanted."""
+        del self._store.stopped[shard]  # Who asks for it is sent elsewhere.
+        self._closing.add(shard)
+        self._begin(self._close(shard))
 
     async def _close(self, shard: int) -> None:
         """The file of one that was stopped, and is not wanted any longer: until then it is no other worker's."""
@@ -102,7 +106,10 @@ class WorkerShards:
             self._host.moving.going.pop(shard, None)
             if giving.timer is not None:
                 giving.timer.cancel()
-        self._carry_out(self._duties.lost(shard))
+        steps = self._duties.lost(shard)
+        if shard not in self._duties.target and shard in self._store.stopped:  # It was being given.
+            self._leave(shard)
+        self._carry_out(steps)
 
     def refuses(self, request: Request, *, is_own: bool) -> int | None:
         """The shard of its object, if that goes elsewhere, and the call is not to be begun here. `is_own`: a process of the

@@ -266,8 +266,9 @@ class LmdbState:
 
     def _begin_reading(self) -> None:
         self._end_reading()
-        self._read_at = self.commits  # Before it begins: a commit that ends meanwhile is seen by the next one.
+        commits = self.commits  # Before it begins: a commit that ends meanwhile is seen by the next one.
         self._reading = self._env.begin()
+        self._read_at = commits
 
     def _end_reading(self) -> None:
         if self._reading is not None:

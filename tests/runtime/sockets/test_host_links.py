@@ -119,3 +119,34 @@ def test_a_service_without_a_cluster_has_none() -> None:
         world.links.close()
 
     run(main)
+
+
+def test_a_path_that_is_cut_and_says_nothing_is_a_connection_that_is_lost() -> None:
+    """As by a firewall that forgets: neither end hears that the other one is not heard any longer."""
+
+    async def main(context: zmq.Context[Any]) -> None:
+        world, port = World(context), free_port()
+        door, is_cut = world.host(port), asyncio.Event()
+
+        async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while data := await reader.read(1 << 16):
+                if not is_cut.is_set():
+                    writer.write(data)
+
+        async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            await asyncio.gather(carry(reader, back), carry(there, writer))
+
+        server = await asyncio.start_server(relay, "127.0.0.1", 0)
+        wanted = topology(f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}#1.1")
+        world.links.reachable(wanted)
+        await world.changed()
+        assert world.links.reachable(wanted).endpoints[2] is not None
+        is_cut.set()
+        await world.changed()
+        assert world.links.reachable(wanted).endpoints[2] is None
+        world.links.close()
+        server.close()
+        door.close()
+
+    run(main)

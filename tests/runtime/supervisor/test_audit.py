@@ -106,18 +106,21 @@ def test_what_cannot_be_written_is_told_and_leaves_no_half_line(tmp_path: Path, 
     assert (tmp_path / AUDIT_NAME).read_bytes() == whole
 
 
-def test_what_is_made_together_is_one_line_with_all_names_and_says_which_were_refused(tmp_path: Path) -> None:
-    wish = LoadMany([LoadOne("Shop/a", [("k", pack("secret"))]), LoadOne("Shop/b", [])], replace=True)
+def test_what_is_made_together_is_one_line_with_all_names_and_says_which_were_refused_and_which_nobody_knows(
+    tmp_path: Path,
+) -> None:
+    wish = LoadMany([LoadOne("Shop/a", [("k", pack("secret"))]), *(LoadOne(f"Shop/{name}", []) for name in "bcd")], replace=True)
 
     async def main() -> None:
         log = AuditLog(tmp_path, 1)
         edit, written = log.asked(Command("wish", wish=wish), ROOT)
         await written
-        await log.ended(edit, None, {"pages": [{"rows": 1}, {"error": {"code": "bad_request"}}]}, "old")
+        gone = {"code": "shard_lost", "outcome": "unknown"}
+        await log.ended(edit, None, {"pages": [{"rows": 1}, {"error": {"code": "bad_request"}}, None, {"error": gone}]}, "old")
         log.close()
 
     asyncio.run(main())
     before, after = lines(tmp_path)
-    assert (before["what"], before["objects"], before["replace"]) == ("load", ["Shop/a", "Shop/b"], True)
-    assert (after["state"], after["refused"]) == ("done", [1])
+    assert (before["what"], before["objects"], before["replace"]) == ("load", [f"Shop/{name}" for name in "abcd"], True)
+    assert (after["state"], after["refused"], after["unknown"]) == ("done", [1, 2], [3])
     assert "secret" not in (tmp_path / AUDIT_NAME).read_text()

@@ -87,13 +87,15 @@ def test_what_was_refused_and_what_nobody_knows_says_so_also_of_many(tmp_path: P
     refused = {"pages": [{"rows": 0}, {"error": error}]}
     command = put("k", 1, 2)[0]
     write(tmp_path, (command, error, None), (many, None, refused), (many, None, {"pages": [{"error": error}, {"rows": 0}]}))
-    write(tmp_path, (command, None, None), start=2)
+    lost = {"pages": [{"rows": 0}, {"error": {"code": "shard_lost", "message": "gone", "outcome": "unknown"}}]}
+    write(tmp_path, (command, None, None), (many, None, lost), start=2)
     found = edits_of(tmp_path, "Shop/a")
     assert [(each.edit, each.what, each.state) for each in found] == [
         ("1-1", "put", "refused"),
         ("1-2", "load", "refused"),
         ("1-3", "load", "done"),
         ("2-1", "put", "asked"),
+        ("2-2", "load", "unknown"),
     ]
     assert found[0].error["code"] == "bad_request"
     assert edits_of(tmp_path, "Shop/c") == []

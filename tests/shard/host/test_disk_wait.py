@@ -125,6 +125,34 @@ async def test_a_task_that_was_asleep_goes_on_only_when_the_read_has_been_delive
     assert LOG == ["read", "awake"]
 
 
+async def test_an_older_value_that_arrives_after_a_newer_one_has_left_memory_is_not_kept() -> None:
+    """Also where it was asked for beside the loop, and nobody reads there any longer by then."""
+    world = ColdWorld()
+    await world.fill("x", {"k": "old"})
+    world.cool()
+    await world.loaded("x")
+
+    async def read_on(actor: Actor) -> Any:
+        return await actor.storage.get("k", allow_concurrency=True)
+
+    async def write_past(actor: Actor) -> None:
+        await actor.storage.put("k", "new", no_cache=True)
+
+    async def read(actor: Actor) -> Any:
+        return await actor.storage.get("k")
+
+    early = world.act("x", read_on)
+    await world.settle()
+    for store in world.stores.values():
+        store.reader = None  # As it is once the file is found in memory.
+    await world.do("x", write_past)
+    await world.settle()
+    world.reader.release()
+    await world.settle()
+    await early.reply
+    assert await world.do("x", read) == "new"
+
+
 async def test_between_the_answer_and_the_code_that_waits_for_it_nothing_slips_in() -> None:
     """A counter written in the natural way stays one, though every single read waits for the disk."""
     world = ColdWorld()

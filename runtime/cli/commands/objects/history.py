@@ -10,9 +10,9 @@ from typing import Annotated, Any
 import msgspec
 
 from tidegate.runtime.cli.arguments import Parser, read_as
-from tidegate.runtime.cli.asking import status_of
 from tidegate.runtime.cli.commands.objects.editing import edited
 from tidegate.runtime.cli.commands.objects.terms import VALUE_WIDTH, add_audit
+from tidegate.runtime.cli.local import ask_supervisor
 from tidegate.runtime.cli.pages import table
 from tidegate.runtime.cli.wishing import add_wish, as_text, carry_out, stored, target_of, tell
 from tidegate.runtime.errors import BadRequest, OperatorError, one_line
@@ -56,7 +56,10 @@ def add(actions: Any) -> Iterator[Parser]:
 
 def _edits(options: argparse.Namespace) -> list[Edit]:
     """Newest first."""
-    data = Path(str(status_of(options).get("data", "")))
+    if (told := ask_supervisor(options.connect)) is None:  # A router may be on another machine, and its paths are that one's.
+        hint = "run it on the machine of the service, as its user or root, while it runs"
+        raise OperatorError("find the audit log of", options.connect, "its supervisor does not answer here", hint)
+    data = Path(str(told["data"]))
     try:
         found = edits_of(data, target_of(options))
     except OSError as error:
