@@ -35,6 +35,11 @@ CALLS_AT_ONCE = 50
 CALLS_EVERY_S = 0.05
 
 
+def _being_made(data: Path) -> Callable[[], bool]:
+    """Whether what is to stand there has its second shard."""
+    return lambda: any(data.parent.glob(f"{data.name}.being-made-*/shards/0001"))
+
+
 class Step:
     """A command, followed to its end, or killed when `kill_when` says so."""
 
@@ -119,8 +124,11 @@ class Moves:
         with Service(self._data, self._endpoint):
             asyncio.run(call(self._endpoint, 20))
             pieces = len(list(self._data.glob("shards/*")))
-            killed = lambda: len(list(self._depot.glob("*/rows-*"))) > pieces // 2  # noqa: E731
-            assert self._step("backup", self._depot, "--data", self._data, kill_when=killed).killed
+            half = self._step(
+                "backup", self._depot, "--data", self._data,
+                kill_when=lambda: len(list(self._depot.glob("*/rows-*"))) > pieces // 2,
+            )  # fmt: skip
+            assert half.killed
             calling = threading.Thread(target=lambda: asyncio.run(call(self._endpoint, 100)))
             calling.start()
             made = self._step("backup", self._depot, "--data", self._data, "--json")
@@ -137,8 +145,7 @@ class Moves:
         return at_full, newest, f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(at // 1000))}.{at % 1000:03}Z"
 
     def _restore(self, at_full: str, newest: str, at: str) -> None:
-        began = lambda: any(self._new.parent.glob("new.being-made-*/shards/0001"))  # noqa: E731
-        assert self._step("restore", self._depot, "--data", self._new, kill_when=began).killed
+        assert self._step("restore", self._depot, "--data", self._new, kill_when=_being_made(self._new)).killed
         self._step("restore", self._depot, "--data", self._new)
         self._proved(self._new, newest)
         self._step("restore", self._depot, "--data", self._new, "--at", at, "--yes")
@@ -146,8 +153,7 @@ class Moves:
         self._step("restore", self._depot, "--object", "Counter/called-1", "--out", self._new.with_name("one"))
 
     def _reshard(self, newest: str) -> None:
-        began = lambda: any(self._data.parent.glob("data.being-made-*/shards/0001"))  # noqa: E731
-        assert self._step("reshard", self._data, "--shards", 4 * SHARDS, kill_when=began).killed
+        assert self._step("reshard", self._data, "--shards", 4 * SHARDS, kill_when=_being_made(self._data)).killed
         self._step("check", self._data)
         self._step("reshard", self._data, "--shards", 4 * SHARDS)
         self._proved(self._data, newest)

@@ -5,7 +5,8 @@ Rule 1: pure. It knows no clock: time is counted in *own beats*, those of this h
 host that was asleep, or cut off, takes nobody for lost: it has heard nothing of itself either.
 Rule 2: a host of which nothing new was heard during `LOST_BEATS` own beats is lost. That is a guess, and costs calls at most:
 who may append to the log of a shard is decided by the log.
-Rule 3: a shard is claimed when nobody who is there has it any longer, or `TAKE_BEATS` after that was due.
+Rule 3: a shard is claimed when nobody who is there has it any longer, or `TAKE_BEATS` after that was due. Whoever says that he
+gives it is waited for: how long its calls may take to end is his to say.
 Rule 4: the placement is replaced by whoever comes first in the order of ids of those who are there; the others wait a little
 longer, each in its turn, and then do it themselves.
 """
@@ -268,12 +269,15 @@ class MemberMachine:
         if self.placement is None:
             return
         live, owned = self.live(), self._owned
-        others = {shard for id, beat in live.items() if id != self.me.id for shard in (*beat.serves, *beat.gives)}
+        others = [beat for id, beat in live.items() if id != self.me.id]
+        served = {shard for beat in others for shard in beat.serves}
+        given = {shard for beat in others for shard in beat.gives}
         mine = {shard for shard, owner in enumerate(self.placement.owners) if owner == self.me.id}
         abandoned = {shard for shard in owned & self.target if self.placement.owners[shard] not in live}
         self._wanted_since = {shard: at for shard, at in self._wanted_since.items() if shard in mine - owned}
         may_claim = not self.is_behind
-        claimed = {shard for shard in sorted(mine - owned) if self._claims(shard, may_claim, has_another=shard in others)}
+        self._wanted_since.update((shard, self._echoed) for shard in given & mine - owned - self.target)
+        claimed = {shard for shard in sorted(mine - owned) if self._claims(shard, may_claim, has_another=shard in served | given)}
         self.target = frozenset((mine & owned) | abandoned | claimed)
 
     def _claims(self, shard: int, may_claim: bool, *, has_another: bool) -> bool:

@@ -165,6 +165,20 @@ def test_a_shard_that_is_not_given_is_claimed_in_the_end() -> None:
     assert machine.target == {0, 1}
 
 
+def test_who_gives_a_shard_is_waited_for_however_long_its_calls_take_to_end() -> None:
+    machine = member()
+    machine.heard(beat_of("b", serves=(0, 1)))
+    machine.read(placed("aabb", "a", "b"), 1)
+    for number in range(2, 3 * TAKE_BEATS):
+        passes(machine, 1)
+        machine.heard(beat_of("b", number, gives=(0, 1)))
+        assert machine.target == frozenset()
+    machine.heard(beat_of("b", 3 * TAKE_BEATS, gives=(1,)))
+    assert machine.target == {0}
+    passes(machine, LOST_BEATS)
+    assert machine.target == {0, 1}, "its owner is lost"
+
+
 def test_nothing_is_claimed_by_a_placement_that_others_know_to_be_old() -> None:
     machine = member()
     machine.heard(beat_of("b", revision=7))
