@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "compact": "make data files as small as what is in them",
     "export": "write the objects of a stopped service to a file, for another",
     "reshard": "deal the objects of a stopped service to another number of shards",
+    "migrate": "put a stopped service into a new cluster, or make a data directory of a stopped cluster",
     "upgrade": "bring a data directory to the newest format",
     "bench": "measure a running service",
     "chaos": "hurt a service of its own, and verify every answer",

@@ -45,6 +45,19 @@ def look(servers: Sequence[str], cluster: str) -> Picture:
     return _asked(servers, cluster, ask)
 
 
+def hosts_there(servers: Sequence[str], cluster: str) -> tuple[int, list[str]]:
+    """How many shards the cluster has, and the names of its hosts that say something within a second or so."""
+
+    async def ask(client: Client) -> tuple[int, list[str]]:
+        founding = await find_founded(client, cluster)
+        if not founding.made:
+            hint = "start a service in it"
+            raise OperatorError("look for the cluster", cluster, "it is still being founded", hint, passes=True)
+        return founding.shards, [beat.name for beat in (await listen(client, cluster, LISTEN_S)).values()]
+
+    return _asked(servers, cluster, ask)
+
+
 def change(
     servers: Sequence[str], cluster: str, edit: Callable[[ClusterPlacement, Mapping[str, Beat]], ClusterPlacement]
 ) -> ClusterPlacement:

@@ -25,7 +25,7 @@ from tidegate.shard.backup.manifest import Manifest
 from tidegate.shard.backup.pieces import RecordsHeader, RowsHeader
 from tidegate.shard.backup.reading import Lineage, Lineages, read_pieces
 from tidegate.shard.offline.check import Check, Counts, ReadState, state_path
-from tidegate.shard.offline.rows import told
+from tidegate.shard.offline.rows import add_to_digest, told
 from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.logs import NO_RUN, LogMark
 from tidegate.shard.store.memtable import Memtable
@@ -156,7 +156,7 @@ def _write_rows(place: Path, shard: int, seq: int, pieces: Iterator[list[Any]], 
     def rows() -> Iterator[tuple[bytes, bytes]]:
         for flat in pieces:
             for row in zip(flat[::2], flat[1::2], strict=True):
-                _digest(written, row)
+                add_to_digest(written, row)
                 yield row
         yield META_KEY, pack_meta(shard, seq)
 
@@ -167,18 +167,11 @@ def _write_rows(place: Path, shard: int, seq: int, pieces: Iterator[list[Any]], 
     state = ReadState(place, shard, checksums=True)
     try:
         for row in told(state.rows(), lambda _: tell_back(shard)):
-            _digest(read, row)
+            add_to_digest(read, row)
     finally:
         state.close()
     if read.digest() != written.digest():
         raise _wrong(place, "rows that were read back are not what was written")
-
-
-def _digest(digest: Any, row: tuple[bytes, bytes]) -> None:
-    key, value = row
-    digest.update(b"%d %d " % (len(key), len(value)))
-    digest.update(key)
-    digest.update(value)
 
 
 def _replay(depot: Depot, moment: Moment, new: Path, starts: int, progress: Progress) -> tuple[dict[int, int], int]:

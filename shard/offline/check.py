@@ -223,7 +223,7 @@ class Check:
                 if key in indexed:
                     indexed[key] |= names.all
                 continue
-            self._add(objects=1)
+            self._add(objects=header is not None)  # One that the logs have cleared is there no longer.
             yield from self._object_problems(state.shard, key, names.count, header, alarms)
         self._add(alarms=len(alarms))
         for key, alarm in alarms.items():

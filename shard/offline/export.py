@@ -13,9 +13,8 @@ from tidegate.runtime.wire.object_records import Head, ObjectEnd, Pair, Record
 from tidegate.runtime.wire.plain_json import to_plain
 from tidegate.shard.core.alarms import AHEAD, STEADY_KEY, Header, decode_header
 from tidegate.shard.core.codec import decode
-from tidegate.shard.offline.check import LOGS_OF_ALL_STARTS, ReadState, state_path
-from tidegate.shard.offline.rows import OWN_FIRST, Row, laid_over
-from tidegate.shard.store.recovery import Recovery
+from tidegate.shard.offline.open_shards import open_shards
+from tidegate.shard.offline.rows import OWN_FIRST, Row
 
 STEADY_ROW = STEADY_KEY + AHEAD.encode()
 
@@ -52,18 +51,9 @@ def exported(data: Path, shards: int, wanted: Callable[[Header], bool]) -> Itera
     """Objects of a directory that no service uses, one after another, with what the logs have. Raises OperatorError, ValueError
     and lmdb.Error for what is damaged: look with `tidegate check` before."""
     with contextlib.ExitStack() as stack:
-        states = []
-        for shard in range(shards):
-            states.append(state := ReadState(state_path(data, shard), shard, checksums=True))
-            stack.callback(state.close)
-        recovery = Recovery(data, states, LOGS_OF_ALL_STARTS, 0)  # type: ignore[arg-type]  # It begins no batch.
-        recovery.read(writing=False)
-        for damage in recovery.damaged.values():
-            raise damage
-        newer = recovery.memtables()
-        for state in states:
-            memtable = newer[state.shard][1]
+        for opened in open_shards("export", data, shards, stack):
+            memtable = opened.memtable
             held = memtable.objects.get(STEADY_KEY)
             steady = held.writes.get(AHEAD) if held is not None else None
-            ahead_us = ahead_us_of(state.get(STEADY_ROW) if steady is None else steady)
-            yield from records_of(laid_over(state.rows(), memtable), wanted, ahead_us)
+            ahead_us = ahead_us_of(opened.state.get(STEADY_ROW) if steady is None else steady)
+            yield from records_of(opened.rows(), wanted, ahead_us)

@@ -18,7 +18,7 @@ from hashlib import blake2b
 from heapq import merge
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import lmdb
 import msgspec
@@ -38,23 +38,20 @@ from tidegate.shard.core.alarms import (
     encode_header,
     index_changes,
 )
-from tidegate.shard.offline.check import LOGS_OF_ALL_STARTS, Check, Counts, ReadState, state_path
-from tidegate.shard.offline.rows import OWN_FIRST, Row, laid_over, told
+from tidegate.shard.offline.check import Check, Counts, ReadState, state_path
+from tidegate.shard.offline.open_shards import open_shards
+from tidegate.shard.offline.rows import OWN_FIRST, Row, add_to_digest, laid_over, told
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, is_session
 from tidegate.shard.store.logs import LOG_KEY, NO_RUN, LogMark
 from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.recovery import Recovery
 from tidegate.shard.store.state.data_file import (
     DATA_FILE,
-    FORMAT,
     MAP_BYTES_MAX,
     META_KEY,
-    format_of,
     pack_meta,
     sync_file,
     write_rows,
 )
-from tidegate.shard.store.state.pages import PageFile
 from tidegate.shard.store.store import ABOVE_KEYS
 
 Progress = Callable[[str, float], object]
@@ -114,21 +111,9 @@ class _Old(NamedTuple):
 
 
 def _open(data: Path, shards: int, stack: contextlib.ExitStack) -> list[_Old]:
-    states = []
-    for shard in range(shards):
-        with PageFile(state_path(data, shard) / DATA_FILE) as pages:
-            if format_of(pages) != FORMAT:
-                hint = f"run `tidegate upgrade {data}` before"
-                raise OperatorError("reshard", state_path(data, shard), "it is of an older format", hint)
-        states.append(state := ReadState(state_path(data, shard), shard, checksums=True))
-        stack.callback(state.close)
-    recovery = Recovery(data, states, LOGS_OF_ALL_STARTS, 0)  # type: ignore[arg-type]  # It begins no batch.
-    recovery.read(writing=False)
-    newer = recovery.memtables()
     old = []
-    for state in states:
-        seq, memtable = newer[state.shard]
-        each = _Old(_slots_of(state.shard, shards), seq, state, memtable, AnswerTable(), 0)
+    for opened in open_shards("reshard", data, shards, stack):
+        each = _Old(_slots_of(opened.shard, shards), opened.seq, opened.state, opened.memtable, AnswerTable(), 0)
         each.answers.load((key[OBJECT_KEY_BYTES:].decode(), value) for key, value in each.own(ANSWERS_KEY))
         ahead = dict(each.own(STEADY_KEY)).get(STEADY_KEY + AHEAD.encode())
         old.append(each._replace(ahead_us=0 if ahead is None else msgspec.msgpack.decode(ahead, type=int)))
@@ -151,7 +136,7 @@ def _write(every: list[_Old], place: Path, shard: int, shards: int, mark: LogMar
         own = [(LOG_KEY, mark.encode()), (META_KEY, pack_meta(shard, seq))]
         for row in chain(_rows_of(old, shard, shards), own):
             if row[0] < LOG_KEY:
-                _digest(written, row)
+                add_to_digest(written, row)
             yield row
 
     place.mkdir(mode=0o700)
@@ -160,7 +145,7 @@ def _write(every: list[_Old], place: Path, shard: int, shards: int, mark: LogMar
     read = blake2b()
     with contextlib.closing(ReadState(place, shard, checksums=True)) as state:
         for row in told(state.rows(), partial(tell, "reading back", 0.5)):
-            _digest(read, row)
+            add_to_digest(read, row)
     if read.digest() != written.digest():
         raise _wrong(place, "rows that were read back are not what was written")
 
@@ -207,13 +192,6 @@ def _header(value: bytes, later_us: int, object_key: bytes, index: dict[bytes, b
     for owner, writes in index_changes(object_key, None, alarm, header.class_name, header.name).items():
         index |= {owner + name.encode(): row for name, row in writes.items() if row is not None}
     return value
-
-
-def _digest(digest: Any, row: Row) -> None:
-    key, value = row
-    digest.update(b"%d %d " % (len(key), len(value)))
-    digest.update(key)
-    digest.update(value)
 
 
 def _wrong(place: object, problem: str) -> OperatorError:

@@ -11,7 +11,7 @@ a stream is made, and before anybody is refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from random import SystemRandom
 from secrets import token_hex
 from typing import TypeVar
@@ -35,6 +35,7 @@ _STREAMS_AT_ONCE = 8
 _FINISH_TRIES = 20
 
 _Answer = TypeVar("_Answer")
+_Thing = TypeVar("_Thing")
 _chance = SystemRandom()
 
 
@@ -44,6 +45,9 @@ class Founding(msgspec.Struct, frozen=True):
     shards: int
     made: bool
     """All streams are there."""
+    filled_from: str = ""
+    """The data directory with whose objects it begins, and its machine. While it is not `made` these are being put into it, and
+    nobody else founds it (`filling`)."""
 
 
 def bucket_name(cluster: str) -> str:
@@ -54,26 +58,47 @@ async def find_founded(client: Client, name: str) -> Founding:
     """What was founded under that name; nothing is. Raises OperatorError where there is nothing."""
     try:
         bucket = await JetStreamContext(client, timeout=ANSWER_S).key_value(bucket_name(name))
-        return (await _read(bucket))[0]
+        founding = (await read_founding(bucket))[0]
     except NotFoundError:
         hint = f"start a service in it: tidegate serve APP --cluster …/{name}; or see whether its name is right"
         raise OperatorError("look for the cluster", name, "there is none of that name on these servers", hint) from None
+    if founding.filled_from and not founding.made:
+        raise is_being_filled(name, founding)
+    return founding
+
+
+def is_being_filled(name: str, founding: Founding) -> OperatorError:
+    """Why nobody may use it yet."""
+    problem = f"a data directory is being put into it: {founding.filled_from}"
+    hint = (
+        "wait until `tidegate migrate` has ended there; if it did not end, give it again, or take back what it left with --undo"
+    )
+    return OperatorError("use the cluster", name, problem, hint, passes=True)
 
 
 def find_or_found(servers: Sequence[str], name: str, shards_if_new: int) -> Founding:
     """Blocks until the cluster of that name is founded; whoever comes first decides how many shards it has. Raises
     OperatorError."""
-    return asyncio.run(_find_or_found(servers, name, shards_if_new))
+
+    async def step(client: Client) -> Founding:
+        return await _found(client, name, shards_if_new)
+
+    return asyncio.run(patiently(servers, name, step, looks=True))
 
 
-async def _find_or_found(servers: Sequence[str], name: str, shards_if_new: int) -> Founding:
+async def patiently(
+    servers: Sequence[str], name: str, step: Callable[[Client], Awaitable[_Answer]], *, looks: bool = False
+) -> _Answer:
+    """What `step` gives, which is taken again while servers do not answer, or another was faster. `looks`: at the engine, before
+    it is trusted. Raises OperatorError."""
     client = await connect(servers)
     try:
-        await check_fence(client, REPLICAS)
+        if looks:
+            await check_fence(client, REPLICAS)
         give_up_at = asyncio.get_running_loop().time() + START_S
         while True:
             try:
-                return await _found(client, name, shards_if_new)
+                return await step(client)
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:  # Servers that may just have found each other.
                 if asyncio.get_running_loop().time() >= give_up_at:
                     hint = "see that JetStream is enabled and that enough servers of the cluster run"
@@ -91,44 +116,60 @@ async def _pause() -> None:
 async def _found(client: Client, name: str, shards_if_new: int) -> Founding:
     """Each step may be taken again, and by several hosts. Raises KeyWrongLastSequenceError where another one was faster, or the
     record was old."""
-    config = KeyValueConfig(bucket_name(name), history=1, storage=StorageType.FILE, replicas=REPLICAS)
-    bucket = await JetStreamContext(client, timeout=ANSWER_S).create_key_value(config)
-    found, revision = await _written(bucket, Founding(token_hex(8), shards_if_new, made=False))
+    bucket = await open_bucket(client, name)
+    found, revision = await written(bucket, Founding(token_hex(8), shards_if_new, made=False))
     if found.made:
         return found
     streams = [stream_name(name, shard) for shard in range(found.shards)]
-    used = await _of_each(streams, lambda stream: is_used(client, stream))
-    revision = await bucket.update(_KEY, msgspec.json.encode(found), last=revision)  # Then it was true until now.
+    used = [] if found.filled_from else await of_each(streams, lambda stream: is_used(client, stream))
+    revision = await replace(bucket, found, revision)  # Then it was true until now.
+    if found.filled_from:
+        raise is_being_filled(name, found)
     if any(used):
-        first = streams[used.index(True)]
-        problem = f"its streams are there ({first}), and the record of its founding is not, in the bucket tidegate-{name}"
-        raise OperatorError("found the cluster", name, problem, "put the bucket back, or give the cluster another name")
-    await _of_each(streams, lambda stream: ShardStream.find(client, stream, create=True, replicas=REPLICAS))
-    return await _finish(bucket, found, revision)
+        raise has_lost_its_record(name, streams[used.index(True)])
+    await of_each(streams, lambda stream: ShardStream.find(client, stream, create=True, replicas=REPLICAS))
+    return await finish(bucket, found, revision)
 
 
-async def _written(bucket: KeyValue, new: Founding) -> tuple[Founding, int]:
+def has_lost_its_record(name: str, stream: str) -> OperatorError:
+    problem = f"its streams are there ({stream}), and the record of its founding is not, in the bucket {bucket_name(name)}"
+    return OperatorError("found the cluster", name, problem, "put the bucket back, or give the cluster another name")
+
+
+async def open_bucket(client: Client, name: str) -> KeyValue:
+    """It is made where there is none."""
+    config = KeyValueConfig(bucket_name(name), history=1, storage=StorageType.FILE, replicas=REPLICAS)
+    return await JetStreamContext(client, timeout=ANSWER_S).create_key_value(config)
+
+
+async def written(bucket: KeyValue, new: Founding) -> tuple[Founding, int]:
     """By this host or another, and its revision. That of another may be old."""
     try:
         return new, await bucket.create(_KEY, msgspec.json.encode(new))
     except KeyWrongLastSequenceError:
-        return await _read(bucket)
+        return await read_founding(bucket)
 
 
-async def _read(bucket: KeyValue) -> tuple[Founding, int]:
+async def read_founding(bucket: KeyValue) -> tuple[Founding, int]:
+    """May be old. Raises KeyNotFoundError."""
     entry = await bucket.get(_KEY)
     return msgspec.json.decode(entry.value or b"", type=Founding), entry.revision or 0
 
 
-async def _finish(bucket: KeyValue, found: Founding, revision: int) -> Founding:
-    """The streams are made. Who founds it at the same time may have written the record meanwhile, with the same in it."""
+async def replace(bucket: KeyValue, founding: Founding, revision: int) -> int:
+    """Its new revision. Raises KeyWrongLastSequenceError where the newest is no longer that revision."""
+    return await bucket.update(_KEY, msgspec.json.encode(founding), last=revision)
+
+
+async def finish(bucket: KeyValue, found: Founding, revision: int) -> Founding:
+    """The streams are there. Who founds it at the same time may have written the record meanwhile, with the same in it."""
     made = msgspec.structs.replace(found, made=True)
     for _ in range(_FINISH_TRIES):
         try:
-            await bucket.update(_KEY, msgspec.json.encode(made), last=revision)
+            await replace(bucket, made, revision)
         except KeyWrongLastSequenceError:
             await _pause()
-            newest, revision = await _read(bucket)
+            newest, revision = await read_founding(bucket)
             if newest.made:
                 return newest
             if newest != found:
@@ -138,12 +179,12 @@ async def _finish(bucket: KeyValue, found: Founding, revision: int) -> Founding:
     raise KeyWrongLastSequenceError
 
 
-async def _of_each(streams: Sequence[str], ask: Callable[[str], Awaitable[_Answer]]) -> list[_Answer]:
+async def of_each(those: Iterable[_Thing], ask: Callable[[_Thing], Awaitable[_Answer]]) -> list[_Answer]:
     """A few at a time."""
     room = asyncio.Semaphore(_STREAMS_AT_ONCE)
 
-    async def one(stream: str) -> _Answer:
+    async def one(each: _Thing) -> _Answer:
         async with room:
-            return await ask(stream)
+            return await ask(each)
 
-    return await asyncio.gather(*map(one, streams))
+    return await asyncio.gather(*map(one, those))

@@ -27,7 +27,7 @@ from tidegate.shard.log.reading import End, Gap, LogCorrupt, Opening, read_log
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, decode_answers, decode_rolls
 from tidegate.shard.store.interface import Answer, AnswerRoll, ObjectWrites, ShardDamaged, ShardUnwritable
 from tidegate.shard.store.logs import NO_RUN, LogDirectory, LogMark, decode_mark, list_logs, logs_to_recover
-from tidegate.shard.store.memtable import Memtable
+from tidegate.shard.store.memtable import Memtable, merge_over
 from tidegate.shard.store.record import NO_ANSWERS, UnreadCommitRecord, UnreadShardCommit, decode_objects, decode_unread_record
 from tidegate.shard.store.store import ABOVE_KEYS, ShardState, StateBatch, StoreFailed
 
@@ -82,7 +82,9 @@ class _Gathered:
         if self._answers is None:
             self._answers = AnswerTable()
             rows = self.state.scan(ANSWERS_KEY, ANSWERS_KEY + ABOVE_KEYS, False)
-            self._answers.load((key[OBJECT_KEY_BYTES:].decode(), raw) for key, raw in rows)
+            below = ((key[OBJECT_KEY_BYTES:].decode(), raw) for key, raw in rows)
+            above = self.memtable.rows(ANSWERS_KEY, "", None, False)  # A data directory that was put into a log has rows there.
+            self._answers.load((key, raw) for key, raw in merge_over(above, below, False) if raw is not None)
         self._answers.apply(answers, rolls)
 
     def finish_answers(self) -> None:

@@ -51,8 +51,8 @@ def test_three_hosts_survive_that_one_is_killed_as_the_readme_says(folder: Path)
     assert nothing == ""
     log = folder / "log"
     with log.open("w") as output:
-        command = shlex.split(f"{as_here(up, port)} --port {port}")
-        process = subprocess.Popen(command, stdout=output, stderr=output, cwd=folder)
+        arguments = shlex.split(f"{as_here(up, port)} --port {port}")
+        process = subprocess.Popen(arguments, stdout=output, stderr=output, cwd=folder)
     try:
         wait_until(lambda: log.read_text().count("is ready on") == HOSTS, "three hosts", START_S, seen=log.read_text)
         typed = list(steps(SECOND_TERMINAL))

@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
     | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
-    | {"runtime/cluster", "shard/replicated"}
+    | {"runtime/cluster", "shard/replicated", "shard/migration"}
     | {"runtime/console", "testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
@@ -84,6 +84,7 @@ ARROWS: dict[str, set[str]] = {
     "shard/backup": LEAVES
     | {"runtime/wire"}
     | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "core", "offline")},
+    "shard/migration": LEAVES | {f"shard/{floor}" for floor in (*STORE, "log", "core", "offline", "replicated")},
     "shard/loop": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/core"},
     "shard/objects": LEAVES | LINES | {"runtime/wire", "shard/neutral", "shard/store/interface", "shard/core", "shard/loop"},
     "shard/host": LEAVES
@@ -107,6 +108,8 @@ RULES = {
     "shard/objects": {"class_rules", "methods", "answered", "refusals", "storage"},
     "shard/host": {"settings"},
     "shard/backup": {"manifest", "pieces"},
+    "shard/offline": {"rows"},
+    "shard/migration": {"commits"},
     "shard/replicated": {"answers", "mark", "message", "owner", "replay", "settings"},
     "shard/worker": {"duties", "patience"},
     "router": {"machine", "system"},

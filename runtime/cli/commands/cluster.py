@@ -61,7 +61,7 @@ def add(commands: Any) -> None:
     def action(name: str, says: str, example: str, run: Callable[[argparse.Namespace], int]) -> Parser:
         parser = add_command(actions, name, f"examples:\n  tidegate cluster {example}\n", run, says=says)
         what = "the servers and the name of the cluster, as in: serve --cluster"
-        parser.add_argument("--cluster", metavar="SERVERS", type=_cluster, default="", help=what)
+        parser.add_argument("--cluster", metavar="SERVERS", type=cluster_named, default="", help=what)
         parser.add_argument(
             "--config", metavar="FILE", help=f"of a service of the cluster (or ${FILE_VARIABLE}): says where it is"
         )
@@ -80,7 +80,8 @@ def add(commands: Any) -> None:
     action("doctor", "look whether servers, streams and hosts are as they have to be", "doctor", _doctor)
 
 
-def _cluster(text: str) -> str:
+def cluster_named(text: str) -> str:
+    """As an option has it."""
     if problem := check_cluster(text):
         raise argparse.ArgumentTypeError(problem)
     return text
@@ -97,12 +98,17 @@ def _place(options: argparse.Namespace) -> tuple[tuple[str, ...], str]:
     if not text:
         hint = "name its servers: --cluster nats://a:4222,nats://b:4222,nats://c:4222/NAME"
         raise OperatorError("ask", "the cluster", "nobody has said which", hint)
+    check_nats()
+    return cluster_of(text)
+
+
+def check_nats() -> None:
+    """Raises OperatorError where the client of NATS is not installed."""
     try:
         import nats  # noqa: F401  # Whether it is there.
     except ModuleNotFoundError as error:
         hint = "install it: pip install 'tidegate[cluster]'"
         raise OperatorError("ask", "the cluster", f"there is no {error.name}", hint) from error
-    return cluster_of(text)
 
 
 def _up(options: argparse.Namespace) -> int:

@@ -580,7 +580,7 @@ def test_help_names_every_command_and_gives_examples(capsys: pytest.CaptureFixtu
     for command in ("serve", "call", "status"):
         assert f"  tidegate {command}" in text
     commands = re.findall(r"^    (\w+)  ", text, re.MULTILINE)
-    assert len(commands) == 28
+    assert len(commands) == 29
     for command in commands:
         with pytest.raises(SystemExit) as exit_info:
             main([command, "--help"])

@@ -1,6 +1,7 @@
 """Objects for services whose logs other machines keep."""
 
 import sys
+from datetime import timedelta
 
 from tidegate import DurableObject
 
@@ -19,6 +20,18 @@ class Till(DurableObject):
         """Here and there, and what is read there then."""
         there = self.stub(Till, other)
         return [await self.add(amount), await there.add(amount), await there.read()]
+
+    async def remind(self, after_s: float) -> float | None:
+        """Unix time."""
+        await self.storage.set_alarm(timedelta(seconds=after_s))
+        return await self.reminds_at()
+
+    async def reminds_at(self) -> float | None:
+        alarm = await self.storage.get_alarm()
+        return None if alarm is None else alarm.timestamp()
+
+    async def alarm(self, info: object) -> None:
+        await self.add(100)
 
     async def knows_clusters(self) -> list[str]:
         return sorted({"nats", "tidegate.shard.worker.worker_shards", "tidegate.shard.replicated"} & sys.modules.keys())

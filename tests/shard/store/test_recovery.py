@@ -389,6 +389,28 @@ def test_answers_are_carried_over_checkpoints_recoveries_and_bounds_of_memory(
         answers.check_invariants()
 
 
+def test_answers_follow_those_that_a_record_has_as_rows(tmp_path: Path) -> None:
+    """As the log of a cluster has them into which a data directory was put."""
+    before = MemoryState(0)
+    write_log(tmp_path / "before", 1, 0, [[keyed(1, 5)], [keyed(2, 6)], [keyed(3, 0, plain="order 17")]])
+    recover(tmp_path / "before", [before], 2, 0)
+    rows: dict[str, bytes | None] = {
+        key[len(ANSWERS_KEY) :].decode(): row for key, row in before.rows.items() if key.startswith(ANSWERS_KEY)
+    }
+    first = ShardCommit(0, 1, [ObjectWrites(ANSWERS_KEY, False, rows)])
+    for name, rounds in (
+        ("at once", [[[first], [keyed(2, 7, answered=6)]]]),
+        ("in two", [[[first]], [[keyed(2, 7, answered=6)]]]),
+    ):
+        state = MemoryState(0)
+        for start, records in enumerate(rounds, 1):
+            write_log(tmp_path / name, start, 0, records)
+            recover(tmp_path / name, [state], start + 1, 0)
+        answers = answers_of(state)
+        assert sorted(map(str, (key for group in answers.groups.values() for key in group.rows))) == ["6", "7", "order 17"]
+        answers.check_invariants()
+
+
 def test_where_nothing_can_be_written_answers_are_recalled(tmp_path: Path) -> None:
     write_log(tmp_path, 1, 0, [[keyed(1, 5)], [keyed(2, 6)]])
     state = MemoryState(0)
