@@ -22,7 +22,7 @@ MEMTABLE_BYTES = 64 << 20
 """None of it is used: nobody writes to the store."""
 
 
-class Place:
+class ClusterLogs:
     """Of a cluster: its servers and its name."""
 
     def __init__(self, servers: Sequence[str], name: str) -> None:
@@ -34,13 +34,13 @@ class Place:
         return WorkerLog(self.servers, self.name, f"tidegate migrate on {platform.node()}, process {os.getpid()}")
 
 
-def claim_into(place: Place, folder: Path, shard: int) -> None:
+def claim_into(place: ClusterLogs, folder: Path, shard: int) -> None:
     """The folder gets the state of the shard, with everything that the log has. Raises OperatorError, ShardDamaged among them."""
     (folder / "log").mkdir(mode=0o700, parents=True, exist_ok=True)
     asyncio.run(_claim_into(place, folder, shard))
 
 
-async def _claim_into(place: Place, folder: Path, shard: int) -> None:
+async def _claim_into(place: ClusterLogs, folder: Path, shard: int) -> None:
     store = WorkerStore.open_shared(folder, 0, [shard], _leave_it, MEMTABLE_BYTES, place.log())
     stopped: dict[int, ShardDamaged] = dict(store.stopped)
     await store.close()
@@ -58,7 +58,7 @@ def sum_in(folder: Path, shard: int) -> Sum:
         return sum_of(travelling(state.rows()))
 
 
-def sum_in_log(place: Place, shard: int, aside: Path) -> Sum:
+def sum_in_log(place: ClusterLogs, shard: int, aside: Path) -> Sum:
     """Of what the log has of the shard, read into a state of its own in that folder, which is gone afterwards."""
     shutil.rmtree(aside, ignore_errors=True)
     try:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import lmdb
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.migration.claimed import Place, sum_in_log
+from tidegate.shard.migration.claimed import ClusterLogs, sum_in_log
 from tidegate.shard.migration.commits import Sum, commits_of, digest_of_all, sum_of, travelling
 from tidegate.shard.offline.check import Check, Counts
 from tidegate.shard.offline.open_shards import OpenShard, open_shards
@@ -41,7 +41,7 @@ class Migrated(NamedTuple):
     """Shards that a run before had put there already."""
 
 
-def put_into_cluster(data: Path, shards: int, place: Place, source: str, aside: Path, progress: Progress) -> Migrated:
+def put_into_cluster(data: Path, shards: int, place: ClusterLogs, source: str, aside: Path, progress: Progress) -> Migrated:
     """`source`: the directory and its machine, in words. `aside`: a folder for what is read back; it need not be there. Raises
     OperatorError."""
     check = Check(data, shards, progress)
@@ -64,7 +64,9 @@ def put_into_cluster(data: Path, shards: int, place: Place, source: str, aside: 
     return Migrated(shards, check.counts, sum(total.bytes for total in sums), digest, kept)
 
 
-def _put(shard: OpenShard, place: Place, filling: Filling, shards: int, aside: Path, progress: Progress) -> tuple[Sum, bool]:
+def _put(
+    shard: OpenShard, place: ClusterLogs, filling: Filling, shards: int, aside: Path, progress: Progress
+) -> tuple[Sum, bool]:
     """What it has, and whether that was there."""
 
     def tell(what: str, share: float) -> None:
@@ -89,7 +91,7 @@ def _put(shard: OpenShard, place: Place, filling: Filling, shards: int, aside: P
     return wanted, False
 
 
-def _is_whole(place: Place, shard: int, wanted: Sum, aside: Path) -> bool:
+def _is_whole(place: ClusterLogs, shard: int, wanted: Sum, aside: Path) -> bool:
     try:
         return sum_in_log(place, shard, aside).digest == wanted.digest
     except (ShardUnreachable, ShardElsewhere):

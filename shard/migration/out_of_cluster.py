@@ -12,7 +12,7 @@ from pathlib import Path
 import lmdb
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.migration.claimed import Place, claim_into, sum_in, sum_in_log
+from tidegate.shard.migration.claimed import ClusterLogs, claim_into, sum_in, sum_in_log
 from tidegate.shard.migration.commits import digest_of_all
 from tidegate.shard.migration.into_cluster import OPERATION, Migrated, Progress
 from tidegate.shard.offline.check import Check, state_path
@@ -23,7 +23,7 @@ from tidegate.shard.store.state.lmdb_state import LmdbState
 _HINT = "nothing was replaced; see that no host of the cluster runs, and give the command again"
 
 
-def take_out_of_cluster(place: Place, shards: int, new: Path, starts: int, progress: Progress) -> Migrated:
+def take_out_of_cluster(place: ClusterLogs, shards: int, new: Path, starts: int, progress: Progress) -> Migrated:
     """Fills the directory, which is empty, with everything but its description. Raises OperatorError."""
     sums = []
     try:

@@ -134,6 +134,7 @@ MAY = {
             ),
             *(
                 "lint",
+                "migrate",
                 "new",
                 "objects/listing",
                 "objects/quarantine",

@@ -270,7 +270,7 @@ def test_a_cluster_that_is_written_to_meanwhile_is_not_taken(
     assert migrate(world.data, "--to", place) == 0
     read = claimed.sum_in_log
 
-    def after_a_write(at: claimed.Place, shard: int, aside: Path) -> Sum:
+    def after_a_write(at: claimed.ClusterLogs, shard: int, aside: Path) -> Sum:
         log = at.log()
         seqs: list[int] = []
         assert log.claim({shard: b""}, lambda _, record: seqs.append(1)) == {}

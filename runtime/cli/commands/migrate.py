@@ -22,7 +22,7 @@ from tidegate.runtime.supervisor.successor import Successor
 if TYPE_CHECKING:  # Loaded where it is needed, since it needs NATS.
     from typing import Any
 
-    from tidegate.shard.migration.claimed import Place
+    from tidegate.shard.migration.claimed import ClusterLogs
     from tidegate.shard.migration.into_cluster import Migrated
 
 _EPILOG = """--to: everything that a start of the stopped service would find (objects, alarms, answers to keys) goes into a new
@@ -63,16 +63,16 @@ def run(options: argparse.Namespace) -> int:
     if not text:
         return fail_usage("migrate: name the cluster: nats://a:4222,nats://b:4222,nats://c:4222/NAME")
     check_nats()
-    from tidegate.shard.migration.claimed import Place
+    from tidegate.shard.migration.claimed import ClusterLogs
 
-    place = Place(*cluster_of(text))
+    place = ClusterLogs(*cluster_of(text))
     shown = str(cluster_shown(text))
     if options.undo:
         return _undo(options, place)
     return _into(options, place, shown) if options.to else _out_of(options, place, shown)
 
 
-def _into(options: argparse.Namespace, place: Place, shown: str) -> int:
+def _into(options: argparse.Namespace, place: ClusterLogs, shown: str) -> int:
     from tidegate.shard.migration.into_cluster import put_into_cluster
 
     data: Path = options.data.absolute()
@@ -91,7 +91,7 @@ def _into(options: argparse.Namespace, place: Place, shown: str) -> int:
     return EXIT_OK
 
 
-def _out_of(options: argparse.Namespace, place: Place, shown: str) -> int:
+def _out_of(options: argparse.Namespace, place: ClusterLogs, shown: str) -> int:
     from tidegate.shard.migration.out_of_cluster import take_out_of_cluster
 
     shards = _shards_of_stopped(place)
@@ -111,7 +111,7 @@ def _out_of(options: argparse.Namespace, place: Place, shown: str) -> int:
     return EXIT_OK
 
 
-def _shards_of_stopped(place: Place) -> int:
+def _shards_of_stopped(place: ClusterLogs) -> int:
     """How many the cluster has. Raises OperatorError while it has hosts."""
     from tidegate.runtime.cluster.operating import hosts_there
 
@@ -122,7 +122,7 @@ def _shards_of_stopped(place: Place) -> int:
     return shards
 
 
-def _undo(options: argparse.Namespace, place: Place) -> int:
+def _undo(options: argparse.Namespace, place: ClusterLogs) -> int:
     from tidegate.shard.replicated.filling import undo
 
     removed = undo(place.servers, place.name)
@@ -140,7 +140,9 @@ def _counts(done: Migrated) -> str:
     return f"{what}, {plural(counts.alarms, 'alarm')}, {mebibytes(done.bytes)}"
 
 
-def _tell(options: argparse.Namespace, data: Path, place: Place, done: Migrated, lines: list[str], **more: str | None) -> None:
+def _tell(
+    options: argparse.Namespace, data: Path, place: ClusterLogs, done: Migrated, lines: list[str], **more: str | None
+) -> None:
     if not options.json:
         print("\n".join(lines))
         return
