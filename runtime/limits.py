@@ -139,6 +139,12 @@ SEND_AHEAD_BYTES = 4 << 20
 CROWDED_SHARE = 4
 """A client whose replies take more than this part of its share gets nothing large run for it. The rest of the share is for what
 has been started before that is known everywhere."""
+UNFINISHED_LOOK_S = 0.1
+"""So often is looked, where memory has grown, whether clients send messages that do not end."""
+UNFINISHED_GROWTH_BYTES = 16 << 20
+"""By so much memory has to have grown since the last look."""
+UNFINISHED_AT_ONCE = 1_000
+"""Connections that are looked at in one turn: about 3 ms."""
 RECEIVE_AHEAD_MESSAGES = 16
 """Messages of one connection that the library reads before we do. Fewer would cost: at 4 a message takes twice the time."""
 TURN_BYTES_MAX = 4 << 20

@@ -132,7 +132,8 @@ ENDPOINTS = _each(
         "drops",
         "What was dropped, by reason: malformed (no message of the protocol, nobody to answer), undeliverable (replies to a "
         "client that has gone or does not read), foreign_peer (connections that did not speak ZMTP 3, or were no stream of "
-        "Tidegate's), stray_reply and unreadable_reply (of workers, at the router).",
+        "Tidegate's), unfinished (connections with a message that did not end), stray_reply and unreadable_reply (of workers, at "
+        "the router).",
         "reason",
     ),
     _count(

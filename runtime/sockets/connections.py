@@ -20,18 +20,28 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 
 from tidegate.runtime import descriptors
-from tidegate.runtime.limits import KNOCK_BARRED_S, KNOCK_LOOK_S, TURN_CONNECTIONS_MAX
-from tidegate.runtime.sockets.door import Door, bytes_so_far, peer_address
+from tidegate.runtime.heap import Memory, give_back
+from tidegate.runtime.limits import (
+    KNOCK_BARRED_S,
+    KNOCK_LOOK_S,
+    TURN_CONNECTIONS_MAX,
+    UNFINISHED_GROWTH_BYTES,
+    UNFINISHED_LOOK_S,
+)
+from tidegate.runtime.sockets.door import Door, bytes_so_far, bytes_taken, peer_address
 from tidegate.runtime.sockets.edge import EVENTS, POLLIN, Edge, get
 from tidegate.runtime.sockets.guard import SAID_S, Guard
 from tidegate.runtime.sockets.handshakes import Handshakes
 from tidegate.runtime.sockets.knocks import Knocks, place_of
+from tidegate.runtime.sockets.unfinished import Unfinished
 
 _recv = BackendSocket.recv
 _NOBLOCK = int(zmq.NOBLOCK)
 _STRANGERS_LOG_S = 60.0
 _FULL_LOG_S = 60.0
 _FULL_RETRY_S = 0.5
+_GONE_S = 0.5
+"""Then the library has freed what it held of a connection that was turned out."""
 _FAILURES = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.EVENT_HANDSHAKE_FAILED_AUTH)
 _WATCHED = int(zmq.EVENT_LISTENING | zmq.EVENT_ACCEPTED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | sum(_FAILURES))
 _LEFT = (errno.ECONNRESET, errno.EPIPE)
@@ -42,11 +52,25 @@ log = logging.getLogger("tidegate")
 
 
 class Connections:
-    def __init__(self, context: zmq.Context[Any], socket: zmq.Socket[Any], guard: Guard | None, gone: Callable[[], None]) -> None:
-        """Of this socket, which is to be bound later. `gone` is called whenever somebody has gone; the library does not say
-        who."""
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        socket: zmq.Socket[Any],
+        guard: Guard | None,
+        unfinished: Unfinished,
+        rounds: Callable[[], int],
+        gone: Callable[[], None],
+    ) -> None:
+        """Of this socket, which is to be bound later. `rounds` says what `Unfinished.look` wants to know; `gone` is called
+        whenever somebody has gone; the library does not say who."""
         self._socket = socket
         self._gone = gone
+        self._unfinished = unfinished
+        self._rounds = rounds
+        self._unfinished_look: asyncio.TimerHandle | None = None
+        self._memory = Memory()
+        self._memory_looked_at = 0
+        self._unfinished_logged_s = -math.inf
         self._guard = guard
         self.door = Door()
         self.handshakes = Handshakes()
@@ -92,6 +116,7 @@ class Connections:
         self._edge.stop()
         self._socket.disable_monitor()
         self._monitor.close()
+        self._memory.close()
         self.door.close()
 
     def stream_door(self, path: str, fd: int) -> None:
@@ -125,6 +150,8 @@ class Connections:
                 if self.knocks is not None and (at := peer_address(value)) is not None:
                     self._knocked(self.knocks, value, place_of(at))
                 handshakes.accepted(value)
+                self._unfinished.came(value)
+                self._look_again()
                 is_full = is_full or value >= self._accept_below
                 if value >= self._turn_out_from:
                     self.door.turn_out(value)
@@ -137,6 +164,7 @@ class Connections:
                 self._failure = self._failure_of(event, value)
             else:
                 self._disconnected += 1
+                self._unfinished.left(value)
                 self._gone()
                 if self.knocks is not None:
                     self.knocks.left(value)
@@ -185,6 +213,36 @@ class Connections:
             self.door.bar(knocks.barred)
         if knocks.waiting or knocks.barred:
             self._knock_look = self._loop.call_later(KNOCK_LOOK_S, self._look_at_knocks, knocks)
+
+    def _look_again(self) -> None:
+        if self._unfinished_look is None and self._loop is not None:
+            self._unfinished_look = self._loop.call_later(UNFINISHED_LOOK_S, self._look_at_unfinished)
+
+    def _look_at_unfinished(self) -> None:
+        """Where much has come that was not read, it shows in the memory of the process: else nobody is looked at."""
+        self._unfinished_look = None
+        if self._monitor.closed or not self._unfinished:
+            return
+        assert self._loop is not None
+        memory = self._memory.in_use()
+        if self._unfinished.suspects or memory >= self._memory_looked_at + UNFINISHED_GROWTH_BYTES:
+            for fd, size in self._unfinished.look(bytes_taken, self._rounds()):
+                self._log_unfinished(peer_address(fd), size)
+                self.door.turn_out(fd)
+                self._loop.call_later(_GONE_S, give_back)
+            self._memory_looked_at = memory
+        self._memory_looked_at = min(self._memory_looked_at, memory)
+        self._look_again()
+
+    def _log_unfinished(self, address: str | None, size: int) -> None:
+        assert self._loop is not None
+        if (now := self._loop.time()) >= self._unfinished_logged_s + SAID_S:
+            self._unfinished_logged_s = now
+            text = (
+                "listen: closed a connection of %s that held %.0f MiB of a message which did not end; %d closed so far "
+                "(told again after %d s)"
+            )
+            log.warning(text, address or "somebody", size / (1 << 20), self._unfinished.turned_out, SAID_S)
 
     def _log_knocks(self, knocks: Knocks, address: str, now: float) -> None:
         if now >= self._knocks_logged_s + SAID_S:

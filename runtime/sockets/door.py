@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Iterable
 from ipaddress import ip_network
 
@@ -109,11 +112,13 @@ class Door:
                 listening.detach()
 
     def turn_out(self, fd: int) -> None:
-        """Ends a connection that has just been accepted, if that is what the descriptor still is. The library closes it."""
+        """Ends a connection that was accepted, if that is what the descriptor still is. The library closes it, which resets it:
+        who has filled the window would else wait for a minute to hear that nobody is there."""
         with contextlib.suppress(OSError):
             accepted = socket.socket(fileno=fd)
             try:
                 if any(_place_of(accepted) == _place_of_number(listening) for listening in self._listening.values()):
+                    accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     accepted.shutdown(socket.SHUT_RDWR)
             finally:
                 accepted.detach()
@@ -156,6 +161,19 @@ def bytes_so_far(fd: int) -> tuple[int, int] | None:
     except (OSError, struct.error):
         return None
     return received, sent
+
+
+def bytes_taken(fd: int) -> int | None:
+    """Received of a connection of TCP and taken from the kernel by whoever reads it. None as above."""
+    found = bytes_so_far(fd)
+    if found is None:
+        return None
+    waiting = bytearray(4)
+    try:
+        fcntl.ioctl(fd, termios.FIONREAD, waiting)
+    except OSError:
+        return None
+    return found[0] - int.from_bytes(waiting, sys.byteorder)
 
 
 def barring_program(addresses: Iterable[str]) -> bytes:

@@ -56,6 +56,7 @@ from tidegate.runtime.sockets.guard import OWN, SAID_S, Guard
 from tidegate.runtime.sockets.outbox import Delivery, Outbox
 from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.sockets.streams import Connection, Streams
+from tidegate.runtime.sockets.unfinished import ENCRYPTED_BYTES, FRAME_HEAD_BYTES, Unfinished
 from tidegate.runtime.sockets.zap import CLIENT_DOMAIN, OWN_DOMAIN, Zap
 from tidegate.runtime.wire.counts import Counts
 from tidegate.runtime.wire.protocol import (
@@ -79,6 +80,7 @@ _recv = BackendSocket.recv
 _NOBLOCK = int(zmq.NOBLOCK)
 _NOBLOCK_MORE = int(zmq.NOBLOCK | zmq.SNDMORE)
 _RCVMORE = int(zmq.RCVMORE)
+_SRCFD = int(zmq.MessageOption.SRCFD)
 _OUTBOX_RETRY_S = 0.002
 _OUTBOX_RETRY_S_MAX = 0.256
 _OUTBOX_REST = 8
@@ -169,7 +171,12 @@ class Endpoint:
         self._socket = context.socket(zmq.ROUTER)
         self._set_up_socket(message_bytes_max)
         self._edge = Edge(self._socket, self._on_readable)
-        self._connections = Connections(context, self._socket, guard, self._forget_gone)
+        self.outbox = Outbox() if outbox is None else outbox
+        self._unfinished = Unfinished(message_bytes_max, 2 * self.outbox.pool_bytes)
+        """Half of the budget: `BUDGET_SHARE` says what that is for."""
+        self._frame_bytes = FRAME_HEAD_BYTES + (0 if guard is None else ENCRYPTED_BYTES)
+        self._connections = Connections(context, self._socket, guard, self._unfinished, self._rounds, self._forget_gone)
+        self._rounds_so_far = self._round_ended = 0
         self._message_bytes_max = message_bytes_max
         self._handle = handle
         self._end_turn = end_turn
@@ -178,7 +185,6 @@ class Endpoint:
         self._formed: dict[Origin, list[Row]] = {}
         self._senders_of_much: set[bytes] = set()
         """Clients whose newest message was large."""
-        self.outbox = Outbox() if outbox is None else outbox
         self._slices = Slices() if slices is None else slices
         self._streams = Streams(self.outbox, self._heard, end_turn, self._connections.stream_came, bytes_max=message_bytes_max)
         self._by_stream = self._streams.by_client
@@ -288,6 +294,7 @@ class Endpoint:
             "malformed": self._all_malformed,
             "undeliverable": self._undeliverable,
             "foreign_peer": self._strangers,
+            "unfinished": self._unfinished.turned_out,
             **dropped,
         }
         guard, knocks, connections = self._guard, self._connections.knocks, self._connections
@@ -338,7 +345,7 @@ class Endpoint:
             self._end_turn()
 
     def _read_burst(self) -> None:
-        socket, edge, senders_of_much = self._socket, self._edge, self._senders_of_much
+        socket, edge, senders_of_much, read = self._socket, self._edge, self._senders_of_much, self._unfinished.read
         guard, user = self._guard, OWN
         requests = size = 0
         edge.used = True
@@ -353,13 +360,14 @@ class Endpoint:
             except zmq.Again:
                 break
             self._messages_in += 1
-            if client in senders_of_much:
+            if client in senders_of_much or client not in read:
                 messages, received = self._receive_uncopied(client)
             else:
                 frames = [client, _recv(socket, _NOBLOCK)]
+                received = len(frames[1])
                 if get(socket, _RCVMORE):
-                    self._read_rest(frames)
-                received = len(frames[1]) if len(frames) == 2 else sum(map(len, frames))
+                    received = self._read_rest(frames)
+                read[client] += received + self._frame_bytes
                 if received >= LARGE_BYTES:
                     senders_of_much.add(client)
                 messages, malformed = parse_message(frames, self._message_bytes_max)
@@ -490,35 +498,52 @@ class Endpoint:
     def _receive_uncopied(self, client: bytes) -> tuple[list[Message], int]:
         """One message, perhaps large, and its bytes. If it is of the usual form, it is where the library has put it."""
         frame = _recv(self._socket, _NOBLOCK, False)
-        received = len(frame.buffer)
+        received, unfinished = len(frame.buffer), self._unfinished
+        if client not in unfinished.read:
+            unfinished.met(client, frame.get(_SRCFD))
+        unfinished.read[client] += received + self._frame_bytes
         if received < LARGE_BYTES:
             self._senders_of_much.discard(client)
-        elif not get(self._socket, _RCVMORE) and received <= self._message_bytes_max:
+        else:
+            self._senders_of_much.add(client)
+        if received >= LARGE_BYTES and not get(self._socket, _RCVMORE) and received <= self._message_bytes_max:
             message = parse_uncopied(client, frame.buffer)
             if message is not None:
                 return [message], received
         frames = [client, frame.bytes]
         if get(self._socket, _RCVMORE):
-            self._read_rest(frames)
+            unfinished.read[client] -= received
+            received = self._read_rest(frames)
+            unfinished.read[client] += received
         messages, malformed = parse_message(frames, self._message_bytes_max)
         self._malformed += malformed
-        return messages, sum(map(len, frames))
+        return messages, received
 
     def _went_wrong(self, message: Message, error: BaseException) -> None:
         log.error("a message could not be handled", exc_info=error)
         for request in message.requests:
             self.reply_error(message.origin, request.id, Internal("the call could not be handled; the log says why"))
 
-    def _read_rest(self, frames: list[bytes]) -> None:
-        """Reads the message to its end, whatever its size; keeps of it no more than shows that it is too large."""
+    def _read_rest(self, frames: list[bytes]) -> int:
+        """Reads the message to its end, whatever its size; keeps of it no more than shows that it is too large. Its bytes, and
+        the heads of the frames but for the first one."""
         total = len(frames[1])
         while True:
             frame = _recv(self._socket, _NOBLOCK)
             if total <= self._message_bytes_max and len(frames) <= FRAMES_PER_MESSAGE_MAX:
-                total += len(frame)
                 frames.append(frame)
+            total += len(frame) + self._frame_bytes
             if not get(self._socket, _RCVMORE):
-                return
+                return total
+
+    def _rounds(self) -> int:
+        """How often the socket has come round to all its connections, which it serves in turn."""
+        self._edge.used = True
+        if not get(self._socket, EVENTS) & POLLIN or self._messages_in - self._round_ended > self._connections.open:
+            self._rounds_so_far += 1
+            self._round_ended = self._messages_in
+        self._edge.rearm()
+        return self._rounds_so_far
 
     # Replying
 

@@ -7,6 +7,7 @@ import random
 import socket
 import struct
 import threading
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import zmq
 
 from tests.support.load import LoadClient, errors_of, total, under_load
+from tests.support.raw_zmtp import frame, greeted
 from tests.support.service import COUNTER, Service, services_in
 from tests.support.waiting import wait_until
 from tidegate.runtime.limits import BUDGET_BYTES, BUDGET_SHARE, ERRORS_BYTES_MAX
@@ -309,6 +311,14 @@ def test_17_mib_in_many_frames_are_dropped(service: Service, neighbour: LoadClie
     for _ in range(3):
         dealer.send_multipart([bytes(1 << 20)] * 17)
     assert_served(dealer)
+
+
+def test_a_message_that_does_not_end_costs_its_sender_the_connection(service: Service, neighbour: LoadClient) -> None:
+    piece = frame(bytes(1 << 20), more=True)
+    for _ in range(3):
+        with greeted(service.endpoint) as sender, pytest.raises(OSError, match=r"reset|Broken"):
+            deque(map(sender.sendall, [piece] * 4_096), 0)
+    service.expect("of a message which did not end")
 
 
 def test_a_hundred_extra_frames_are_a_hundred_bodies(service: Service, neighbour: LoadClient, dealer: zmq.Socket[bytes]) -> None:

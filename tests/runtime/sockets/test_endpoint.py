@@ -16,6 +16,7 @@ import pytest
 import zmq
 
 from tests.support.endpoint_server import Server
+from tests.support.raw_zmtp import frame, greeted
 from tests.support.waiting import WITHIN_S
 from tidegate.runtime.limits import (
     BATCH_AHEAD_CALLS,
@@ -27,6 +28,7 @@ from tidegate.runtime.limits import (
     TURN_MESSAGES_MAX,
     TURN_REQUESTS_MAX,
 )
+from tidegate.runtime.sockets.door import bytes_taken
 from tidegate.runtime.sockets.endpoint import EndpointStatistics
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
@@ -555,6 +557,60 @@ def test_hundreds_of_connections_at_once_are_all_served(server: Server) -> None:
         client.send(request(number))
     assert [answer(client)[0] for client in clients] == list(range(450))
     assert server.in_loop(server.endpoint.statistics).foreign_peers == 0
+
+
+def test_who_sends_a_message_that_does_not_end_is_turned_out_and_nobody_else(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    polite, large = server.client(), server.client()
+    large.send(request(0, bytes(900_000)))
+    assert answer(large)[0] == 0
+    stranger, piece = greeted(server.address), frame(bytes(1 << 20), more=True)
+
+    def send() -> None:
+        for number in range(4_096):
+            stranger.sendall(piece)
+            if number % 16 == 0:
+                polite.send(request(number))
+                assert answer(polite)[0] == number
+
+    with pytest.raises(OSError, match=r"reset|Broken"):
+        send()
+    large.send(request(1, bytes(900_000)))
+    assert answer(large)[0] == 1
+    assert server.in_loop(lambda: dict(server.endpoint.counts()["drops"])[("unfinished",)]) == 1
+    assert [record.getMessage().count("of a message which did not end; 1 closed so far") for record in caplog.records] == [1]
+
+
+def test_what_was_read_of_each_client_is_what_the_kernel_gave(server: Server) -> None:
+    def send(client: zmq.Socket[Any], frames: list[bytes]) -> None:
+        client.send_multipart(frames)
+        for _ in frames:
+            answer(client)
+
+    clients = [server.client() for _ in range(3)]
+    for number in range(100):
+        send(clients[0], [request(number)])
+        send(clients[1], [request(number, bytes(LARGE_BYTES * (number % 3)))])
+        send(clients[2], [request(n, bytes(300)) for n in range(1 + number % 5)])
+    clients[2].send_multipart([request(0)] * 2_000)  # More frames than a message may have.
+    send(clients[2], [request(1)])
+    unfinished = server.endpoint._unfinished
+    known = server.in_loop(lambda: {fd: (bytes_taken(fd), unfinished.read[client]) for fd, client in unfinished._clients.items()})
+    assert len(known) == 3
+    for taken, read in known.values():
+        assert taken is not None
+        assert taken - 200 <= read <= taken + 9 * 3_000, "the greeting, and heads of frames that may have been shorter"
+
+
+def test_what_is_remembered_of_clients_goes_with_them(server: Server) -> None:
+    for number in range(20):
+        client = server.client()
+        client.send(request(number))
+        assert answer(client)[0] == number
+        client.close()
+    server.wait_until(lambda statistics: statistics.connections == 0)
+    assert server.in_loop(lambda: (len(server.endpoint._unfinished), server.endpoint._unfinished.read)) == (0, {})
 
 
 def test_flushing_and_replying_after_the_end_is_harmless(server: Server) -> None:

@@ -1,0 +1,118 @@
+"""Messages that clients have begun to send and not ended. The library keeps what has come of them, tells nobody before their last
+frame is there, and knows a bound for a frame only.
+
+Guarantee: what has come of one message is soon not more than a message may have, and of all together not more than
+`bytes_max`; else connections are turned out, those first that say nothing any more. Nobody is whose messages are read.
+Rule: pure. The connections tell what the kernel has received of each, the endpoint what was read of each client; what is to be
+closed is returned. What was received and not read is an unfinished message for certain only if the socket, which serves its
+connections in turn, has come round to this one meanwhile and found nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tidegate.runtime.limits import UNFINISHED_AT_ONCE
+
+FRAME_HEAD_BYTES = 9
+"""At most, in front of each frame on the wire."""
+ENCRYPTED_BYTES = 33
+"""What CURVE adds to a frame besides."""
+SLACK_BYTES = 1 << 20
+"""What comes between the moments at which this and that is asked. Less than that is nobody's affair."""
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    """A connection of which more had come than was read."""
+
+    size: int
+    read: int
+    rounds: int
+    """Of the socket, when nothing more was read of it for the first time."""
+    is_begun: bool
+    """It is an unfinished message."""
+    grew: bool
+
+
+class Unfinished:
+    def __init__(self, message_bytes_max: int, bytes_max: int) -> None:
+        self.read: dict[bytes, int] = {}
+        """Bytes read of each client whose connection is known. The endpoint counts up."""
+        self.turned_out = 0
+        self._message_bytes_max = message_bytes_max + SLACK_BYTES
+        self._bytes_max = bytes_max
+        self._clients: dict[int, bytes] = {}
+        self._open: dict[int, None] = {}
+        """Descriptors. Who is looked at next comes first."""
+        self._ahead: dict[int, _Ahead] = {}
+
+    def came(self, fd: int) -> None:
+        self._open[fd] = None
+
+    def left(self, fd: int) -> None:
+        self._open.pop(fd, None)
+        self._ahead.pop(fd, None)
+        self._forget(fd)
+
+    def met(self, client: bytes, fd: int) -> None:
+        """The first message of a client was read. That may be before it is told that it came, or when it has gone."""
+        self._forget(fd)
+        self._clients[fd] = client
+        self.read[client] = 0
+
+    def _forget(self, fd: int) -> None:
+        if (client := self._clients.pop(fd, None)) is not None:
+            self.read.pop(client, None)
+
+    def __len__(self) -> int:
+        """How many connections there are to look at."""
+        return len(self._open)
+
+    @property
+    def suspects(self) -> bool:
+        """It should be looked again soon."""
+        return bool(self._ahead)
+
+    def look(self, received: Callable[[int], int | None], rounds: int) -> list[tuple[int, int]]:
+        """Which connections are to be closed, and the bytes that they hold. `received`: how many bytes of a descriptor were taken
+        from the kernel; None where that does not say, which is so for good. `rounds`: how often the socket has come round to
+        all its connections so far."""
+        for fd in list(itertools.islice(self._open, UNFINISHED_AT_ONCE)):
+            del self._open[fd]
+            taken = received(fd)
+            if taken is None:
+                self._ahead.pop(fd, None)
+                continue
+            self._open[fd] = None
+            self._look_at(fd, taken, rounds)
+        closed = self._to_be_closed()
+        for fd, _ in closed:
+            self.left(fd)
+        self.turned_out += len(closed)
+        return closed
+
+    def _look_at(self, fd: int, taken: int, rounds: int) -> None:
+        client = self._clients.get(fd, b"")
+        read, before = self.read.get(client, 0), self._ahead.get(fd)
+        size = taken - read
+        if size < 0:  # Its frames had shorter heads. That is no credit for what comes later.
+            self.read[client] = taken
+        if size <= SLACK_BYTES:
+            self._ahead.pop(fd, None)
+        elif before is None or before.read != read:
+            self._ahead[fd] = _Ahead(size, read, rounds, False, True)
+        else:  # The first of these rounds may have been half over.
+            self._ahead[fd] = _Ahead(size, read, before.rounds, rounds > before.rounds + 1, size > before.size)
+
+    def _to_be_closed(self) -> list[tuple[int, int]]:
+        begun = [(each.grew, -each.size, fd) for fd, each in self._ahead.items() if each.is_begun]
+        total = -sum(negative for _, negative, _ in begun)
+        closed = []
+        for _, negative, fd in sorted(begun):
+            if total > self._bytes_max or -negative > self._message_bytes_max:
+                closed.append((fd, -negative))
+                total += negative
+        return closed

@@ -1,0 +1,135 @@
+"""Messages that do not end: who is turned out, and who never is."""
+
+from __future__ import annotations
+
+import random
+
+from tidegate.runtime.limits import UNFINISHED_AT_ONCE
+from tidegate.runtime.sockets.unfinished import SLACK_BYTES, Unfinished
+
+MIB = 1 << 20
+
+
+class World:
+    """Connections, what the kernel gave of each, and a socket that comes round to all between two looks."""
+
+    def __init__(self, message_mib: int = 16, all_mib: int = 64) -> None:
+        self.taken: dict[int, int | None] = {}
+        self.unfinished = Unfinished(message_mib * MIB, all_mib * MIB)
+        self.rounds = 0
+
+    def come(self, fd: int, *, mib: float = 0) -> None:
+        self.unfinished.came(fd)
+        self.taken[fd] = int(mib * MIB)
+
+    def send(self, fd: int, mib: float) -> None:
+        found = self.taken[fd]
+        assert found is not None
+        self.taken[fd] = found + int(mib * MIB)
+
+    def read(self, client: bytes, mib: float) -> None:
+        self.unfinished.read[client] += int(mib * MIB)
+
+    def look(self, rounds: int = 1) -> list[int]:
+        self.rounds += rounds
+        return [fd for fd, _ in self.unfinished.look(self.taken.__getitem__, self.rounds)]
+
+
+def test_a_message_that_grows_beyond_what_one_may_have_ends_its_connection() -> None:
+    world = World()
+    world.come(5, mib=18)
+    assert [world.look() for _ in range(3)] == [[], [], [5]]
+    assert (world.unfinished.turned_out, len(world.unfinished)) == (1, 0)
+
+
+def test_one_that_is_as_large_as_it_may_be_is_waited_for() -> None:
+    world = World()
+    world.come(5, mib=16.5)
+    assert not any(world.look() for _ in range(10))
+
+
+def test_what_was_not_read_because_nobody_came_round_is_no_unfinished_message() -> None:
+    world = World()
+    world.come(5, mib=60)
+    assert not any(world.look(rounds=0) for _ in range(10))
+    assert [world.look(), world.look()] == [[], [5]]
+
+
+def test_a_client_whose_messages_are_read_is_left_alone_however_much_it_sends() -> None:
+    world = World()
+    world.come(5)
+    world.unfinished.met(b"a", 5)
+    for _ in range(100):
+        world.send(5, 40)
+        world.read(b"a", 39.9)
+        assert world.look() == []
+    for _ in range(10):
+        world.read(b"a", 0.2)
+        assert world.look() == []
+
+
+def test_small_frames_are_no_credit_for_a_message_that_does_not_end() -> None:
+    world = World()
+    world.come(5, mib=1)
+    world.unfinished.met(b"a", 5)
+    world.read(b"a", 500)  # Heads of frames are counted as large as they can be.
+    assert world.look() == []
+    world.send(5, 18)
+    assert [world.look() for _ in range(3)] == [[], [], [5]]
+
+
+def test_of_many_that_have_begun_a_message_those_that_go_on_are_kept() -> None:
+    world = World(all_mib=64)
+    for fd in range(10):
+        world.come(fd, mib=10)
+    found = []
+    for _ in range(4):
+        for fd in range(3, 10):
+            world.send(fd, 0.01)
+        found.append(sorted(world.look()))
+    assert found[:2] == [[], []]
+    gone = {fd for closed in found for fd in closed}
+    assert {0, 1, 2} <= gone
+    assert len(gone) == 4, "6 x 10 MiB fit"
+    assert not world.look()
+
+
+def test_where_the_kernel_does_not_say_nobody_is_looked_at() -> None:
+    world = World()
+    world.unfinished.came(3)
+    world.taken[3] = None
+    assert not any(world.look() for _ in range(5))
+    assert len(world.unfinished) == 0
+
+
+def test_a_number_that_is_given_again_begins_anew() -> None:
+    world = World()
+    world.come(5, mib=12)
+    world.unfinished.met(b"a", 5)
+    world.read(b"a", 12)
+    world.unfinished.left(5)
+    assert b"a" not in world.unfinished.read
+    world.come(5, mib=12)
+    world.unfinished.met(b"b", 5)
+    world.read(b"b", 12)
+    assert not any(world.look() for _ in range(5))
+    world.unfinished.met(b"a", 5)  # A message of the one that has gone.
+    world.unfinished.met(b"b", 5)
+    assert list(world.unfinished.read) == [b"b"]
+
+
+def test_a_message_that_does_not_end_is_found_among_very_many_connections() -> None:
+    world = World()
+    for fd in range(3 * UNFINISHED_AT_ONCE):
+        world.come(fd, mib=0.5)
+    bad = random.Random(1).randrange(3 * UNFINISHED_AT_ONCE)
+    world.send(bad, 40)
+    closed = [fd for _ in range(9) for fd in world.look()]
+    assert closed == [bad]
+
+
+def test_little_is_nobodys_affair() -> None:
+    world = World(message_mib=0, all_mib=0)
+    world.come(5)
+    world.taken[5] = SLACK_BYTES
+    assert not any(world.look() for _ in range(5))
