@@ -124,6 +124,14 @@ def _receive_sender(socket: zmq.Socket[Any]) -> tuple[bytes, str]:
     return frame.bytes, str(frame.get("User-Id"))
 
 
+def _descriptor_of(frame: zmq.Frame) -> int:
+    """Of the connection that it came by. -1: within a process there is none."""
+    try:
+        return int(frame.get(_SRCFD))
+    except zmq.ZMQError:
+        return -1
+
+
 @dataclass(frozen=True)
 class EndpointStatistics:
     messages_in: int
@@ -500,7 +508,7 @@ class Endpoint:
         frame = _recv(self._socket, _NOBLOCK, False)
         received, unfinished = len(frame.buffer), self._unfinished
         if client not in unfinished.read:
-            unfinished.met(client, frame.get(_SRCFD))
+            unfinished.met(client, _descriptor_of(frame))
         unfinished.read[client] += received + self._frame_bytes
         if received < LARGE_BYTES:
             self._senders_of_much.discard(client)
