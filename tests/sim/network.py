@@ -10,8 +10,7 @@ import collections
 import errno
 import itertools
 from random import Random
-from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import zmq
 
@@ -237,10 +236,18 @@ def send(socket: SimSocket, data: bytes, flags: int = 0, copy: bool = True) -> N
     socket.send(data, flags)
 
 
+class Frame:
+    def __init__(self, data: bytes) -> None:
+        self.bytes, self.buffer = data, memoryview(data)
+
+    def get(self, option: object) -> NoReturn:
+        """No message has come by a descriptor. Raises what pyzmq raises then."""
+        raise zmq.ZMQError(errno.EINVAL)
+
+
 def receive(socket: SimSocket, flags: int = 0, copy: bool = True) -> Any:
     if not copy:
-        frame = socket.recv(flags)
-        return SimpleNamespace(bytes=frame, buffer=memoryview(frame))
+        return Frame(socket.recv(flags))
     return socket.recv(flags)
 
 
