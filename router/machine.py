@@ -55,6 +55,7 @@ from tidegate.runtime.wire.protocol import (
     encode,
     is_too_deep,
     parse_options,
+    with_deadline_ms,
     with_due_s,
 )
 from tidegate.runtime.wire.sessions import give_keys, is_head
@@ -327,7 +328,8 @@ class RouterMachine:
                 assert self._topology.nobody is not None
                 home = self.workers[self._topology.nobody]
                 self._early = True
-            self._take(home, origin, request, size, now, origin.arrived_s or now)
+            _count_from(request, now, json=origin.json)
+            self._take(home, origin, request, size, now, now)
 
     def _take_answer(self, worker: InFlight, reply: Reply) -> None:
         """To a mark, to a question of ours, or to nothing that is known."""
@@ -537,3 +539,12 @@ class RouterMachine:
             worker.check_invariants()
             assert worker.process == (self._table.endpoints + (None,) * len(self.workers))[worker.worker]
             assert (worker.endpoint is None) == (worker.process is None or self._holds or worker.worker in self._parked)
+
+
+def _count_from(request: Request, now: float, *, json: bool) -> None:
+    """Its deadline is as many milliseconds from now as are left. (What it is given in may have been shortened before, by what it
+    had waited for a worker; when it is over has stayed the same.)"""
+    options = parse_options(request.options, json=json)
+    if options.deadline_ms is not None:
+        assert options.due_s is not None, "it was taken before"
+        request.options = with_deadline_ms(request.options, max(0, round((options.due_s - now) * 1_000)), json=json)

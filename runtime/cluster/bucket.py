@@ -1,8 +1,10 @@
 """What the hosts of a cluster keep in its bucket: the placement, replaced only by what was made of its newest version, and the
 secret by which they know each other.
 
-A read may be old. That does no harm: what is made of an old placement is not stored, and the secret never changes. Whoever may
-read the bucket may read and write the logs too, so that the secret opens nothing to him that is not open.
+A read may be old. That does no harm: what is made of an old placement is not stored, and the secret never changes.
+An operator may delete the placement: then it is an empty one, of the revision of that deletion, which the next one has to name.
+
+Whoever may read the bucket may read and write the logs too, so that the secret opens nothing to him that is not open.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ class PlacementRecord:
         bucket = await self._open()
         try:
             entry = await bucket.get(_KEY)
-        except nats.js.errors.KeyNotFoundError:
-            return empty_placement(self._shards), 0
+        except nats.js.errors.KeyNotFoundError as error:
+            return empty_placement(self._shards), (error.entry.revision or 0) if error.entry is not None else 0
         return decode_placement(entry.value or b"", self._shards), entry.revision or 0
 
     async def replace(self, placement: ClusterPlacement, revision: int) -> bool:

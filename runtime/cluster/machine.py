@@ -7,7 +7,9 @@ Rule 2: a host of which nothing new was heard during `LOST_BEATS` own beats is l
 who may append to the log of a shard is decided by the log.
 Rule 3: a shard is claimed when nobody who is there has it any longer, or `TAKE_BEATS` after that was due. Whoever says that he
 gives it is waited for: how long its calls may take to end is his to say.
-Rule 4: the placement is replaced by whoever comes first in the order of ids of those who are there; the others wait a little
+Rule 4: what somebody says of the placement is believed, unless reads of it say otherwise for `DOUBT_BEATS`. Then it is theirs to
+be wrong, or the record was put back to an older one; that is true where the older one could be replaced.
+Rule 5: the placement is replaced by whoever comes first in the order of ids of those who are there; the others wait a little
 longer, each in its turn, and then do it themselves.
 """
 
@@ -34,19 +36,29 @@ CLAIM_BEATS = 60
 RETURN_BEATS = 10
 """A host that was lost gets shards again when it has been there for so many; each time it is lost again, for twice as many."""
 RETURN_BEATS_MAX = 1_200
+DOUBT_BEATS = 20
+"""For so long reads may be older than what others, or this host, know of the placement."""
+FORGET_BEATS = 120
+"""A host that is there no longer, and gets no shards, is remembered for so long: what it had said may still be on its way."""
+FORGET_LOSS_BEATS = 7 * 24 * 3_600 * 2
+"""A week, as far as this host was there: then nobody need be told any more that a host was lost."""
 HOSTS_MAX = 256
-"""Of others nothing is heard."""
+"""That are there; of others nothing is heard. So many lost ones are told of."""
 
 
 class Peer:
     """Another host, as far as it was heard of."""
 
-    __slots__ = ("beat", "came_at", "heard_at")
+    __slots__ = ("beat", "came_at", "heard_at", "is_doubted", "unfound_since")
 
     def __init__(self, beat: Beat, now: int) -> None:
         self.beat = beat
         self.heard_at = self.came_at = now
         """In own beats; the second: since then it has not been lost."""
+        self.unfound_since: int | None = None
+        """Since when it names a placement that reads do not find."""
+        self.is_doubted = False
+        """It has done so for too long: that it knows a newer placement is believed no longer."""
 
 
 class MemberMachine:
@@ -58,6 +70,8 @@ class MemberMachine:
         self.shards = shards
         self.placement: ClusterPlacement | None = None
         self.revision = -1
+        self._older: tuple[int, int] | None = None
+        """The revision of which reads are that are older than `revision`, and since when all of them are."""
         self.target: frozenset[int] = frozenset()
         """What this host should claim, or keep."""
         self.twin: Beat | None = None
@@ -101,7 +115,7 @@ class MemberMachine:
         peer = self._peers.get(beat.id)
         if any(not 0 <= shard < self.shards for shard in (*beat.serves, *beat.gives)):
             raise ValueError(f"a beat of {beat.name} names a shard that is none of {self.shards}")
-        if peer is None and len(self._peers) >= HOSTS_MAX - 1:
+        if peer is None and len(self._peers) >= HOSTS_MAX - 1 and not self._forget(0):
             raise ValueError(f"{beat.name} is one host more than the {HOSTS_MAX} that a cluster may have")
         if peer is not None and beat.run == peer.beat.run and beat.said <= peer.beat.said:
             return False
@@ -118,7 +132,10 @@ class MemberMachine:
 
     def read(self, placement: ClusterPlacement, revision: int) -> bool:
         """It may be an old one; the empty one has revision 0. Whether it is newer than what was known."""
+        is_older = revision < self.revision
+        self._older = (revision, self._older[1] if self._older is not None else self._echoed) if is_older else None
         if revision <= self.revision:
+            self._note_unfound()
             return False
         if len(placement.owners) != self.shards:
             raise ValueError(f"a placement of {len(placement.owners)} shards; there are {self.shards}")
@@ -129,8 +146,15 @@ class MemberMachine:
         }
         self.placement, self.revision = placement, revision
         self._due_since = None
+        for peer in self._peers.values():
+            peer.unfound_since = None
+        self._note_unfound()
         self._look()
         return True
+
+    def was_put_back(self, revision: int) -> None:
+        """That revision, older than what was known, was the newest of the record, and has been replaced by what is known here."""
+        self.revision, self._older = revision, None
 
     def owns(self, shards: Iterable[int]) -> bool:
         """The shards that the workers of this host have now, those included that they still give. Whether that is news."""
@@ -165,12 +189,19 @@ class MemberMachine:
 
     @property
     def is_behind(self) -> bool:
-        """Somebody knows of a newer placement."""
-        return any(beat.revision > self.revision for beat in self.live().values())
+        """Somebody knows of a newer placement, who can be believed."""
+        return any(peer.beat.revision > self.revision and not peer.is_doubted for peer in self._there().values())
+
+    @property
+    def put_back(self) -> int | None:
+        """The revision of the record, where it seems to have been put back to an older one, or made anew."""
+        if self._older is None or self._echoed - self._older[1] < DOUBT_BEATS:
+            return None
+        return self._older[0]
 
     def live(self) -> dict[str, Beat]:
         """Who is there, this host among them."""
-        there = {id: peer.beat for id, peer in self._peers.items() if not self._is_lost(peer) and not peer.beat.gone}
+        there = {id: peer.beat for id, peer in self._there().items()}
         return dict(sorted({**there, self.me.id: self._say()}.items()))
 
     def homes(self) -> dict[int, str]:
@@ -227,7 +258,32 @@ class MemberMachine:
         elif beat.number > self._echo:
             self._echo = beat.number
             self._echoed += 1
+            self._forget(FORGET_BEATS)
             self._look()
+
+    def _there(self) -> dict[str, Peer]:
+        """The others that are there."""
+        return {id: peer for id, peer in self._peers.items() if not self._is_lost(peer) and not peer.beat.gone}
+
+    def _forget(self, after: int) -> bool:
+        """Those that are there no longer for so many beats, and that nobody has to find a place for. Whether there are any."""
+        placed = self.placement.hosts.keys() if self.placement is not None else frozenset[str]()
+        away = self._peers.keys() - self._there().keys() - placed
+        forgotten = [id for id in away if self._echoed - self._peers[id].heard_at >= after]
+        for id in forgotten:
+            del self._peers[id]
+        return bool(forgotten)
+
+    def _note_unfound(self) -> None:
+        """A read has come; who says that there is a newer placement than was found up to now?"""
+        for peer in self._peers.values():
+            if peer.beat.revision <= self.revision:
+                peer.unfound_since, peer.is_doubted = None, False
+            elif peer.unfound_since is None:
+                peer.unfound_since = self._echoed
+            elif self._echoed - peer.unfound_since >= DOUBT_BEATS and not peer.is_doubted:
+                peer.is_doubted = True
+                self._look()
 
     def _is_lost(self, peer: Peer) -> bool:
         return self._echoed - peer.heard_at >= LOST_BEATS
@@ -244,7 +300,14 @@ class MemberMachine:
                 if serving.get(shard) is None or placement.owners[shard] == id:
                     serving[shard] = id
         leaving = {id for id, beat in live.items() if beat.leaving}
-        return next_placement(placement, present, serving, self._left(), leaving)
+        losses = {id: loss for id, loss in placement.losses.items() if id not in self._old_losses()}
+        return next_placement(msgspec.structs.replace(placement, losses=losses), present, serving, self._left(), leaving)
+
+    def _old_losses(self) -> set[str]:
+        """Those that nobody need remember. Who was started earlier knows of more, and writes so when it is its turn."""
+        by_age = sorted(self._losses, key=lambda id: (self._losses[id][1], id))
+        too_many = by_age[: max(0, len(by_age) - HOSTS_MAX)]
+        return {*too_many, *(id for id in by_age if self._echoed - self._losses[id][1] >= FORGET_LOSS_BEATS)}
 
     def _left(self) -> set[str]:
         """Those that have said goodbye."""

@@ -221,6 +221,11 @@ class Membership:
         if self.machine.is_behind or loop.time() >= self._read_at:
             self._read_at = loop.time() + READ_S
             await self._read(record)
+        if (older := self.machine.put_back) is not None and self.machine.placement is not None:
+            if await record.replace(self.machine.placement, older):  # Then it was no old read: it is the newest version.
+                self.machine.was_put_back(older)
+                log.warning("cluster %s: its bucket was put back, or made anew; the placement is written again", self._cluster)
+            await self._read(record)
         if (following := self.machine.proposal()) is not None:
             if await record.replace(following, self.machine.revision):
                 log.info("cluster %s: this host has replaced the placement", self._cluster)

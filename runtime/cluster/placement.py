@@ -2,7 +2,7 @@
 
 Rule 1: pure, and every host comes to the same answer: what it depends on is the placement before, and who is there.
 Rule 2: a shard moves only if it has to: its host is not there, or drains, or an operator wants it elsewhere, or a host has so
-much that the largest share would be smaller if it had one less.
+much that the largest share would be smaller if it had one less. Who serves what belongs to nobody who is there keeps it.
 Rule 3: what nobody serves moves at once, and what a host has that is about to stop. What others serve moves a few at a time
 (`MOVES_AT_ONCE`), since its calls wait meanwhile.
 
@@ -77,6 +77,8 @@ def next_placement(
     and was not lost; who is `leaving` has no time to lose. It is the same placement where nothing is to be done."""
     if not present:
         return placement
+    had = tuple(owner if owner in present else serving.get(shard, owner) for shard, owner in enumerate(placement.owners))
+    placement = msgspec.structs.replace(placement, owners=had)  # Of a record that was lost, or whose owner never came.
     wanted = deal(placement, present, leaving)
     owners = list(placement.owners)
     under_way = 0

@@ -691,9 +691,9 @@ def hosts_net(topology_now: Topology, *, is_door: bool = False) -> Net:
     return net
 
 
-def moved(net: Net, host: int, token: int) -> None:
+def moved(net: Net, host: int, token: int, *, json: bool = False) -> None:
     machine = net.machine
-    raw = msgspec.Raw(msgspec.msgpack.encode(Moved("not here").to_wire()))
+    raw = msgspec.Raw((msgspec.json if json else msgspec.msgpack).encode(Moved("not here").to_wire()))
     machine.host_replied(cast("HostInFlight", machine.workers[host]), [Reply(token, ERROR, raw)], 1.0)
     machine.check_invariants()
 
@@ -737,6 +737,20 @@ def test_what_waits_for_the_next_host_is_answered_at_its_deadline() -> None:
     assert deadline == 1.25
     net.machine.handle_timer(deadline)
     assert net.error() == (7, "deadline_exceeded", "not_executed")
+
+
+@pytest.mark.parametrize("json", [False, True])
+def test_what_a_call_has_waited_is_taken_off_its_deadline_once_however_often_it_is_sent_on(json: bool) -> None:
+    net = hosts_net(of_hosts(None, None))
+    net.call([7, "C", name_elsewhere(), "m", [], {"deadline_ms": 1_000}], now=0.25, json=json)
+    net.machine.topology_changed(of_hosts("tcp://b", None, epoch=3), 0.75)
+    ((token, *_, options),) = net.send()[HOST]
+    assert options["deadline_ms"] == 500
+    moved(net, HOST, token, json=json)
+    assert net.machine.next_deadline() == pytest.approx(1.25)
+    net.machine.topology_changed(of_hosts("tcp://b", "tcp://c", owner=OTHER_HOST, epoch=4), 1.125)
+    ((token, *_, options),) = net.send()[OTHER_HOST]
+    assert (options["deadline_ms"], options["due_s"]) == (125, 1.25)
 
 
 def test_calls_in_flight_to_a_host_that_is_lost_may_have_been_executed_and_others_wait() -> None:

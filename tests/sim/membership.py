@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from random import Random
 
+import msgspec
+
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement, empty_placement
 
@@ -64,6 +66,10 @@ class Host:
     def read(self) -> None:
         if self.world.reaches_record(self):
             self.machine.read(*self.world.record)
+            older, placement = self.machine.put_back, self.machine.placement
+            if older is not None and placement is not None and self.world.write(self, placement, older):
+                self.machine.was_put_back(older)
+                self.machine.read(*self.world.record)
 
     def _work(self) -> None:
         """Of its workers."""
@@ -106,6 +112,8 @@ class World:
         self.quorum = True
         self.stale = 0.0
         """How probable it is that a read is answered with the record before."""
+        self.lies: dict[str, int] = {}
+        """By host: the revision that it says it has read."""
         self._under_way: list[tuple[float, int, str, Beat]] = []
         self._sent = 0
         self.hosts = {id: Host(self, id, weight) for id, weight in weights.items()}
@@ -113,6 +121,7 @@ class World:
     # What hosts do
 
     def say(self, sender: Host, beat: Beat) -> None:
+        beat = msgspec.structs.replace(beat, revision=self.lies.get(sender.id, beat.revision))
         for id in self.hosts:
             if self._hears(sender.id, id) and self.chance.random() >= self.lost:
                 self._sent += 1

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from tests.sim.membership import World
-from tidegate.runtime.cluster.machine import LOST_BEATS
+from tidegate.runtime.cluster.machine import BEAT_S, DOUBT_BEATS, LOST_BEATS
+from tidegate.runtime.cluster.records import empty_placement
 
 SEEDS = 200 if os.environ.get("TIDEGATE_FULL") else 6
 THREE = {"a": 2, "b": 2, "c": 4}
@@ -98,6 +99,42 @@ def test_without_the_servers_nobody_takes_anybody_for_lost() -> None:
     world.heal()
     world.run(5.0)
     assert len(world.claims) == claims
+    check_rest(world)
+
+
+@pytest.mark.parametrize("newest", [0, 1, 2])
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_record_that_is_put_back_or_made_anew_is_written_again_and_hosts_go_on(newest: int, is_empty: bool) -> None:
+    world = started(1)
+    world.record = (world.record[0], 50)
+    world.run(2.0)
+    claims = len(world.claims)
+    world.record = (empty_placement(world.shards) if is_empty else world.record[0], newest)
+    world.run(DOUBT_BEATS * BEAT_S + 5.0)
+    assert len(world.claims) == claims, "nothing moves"
+    assert world.record[1] < 10
+    check_rest(world)
+    world.hosts["c"].kill()
+    world.run(5.0)
+    assert not world.unserved()
+
+
+def test_a_record_that_an_operator_deletes_is_written_again_and_no_shard_moves() -> None:
+    world = started(1)
+    claims, writes = len(world.claims), len(world.writes)
+    world.record = (empty_placement(world.shards), world.record[1] + 1)
+    world.run(10.0)
+    assert (len(world.claims), len(world.writes)) == (claims, writes + 1)
+    check_rest(world)
+
+
+def test_who_speaks_of_a_placement_that_nobody_finds_holds_up_nothing_for_long() -> None:
+    world = started(1)
+    world.lies["a"] = 1_000_000
+    world.run(1.0)
+    world.hosts["c"].kill()
+    world.run(DOUBT_BEATS * BEAT_S + 5.0)
+    assert not world.unserved()
     check_rest(world)
 
 

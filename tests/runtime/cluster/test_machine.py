@@ -5,7 +5,17 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from tidegate.runtime.cluster.machine import CLAIM_BEATS, HOSTS_MAX, LOST_BEATS, SETTLE_BEATS, TAKE_BEATS, MemberMachine
+from tidegate.runtime.cluster.machine import (
+    CLAIM_BEATS,
+    DOUBT_BEATS,
+    FORGET_BEATS,
+    FORGET_LOSS_BEATS,
+    HOSTS_MAX,
+    LOST_BEATS,
+    SETTLE_BEATS,
+    TAKE_BEATS,
+    MemberMachine,
+)
 from tidegate.runtime.cluster.placement import next_placement
 from tidegate.runtime.cluster.records import (
     Beat,
@@ -255,6 +265,103 @@ def test_words_that_no_host_of_the_cluster_says_are_refused() -> None:
     assert not machine.heard(beat_of("b0")), "an old word is none"
     with pytest.raises(ValueError, match="a placement of 8 shards"):
         machine.read(empty_placement(8), 1)
+
+
+def test_however_many_hosts_come_and_go_there_is_room_for_the_next() -> None:
+    machine = member()
+    machine.read(placed("aabb"), 1)
+    machine.heard(beat_of("b", gone=True))
+    for number in range(HOSTS_MAX - 2):
+        machine.heard(beat_of(f"c{number}", gone=number % 2 == 0))
+    machine.heard(beat_of("d"))
+    passes(machine, LOST_BEATS)
+    for number in range(HOSTS_MAX // 2):
+        machine.heard(beat_of(f"e{number}"))
+    assert len(machine.live()) == HOSTS_MAX // 2 + 1
+    following = machine.proposal()
+    assert following is not None
+    assert following.losses == {}, "b gets shards, and has said goodbye: it is not forgotten, so that it is not taken for lost"
+
+
+def test_what_a_host_said_before_it_left_is_old_for_a_while_and_then_it_is_forgotten() -> None:
+    machine = member()
+    machine.read(placed("aaaa"), 1)
+    machine.heard(beat_of("b", 5))
+    machine.heard(beat_of("b", 6, gone=True))
+    passes(machine, FORGET_BEATS - 1)
+    assert not machine.heard(beat_of("b", 5))
+    passes(machine, 1)
+    assert machine._peers == {}
+
+
+def test_a_lost_host_is_told_of_for_a_week_and_then_forgotten() -> None:
+    machine = member()
+    machine.read(placed("aaaa", losses={"b": Loss("host b", "run-b", 1)}), 1)
+    passes(machine, LOST_BEATS)
+    assert machine.proposal() is None
+    machine._echoed += FORGET_LOSS_BEATS - LOST_BEATS - 1
+    assert machine.proposal() is None
+    machine._echoed += 1
+    following = machine.proposal()
+    assert following is not None
+    assert following.losses == {}
+
+
+def test_of_too_many_lost_hosts_those_are_forgotten_that_were_lost_first() -> None:
+    machine = member()
+    lost = {f"b{number}": Loss(f"host b{number}", "run", 1) for number in range(HOSTS_MAX)}
+    machine.read(placed("aaaa", losses=lost), 1)
+    passes(machine, LOST_BEATS)
+    assert machine.proposal() is None
+    machine.read(placed("aaaa", losses={"c": Loss("host c", "run", 1), **lost}), 2)
+    following = machine.proposal()
+    assert following is not None
+    assert (len(following.losses), "c" in following.losses) == (HOSTS_MAX, True)
+
+
+def test_a_placement_that_somebody_speaks_of_and_that_no_read_finds_is_waited_for_no_longer() -> None:
+    machine = member()
+    machine.heard(beat_of("b", revision=1_000))
+    placement = placed("aabb", "a", "b")
+    machine.read(placement, 6)
+    for number in range(DOUBT_BEATS):
+        assert (machine.is_behind, machine.target) == (True, frozenset())
+        machine.heard(beat_of("b", number + 2, revision=1_000 + number))
+        passes(machine, 1)
+    assert machine.is_behind, "it was not looked for again"
+    machine.read(placement, 6)
+    assert not machine.is_behind
+    assert machine.target == {0, 1}
+    machine.heard(beat_of("b", 100, revision=6))
+    machine.read(placement, 6)
+    machine.heard(beat_of("b", 101, revision=7))
+    assert machine.is_behind, "it is believed again, since it has been right"
+
+
+def test_a_placement_whose_reads_come_late_is_waited_for_as_long_as_they_find_newer_ones() -> None:
+    machine = member()
+    for revision in range(1, 3 * DOUBT_BEATS):
+        machine.heard(beat_of("b", revision, revision=revision + 1))
+        machine.read(placed("aabb", "a", "b"), revision)
+        passes(machine, 1)
+        assert machine.is_behind
+
+
+def test_only_where_all_reads_are_older_for_a_while_the_record_may_have_been_put_back() -> None:
+    machine = member()
+    machine.read(placed("aaaa"), 9)
+    for _ in range(DOUBT_BEATS - 1):
+        machine.read(placed("bbbb"), 3)
+        passes(machine, 1)
+        assert machine.put_back is None
+    machine.read(placed("aaaa"), 9)
+    machine.read(placed("bbbb"), 3)
+    passes(machine, DOUBT_BEATS)
+    assert machine.put_back == 3
+    machine.was_put_back(3)
+    assert machine.put_back is None
+    assert not machine.read(placed("bbbb"), 3)
+    assert machine.read(placed("aaaa"), 4)
 
 
 def test_what_travels_is_read_as_it_was_and_other_bytes_are_refused() -> None:

@@ -159,6 +159,14 @@ def test_a_shard_that_was_moved_by_hand_stays_there_and_others_make_room() -> No
     assert Counter(settled(rebalanced(placement), present).owners) == {"a": 8, "b": 8}
 
 
+def test_who_serves_what_belongs_to_nobody_keeps_it() -> None:
+    present = hosts(a=1, b=1)
+    serving = dict.fromkeys(range(8), "b") | dict.fromkeys(range(8, SHARDS), "a")
+    placement = next_placement(empty_placement(SHARDS), present, serving)
+    assert placement.owners == ("b",) * 8 + ("a",) * 8
+    assert next_placement(placement, present, serving) == placement
+
+
 def test_nobody_is_there_and_nothing_changes() -> None:
     placement = settled(empty_placement(SHARDS), hosts(a=1))
     assert next_placement(placement, {}, {}) is placement
