@@ -79,9 +79,13 @@ def add_endpoint(parser: argparse.ArgumentParser, what: str) -> None:
 
 def endpoint(text: str) -> str:
     if problem := check_target(text):
-        by = f" (by {CONNECT_VARIABLE})" if text == os.environ.get(CONNECT_VARIABLE) else ""
-        raise argparse.ArgumentTypeError(f"{problem}, not {text!r}{by}")
+        raise argparse.ArgumentTypeError(f"{problem}, not {text!r}{by_variable(text)}")
     return text
+
+
+def by_variable(endpoint: str) -> str:
+    """To be said behind an endpoint that the environment names."""
+    return f" (by {CONNECT_VARIABLE})" if endpoint == os.environ.get(CONNECT_VARIABLE) else ""
 
 
 def read_as(kind: Any, unit: str = "") -> Callable[[str], Any]:

@@ -31,9 +31,11 @@ Row = tuple[str, bytes]
 class Importer:
     """One run. `objects` and `keys` count what is there."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
-        """`options`: of the command, with `file`, `replace` and `no_alarm`."""
+    def __init__(self, options: argparse.Namespace, *, replacing: str = "--replace") -> None:
+        """`options`: of the command, with `file`, `replace` and `no_alarm`. `replacing`: the option by which it replaces what is
+        there."""
         self._options = options
+        self._replacing = replacing
         self._threads = ThreadPoolExecutor(AT_ONCE, "tidegate-import")
         self._under_way: deque[tuple[list[LoadOne], Future[list[CallError | None]]]] = deque()
         self._next: list[LoadOne] = []
@@ -85,14 +87,14 @@ class Importer:
             self._names.add(target)
             self._next.append(LoadOne(target, rows, alarm_ms))
             self._next_bytes += size
-        else:
+        elif self._refused is None:
             self._load_in_parts(target, rows, parts, alarm_ms)
 
     def _begin_next(self) -> None:
         """Unless any was refused."""
+        while self._under_way and (len(self._under_way) == AT_ONCE or self._under_way[0][1].done()):
+            self._end_oldest()
         if self._next and self._refused is None:
-            if len(self._under_way) == AT_ONCE:
-                self._end_oldest()
             self._under_way.append((self._next, self._threads.submit(_load, self._options, self._next)))
         self._next, self._next_bytes = [], 0
 
@@ -121,7 +123,9 @@ class Importer:
                 keys += len(rows)
         except CallError as error:
             problem = f"{target} is there in part: {error.code}: {error.message}"
-            raise OperatorError("import", self._options.file, problem, "give the command again with --replace") from error
+            raise OperatorError(
+                "import", self._options.file, problem, f"give the command again with {self._replacing}"
+            ) from error
         self.objects += 1
         self.keys += keys
 

@@ -6,9 +6,11 @@ full disk leaves one, is passed over. Of a log that goes on meanwhile each line 
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -85,12 +87,8 @@ def edits_of(data: Path, target: str) -> list[Edit]:
 
 
 def _lines(data: Path) -> Iterator[_Line]:
-    for path in _files(data):
-        try:
-            file = path.open("rb")
-        except FileNotFoundError:
-            continue
-        with file:
+    with contextlib.ExitStack() as opened:
+        for file in _files(data, opened):
             for line in file:
                 try:
                     yield _decode(line)
@@ -98,9 +96,18 @@ def _lines(data: Path) -> Iterator[_Line]:
                     continue
 
 
-def _files(data: Path) -> list[Path]:
-    """Oldest first."""
-    return [data / f"{AUDIT_NAME}.{number}" for number in range(AUDIT_FILES_MAX - 1, 0, -1)] + [data / AUDIT_NAME]
+def _files(data: Path, opened: contextlib.ExitStack) -> list[BinaryIO]:
+    """Oldest first. All are opened before one is read, and the newest first: where they are renamed meanwhile, one may be met
+    twice, and is known again, but none is passed over."""
+    found: dict[tuple[int, int], BinaryIO] = {}
+    for path in [data / AUDIT_NAME] + [data / f"{AUDIT_NAME}.{number}" for number in range(1, AUDIT_FILES_MAX)]:
+        try:
+            file = opened.enter_context(path.open("rb"))
+        except FileNotFoundError:
+            continue
+        told = os.fstat(file.fileno())
+        found.setdefault((told.st_dev, told.st_ino), file)
+    return [*reversed(found.values())]
 
 
 _decode = msgspec.json.Decoder(_Line).decode

@@ -42,6 +42,7 @@ OLDEST_FORMAT = 1
 """Which this version can read. What it writes is of the newest format, and no older version reads that."""
 RUN_PATH_BYTES_MAX = 86
 """Of the run directory: 108 bytes are what the kernel takes for a unix socket's path; the rest is for the socket's name."""
+_TEMPORARY_PREFIX = "tidegate-"
 _SECTOR_BYTES = 512
 LEFT_BEHIND_S_MAX = 10.0
 """How long a start waits for the processes of a supervisor that died: they are dying too, perhaps in the middle of a sync."""
@@ -413,7 +414,14 @@ def open_run_directory(data: Path, runtime_directory: str | None) -> RunDirector
             _remove_sockets(path)
             shutil.rmtree(path / KEPT_SOURCE, ignore_errors=True)
             return RunDirectory(path, temporary=False)
-    return RunDirectory(Path(tempfile.mkdtemp(prefix="tidegate-")), temporary=True)
+    return RunDirectory(Path(tempfile.mkdtemp(prefix=_TEMPORARY_PREFIX, dir=_short_temporary())), temporary=True)
+
+
+def _short_temporary() -> str:
+    """Where TMPDIR says, unless that is too long in its turn."""
+    named = tempfile.gettempdir()
+    longest = os.fsencode(named) + b"/%s12345678" % _TEMPORARY_PREFIX.encode()
+    return named if len(longest) <= RUN_PATH_BYTES_MAX and is_text(named) else "/tmp"
 
 
 def _remove_sockets(path: Path) -> None:

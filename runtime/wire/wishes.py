@@ -89,7 +89,8 @@ class Load(msgspec.Struct, frozen=True, tag="load"):
 
 class ReadMany(msgspec.Struct, frozen=True, tag="read_many"):
     """All keys of many objects, each by itself as by `Show`. To the workers that own them. What came of it are `pages`, in the
-    order of `objects`: of each its page, or an `error`; null where others had MANY_BYTES_MAX before: ask again."""
+    order of `objects`: of each its page, or an `error`; null where others had MANY_BYTES_MAX before: ask again. A page that would
+    have more than SHOWN_BYTES_MAX has no row, and more follow: ask for that object by itself."""
 
     objects: list[str]
     """`Class/name`."""

@@ -1,6 +1,7 @@
 """Many objects that an operator wishes to be read, or made, at once: each is a wish of its own, a few are under way at a time.
 
-Guarantee: it is answered once, with what came of each, in the order of the wish.
+Guarantee: it is answered once, with what came of each, in the order of the wish. What is read of all together is some MiB at
+most, however large their values are: the supervisor has the answers of all workers in memory.
 """
 
 from __future__ import annotations
@@ -8,7 +9,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from tidegate.runtime.wire.wishes import MANY_BYTES_MAX, OF_MANY, SHOWN_ROWS_MAX, Load, ObjectWish, ReadMany, Show
+from tidegate.runtime.wire.wishes import (
+    MANY_BYTES_MAX,
+    OF_MANY,
+    SHOWN_BYTES_MAX,
+    SHOWN_ROWS_MAX,
+    Load,
+    ObjectWish,
+    ReadMany,
+    Show,
+)
 from tidegate.shard.neutral import NEUTRAL
 
 if TYPE_CHECKING:
@@ -58,10 +68,13 @@ class Many:
         return Load(one.rows, replace=self._wish.replace, alarm_ms=one.alarm_ms)
 
     def _one_answered(self, at: int, page: dict[str, Any]) -> None:
-        self._pages[at] = page
         self._under_way -= 1
-        if isinstance(self._wish, ReadMany):
-            self._bytes += sum(len(row["key"]) + row["bytes"] for row in page.get("rows", ()))
+        if isinstance(self._wish, ReadMany) and "rows" in page:
+            size = sum(len(row["key"]) + row["bytes"] for row in page["rows"])
+            if size > SHOWN_BYTES_MAX:  # A single value: of a large one too, the page of an object begins with it.
+                page, size = {**page, "rows": [], "more": True, "unchanged_since": None}, 0
+            self._bytes += size
+        self._pages[at] = page
         if not self._goes_on:  # Not at once: it may be `go_on` that is told so.
             self._goes_on = True
             self._loop.call_soon(self.go_on, context=NEUTRAL)

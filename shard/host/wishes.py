@@ -159,8 +159,7 @@ class Wishes:
         due_s = self._host.loop.time() + timeout_s
         shard = shard_of_slot(slot_of(class_name, name), self._host.settings.shards_total)
         if shard not in self._host.stores:
-            moved = Moved(f"this worker does not own shard {shard}; ask again")
-            answered((self._host.stopped.refusal(shard) or moved).to_wire(), None)
+            answered(self._refusal(shard).to_wire(), None)
         elif isinstance(wish, CallMethod):
             self._call(wish, class_name, name, due_s, answered)
         elif isinstance(wish, Inspect):
@@ -177,6 +176,10 @@ class Wishes:
     def begin_many(self, wish: OF_MANY, timeout_s: float, answered: Answered) -> None:
         """Each as by `begin`. `answered` is called once, when all have been."""
         Many(self, self._host.loop, wish, timeout_s, answered).go_on()
+
+    def _refusal(self, shard: int) -> CallError:
+        """Of one that this worker does not serve."""
+        return self._host.stopped.refusal(shard) or Moved(f"this worker does not own shard {shard}; ask again")
 
     def clocks(self, shard: int) -> Clocks:
         return Clocks(self._host.wall_us(), self._host.alarms.ahead_us(shard))
@@ -217,17 +220,17 @@ class Wishes:
             while True:
                 store, kept = host.stores.get(shard), host.classes.get(class_name)
                 if store is None:
-                    raise host.stopped.refusal(shard) or Moved(f"this worker does not own shard {shard}; ask again")
+                    raise self._refusal(shard)
                 if kept is not None and kept.activations.find(name) is not None:  # By now it is.
                     self._begin(wish, class_name, name, shard, due_s, answered)
                     return
                 if host.loop.time() >= due_s:
-                    raise DeadlineExceeded("the object was being read or reset all the time")
+                    raise DeadlineExceeded("the object was on its way into memory, or out of it, all the time")
                 if host.waiting.is_away(key):
                     await asyncio.sleep(AGAIN_S)
                 elif store.reader is not None and not was_fetched:
                     was_fetched = True
-                    await self._fetched(store, key, reads_of(wish))
+                    await self._fetched(store, shard, key, reads_of(wish))
                 else:
                     host.turn.begin()
                     self._carry_out(wish, kept, class_name, name, shard, answered)
@@ -235,11 +238,13 @@ class Wishes:
                     return
         except CallError as error:
             answered(error.to_wire(), None)
+        except ShardDamaged as error:
+            answered((StoppedShards.answer(error) if shard in host.stores else self._refusal(shard)).to_wire(), None)
         except Exception as error:
             host.log.error("a wish of an operator failed: %s", whole_traceback(error))
             answered(Internal("it failed; the log of the service says why").to_wire(), None)
 
-    async def _fetched(self, store: Any, key: bytes, reads: Reads) -> None:
+    async def _fetched(self, store: Any, shard: int, key: bytes, reads: Reads) -> None:
         future: asyncio.Future[None]
 
         def done(_: Any, error: Exception | None) -> None:
@@ -247,8 +252,8 @@ class Wishes:
                 future.set_result(None)  # Of an error whoever reads it is told.
 
         for each in (Reads((HEADER,)), reads):
-            if store.reader is None:  # By now it is known that all is in memory.
-                return
+            if store.reader is None or self._host.stores.get(shard) is not store:
+                return  # By now it is known that all is in memory; or the shard is not here any longer.
             future = self._host.loop.create_future()
             fetch(store, key, each, done)
             await future

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,9 +22,10 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     running.close()
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+def bench(*arguments: str, variable: str = "") -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "tidegate", "bench", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
+    env = {**os.environ, "TIDEGATE_CONNECT": variable}
+    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_any_class_with_the_method_of_a_running_service_is_measured(service: Service) -> None:
@@ -50,6 +52,13 @@ def test_a_class_that_is_not_there_is_named(service: Service) -> None:
     assert ended.returncode == 1
     assert "no class Order with get_unique_number()" in ended.stderr
     assert "MemoryCounter" in ended.stderr
+    assert "measuring" not in ended.stderr, "a program may read it"
+
+
+def test_which_service_is_measured_is_said_and_by_what() -> None:
+    endpoint = f"tcp://127.0.0.1:{free_port()}"
+    assert bench("--connect", endpoint).stderr.splitlines()[0] == f"measuring {endpoint}"
+    assert bench(variable=endpoint).stderr.splitlines()[0] == f"measuring {endpoint} (by TIDEGATE_CONNECT)"
 
 
 def test_nobody_listening_is_said_at_once() -> None:

@@ -120,6 +120,7 @@ MAY = {
             *(
                 "alarms",
                 "backup",
+                "bench",
                 "call",
                 "chaos",
                 "check",

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tidegate.runtime.cli.arguments import Count, add_command, add_connect, counts, read_as
+from tidegate.runtime.cli.arguments import Count, add_command, add_connect, by_variable, counts, read_as
 from tidegate.runtime.cli.asking import check_with_key_of_environment
 
 _BENCH_EPILOG = """Takes durable unique numbers from new objects of a running service, checks that each comes once and none is
@@ -38,6 +38,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """By another process: what serves need not know what measures."""
+    if not options.json:
+        print(f"measuring {options.connect}{by_variable(options.connect)}", file=sys.stderr, flush=True)
     check_with_key_of_environment(options.connect)
     command = [sys.executable, "-P", "-m", "tidegate.benchmarks", "unique", "--connect", options.connect, "--load", options.load]
     for name, value in (("class", options.class_name), ("concurrency", options.concurrency), ("requests", options.requests),

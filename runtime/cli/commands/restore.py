@@ -118,7 +118,7 @@ def _put_into(options: argparse.Namespace, records: list[Record]) -> int:
     asked = argparse.Namespace(
         connect=options.into, timeout=INTO_S, key_file=None, file=options.source, replace=options.yes, no_alarm=False
     )
-    importer = Importer(asked)
+    importer = Importer(asked, replacing="--yes")
     try:
         importer.run((head.object, head, pairs) for head, pairs in whole_objects(records))
     except CallError as error:

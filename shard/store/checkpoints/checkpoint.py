@@ -62,6 +62,8 @@ AHEAD_SLICES = 16
 REMOVAL_COMMIT_KEYS = 1_000
 """Keys that one batch may take out where there is no room: each may need a page of its own, and the pages above."""
 PAGE_BYTES = 4_096
+NEIGHBOURS = 32
+"""Rows of one object, of those that are not checkpointed, that are taken to lie in one page."""
 
 _DEAL_STEP = 256
 """Objects of a memtable that is in no cache of the CPU: about 0.5 ms."""
@@ -93,6 +95,12 @@ class Slice(NamedTuple):
 def pages_changed(objects: int, leaf_pages: int) -> float:
     """By so many objects, if they are anywhere among so many pages."""
     return leaf_pages * -math.expm1(-objects / leaf_pages) if leaf_pages else 0.0
+
+
+def pages_changed_by(memtable: Memtable, leaf_pages: int) -> float:
+    """What is written of an object lies beside each other, but for one of which very much is."""
+    objects = len(memtable.objects)
+    return pages_changed(objects + max(0, memtable.entries - NEIGHBOURS * objects), leaf_pages)
 
 
 def page_share(objects: int, leaf_pages: int) -> float:
@@ -422,7 +430,7 @@ class Checkpointer:
     def pressure(self) -> Pressure:
         size = sum(store.active.size_bytes for store in self._stores)
         records = self._applied_position() - self._checkpointed_position
-        pages = sum(pages_changed(len(store.active.objects), store.state.leaf_pages) for store in self._stores)
+        pages = sum(pages_changed_by(store.active, store.state.leaf_pages) for store in self._stores)
         return Pressure(size, self._memtable_bytes, records, self._log.segments_used, self._log.segments_max, pages)
 
     def _watch_for_idleness(self) -> None:

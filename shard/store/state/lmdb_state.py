@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from time import perf_counter
@@ -64,8 +65,9 @@ SLOW_CHANGE_S = 0.001
 assert OBJECT_KEY_BYTES + KEY_BYTES_MAX <= 511, "LMDB as built by its Python package takes keys of 511 bytes"
 
 
-class Faults:
-    """Page faults of the loop thread that waited for the disk."""
+class Faults(threading.local):
+    """Page faults of the thread that asks which waited for the disk. Beside the loop, states of shards that are being taken are
+    read by threads, which count their own."""
 
     def __init__(self) -> None:
         self._seen = 0

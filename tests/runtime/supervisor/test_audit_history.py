@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import msgspec
 import pytest
 
 from tidegate.runtime.supervisor import audit
-from tidegate.runtime.supervisor.audit import AUDIT_NAME, OLD_VALUE_BYTES_MAX, AuditLog, CommandGiver
+from tidegate.runtime.supervisor.audit import AUDIT_FILES_MAX, AUDIT_NAME, OLD_VALUE_BYTES_MAX, AuditLog, CommandGiver
 from tidegate.runtime.supervisor.audit_history import Edit, edits_of
 from tidegate.runtime.wire.commands import AuditedValues, Command
 from tidegate.runtime.wire.plain_json import pack
@@ -111,3 +113,33 @@ def test_it_goes_back_over_the_files_before_and_over_lines_that_are_not_whole(
     with (tmp_path / AUDIT_NAME).open("ab") as file:
         file.write(b'{"edit": "1-9", "ti')
     assert [old(each) for each in edits_of(tmp_path, "Shop/a")] == list(range(6))
+
+
+def test_no_file_that_is_renamed_while_the_log_is_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At each instant at which one of the renames could come between two of the reader's steps."""
+    monkeypatch.setattr(audit, "AUDIT_FILE_BYTES_MAX", 600)
+    opened, opens = Path.open, [0]
+    (before := tmp_path / "before").mkdir()
+    write(before, *(put("k", number, number + 1) for number in range(6)))
+    for whens in itertools.combinations_with_replacement(range(AUDIT_FILES_MAX + 1), 3):
+        data = shutil.copytree(before, tmp_path / "-".join(map(str, whens)))
+        files = [data / AUDIT_NAME, data / f"{AUDIT_NAME}.1", data / f"{AUDIT_NAME}.2"]
+        assert all(file.exists() for file in files)
+        assert not (data / f"{AUDIT_NAME}.3").exists()
+        renames = [
+            (when, file, data / f"{AUDIT_NAME}.{at + 1}")
+            for (at, file), when in zip(reversed([*enumerate(files)]), whens, strict=True)
+        ]
+        opens[0] = 0
+
+        def opening(path: Path, *options: Any, renames: Any = renames) -> Any:
+            for when, before, after in renames:
+                if when == opens[0]:
+                    before.rename(after)
+            opens[0] += 1
+            return opened(path, *options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "open", opening)
+            found = edits_of(data, "Shop/a")
+        assert [old(each) for each in found] == list(range(6)), whens

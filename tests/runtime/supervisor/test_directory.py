@@ -4,6 +4,8 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -151,43 +153,57 @@ def test_a_deletion_that_was_cut_short_is_completed_at_the_next_start(tmp_path: 
     assert os.listdir(tmp_path / "data" / "log") == []
 
 
-def test_sockets_are_in_the_data_directory_without_systemd(tmp_path: Path) -> None:
-    run = open_run_directory(tmp_path, None)
-    assert run.path == tmp_path / "run"
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """Sockets have room in it, however long the path is at which tests keep their files."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
+def test_sockets_are_in_the_data_directory_without_systemd(short: Path) -> None:
+    run = open_run_directory(short, None)
+    assert run.path == short / "run"
     assert stat.S_IMODE(run.path.stat().st_mode) == 0o700
 
 
-def test_two_services_of_one_unit_do_not_share_a_run_directory(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    runs = [open_run_directory(tmp_path / name, str(tmp_path / "run")).path for name in ("a", "b")]
+def test_two_services_of_one_unit_do_not_share_a_run_directory(short: Path) -> None:
+    (short / "run").mkdir()
+    runs = [open_run_directory(short / name, str(short / "run")).path for name in ("a", "b")]
     assert runs[0] != runs[1]
-    assert {run.parent for run in runs} == {tmp_path / "run"}
+    assert {run.parent for run in runs} == {short / "run"}
 
 
-def test_a_runtime_directory_that_is_not_utf_8_has_no_sockets(tmp_path: Path) -> None:
-    named = os.fsdecode(os.fsencode(tmp_path) + b"/\xff")
+def test_a_runtime_directory_that_is_not_utf_8_has_no_sockets(short: Path) -> None:
+    named = os.fsdecode(os.fsencode(short) + b"/\xff")
     os.mkdir(named)
-    (tmp_path / "data").mkdir()
-    assert open_run_directory(tmp_path / "data", named).path == tmp_path / "data" / "run"
+    (short / "data").mkdir()
+    assert open_run_directory(short / "data", named).path == short / "data" / "run"
 
 
-def test_a_path_too_long_for_a_socket_gets_a_temporary_directory_that_goes_away(tmp_path: Path) -> None:
-    data = tmp_path / ("x" * RUN_PATH_BYTES_MAX)
+@pytest.mark.parametrize("name", ["", "x" * RUN_PATH_BYTES_MAX, os.fsdecode(b"\xff")])
+def test_a_path_too_long_for_a_socket_gets_a_temporary_directory_that_goes_away(
+    short: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever temporary files are."""
+    data = short / ("x" * RUN_PATH_BYTES_MAX)
     data.mkdir()
+    (short / name).mkdir(exist_ok=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(short / name))
     run = open_run_directory(data, None)
     assert len(str(run.path)) <= RUN_PATH_BYTES_MAX
+    assert os.fsencode(run.path).isascii()
     assert run.path.is_dir()
     run.close()
     assert not run.path.exists()
 
 
-def test_sockets_left_by_a_crash_are_removed_and_files_are_not(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "file").touch()
+def test_sockets_left_by_a_crash_are_removed_and_files_are_not(short: Path) -> None:
+    (short / "run").mkdir()
+    (short / "run" / "file").touch()
     with socket.socket(socket.AF_UNIX) as left:
-        left.bind(str(tmp_path / "run" / "worker-0.1"))
-    open_run_directory(tmp_path, None)
-    assert os.listdir(tmp_path / "run") == ["file"]
+        left.bind(str(short / "run" / "worker-0.1"))
+    open_run_directory(short, None)
+    assert os.listdir(short / "run") == ["file"]
 
 
 def test_a_cache_of_a_cluster_serves_that_cluster_only(tmp_path: Path) -> None:

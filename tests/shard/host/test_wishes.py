@@ -11,10 +11,20 @@ import pytest
 
 from tests.support.cold_world import Actor, ColdWorld, checkpoint
 from tests.support.host_world import World
-from tidegate.runtime.errors import BadRequest, CallError, DeadlineExceeded, ObjectReset, UnknownClass, from_wire
+from tidegate.runtime.errors import (
+    BadRequest,
+    CallError,
+    DeadlineExceeded,
+    Moved,
+    ObjectReset,
+    Unavailable,
+    UnknownClass,
+    from_wire,
+)
 from tidegate.runtime.wire.plain_json import pack, with_values
 from tidegate.runtime.wire.wishes import (
     MANY_BYTES_MAX,
+    SHOWN_BYTES_MAX,
     CallMethod,
     Condition,
     Delete,
@@ -34,6 +44,7 @@ from tidegate.runtime.wire.wishes import (
 from tidegate.shard.core.alarms import AlarmInfo
 from tidegate.shard.host.many_wishes import AT_ONCE
 from tidegate.shard.objects.object import DurableObject
+from tidegate.shard.store.interface import ShardDamaged
 
 
 class Shop(DurableObject):
@@ -477,6 +488,52 @@ async def test_of_many_no_more_are_read_than_fit_and_the_others_are_left() -> No
     found = sum(page is not None for page in pages)
     assert 4 <= found <= 4 + AT_ONCE
     assert all(page is not None for page in pages[:found])
+
+
+async def test_of_many_those_with_large_values_are_left_to_be_read_by_themselves() -> None:
+    world, _ = world_of()
+    large = [LoadOne(f"Shop/{number}", [("k", pack("x" * SHOWN_BYTES_MAX)), ("l", pack(number))], 5) for number in range(20)]
+    await begin_many(world, LoadMany([*large, *loads("small")]))
+    pages = await begin_many(world, ReadMany([*(each.object for each in large), "Shop/small"]))
+    assert [(page["rows"], page["more"]) for page in pages[:-1]] == [([], True)] * 20
+    assert len(pages[-1]["rows"]) == 2
+
+
+async def test_a_shard_that_goes_while_a_wish_is_under_way_is_asked_for_elsewhere() -> None:
+    world = ColdWorld()
+    wisher = Wisher(world)
+    await world.fill("a", {"k": 1})
+    shard = world.shard_of(Actor.__name__, "a")
+    store = world.stores[shard]
+    checkpoint(store)
+    store.reader = world.reader
+    world.crash()
+    store = world.stores[shard]
+    store.reader = world.reader
+    asked = wisher.begin("a", Get("k"), cls=Actor.__name__)
+    await asyncio.sleep(0)
+    assert world.reader.waiting
+    del world.stores[shard]
+    world.reader.release()
+    store.be_closed()
+    with pytest.raises(Moved, match="does not own shard"):
+        await asked
+
+
+async def test_a_shard_that_is_damaged_says_so_to_a_wish() -> None:
+    world, wisher = world_of()
+    await world.ask(Shop, "a", "set", "k", 1)
+    world.evict_idle()
+    world.crash()
+    shard = world.shard_of("Shop", "a")
+    error = ShardDamaged(shard, "read", "file", "a page is damaged", "tidegate repair")
+
+    def fail(*_: object) -> bytes | None:
+        raise error
+
+    world.stores[shard].get = fail  # type: ignore[assignment]
+    with pytest.raises(Unavailable, match="is stopped"):
+        await wisher.ask("a", Get("k"))
 
 
 def test_the_digest_is_of_the_bytes_that_are_stored() -> None:

@@ -23,12 +23,14 @@ from tidegate.shard.__main__ import SWITCH_INTERVAL_S
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.log.commit_log import LogFull, LogWithoutRoom
 from tidegate.shard.store.checkpoints.checkpoint import (
+    NEIGHBOURS,
     PIECE_KEYS,
     Checkpointer,
     CheckpointTrouble,
     Helper,
     checkpoint_steps,
     page_share,
+    pages_changed_by,
     removal_steps,
     retry_delay_s,
     slices,
@@ -55,6 +57,15 @@ def test_objects_far_apart_have_a_page_each_and_those_that_fill_all_pages_share_
     random, pages = Random(1), 5_000
     touched = {random.randrange(pages) for _ in range(4_000)}
     assert 4_000 * page_share(4_000, pages) == pytest.approx(len(touched), rel=0.03)
+
+
+def test_rows_of_one_object_share_a_page_unless_there_are_very_many() -> None:
+    memtable, pages = Memtable(), 10_000_000
+    memtable.apply(ObjectWrites(object_key(number), False, {f"k{at}": b"" for at in range(NEIGHBOURS)}) for number in range(50))
+    assert pages_changed_by(memtable, pages) == pytest.approx(50, rel=0.01)
+    memtable.apply([ObjectWrites(object_key(100), False, {f"k{at}": b"" for at in range(5_000)})])
+    assert pages_changed_by(memtable, pages) == pytest.approx(50 + 5_000, rel=0.01)
+    assert pages_changed_by(memtable, 100) == pytest.approx(100, rel=0.01), "there are no more"
 
 
 def test_retries_back_off_up_to_a_bound() -> None:

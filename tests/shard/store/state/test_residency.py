@@ -7,9 +7,11 @@ import contextlib
 import itertools
 import logging
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -315,6 +317,18 @@ def test_a_read_that_waits_for_the_disk_on_the_loop_is_noticed(tmp_path: Path, m
         it.state.get(b"%016d" % 200 + b"k")
         list(it.state.scan(b"%016d" % 20, b"%016d" % 100, False))
         assert suspected == [], "the second time it is in memory"
+
+
+def test_what_another_thread_asks_of_its_own_waits_is_no_wait_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    faults = {threading.get_ident(): 5}
+    monkeypatch.setattr(resource, "getrusage", lambda who: SimpleNamespace(ru_majflt=faults.get(threading.get_ident(), 7)))
+    state_module.FAULTS.have_come()
+    asked: list[bool] = []
+    thread = threading.Thread(target=lambda: asked.append(state_module.FAULTS.have_come()))
+    thread.start()
+    thread.join()
+    assert asked == [True]
+    assert not state_module.FAULTS.have_come()
 
 
 def test_a_checkpoint_that_waits_for_the_disk_on_the_loop_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
