@@ -30,6 +30,7 @@ from tidegate.shard.backup.depot import Depot
 from tidegate.shard.backup.log_records import Stretch, shipped, stretches
 from tidegate.shard.backup.manifest import (
     FORMAT,
+    BackupDamaged,
     Commits,
     LogNotKept,
     Manifest,
@@ -211,34 +212,29 @@ class Backup:
         with self._locked():
             given_up = self._take_note()
             try:
-                mine = self._find_lineage(full=full, once=once)
+                earlier, begun = self._find_lineages(once=once)
             except OperatorError:
                 self._stop_keeping()
                 raise
-            why = ""
-            manifest = None
-            if mine is not None:
+            if begun is not None:  # It is gone on with, so its log is kept, however long ago it was interrupted.
+                self._note(msgspec.structs.replace(begun, at_ms=self._now_ms()))
+            why, manifest, is_due = "", None, full or begun is not None
+            if earlier:
                 try:
-                    manifest = self._continue(mine, full_every_ms)
+                    manifest, age_ms = self._continue(earlier[-1].lineage, may_be_damaged=full)
+                    is_due = is_due or bool(full_every_ms and age_ms >= full_every_ms)
                 except LogNotKept as error:
-                    why = f"the one before cannot be continued: {error}"
-                    self._lineage_file(mine.lineage).unlink(missing_ok=True)
-            elif given_up and not (full or once):
+                    why = "" if full else f"the one before cannot be continued: {error}"
+                    self._lineage_file(earlier.pop().lineage).unlink(missing_ok=True)
+            elif given_up and not is_due and not once:
                 why = f"the log was not kept for it: {given_up}"
-            if manifest is None:
-                goes_on = mine is not None and not why and not mine.positions
-                mine = mine if goes_on and mine is not None else self._begin_lineage(once=once)
-                try:
-                    manifest = self._make_full(mine)
-                except OperatorError:
-                    if self._pieces == 0 and not goes_on:  # Nothing can be put there: no log is kept for it.
-                        self._forget(mine)
-                    raise
-            self._finish(manifest, once=once)
+            if manifest is None or is_due:
+                manifest = self._make_full(begun, once=once)
+            until_ms = self._end([each for each in earlier if each.lineage != manifest.lineage], manifest)
             self._delete_old(keep)
         return BackupReport(
             manifest.lineage, manifest.number, manifest.shards, self._rows, self._records, self._pieces, self._kept, self._bytes,
-            time.monotonic() - began, manifest.ended_ms, why,
+            time.monotonic() - began, until_ms, why,
         )  # fmt: skip
 
     # What the log is kept for
@@ -284,8 +280,9 @@ class Backup:
                 found.append(lineage)
         return found
 
-    def _find_lineage(self, *, full: bool, once: bool) -> KeptLineage | None:
-        """The newest that is in this depot, or was begun for it; where a full one is to be made, one that was interrupted."""
+    def _find_lineages(self, *, once: bool) -> tuple[list[KeptLineage], KeptLineage | None]:
+        """Those in this depot that can be continued, oldest first; and the full one that was begun for it and interrupted. Of the
+        former there is one, unless a run was killed between a new one and the end of the one before."""
         names = self._depot.list()
         there = {name.partition("/")[0] for name in names}
         mine = [each for each in self._lineages() if each.lineage in there or each.place == self._depot.place]
@@ -293,13 +290,12 @@ class Backup:
         for gone in [each for each in mine if each.positions and each.lineage not in complete]:
             self._lineage_file(gone.lineage).unlink()  # Somebody has deleted it there.
             mine.remove(gone)
-        mine = [each for each in mine if each.once == once and not ((full or once) and each.lineage in complete)]
-        return mine[-1] if mine else None
+        mine = [each for each in mine if each.once == once]
+        earlier = [each for each in mine if each.lineage in complete and not once]
+        begun = [each for each in mine if each.lineage not in complete]
+        return earlier, begun[-1] if begun else None
 
     def _begin_lineage(self, *, once: bool) -> KeptLineage:
-        for each in self._lineages():
-            if each.place == self._depot.place and not once:
-                self._lineage_file(each.lineage).unlink()
         lineage = f"{_beginning(self._now_ms())}{secrets.token_hex(2)}"
         self._note(begun := KeptLineage(lineage, self._depot.place, self._now_ms(), once=once))
         return begun
@@ -330,7 +326,20 @@ class Backup:
 
     # Making it
 
-    def _make_full(self, mine: KeptLineage) -> Manifest:
+    def _make_full(self, begun: KeptLineage | None, *, once: bool) -> Manifest:
+        """`begun`: goes on with that one."""
+        mine = begun or self._begin_lineage(once=once)
+        pieces_before = self._pieces
+        try:
+            manifest = self._read_all(mine)
+        except OperatorError:
+            if self._pieces == pieces_before and begun is None:  # Nothing can be put there: no log is kept for it.
+                self._forget(mine)
+            raise
+        self._finish(manifest, once=once)
+        return manifest
+
+    def _read_all(self, mine: KeptLineage) -> Manifest:
         began_ms = self._now_ms()
         there = set(self._depot.list(f"{mine.lineage}/"))
         base: dict[int, int] = {}
@@ -339,37 +348,56 @@ class Backup:
             base[shard], pieces = self._back_up_rows(mine.lineage, shard, there)
             rows += pieces
         try:
-            return self._add_records(mine, base, {}, rows, 1, "", base, began_ms)
+            return self._add_records(mine.lineage, base, {}, rows, 1, "", base, began_ms)
         except LogNotKept as error:
             self._lineage_file(mine.lineage).unlink(missing_ok=True)
             hint = "the log was given up meanwhile, for want of room: make some on the disk of the data, and try again"
             raise OperatorError("back up", self._source.path, str(error), hint) from error
 
-    def _continue(self, mine: KeptLineage, full_every_ms: int) -> Manifest | None:
-        """None: the full backup is not complete. Raises `LogNotKept`, also where it is time for the next one."""
-        lineage = read_lineage(self._depot, mine.lineage)
+    def _continue(self, name: str, *, may_be_damaged: bool = False) -> tuple[Manifest, int]:
+        """And how old its full backup is, in milliseconds. Raises `LogNotKept`."""
+        try:
+            lineage = read_lineage(self._depot, name)
+        except OperatorError as error:
+            if may_be_damaged and isinstance(error.__cause__, BackupDamaged):
+                raise LogNotKept(str(error)) from error
+            raise
         if not lineage.manifests:
-            return None
-        last = lineage.manifests[-1]
-        if full_every_ms and self._now_ms() - lineage.manifests[0].began_ms >= full_every_ms:
-            raise LogNotKept("it was begun long enough ago")
+            raise LogNotKept("somebody deletes it")
+        first, last = lineage.manifests[0], lineage.manifests[-1]
         if last.shards != self._source.shards:
             raise LogNotKept(f"it was made with {last.shards} shards, and now there are {self._source.shards}")
-        return self._add_records(mine, last.base, last.positions, [], last.number + 1, lineage.seal, last.seqs, self._now_ms())
+        manifest = self._add_records(
+            name, last.base, last.positions, [], last.number + 1, lineage.seal, last.seqs, self._now_ms()
+        )
+        self._finish(manifest, once=False)
+        return manifest, self._now_ms() - first.began_ms
+
+    def _end(self, earlier: list[KeptLineage], newest: Manifest) -> int:
+        """Each is continued once more, now that the next one is complete, and not again; then the newest, so that it has what
+        they have. No moment is missing between the last one of these and the first one of that, which comes when all rows are
+        read. Returns up to when the newest has everything."""
+        for each in earlier:
+            with contextlib.suppress(LogNotKept):
+                self._continue(each.lineage, may_be_damaged=True)
+            self._lineage_file(each.lineage).unlink(missing_ok=True)
+        if earlier:
+            newest, _ = self._continue(newest.lineage)
+        return newest.ended_ms
 
     def _add_records(
-        self, mine: KeptLineage, base: dict[int, int], positions: dict[str, int], rows: list[Piece], number: int, parent: str,
+        self, lineage: str, base: dict[int, int], positions: dict[str, int], rows: list[Piece], number: int, parent: str,
         seqs: dict[int, int], began_ms: int,
     ) -> Manifest:  # fmt: skip
         commits, positions, records = Commits(seqs), dict(positions), []
         ended_ms = self._now_ms()  # What is committed later may be there, too.
         for stretch in stretches(self._source.path, positions):
             self._progress(f"log {stretch.log}", 0.0)
-            records += self._back_up_records(mine.lineage, stretch, positions.get(stretch.log, 0), commits)
+            records += self._back_up_records(lineage, stretch, positions.get(stretch.log, 0), commits)
             positions[stretch.log] = max(stretch.last, positions.get(stretch.log, 0))
         source = self._source
         return Manifest(
-            FORMAT, mine.lineage, number, parent, source.version, source.shards, source.starts, began_ms, ended_ms,
+            FORMAT, lineage, number, parent, source.version, source.shards, source.starts, began_ms, ended_ms,
             self._now_ms(), base, commits.seqs, positions, rows, records, _access(source.path),
         )  # fmt: skip
 

@@ -88,6 +88,7 @@ def find_moment(lineages: Lineages, at_ms: int | None, place: str) -> Moment:
     for first_ms, last_ms, lineage in reversed(spans):
         if first_ms <= at_ms <= last_ms:
             return Moment(lineage, at_ms)
+    for _, last_ms, lineage in reversed(spans):
         if at_ms == last_ms:  # All that a full backup has that none has continued.
             return Moment(lineage, None)
     newest = times_of(max(spans, key=lambda span: span[1])[2])

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -17,7 +17,7 @@ from tidegate.runtime.ids import OBJECT_KEY_BYTES, object_key, shard_of_slot, sl
 from tidegate.runtime.supervisor.directory import DataDirectory, open_directory
 from tidegate.runtime.supervisor.successor import Successor
 from tidegate.shard.backup.backup import Backup, BackupReport, Source, Throttle
-from tidegate.shard.backup.depot import Depot
+from tidegate.shard.backup.depot import Depot, FolderDepot
 from tidegate.shard.backup.reading import read_lineages
 from tidegate.shard.backup.restore import Restored, build, find_moment
 from tidegate.shard.core.alarms import Alarm, Header, encode_header, index_changes
@@ -43,6 +43,22 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     assert defaults is not None
     monkeypatch.setitem(defaults, "segment_bytes", 64 << 10)
     monkeypatch.setitem(defaults, "segment_bytes_first", 16 << 10)
+
+
+class Killed(Exception):
+    pass
+
+
+class MortalDepot(FolderDepot):
+    """Ends whoever puts more than so many things."""
+
+    puts_left = 1 << 30
+
+    def put(self, name: str, data: bytes) -> None:
+        if self.puts_left == 0:
+            raise Killed
+        self.puts_left -= 1
+        super().put(name, data)
 
 
 class Known(NamedTuple):
@@ -162,8 +178,8 @@ class BackupWorld:
 
     # Backups
 
-    def back_up(self, meanwhile: int = 0, *, full: bool = False) -> BackupReport:
-        """`meanwhile`: so many commits at each thing of which the backup tells."""
+    def back_up(self, meanwhile: int = 0, *, piece_bytes: int = 4_000, **how: Any) -> BackupReport:
+        """`meanwhile`: so many commits at each thing of which the backup tells. `how`: for `Backup.run`."""
         assert self._directory is not None
         source = Source(self.data, SHARDS, self._directory.start, "test")
 
@@ -176,7 +192,7 @@ class BackupWorld:
             return self.now_ms
 
         throttle = Throttle(0, lambda seconds: None)
-        return Backup(source, self.depot, progress, throttle, piece_bytes=4_000, now_ms=now_ms).run(full=full)
+        return Backup(source, self.depot, progress, throttle, piece_bytes=piece_bytes, now_ms=now_ms).run(**how)
 
     def restore(self, place: Path, at_ms: int | None) -> Restored:
         moment = find_moment(read_lineages(self.depot), at_ms, "the depot")

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 import tidegate.runtime.shipping as shipping_module
-from tests.support.backup_world import SHARDS, BackupWorld, known_in, small
+from tests.support.backup_world import SHARDS, BackupWorld, Killed, MortalDepot, known_in, small
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP, Shipping
 from tidegate.shard.backup.backup import (
@@ -45,26 +45,10 @@ def test_what_the_log_is_kept_for_may_go_away_while_it_is_read(tmp_path: Path, m
     assert [each.lineage for each in kept_lineages(tmp_path)] == ["b"]
 
 
-class Killed(Exception):
-    pass
-
-
-class Depot(FolderDepot):
-    """Ends whoever puts more than so many things."""
-
-    puts_left = 1 << 30
-
-    def put(self, name: str, data: bytes) -> None:
-        if self.puts_left == 0:
-            raise Killed
-        self.puts_left -= 1
-        super().put(name, data)
-
-
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BackupWorld]:
     small(monkeypatch)
-    world = BackupWorld(tmp_path / "data", Depot(tmp_path / "depot"), seed=3)
+    world = BackupWorld(tmp_path / "data", MortalDepot(tmp_path / "depot"), seed=3)
     world.commit(300)
     yield world
     world.close()
@@ -77,7 +61,7 @@ def check_newest(world: BackupWorld, place: Path) -> None:
 
 
 def test_one_that_was_interrupted_goes_on_with_the_pieces_that_are_there(world: BackupWorld, tmp_path: Path) -> None:
-    assert isinstance(world.depot, Depot)
+    assert isinstance(world.depot, MortalDepot)
     kept = []
     for puts in (0, 3, 20, 30):
         world.depot.puts_left = puts
@@ -105,25 +89,25 @@ def run(world: BackupWorld, **how: Any) -> BackupReport:
 def test_a_full_one_that_was_asked_for_and_interrupted_goes_on_when_it_is_asked_for_again(
     world: BackupWorld, tmp_path: Path, how: str
 ) -> None:
-    assert isinstance(world.depot, Depot)
-    world.back_up()
-    before = len(world.depot.list())
+    assert isinstance(world.depot, MortalDepot)
+    first = world.back_up().lineage
     for puts in (10, 5):
         world.depot.puts_left = puts
         with pytest.raises(Killed):
             run(world, **{how: True})
-        world.commit(40)
+        world.checkpoint()
     world.depot.puts_left = 1 << 30
-    assert len(world.depot.list()) == before + 15
+    begun = [name for name in world.depot.list() if not name.startswith(first)]
+    assert 5 < len(begun) <= 15
     report = run(world, **{how: True})
-    assert (report.number, report.pieces_kept) == (1, 15)
+    assert (report.number, report.pieces_kept) == (1, len(begun))
     assert len({name.partition("/")[0] for name in world.depot.list()}) == 2
     check_newest(world, tmp_path / "new")
     assert run(world, **{how: True}).pieces_kept == 0, "that one was complete"
 
 
 def test_an_interrupted_one_that_none_will_continue_does_not_stand_in_for_those_that_are_continued(world: BackupWorld) -> None:
-    assert isinstance(world.depot, Depot)
+    assert isinstance(world.depot, MortalDepot)
     world.back_up()
     world.depot.puts_left = 10
     with pytest.raises(Killed):
@@ -133,7 +117,7 @@ def test_an_interrupted_one_that_none_will_continue_does_not_stand_in_for_those_
 
 
 def test_what_was_begun_long_ago_and_never_completed_is_deleted_with_old_ones(world: BackupWorld, tmp_path: Path) -> None:
-    assert isinstance(world.depot, Depot)
+    assert isinstance(world.depot, MortalDepot)
     world.depot.puts_left = 10
     with pytest.raises(Killed):
         run(world, once=True)
@@ -153,7 +137,7 @@ def test_what_was_begun_long_ago_and_never_completed_is_deleted_with_old_ones(wo
 
 
 def test_an_incremental_one_that_was_interrupted_is_made_again(world: BackupWorld, tmp_path: Path) -> None:
-    assert isinstance(world.depot, Depot)
+    assert isinstance(world.depot, MortalDepot)
     world.back_up()
     world.commit(400)
     world.checkpoint()
@@ -293,10 +277,43 @@ def test_after_so_long_a_new_lineage_is_begun_and_old_ones_are_deleted(world: Ba
         made.append((report.lineage, report.number))
         world.commit(20)
         world.now_ms += 3 * day_ms
-    assert [number for _, number in made] == [1, 2, 3] * 3 + [1]
+    assert [number for _, number in made] == [1, 2, 3, *[1, 3, 4] * 2, 1], "the second of a new one comes with it"
     assert [lineage.name for lineage in read_lineages(world.depot).good] == [made[-2][0], made[-1][0]]
     assert {name.partition("/")[0] for name in world.depot.list()} == {made[-2][0], made[-1][0]}
     check_newest(world, tmp_path / "new")
+
+
+def test_one_that_was_interrupted_goes_on_after_days_with_the_log_that_it_needs(world: BackupWorld, tmp_path: Path) -> None:
+    """The one before is continued first, which lets go of the log of what nobody goes on with."""
+    assert isinstance(world.depot, MortalDepot)
+    first = world.back_up().lineage
+    world.depot.puts_left = 10
+    with pytest.raises(Killed):
+        run(world, full=True)
+    world.depot.puts_left = 1 << 30
+    for _ in range(3):
+        world.commit(100)
+        world.checkpoint()
+    world.now_ms += 3 * 86_400_000
+    report = run(world)
+    assert (report.number, report.why_full) == (1, "")
+    assert report.lineage != first
+    assert report.pieces_kept > 0
+    check_newest(world, tmp_path / "new")
+
+
+def test_a_full_one_that_is_asked_for_asks_nothing_of_the_one_before_where_that_is_damaged(
+    world: BackupWorld, tmp_path: Path
+) -> None:
+    first = world.back_up().lineage
+    manifest = tmp_path / "depot" / first / "000001.json"
+    manifest.write_bytes(manifest.read_bytes()[:-5])
+    world.commit(10)
+    with pytest.raises(OperatorError, match="--full"):
+        world.back_up()
+    assert world.back_up(full=True).lineage != first
+    check_newest(world, tmp_path / "new")
+    assert world.back_up().number == 2
 
 
 def test_no_log_is_kept_for_a_place_that_cannot_be_looked_into(world: BackupWorld, tmp_path: Path) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from tests.support.backup_world import SHARDS, STEP_MS, BackupWorld, known_in, small
+from tests.support.backup_world import SHARDS, STEP_MS, BackupWorld, Killed, MortalDepot, known_in, small
 from tests.support.service import FULL
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.directory import describe_directory, open_directory
@@ -69,6 +71,56 @@ def test_every_moment_since_the_full_backup_can_be_restored_over_checkpoints_and
         at_ms = random.choice([random.randint(from_ms, until_ms), of_a_commit, from_ms, until_ms])
         restored = world.restore(tmp_path / f"new-{number}", at_ms)
         assert restored.until_ms <= at_ms
+        compare(world, tmp_path / f"new-{number}", at_ms)
+
+
+@pytest.mark.parametrize("how", ["full", "full_every_ms"])
+def test_no_moment_is_missing_between_a_full_backup_and_the_one_before(world: BackupWorld, tmp_path: Path, how: str) -> None:
+    """Commits are made all the time, also while rows are read, and before the run begins."""
+    world.commit(100)
+    world.back_up(meanwhile=2)
+    fulls = []
+    for number in range(4):
+        world.commit(40)
+        world.checkpoint()
+        is_full = number != 2
+        report = world.back_up(meanwhile=2, **({how: 1} if is_full else {}))
+        assert (report.number == 1) is is_full
+        fulls += [report.lineage] if is_full else []
+    spans = [span_of(lineage) for lineage in read_lineages(world.depot).good]
+    assert len(spans) == 4
+    assert all(later[0] <= earlier[1] for earlier, later in pairwise(spans))
+    assert spans[-1][1] == max(until_ms for _, until_ms in spans), "the newest is of the newest"
+    random = Random(5)
+    edges = [each + by for span in spans for each in span for by in (-1, 0, 1)]
+    within = [each for each in edges if spans[0][0] <= each <= spans[-1][1]]
+    moments = within if FULL else random.sample(within, 8)
+    for number, at_ms in enumerate([*moments, *(random.randint(spans[0][0], spans[-1][1]) for _ in range(RESTORES // 2))]):
+        world.restore(tmp_path / f"new-{number}", at_ms)
+        compare(world, tmp_path / f"new-{number}", at_ms)
+
+
+def test_no_moment_is_missing_where_a_full_backup_is_killed_anywhere(world: BackupWorld, tmp_path: Path) -> None:
+    """Also between its manifest and the end of the one before."""
+    world.commit(30)
+    world.depot = depot = MortalDepot(tmp_path / "killing")
+    world.back_up()
+    for puts in range(1, 1000):
+        depot.puts_left = puts
+        world.commit(2)
+        with contextlib.suppress(Killed):
+            world.back_up(meanwhile=1, piece_bytes=1 << 20, full=True)
+        was_killed, depot.puts_left = depot.puts_left == 0, 1 << 30
+        world.commit(2)
+        world.back_up(meanwhile=1, piece_bytes=1 << 20)
+        if not was_killed:
+            break
+    spans = [span_of(lineage) for lineage in read_lineages(depot).good]
+    assert len(spans) > 3
+    assert all(later[0] <= earlier[1] for earlier, later in pairwise(spans))
+    assert [path.stem for path in (world.data / "shipping").glob("*.json")] == [read_lineages(depot).good[-1].name]
+    for number, at_ms in enumerate([later[0] - STEP_MS for _, later in pairwise(spans)][:RESTORES]):
+        world.restore(tmp_path / f"new-{number}", at_ms)
         compare(world, tmp_path / f"new-{number}", at_ms)
 
 
