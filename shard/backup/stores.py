@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.extras import how_to_install
 from tidegate.shard.backup.depot import Depot
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def open_store(url: str) -> Depot:
     try:
         import obstore.store
     except ImportError:
-        hint = "pip install 'tidegate[s3]'"
+        hint = how_to_install("tidegate[s3]")
         raise OperatorError("use backups in", url, "the library for it is not installed", hint) from None
     endpoint = os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT")
     try:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextvars
 from typing import TYPE_CHECKING
 
+from tidegate.runtime.extras import how_to_install
+
 if TYPE_CHECKING:
     import aiohttp
 
@@ -33,7 +35,7 @@ def _new_session() -> aiohttp.ClientSession:
     try:
         import aiohttp
     except ImportError:
-        raise RuntimeError("self.fetch needs aiohttp: pip install 'tidegate[fetch]'") from None
+        raise RuntimeError(f"self.fetch needs aiohttp: {how_to_install('tidegate[fetch]')}") from None
     # The connector's cache of names asks in a task, which would be the first object's: where that object is reset before the
     # task has begun, everybody who connects to that host afterwards waits for ever (aiohttp 3.14.5).
     return aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(use_dns_cache=False))

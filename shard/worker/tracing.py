@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from tidegate.runtime.errors import one_line
+from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.harmless import harmless
 from tidegate.runtime.limits import TRACES_FLUSH_S
 from tidegate.runtime.wire.protocol import OK, Request
@@ -29,7 +30,6 @@ from tidegate.shard.objects.object import ALARM
 
 ASKED_BY = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 """Any of these in the environment asks for an exporter."""
-INSTALL = "pip install 'tidegate[traces]'"
 
 log = logging.getLogger("tidegate")
 
@@ -56,7 +56,8 @@ def start_tracing(environment: Mapping[str, str]) -> SpanTracing | None:
                 return None
             trace.set_tracer_provider(_provider(environment))
     except Exception as error:  # Not installed, an exporter that is not there, an endpoint that is none.
-        log.warning("no traces, though the environment asks for them: %s (%s)", one_line(str(error) or repr(error)), INSTALL)
+        why = one_line(str(error) or repr(error))
+        log.warning("no traces, though the environment asks for them: %s (%s)", why, how_to_install("tidegate[traces]"))
         return None
     return SpanTracing(trace.get_tracer_provider())
 

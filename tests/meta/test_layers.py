@@ -22,6 +22,7 @@ LEAVES = {
     "runtime/shares",
     "runtime/harmless",
     "runtime/shipping",
+    "runtime/extras",
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
@@ -40,6 +41,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/shares": {"runtime/limits"},
     "runtime/harmless": {"runtime/errors"},
     "runtime/shipping": {"runtime/limits"},
+    "runtime/extras": set(),
     "runtime/lint": set(),
     "runtime/options": LEAVES,
     "runtime/wire": LEAVES | {"runtime/options"},

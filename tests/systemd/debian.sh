@@ -20,7 +20,9 @@ LIST
     touch "$folder/made.root"
 fi
 
-program='import tomllib; print("\n".join(tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))'
+# And what one command needs, which says how to install it.
+program='import tomllib; it = tomllib.load(open("pyproject.toml", "rb"))["project"]
+print("\n".join(it["dependencies"] + it["optional-dependencies"]["completion"]))'
 "$python" -c "$program" >"$folder/needs"
 if ! cmp -s "$folder/needs" "$folder/made"; then  # Never made, or for other needs.
     platforms=$(for tag in 2014 _2_28 _2_34 _2_36; do echo "--platform manylinux${tag}_$(uname -m)"; done)

@@ -17,6 +17,7 @@ from tidegate.runtime.cli.configuration import FILE_VARIABLE, WhereToLook, read_
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail_usage
 from tidegate.runtime.cli.pages import plural, table
 from tidegate.runtime.errors import OperatorError, one_line
+from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.wire.supervisor_messages import Problem
 
@@ -107,7 +108,7 @@ def check_nats() -> None:
     try:
         import nats  # noqa: F401  # Whether it is there.
     except ModuleNotFoundError as error:
-        hint = "install it: pip install 'tidegate[cluster]'"
+        hint = f"install it: {how_to_install('tidegate[cluster]')}"
         raise OperatorError("ask", "the cluster", f"there is no {error.name}", hint) from error
 
 

@@ -11,11 +11,12 @@ from tidegate.runtime.cli.asking import ask
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.local import ask_supervisor
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.extras import how_to_install
 
 SHELLS = ("bash", "zsh", "fish")
 CLASSES = "classes"
 
-_EPILOG = """Needs the package shtab: pip install 'tidegate[completion]'. Print it again after an upgrade of Tidegate.
+_EPILOG = """Needs the package shtab, and says how to install it where it is missing. Print it again after an upgrade of Tidegate.
 Names of classes, for `tidegate call`, are those of the service that runs here or is named by --connect.
 
 examples:
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
     try:
         import shtab  # Needed once, by whoever has this written.
     except ImportError:
-        hint = "pip install 'tidegate[completion]'"
+        hint = how_to_install("tidegate[completion]")
         raise OperatorError("completion", options.what, "the package shtab is not installed", hint) from None
     files = {"FILE": shtab.FILE, "APP": shtab.FILE, "DIR": shtab.DIRECTORY, "DATA": shtab.DIRECTORY, "CLASS": _COMPLETE_CLASS}
     root = options.root()

@@ -20,6 +20,7 @@ from tidegate.runtime.addresses import check_address, is_of_this_machine
 from tidegate.runtime.cli.arguments import add_command, add_endpoint
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.supervisor.http_door import open_listening
 
 LISTEN = "127.0.0.1:7780"
@@ -27,8 +28,8 @@ SECRET_BYTES = 24
 _EPILOG = """Prints a link and serves it until Ctrl-C: open it in a browser. The link has a secret in it, a new one each time;
 who has it sees and changes what this user can with `tidegate objects`. Edits are written to audit.jsonl in the data
 directory.
-From another machine: ssh -L 7780:127.0.0.1:7780 -o ExitOnForwardFailure=yes SERVER, then the same link. Needs
-pip install 'tidegate[console]'.
+From another machine: ssh -L 7780:127.0.0.1:7780 -o ExitOnForwardFailure=yes SERVER, then the same link. Where
+the package that it needs is missing, it says how to install that.
 
 examples:
   tidegate console
@@ -58,7 +59,7 @@ def _address(text: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     if importlib.util.find_spec("aiohttp") is None:
-        raise OperatorError("console", "this Python", "the package aiohttp is not installed", "pip install 'tidegate[console]'")
+        raise OperatorError("console", "this Python", "the package aiohttp is not installed", how_to_install("tidegate[console]"))
     if not options.insecure and not is_of_this_machine(f"tcp://{options.listen}"):
         hint = "listen on loopback and come through ssh -L, or say --insecure"
         raise OperatorError("console", options.listen, "other machines can connect there, and would be read in the clear", hint)

@@ -18,6 +18,7 @@ from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import render_status, render_top
 from tidegate.runtime.client.answers import ServiceStatus
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.extras import how_to_install
 
 EVERY_S = 1.0
 _EPILOG = """Once a second: what is wrong, how many calls a second and how fast they are answered, of each process and each
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
         print(render_status(status, _now_ms()))
         return EXIT_OK
     if importlib.util.find_spec("rich") is None:
-        hint = "pip install 'tidegate[top]'; or: watch tidegate status"
+        hint = f"{how_to_install('tidegate[top]')}; or: watch tidegate status"
         raise OperatorError("top", "this terminal", "the package rich is not installed", hint)
     with contextlib.suppress(KeyboardInterrupt):
         _watch(options, status)
