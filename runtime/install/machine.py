@@ -30,6 +30,8 @@ _BOOTED = Path("/run/systemd/system")
 _HIDDEN = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")
 """From the service, by ProtectHome and PrivateTmp of its unit."""
 _AGAIN = "mend it, and give the same command again"
+_BEFORE_A_START = frozenset({"access.json", "access.json.new", "lost+found"})
+"""What a data folder may have in which no service has started yet: `tidegate keys` was first, or it is a disk of its own."""
 SECRET_BYTES_MAX = 1 << 20
 """Of systemd, for a credential."""
 JOURNAL_LINES = 8
@@ -52,6 +54,8 @@ def look(places: Places, app: str | None, listen: str | None) -> Found:
         app=app,
         listen=listen,
         environment=os.path.exists(places.environment),
+        backup_environment=os.path.exists(places.backup_environment),
+        copies=tuple(_copies(places.data)),
         secrets=frozenset(_names(places.credentials)),
         data=_owner_of_data(places.data),
         user=_owner_of_user(places.name),
@@ -81,7 +85,19 @@ def _owner_of_data(folder: str) -> Owner:
         return "nobody"
     except PermissionError:  # As ours is for everybody but its user and root.
         return "ours"
-    return "nobody" if not names else "ours" if {"tidegate.json", "lock"} & {*names} else "others"
+    if {"tidegate.json", "lock"} & {*names}:
+        return "ours"
+    if not {*names} <= _BEFORE_A_START:
+        return "others"
+    return "nobody" if {*names} <= {"lost+found"} else "ours"
+
+
+def _copies(data: str) -> list[str]:
+    folder, own = os.path.split(data)
+    with contextlib.suppress(FileNotFoundError):
+        beside = re.compile(rf"{re.escape(own)}\.(before|being-made)-.*")
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder) if beside.fullmatch(name))
+    return []
 
 
 def _owner_of_user(name: str) -> Owner:
@@ -94,7 +110,7 @@ def _owner_of_user(name: str) -> Owner:
 def program() -> str:
     """The path of `tidegate` beside the Python that runs this. Raises OperatorError where the service could not run it."""
     path = os.path.join(sysconfig.get_path("scripts"), "tidegate")
-    hint = "install it for everybody: python3 -m venv /opt/tidegate && /opt/tidegate/bin/pip install tidegate"
+    hint = "install it for everybody: python3 -m venv /opt/tidegate && /opt/tidegate/bin/pip install ./tidegate-*.whl"
     if not os.path.isfile(path):
         raise OperatorError("install-service", path, "there is no such program", hint)
     for needed in (path, os.path.realpath(sys.executable), sys.prefix, sys.base_prefix, os.path.dirname(__file__)):

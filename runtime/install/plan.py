@@ -15,6 +15,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import units
 
 NAME_DEFAULT = "tidegate"
+EVERY_DEFAULT = "hourly"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 _SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 Owner = Literal["nobody", "ours", "others"]
@@ -116,6 +117,10 @@ class Places:
         return f"{self.etc}/environment"
 
     @property
+    def backup_environment(self) -> str:
+        return f"{self.etc}/backup-environment"
+
+    @property
     def credentials(self) -> str:
         return f"{self.etc}/credentials"
 
@@ -134,13 +139,30 @@ class Found:
     """Of the configuration that exists; None where there is none."""
     listen: str | None = None
     environment: bool = False
+    backup_environment: bool = False
     secrets: frozenset[str] = frozenset()
+    copies: tuple[str, ...] = ()
+    """What restores and reshardings have left beside the data: all that was there before them."""
     data: Owner = "nobody"
     """Of the data folder: "nobody" also when it is empty."""
     user: Owner = "nobody"
     """Whose user it is that has the name of the service."""
     booted: bool = True
     """Whether systemd runs here. Units may be installed where it does not, in an image say."""
+
+
+@dataclass(frozen=True)
+class BackupTimer:
+    dest: str
+    every: str = EVERY_DEFAULT
+    due_h: int = 0
+    """Within so many hours the next one is expected; 0: nobody knows."""
+
+
+def backups_there(places: Places, found: Found) -> tuple[str, str] | None:
+    """Where those that were asked for before go, and how often; None: there are none, or units of ours that say it otherwise."""
+    timer, service = (found.files.get(path, "") for path in places.backups)
+    return units.backups_of(service, timer)
 
 
 @dataclass(frozen=True)
@@ -152,11 +174,10 @@ class Wanted:
     """None: what the configuration has, else the default."""
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     start: bool = True
-    backup: str | None = None
-    """Where backups go. None: as it was."""
-    backup_every: str = "hourly"
-    backup_due_h: int = 0
-    """Within so many hours the next one is expected; 0: nobody knows."""
+    backups: BackupTimer | None = None
+    """None: there are to be none, unless `keep_backups`."""
+    keep_backups: bool = True
+    """Where none are wanted and units of ours make some in a way that is not known: they stay as they are."""
 
 
 def install(places: Places, wanted: Wanted, found: Found, template: Callable[[str], str], listen_default: str) -> list[Step]:
@@ -188,7 +209,7 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
         Run(("systemd-sysusers", places.users)),
         Run(("systemd-tmpfiles", "--create", places.folders)),
     ]
-    steps += _backups(places, wanted, template)
+    steps += _backups(places, wanted, found, template)
     steps = [_unless_there(step, found) for step in steps]
     if found.app is None:
         own_listen = None if listen == listen_default else listen
@@ -207,23 +228,42 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
     if found.booted and wanted.start:
         # Not `restart`: it may start the service before the socket, which is refused then.
         steps += [Run(("systemctl", "stop", *places.units)), Run(("systemctl", "start", *places.units))]
-    if wanted.backup is not None:
+    if wanted.backups is not None:
         now = ["--now"] if found.booted and wanted.start else []
         steps.append(Run(("systemctl", "--quiet", "enable", *now, places.backup_units[0])))
     return steps
 
 
-def _backups(places: Places, wanted: Wanted, template: Callable[[str], str]) -> list[Step]:
-    if wanted.backup is None:
-        return []
+def _backups(places: Places, wanted: Wanted, found: Found, template: Callable[[str], str]) -> list[Step]:
     (timer, service), (timer_path, service_path) = places.backup_units, places.backups
-    made = units.backup_service(
-        template("tidegate-backup.service"), service, places.name, wanted.program, wanted.backup, wanted.backup_due_h
-    )
-    return [
+    there = [path for path in places.backups if path in found.files]
+    if wanted.backups is None:
+        if wanted.keep_backups:
+            return [Keep(path, "changed by hand: --backup DEST writes it anew, --no-backup removes it") for path in there]
+        return _no_backups(places, wanted.program, found) if there else []
+    dest, every, due_h = wanted.backups.dest, wanted.backups.every, wanted.backups.due_h
+    made = units.backup_service(template("tidegate-backup.service"), service, places.name, wanted.program, dest, due_h)
+    steps: list[Step] = [
         Write(service_path, made, 0o644),
-        Write(timer_path, units.backup_timer(template("tidegate-backup.timer"), timer, places.name, wanted.backup_every), 0o644),
+        Write(timer_path, units.backup_timer(template("tidegate-backup.timer"), timer, places.name, every), 0o644),
     ]
+    if found.backup_environment:
+        steps.append(Keep(places.backup_environment, "yours"))
+    elif dest.startswith("s3://"):
+        steps.append(Write(places.backup_environment, units.backup_environment_file(service), 0o600))
+    return steps
+
+
+def _no_backups(places: Places, program: str, found: Found) -> list[Step]:
+    """Nothing is expected any longer, and no log is kept for them. What was made stays."""
+    steps: list[Step] = []
+    now = ["--now"] if found.booted else []
+    steps.append(Run(("systemctl", "--quiet", "disable", *now, places.backup_units[0])))
+    steps += [Remove(path) for path in (*places.backups, places.backup_stamp)]
+    if (there := backups_there(places, found)) is not None:
+        forget = (program, "backup", there[0], "--data", places.data, "--forget")
+        steps.append(Run(("runuser", "-u", places.name, "--", *forget), may_fail=True))
+    return steps
 
 
 def uninstall(places: Places, found: Found, *, purge: bool = False) -> list[Step]:
@@ -240,10 +280,16 @@ def uninstall(places: Places, found: Found, *, purge: bool = False) -> list[Step
         if found.booted:
             steps.append(Run(("systemctl", "daemon-reload")))
             steps.append(Run(("systemctl", "--quiet", "reset-failed", *places.units), may_fail=True))
-    own = [path for path, there in ((places.config, found.app is not None), (places.environment, found.environment)) if there]
+    has = {
+        places.config: found.app is not None,
+        places.environment: found.environment,
+        places.backup_environment: found.backup_environment,
+    }
+    own = [path for path, there in has.items() if there]
     if not purge:
         steps += [Keep(places.etc, "configuration and secrets; --purge removes them")] if own or found.secrets else []
         steps += [Keep(places.data, "the data; --purge removes it")] if found.data == "ours" else []
+        steps += [Keep(path, "a copy of the data, of a restore or reshard; --purge removes it") for path in found.copies]
         return steps
     if found.data == "others":
         raise OperatorError("uninstall-service", places.data, "holds data of something else", "look at --name")
@@ -251,6 +297,7 @@ def uninstall(places: Places, found: Found, *, purge: bool = False) -> list[Step
     if own or found.secrets:
         steps += [Remove(places.credentials, whole=True), Remove(places.etc)]
     steps += [Remove(places.data, whole=True)] if found.data == "ours" else []
+    steps += [Remove(path, whole=True) for path in found.copies]
     if found.user == "ours":
         steps.append(Run(("userdel", places.name)))
         steps.append(Run(("groupdel", places.name), may_fail=True))  # Gone already, unless others were in it.

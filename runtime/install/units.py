@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
+from posixpath import normpath
 
 from tidegate.runtime.errors import OperatorError
 
@@ -25,6 +26,8 @@ _ENVIRONMENT = "EnvironmentFile=-/etc/%N/environment\n"
 _BACKUPS = "/var/backups/tidegate"
 """As the template has it."""
 _NEEDS_A_FOLDER = re.compile(rf"^(# The place .*|.*For={_BACKUPS}|.*Paths=-{_BACKUPS}|ExecStartPre=.*)\n", re.MULTILINE)
+_BACKED_UP = re.compile(r"^ExecStart=\S+ backup (\S+) --data ", re.MULTILINE)
+_ON_CALENDAR = re.compile(r"^OnCalendar=(.+)$", re.MULTILINE)
 _CALENDAR = re.compile(r"[\w *:/.,~-]+", re.ASCII)
 _PLAIN = re.compile(r"[\w./+@-]+", re.ASCII)
 """Texts in which systemd sees nothing special."""
@@ -102,11 +105,17 @@ def backup_service(template: str, unit: str, name: str, program: str, dest: str,
     if not dest.startswith(("/", "s3://")):
         hint = "name it as it is from the root, or s3://BUCKET/PREFIX"
         raise OperatorError("install-service", dest, "the place of backups is no absolute path", hint)
+    for own in (f"/var/lib/{name}", f"/run/{name}"):
+        if f"{normpath(dest)}/".startswith(f"{own}/"):
+            raise OperatorError(
+                "install-service", dest, f"it is in {own}, which is the service's own", "choose a folder elsewhere"
+            )
     made = _body(template).replace(" --due-after 3", f" --due-after {due_h}" if due_h else "")
     if dest.startswith("s3://"):
         made = _NEEDS_A_FOLDER.sub("", made)
     names = {
         f"{PROGRAM} backup {_BACKUPS} --data /var/lib/tidegate": f"{program} backup {dest} --data /var/lib/{name}",
+        f"-A {_BACKUPS}": f"-A {dest}",
         f"-o tidegate -g tidegate {_BACKUPS}": f"-o {name} -g {name} {dest}",
         "of tidegate.service": f"of {name}.service",
         "For=/var/backups/tidegate": f"For={dest}",
@@ -130,6 +139,12 @@ def backup_timer(template: str, unit: str, name: str, every: str) -> str:
     return _marked(made, unit)
 
 
+def backups_of(service: str, timer: str) -> tuple[str, str] | None:
+    """Where they go and how often, by the texts of the two units; None where they do not say it as ours do."""
+    dest, every = _BACKED_UP.search(service), _ON_CALENDAR.search(timer)
+    return None if dest is None or every is None else (dest[1], every[1])
+
+
 def users(name: str) -> str:
     """For systemd-sysusers."""
     return _marked(f'u {name} - "{USER_SAYS}" /var/lib/{name}\n')
@@ -146,6 +161,18 @@ def environment_file(unit: str) -> str:
         f"# Variables of {unit} and of its app, one NAME=value a line, for the next start. Lines with # are comments.\n"
         "# Whoever may read the environment of a process sees them: secrets are credentials, see docs/operations.md.\n"
         "#TIDEGATE_LOG_LEVEL=debug\n"
+    )
+
+
+def backup_environment_file(unit: str) -> str:
+    """The same for backups alone: no object of the app sees it."""
+    return (
+        f"# Variables of {unit}, one NAME=value a line, for the next backup: where the store is, and who asks. Lines with # are\n"
+        "# comments.\n"
+        "#AWS_ENDPOINT_URL=https://store.example\n"
+        "#AWS_REGION=\n"
+        "#AWS_ACCESS_KEY_ID=\n"
+        "#AWS_SECRET_ACCESS_KEY=\n"
     )
 
 

@@ -20,6 +20,7 @@ import socket
 import stat
 import struct
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 from tidegate.runtime.addresses import NOT_HERE
@@ -195,6 +196,22 @@ def systemd_port(fd: int = _SYSTEMD_FD) -> KeptPort:
         passed.close()
         raise _wrong_sockets(problem)
     return KeptPort(_endpoint_of(passed), [passed])
+
+
+def is_at(endpoint: str, bound: str) -> bool:
+    """Whether a socket at `bound`, as `systemd_port` says it, is where one would listen for this endpoint; True also where nobody
+    can tell."""
+    if _IPC in (endpoint[: len(_IPC)], bound[: len(_IPC)]) or endpoint == bound:
+        return endpoint == bound
+    (host, _, port), (bound_host, _, bound_port) = (each.removeprefix("tcp://").rpartition(":") for each in (endpoint, bound))
+    if port != bound_port:
+        return False
+    try:
+        there = [ip_address(str(address[0])) for _, address in _addresses(host, int(port))]
+        has = ip_address(bound_host.strip("[]"))
+    except (OSError, ValueError):
+        return True
+    return any(each == has or (each.is_unspecified and has.is_unspecified) for each in there)
 
 
 def open_port(endpoint: str, routers: int, environment: Mapping[str, str], pid: int) -> Port:

@@ -88,7 +88,8 @@ class ServiceConfig(msgspec.Struct, frozen=True):
         str,
         Meta(
             description="Where clients connect. Where other machines can connect, clients need access keys (tidegate keys), or "
-            "insecure has to be set.",
+            "insecure has to be set. Where systemd opens the socket (install-service), that of the socket unit counts: give "
+            "install-service again after a change.",
             extra={"flag": "--listen ENDPOINT", "problem": check_endpoint},
         ),
     ] = LISTEN_DEFAULT

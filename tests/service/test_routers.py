@@ -349,8 +349,10 @@ def test_the_socket_of_a_socket_unit_is_served_and_keeps_connections_while_route
     activated: Callable[[int], Service], routers: int
 ) -> None:
     service = activated(routers)
-    service.expect(KILLED_BY_TEST)
+    elsewhere = f"listens on {service.endpoint}, which systemd has opened, and not on tcp://127.0.0.1:1 of the configuration"
+    service.expect(KILLED_BY_TEST, elsewhere)
     assert f"is ready on {service.endpoint}" in service.output
+    assert elsewhere in service.output
     with under_load(service, 8, NAMES, window=8, batch=2) as clients:
         for pid in service.pids_of("router"):
             os.kill(pid, signal.SIGKILL)

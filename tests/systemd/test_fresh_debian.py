@@ -53,6 +53,13 @@ def readme_commands(word: str) -> list[str]:
     return list(block.splitlines())
 
 
+def commands_of(page: str, word: str) -> list[str]:
+    """The same, of a page of the docs."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+    (block,) = [block for block in blocks if word in block]
+    return list(block.splitlines())
+
+
 def readme_app() -> str:
     (text,) = re.findall(r"^```python\n(# counter\.py\n.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     return str(text)
@@ -124,6 +131,14 @@ def test_a_second_user_calls_it_as_the_readme_says(server: Server) -> None:
     assert len(steps) > 1
     for command, expected in steps:
         assert server.typed("bob", command) == expected
+
+
+def test_a_command_that_lacks_a_package_says_a_line_that_installs_it_as_it_stands(server: Server) -> None:
+    lacking = server.type("bob", "tidegate completion bash")
+    assert lacking.returncode == 1
+    (line,) = re.findall(r"\((sudo \S+ -m pip install .*)\)$", lacking.stderr.strip())
+    server.typed("ann", line)
+    assert "_tidegate_classes" in server.typed("bob", "tidegate completion bash")
 
 
 def test_with_access_keys_a_second_user_calls_it_with_a_key_and_not_without(server: Server) -> None:
@@ -262,7 +277,13 @@ def test_a_timer_makes_backups_of_the_running_service_and_the_newest_is_restored
     exported = server.typed("ann", "sudo tidegate export /var/lib/restored --class Counter")
     assert '{"key":"counter","value":404}' in exported  # The next number.
     server.run("rm", "-r", "/var/lib/restored", "/run/systemd/system/tidegate-backup.timer.d")
-    server.typed("ann", "sudo systemctl daemon-reload && sudo systemctl stop tidegate-backup.timer")
+    server.typed("ann", f"sudo systemctl daemon-reload && sudo tidegate install-service {app}")
+    assert "OnCalendar=*:*:0/2\n" in server.run("cat", "/etc/systemd/system/tidegate-backup.timer").stdout
+    assert server.run("systemctl", "is-active", "tidegate-backup.timer").stdout == "active\n"
+    server.typed("ann", f"sudo tidegate install-service {app} --no-backup")
+    assert "tidegate-backup" not in server.run("systemctl", "list-unit-files").stdout
+    server.wait_until(lambda: not told(), "that none are expected")
+    assert len(server.run("ls", place).stdout.split()) == 1, "what was made stays"
 
 
 def test_a_stop_is_clean_and_whoever_connects_then_starts_it_again(server: Server) -> None:
@@ -328,6 +349,25 @@ def test_a_service_whose_port_is_taken_is_told_so_and_starts_when_it_is_free(ser
     server.wait_until(lambda: server.state("vault")["ActiveState"] == "active", "the start", within_s=120)
     server.typed("ann", "sudo tidegate uninstall-service --name vault")
     server.typed("ann", "sudo systemctl start tidegate.socket tidegate.service")
+
+
+def test_a_service_for_other_machines_as_operations_say_asks_for_the_key_that_was_made_before_it(server: Server) -> None:
+    for line in commands_of("docs/operations.md", "--name net"):
+        server.typed("ann", line)
+    call = "tidegate call Counter alice get_unique_number --timeout 5 --connect"
+    assert server.type("ann", f"{call} tcp://127.0.0.1:7713").returncode == 1
+    assert server.typed("ann", f"sudo {call} tcp://127.0.0.1:7713 --key-file web.key") == "0\n"
+    assert server.run("stat", "-c", "%U", "/var/lib/net/access.json").stdout == "net\n"
+    server.typed("ann", "sudo sed -i 's/:7713/:7714/' /etc/net/tidegate.toml && sudo systemctl restart net")
+    warned = "listens on tcp://0.0.0.0:7713, which systemd has opened, and not on tcp://0.0.0.0:7714"
+    assert warned in server.run("journalctl", "--no-pager", "-u", "net").stdout
+    server.typed("ann", "sudo tidegate install-service /srv/counter/counter.py --name net")
+    assert server.typed("ann", f"sudo {call} tcp://127.0.0.1:7714 --key-file web.key") == "100\n"
+    server.typed("ann", "sudo mkdir /var/lib/net.before-20261130T040000Z")
+    kept = server.typed("ann", "sudo tidegate uninstall-service --name net --dry-run")
+    assert "would keep /var/lib/net.before-20261130T040000Z" in kept
+    server.typed("ann", "sudo tidegate uninstall-service --name net --purge")
+    assert server.run("sh", "-c", "ls -d /etc/net /var/lib/net /var/lib/net.*").stdout == ""
 
 
 def test_an_uninstallation_as_the_readme_says_keeps_data_and_a_purge_leaves_nothing(server: Server) -> None:

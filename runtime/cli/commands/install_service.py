@@ -14,13 +14,25 @@ from tidegate.runtime.cli.configuration import read_app
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import machine
-from tidegate.runtime.install.plan import NAME_DEFAULT, Found, Places, Step, Wanted, Write, install
+from tidegate.runtime.install.plan import (
+    EVERY_DEFAULT,
+    NAME_DEFAULT,
+    BackupTimer,
+    Found,
+    Places,
+    Step,
+    Wanted,
+    Write,
+    backups_there,
+    install,
+)
 from tidegate.runtime.supervisor.config import Sources, put_together
 from tidegate.runtime.wire.supervisor_messages import split_app
 
 _EPILOG = """Writes a unit, a socket unit, a user, folders, a commented configuration and a file for variables; enables and starts
 the service. Given again, after an upgrade say, it writes the units anew, restarts the service, and leaves alone what
-is yours: configuration, variables, secrets, data. Needs root; --dry-run does not, and changes nothing.
+is yours: configuration, variables, secrets, data, and where and when backups are made. Needs root; --dry-run does not,
+and changes nothing.
 
 The app stays where it is, and has to be where services may read: under /srv, say. After a change of it:
 systemctl reload tidegate.
@@ -31,6 +43,7 @@ examples:
   sudo tidegate install-service shop.objects                              a module of the same environment
   sudo tidegate install-service /srv/shop/app.py --secret db=db.txt       a file for the app in $CREDENTIALS_DIRECTORY
   sudo tidegate install-service /srv/shop/app.py --backup /mnt/backups/shop                  a timer that makes backups
+  sudo tidegate install-service /srv/shop/app.py --no-backup                                 no such timer any longer
   sudo tidegate install-service /srv/b/app.py --name b --listen tcp://127.0.0.1:7712         a second service
   sudo tidegate install-service /srv/c/app.py --name c --listen ipc:///run/c.sock            for users of group c only
 """
@@ -47,9 +60,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--secret", metavar="NAME=FILE", type=_secret, action="append", default=[], help=what)
     parser.add_argument("--no-start", action="store_true", help="install and enable it only")
     what = "make backups there: an absolute path, or s3://BUCKET/PREFIX (see `tidegate backup`)"
-    parser.add_argument("--backup", metavar="DEST", help=what)
-    what = "how often, as timers of systemd say it (default: %(default)s)"
-    parser.add_argument("--backup-every", metavar="CALENDAR", default="hourly", help=what)
+    backups = parser.add_mutually_exclusive_group()
+    backups.add_argument("--backup", metavar="DEST", help=f"{what}; given once, they stay until --no-backup")
+    backups.add_argument("--no-backup", action="store_true", help="make no more of them; what was made stays")
+    what = f"how often, as timers of systemd say it (default: as it was, else {EVERY_DEFAULT})"
+    parser.add_argument("--backup-every", metavar="CALENDAR", help=what)
     add_how(parser)
 
 
@@ -86,9 +101,8 @@ def run(options: argparse.Namespace) -> int:
     program = machine.program()
     found = look(places)
     secrets = {name: machine.read_secret(name, path) for name, path in options.secret}
-    due_h = machine.due_h(options.backup_every) if options.backup is not None else 0
-    backups = options.backup, options.backup_every, due_h
-    wanted = Wanted(app, program, options.listen, secrets, not options.no_start, *backups)
+    backups = _backups(options, places, found)
+    wanted = Wanted(app, program, options.listen, secrets, not options.no_start, backups, not options.no_backup)
     steps = install(places, wanted, found, machine.template, LISTEN_DEFAULT)
     follow("install-service", steps, options)
     if not options.dry_run and not options.json:
@@ -97,6 +111,19 @@ def run(options: argparse.Namespace) -> int:
         starts = found.booted and wanted.start
         print(f"{options.name} {'is ready' if starts else 'starts with the machine'}; how it is: tidegate status{elsewhere}")
     return EXIT_OK
+
+
+def _backups(options: argparse.Namespace, places: Places, found: Found) -> BackupTimer | None:
+    """As they are asked for now; what is not asked for is as it was. Raises OperatorError."""
+    there = backups_there(places, found)
+    dest = options.backup or (there[0] if there is not None else None)
+    if options.no_backup or dest is None:
+        if options.backup_every is not None:
+            hint = "name the place with --backup DEST"
+            raise OperatorError("install-service", f"--backup-every {options.backup_every}", "no backups are made", hint)
+        return None
+    every = options.backup_every or (there[1] if there is not None else EVERY_DEFAULT)
+    return BackupTimer(dest, every, machine.due_h(every))
 
 
 def look(places: Places) -> Found:

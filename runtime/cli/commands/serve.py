@@ -31,10 +31,11 @@ from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_LASTS, EXIT_OK, fail
 from tidegate.runtime.cli.pages import plural
 from tidegate.runtime.cli.version import version
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.logs.capture import start_log
 from tidegate.runtime.logs.output import Outputs
 from tidegate.runtime.options.option import Option
-from tidegate.runtime.sockets.port import Port, keep_port, open_port
+from tidegate.runtime.sockets.port import Port, is_at, keep_port, open_port
 from tidegate.runtime.supervisor.access_file import is_open_to_others, read_access
 from tidegate.runtime.supervisor.access_watch import AccessWatch
 from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, merge
@@ -155,6 +156,10 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
         # Not before the directory is open: until then routers of an earlier service, whose supervisor died, may listen there.
         port = open_port(config.service.listen, routers, os.environ, os.getpid())
         stack.callback(port.close)
+        if ("service", "listen") in configuration.origins and not is_at(config.service.listen, port.endpoint):
+            hint = "to change that of the socket unit, give `tidegate install-service` again"
+            text = "listens on %s, which systemd has opened, and not on %s of the configuration: %s"
+            log.warning(text, port.endpoint, config.service.listen, hint)
         config = merge(config, {"service": {"listen": port.endpoint}}, "listen")
         _check_listen(config, access)
         metrics = None
@@ -221,7 +226,7 @@ def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | 
     try:
         from tidegate.shard.replicated.founding import find_or_found  # Here, because others need no NATS.
     except ModuleNotFoundError as error:
-        hint = "install it: pip install 'tidegate[cluster]'"
+        hint = f"install it: {how_to_install('tidegate[cluster]')}"
         raise OperatorError("use the cluster", cluster.name, f"there is no {error.name}", hint) from error
     founding = find_or_found(cluster.servers, cluster.name, shards_if_new)
     return open_directory(path, founding.shards, founding.id)

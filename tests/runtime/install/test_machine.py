@@ -101,6 +101,26 @@ def test_users_and_data_of_others_are_told_from_ours(tmp_path: Path, monkeypatch
         assert machine.look(Places("shop"), None, None).data == owner
 
 
+def test_keys_that_were_made_before_the_service_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Places, "data", str(tmp_path))
+    (tmp_path / "lost+found").mkdir()
+    assert machine.look(Places("shop"), None, None).data == "nobody"
+    assert main(["keys", "new", "web", "--data", str(tmp_path), "--out", str(tmp_path.parent / "web.key")]) == 0
+    assert machine.look(Places("shop"), None, None).data == "ours"
+
+
+def test_copies_of_the_data_are_found_beside_it_and_those_of_others_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Places, "data", str(tmp_path / "shop"))
+    ours = [f"shop.{name}" for name in ("before-20261130T040000Z", "before-20261130T040000Z-ab12", "being-made-0a1b2c3d")]
+    for name in (*ours, "shop", "shop2.before-x", "shop.other", "a.shop.before-x"):
+        (tmp_path / name).mkdir()
+    assert machine.look(Places("shop"), None, None).copies == tuple(str(tmp_path / name) for name in ours)
+    monkeypatch.setattr(Places, "data", str(tmp_path / "none" / "shop"))
+    assert machine.look(Places("shop"), None, None).copies == ()
+
+
 def test_a_secret_that_cannot_be_read_or_handed_on_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"x" * (machine.SECRET_BYTES_MAX + 1))
     for path in (tmp_path / "none", tmp_path, tmp_path / "long", Path("/dev/zero")):

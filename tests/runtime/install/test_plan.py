@@ -8,7 +8,20 @@ import pytest
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install.machine import template
-from tidegate.runtime.install.plan import Found, Keep, Places, Remove, Run, Step, Wanted, Write, install, uninstall
+from tidegate.runtime.install.plan import (
+    BackupTimer,
+    Found,
+    Keep,
+    Places,
+    Remove,
+    Run,
+    Step,
+    Wanted,
+    Write,
+    backups_there,
+    install,
+    uninstall,
+)
 from tidegate.runtime.install.units import MARK
 
 DEFAULT = "tcp://127.0.0.1:7711"
@@ -159,7 +172,8 @@ def test_data_of_others_is_not_purged() -> None:
         uninstall(PLACES, dataclasses.replace(after(planned()), data="others"), purge=True)
 
 
-BACKED_UP = dataclasses.replace(WANTED, backup="/mnt/backups/shop", backup_every="daily", backup_due_h=37)
+DAILY = BackupTimer("/mnt/backups/shop", "daily", 37)
+BACKED_UP = dataclasses.replace(WANTED, backups=DAILY)
 
 
 def test_backups_that_are_asked_for_have_a_timer_of_their_own_and_go_with_the_service() -> None:
@@ -168,12 +182,11 @@ def test_backups_that_are_asked_for_have_a_timer_of_their_own_and_go_with_the_se
     assert "OnCalendar=daily\n" in timer
     command = "tidegate backup /mnt/backups/shop --data /var/lib/shop --full-every 7 --keep 4"
     assert f"\nExecStart=/opt/tidegate/bin/{command} --due-after 37\n" in service
-    unknown = written(planned(dataclasses.replace(BACKED_UP, backup_due_h=0)))[PLACES.backups[1]].text
+    unknown = written(planned(dataclasses.replace(WANTED, backups=dataclasses.replace(DAILY, due_h=0))))[PLACES.backups[1]].text
     assert f"{command}\n" in unknown, "nothing is expected where nobody knows when"
     assert commands(steps)[-1] == ("systemctl", "--quiet", "enable", "--now", "shop-backup.timer")
     found = after(steps)
     assert not written(planned(BACKED_UP, found))
-    assert not {*PLACES.backups} & {*written(planned(found=found))}, "an installation that says nothing of them leaves them alone"
     gone = uninstall(PLACES, found)
     assert {step.path for step in gone if isinstance(step, Remove)} >= {*PLACES.backups, PLACES.backup_stamp}
     assert commands(gone)[0][:5] == ("systemctl", "--quiet", "disable", "--now", "shop-backup.timer")
@@ -181,8 +194,67 @@ def test_backups_that_are_asked_for_have_a_timer_of_their_own_and_go_with_the_se
 
 @pytest.mark.parametrize(
     ("backup", "every"),
-    [("backups", "daily"), ("/mnt/with space", "daily"), ("s3://shop/%N", "daily"), ("/mnt/b", "daily\nExecStart=x")],
+    [
+        ("backups", "daily"),
+        ("/mnt/with space", "daily"),
+        ("/var/lib/shop/b", "daily"),
+        ("/mnt/../run/shop", "daily"),
+        ("s3://shop/%N", "daily"),
+        ("/mnt/b", "daily\nExecStart=x"),
+    ],
 )
 def test_a_place_or_a_time_that_units_would_read_as_something_else_is_refused(backup: str, every: str) -> None:
     with pytest.raises(OperatorError):
-        planned(dataclasses.replace(WANTED, backup=backup, backup_every=every))
+        planned(dataclasses.replace(WANTED, backups=BackupTimer(backup, every)))
+
+
+def test_an_upgrade_writes_the_units_of_backups_anew_as_they_were_asked_for() -> None:
+    found = after(planned(BACKED_UP))
+    assert backups_there(PLACES, found) == ("/mnt/backups/shop", "daily")
+    older = {**found.files, PLACES.backups[1]: found.files[PLACES.backups[1]].replace("ProtectSystem=strict\n", "")}
+    steps = planned(BACKED_UP, dataclasses.replace(found, files=older))
+    assert set(written(steps)) == {PLACES.backups[1]}
+    assert commands(steps)[-1] == ("systemctl", "--quiet", "enable", "--now", "shop-backup.timer")
+
+
+def test_units_of_backups_that_say_it_otherwise_stay_as_they_are_and_that_is_said() -> None:
+    found = after(planned(BACKED_UP))
+    changed = {**found.files, PLACES.backups[1]: f"{MARK}\n[Service]\nExecStart=/usr/local/bin/mine\n"}
+    found = dataclasses.replace(found, files=changed)
+    assert backups_there(PLACES, found) is None
+    steps = planned(found=found)
+    assert not {*PLACES.backups} & {*written(steps)}
+    assert {step.path for step in steps if isinstance(step, Keep) and "by hand" in step.why} == {*PLACES.backups}
+
+
+def test_backups_that_are_no_longer_wanted_go_with_their_timer_and_nothing_is_expected_of_them() -> None:
+    unwanted = dataclasses.replace(WANTED, keep_backups=False)
+    steps = planned(unwanted, after(planned(BACKED_UP)))
+    assert ("systemctl", "--quiet", "disable", "--now", "shop-backup.timer") in commands(steps)
+    assert [step.path for step in steps if isinstance(step, Remove)] == [*PLACES.backups, PLACES.backup_stamp]
+    forget = ("/opt/tidegate/bin/tidegate", "backup", "/mnt/backups/shop", "--data", "/var/lib/shop", "--forget")
+    assert ("runuser", "-u", "shop", "--", *forget) in commands(steps)
+    assert not any("shop-backup.timer" in command for command in commands(steps) if "enable" in command)
+    assert steps.index(Remove(PLACES.backups[0])) < steps.index(Run(("systemctl", "daemon-reload")))
+    assert planned(unwanted) == planned()
+
+
+def test_who_asks_a_store_is_in_a_file_that_the_service_does_not_see() -> None:
+    steps = planned(dataclasses.replace(WANTED, backups=BackupTimer("s3://backups/shop")))
+    units = written(steps)
+    assert (units["/etc/shop/backup-environment"].mode, "AWS_" in units["/etc/shop/environment"].text) == (0o600, False)
+    assert "\nEnvironmentFile=-/etc/shop/backup-environment\n" in units[PLACES.backups[1]].text
+    assert "/etc/shop/environment" not in units[PLACES.backups[1]].text
+    assert "backup-environment" not in units[PLACES.service].text
+    assert "/etc/shop/backup-environment" not in written(planned(BACKED_UP)), "a folder asks nobody"
+    found = after(steps, backup_environment=True)
+    assert Keep("/etc/shop/backup-environment", "yours") in planned(WANTED, found) + planned(BACKED_UP, found)
+    assert Remove("/etc/shop/backup-environment") in uninstall(PLACES, found, purge=True)
+
+
+def test_copies_of_the_data_beside_it_are_named_and_purged_with_it() -> None:
+    copies = ("/var/lib/shop.before-20261130T040000Z", "/var/lib/shop.being-made-1234")
+    found = after(planned(), copies=copies)
+    assert {*copies} <= {step.path for step in uninstall(PLACES, found) if isinstance(step, Keep)}
+    removed = [step for step in uninstall(PLACES, found, purge=True) if isinstance(step, Remove)]
+    assert {Remove(path, whole=True) for path in copies} <= {*removed}

@@ -121,7 +121,7 @@ def test_the_units_of_backups_name_nothing_of_the_template(dest: str) -> None:
     rest = (made + timer).replace("/opt/x/bin/tidegate", "").replace("tidegate install-service", "")
     assert "tidegate" not in rest.replace("see tidegate-backup.service", "")
     assert "--keep 4 --due-after 37\n" in made
-    assert made.count(dest) == (4 if dest.startswith("/") else 1)
+    assert made.count(dest) == (5 if dest.startswith("/") else 1)
     assert "OnCalendar=Mon *-*-* 03:00:00\n" in timer
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.sockets.port import KeptPort, Port, SharedPort, keep_port, open_port, start_listening, systemd_port
+from tidegate.runtime.sockets.port import KeptPort, Port, SharedPort, is_at, keep_port, open_port, start_listening, systemd_port
 
 _ANOTHER_USER = 65_534
 
@@ -306,6 +306,29 @@ def test_every_router_accepts_from_the_one_socket_of_systemd() -> None:
             routers[0].accept()
         close(*clients, *got, *routers)
         unit.close()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "bound", "same"),
+    [
+        ("tcp://127.0.0.1:7711", "tcp://127.0.0.1:7711", True),
+        ("tcp://localhost:7711", "tcp://127.0.0.1:7711", True),
+        ("tcp://lo:7711", "tcp://127.0.0.1:7711", True),
+        ("tcp://*:7711", "tcp://[::]:7711", True),
+        ("tcp://0.0.0.0:7711", "tcp://[::]:7711", True),
+        ("tcp://no.such.name.invalid:7711", "tcp://127.0.0.1:7711", True),
+        ("ipc:///run/shop.sock", "ipc:///run/shop.sock", True),
+        ("tcp://127.0.0.1:7712", "tcp://127.0.0.1:7711", False),
+        ("tcp://0.0.0.0:7711", "tcp://127.0.0.1:7711", False),
+        ("tcp://[::1]:7711", "tcp://127.0.0.1:7711", False),
+        ("ipc:///run/shop.sock", "tcp://127.0.0.1:7711", False),
+        ("tcp://127.0.0.1:7711", "ipc:///run/shop.sock", False),
+    ],
+)
+def test_a_socket_of_systemd_that_is_elsewhere_than_one_is_told_to_listen_is_noticed(
+    endpoint: str, bound: str, same: bool
+) -> None:
+    assert is_at(endpoint, bound) is same
 
 
 def test_a_unix_socket_of_systemd_is_named_by_its_path(tmp_path: os.PathLike[str]) -> None:
