@@ -121,3 +121,11 @@ def test_a_client_of_another_language_prints_the_next_number(service: RealServic
 @pytest.mark.parametrize("client", sorted(path for path in EXAMPLES.glob("*/client.*")), ids=lambda path: path.parent.name)
 def test_an_example_client_is_short(client: Path) -> None:
     assert len(client.read_text().splitlines()) <= (40 if client.parent.name == "plain" else 35)
+
+
+@pytest.mark.parametrize("client", sorted(path for path in EXAMPLES.glob("*/client.*")), ids=lambda path: path.parent.name)
+def test_an_example_client_that_takes_a_key_tries_again_less_and_less_often(client: Path) -> None:
+    """Where the service's key is a wrong one libzmq would try seven times a second for ever: docs/security.md."""
+    text = client.read_text()
+    if "TIDEGATE_KEY_FILE" in text:
+        assert "RECONNECT_IVL_MAX" in text or "reconnectMaxInterval: " in text

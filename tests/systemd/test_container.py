@@ -11,7 +11,7 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,15 +69,17 @@ def read_containerfile(text: str) -> Image:
 
 
 IMAGE = read_containerfile((ROOT / "Containerfile").read_text())
+HEALTHY = " ".join(json.loads(re.sub(r"^.*CMD ", "", IMAGE.says["HEALTHCHECK"])))
 
 
 class Container:
-    def __init__(self, context: Path, data: Path, log: Path) -> None:
+    def __init__(self, context: Path, data: Path, log: Path, *, more: Sequence[str] = (), argv: Sequence[str] = ()) -> None:
+        """`more`: for systemd-nspawn; `argv`: in the place of what the image says as CMD."""
         script = context / "build.sh"
         script.write_text("\n".join(IMAGE.steps))
-        command = json.loads(IMAGE.says["ENTRYPOINT"]) + json.loads(IMAGE.says["CMD"])
+        command = json.loads(IMAGE.says["ENTRYPOINT"]) + (list(argv) or json.loads(IMAGE.says["CMD"]))
         as_said = [f"--user={IMAGE.says['USER']}", f"--setenv={IMAGE.says['ENV']}", f"--chdir={IMAGE.says['WORKDIR']}"]
-        contain = [str(HERE / "contain.sh"), str(DEBIAN), str(context), str(data), str(script), *as_said, "--", *command]
+        contain = [str(HERE / "contain.sh"), str(DEBIAN), str(context), str(data), str(script), *as_said, *more, "--", *command]
         self._log = log
         with open(log, "w") as output:
             self.process = subprocess.Popen([*ALONE, *contain], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
@@ -98,8 +100,10 @@ class Container:
 
     def execute(self, command: str) -> subprocess.CompletedProcess[str]:
         """In the container, as its user."""
+        said = Path(f"/proc/{self.init}/environ").read_text().split("\0")
+        own = [each for each in said if each.startswith("TIDEGATE_")]
         enter = ["nsenter", "-t", self.init, "-m", "-u", "-i", "-p", "-n", "-S", str(UID), "-G", str(UID), "--"]
-        return run(*enter, "env", "-i", IMAGE.says["ENV"], "sh", "-c", command)
+        return run(*enter, "env", "-i", IMAGE.says["ENV"], *own, "sh", "-c", command)
 
     def stop(self) -> int:
         """As an engine does; the exit code."""
@@ -151,10 +155,27 @@ def test_the_image_serves_as_process_1_is_healthy_stops_when_asked_and_keeps_its
             "serve",
             "--data",
         ]
-        healthy = container.execute(" ".join(json.loads(re.sub(r"^.*CMD ", "", IMAGE.says["HEALTHCHECK"]))))
+        healthy = container.execute(HEALTHY)
         assert healthy.returncode == 0, healthy.stderr
         assert container.stop() == 0, container.output()
         assert "stopping: answering what is in flight" in container.output()
+
+
+def test_the_recipe_of_a_unix_socket_is_healthy(context: Path, data: Path, tmp_path: Path, start: list[Container]) -> None:
+    """The words of the page, but for the folder."""
+    page = (ROOT / "docs" / "containers.md").read_text()
+    (shared, variable, listen) = re.findall(r"--volume (\S+):\S+ --env (\S+) … /srv/app.py --listen (\S+)`", page)[0]
+    folder = tmp_path / "shared"
+    folder.mkdir(0o700)
+    os.chown(folder, UID, UID)
+    more = [f"--bind={folder}:{shared}", f"--setenv={variable}"]
+    argv = [*json.loads(IMAGE.says["CMD"]), "--listen", listen]
+    start.append(container := Container(context, data, tmp_path / "log", more=more, argv=argv))
+    container.wait_until_ready()
+    healthy = container.execute(HEALTHY)
+    assert healthy.returncode == 0, healthy.stderr
+    assert container.execute(CALL).stdout == "0\n"
+    assert (folder / Path(listen).name).is_socket()
 
 
 def test_the_page_names_the_user_and_the_files_of_the_image() -> None:

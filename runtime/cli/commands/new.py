@@ -17,8 +17,9 @@ from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
 
-_EPILOG = """An app with one class, its tests, pyproject.toml, and a README that says how it is put on a server
-(tidegate install-service). NAME is a folder that does not exist yet, or is empty; its last part names the app.
+_EPILOG = """An app with one class and settings of its own, its tests, pyproject.toml, a configuration, a Containerfile, and a
+README that says how it is put on a server (tidegate install-service). NAME is a folder that does not exist yet, or is
+empty; its last part names the app.
 
 examples:
   tidegate new shop && cd shop && tidegate serve shop.py --dev

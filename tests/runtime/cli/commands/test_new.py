@@ -11,6 +11,7 @@ import pytest
 
 from tests.docs.test_pages import blocks, steps
 from tests.support.service import Serve
+from tests.support.wheel import ROOT
 from tidegate.runtime.cli.cli import main
 
 
@@ -51,12 +52,13 @@ def test_the_tests_of_a_new_project_pass_and_its_types_and_style_are_clean(
     said = make("corner-shop", capsys)
     assert "tidegate serve corner_shop.py --dev" in said
     project = here / "corner-shop"
-    files = {".gitignore", "README.md", "corner_shop.py", "pyproject.toml"}
+    files = {".gitignore", "Containerfile", "README.md", "corner_shop.py", "pyproject.toml", "tidegate.toml"}
     assert set(contents(project)) == files | {"tests/test_corner_shop.py"}
     checked(sys.executable, "-m", "ruff", "check", "--isolated", "--extend-select", "I", ".", cwd=project)
     checked(sys.executable, "-m", "ruff", "format", "--isolated", "--check", ".", cwd=project)
     checked(sys.executable, "-m", "mypy", "--strict", "corner_shop.py", "tests", cwd=project)
     checked(sys.executable, "-m", "pytest", "-q", cwd=project)
+    checked(sys.executable, "-m", "tidegate", "config", "check", "tidegate.toml", cwd=project)
 
 
 @pytest.mark.timeout(400)
@@ -75,6 +77,23 @@ def test_what_the_readme_of_a_new_project_shows_is_what_happens(
             assert (ran.stdout or ran.stderr).strip() == expected, command
             done += 1
     assert done == 3
+
+
+def test_the_containerfile_of_a_new_project_is_that_of_the_tree_with_its_app(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Which tests/systemd/test_container.py carries out."""
+    make("till", capsys)
+
+    def lines(path: Path) -> list[str]:
+        return [line for line in path.read_text().splitlines() if not line.startswith(("#", "COPY", "CMD"))]
+
+    made = here / "till" / "Containerfile"
+    assert lines(made) == lines(ROOT / "Containerfile")
+    copied = [line.split()[1:] for line in made.read_text().splitlines() if line.startswith("COPY")]
+    assert copied == [["tidegate-*.whl", "/tmp/"], ["till.py", "/srv/till.py"], ["tidegate.toml", "/srv/tidegate.toml"]]
+    assert all(source.endswith(".whl") or (here / "till" / source).exists() for source, _ in copied)
+    assert 'CMD ["--config", "/srv/tidegate.toml"]' in made.read_text()
 
 
 def test_a_folder_with_something_in_it_and_a_file_are_left_as_they_are(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
