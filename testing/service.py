@@ -22,6 +22,7 @@ from tidegate.runtime.wire.pending import PendingCall
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Message, Origin, Request, encode
 from tidegate.runtime.wire.stub import names_of
 from tidegate.shard.host.settings import HostSettings
+from tidegate.shard.loop.task import settable
 from tidegate.shard.objects.methods import AppError, ObjectClass
 from tidegate.shard.objects.object import DurableObject
 from tidegate.testing.clock import Clock, WallClock
@@ -262,7 +263,7 @@ class SimulatedService:
             else:
                 call.future.set_result(call.decode(raw))
         except Exception as exc:  # What a type's own code raises, or cannot be sent.
-            call.future.set_exception(exc)
+            call.future.set_exception(settable(exc))
 
     def _ended(self, class_name: str, name: str, event: CallEvent, done: asyncio.Future[Any]) -> None:
         outcome: tuple[bool, Any] | None = None

@@ -21,6 +21,7 @@ from random import Random
 from typing import Any
 
 from tidegate.shard.loop.callbacks import with_gated_callbacks
+from tidegate.shard.loop.task import settable
 from tidegate.shard.loop.transports import with_gated_transports
 from tidegate.testing.connections import ConnectedLoop
 
@@ -276,7 +277,7 @@ def _settle(future: asyncio.Future[Any], value: Any, error: BaseException | None
     if future.cancelled():
         return
     if error is not None:
-        future.set_exception(error)
+        future.set_exception(settable(error))
     else:
         future.set_result(value)
 

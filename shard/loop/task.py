@@ -226,7 +226,7 @@ class ObjectTask(asyncio.Future[Any]):
             super().cancel(self._cancel_message)
         except BaseException as exc:  # SystemExit too: an object's code must not end the worker.
             leave_frame(exc)
-            super().set_exception(_settable(exc))
+            super().set_exception(settable(exc))
             loop.call_soon_directly(forget_locals, this_frame(), context=NEUTRAL)
         else:
             error = None
@@ -362,7 +362,7 @@ class ObjectTask(asyncio.Future[Any]):
         elif error is None:
             super().set_result(result)
         else:
-            super().set_exception(_settable(error))
+            super().set_exception(settable(error))
             self.exception()  # Retrieved: the caller is told.
 
     def drive_with(self, driver: Any, references_max: int) -> ObjectTask:
@@ -421,8 +421,9 @@ def _of_task(task: ObjectTask, *_: Any) -> Runs:
 enters(ObjectTask, "_step", _of_task)
 
 
-def _settable(error: BaseException) -> BaseException:
-    """What whoever waits for a task is given: SystemExit and the like are no business of others."""
+def settable(error: BaseException) -> BaseException:
+    """What whoever waits for somebody's code is given: SystemExit and the like are no business of others, and a future takes no
+    StopIteration."""
     if issubclass(type(error), Exception) and not issubclass(type(error), StopIteration):
         return error
     escaped = RuntimeError(f"{line_of(error)}")

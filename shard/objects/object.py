@@ -134,7 +134,7 @@ class DurableObject:
         `multiprocessing` can send them (a function of a module, plain values). Other events are delivered meanwhile, as with any
         await. If the object is reset, work under way goes on to its end and its result is dropped. Raises TypeError for what
         cannot be sent, Overloaded, TimeoutError for a function that was not done after `[service] offload_s` and was killed, and
-        RuntimeError if the process ended."""
+        RuntimeError if the process ended, or for a result or an exception that cannot come back: then the function has run."""
         return cast("T", await self._activation.host.offload.run(function, args, keywords))
 
     def abort(self, reason: str = "aborted") -> NoReturn:

@@ -3,6 +3,7 @@
 Guarantee: arguments are taken at the call; the result comes back through the input gate, as whatever an object waits for.
 The processes have nothing of the service (see `worker/forks`), run on all cores behind the workers, and end with their worker.
 A function that takes longer than its bound is killed with its process, and with nothing else: the next one gets a new process.
+Whatever a function returns or raises, whoever waits is answered: what cannot come back as itself is named in a RuntimeError.
 
 Rule: nothing is started before the first use. Processes are forked, so that they know the app's modules as the worker does.
 """
@@ -18,10 +19,13 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.reduction import ForkingPickler
-from typing import Any
+from traceback import format_exception
+from typing import Any, NamedTuple
 
 from tidegate.runtime.errors import Overloaded
 from tidegate.runtime.limits import OFFLOADED_MAX
+from tidegate.runtime.wire.exceptions import line_of
+from tidegate.shard.loop.task import settable
 from tidegate.shard.neutral import NEUTRAL
 
 NICENESS = 5
@@ -42,7 +46,7 @@ class _Job:
         if error is None:
             self.result.set_result(result)
         else:
-            self.result.set_exception(error)
+            self.result.set_exception(settable(error))
             self.result.exception()  # Retrieved: whoever asked may never look.
 
 
@@ -114,10 +118,10 @@ class _Seat:
         """Raises OSError or RuntimeError if no process or thread can be started."""
         self._late = False
         try:
-            done = self._process().submit(run_packed, job.work)
+            done = self._process().submit(run_packed, job.name, job.work)
         except BrokenProcessPool:  # It has ended since: of this function nothing has been done.
             self.kill()
-            done = self._process().submit(run_packed, job.work)
+            done = self._process().submit(run_packed, job.name, job.work)
         timer = self._loop.call_later(self._bound_s, self._on_bound, context=NEUTRAL)
         done.add_done_callback(lambda done: self._hand_over(job, timer, done))
 
@@ -139,21 +143,28 @@ class _Seat:
         self._late = True
         self.kill()
 
-    def _hand_over(self, job: _Job, timer: asyncio.TimerHandle, done: Future[Any]) -> None:
-        """In any thread."""
+    def _hand_over(self, job: _Job, timer: asyncio.TimerHandle, done: Future[Outcome]) -> None:
+        """In any thread: to put a large result together takes its time."""
         try:
-            self._loop.call_soon_threadsafe(self._ended, job, timer, done, context=NEUTRAL)
+            error, result = unpacked(job.name, done.result())
+        except BaseException as exc:  # Of the pool: what the function raised is in its outcome.
+            error, result = exc, None
+        try:
+            self._loop.call_soon_threadsafe(self._ended, job, timer, done, error, result, context=NEUTRAL)
         except RuntimeError:  # The loop is closed: the worker ends.
             pass
 
-    def _ended(self, job: _Job, timer: asyncio.TimerHandle, done: Future[Any]) -> None:
+    def _ended(
+        self, job: _Job, timer: asyncio.TimerHandle, done: Future[Outcome], error: BaseException | None, result: Any
+    ) -> None:
         timer.cancel()
-        error = None if done.cancelled() else done.exception()
-        if done.cancelled() or isinstance(error, BrokenProcessPool):
-            self.kill()
-            error = self._killed(job.name) if self._late else _ended_by_itself(job.name)
-        job.settle(error, done.result() if error is None else None)
-        self._freed(self)
+        try:
+            if done.cancelled() or isinstance(done.exception(), BrokenProcessPool):
+                self.kill()
+                error = self._killed(job.name) if self._late else _ended_by_itself(job.name)
+            job.settle(error, result)
+        finally:
+            self._freed(self)
 
     def _killed(self, name: str) -> TimeoutError:
         return TimeoutError(f"offload: {name} was not done after {self._bound_s:g} s and was killed ([service] offload_s)")
@@ -166,15 +177,77 @@ def _ended_by_itself(name: str) -> RuntimeError:
     return RuntimeError(f"offload: the process that ran {name} ended: what it did is unknown")
 
 
+class InOtherProcess(Exception):
+    """What was raised there, as its traceback told it: the cause of what is raised here."""
+
+    def __init__(self, story: str) -> None:
+        super().__init__(f'\n"""\n{story}"""')
+
+
+class Outcome(NamedTuple):
+    """What came of a function, as it travels: the pool unpickles nothing that an app has made, since it takes what fails there
+    for the end of the process."""
+
+    value: bytes
+    """The result, or the exception, pickled."""
+    raised: str = ""
+    """What the exception says, for whoever cannot have it itself; empty of a result."""
+    story: str = ""
+    """The traceback of the exception."""
+
+
 def packed(function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[str, bytes]:
     """The name of the function, and what `run_packed` takes. Raises TypeError for what cannot be sent to another process."""
     name = getattr(function, "__qualname__", repr(function))
     try:
         return name, bytes(ForkingPickler.dumps((function, args, keywords)))
     except Exception as exc:
-        raise TypeError(f"offload: {name} or its arguments cannot be sent to another process: {exc}; {_ADVICE}") from exc
+        raise _unsendable(name, exc) from exc
 
 
-def run_packed(work: bytes) -> Any:
-    function, args, keywords = ForkingPickler.loads(work)
-    return function(*args, **keywords)
+def run_packed(name: str, work: bytes) -> Outcome:
+    """In the other process. Raises nothing."""
+    try:
+        try:
+            function, args, keywords = ForkingPickler.loads(work)
+        except Exception as exc:
+            raise _unsendable(name, exc) from exc
+        result = function(*args, **keywords)
+    except BaseException as exc:
+        return _of_error(name, exc)
+    try:
+        return Outcome(bytes(ForkingPickler.dumps(result)))
+    except Exception as exc:
+        return _of_error(name, _lost(name, "", exc))
+
+
+def unpacked(name: str, outcome: Outcome) -> tuple[BaseException | None, Any]:
+    """Where the function was offloaded: what it raised, or None and its result."""
+    try:
+        value = ForkingPickler.loads(outcome.value)
+        if not outcome.raised:
+            return None, value
+        value.__cause__ = InOtherProcess(outcome.story)
+        return value.with_traceback(None), None
+    except BaseException as exc:  # Code of the app: a constructor with other arguments than those it has handed on.
+        error = _lost(name, outcome.raised, exc)
+        error.__cause__ = InOtherProcess(outcome.story) if outcome.story else exc
+        return error, None
+
+
+def _of_error(name: str, error: BaseException) -> Outcome:
+    raised, story = line_of(error), "".join(format_exception(error))
+    try:
+        value = bytes(ForkingPickler.dumps(error))
+    except Exception as exc:
+        value = bytes(ForkingPickler.dumps(_lost(name, raised, exc)))
+    return Outcome(value, raised, story)
+
+
+def _lost(name: str, raised: str, error: BaseException) -> RuntimeError:
+    what = f"raised {raised}, an exception" if raised else "returned a value"
+    return RuntimeError(f"offload: {name} has {what} that cannot come back from another process: {line_of(error)}")
+
+
+def _unsendable(name: str, error: Exception) -> TypeError:
+    return TypeError(f"offload: {name} or its arguments cannot be sent to another process: {error}; {_ADVICE}")

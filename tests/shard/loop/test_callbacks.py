@@ -554,3 +554,20 @@ async def test_what_the_protocol_of_a_connection_schedules_waits_for_the_gate_on
     await world.settle()
     assert (["in", "out", "listener"] if own else ["in", "out"]) == LOG
     assert RING.empty() or RING.get_nowait() == "library"
+
+
+async def test_a_thread_that_runs_out_of_values_is_an_error_of_whoever_waits_for_it() -> None:
+    """No future takes a StopIteration: before Python 3.12 the object waited for ever."""
+
+    def first_of_none() -> int:
+        return next(iter(()))
+
+    class Threads(DurableObject):
+        async def asked(self) -> list[str]:
+            loop = asyncio.get_running_loop()
+            ways = (asyncio.to_thread(first_of_none), loop.run_in_executor(None, first_of_none))
+            return [repr(each) for each in await asyncio.gather(*ways, return_exceptions=True)]
+
+    async with asyncio.timeout(20):
+        told = await World(Threads).ask(Threads, "a", "asked")
+    assert [each[:27] for each in told] == ["RuntimeError('StopIteration"] * 2
