@@ -143,7 +143,7 @@ class _Seat:
         self._late = True
         self.kill()
 
-    def _hand_over(self, job: _Job, timer: asyncio.TimerHandle, done: Future[Outcome]) -> None:
+    def _hand_over(self, job: _Job, timer: asyncio.TimerHandle, done: Future[OffloadedResult]) -> None:
         """In any thread: to put a large result together takes its time."""
         try:
             error, result = unpacked(job.name, done.result())
@@ -155,7 +155,7 @@ class _Seat:
             pass
 
     def _ended(
-        self, job: _Job, timer: asyncio.TimerHandle, done: Future[Outcome], error: BaseException | None, result: Any
+        self, job: _Job, timer: asyncio.TimerHandle, done: Future[OffloadedResult], error: BaseException | None, result: Any
     ) -> None:
         timer.cancel()
         try:
@@ -184,7 +184,7 @@ class InOtherProcess(Exception):
         super().__init__(f'\n"""\n{story}"""')
 
 
-class Outcome(NamedTuple):
+class OffloadedResult(NamedTuple):
     """What came of a function, as it travels: the pool unpickles nothing that an app has made, since it takes what fails there
     for the end of the process."""
 
@@ -205,7 +205,7 @@ def packed(function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[s
         raise _unsendable(name, exc) from exc
 
 
-def run_packed(name: str, work: bytes) -> Outcome:
+def run_packed(name: str, work: bytes) -> OffloadedResult:
     """In the other process. Raises nothing."""
     try:
         try:
@@ -216,12 +216,12 @@ def run_packed(name: str, work: bytes) -> Outcome:
     except BaseException as exc:
         return _of_error(name, exc)
     try:
-        return Outcome(bytes(ForkingPickler.dumps(result)))
+        return OffloadedResult(bytes(ForkingPickler.dumps(result)))
     except Exception as exc:
         return _of_error(name, _lost(name, "", exc))
 
 
-def unpacked(name: str, outcome: Outcome) -> tuple[BaseException | None, Any]:
+def unpacked(name: str, outcome: OffloadedResult) -> tuple[BaseException | None, Any]:
     """Where the function was offloaded: what it raised, or None and its result."""
     try:
         value = ForkingPickler.loads(outcome.value)
@@ -235,13 +235,13 @@ def unpacked(name: str, outcome: Outcome) -> tuple[BaseException | None, Any]:
         return error, None
 
 
-def _of_error(name: str, error: BaseException) -> Outcome:
+def _of_error(name: str, error: BaseException) -> OffloadedResult:
     raised, story = line_of(error), "".join(format_exception(error))
     try:
         value = bytes(ForkingPickler.dumps(error))
     except Exception as exc:
         value = bytes(ForkingPickler.dumps(_lost(name, raised, exc)))
-    return Outcome(value, raised, story)
+    return OffloadedResult(value, raised, story)
 
 
 def _lost(name: str, raised: str, error: BaseException) -> RuntimeError:
