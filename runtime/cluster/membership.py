@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -23,9 +24,10 @@ from nats.aio.msg import Msg
 from tidegate.runtime.addresses import check_door
 from tidegate.runtime.cluster.bucket import PlacementRecord, hosts_secret
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
-from tidegate.runtime.cluster.picture import picture
+from tidegate.runtime.cluster.picture import HOST_STATES, picture
 from tidegate.runtime.cluster.records import Beat, decode_beat, encode
 from tidegate.runtime.errors import OperatorError, one_line
+from tidegate.runtime.wire.counts import Labels, Value
 from tidegate.runtime.wire.supervisor_messages import Problem
 from tidegate.shard.replicated.servers import ANSWER_S, check_open, connect
 
@@ -63,6 +65,7 @@ class Membership:
         self._complaints: set[str] = set()
         self._told: Beat | None = None
         self._read_at = 0.0
+        self._was_read_at = time.monotonic()
         self._failing_since: float | None = None
         """Since when the placement can be read or written no longer."""
 
@@ -141,6 +144,25 @@ class Membership:
             "id": self.machine.me.id,
             "hosts": msgspec.to_builtins(hosts),
         }
+
+    def measured(self) -> dict[str, dict[Labels, Value]]:
+        """For the metrics of the service."""
+        machine, placement = self.machine, self.machine.placement
+        sums: dict[str, dict[Labels, Value]] = {
+            "cluster_hosts": {(state,): 0 for state in HOST_STATES},
+            "cluster_apart": {(): int(bool(self.problem))},
+            "cluster_placement_revision": {(): max(0, machine.revision)},
+            "cluster_placement_age_seconds": {(): time.monotonic() - self._was_read_at},
+            "cluster_shards_owned": {(): len(machine.me.serves)},
+            "cluster_shards_wanted": {(): len(machine.target)},
+        }
+        if placement is not None:
+            seen = picture(placement, machine.live())
+            for state in HOST_STATES:
+                sums["cluster_hosts"][state,] = sum(1 for host in seen.hosts if host.state == state)
+            sums["cluster_shards_moving"] = {(): sum(1 for shard in seen.shards if shard.serves != shard.should)}
+            sums["cluster_shards_unserved"] = {(): sum(1 for shard in seen.shards if not shard.serves)}
+        return sums
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
@@ -240,7 +262,9 @@ class Membership:
             self._complain(f"cluster {self._cluster}: the placement cannot be read or written: {error!r}")
 
     async def _read(self, record: PlacementRecord) -> None:
-        if self.machine.read(*await record.read()):
+        found = await record.read()
+        self._was_read_at = time.monotonic()
+        if self.machine.read(*found):
             self._complaints.clear()
             self._news()
 

@@ -12,12 +12,15 @@ import msgspec
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement
 from tidegate.runtime.wire.supervisor_messages import Problem
 
+HOST_STATES = ("here", "drains", "waits", "lost")
+"""What a host may be: `waits` is there, and gets no shards yet."""
+
 
 class HostShown(msgspec.Struct, frozen=True):
     id: str
     name: str
     state: str
-    """`here`, `drains`, `waits` (it is there, and gets no shards yet), or `lost`."""
+    """One of `HOST_STATES`."""
     weight: int
     serves: int
     should_serve: int

@@ -181,4 +181,25 @@ SERVICE = (
     _count("scrapes", "How often the metrics were asked for."),
 )
 
-CATALOGUE = {metric.key: metric for group in (CALLS, WORKERS, SHARDS, ENDPOINTS, ROUTERS, PROCESSES, SERVICE) for metric in group}
+CLUSTER = (
+    _gauge("cluster_hosts", "Hosts of the cluster, by state: here, drains, waits (gets no shards yet), lost.", "state"),
+    _gauge("cluster_shards_owned", "Shards that this host serves."),
+    _gauge("cluster_shards_wanted", "Shards that this host is to have."),
+    _gauge("cluster_shards_moving", "Shards of the cluster that are served by another host than should, or by nobody."),
+    _gauge("cluster_shards_unserved", "Shards of the cluster that nobody serves, as far as this host hears."),
+    _gauge("cluster_placement_revision", "Which version of the placement this host goes by; it grows."),
+    _gauge("cluster_placement_age_seconds", "How long ago this host has read the placement, which it does each second."),
+    _gauge("cluster_apart", "1 while this host hears nothing of the others: tidegate status says why."),
+    *_each(
+        _count("cluster_publishes", "Messages sent to the logs of shards, those that were sent again among them."),
+        _count("cluster_in_doubt", "Of these, those of which the answer, or none, did not say whether they are stored."),
+        _count("cluster_claims", "Shards that a worker has claimed."),
+        _count("cluster_shut_outs", "Shards that another host has claimed while a worker had them, or claimed them."),
+        _count("cluster_replayed_bytes", "Bytes of records that were read because a state lacked them."),
+        _count("cluster_reconnects", "How often a worker has connected to a NATS server anew."),
+    ),
+)
+"""With `--cluster` only."""
+
+_GROUPS = (CALLS, WORKERS, SHARDS, ENDPOINTS, ROUTERS, PROCESSES, SERVICE, CLUSTER)
+CATALOGUE = {metric.key: metric for group in _GROUPS for metric in group}

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import zmq
 
 from tidegate.runtime.wire.access import AccessKey, Rights
+from tidegate.runtime.wire.counts import Labels, Value
 from tidegate.runtime.wire.supervisor_messages import Access, Problem
 
 
@@ -36,6 +37,9 @@ class Member(Protocol):
 
     def shown(self) -> dict[str, Any]:
         """For the status of the service."""
+
+    def measured(self) -> dict[str, dict[Labels, Value]]:
+        """By key of the catalogue of metrics, and by labels."""
 
     async def run(self) -> None:
         """Until it is cancelled; it never holds up the loop."""

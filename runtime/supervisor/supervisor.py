@@ -677,7 +677,8 @@ class Supervisor:
             self.ledger.counted("held_up", self.supervision.name(index), value=0)  # Also where that has not happened yet.
         pids = {seat: child.pid for seat, child in self._children.items()}
         heard = {seat: told_at for seat, place in self._places.items() if (told_at := self.ledger.heard(place)) is not None}
-        return {**self.ledger.sums(), **measured(self.identity, self.supervision, pids, heard, now)}
+        of_cluster = {} if self._member is None else self._member.measured()
+        return {**self.ledger.sums(), **measured(self.identity, self.supervision, pids, heard, now), **of_cluster}
 
     def _snapshot(self) -> dict[str, Any]:
         pids = {seat: child.pid for seat, child in self._children.items()}

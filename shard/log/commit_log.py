@@ -520,6 +520,10 @@ class CommitLog:
     def segments_max(self) -> int:
         return self._segments_max
 
+    def counts(self) -> dict[str, int]:
+        """What is counted of such logs only, under the names of metrics."""
+        return {}
+
     def statistics(self) -> LogStatistics:
         return LogStatistics(
             position=self._position,
@@ -571,6 +575,9 @@ class WithoutSegments:
 
     def keep(self) -> None:
         pass
+
+    def counts(self) -> dict[str, int]:
+        return {}
 
 
 class NoLog(WithoutSegments):

@@ -22,10 +22,12 @@ from tidegate.shard.replicated.owner import (
     Effect,
     EndsEarlier,
     Event,
+    FenceRefused,
     LeaveBehind,
     Look,
     Own,
     Publish,
+    PublishUnanswered,
     Read,
     Refuse,
     ShardOwner,
@@ -57,15 +59,30 @@ class LogShutOut(LogBroken):
         self.epoch = effect.epoch
 
 
+class LogCounts:
+    """Of all claims that count there, since they began."""
+
+    def __init__(self) -> None:
+        self.publishes = self.in_doubt = self.claims = self.shut_outs = self.replayed_bytes = 0
+
+
 class ShardLog:
     """One claim. Its coroutines run one at a time."""
 
-    def __init__(self, shard: int, stream: ShardStream, place: StreamPlace | None = None, words: bytes = b"") -> None:
+    def __init__(
+        self,
+        shard: int,
+        stream: ShardStream,
+        place: StreamPlace | None = None,
+        words: bytes = b"",
+        counts: LogCounts | None = None,
+    ) -> None:
         """`place`: what is known already. Raises OperatorError where that is of another stream of this name."""
         place = place or StreamPlace(created=stream.created)
         stream.check_created(place.created, stream.created)
         self.stream = stream
         self.owner = ShardOwner(shard, os.urandom(WRITER_BYTES), stream.payload_bytes_max, place, words)
+        self._counts = counts or LogCounts()
         self._ended: OperatorError | None = None
 
     @property
@@ -107,6 +124,7 @@ class ShardLog:
         """How it ended; raises unless it is well."""
         match effect:
             case Own() | Confirm() | CaughtUp():
+                self._counts.claims += isinstance(effect, Own)
                 return effect
             case Refuse():
                 hint = "give its stream more room: `nats stream edit --max-bytes`"
@@ -118,6 +136,7 @@ class ShardLog:
                 place, hint = self.stream.name, "restore a backup"
                 raise ShardDamaged(self.owner.shard, "read the replicated log", place, problem, hint)
             case ShutOut():
+                self._counts.shut_outs += 1
                 raise LogShutOut(self.stream.name, effect)
         raise AssertionError(effect)
 
@@ -129,9 +148,12 @@ class ShardLog:
                 match effect:
                     case Apply():
                         assert applied is not None
+                        self._counts.replayed_bytes += len(effect.record)
                         applied(effect)
                     case Publish():
                         event = await self.stream.publish(effect.data, effect.after)
+                        self._counts.publishes += 1
+                        self._counts.in_doubt += isinstance(event, PublishUnanswered | FenceRefused)
                     case Read():
                         event = await self.stream.read(effect.sequence)
                     case Look():

@@ -26,7 +26,7 @@ from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.mark import decode_mark, encode_mark
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.servers import connect
-from tidegate.shard.replicated.shard_log import LogShutOut, ShardLog
+from tidegate.shard.replicated.shard_log import LogCounts, LogShutOut, ShardLog
 from tidegate.shard.replicated.stream import ShardStream
 from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardUnreachable
 from tidegate.shard.store.record import UnreadCommitRecord, UnreadShardCommit, decode_unread_record, encode_record
@@ -54,6 +54,7 @@ class WorkerLog(WithoutSegments):
         self._logs: dict[int, ShardLog] = {}
         self._places: dict[int, Places] = {}
         self._position = 0
+        self._counts = LogCounts()
         self._broken: LogBroken | None = None
         self._reading = threading.Lock()
         self._reader: LogThread | None = None
@@ -123,6 +124,12 @@ class WorkerLog(WithoutSegments):
     def statistics(self) -> LogStatistics:
         return LogStatistics(self._position, 1, 0, self.segments_max, 0, 0, self._position, copies_on_write=False)
 
+    def counts(self) -> dict[str, int]:
+        """On any thread."""
+        clients = [client for client in (self._client, self._reader_client) if client is not None]
+        reconnects = sum(client.stats["reconnects"] for client in clients)
+        return {f"cluster_{name}": count for name, count in vars(self._counts).items()} | {"cluster_reconnects": reconnects}
+
     def close(self) -> None:
         """Ends a claim or an append that waits, with LogBroken."""
         self._broken = self._broken or self._closed()
@@ -163,7 +170,9 @@ class WorkerLog(WithoutSegments):
         except ValueError as error:
             hint = "remove the data directory: the streams have everything; or start the service that it is of"
             raise ShardDamaged(shard, "read the state of", f"shard {shard}", str(error), hint) from error
-        return ShardLog(shard, await ShardStream.find(client, stream_name(self._cluster, shard)), place, self._words)
+        return ShardLog(
+            shard, await ShardStream.find(client, stream_name(self._cluster, shard)), place, self._words, self._counts
+        )
 
     @staticmethod
     async def _or_why_not(shard: int, client: Client, what: Coroutine[Any, Any, T]) -> T | ShardDamaged:

@@ -476,6 +476,7 @@ class Worker:
             "stopped_shards": len(self.store.stopped),
             "sync_waits_seconds": statistics["sync_waits_ms"] / 1_000,
             "log_used_bytes": statistics["log"]["used_bytes"],
+            **self.store.log.counts(),
             **{name: space[name] for name in ("log_bytes", "state_bytes", "state_free_bytes", "disk_free_bytes")},
             **{name: statistics[name] for name in ("evictions", "resets", "queued_calls", "held_messages", "cache_bytes")},
         }

@@ -26,4 +26,4 @@ def test_every_metric_is_explained_in_a_sentence() -> None:
 
 def test_no_label_is_named_after_what_somebody_outside_decides() -> None:
     labels = {label for metric in CATALOGUE.values() for label in metric.labels}
-    assert labels == {"class", "code", "reason", "shard", "version", "app", "app_version", "python"}
+    assert labels == {"class", "code", "reason", "shard", "state", "version", "app", "app_version", "python"}
