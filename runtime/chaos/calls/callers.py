@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from tidegate.runtime.client.asynchronous import connect
 from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.errors import CallError
 
+KINDS = 6
 TASKS = 4
 """Calls in flight of an asynchronous caller."""
 WINDOW = 8
@@ -42,10 +43,10 @@ CONNECTION_LOST = {"code": "connection_lost", "message": "", "outcome": "unknown
 class Contract(NamedTuple):
     """What all callers have in common."""
 
-    endpoint: str
-    """Of the router."""
-    side_door: str
-    """Of the same router, over connections that may be broken."""
+    endpoints: Sequence[str]
+    """Of the router, or of that of each host."""
+    side_doors: Sequence[str]
+    """Of the same routers, over connections that may be broken."""
     recorder: Recorder
     roster: Roster
     keys: bool
@@ -76,6 +77,8 @@ class CallerThread(threading.Thread):
         self.contract = contract
         self.recorder = contract.recorder
         self.workload = Workload(contract.roster, Random(f"{seed} caller {number}"), number, keys=contract.keys)
+        self.at = number + number // KINDS
+        """Which of the routers it talks to, counted round."""
         self.failure: BaseException | None = None
         """Of the caller itself, which is a fault of chaos or of a client."""
 
@@ -88,6 +91,10 @@ class CallerThread(threading.Thread):
     def call_until_stopped(self) -> None:
         """Returns when every call has ended."""
         raise AssertionError("of each kind")
+
+    def endpoint(self, *, direct: bool) -> str:
+        doors = self.contract.endpoints if direct else self.contract.side_doors
+        return doors[self.at % len(doors)]
 
     def pace(self, parts: int = 1) -> Pace:
         return Pace(self.contract.rate / parts)
@@ -125,8 +132,7 @@ class AsyncCaller(CallerThread):
         asyncio.run(self._main())
 
     async def _main(self) -> None:
-        endpoint = self.contract.endpoint if self.direct else self.contract.side_door
-        async with connect(endpoint, **client_options(self, self.direct)) as client:
+        async with connect(self.endpoint(direct=self.direct), **client_options(self, self.direct)) as client:
             await asyncio.gather(*(self._task(client) for _ in range(TASKS)))
 
     async def _task(self, client: Any) -> None:
@@ -152,8 +158,7 @@ class SyncCaller(CallerThread):
 
     def call_until_stopped(self) -> None:
         pace = self.pace()
-        endpoint = self.contract.endpoint if self.direct else self.contract.side_door
-        with connect_sync(endpoint, **client_options(self, self.direct)) as client:
+        with connect_sync(self.endpoint(direct=self.direct), **client_options(self, self.direct)) as client:
             while not self.recorder.stopping.wait(pace.next_delay_s()):
                 operation = self.begin()
                 try:
@@ -174,7 +179,8 @@ class Attempt(NamedTuple):
 
 
 class RawCaller(CallerThread):
-    """One DEALER socket with several calls in flight, sent one by one or in batches; a new one when the connection is lost."""
+    """One DEALER socket with several calls in flight, sent one by one or in batches; a new one when the connection is lost, to
+    the next host where there are several."""
 
     def __init__(self, codec: Any, kind: str, *common: Any) -> None:
         super().__init__(kind, *common)
@@ -188,8 +194,9 @@ class RawCaller(CallerThread):
         with zmq.Context() as context:
             pace, due_at = self.pace(), time.monotonic()
             while not self._is_over():
-                with watched_dealer(context, self.contract.side_door) as dealer:
+                with watched_dealer(context, self.endpoint(direct=False)) as dealer:
                     due_at = self._talk(dealer, pace, due_at)
+                self.at += 1
                 self._connection_lost()
                 self._drop_overdue()
 
@@ -287,7 +294,8 @@ def start_callers(count: int, seed: int, contract: Contract) -> list[CallerThrea
         lambda *common: AsyncCaller(False, *common),
         lambda *common: SyncCaller(False, *common),
     ]
-    callers = [kinds[number % len(kinds)](number, seed, contract) for number in range(count)]
+    assert len(kinds) == KINDS
+    callers = [kinds[number % KINDS](number, seed, contract) for number in range(count)]
     for caller in callers:
         caller.start()
     return callers

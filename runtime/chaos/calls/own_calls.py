@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 
@@ -21,9 +22,9 @@ NAME = "chaos itself"
 
 
 class OwnCalls:
-    def __init__(self, endpoint: str, recorder: Recorder, pause: Callable[[float], None]) -> None:
-        """`pause(seconds)` waits, and ends calls whose time is over."""
-        self._endpoint = endpoint
+    def __init__(self, endpoints: Sequence[str], recorder: Recorder, pause: Callable[[float], None]) -> None:
+        """One after the other is called at these. `pause(seconds)` waits, and ends calls whose time is over."""
+        self._next_endpoint = itertools.cycle(endpoints).__next__
         self._recorder = recorder
         self._pause = pause
 
@@ -49,7 +50,7 @@ class OwnCalls:
         operations = [self._recorder.begin(NAME, call) for call in calls]
         options = {"deadline_ms": int(self._recorder.timeout_s * 1_000)}
         rows = [[number, each.class_name, each.name, each.method, each.args, options] for number, each in enumerate(operations)]
-        with zmq.Context() as context, watched_dealer(context, self._endpoint) as dealer:
+        with zmq.Context() as context, watched_dealer(context, self._next_endpoint()) as dealer:
             dealer.send(msgspec.msgpack.encode(rows))
             while any(operation.fate == "running" for operation in operations):
                 if dealer.wait(POLL_MS):

@@ -1,4 +1,4 @@
-"""What each fault of the catalogue does."""
+"""What each fault of the catalogue does, but for those of hosts only: `of_hosts`."""
 
 from __future__ import annotations
 

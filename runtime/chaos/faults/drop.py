@@ -10,4 +10,4 @@ from tidegate.runtime.chaos.faults.fault import Stage
 class Drop:
     def strike(self, stage: Stage, chance: Random) -> str:
         share = chance.choice((0.3, 0.7, 1.0))
-        return f"{stage.proxy.drop(share, chance)} connections"
+        return f"{sum(proxy.drop(share, chance) for proxy in stage.proxies)} connections"

@@ -15,7 +15,7 @@ SECONDS = 0.05, 3.0
 
 class Freeze:
     def strike(self, stage: Stage, chance: Random) -> str:
-        role, pid = victim(stage, chance)
+        role, pid = victim(stage, stage.some_service(chance), chance)
         seconds = chance.uniform(*SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGSTOP)

@@ -12,7 +12,9 @@ DOWN_S = 0.0, 1.0
 class RestartService:
     def strike(self, stage: Stage, chance: Random) -> str:
         down_s = chance.uniform(*DOWN_S)
-        stage.service.stop()
+        service = stage.some_service(chance)
+        service.stop()
         stage.pause(down_s)
-        stage.service.start()
+        service.launch()
+        service.wait_until_ready(stage.pause)
         return f"started {down_s:.1f} s later"

@@ -1,10 +1,11 @@
-"""What the processes of the service take, and its data on the disk, sampled as time goes on."""
+"""What the processes of the service take, of all hosts together, and its data on the disk, sampled as time goes on."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -18,12 +19,12 @@ _UNITS = {"memory": ("MiB", 16.0), "descriptors": ("", 8.0), "threads": ("", 4.0
 
 
 class Sampler:
-    def __init__(self, service: ChaosService, every_s: float) -> None:
+    def __init__(self, services: Sequence[ChaosService], every_s: float) -> None:
         self.every_s = every_s
         self.samples: list[dict[str, float]] = []
         """Each with `at_s`, seconds since the first, and a figure for each role. Memory is what belongs to the processes: pages
         of files, LMDB's above all, are the kernel's, which takes them back when it needs them."""
-        self._service = service
+        self._services = services
         self._began_at = time.monotonic()
         self._next_at = self._began_at
 
@@ -36,15 +37,15 @@ class Sampler:
         for role, name in ROLES.items():
             for figure in ("memory", "descriptors", "threads"):
                 sample[f"{figure} of {name}"] = 0.0
-            for pid in self._service.pids_of(role):
+            for pid in (pid for service in self._services for pid in service.pids_of(role)):
                 with contextlib.suppress(psutil.Error):
                     process = psutil.Process(pid)
                     taken = process.memory_info()
                     sample[f"memory of {name}"] += round((taken.rss - taken.shared) / (1 << 20), 1)
                     sample[f"descriptors of {name}"] += process.num_fds()
                     sample[f"threads of {name}"] += process.num_threads()
-        sample["log"] = _size_mib(self._service.data / "log")
-        sample["LMDB"] = _size_mib(self._service.data / "shards")
+        sample["log"] = sum(_size_mib(service.data / "log") for service in self._services)
+        sample["LMDB"] = sum(_size_mib(service.data / "shards") for service in self._services)
         self.samples.append(sample)
         return True
 

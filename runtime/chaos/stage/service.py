@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -42,15 +42,28 @@ class ServiceFailed(Exception):
 
 class ChaosService:
     def __init__(
-        self, folder: Path, data: Path, endpoint: str, *, workers: int, routers: int, environment: Mapping[str, str]
+        self,
+        folder: Path,
+        data: Path,
+        endpoint: str,
+        *,
+        workers: int,
+        routers: int,
+        environment: Mapping[str, str],
+        enter: Sequence[str] = (),
+        flags: Sequence[str] = (),
     ) -> None:
-        """`folder` gets the app, the configuration and the log."""
+        """`folder` gets the app, the configuration and the log. `enter`: what goes before its commands; `flags`: further ones of
+        `tidegate serve`."""
         self.folder = folder
         self.data = data
         self.endpoint = endpoint
         self.log = folder / "service.log"
         self.starts = 0
+        self._log_begins_at = 0
         self._app = folder / "chaos_app.py"
+        self._enter = enter
+        self._flags = flags
         self._environment = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
         self._process: subprocess.Popen[bytes] | None = None
         self.write_app("")
@@ -61,25 +74,38 @@ class ChaosService:
 
     def start(self) -> None:
         """Returns when it is ready. Raises ServiceFailed."""
+        self.launch()
+        self.wait_until_ready()
+
+    def launch(self) -> None:
         self.starts += 1
-        command = [*TIDEGATE, "serve", str(self._app), "--config", str(self._config)]
-        command += ["--data", str(self.data), "--listen", self.endpoint]
+        command = [*self._enter, *TIDEGATE, "serve", str(self._app), "--config", str(self._config)]
+        command += ["--data", str(self.data), "--listen", self.endpoint, *self._flags]
         with self.log.open("ab") as log:
-            begins_at = log.tell()
+            self._log_begins_at = log.tell()
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment, start_new_session=True
             )
-        until = time.monotonic() + START_S_MAX
-        while b"is ready on" not in self._log_since(begins_at):
-            if self._process.poll() is not None:
-                raise ServiceFailed(f"it does not start: {_last_line(self._log_since(begins_at))}")
-            if time.monotonic() > until:
-                raise ServiceFailed(f"it is not ready after {START_S_MAX:g} s: {_last_line(self._log_since(begins_at))}")
-            _pause(POLL_S)
 
-    def _log_since(self, begins_at: int) -> bytes:
+    def wait_until_ready(self, pause: Callable[[float], object] | None = None) -> None:
+        """After `launch`. `pause` waits so many seconds. Raises ServiceFailed."""
+        assert self._process is not None
+        until = time.monotonic() + START_S_MAX
+        while not self.is_ready:
+            if self._process.poll() is not None:
+                raise ServiceFailed(f"it does not start: {_last_line(self._log_of_this_start())}")
+            if time.monotonic() > until:
+                raise ServiceFailed(f"it is not ready after {START_S_MAX:g} s: {_last_line(self._log_of_this_start())}")
+            (pause or _pause)(POLL_S)
+
+    @property
+    def is_ready(self) -> bool:
+        """It has said so since its last start."""
+        return b"is ready on" in self._log_of_this_start()
+
+    def _log_of_this_start(self) -> bytes:
         with self.log.open("rb") as log:
-            log.seek(begins_at)
+            log.seek(self._log_begins_at)
             return log.read()
 
     def write_app(self, last_line: str) -> None:
@@ -90,14 +116,22 @@ class ChaosService:
 
     def command(self, *command: str) -> subprocess.Popen[str]:
         """Starts `tidegate COMMAND` for this service."""
-        line = [*TIDEGATE, *command, "--connect", self.endpoint, "--timeout", str(START_S_MAX)]
+        line = [*self._enter, *TIDEGATE, *command, "--connect", self.endpoint, "--timeout", str(START_S_MAX)]
         return subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
     def stop(self) -> None:
         """As an operator would. Raises ServiceFailed if it does not end well."""
+        self.terminate()
+        self.wait_until_stopped()
+
+    def terminate(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+
+    def wait_until_stopped(self) -> None:
+        """After `terminate`. Raises ServiceFailed."""
         if self._process is None:
             return
-        self._process.terminate()
         try:
             code = self._process.wait(STOP_S_MAX)
         except subprocess.TimeoutExpired:
@@ -111,10 +145,16 @@ class ChaosService:
         """SIGKILL to every process, as nearly at one instant as one can; returns when all have ended."""
         if self._process is None:
             return
-        for pid in self.pids():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        self.signal_all(signal.SIGKILL)
         self.wait_until_ended()
+
+    def signal_all(self, number: signal.Signals, pids: Sequence[int] | None = None) -> list[int]:
+        """To those processes, or to all there are, the supervisor first; which they were."""
+        pids = self.pids() if pids is None else pids
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        return list(pids)
 
     def wait_until_ended(self) -> None:
         """After the supervisor was killed. Its children follow. Raises ServiceFailed if they do not."""

@@ -23,6 +23,8 @@ NOT_DONE = "not done"
 
 class ChaosReport(msgspec.Struct, kw_only=True):
     seed: int
+    stage: str
+    """What was hurt, in words."""
     keys: bool
     seconds: float
     ended_by: str
@@ -58,6 +60,7 @@ class ChaosReport(msgspec.Struct, kw_only=True):
         faults = ", ".join(f"{count} {name}" for name, count in sorted(self.faults.items())) or "none"
         lines = [
             f"chaos, seed {self.seed}, {'with' if self.keys else 'without'} keys: {self.seconds:.0f} s; {self.ended_by}",
+            f"  stage     {self.stage}",
             f"  faults    {sum(self.faults.values()):,}: {faults}",
             f"  calls     {calls['calls']:,}: {calls['answered']:,} answered, {calls['unknown']:,} of unknown outcome, "
             f"{calls['refused']:,} refused",

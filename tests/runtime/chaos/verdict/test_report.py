@@ -16,7 +16,8 @@ def tally_of(*taken_s: float) -> Tally:
 
 def report(tally: Tally, *violations: Violation, undecided: tuple[str, ...] = ()) -> ChaosReport:
     return ChaosReport(
-        seed=7, keys=False, seconds=30.0, ended_by="its time was over", faults={"kill": 3}, strikes={"kill: a worker": 3},
+        seed=7, stage="one service", keys=False, seconds=30.0, ended_by="its time was over", faults={"kill": 3},
+        strikes={"kill: a worker": 3},
         calls=tally.as_dict(), checked=5, objects=2, silence_s=0.5, violations=list(violations), undecided=list(undecided),
         samples=[], trends=[], kept="",
     )  # fmt: skip

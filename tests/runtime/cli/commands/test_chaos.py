@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tidegate.runtime.chaos.campaign import strikers
 from tidegate.runtime.chaos.faults.all import STRIKERS
 from tidegate.runtime.chaos.faults.catalogue import FAULTS
 from tidegate.runtime.cli.cli import main
@@ -18,7 +19,9 @@ def test_every_fault_of_the_catalogue_is_in_the_help_and_does_something(capsys: 
     assert ended.value.code == 0
     page = capsys.readouterr().out
     assert all(f"  {name} " in page and fault.says in page for name, fault in FAULTS.items())
-    assert FAULTS.keys() == STRIKERS.keys()
+    assert strikers(hosts=False) is STRIKERS, "what needs NATS is not loaded"
+    assert FAULTS.keys() == strikers(hosts=True).keys()
+    assert {name for name, fault in FAULTS.items() if fault.where != "hosts"} == STRIKERS.keys()
 
 
 @pytest.mark.parametrize(
@@ -26,6 +29,11 @@ def test_every_fault_of_the_catalogue_is_in_the_help_and_does_something(capsys: 
     [
         (["--faults", "kil"], "there is none of that name (choose from kill,"),
         (["--faults", "power"], "it needs a disk of its own (name its file system with --fs, as root)"),
+        (["--faults", "sleep"], "it needs hosts (say how many with --hosts)"),
+        (["--hosts", "3", "--faults", "slow"], "it is one of a single machine (leave it or --hosts out)"),
+        (["--hosts", "3", "--fs", "ext4"], "it is the disk of a single machine (leave it or --hosts out)"),
+        (["--hosts", "3", "--faults", "full", "--keys"], "callers see errors of it, also with keys (leave it, or --keys and"),
+        (["--hosts", "3", "--no-network", "--faults", "cut"], "it needs a network of its own: --no-network (run it as root"),
         (["--data", "full"], "it is not empty (name a folder that is not there yet with --data)"),
         (["--data", "full/file"], "Not a directory (name a folder that is not there yet with --data)"),
         (["--data", "full/file/deeper"], "Not a directory (name a folder that is not there yet with --data)"),
@@ -43,7 +51,7 @@ def test_what_cannot_be_run_is_said_in_a_line_with_the_next_step(
     assert said in error
 
 
-@pytest.mark.parametrize("wrong", ["--duration soon", "--duration 0s", "--times 0", "--fs fat", "--clients 0"])
+@pytest.mark.parametrize("wrong", ["--duration soon", "--duration 0s", "--times 0", "--fs fat", "--clients 0", "--hosts 1"])
 def test_a_wrong_option_is_refused(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["chaos", *wrong.split()])

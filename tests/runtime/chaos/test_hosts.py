@@ -1,0 +1,51 @@
+"""Short runs over three hosts and three NATS servers. What each is told is in `docs/reliability.md`, with longer ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.service import FULL, processes_with_files_in
+from tidegate.runtime.chaos.stage.network import may_have_network
+
+ON_ANY_MACHINE = ("host", "sleep", "move", "server", "stall", "retire", "majority", "full")
+TIMES = 60 if FULL else 6
+
+
+def run(folder: Path, *options: str) -> dict[str, Any]:
+    """In a process of its own, which may leave the network."""
+    command = [sys.executable, "-m", "tidegate", "chaos", "--hosts", "3", "--json", "--data", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    print(done.stdout, done.stderr)
+    assert processes_with_files_in(folder) == [], "nothing is left"
+    report: dict[str, Any] = json.loads(done.stdout)
+    assert (done.returncode, report["violations"], report["undecided"]) == (0, [], [])
+    assert report["ended_by"] == "every strike was made"
+    assert report["checked"] > 100
+    return report
+
+
+@pytest.mark.timeout(3_000 if FULL else 400)
+def test_hosts_and_servers_that_are_lost_asleep_and_full_break_no_promise(tmp_path: Path) -> None:
+    faults = ",".join(ON_ANY_MACHINE)
+    report = run(tmp_path / "run", "--faults", faults, "--times", str(TIMES), "--every", "0.5", "--seed", "8", "--no-network")
+    assert report["stage"] == "3 hosts and 3 NATS servers on loopback"
+    assert sum(report["faults"].values()) == TIMES
+
+
+@pytest.mark.root
+@pytest.mark.timeout(3_000 if FULL else 400)
+def test_cuts_of_the_network_and_lost_hosts_break_no_promise_and_with_keys_nobody_sees_them(tmp_path: Path) -> None:
+    if why := may_have_network():
+        pytest.skip(f"needs a network of its own: {why}")
+    report = run(
+        tmp_path / "run", "--faults", "cut,cut,host,move", "--times", str(TIMES), "--every", "0.5", "--seed", "9", "--keys"
+    )
+    assert report["stage"] == "3 hosts and 3 NATS servers in a network of their own"
+    assert report["calls"]["errors"] == {}
+    assert report["faults"].keys() == {"cut", "host", "move"}
