@@ -38,8 +38,8 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """By another process: what serves need not know what measures."""
-    if not options.json:
-        print(f"measuring {options.connect}{by_variable(options.connect)}", file=sys.stderr, flush=True)
+    if (by := by_variable(options.connect)) and not options.json:
+        print(f"measuring {options.connect}{by}", file=sys.stderr, flush=True)
     check_with_key_of_environment(options.connect)
     command = [sys.executable, "-P", "-m", "tidegate.benchmarks", "unique", "--connect", options.connect, "--load", options.load]
     for name, value in (("class", options.class_name), ("concurrency", options.concurrency), ("requests", options.requests),

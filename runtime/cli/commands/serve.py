@@ -156,7 +156,8 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
         # Not before the directory is open: until then routers of an earlier service, whose supervisor died, may listen there.
         port = open_port(config.service.listen, routers, os.environ, os.getpid())
         stack.callback(port.close)
-        if ("service", "listen") in configuration.origins and not is_at(config.service.listen, port.endpoint):
+        by_systemd = os.environ.get("LISTEN_PID") == str(os.getpid())
+        if by_systemd and ("service", "listen") in configuration.origins and not is_at(config.service.listen, port.endpoint):
             hint = "to change that of the socket unit, give `tidegate install-service` again"
             text = "listens on %s, which systemd has opened, and not on %s of the configuration: %s"
             log.warning(text, port.endpoint, config.service.listen, hint)

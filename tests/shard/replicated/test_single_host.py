@@ -21,7 +21,7 @@ PROCESSES = (
 def test_no_floor_below_or_beside_knows_of_it() -> None:
     """Those import it where a cluster was asked for, and nowhere else, as the test below shows."""
     knowing = [floor for floor, below in ARROWS.items() if "shard/replicated" in below]
-    assert knowing == ["runtime/cluster", "runtime/cli/commands", "shard/migration", "shard/__main__"]
+    assert knowing == ["runtime/cluster", "runtime/chaos/faults", "runtime/cli/commands", "shard/migration", "shard/__main__"]
 
 
 @pytest.mark.parametrize("process", PROCESSES)
