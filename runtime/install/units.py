@@ -7,9 +7,11 @@ not be written so that systemd reads the same is refused.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
+from pathlib import PurePosixPath
 
 from tidegate.runtime.errors import OperatorError
 
@@ -102,6 +104,9 @@ def backup_service(template: str, unit: str, name: str, program: str, dest: str,
     if not dest.startswith(("/", "s3://")):
         hint = "name it as it is from the root, or s3://BUCKET/PREFIX"
         raise OperatorError("install-service", dest, "the place of backups is no absolute path", hint)
+    if PurePosixPath(os.path.normpath(dest)).is_relative_to(f"/var/lib/{name}"):
+        hint = "choose a folder elsewhere, on another disk at best"
+        raise OperatorError("install-service", dest, "the place of backups is in the data directory itself", hint)
     made = _body(template).replace(" --due-after 3", f" --due-after {due_h}" if due_h else "")
     if dest.startswith("s3://"):
         made = _NEEDS_A_FOLDER.sub("", made)

@@ -12,7 +12,11 @@ from typing import Any
 
 import msgspec
 
+from tidegate.runtime.regular import open_regular
 from tidegate.runtime.supervisor.audit import AUDIT_FILES_MAX, AUDIT_NAME
+
+LINE_BYTES_MAX = 64 << 20
+"""More than any command has, with the names of all its objects; what is longer is none of ours."""
 
 
 class Value(msgspec.Struct):
@@ -87,11 +91,11 @@ def edits_of(data: Path, target: str) -> list[Edit]:
 def _lines(data: Path) -> Iterator[_Line]:
     for path in _files(data):
         try:
-            file = path.open("rb")
+            file = open_regular(path)
         except FileNotFoundError:
             continue
         with file:
-            for line in file:
+            while line := file.readline(LINE_BYTES_MAX):
                 try:
                     yield _decode(line)
                 except msgspec.MsgspecError:

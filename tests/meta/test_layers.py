@@ -22,6 +22,7 @@ LEAVES = {
     "runtime/shares",
     "runtime/harmless",
     "runtime/shipping",
+    "runtime/regular",
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
@@ -39,7 +40,8 @@ ARROWS: dict[str, set[str]] = {
     "runtime/heap": {"runtime/limits"},
     "runtime/shares": {"runtime/limits"},
     "runtime/harmless": {"runtime/errors"},
-    "runtime/shipping": {"runtime/limits"},
+    "runtime/shipping": {"runtime/limits", "runtime/regular"},
+    "runtime/regular": set(),
     "runtime/lint": set(),
     "runtime/options": LEAVES,
     "runtime/wire": LEAVES | {"runtime/options"},
