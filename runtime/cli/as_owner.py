@@ -37,7 +37,7 @@ _HANDED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 _PR_SET_PDEATHSIG = 1
 
 
-class Owner(NamedTuple):
+class DataOwner(NamedTuple):
     """Of a data directory, where it is not root."""
 
     name: str
@@ -46,7 +46,7 @@ class Owner(NamedTuple):
     groups: tuple[int, ...]
 
 
-Parts = Callable[[argparse.Namespace, Owner], Mapping[str, Part]]
+Parts = Callable[[argparse.Namespace, DataOwner], Mapping[str, Part]]
 """What root does for a command, by name; made before the child is."""
 
 
@@ -67,7 +67,7 @@ def carry_out(options: argparse.Namespace, told: Callable[[Callable[[], int]], i
     return _in_child(parts, lambda of_root: told(lambda: run(of_root)), lambda parent: _become(owner, parent))
 
 
-def _owner_of(data: Path) -> Owner | None:
+def _owner_of(data: Path) -> DataOwner | None:
     """None: it is root's or not there, or this is not root, who could not become anybody."""
     if os.geteuid() != 0:
         return None
@@ -81,20 +81,20 @@ def _owner_of(data: Path) -> Owner | None:
         user = pwd.getpwuid(found.st_uid)
     except KeyError:
         gid = found.st_gid or found.st_uid  # A user without an entry, as in containers, is in no group of root's for that.
-        return Owner(f"user {found.st_uid}", found.st_uid, gid, (gid,))
-    return Owner(user.pw_name, user.pw_uid, user.pw_gid, tuple(os.getgrouplist(user.pw_name, user.pw_gid)))
+        return DataOwner(f"user {found.st_uid}", found.st_uid, gid, (gid,))
+    return DataOwner(user.pw_name, user.pw_uid, user.pw_gid, tuple(os.getgrouplist(user.pw_name, user.pw_gid)))
 
 
 # Whose is the way to a name
 
 
-def may_change(owner: Owner, path: Path) -> bool:
+def may_change(owner: DataOwner, path: Path) -> bool:
     """Whether he decides what that name leads to, by any folder or link on the way, or may change names in the folder that it
     is. Raises OSError."""
     return any(_may_change(owner, folder, name) for folder, name in _way(path.absolute()))
 
 
-def may_reach(owner: Owner, path: Path) -> bool:
+def may_reach(owner: DataOwner, path: Path) -> bool:
     """Whether he may enter every folder on the way, as far as there are any. Raises OSError."""
     return all(_has(owner, folder, stat.S_IXUSR) for folder, _ in _way(path.absolute()))
 
@@ -126,7 +126,7 @@ def _way(path: Path) -> Iterator[tuple[os.stat_result, os.stat_result | None]]:
     yield at.lstat(), None
 
 
-def _may_change(owner: Owner, folder: os.stat_result, name: os.stat_result | None) -> bool:
+def _may_change(owner: DataOwner, folder: os.stat_result, name: os.stat_result | None) -> bool:
     """What he may write into he may change, but where each name is its owner's (as in /tmp)."""
     if folder.st_uid == owner.uid:
         return True
@@ -134,7 +134,7 @@ def _may_change(owner: Owner, folder: os.stat_result, name: os.stat_result | Non
     return not is_kept and (bool(folder.st_mode & stat.S_IWOTH) or _has(owner, folder, stat.S_IWUSR))
 
 
-def _has(owner: Owner, found: os.stat_result, bit: int) -> bool:
+def _has(owner: DataOwner, found: os.stat_result, bit: int) -> bool:
     """`bit`: as it is for the owner of what was found."""
     if found.st_uid == owner.uid:
         return bool(found.st_mode & bit)
@@ -173,7 +173,7 @@ def _in_child(parts: Mapping[str, Part], run: Callable[[Mapping[str, Part]], int
     return os.waitstatus_to_exitcode(status) % 256
 
 
-def _become(owner: Owner, parent: int) -> None:
+def _become(owner: DataOwner, parent: int) -> None:
     """For good. In a session of its own: what it reads cannot type on root's terminal."""
     os.setsid()
     os.umask(_UMASK)
@@ -185,7 +185,7 @@ def _become(owner: Owner, parent: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _check(owner: Owner, data: Path) -> None:
+def _check(owner: DataOwner, data: Path) -> None:
     """Raises OperatorError where he lacks what every command needs."""
     here = next((file for file in (__file__, ctypes.__file__) if not os.access(file, os.R_OK)), None)
     if here is not None:

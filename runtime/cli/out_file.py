@@ -12,7 +12,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-from tidegate.runtime.cli.as_owner import Owner, may_change
+from tidegate.runtime.cli.as_owner import DataOwner, may_change
 from tidegate.runtime.errors import OperatorError
 
 
@@ -59,7 +59,7 @@ class OutFile:
         self.fd = -1
 
 
-def file_of_root(owner: Owner, place: str, *, replaces: bool = True) -> dict[str, OutFile]:
+def file_of_root(owner: DataOwner, place: str, *, replaces: bool = True) -> dict[str, OutFile]:
     """The part of root's process, which writes there unless the other may change the way to it: then he does. Raises
     OperatorError."""
     if place == "-" or may_change(owner, Path(place).absolute().parent):

@@ -7,11 +7,10 @@ not be written so that systemd reads the same is refused.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
-from pathlib import PurePosixPath
+from posixpath import normpath
 
 from tidegate.runtime.errors import OperatorError
 
@@ -104,7 +103,7 @@ def backup_service(template: str, unit: str, name: str, program: str, dest: str,
     if not dest.startswith(("/", "s3://")):
         hint = "name it as it is from the root, or s3://BUCKET/PREFIX"
         raise OperatorError("install-service", dest, "the place of backups is no absolute path", hint)
-    if PurePosixPath(os.path.normpath(dest)).is_relative_to(f"/var/lib/{name}"):
+    if f"{normpath(dest)}/".startswith(f"/var/lib/{name}/"):
         hint = "choose a folder elsewhere, on another disk at best"
         raise OperatorError("install-service", dest, "the place of backups is in the data directory itself", hint)
     made = _body(template).replace(" --due-after 3", f" --due-after {due_h}" if due_h else "")

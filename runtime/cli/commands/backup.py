@@ -19,7 +19,7 @@ import msgspec
 import psutil
 
 from tidegate.runtime.cli.arguments import add_command, read_as
-from tidegate.runtime.cli.as_owner import Owner, may_change, may_reach
+from tidegate.runtime.cli.as_owner import DataOwner, may_change, may_reach
 from tidegate.runtime.cli.commands.check import progress
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import mebibytes, plural
@@ -86,7 +86,7 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(works_on=lambda options: options.data)
 
 
-def _parts(options: argparse.Namespace, owner: Owner) -> dict[str, Part]:
+def _parts(options: argparse.Namespace, owner: DataOwner) -> dict[str, Part]:
     """A folder is worked on by the owner of the data, whose timer goes on with it, unless it is only for root. One that is not
     there yet is made for him."""
     if "://" in options.dest or options.forget:
@@ -131,7 +131,7 @@ class FolderOfRoot(FolderDepot):
     """A folder in which the owner of the data can change nothing, and root's process keeps and reads pieces for him. All raise
     OperatorError."""
 
-    def __init__(self, path: Path, owner: Owner, *, may_put: bool) -> None:
+    def __init__(self, path: Path, owner: DataOwner, *, may_put: bool) -> None:
         super().__init__(path)
         self._owner = owner
         self.asked = ("get", "list", "stamps", *(("put", "delete") if may_put else ()))
@@ -163,7 +163,7 @@ class FolderOfRoot(FolderDepot):
         """All that was put is to stay."""
 
 
-def folder_of_root(owner: Owner, path: Path, *, may_put: bool) -> dict[str, Part]:
+def folder_of_root(owner: DataOwner, path: Path, *, may_put: bool) -> dict[str, Part]:
     """The part of root's process for a folder of backups: none where the owner of the data may change anything himself."""
     return {} if may_change(owner, path) else {"depot": FolderOfRoot(path, owner, may_put=may_put)}
 

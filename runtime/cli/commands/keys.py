@@ -14,7 +14,7 @@ import msgspec
 import zmq
 
 from tidegate.runtime.cli.arguments import add_command, read_as
-from tidegate.runtime.cli.as_owner import Owner
+from tidegate.runtime.cli.as_owner import DataOwner
 from tidegate.runtime.cli.configuration import WhereToLook, read_configuration
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.local import tell_supervisors
@@ -220,7 +220,7 @@ def _place(options: argparse.Namespace) -> str:
     return options.out or f"{options.name}.key"
 
 
-def _parts(options: argparse.Namespace, owner: Owner) -> dict[str, OutFile]:
+def _parts(options: argparse.Namespace, owner: DataOwner) -> dict[str, OutFile]:
     makes = options.action in ("new", "rotate") and options.name is not None and not options.service
     return file_of_root(owner, _place(options), replaces=options.action == "rotate") if makes else {}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tidegate.runtime.cli.above_data import above_of_root
 from tidegate.runtime.cli.arguments import add_command, endpoint
-from tidegate.runtime.cli.as_owner import Owner
+from tidegate.runtime.cli.as_owner import DataOwner
 from tidegate.runtime.cli.asking import report_call_error
 from tidegate.runtime.cli.commands.backup import add_data_option, folder_of_root
 from tidegate.runtime.cli.commands.check import progress
@@ -89,7 +89,7 @@ def _moment(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{what}, not {text!r}") from None
 
 
-def _parts(options: argparse.Namespace, owner: Owner) -> dict[str, Part]:
+def _parts(options: argparse.Namespace, owner: DataOwner) -> dict[str, Part]:
     source = {} if "://" in options.source else folder_of_root(owner, Path(place_of(options.source)), may_put=False)
     return {**source, **above_of_root(owner, options.data)}
 

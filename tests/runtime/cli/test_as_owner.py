@@ -25,7 +25,7 @@ import pytest
 from tests.support.damage import flip_bit, places_of_rows
 from tests.support.data_directory import OBJECTS, SHARDS, make_data_directory, state_file
 from tests.support.waiting import wait_until
-from tidegate.runtime.cli.as_owner import Owner, may_change, may_reach
+from tidegate.runtime.cli.as_owner import DataOwner, may_change, may_reach
 from tidegate.runtime.cli.cli import _parser
 from tidegate.runtime.supervisor.access_file import read_access
 
@@ -97,8 +97,8 @@ def here() -> Iterator[Path]:
         yield path
 
 
-def owner() -> Owner:
-    return Owner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,))
+def owner() -> DataOwner:
+    return DataOwner("nobody", NOBODY.pw_uid, NOBODY.pw_gid, (NOBODY.pw_gid,))
 
 
 @needs_root
