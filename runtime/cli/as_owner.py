@@ -57,7 +57,8 @@ def carry_out(options: argparse.Namespace, told: Callable[[Callable[[], int]], i
     data = options.works_on(options) if hasattr(options, "works_on") else None
     if data is None or (owner := _owner_of(data)) is None:
         return int(options.run(options))
-    parts: Mapping[str, Part] = options.parts(options, owner) if hasattr(options, "parts") else {}
+    make_parts: Parts = getattr(options, "parts", lambda _, __: {})
+    parts = make_parts(options, owner)
 
     def run(of_root: Mapping[str, Part]) -> int:
         _check(owner, data)
