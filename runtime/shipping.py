@@ -17,12 +17,14 @@ import time
 from pathlib import Path
 
 from tidegate.runtime.limits import SHIPPING_BYTES_MAX, SHIPPING_FREE_BYTES_MIN
+from tidegate.runtime.regular import read_regular
 
 FOLDER = "shipping"
 GIVEN_UP = "shipping.given-up"
 _BEING_REMOVED = "deleted-shipping-"
 _KEPT = "-kept"
 _MAGIC_BYTES = 8
+_WHY_BYTES_MAX = 4 << 10
 
 logger = logging.getLogger("tidegate")
 
@@ -91,7 +93,7 @@ class Shipping:
 def why_given_up(data: Path) -> str:
     """Since the last backup, and when; empty: it was not. Raises OSError."""
     try:
-        return (data / GIVEN_UP).read_text().strip()
+        return read_regular(data / GIVEN_UP, _WHY_BYTES_MAX).decode(errors="replace").strip()
     except FileNotFoundError:
         return ""
 

@@ -10,11 +10,12 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 
 from tidegate.runtime.cli import commands as folder
 from tidegate.runtime.cli.arguments import Parser
+from tidegate.runtime.cli.as_owner import carry_out
 from tidegate.runtime.cli.catalogue import COMMANDS
 from tidegate.runtime.cli.exits import EXIT_FAILED, fail
 from tidegate.runtime.descriptors import hold_standard
@@ -24,8 +25,17 @@ from tidegate.runtime.errors import OperatorError
 def main(arguments: Sequence[str] | None = None) -> int:
     hold_standard()
     _show_any_text()
+    return _told(lambda: _run(arguments))
+
+
+def _told(run: Callable[[], int]) -> int:
+    """The exit code; of what goes wrong a line is said."""
     try:
-        return _run(arguments)
+        try:
+            return run()
+        finally:
+            if sys.stdout is not None:  # As it is where it was closed.
+                sys.stdout.flush()
     except OperatorError as error:
         return fail(str(error))
     except BrokenPipeError:  # The reader of our output has seen enough.
@@ -45,13 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    try:
-        given = sys.argv[1:] if arguments is None else arguments
-        options = _parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
-        return int(options.run(options))
-    finally:
-        if sys.stdout is not None:  # As it is where it was closed.
-            sys.stdout.flush()
+    given = sys.argv[1:] if arguments is None else arguments
+    options = _parser(next((word for word in given if not word.startswith("-")), "")).parse_args(given)
+    return carry_out(options, _told)
 
 
 def _give_up_stdout() -> None:

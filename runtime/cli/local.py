@@ -29,6 +29,10 @@ _NAME = re.compile(r" ((?:/|@tidegate/).*/?supervisor\.[0-9a-f]{8})$", re.MULTIL
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]", "[::ffff:127.0.0.1]"})
 _EVERYWHERE = frozenset({str(IPv4Address(0)), "*", f"[{IPv6Address(0)}]"})
 ANSWER_S = 2.0
+STATUS_BYTES_MAX = 64 << 20
+"""Of an answer by who is trusted."""
+TOLD_BYTES_MAX = 64 << 10
+"""Of one by anybody: that it is done, or why not."""
 _LISTEN = "0A"
 """A state of TCP, as the kernel lists it."""
 _ACCEPTS = "00010000"
@@ -78,7 +82,7 @@ def _uid_of(supervisor: socket.socket) -> int:
 
 def tell_supervisors(command: Command) -> int:
     """All that this user may command hear it. How many have said that it is done; for the others is not waited long."""
-    return sum(isinstance(answer, Ended) for answer in _answers(command))
+    return sum(isinstance(answer, Ended) for answer in _answers(command, bytes_max=TOLD_BYTES_MAX))
 
 
 def lives(path: str) -> bool:
@@ -87,10 +91,14 @@ def lives(path: str) -> bool:
 
 
 def _answers(
-    command: Command, paths: Sequence[str] | None = None, *, trusted: Callable[[socket.socket], bool] = lambda _: True
+    command: Command,
+    paths: Sequence[str] | None = None,
+    *,
+    trusted: Callable[[socket.socket], bool] = lambda _: True,
+    bytes_max: int = STATUS_BYTES_MAX,
 ) -> Iterator[Said | Ended | Status]:
     """The last one of each supervisor, as they come. `paths`: of these only. Who is not trusted is not asked, and nothing that he
-    says is read."""
+    says is read. Who says more than `bytes_max` is heard no longer."""
     with contextlib.ExitStack() as stack:
         asked = {each.fileno(): each for path in paths or supervisors() if (each := _asked(path, command, trusted)) is not None}
         heard: dict[int, bytes] = dict.fromkeys(asked, b"")
@@ -103,11 +111,12 @@ def _answers(
             for fd, _ in poll.poll(left_s * 1_000):
                 part = _part(asked[fd])
                 heard[fd] += part
-                if part:
+                if part and len(heard[fd]) <= bytes_max:
                     continue
                 poll.unregister(fd)
                 del asked[fd]
-                if (answer := _read(heard.pop(fd))) is not None:
+                said = heard.pop(fd)
+                if not part and (answer := _read(said)) is not None:
                     yield answer
 
 

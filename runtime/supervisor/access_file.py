@@ -131,14 +131,15 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _write(path: Path, text: bytes) -> None:
-    """Belongs to the owner of the folder: who reads it is the service, who writes it may be root."""
+    """Belongs to whom the one before did: who reads it is the service, who writes it may be root, in a folder of root's."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "wb") as file:
         if os.geteuid() == 0:
-            owner = os.stat(path if path.exists() else path.parent)
-            os.fchown(fd, owner.st_uid, owner.st_gid)
+            with contextlib.suppress(FileNotFoundError):
+                owner = path.lstat()
+                os.fchown(fd, owner.st_uid, owner.st_gid)
         file.write(text)
         file.flush()
         os.fsync(fd)

@@ -14,7 +14,11 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from tidegate.runtime.regular import open_regular
 from tidegate.runtime.supervisor.audit import AUDIT_FILES_MAX, AUDIT_NAME
+
+LINE_BYTES_MAX = 64 << 20
+"""More than any command has, with the names of all its objects; what is longer is none of ours."""
 
 
 class Value(msgspec.Struct):
@@ -89,7 +93,7 @@ def edits_of(data: Path, target: str) -> list[Edit]:
 def _lines(data: Path) -> Iterator[_Line]:
     with contextlib.ExitStack() as opened:
         for file in _files(data, opened):
-            for line in file:
+            while line := file.readline(LINE_BYTES_MAX):
                 try:
                     yield _decode(line)
                 except msgspec.MsgspecError:
@@ -102,7 +106,7 @@ def _files(data: Path, opened: contextlib.ExitStack) -> list[BinaryIO]:
     found: dict[tuple[int, int], BinaryIO] = {}
     for path in [data / AUDIT_NAME] + [data / f"{AUDIT_NAME}.{number}" for number in range(1, AUDIT_FILES_MAX)]:
         try:
-            file = opened.enter_context(path.open("rb"))
+            file = opened.enter_context(open_regular(path))
         except FileNotFoundError:
             continue
         told = os.fstat(file.fileno())

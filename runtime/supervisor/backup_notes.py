@@ -14,16 +14,18 @@ from pathlib import Path
 
 import msgspec
 
+from tidegate.runtime.regular import read_regular
 from tidegate.runtime.supervisor.backups import BackupNote
 
 NAME = "backups.json"
 ERROR_CHARACTERS_MAX = 500
+BYTES_MAX = 1 << 20
 
 
 def read_notes(data: Path) -> tuple[BackupNote, ...]:
     """By place. Raises OSError, ValueError."""
     try:
-        return msgspec.json.decode((data / NAME).read_bytes(), type=tuple[BackupNote, ...])
+        return msgspec.json.decode(read_regular(data / NAME, BYTES_MAX), type=tuple[BackupNote, ...])
     except FileNotFoundError:
         return ()
     except msgspec.MsgspecError as error:
@@ -80,14 +82,10 @@ def _locked(data: Path) -> Iterator[None]:
 
 
 def _write(data: Path, content: bytes) -> None:
-    """Root, too, leaves it to the user of the service; who may have put something else under its name, for root to give him."""
     new = data / f"{NAME}.new"
     new.unlink(missing_ok=True)
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        if os.geteuid() == 0:
-            owner = data.stat()
-            os.fchown(fd, owner.st_uid, owner.st_gid)
         with os.fdopen(fd, "wb", closefd=False) as file:
             file.write(content)
         os.fsync(fd)

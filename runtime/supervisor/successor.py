@@ -9,32 +9,28 @@ Both directories are locked until `close`: no service can start on either meanwh
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import errno
 import os
-import secrets
 import shutil
-import time
 from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP
 from tidegate.runtime.supervisor.directory import describe_directory, lock_directory, make_description
+from tidegate.runtime.supervisor.folder_above import FolderAbove, sync
 
-_BEING_MADE = ".being-made-"
 _OF_ONE_DIRECTORY = frozenset({"tidegate.json", "lock", GIVEN_UP})
 """Files that the next one must not have of the one before."""
-_AT_FDCWD = -100
-_EXCHANGE = 2
-_CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM})
 
 
 class Successor:
     """`path` is where it is made. To be closed."""
 
-    def __init__(self, target: Path) -> None:
-        """Raises OperatorError, also while a service uses the directory."""
+    def __init__(self, target: Path, above: FolderAbove | None = None) -> None:
+        """`above`: of root's process, where only that may change names there. Raises OperatorError, also while a service uses
+        the directory."""
         self._target = target.absolute()
+        self._above = above or FolderAbove(target)
         self.replaces = self._target.is_dir() and any(self._target.iterdir())
         """Whether there is something in the place that it will take."""
         self._locks: list[int] = []
@@ -64,12 +60,22 @@ class Successor:
 
     def _make(self) -> Path:
         self._target.parent.mkdir(parents=True, exist_ok=True)
-        for left in self._target.parent.glob(f"{self._target.name}{_BEING_MADE}*"):
-            _remove_if_nobody_makes_it(left)
-        path = self._target.with_name(f"{self._target.name}{_BEING_MADE}{secrets.token_hex(4)}")
-        path.mkdir(mode=0o700)
+        for left in self._above.left():
+            self._remove_if_nobody_makes_it(left)
+        path = Path(self._above.make())
         self._locks.append(lock_directory(path))
         return path
+
+    def _remove_if_nobody_makes_it(self, path: Path) -> None:
+        with contextlib.suppress(OperatorError):  # Another run is at it.
+            lock = lock_directory(path)
+            self._remove(path)
+            os.close(lock)
+
+    def _remove(self, path: Path) -> None:
+        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._above.remove(path.name)
 
     @property
     def starts_before(self) -> int:
@@ -94,34 +100,21 @@ class Successor:
                 mine.touch(mode=0o600)
                 mine.write_text(access)
             make_description(self.path, shards, starts)
-            if os.geteuid() == 0 and self._target.is_dir():
-                _give_to(self.path, self._target)
             _sync_all(self.path)
             return self._exchange()
         except OSError as error:
             raise self._failed("put in place", error) from error
 
     def _exchange(self) -> Path | None:
-        if not self.replaces:
-            self.path.rename(self._target)  # Over an empty directory, too.
-            _sync(self._target.parent)
-            return None
-        aside = self._target.with_name(f"{self._target.name}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-        if aside.exists():
-            aside = aside.with_name(f"{aside.name}-{secrets.token_hex(2)}")
-        made, self._unfinished = self.path, None  # From here on nothing is removed: it may be the old one.
-        made.rename(aside)  # So that the old one gets its name in the same step.
-        if not _exchanged(aside, self._target):
-            aside.rename(made)
-            self._target.rename(aside)
-            made.rename(self._target)
-        _sync(self._target.parent)
-        return aside
+        if self.replaces:
+            self._unfinished = None  # From here on nothing is removed: it may be the old one.
+        aside = self._above.put_in_place(self.replaces)
+        return Path(aside) if aside else None
 
     def close(self) -> None:
         """What has not taken its place is removed."""
         if self._unfinished is not None:
-            shutil.rmtree(self._unfinished, ignore_errors=True)
+            self._remove(self._unfinished)
         for lock in self._locks:
             os.close(lock)
         self._locks = []
@@ -142,43 +135,8 @@ class Successor:
         return OperatorError(operation, self._target, error.strerror or str(error), hint)
 
 
-def _remove_if_nobody_makes_it(path: Path) -> None:
-    with contextlib.suppress(OperatorError):  # Another run is at it.
-        lock = lock_directory(path)
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
-
-
-def _exchanged(one: Path, other: Path) -> bool:
-    """Both get each other's name in one step; False: this file system or kernel cannot do that. Raises OSError."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _EXCHANGE) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number in _CANNOT_EXCHANGE:
-        return False
-    raise OSError(number, os.strerror(number), str(other))
-
-
-def _give_to(path: Path, like: Path) -> None:
-    """Everything in it gets the owner of another path."""
-    owner = like.stat()
-    for folder, _, files in os.walk(path):
-        os.chown(folder, owner.st_uid, owner.st_gid)
-        for name in files:
-            os.chown(os.path.join(folder, name), owner.st_uid, owner.st_gid)
-
-
 def _sync_all(path: Path) -> None:
     for folder, _, files in os.walk(path):
         for name in files:
-            _sync(Path(folder, name))
-        _sync(Path(folder))
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+            sync(Path(folder, name))
+        sync(Path(folder))

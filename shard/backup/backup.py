@@ -245,25 +245,19 @@ class Backup:
         try:
             with contextlib.suppress(FileExistsError):
                 self._shipping.mkdir(mode=0o700)
-            self._give(self._shipping)
             fd = os.open(self._shipping / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            self._give(self._shipping / LOCK)
         except OSError as error:
             hint = "run it as the user who runs the service"
             raise OperatorError("begin a backup in", self._shipping, error.strerror or str(error), hint) from error
         with _alone(self._source.path, fd):
             yield
 
-    def _give(self, path: Path) -> None:
-        """What root makes here belongs to the user of the service: workers, and backups of that user, have to get in. What that
-        user may have put under the name, for root to give him, is given him itself."""
-        if os.geteuid() == 0:
-            owner = self._source.path.stat()
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-
     def _take_note(self) -> str:
         """Why the log was given up since the last backup, if it was."""
-        text = why_given_up(self._source.path)
+        try:
+            text = why_given_up(self._source.path)
+        except OSError as error:
+            text = f"{GIVEN_UP}: {error.strerror or error}"
         (self._source.path / GIVEN_UP).unlink(missing_ok=True)
         return text
 
@@ -317,7 +311,6 @@ class Backup:
             new.unlink(missing_ok=True)
             with open(new, "xb") as file:
                 file.write(msgspec.json.encode(lineage))
-            self._give(new)
             new.rename(path)
         except FileNotFoundError:  # The log was given up at this moment: the next backup is a full one.
             return

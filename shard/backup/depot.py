@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Protocol
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.regular import open_regular
 from tidegate.shard.log.commit_log import sync_directory
 
 _NEW = ".new"
 _HINTS = {
     errno.ENOSPC: "make room there and run the same command again: it goes on where it was",
     errno.EDQUOT: "raise the quota and run the same command again: it goes on where it was",
-    errno.EACCES: "run it as a user who may write there",
+    errno.EACCES: "give all that is there to the user who makes the backups (chown -R), or name another place",
     errno.EROFS: "mount it for writing",
 }
 
@@ -67,7 +68,7 @@ class FolderDepot:
             if not path.parent.exists():
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 sync_directory(self._path)
-            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 view = memoryview(data)
                 while view:
@@ -84,7 +85,8 @@ class FolderDepot:
     def get(self, name: str) -> bytes | None:
         path = self._path / name
         try:
-            return path.read_bytes()
+            with open_regular(path) as file:
+                return file.read()
         except FileNotFoundError:
             return None
         except OSError as error:

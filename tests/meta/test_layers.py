@@ -23,6 +23,7 @@ LEAVES = {
     "runtime/harmless",
     "runtime/shipping",
     "runtime/extras",
+    "runtime/regular",
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
@@ -40,8 +41,9 @@ ARROWS: dict[str, set[str]] = {
     "runtime/heap": {"runtime/limits"},
     "runtime/shares": {"runtime/limits"},
     "runtime/harmless": {"runtime/errors"},
-    "runtime/shipping": {"runtime/limits"},
     "runtime/extras": set(),
+    "runtime/shipping": {"runtime/limits", "runtime/regular"},
+    "runtime/regular": set(),
     "runtime/lint": set(),
     "runtime/options": LEAVES,
     "runtime/wire": LEAVES | {"runtime/options"},

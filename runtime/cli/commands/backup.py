@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -18,15 +19,18 @@ import msgspec
 import psutil
 
 from tidegate.runtime.cli.arguments import add_command, read_as
+from tidegate.runtime.cli.as_owner import DataOwner, may_change, may_reach
 from tidegate.runtime.cli.commands.check import progress
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.cli.roots_part import Part
 from tidegate.runtime.cli.version import version
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.backup_notes import NAME, forget_place, note_failure, note_success
 from tidegate.runtime.supervisor.config import DATA_DEFAULT
 from tidegate.runtime.supervisor.directory import describe_directory
 from tidegate.shard.backup.backup import Backup, BackupReport, BackupUnderWay, Source, Throttle, keep_no_log_for
+from tidegate.shard.backup.depot import FolderDepot
 from tidegate.shard.backup.places import open_depot, place_of
 from tidegate.shard.backup.restore import shown
 
@@ -47,6 +51,7 @@ examples:
 """
 NICE = 15
 DAY_MS = 86_400_000
+_PIECE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*/[A-Za-z0-9][A-Za-z0-9.-]*", re.ASCII)
 Days = Annotated[float, msgspec.Meta(gt=0, le=1e5)]
 Kept = Annotated[int, msgspec.Meta(ge=1, le=10**6)]
 Due = Annotated[float, msgspec.Meta(gt=0, le=1e6)]
@@ -57,6 +62,7 @@ def add(commands: Any) -> None:
     backup = add_command(commands, "backup", _EPILOG, run)
     backup.add_argument("dest", metavar="DEST", help="where backups are kept")
     add_data_option(backup)
+    backup.set_defaults(parts=_parts)
     backup.add_argument("--full", action="store_true", help="a full one, also where the one before could be continued")
     backup.add_argument("--once", action="store_true", help="a full one that none will continue: no log is kept for it")
     what = "a full one where the last full one is older than that"
@@ -72,10 +78,26 @@ def add(commands: Any) -> None:
 
 
 def add_data_option(parser: argparse.ArgumentParser) -> None:
-    """The directory, as an option: the first argument is the place of the backups."""
+    """The directory, as an option: the first argument is the place of the backups. Root's command on it is its owner's: see
+    `as_owner`."""
     what = f"the data directory (default: $STATE_DIRECTORY, else ./{DATA_DEFAULT})"
     default = os.environ.get("STATE_DIRECTORY", "").split(":")[0] or DATA_DEFAULT
     parser.add_argument("--data", metavar="DATA", type=Path, default=Path(default), help=what)
+    parser.set_defaults(works_on=lambda options: options.data)
+
+
+def _parts(options: argparse.Namespace, owner: DataOwner) -> dict[str, Part]:
+    """A folder is worked on by the owner of the data, whose timer goes on with it, unless it is only for root. One that is not
+    there yet is made for him."""
+    if "://" in options.dest or options.forget:
+        return {}
+    path = Path(place_of(options.dest))
+    if not path.exists() and not may_change(owner, path) and may_reach(owner, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+        with contextlib.suppress(OSError):  # A file system that knows no owners: it is for root, then.
+            os.chown(path, owner.uid, owner.gid, follow_symlinks=False)
+    return folder_of_root(owner, path, may_put=True)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -103,6 +125,47 @@ def run(options: argparse.Namespace) -> int:
     else:
         print("\n".join(_page(options, report)))
     return EXIT_OK
+
+
+class FolderOfRoot(FolderDepot):
+    """A folder in which the owner of the data can change nothing, and root's process keeps and reads pieces for him. All raise
+    OperatorError."""
+
+    def __init__(self, path: Path, owner: DataOwner, *, may_put: bool) -> None:
+        super().__init__(path)
+        self._owner = owner
+        self.asked = ("get", "list", "stamps", *(("put", "delete") if may_put else ()))
+
+    def put(self, name: str, data: bytes) -> None:
+        self._check(name)
+        super().put(name, data)
+
+    def get(self, name: str) -> bytes | None:
+        self._check(name)
+        return super().get(name)
+
+    def stamps(self, prefix: str = "") -> dict[str, str]:
+        if prefix:
+            self._check(f"{prefix}x")
+        return super().stamps(prefix)
+
+    def delete(self, name: str) -> None:
+        self._check(name)
+        super().delete(name)
+
+    def _check(self, name: str) -> None:
+        """That it is in a folder where he can change nothing, either."""
+        if not _PIECE.fullmatch(name) or may_change(self._owner, Path(self.place, name).parent):
+            hint = f"give all of it to him, or all of it to root (chown -R {self._owner.name} {self.place})"
+            raise OperatorError("use backups in", f"{self.place}/{name}", f"{self._owner.name} may change names there", hint)
+
+    def close(self) -> None:
+        """All that was put is to stay."""
+
+
+def folder_of_root(owner: DataOwner, path: Path, *, may_put: bool) -> dict[str, Part]:
+    """The part of root's process for a folder of backups: none where the owner of the data may change anything himself."""
+    return {} if may_change(owner, path) else {"depot": FolderOfRoot(path, owner, may_put=may_put)}
 
 
 class _Ended(BaseException):
@@ -137,7 +200,7 @@ def _why(error: BaseException) -> str:
 
 
 def _make(options: argparse.Namespace, source: Source) -> BackupReport:
-    depot = open_depot(options.dest)
+    depot = options.of_root.get("depot") or open_depot(options.dest)
     _hold_back()
     throttle = Throttle(int(options.rate * (1 << 20)), threading.Event().wait)
     made = Backup(source, depot, progress(), throttle)

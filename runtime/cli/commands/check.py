@@ -34,11 +34,12 @@ def add(commands: Any) -> None:
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """The directory, as the first argument."""
+    """The directory, as the first argument. Root's command on it is its owner's: see `as_owner`."""
     default = Path(DATA_DEFAULT)
     parser.add_argument(
         "data", metavar="DATA", nargs="?", type=Path, default=default, help="the data directory (default: %(default)s)"
     )
+    parser.set_defaults(works_on=lambda options: options.data)
 
 
 def progress() -> Callable[[str, float], None]:

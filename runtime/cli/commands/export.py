@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import stat
 import sys
-import tempfile
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from typing import IO, Any
 
 import lmdb
@@ -20,6 +16,7 @@ from tidegate.runtime.cli.commands.check import add_data
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail
 from tidegate.runtime.cli.exporting import PAGE, records_of
 from tidegate.runtime.cli.local import service_of
+from tidegate.runtime.cli.out_file import OutFile, cannot_write, file_of_root
 from tidegate.runtime.errors import CallError, OperatorError, one_line
 from tidegate.runtime.supervisor.directory import open_idle_directory
 from tidegate.runtime.wire.object_records import FORMS, BrokenOff, Form, ObjectEnd, Record, encoder
@@ -47,6 +44,7 @@ def add(commands: Any) -> None:
     add_data(parser)
     parser.add_argument("--class", dest="classes", metavar="CLASS", action="append", help="of this class; may be given again")
     add_out(parser)
+    parser.set_defaults(parts=lambda options, owner: file_of_root(owner, options.out))
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +61,8 @@ def run(options: argparse.Namespace) -> int:
         wanted = None if options.classes is None else frozenset(options.classes)
         records = exported(directory.path, directory.shards, lambda header: wanted is None or header.class_name in wanted)
         try:
-            count = write(records, options.out, options.format, even_none=wanted is None)
+            file = options.of_root.get("out")
+            count = write(records, options.out, options.format, even_none=wanted is None, file=file)
         except (ValueError, lmdb.Error) as error:
             hint = f"see `tidegate check {options.data}`; {_left(options.out)}"
             raise OperatorError("export", options.data, str(error), hint) from error
@@ -76,7 +75,9 @@ def _of_service(options: argparse.Namespace, status: dict[str, Any]) -> int:
     unsteady: list[str] = []
     try:
         records = (record for wish in wishes for record in records_of(asked, wish, unsteady))
-        return _ended(options, write(records, options.out, options.format, even_none=options.classes is None), unsteady)
+        file = options.of_root.get("out")
+        count = write(records, options.out, options.format, even_none=options.classes is None, file=file)
+        return _ended(options, count, unsteady)
     except CallError as error:
         hint = f"see `tidegate status`, and try again; {_left(options.out)}"
         raise OperatorError("export", options.data, f"{error.code}: {error.message}", hint) from error
@@ -94,21 +95,25 @@ def _left(out: str) -> str:
     return "what was written is not whole, and says so at its end" if out == "-" else f"{out} is as it was"
 
 
-def write(records: Iterable[Record], out: str, form: Form, *, even_none: bool = True) -> int:
+def write(records: Iterable[Record], out: str, form: Form, *, even_none: bool = True, file: OutFile | None = None) -> int:
     """How many objects. `out`: "-" is the standard output. A file has all of them or is as it was, so too if there are none and
-    not `even_none`; in what flows a record at its end says that it is not whole. Raises OperatorError, and all that `records`
-    does."""
+    not `even_none`; in what flows a record at its end says that it is not whole. `file`: of root's process, if it writes. Raises
+    OperatorError, and all that `records` does."""
     if out == "-":
         sys.stdout.flush()
         return _poured(records, sys.stdout.buffer, form)
+    file = file or OutFile(out)
     try:
-        if os.path.exists(out) and not os.path.isfile(out):  # A pipe, or /dev/null.
-            with open(out, "wb") as file:
-                return _poured(records, file, form)
-        return _put_in_place(records, Path(os.path.realpath(out)), form, even_none=even_none)
+        with contextlib.closing(file), open(file.fd, "wb", closefd=False) as opened:
+            if file.flows:
+                return _poured(records, opened, form)
+            count = _written(records, opened, form)
+            opened.flush()
+            if count or even_none:
+                file.put_in_place()
+            return count
     except OSError as error:
-        problem = f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
-        raise OperatorError("write", out, problem, f"name another file, or make room; {_left(out)}") from error
+        raise cannot_write(out, error) from error
 
 
 def _poured(records: Iterable[Record], file: IO[bytes], form: Form) -> int:
@@ -120,25 +125,6 @@ def _poured(records: Iterable[Record], file: IO[bytes], form: Form) -> int:
             file.write(encoder(form)(BrokenOff(one_line(str(error)) or type(error).__name__)))
             file.flush()
         raise
-    return count
-
-
-def _put_in_place(records: Iterable[Record], path: Path, form: Form, *, even_none: bool) -> int:
-    fd, new = tempfile.mkstemp(".new", f"{path.name}.", path.parent)  # Of its own: others may write the same file meanwhile.
-    try:
-        with open(fd, "wb") as file:
-            with contextlib.suppress(FileNotFoundError, PermissionError):
-                was = path.stat()
-                os.fchmod(fd, stat.S_IMODE(was.st_mode))
-                os.fchown(fd, was.st_uid, was.st_gid)
-            count = _written(records, file, form)
-            file.flush()
-            os.fsync(fd)
-        if count or even_none:
-            os.rename(new, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(new)
     return count
 
 

@@ -14,9 +14,11 @@ import msgspec
 import zmq
 
 from tidegate.runtime.cli.arguments import add_command, read_as
+from tidegate.runtime.cli.as_owner import DataOwner
 from tidegate.runtime.cli.configuration import WhereToLook, read_configuration
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
 from tidegate.runtime.cli.local import tell_supervisors
+from tidegate.runtime.cli.out_file import OutFile, cannot_write, file_of_root
 from tidegate.runtime.cli.pages import table
 from tidegate.runtime.client.access import key_text
 from tidegate.runtime.errors import OperatorError
@@ -78,7 +80,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add(commands: Any) -> None:
-    _add_options(add_command(commands, "keys", _EPILOG, run))
+    parser = add_command(commands, "keys", _EPILOG, run)
+    _add_options(parser)
+    parser.set_defaults(works_on=lambda options: _path(options).parent, parts=_parts)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -184,44 +188,41 @@ class _Out:
     """The file of a key, which nobody else can read; made before the list is changed, and removed if that fails."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        self.place: str = options.out or f"{options.name}.key"
+        self.place = _place(options)
         self.where = "on the standard output" if self.place == "-" else f"in {self.place}"
-        self._replaces = options.action == "rotate"
-        self._is_written = False
+        self._file: OutFile | None = None
+        if self.place != "-":
+            self._file = options.of_root.get("out") or OutFile(self.place, replaces=options.action == "rotate")
 
     def __enter__(self) -> _Out:
-        if self.place == "-":
-            return self
-        self._new = f"{self.place}.new" if self._replaces else self.place
-        try:
-            if self._replaces:
-                Path(self._new).unlink(missing_ok=True)
-            self._fd = os.open(self._new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError as error:
-            hint = "name another file with --out, or remove this one"
-            raise OperatorError("write the key to", self.place, "there is such a file", hint) from error
-        except OSError as error:
-            raise OperatorError(
-                "write the key to", self.place, error.strerror or str(error), "name another file with --out"
-            ) from error
         return self
 
     def write(self, name: str, key: ClientKey) -> None:
+        """Raises OperatorError."""
         text = key_text(name, key)
-        if self.place == "-":
+        if self._file is None:
             sys.stdout.write(text)
             sys.stdout.flush()
             return
-        with open(self._fd, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(self._new, self.place)
-        self._is_written = True
+        try:
+            with open(self._file.fd, "w", closefd=False) as file:
+                file.write(text)
+            self._file.put_in_place()
+        except OSError as error:
+            raise cannot_write(self.place, error) from error
 
     def __exit__(self, *_: object) -> None:
-        if self.place != "-" and not self._is_written:
-            Path(self._new).unlink(missing_ok=True)
+        if self._file is not None:
+            self._file.close()
+
+
+def _place(options: argparse.Namespace) -> str:
+    return options.out or f"{options.name}.key"
+
+
+def _parts(options: argparse.Namespace, owner: DataOwner) -> dict[str, OutFile]:
+    makes = options.action in ("new", "rotate") and options.name is not None and not options.service
+    return file_of_root(owner, _place(options), replaces=options.action == "rotate") if makes else {}
 
 
 def _list(path: Path, *, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import platform
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.addresses import cluster_of, cluster_shown
+from tidegate.runtime.cli.above_data import above_of_root
 from tidegate.runtime.cli.arguments import add_command
 from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.commands.cluster import check_nats, cluster_named
@@ -17,6 +19,7 @@ from tidegate.runtime.cli.exits import EXIT_OK, fail, fail_usage
 from tidegate.runtime.cli.pages import mebibytes, plural
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor.directory import open_idle_directory
+from tidegate.runtime.supervisor.folder_above import FolderAbove
 from tidegate.runtime.supervisor.successor import Successor
 
 if TYPE_CHECKING:  # Loaded where it is needed, since it needs NATS.
@@ -46,6 +49,10 @@ _OPERATION = "migrate"
 def add(commands: Any) -> None:
     command = add_command(commands, "migrate", _EPILOG, run)
     add_data(command)
+    command.set_defaults(
+        works_on=lambda options: None if options.undo else options.data,
+        parts=lambda options, owner: above_of_root(owner, options.data),
+    )
     where = command.add_mutually_exclusive_group(required=True)
     for flag, dest, what in (
         ("--to", "to", "put DATA into this cluster, which is new; as in: serve --cluster"),
@@ -77,11 +84,16 @@ def _into(options: argparse.Namespace, place: ClusterLogs, shown: str) -> int:
 
     data: Path = options.data.absolute()
     with open_idle_directory(data) as directory:
-        aside = data.with_name(f"{data.name}.read-back")  # Of who has the directory: what was left there nobody uses.
+        above = options.of_root.get("above") or FolderAbove(data)
+        aside = Path(above.make())
         try:
-            done = put_into_cluster(data, directory.shards, place, f"{data} on {platform.node()}", aside, progress())
+            done = put_into_cluster(
+                data, directory.shards, place, f"{data} on {platform.node()}", aside / "read-back", progress()
+            )
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Where only root may, and that is what is left to do.
+                above.remove(aside.name)
     lines = [f"{data}: {_counts(done)} are in the cluster {place.name}; everything was read back"]
     lines.append(f"next: start its hosts, each with an empty data directory: tidegate serve APP --cluster {shown} --data EMPTY")
     if (data / "access.json").exists():
@@ -95,7 +107,7 @@ def _out_of(options: argparse.Namespace, place: ClusterLogs, shown: str) -> int:
     from tidegate.shard.migration.out_of_cluster import take_out_of_cluster
 
     shards = _shards_of_stopped(place)
-    with Successor(options.data) as successor:
+    with Successor(options.data, options.of_root.get("above")) as successor:
         if successor.replaces and not options.yes:
             what = f"it would be kept beside as {options.data}.before-TIME; add --yes"
             return fail(f"migrate into {options.data}: there is data in it ({what}, or name another)")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from tidegate.runtime.cli.above_data import above_of_root
 from tidegate.runtime.cli.arguments import add_command, read_as
 from tidegate.runtime.cli.commands.check import add_data, progress
 from tidegate.runtime.cli.exits import EXIT_OK, fail_usage
@@ -31,6 +32,7 @@ Shards = Annotated[int, msgspec.Meta(ge=1, le=SHARDS_MAX)]
 def add(commands: Any) -> None:
     command = add_command(commands, "reshard", _EPILOG, run)
     add_data(command)
+    command.set_defaults(parts=lambda options, owner: above_of_root(owner, options.data))
     command.add_argument("--shards", metavar="N", type=read_as(Shards), required=True, help="how many there shall be")
     command.add_argument("--json", action="store_true", help="print what was done as JSON")
 
@@ -43,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
         done = {"data": str(options.data), "shards": before.shards, "kept": None}
         print(json.dumps(done) if options.json else f"{options.data} has {plural(before.shards, 'shard')}; nothing to do")
         return EXIT_OK
-    with Successor(options.data) as successor:
+    with Successor(options.data, options.of_root.get("above")) as successor:
         starts = describe_directory(options.data).starts
         result = reshard(options.data, before.shards, successor.path, options.shards, starts, progress())
         kept = successor.take_place(options.shards, starts)

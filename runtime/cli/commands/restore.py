@@ -10,20 +10,23 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tidegate.runtime.cli.above_data import above_of_root
 from tidegate.runtime.cli.arguments import add_command, endpoint
+from tidegate.runtime.cli.as_owner import DataOwner
 from tidegate.runtime.cli.asking import report_call_error
-from tidegate.runtime.cli.commands.backup import add_data_option
+from tidegate.runtime.cli.commands.backup import add_data_option, folder_of_root
 from tidegate.runtime.cli.commands.check import progress
 from tidegate.runtime.cli.commands.export import add_out, write
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail, fail_usage
 from tidegate.runtime.cli.importing import Importer
 from tidegate.runtime.cli.pages import mebibytes, plural
+from tidegate.runtime.cli.roots_part import Part
 from tidegate.runtime.errors import CallError
 from tidegate.runtime.ids import ObjectId, check_object_id
 from tidegate.runtime.supervisor.successor import Successor
 from tidegate.runtime.wire.object_records import Record, whole_objects
 from tidegate.shard.backup.one_object import read_object
-from tidegate.shard.backup.places import open_depot
+from tidegate.shard.backup.places import open_depot, place_of
 from tidegate.shard.backup.reading import Lineage, Lineages, read_lineages
 from tidegate.shard.backup.restore import Restored, build, find_moment, shown, span_of, times_of
 
@@ -55,6 +58,8 @@ def add(commands: Any) -> None:
     restore = add_command(commands, "restore", _EPILOG, run)
     restore.add_argument("source", metavar="SOURCE", help="what was given to `tidegate backup`")
     add_data_option(restore)
+    of_data = restore.get_default("works_on")
+    restore.set_defaults(works_on=lambda options: None if options.list or options.object else of_data(options), parts=_parts)
     restore.add_argument("--at", metavar="TIME", type=_moment, help="as it was then, or so long ago: 90s, 5m, 2h, 1d")
     what = "write this object to --out instead, or put it --into a service that runs; DATA is left alone"
     restore.add_argument("--object", metavar="CLASS/NAME", type=_object, help=what)
@@ -84,10 +89,15 @@ def _moment(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{what}, not {text!r}") from None
 
 
+def _parts(options: argparse.Namespace, owner: DataOwner) -> dict[str, Part]:
+    source = {} if "://" in options.source else folder_of_root(owner, Path(place_of(options.source)), may_put=False)
+    return {**source, **above_of_root(owner, options.data)}
+
+
 def run(options: argparse.Namespace) -> int:
     if options.into is not None and options.object is None:
         return fail_usage("restore: --into is for one object: name it with --object (a whole directory: --data)")
-    depot = open_depot(options.source)
+    depot = options.of_root.get("depot") or open_depot(options.source)
     lineages = read_lineages(depot)
     if options.list:
         return _list(options, lineages)
@@ -100,7 +110,7 @@ def run(options: argparse.Namespace) -> int:
             return _put_into(options, records)
         write(records, options.out, options.format)
         return EXIT_OK
-    with Successor(options.data) as successor:
+    with Successor(options.data, options.of_root.get("above")) as successor:
         if successor.replaces and not options.yes:
             what = f"it would be kept beside as {options.data}.before-TIME; add --yes"
             return fail(f"restore into {options.data}: there is data in it ({what}, or choose another with --data)")

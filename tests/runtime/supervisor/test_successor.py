@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.runtime.supervisor import successor as module
+from tidegate.runtime.supervisor import folder_above as module
 from tidegate.runtime.supervisor.directory import describe_directory, open_directory
 from tidegate.runtime.supervisor.successor import Successor
 
@@ -123,14 +123,14 @@ def test_what_cannot_be_synced_once_it_is_in_place_keeps_the_old_one(tmp_path: P
     data = tmp_path / "data"
     open_directory(data, 2).close()
     (data / "mine").write_text("old")
-    sync = module._sync
+    sync = module.sync
 
     def fails(path: Path) -> None:
         if path == tmp_path:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         sync(path)
 
-    monkeypatch.setattr(module, "_sync", fails)
+    monkeypatch.setattr(module, "sync", fails)
     with Successor(data) as successor:
         (successor.path / "mine").write_text("new")
         with pytest.raises(OperatorError, match="put in place"):

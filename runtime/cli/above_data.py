@@ -1,0 +1,14 @@
+"""The part of root's process in a command that puts another directory in the place of DATA: in the folder above it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tidegate.runtime.cli.as_owner import DataOwner, may_change
+from tidegate.runtime.supervisor.folder_above import FolderAbove
+
+
+def above_of_root(owner: DataOwner, data: Path) -> dict[str, FolderAbove]:
+    """None where the owner of the data may change names there himself."""
+    above = FolderAbove(data, (owner.uid, owner.gid))
+    return {} if may_change(owner, above.data.parent) else {"above": above}
