@@ -234,6 +234,10 @@ class IndexStore(Protocol):
         self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
     ) -> list[tuple[str, bytes]]: ...
 
+    def scan_now(
+        self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
+    ) -> list[tuple[str, bytes]] | None: ...
+
     def fetch_range(
         self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
     ) -> None: ...
@@ -279,16 +283,18 @@ class ShardAlarms:
 
     def _load(self) -> None:
         """Reads the next window of the index, once it is in memory."""
-        if self._store.reader is not None and not self._in_memory:
+        scan = self._store.scan if self._in_memory else self._store.scan_now
+        rows: list[tuple[str, bytes]] | None
+        try:
+            rows = scan(self._index_key, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
+        except ShardDamaged:  # It is about to be stopped: nothing of it rings.
+            rows = []
+        if rows is None:
             if not self._touching:
                 self._touching = True
                 self._store.fetch_range(self._index_key, self._horizon or None, None, False, WINDOW_ROWS, self._touched)
             return
         self._in_memory = False
-        try:
-            rows = self._store.scan(self._index_key, self._horizon or None, None, reverse=False, limit=WINDOW_ROWS)
-        except ShardDamaged:  # It is about to be stopped: nothing of it rings.
-            rows = []
         self._heap = [Due(int(key[:16], 16), bytes.fromhex(key[16:]), *msgspec.msgpack.decode(raw)) for key, raw in rows]
         self._horizon = rows[-1][0] + "\0" if len(rows) == WINDOW_ROWS else None
         if set_at := [due.set_us for due in self._heap if due.set_us is not None]:

@@ -9,9 +9,10 @@ is missing from `values` is answered by the store, which knows exactly what is d
 *passing*: it is there until it is durable, and stays if it has been read or written without the flag by then.
 
 While the store has a `reader`, what it does not have in memory may be on disk only: reads then answer `MISS` or `Unread`, and
-the caller lets the reader fetch it (see `reads`). Writes never need to: they take effect without knowing the older value.
+the caller lets the reader fetch it (see `reads`). A range may be `Unread` at any time. Writes never need to be: they take effect
+without knowing the older value.
 
-Rule: no file, clock or task. The store behind is asked through `get` and `scan`, or `recall` where it has a reader.
+Rule: no file, clock or task. The store behind is asked through `get` and `scan_now`, or `recall` where it has a reader.
 """
 
 from __future__ import annotations
@@ -93,6 +94,10 @@ class Store(Protocol):
     def scan(
         self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
     ) -> list[tuple[str, bytes]]: ...
+
+    def scan_now(
+        self, object_key: bytes, start: str | None, end: str | None, *, reverse: bool, limit: int | None
+    ) -> list[tuple[str, bytes]] | None: ...
 
     def recall(self, object_key: bytes, key: str) -> bytes | Unknown | None: ...
 
@@ -262,9 +267,10 @@ class ObjectCache:
             key: self.values[key] for writes in self._undurable() for key in writes if key != HEADER and _within(key, start, end)
         }
         asked = None if limit is None else limit + len(newer)
-        if self.store.reader is not None:
+        rows = self.store.scan_now(self.key, start, end, reverse=reverse, limit=asked)
+        if rows is None:
             return Unread(asked, partial(_merged, newer, reverse, limit))
-        return _merged(newer, reverse, limit, self.store.scan(self.key, start, end, reverse=reverse, limit=asked))
+        return _merged(newer, reverse, limit, rows)
 
     def _undurable(self) -> list[dict[str, bytes | None]]:
         return [self.dirty] if self.committing is None else [self.dirty, self.committing.writes]

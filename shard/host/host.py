@@ -16,7 +16,7 @@ import asyncio
 import contextvars
 import time
 from _thread import get_ident
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import length_hint
 from random import Random, SystemRandom
 from typing import Any, Protocol, cast
@@ -103,7 +103,9 @@ class DurableShard(Store, Protocol):
 
     def counted(self) -> Mapping[str, int]: ...
 
-    def uncounted(self) -> Iterable[tuple[str, int]]: ...
+    def uncounted(self) -> Iterable[Sequence[bytes]]: ...
+
+    def difference(self, keys: Sequence[bytes], headers: Sequence[bytes | None]) -> Iterable[tuple[str, int]]: ...
 
 
 _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE

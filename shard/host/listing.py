@@ -12,6 +12,7 @@ import heapq
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -26,7 +27,7 @@ from tidegate.shard.core.cache import ObjectCache
 from tidegate.shard.core.codec import after_prefix
 from tidegate.shard.host.outbound import Permit
 from tidegate.shard.neutral import NEUTRAL
-from tidegate.shard.store.interface import HEADER, NAMES_KEY, ShardDamaged
+from tidegate.shard.store.interface import HEADER, NAMES_KEY, Done, ShardDamaged
 
 if TYPE_CHECKING:
     from tidegate.shard.host.host import Host
@@ -191,9 +192,8 @@ class Listing:
             await self._breathe()
             store, start, end = part.store, part.start, part.wanted.end
             await self._look(part)
-            if store.reader is None:
-                rows = store.scan(NAMES_KEY, start or None, end, reverse=False, limit=chunk)
-            else:
+            rows = store.scan_now(NAMES_KEY, start or None, end, reverse=False, limit=chunk)
+            if rows is None:
                 rows = await self._fetched(store, start, end, chunk)
             if part.moves != store.moves:
                 continue  # What was in memory is in the state, which was read before.
@@ -209,13 +209,17 @@ class Listing:
                 await self._breathe()
 
     async def _fetched(self, store: Any, start: str, end: str | None, limit: int, key: bytes = NAMES_KEY) -> Any:
+        return await self._told(partial(store.fetch_range, key, start or None, end, False, limit))
+
+    async def _told(self, ask: Callable[[Done], object]) -> Any:
+        """What a read that was asked for has found."""
         future: asyncio.Future[Any] = self._host.loop.create_future()
 
-        def done(rows: Any, error: Exception | None) -> None:
+        def done(result: Any, error: Exception | None) -> None:
             if not future.done():
-                future.set_result(rows) if error is None else future.set_exception(error)
+                future.set_result(result) if error is None else future.set_exception(error)
 
-        store.fetch_range(key, start or None, end, False, limit, done)
+        ask(done)
         return await future
 
     def _undurable(self, wanted: _Range) -> tuple[set[Entry], set[Entry]]:
@@ -260,9 +264,8 @@ class Listing:
         keys, size, start = 0, 0, ""
         while store is not None:
             await self._breathe()
-            if store.reader is None:
-                rows = store.scan(key, start or None, None, reverse=False, limit=SIZED_ROWS)
-            else:
+            rows = store.scan_now(key, start or None, None, reverse=False, limit=SIZED_ROWS)
+            if rows is None:
                 rows = await self._fetched(store, start, None, SIZED_ROWS, key)
             keys += len(rows)
             size += sum(len(row.encode()) + len(value) for row, value in rows)
@@ -322,16 +325,9 @@ class Listing:
             rows = await self._asked(store, last + b"\0", WEIGHED_ROWS)
 
     async def _asked(self, store: Any, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        if store.reader is None:
-            return store.stored(start, limit)  # type: ignore[no-any-return]  # rows
-        future: asyncio.Future[Any] = self._host.loop.create_future()
-
-        def done(rows: Any, error: Exception | None) -> None:
-            if not future.done():
-                future.set_result(rows) if error is None else future.set_exception(error)
-
-        store.fetch_stored(start, limit, done)
-        return await future  # type: ignore[no-any-return]  # rows
+        if (rows := store.stored_now(start, limit)) is not None:
+            return rows  # type: ignore[no-any-return]  # rows
+        return await self._told(partial(store.fetch_stored, start, limit))  # type: ignore[no-any-return]  # rows
 
     # Classes
 
@@ -357,9 +353,12 @@ class Listing:
         for _ in range(COUNTS_MAX):
             counted = store.counted()
             counts = Counter(counted)
-            for name, more in store.uncounted():
-                counts[name] += more
+            for keys in store.uncounted():
                 await self._breathe()
+                if (headers := store.headers_now(keys)) is None:
+                    headers = await self._told(partial(store.fetch_headers, keys))
+                for name, more in store.difference(keys, headers):
+                    counts[name] += more
             if store.counted() is counted:
                 break
         return counts
@@ -400,9 +399,9 @@ class Listing:
         return found[:limit]
 
     async def _rows(self, store: Any, key: bytes, start: str | None, limit: int) -> Any:
-        if store.reader is not None:
-            return await self._fetched(store, start or "", None, limit, key)
-        return store.scan(key, start, None, reverse=False, limit=limit)
+        if (rows := store.scan_now(key, start, None, reverse=False, limit=limit)) is not None:
+            return rows
+        return await self._fetched(store, start or "", None, limit, key)
 
 
 def _named(header: bytes) -> Header | None:

@@ -72,8 +72,8 @@ class WishOrigin(BuiltIn):
         if self._answered is None:
             return
         cache = activation.cache
-        if cache.store.reader is not None:
-            reads = reads_of(self._wish)
+        reads = reads_of(self._wish)
+        if not is_in_memory(cache.store, cache.key, reads):
             await activation.wait_fetched(lambda done: fetch(cache.store, cache.key, reads, done), lambda rows: rows, False)
         try:
             self._result = carry_out(self._wish, cache, activation.host.wishes.clocks(cache.shard))
@@ -135,6 +135,13 @@ class AbandonedOrigin(InternalOrigin):
             self._answered(result, None)
         else:
             self._answered(None, {"alarm": self._wish.do})
+
+
+def is_in_memory(store: Any, key: bytes, reads: Reads) -> bool:
+    """Whether these rows of an object can be read at once."""
+    if reads.limit:
+        return store.scan_now(key, reads.start, reads.end, reverse=False, limit=reads.limit) is not None
+    return store.reader is None
 
 
 def fetch(store: Any, key: bytes, reads: Reads, done: Callable[[Any, Exception | None], object]) -> None:
@@ -215,7 +222,7 @@ class Wishes:
 
     async def _apart(self, wish: StorageWish, class_name: str, name: str, shard: int, due_s: float, answered: Answered) -> None:
         """Of an object of which no instance is in memory."""
-        host, key, was_fetched = self._host, object_key(class_name, name), False
+        host, key, reads, was_fetched = self._host, object_key(class_name, name), reads_of(wish), False
         try:
             while True:
                 store, kept = host.stores.get(shard), host.classes.get(class_name)
@@ -228,9 +235,9 @@ class Wishes:
                     raise DeadlineExceeded("the object was on its way into memory, or out of it, all the time")
                 if host.waiting.is_away(key):
                     await asyncio.sleep(AGAIN_S)
-                elif store.reader is not None and not was_fetched:
+                elif not was_fetched and not is_in_memory(store, key, reads):
                     was_fetched = True
-                    await self._fetched(store, shard, key, reads_of(wish))
+                    await self._fetched(store, shard, key, reads)
                 else:
                     host.turn.begin()
                     self._carry_out(wish, kept, class_name, name, shard, answered)
@@ -252,8 +259,10 @@ class Wishes:
                 future.set_result(None)  # Of an error whoever reads it is told.
 
         for each in (Reads((HEADER,)), reads):
-            if store.reader is None or self._host.stores.get(shard) is not store:
-                return  # By now it is known that all is in memory; or the shard is not here any longer.
+            if self._host.stores.get(shard) is not store:
+                return  # The shard is not here any longer.
+            if is_in_memory(store, key, each):  # By now that is known.
+                continue
             future = self._host.loop.create_future()
             fetch(store, key, each, done)
             await future

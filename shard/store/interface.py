@@ -195,7 +195,7 @@ Done = Callable[[Any, Exception | None], object]
 class Reader(Protocol):
     """Where reads wait for the disk without holding up the loop."""
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
         """Calls `fetch`, closes the snapshot, then calls `done` in a later turn of the loop. `first`: before those that were
-        asked earlier."""
+        asked earlier. `many_pages`: it may wait for as many of them, so never on the loop."""
         ...

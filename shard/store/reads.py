@@ -29,9 +29,11 @@ class OpenReads:
     def __len__(self) -> int:
         return len(self._open)
 
-    def read(self, reader: Reader, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(
+        self, reader: Reader, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False
+    ) -> None:
         self._open.add(snapshot)
-        reader.read(snapshot, fetch, partial(self._over, snapshot, done), first=first)
+        reader.read(snapshot, fetch, partial(self._over, snapshot, done), first=first, many_pages=many_pages)
 
     def when_over(self, callback: Callable[[], object]) -> None:
         """Calls it when all reads begun so far are over: at once if there are none."""

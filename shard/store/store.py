@@ -23,6 +23,7 @@ from tidegate.shard.store.interface import (
     Answer,
     AnswerRoll,
     Done,
+    Fetch,
     ObjectWrites,
     Reader,
     ShardDamaged,
@@ -39,6 +40,7 @@ ABOVE_KEYS = b"\xff"
 ROLLS_WAITING_MAX = 16
 UNCHANGED_MAX = 64
 """Objects of a shard that are read in pieces at the same time, see `unchanged_since`. Of more it would say less than is so."""
+HEADERS_AT_ONCE = 16
 LOWEST_KEY = "\0"
 """The smallest user key. Only the header's key "" is below it."""
 
@@ -49,6 +51,10 @@ class StoreFull(OperatorError):
 
 class StoreFailed(OperatorError):
     """The environment failed in a way after which nothing about it is known. The worker must end."""
+
+
+class NotInMemory(Exception):
+    """A scan would have to wait for the disk, and was not to."""
 
 
 class StateBatch(Protocol):
@@ -112,8 +118,11 @@ class ShardState(Protocol):
 
     def get(self, key: bytes) -> bytes | None: ...
 
-    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
-        """Rows of [start, end) in order. To be used up or closed at once, with nothing awaited in between."""
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool, *, may_wait: bool = True
+    ) -> Generator[tuple[bytes, bytes], None, None]:
+        """Rows of [start, end) in order. To be used up or closed at once, with nothing awaited in between. Unless it `may_wait`,
+        `NotInMemory` is raised soon after it has had to wait for the disk."""
         ...
 
     def snapshot(self) -> Snapshot:
@@ -161,6 +170,8 @@ class ShardStore:
         before, and names that were found before, may lack that."""
         self.reader: Reader | None = None
         """What reads the state while its pages may not be in memory. None: they are, ask at once."""
+        self.apart: Reader | None = None
+        """What reads ranges that turn out not to be in memory. None: the state is no file, and there are none."""
         self.reads = OpenReads(self._read_failed)
         self._read_in: tuple[bytes, Sequence[str]] = b"", ()
         """See `is_read_in`."""
@@ -228,6 +239,22 @@ class ShardStore:
     ) -> list[tuple[str, bytes]]:
         """The object's rows with start <= key < end in key order, the last ones first if `reverse`; at most `limit`. Never the
         header."""
+        return self._scan(object_key, start, end, reverse, limit, may_wait=True)
+
+    def scan_now(
+        self, object_key: bytes, start: str | None = None, end: str | None = None, reverse: bool = False, limit: int | None = None
+    ) -> list[tuple[str, bytes]] | None:
+        """The same; None where it would have to wait for the disk, or might: `fetch_range` is to be asked."""
+        if self.reader is not None:
+            return None
+        try:
+            return self._scan(object_key, start, end, reverse, limit, may_wait=self.apart is None)
+        except NotInMemory:
+            return None
+
+    def _scan(
+        self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, *, may_wait: bool
+    ) -> list[tuple[str, bytes]]:
         start = start or LOWEST_KEY
         if end is not None and end <= start:
             return []
@@ -236,7 +263,7 @@ class ShardStore:
             return self._merged(object_key, start, end, reverse, limit, layers, iter(()))
         low = object_key + start.encode()
         high = object_key + (ABOVE_KEYS if end is None else end.encode())
-        rows = self.state.scan(low, high, reverse)
+        rows = self.state.scan(low, high, reverse, may_wait=may_wait)
         try:
             if not layers:
                 return [(key[OBJECT_KEY_BYTES:].decode(), value) for key, value in islice(rows, limit)]
@@ -268,7 +295,6 @@ class ShardStore:
         self, object_key: bytes, start: str | None, end: str | None, reverse: bool, limit: int | None, done: Done
     ) -> None:
         """`done` is told later what `scan` would return now."""
-        assert self.reader is not None
         start = start or LOWEST_KEY
         layers = self._layers(object_key)
         written = self._written(object_key, start, end, reverse, limit, layers)
@@ -285,7 +311,12 @@ class ShardStore:
             finally:
                 stored.close()
 
-        self.reads.read(self.reader, self.state.snapshot(), rows, done)
+        self._read_apart(rows, done)
+
+    def _read_apart(self, fetch: Fetch, done: Done) -> None:
+        reader = self.reader or self.apart
+        assert reader is not None
+        self.reads.read(reader, self.state.snapshot(), fetch, done, many_pages=True)
 
     @staticmethod
     def _written(
@@ -354,11 +385,16 @@ class ShardStore:
             named = [each for each in named if self._exists(each[1])]
         return named, None if reached == end else reached
 
-    def stored(self, start: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        """Rows of objects as the state has them, whatever memory says, from that key on; at most so many."""
-        rows = self.state.scan(start, OWN_FIRST, False)
+    def stored_now(self, start: bytes, limit: int) -> list[tuple[bytes, bytes]] | None:
+        """Rows of objects as the state has them, whatever memory says, from that key on; at most so many. None where they would
+        have to be waited for, or might: `fetch_stored` is to be asked."""
+        if self.reader is not None:
+            return None
+        rows = self.state.scan(start, OWN_FIRST, False, may_wait=self.apart is None)
         try:
             return list(islice(rows, limit))
+        except NotInMemory:
+            return None
         except ShardDamaged as error:
             self.on_damage(error)
             raise
@@ -367,7 +403,6 @@ class ShardStore:
 
     def fetch_stored(self, start: bytes, limit: int, done: Done) -> None:
         """`done` is told the same later."""
-        assert self.reader is not None
 
         def rows(snapshot: Snapshot) -> list[tuple[bytes, bytes]]:
             found = snapshot.scan(start, OWN_FIRST, False)
@@ -376,23 +411,36 @@ class ShardStore:
             finally:
                 found.close()
 
-        self.reads.read(self.reader, self.state.snapshot(), rows, done)
+        self._read_apart(rows, done)
 
     def counted(self) -> Mapping[str, int]:
         """Objects by class, as far as they are in the state."""
         return self.state.names.counts
 
-    def uncounted(self) -> Iterator[tuple[str, int]]:
-        """What that lacks: a class, and how many more or less; in steps, some of them of nothing. What the state gets meanwhile
-        may be counted nowhere: `counted` is another then, and all is to be counted again."""
-        keys = dict.fromkeys(key for each in (self.active, self.frozen) if each is not None for key in each.named)
-        for number, key in enumerate(keys, 1):
-            if number % 64 == 0:
-                yield "", 0
-            if key < OWN_FIRST and (now := self.recall(key, HEADER)) is not UNKNOWN:
-                before = self.state.get(key)
-                if (now is None) is not (before is None) and (named := named_by(now or before or b"")) is not None:
-                    yield named.class_name, 1 if before is None else -1
+    def uncounted(self) -> Iterator[Sequence[bytes]]:
+        """Objects that may make the difference between that and what there is, a few at a time: see `difference`. What the state
+        gets meanwhile may be counted nowhere: `counted` is another then, and all is to be counted again."""
+        named = dict.fromkeys(key for each in (self.active, self.frozen) if each is not None for key in each.named)
+        keys = [key for key in named if key < OWN_FIRST]
+        for first in range(0, len(keys), HEADERS_AT_ONCE):
+            yield keys[first : first + HEADERS_AT_ONCE]
+
+    def headers_now(self, keys: Sequence[bytes]) -> list[bytes | None] | None:
+        """What the state has: a header, or None, for each of these objects. None where they would have to be waited for, or
+        might: `fetch_headers` is to be asked."""
+        return None if self.reader is not None else [self.state.get(key) for key in keys]
+
+    def fetch_headers(self, keys: Sequence[bytes], done: Done) -> None:
+        """`done` is told the same later."""
+        self._read_apart(lambda snapshot: [snapshot.get(key) for key in keys], done)
+
+    def difference(self, keys: Sequence[bytes], headers: Sequence[bytes | None]) -> Iterator[tuple[str, int]]:
+        """A class, and how many more or less of it there are, by what memory says, than the state counts, whose headers these
+        are."""
+        for key, before in zip(keys, headers, strict=True):
+            now = self.recall(key, HEADER)
+            if now is not UNKNOWN and (now is None) is not (before is None) and (named := named_by(now or before or b"")):
+                yield named.class_name, 1 if before is None else -1
 
     def _exists(self, named: Named) -> bool:
         """As far as memory says otherwise."""

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.cold_world import HeldReader
 from tests.support.stage import asked, durable_and_evicted
 from tests.support.storage_world import StorageWorld, finish
-from tidegate.shard.store.interface import Reader
 
 
 def test_two_reads_that_bypass_the_cache_ask_the_store_twice() -> None:
@@ -108,23 +108,15 @@ def test_what_is_dropped_by_a_reset_or_by_delete_all_is_not_looked_for_when_a_la
     assert world.list() == {"bar": 1}
 
 
-def test_an_older_value_that_was_being_fetched_does_not_replace_one_that_has_left_memory(reader: Reader) -> None:
+def test_an_older_value_that_was_being_fetched_does_not_replace_one_that_has_left_memory() -> None:
     world = durable_and_evicted(foo=1)
-    world.store.reader = reader
+    world.store.reader = HeldReader()
+    world.store.fetch(world.cache.key, ["foo"], lambda *_: None)
     entries = world.cache.values
     world.put("foo", 2, no_cache=True)
     world.commit()
     assert world.cache.learn(entries, "foo", b"\x01") == 1, "what it was when it was asked"
     assert world.get("foo") == 2
-
-
-@pytest.fixture
-def reader() -> Reader:
-    class NeverAsked:
-        def read(self, *_: Any, **__: Any) -> None:
-            raise AssertionError("the memtable knows the key")
-
-    return NeverAsked()
 
 
 def test_what_is_read_without_bypassing_while_it_is_dirty_stays_cached_after_the_commit() -> None:

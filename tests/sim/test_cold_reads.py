@@ -26,8 +26,9 @@ from tidegate.shard.host.waiting import WaitingRoom
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.checkpoints.checkpoint import Checkpointer
 from tidegate.shard.store.interface import Done, Fetch, ShardCommit, Snapshot
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.state.thread_reader import look_up
-from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.store import NotInMemory, ShardStore
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.testing.virtual_loop import ProcessLoop
 
@@ -46,7 +47,7 @@ class HelperReader:
         self._loop = loop
         self._random = random
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
         READS[0] += 1
         answer = partial(self._answer, snapshot, fetch, done)
         slow = self._random.random() < 0.1
@@ -64,8 +65,9 @@ class ChangingStore(WorkerStore):
     def __init__(self, states: Any, log: Any, *args: Any) -> None:
         super().__init__(states, log, *args)
         self._helper_reader = HelperReader(log._loop, self.random)
-        for store in self.shards.values():
-            store.reader = self._helper_reader
+        for shard, store in self.shards.items():
+            store.reader = store.apart = self._helper_reader
+            store.state.waits_at = 1 + shard % 4  # type: ignore[attr-defined]  # It is a MemoryState.
 
     def applied(self, position: int, commits: Sequence[ShardCommit]) -> None:
         super().applied(position, commits)
@@ -147,6 +149,16 @@ def calls_that_wait_for_a_header_are_overtaken(patch: Patch) -> None:
     patch(WaitingRoom, "takes", takes)
 
 
+def ranges_that_the_loop_cannot_end_are_cut(patch: Patch) -> None:
+    original = MemoryState.scan
+
+    def scan(self: MemoryState, *arguments: Any, may_wait: bool = True) -> Any:
+        with contextlib.suppress(NotInMemory):
+            yield from original(self, *arguments, may_wait=may_wait)
+
+    patch(MemoryState, "scan", scan)
+
+
 def ranges_lack_what_is_in_memory_only(patch: Patch) -> None:
     patch(ShardStore, "_written", staticmethod(lambda *_: []))
 
@@ -161,6 +173,7 @@ VARIANTS: dict[Callable[[Patch], None], set[str]] = {
     what_was_read_replaces_what_is_newer: {"reading", "atomicity"},
     the_gate_stays_open: {"unique", "atomicity"},
     calls_that_wait_for_a_header_are_overtaken: {"order"},
+    ranges_that_the_loop_cannot_end_are_cut: {"reading"},
     ranges_lack_what_is_in_memory_only: {"reading"},
     deletes_of_what_is_on_disk_only_say_that_it_was_not_there: {"reading"},
 }

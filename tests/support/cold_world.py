@@ -11,6 +11,7 @@ from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.checkpoints.checkpoint import checkpoint_steps
 from tidegate.shard.store.interface import Done, Fetch, Snapshot
+from tidegate.shard.store.state.memory_state import MemoryState
 from tidegate.shard.store.state.thread_reader import look_up
 from tidegate.shard.store.store import ShardStore
 
@@ -36,12 +37,14 @@ class HeldReader:
         self.waiting: list[tuple[Snapshot, Fetch, Done]] = []
         self.asked = 0
         self.first: list[bool] = []
+        self.many_pages: list[bool] = []
         self.failure: Exception | None = None
         """What the next read raises."""
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
         self.asked += 1
         self.first.append(first)
+        self.many_pages.append(many_pages)
         self.waiting.append((snapshot, fetch, done))
 
     def release(self, most: int = 1_000) -> None:
@@ -89,6 +92,13 @@ class ColdWorld(World):
         for store in self.stores.values():
             checkpoint(store)
             store.reader = self.reader
+
+    def near(self, waits_at: int = 0) -> None:
+        """From now on the loop reads for itself, of each range so many rows before one that it would have to wait for."""
+        for store in self.stores.values():
+            store.reader, store.apart = None, self.reader
+            assert isinstance(store.state, MemoryState)
+            store.state.waits_at = waits_at
 
     async def thaw(self) -> None:
         """Answers all reads, until nobody asks."""

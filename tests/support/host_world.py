@@ -55,7 +55,9 @@ class DamagedState(MemoryState):
     def get(self, key: bytes) -> bytes | None:
         raise ShardDamaged(self.shard, "read", "its state", "a value has a wrong checksum")
 
-    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool, *, may_wait: bool = True
+    ) -> Generator[tuple[bytes, bytes], None, None]:
         raise ShardDamaged(self.shard, "read", "its state", "a row has a wrong checksum")
 
     def snapshot(self) -> MemorySnapshot:

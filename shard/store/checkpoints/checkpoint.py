@@ -198,7 +198,7 @@ def checkpoint_steps(
                     yield None
                 batch.delete_many(part.deletes[first : first + PIECE_KEYS])
             if part.cleared is not None:
-                entries += yield from _clear_steps(store, batch, part.cleared, ahead)
+                entries += yield from _clear_steps(store, batch, part.cleared, ahead, goes_on)
             entries += len(part.puts) + len(part.deletes)
             size += part.size_bytes
             pages += part.pages(share)
@@ -277,15 +277,18 @@ def removal_steps(store: ShardStore) -> Generator[StateBatch | None, None, None]
             batch.abort()
 
 
-def _clear_steps(store: ShardStore, batch: StateBatch, object_key: bytes, ahead: Ahead | None) -> Generator[None, None, int]:
+def _clear_steps(
+    store: ShardStore, batch: StateBatch, object_key: bytes, ahead: Ahead | None, goes_on: Callable[[], bool]
+) -> Generator[None, None, int]:
     """Deletes all that an object has; about how many keys those were."""
     entries = 0
     if ahead is not None and store.reader is not None:
         ahead.low, ahead.high = object_key, object_key + ABOVE_KEYS
         yield None
-    while not batch.delete_range(object_key, object_key + ABOVE_KEYS, CHECKPOINT_SLICE_KEYS):
-        entries += CHECKPOINT_SLICE_KEYS
-        yield None
+    while not batch.delete_range(object_key, object_key + ABOVE_KEYS, PIECE_KEYS):
+        entries += PIECE_KEYS
+        if entries % CHECKPOINT_SLICE_KEYS == 0 or not goes_on():
+            yield None
     if ahead is not None:
         ahead.low = ahead.high
     return entries

@@ -17,7 +17,7 @@ import errno
 import os
 import resource
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from time import perf_counter
 from typing import Any, NamedTuple
@@ -53,7 +53,7 @@ from tidegate.shard.store.state.data_file import (
     with_checksums,
 )
 from tidegate.shard.store.state.pages import CRC_BYTES, CRC_RESIDUE, PageFile
-from tidegate.shard.store.store import StoreFailed, StoreFull
+from tidegate.shard.store.store import NotInMemory, StoreFailed, StoreFull
 
 FULL_BELOW_BYTES = 1 << 20
 
@@ -277,13 +277,17 @@ class LmdbState:
             self._reading.abort()
         self._reading, self._read_at = None, -1
 
-    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
-        """Rows of [start, end) in order. To be used up or closed before anything is awaited (rule 1)."""
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool, *, may_wait: bool = True
+    ) -> Generator[tuple[bytes, bytes], None, None]:
+        """Rows of [start, end) in order. To be used up or closed before anything is awaited (rule 1). Unless it `may_wait`, the
+        first row for which it has waited for the disk is followed by `NotInMemory`."""
         began = perf_counter()
         self.was_read = True
         txn = self._env.begin()
         try:
-            yield from _rows(txn, start, end, reverse)
+            rows = _rows(txn, start, end, reverse)
+            yield from rows if may_wait else self._in_memory(rows)
         except (_WrongRow, lmdb.Error) as error:
             raise self.damaged(error) from error
         finally:
@@ -291,10 +295,21 @@ class LmdbState:
             if (took_s := perf_counter() - began) > SLOW_READ_S:
                 self.ask_for_faults(took_s)
 
-    def ask_for_faults(self, took_s: float) -> None:
+    def _in_memory(self, rows: Iterator[tuple[bytes, bytes]]) -> Generator[tuple[bytes, bytes], None, None]:
+        began = perf_counter()
+        for row in rows:
+            now = perf_counter()
+            if now - began > SLOW_READ_S and self.ask_for_faults(now - began):
+                raise NotInMemory
+            began = now
+            yield row
+
+    def ask_for_faults(self, took_s: float) -> bool:
         """Something was slow: by the disk, or only by its size or because the thread had to wait for a core?"""
-        if FAULTS.have_come() and self.on_fault is not None:
+        waited = FAULTS.have_come()
+        if waited and self.on_fault is not None:
             self.on_fault(took_s)
+        return waited
 
     def copy_smaller(self) -> tuple[lmdb.Environment, Sizes]:
         """Puts a copy without free pages in the place of the file, durably. The state goes on with the old one, which has lost

@@ -11,6 +11,7 @@ from functools import partial
 
 from tidegate.runtime.limits import CHECKPOINT_SLICE_KEYS
 from tidegate.shard.store.names import IndexHead, NameChanges, is_header
+from tidegate.shard.store.store import NotInMemory
 
 
 class MemorySnapshot:
@@ -48,6 +49,8 @@ class MemoryState:
         """Those in use, with the number of commits when they were taken."""
         self.commit_error: Exception | None = None
         """Raised instead of the next commit, once; nothing of that batch is kept."""
+        self.waits_at = 0
+        """The row of each scan that is not in memory, as if there were a disk. 0: they all are."""
 
     @property
     def rows(self) -> dict[bytes, bytes]:
@@ -56,8 +59,13 @@ class MemoryState:
     def get(self, key: bytes) -> bytes | None:
         return self._view[0].get(key)
 
-    def scan(self, start: bytes, end: bytes, reverse: bool) -> Generator[tuple[bytes, bytes], None, None]:
-        return _scan(*self._view, start, end, reverse)
+    def scan(
+        self, start: bytes, end: bytes, reverse: bool, *, may_wait: bool = True
+    ) -> Generator[tuple[bytes, bytes], None, None]:
+        for number, row in enumerate(_scan(*self._view, start, end, reverse), 1):
+            if not may_wait and self.waits_at == number:
+                raise NotInMemory
+            yield row
 
     def snapshot(self) -> MemorySnapshot:
         taken = MemorySnapshot(*self._view, partial(self._snapshots.pop))

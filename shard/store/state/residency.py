@@ -7,7 +7,8 @@ forgotten, and found out again by the next read.
 
 The kernel is asked by `mincore`, on the loop thread, because it answers faster than a thread could be asked: all pages of a file
 up to 16 MiB, of a larger one half as many, spread evenly, others each time. What that does not find, or forgives, costs one wait,
-which is noticed (see `LmdbState.on_fault`) and believed for longer each time.
+which is noticed (see `LmdbState.on_fault`) and believed for longer each time. A range may have very many pages, and all of them
+may be such: the first that is waited for on the loop ends the read there, and a thread makes it.
 
 A file that is not in memory though there is room for it (after a boot) is read in, at half the speed of the disk; without that
 it would come in page by page, and always through a thread.
@@ -217,19 +218,19 @@ class Residency:
         self._warm_pause_s = WARM_INTERVAL_S
         self._warned = False
         state.on_fault = self._waited
-        store.reader = self
+        store.reader = store.apart = self
 
     @property
     def by_loop(self) -> bool:
         """Its file is in memory, as far as is known, or comes quickly."""
         return self._store.reader is None
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
         """A `Reader`. It may turn out that the state is in memory; then whoever asks next need not."""
         self._read = True
         if self._timer is None:
             self._probe()
-        if self.by_loop:
+        if self.by_loop and not many_pages:
             result, error = look_up(snapshot, fetch)
             asyncio.get_running_loop().call_soon(done, result, error, context=NEUTRAL)
         else:

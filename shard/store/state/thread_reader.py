@@ -64,7 +64,7 @@ class ThreadReader:
         self._threads: list[threading.Thread] = []
         self._closed = False
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
         assert not self._closed
         if not self._threads:
             self._start()

@@ -167,7 +167,7 @@ class Indexed:
         self.shard = ShardAlarms(self.store, self.touched)
         self.out = set()
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
         self.asked.append(lambda: done(fetch(snapshot), snapshot.close()))
 
     def touched(self) -> None:

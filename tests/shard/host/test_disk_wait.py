@@ -12,6 +12,7 @@ from tests.support.cold_world import Act, Actor, ColdWorld
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import MethodRaised, ObjectReset
 from tidegate.shard.loop.task import StorageFuture
+from tidegate.shard.store.state.memory_state import MemoryState
 
 ROWS = {"a": 1, "b": "two", "c": [3], "d": None, "e": 5.5}
 
@@ -444,3 +445,65 @@ async def test_a_section_reads_from_disk_and_keeps_everybody_out_meanwhile() -> 
     await world.thaw()
     assert await call.reply == [1, "two"]
     assert await ping.reply == "pong"
+
+
+# Ranges on a disk that is quick
+
+
+async def test_a_range_that_is_not_in_memory_is_left_to_the_reader_after_the_first_page_that_was_waited_for() -> None:
+    """It was read by the loop to its end, thousands of pages of it, because each of them comes quickly."""
+    world = ColdWorld()
+    rows = {f"k{number:03}": number for number in range(500)}
+    await world.fill("x", rows)
+    await world.fill("y", ROWS)
+    world.cool()
+    world.near(waits_at=3)
+    seen = rows_seen(world)
+
+    async def everything(actor: Actor) -> Any:
+        return await actor.storage.list()
+
+    async def last(actor: Actor) -> Any:
+        return await actor.storage.list(reverse=True, limit=10)
+
+    async def two(actor: Actor) -> Any:
+        return await actor.storage.list(limit=2)
+
+    async def changed(actor: Actor) -> Any:
+        await actor.storage.put("k001", "new")
+        async with actor.storage.transaction() as transaction:
+            await transaction.delete("k000")
+            return list((await transaction.list()).items())[1]
+
+    assert await world.do("x", two) == {"k000": 0, "k001": 1}
+    assert world.reader.asked == 0, "it waited for nothing"
+    for act, expected in (
+        (everything, rows),
+        (last, dict(reversed(list(rows.items())[-10:]))),
+        (changed, ["k002", 2]),
+    ):
+        seen.clear()
+        call = world.act("x", act)
+        await world.settle()
+        assert not call.answered
+        assert len(seen) <= 3, "so many pages the loop may have touched"
+        assert await world.do("y", value_of_a) == 1, "others are served"
+        world.reader.release()
+        assert await call.reply == expected
+    assert world.reader.many_pages == [True] * 3
+
+
+def rows_seen(world: ColdWorld) -> list[bytes]:
+    """Keys that scans on the loop have come to."""
+    seen: list[bytes] = []
+    for store in world.stores.values():
+        state = store.state
+        assert isinstance(state, MemoryState)
+
+        def noting(*arguments: Any, scan: Any = state.scan, **options: Any) -> Any:
+            for row in scan(*arguments, **options):
+                seen.append(row[0])
+                yield row
+
+        state.scan = noting
+    return seen

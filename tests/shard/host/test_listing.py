@@ -234,6 +234,32 @@ async def test_what_is_on_disk_only_is_listed_beside_the_loop() -> None:
     assert all(each["class"] == Actor.__name__ and each["keys"] == 1 for each in (await listing)["objects"])
 
 
+@pytest.mark.parametrize("wish", [ListNames(sizes=True), Weigh(), ListClasses()], ids=lambda wish: type(wish).__name__)
+async def test_what_a_page_would_have_to_wait_for_is_read_beside_the_loop_and_is_the_same(
+    wish: ListNames | Weigh | ListClasses,
+) -> None:
+    """On a disk that is quick, too, where the loop may wait for single keys."""
+    world = ColdWorld()
+    for number in range(40):
+        await world.fill(f"a{number:02}", {"k": number, "l": 1})
+    for store in world.stores.values():
+        checkpoint(store)
+    for number in range(30, 50):
+        await world.fill(f"a{number:02}", {"m": number})
+    at_once = await begin(world, wish)
+    world.near(waits_at=1)
+    if isinstance(wish, ListClasses):
+        for store in world.stores.values():
+            store.reader = world.reader
+    listing = begin(world, wish)
+    while not listing.done():
+        world.reader.release()
+        await asyncio.sleep(0)
+    assert await listing == at_once
+    assert world.reader.many_pages
+    assert all(world.reader.many_pages)
+
+
 async def test_a_prefix_may_be_longer_than_a_row_is() -> None:
     world = World(Shop)
     stem = "ü" * 230

@@ -414,6 +414,27 @@ async def test_an_object_leaves_memory_unless_it_is_at_work() -> None:
     assert await wisher.ask("a", Evict()) == {"evicted": False}
 
 
+@pytest.mark.parametrize("alive", [False, True])
+async def test_a_range_that_would_have_to_be_waited_for_is_read_beside_the_loop(alive: bool) -> None:
+    """Though single keys are read by the loop. What comes after that finds its pages in memory."""
+    world = ColdWorld()
+    wisher = Wisher(world)
+    await world.fill("a", {f"k{number}": number for number in range(30)})
+    for store in world.stores.values():
+        checkpoint(store)
+    world.near(waits_at=4)
+    if not alive:
+        world.crash()
+    assert len((await wisher.ask("a", Show(limit=2), cls=Actor.__name__))["rows"]) == 2
+    assert world.reader.asked == 0
+    asked = wisher.begin("a", Show(limit=20), cls=Actor.__name__)
+    while not asked.done():
+        world.reader.release()
+        await asyncio.sleep(0)
+    assert len((await asked)["rows"]) == 20
+    assert world.reader.many_pages == [True]
+
+
 async def test_what_is_on_disk_only_is_read_beside_the_loop() -> None:
     world = ColdWorld()
     wisher = Wisher(world)

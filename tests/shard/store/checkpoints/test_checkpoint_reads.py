@@ -157,7 +157,7 @@ class NotingReader:
     def change(self, keys: Iterable[bytes]) -> None:
         self.changed += keys
 
-    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+    def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
         self.questions += 1
         snapshot.__class__ = self.snapshot_class
         asyncio.get_running_loop().call_soon(done, *look_up(snapshot, fetch), context=NEUTRAL)
@@ -301,7 +301,7 @@ def test_a_checkpoint_that_is_urgent_waits_for_no_reader(monkeypatch: pytest.Mon
 
 def test_a_fetch_that_fails_is_left_to_the_change_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     class Failing:
-        def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False) -> None:
+        def read(self, snapshot: Snapshot, fetch: Fetch, done: Done, *, first: bool = False, many_pages: bool = False) -> None:
             snapshot.close()
             asyncio.get_running_loop().call_soon(done, None, OSError("the disk said no"), context=NEUTRAL)
 

@@ -35,7 +35,7 @@ from tidegate.shard.store.state.residency import (
     windows,
 )
 from tidegate.shard.store.state.thread_reader import ThreadReader
-from tidegate.shard.store.store import ShardStore
+from tidegate.shard.store.store import NotInMemory, ShardStore
 
 PAGES = 400
 
@@ -329,6 +329,55 @@ def test_what_another_thread_asks_of_its_own_waits_is_no_wait_of_the_loop(monkey
     thread.join()
     assert asked == [True]
     assert not state_module.FAULTS.have_come()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_scan_that_may_not_wait_ends_at_the_first_row_that_it_has_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reverse: bool
+) -> None:
+    class Faults:
+        """Every twentieth row is the first of a page that comes from the disk."""
+
+        asked = 0
+
+        def have_come(self) -> bool:
+            self.asked += 1
+            return self.asked % 20 == 0
+
+    with shard(tmp_path, cold=False) as it:
+        monkeypatch.setattr(state_module, "SLOW_READ_S", 0.0)
+        monkeypatch.setattr(state_module, "FAULTS", Faults())
+        waited_s: list[float] = []
+        it.state.on_fault = waited_s.append
+        rows: list[bytes] = []
+        with pytest.raises(NotInMemory):
+            rows.extend(key for key, _ in it.state.scan(b"%016d" % 0, b"%016d" % 300, reverse, may_wait=False))
+        assert len(rows) == 19
+        assert len(waited_s) == 1
+        assert len(list(it.state.scan(b"%016d" % 5, b"%016d" % 15, reverse, may_wait=False))) == 10, "these were in memory"
+        assert len(waited_s) == 1
+        assert len(list(it.state.scan(b"%016d" % 0, b"%016d" % 290, reverse))) == 290, "this one may wait"
+
+
+@pytest.mark.usefixtures("no_warming")
+async def test_a_range_is_read_by_a_thread_where_single_keys_are_read_on_the_loop_because_the_disk_is_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_module, "SLOW_READ_S", 0.0)
+    with shard(tmp_path, cold=True) as it:
+        for _ in range(READS_KEPT):
+            it.waits.read_apart(0.000_1, 1)
+        await it.get(250)
+        assert it.residency.by_loop
+        state_module.FAULTS.have_come()
+        key = b"%016d" % 20
+        assert it.store.scan_now(key) is None
+        assert it.residency.by_loop, "one short wait"
+        answer = asyncio.get_running_loop().create_future()
+        it.store.fetch_range(key, None, None, False, None, lambda result, error: answer.set_result(result))
+        assert it.residency.reads_apart == 1
+        assert await answer == [("k", b"v" * 2_000)]
+        assert it.store.scan_now(key) == [("k", b"v" * 2_000)], "by now its pages are in memory"
 
 
 def test_a_checkpoint_that_waits_for_the_disk_on_the_loop_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
