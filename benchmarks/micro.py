@@ -22,7 +22,7 @@ from tidegate.benchmarks.processes import scratch_folder
 from tidegate.router.machine import RouterMachine
 from tidegate.runtime.client.machine import ClientMachine
 from tidegate.runtime.client.terms import Terms
-from tidegate.runtime.ids import slot_of
+from tidegate.runtime.ids import ObjectId, slot_of
 from tidegate.runtime.wire.protocol import (
     KEYS,
     NO_RAW,
@@ -184,7 +184,7 @@ def _gates_and_cache(runs: int) -> list[Cost]:
     gate = InputGate()
     output_gate = OutputGate()
     state = ShardStore(MemoryState(0))
-    cache = ObjectCache(b"k" * 16, "Counter", "a", 0, state, output_gate, Budget(1 << 20))
+    cache = ObjectCache(b"k" * 16, ObjectId("Counter", "a"), state, output_gate, Budget(1 << 20))
     cache.write("counter", encode_value(1), 1)
     numbers = iter(range(10**9))
 

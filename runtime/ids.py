@@ -29,6 +29,11 @@ class ObjectId(NamedTuple):
         return f"{self.class_name}/{self.name}"
 
 
+def object_id(class_name: str, name: str) -> ObjectId:
+    """What `ObjectId` does in Python code, for very many of them."""
+    return tuple.__new__(ObjectId, (class_name, name))
+
+
 def tag_of(class_name: str, name: str) -> str:
     """The text that decides placement: what stands between the first `{` and the next `}` of the name, if anything
     does, so that objects can be kept together; else class and name."""

@@ -22,6 +22,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 from tidegate.runtime.errors import CallError, ObjectReset
+from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import ABSENT_KEYS_MAX, OBJECT_DIRTY_BYTES_MAX
 from tidegate.shard.core.alarms import ABANDONED_KEY, Alarm, Header, decode_header, encode_header, index_changes
 from tidegate.shard.core.output_gate import OutputGate
@@ -77,6 +78,7 @@ class KeptAnswers(Protocol):
 class Store(Protocol):
     """Durable state of one shard: what recovery would find."""
 
+    shard: int
     reader: Reader | None
 
     @property
@@ -133,10 +135,8 @@ class ObjectCache:
         "abandoned",
         "absent",
         "alarm",
-        "alarm_changed",
         "budget",
         "bytes",
-        "class_name",
         "cleared",
         "committing",
         "complete",
@@ -144,29 +144,24 @@ class ObjectCache:
         "dirty",
         "dirty_bytes",
         "has_header",
+        "id",
         "indexed",
         "key",
-        "name",
         "output_gate",
         "owner",
         "ringing",
-        "shard",
         "store",
         "values",
     )
 
-    def __init__(
-        self, key: bytes, class_name: str, name: str, shard: int, store: Store, output_gate: OutputGate, budget: Budget
-    ) -> None:
+    def __init__(self, key: bytes, id: ObjectId, store: Store, output_gate: OutputGate, budget: Budget) -> None:
         self.owner: Any = None
         """The activation whose cache this is."""
         self.budget = budget
         self.key = key
-        self.shard = shard
+        self.id = id
         self.store = store
         self.output_gate = output_gate
-        self.class_name = class_name
-        self.name = name
         self.values: dict[str, Any] = {}
         """By key: a scalar, `Encoded`, `Passing`, or ABSENT."""
         self.dirty: dict[str, bytes | None] = NOTHING
@@ -181,9 +176,7 @@ class ObjectCache:
         """Written with the object's first write."""
         self.alarm: Alarm | None = None if header is None else decode_header(header).alarm
         self.indexed = self.alarm
-        """The alarm according to the alarm index."""
-        self.alarm_changed = False
-        """In no commit yet."""
+        """The alarm according to the alarm index, which follows with the next commit that the object is part of."""
         self.ringing: Alarm | None = None
         """The alarm whose handler runs."""
         self.abandoned: tuple[str, bytes | None] | None = None
@@ -199,6 +192,18 @@ class ObjectCache:
     def told_seq(self) -> int:
         """The newest commit for which a message of the object may wait."""
         return self.confirm_seq
+
+    @property
+    def shard(self) -> int:
+        return self.store.shard
+
+    @property
+    def class_name(self) -> str:
+        return self.id.class_name
+
+    @property
+    def name(self) -> str:
+        return self.id.name
 
     # Reading
 
@@ -382,7 +387,6 @@ class ObjectCache:
         self.complete = True
         self.has_header = False
         self.alarm = None
-        self.alarm_changed |= self.indexed is not None
         self.cleared = True
         self._register(0, confirmed)
 
@@ -393,9 +397,9 @@ class ObjectCache:
             if confirmed:
                 self.confirm_alarm()
             return
-        header = encode_header(Header(self.class_name, self.name, alarm))
+        header = encode_header(Header(*self.id, alarm))
         self.alarm = alarm
-        self.alarm_changed = self.has_header = True
+        self.has_header = True
         self._mark(HEADER, header, WRITE_BYTES + len(header), confirmed)
         size = INDEX_BYTES + len(header)
         self.dirty_bytes += size
@@ -438,7 +442,7 @@ class ObjectCache:
             self.output_gate.dirty.append(self)
         if not self.has_header:
             self.has_header = True
-            header = self.dirty[HEADER] = encode_header(Header(self.class_name, self.name))
+            header = self.dirty[HEADER] = encode_header(Header(*self.id))
             self.dirty_bytes += len(header)
             self.output_gate.open_bytes += len(header)
 
@@ -472,9 +476,8 @@ class ObjectCache:
 
     def take_index_writes(self) -> list[ObjectWrites]:
         """What the commit has to change beside the object itself: the alarm index, the list of abandoned alarms."""
-        moved = index_changes(self.key, self.indexed, self.alarm, self.class_name, self.name)
+        moved = index_changes(self.key, self.indexed, self.alarm, *self.id)
         self.indexed = self.alarm
-        self.alarm_changed = False
         writes = [ObjectWrites(index_key, False, rows) for index_key, rows in moved.items()]
         if self.abandoned is not None:
             key, row = self.abandoned

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from zlib import crc32
 
 from tidegate.runtime.errors import CallError, ObjectReset, StartFailed
-from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.pending import CoroutineFuture
 from tidegate.shard.core.alarms import Alarm, shown_for
@@ -60,7 +59,6 @@ class Aborted(BaseException):
 
 class Activation:
     __slots__ = (
-        "__weakref__",
         "_caller",
         "attribution",
         "broken",
@@ -71,7 +69,6 @@ class Activation:
         "gate",
         "host",
         "id",
-        "idle_since_s",
         "instance",
         "kept_until_s",
         "last_used_s",
@@ -86,13 +83,13 @@ class Activation:
         "tasks",
     )
 
-    def __init__(self, host: Host, object_class: ObjectClass, name: str, cache: ObjectCache) -> None:
+    def __init__(self, host: Host, object_class: ObjectClass, cache: ObjectCache) -> None:
         self.host = host
         self.object_class = object_class
-        self.id = tuple.__new__(ObjectId, (object_class.name, name))  # What `ObjectId` does, in Python code.
+        self.id = cache.id
         self.cache = cache
         cache.owner = self
-        self.count = host.counting.of(object_class.name, cache.shard)
+        self.count = host.counting.of(object_class.name, cache.store.shard)
         self.gate = InputGate()
         self.tasks: set[ObjectTask] | frozenset[ObjectTask] = NO_TASKS
         self.callbacks: set[GatedCallback] | frozenset[GatedCallback] = NO_CALLBACKS
@@ -105,8 +102,6 @@ class Activation:
         """Until then they keep the object in memory."""
         self.queued_calls = 0
         self.last_used_s = host.turn.now_s
-        self.idle_since_s = 0.0
-        """When it was last used before it came to rest or fell asleep."""
         self.pumping = False
         self.state = FIRST
         self.broken: CallError | None = None

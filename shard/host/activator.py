@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import BadRequest, Moved
-from tidegate.runtime.ids import check_object_id, is_plain_name, key_and_slot, object_key, shard_of_slot
+from tidegate.runtime.ids import check_object_id, is_plain_name, key_and_slot, object_id, object_key, shard_of_slot
 from tidegate.runtime.wire.protocol import Request
 from tidegate.runtime.wire.supervisor_messages import QuarantinedObject
 from tidegate.shard.core.states import Event, InvalidTransition
@@ -81,8 +81,8 @@ class Activator:
         if store is None or waiting.is_away(key) or (store.reader is not None and not store.is_read_in(key, HEADER)):
             return None
         try:
-            cache = host.new_cache(key, class_name, name, shard, store, host.output_gate, host.table.budget)
-            activation = Activation(host, kept.object_class, name, cache)
+            cache = host.new_cache(key, object_id(class_name, name), store, host.output_gate, host.table.budget)
+            activation = Activation(host, kept.object_class, cache)
             activation.begin()
             host.table.add(activation, host.turn.now_s)
         except Exception:  # It will be told by whoever looks at more.
@@ -143,10 +143,9 @@ class Activator:
             return None
         activation = host.table.wake(kept, name)
         if activation is None:
-            cache = host.new_cache(
-                key, kept.object_class.name, name, shard, host.stores[shard], host.output_gate, host.table.budget
-            )
-            return Activation(host, kept.object_class, name, cache)
+            id = object_id(kept.object_class.name, name)
+            cache = host.new_cache(key, id, host.stores[shard], host.output_gate, host.table.budget)
+            return Activation(host, kept.object_class, cache)
         host.table.remove(activation)
         return activation
 
@@ -180,8 +179,8 @@ class Activator:
         key = object_key(request.cls, request.name)
         if host.waiting.takes(key, call) or host.waiting.reads(store, key, call, kept.object_class.first_keys):
             return None
-        cache = host.new_cache(key, request.cls, request.name, shard, store, host.output_gate, host.table.budget)
-        return Activation(host, kept.object_class, request.name, cache)
+        cache = host.new_cache(key, object_id(request.cls, request.name), store, host.output_gate, host.table.budget)
+        return Activation(host, kept.object_class, cache)
 
     def _start(self, activation: Activation, kept: Kept, call: Call) -> bool:
         """Gives it an instance. False when that failed, and the call has been answered."""

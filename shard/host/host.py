@@ -626,12 +626,12 @@ class Host:
         by_shard: dict[int, list[ObjectWrites]] = {}
         for cache in commit.members:
             writes = cache.begin_commit()
-            objects = by_shard.get(cache.shard)
+            objects = by_shard.get(shard := cache.store.shard)
             if objects is None:
-                objects = by_shard[cache.shard] = [writes]
+                objects = by_shard[shard] = [writes]
             else:
                 objects.append(writes)
-            if cache.alarm_changed:
+            if cache.alarm is not cache.indexed or cache.abandoned:
                 objects.extend(self.alarms.cut_alarm(cache))
         for (shard, key), rows in commit.own.items():
             if shard not in self.stores:  # It was stopped, or has gone.

@@ -597,13 +597,13 @@ class KeyedCalls:
                     continue
                 at_hand = session
                 rows = rolls[session] = rolls.get(session) or defaultdict(list)
-            row = rows[activation.cache.shard]
+            row = rows[activation.cache.store.shard]
             row.append(number)  # One after the other takes less time than all at once.
             row.append(digest)
             row.append(result)
         by_shard: dict[int, tuple[list[Answer], list[AnswerRoll]]] = {}
         for each in cast("Sequence[KeyedRun | Mark | NumberedAnswer]", commit.answers):
-            shard = each.cache.shard
+            shard = each.cache.store.shard
             if isinstance(each, NumberedAnswer):
                 _, _, number, _, result, session, digest = each.message
                 rolls.setdefault(session, {}).setdefault(shard, []).extend((number, digest, result))

@@ -23,7 +23,7 @@ from tidegate.shard.host.counting import ClassCounts
 from tidegate.shard.host.split_dict import SplitDict
 from tidegate.shard.objects.methods import ObjectClass
 
-ACTIVATION_BYTES = 1_280
+ACTIVATION_BYTES = 1_232
 """What an activation that is used costs beside its cached entries: see `benchmarks/cold.py`."""
 
 SLEEP_FACTOR = 7
@@ -96,8 +96,8 @@ class ActivationTable:
         """With the time of last use that was known when it was looked at; oldest first."""
         self.sleep_s = SLEEP_FACTOR * idle_s
         self._idle_by_age = AgeQueue()
-        """Those that rest or sleep, each with its `idle_since_s`, oldest first. Who has been used meanwhile stays here until
-        then, and has another state or another time."""
+        """Those that rest or sleep, each with the time of its last use, oldest first. Who has been used meanwhile stays here
+        until then, and has another state or another time."""
 
     def __len__(self) -> int:
         return sum(len(kept.activations) for kept in self.classes.values())
@@ -226,8 +226,7 @@ class ActivationTable:
         self._by_age.append(activation, now_s)
 
     def _put_to_sleep(self, activation: Activation) -> None:
-        used_s = activation.idle_since_s = activation.last_used_s
-        self._idle_by_age.append(activation, used_s)
+        self._idle_by_age.append(activation, activation.last_used_s)
         if activation.is_blank():
             activation.move(RESTED)
             activation.drop_attribution()
@@ -245,7 +244,7 @@ class ActivationTable:
         idle = self._idle_by_age
         for _ in range(min(len(idle), looks)):
             activation, used_s = idle.first()
-            if activation.idle_since_s != used_s or activation.state not in IDLE:
+            if activation.last_used_s != used_s or activation.state not in IDLE:
                 idle.remove_first()
                 continue
             if used_s + self.sleep_s > now_s and not self.over_budget:

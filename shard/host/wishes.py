@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from tidegate.runtime.errors import CallError, DeadlineExceeded, Internal, Moved, UnknownClass, from_wire
-from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
+from tidegate.runtime.ids import ObjectId, object_key, shard_of_slot, slot_of
 from tidegate.runtime.logs.tracebacks import whole_traceback
 from tidegate.runtime.wire.plain_json import from_plain, to_plain
 from tidegate.runtime.wire.protocol import ERROR, NO_RAW, Request, encode
@@ -274,7 +274,7 @@ class Wishes:
         host = self._host
         if isinstance(wish, Get | Show):
             key, budget = object_key(class_name, name), Budget(0)
-            cache = ObjectCache(key, class_name, name, shard, host.stores[shard], host.output_gate, budget)
+            cache = ObjectCache(key, ObjectId(class_name, name), host.stores[shard], host.output_gate, budget)
             answered(None, carry_out(wish, cache, self.clocks(shard)))
             return
         kept = kept or self._orphan(class_name, name, shard)

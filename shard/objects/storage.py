@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Never, Protocol, TypeAlias, TypeVar, cast, overload
 
 from tidegate.runtime.errors import ObjectReset
+from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import KEYED_GROUP_BYTES_MAX, KEYS_PER_READ_MAX, UNDURABLE_BYTES_MAX
 from tidegate.shard.core.alarms import Alarm
 from tidegate.shard.core.cache import WRITE_BYTES, Budget, ObjectCache, Rows, Store, Unread
@@ -104,7 +105,7 @@ class _NoStore:
         return None
 
 
-_NOBODYS = ObjectCache(b"", "", "", 0, cast("Store", _NoStore()), OutputGate(), Budget(0))
+_NOBODYS = ObjectCache(b"", ObjectId("", ""), cast("Store", _NoStore()), OutputGate(), Budget(0))
 _NOBODYS.break_with(ObjectReset(LEFT_MEMORY))
 
 

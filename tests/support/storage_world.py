@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.support.records import decode_record
 from tidegate.runtime.errors import ObjectReset
-from tidegate.runtime.ids import object_key
+from tidegate.runtime.ids import ObjectId, object_key
 from tidegate.shard.core.alarms import Alarm, alarm_for, shown_for
 from tidegate.shard.core.cache import Budget, ObjectCache
 from tidegate.shard.core.output_gate import OutputGate
@@ -85,7 +85,7 @@ class StorageWorld:
 
     def activate(self) -> None:
         self.budget.used_bytes = 0
-        self.cache = ObjectCache(self.key, "Thing", "one", 0, self.store, self.output_gate, self.budget)
+        self.cache = ObjectCache(self.key, ObjectId("Thing", "one"), self.store, self.output_gate, self.budget)
         self.storage = Storage(self.cache, AlwaysOpen())
 
     def cut(self) -> list[ObjectWrites]:
