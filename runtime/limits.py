@@ -338,6 +338,10 @@ CHAOS_STORY_CALLS = 2_000
 IDLE_EVICT_S = 10.0
 SLOW_CALL_S = 1.0
 """A call that takes longer, from its arrival to its answer, is named in the log."""
+SNAPSHOT_BYTES = 256 << 20
+"""A snapshot of a shard is taken when its stream has grown by so much since the last one (`[service] snapshot_mib`)."""
+SNAPSHOT_S = 86_400.0
+"""Or at all, and the last one is so old (`[service] snapshot_s`)."""
 CLUSTER_STALL_S = 6.0
 """Where servers keep the log: after a commit has waited so long for them, calls are refused that arrive. To replace one of them
 that was killed takes them 4 s."""

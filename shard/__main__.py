@@ -223,10 +223,12 @@ def _open_store(spec: WorkerSpec, trouble: Callable[[CheckpointTrouble], None]) 
     data_dir, memtable_bytes = Path(spec.data_dir), memtable_bytes_max(spec.cache_bytes)
     if spec.cluster is None:
         return WorkerStore.open(data_dir, spec.start, spec.index, spec.shards, trouble, memtable_bytes)
+    from tidegate.shard.replicated.snapshot import SnapshotPolicy
     from tidegate.shard.replicated.worker_log import WorkerLog  # Here, because a service without a cluster needs no NATS.
 
     words = f"worker {spec.index} of {platform.node()}, process {os.getpid()}"
-    shared_log = WorkerLog(spec.cluster.servers, spec.cluster.name, words)
+    policy = SnapshotPolicy(spec.cluster.snapshot_bytes, spec.cluster.snapshot_s)
+    shared_log = WorkerLog(spec.cluster.servers, spec.cluster.name, words, policy)
     return WorkerStore.open_shared(data_dir, spec.index, spec.shards, trouble, memtable_bytes, shared_log)
 
 

@@ -51,6 +51,8 @@ from tidegate.runtime.limits import (
     ROUTERS_MAX,
     SHARDS_MAX,
     SLOW_CALL_S,
+    SNAPSHOT_BYTES,
+    SNAPSHOT_S,
 )
 from tidegate.runtime.logs.line import Format, Level
 from tidegate.runtime.logs.settings import LogSettings
@@ -219,6 +221,24 @@ class ServiceConfig(msgspec.Struct, frozen=True):
             extra={"flag": "--advertise ENDPOINT", "problem": check_door},
         ),
     ] = DOOR_DEFAULT
+    snapshot_mib: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 20,
+            description="In a cluster, a snapshot of a shard is taken when its stream has grown by so much since the last one. "
+            "What is before the last but one is removed from the stream then, so that it keeps about twice as much.",
+        ),
+    ] = SNAPSHOT_BYTES >> 20
+    snapshot_s: Annotated[
+        float,
+        Meta(
+            ge=1,
+            le=86_400 * 365,
+            description="In a cluster, a snapshot of a shard that is older than this is followed by another one, if the stream "
+            "has grown at all.",
+        ),
+    ] = SNAPSHOT_S
     dev: Annotated[
         bool,
         Meta(

@@ -15,6 +15,8 @@ from tidegate.runtime.limits import (
     OFFLOAD_PROCESSES,
     OFFLOAD_S,
     SLOW_CALL_S,
+    SNAPSHOT_BYTES,
+    SNAPSHOT_S,
 )
 from tidegate.runtime.options.settings import AppSources
 from tidegate.runtime.options.shown import ShownOption
@@ -108,6 +110,10 @@ class ClusterPlace(msgspec.Struct, frozen=True):
     servers: tuple[str, ...]
     name: str
     """Of the cluster: its streams are `NAME-SHARD`."""
+    snapshot_bytes: int = SNAPSHOT_BYTES
+    """A snapshot of a shard is taken when its stream has grown by so much since the last one,"""
+    snapshot_s: float = SNAPSHOT_S
+    """or at all, and the last one is so old."""
 
     def __repr__(self) -> str:  # There may be passwords in it.
         return f"ClusterPlace({self.name})"

@@ -36,6 +36,8 @@ class _State(msgspec.Struct):
     first_seq: int = 0
     last_seq: int = 0
     bytes: int = 0
+    subjects: dict[str, int] | None = None
+    """Messages by subject, of those that were asked for."""
 
 
 class ApiAnswer(msgspec.Struct):

@@ -38,7 +38,7 @@ from tidegate.shard.replicated.owner import (
 )
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.stream import ShardStream
-from tidegate.shard.store.interface import ShardDamaged
+from tidegate.shard.store.interface import ShardLeftBehind
 
 PAUSE_S = 0.02
 PAUSE_S_MAX = 1.0
@@ -133,8 +133,8 @@ class ShardLog:
                 raise effect.error
             case LeaveBehind():
                 problem = f"what follows message {effect.place.sequence} is gone, up to message {effect.sequence}"
-                place, hint = self.stream.name, "restore a backup"
-                raise ShardDamaged(self.owner.shard, "read the replicated log", place, problem, hint)
+                shard, name, has = self.owner.shard, self.stream.name, effect.place.sequence
+                raise ShardLeftBehind(shard, "read the replicated log", name, problem, has)
             case ShutOut():
                 self._counts.shut_outs += 1
                 raise LogShutOut(self.stream.name, effect)

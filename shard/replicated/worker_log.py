@@ -13,8 +13,12 @@ that is taken lacks is read in another thread, over a connection of its own, so 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from nats.aio.client import Client
@@ -27,13 +31,19 @@ from tidegate.shard.replicated.mark import decode_mark, encode_mark
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.servers import connect
 from tidegate.shard.replicated.shard_log import LogCounts, LogShutOut, ShardLog
+from tidegate.shard.replicated.snapshot import SnapshotPolicy
+from tidegate.shard.replicated.snapshot_fetching import fetch_snapshot
+from tidegate.shard.replicated.snapshot_keeper import SnapshotKeeper
+from tidegate.shard.replicated.snapshot_stream import SnapshotStream
 from tidegate.shard.replicated.stream import ShardStream
-from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardUnreachable
+from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardLeftBehind, ShardUnreachable
 from tidegate.shard.store.record import UnreadCommitRecord, UnreadShardCommit, decode_unread_record, encode_record
 
+NEVER = SnapshotPolicy(1 << 62, math.inf)
 CLAIM_S = 20.0
 """A stream in which nothing can be stored for so long stops its shard, so that the others are served."""
 
+logger = logging.getLogger("tidegate")
 T = TypeVar("T")
 Places = tuple[tuple[int, StreamPlace], tuple[int, StreamPlace]]
 """Of a shard, the newest two, each with our own position: while an append is under way, what is applied reaches to the first."""
@@ -44,8 +54,8 @@ def stream_name(cluster: str, shard: int) -> str:
 
 
 class WorkerLog(WithoutSegments):
-    def __init__(self, servers: Sequence[str], cluster: str, words: str) -> None:
-        """Asks nobody yet. Has to be closed. `words` say to operators who this is."""
+    def __init__(self, servers: Sequence[str], cluster: str, words: str, policy: SnapshotPolicy = NEVER) -> None:
+        """Asks nobody yet. Has to be closed. `words` say to operators who this is. `policy`: when snapshots are due."""
         self._servers = servers
         self._cluster = cluster
         self._words = words.encode()
@@ -60,6 +70,7 @@ class WorkerLog(WithoutSegments):
         self._reader: LogThread | None = None
         """Where what is lacking is read of shards that are taken."""
         self._reader_client: Client | None = None
+        self.snapshots = SnapshotKeeper(servers, cluster, words, policy, partial(stream_name, cluster))
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> dict[int, ShardDamaged]:
         """Blocks until this process owns the shards; `applied` is told each record that is behind what their states say by these
@@ -87,6 +98,24 @@ class WorkerLog(WithoutSegments):
     def give(self, shard: int) -> None:
         """It is not this process's any longer: whoever claims it next disturbs nobody. No record of it may be under way."""
         del self._logs[shard], self._places[shard]
+        self.snapshots.forget(shard)
+
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+        """Puts the data file of the newest snapshot into `file` that is whole, and that `accept` lets pass when it is told which
+        mark the file should have, and up to which commit. On any thread. Raises OperatorError."""
+        thread, client = self._begin_reading()
+        snapshots, stream = SnapshotStream(client, self._cluster), stream_name(self._cluster, behind.shard)
+        logger.info("shard %d: %s; a snapshot is fetched", behind.shard, behind.problem)
+        try:
+            manifest = fetch_snapshot(
+                thread.wait, client, snapshots, stream, behind, file, lambda found: accept(found.mark, found.commit)
+            )
+        except OperatorError as error:
+            if error.passes and not isinstance(error, ShardDamaged | LogBroken):
+                raise ShardUnreachable(behind.shard, error.operation, error.place, error.problem) from error
+            raise
+        said = "shard %d: a snapshot that was taken behind message %d, of %d KiB, is here"
+        logger.info(said, behind.shard, manifest.place.sequence, manifest.file_bytes >> 10)
 
     def _begin_reading(self) -> tuple[LogThread, Client]:
         with self._reading:
@@ -119,7 +148,7 @@ class WorkerLog(WithoutSegments):
         return self._position
 
     def truncate(self, position: int) -> None:
-        """Nothing is removed before there are snapshots: another host may have nothing but the streams."""
+        """Nothing is removed but behind snapshots: another host may have nothing but the streams and these."""
 
     def statistics(self) -> LogStatistics:
         return LogStatistics(self._position, 1, 0, self.segments_max, 0, 0, self._position, copies_on_write=False)
@@ -134,6 +163,7 @@ class WorkerLog(WithoutSegments):
         """Ends a claim or an append that waits, with LogBroken."""
         self._broken = self._broken or self._closed()
         self.is_broken = True
+        self.snapshots.close()
         with self._reading:
             if self._reader is not None:
                 self._reader.close(self._end_reading)

@@ -159,6 +159,16 @@ class ShardUnreachable(ShardDamaged):
         super().__init__(shard, operation, place, problem, hint)
 
 
+class ShardLeftBehind(ShardDamaged):
+    """What the state here lacks is no longer in the log that others keep: it was purged behind a snapshot, which is needed now.
+    Nothing is known to be damaged, unless there is none."""
+
+    def __init__(self, shard: int, operation: str, place: object, problem: str, has: int) -> None:
+        """`has`: up to there, by the log's own counting, it is here."""
+        super().__init__(shard, operation, place, problem, "it is fetched")
+        self.has = has
+
+
 class PartlyStored(Exception):
     """A record whose parts are stored apart, shard by shard: those of `failed` are not, for the reason given; the others are
     durable, at this position."""

@@ -35,13 +35,14 @@ from tidegate.shard.store.checkpoints.pace import MEMTABLE_BYTES_MIN
 from tidegate.shard.store.checkpoints.room import RESERVE, Room
 from tidegate.shard.store.checkpoints.shrinking import Shrinker
 from tidegate.shard.store.checkpoints.upkeep import Upkeep
-from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardUnwritable
+from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardLeftBehind, ShardUnwritable
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
-from tidegate.shard.store.state.data_file import MAP_BYTES_MAX
+from tidegate.shard.store.state.data_file import DATA_FILE, MAP_BYTES_MAX, new_data, put_in_place
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.residency import Watch, WatchStatistics
+from tidegate.shard.store.state.state_copy import StateCopy
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull
 
 DISK_FREE_STEP_BYTES = 16 << 20
@@ -55,6 +56,9 @@ OPEN_PAUSES_S = (0.2, 1.0)
 UNWRITABLE_PAUSE_S = 30.0
 """Between two looks whether a shard that could not be written can be. A worker that has served for so long is
 started again at once (`STABLE_S` of the supervisor), so that its other shards hardly notice, even if it has been in vain."""
+
+FETCHES_MAX = 3
+"""Attempts to take a shard that was left behind. While it is fetched, more may be purged."""
 
 PROBE = "probe-"
 PROBE_BYTES_MIN = 4 * SEGMENT_BYTES_FIRST
@@ -70,8 +74,21 @@ Stopped = dict[int, ShardDamaged]
 logger = logging.getLogger("tidegate")
 
 
+class Snapshots(Protocol):
+    """Of states, kept where a shared log is. Each method blocks, on any thread but the loop's, and raises OperatorError."""
+
+    def is_due(self, shard: int) -> bool: ...
+
+    def take(self, shard: int, file: Path, mark: bytes, commit: int) -> None:
+        """Of a data file that has that mark, and is up to that commit. The log may forget what earlier ones have."""
+        ...
+
+
 class SharedLog(Protocol):
     """A log that other machines keep. Of several processes that want to append for a shard it lets one: who claimed it last."""
+
+    @property
+    def snapshots(self) -> Snapshots: ...
 
     is_broken: bool
     needs_segment: bool
@@ -94,6 +111,12 @@ class SharedLog(Protocol):
 
     def mark(self, shard: int, position: int) -> bytes:
         """For a state that has everything up to this position."""
+        ...
+
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+        """Puts the data file of a state into `file` from which the shard can be taken that was left behind; on any thread but the
+        loop's. `accept` is told which mark it should have, and up to which commit, and raises OperatorError where it cannot be
+        used. Raises OperatorError where there is none."""
         ...
 
     def append(self, record: bytes) -> int: ...
@@ -194,6 +217,61 @@ def _start_log(
         _delete(_unneeded_logs(data_dir, recovery, start, worker, run, stopped), shipping)
         log = CommitLog(path, prologue=prologue, ship=ship)
     return log, LogMark(start, worker, run)
+
+
+def _replay(data_dir: Path, worker: int, shard: int, log: SharedLog, beside: int) -> LmdbState:
+    """See `WorkerStore.replay`. Where the log begins behind what is here, a snapshot takes its place, and it begins anew."""
+    for _ in range(FETCHES_MAX):
+        stopped: Stopped = {}
+        states = _open_states(data_dir, [shard], stopped, isolate=True, beside=beside)
+        try:
+            if not stopped:
+                stopped.update(_replay_opened(data_dir, worker, states[0], log))
+            if not stopped:
+                return states[0]
+        except BaseException:
+            _close_states(states)
+            raise
+        _close_states(states)
+        if not isinstance(behind := stopped[shard], ShardLeftBehind):
+            break
+        _fetch(data_dir, behind, log)
+    raise stopped[shard]
+
+
+def _replay_opened(data_dir: Path, worker: int, state: LmdbState, log: SharedLog) -> Stopped:
+    recovery = Recovery(data_dir, [state], 0, worker, isolate=True, shared=True)
+    place = Path(f"{data_dir}, what the log has")
+
+    def applied(_: int, record: bytes) -> None:
+        recovery.take(decode_unread_record(record), place)
+
+    if (refused := log.take(state.shard, state.log_mark, applied)) is not None:
+        recovery.leave_out(refused)
+    _check_recovered([state], recovery)
+    recovery.write(partial(log.mark, position=0))
+    return recovery.damaged
+
+
+def _fetch(data_dir: Path, behind: ShardLeftBehind, log: SharedLog) -> None:
+    """Puts a snapshot in the place of the state. Until it is there as a whole, what was there stays. Raises OperatorError."""
+    path, shard = data_dir / "shards" / f"{behind.shard:04d}", behind.shard
+    with new_data(path) as new:
+
+        def accept(mark: bytes, commit: int) -> None:
+            state = LmdbState(new, shard)  # Which looks through it.
+            try:
+                if (state.log_mark, state.applied_seq) != (mark, commit):
+                    problem = f"its file ends with commit {state.applied_seq}, and should with {commit}"
+                    raise ShardDamaged(shard, "take", f"shard {shard}", problem)
+            finally:
+                state.close()
+
+        log.fetch(behind, new / DATA_FILE, accept)
+        try:
+            put_in_place(new, path)
+        except OSError as error:
+            raise ShardUnwritable(shard, "put a snapshot in place in", path, error.strerror or str(error)) from error
 
 
 def _close_states(states: Sequence[LmdbState]) -> None:
@@ -405,9 +483,17 @@ class WorkerStore:
             recovery.write(partial(log.mark, position=0))
             stopped.update(recovery.damaged)
             states = _without(states, stopped)
+            for behind in [each for each in stopped.values() if isinstance(each, ShardLeftBehind)]:
+                try:
+                    states.append(_replay(data_dir, worker, behind.shard, log, len(states)))
+                except ShardDamaged as error:
+                    stopped[behind.shard] = error
+                else:
+                    del stopped[behind.shard]
+            seqs = recovery.seqs | {state.shard: state.applied_seq for state in states}
             room = Room(data_dir / "log" / f"{RESERVE}{worker}", SPACE_RESERVE_BYTES)
             store = cls(
-                states, log, recovery.report(), trouble, memtable_bytes, stopped, recovery.seqs, mark_at=log.mark, room=room
+                states, log, recovery.report(), trouble, memtable_bytes, stopped, seqs, mark_at=log.mark, room=room
             )  # fmt: skip
         except BaseException:
             log.close()
@@ -567,27 +653,18 @@ class WorkerStore:
         """Claims a shard for this process and brings its state up to everything that the log has of it. Blocks, on any thread but
         the loop's; the others are served meanwhile. To be given to `take_over`. Raises `ShardDamaged` where it is not to be
         had."""
-        stopped: Stopped = {}
-        states = _open_states(data_dir, [shard], stopped, isolate=True, beside=len(self._states))
-        try:
-            if not stopped:
-                log, recovery = cast("SharedLog", self.log), Recovery(data_dir, states, 0, worker, isolate=True, shared=True)
-                place = Path(f"{data_dir}, what the log has")
+        return _replay(data_dir, worker, shard, cast("SharedLog", self.log), len(self._states))
 
-                def applied(_: int, record: bytes) -> None:
-                    recovery.take(decode_unread_record(record), place)
-
-                if (refused := log.take(shard, states[0].log_mark, applied)) is not None:
-                    recovery.leave_out(refused)
-                _check_recovered(states, recovery)
-                recovery.write(partial(log.mark, position=0))
-                stopped.update(recovery.damaged)
-            if stopped:
-                raise stopped[shard]
-        except BaseException:
-            _close_states(states)
-            raise
-        return states[0]
+    async def copy_of(self, shard: int) -> StateCopy | None:
+        """Of the state of a shard that is served, with everything that was applied when this was called. None: it has left
+        meanwhile. To be removed by whoever asked. Raises OperatorError."""
+        await self.checkpointer.finish()
+        store = self.shards.get(shard)
+        state = next((each for each in self._states if each.shard == shard), None)
+        if store is None or state is None:
+            return None
+        directory = await self.checkpointer.copied(store, state.copy_aside)
+        return None if directory is None else StateCopy(shard, directory)
 
     def take_over(self, state: LmdbState) -> None:
         """Its shard is served from now on."""

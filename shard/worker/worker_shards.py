@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.wire.protocol import Request
@@ -22,8 +22,9 @@ from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import ShardDamaged, ShardUnreachable, ShardUnwritable
 from tidegate.shard.store.state.lmdb_state import LmdbState
-from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.store.worker_store import SharedLog, WorkerStore
 from tidegate.shard.worker.duties import Duties, Step, Take
+from tidegate.shard.worker.snapshotter import Snapshotter
 
 TAKES = 16
 """Shards that are taken at the same time. What they lack is read by one thread; most of the time each of them waits."""
@@ -74,10 +75,12 @@ class WorkerShards:
         self._tasks: set[asyncio.Task[None]] = set()
         self._pool = ThreadPoolExecutor(TAKES, "tidegate-take")
         self._ended = False
+        self._snapshotter = Snapshotter(loop, store, cast("SharedLog", store.log).snapshots)
 
     def start(self) -> None:
         """What is owned is told now, and whenever it changes."""
         self._say()
+        self._snapshotter.start()
         for shard, error in self._store.stopped.items():
             self._ask_again_later(shard, error)
 
@@ -131,6 +134,7 @@ class WorkerShards:
     def end(self) -> None:
         """The worker ends: nothing more is taken or given."""
         self._ended = True
+        self._snapshotter.end()
         for giving in self._giving.values():
             if giving.timer is not None:
                 giving.timer.cancel()

@@ -116,7 +116,7 @@ RULES = {
     "shard/backup": {"manifest", "pieces"},
     "shard/offline": {"rows"},
     "shard/migration": {"commits"},
-    "shard/replicated": {"answers", "mark", "message", "owner", "replay", "settings"},
+    "shard/replicated": {"answers", "mark", "message", "owner", "replay", "settings", "snapshot"},
     "shard/worker": {"duties", "patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "lint", "shares"},

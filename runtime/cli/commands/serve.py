@@ -38,7 +38,7 @@ from tidegate.runtime.options.option import Option
 from tidegate.runtime.sockets.port import Port, is_at, keep_port, open_port
 from tidegate.runtime.supervisor.access_file import is_open_to_others, read_access
 from tidegate.runtime.supervisor.access_watch import AccessWatch
-from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, merge
+from tidegate.runtime.supervisor.config import ACCESS_NAME, Config, Configuration, ServiceConfig, merge
 from tidegate.runtime.supervisor.cores import read_cores, read_memory_bytes
 from tidegate.runtime.supervisor.directory import DataDirectory, open_directory, open_run_directory
 from tidegate.runtime.supervisor.http_door import open_listening
@@ -144,7 +144,7 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
     cores = read_cores()
     workers = config.service.workers if isinstance(config.service.workers, int) else None
     with contextlib.ExitStack() as stack:
-        cluster = ClusterPlace(*cluster_of(config.service.cluster)) if config.service.cluster else None
+        cluster = _cluster_place(config.service) if config.service.cluster else None
         directory = _open_directory(config, shards_for(cores, workers), cluster)
         stack.callback(directory.close)
         placement = place(cores, directory.shards, workers)
@@ -217,6 +217,10 @@ def join_hosts(
         return Membership(cluster.servers, cluster.name, me, directory.shards, changed)
 
     return Joined(join, door, secret)
+
+
+def _cluster_place(service: ServiceConfig) -> ClusterPlace:
+    return ClusterPlace(*cluster_of(service.cluster), service.snapshot_mib << 20, service.snapshot_s)
 
 
 def _open_directory(config: Config, shards_if_new: int, cluster: ClusterPlace | None) -> DataDirectory:

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.ids import OBJECT_KEY_BYTES, SLOT_KEY_BYTES
@@ -355,6 +356,7 @@ class CheckpointStatistics(NamedTuple):
     """Failed attempts since the last success."""
 
 
+T = TypeVar("T")
 Helper = Callable[..., Awaitable[Any]]
 """Runs a function, with its arguments, in the checkpointer's thread."""
 Shrink = Callable[[Helper], Coroutine[None, None, bool]]
@@ -407,7 +409,8 @@ class Checkpointer:
         self._fatal: OperatorError | None = None
         self._closing = False
         self._at_work: ShardStore | None = None
-        """Whose state is being changed."""
+        """Whose state is being changed, or copied."""
+        self._to_copy: deque[tuple[ShardStore, Callable[[], Any], asyncio.Future[Any]]] = deque()
         self._is_shrinking = False
         self._work_over = asyncio.Event()
         self._unasked = 0
@@ -539,6 +542,8 @@ class Checkpointer:
             fatal = error if isinstance(error, OperatorError) else OperatorError("checkpoint", "store", repr(error), "report it")
             self._fatal = fatal
             self._report(CheckpointTrouble(fatal, True))
+        elif not self._closing and self._to_copy:
+            self._start_copy()
         elif not self._closing and self._applied_position() != self._checkpointed_position:
             self.note_applied()  # What came meanwhile may be enough for the next one.
 
@@ -614,6 +619,36 @@ class Checkpointer:
                     await self._reads_over(store)
         finally:
             steps.close()
+
+    async def copied(self, store: ShardStore, copy: Callable[[], T]) -> T | None:
+        """What `copy` returns, which blocks, and copies the state of that store: between two checkpoints, so that no batch is
+        begun meanwhile. None where the store is left out before that. Raises what `copy` raises."""
+        over: asyncio.Future[T | None] = asyncio.get_running_loop().create_future()
+        self._to_copy.append((store, copy, over))
+        if self._task is None and not self._closing:
+            self._start_copy()
+        return await over
+
+    def _start_copy(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._copy(*self._to_copy.popleft()), context=self._context)
+        self._task.add_done_callback(self._ended)
+
+    async def _copy(self, store: ShardStore, copy: Callable[[], Any], over: asyncio.Future[Any]) -> None:
+        """Whoever asked may have gone."""
+        try:
+            result = None
+            if store in self._stores:
+                self._at_work = store
+                result = await self._in_helper(copy)
+            if not over.done():
+                over.set_result(result)
+        except Exception as error:
+            if not over.done():
+                over.set_exception(error)
+        finally:
+            over.cancel()
+            self._at_work = None
+            self._work_over.set()
 
     def add(self, store: ShardStore) -> None:
         """One more shard is served."""
@@ -733,6 +768,8 @@ class Checkpointer:
     async def close(self) -> None:
         """Stops. What is not checkpointed stays in the log; a commit that is under way is waited for."""
         self._closing = True
+        for _, _, over in self._to_copy:
+            over.cancel()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         if (task := self._task) is not None:

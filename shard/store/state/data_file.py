@@ -129,11 +129,17 @@ def sync_file(path: Path) -> None:
         os.close(fd)
 
 
+def new_directory(path: Path) -> Path:
+    """One that is empty, beside the data file in `path`. LMDB wants no name twice in a process."""
+    new = Path(tempfile.mkdtemp(prefix=NEW, dir=path))
+    overwrite_in_place(new)
+    return new
+
+
 @contextlib.contextmanager
 def new_data(path: Path) -> Iterator[Path]:
     """A directory beside the data file in `path`, for one that is to take its place."""
-    new = Path(tempfile.mkdtemp(prefix=NEW, dir=path))  # LMDB wants no name twice in a process.
-    overwrite_in_place(new)
+    new = new_directory(path)
     try:
         yield new
     finally:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ from tidegate.shard.store.state.data_file import (
     find_damage,
     format_of,
     make_index,
+    new_directory,
     open_environment,
     pack_meta,
     remove_new,
@@ -327,6 +329,20 @@ class LmdbState:
         old, self._env = self._env, environment
         self.sizes, self.is_copied_on_write = sizes, False
         return old
+
+    def copy_aside(self) -> Path:
+        """A directory beside the data file with a copy of it that has no free pages, as it is committed; whoever opens the state
+        next removes what is left there. No batch may be begun meanwhile. Blocks; raises OperatorError."""
+        new = new_directory(self.path)
+        try:
+            self._env.copy(str(new), compact=True)
+        except lmdb.CorruptedError as error:
+            shutil.rmtree(new, ignore_errors=True)
+            raise self.damaged(error) from error
+        except (OSError, lmdb.Error) as error:
+            shutil.rmtree(new, ignore_errors=True)
+            raise _failure("copy store", self.path, error) from error
+        return new
 
     def snapshot(self) -> LmdbSnapshot:
         return LmdbSnapshot(self._env, self.damaged)

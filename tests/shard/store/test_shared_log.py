@@ -10,9 +10,17 @@ from pathlib import Path
 import pytest
 
 from tests.support.damage import forget_newest_commit
+from tests.support.no_snapshots import NoSnapshots
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import NoLog
-from tidegate.shard.store.interface import ObjectWrites, ShardCommit, ShardDamaged, ShardElsewhere, ShardUnreachable
+from tidegate.shard.store.interface import (
+    ObjectWrites,
+    ShardCommit,
+    ShardDamaged,
+    ShardElsewhere,
+    ShardLeftBehind,
+    ShardUnreachable,
+)
 from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 
@@ -30,15 +38,28 @@ class Elsewhere(NoLog):
         self.unreachable = False
         self.closed = 0
         self.gave: list[int] = []
+        self.first: dict[int, int] = {}
+        """By shard, so many of its first records were purged."""
+        self.taken: dict[int, list[tuple[bytes, bytes, int]]] = {}
+        """Snapshots: a data file, its mark and its commit."""
+        self.fetched: list[int] = []
+        self.not_accepted: list[str] = []
+
+    snapshots = NoSnapshots()
 
     def claim(self, marks: Mapping[int, bytes], applied: Callable[[int, bytes], object]) -> Mapping[int, ShardDamaged]:
         if self.unreachable:
             raise OperatorError("connect to", "elsewhere", "nobody is there", "wait", passes=True)
+        behind: dict[int, ShardDamaged] = {}
+        for shard, mark in marks.items():
+            if (has := int(mark or b"0")) < self.first.get(shard, 0):
+                behind[shard] = ShardLeftBehind(shard, "claim", f"shard {shard}", f"what follows record {has} is gone", has)
+        marks = {shard: mark for shard, mark in marks.items() if shard not in behind}
         self.given = [(shard, record) for shard, mark in marks.items() for record in self._of(shard)[int(mark or b"0") :]]
         for shard, record in self.given:
             if shard not in self.refused:
                 applied(shard, record)
-        return self.refused
+        return self.refused | behind
 
     def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
         return self.claim({shard: mark}, applied).get(shard)
@@ -51,6 +72,19 @@ class Elsewhere(NoLog):
         known = len(self.records) if position == 0 else position
         return b"%d" % len([each for each in self.records[:known] if each in self._of(shard)])
 
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+        """The newest first, as far as they are accepted."""
+        self.fetched.append(behind.has)
+        for data, mark, commit in reversed(self.taken.get(behind.shard, [])):
+            file.write_bytes(data)
+            try:
+                accept(mark, commit)
+            except ShardDamaged as error:
+                self.not_accepted.append(error.problem)
+            else:
+                return
+        raise ShardDamaged(behind.shard, "take", f"shard {behind.shard}", f"{behind.problem}, and there is no snapshot", "wait")
+
     def append(self, record: bytes) -> int:
         self.records.append(record)
         return len(self.records)
@@ -60,6 +94,14 @@ class Elsewhere(NoLog):
 
     def _of(self, shard: int) -> list[bytes]:
         return [each for each in self.records if decode_unread_record(each).shards[0].shard == shard]
+
+
+async def snapshot(store: WorkerStore, log: Elsewhere, shard: int) -> None:
+    copy = await store.copy_of(shard)
+    assert copy is not None
+    copy.look_through()
+    log.taken.setdefault(shard, []).append((copy.file.read_bytes(), copy.mark, copy.commit))
+    copy.remove()
 
 
 def put(store: WorkerStore, shard: int, value: bytes) -> None:
@@ -131,6 +173,136 @@ def test_a_shard_that_is_not_to_be_had_is_stopped_and_the_others_are_served(tmp_
         assert store.stopped == log.refused
 
     with_store(tmp_path, log, look)
+
+
+def after_snapshots(tmp_path: Path, log: Elsewhere) -> None:
+    """Two of shard 0, and only what follows the first of them is left of its log."""
+
+    async def take_them(store: WorkerStore) -> None:
+        await fill(store)
+        await snapshot(store, log, 0)
+        put(store, 0, b"between")
+        await snapshot(store, log, 0)
+        put(store, 0, b"last")
+
+    with_store(tmp_path, log, take_them)
+    log.first = {0: 3}
+    assert [(mark, commit) for _, mark, commit in log.taken[0]] == [(b"3", 3), (b"4", 4)]
+
+
+@pytest.mark.parametrize("when", ["at the start", "later"])
+def test_an_empty_directory_gets_a_snapshot_and_what_follows_it(tmp_path: Path, when: str) -> None:
+    log = Elsewhere()
+    after_snapshots(tmp_path / "one", log)
+    two = tmp_path / "two"
+
+    async def look(store: WorkerStore) -> None:
+        assert store.stopped == {}
+        assert store.shards[0].get(KEY, "k") == b"last"
+        assert store.shards[0].seq == 5
+        assert store.shards[1].get(KEY, "k") == b"other"
+        assert log.fetched == [0]
+        assert [shard for shard, _ in log.given] == [0], "the last claim has given what follows the newest snapshot"
+        put(store, 0, b"written here")
+        await store.checkpointer.finish()
+
+    async def later(store: WorkerStore) -> None:
+        store.give(0)
+        await store.close_file(0)
+        shutil.rmtree(two / "shards" / "0000")
+        await take(store, two, 0)
+        await look(store)
+
+    if when == "at the start":
+        with_store(two, log, look)
+    else:
+        log.first = {}
+        log.refused = {}
+        with_store(two, log, no_more_than_open)
+        log.first = {0: 3}
+        with_store(two, log, later)
+    assert not list((two / "shards").rglob("new-*"))
+
+
+async def no_more_than_open(_: WorkerStore) -> None:
+    pass
+
+
+def test_where_the_newest_snapshot_is_damaged_the_one_before_is_used(tmp_path: Path) -> None:
+    log = Elsewhere()
+    after_snapshots(tmp_path / "one", log)
+    (first, *_), newest = log.taken[0]
+    log.taken[0][1] = (bytes(len(newest[0])), newest[1], newest[2])
+
+    async def look(store: WorkerStore) -> None:
+        assert store.shards[0].get(KEY, "k") == b"last"
+        assert len(log.not_accepted) == 1
+
+    with_store(tmp_path / "two", log, look)
+    log.taken[0][1] = (first, newest[1], newest[2])  # The file of another moment than it says.
+    log.not_accepted = []
+
+    async def look_again(store: WorkerStore) -> None:
+        assert store.shards[0].get(KEY, "k") == b"last"
+        assert log.not_accepted == ["its file ends with commit 3, and should with 4"]
+
+    with_store(tmp_path / "three", log, look_again)
+
+
+def test_without_a_snapshot_a_shard_that_was_left_behind_is_stopped_with_the_reason(tmp_path: Path) -> None:
+    log = Elsewhere()
+    with_store(tmp_path, log, fill)
+    before = (tmp_path / "shards" / "0000" / "data.mdb").read_bytes()
+    log.first = {0: 2}
+
+    async def look(store: WorkerStore) -> None:
+        assert list(store.shards) == [1]
+        assert "what follows record 0 is gone, and there is no snapshot" in str(store.stopped[0])
+
+    with_store(tmp_path, log, look)
+    assert (tmp_path / "shards" / "0000" / "data.mdb").read_bytes() == before
+
+
+def test_a_copy_has_everything_that_was_applied_and_what_is_written_meanwhile_waits_for_it(tmp_path: Path) -> None:
+    log = Elsewhere()
+
+    async def copy(store: WorkerStore) -> None:
+        await fill(store)
+        copying = [asyncio.create_task(store.copy_of(0)) for _ in range(2)]
+        finishing = asyncio.create_task(store.checkpointer.finish())
+        copies = await asyncio.gather(*copying)
+        put(store, 0, b"later")
+        await finishing
+        for each in copies:
+            assert each is not None
+            each.look_through()
+            assert (each.mark, each.commit) == (b"3", 3)
+            each.remove()
+        await store.checkpointer.finish()
+        assert store.shards[0].state.applied_seq == 4
+        store.give(0)
+        assert await store.copy_of(0) is None
+
+    with_store(tmp_path, log, copy)
+
+
+def test_a_damaged_state_becomes_no_snapshot(tmp_path: Path) -> None:
+    log = Elsewhere()
+
+    async def damage(store: WorkerStore) -> None:
+        await fill(store)
+        copy = await store.copy_of(0)
+        assert copy is not None
+        data = bytearray(copy.file.read_bytes())
+        at = data.index(KEY + b"k")
+        data[at + len(KEY) + 1] ^= 1
+        copy.file.write_bytes(data)
+        with pytest.raises(ShardDamaged):
+            copy.look_through()
+        copy.remove()
+        assert not copy.file.exists()
+
+    with_store(tmp_path, log, damage)
 
 
 async def take(store: WorkerStore, data: Path, shard: int) -> None:

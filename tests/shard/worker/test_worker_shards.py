@@ -14,6 +14,7 @@ import msgspec
 import pytest
 import zmq
 
+from tests.support.no_snapshots import NoSnapshots
 from tests.support.waiting import wait_until_in_loop
 from tidegate.runtime.errors import CallError, Moved, Unavailable, from_wire
 from tidegate.runtime.ids import shard_of_slot, slot_of
@@ -22,7 +23,7 @@ from tidegate.runtime.wire.supervisor_messages import ClusterPlace, FromChild, O
 from tidegate.shard.log.commit_log import LogBroken, LogStatistics, WithoutSegments
 from tidegate.shard.objects.methods import ObjectClass
 from tidegate.shard.objects.object import DurableObject
-from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardUnreachable
+from tidegate.shard.store.interface import PartlyStored, ShardDamaged, ShardElsewhere, ShardLeftBehind, ShardUnreachable
 from tidegate.shard.store.record import UnreadCommitRecord, decode_unread_record, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
 from tidegate.shard.worker import worker_shards
@@ -78,6 +79,11 @@ class StreamLog(WithoutSegments):
 
     def give(self, shard: int) -> None:
         del self._known[shard]
+
+    snapshots = NoSnapshots()
+
+    def fetch(self, behind: ShardLeftBehind, file: Path, accept: Callable[[bytes, int], None]) -> None:
+        raise AssertionError("it has everything")
 
     def mark(self, shard: int, position: int) -> bytes:
         return b"%d" % self._known[shard]

@@ -1,0 +1,380 @@
+"""Snapshots of shards in three real nats-servers: taken, read back, purged behind, fetched, damaged, and left half done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+from typing import Any, TypeVar, cast
+
+import pytest
+
+from tests.support.nats_cluster import ask
+from tests.support.service import ROOT, Serve, Service
+from tests.support.waiting import wait_until
+from tidegate.runtime.cluster.nats_servers import NatsServers
+from tidegate.runtime.errors import OperatorError
+from tidegate.shard.replicated import snapshot_taking
+from tidegate.shard.replicated.founding import find_or_found
+from tidegate.shard.replicated.servers import connect
+from tidegate.shard.replicated.snapshot import SnapshotPolicy, decode_manifest, parse_name
+from tidegate.shard.replicated.snapshot_stream import SnapshotStream
+from tidegate.shard.replicated.worker_log import WorkerLog
+from tidegate.shard.store.interface import ObjectWrites, ShardCommit
+from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.worker_store import WorkerStore
+
+APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
+START_S = 60.0
+KEY = b"\0\1" + b"object".ljust(14)
+T = TypeVar("T")
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServers]:
+    with NatsServers(tmp_path_factory.mktemp("nats"), max_payload=64 << 10) as started:
+        yield started
+
+
+@dataclass
+class Cluster:
+    """Of one shard."""
+
+    servers: NatsServers
+    name: str
+
+    @property
+    def stream(self) -> str:
+        return f"{self.name}-0000"
+
+    def state_of(self, stream: str) -> dict[str, Any]:
+        """In a thread: the loop of a test may run."""
+        with ThreadPoolExecutor(1) as pool:
+            found: dict[str, Any] = pool.submit(ask, self.servers, f"STREAM.INFO.{stream}", {"subjects_filter": ">"}).result()
+        state: dict[str, Any] = found["state"]
+        return state
+
+    def first(self) -> int:
+        return int(self.state_of(self.stream)["first_seq"])
+
+    def snapshots(self) -> dict[str, int]:
+        """Messages of each, by subject."""
+        found: dict[str, int] = self.state_of(f"{self.name}-snapshots").get("subjects") or {}
+        return {".".join(subject.split(".")[-2:]): number for subject, number in found.items()}
+
+    def names(self) -> list[str]:
+        return sorted(each.partition(".")[0] for each in self.snapshots() if each.endswith(".manifest"))
+
+
+@pytest.fixture
+def cluster(servers: NatsServers) -> Cluster:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 1)
+    return Cluster(servers, name)
+
+
+class Owner:
+    """Of the shard, as a worker is one, without anybody who calls."""
+
+    def __init__(self, cluster: Cluster, data: Path) -> None:
+        (data / "log").mkdir(parents=True, exist_ok=True)
+        self.log = WorkerLog(cluster.servers.urls, cluster.name, "a test", SnapshotPolicy(1, 1e9))
+        self.store = WorkerStore.open_shared(data, 0, (0,), lambda trouble: None, 1 << 20, self.log)
+
+    @property
+    def values(self) -> dict[str, bytes]:
+        return dict(self.store.shards[0].scan(KEY, None, None, False, None))
+
+    def put(self, key: str, value: bytes) -> None:
+        commit = ShardCommit(0, self.store.shards[0].seq + 1, [ObjectWrites(KEY, False, {key: value})])
+        record = CommitRecord(0, [commit])
+        self.store.applied(self.store.append(encode_record(record)), record.shards)
+
+    async def snapshot(self) -> None:
+        copy = await self.store.copy_of(0)
+        assert copy is not None
+        copy.look_through()
+        try:
+            await asyncio.to_thread(self.log.snapshots.take, 0, copy.file, copy.mark, copy.commit)
+        finally:
+            copy.remove()
+
+
+@contextlib.asynccontextmanager
+async def owner(cluster: Cluster, data: Path) -> AsyncIterator[Owner]:
+    started = Owner(cluster, data)
+    try:
+        async with asyncio.timeout(90):
+            yield started
+    finally:
+        await started.store.close()
+
+
+LARGE = Random(7).randbytes(300_000)
+"""Which no packing makes smaller: several pieces, of 64 KiB."""
+
+
+async def with_two(cluster: Cluster, data: Path) -> dict[str, bytes]:
+    """Snapshots, and something behind them; what there is then."""
+    async with owner(cluster, data) as first:
+        for number in range(5):
+            first.put(f"k{number}", b"%d" % number)
+        first.put("large", LARGE)
+        await first.snapshot()
+        assert cluster.first() == 1, "nothing is purged behind the newest"
+        first.put("k1", b"changed")
+        await first.snapshot()
+        first.put("k2", b"last")
+        return first.values
+
+
+def test_the_stream_is_purged_behind_the_last_but_one_and_older_snapshots_go(cluster: Cluster, tmp_path: Path) -> None:
+    async def take() -> None:
+        await with_two(cluster, tmp_path / "one")
+        one, two = cluster.names()
+        assert cluster.first() == int(one.split("-")[0])
+        async with owner(cluster, tmp_path / "one") as again:
+            again.put("k3", b"more")
+            assert again.log.snapshots.is_due(0)
+            await again.snapshot()
+            assert not again.log.snapshots.is_due(0)
+        names = cluster.names()
+        assert (names[0], len(names)) == (two, 2)
+        assert cluster.first() == int(two.split("-")[0])
+        assert not [each for each in cluster.snapshots() if each.startswith(one)]
+
+    asyncio.run(take())
+
+
+def test_an_empty_directory_gets_everything_that_was_confirmed(cluster: Cluster, tmp_path: Path) -> None:
+    async def take() -> None:
+        values = await with_two(cluster, tmp_path / "one")
+        async with owner(cluster, tmp_path / "two") as second:
+            assert second.values == values
+            second.put("k5", b"written there")
+            values = second.values
+        async with owner(cluster, tmp_path / "one") as first:  # Which has its file, and reads on from there.
+            assert first.values == values
+
+    asyncio.run(take())
+
+
+def test_a_directory_that_was_left_behind_gets_a_snapshot_in_place_of_its_file(cluster: Cluster, tmp_path: Path) -> None:
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "two") as second:
+            second.put("k0", b"old")
+            await second.store.checkpointer.finish()
+        values = await with_two(cluster, tmp_path / "one")
+        async with owner(cluster, tmp_path / "two") as second:
+            assert second.values == values
+
+    asyncio.run(take())
+
+
+def of_stream(cluster: Cluster, what: Callable[[SnapshotStream], Coroutine[Any, Any, T]]) -> T:
+    async def ask_it() -> T:
+        client = await connect(cluster.servers.urls)
+        try:
+            return await what(SnapshotStream(client, cluster.name))
+        finally:
+            await client.close()
+
+    return asyncio.run(ask_it())
+
+
+def damage(cluster: Cluster, name: str) -> None:
+    """One of its pieces goes, as by a disk that has lost it."""
+
+    async def look(snapshots: SnapshotStream) -> int:
+        found = parse_name(name)
+        assert found is not None
+        return decode_manifest(await snapshots.manifest(0, found) or b"").pieces[1].sequence
+
+    sequence = of_stream(cluster, look)
+    assert ask(cluster.servers, f"STREAM.MSG.DELETE.{cluster.name}-snapshots", {"seq": sequence})["success"]
+
+
+def test_where_a_piece_is_lost_the_snapshot_before_is_used(cluster: Cluster, tmp_path: Path) -> None:
+    values = asyncio.run(with_two(cluster, tmp_path / "one"))
+    damage(cluster, cluster.names()[1])
+
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "two") as second:
+            assert second.values == values
+
+    asyncio.run(take())
+
+
+def test_where_all_are_damaged_the_shard_is_stopped_with_each_reason(cluster: Cluster, tmp_path: Path) -> None:
+    values = asyncio.run(with_two(cluster, tmp_path / "one"))
+    for name in cluster.names():
+        damage(cluster, name)
+
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "two") as second:
+            said = str(second.store.stopped[0])
+            assert said.count("is missing") == 2
+            assert "start a host whose data directory has more of shard 0" in said
+        async with owner(cluster, tmp_path / "one") as first:  # The next step.
+            assert first.values == values
+            for _ in range(2):
+                first.put("k9", b"x")
+                await first.snapshot()
+            values["k9"] = b"x"
+        async with owner(cluster, tmp_path / "two") as second:
+            assert second.values == values
+
+    asyncio.run(take())
+
+
+def test_what_reads_back_as_another_piece_counts_for_nothing(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    before, first = cluster.names(), cluster.first()
+    piece = SnapshotStream.piece
+
+    async def changed(snapshots: SnapshotStream, sequence: int) -> bytes | None:
+        return (await piece(snapshots, sequence) or b"")[:-1] + b"?"
+
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "one") as again:
+            again.put("k4", b"more")
+            monkeypatch.setattr(SnapshotStream, "piece", changed)
+            with pytest.raises(OperatorError, match="is not what was stored"):
+                await again.snapshot()
+            monkeypatch.undo()
+            assert (cluster.names(), cluster.first()) == (before, first)
+            assert len({each.partition(".")[0] for each in cluster.snapshots()}) == 3, "pieces without a manifest"
+            await again.snapshot()
+            assert len({each.partition(".")[0] for each in cluster.snapshots()}) == 2, "they went with the next one"
+
+    asyncio.run(take())
+
+
+STEPS = ("put_piece", "put_manifest", "purge", "remove")
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_an_owner_that_ends_at_any_step_leaves_what_a_claim_needs(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, when: str
+) -> None:
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+
+    class Ended(Exception):
+        pass
+
+    target, name = (snapshot_taking, "purge_before") if step == "purge" else (SnapshotStream, step)
+    real = getattr(target, name)
+
+    async def end(*given: Any) -> None:
+        if when == "after":
+            await real(*given)
+        raise Ended
+
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "one") as first:
+            first.put("k4", b"before it ended")
+            monkeypatch.setattr(target, name, end)
+            with pytest.raises(Ended):
+                await first.snapshot()
+            monkeypatch.undo()
+            values = first.values
+        async with owner(cluster, tmp_path / "two") as second:
+            assert second.values == values
+            second.put("k5", b"more")
+            await second.snapshot()
+            values = second.values
+        assert len({each.partition(".")[0] for each in cluster.snapshots()}) == 2
+        async with owner(cluster, tmp_path / "three") as third:
+            assert third.values == values
+        assert cluster.first() == int(cluster.names()[0].split("-")[0])
+
+    asyncio.run(take())
+
+
+def die_at(urls: list[str], name: str, data: str, step: str) -> None:
+    """In a process of its own: the owner of the shard takes a snapshot, and is killed by SIGKILL at that step."""
+
+    async def die(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    async def take() -> None:
+        async with owner(Cluster(cast("NatsServers", SimpleNamespace(urls=urls)), name), Path(data)) as first:
+            first.put("k4", b"before it died")
+            target, what = (snapshot_taking, "purge_before") if step == "purge" else (SnapshotStream, step)
+            setattr(target, what, die)
+            await first.snapshot()
+
+    asyncio.run(take())
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_owner_that_is_killed_in_the_middle_leaves_what_a_claim_needs(cluster: Cluster, tmp_path: Path, step: str) -> None:
+    values = asyncio.run(with_two(cluster, tmp_path / "one"))
+    given = (cluster.servers.urls, cluster.name, str(tmp_path / "one"), step)
+    code = f"from tests.service.test_snapshots import die_at; die_at(*{given!r})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    values["k4"] = b"before it died"
+
+    async def take() -> None:
+        for folder in ("two", "one"):
+            async with owner(cluster, tmp_path / folder) as next_one:
+                assert next_one.values == values
+                assert not list((tmp_path / folder).rglob("new-*"))
+                next_one.put("k5", folder.encode())
+                await next_one.snapshot()
+                values["k5"] = folder.encode()
+        assert len({each.partition(".")[0] for each in cluster.snapshots()}) == 2
+
+    asyncio.run(take())
+
+
+def start(serve: Serve, cluster: Cluster, data: Path) -> Service:
+    service = serve(app=APP, data=data, start=False)
+    service.expect("nats: ", "a publish after message", "nothing is read behind message")
+    service.environment |= {"TIDEGATE_SERVICE_SNAPSHOT_MIB": "1", "TIDEGATE_SERVICE_SNAPSHOT_S": "1"}
+    launch(service, cluster)
+    return service
+
+
+def launch(service: Service, cluster: Cluster) -> None:
+    since = len(service.output)
+    service.launch(1, "--cluster", f"{','.join(cluster.servers.urls)}/{cluster.name}")
+    service.wait_for_output("is ready on", within_s=START_S, since=since)
+
+
+def test_a_service_takes_snapshots_by_itself_and_a_host_that_has_nothing_begins_with_one(
+    serve: Serve, cluster: Cluster, tmp_path: Path
+) -> None:
+    service = start(serve, cluster, tmp_path / "one")
+    done = 0
+
+    def is_purged() -> bool:
+        nonlocal done
+        done = service.call("Till", "a", "add")
+        return cluster.first() > 1
+
+    wait_until(is_purged, "the purge behind a second snapshot", 60)
+    service.kill_everything()
+    shutil.rmtree(service.data)
+    launch(service, cluster)
+    assert service.call("Till", "a", "read") == done
+    service.wait_for_output("a snapshot that was taken behind message")
+    second = start(serve, cluster, tmp_path / "two")
+    service.stop()
+    assert second.call("Till", "a", "add") == done + 1
+    second.wait_for_output("a snapshot that was taken behind message")
