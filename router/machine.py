@@ -40,9 +40,9 @@ from tidegate.runtime.limits import (
     ROUTER_CALLS_PER_WORKER_MAX,
 )
 from tidegate.runtime.shares import Shares
-from tidegate.runtime.sockets.host_inflight import HostInFlight
 from tidegate.runtime.sockets.inflight import Expiry, InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import Inquiries
+from tidegate.runtime.sockets.moving_inflight import HostInFlight, MovingInFlight
 from tidegate.runtime.wire.counts import Counts, Histogram, rows
 from tidegate.runtime.wire.protocol import (
     ERROR,
@@ -318,13 +318,17 @@ class RouterMachine:
         if message is not None and now:
             self._answers.observe(now - message.arrived_s, answers)
 
-    def host_replied(self, host: HostInFlight, replies: list[Reply], now: float) -> None:
-        """The same of another host. What it has not taken goes to who has the shard now, or waits until that is known."""
-        replies, refused = host.sort(replies)
-        self.replied(host, replies, now)
+    def moving_replied(self, worker: MovingInFlight, replies: list[Reply], now: float) -> None:
+        """The same of another host, and of a worker of a cluster. What it has not taken goes to who has the shard now, or waits
+        until that is known."""
+        replies, refused = worker.sort(replies)
+        self.replied(worker, replies, now)
         for (origin, _, size), request in refused:
+            if self._draining:
+                self._refuse(origin, request.id, Unavailable("the service is stopping", details=LEAVING))
+                continue
             home = self._by_slot[slot_of(request.cls, request.name)]
-            if home is host:  # It knew sooner than we.
+            if home is worker:  # It knew sooner than we.
                 assert self._topology.nobody is not None
                 home = self.workers[self._topology.nobody]
                 self._early = True
@@ -363,8 +367,7 @@ class RouterMachine:
         self._topology = topology
         while len(self.workers) < len(topology.endpoints):
             index = len(self.workers)
-            is_host = topology.nobody is not None and index > topology.nobody
-            self.workers.append(HostInFlight(index) if is_host else InFlight(index))
+            self.workers.append(self._new_worker(index, topology.nobody))
             self._inquiries.append(Inquiries(self.workers[-1]))
             self._shares.append(Shares(self._calls_max, self.workers[-1].clients))
         endpoints = (*topology.endpoints, *[None] * (len(self.workers) - len(topology.endpoints)))
@@ -387,6 +390,11 @@ class RouterMachine:
             self._early = False
             self._by_slot = [self.workers[worker] for worker in table.worker_by_slot]
             self._reroute_unsent(now)
+
+    def _new_worker(self, index: int, nobody: int | None) -> InFlight:
+        if nobody is None or (self._is_door and index <= nobody):  # What a door cannot pass on goes back to who has sent it.
+            return InFlight(index)
+        return HostInFlight(index) if index > nobody else MovingInFlight(index)
 
     def _tell_topology(self) -> None:
         """Clients are not sent to a worker that takes no calls, nor to the door of another host, which hears hosts only."""

@@ -25,10 +25,10 @@ from tidegate.runtime.logs.capture import change_levels
 from tidegate.runtime.sockets.backend import Backend
 from tidegate.runtime.sockets.endpoint import Endpoint
 from tidegate.runtime.sockets.guard import Guard
-from tidegate.runtime.sockets.host_inflight import HostInFlight
 from tidegate.runtime.sockets.host_links import HostLinks
 from tidegate.runtime.sockets.inflight import InFlight
 from tidegate.runtime.sockets.inquiries import FORGOTTEN
+from tidegate.runtime.sockets.moving_inflight import HostInFlight, MovingInFlight
 from tidegate.runtime.sockets.outbox import Outbox
 from tidegate.runtime.sockets.slices import Slices
 from tidegate.runtime.wire.access import read_only_methods
@@ -63,7 +63,8 @@ log = logging.getLogger("tidegate")
 def first_topology(spec: RouterSpec) -> Topology:
     """What holds before the supervisor has said anything: every worker is down, so calls wait for it."""
     owners = tuple(shard % spec.workers for shard in range(spec.shards_total))
-    return Topology(0, owners, (None,) * spec.workers)
+    nobody = spec.workers if spec.is_clustered else None
+    return Topology(0, owners, (None,) * (spec.workers + spec.is_clustered), nobody=nobody)
 
 
 def _log_forgotten(worker: int, calls: int) -> None:
@@ -166,7 +167,10 @@ class RouterServer:
     def _host_replied(self, index: int, replies: list[Reply]) -> None:
         host = self._machine.workers[index]
         assert isinstance(host, HostInFlight), index
-        self._machine.host_replied(host, replies, time.monotonic())
+        self._moving_replied(host, replies)
+
+    def _moving_replied(self, worker: MovingInFlight, replies: list[Reply]) -> None:
+        self._machine.moving_replied(worker, replies, time.monotonic())
 
     def _handle(self, message: Message) -> None:
         self._machine.handle(message, time.monotonic())
@@ -278,7 +282,10 @@ class RouterServer:
         if isinstance(worker, HostInFlight):
             assert self._hosts is not None
             return self._hosts.backend(worker.worker)
-        replied = partial(self._replied, worker)
+        if isinstance(worker, MovingInFlight):
+            replied = partial(self._moving_replied, worker)
+        else:
+            replied = partial(self._replied, worker)
         # A name of its own each time: see `peers.py`.
         identity = b"%srouter-%s" % (self._own, secrets.token_hex(8).encode())
         return Backend(self._context, endpoint, self._loop, replied, self._end_turn, identity=identity)

@@ -639,6 +639,7 @@ class Supervisor:
             access=self._access if seat != self.supervision.door else hosts_access(service.hosts_secret),
             hosts_secret=service.hosts_secret,
             is_door=seat == self.supervision.door,
+            is_clustered=service.cluster is not None,
         )
 
     def _service_ready(self) -> None:

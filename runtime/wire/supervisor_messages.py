@@ -184,6 +184,8 @@ class RouterSpec(msgspec.Struct, frozen=True, tag="router"):
     """By which the hosts of a cluster know each other."""
     is_door: bool = False
     """It hears other hosts of its cluster, and passes nothing on to another one."""
+    is_clustered: bool = False
+    """Shards come and go."""
 
 
 class TopologyChanged(msgspec.Struct, frozen=True, tag="topology"):

@@ -20,10 +20,10 @@ import zmq
 from tidegate.runtime.errors import CallError, Internal, Overloaded, ShardLost, Unavailable
 from tidegate.runtime.limits import INQUIRY_S, ROUTER_CALLS_PER_WORKER_MAX, WAITING_CALL_BYTES_MAX
 from tidegate.runtime.sockets.backend import Backend
-from tidegate.runtime.sockets.host_inflight import HostInFlight
 from tidegate.runtime.sockets.host_links import HostLinks
 from tidegate.runtime.sockets.inflight import InFlight, Unanswered
 from tidegate.runtime.sockets.inquiries import FORGOTTEN, Inquiries
+from tidegate.runtime.sockets.moving_inflight import HostInFlight, MovingInFlight
 from tidegate.runtime.wire.protocol import Reply, Request
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Park, Parked, Topology, Waited
@@ -49,7 +49,7 @@ class Peers:
         the hosts of a cluster know each other."""
         self._hosts: HostLinks | None = None
         if hosts_secret:
-            self._hosts = HostLinks(context, loop, hosts_secret, self._host_replied, self._answered, self._hosts_changed)
+            self._hosts = HostLinks(context, loop, hosts_secret, self._moving_replied, self._answered, self._hosts_changed)
         self._topology: Topology | None = None
         self._context = context
         self._loop = loop
@@ -154,18 +154,18 @@ class Peers:
         if self._inquiry is None and any(worker.unanswered for worker in self._workers):
             self._inquiry = self._loop.call_later(INQUIRY_S, self._ask, context=NEUTRAL)
 
-    def _host_replied(self, index: int, replies: list[Reply]) -> None:
+    def _moving_replied(self, index: int, replies: list[Reply]) -> None:
         """What it has not taken goes to who has the shard now, or waits until that is known."""
-        host = self._workers[index]
-        assert isinstance(host, HostInFlight), index
-        replies, refused = host.sort(replies)
-        self._replied(host, replies)
+        worker = self._workers[index]
+        assert isinstance(worker, MovingInFlight), index
+        replies, refused = worker.sort(replies)
+        self._replied(worker, replies)
         assert self._table is not None
         assert self._nobody is not None
         for (origin, _, _), request in refused:
             home = self._workers[self._table.worker_of(request.cls, request.name)]
-            self._is_early = self._is_early or home is host
-            self.send(request, cast("LocalOrigin", origin), self._workers[self._nobody] if home is host else home)
+            self._is_early = self._is_early or home is worker
+            self.send(request, cast("LocalOrigin", origin), self._workers[self._nobody] if home is worker else home)
 
     def _replied(self, worker: InFlight, replies: list[Reply]) -> None:
         for reply in replies:
@@ -188,7 +188,8 @@ class Peers:
             topology = self._hosts.reachable(topology)
         before, self._table, self._nobody = self._table, SlotTable(topology), topology.nobody
         for index in range(len(self._workers), len(topology.endpoints)):
-            self._workers.append(InFlight(index) if self._nobody is None or index <= self._nobody else HostInFlight(index))
+            of_cluster = HostInFlight if index > (self._nobody or 0) else MovingInFlight
+            self._workers.append(InFlight(index) if self._nobody is None else of_cluster(index))
         self._inquiries += [Inquiries(worker) for worker in self._workers[len(self._inquiries) :]]
         for worker, endpoint in zip(self._workers, topology.endpoints, strict=True):
             worker.set_down(now, is_down=worker.worker in topology.down)
@@ -222,7 +223,9 @@ class Peers:
         # Another identity each time: the worker may not know yet that an earlier connection is closed, and refuses a second one
         # of the same name, silently.
         identity = b"%s.%d" % (self._identity, self._connections())
-        replied = partial(self._replied, worker)
+        replied = (
+            partial(self._moving_replied, worker.worker) if isinstance(worker, MovingInFlight) else partial(self._replied, worker)
+        )
         return Backend(self._context, endpoint, self._loop, replied, self._answered, identity=identity)
 
     def _take_unsent(self) -> list[tuple[Request, LocalOrigin]]:

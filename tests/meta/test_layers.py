@@ -128,7 +128,7 @@ RULES = {
     "runtime/logs": {"forms", "line", "settings", "tracebacks"},
     "runtime/console": {"admission", "last_minutes"},
     "runtime/client": {"links", "machine", "retries", "terms"},
-    "runtime/sockets": {"frames", "handshakes", "host_inflight", "inflight", "inquiries", "outbox", "slices"},
+    "runtime/sockets": {"frames", "handshakes", "inflight", "inquiries", "moving_inflight", "outbox", "slices"},
     "runtime/install": {"plan", "units"},
     "runtime/metrics": "*",
     "runtime/options": "*",

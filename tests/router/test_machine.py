@@ -26,8 +26,8 @@ from tidegate.runtime.limits import (
     WAIT_START_S,
     WORKER_AHEAD_CALLS,
 )
-from tidegate.runtime.sockets.host_inflight import HostInFlight
 from tidegate.runtime.sockets.inflight import InFlight
+from tidegate.runtime.sockets.moving_inflight import MovingInFlight
 from tidegate.runtime.wire.protocol import ERROR, OBJECT_CALLS, OK, Message, Origin, Reply, parse_body, parts_of
 from tidegate.runtime.wire.slots import SlotTable
 from tidegate.runtime.wire.supervisor_messages import Parked, Topology, Waited
@@ -47,9 +47,10 @@ def names_of_worker(worker: int, count: int) -> list[str]:
 class Net:
     """A machine with ears: what was answered, and what each worker was sent."""
 
-    def __init__(self, *endpoints: str | None, **bounds: Any) -> None:
+    def __init__(self, *endpoints: str | None, nobody: int | None = None, **bounds: Any) -> None:
         self.answers: list[tuple[Origin, Any, int, Any]] = []
-        self.machine = RouterMachine(topology(*endpoints), self._reply, **bounds)
+        began = msgspec.structs.replace(topology(*endpoints), nobody=nobody)
+        self.machine = RouterMachine(began, self._reply, **bounds)
         self.sent: dict[int, list[list[Any]]] = {0: [], 1: []}
 
     def _reply(self, origin: Origin, request_id: int | str, status: int, result: Any) -> None:
@@ -685,7 +686,7 @@ def name_elsewhere() -> str:
 
 
 def hosts_net(topology_now: Topology, *, is_door: bool = False) -> Net:
-    net = Net("w0", None, is_door=is_door)
+    net = Net("w0", None, nobody=NOBODY, is_door=is_door)
     net.machine.topology_changed(topology_now, 0.0)
     net.sent |= {index: [] for index in range(len(topology_now.endpoints))}
     return net
@@ -694,7 +695,7 @@ def hosts_net(topology_now: Topology, *, is_door: bool = False) -> Net:
 def moved(net: Net, host: int, token: int, *, json: bool = False) -> None:
     machine = net.machine
     raw = msgspec.Raw((msgspec.json if json else msgspec.msgpack).encode(Moved("not here").to_wire()))
-    machine.host_replied(cast("HostInFlight", machine.workers[host]), [Reply(token, ERROR, raw)], 1.0)
+    machine.moving_replied(cast("MovingInFlight", machine.workers[host]), [Reply(token, ERROR, raw)], 1.0)
     machine.check_invariants()
 
 
@@ -702,8 +703,8 @@ def test_a_call_to_an_object_of_another_host_goes_there() -> None:
     net = hosts_net(of_hosts("tcp://b"))
     net.call([7, "C", name_elsewhere(), "m"])
     ((token, *_),) = net.send()[HOST]
-    net.machine.host_replied(
-        cast("HostInFlight", net.machine.workers[HOST]), [Reply(token, OK, msgspec.Raw(msgspec.msgpack.encode(5)))], 1.0
+    net.machine.moving_replied(
+        cast("MovingInFlight", net.machine.workers[HOST]), [Reply(token, OK, msgspec.Raw(msgspec.msgpack.encode(5)))], 1.0
     )
     assert [answer[1:3] for answer in net.answers] == [(7, OK)]
 
@@ -773,6 +774,30 @@ def test_a_door_passes_nothing_on_to_another_host() -> None:
     assert net.answers == [], "it may be on its way here"
     net.machine.topology_changed(of_hosts(None, epoch=3), 1.0)
     assert net.error() == (7, "moved", "not_executed")
+
+
+def test_a_call_that_was_sent_before_it_was_known_that_its_shard_leaves_the_worker_is_sent_on() -> None:
+    net = hosts_net(of_hosts("tcp://b"))
+    name = names_of_worker(0, 1)[0]
+    net.call([7, "C", name, "m"])
+    moved(net, 0, net.send()[0][0][0])
+    assert net.answers == []
+    net.machine.topology_changed(Topology(3, (HOST,) * 4, ("w0", None, "tcp://b"), nobody=NOBODY), 2.0)
+    assert [row[2] for row in net.send()[HOST]] == [name]
+
+
+def test_a_router_that_stops_sends_nothing_on() -> None:
+    net = hosts_net(of_hosts("tcp://b"))
+    net.call([7, "C", name_elsewhere(), "m"])
+    token = net.send()[HOST][0][0]
+    net.machine.start_drain()
+    moved(net, HOST, token)
+    assert net.error() == (7, "unavailable", "not_executed")
+
+
+def test_a_door_gives_back_what_its_worker_has_not_taken() -> None:
+    net = hosts_net(of_hosts(None), is_door=True)
+    assert type(net.machine.workers[0]) is InFlight
 
 
 def test_clients_are_not_told_where_hosts_hear_each_other() -> None:

@@ -79,11 +79,12 @@ class Net:
         loop = asyncio.get_running_loop()
         self.peers = Peers(self._plain, loop, b"tidegate-worker-1.1", lambda: None, self.told.append, SECRET)
 
-    def start(self) -> Callee:
-        """Another process of worker 0 listens, and everybody is told."""
+    def start(self, *, nobody: int | None = None) -> Callee:
+        """Another process of worker 0 listens, and everybody is told. `nobody`: it is one of a cluster."""
         callee = Callee(self._context, f"ipc://{self._folder}/{len(self.callees)}")
         self.callees.append(callee)
-        self.peers.topology_changed(Topology(len(self.callees), (0,), (callee.endpoint,)))
+        endpoints = (callee.endpoint,) if nobody is None else (callee.endpoint, None)
+        self.peers.topology_changed(Topology(len(self.callees), (0,), endpoints, nobody=nobody))
         return callee
 
     def host(self) -> Callee:
@@ -224,6 +225,23 @@ async def test_what_another_host_has_no_longer_goes_to_the_next_one_when_that_is
         await net.until(lambda: bool(asked.answers and moved.answers))
         assert (asked.answers, moved.answers) == (["of a"], ["of b"])
         assert net.peers.unanswered == 0
+
+
+async def test_a_call_that_its_worker_does_not_take_any_longer_waits_until_it_is_known_who_has_the_shard(tmp_path: Path) -> None:
+    with closing(Net(tmp_path)) as net:
+        callee = net.start(nobody=1)
+        asked = net.call("a")
+        await callee.has("a")
+        await callee.refuse("a")
+        await net.until(lambda: net.peers._is_early)
+        assert asked.answers == []
+        net.peers.topology_changed(Topology(2, (1,), (callee.endpoint, None), nobody=1))
+        callee.seen.clear()
+        net.peers.topology_changed(Topology(3, (0,), (callee.endpoint, None), nobody=1))
+        await callee.has("a")
+        await callee.answer("a")
+        await net.until(lambda: bool(asked.answers))
+        assert asked.answers == ["of a"]
 
 
 async def test_a_call_in_flight_to_a_host_that_dies_is_lost_and_later_ones_wait_for_the_next(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Calls in flight to another host of a cluster, which may answer that it does not have the object's shard any more.
+"""Calls in flight to where shards come and go: a worker of a cluster, or another host of it, may answer that it does not have the
+object's shard any more. Whoever sent the call may have done so before he could know: he sends it on.
 
 Rule: pure. A request is kept until its call is answered, so that one that was not executed there can be sent elsewhere.
 """
@@ -25,7 +26,9 @@ class _Told(msgspec.Struct):
 _decode, _decode_json = msgspec.msgpack.Decoder(_Told).decode, msgspec.json.Decoder(_Told).decode
 
 
-class HostInFlight(InFlight):
+class MovingInFlight(InFlight):
+    """To a worker of this host."""
+
     __slots__ = ("_kept",)
 
     def __init__(self, worker: int) -> None:
@@ -57,7 +60,7 @@ class HostInFlight(InFlight):
         for_callers, refused = [], []
         for reply in replies:
             request = self._kept.pop(reply.id, None)
-            if request is None or reply.status != ERROR or not _was_not_taken(reply, json=self._is_json(reply)):
+            if request is None or reply.status != ERROR or not self._was_not_taken(reply):
                 for_callers.append(reply)
                 continue
             assert isinstance(reply.id, int), reply.id
@@ -73,17 +76,29 @@ class HostInFlight(InFlight):
         call = self.unanswered.get(reply.id)  # type: ignore[arg-type]  # a token
         return call is not None and call[0].json
 
+    def _was_not_taken(self, reply: Reply) -> bool:
+        try:
+            told = (_decode_json if self._is_json(reply) else _decode)(reply.result)
+        except msgspec.MsgspecError:
+            return False
+        return told.outcome == "not_executed" and self._is_elsewhere(told)
+
+    @staticmethod
+    def _is_elsewhere(told: _Told) -> bool:
+        """The shard is not there any more."""
+        return told.code == Moved.code
+
     def check_invariants(self) -> None:
         super().check_invariants()
         unsent = self.unsent_tokens()
         assert self._kept.keys() == self.unanswered.keys() - unsent
 
 
-def _was_not_taken(reply: Reply, *, json: bool) -> bool:
-    """The shard is not there any more, or the host is about to stop."""
-    try:
-        told = (_decode_json if json else _decode)(reply.result)
-    except msgspec.MsgspecError:
-        return False
-    is_elsewhere = told.code == Moved.code or (told.code == Unavailable.code and told.leaving)
-    return is_elsewhere and told.outcome == "not_executed"
+class HostInFlight(MovingInFlight):
+    """To another host, which may also be about to stop."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def _is_elsewhere(told: _Told) -> bool:
+        return told.code == Moved.code or (told.code == Unavailable.code and told.leaving)

@@ -1,4 +1,4 @@
-"""Calls in flight to another host: what it has not taken comes back as it was, in order; everything else is as with a worker."""
+"""Calls in flight to where shards come and go: what was not taken comes back as it was, in order; the rest is as with others."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import pytest
 from tests.runtime.sockets.test_inflight import JSON, PLAIN, decoded, request
 from tidegate.runtime.errors import LEAVING, CallError, Moved, ObjectReset, Unavailable
 from tidegate.runtime.limits import WORKER_AHEAD_CALLS
-from tidegate.runtime.sockets.host_inflight import HostInFlight
+from tidegate.runtime.sockets.moving_inflight import HostInFlight, MovingInFlight
 from tidegate.runtime.wire.protocol import ERROR, OK, Reply
 
 
-def up() -> HostInFlight:
-    host = HostInFlight(3)
+def up(kind: type[MovingInFlight] = HostInFlight) -> MovingInFlight:
+    host = kind(3)
     host.came_up("tcp://b:1#1.1.0", 0.0)
     return host
 
@@ -49,17 +49,21 @@ def test_what_was_not_taken_comes_back_in_the_order_in_which_it_was_sent(json: b
 
 
 @pytest.mark.parametrize(
-    ("error", "is_back"),
+    ("error", "of_host", "of_worker"),
     [
-        (Moved("m"), True),
-        (Unavailable("u", details=LEAVING), True),
-        (Unavailable("u"), False),
-        (ObjectReset("r"), False),
-        (Moved("m", outcome="unknown"), False),
+        (Moved("m"), True, True),
+        (Unavailable("u", details=LEAVING), True, False),
+        (Unavailable("u"), False, False),
+        (ObjectReset("r"), False, False),
+        (Moved("m", outcome="unknown"), False, False),
     ],
 )
-def test_only_what_was_certainly_not_executed_is_sent_elsewhere(error: CallError, is_back: bool) -> None:
-    host = up()
+@pytest.mark.parametrize("kind", [HostInFlight, MovingInFlight])
+def test_only_what_was_certainly_not_executed_is_sent_elsewhere(
+    kind: type[MovingInFlight], error: CallError, of_host: bool, of_worker: bool
+) -> None:
+    """A worker of this host that is about to stop is waited for by who stops it."""
+    host, is_back = up(kind), of_host if kind is HostInFlight else of_worker
     host.add(0, request("a"), PLAIN, 10)
     host.take_bodies()
     for_callers, refused = host.sort([told(0, error)])
