@@ -139,8 +139,10 @@ SEND_AHEAD_BYTES = 4 << 20
 CROWDED_SHARE = 4
 """A client whose replies take more than this part of its share gets nothing large run for it. The rest of the share is for what
 has been started before that is known everywhere."""
-UNFINISHED_LOOK_S = 0.1
+UNFINISHED_LOOK_S = 0.05
 """So often is looked, where memory has grown, whether clients send messages that do not end."""
+SUSPECTS_LOOK_S = 0.01
+"""So often is looked again at those that seem to: in a tenth of a second the quickest sends 200 MiB."""
 UNFINISHED_GROWTH_BYTES = 16 << 20
 """By so much memory has to have grown since the last look."""
 UNFINISHED_AT_ONCE = 1_000

@@ -24,6 +24,7 @@ from tidegate.runtime.heap import Memory, give_back
 from tidegate.runtime.limits import (
     KNOCK_BARRED_S,
     KNOCK_LOOK_S,
+    SUSPECTS_LOOK_S,
     TURN_CONNECTIONS_MAX,
     UNFINISHED_GROWTH_BYTES,
     UNFINISHED_LOOK_S,
@@ -216,7 +217,8 @@ class Connections:
 
     def _look_again(self) -> None:
         if self._unfinished_look is None and self._loop is not None:
-            self._unfinished_look = self._loop.call_later(UNFINISHED_LOOK_S, self._look_at_unfinished)
+            pause_s = SUSPECTS_LOOK_S if self._unfinished.suspects else UNFINISHED_LOOK_S
+            self._unfinished_look = self._loop.call_later(pause_s, self._look_at_unfinished)
 
     def _look_at_unfinished(self) -> None:
         """Where much has come that was not read, it shows in the memory of the process: else nobody is looked at."""
@@ -225,14 +227,20 @@ class Connections:
             return
         assert self._loop is not None
         memory = self._memory.in_use()
-        if self._unfinished.suspects or memory >= self._memory_looked_at + UNFINISHED_GROWTH_BYTES:
-            for fd, size in self._unfinished.look(bytes_taken, self._rounds()):
-                self._log_unfinished(peer_address(fd), size)
-                self.door.turn_out(fd)
-                self._loop.call_later(_GONE_S, give_back)
+        if memory >= self._memory_looked_at + UNFINISHED_GROWTH_BYTES:
+            self._turn_out(self._unfinished.look(bytes_taken, self._rounds()))
             self._memory_looked_at = memory
+        elif self._unfinished.suspects:
+            self._turn_out(self._unfinished.look_at_suspects(bytes_taken, self._rounds()))
         self._memory_looked_at = min(self._memory_looked_at, memory)
         self._look_again()
+
+    def _turn_out(self, unfinished: list[tuple[int, int]]) -> None:
+        assert self._loop is not None
+        for fd, size in unfinished:
+            self._log_unfinished(peer_address(fd), size)
+            self.door.turn_out(fd)
+            self._loop.call_later(_GONE_S, give_back)
 
     def _log_unfinished(self, address: str | None, size: int) -> None:
         assert self._loop is not None

@@ -80,29 +80,34 @@ class Unfinished:
         """Which connections are to be closed, and the bytes that they hold. `received`: how many bytes of a descriptor were taken
         from the kernel; None where that does not say, which is so for good. `rounds`: how often the socket has come round to
         all its connections so far."""
-        for fd in list(itertools.islice(self._open, UNFINISHED_AT_ONCE)):
+        return self._look(list(itertools.islice(self._open, UNFINISHED_AT_ONCE)), received, rounds)
+
+    def look_at_suspects(self, received: Callable[[int], int | None], rounds: int) -> list[tuple[int, int]]:
+        """As `look`, at none but those of which more had come than was read."""
+        return self._look(list(itertools.islice(self._ahead, UNFINISHED_AT_ONCE)), received, rounds)
+
+    def _look(self, fds: list[int], received: Callable[[int], int | None], rounds: int) -> list[tuple[int, int]]:
+        for fd in fds:
             del self._open[fd]
-            taken = received(fd)
-            if taken is None:
-                self._ahead.pop(fd, None)
-                continue
-            self._open[fd] = None
-            self._look_at(fd, taken, rounds)
+            before = self._ahead.pop(fd, None)
+            if (taken := received(fd)) is not None:
+                self._open[fd] = None
+                self._look_at(fd, taken, rounds, before)
         closed = self._to_be_closed()
         for fd, _ in closed:
             self.left(fd)
         self.turned_out += len(closed)
         return closed
 
-    def _look_at(self, fd: int, taken: int, rounds: int) -> None:
+    def _look_at(self, fd: int, taken: int, rounds: int, before: _Ahead | None) -> None:
         client = self._clients.get(fd, b"")
-        read, before = self.read.get(client, 0), self._ahead.get(fd)
+        read = self.read.get(client, 0)
         size = taken - read
         if size < 0:  # Its frames had shorter heads. That is no credit for what comes later.
             self.read[client] = taken
         if size <= SLACK_BYTES:
-            self._ahead.pop(fd, None)
-        elif before is None or before.read != read:
+            return
+        if before is None or before.read != read:
             self._ahead[fd] = _Ahead(size, read, rounds, False, True)
         else:  # The first of these rounds may have been half over.
             self._ahead[fd] = _Ahead(size, read, before.rounds, rounds > before.rounds + 1, size > before.size)

@@ -90,8 +90,11 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/systemd/monitoring/tidegate-dashboard.json",
         "tidegate/systemd/sysusers.d/tidegate.conf",
         "tidegate/systemd/tmpfiles.d/tidegate.conf",
-        *(f"tidegate/{path.relative_to(ROOT)}" for path in (ROOT / "template").rglob("*.*") if "__pycache__" not in path.parts),
-        "tidegate/template/gitignore",
+        *(
+            f"tidegate/{path.relative_to(ROOT)}"
+            for path in (ROOT / "template").rglob("*")
+            if path.is_file() and "__pycache__" not in path.parts
+        ),
         "tidegate/runtime/chaos/stage/no_orders.h",
         "tidegate/runtime/chaos/stage/sync_shim.c",
         *(f"tidegate/{path.relative_to(ROOT)}" for path in (ROOT / "runtime" / "console" / "static").iterdir()),

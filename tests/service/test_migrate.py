@@ -19,7 +19,7 @@ import pytest
 from tests.support.backup_world import SHARDS, BackupWorld, known_in, small
 from tests.support.damage import flip_bit, places_of_rows
 from tests.support.data_directory import make_data_directory
-from tests.support.nats_cluster import ask, end_of
+from tests.support.nats_cluster import ask
 from tests.support.service import ROOT, Serve, exchange
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
@@ -38,6 +38,23 @@ from tidegate.shard.store.record import CommitRecord, encode_record
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 NAMES = [f"till-{number}" for number in range(12)]
 START_S = 60.0
+KILLED_HALF_WAY = """
+import os, signal, sys
+from tidegate.runtime.cli.cli import main
+from tidegate.shard.replicated.worker_log import WorkerLog
+
+append, left = WorkerLog.append, 3
+
+def append_or_be_killed(log, record):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return append(log, record)
+
+WorkerLog.append = append_or_be_killed
+sys.exit(main(sys.argv[1:]))
+"""
 _numbers = count()
 
 
@@ -159,12 +176,10 @@ def test_killed_it_goes_on_and_nobody_gets_in_before_it_has_ended(
     data, other = tmp_path / "data", tmp_path / "other"
     make_data_directory(data)
     open_directory(other, 4).close()
-    command = [sys.executable, "-m", "tidegate", "migrate", str(data), "--to", place]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
-        wait_until(lambda: "state" in ask(servers, f"STREAM.INFO.{name}-0001"), "the second stream")
-        wait_until(lambda: end_of(servers, f"{name}-0001") > 0, "something in it", pause_s=0.02)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL, "it has not ended before"
+    command = [sys.executable, "-c", KILLED_HALF_WAY, "migrate", str(data), "--to", place]
+    killed = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert "state" in ask(servers, f"STREAM.INFO.{name}-0000")
     with pytest.raises(OperatorError, match=r"a data directory is being put into it: .*/data on ") as refused:
         find_or_found(servers.urls, name, 4)
     assert refused.value.passes, "a host that is told to keep trying does"

@@ -34,12 +34,30 @@ class World:
         self.rounds += rounds
         return [fd for fd, _ in self.unfinished.look(self.taken.__getitem__, self.rounds)]
 
+    def look_at_suspects(self) -> list[int]:
+        self.rounds += 1
+        return [fd for fd, _ in self.unfinished.look_at_suspects(self.taken.__getitem__, self.rounds)]
+
 
 def test_a_message_that_grows_beyond_what_one_may_have_ends_its_connection() -> None:
     world = World()
     world.come(5, mib=18)
     assert [world.look() for _ in range(3)] == [[], [], [5]]
     assert (world.unfinished.turned_out, len(world.unfinished)) == (1, 0)
+
+
+def test_suspects_are_looked_at_again_without_the_others() -> None:
+    world = World()
+    for fd in range(10):
+        world.come(fd)
+    world.send(5, 18)
+    assert not world.unfinished.suspects
+    assert world.look_at_suspects() == []
+    assert world.look() == []
+    assert world.unfinished.suspects
+    world.send(6, 18)
+    assert [world.look_at_suspects() for _ in range(4)] == [[], [5], [], []]
+    assert [world.look() for _ in range(3)] == [[], [], [6]]
 
 
 def test_one_that_is_as_large_as_it_may_be_is_waited_for() -> None:
