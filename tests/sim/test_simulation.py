@@ -84,6 +84,14 @@ def test_a_seed_runs_the_same_way_every_time(seed: int) -> None:
     assert simulate(seed).digest == simulate(seed).digest
 
 
+def test_a_world_leaves_no_descriptor_open() -> None:
+    """Ten thousand of them run in one process."""
+    simulate(1)
+    before = len(os.listdir("/proc/self/fd"))
+    simulate(2)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
 def test_the_seeds_reach_what_they_are_there_for() -> None:
     """A simulator in which nothing fails proves nothing."""
     totals: dict[str, int] = {}
