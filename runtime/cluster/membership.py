@@ -26,10 +26,11 @@ from tidegate.runtime.cluster.bucket import PlacementRecord, hosts_secret
 from tidegate.runtime.cluster.machine import BEAT_S, MemberMachine
 from tidegate.runtime.cluster.picture import HOST_STATES, picture
 from tidegate.runtime.cluster.records import Beat, decode_beat, encode
+from tidegate.runtime.ending import end, within
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.wire.counts import Labels, Value
 from tidegate.runtime.wire.supervisor_messages import Problem
-from tidegate.shard.replicated.servers import ANSWER_S, check_open, connect
+from tidegate.shard.replicated.servers import ANSWER_S, check_open, close, connect
 
 log = logging.getLogger("tidegate")
 
@@ -92,9 +93,11 @@ class Membership:
         """Says goodbye, so that the others need not wait: nothing is served here any more."""
         if self._client is not None and self._client.is_connected:
             with contextlib.suppress(*_FAULTS, TimeoutError):
-                async with asyncio.timeout(ANSWER_S):
-                    await self._say(self._client, self.machine.last_word())
-                    await self._client.flush(timeout=1)
+                await within(ANSWER_S, self._say_goodbye(self._client))
+
+    async def _say_goodbye(self, client: Client) -> None:
+        await self._say(client, self.machine.last_word())
+        await client.flush(timeout=1)
 
     def is_now(self, shards: frozenset[int], door: str, version: str) -> None:
         """Of this host: what its workers have, where its door is, and of the app which version they run."""
@@ -166,10 +169,8 @@ class Membership:
 
     async def _disconnect(self) -> None:
         client, self._client = self._client, None
-        if client is not None:
-            with contextlib.suppress(Exception):  # Whatever is wrong with it: the next one is another.
-                async with asyncio.timeout(ANSWER_S):
-                    await client.close()
+        if client is not None:  # Whatever is wrong with it: the next one is another.
+            await close(client)
 
     async def _take_part(self, client: Client) -> None:
         """Returns, or raises, when the connection is of no use any more."""
@@ -188,13 +189,12 @@ class Membership:
                     keeping.result()
                 await asyncio.sleep(BEAT_S)
         finally:
-            keeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError, *_FAULTS):
-                await keeping
+            await end({keeping})
 
     async def _say(self, client: Client, beat: Beat) -> None:
         self._told = beat
-        await client.publish(beats_of(self._cluster), encode(beat))
+        said = msgspec.structs.replace(beat, wall_ms=time.time_ns() // 1_000_000)
+        await client.publish(beats_of(self._cluster), encode(said))
 
     async def _heard(self, message: Msg) -> None:
         echo = self.machine.newest_echo
@@ -283,7 +283,7 @@ def prepare_to_join(servers: Sequence[str], cluster: str, id: str) -> str:
         try:
             return await hosts_secret(client, cluster), await listen(client, cluster, LISTEN_S)
         finally:
-            await client.close()
+            await close(client)
 
     try:
         secret, there = asyncio.run(ask())
@@ -296,16 +296,20 @@ def prepare_to_join(servers: Sequence[str], cluster: str, id: str) -> str:
     return secret
 
 
-async def listen(client: Client, cluster: str, for_s: float) -> dict[str, Beat]:
-    """The newest of what each host of the cluster says within that time, by id. Those that say goodbye are not among them."""
+async def listen(
+    client: Client, cluster: str, for_s: float, heard: Callable[[Beat], object] = lambda beat: None
+) -> dict[str, Beat]:
+    """The newest of what each host of the cluster says within that time, by id. Those that say goodbye are not among them.
+    `heard` is told of each beat when it comes."""
     found: dict[str, Beat] = {}
 
-    async def heard(message: Msg) -> None:
+    async def take(message: Msg) -> None:
         with contextlib.suppress(msgspec.MsgspecError):
             beat = decode_beat(message.data)
             found[beat.id] = beat
+            heard(beat)
 
-    subscription = await client.subscribe(beats_of(cluster), cb=heard)
+    subscription = await client.subscribe(beats_of(cluster), cb=take)
     await asyncio.sleep(for_s)
     await subscription.unsubscribe()
     return {id: beat for id, beat in sorted(found.items()) if not beat.gone}

@@ -38,13 +38,21 @@ class NatsServers:
     """A context; their folders stay with whoever gave `folder`."""
 
     def __init__(
-        self, folder: Path, *, servers: int = 3, max_payload: int = 1 << 20, token: str = "", places: Sequence[ServerPlace] = ()
+        self,
+        folder: Path,
+        *,
+        servers: int = 3,
+        max_payload: int = 1 << 20,
+        token: str = "",
+        places: Sequence[ServerPlace] = (),
+        sync_intervals: Sequence[str] = (),
     ) -> None:
         """`token`: by which they know each other. With that of an earlier run in this folder they have what that one had.
-        `places`: of each, where that is not this one."""
+        `places`: of each, where that is not this one. `sync_intervals`: of each; `always` unless given."""
         self._folder = folder
-        self._ports = _free_ports(2 * servers)
+        self._ports = _free_ports(3 * servers)
         self._places = tuple(places) or (LOOPBACK,) * servers
+        self._sync_intervals = tuple(sync_intervals) or ("always",) * servers
         self._max_payload = max_payload
         token = token or token_hex(8)
         self.names = [f"n{number}-{token}" for number in range(servers)]
@@ -55,6 +63,14 @@ class NatsServers:
     @property
     def urls(self) -> list[str]:
         return [f"nats://{place.address}:{port}" for place, port in zip(self._places, self._ports, strict=False)]
+
+    @property
+    def monitors(self) -> list[str]:
+        """Where each tells of itself."""
+        return [f"http://{self._monitor(at)}" for at in range(len(self.names))]
+
+    def _monitor(self, at: int) -> str:
+        return f"{self._places[at].address}:{self._ports[2 * len(self.names) + at]}"
 
     def __enter__(self) -> NatsServers:
         try:
@@ -120,13 +136,14 @@ class NatsServers:
 
     def _config(self, name: str) -> str:
         at, many = self.names.index(name), len(self.names)
-        routed = [f"{place.address}:{port}" for place, port in zip(self._places, self._ports[many:], strict=True)]
+        routed = [f"{place.address}:{port}" for place, port in zip(self._places, self._ports[many : 2 * many], strict=True)]
         routes = ", ".join(f'"nats://{address}"' for address in routed)
         cluster = f'cluster {{ name: "{self._cluster}", listen: "{routed[at]}", routes: [{routes}] }}\n'
         here = f"{self._places[at].address}:{self._ports[at]}"
         return (
-            f'server_name: "{name}"\nlisten: "{here}"\nmax_payload: {self._max_payload}\n'
-            f'jetstream {{ store_dir: "{self._folder / name}", sync_interval: always }}\n' + (cluster if many > 1 else "")
+            f'server_name: "{name}"\nlisten: "{here}"\nhttp: "{self._monitor(at)}"\nmax_payload: {self._max_payload}\n'
+            f'jetstream {{ store_dir: "{self._folder / name}", sync_interval: {self._sync_intervals[at]} }}\n'
+            + (cluster if many > 1 else "")
         )
 
 

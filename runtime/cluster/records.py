@@ -49,6 +49,8 @@ class Beat(msgspec.Struct, frozen=True):
     """It is about to stop, and waits a little for others to take its shards."""
     gone: bool = False
     """The last one: it serves nothing any more."""
+    wall_ms: int = 0
+    """When this was said, by the host's clock, which nobody but `tidegate cluster doctor` looks at; 0: by an older version."""
 
 
 class PlacedHost(msgspec.Struct, frozen=True):

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.install.plan import Found, Keep, Owner, Places, Remove, Run, Step, Write
-from tidegate.runtime.install.units import USER_SAYS
+from tidegate.runtime.install.units import USER_SAYS, cluster_in
 
 _BOOTED = Path("/run/systemd/system")
 """Is there where systemd runs (sd_booted(3))."""
@@ -47,12 +47,23 @@ def template(name: str) -> str:
     return (files("tidegate") / "systemd" / name).read_text()
 
 
-def look(places: Places, app: str | None, listen: str | None) -> Found:
-    """`app`, `listen`: of the configuration, if there is one. Raises OSError."""
+def look(
+    places: Places,
+    app: str | None = None,
+    listen: str | None = None,
+    cluster: str | None = None,
+    host_name: str | None = None,
+    advertise: str | None = None,
+) -> Found:
+    """The rest is of the configuration, if there is one. Raises OSError."""
     return Found(
         files={path: text for path in places.written if (text := read(path)) is not None},
         app=app,
         listen=listen,
+        cluster=cluster,
+        host_name=host_name,
+        advertise=advertise,
+        environment_cluster=_cluster_of(places.environment),
         environment=os.path.exists(places.environment),
         backup_environment=os.path.exists(places.backup_environment),
         copies=tuple(_copies(places.data)),
@@ -69,6 +80,12 @@ def read(path: str) -> str | None:
         return Path(path).read_text(errors="replace")
     except FileNotFoundError:
         return None
+
+
+def _cluster_of(environment: str) -> str | None:
+    with contextlib.suppress(PermissionError):  # Of who only asks what would be done.
+        return cluster_in(read(environment) or "")
+    return None
 
 
 def _names(folder: str) -> list[str]:

@@ -17,6 +17,8 @@ from tidegate.runtime.install import units
 NAME_DEFAULT = "tidegate"
 EVERY_DEFAULT = "hourly"
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+_VARIABLE = re.compile(r"[!#-&(-\[\]-~]+")
+"""What systemd reads in a file of variables as it is written."""
 _SECRET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
 Owner = Literal["nobody", "ours", "others"]
 
@@ -138,7 +140,13 @@ class Found:
     app: str | None = None
     """Of the configuration that exists; None where there is none."""
     listen: str | None = None
+    cluster: str | None = None
+    """Of the configuration too, as the two that follow: empty where it has none, or the variables have it."""
+    host_name: str | None = None
+    advertise: str | None = None
     environment: bool = False
+    environment_cluster: str | None = None
+    """What the variables say of the cluster; None where they do not, or only root may see them."""
     backup_environment: bool = False
     secrets: frozenset[str] = frozenset()
     copies: tuple[str, ...] = ()
@@ -178,6 +186,15 @@ class Wanted:
     """None: there are to be none, unless `keep_backups`."""
     keep_backups: bool = True
     """Where none are wanted and units of ours make some in a way that is not known: they stay as they are."""
+    cluster: str | None = field(default=None, repr=False)
+    """The servers that keep its logs; None: as it was. With a password or token it is for root only."""
+    host_name: str | None = None
+    advertise: str | None = None
+    """Where the other hosts of the cluster reach this one."""
+
+    @property
+    def secret_cluster(self) -> str | None:
+        return self.cluster if self.cluster is not None and "@" in self.cluster else None
 
 
 def install(places: Places, wanted: Wanted, found: Found, template: Callable[[str], str], listen_default: str) -> list[Step]:
@@ -190,10 +207,8 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
     for secret in wanted.secrets:
         if not _SECRET.fullmatch(secret):
             raise _refused(f"--secret {secret}", "cannot be the name of a credential", "use letters, digits and _ . -")
-    for option, asked, has in (("app", wanted.app, found.app), ("listen", wanted.listen, found.listen)):
-        if has is not None and asked is not None and asked != has:
-            hint = f"change it there, or remove the service first: tidegate uninstall-service --name {places.name}"
-            raise _refused(places.config, f"it has {option} = {has!r}, not {asked!r}", hint)
+    in_cluster = _check_cluster(places, wanted, found)
+    _check_configuration(places, wanted, found)
     listen = wanted.listen or found.listen or listen_default
     if listen.startswith(f"ipc:///run/{places.name}/"):
         raise _refused(
@@ -201,8 +216,9 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
         )
     secrets = {*found.secrets, *wanted.secrets}
     socket, service = places.units
+    unit = units.service_unit(template("tidegate.service"), service, wanted.program, listen, secrets, in_cluster=in_cluster)
     steps: list[Step] = [
-        Write(places.service, units.service_unit(template("tidegate.service"), service, wanted.program, listen, secrets), 0o644),
+        Write(places.service, unit, 0o644),
         Write(places.socket, units.socket_unit(template("tidegate.socket"), socket, listen), 0o644),
         Write(places.users, units.users(places.name), 0o644),
         Write(places.folders, units.folders(places.name), 0o644),
@@ -211,16 +227,7 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
     ]
     steps += _backups(places, wanted, found, template)
     steps = [_unless_there(step, found) for step in steps]
-    if found.app is None:
-        own_listen = None if listen == listen_default else listen
-        text = units.configuration(template("tidegate.toml"), wanted.app, own_listen)
-        steps.append(Write(places.config, text, 0o644))
-    else:
-        steps.append(Keep(places.config, "yours"))
-    if found.environment:
-        steps.append(Keep(places.environment, "yours"))
-    else:
-        steps.append(Write(places.environment, units.environment_file(service), 0o600))
+    steps += _operators_own(places, wanted, found, template, None if listen == listen_default else listen)
     steps += [Write(f"{places.credentials}/{name}", text, 0o600, secret=True) for name, text in sorted(wanted.secrets.items())]
     if found.booted:
         steps.append(Run(("systemctl", "daemon-reload")))
@@ -232,6 +239,61 @@ def install(places: Places, wanted: Wanted, found: Found, template: Callable[[st
         now = ["--now"] if found.booted and wanted.start else []
         steps.append(Run(("systemctl", "--quiet", "enable", *now, places.backup_units[0])))
     return steps
+
+
+def _operators_own(
+    places: Places, wanted: Wanted, found: Found, template: Callable[[str], str], listen: str | None
+) -> list[Step]:
+    """Configuration and variables: made where they are missing. `listen`: None for the default."""
+    steps: list[Step] = []
+    if found.app is None:
+        cluster = None if wanted.secret_cluster else wanted.cluster
+        options = {"listen": listen, "cluster": cluster, "host_name": wanted.host_name, "advertise": wanted.advertise}
+        text = units.configuration(template("tidegate.toml"), wanted.app, options)
+        steps.append(Write(places.config, text, 0o644))
+    else:
+        steps.append(Keep(places.config, "yours"))
+    if found.environment:
+        steps.append(Keep(places.environment, "yours"))
+    else:
+        text = units.environment_file(places.units[1], wanted.secret_cluster)
+        steps.append(Write(places.environment, text, 0o600, secret=wanted.secret_cluster is not None))
+    return steps
+
+
+def _check_configuration(places: Places, wanted: Wanted, found: Found) -> None:
+    """Raises OperatorError where the one that is there says something else than what is asked for."""
+    hint = f"change it there, or remove the service first: tidegate uninstall-service --name {places.name}"
+    for option, asked, has in (
+        ("app", wanted.app, found.app),
+        ("listen", wanted.listen, found.listen),
+        ("host_name", wanted.host_name, found.host_name),
+        ("advertise", wanted.advertise, found.advertise),
+    ):
+        if has is not None and asked is not None and asked != has:
+            raise _refused(places.config, f"it has {option} = {has!r}, not {asked!r}", hint)
+    if found.cluster is not None and wanted.cluster not in (None, found.cluster, found.environment_cluster):
+        raise _refused(places.config, f"it names {'another' if found.cluster else 'no'} cluster", hint)
+
+
+def _check_cluster(places: Places, wanted: Wanted, found: Found) -> bool:
+    """Whether it is to be a host of a cluster. Raises OperatorError."""
+    was = bool(found.cluster or found.environment_cluster) or units.waits_for_network(found.files.get(places.service, ""))
+    if wanted.cluster is None and not was:
+        if wanted.host_name is not None or wanted.advertise is not None:
+            raise _refused("--host-name, --advertise", "it is in no cluster", "name the servers with --cluster as well")
+        return False
+    if found.app is None and wanted.advertise is None:
+        hint = "say where they do: --advertise tcp://NAME-OF-THIS-MACHINE:7712, a port that only they can reach"
+        raise _refused("--cluster", "the other hosts would not reach this one", hint)
+    secret = wanted.secret_cluster
+    if secret is not None and not _VARIABLE.fullmatch(secret):
+        raise _refused("--cluster", "has quotes, spaces or backslashes", "choose a password of letters, digits and - _ .")
+    if secret is not None and found.environment and found.environment_cluster != secret:
+        problem = "it is there already, and names another cluster" if found.environment_cluster else "it is there, and yours"
+        hint = f"write {units.CLUSTER_VARIABLE}=… into it, with the servers, and give this command without --cluster"
+        raise _refused(places.environment, problem, hint)
+    return True
 
 
 def _backups(places: Places, wanted: Wanted, found: Found, template: Callable[[str], str]) -> list[Step]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_address
 from posixpath import normpath
 
@@ -21,6 +21,8 @@ USER_SAYS = "Tidegate durable objects"
 """By which a user is known to be the service's."""
 PROGRAM = "/opt/tidegate/bin/tidegate"
 """As the template has it."""
+CLUSTER_VARIABLE = "TIDEGATE_SERVICE_CLUSTER"
+"""Where the servers of a cluster are named when that is a secret."""
 
 _ENVIRONMENT = "EnvironmentFile=-/etc/%N/environment\n"
 _BACKUPS = "/var/backups/tidegate"
@@ -33,18 +35,27 @@ _PLAIN = re.compile(r"[\w./+@-]+", re.ASCII)
 """Texts in which systemd sees nothing special."""
 _APP_LINE = re.compile(r"^app = .*$", re.MULTILINE)
 _LISTEN_STREAM = re.compile(r"^ListenStream=.*$", re.MULTILINE)
-_LISTEN_LINE = re.compile(r"^#listen = .*$", re.MULTILINE)
+_NETWORK = "After=network.target\n"
+_NETWORK_ONLINE = "After=network-online.target\nWants=network-online.target\n"
 
 
-def service_unit(template: str, unit: str, program: str, listen: str, secrets: Iterable[str]) -> str:
-    """`program`: the path of `tidegate`. `secrets`: names of files in the folder of credentials. Raises OperatorError."""
+def service_unit(template: str, unit: str, program: str, listen: str, secrets: Iterable[str], *, in_cluster: bool = False) -> str:
+    """`program`: the path of `tidegate`. `secrets`: names of files in the folder of credentials. `in_cluster`: it has to reach
+    other machines. Raises OperatorError."""
     for text in (program, listen.removeprefix("tcp://").removeprefix("ipc://").translate(str.maketrans("", "", "[]:*"))):
         if not _PLAIN.fullmatch(text):
             problem = "has characters that units of systemd read as something else"
             raise OperatorError("install-service", text, problem, "choose a path of letters, digits and . / _ + @ -")
     made = template.replace(f"{PROGRAM} reload", f"{program} reload --connect {_target(listen)}").replace(PROGRAM, program)
+    if in_cluster:
+        made = made.replace(_NETWORK, _NETWORK_ONLINE)
     credentials = "".join(f"LoadCredential={name}:/etc/%N/credentials/{name}\n" for name in sorted(secrets))
     return _marked(_body(made).replace(_ENVIRONMENT, _ENVIRONMENT + credentials), unit)
+
+
+def waits_for_network(unit: str) -> bool:
+    """As that of a host of a cluster does."""
+    return _NETWORK_ONLINE in unit
 
 
 def _target(listen: str) -> str:
@@ -155,13 +166,20 @@ def folders(name: str) -> str:
     return _marked(f"d /etc/{name} 0755 root root -\nd /etc/{name}/credentials 0700 root root -\n")
 
 
-def environment_file(unit: str) -> str:
-    """Read by systemd, as root, at each start."""
+def environment_file(unit: str, cluster: str | None = None) -> str:
+    """Read by systemd, as root, at each start. `cluster`: servers, with what they want of who asks them."""
+    servers = f"{CLUSTER_VARIABLE}={cluster}\n" if cluster is not None else ""
     return (
         f"# Variables of {unit} and of its app, one NAME=value a line, for the next start. Lines with # are comments.\n"
         "# Whoever may read the environment of a process sees them: secrets are credentials, see docs/operations.md.\n"
-        "#TIDEGATE_LOG_LEVEL=debug\n"
+        "#TIDEGATE_LOG_LEVEL=debug\n" + servers
     )
+
+
+def cluster_in(environment: str) -> str | None:
+    """What such a file says of the cluster, if it does."""
+    said = re.findall(rf"^{CLUSTER_VARIABLE}=(.+)$", environment, re.MULTILINE)
+    return said[-1].strip().strip("\"'") if said else None
 
 
 def backup_environment_file(unit: str) -> str:
@@ -176,12 +194,18 @@ def backup_environment_file(unit: str) -> str:
     )
 
 
-def configuration(sample: str, app: str, listen: str | None) -> str:
-    """The sample, for this app. `listen`: None for the default."""
+def configuration(sample: str, app: str, options: Mapping[str, str | None]) -> str:
+    """The sample, for this app. `options` of `[service]`: None for the default."""
     made = _APP_LINE.sub(lambda _: f"app = {json.dumps(app)}", sample, count=1)
-    if listen is not None:
-        made = _LISTEN_LINE.sub(lambda _: f"listen = {json.dumps(listen)}", made, count=1)
+    for name, value in options.items():
+        if value is not None:
+            made = _with_option(made, name, value)
     return made
+
+
+def _with_option(sample: str, name: str, value: str) -> str:
+    """Instead of the line that shows its default."""
+    return re.sub(rf"^#{name} = .*$", lambda _: f"{name} = {json.dumps(value)}", sample, count=1, flags=re.MULTILINE)
 
 
 def _marked(text: str, unit: str = "") -> str:

@@ -26,6 +26,7 @@ import msgspec
 
 from tidegate.runtime.child.witness import take_testimony
 from tidegate.runtime.descriptors import raise_limit
+from tidegate.runtime.ending import run
 from tidegate.runtime.errors import Unavailable, one_line
 from tidegate.runtime.logs import settings as log_settings
 from tidegate.runtime.logs.capture import change_levels, is_journal
@@ -740,6 +741,6 @@ def supervise(service: Service, environment: Mapping[str, str], on_ready: Callab
     notifier = Notifier(environment, os.getpid())
     raise_limit()
     try:
-        return asyncio.run(Supervisor(service, notifier, on_ready).run())
+        return run(Supervisor(service, notifier, on_ready).run())
     finally:
         notifier.close()

@@ -25,7 +25,7 @@ from nats.js.errors import KeyWrongLastSequenceError, NotFoundError
 from nats.js.kv import KeyValue
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, check_fence, connect
+from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, check_fence, close, connect
 from tidegate.shard.replicated.stream import ShardStream, is_used
 from tidegate.shard.replicated.worker_log import stream_name
 
@@ -105,7 +105,7 @@ async def patiently(
                     raise OperatorError("found the cluster", name, repr(error), hint, passes=True) from error
             await _pause()
     finally:
-        await client.close()
+        await close(client)
 
 
 async def _pause() -> None:

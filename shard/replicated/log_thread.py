@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 
 import uvloop
 
-PAUSE_S = 0.02
+from tidegate.runtime.ending import PAUSE_S, end
+
 T = TypeVar("T")
 
 
@@ -19,6 +20,7 @@ class LogThread:
         """`closed`: what whoever waits is told once it is closed."""
         self._closed = closed
         self._closing = threading.Lock()
+        self._waited_for: set[concurrent.futures.Future[Any]] = set()
         self.loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -30,28 +32,31 @@ class LogThread:
                 what.close()
                 raise self._closed()
             future = asyncio.run_coroutine_threadsafe(what, self.loop)
+            self._waited_for.add(future)
         try:
             return future.result()
         except concurrent.futures.CancelledError:
             raise self._closed() from None
+        finally:
+            self._waited_for.discard(future)
 
     def close(self, end: Callable[[], Awaitable[None]]) -> None:
-        """Ends what runs there, after `end`; whoever waits for it is told so. May be called in any other thread, and again."""
+        """Ends what runs there, after what `end` gives, which must not take long; whoever waits for it is told so. May be called
+        in any other thread, and again."""
         with self._closing:
             if self.loop.is_closed():
                 return
             asyncio.run_coroutine_threadsafe(self._end(end), self.loop).result()
             self.loop.call_soon_threadsafe(self.loop.stop)
             self._thread.join()
+            for future in self._waited_for.copy():  # Of what does not end, whatever it is told.
+                future.cancel()
             self.loop.close()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         self.loop.run_forever()
 
-    async def _end(self, end: Callable[[], Awaitable[None]]) -> None:
-        await end()
-        while others := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in others:
-                task.cancel()
-            await asyncio.wait(others, timeout=PAUSE_S)  # The client swallows a cancellation that meets it while it writes.
+    async def _end(self, end_first: Callable[[], Awaitable[None]]) -> None:
+        await end_first()
+        await end(asyncio.all_tasks() - {asyncio.current_task()}, patience_s=PAUSE_S)

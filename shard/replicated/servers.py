@@ -6,6 +6,7 @@ Rule: what the client says of a connection that it has given up for good is an e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Sequence
 from secrets import token_hex
@@ -16,6 +17,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from tidegate.runtime.addresses import without_credentials
+from tidegate.runtime.ending import within
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.answers import WRONG_SEQUENCE, EngineError, decode_publish_answer
 from tidegate.shard.replicated.message import FENCE
@@ -71,40 +73,51 @@ async def connect(servers: Sequence[str]) -> Client:
         version = client.connected_server_version
         check_version((version.major, version.minor, version.patch), ", ".join(without_credentials(servers)))
     except BaseException:
-        await client.close()
+        await close(client)
         raise
     return client
+
+
+async def close(client: Client) -> None:
+    """Takes some seconds at most, and says nothing of what goes wrong: the client may wait to write to a server that reads
+    nothing, and pass over being cancelled."""
+    with contextlib.suppress(Exception):
+        await within(ANSWER_S, client.close())
 
 
 async def _connect(servers: Sequence[str]) -> Client:
     client = Client()
     quiet = _Quiet()
     try:
-        async with asyncio.timeout(START_S):
-            while True:
-                try:
-                    await client.connect(
-                        list(servers),
-                        name="tidegate",
-                        error_cb=quiet.note,
-                        max_reconnect_attempts=-1,
-                        reconnect_time_wait=START_PAUSE_S,  # type: ignore[arg-type]  # seconds, of which it takes parts as well
-                        ping_interval=PING_S,
-                        pending_size=0,
-                        allow_reconnect=True,
-                    )
-                except (nats.errors.Error, OSError) as error:
-                    quiet.last = error
-                    await asyncio.sleep(START_PAUSE_S)
-                else:
-                    return client
+        await within(START_S, _dial(client, servers, quiet))
+        return client
     except asyncio.CancelledError:
-        await client.close()
+        await close(client)
         raise
     except TimeoutError:
-        await client.close()
+        await close(client)
         hint = "start nats-server there, or see whether its address is right"
         raise OperatorError("connect to", ", ".join(without_credentials(servers)), repr(quiet.last), hint, passes=True) from None
+
+
+async def _dial(client: Client, servers: Sequence[str], quiet: _Quiet) -> None:
+    while True:
+        try:
+            await client.connect(
+                list(servers),
+                name="tidegate",
+                error_cb=quiet.note,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=START_PAUSE_S,  # type: ignore[arg-type]  # seconds, of which it takes parts as well
+                ping_interval=PING_S,
+                pending_size=0,
+                allow_reconnect=True,
+            )
+        except (nats.errors.Error, OSError) as error:
+            quiet.last = error
+            await asyncio.sleep(START_PAUSE_S)
+        else:
+            return
 
 
 class _Quiet:

@@ -21,7 +21,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.answers import decode_publish_answer, publish_event
 from tidegate.shard.replicated.message import FENCE, HEADERS_BYTES_MAX
 from tidegate.shard.replicated.owner import Event, MessagesRead, PublishUnanswered, ReadUnanswered, StreamSeen
-from tidegate.shard.replicated.servers import ANSWER_S, ask, ask_patiently, check_fence, check_open, connect, encode
+from tidegate.shard.replicated.servers import ANSWER_S, ask, ask_patiently, check_fence, check_open, close, connect, encode
 from tidegate.shard.replicated.settings import stream_settings, wrong_settings
 
 READ_MESSAGES = 256
@@ -50,7 +50,7 @@ class ShardStream:
             await check_fence(client, replicas)
             return await cls.find(client, name, create=create, replicas=replicas, bytes_max=bytes_max)
         except BaseException:
-            await client.close()
+            await close(client)
             raise
 
     @classmethod
@@ -64,7 +64,7 @@ class ShardStream:
         return stream
 
     async def close(self) -> None:
-        await self._client.close()
+        await close(self._client)
 
     @property
     def payload_bytes_max(self) -> int:

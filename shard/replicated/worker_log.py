@@ -29,7 +29,7 @@ from tidegate.shard.replicated.jetstream_log import broken_by
 from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.mark import decode_mark, encode_mark
 from tidegate.shard.replicated.replay import StreamPlace
-from tidegate.shard.replicated.servers import connect
+from tidegate.shard.replicated.servers import close, connect
 from tidegate.shard.replicated.shard_log import LogCounts, LogShutOut, ShardLog
 from tidegate.shard.replicated.snapshot import SnapshotPolicy
 from tidegate.shard.replicated.snapshot_fetching import fetch_snapshot
@@ -245,8 +245,8 @@ class WorkerLog(WithoutSegments):
 
     async def _end_reading(self) -> None:
         if self._reader_client is not None:
-            await self._reader_client.close()
+            await close(self._reader_client)
 
     async def _end(self) -> None:
         if self._client is not None:
-            await self._client.close()
+            await close(self._client)

@@ -24,6 +24,7 @@ LEAVES = {
     "runtime/shipping",
     "runtime/extras",
     "runtime/regular",
+    "runtime/ending",
 }
 LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
@@ -44,6 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/extras": set(),
     "runtime/shipping": {"runtime/limits", "runtime/regular"},
     "runtime/regular": set(),
+    "runtime/ending": set(),
     "runtime/lint": set(),
     "runtime/options": LEAVES,
     "runtime/wire": LEAVES | {"runtime/options"},
@@ -120,7 +122,7 @@ RULES = {
     "shard/worker": {"duties", "patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "lint", "shares"},
-    "runtime/cluster": {"machine", "picture", "placement", "records"},
+    "runtime/cluster": {"diagnosis", "machine", "picture", "placement", "records"},
     "runtime/chaos/verdict": "*",
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule", "shapes"},

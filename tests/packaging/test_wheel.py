@@ -86,6 +86,8 @@ def test_the_wheel_installs_one_name_typed_with_the_unit_and_nothing_else(wheel:
         "tidegate/systemd/tidegate-backup.timer",
         "tidegate/systemd/tidegate.socket",
         "tidegate/systemd/tidegate.toml",
+        "tidegate/systemd/nats-server.conf",
+        "tidegate/systemd/nats-server.service",
         "tidegate/systemd/monitoring/tidegate-alerts.yml",
         "tidegate/systemd/monitoring/tidegate-dashboard.json",
         "tidegate/systemd/sysusers.d/tidegate.conf",

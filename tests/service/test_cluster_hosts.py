@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, cycle, pairwise
 from pathlib import Path
 from typing import Any
@@ -129,12 +131,14 @@ class Callers:
             assert numbers == list(range(1, len(numbers) + 1)), f"{name}: each call counts once, and none is lost"
 
 
-def test_any_host_answers_for_every_object(hosts: Hosts) -> None:
+def test_any_host_answers_for_every_object(hosts: Hosts, servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
     first = hosts.start("a")
     hosts.wait_for(a=8)
     second = hosts.start("b")
     seen = hosts.wait_for(a=4, b=4)
     assert seen.problems == ()
+    assert main(["cluster", "doctor", "--cluster", hosts.place, "--monitor", ",".join(servers.monitors)]) == 0
+    assert "fine: clocks of 2 hosts are less than 0.5 s apart\n" in capsys.readouterr().out
     for at, name in enumerate(NAMES):
         assert answered((first, second)[at % 2].endpoint, name, "add", 5) == 5
     for at, name in enumerate(NAMES):
@@ -179,6 +183,25 @@ def test_a_host_that_is_stopped_hands_over_and_nobody_is_told_anything_else_than
         callers.wait_for_more()
     callers.judge()
     assert "the other hosts take the shards of this one" in first.output
+
+
+def test_all_hosts_stop_at_once_while_no_server_answers(serve: Serve, name: str, tmp_path: Path) -> None:
+    with NatsServers(tmp_path / "nats") as own:
+        hosts = Hosts(serve, own, name, tmp_path)
+        both = hosts.start("a"), hosts.start("b")
+        hosts.wait_for(a=4, b=4)
+        for service in both:
+            service.expect(
+                "is lost", "this host hears nothing", "the servers that keep the log do not confirm", "unanswered at its end"
+            )
+        with ThreadPoolExecutor() as pool:
+            waiting = [pool.submit(exchange, each.endpoint, "Till", "a", "add", [], {"deadline_ms": 60_000}) for each in both]
+            for server in own.names:
+                own.signal(server, signal.SIGSTOP)
+            for service in both:
+                service.supervisor.send_signal(signal.SIGTERM)
+            assert [service.wait(30) for service in both] == [0, 0]
+            assert all(future.result() for future in waiting)
 
 
 def test_operators_move_drain_and_rebalance_under_load(hosts: Hosts) -> None:

@@ -342,3 +342,25 @@ def test_closing_ends_an_append_that_waits_for_the_majority(tmp_path: Path) -> N
         host.log.close()
         thread.join()
         assert "the log was closed" in str(ended[0])
+
+
+def test_closing_ends_although_the_client_waits_to_write_to_a_server_that_reads_nothing(tmp_path: Path) -> None:
+    """Its own close waits until what is to be sent is sent."""
+    with NatsServers(tmp_path, max_payload=8 << 20) as servers:
+        host = Host(servers, "stuck")
+        for name in servers.names:
+            servers.signal(name, signal.SIGSTOP)
+        ended: list[BaseException] = []
+
+        def append() -> None:
+            try:
+                host.log.append(bytes(7 << 20))
+            except LogBroken as error:
+                ended.append(error)
+
+        thread = threading.Thread(target=append)
+        thread.start()
+        wait_until(lambda: host.log.log.owner._waited > 0, "that it is in doubt", 30)
+        host.log.close()
+        thread.join()
+        assert "the log was closed" in str(ended[0])

@@ -19,6 +19,7 @@ from tests.systemd.booted import Booted, run, skip_unless_bootable
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "tidegate.service"
 BACKUP = ROOT / "systemd" / "tidegate-backup.service"
+NATS = ROOT / "systemd" / "nats-server.service"
 EXPOSURE_MAX = 15
 """Tenths of the points of `systemd-analyze security`."""
 
@@ -41,6 +42,13 @@ def test_systemd_has_nothing_to_say_about_the_unit(unit: Path) -> None:
 
 
 @needs_analyze
+def test_systemd_has_nothing_to_say_about_the_unit_of_the_servers(tmp_path: Path) -> None:
+    (unit := tmp_path / NATS.name).write_text(NATS.read_text().replace("/opt/tidegate/bin/nats-server", "/bin/true"))
+    verified = run("systemd-analyze", "verify", "--man=no", str(unit))
+    assert verified.stdout + verified.stderr == ""
+
+
+@needs_analyze
 def test_a_key_that_systemd_does_not_know_would_be_noticed(unit: Path) -> None:
     unit.write_text(unit.read_text().replace("[Service]", "[Service]\nProtectEverything=yes"))
     verified = run("systemd-analyze", "verify", "--man=no", str(unit))
@@ -48,9 +56,9 @@ def test_a_key_that_systemd_does_not_know_would_be_noticed(unit: Path) -> None:
 
 
 @needs_analyze
-@pytest.mark.parametrize("template", [UNIT, BACKUP], ids=lambda template: template.stem)
+@pytest.mark.parametrize("template", [UNIT, BACKUP, NATS], ids=lambda template: template.stem)
 def test_the_sandbox_is_tight(template: Path, tmp_path: Path) -> None:
-    (unit := tmp_path / template.name).write_text(template.read_text().replace("/opt/tidegate/bin/tidegate", "/bin/true"))
+    (unit := tmp_path / template.name).write_text(template.read_text().replace("/opt/tidegate/bin/", "/bin/"))
     judged = run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", "--no-pager", str(unit))
     assert judged.returncode == 0, judged.stdout.splitlines()[-1]
 

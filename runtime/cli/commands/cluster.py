@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +23,7 @@ from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.wire.supervisor_messages import Problem
 
 if TYPE_CHECKING:  # A command line without a cluster needs no NATS.
-    from tidegate.runtime.cluster.operating import Symptom
+    from tidegate.runtime.cluster.diagnosis import Symptom
     from tidegate.runtime.cluster.picture import Picture
     from tidegate.runtime.cluster.records import Beat, ClusterPlacement
 
@@ -78,7 +79,9 @@ def add(commands: Any) -> None:
     drain.add_argument("host", metavar="HOST", help="its name or its id")
     drain.add_argument("--off", action="store_true", help="it may have shards again")
     action("rebalance", "forget what was moved by hand, and lost hosts, and deal evenly", "rebalance", _rebalance)
-    action("doctor", "look whether servers, streams and hosts are as they have to be", "doctor", _doctor)
+    doctor = action("doctor", "look whether servers, streams and hosts are as they have to be", "doctor", _doctor)
+    where = "the monitoring ports of the servers (default: http://HOST:8222 of each): http://a:8222,http://b:8222"
+    doctor.add_argument("--monitor", metavar="URLS", type=_monitors, default=(), help=where)
 
 
 def cluster_named(text: str) -> str:
@@ -230,16 +233,27 @@ def _change(options: argparse.Namespace, edit: Edit, says: str) -> int:
     return EXIT_OK
 
 
+def _monitors(text: str) -> tuple[str, ...]:
+    urls = tuple(each.strip() for each in text.split(","))
+    if not all(re.fullmatch(r"https?://[^/\s]+/?", each) for each in urls):
+        raise argparse.ArgumentTypeError(f"must be addresses such as http://a:8222,http://b:8222, not {text!r}")
+    return urls
+
+
 def _doctor(options: argparse.Namespace) -> int:
     """Exits 1 where something is wrong."""
-    from tidegate.runtime.cluster.operating import examine
+    from tidegate.runtime.cluster.doctor import examine
 
     servers, name = _place(options)
-    problems = examine(servers, name)
+    found = examine(servers, name, options.monitor)
     if options.json:
-        print(json.dumps(msgspec.to_builtins(problems), indent=2))
-    else:
-        lines = _problem_lines(problems) or [f"cluster {name}: servers, streams and hosts are as they have to be"]
-        lines.append("not looked at, since servers do not tell: whether each has `sync_interval: always` in its configuration")
-        print("\n".join(lines))
-    return EXIT_FAILED if problems else EXIT_OK
+        print(json.dumps(msgspec.to_builtins(found), indent=2))
+        return EXIT_FAILED if found.problems else EXIT_OK
+    lines = _problem_lines(found.problems)
+    for each in found.unchecked:
+        lines += [one_line(f"NOT LOOKED AT {each.where}: {each.what}"), one_line(f"  next: {each.next}")]
+    lines += [f"fine: {each}" for each in found.fine]
+    if not found.problems:
+        lines.append(f"cluster {name}: nothing is wrong{' with what was looked at' if found.unchecked else ''}")
+    print("\n".join(lines))
+    return EXIT_FAILED if found.problems else EXIT_OK

@@ -8,8 +8,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from tidegate.runtime.addresses import LISTEN_DEFAULT, check_endpoint
+from tidegate.runtime.addresses import LISTEN_DEFAULT, check_door, check_endpoint
 from tidegate.runtime.cli.arguments import add_command
+from tidegate.runtime.cli.commands.cluster import cluster_named
 from tidegate.runtime.cli.configuration import read_app
 from tidegate.runtime.cli.exits import EXIT_OK
 from tidegate.runtime.errors import OperatorError
@@ -44,6 +45,7 @@ examples:
   sudo tidegate install-service /srv/shop/app.py --secret db=db.txt       a file for the app in $CREDENTIALS_DIRECTORY
   sudo tidegate install-service /srv/shop/app.py --backup /mnt/backups/shop                  a timer that makes backups
   sudo tidegate install-service /srv/shop/app.py --no-backup                                 no such timer any longer
+  sudo tidegate install-service /srv/shop/app.py --cluster nats://a:4222,nats://b:4222,nats://c:4222/shop --advertise tcp://a:7712
   sudo tidegate install-service /srv/b/app.py --name b --listen tcp://127.0.0.1:7712         a second service
   sudo tidegate install-service /srv/c/app.py --name c --listen ipc:///run/c.sock            for users of group c only
 """
@@ -58,6 +60,11 @@ def add(commands: Any) -> None:
     parser.add_argument("--listen", metavar="ENDPOINT", type=_endpoint, help=where)
     what = "a secret of the app: FILE is copied for root only, and read by the app as $CREDENTIALS_DIRECTORY/NAME"
     parser.add_argument("--secret", metavar="NAME=FILE", type=_secret, action="append", default=[], help=what)
+    where = "a host of the cluster whose logs these NATS servers keep; those with a password or token are for root only"
+    parser.add_argument("--cluster", metavar="SERVERS", type=cluster_named, help=where)
+    parser.add_argument("--host-name", metavar="NAME", help="in a cluster: what operators call it (default: as the machine)")
+    reached = "in a cluster: where the other hosts reach this one, such as tcp://host-a:7712"
+    parser.add_argument("--advertise", metavar="ENDPOINT", type=_door, help=reached)
     parser.add_argument("--no-start", action="store_true", help="install and enable it only")
     what = "make backups there: an absolute path, or s3://BUCKET/PREFIX (see `tidegate backup`)"
     backups = parser.add_mutually_exclusive_group()
@@ -84,6 +91,12 @@ def _endpoint(text: str) -> str:
     return text
 
 
+def _door(text: str) -> str:
+    if problem := check_door(text):
+        raise argparse.ArgumentTypeError(f"{problem}, not {text!r}")
+    return text
+
+
 def _secret(text: str) -> tuple[str, str]:
     name, equals, path = text.partition("=")
     if not equals or not path:
@@ -102,7 +115,18 @@ def run(options: argparse.Namespace) -> int:
     found = look(places)
     secrets = {name: machine.read_secret(name, path) for name, path in options.secret}
     backups = _backups(options, places, found)
-    wanted = Wanted(app, program, options.listen, secrets, not options.no_start, backups, not options.no_backup)
+    wanted = Wanted(
+        app,
+        program,
+        options.listen,
+        secrets,
+        not options.no_start,
+        backups,
+        not options.no_backup,
+        options.cluster,
+        options.host_name,
+        options.advertise,
+    )
     steps = install(places, wanted, found, machine.template, LISTEN_DEFAULT)
     follow("install-service", steps, options)
     if not options.dry_run and not options.json:
@@ -130,9 +154,9 @@ def look(places: Places) -> Found:
     """Raises OperatorError for a configuration that cannot be read."""
     text = machine.read(places.config)
     if text is None:
-        return machine.look(places, None, None)
+        return machine.look(places)
     service = put_together(Sources(places.config, text)).config.service
-    return machine.look(places, service.app, service.listen)
+    return machine.look(places, service.app, service.listen, service.cluster, service.host_name, service.advertise)
 
 
 def follow(operation: str, steps: Sequence[Step], options: argparse.Namespace) -> None:

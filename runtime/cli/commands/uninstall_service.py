@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     places = Places(options.name)
-    found = machine.look(places, machine.read(places.config), None)  # Whatever is in it: it may be why the service goes.
+    found = machine.look(places, machine.read(places.config))  # Whatever is in it: it may be why the service goes.
     steps = uninstall(places, found, purge=options.purge)
     follow("uninstall-service", steps, options)
     if not steps and not options.dry_run and not options.json:

@@ -88,25 +88,25 @@ def test_an_app_that_only_its_owner_may_read_is_refused(tmp_path: Path, monkeypa
 
 
 def test_a_machine_without_any_service_of_ours_is_seen_as_such() -> None:
-    found = machine.look(Places("no-such-service"), None, None)
+    found = machine.look(Places("no-such-service"))
     assert (found.files, found.environment, found.secrets, found.data, found.user) == ({}, False, frozenset(), "nobody", "nobody")
 
 
 def test_users_and_data_of_others_are_told_from_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert machine.look(Places("root"), None, None).user == "others"
+    assert machine.look(Places("root")).user == "others"
     monkeypatch.setattr(Places, "data", str(tmp_path))
     for name, owner in ((None, "nobody"), ("PG_VERSION", "others"), ("tidegate.json", "ours")):
         if name is not None:
             (tmp_path / name).touch()
-        assert machine.look(Places("shop"), None, None).data == owner
+        assert machine.look(Places("shop")).data == owner
 
 
 def test_keys_that_were_made_before_the_service_are_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Places, "data", str(tmp_path))
     (tmp_path / "lost+found").mkdir()
-    assert machine.look(Places("shop"), None, None).data == "nobody"
+    assert machine.look(Places("shop")).data == "nobody"
     assert main(["keys", "new", "web", "--data", str(tmp_path), "--out", str(tmp_path.parent / "web.key")]) == 0
-    assert machine.look(Places("shop"), None, None).data == "ours"
+    assert machine.look(Places("shop")).data == "ours"
 
 
 def test_copies_of_the_data_are_found_beside_it_and_those_of_others_are_not(
@@ -116,9 +116,9 @@ def test_copies_of_the_data_are_found_beside_it_and_those_of_others_are_not(
     ours = [f"shop.{name}" for name in ("before-20261130T040000Z", "before-20261130T040000Z-ab12", "being-made-0a1b2c3d")]
     for name in (*ours, "shop", "shop2.before-x", "shop.other", "a.shop.before-x"):
         (tmp_path / name).mkdir()
-    assert machine.look(Places("shop"), None, None).copies == tuple(str(tmp_path / name) for name in ours)
+    assert machine.look(Places("shop")).copies == tuple(str(tmp_path / name) for name in ours)
     monkeypatch.setattr(Places, "data", str(tmp_path / "none" / "shop"))
-    assert machine.look(Places("shop"), None, None).copies == ()
+    assert machine.look(Places("shop")).copies == ()
 
 
 def test_a_secret_that_cannot_be_read_or_handed_on_is_refused_by_its_name(tmp_path: Path) -> None:

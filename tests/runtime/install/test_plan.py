@@ -258,3 +258,63 @@ def test_copies_of_the_data_beside_it_are_named_and_purged_with_it() -> None:
     assert {*copies} <= {step.path for step in uninstall(PLACES, found) if isinstance(step, Keep)}
     removed = [step for step in uninstall(PLACES, found, purge=True) if isinstance(step, Remove)]
     assert {Remove(path, whole=True) for path in copies} <= {*removed}
+
+
+SERVERS = "nats://a:4222,nats://b:4222,nats://c:4222/shop"
+SECRET_SERVERS = "nats://hunter2@a:4222,nats://hunter2@b:4222,nats://hunter2@c:4222/shop"
+HOST = dataclasses.replace(WANTED, cluster=SERVERS, host_name="a", advertise="tcp://a:7712")
+SECRET_HOST = dataclasses.replace(HOST, cluster=SECRET_SERVERS)
+
+
+def test_a_host_of_a_cluster_is_told_where_it_is_and_waits_for_the_network() -> None:
+    made = written(planned(HOST))
+    assert f'\ncluster = "{SERVERS}"\n' in made[PLACES.config].text
+    assert '\nhost_name = "a"\n' in made[PLACES.config].text
+    assert '\nadvertise = "tcp://a:7712"\n' in made[PLACES.config].text
+    assert "network-online.target" in made[PLACES.service].text
+    assert "network-online.target" not in written(planned())[PLACES.service].text
+
+
+def test_what_the_servers_want_of_who_asks_is_for_root_only_and_shown_to_nobody() -> None:
+    steps = planned(SECRET_HOST)
+    made = written(steps)
+    assert f"\nTIDEGATE_SERVICE_CLUSTER={SECRET_SERVERS}\n" in made[PLACES.environment].text
+    assert (made[PLACES.environment].mode, made[PLACES.environment].secret) == (0o600, True)
+    assert not [path for path, step in made.items() if "hunter2" in step.text and path != PLACES.environment]
+    assert "hunter2" not in repr(steps) + repr(SECRET_HOST)
+
+
+@pytest.mark.parametrize("wanted", [HOST, SECRET_HOST])
+def test_an_upgrade_of_a_host_changes_nothing_of_where_it_is(wanted: Wanted) -> None:
+    steps = planned(wanted)
+    secret = wanted is SECRET_HOST
+    found = after(
+        steps,
+        cluster="" if secret else SERVERS,
+        environment_cluster=SECRET_SERVERS if secret else None,
+        host_name="a",
+        advertise="tcp://a:7712",
+    )
+    for again in (wanted, WANTED):
+        assert not written(planned(again, found))
+    unseen = dataclasses.replace(found, environment_cluster=None)  # By who only asks what would be done.
+    assert not written(planned(WANTED, unseen))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "says"),
+    [
+        (dataclasses.replace(HOST, advertise=None), NOTHING, "the other hosts would not reach this one"),
+        (dataclasses.replace(HOST, cluster=None), NOTHING, "it is in no cluster"),
+        (dataclasses.replace(SECRET_HOST, cluster=SECRET_SERVERS.replace("2", '"')), NOTHING, "has quotes"),
+        (SECRET_HOST, Found({}, environment=True), "it is there, and yours"),
+        (SECRET_HOST, Found({}, environment=True, environment_cluster=SERVERS), "names another cluster"),
+        (HOST, Found({}, app=WANTED.app, cluster=""), "it names no cluster"),
+        (HOST, Found({}, app=WANTED.app, cluster=SECRET_SERVERS), "it names another cluster"),
+        (HOST, Found({}, app=WANTED.app, cluster=SERVERS, host_name="b"), "it has host_name = 'b', not 'a'"),
+    ],
+)
+def test_a_cluster_that_would_not_be_the_one_asked_for_is_refused(wanted: Wanted, found: Found, says: str) -> None:
+    with pytest.raises(OperatorError, match=says) as refused:
+        planned(wanted, found)
+    assert "hunter2" not in str(refused.value)

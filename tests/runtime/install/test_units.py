@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.waiting import wait_until
+from tidegate.runtime.addresses import free_port
+from tidegate.runtime.cluster.nats_servers import nats_server
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.install import machine, units
 from tidegate.runtime.supervisor.config import Sources, put_together
 
+SERVERS = "nats://a:4222,nats://b:4222,nats://c:4222/shop"
 DEFAULT = "tcp://127.0.0.1:7711"
 
 
@@ -97,9 +104,61 @@ def test_paths_that_systemd_reads_as_something_else_are_refused(program: str) ->
 @pytest.mark.parametrize("app", ["/srv/shop/app.py", "/srv/shop/app.py:Cart,Order", 'we"ird\\.py', "shop.objects"])
 @pytest.mark.parametrize("listen", [None, "ipc:///run/shop.sock"])
 def test_the_configuration_is_the_sample_with_the_app_and_where_it_listens(app: str, listen: str | None) -> None:
-    made = units.configuration(machine.template("tidegate.toml"), app, listen)
+    made = units.configuration(machine.template("tidegate.toml"), app, {"listen": listen})
     service = put_together(Sources("made", made)).config.service
     assert (service.app, service.listen) == (app, listen or DEFAULT)
+
+
+def test_the_configuration_of_a_host_of_a_cluster_says_which_and_where_it_is_reached() -> None:
+    options: dict[str, str | None] = {"cluster": SERVERS, "host_name": "host a", "advertise": "tcp://a:7712", "listen": None}
+    made = units.configuration(machine.template("tidegate.toml"), "/srv/shop/app.py", options)
+    service = put_together(Sources("made", made)).config.service
+    assert (service.cluster, service.host_name, service.advertise) == (SERVERS, "host a", "tcp://a:7712")
+
+
+def test_a_host_of_a_cluster_waits_for_the_network_and_no_other_service_does() -> None:
+    host = units.service_unit(machine.template("tidegate.service"), "shop.service", "/bin/true", DEFAULT, (), in_cluster=True)
+    assert values(host, "After") == ["network-online.target"]
+    assert "network-online.target" in values(host, "Wants")
+    assert units.waits_for_network(host)
+    assert values(service(), "After") == ["network.target"]
+    assert not units.waits_for_network(service())
+
+
+def test_servers_that_want_a_password_are_read_from_the_variables_as_they_were_written() -> None:
+    made = units.environment_file("shop.service", "nats://t0k%en@a:1,nats://t0k%en@b:1,nats://t0k%en@c:1/shop")
+    assert units.cluster_in(made) == "nats://t0k%en@a:1,nats://t0k%en@b:1,nats://t0k%en@c:1/shop"
+    assert units.cluster_in(f'{units.CLUSTER_VARIABLE}="nats://a:1"\n') == "nats://a:1"
+    assert units.cluster_in(units.environment_file("shop.service")) is None
+
+
+def test_the_sample_of_a_server_is_one_that_hosts_can_trust(tmp_path: Path) -> None:
+    """Loaded by the real nats-server, which then tells how it is configured."""
+    (sample := tmp_path / "nats-server.conf").write_text(machine.template("nats-server.conf"))
+    tested = subprocess.run([nats_server(), "-t", "-c", str(sample)], capture_output=True, text=True, timeout=60, check=False)
+    assert tested.returncode == 0, tested.stderr
+    ports = {port: str(free_port()) for port in ("4222", "6222", "8222")}
+    text = sample.read_text().replace("/var/lib/nats-server", str(tmp_path / "data")).replace("0.0.0.0", "127.0.0.1")
+    for port, free in ports.items():
+        text = text.replace(f":{port}", f":{free}")
+    sample.write_text(text.replace("nats-a:", "127.0.0.1:").replace("nats-b:", "127.0.0.1:").replace("nats-c:", "127.0.0.1:"))
+    process = subprocess.Popen([nats_server(), "-c", str(sample)], stderr=subprocess.DEVNULL)
+    try:
+        varz = wait_until(lambda: fetch(f"http://127.0.0.1:{ports['8222']}/varz"), "the server", 30)
+        assert varz["jetstream"]["config"]["sync_always"] is True
+        assert (varz["auth_required"], varz["max_payload"]) == (True, 1 << 20)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def fetch(url: str) -> Any:
+    """None while nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return json.loads(answer.read())
+    except OSError:
+        return None
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (package systemd)")

@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from nats.aio.client import Client
 
 from tests.support.nats_cluster import ask
 from tests.support.service import COUNTER, ROOT, processes_with_files_in
@@ -18,9 +23,10 @@ from tests.support.service import ask as ask_service
 from tests.support.waiting import wait_until
 from tidegate.runtime.addresses import free_port
 from tidegate.runtime.cli.cli import main
+from tidegate.runtime.cluster.membership import beats_of
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import change
-from tidegate.runtime.cluster.records import Beat, ClusterPlacement, Loss, PlacedHost
+from tidegate.runtime.cluster.records import Beat, ClusterPlacement, Loss, PlacedHost, encode
 from tidegate.shard.replicated import servers as servers_module
 from tidegate.shard.replicated.founding import find_or_found
 
@@ -91,24 +97,158 @@ def test_lost_hosts_are_forgotten(servers: NatsServers, capsys: pytest.CaptureFi
     assert capsys.readouterr().out == "host-a may have shards again\n"
 
 
+def monitors(servers: NatsServers) -> tuple[str, ...]:
+    return "--monitor", ",".join(servers.monitors)
+
+
+def examined(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What is wrong, by where."""
+    found: dict[str, str] = {}
+    for each in json.loads(capsys.readouterr().out)["problems"]:
+        found[each["where"]] = f"{found.get(each['where'], '')}{each['what']}; "
+    return found
+
+
 def test_the_doctor_looks_at_every_server_and_stream(
     servers: NatsServers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(servers, "doctor") == 1
+    assert run(servers, "doctor", *monitors(servers)) == 1
     said = capsys.readouterr().out
     assert "no host is there: nothing is served" in said
-    assert "stream" not in said.partition("not looked at")[0]
+    assert "stream commands" not in said
+    assert "NOT LOOKED AT" not in said
+    assert "fine: 3 of 3 servers sync before they confirm\n" in said
+    assert "fine: 2 streams of shards have three replicas each, and lose nothing\n" in said
     settings = ask(servers, f"STREAM.INFO.{NAME}-0001")["config"]
     assert "error" not in ask(servers, f"STREAM.UPDATE.{NAME}-0001", {**settings, "max_msgs": 5})
     try:
         monkeypatch.setattr(servers_module, "START_S", 1.0)
         place = ",".join([*servers.urls[:2], "nats://127.0.0.1:9"])
         assert main(["cluster", "doctor", "--json", "--cluster", f"{place}/{NAME}"]) == 1
-        found = {each["where"]: each["what"] for each in json.loads(capsys.readouterr().out)}
+        found = examined(capsys)
         assert "server nats://127.0.0.1:9" in found
         assert "it could lose what it has confirmed: max_msgs is 5" in found[f"stream {NAME}-0001"]
     finally:
         ask(servers, f"STREAM.UPDATE.{NAME}-0001", settings)
+
+
+def test_the_doctor_says_what_it_could_not_look_at_and_how_to_do_so(
+    servers: NatsServers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(servers, "doctor")
+    lines = capsys.readouterr().out.splitlines()
+    at = next(
+        number for number, line in enumerate(lines) if line.startswith(f"NOT LOOKED AT server {servers.urls[0]}: whether it")
+    )
+    assert "http://127.0.0.1:8222 does not answer" in lines[at]
+    assert "--monitor" in lines[at + 1]
+    assert "sync_interval: always" in lines[at + 1]
+    assert not any("sync before they confirm" in line for line in lines)
+
+
+def test_the_doctor_names_streams_that_the_loss_of_a_server_would_lose(
+    servers: NatsServers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shard, bucket = f"{NAME}-0000", f"KV_tidegate-{NAME}"
+    settings = {name: ask(servers, f"STREAM.INFO.{name}")["config"] for name in (shard, bucket)}
+    for name, config in settings.items():
+        assert "error" not in ask(servers, f"STREAM.UPDATE.{name}", {**config, "num_replicas": 1})
+    try:
+        assert run(servers, "doctor", "--json", *monitors(servers)) == 1
+        found = examined(capsys)
+        assert "num_replicas is 1 instead of 3" in found[f"stream {shard}"]
+        assert "1 replica(s) instead of 3" in found[f"stream {bucket}"]
+    finally:
+        for name, config in settings.items():
+            ask(servers, f"STREAM.UPDATE.{name}", config)
+
+
+def test_the_doctor_finds_servers_that_confirm_before_they_sync_and_have_little_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with NatsServers(tmp_path, sync_intervals=("always", '"2m"', "always")) as careless:
+        find_or_found(careless.urls, NAME, 1)
+        assert run(careless, "doctor", "--json", *monitors(careless)) == 1
+        found = json.loads(capsys.readouterr().out)
+        (wrong,) = (each for each in found["problems"] if each["where"].startswith("server "))
+        assert wrong["where"] == f"server {careless.urls[1]}"
+        assert wrong["what"] == "syncs every 120 s, and not before it confirms: a power cut takes what was confirmed"
+        assert "sync_interval: always" in wrong["next"]
+        assert found["unchecked"] == []
+        settings = ask(careless, f"STREAM.INFO.{NAME}-0000")["config"]
+        assert "error" not in ask(careless, f"STREAM.UPDATE.{NAME}-0000", {**settings, "max_bytes": 100_000})
+        filled(careless, f"tidegate.log.{NAME}-0000", 90_000)
+        assert run(careless, "doctor", "--json", *monitors(careless)) == 1
+        assert "% of what may be stored is stored" in examined(capsys)[f"stream {NAME}-0000"]
+
+
+def filled(servers: NatsServers, subject: str, size: int) -> None:
+    async def publish() -> None:
+        client = Client()
+        await client.connect(servers.urls)
+        try:
+            await client.request(subject, bytes(size), timeout=5)
+        finally:
+            await client.close()
+
+    asyncio.run(publish())
+
+
+def test_the_doctor_says_which_server_is_missing_where_the_majority_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with NatsServers(tmp_path) as lonely:
+        find_or_found(lonely.urls, NAME, 1)
+        for name in lonely.names[:2]:
+            lonely.signal(name, signal.SIGKILL)
+        monkeypatch.setattr(servers_module, "START_S", 1.0)
+        assert run(lonely, "doctor", "--json", *monitors(lonely)) == 1
+        found = examined(capsys)
+    assert {f"server {url}" for url in lonely.urls[:2]} <= found.keys()
+    assert f"server {lonely.urls[2]}" not in found
+    assert len(found) > 2, "nor does the cluster answer"
+
+
+def test_the_doctor_compares_the_clocks_of_the_hosts(servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
+    with said_by_hosts(servers, {"fast": 3_600_000, "right": 0}):
+        assert run(servers, "doctor", "--json", *monitors(servers)) == 1
+    assert "its clock is 3,600.0 s ahead of that of right" in examined(capsys)["host fast"]
+    with said_by_hosts(servers, {"one": 3_600_000, "other": 3_600_000}):
+        run(servers, "doctor", *monitors(servers))
+    assert "fine: clocks of 2 hosts are less than 0.5 s apart\n" in capsys.readouterr().out, "whatever that of this machine says"
+
+
+@contextlib.contextmanager
+def said_by_hosts(servers: NatsServers, ahead_ms: Mapping[str, int]) -> Iterator[None]:
+    """Beats of hosts of these names, whose clocks are so far ahead."""
+    ended = threading.Event()
+
+    async def say() -> None:
+        client = Client()
+        await client.connect(servers.urls)
+        try:
+            while not ended.is_set():
+                for name, ahead in ahead_ms.items():
+                    wall_ms = time.time_ns() // 1_000_000 + ahead
+                    beat = Beat(name, "run", 1, 1, name, "", wall_ms=wall_ms)
+                    await client.publish(beats_of(NAME), encode(beat))
+                await asyncio.sleep(0.1)
+        finally:
+            await client.close()
+
+    thread = threading.Thread(target=lambda: asyncio.run(say()))
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_addresses_of_monitoring_ports_are_addresses(servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run(servers, "doctor", "--monitor", "file:///etc/passwd")
+    assert "must be addresses such as http://a:8222" in capsys.readouterr().err
 
 
 def test_a_cluster_that_is_not_there_is_named(servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
