@@ -338,6 +338,9 @@ CHAOS_STORY_CALLS = 2_000
 IDLE_EVICT_S = 10.0
 SLOW_CALL_S = 1.0
 """A call that takes longer, from its arrival to its answer, is named in the log."""
+LONG_CALL_S = 60.0
+"""A call that has run for so long, and for `LONG_CALL_FACTOR` times what is slow, is named though it has not been answered."""
+LONG_CALL_FACTOR = 10
 CLUSTER_STALL_S = 6.0
 """Where servers keep the log: after a commit has waited so long for them, calls are refused that arrive. To replace one of them
 that was killed takes them 4 s."""
