@@ -7,7 +7,7 @@
 #
 # Seen on 2026-11-30, Python 3.11.7:
 #   with a PING: ended by signal 6
-#   without: read 201 messages
+#   without: read 200 messages
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
