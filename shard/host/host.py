@@ -152,8 +152,7 @@ class Host:
         self.output_gate = ProvingGate(turn.end_soon) if settings.proves else OutputGate()
         self.new_cache: type[ObjectCache] = ProvingCache if settings.proves else ObjectCache
         self.log = ObjectLog(loop)
-        self.piles = Piles(settings.cache_bytes, self.log.warn_of)
-        self.long_calls = LongCalls(self, settings.slow_call_s)
+        self.piles, self.long_calls = Piles(settings.cache_bytes, self.log.warn_of), LongCalls(self, settings.slow_call_s)
         self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s, self._look_at)
         self.classes = self.table.classes
         self.stores = stores
