@@ -51,8 +51,8 @@ fuzz: $(STAMP)  ## wrong frames, values, files: FRAMES=100000 SEED=1, one target
 sim: $(STAMP)  ## the simulator: SEEDS=1000 START=1, or one seed: SEEDS=1 START=4711
 	$(BIN)/python -m tests.sim --seeds $(SEEDS) --start $(START) --jobs $$(nproc) $(ARGS)
 
-crash: $(STAMP)  ## kills, power cuts, full and broken disks, all of it and at full size
-	TIDEGATE_FULL=1 $(BIN)/python -m pytest tests/crash tests/service/test_four_counters.py $(ARGS)
+crash: $(STAMP)  ## kills, power cuts, broken disks, the simulator, planted mistakes, at full size
+	TIDEGATE_FULL=1 $(BIN)/python -m pytest tests/crash tests/sim tests/service/test_four_counters.py tests/testing/test_catalogue.py $(ARGS)
 
 chaos: $(STAMP)  ## a service is hurt for DURATION (1m) and every answer verified; ARGS="--faults all --fs ext4"
 	$(BIN)/tidegate chaos --duration $(DURATION) $(ARGS)

@@ -344,6 +344,9 @@ SNAPSHOT_BYTES = 256 << 20
 """A snapshot of a shard is taken when its stream has grown by so much since the last one (`[service] snapshot_mib`)."""
 SNAPSHOT_S = 86_400.0
 """Or at all, and the last one is so old (`[service] snapshot_s`)."""
+LONG_CALL_S = 60.0
+"""A call that has run for so long, and for `LONG_CALL_FACTOR` times what is slow, is named though it has not been answered."""
+LONG_CALL_FACTOR = 10
 CLUSTER_STALL_S = 6.0
 """Where servers keep the log: after a commit has waited so long for them, calls are refused that arrive. To replace one of them
 that was killed takes them 4 s."""

@@ -26,9 +26,7 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
         one_line(f"{each.option} = {shown(each.after)} is set, {shown(each.before)} in effect: it takes {each.takes}")
         for each in status.config_waits
     ]
-    return "\n".join(
-        [*lines, "", *processes(status), *classes(status), *_hottest(status), *_waiting(status, now_ms), *_piles(status)]
-    )
+    return "\n".join([*lines, "", *processes(status), *classes(status), *_objects(status, now_ms)])
 
 
 def _backups(status: ServiceStatus, now_ms: int) -> list[str]:
@@ -65,6 +63,11 @@ def _problems(status: ServiceStatus, shown_max: int | None = None) -> list[str]:
     return [*lines, ""] if lines else []
 
 
+def _objects(status: ServiceStatus, now_ms: int) -> list[str]:
+    """Those that stand out."""
+    return [*_hottest(status), *_waiting(status, now_ms), *_long_calls(status, now_ms), *_piles(status)]
+
+
 def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
     """Objects behind whose gates somebody has waited for more than a second."""
     found = [each for process in status.processes for each in process.statistics.get("waiting_objects", [])]
@@ -74,6 +77,18 @@ def _waiting(status: ServiceStatus, now_ms: int) -> list[str]:
     for each in sorted(found, key=lambda each: int(each["since_ms"]))[:WAITING_SHOWN]:
         waited = f"{max(0, now_ms - each['since_ms']) / 1_000:.1f} s"
         rows.append((each["object"], waited, str(each["waiting"]), each["closed_by"], each["waits_for"]))
+    return ["", *table(rows)]
+
+
+def _long_calls(status: ServiceStatus, now_ms: int) -> list[str]:
+    """Calls that have run for very long and are not answered."""
+    found = [each for process in status.processes for each in process.statistics.get("long_calls", [])]
+    if not found:
+        return []
+    rows: list[tuple[str, ...]] = [("call without an answer", "runs for", "of its object", "waits for")]
+    for each in sorted(found, key=lambda each: int(each["since_ms"]))[:WAITING_SHOWN]:
+        for_s = f"{max(0, now_ms - each['since_ms']) / 1_000:,.0f} s"
+        rows.append((f"{each['object']} {each['method']}", for_s, str(each["calls"]), each["waits_for"]))
     return ["", *table(rows)]
 
 
@@ -246,7 +261,7 @@ def render_top(status: ServiceStatus, now_ms: int, lost: str, width: int, height
         wrong[-1:] = [f"and {plural(more, 'problem')} more: tidegate status", ""]
     wrong = [part for line in wrong for part in textwrap.wrap(line, width, subsequent_indent="  ") or [""]]
     lines = [*head(status, now_ms), "", *processes(status, width), *classes(status, _TOP_CLASSES)]
-    lines += [*_hottest(status), *_waiting(status, now_ms), *_piles(status)]
+    lines += _objects(status, now_ms)
     shown = [(line, True) for line in wrong] + [(line, "last answer" in line or "FLAPPING" in line) for line in lines]
     return [(line if len(line) <= width else f"{line[: width - 1]}…", is_wrong) for line, is_wrong in shown[: max(1, height)]]
 

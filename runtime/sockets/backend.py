@@ -27,6 +27,7 @@ from tidegate.runtime.limits import (
     TURN_MESSAGES_MAX,
 )
 from tidegate.runtime.sockets.edge import ASK_FIRST, EVENTS, POLLIN, Edge, get
+from tidegate.runtime.sockets.silence import notice_silence
 from tidegate.runtime.wire.protocol import Malformed, Reply, parse_replies
 
 _send = BackendSocket.send
@@ -42,9 +43,8 @@ def own_door(endpoint: str) -> str:
     return f"{endpoint}.own" if endpoint.startswith("ipc://") else endpoint.partition("#")[0]
 
 
-HEARTBEAT_MS = 1_000
-HEARTBEATS = 3
-"""So many of another host that do not come, and the connection is lost: as long as it takes until the host is."""
+LOST_S = 3
+"""After so long without a sign of another host's machine the connection is lost: as long as it takes until the host is."""
 
 
 class Backend:
@@ -80,8 +80,7 @@ class Backend:
             self._socket.setsockopt(zmq.CURVE_SERVERKEY, public)
             self._socket.setsockopt(zmq.CURVE_PUBLICKEY, public)
             self._socket.setsockopt(zmq.CURVE_SECRETKEY, secret.encode())
-            self._socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)  # A path that is cut is not told by anybody else.
-            self._socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEATS * HEARTBEAT_MS)
+            notice_silence(self._socket, LOST_S)  # A path that is cut is not told by anybody else.
             self._socket.setsockopt(zmq.IPV6, 1)
         if watched_at:  # Before anything of it can be missed.
             self._socket.monitor(watched_at, int(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED))

@@ -20,6 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from tidegate.runtime import descriptors
 from tidegate.runtime.sockets.edge import EVENTS, POLLIN, get, is_readable
+from tidegate.runtime.sockets.silence import notice_silence
 from tidegate.runtime.wire.access import ClientKey
 
 _send = BackendSocket.send
@@ -30,9 +31,8 @@ _number = itertools.count().__next__
 _RECONNECT_MS = 50
 _RECONNECT_MS_MAX = 1_000
 _NEVER_MS = 7 * 24 * 3_600 * 1_000
-_HEARTBEAT_MS = 5_000
-_HEARTBEAT_TIMEOUT_MS = 20_000
-"""A peer whose machine or process stopped without closing is lost after this long."""
+_LOST_S = 20
+"""A peer whose machine stopped, or to which the way was cut, is lost after this long."""
 
 _EVENTS = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED | zmq.EVENT_CLOSED
 _UNFIT = (zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
@@ -143,11 +143,10 @@ class _Candidate:
             (zmq.IPV6, 1),
             (zmq.RECONNECT_IVL, _RECONNECT_MS if reconnect else _NEVER_MS),
             (zmq.RECONNECT_IVL_MAX, _RECONNECT_MS_MAX if reconnect else 0),
-            (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
-            (zmq.HEARTBEAT_TIMEOUT, _HEARTBEAT_TIMEOUT_MS),
             (zmq.ZAP_DOMAIN, b"tidegate"),  # Nothing is heard from what does not speak ZMTP 3 (`endpoint.py`, rule 4).
         ):
             self.socket.setsockopt(option, value)
+        notice_silence(self.socket, _LOST_S)
         if key is not None:
             self.socket.setsockopt(zmq.CURVE_SERVERKEY, key.server.encode())
             self.socket.setsockopt(zmq.CURVE_PUBLICKEY, key.public.encode())

@@ -62,9 +62,9 @@ from tidegate.runtime.wire.supervisor_messages import (
 
 PING_INTERVAL_S = 2.0
 STUCK_ANSWER_S = 0.2
+"""A child of which no Python code could run for a while, and that answers a ping within this time, had only been stopped."""
 STARVED_S_MIN = 0.02
 """Less is no reason to look again."""
-"""A child of which no Python code could run for a while, and that answers a ping within this time, had only been stopped."""
 SLEPT_S = 5.0
 """A timer this late says that the supervisor itself was stopped or starved."""
 START_S_MAX = 900.0

@@ -38,10 +38,14 @@ class Suspicion:
         if running is None:
             self._forget(now)
             return ""
+        if running.code == "alarm":  # It pauses, and is abandoned by its worker; the calls of the object are not to blame.
+            self._forget(now)
+            return f"while {_named(running)}"
         return f"while {_named(running)}{self._offended(running, 'its worker ended while it ran', now)}"
 
     def held_up(self, running: Running, held_s: float, now: float) -> str:
-        """Code of an object was interrupted. What is to be said of it; empty if its worker has said it all."""
+        """Code of an object was interrupted. What is to be said of it; empty if its worker has said it all. An alarm counts like
+        a call: one that sets the next before it holds up its worker is never abandoned."""
         more = self._offended(running, f"it held up its worker for {held_s:.1f} s and was interrupted", now)
         return f"{_named(running)} for {held_s:.1f} s and was interrupted{more}" if more else ""
 
@@ -64,8 +68,6 @@ class Suspicion:
 
     def _offended(self, running: Running, why: str, now: float) -> str:
         self._forget(now)
-        if running.code == "alarm":  # Its alarm pauses and is abandoned; the calls of the object are not to blame.
-            return ""
         key = running.class_name, running.name
         record = self._records.setdefault(key, _Record(0, now, running.code, why, now))
         record.offences, record.last_at, record.code, record.why = record.offences + 1, now, running.code, why

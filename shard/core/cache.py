@@ -70,9 +70,21 @@ class AnswerGroup(Protocol):
         ...
 
 
+class AnswerSession(Protocol):
+    """What is known of a session, also where nothing else is kept of it."""
+
+    @property
+    def floor(self) -> int: ...
+
+    @property
+    def newest(self) -> int: ...
+
+
 class KeptAnswers(Protocol):
     @property
     def groups(self) -> Mapping[str, AnswerGroup]: ...
+
+    def session(self, name: str) -> AnswerSession | None: ...
 
 
 class Store(Protocol):

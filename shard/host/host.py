@@ -51,6 +51,7 @@ from tidegate.shard.host.gate_watch import GateWatch
 from tidegate.shard.host.hot_objects import HotObjects
 from tidegate.shard.host.keyed_calls import KeyedCalls, KeyedRun, KnownCalls
 from tidegate.shard.host.listing import Listing
+from tidegate.shard.host.long_calls import LongCalls
 from tidegate.shard.host.moving_shards import MovingShards
 from tidegate.shard.host.object_log import ObjectLog
 from tidegate.shard.host.outbound import BuiltIn, InternalOrigin, LocalOrigin, Permit
@@ -115,8 +116,8 @@ _MANY_CALLS = WORKER_CALLS_MAX // CALLS_SHARE
 class Host:
     __slots__ = (  # An object with more than 30 attributes in a dict is slow to ask for any, and for its methods.
         "_commits_done", "_outcomes", "_readers", "_reply", "_reply_rows", "_spare", "_system", "activator", "alarms", "book",
-        "call_soon", "chained", "classes", "counting", "deadlines", "gates", "hot", "keyed", "listing", "log", "loop",
-        "monotonic_us", "moving", "new_cache", "objects_committed", "offload", "output_gate", "piles", "proves", "random",
+        "call_soon", "chained", "classes", "counting", "deadlines", "gates", "hot", "keyed", "listing", "log", "long_calls",
+        "loop", "monotonic_us", "moving", "new_cache", "objects_committed", "offload", "output_gate", "piles", "proves", "random",
         "resets", "send", "settings", "slow", "stopped", "stores", "table", "thread", "tracing", "turn", "waiting", "wall_us",
         "web", "wishes",
     )  # fmt: skip
@@ -153,8 +154,8 @@ class Host:
         self.output_gate = ProvingGate(turn.end_soon) if settings.proves else OutputGate()
         self.new_cache: type[ObjectCache] = ProvingCache if settings.proves else ObjectCache
         self.log = ObjectLog(loop)
-        self.piles = Piles(settings.cache_bytes, self.log.warn_of)
-        self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s, self.piles.look)
+        self.piles, self.long_calls = Piles(settings.cache_bytes, self.log.warn_of), LongCalls(self, settings.slow_call_s)
+        self.table = ActivationTable(classes, settings.cache_bytes, settings.idle_evict_s, self._look_at)
         self.classes = self.table.classes
         self.stores = stores
         self.stopped = StoppedShards(self, {} if stopped is None else stopped)
@@ -733,6 +734,11 @@ class Host:
 
     # Numbers
 
+    def _look_at(self, activation: Activation, now_s: float) -> None:
+        """It stays in memory."""
+        self.piles.look(activation, now_s)
+        self.long_calls.look(activation, now_s)
+
     def check_book(self) -> None:
         """Counts anew what is kept incrementally. For tests."""
         self.book.check((each for kept in self.classes.values() for each in kept.activations.values()), self.waiting.queues())
@@ -758,6 +764,7 @@ class Host:
             alarms_abandoned=self.alarms.given_up.count,
             newest_abandoned=list(self.alarms.given_up.newest),
             waiting_objects=self.gates.waiting(),
+            long_calls=self.long_calls.named(),
             piles=self.piles.named(),
             hot_objects=self.hot.newest(self.turn.clock()),
             hot_objects_minute=self.hot.of_last_minute(),

@@ -323,10 +323,10 @@ class KeyedCalls:
         """A shard has gone, or this one was taken: what another worker has answered there counts for the sessions known here."""
         self._share_room()
         if taken is not None:
-            groups = self.host.stores[taken].answers.groups
-            for name in groups.keys() & self._sessions.keys():
-                known = self._sessions[name]
-                known.newest = max(known.newest, groups[name].newest)
+            answers = self.host.stores[taken].answers
+            for name, known in self._sessions.items():
+                if (session := answers.session(name)) is not None:
+                    known.newest = max(known.newest, session.newest)
 
     def session(self, name: str, answered: int) -> KnownCalls:
         """What is known of its calls; all with a number below `answered` have been answered to their caller."""
@@ -366,8 +366,8 @@ class KeyedCalls:
                 busy.add(self._at_hand.name)
             self._sessions = {known.name: known for known in self._sessions.values() if known.runs or known.name in busy}
         known = self._sessions[name] = KnownCalls(name, is_session=True)
-        groups = [group for store in self.host.stores.values() if (group := store.answers.groups.get(name)) is not None]
-        known.newest = max((group.newest for group in groups), default=-1)
+        told = (store.answers.session(name) for store in self.host.stores.values())
+        known.newest = max((session.newest for session in told if session is not None), default=-1)
         return known
 
     def _under_way(self) -> Iterator[KnownCalls]:
@@ -421,13 +421,15 @@ class KeyedCalls:
             known = self.session(name, answered)
             number = int(part) if part.isdecimal() else part
             digest = digest_of(method, request, cache.key)
-        group = cache.store.answers.groups.get(name)
+        answers = cache.store.answers
+        group = answers.groups.get(name)
         run = known.runs.get(number) or self._ended(known, number)
         told = None if run is not None else (group and group.told(number)) or known.young.get(number) or known.old.get(number)
         if run is not None or told is not None:
             self._repeat(activation, call, run, digest, told)
             return None
-        floor = 0 if group is None else group.floor
+        session = answers.session(name)
+        floor = 0 if session is None else session.floor
         if known.is_session and number_of(number) < (floor if isinstance(number, str) else max(floor, known.answered)):
             text = "this key of the session has been answered long ago, and its answer is no longer kept; it does not run again"
             self.host.answer_error(origin, request.id, BadRequest(text, outcome="unknown"), request.cls)

@@ -149,10 +149,17 @@ class ObjectLog:
 
     def was_slow(self, object_id: ObjectId, code: str, call: Any, line: str) -> None:
         """One kind for each method."""
+        self._say_slow("slow", logging.INFO, object_id, code, call, line)
+
+    def takes_long(self, object_id: ObjectId, code: str, call: Any, line: str) -> None:
+        """The same of a call that is not over."""
+        self._say_slow("long", logging.WARNING, object_id, code, call, line)
+
+    def _say_slow(self, what: str, level: int, object_id: ObjectId, code: str, call: Any, line: str) -> None:
         self._slow.keep(object_id, "slow", line, code)
         speaker = Speaker(str(object_id).removesuffix("/"), code, call)
-        if self._is_due((object_id.class_name, "slow", code, "", 0), line, logging.INFO, speaker):
-            self.say(logging.INFO, "%s", line, speaker=speaker)
+        if self._is_due((object_id.class_name, what, code, "", 0), line, level, speaker):
+            self.say(level, "%s", line, speaker=speaker)
 
     def newest(self, object_id: ObjectId) -> list[dict[str, Any]]:
         """What went wrong with one object lately, or was slow, the newest first."""

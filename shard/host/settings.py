@@ -59,6 +59,26 @@ class WaitingObject:
 
 
 @dataclass(frozen=True)
+class LongCall:
+    """The call of an object that has run for longest, where that is very long."""
+
+    object: str
+    method: str
+    since_ms: int
+    """Unix time."""
+    calls: int
+    """Of the object that have run for so long, this one among them."""
+    waits_for: str
+    """Where that is known: what its code waits for."""
+
+    def told(self, for_s: float) -> str:
+        """Where it is said already which call."""
+        more = f", and {self.calls - 1} more of its object" if self.calls > 1 else ""
+        waits = f": it waits for {self.waits_for}" if self.waits_for else ""
+        return f"has run for {for_s:.0f} s without an answer{more}{waits}"
+
+
+@dataclass(frozen=True)
 class PiledUp:
     """An object that has very much of something, as it was when it was looked at last."""
 
@@ -112,6 +132,7 @@ class HostStatistics:
     """By this worker and by those before it."""
     newest_abandoned: list[Abandoned]
     waiting_objects: list[WaitingObject]
+    long_calls: list[LongCall]
     piles: list[PiledUp]
     hot_objects: list[HotObject]
     """Those that are called most now, the first of them most."""

@@ -6,7 +6,9 @@ its calls), or those to plain keys of one object. A session says with each call 
 below is freed at once, so that of a session no more is kept than is in flight. The rest leaves by count, age and bytes, the
 oldest first, and is counted.
 
-Guarantee: of a session no number below its *floor* is ever new: it has been answered, or its answer was dropped.
+Guarantee: of a session no number below its *floor* is ever new: it has been answered, or its answer was dropped. A session that
+has to leave for lack of room leaves its floor behind, until it is too old; these have a share of the room, and beyond that the
+oldest leave, too, and are counted.
 
 At a checkpoint, what is kept then becomes rows of the shard's state, numbered in the order of the commits. An answer that was
 freed before costs the state nothing.
@@ -16,7 +18,7 @@ Rule: pure. No clock: the newest answer says how late it is.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -32,6 +34,10 @@ ROLL_BYTES = 500
 """The same for a roll, beside its answers."""
 SESSION_BYTES = 500
 """The same for a session."""
+FLOOR_BYTES = 300
+"""The same for a session of which only the floor is left."""
+FLOORS_SHARE = 4
+"""These may take this part of the room: a quarter."""
 _ROLL_ROW = "r"
 """Ends the keys of the rows of rolls, which are otherwise those of answers."""
 _SESSION_ROW = "s"
@@ -97,6 +103,11 @@ class SessionRow(msgspec.Struct, array_like=True, gc=False):
     floor: int
     last_s: int
 
+    @property
+    def newest(self) -> int:
+        """As of a `Group`."""
+        return max(self.answered, self.floor) - 1
+
 
 def is_session(group: str) -> bool:
     return len(group) <= SESSION_CHARACTERS_MAX
@@ -135,7 +146,9 @@ class AnswerTable:
         self.bytes = 0
         """Estimate of the memory held."""
         self.dropped = 0
-        """Answers that had to leave before they were too old or their session had been answered."""
+        """Answers that had to leave before they were too old or their session had been answered, and floors before they were."""
+        self.floors: OrderedDict[str, SessionRow] = OrderedDict()
+        """Of sessions that had to leave, the first that did first."""
         self._order: deque[Answer | AnswerRoll] = deque()
         """The oldest first. Those that were freed have no row; they leave when they are first, or when they are most of it."""
         self._sessions: deque[tuple[str, int]] = deque()
@@ -147,6 +160,10 @@ class AnswerTable:
         """Of those, the keys of rows that are no longer kept."""
         self._marked: list[str] = []
         """Sessions whose row has changed."""
+
+    def session(self, name: str) -> Group | SessionRow | None:
+        """What is known of it: its `floor`, and the `newest` of its numbers."""
+        return self.groups.get(name) or self.floors.get(name)
 
     def limit(self, *, per_object: int, kept_s: int, bytes_max: int) -> None:
         """From the next commit on."""
@@ -232,6 +249,9 @@ class AnswerTable:
         if is_session(name):
             self.bytes += SESSION_BYTES
             self._sessions.append((name, now_s))
+            if (left := self.floors.pop(name, None)) is not None:
+                self.bytes -= FLOOR_BYTES
+                group.answered, group.floor = left.answered, left.floor
         return group
 
     def _mark(self, session: str, group: Group) -> None:
@@ -279,27 +299,46 @@ class AnswerTable:
                 self._take_out(kept)
         while sessions and sessions[0][1] < oldest_s:
             self._look_at_session(oldest_s)
+        while self.floors and next(iter(self.floors.values())).last_s < oldest_s:
+            self._forget_floor()
+        self._make_room_of_floors()
         while self.bytes > bytes_max and (order or sessions):
             if order and not (sessions and sessions[0][1] < order[0].since_s):
                 kept = order.popleft()
                 if kept.row:
                     self._drop(kept)
             else:
-                self._look_at_session(sessions[0][1] + 1)
+                self._look_at_session(sessions[0][1] + 1, is_too_old=False)
 
-    def _look_at_session(self, oldest_s: int) -> None:
-        """The first: it leaves, unless it has been used since it was looked at."""
+    def _look_at_session(self, oldest_s: int, *, is_too_old: bool = True) -> None:
+        """The first: it leaves, unless it has been used since it was looked at. If only for lack of room, its floor stays."""
         name, seen_s = self._sessions.popleft()
         group = self.groups[name]
         if group.last_s > seen_s and group.last_s >= oldest_s:
             self._sessions.append((name, group.last_s))
             return
+        newest = group.newest
         self.dropped += sum(map(_count_of, group.kept()))
         for kept in group.kept():
             self._free(kept)
         del self.groups[name]
         self.bytes -= SESSION_BYTES
         self._mark(name, group)
+        if newest >= 0 and not is_too_old:
+            self.floors[name] = SessionRow(group.answered, newest + 1, group.last_s)
+            self.bytes += FLOOR_BYTES
+            self._make_room_of_floors()
+
+    def _make_room_of_floors(self) -> None:
+        while len(self.floors) * FLOOR_BYTES > self.limits.bytes_max // FLOORS_SHARE:
+            self._forget_floor()
+            self.dropped += 1
+
+    def _forget_floor(self) -> None:
+        """The first."""
+        name, _ = self.floors.popitem(last=False)
+        self.bytes -= FLOOR_BYTES
+        self._marked.append(name)
 
     def _drop(self, kept: Answer | AnswerRoll) -> None:
         self.dropped += _count_of(kept)
@@ -346,7 +385,8 @@ class AnswerTable:
                 group.marked = False
                 changes[_SESSION_ROW + session] = _encode(SessionRow(group.answered, group.floor, group.last_s))
             else:
-                changes[_SESSION_ROW + session] = None
+                left = self.floors.get(session)
+                changes[_SESSION_ROW + session] = None if left is None else _encode(left)
         self._saved_row = self._next_row - 1
         self._gone, self._marked = [], []
         return changes
@@ -398,6 +438,12 @@ class AnswerTable:
                     found += group.kept()
                     if is_session(name):
                         self._mark(name, mine)
+            for name, left in other.floors.items():
+                if belongs(name):
+                    mine = self.groups.get(name) or self._new_group(name, left.last_s)
+                    mine.answered, mine.floor = max(mine.answered, left.answered), max(mine.floor, left.floor)
+                    mine.last_s = max(mine.last_s, left.last_s)
+                    self._mark(name, mine)
         for kept in sorted(found, key=lambda kept: (kept.since_s, kept.row)):
             self._take_copy(kept)
 
@@ -425,7 +471,9 @@ class AnswerTable:
         kept = [each for group in self.groups.values() for each in group.kept()]
         assert self.count == sum(map(_count_of, kept))
         sessions = [name for name in self.groups if is_session(name)]
-        assert self.bytes == sum(map(_bytes_of, kept)) + SESSION_BYTES * len(sessions)
+        assert self.bytes == sum(map(_bytes_of, kept)) + SESSION_BYTES * len(sessions) + FLOOR_BYTES * len(self.floors)
+        assert not self.floors.keys() & self.groups.keys()
+        assert len(self.floors) * FLOOR_BYTES <= self.limits.bytes_max // FLOORS_SHARE
         assert sorted(name for name, _ in self._sessions) == sorted(sessions)
         in_order = [each.row for each in self._order if each.row]
         assert in_order == sorted(in_order)

@@ -9,11 +9,14 @@ from types import CodeType, FrameType
 from typing import NamedTuple
 
 from tidegate.shard.host import host as _host  # noqa: F401  # It names the last of the places.
+from tidegate.shard.host.ring import Ring
 from tidegate.shard.loop.context import Owner
-from tidegate.shard.loop.cpython import frame_of_thread, locals_of
+from tidegate.shard.loop.cpython import code_of, frame_of_thread, locals_of
 from tidegate.shard.loop.places import PLACES
 from tidegate.shard.loop.spare import DRIVERS
 
+_RINGING = frozenset({code_of(Ring.function), code_of(Ring._run)})
+"""What stands below the code of an alarm. It gives way when that raises, and must not be made to raise itself."""
 SHOWN_FRAMES = 20
 _SAMPLES = 10
 """Of a stack that changes while it is looked at. Hardly one is spoilt: the interpreter lets another thread run every 5 ms."""
@@ -79,7 +82,7 @@ def occupant(frames: Iterable[FrameType]) -> Occupant | None:
             known = locals_of(step)
             owner, code, _ = place.who(*(known[name] for name in place.arguments))
             interruptible = not ours and (own or step.f_lineno in _CALLING[step.f_code])  # It may be written in C.
-        elif owner is None and step.f_code not in DRIVERS:
+        elif owner is None and step.f_code not in DRIVERS and not (own and step.f_code in _RINGING):
             module = step.f_globals.get("__name__")
             if type(module) is not str:
                 module = ""
@@ -98,7 +101,7 @@ def stack_of(frames: Iterable[FrameType]) -> str:
     for frame in frames:
         if len(shown) == SHOWN_FRAMES:
             break
-        if frame.f_code not in DRIVERS and not (shown and frame.f_code in PLACES):
+        if frame.f_code not in DRIVERS and not (shown and (frame.f_code in PLACES or frame.f_code in _RINGING)):
             shown.append((frame, frame.f_lineno))
         if frame.f_code in PLACES:
             break

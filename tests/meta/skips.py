@@ -9,5 +9,6 @@ ALLOWED = {
     r"needs the blkio controller of control groups, version 1": "version 2 cannot slow down a loop device",
     r"this machine lets nobody limit a control group": "in a container that may not make any",
     r"this machine cannot slow down a disk": "likewise",
+    r"needs a Python of this version that every user may run": "where it lies in a folder of root's; elsewhere it runs",
     r"the system has taken the file out of memory meanwhile": "nobody can forbid it; rare",
 }

@@ -60,7 +60,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/supervisor": SERVING | {"runtime/metrics", "runtime/lint"},
     "runtime/install": LEAVES,
     "runtime/chaos/verdict": LEAVES,
-    "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/chaos/verdict"},
+    "runtime/chaos/calls": LEAVES | {"runtime/client", "runtime/sockets", "runtime/chaos/verdict"},
     "runtime/chaos/stage": LEAVES | {"runtime/chaos/verdict", "runtime/cluster"},
     "runtime/chaos/faults": LEAVES
     | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage")}

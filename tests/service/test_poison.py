@@ -16,7 +16,8 @@ from tidegate.runtime.cli.cli import main
 
 APP = """
 import asyncio, ctypes, os, re, time
-from tidegate import DurableObject
+from datetime import timedelta
+from tidegate import AlarmInfo, DurableObject
 
 class Poison(DurableObject):
     async def exit(self) -> None:
@@ -48,6 +49,15 @@ class Poison(DurableObject):
 
     async def hello(self) -> str:
         return "hello"
+
+    async def wake(self) -> None:
+        await self.storage.set_alarm(timedelta(seconds=0))
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        await self.storage.set_alarm(timedelta(seconds=1))  # So it does not fail: its next one is set.
+        await self.storage.sync()
+        while True:
+            pass
 """
 NAMED_WITHIN_S = 1.0
 BACK_WITHIN_S = 3.0
@@ -65,7 +75,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         service.expect(
             "exited with code 3", "SIGSEGV", "Fatal Python error", "held up its worker", "was reset", "is ready again",
             "ended itself", "a call into C",
-            "was interrupted", "this worker ends", "ran each time", r"wait$", "FLAPPING",
+            "was interrupted", "this worker ends", "ran each time", r"wait$", "FLAPPING", "the alarm of .* did not get through",
         )  # fmt: skip
         yield service
 
@@ -198,4 +208,14 @@ def test_an_object_whose_worker_is_killed_by_a_fault_in_c_is_named_from_the_seco
     assert (status, error["code"]) == (1, "unavailable")
     assert "the last time in crash" in error["message"]
     assert f"while Poison/{bad} ran crash; it has held up or ended its worker" in service.output
+    wait_until(lambda: ask(service, bad, "hello") == (0, "hello"), "the end of the quarantine")
+
+
+def test_an_alarm_that_sets_its_next_one_and_holds_up_its_worker_is_in_quarantine_too(service: Service) -> None:
+    bad, good = name_on(service, 0, "Poison", "ringing"), name_on(service, 0, "Poison", "beside ringing")
+    assert ask(service, bad, "wake") == (0, None)
+    wait_until(lambda: f"Poison/{bad} is in quarantine for" in str(ask(service, bad, "hello")[1]), "the quarantine")
+    assert "has held up or ended its worker 2 times, the last time in alarm" in ask(service, bad, "hello")[1]["message"]
+    assert ask(service, good, "hello") == (0, "hello")
+    assert main(["objects", "alarms", "drop", "Poison", bad, "--connect", service.endpoint]) == 0
     wait_until(lambda: ask(service, bad, "hello") == (0, "hello"), "the end of the quarantine")

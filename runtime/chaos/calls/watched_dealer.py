@@ -8,9 +8,10 @@ from typing import Any
 
 import zmq
 
+from tidegate.runtime.sockets.silence import notice_silence
+
 RECONNECT_MS = 20
-HEARTBEAT_MS = 1_000
-HEARTBEAT_TIMEOUT_MS = 6_000
+LOST_S = 6
 """A connection on which nobody has been heard for so long is lost, as where the network is cut."""
 
 
@@ -40,8 +41,7 @@ def watched_dealer(context: zmq.Context[Any], endpoint: str) -> Iterator[Watched
     with context.socket(zmq.DEALER) as dealer:
         dealer.linger = 0
         dealer.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        dealer.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        dealer.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        notice_silence(dealer, LOST_S)
         monitor = dealer.get_monitor_socket(zmq.EVENT_DISCONNECTED)
         dealer.connect(endpoint)
         try:

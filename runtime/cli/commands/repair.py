@@ -48,24 +48,48 @@ def run(options: argparse.Namespace) -> int:
         except PermissionError:
             raise
         except OSError as error:
-            hint = "it cannot be read now; check the disk and the kernel's log"
-            raise OperatorError("repair", f"shard {options.shard} in {options.data}", str(error), hint) from error
+            raise _failed(options, str(error), "it cannot be read now; check the disk and the kernel's log") from error
         try:
             repair = salvage.plan()
             aside = salvage.write(repair.applied_seq) if options.yes and repair.damages else None
+        except PermissionError:
+            raise
+        except (OSError, lmdb.Error) as error:
+            raise _failed(
+                options, str(error), "nothing was changed; there must be room for a second file beside the damaged one"
+            ) from error
+        finally:
+            salvage.close()
+        try:
             missing = _missing(options, directory.path, repair)
         except PermissionError:
             raise
         except (OSError, lmdb.Error) as error:
-            hint = "nothing was changed; there must be room for a second file beside the damaged one"
-            raise OperatorError("repair", f"shard {options.shard} in {options.data}", str(error), hint) from error
-        finally:
-            salvage.close()
+            raise _failed(
+                options,
+                str(error),
+                _what_is_left(options, aside, "make room" if options.yes else "check the disk and the kernel's log"),
+            ) from error
+        except OperatorError as error:
+            problem = f"{error.operation} {error.place}: {error.problem}"
+            raise _failed(options, problem, _what_is_left(options, aside, error.hint)) from error
     if options.json:
         print(json.dumps(_as_json(options, repair, aside, missing), indent=2))
     else:
         print("\n".join(_page(options, repair, aside, missing)))
     return EXIT_OK
+
+
+def _failed(options: argparse.Namespace, problem: str, hint: str) -> OperatorError:
+    return OperatorError("repair", f"shard {options.shard} in {options.data}", problem, hint)
+
+
+def _what_is_left(options: argparse.Namespace, aside: Path | None, step: str) -> str:
+    """To be done, where the logs could not be read, or what they have could not be taken; `step` comes first."""
+    if not options.yes:
+        return f"nothing was changed; {step}"
+    done = "" if aside is None else f"what is good is in a new data file, the damaged one is kept as {aside}; "
+    return f"{done}what the logs have beside it is not taken yet, or not all of it: {step}, and give the command again"
 
 
 def _missing(options: argparse.Namespace, data: Path, repair: Repair) -> list[str]:

@@ -370,6 +370,25 @@ def test_objects_that_pile_up_work_or_data_are_shown_with_what_they_have() -> No
     ]
 
 
+def test_calls_that_are_not_answered_for_long_are_shown_with_what_they_wait_for_the_oldest_first() -> None:
+    rows = [
+        {"object": "A/b", "method": "run", "since_ms": 6_000, "calls": 1, "waits_for": ""},
+        {"object": "A/a", "method": "get", "since_ms": 1_000, "calls": 3, "waits_for": "a.py:7 in get"},
+    ]
+    worker = {"name": "worker 0", "state": "up", "pid": 1, "core": 1, "restarts": 0, "flapping": False, "last_problem": ""}
+    worker["statistics"] = {"long_calls": rows}
+    status = {
+        "state": "serving", "listen": "tcp://x:1", "version": "1", "start": 3, "started_at_ms": 1_000, "app": "a.py",
+        "app_version": "0badcafe", "class_names": [], "data": "/d", "shards": 1, "processes": [worker],
+    }  # fmt: skip
+    page = render_status(read_status(status), now_ms=101_000).splitlines()
+    assert [line.rstrip() for line in page[-3:]] == [
+        "call without an answer  runs for  of its object  waits for",
+        "A/a get                 100 s     3              a.py:7 in get",
+        "A/b run                 95 s      1",
+    ]
+
+
 def test_who_is_called_most_is_shown_also_of_a_service_that_does_not_tell_of_the_minute() -> None:
     older = {"hot_objects": [{"class_name": "A", "name": "old", "calls_per_s": 3.0}]}
     rates = {"class_name": "A", "calls_per_s": 0.0, "minute_per_s": 2.5}

@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.damage import flip_bit, places_of_rows
+from tests.support.data_directory import make_data_directory, state_file
 from tests.support.service_process import running
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.client.synchronous import connect_sync
+from tidegate.shard.offline.repair import salvage_of
 
 APP = """
 from datetime import timedelta
@@ -101,6 +104,43 @@ def test_a_flipped_bit_is_found_mended_and_the_service_serves_what_was_there(
     assert Path(repaired["damaged_file"]).read_bytes() == damaged
     assert main(["check", str(data)]) == 0
     assert sums(data) == [7] * len(NAMES)
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit, of util-linux")
+def test_a_repair_for_which_room_ends_behind_the_new_file_says_what_is_done_and_a_second_one_does_the_rest(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It said that nothing was changed, and the damaged file was another one already."""
+    data, twin, shard = tmp_path / "data", tmp_path / "twin", 1
+    make_data_directory(data)
+    file = state_file(data, shard)
+    flip_bit(file, next(place for key, place in places_of_rows(file).items() if key.endswith(b"k1")) + 20, 1)
+    damaged = file.read_bytes()
+    shutil.copytree(data, twin)
+    with closing(salvage_of(twin, shard)) as salvage:
+        salvage.write(salvage.plan().applied_seq)
+    room = state_file(twin, shard).stat().st_size  # No file may grow beyond.
+    command = [
+        "prlimit",
+        f"--fsize={room}",
+        sys.executable,
+        "-m",
+        "tidegate",
+        "repair",
+        str(data),
+        "--shard",
+        str(shard),
+        "--yes",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1, done.stdout
+    assert "nothing was changed" not in done.stderr
+    (aside,) = file.parent.glob("data.mdb.damaged-*")
+    assert aside.read_bytes() == damaged
+    assert f"the damaged one is kept as {aside}; what the logs have beside it is not taken yet" in done.stderr
+    assert done.stderr.endswith("and give the command again)\n")
+    assert main(["repair", str(data), "--shard", str(shard), "--yes"]) == 0
+    assert main(["check", str(data)]) == 0, capsys.readouterr().out
 
 
 def test_compact_prints_the_sizes_and_changes_no_value(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,3 +80,11 @@ def test_an_alarm_that_kills_is_named_and_the_calls_of_its_object_are_not_kept_o
     for number in range(5):
         assert suspicion.died(0, Running("Poison", "p", "alarm"), float(number)) == "while Poison/p ran alarm"
     assert suspicion.quarantined(5.0) == ()
+
+
+def test_an_alarm_that_holds_up_its_worker_counts_like_a_call() -> None:
+    suspicion = Suspicion()
+    alarm = Running("Poison", "p", "alarm")
+    suspicion.held_up(alarm, 1.6, 0.0)
+    assert "in quarantine" in suspicion.held_up(alarm, 1.6, 2.0)
+    assert [each.code for each in suspicion.quarantined(2.0)] == ["alarm"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import itertools
 from typing import Any
 
 import msgspec
@@ -12,11 +13,12 @@ import pytest
 import tidegate.shard.host.host as host
 import tidegate.shard.host.keyed_calls as keyed_calls
 import tidegate.shard.objects.storage as storage
-from tests.support.host_world import World
+from tests.support.host_world import SHARDS, World
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import BadRequest, Interrupted, MethodRaised, ObjectReset, TooLarge
 from tidegate.runtime.limits import KEPT_RESULT_BYTES_MAX
 from tidegate.runtime.wire.protocol import OK
+from tidegate.runtime.wire.supervisor_messages import KeyBounds
 from tidegate.shard.loop.context import keyed_here
 from tidegate.shard.objects.object import DurableObject
 from tidegate.shard.store.interface import ShardCommit
@@ -834,6 +836,27 @@ async def test_a_number_that_was_answered_is_freed_and_never_runs_again() -> Non
         if not boots:
             world.crash()
     assert len(LOG) == 101
+
+
+async def test_a_call_of_a_session_that_had_to_leave_does_not_run_again_after_a_restart() -> None:
+    """The memory for answers is full, and nothing is kept of the session but its floor."""
+    world = World(Purse, keys=KeyBounds(bytes_max=SHARDS * 6_000))
+    await world.ask_all(world.session([pay(number, 1) for number in range(1, 4)], answered=1))
+    (store,) = (store for store in world.stores.values() if "Client-1" in store.answers.groups)
+    others = itertools.count()
+    while "Client-1" in store.answers.groups:
+        await world.ask(Purse, "a", "much", 1_000, key=f"Other-{next(others)}.1", answered=0)
+    ran = len(LOG)
+    for _ in range(2):
+        world.crash()
+        for number in (2, 3):
+            (late,) = world.session([pay(number, 1)], answered=1)
+            with pytest.raises(BadRequest, match="answered long ago"):
+                await late.reply
+        assert len(LOG) == ran
+    (fresh,) = world.session([pay(4, 1)], answered=1)
+    await fresh.reply
+    assert len(LOG) == ran + 1
 
 
 @KEYS

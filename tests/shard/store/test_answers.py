@@ -9,7 +9,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from tidegate.shard.store.answers import ANSWER_BYTES, SESSION_BYTES, AnswerLimits, AnswerTable, decode_answers
+from tidegate.shard.store.answers import (
+    ANSWER_BYTES,
+    FLOOR_BYTES,
+    FLOORS_SHARE,
+    SESSION_BYTES,
+    AnswerLimits,
+    AnswerTable,
+    decode_answers,
+)
 from tidegate.shard.store.interface import Answer
 
 OBJECTS = tuple(f"{index:032x}" for index in range(3))
@@ -31,7 +39,8 @@ def found(table: AnswerTable) -> dict[tuple[str, Any], bytes]:
 
 
 def floors(table: AnswerTable) -> dict[str, int]:
-    return {name: group.floor for name, group in table.groups.items() if group.floor}
+    """Of all that is known of sessions."""
+    return {name: each.floor for name, each in (table.groups | table.floors).items() if each.floor}
 
 
 class Rows:
@@ -148,6 +157,58 @@ def test_a_session_that_is_gone_leaves_the_state_too() -> None:
     state.save(table)
     assert sorted(state.load().groups) == ["two"]
     assert len(state.rows) == 2
+
+
+def test_a_session_that_leaves_for_lack_of_room_leaves_its_floor_until_it_is_too_old() -> None:
+    limits = AnswerLimits(kept_s=100, bytes_max=FLOORS_SHARE * 2 * FLOOR_BYTES)
+    table, state = AnswerTable(limits), Rows()
+    table.apply([answer("one", 3, 2, since_s=1_000), answer("one", 5, 2, since_s=1_000)])
+    table.apply([answer("two", 1, since_s=1_010, result="x" * (limits.bytes_max - 2 * SESSION_BYTES - FLOOR_BYTES - 10))])
+    assert sorted(table.groups) == ["two"]
+    state.save(table)
+    for each in (table, state.load(limits)):
+        session = each.session("one")
+        assert session is not None
+        assert (session.floor, session.newest) == (6, 5), "no number that may have run is new"
+        each.check_invariants()
+    again = state.load(limits)
+    again.apply([answer("one", 8, 2, since_s=1_020)])
+    assert again.groups["one"].floor == 6, "it is back"
+    again.check_invariants()
+    table.apply([answer("new", 1, since_s=1_105)])
+    assert table.session("one") is None, "it was too old"
+    assert table.session("two") is not None
+    table.check_invariants()
+    state.save(table)
+    assert "one" not in state.load(limits).groups
+
+
+def test_of_floors_so_many_are_kept_those_of_the_newest_and_the_others_are_counted() -> None:
+    limits = AnswerLimits(bytes_max=FLOORS_SHARE * 10 * FLOOR_BYTES)
+    table, state = AnswerTable(limits), Rows()
+    for index in range(100):
+        table.apply([answer(f"s{index}", 1, since_s=1_000 + index)])
+        table.check_invariants()
+    known = [index for index in range(100) if table.session(f"s{index}") is not None]
+    assert known == list(range(known[0], 100))
+    gone = len(known) - len(table.groups)
+    assert gone == 10
+    assert table.dropped == (100 - table.count) + (100 - len(known)), "answers, and floors"
+    state.save(table)
+    assert len(state.rows) == len(known) + table.count
+
+
+def test_floors_that_are_left_go_along_with_their_sessions_into_another_table() -> None:
+    limits = AnswerLimits(bytes_max=FLOORS_SHARE * 10 * FLOOR_BYTES)
+    table, other = AnswerTable(limits), AnswerTable()
+    for index in range(30):
+        table.apply([answer(f"s{index}", 7, since_s=1_000 + index)])
+    assert "s15" not in table.groups
+    other.take_over([table], lambda name: True)
+    other.check_invariants()
+    session = other.session("s15")
+    assert session is not None
+    assert session.floor == 8
 
 
 def test_a_number_that_jumps_far_does_not_cost_a_walk_through_all_between() -> None:

@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from inspect import CO_COROUTINE
 from pathlib import Path
 from types import FrameType
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import pytest
 
 from tests.support.host_world import World
+from tidegate import AlarmInfo
 from tidegate.runtime.child.witness import Witness, take_testimony
 from tidegate.runtime.errors import MethodRaised, ObjectReset, StartFailed
 from tidegate.runtime.logs.line import Speaker
@@ -107,6 +109,14 @@ class Busy(DurableObject):
                     pass
             except BaseException:
                 pass
+
+    async def wake(self) -> None:
+        await self.storage.set_alarm(timedelta(0))
+
+    async def alarm(self, info: AlarmInfo) -> None:
+        await self.storage.put("k", "lost")
+        while True:
+            pass
 
     async def slow(self, seconds: float) -> None:
         time.sleep(seconds)  # noqa: ASYNC251
@@ -203,6 +213,23 @@ async def test_code_that_holds_up_the_loop_is_named_with_its_stack_interrupted_a
     assert f"Busy/a {code}: held up its worker for" in watched.text
     assert "test_lookout.py" in watched.text or code == "sleep"
     assert {each.running for each in watched.held_up} == {Running("Busy", "a", code)}
+    assert not watched.ended.is_set()
+
+
+async def test_an_alarm_that_holds_up_the_loop_is_interrupted_and_its_object_reset(tmp_path: Path) -> None:
+    """It was not, and went on until the supervisor took the worker for one that hangs, half a minute later."""
+    watched = Watched(loop_frame(), tmp_path)
+    world = watched.world
+    world.host.alarms.start()
+    await world.ask(Busy, "a", "wake")
+    while not watched.held_up:
+        await asyncio.sleep(0.01)
+    assert await world.ask(Busy, "a", "get") is None, "what was written and not durable is gone"
+    watched.lookout.close()
+    world.host.alarms.stop()
+    assert "Busy/a alarm: held up its worker for" in watched.text
+    assert "ring.py" not in watched.text
+    assert watched.held_up[0].running == Running("Busy", "a", "alarm")
     assert not watched.ended.is_set()
 
 

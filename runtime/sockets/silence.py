@@ -1,0 +1,29 @@
+"""How a connection over TCP finds out that the machine at its other end, or the way to it, has gone without a word.
+
+Rule: the kernel asks the other kernel, and heartbeats of ZMTP are not used. A PING among the unread bytes of a connection that
+breaks while its receiver's queue is full ends the receiver's process, by an assertion of libzmq 4.3.5
+(`findings/zmq_a_ping_may_end_who_receives_it.sh`); and behind a full queue no PING is seen, so that who is only busy would be
+taken for gone. A process that hangs while its machine answers is not noticed here: its supervisor ends it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import zmq
+
+PROBES = 3
+
+
+def notice_silence(socket: zmq.Socket[Any], lost_s: int) -> None:
+    """Before it connects: a connection of which nothing is heard for so long, with something sent or without, is lost. It takes
+    one probe more, a third of that, at most."""
+    probe_s = max(1, lost_s // PROBES)
+    for option, value in (
+        (zmq.TCP_KEEPALIVE, 1),
+        (zmq.TCP_KEEPALIVE_IDLE, probe_s),
+        (zmq.TCP_KEEPALIVE_INTVL, probe_s),
+        (zmq.TCP_KEEPALIVE_CNT, PROBES),
+        (zmq.TCP_MAXRT, lost_s * 1_000),  # Else what was sent is repeated for a quarter of an hour.
+    ):
+        socket.setsockopt(option, value)
