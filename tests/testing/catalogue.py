@@ -521,6 +521,30 @@ async def a_name_is_whole(objects: Objects, cls: Any) -> None:
     assert ("first" in rows) == ("last" in rows)
 
 
+class ReadsBetweenTwoHalves(DurableObject):
+    async def price(self, price: int) -> None:
+        await self.storage.put("price", price)
+
+    async def order(self, article: str) -> None:
+        self.storage.put("ordered", article)
+        self.storage.put("owed", await self.storage.get("price", 0))
+
+
+class ReadsBeforeBoth(ReadsBetweenTwoHalves):
+    async def order(self, article: str) -> None:
+        price = await self.storage.get("price", 0)
+        self.storage.put("ordered", article)
+        self.storage.put("owed", price)
+
+
+async def what_is_ordered_is_owed(objects: Objects, cls: Any) -> None:
+    desk = objects(cls, "d")
+    await desk.price(3)
+    await objects.attempt(desk.order("tea"))
+    rows = objects.storage(desk)
+    assert ("ordered" in rows) == ("owed" in rows)
+
+
 class WritesThenRefuses(DurableObject):
     async def spend(self, amount: int) -> None:
         left = await self.storage.get("left", 10) - amount
@@ -688,6 +712,7 @@ CATALOGUE = [
     Planted("taken before it is given", TakesBeforeItGives, GivesBeforeItTakes, every_item_arrives_once),
     Planted("a saga that compensates twice", CompensatesAnyTime, CompensatesOnce, there_is_one_refund),
     Planted("two halves with an await between", WritesTwoHalves, WritesBothAtOnce, a_name_is_whole),
+    Planted("a read from disk between two halves", ReadsBetweenTwoHalves, ReadsBeforeBoth, what_is_ordered_is_owed),
     Planted("a write before a refusal", WritesThenRefuses, RefusesInATransaction, a_refused_payment_costs_nothing),
     Planted("a message out of a transaction", TellsOthersFromATransaction, ChecksBeforeItTells, a_refused_order_is_not_paid),
     Planted("orders that only memory knows", KnowsOrdersInMemory, KnowsOrdersInStorage, an_order_that_is_asked_for_again_is_one),
