@@ -64,6 +64,8 @@ class Exploration:
         self.evictions = evictions
         self.failures = failures
         self.delays = delays
+        self.all_reads_wait = False
+        """For the disk, where they may: no part of the schedule."""
         self.workers = workers or WORKERS
         self._said_workers = workers
         self.cut_short = 0

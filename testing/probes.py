@@ -1,9 +1,9 @@
 """Storage of objects in a test: it tells the timeline what is done with it, and lets reads wait for the disk.
 
-Guarantee: every operation leaves a line. A read waits where the schedule says so, and only where one in a service may: for what
-the object has not read or written since it was last idle. The gate is closed meanwhile, as by the disk; what was written before
-may become durable alone. That is asked only where it can make a difference: where something is not durable yet, or where other
-code of the object may go on.
+Guarantee: every operation leaves a line. A read waits where the schedule says so (or always, see `all_reads_wait`), and only
+where one in a service may: for what the object has not read or written since it was last idle. The gate is closed meanwhile, as
+by the disk; what was written before may become durable alone. That is asked only where it can make a difference: where something
+is not durable yet, or where other code of the object may go on.
 """
 
 from __future__ import annotations
@@ -48,12 +48,16 @@ class ProbedStorage(Storage):
         text = f"{operation}{_shown(args[:1] if args[1:] == (None,) and operation == 'get' else args, options)}"
         if worker.service.timeline is not None:
             self.note(text)
-        may_wait = False
-        if operation in _WAIT_FOR_DISK and worker.explores("delays"):
+        may_wait, all_wait = False, worker.explores("all_reads_wait")
+        if operation in _WAIT_FOR_DISK and (all_wait or worker.explores("delays")):
             may_wait = self._may_wait(None if operation == "list" else given if operation in _OF_SEVERAL else [given])
         done = getattr(super(), operation)(*args, **options)
         what = f"the read of {text} by {activation.id} waits for the disk"
-        if not isinstance(done, Answered) or not worker.service.happens(what, wanted=may_wait):
+        if not may_wait or not isinstance(done, Answered):
+            return done
+        if all_wait:
+            worker.service.note(f"-- {what}")
+        elif not worker.service.happens(what, wanted=True):
             return done
         later, value = activation.host.loop.call_later, done.value
         concurrent = bool(options.get("allow_concurrency"))

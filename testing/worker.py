@@ -72,7 +72,7 @@ class ProbedHost(Host):
         if not self.worker.crashes(point, [(activation.id.class_name, activation.id.name)]):
             self.worker.service.known.add((activation.id.class_name, activation.id.name))
             self.worker.service.note(f"{activation.id}.{method.name} begins")
-            if self.worker.explores("delays"):
+            if self.worker.explores("delays") or self.worker.explores("all_reads_wait"):
                 activation.cache.evict()  # What is clean, as where memory is short: see `probes`.
             super()._run(activation, method, request, origin, context)
             self.worker.may_evict(activation)
