@@ -99,11 +99,15 @@ class Http:
 
 
 class Network:
-    def __init__(self, trouble: Callable[[str], object], late_s: Callable[[str], float]) -> None:
-        """`trouble` is told what must not happen in a test that passes. `late_s`: how late that is what is named."""
+    def __init__(
+        self, trouble: Callable[[str], object], late_s: Callable[[str], float], note: Callable[[str], object] = lambda text: None
+    ) -> None:
+        """`trouble` is told what must not happen in a test that passes. `late_s`: how late that is what is named. `note` is told
+        of every request, and what it is answered."""
         self.http = Http()
         self._trouble = trouble
         self._late_s = late_s
+        self._note = note
 
     def listener(self, host: str, port: int, *, secure: bool) -> asyncio.BaseProtocol:
         """See `connections.Listeners`."""
@@ -129,6 +133,7 @@ class Network:
             url = f"{scheme}://{request.host}{request.raw_path}"
             asked = HttpRequest(request.method, url, dict(request.headers), await request.read())
             self.http.requests.append(asked)
+            self._note(f"HTTP {asked.method} {url}")
             known, answer = self.http.find(asked)
             if not known:
                 text = f'nobody answers {asked.method} {url} in this test: say what does, by objects.http.answer("{url}", ...)'
@@ -142,10 +147,12 @@ class Network:
             if late_s := self._late_s(f"the answer to {asked.method} {url}"):
                 await asyncio.sleep(late_s)
             if isinstance(answer, BaseException):
+                self._note(f"HTTP {asked.method} {url} breaks: {answer!r}")
                 if request.transport is not None:
                     request.transport.abort()
                 return web.Response(status=500)
             response: web.StreamResponse = _response(web, answer)
+            self._note(f"HTTP {asked.method} {url} -> {response.status}")
             return response
 
         return web.Server(handle, access_log=None)()

@@ -101,12 +101,14 @@ class SimulatedService:
         self.timeline: list[str] | None = [] if timeline else None
         self.time = VirtualTime()
         self.clock = Clock(self.time, start)
+        self._asked: dict[Any, str] = {}
+        """By caller and number: calls of which the timeline tells."""
         self.troubles: list[str] = []
         """What went wrong in no call."""
         self.classes: dict[str, ObjectClass] = {}
         self.crashes = Mishaps()
         self.commits_fail = Mishaps()
-        self.network = Network(self.troubles.append, lambda what: self.late_s(what, "the network", what))
+        self.network = Network(self.troubles.append, lambda what: self.late_s(what, "the network", what), self.note)
         self.outside = ProcessLoop(self.time, self.failed)
         """Whose code is the test's."""
         self.outside.listeners = self.network
@@ -170,7 +172,19 @@ class SimulatedService:
     def note(self, text: str) -> None:
         """Something for the timeline."""
         if self.timeline is not None:
-            self.timeline.append(f"{self.time.now:9.3f} s  {text}")
+            self.timeline.append(f"{self.time.now:9.3f} s  {text[:LINE_MAX]}")
+
+    def note_call(self, caller: str, what: str, number: Any, arguments: str = "") -> None:
+        if self.timeline is not None:
+            self._asked[caller, number] = what
+            self.note(f"{caller} -> {what}{arguments}")
+
+    def note_answer(self, number: Any, caller: str, status: int, result: Any) -> None:
+        """`result` is Raw, or what would be encoded into it."""
+        if self.timeline is not None:
+            value = msgspec.msgpack.decode(result) if isinstance(result, msgspec.Raw) else result
+            what = self._asked.get((caller, number), "a call")
+            self.note(f"{what} -> {caller}: {'error ' if status == ERROR else ''}{value!r}")
 
     def happens(self, what: str, *, wanted: bool) -> bool:
         """Whether the schedule lets that happen here."""
@@ -185,6 +199,8 @@ class SimulatedService:
         if self.schedule is None or exploration is None or not exploration.delays:
             return 0.0
         chosen = self.schedule.choose(f"{what} is late", len(DELAYS_S))
+        if chosen:
+            self.note(f"-- {what} is late")
         now_s = self.time.clock()
         arrives_s = max(now_s + DELAYS_S[chosen], self._not_before.get((sender, receiver), 0.0))
         self._not_before[sender, receiver] = arrives_s
@@ -227,7 +243,9 @@ class SimulatedService:
         future.add_done_callback(
             lambda done: self._ended(class_name, name, CallEvent(number, method, args, kwargs, True, None), done)
         )
-        self.note(f"test -> {text}{_shown(args or kwargs)}")
+        self.note_call(
+            "test", text, number, f"({', '.join([*map(repr, args), *(f'{name}={kwargs[name]!r}' for name in kwargs)])})"
+        )
         self._send(call, self.late_s(f"the call {text} of the test", "test", f"{class_name}/{name}"))
         return PendingCall(future)
 
@@ -254,7 +272,7 @@ class SimulatedService:
             return
         try:
             raw = result if isinstance(result, msgspec.Raw) else msgspec.Raw(encode(result))
-            self.note(f"{call.text} -> test: {'error ' if status == ERROR else ''}{msgspec.msgpack.decode(raw)!r}"[:LINE_MAX])
+            self.note_answer(number, "test", status, raw)
             if status == ERROR:
                 error = error_from_raw(raw)
                 if error.code in TRIED_AGAIN and self._again(number, call):
@@ -354,12 +372,6 @@ def _subclasses(cls: type[DurableObject]) -> Iterator[type[DurableObject]]:
     for derived in cls.__subclasses__():
         yield derived
         yield from _subclasses(derived)
-
-
-def _shown(arguments: Any) -> str:
-    if isinstance(arguments, dict):
-        return f"({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"[:LINE_MAX]
-    return f"({', '.join(map(repr, arguments))})"[:LINE_MAX]
 
 
 def _home(cls: type) -> tuple[str, str]:

@@ -18,15 +18,15 @@ from tidegate.shard.core.states import State
 from tidegate.shard.host.activation import Activation
 from tidegate.shard.host.call import Call
 from tidegate.shard.host.host import Host
-from tidegate.shard.host.outbound import InternalOrigin
+from tidegate.shard.host.outbound import InternalOrigin, LocalOrigin
 from tidegate.shard.host.ring import Ring
 from tidegate.shard.host.settings import HostSettings
 from tidegate.shard.host.table import Kept
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.objects.methods import AppError, Method, ObjectClass
-from tidegate.shard.objects.storage import Storage, Transaction
 from tidegate.testing.hosted import HostedShards
 from tidegate.testing.offload import OffloadHere
+from tidegate.testing.probes import ProbedStorage
 from tidegate.testing.process import Process
 
 if TYPE_CHECKING:
@@ -37,56 +37,8 @@ EVICTED_S = 0.000_1
 """So long after a call an object leaves memory, where the schedule says so."""
 COMMIT_S = 0.002
 """What a commit takes then."""
-LINE_MAX = 160
 ALARM_TIMER_MS_MAX = 1 << 45
 """Nobody sets the wall clock of a test behind its back."""
-
-
-class ProbedStorage(Storage):
-    """Tells the timeline what is done with it."""
-
-    __slots__ = ()
-
-    def _note(self, operation: str, *args: Any) -> None:
-        activation: Any = self._owner
-        service = activation.host.worker.service
-        if service.timeline is not None:
-            shown = ", ".join(map(repr, args))
-            service.note(f"  {activation.id} {operation}({shown})"[:LINE_MAX])
-
-    def get(self, key: str, *args: Any, **options: Any) -> Any:
-        self._note("get", key)
-        return super().get(key, *args, **options)
-
-    def put(self, key: str, value: Any, **options: Any) -> Any:
-        self._note("put", key, value)
-        return super().put(key, value, **options)
-
-    def put_many(self, mapping: Any, **options: Any) -> Any:
-        self._note("put_many", mapping)
-        return super().put_many(mapping, **options)
-
-    def delete(self, key: str, **options: Any) -> Any:
-        self._note("delete", key)
-        return super().delete(key, **options)
-
-    def set_alarm(self, when: Any, **options: Any) -> Any:
-        self._note("set_alarm", when)
-        return super().set_alarm(when, **options)
-
-    def transaction(self) -> Transaction:
-        return ProbedTransaction(self)
-
-
-class ProbedTransaction(Transaction):
-    __slots__ = ()
-
-    async def __aexit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
-        activation: Any = self._storage._owner
-        host: ProbedHost = activation.host
-        if error is None and host.worker.crashes("transaction", [(activation.id.class_name, activation.id.name)]):
-            await host.loop.create_future()  # For ever: it is dead.
-        await super().__aexit__(kind, error, traceback)
 
 
 class ProbedHost(Host):
@@ -102,7 +54,7 @@ class ProbedHost(Host):
             return
         sender, service = caller.caller.id, self.worker.service
         target = f"{call.request.cls}/{call.request.name}"
-        service.note(f"{sender} -> {target}.{call.request.method}")
+        service.note_call(str(sender), f"{target}.{call.request.method}", call.request.id)
         if not self.worker.crashes("sending", [(sender.class_name, sender.name)]):
             late_s = service.late_s(f"the call {target}.{call.request.method} of {sender}", str(sender), target)
             if late_s:
@@ -110,11 +62,18 @@ class ProbedHost(Host):
             else:
                 super().deliver_soon(call)
 
+    def answer(self, origin: Any, request_id: Any, status: int, result: Any) -> None:
+        if isinstance(origin, LocalOrigin):
+            self.worker.service.note_answer(request_id, str(origin.caller.id), status, result)
+        super().answer(origin, request_id, status, result)
+
     def _run(self, activation: Activation, method: Method, request: Request, origin: Any, context: contextvars.Context) -> None:
         point = "alarm" if isinstance(origin, Ring) else "call"
         if not self.worker.crashes(point, [(activation.id.class_name, activation.id.name)]):
             self.worker.service.known.add((activation.id.class_name, activation.id.name))
             self.worker.service.note(f"{activation.id}.{method.name} begins")
+            if self.worker.explores("delays") or self.worker.explores("all_reads_wait"):
+                activation.cache.evict()  # What is clean, as where memory is short: see `probes`.
             super()._run(activation, method, request, origin, context)
             self.worker.may_evict(activation)
 
@@ -178,6 +137,8 @@ class SimulatedWorker(HostedShards):
             return
         source, process, asked = forwarded
         if process.alive:
+            caller: Any = asked
+            self.service.note_answer(request_id, str(caller.caller.id), status, result)
             late_s = self.service.late_s("a reply to another worker", f"worker {self.index}", f"worker {source.index}")
             source.loop.call_later(late_s, asked.answer, status, result, context=NEUTRAL)
 
@@ -197,7 +158,7 @@ class SimulatedWorker(HostedShards):
             return
         if not self.crashes("sending", [(caller.class_name, caller.name)]):
             name = f"{request.cls}/{request.name}"
-            self.service.note(f"{caller} -> {name}.{request.method}")
+            self.service.note_call(str(caller), f"{name}.{request.method}", request.id)
             target = self.service.worker_of(request.cls, request.name)
             target._forwarded[request.id] = self, self.process, origin
             asks = Origin(b"worker-%d" % self.index, envelope=None, json=False, single=False, requests=1)

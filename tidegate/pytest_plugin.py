@@ -25,7 +25,8 @@ _WORLDS = pytest.StashKey[Any]()
 
 
 SEED_OPTION = "--tidegate-seed"
-_EXPLORED = pytest.StashKey[list[str]]()
+EXPLORED_PROPERTY = "tidegate_explored"
+"""Of the report of a test: it comes from where the test ran (a worker of pytest-xdist, say), and is in the XML of JUnit, too."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,12 +35,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    for line in config.stash.get(_EXPLORED, []):
-        terminalreporter.write_line(f"tidegate explored {line}")
+class _Explored:
+    """What has been explored, for the end of the output."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call":
+            self._lines += [f"{report.nodeid}: {value}" for name, value in report.user_properties if name == EXPLORED_PROPERTY]
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        for line in self._lines:
+            terminalreporter.write_line(f"tidegate explored {line}")
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Explored(), EXPLORED_PROPERTY)
     config.addinivalue_line(
         "markers",
         f"{MARK}(workers=1, start=datetime, idle_evict='10s'): how the fixture `{FIXTURE}` of the test begins, "
@@ -62,6 +74,11 @@ def objects(request: pytest.FixtureRequest) -> Generator[Objects, None, None]:
         world.abandon()
 
 
+def _is_failure(error: BaseException) -> bool:
+    """What `pytest.fail` raises, and `pytest.raises` where nothing was raised."""
+    return isinstance(error, pytest.fail.Exception) and not isinstance(error, pytest.xfail.Exception)
+
+
 def _as_plain(item: Any, function: Callable[..., Any]) -> Callable[..., Any]:
     """The test, or a fixture, as a function that is no coroutine function."""
 
@@ -72,13 +89,18 @@ def _as_plain(item: Any, function: Callable[..., Any]) -> Callable[..., Any]:
         world = item.stash[_WORLDS]
         if exploration is None:
             return world.run(function(*args, **kwargs))
+        marker = item.get_closest_marker(MARK)
+        problem = exploration.mark(None if marker is None else marker.kwargs.get("workers"))
+        if problem:
+            pytest.fail(problem, pytrace=False)
+        exploration.fails_by = _is_failure
         if not world.is_untouched:
             text = "a test that is explored begins with nothing stored: let it store itself what its fixtures do"
             pytest.fail(text, pytrace=False)
         try:
             exploration.run(world, lambda: function(*args, **kwargs), item.nodeid, item.config.getoption(SEED_OPTION))
         finally:
-            item.config.stash.setdefault(_EXPLORED, []).append(f"{item.nodeid}: {exploration.summary}")
+            item.user_properties.append((EXPLORED_PROPERTY, exploration.summary))
         return None
 
     wrapped: Any = run
@@ -123,8 +145,9 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, o
         pyfuncitem.obj = _as_plain(pyfuncitem, function)
     try:
         result = yield
-    except Exception as error:
-        world.tell(error)
+    except BaseException as error:
+        if isinstance(error, Exception) or _is_failure(error):
+            world.tell(error)
         raise
     finally:
         pyfuncitem.obj = function

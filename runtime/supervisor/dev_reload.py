@@ -4,7 +4,7 @@ Which files these are is known from what workers have loaded: `shard/worker/sour
 it came from. After a version that could not be loaded, the folders of these files are looked at as well: what the app lacks may
 appear there.
 
-What can be seen of a mistake in what was loaded (`runtime/lint.py`) is said, a line each, once for each version of a file. It
+What can be seen of a mistake in what was loaded (`runtime/lint`) is said, a line each, once for each version of a file. It
 changes nothing of what runs.
 """
 
@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import importlib.util
 import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tidegate.runtime.lint import findings
+from tidegate.runtime.lint.findings import findings
+from tidegate.runtime.lint.module import PACKAGE
 from tidegate.runtime.supervisor.edits import Edits, Stamp
 
 LOOK_EVERY_S = 0.25
@@ -85,18 +87,31 @@ def _folders(paths: Iterable[str]) -> set[str]:
 def _read(kept: Path) -> tuple[str, bytes | None] | None:
     """Of one module. What is kept is never changed. None: its version has just been removed."""
     try:
-        origin = os.path.abspath(os.fsdecode(kept.with_suffix(".from").read_bytes()))
+        origin = _origin(kept)
     except OSError:
         return None
     return origin, digest(str(kept))
 
 
+def _origin(kept: Path) -> str:
+    return os.path.abspath(os.fsdecode(kept.with_suffix(".from").read_bytes()))
+
+
 def _lint(kept: Path, origin: str) -> None:
+    def name_of(module: Path, origin: str) -> str:
+        return f"{module.stem}.{PACKAGE}" if os.path.basename(origin) == f"{PACKAGE}.py" else module.stem
+
+    def found(name: str) -> str | None:
+        beside = kept.with_name(f"{name.removesuffix(f'.{PACKAGE}')}.py")
+        if not beside.is_file() or name_of(beside, _origin(beside)) != name:
+            return None
+        return importlib.util.decode_source(beside.read_bytes())
+
     try:
-        found = findings(kept.read_text())
+        suspects = findings(importlib.util.decode_source(kept.read_bytes()), name_of(kept, origin), found)
     except (OSError, SyntaxError, ValueError, RecursionError):  # Who loads it says so.
         return
-    for each in found:
+    for each in suspects:
         log.warning("lint: %s:%d: %s: %s", origin, each.line, each.rule, each.text)
 
 

@@ -76,6 +76,7 @@ class Trial:
     def __init__(self, classes: Sequence[ObjectClass]) -> None:
         self._classes = [each.cls for each in classes]
         self._exploration = Exploration(0, crashes=1, evictions=False, failures=True, delays=False, workers=WORKERS)
+        self._exploration.all_reads_wait = True  # A crash finds what they tear in two.
 
     def run(
         self, steps: Sequence[Step], manner: Manner, deviations: Deviations | None = None, *, together: int | None = None,

@@ -28,11 +28,12 @@ class Purse(DurableObject):
     """Who is paid by others: with a number, once."""
 
     async def pay(self, amount: int, number: str = "") -> None:
+        balance = await self.storage.get("balance", 0)
         if number and await self.storage.get(f"paid:{number}") is not None:
             return
         if number:
             self.storage.put(f"paid:{number}", True)
-        self.storage.put("balance", await self.storage.get("balance", 0) + amount)
+        self.storage.put("balance", balance + amount)
 
     async def balance(self) -> int:
         return await self.storage.get("balance", 0)
@@ -521,6 +522,32 @@ async def a_name_is_whole(objects: Objects, cls: Any) -> None:
     assert ("first" in rows) == ("last" in rows)
 
 
+class ReadsBetweenTwoHalves(DurableObject):
+    async def price(self, price: int) -> None:
+        await self.storage.put("price", price)
+
+    async def order(self, article: str) -> None:
+        if await self.storage.get("ordered") is None:
+            self.storage.put("ordered", article)
+            self.storage.put("owed", await self.storage.get("price", 0))
+
+
+class ReadsBeforeBoth(ReadsBetweenTwoHalves):
+    async def order(self, article: str) -> None:
+        price = await self.storage.get("price", 0)
+        if await self.storage.get("ordered") is None:
+            self.storage.put("ordered", article)
+            self.storage.put("owed", price)
+
+
+async def what_is_ordered_is_owed(objects: Objects, cls: Any) -> None:
+    desk = objects(cls, "d")
+    await desk.price(3)
+    await objects.attempt(desk.order("tea"))
+    rows = objects.storage(desk)
+    assert ("ordered" in rows) == ("owed" in rows)
+
+
 class WritesThenRefuses(DurableObject):
     async def spend(self, amount: int) -> None:
         left = await self.storage.get("left", 10) - amount
@@ -588,9 +615,10 @@ class KnowsOrdersInMemory(DurableObject):
 
 class KnowsOrdersInStorage(DurableObject):
     async def order(self, number: str) -> None:
+        orders = await self.storage.get("orders", 0)
         if await self.storage.get(f"known:{number}") is None:
             self.storage.put(f"known:{number}", True)
-            self.storage.put("orders", await self.storage.get("orders", 0) + 1)
+            self.storage.put("orders", orders + 1)
 
 
 async def an_order_that_is_asked_for_again_is_one(objects: Objects, cls: Any) -> None:
@@ -645,14 +673,16 @@ class OneAlarmForAll(DurableObject):
 
 class TheNextAlarmOfAll(OneAlarmForAll):
     async def remind(self, text: str, hours: int) -> None:
-        now = await self.storage.get("first", datetime.datetime.now(datetime.UTC), type=datetime.datetime)
-        self.storage.put("first", now)
-        self.storage.put(f"due:{hours:04}", text)
-        await self._next(now)
+        async with self.storage.transaction():
+            now = await self.storage.get("first", datetime.datetime.now(datetime.UTC), type=datetime.datetime)
+            self.storage.put("first", now)
+            self.storage.put(f"due:{hours:04}", text)
+            await self._next(now)
 
     async def alarm(self, info: AlarmInfo) -> None:
-        await super().alarm(info)
-        await self._next(await self.storage.get("first", info.scheduled_for, type=datetime.datetime))
+        async with self.storage.transaction():
+            await super().alarm(info)
+            await self._next(await self.storage.get("first", info.scheduled_for, type=datetime.datetime))
 
     async def _next(self, first: datetime.datetime) -> None:
         for key in await self.storage.list(prefix="due:", limit=1):
@@ -688,6 +718,7 @@ CATALOGUE = [
     Planted("taken before it is given", TakesBeforeItGives, GivesBeforeItTakes, every_item_arrives_once),
     Planted("a saga that compensates twice", CompensatesAnyTime, CompensatesOnce, there_is_one_refund),
     Planted("two halves with an await between", WritesTwoHalves, WritesBothAtOnce, a_name_is_whole),
+    Planted("a read from disk between two halves", ReadsBetweenTwoHalves, ReadsBeforeBoth, what_is_ordered_is_owed),
     Planted("a write before a refusal", WritesThenRefuses, RefusesInATransaction, a_refused_payment_costs_nothing),
     Planted("a message out of a transaction", TellsOthersFromATransaction, ChecksBeforeItTells, a_refused_order_is_not_paid),
     Planted("orders that only memory knows", KnowsOrdersInMemory, KnowsOrdersInStorage, an_order_that_is_asked_for_again_is_one),

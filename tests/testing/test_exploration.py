@@ -14,6 +14,7 @@ from tidegate import Interrupted, MethodRaised
 from tidegate.shard.objects.methods import AppError
 from tidegate.testing import Objects, explore
 from tidegate.testing.exploration import Exploration, tells_of_mishap
+from tidegate.testing.schedule import Schedule
 
 APP = """
 import asyncio
@@ -74,6 +75,127 @@ def test_a_failure_names_its_seed_and_tells_what_happened_and_the_seed_runs_it_a
     assert "2 passed" in natural, natural
 
 
+FAILS = """
+import asyncio
+import pytest
+from app import Account
+from tidegate.testing import explore
+
+async def pay(objects):
+    await objects(Account, "alice").deposit(100)
+    await objects.attempt(objects(Account, "alice").transfer("bob", 30))
+    return await objects(Account, "alice").balance() + await objects(Account, "bob").balance()
+
+@explore()
+async def test_fails_by_saying_so(objects):
+    if await pay(objects) != 100:
+        pytest.fail("money is lost")
+
+@explore()
+async def test_fails_where_nothing_is_raised(objects):
+    total = await pay(objects)
+    with pytest.raises(ZeroDivisionError):
+        1 / (total - 100)
+
+@explore()
+async def test_fails_in_a_group(objects):
+    async def look():
+        if await pay(objects) != 100:
+            pytest.fail("money is lost")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(look())
+
+@explore()
+async def test_is_skipped(objects):
+    if await pay(objects) != 100:
+        pytest.skip("not today")
+
+@explore()
+async def test_is_known_to_fail(objects):
+    if await pay(objects) != 100:
+        pytest.xfail("as we know")
+"""
+
+
+def test_a_test_that_says_that_it_fails_names_its_seed_as_well_and_one_that_is_skipped_is_skipped(project: Path) -> None:
+    (project / "test_app.py").write_text(FAILS)
+    output = run(project, "-p", "no:asyncio")
+    assert "3 failed, 1 skipped, 1 xfailed" in output, output
+    assert output.count("--tidegate-seed=") == 3
+    assert output.count("  the worker of Account/alice crashes at 'after_commit'") >= 3
+    assert output.count("tidegate: what happened:") == 3
+
+
+def test_what_ends_the_whole_run_ends_it(project: Path) -> None:
+    (project / "test_app.py").write_text(FAILS.replace('pytest.fail("money is lost")', 'pytest.exit("enough")', 1))
+    output = run(project, "-p", "no:asyncio")
+    assert "Exit: enough" in output
+    assert "failed" not in output
+
+
+def test_what_was_explored_is_said_where_tests_run_in_several_processes(project: Path) -> None:
+    output = run(project, "-p", "no:asyncio", "-p", "xdist", "-n", "2", "--junitxml", "junit.xml")
+    assert "1 failed, 1 passed" in output, output
+    assert "tidegate explored test_app.py::test_deposits_add_up: 50 schedules" in output
+    assert 'name="tidegate_explored" value="50 schedules' in (project / "junit.xml").read_text()
+
+
+WORKERS = """
+import pytest
+from app import Account
+from tidegate.testing import explore
+
+@pytest.mark.tidegate(workers=1)
+@explore(schedules=3)
+async def test_has_what_its_mark_says(objects):
+    assert len(objects._service.workers) == 1
+
+@explore(schedules=3)
+async def test_has_three(objects):
+    assert len(objects._service.workers) == 3
+
+@pytest.mark.tidegate(start=__import__("datetime").datetime(2030, 1, 1).astimezone())
+@explore(schedules=3, workers=2)
+async def test_has_what_it_says(objects):
+    assert (objects.clock.now.year, len(objects._service.workers)) == (2030, 2)
+
+@pytest.mark.tidegate(workers=2)
+@explore(workers=2, schedules=3)
+async def test_says_it_twice(objects):
+    assert len(objects._service.workers) == 2
+
+@pytest.mark.tidegate(workers=2)
+@explore(workers=4)
+async def test_contradicts_itself(objects): ...
+"""
+
+
+def test_the_mark_of_a_test_says_how_many_workers_there_are(project: Path) -> None:
+    (project / "test_app.py").write_text(WORKERS)
+    output = run(project, "-p", "no:asyncio")
+    assert "1 failed, 4 passed" in output, output
+    assert "@explore(workers=4) and @pytest.mark.tidegate(workers=2) contradict each other" in output
+
+
+def test_a_failure_is_told_from_another_of_the_same_kind_by_its_line() -> None:
+    """Else the shortest schedule may be that of another mistake, and the one that was found is lost."""
+
+    async def test(objects: Objects) -> None:
+        taken = {number for number in range(3) if objects.explored(f"point {number}")}
+        if taken >= {0, 1}:
+            raise AssertionError("both")
+        if taken >= {1}:
+            raise AssertionError("the other one")
+
+    exploration: Exploration = explore()(test).tidegate_exploration  # type: ignore[attr-defined]  # what the mark leaves
+    objects = Objects()
+    error = exploration._error(objects, lambda: test(objects), Schedule({0: 1, 1: 1, 2: 1}))
+    assert str(error) == "both"
+    assert error is not None
+    assert exploration._shortest(objects, lambda: test(objects), {0: 1, 1: 1, 2: 1}, error) == {0: 1, 1: 1}
+    objects.abandon()
+
+
 def story(output: str) -> str:
     return output.partition("tidegate: what happened:")[2].partition("test_app.py:")[0]
 
@@ -95,12 +217,16 @@ async def test_what_is_right_passes_under_every_schedule(objects: Objects) -> No
 def explored(test: Any, **options: Any) -> Exploration:
     """Runs it without pytest."""
     exploration: Exploration = explore(**options)(test).tidegate_exploration
+    run_explored(exploration, test)
+    return exploration
+
+
+def run_explored(exploration: Exploration, test: Any) -> None:
     objects = Objects()
     try:
         exploration.run(objects, lambda: test(objects), "a test", None)
     finally:
         objects.abandon()
-    return exploration
 
 
 def test_a_run_that_only_tells_of_its_mishap_is_cut_short_and_says_nothing() -> None:

@@ -133,6 +133,21 @@ def test_a_folder_is_told_from_another_by_what_can_be_imported_from_it(tmp_path:
     assert digest(str(tmp_path / "gone")) is None
 
 
+def test_lint_finds_the_base_of_a_class_in_another_module_of_a_package(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    kept = tmp_path / "kept" / "0"
+    kept.mkdir(parents=True)
+    modules = {
+        "shop": ("shop/__init__.py", "from .base import Base as Shown\n"),
+        "shop.base": ("shop/base.py", "from tidegate import DurableObject\nclass Base(DurableObject): ...\n"),
+        "shop.orders": ("shop/orders.py", "from . import Shown\nclass C(Shown):\n    async def m(self):\n        self.n = 1\n"),
+    }
+    for name, (place, text) in modules.items():
+        (kept / f"{name}.py").write_text(text)
+        (kept / f"{name}.from").write_text(str(tmp_path / place))
+    DevReload(tmp_path / "kept", lambda: None, lambda: False).look(0.0)
+    assert [message.partition(": memory")[0] for message in caplog.messages] == [f"lint: {tmp_path}/shop/orders.py:4"]
+
+
 def test_what_lint_sees_is_said_once_for_each_version_of_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     app = App(tmp_path)
     head = "import time\nfrom tidegate import DurableObject\nclass C(DurableObject):\n"

@@ -34,6 +34,7 @@ KINDS = {
     "a look before a step": {"together"},
     "taken before it is given": {"crash"},
     "a saga that compensates twice": {"together"},
+    "a read from disk between two halves": {"half"},
     "orders that only memory knows": {"memory"},
 }
 ASKED = (catalogue.Purse, catalogue.Stock, catalogue.Page, catalogue.Reader)
