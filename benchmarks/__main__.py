@@ -11,10 +11,11 @@ from typing import Any, get_args
 
 import msgspec
 
+from tidegate.benchmarks import features
 from tidegate.benchmarks.figures import results
 from tidegate.benchmarks.load.workloads import WORKLOADS, BenchmarkFailed
 from tidegate.benchmarks.plan import Generator, Sync
-from tidegate.benchmarks.runner import LINE_UPS, PEERS, line_up, make_plans, run
+from tidegate.benchmarks.runner import LINE_UPS, line_up, make_plans, run
 
 _MEASURED = {
     "all": "every workload",
@@ -22,9 +23,11 @@ _MEASURED = {
     "pipeline": "the bare pipeline: the same I/O with none of the product",
     "compare": "the product and the bare pipeline in interleaved rounds; the result is kept",
     "peers": "the product beside Redis, PostgreSQL, workerd, Restate, aiohttp with sqlite; the result is kept",
+    "features": "what access keys, metrics and JSON logs leave of the rate, in interleaved rounds",
 }
 CLUSTER_PARTS = ("log", "calls", "losses")
 _KEPT = ("compare", "peers")
+_ROUNDS = {"compare": 5, "peers": 5, "features": 7}
 _VERSUS = "example: python -m tidegate.benchmarks versus HEAD~1 --workload unique,read --at-least 0.97"
 
 
@@ -44,6 +47,7 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
     model.add_argument("--check", action="store_true", help="measure what it predicts for this machine")
     model.add_argument("--folder", help="where data are written (default: the folder for temporary files)")
     _add_growth(commands.add_parser("growth", help="what grows with the data: very many objects, restarts and kills"))
+    _add_browse(commands.add_parser("browse", help="pages of names and searches over very many objects, beside half the peak"))
     cluster = commands.add_parser("cluster", help="what three nats-servers and hosts cost, and how soon they go on")
     _add_cluster(cluster)
     chart = commands.add_parser("chart", help="draws the newest kept result again")
@@ -52,8 +56,8 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
         command.add_argument("--json", action="store_true", help="print the result as one JSON object")
         command.add_argument("--smoke", action="store_true", help="a tiny run: shows that everything works, measures nothing")
     options = parser.parse_args(["all", *arguments] if not arguments or arguments[0] in ("--smoke", "--json") else arguments)
-    if getattr(options, "curve", False) and options.connect:
-        parser.error("--curve starts its services itself: leave --connect out")
+    if options.command == "features" and options.connect:
+        parser.error("features starts its services itself: leave --connect out")
     if getattr(options, "rate", None) and options.load.startswith("bulk"):
         parser.error("--load bulk waits for many calls at once, and has no open loop: leave --rate out")
     if getattr(options, "routers", 1) > 1 and options.transport != "tcp" and not options.connect:
@@ -63,27 +67,31 @@ def parse_arguments(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_measured(command: argparse.ArgumentParser, name: str) -> None:
     add = command.add_argument
-    if name in LINE_UPS:
+    if name == "features":
+        command.set_defaults(workload=["unique"])
+        add("--check", action="store_true", help="end with 1 where one leaves less of the rate than it should")
+    elif name in LINE_UPS:
         add("--workload", type=_workloads, default=["unique"], help="e.g. unique,hot,read (default: unique)")
-    add("--peers", type=_peers, help=f"only these of {', '.join(LINE_UPS.get(name, ('tidegate',)))}")
+    known = LINE_UPS.get(name, ("tidegate",))
+    add("--peers", type=lambda text: _of(text, known), help=f"only these of {', '.join(known)}")
     add("--concurrency", type=_numbers, help="calls in flight, e.g. 64 or 1,64,256,1024 (the default; of all: 64)")
     add("--rate", type=_numbers, help="an open loop instead: calls per second, e.g. 10000,50000")
     add("--requests", type=int, help="calls per run (default: enough for a second or two)")
-    add("--seconds", type=float, default=0.0, help="repeat the calls of a run for so long")
+    add("--seconds", type=float, default=3.0 if name == "features" else 0.0, help="repeat the calls of a run for so long")
     add("--objects", type=int, help="how many objects are called (default: by workload, mostly 1,000)")
     add("--zipf", type=float, help="choose objects at random with this skew, 0 for none (default: in turn)")
-    add("--rounds", type=int, help="how often everything is measured (default: 5 for compare and peers, else 1)")
-    add("--route", choices=("router", "direct", "both"), default="direct" if name == "peers" else "both")
+    add("--rounds", type=int, help=f"how often everything is measured (default: {_ROUNDS.get(name, 1)})")
+    as_users = name in ("peers", "features")
+    add("--route", choices=("router", "direct", "both"), default="direct" if as_users else "both")
     load = (
-        "lean: raw sockets; lean-keyed: the same with keys; client: the Python client (default of peers); keyed: the same with "
-        "keys and retries, as users get it; bulk, bulk-keyed: these two by `map`"
+        "lean: raw sockets; lean-keyed: the same with keys; client: the Python client (default of peers and features); keyed: "
+        "the same with keys and retries, as users get it; bulk, bulk-keyed: these two by `map`"
     )
-    add("--load", choices=get_args(Generator), default="client" if name == "peers" else "lean", help=load)
+    add("--load", choices=get_args(Generator), default="client" if as_users else "lean", help=load)
     add("--generators", type=int, default=1, help="load processes (default: 1)")
     add("--workers", type=int, help="workers, and shards of the pipeline (default: one per core)")
     add("--routers", type=int, default=1, help="routers of the product, with --transport tcp (default: 1)")
     add("--sync", choices=get_args(Sync), default="inline", help="where the pipeline runs fdatasync")
-    add("--curve", action="store_true", help="a second service, which asks for access keys, in the same rounds")
     add("--transport", choices=("ipc", "tcp"), default="ipc", help="between load and router, and to Redis")
     add("--connect", metavar="ENDPOINT", default="", help="call a service that runs already")
     add("--class", dest="class_name", default="", help="with --connect: the class that has the method (default: Counter)")
@@ -113,10 +121,16 @@ def _add_versus(command: argparse.ArgumentParser) -> None:
 
 def _add_growth(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
-    add("--objects", type=int, default=100_000, help="how many are made (default: 100,000)")
-    add("--gigabytes", type=float, default=0.2, help="of data in all of them (default: 0.2); the disk needs three times that")
     add("--minutes", type=float, default=1.0, help="of load of each kind (default: 1)")
     add("--zipf", type=float, nargs="?", const=1.0, help="besides, with this skew (of 1 where none is given)")
+    _add_many(command)
+
+
+def _add_many(command: argparse.ArgumentParser) -> None:
+    """Options of what is measured over very many objects."""
+    add = command.add_argument
+    add("--objects", type=int, default=100_000, help="how many are made (default: 100,000)")
+    add("--gigabytes", type=float, default=0.2, help="of data in all of them (default: 0.2); the disk needs three times that")
     add("--concurrency", type=int, default=256, help="calls in flight (default: 256)")
     add("--cache-mib", type=int, default=1_024, help="[storage] cache_mib of all workers together (default: 1,024)")
     add("--workers", type=int, default=len(os.sched_getaffinity(0)), help="of each service (default: one per core)")
@@ -136,6 +150,14 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     add("--folder", help="where servers and hosts write (default: the folder for temporary files)")
 
 
+def _add_browse(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("--seconds", type=float, default=15.0, help="of each window of time (default: 15)")
+    add("--rounds", type=int, default=3, help="how often each way of looking has its window (default: 3)")
+    add("--check", action="store_true", help="end with 1 where pages come too late, or cost more calls than they may")
+    _add_many(command)
+
+
 def _numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(","))
     if min(numbers) < 1:
@@ -145,10 +167,6 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _workloads(text: str) -> list[str]:
     return _of(text, tuple(WORKLOADS))
-
-
-def _peers(text: str) -> list[str]:
-    return _of(text, PEERS)
 
 
 def _parts(text: str) -> list[str]:
@@ -169,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "micro": _micro,
         "model": _model,
         "growth": _growth,
+        "browse": _browse,
         "cluster": _cluster,
         "chart": _chart,
     }
@@ -181,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(options: argparse.Namespace) -> None:
-    options.rounds = options.rounds or (5 if options.command in _KEPT and not options.smoke else 1)
+    options.rounds = options.rounds or (1 if options.smoke else _ROUNDS.get(options.command, 1))
     if options.json:
         result = run(options, lambda _: None)
         _print_json(result)
@@ -192,11 +211,13 @@ def _measure(options: argparse.Namespace) -> None:
 
         added = [results.append(result), *draw(result, results.RESULTS)]
         print(f"kept in {', '.join(os.path.relpath(path) for path in added)}", file=sys.stderr)
+    if getattr(options, "check", False) and (dear := features.dear(result.ratios)):
+        raise BenchmarkFailed("\n  ".join(["what costs more than it may", *dear]))
 
 
 def _run_with_report(options: argparse.Namespace) -> results.Result:
     report = _report()
-    steps = 1 + (len(line_up(options)) + options.curve) * (1 + len(make_plans(options)) * options.rounds)
+    steps = 1 + len(line_up(options)) * (1 + len(make_plans(options)) * options.rounds)
     with report.progress(steps) as begin:
         result = run(options, begin)
     report.print_result(result)
@@ -269,6 +290,20 @@ def _growth(options: argparse.Namespace) -> None:
         return
     report = _report()
     report.print_growth(growth.measure(options, lambda text: print(text, file=sys.stderr, flush=True)))
+
+
+def _browse(options: argparse.Namespace) -> None:
+    from tidegate.benchmarks import browse, growth
+
+    if options.smoke:
+        options.objects, options.gigabytes, options.seconds, options.rounds = 1_000, 0.001, 1.2, 1
+    if options.objects < growth.SMALL or min(options.workers, options.rounds) < 1 or options.seconds <= growth.PAGE_PAUSE_S:
+        raise BenchmarkFailed(f"at least {growth.SMALL:,} objects, one worker, one round, and windows of a second")
+    say = (lambda _: None) if options.json else lambda text: print(text, file=sys.stderr, flush=True)
+    found = browse.measure(options, say)
+    _print_json(found) if options.json else _report().print_browse(found)
+    if options.check and (dear := browse.dear(found.lookings)):
+        raise BenchmarkFailed("\n  ".join(["looking costs more than it may", *dear]))
 
 
 def _cluster(options: argparse.Namespace) -> None:

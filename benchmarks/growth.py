@@ -14,7 +14,8 @@ import os
 import signal
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import msgspec
 from tidegate.benchmarks.cpu import cpu_s, machine_cpu_s
 from tidegate.benchmarks.figures import results
 from tidegate.benchmarks.figures.histogram import Histogram
-from tidegate.benchmarks.load.many import CLASS, Call, Check, Done, Make, Order
+from tidegate.benchmarks.load.many import CLASS, Call, Check, Done, Make, Order, name_of
 from tidegate.benchmarks.load.workloads import BenchmarkFailed
 from tidegate.benchmarks.peers.ours import Service, system_call
 from tidegate.benchmarks.processes import scratch_folder, start_module, wait
@@ -49,6 +50,8 @@ _MIB = 1 << 20
 _SECTOR = 512
 
 Say = Callable[[str], None]
+Ask = Callable[[], float]
+"""Asks for a page; how many milliseconds it took."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -209,15 +212,15 @@ class Reading:
         self.checkpoints = sum(each["statistics"]["checkpoint"]["checkpoints"] for each in told)
 
 
-def window(served: Served, load: str, order: Call, pages: Sequence[str] = ()) -> tuple[Window, Done]:
-    """`pages`: behind which names pages are asked for meanwhile."""
-    before, asked, pages_ms = Reading(served), iter(pages), []
+def window(served: Served, load: str, order: Call, asks: Iterable[Ask] = ()) -> tuple[Window, Done]:
+    """`asks`: for what pages are asked meanwhile, one after the other; each tells how long it took."""
+    before, asked, pages_ms = Reading(served), iter(asks), []
     served.caller.begin(order)
     end = time.monotonic() + order.seconds
     while time.monotonic() < end - PAGE_PAUSE_S:
         time.sleep(PAGE_PAUSE_S)
-        if (name := next(asked, None)) is not None:
-            pages_ms.append(round(served.names_page_ms(name), 1))
+        if (ask := next(asked, None)) is not None:
+            pages_ms.append(round(ask(), 1))
     done = served.caller.end()
     after = Reading(served)
     spent_s = after.cpu_s - before.cpu_s
@@ -235,6 +238,24 @@ def window(served: Served, load: str, order: Call, pages: Sequence[str] = ()) ->
         others_cores=round((after.machine_s - before.machine_s - spent_s) / (after.at_s - before.at_s), 2),
     )
     return found, done
+
+
+def check_room(folder: Path, objects: int, bytes_each: int) -> None:
+    """Raises BenchmarkFailed."""
+    free = os.statvfs(folder)
+    needed = objects * (bytes_each + 200) * _DISK_SPARE
+    if needed > free.f_bavail * free.f_frsize:
+        raise BenchmarkFailed(f"{folder} has no room for {needed / 1e9:.0f} GB: name another --folder")
+
+
+def make(served: Served, objects: int, bytes_each: int, say: Say) -> list[float]:
+    """How many a second, of each step."""
+    rates = []
+    for first in range(0, objects, MADE_AT_ONCE):
+        done = served.caller.do(Make(min(MADE_AT_ONCE, objects - first), bytes_each))
+        rates.append(done.calls / done.elapsed_s)
+        say(f"{first + done.calls:,} of {objects:,} objects made, {rates[-1]:,.0f} a second")
+    return rates
 
 
 def settle(served: Served) -> float:
@@ -264,10 +285,7 @@ class Run:
         )
 
     def run(self) -> Growth:
-        free = os.statvfs(self._folder)
-        needed = self.found.objects * (self.found.bytes_each + 200) * _DISK_SPARE
-        if needed > free.f_bavail * free.f_frsize:
-            raise BenchmarkFailed(f"{self._folder} has no room for {needed / 1e9:.0f} GB: name another --folder")
+        check_room(self._folder, self.found.objects, self.found.bytes_each)
         with contextlib.ExitStack() as stack:
             small = Served(self._folder / "small", self._options)
             stack.callback(small.close)
@@ -284,12 +302,7 @@ class Run:
 
     def _make(self, large: Served) -> None:
         found, began = self.found, time.monotonic()
-        rates = []
-        for first in range(0, found.objects, MADE_AT_ONCE):
-            done = large.caller.do(Make(min(MADE_AT_ONCE, found.objects - first), found.bytes_each))
-            rates.append(done.calls / done.elapsed_s)
-            made = first + done.calls
-            self._say(f"{made:,} of {found.objects:,} objects made, {rates[-1]:,.0f} a second")
+        rates = make(large, found.objects, found.bytes_each, self._say)
         found.made_s = round(time.monotonic() - began, 1)
         tenth = max(1, len(rates) // 10)
         found.made_per_s = [round(statistics.mean(rates[at : at + tenth])) for at in range(0, len(rates), tenth)]
@@ -310,15 +323,15 @@ class Run:
             for load, skew in loads:
                 self._say(f"round {number + 1} of {rounds}: {load}")
                 self._window(small, f"{load}, {SMALL:,} objects", Call(seconds / 3, options.concurrency))
-                behind = [f"account-{self.found.objects * at // 7}" for at in range(1, 4)]
-                self._window(large, load, Call(seconds, options.concurrency, skew), behind)
+                asks = [partial(large.names_page_ms, name_of(found.objects * at // 7)) for at in range(1, 4)]
+                self._window(large, load, Call(seconds, options.concurrency, skew), asks)
         self._remember(large, "called")
         self._remember_disk(large)
         checkpoints = [each["statistics"]["checkpoint"] for each in large.workers()]
         found.checkpoints = {name: max(each[name] for each in checkpoints) for name in ("last_s", "turn_s_max", "commit_s_max")}
 
-    def _window(self, served: Served, load: str, order: Call, pages: Sequence[str] = ()) -> None:
-        one, done = window(served, load, order, pages)
+    def _window(self, served: Served, load: str, order: Call, asks: Iterable[Ask] = ()) -> None:
+        one, done = window(served, load, order, asks)
         self.found.windows.append(one)
         self._histograms.setdefault(load, []).append(done.histogram)
         self._say(

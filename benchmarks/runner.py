@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tidegate.benchmarks.features import FEATURES, PLAIN, Scraped, free_address
 from tidegate.benchmarks.figures import results
 from tidegate.benchmarks.figures.compare import compare, schedule, summarise
 from tidegate.benchmarks.load.workloads import WORKLOADS, BenchmarkFailed, Workload
@@ -23,6 +24,7 @@ from tidegate.runtime.client.access import client_key
 from tidegate.runtime.wire.access import ClientKey
 
 CONCURRENCY = (1, 64, 256, 1_024)
+_CONCURRENCIES = {"all": (64,), "features": (64, 1_024)}
 _SMOKE_CONCURRENCY = (1, 16)
 _SMOKE_REQUESTS = 200
 _SMOKE_OBJECTS = 20
@@ -30,7 +32,7 @@ _PROBE_CONCURRENCY = 64
 _PROBE_REQUESTS = 5_000
 OURS = ("tidegate", "pipeline")
 PEERS = ("tidegate", "lean", "pipeline", "redis", "postgres", "sqlite", "workerd", "restate")
-LINE_UPS = {"pipeline": ("pipeline",), "compare": OURS, "peers": PEERS}
+LINE_UPS = {"pipeline": ("pipeline",), "compare": OURS, "peers": PEERS, "features": ("tidegate", *FEATURES)}
 """Who is measured by which command; every other one measures the product alone."""
 
 Begin = Callable[[str], None]
@@ -62,7 +64,8 @@ def _pressures(options: argparse.Namespace) -> list[tuple[int, int]]:
     """Concurrency of closed loops, or rates of open ones."""
     if options.rate:
         return [(0, rate) for rate in options.rate]
-    default = (64,) if options.command == "all" else _SMOKE_CONCURRENCY if options.smoke else CONCURRENCY
+    smoke = options.smoke and options.command != "all"
+    default = _SMOKE_CONCURRENCY if smoke else _CONCURRENCIES.get(options.command, CONCURRENCY)
     return [(concurrency, 0) for concurrency in options.concurrency or default]
 
 
@@ -81,7 +84,7 @@ def _plan(options: argparse.Namespace, workload: Workload, route: Route, concurr
         generators=options.generators,
         rate=rate,
         zipf=options.zipf,
-        seconds=options.seconds,
+        seconds=0.0 if options.smoke else options.seconds,
     )
 
 
@@ -103,17 +106,12 @@ class LineUp:
             try:
                 peer = self._start(name, home, cache_mib, stack)
             except BenchmarkFailed as failed:
-                if name in OURS or name == "lean":
+                if name in OURS or name == "lean" or name in FEATURES:
                     raise
                 self.skipped[name] = str(failed)
                 continue
             stack.callback(peer.close)
             self.peers.append(peer)
-        if self._options.curve:
-            begin("starting tidegate with access keys")
-            home = self._folder / "curve"
-            home.mkdir(exist_ok=True)
-            self.peers.append(self._start_tidegate(home, cache_mib, stack, curve=True))
 
     def _start(self, name: str, home: Path, cache_mib: int | None, stack: contextlib.ExitStack) -> Peer:
         options = self._options
@@ -130,10 +128,14 @@ class LineUp:
             "workerd": lambda: start_workerd(home, npm),
             "restate": lambda: start_restate(home, npm),
         }
+        if name in FEATURES:
+            return self._start_tidegate(home, cache_mib, stack, name)
         return starts[name]()
 
-    def _start_tidegate(self, home: Path, cache_mib: int | None, stack: contextlib.ExitStack, *, curve: bool = False) -> Peer:
+    def _start_tidegate(self, home: Path, cache_mib: int | None, stack: contextlib.ExitStack, name: str = "tidegate") -> Peer:
         options, key = self._options, None
+        feature = FEATURES.get(name, PLAIN)
+        address = free_address() if feature.scraped else ""
         if options.connect:
             self._front, key = options.connect, _key_of_environment()
             _check_method(options, key)
@@ -146,12 +148,14 @@ class LineUp:
                 transport=options.transport,
                 routers=options.routers,
                 cache_mib=cache_mib,
-                curve=curve,
+                curve=feature.curve,
+                settings={**feature.settings, **({"metrics.listen": address} if address else {})},
             )
             stack.callback(service.close)
             self._front, key = service.front, service.key
-        name = "tidegate curve" if curve else "tidegate"
-        return Tidegate(self._front, options.load, name=name, class_name=options.class_name, key=key)
+        class_name = feature.class_name or options.class_name
+        started = Tidegate(self._front, options.load, name=name, class_name=class_name, key=key)
+        return Scraped(started, address) if address else started
 
 
 def _key_of_environment() -> ClientKey | None:
@@ -191,6 +195,7 @@ def run(options: argparse.Namespace, begin: Begin) -> results.Result:
                     syncs += _count_syncs(started.peers, folder, options, begin, started.skipped)
                 skipped |= started.skipped
     others = dict.fromkeys(one.peer for one in measurements if one.peer != "tidegate")
+    pairs = [(other, "tidegate") if other in FEATURES else ("tidegate", other) for other in others]
     return results.Result(
         command=options.command,
         at=results.now_utc(),
@@ -198,7 +203,7 @@ def run(options: argparse.Namespace, begin: Begin) -> results.Result:
         machine=machine,
         settings=_settings(options),
         summaries=summarise(measurements),
-        ratios=[ratio for other in others for ratio in compare(measurements, "tidegate", other)],
+        ratios=[ratio for one, other in pairs for ratio in compare(measurements, one, other)],
         measurements=measurements,
         syncs=syncs,
         skipped=skipped,

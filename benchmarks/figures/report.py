@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tidegate.benchmarks.browse import Browse
 from tidegate.benchmarks.cold import Memory
 from tidegate.benchmarks.figures.compare import Ratio, Summary
 from tidegate.benchmarks.figures.results import Result
@@ -95,11 +96,11 @@ def make_table(title: str, texts: Sequence[str], numbers: Sequence[str]) -> Tabl
 def print_ratios(console: Console, ratios: Sequence[Ratio]) -> None:
     if not ratios:
         return
-    title = f"{ratios[0].peer} divided by another: medians over rounds"
-    table = make_table(title, ("workload", "by", "route"), ("at once", "rate", "min", "max", "p50 latency"))
+    title = "one divided by another: medians over rounds"
+    table = make_table(title, ("workload", "peer", "by", "route"), ("at once", "rate", "min", "max", "p50 latency"))
     for one in ratios:
         table.add_row(
-            one.workload, one.against, one.route, pressure(one.concurrency, one.offered),
+            one.workload, one.peer, one.against, one.route, pressure(one.concurrency, one.offered),
             f"{one.rate:.2f}", f"{one.rate_min:.2f}", f"{one.rate_max:.2f}", f"{one.p50:.2f}",
         )  # fmt: skip
     console.print(table)
@@ -193,3 +194,28 @@ def print_growth(found: Growth) -> None:
         f"{found.lost_calls} calls lost, {found.checked:,} objects looked at: nothing confirmed is missing",
         highlight=False,
     )
+
+
+def print_browse(found: Browse) -> None:
+    console, machine = make_console(), found.machine
+    console.print(
+        f"{found.objects:,} objects of {found.bytes_each:,} bytes; {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine['filesystem']}, commit {found.commit}\n"
+        f"{found.peak:,.0f} calls a second at most, {found.offered:,.0f} offered in each window",
+        highlight=False,
+    )
+    table = make_table(
+        "calls beside whoever looks", ("who looks",), ("calls a second", "p50 ms", "p99 ms", "worker µs", "others")
+    )
+    for one in found.windows:
+        latency = one.percentiles_ms
+        shown = (f"{one.rate:,.0f}", f"{latency['p50']:.2f}", f"{latency['p99']:.1f}", f"{one.worker_us:.1f}")
+        table.add_row(one.load, *shown, f"{one.others_cores:.2f}")
+    console.print(table)
+    table = make_table(
+        "pages, and the part of the calls that they cost", ("what",), ("pages", "ms", "p95", "max", "lost", "from", "to")
+    )
+    for each in found.lookings:
+        times = (f"{each.page_ms:.0f}", f"{each.page_ms_p95:.0f}", f"{each.page_ms_max:.0f}")
+        table.add_row(each.how, str(each.pages), *times, f"{each.loss:.1%}", f"{each.loss_min:.1%}", f"{each.loss_max:.1%}")
+    console.print(table)

@@ -31,6 +31,8 @@ _MAP_AT_ONCE = 1_000
 _SPREAD = 2_654_435_761
 """Coprime to any number of objects that is used: who is called often are no neighbours."""
 _ERRORS_MAX = 3
+_BEHIND_S_MAX = 0.05
+"""A caller with a rate that is later than this begins anew from now."""
 
 
 class Make(msgspec.Struct, frozen=True, tag="make"):
@@ -46,6 +48,8 @@ class Call(msgspec.Struct, frozen=True, tag="call"):
     seconds: float
     concurrency: int
     zipf: float | None = None
+    rate: float = 0.0
+    """Calls a second, of all together; what could not be called in time is left out. 0: as many as are answered."""
     until_lost: bool = False
     """The service will be killed: calls that fail then are counted, and each caller ends with its first."""
 
@@ -124,10 +128,16 @@ class Many:
         began = last = clock()
         end, silence = began + order.seconds, 0.0
         lost = 0
+        every = order.concurrency / order.rate if order.rate else 0.0
 
-        async def caller() -> None:
+        async def caller(due: float) -> None:
             nonlocal last, silence, lost
             while (sent := clock()) < end:
+                if every:
+                    if sent < due:
+                        await asyncio.sleep(due - sent)
+                        continue
+                    due = (due if sent - due < _BEHIND_S_MAX else sent) + every
                 target = choose()
                 number = expected[target]
                 expected[target] = number + 1
@@ -152,8 +162,8 @@ class Many:
 
         try:
             async with asyncio.TaskGroup() as callers:
-                for _ in range(order.concurrency):
-                    callers.create_task(caller())
+                for number in range(order.concurrency):
+                    callers.create_task(caller(began + every * number / order.concurrency))
         except* BenchmarkFailed as wrong:
             raise wrong.exceptions[0] from None
         if lost and not order.until_lost:

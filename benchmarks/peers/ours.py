@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -127,11 +128,12 @@ class Service:
         app: str = APP,
         descriptors: int = 0,
         curve: bool = False,
+        settings: Mapping[str, str] = MappingProxyType({}),
         start_s_max: float = START_S_MAX,
         flags: Sequence[str] = (),
     ) -> None:
         """`descriptors`: each process may have no more; 0: as many as this one. `curve`: it asks for access keys, and `key` is
-        one. `flags`: further ones of `tidegate serve`."""
+        one. `settings`: options of the configuration, by their names there. `flags`: further ones of `tidegate serve`."""
         self._start_s_max = start_s_max
         self.front = f"ipc://{folder}/service" if transport == "ipc" else f"tcp://127.0.0.1:{free_port()}"
         self._log_path = folder / "service.log"
@@ -139,8 +141,9 @@ class Service:
         arguments += ["--workers", str(workers)] if workers else []
         arguments += ["--routers", str(routers), *flags]
         if cache_mib is not None:
-            (folder / "service.toml").write_text(f"[storage]\ncache_mib = {cache_mib}\n")
-            arguments += ["--config", str(folder / "service.toml")]
+            arguments += ["--set", f"storage.cache_mib={cache_mib}"]
+        for name, value in settings.items():
+            arguments += ["--set", f"{name}={value}"]
         self.key = _new_key(folder / "data" / ACCESS_NAME) if curve else None
         with self._log_path.open("wb") as log:
             self._process = start_module("tidegate", *arguments, stderr=log, descriptors=descriptors)

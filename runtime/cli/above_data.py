@@ -9,6 +9,7 @@ from tidegate.runtime.supervisor.folder_above import FolderAbove
 
 
 def above_of_root(owner: DataOwner, data: Path) -> dict[str, FolderAbove]:
-    """None where the owner of the data may change names there himself."""
+    """None where the owner of the data may change names there himself, as where a file system is mounted, and none through a
+    link: what that leads to may be his to say."""
     above = FolderAbove(data, (owner.uid, owner.gid))
-    return {} if may_change(owner, above.data.parent) else {"above": above}
+    return {} if data.is_symlink() or may_change(owner, above.folder) else {"above": above}

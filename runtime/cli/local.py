@@ -101,7 +101,7 @@ def _answers(
     says is read. Who says more than `bytes_max` is heard no longer."""
     with contextlib.ExitStack() as stack:
         asked = {each.fileno(): each for path in paths or supervisors() if (each := _asked(path, command, trusted)) is not None}
-        heard: dict[int, bytes] = dict.fromkeys(asked, b"")
+        heard = {fd: bytearray() for fd in asked}
         poll = select.poll()
         for fd, each in asked.items():
             stack.enter_context(each)
@@ -116,7 +116,7 @@ def _answers(
                 poll.unregister(fd)
                 del asked[fd]
                 said = heard.pop(fd)
-                if not part and (answer := _read(said)) is not None:
+                if not part and (answer := _read(bytes(said))) is not None:
                     yield answer
 
 

@@ -33,6 +33,7 @@ import msgspec
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.shipping import Shipping, remove_left
+from tidegate.runtime.supervisor.own_mount import finish, is_interrupted
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
 FORMAT = 2
@@ -147,6 +148,7 @@ class Described(NamedTuple):
 def describe_directory(path: Path) -> Described:
     """Of one that a service may be using. Raises OperatorError."""
     try:
+        _finish_if_interrupted(path)
         description = _read_description(path, _NAME_IT)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise OperatorError("open data directory", path, "there is no such directory", _NAME_IT) from error
@@ -198,6 +200,7 @@ class IdleDirectory:
 def open_idle_directory(path: Path) -> IdleDirectory:
     """Raises OperatorError if there is none, a service uses it, or it may not be read."""
     try:
+        _finish_if_interrupted(path)
         description = _read_description(path, _NAME_IT)
         if description is None:
             raise _not_ours(path)
@@ -207,6 +210,11 @@ def open_idle_directory(path: Path) -> IdleDirectory:
     except OSError as error:
         hint = "check the disk and the kernel's log" if error.errno == errno.EIO else "run it as the user who runs the service"
         raise _cannot_open(path, error, hint) from error
+
+
+def _finish_if_interrupted(path: Path) -> None:
+    if is_interrupted(path):
+        os.close(_lock(path, "wait until it has taken its place"))
 
 
 def is_text(path: str | Path) -> bool:
@@ -307,6 +315,7 @@ def _lock(path: Path, hint: str) -> int:
     lock_fd = _open_lock(path)
     try:
         _take_lock(path, lock_fd, hint)
+        finish(path)
     except BaseException:
         os.close(lock_fd)
         raise

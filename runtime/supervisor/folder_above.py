@@ -1,7 +1,8 @@
 """The folder in which a data directory stands: another directory is made beside it there, and the two exchange their names.
 
 Guarantee: at every moment the name has all of the old directory or all of the new one, also after a power loss; the old one is
-kept beside it, as `DATA.before-TIME`. Only names in this folder are changed, and nothing in a directory is looked at.
+kept beside it, as `DATA.before-TIME`. Only names in this folder are changed, and nothing in a directory is looked at. Where a
+file system is mounted at DATA, which has its name for good, all this is done within: see `own_mount`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import secrets
 import time
 from pathlib import Path
 
-_BEING_MADE = ".being-made-"
+from tidegate.runtime.supervisor import own_mount
+from tidegate.runtime.supervisor.own_mount import BEFORE, BEING_MADE, is_mount_point, sync
+
 _AT_FDCWD = -100
 _EXCHANGE = 2
 _CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM})
@@ -26,17 +29,23 @@ class FolderAbove:
 
     def __init__(self, data: Path, owner: tuple[int, int] | None = None) -> None:
         """`owner`: user and group who are given what is made."""
-        self.data = data.absolute()
+        self.data = data.resolve()
+        self.is_mount = is_mount_point(self.data)
+        self.folder = self.data if self.is_mount else self.data.parent
+        """Where names are changed."""
+        self.kept_as = str(self.data / f"{BEFORE}TIME") if self.is_mount else f"{self.data}.before-TIME"
+        """Where what is replaced is kept."""
+        self._prefix = BEING_MADE if self.is_mount else f"{self.data.name}{BEING_MADE}"
         self._owner = owner
         self._made: Path | None = None
 
     def left(self) -> list[Path]:
         """What a run that was killed has begun to make, or another makes."""
-        return list(self.data.parent.glob(f"{self.data.name}{_BEING_MADE}*"))
+        return list(self.folder.glob(f"{self._prefix}*"))
 
     def make(self) -> str:
         """An empty directory."""
-        self._made = self.data.with_name(f"{self.data.name}{_BEING_MADE}{secrets.token_hex(4)}")
+        self._made = self.folder / f"{self._prefix}{secrets.token_hex(4)}"
         self._made.mkdir(mode=0o700)
         if self._owner is not None:
             os.chown(self._made, *self._owner, follow_symlinks=False)
@@ -44,18 +53,24 @@ class FolderAbove:
 
     def remove(self, name: str) -> None:
         """One that is being made, and is empty."""
-        if name.startswith(f"{self.data.name}{_BEING_MADE}") and "/" not in name:
-            self.data.with_name(name).rmdir()
+        if name.startswith(self._prefix) and "/" not in name:
+            (self.folder / name).rmdir()
 
     def put_in_place(self, replaces: bool) -> str:
         """What was made gets the name; where the old one is kept, if there was one."""
         assert self._made is not None, "it was made"
         made, self._made = self._made, None
+        at = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        if self.is_mount:
+            if os.path.lexists(self.data / f"{BEFORE}{at}"):
+                at = f"{at}-{secrets.token_hex(2)}"
+            aside = own_mount.put_in_place(made, at)
+            return str(aside) if replaces else ""
         if not replaces:
             made.rename(self.data)  # Over an empty directory, too.
             sync(self.data.parent)
             return ""
-        aside = self.data.with_name(f"{self.data.name}.before-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+        aside = self.data.with_name(f"{self.data.name}.before-{at}")
         if os.path.lexists(aside):
             aside = aside.with_name(f"{aside.name}-{secrets.token_hex(2)}")
         made.rename(aside)  # So that the old one gets its name in the same step.
@@ -68,14 +83,6 @@ class FolderAbove:
 
     def close(self) -> None:
         """What is left is removed by the next run."""
-
-
-def sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _exchanged(one: Path, other: Path) -> bool:

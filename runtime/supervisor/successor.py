@@ -1,7 +1,8 @@
 """A data directory that is made beside the one whose place it will take.
 
-Guarantee: at every moment the path has all of the old directory or all of the new one, also after a power loss; the old one is
-kept beside it, as `DATA.before-TIME`. What is left of a run that was killed is removed by the next one.
+Guarantee: at every moment the path has all of the old directory or all of the new one, also after a power loss (where a file
+system is mounted at it, once it is opened again: `own_mount`); the old one is kept beside it, as `DATA.before-TIME`. What is left
+of a run that was killed is removed by the next one.
 
 Both directories are locked until `close`: no service can start on either meanwhile.
 """
@@ -17,7 +18,8 @@ from pathlib import Path
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP
 from tidegate.runtime.supervisor.directory import describe_directory, lock_directory, make_description
-from tidegate.runtime.supervisor.folder_above import FolderAbove, sync
+from tidegate.runtime.supervisor.folder_above import FolderAbove
+from tidegate.runtime.supervisor.own_mount import content, is_interrupted, sync
 
 _OF_ONE_DIRECTORY = frozenset({"tidegate.json", "lock", GIVEN_UP})
 """Files that the next one must not have of the one before."""
@@ -29,9 +31,11 @@ class Successor:
     def __init__(self, target: Path, above: FolderAbove | None = None) -> None:
         """`above`: of root's process, where only that may change names there. Raises OperatorError, also while a service uses
         the directory."""
-        self._target = target.absolute()
         self._above = above or FolderAbove(target)
-        self.replaces = self._target.is_dir() and any(self._target.iterdir())
+        self._target = self._above.data
+        self.kept_as = self._above.kept_as
+        """Where what is replaced is kept, as an operator reads it."""
+        self.replaces = False
         """Whether there is something in the place that it will take."""
         self._locks: list[int] = []
         self._unfinished: Path | None = None
@@ -39,8 +43,11 @@ class Successor:
         try:
             if self._target.exists() and not self._target.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._target))
+            is_mount = self._above.is_mount
+            self.replaces = self._target.is_dir() and any(content(self._target) if is_mount else self._target.iterdir())
             if self.replaces:
                 self._check_ours()
+            if self.replaces or is_mount:
                 self._locks.append(lock_directory(self._target))
             self.path = self._unfinished = self._make()
         except OSError as error:
@@ -52,9 +59,8 @@ class Successor:
 
     def _check_ours(self) -> None:
         """That nothing of others is moved away. A damaged directory may have lost its description."""
-        if not (self._target / "tidegate.json").exists() and not all(
-            (self._target / name).is_dir() for name in ("log", "shards")
-        ):
+        is_ours = (self._target / "tidegate.json").exists() or all((self._target / name).is_dir() for name in ("log", "shards"))
+        if not is_ours and not is_interrupted(self._target):
             problem = "it is not empty, and no data directory of Tidegate"
             raise OperatorError("take the place of", self._target, problem, "choose another with --data")
 
@@ -113,11 +119,13 @@ class Successor:
 
     def close(self) -> None:
         """What has not taken its place is removed."""
-        if self._unfinished is not None:
-            self._remove(self._unfinished)
-        for lock in self._locks:
-            os.close(lock)
-        self._locks = []
+        try:
+            if self._unfinished is not None:
+                self._remove(self._unfinished)
+        finally:
+            for lock in self._locks:
+                os.close(lock)
+            self._locks = []
 
     def __enter__(self) -> Successor:
         return self
@@ -127,7 +135,6 @@ class Successor:
 
     def _failed(self, operation: str, error: OSError) -> OperatorError:
         hints = {
-            errno.EBUSY: "it is where a file system is mounted: choose another with --data, then mount that",
             errno.ENOSPC: "make room on its file system, or choose another with --data",
             errno.EACCES: "run it as a user who may write into the folder above",
         }

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.regular import read_regular
 from tidegate.runtime.shipping import FOLDER, GIVEN_UP, why_given_up
 from tidegate.shard.backup.depot import Depot
 from tidegate.shard.backup.log_records import Stretch, shipped, stretches
@@ -68,6 +69,8 @@ FINISHED_MS_MAX = 86_400_000
 _LINEAGE = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{4}")
 _ROW_BYTES = 16
 """What a row counts beside its key and value, so that pieces of many small rows do not get large."""
+NOTE_BYTES_MAX = 1 << 20
+"""Of a file that says what the log is kept for."""
 
 
 class Source(NamedTuple):
@@ -125,7 +128,7 @@ def _notes(shipping: Path) -> Iterator[tuple[Path, KeptLineage | None]]:
         return
     for path in map(shipping.joinpath, names):
         try:
-            yield path, msgspec.json.decode(path.read_bytes(), type=KeptLineage)
+            yield path, msgspec.json.decode(read_regular(path, NOTE_BYTES_MAX), type=KeptLineage)
         except FileNotFoundError:
             continue
         except msgspec.MsgspecError:

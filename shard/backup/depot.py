@@ -17,6 +17,8 @@ from tidegate.runtime.regular import open_regular
 from tidegate.shard.log.commit_log import sync_directory
 
 _NEW = ".new"
+BYTES_MAX = 1 << 30
+"""More than any piece or manifest has."""
 _HINTS = {
     errno.ENOSPC: "make room there and run the same command again: it goes on where it was",
     errno.EDQUOT: "raise the quota and run the same command again: it goes on where it was",
@@ -86,6 +88,8 @@ class FolderDepot:
         path = self._path / name
         try:
             with open_regular(path) as file:
+                if os.fstat(file.fileno()).st_size > BYTES_MAX:
+                    raise OSError(errno.EFBIG, f"has more than {BYTES_MAX} bytes", str(path))
                 return file.read()
         except FileNotFoundError:
             return None

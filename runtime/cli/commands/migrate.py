@@ -109,7 +109,7 @@ def _out_of(options: argparse.Namespace, place: ClusterLogs, shown: str) -> int:
     shards = _shards_of_stopped(place)
     with Successor(options.data, options.of_root.get("above")) as successor:
         if successor.replaces and not options.yes:
-            what = f"it would be kept beside as {options.data}.before-TIME; add --yes"
+            what = f"it would be kept as {successor.kept_as}; add --yes"
             return fail(f"migrate into {options.data}: there is data in it ({what}, or name another)")
         starts = successor.starts_before
         done = take_out_of_cluster(place, shards, successor.path, starts, progress())

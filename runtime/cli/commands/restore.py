@@ -112,7 +112,7 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_OK
     with Successor(options.data, options.of_root.get("above")) as successor:
         if successor.replaces and not options.yes:
-            what = f"it would be kept beside as {options.data}.before-TIME; add --yes"
+            what = f"it would be kept as {successor.kept_as}; add --yes"
             return fail(f"restore into {options.data}: there is data in it ({what}, or choose another with --data)")
         restored = build(depot, moment, successor.path, successor.starts_before, progress())
         access = moment.lineage.manifests[-1].access

@@ -27,6 +27,7 @@ from tests.support.data_directory import OBJECTS, SHARDS, make_data_directory, s
 from tests.support.waiting import wait_until
 from tidegate.runtime.cli.as_owner import DataOwner, may_change, may_reach
 from tidegate.runtime.cli.cli import _parser
+from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.supervisor.access_file import read_access
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -39,7 +40,7 @@ NO_DATA_OF_THEIRS = {
 }
 """Commands with a directory that are not carried out as its owner, and why."""
 ELSEWHERE = {"migrate": "needs the servers of a cluster"}
-"""Carried out as the owner, and not tried here."""
+"""Which have a test of their own."""
 COMMANDS = {
     "check": ["check", "DATA"],
     "compact": ["compact", "DATA"],
@@ -321,6 +322,20 @@ def test_a_folder_of_backups_that_only_root_may_enter_is_written_and_read_by_roo
 
 
 @needs_root
+def test_migrations_into_a_cluster_and_back_are_the_owners(service: Service, tmp_path: Path) -> None:
+    with NatsServers(tmp_path / "nats") as servers:
+        place = f"{','.join(servers.urls)}/owned"
+        for words in (["--to", place], ["--from", place, "--yes"]):
+            done = service.root(["migrate", "DATA", *words])
+            assert done.returncode == 0, done.stderr
+            assert service.of_others() == []
+            assert list(service.here.glob("data.being-made-*")) == []
+    assert len(list(service.here.glob("data.before-*"))) == 1
+    by_user = service.user(["check", "DATA"])
+    assert by_user.returncode == 0, by_user.stderr + by_user.stdout
+
+
+@needs_root
 def test_a_file_is_written_as_the_one_before_was_for(service: Service) -> None:
     key = service.here / "web.key"
     os.chown(key, 12345, 12346)
@@ -367,7 +382,7 @@ def test_a_signal_ends_the_command_and_the_process_that_carries_it_out(service: 
             assert child.gids() == (NOBODY.pw_gid,) * 3
             process.send_signal(number)
             assert process.wait() == code
-            assert not child.is_running()
+            wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the end of the child")
 
 
 @needs_root

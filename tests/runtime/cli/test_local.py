@@ -15,7 +15,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import WITHIN_S
-from tidegate.runtime.cli.local import _NAME, _inodes_of, _listens, ask_supervisor, connect, is_same, is_trusted
+from tidegate.runtime.cli.local import (
+    _NAME,
+    STATUS_BYTES_MAX,
+    TOLD_BYTES_MAX,
+    _answers,
+    _inodes_of,
+    _listens,
+    ask_supervisor,
+    connect,
+    is_same,
+    is_trusted,
+)
+from tidegate.runtime.wire.commands import Command
 
 
 @pytest.mark.parametrize(
@@ -167,6 +179,29 @@ def test_what_cannot_be_read_is_no_answer(says: bytes) -> None:
         assert ask_supervisor(NOWHERE) is None
         answering.join(WITHIN_S)
         assert not answering.is_alive()
+
+
+@pytest.mark.parametrize("bytes_max", [STATUS_BYTES_MAX, TOLD_BYTES_MAX])
+def test_who_says_more_than_anybody_has_to_say_is_heard_no_longer(bytes_max: int) -> None:
+    said = 0
+    with socket.socket(socket.AF_UNIX) as here:
+        here.bind("")
+        here.listen()
+
+        def talk() -> None:
+            nonlocal said
+            asking, _ = here.accept()
+            with asking, contextlib.suppress(OSError):
+                while True:
+                    said += asking.send(bytes(1 << 16))
+
+        talking = threading.Thread(target=talk)
+        talking.start()
+        path = f"@{here.getsockname()[1:].decode()}"
+        assert list(_answers(Command("status"), [path], bytes_max=bytes_max)) == []
+        talking.join(WITHIN_S)
+        assert not talking.is_alive()
+    assert said < bytes_max + (4 << 20), "what the socket holds, and one read more"
 
 
 STRANGER = """

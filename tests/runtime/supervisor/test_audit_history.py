@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tidegate.runtime.supervisor import audit
+from tidegate.runtime.regular import open_regular
+from tidegate.runtime.supervisor import audit, audit_history
 from tidegate.runtime.supervisor.audit import AUDIT_FILES_MAX, AUDIT_NAME, OLD_VALUE_BYTES_MAX, AuditLog, CommandGiver
 from tidegate.runtime.supervisor.audit_history import Edit, edits_of
 from tidegate.runtime.wire.commands import AuditedValues, Command
@@ -118,7 +119,7 @@ def test_it_goes_back_over_the_files_before_and_over_lines_that_are_not_whole(
 def test_no_file_that_is_renamed_while_the_log_is_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At each instant at which one of the renames could come between two of the reader's steps."""
     monkeypatch.setattr(audit, "AUDIT_FILE_BYTES_MAX", 600)
-    opened, opens = Path.open, [0]
+    opened, opens = open_regular, [0]
     (before := tmp_path / "before").mkdir()
     write(before, *(put("k", number, number + 1) for number in range(6)))
     for whens in itertools.combinations_with_replacement(range(AUDIT_FILES_MAX + 1), 3):
@@ -132,14 +133,15 @@ def test_no_file_that_is_renamed_while_the_log_is_read_is_passed_over(tmp_path: 
         ]
         opens[0] = 0
 
-        def opening(path: Path, *options: Any, renames: Any = renames) -> Any:
+        def opening(path: Path, renames: Any = renames) -> Any:
             for when, before, after in renames:
                 if when == opens[0]:
                     before.rename(after)
             opens[0] += 1
-            return opened(path, *options)
+            return opened(path)
 
         with monkeypatch.context() as patch:
-            patch.setattr(Path, "open", opening)
+            patch.setattr(audit_history, "open_regular", opening)
             found = edits_of(data, "Shop/a")
         assert [old(each) for each in found] == list(range(6)), whens
+        assert opens[0] == AUDIT_FILES_MAX, "it was looked for all of them"

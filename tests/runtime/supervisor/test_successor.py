@@ -10,6 +10,7 @@ import pytest
 
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.supervisor import folder_above as module
+from tidegate.runtime.supervisor import own_mount
 from tidegate.runtime.supervisor.directory import describe_directory, open_directory
 from tidegate.runtime.supervisor.successor import Successor
 
@@ -123,7 +124,7 @@ def test_what_cannot_be_synced_once_it_is_in_place_keeps_the_old_one(tmp_path: P
     data = tmp_path / "data"
     open_directory(data, 2).close()
     (data / "mine").write_text("old")
-    sync = module.sync
+    sync = own_mount.sync
 
     def fails(path: Path) -> None:
         if path == tmp_path:

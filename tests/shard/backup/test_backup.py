@@ -12,7 +12,9 @@ import pytest
 import tidegate.runtime.shipping as shipping_module
 from tests.support.backup_world import SHARDS, BackupWorld, Killed, MortalDepot, known_in, small
 from tidegate.runtime.errors import OperatorError
+from tidegate.runtime.regular import read_regular
 from tidegate.runtime.shipping import GIVEN_UP, Shipping
+from tidegate.shard.backup import backup as backup_module
 from tidegate.shard.backup.backup import (
     CONTINUED_MS_MAX,
     Backup,
@@ -34,13 +36,12 @@ def test_what_the_log_is_kept_for_may_go_away_while_it_is_read(tmp_path: Path, m
     (shipping := tmp_path / "shipping").mkdir()
     for name in ("a", "b"):
         (shipping / f"{name}.json").write_bytes(msgspec.json.encode(KeptLineage(name, "somewhere", 1)))
-    real = Path.read_bytes
 
-    def read(path: Path) -> bytes:
+    def read(path: Path, bytes_max: int) -> bytes:
         (shipping / "a.json").unlink(missing_ok=True)
-        return real(path)
+        return read_regular(path, bytes_max)
 
-    monkeypatch.setattr(Path, "read_bytes", read)
+    monkeypatch.setattr(backup_module, "read_regular", read)
     assert [each.lineage for each in kept_lineages(tmp_path)] == ["b"]
 
 
