@@ -163,9 +163,11 @@ def fetch(url: str) -> Any:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (package systemd)")
-@pytest.mark.parametrize("listen", [DEFAULT, "ipc:///run/shop.sock"])
-def test_systemd_has_nothing_to_say_about_what_is_installed(tmp_path: Path, listen: str) -> None:
-    (tmp_path / "shop.service").write_text(service("/bin/true", listen, ("db",)))
+@pytest.mark.parametrize(("listen", "in_cluster"), [(DEFAULT, False), ("ipc:///run/shop.sock", False), (DEFAULT, True)])
+def test_systemd_has_nothing_to_say_about_what_is_installed(tmp_path: Path, listen: str, in_cluster: bool) -> None:
+    template = machine.template("tidegate.service")
+    unit = units.service_unit(template, "shop.service", "/bin/true", listen, ("db",), in_cluster=in_cluster)
+    (tmp_path / "shop.service").write_text(unit)
     (tmp_path / "shop.socket").write_text(socket(listen))
     command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "shop.service"), str(tmp_path / "shop.socket")]
     verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
