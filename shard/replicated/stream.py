@@ -134,7 +134,7 @@ class ShardStream:
                 "use the stream",
                 self.name,
                 f"it was made at {found}, and what this host has is of one that was made at {known}: that one was deleted",
-                "restore the stream, or start from a backup",
+                "put back store_dir of all servers as it was; `nats stream restore` makes another stream",
             )
 
     async def _find(self, settings: dict[str, Any], *, create: bool) -> None:

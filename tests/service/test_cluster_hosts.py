@@ -192,7 +192,11 @@ def test_all_hosts_stop_at_once_while_no_server_answers(serve: Serve, name: str,
         hosts.wait_for(a=4, b=4)
         for service in both:
             service.expect(
-                "is lost", "this host hears nothing", "the servers that keep the log do not confirm", "unanswered at its end"
+                "is lost",
+                "this host hears nothing",
+                "the servers that keep the log do not confirm",
+                "unanswered at its end",
+                "the placement cannot be read",
             )
         with ThreadPoolExecutor() as pool:
             waiting = [pool.submit(exchange, each.endpoint, "Till", "a", "add", [], {"deadline_ms": 60_000}) for each in both]

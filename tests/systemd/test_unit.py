@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import msgspec
 import pytest
 
 from tests.systemd.booted import Booted, run, skip_unless_bootable
+from tidegate.runtime.cluster.nats_servers import nats_server
 
 ROOT = Path(__file__).parents[2]
 UNIT = ROOT / "systemd" / "tidegate.service"
@@ -242,3 +244,28 @@ def test_a_broken_app_makes_the_start_fail_with_its_traceback_in_the_journal(mac
     state = machine.state()  # It would not help to try again, and nobody does.
     assert (state["ActiveState"], state["Result"], state["ExecMainStatus"]) == ("failed", "exit-code", "78")
     machine.run("systemctl", "stop", "tidegate.socket", "tidegate")
+
+
+@pytest.mark.root
+def test_the_sample_of_a_server_runs_in_the_sandbox_of_its_unit_and_retires_when_it_is_stopped(machine: Machine) -> None:
+    root = Path(f"/proc/{machine.init}/root")
+    shutil.copy(nats_server(), root / "opt/tidegate/bin/nats-server")
+    shutil.copy(NATS, root / "etc/systemd/system")
+    (root / "etc/nats-server").mkdir()
+    config = root / "etc/nats-server/nats-server.conf"
+    config.write_text(re.sub(r"192\.0\.2\.\d:", "127.0.0.1:", NATS.with_suffix(".conf").read_text()))
+    config.chmod(0o600)
+    machine.run("systemctl", "daemon-reload")
+    assert machine.run("systemctl", "start", NATS.name).returncode == 0
+    told = "import urllib.request as r; print(r.urlopen('http://127.0.0.1:8222/varz', timeout=5).read().decode())"
+    machine.wait_until(lambda: machine.run(*PYTHON, "-c", told).returncode == 0, "the server")
+    varz = json.loads(machine.run(*PYTHON, "-c", told).stdout)
+    assert (varz["jetstream"]["config"]["sync_always"], varz["jetstream"]["config"]["store_dir"]) == (
+        True,
+        "/var/lib/nats-server/jetstream",
+    )
+    assert machine.run("systemctl", "stop", NATS.name).returncode == 0
+    journal = machine.run("journalctl", "-u", NATS.name, "--no-pager", "-o", "cat").stdout
+    assert "Entering lame duck mode" in journal, journal
+    state = machine.state(NATS.name)
+    assert (state["ActiveState"], state["Result"]) == ("inactive", "success"), journal

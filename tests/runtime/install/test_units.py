@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import urllib.request
@@ -138,10 +139,10 @@ def test_the_sample_of_a_server_is_one_that_hosts_can_trust(tmp_path: Path) -> N
     tested = subprocess.run([nats_server(), "-t", "-c", str(sample)], capture_output=True, text=True, timeout=60, check=False)
     assert tested.returncode == 0, tested.stderr
     ports = {port: str(free_port()) for port in ("4222", "6222", "8222")}
-    text = sample.read_text().replace("/var/lib/nats-server", str(tmp_path / "data")).replace("0.0.0.0", "127.0.0.1")
+    text = re.sub(r"192\.0\.2\.\d:", "127.0.0.1:", sample.read_text()).replace("/var/lib/nats-server", str(tmp_path / "data"))
     for port, free in ports.items():
         text = text.replace(f":{port}", f":{free}")
-    sample.write_text(text.replace("nats-a:", "127.0.0.1:").replace("nats-b:", "127.0.0.1:").replace("nats-c:", "127.0.0.1:"))
+    sample.write_text(text)
     process = subprocess.Popen([nats_server(), "-c", str(sample)], stderr=subprocess.DEVNULL)
     try:
         varz = wait_until(lambda: fetch(f"http://127.0.0.1:{ports['8222']}/varz"), "the server", 30)
@@ -162,9 +163,11 @@ def fetch(url: str) -> Any:
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze (package systemd)")
-@pytest.mark.parametrize("listen", [DEFAULT, "ipc:///run/shop.sock"])
-def test_systemd_has_nothing_to_say_about_what_is_installed(tmp_path: Path, listen: str) -> None:
-    (tmp_path / "shop.service").write_text(service("/bin/true", listen, ("db",)))
+@pytest.mark.parametrize(("listen", "in_cluster"), [(DEFAULT, False), ("ipc:///run/shop.sock", False), (DEFAULT, True)])
+def test_systemd_has_nothing_to_say_about_what_is_installed(tmp_path: Path, listen: str, in_cluster: bool) -> None:
+    template = machine.template("tidegate.service")
+    unit = units.service_unit(template, "shop.service", "/bin/true", listen, ("db",), in_cluster=in_cluster)
+    (tmp_path / "shop.service").write_text(unit)
     (tmp_path / "shop.socket").write_text(socket(listen))
     command = ["systemd-analyze", "verify", "--man=no", str(tmp_path / "shop.service"), str(tmp_path / "shop.socket")]
     verified = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
