@@ -71,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
                 _what_is_left(options, aside, "make room" if options.yes else "check the disk and the kernel's log"),
             ) from error
         except OperatorError as error:
+            if aside is None:  # It says all.
+                raise
             problem = f"{error.operation} {error.place}: {error.problem}"
             raise _failed(options, problem, _what_is_left(options, aside, error.hint)) from error
     if options.json:
