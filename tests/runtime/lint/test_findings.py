@@ -36,7 +36,7 @@ SEEN = {
 
 @functools.cache
 def found_in_the_catalogue() -> list[Suspect]:
-    gc.collect()  # What another test has left may end, and be logged, while ast.parse runs, which bears no second one inside.
+    gc.collect()  # Of what other tests have left: see findings/python_ast_parse_bears_no_other_inside.sh.
     return findings(inspect.getsource(catalogue))
 
 
