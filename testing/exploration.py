@@ -47,8 +47,8 @@ def place_of(error: BaseException) -> tuple[type[BaseException], str, int]:
     """What was raised, and which line of the test, or of what it uses, has raised it: by that a failure is told from another."""
     file, line = "", 0
     for frame, number in traceback.walk_tb(error.__traceback__):
-        name = frame.f_code.co_filename
-        if not name.startswith(_NOT_OF_THE_TEST) and "__tracebackhide__" not in frame.f_locals:
+        name, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
+        if not name.startswith(_NOT_OF_THE_TEST) and not module.startswith("_pytest."):
             file, line = name, number
     return type(error), file, line
 

@@ -45,16 +45,15 @@ class ProbedStorage(Storage):
             args, options = (given, *args[1:]), {name: value for name, value in options.items() if name != "keys"}
         activation: Any = self._owner
         worker = activation.host.worker
-        text = f"{operation}{_shown(args[:1] if args[1:] == (None,) and operation == 'get' else args, options)}"
         if worker.service.timeline is not None:
-            self.note(text)
+            self.note(_shown(operation, args, options))
         may_wait, all_wait = False, worker.explores("all_reads_wait")
         if operation in _WAIT_FOR_DISK and (all_wait or worker.explores("delays")):
             may_wait = self._may_wait(None if operation == "list" else given if operation in _OF_SEVERAL else [given])
         done = getattr(super(), operation)(*args, **options)
-        what = f"the read of {text} by {activation.id} waits for the disk"
         if not may_wait or not isinstance(done, Answered):
             return done
+        what = f"the read of {_shown(operation, args, options)} by {activation.id} waits for the disk"
         if all_wait:
             worker.service.note(f"-- {what}")
         elif not worker.service.happens(what, wanted=True):
@@ -107,9 +106,11 @@ class ProbedTransaction(Transaction):
             self._storage.note(f"transaction {'committed' if is_kept else 'rolled back'}")
 
 
-def _shown(args: Sequence[Any], named: Mapping[str, Any]) -> str:
-    """Arguments, as they are written; without those that say nothing."""
+def _shown(operation: str, args: Sequence[Any], named: Mapping[str, Any]) -> str:
+    """As it is written, without what says nothing."""
+    if operation == "get" and args[1:] == (None,):
+        args = args[:1]
     options = [
         f"{name}={value!r}" for name, value in named.items() if name != "type" and value is not None and value is not False
     ]
-    return f"({', '.join([*map(repr, args), *options])})"
+    return f"{operation}({', '.join([*map(repr, args), *options])})"

@@ -18,30 +18,10 @@ _ASSIGNMENTS = (ast.Assign, ast.AnnAssign, ast.AugAssign, ast.NamedExpr)
 _OF_FUTURES = ("add_done_callback", "cancel", "send", "close", "__await__")
 _GIVE_BACK = frozenset(("dict", "enumerate", "filter", "iter", "list", "map", "next", "reversed", "set", "tuple", "zip"))
 """What was in what they were given."""
-_WANT_VALUES = _GIVE_BACK | frozenset(
-    (
-        "abs",
-        "all",
-        "any",
-        "bool",
-        "bytes",
-        "float",
-        "format",
-        "frozenset",
-        "int",
-        "isinstance",
-        "len",
-        "max",
-        "min",
-        "print",
-        "range",
-        "repr",
-        "round",
-        "sorted",
-        "str",
-        "sum",
-    )
-)
+_WANT_VALUES = _GIVE_BACK | {
+    *("abs", "all", "any", "bool", "bytes", "float", "format", "frozenset", "int", "isinstance", "len", "max", "min", "print"),
+    *("range", "repr", "round", "sorted", "str", "sum"),
+}
 _MODULES_OF_VALUES = frozenset(("datetime", "decimal", "json", "math", "msgspec", "operator", "re"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tests.testing.test_plugin import run
 from tidegate import Interrupted, MethodRaised
 from tidegate.shard.objects.methods import AppError
 from tidegate.testing import Objects, explore
-from tidegate.testing.exploration import Exploration, tells_of_mishap
+from tidegate.testing.exploration import Exploration, place_of, tells_of_mishap
 from tidegate.testing.schedule import Schedule
 
 APP = """
@@ -194,6 +195,23 @@ def test_a_failure_is_told_from_another_of_the_same_kind_by_its_line() -> None:
     assert error is not None
     assert exploration._shortest(objects, lambda: test(objects), {0: 1, 1: 1, 2: 1}, error) == {0: 1, 1: 1}
     objects.abandon()
+
+
+def test_the_place_of_a_failure_is_a_line_of_the_test_and_none_of_what_it_is_written_with() -> None:
+    def failed(test: Callable[[], object]) -> BaseException:
+        with pytest.raises(pytest.fail.Exception) as caught:
+            test()
+        return caught.value
+
+    def raises_not() -> None:
+        with pytest.raises(ValueError, match="never"):
+            pass
+
+    errors = [failed(raises_not), failed(raises_not), failed(lambda: pytest.fail("so")), failed(lambda: pytest.fail("so"))]
+    one, same, other, another = map(place_of, errors)
+    assert one == same
+    assert other == another != one
+    assert {each[1] for each in (one, other)} == {__file__}
 
 
 def story(output: str) -> str:

@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _findings(path: Path) -> list[Any]:
     root, parts = path.resolve().parent, [path.stem]
-    while (root / f"{PACKAGE}.py").is_file():
+    while (root / f"{PACKAGE}.py").is_file() and root != root.parent:
         root, parts = root.parent, [root.name, *parts]
 
     def found(module: str) -> str | None:
