@@ -227,7 +227,7 @@ OUTPUT_LINE_BYTES_MAX = 1 << 20
 """A longer line of a child may have lines of others in it."""
 OUTPUT_FLUSH_S = 1.0
 """How long a process waits at its end for its last lines to be taken."""
-OUTPUT_REST_S = 0.02
+OUTPUT_REST_S = 0.05
 """After it has read what a child has said the supervisor lets the next lines gather for so long: they wait in the kernel."""
 LINE_CHARACTERS_MAX = 64 << 10
 """Of a message, and of a traceback, in one line of the log; the rest is counted."""

@@ -124,6 +124,8 @@ class ServiceStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Number of this start of the service on its data."""
     started_at_ms: int = 0
     """Unix time in milliseconds."""
+    may_use: dict[str, float] = {}
+    """`cores` and `memory_bytes` of the machine, or what the control group of a container or unit leaves the service."""
     epoch: int = 0
     """Of the topology: grows with every change."""
     shards: int = 0

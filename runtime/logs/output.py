@@ -35,6 +35,8 @@ from tidegate.runtime.limits import OUTPUT_BYTES_MAX, OUTPUT_LINE_BYTES_MAX, OUT
 from tidegate.runtime.logs.writer import LineWriter, Takes
 
 _PIECE_BYTES = 64 << 10
+_LOOK_READS = 4
+"""As much as a pipe holds."""
 _DRAIN_READS = 8
 """More than a pipe holds; what comes after that is of others, who have it still."""
 _PIPE_BYTES = 256 << 10
@@ -323,7 +325,12 @@ class Relay:
 
     def _on_lines(self) -> None:
         """Each line by itself would wake this process; so many come together."""
-        if self._on_readable():
+        got = self._on_readable()
+        for _ in range(_LOOK_READS - 1):
+            if got < _PIECE_BYTES:
+                break
+            got = self._on_readable()
+        if self._fd >= 0:
             self._loop.remove_reader(self._fd)
             self._rests = self._loop.call_later(OUTPUT_REST_S, self._rested)
 
@@ -332,17 +339,18 @@ class Relay:
         if self._fd >= 0:
             self._loop.add_reader(self._fd, self._on_lines)
 
-    def _on_readable(self) -> bool:
-        """Whether more may be waiting."""
+    def _on_readable(self) -> int:
+        """How many bytes there were; with less than a piece of them nothing more was waiting."""
         try:
             data = os.read(self._fd, _PIECE_BYTES)
         except BlockingIOError:
-            return False
+            return 0
+        got = len(data)
         if not data:
             self.close()
             if self._partial:
                 self._hand_on(self._partial + b"\n")
-            return False
+            return 0
         data = self._partial + data
         end = data.rfind(b"\n") + 1
         if end == 0 and len(data) > OUTPUT_LINE_BYTES_MAX:
@@ -350,7 +358,7 @@ class Relay:
         self._partial = data[end:]
         if end:
             self._hand_on(data[:end])
-        return True
+        return got
 
     def _hand_on(self, lines: bytes) -> None:
         self._sink.write(lines)

@@ -24,16 +24,24 @@ class _Stamps:
     def __init__(self) -> None:
         self._known = (-1, "", "")
         """A second, and what stands before and after its fractions. Read and written as one: there are threads."""
+        self._last = (-1, "")
+        """A millisecond and its text: lines come in bursts. Likewise."""
 
     def of(self, time_s: float) -> str:
-        second = int(time_s)
+        at_ms = int(time_s * 1_000)
+        last_ms, last = self._last
+        if at_ms == last_ms:
+            return last
+        second = at_ms // 1_000
         known, before, after = self._known
         if second != known:
             local = time.localtime(second)
             zone = time.strftime("%z", local)
             before, after = time.strftime("%Y-%m-%dT%H:%M:%S.", local), f"{zone[:3]}:{zone[3:]}"
             self._known = second, before, after
-        return f"{before}{int(time_s * 1_000) % 1_000:03d}{after}"
+        text = f"{before}{at_ms % 1_000:03d}{after}"
+        self._last = at_ms, text
+        return text
 
 
 _stamp = _Stamps().of

@@ -27,6 +27,11 @@ class Cores:
     """How many cores' worth of time the cgroup grants; None: all of them."""
 
     @property
+    def granted(self) -> float:
+        """How many cores' worth of time there is."""
+        return float(len(self.cpus)) if self.quota is None else min(self.quota, len(self.cpus))
+
+    @property
     def usable(self) -> int:
         """How many processes can really run at once; at least 1. A quota of 1.5 feeds two workers, of 1.2 only one."""
         if self.quota is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -39,6 +39,8 @@ class Identity:
     data: str
     config: Config
     placement: Placement
+    may_use: Mapping[str, float] = field(default_factory=dict)
+    """Cores and memory of the machine, or what its control group leaves it."""
 
 
 @dataclass
@@ -119,6 +121,7 @@ def snapshot(
         "listen": listen_endpoint(supervision) or service.listen,
         "start": identity.start,
         "started_at_ms": identity.started_at_ms,
+        "may_use": dict(identity.may_use),
         "epoch": supervision.epoch,
         "backups": [msgspec.to_builtins(each) for each in supervision.backups.notes],
         "config_waits": [msgspec.to_builtins(each) for each in config_waits],

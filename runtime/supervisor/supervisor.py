@@ -125,6 +125,8 @@ class Service:
     """Where the routers get their sockets from."""
     worker_command: Sequence[str] = WORKER_COMMAND
     router_command: Sequence[str] = ROUTER_COMMAND
+    cores: float = 0.0
+    """How many it may use; 0: nobody has looked."""
     routers: int = 1
     metrics: socket.socket | None = None
     """Where those listen who watch it over HTTP."""
@@ -189,7 +191,13 @@ class Supervisor:
         self._logs_deleted = False
         self._timer: asyncio.TimerHandle | None = None
         self.identity = Identity(
-            service.version, service.directory.start, now_ms(), str(service.directory.path), config, service.placement
+            service.version,
+            service.directory.start,
+            now_ms(),
+            str(service.directory.path),
+            config,
+            service.placement,
+            {"cores": service.cores, "memory_bytes": service.memory_bytes},
         )
         self.supervision = Supervision(
             service.placement.owners,

@@ -14,7 +14,6 @@ from tests.support.service import Serve
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 TABLE = PAGE.partition("## Problems")[2].partition("\n## ")[0]
-TABLE = PAGE.partition("## Problems")[2].partition("\n## ")[0]
 PROBLEMS = re.findall(r"^\| `([^`]+)`(?:, `([^`]+)`)? \|.*\|.*\|$", TABLE, re.MULTILINE)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.control_groups import CORES, MEMORY_BYTES, limited_group
 from tests.support.waiting import wait_until
 from tests.support.wheel import ROOT, build, copy_tree
 from tests.systemd.booted import ALONE, only_child, run, skip_unless_bootable
@@ -73,8 +74,17 @@ HEALTHY = " ".join(json.loads(re.sub(r"^.*CMD ", "", IMAGE.says["HEALTHCHECK"]))
 
 
 class Container:
-    def __init__(self, context: Path, data: Path, log: Path, *, more: Sequence[str] = (), argv: Sequence[str] = ()) -> None:
-        """`more`: for systemd-nspawn; `argv`: in the place of what the image says as CMD."""
+    def __init__(
+        self,
+        context: Path,
+        data: Path,
+        log: Path,
+        *,
+        more: Sequence[str] = (),
+        argv: Sequence[str] = (),
+        within: Sequence[str] = (),
+    ) -> None:
+        """`more`: for systemd-nspawn; `argv`: in the place of what the image says as CMD; `within`: what goes before all."""
         script = context / "build.sh"
         script.write_text("\n".join(IMAGE.steps))
         command = json.loads(IMAGE.says["ENTRYPOINT"]) + (list(argv) or json.loads(IMAGE.says["CMD"]))
@@ -82,7 +92,7 @@ class Container:
         contain = [str(HERE / "contain.sh"), str(DEBIAN), str(context), str(data), str(script), *as_said, *more, "--", *command]
         self._log = log
         with open(log, "w") as output:
-            self.process = subprocess.Popen([*ALONE, *contain], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+            self.process = subprocess.Popen([*within, *ALONE, *contain], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
     def output(self) -> str:
         return self._log.read_text()
@@ -176,6 +186,19 @@ def test_the_recipe_of_a_unix_socket_is_healthy(context: Path, data: Path, tmp_p
     assert healthy.returncode == 0, healthy.stderr
     assert container.execute(CALL).stdout == "0\n"
     assert (folder / Path(listen).name).is_socket()
+
+
+def test_the_limits_of_the_container_are_what_the_service_goes_by(
+    context: Path, data: Path, tmp_path: Path, start: list[Container]
+) -> None:
+    with limited_group() as within:
+        start.append(container := Container(context, data, tmp_path / "log", within=within))
+        container.wait_until_ready()
+        status = json.loads(container.execute("tidegate status --json").stdout)
+        assert container.stop() == 0, container.output()
+    assert status["may_use"] == {"cores": CORES, "memory_bytes": MEMORY_BYTES}
+    workers = [each for each in status["processes"] if each["name"].startswith("worker")]
+    assert [(each["name"], each["core"]) for each in workers] == [("worker 0", None)]
 
 
 def test_the_page_names_the_user_and_the_files_of_the_image() -> None:

@@ -248,7 +248,7 @@ def test_the_upgrade_of_the_readme_keeps_the_data_and_what_is_the_operators(serv
 
 def test_a_timer_makes_backups_of_the_running_service_and_the_newest_is_restored_beside_it(server: Server) -> None:
     place, app = "/var/backups/tidegate", "/srv/counter/counter.py"
-    server.typed("ann", f"sudo tidegate install-service {app} --backup {place} --backup-every '*:*:0/2'")
+    server.typed("ann", f"sudo tidegate install-service {app} --backup {place} --backup-every '*:*:0/3'")
     server.wait_until_active()
     server.run("mkdir", "-p", "/run/systemd/system/tidegate-backup.timer.d")
     drop_in = "[Timer]\\nRandomizedDelaySec=0\\nAccuracySec=100ms\\n"
@@ -278,7 +278,7 @@ def test_a_timer_makes_backups_of_the_running_service_and_the_newest_is_restored
     assert '{"key":"counter","value":404}' in exported  # The next number.
     server.run("rm", "-r", "/var/lib/restored", "/run/systemd/system/tidegate-backup.timer.d")
     server.typed("ann", f"sudo systemctl daemon-reload && sudo tidegate install-service {app}")
-    assert "OnCalendar=*:*:0/2\n" in server.run("cat", "/etc/systemd/system/tidegate-backup.timer").stdout
+    assert "OnCalendar=*:*:0/3\n" in server.run("cat", "/etc/systemd/system/tidegate-backup.timer").stdout
     assert server.run("systemctl", "is-active", "tidegate-backup.timer").stdout == "active\n"
     server.typed("ann", f"sudo tidegate install-service {app} --no-backup")
     assert "tidegate-backup" not in server.run("systemctl", "list-unit-files").stdout

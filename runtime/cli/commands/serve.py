@@ -176,6 +176,7 @@ def _supervise(configuration: Configuration, asked: WhereToLook, outputs: Output
             version(),
             memory,
             port,
+            cores=cores.granted,
             routers=routers,
             metrics=metrics,
             access=access,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import pwd
@@ -368,7 +369,8 @@ def test_a_signal_ends_the_command_and_the_process_that_carries_it_out(service: 
         lock.truncate(0)  # Nobody's number is in it: whoever wants it waits.
         fcntl.flock(lock, fcntl.LOCK_EX)
         command = [service.python, "-P", "-m", "tidegate", "check", str(service.data)]
-        with subprocess.Popen(command, env=_environment(), stderr=subprocess.PIPE, text=True) as process:
+        heeds = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # In the background of a shell it is ignored.
+        with subprocess.Popen(command, env=_environment(), stderr=subprocess.PIPE, text=True, preexec_fn=heeds) as process:
             children = psutil.Process(process.pid).children
 
             def waits() -> psutil.Process | None:

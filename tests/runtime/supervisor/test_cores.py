@@ -1,13 +1,11 @@
-import contextlib
 import os
 import subprocess
 import sys
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.control_groups import CORES, MEMORY_BYTES, limited_group
 from tidegate.runtime.supervisor.cores import memory_bytes, read_cores, read_memory_bytes, read_quota
 
 
@@ -67,36 +65,10 @@ def test_this_machine_has_memory() -> None:
     assert read_memory_bytes() > 64 << 20
 
 
-@pytest.fixture
-def limited() -> Iterator[list[Path]]:
-    """Control groups with one core and 1 GiB, of either version. Whoever writes its pid into their `cgroup.procs` is in them."""
-    root = Path("/sys/fs/cgroup")
-    name = f"tidegate-{uuid.uuid4().hex}"
-    if (root / "cgroup.controllers").exists():
-        limits = {root / name: {"cpu.max": "100000 100000", "memory.max": str(1 << 30)}}
-    else:
-        cpu, memory = {"cpu.cfs_quota_us": "100000"}, {"memory.limit_in_bytes": str(1 << 30)}
-        limits = {root / "cpu" / name: cpu, root / "memory" / name: memory}
-    try:
-        for group, values in limits.items():
-            group.mkdir()
-            for file, value in values.items():
-                (group / file).write_text(value)
-        yield list(limits)
-    except OSError as error:
-        pytest.skip(f"this machine lets nobody limit a control group: {error}")
-    finally:
-        for group in limits:
-            with contextlib.suppress(FileNotFoundError):
-                group.rmdir()
-
-
 @pytest.mark.root
-def test_in_a_control_group_of_this_machine_its_limits_count_and_not_the_machine(limited: list[Path]) -> None:
-    enter = "".join(f"echo $$ > {group}/cgroup.procs; " for group in limited)
+def test_in_a_control_group_of_this_machine_its_limits_count_and_not_the_machine() -> None:
     module = read_cores.__module__
     program = f"from {module} import read_cores, read_memory_bytes; print(read_cores().usable, read_memory_bytes())"
-    told = subprocess.run(
-        ["sh", "-euc", f'{enter} exec "$@"', "sh", sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
-    assert told.stdout == f"1 {1 << 30}\n"
+    with limited_group() as within:
+        told = subprocess.run([*within, sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout == f"{CORES} {MEMORY_BYTES}\n"

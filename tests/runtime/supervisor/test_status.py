@@ -12,7 +12,7 @@ from tidegate.runtime.wire.counts import Counts, Histogram
 from tidegate.runtime.wire.supervisor_messages import Pong, Ready
 
 PLACEMENT = place(Cores((0, 1), None), 4, 2)
-IDENTITY = Identity("1.0", 7, 1_000, "/data", merge(Config(), {"service": {"app": "app.py"}}, "test"), PLACEMENT)
+IDENTITY = Identity("1.0", 7, 1_000, "/data", merge(Config(), {"service": {"app": "app.py"}}, "test"), PLACEMENT, {"cores": 1.5})
 
 
 def serving(routers: int = 1) -> Supervision:
@@ -31,6 +31,7 @@ def test_the_snapshot_of_a_service_names_every_process_with_its_numbers() -> Non
     status = snapshot(IDENTITY, machine, {ROUTER: os.getpid(), 0: os.getpid()}, Usage(), 4.0)
     assert (status["state"], status["start"], status["shards"], status["class_names"]) == ("serving", 7, 4, ["Counter"])
     assert status["listen"] == "tcp://127.0.0.1:7711"
+    assert status["may_use"] == {"cores": 1.5}
     by_name = {process["name"]: process for process in status["processes"]}
     assert list(by_name) == ["supervisor", "router", "worker 0", "worker 1"]
     assert by_name["worker 1"]["statistics"] == {"calls": 5}

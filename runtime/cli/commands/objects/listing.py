@@ -99,7 +99,9 @@ def _biggest(options: argparse.Namespace) -> int:
             said_s = time.monotonic()
             print(f"{seen:,} objects looked at", file=sys.stderr)
     options.long = True
-    return tell(options, {"objects": found, "seen": seen, "more": False}, _names_page({"objects": found, "more": False}, options))
+    none = "no objects in the data files: what was made in the last seconds may not be there yet"
+    text = _names_page({"objects": found, "more": False}, options) if found else none
+    return tell(options, {"objects": found, "seen": seen, "more": False}, text)
 
 
 def _weight(each: Result) -> tuple[int, str]:
