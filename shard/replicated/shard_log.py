@@ -198,7 +198,7 @@ class _Patience:
             return
         if self.ends_at is not None:
             problem = f"it ends at message {self.ends_at}, and this host has it up to message {self._place.sequence}"
-            raise OperatorError("claim", f"the stream {stream}", problem, "restore the stream, or start from a backup")
+            raise OperatorError("claim", f"the stream {stream}", problem, "put back store_dir of all servers as it was")
         if wait.full:
             hint = "give its stream more room: `nats stream edit --max-bytes`"
             raise OperatorError("claim", f"the stream {stream}", "it is full", hint)

@@ -60,12 +60,12 @@ def fetch_snapshot(
                 return manifest
         if not found.keys() - wrong.keys():
             break
-    raise _none(behind, stream, [f"{name}: {problem}" for name, problem in wrong.items()])
+    raise _none(behind, [f"{name}: {problem}" for name, problem in wrong.items()])
 
 
-def _none(behind: ShardLeftBehind, stream: str, wrong: list[str]) -> ShardDamaged:
+def _none(behind: ShardLeftBehind, wrong: list[str]) -> ShardDamaged:
     there = f"none of its snapshots can be used ({'; '.join(wrong)})" if wrong else "there is no snapshot that reaches so far"
-    hint = f"start a host whose data directory has more of shard {behind.shard}, or restore the stream {stream}"
+    hint = f"start a host whose data directory has more of shard {behind.shard}, or put back store_dir of all servers as it was"
     return ShardDamaged(behind.shard, behind.operation, behind.place, f"{behind.problem}, and {there}", hint)
 
 

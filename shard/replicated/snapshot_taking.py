@@ -91,7 +91,12 @@ def take_snapshot(
     _, created = run(size_of(client, stream))
     if created != place.created:
         problem = f"its stream was made at {created}, and it is a cache of one that was made at {place.created}"
-        raise OperatorError("take a snapshot of", f"shard {shard}", problem, "restore the stream")
+        raise OperatorError(
+            "take a snapshot of",
+            f"shard {shard}",
+            problem,
+            "put back store_dir of all servers as it was",
+        )
     run(snapshots.make())
     name = SnapshotName(place.sequence, place.epoch, secrets.token_hex(4))
     packed, pieces = _Packed(file), []
