@@ -190,15 +190,7 @@ class Supervisor:
         """By seat of the router."""
         self._logs_deleted = False
         self._timer: asyncio.TimerHandle | None = None
-        self.identity = Identity(
-            service.version,
-            service.directory.start,
-            now_ms(),
-            str(service.directory.path),
-            config,
-            service.placement,
-            {"cores": service.cores, "memory_bytes": service.memory_bytes},
-        )
+        self.identity = _identity(service)
         self.supervision = Supervision(
             service.placement.owners,
             workers,
@@ -721,6 +713,12 @@ class _Times(TypedDict):
     stop_s: float
     replace_s: float
     held_up_s: float
+
+
+def _identity(service: Service) -> Identity:
+    directory, may_use = service.directory, {"cores": service.cores, "memory_bytes": service.memory_bytes}
+    data = str(directory.path)
+    return Identity(service.version, directory.start, now_ms(), data, service.config, service.placement, may_use)
 
 
 def _times(config: Config) -> _Times:

@@ -6,11 +6,13 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.benchmarks.test_smoke import run_benchmark
+from tests.support.waiting import wait_until
 from tidegate.benchmarks.__main__ import parse_arguments
 from tidegate.benchmarks.features import FEATURES, Scraped, Scraper, dear, free_address
 from tidegate.benchmarks.figures.compare import Ratio
@@ -60,13 +62,18 @@ def test_each_feature_is_measured_beside_the_plain_service_in_every_round() -> N
 
 
 def test_logs_are_json_with_so_many_lines_of_calls_and_the_plain_service_has_none(called: dict[str, Peer], folder: Path) -> None:
-    stored = {name: [line for line in lines(folder, name) if "is stored" in line] for name in called}
-    assert stored["tidegate"] == stored["metrics"] == stored["curve"] == []
+    def stored(name: str) -> list[str]:
+        return [line for line in lines(folder, name) if "is stored" in line]
+
+    def has(name: str, count: int) -> bool:
+        return len(stored(name)) >= count
+
     for name, every in (("logs", 100), ("chatty", 10)):
-        told = [json.loads(line) for line in stored[name]]
-        assert len(told) >= REQUESTS // every
+        wait_until(partial(has, name, REQUESTS // every), f"the lines of {name}")
+        told = [json.loads(line) for line in stored(name)]
         assert all(one["object"].startswith(FEATURES[name].class_name) and one["method"] for one in told)
-    assert len(stored["chatty"]) > 5 * len(stored["logs"])
+    assert len(stored("chatty")) > 5 * len(stored("logs"))
+    assert stored("tidegate") == stored("metrics") == stored("curve") == []
 
 
 def test_the_service_with_access_keys_lets_nobody_in_without(called: dict[str, Peer], folder: Path) -> None:
