@@ -28,7 +28,8 @@ from tidegate.runtime.ids import object_key, shard_of_slot, slot_of
 from tidegate.runtime.supervisor.directory import open_directory
 from tidegate.shard.core.alarms import Header, encode_header
 from tidegate.shard.offline.check import state_path
-from tidegate.shard.store.state.data_file import MAP_BYTES_MAX, META_KEY, pack_meta, write_rows
+from tidegate.shard.store.state.data_file import META_KEY, pack_meta, write_rows
+from tidegate.shard.store.state.pages import MAP_BYTES_MAX
 
 SHARDS = 8
 ROWS = 5

@@ -31,8 +31,9 @@ from tidegate.shard.store.logs import NO_RUN, LogMark
 from tidegate.shard.store.memtable import Memtable
 from tidegate.shard.store.record import UnreadCommitRecord, UnreadShardCommit, decode_unread_record
 from tidegate.shard.store.recovery import Recovery
-from tidegate.shard.store.state.data_file import DATA_FILE, MAP_BYTES_MAX, META_KEY, pack_meta, sync_file, write_rows
+from tidegate.shard.store.state.data_file import DATA_FILE, META_KEY, pack_meta, sync_file, write_rows
 from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.pages import MAP_BYTES_MAX
 from tidegate.shard.store.store import ShardState
 
 Progress = Callable[[str, float], object]

@@ -12,15 +12,8 @@ import lmdb
 
 from tidegate.shard.offline.check import state_path
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.state.data_file import (
-    DATA_FILE,
-    FORMAT_WITHOUT_CHECKSUMS,
-    MAP_BYTES_MAX,
-    compact,
-    format_of,
-    open_environment,
-)
-from tidegate.shard.store.state.pages import PageFile, Verifier
+from tidegate.shard.store.state.data_file import DATA_FILE, FORMAT_WITHOUT_CHECKSUMS, compact, format_of, open_environment
+from tidegate.shard.store.state.pages import MAP_BYTES_MAX, PageFile, Verifier
 
 
 class Compacted(NamedTuple):

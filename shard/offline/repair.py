@@ -34,7 +34,6 @@ from tidegate.shard.store.recovery import Recovery, salvaged
 from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT_WITHOUT_CHECKSUMS,
-    MAP_BYTES_MAX,
     META_KEY,
     format_of,
     new_data,
@@ -44,7 +43,17 @@ from tidegate.shard.store.state.data_file import (
     write_rows,
 )
 from tidegate.shard.store.state.lmdb_state import LmdbState
-from tidegate.shard.store.state.pages import CRC_BYTES, CRC_RESIDUE, Damage, Meta, PageFile, Row, Verifier, is_whole
+from tidegate.shard.store.state.pages import (
+    CRC_BYTES,
+    CRC_RESIDUE,
+    MAP_BYTES_MAX,
+    Damage,
+    Meta,
+    PageFile,
+    Row,
+    Verifier,
+    is_whole,
+)
 from tidegate.shard.store.store import ABOVE_KEYS
 
 MENDED_BYTES_MAX = 4 << 10

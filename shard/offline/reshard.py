@@ -44,14 +44,8 @@ from tidegate.shard.offline.rows import OWN_FIRST, Row, add_to_digest, laid_over
 from tidegate.shard.store.answers import ANSWERS_KEY, AnswerTable, is_session
 from tidegate.shard.store.logs import LOG_KEY, NO_RUN, LogMark
 from tidegate.shard.store.memtable import Memtable
-from tidegate.shard.store.state.data_file import (
-    DATA_FILE,
-    MAP_BYTES_MAX,
-    META_KEY,
-    pack_meta,
-    sync_file,
-    write_rows,
-)
+from tidegate.shard.store.state.data_file import DATA_FILE, META_KEY, pack_meta, sync_file, write_rows
+from tidegate.shard.store.state.pages import MAP_BYTES_MAX
 from tidegate.shard.store.store import ABOVE_KEYS
 
 Progress = Callable[[str, float], object]

@@ -15,14 +15,13 @@ from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT,
     FORMAT_WITHOUT_CHECKSUMS,
-    MAP_BYTES_MAX,
     META_KEY,
     add_checksums,
     format_of,
     open_environment,
     unpack_meta,
 )
-from tidegate.shard.store.state.pages import PageFile, Verifier
+from tidegate.shard.store.state.pages import MAP_BYTES_MAX, PageFile, Verifier
 
 Progress = Callable[[str, float], object]
 

@@ -39,8 +39,9 @@ from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardLeftB
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
-from tidegate.shard.store.state.data_file import DATA_FILE, MAP_BYTES_MAX, new_data, put_in_place
+from tidegate.shard.store.state.data_file import DATA_FILE, new_data, put_in_place
 from tidegate.shard.store.state.lmdb_state import LmdbState
+from tidegate.shard.store.state.pages import MAP_BYTES_MAX
 from tidegate.shard.store.state.residency import Watch, WatchStatistics
 from tidegate.shard.store.state.state_copy import StateCopy
 from tidegate.shard.store.store import ShardStore, StoreFailed, StoreFull

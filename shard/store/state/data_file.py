@@ -37,7 +37,6 @@ FORMAT_WITHOUT_CHECKSUMS = 1
 DATA_FILE = "data.mdb"
 NEW = "new-"
 """What the names begin with of directories where data files are made that are to replace the one there is."""
-MAP_BYTES_MAX = 1 << 40
 MAP_BYTES_MIN = 1 << 30
 """The map is address space, not memory or disk. It is made as large as the system grants."""
 

@@ -37,7 +37,6 @@ from tidegate.shard.store.state.data_file import (
     DATA_FILE,
     FORMAT,
     FORMAT_WITHOUT_CHECKSUMS,
-    MAP_BYTES_MAX,
     META_KEY,
     add_checksums,
     compact,
@@ -54,7 +53,7 @@ from tidegate.shard.store.state.data_file import (
     with_checksum,
     with_checksums,
 )
-from tidegate.shard.store.state.pages import CRC_BYTES, CRC_RESIDUE, PageFile
+from tidegate.shard.store.state.pages import CRC_BYTES, CRC_RESIDUE, MAP_BYTES_MAX, PageFile
 from tidegate.shard.store.store import NotInMemory, StoreFailed, StoreFull
 
 FULL_BELOW_BYTES = 1 << 20

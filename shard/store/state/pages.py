@@ -42,8 +42,8 @@ _BIG = 1  # The node's data is the number of its overflow page.
 _INTEGER_KEYS = 8
 _NO_ROOT = (1 << 64) - 1
 _DEPTH_MAX = 32
-MAP_BYTES_MAX = 1 << 46
-"""More is never mapped."""
+MAP_BYTES_MAX = 1 << 40
+"""More is never mapped: it is address space, of which a process has 1 << 47 bytes, and a worker may have many shards."""
 PAGES_TOLD = 1_024
 _CUT = "it was cut short, or this is damaged"
 

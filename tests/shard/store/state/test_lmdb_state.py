@@ -24,6 +24,7 @@ from tidegate.shard.store.interface import ShardDamaged
 from tidegate.shard.store.names import NameChanges
 from tidegate.shard.store.state.lmdb_state import LmdbState, _failure
 from tidegate.shard.store.state.memory_state import MemoryState
+from tidegate.shard.store.state.pages import PAGE_HEADER_BYTES
 from tidegate.shard.store.store import ShardState, StoreFailed, StoreFull
 
 LOW, HIGH = b"", b"\xfe"
@@ -423,6 +424,16 @@ def test_a_state_that_goes_on_from_the_last_but_one_commit_is_refused_after_reco
         state.check_recovered(19)
     state.check_recovered(20)
     state.close()
+
+
+@pytest.mark.parametrize("bit", range(41, 64))
+def test_a_file_that_wants_a_larger_map_than_there_ever_is_stops_its_shard_and_not_the_worker(tmp_path: Path, bit: int) -> None:
+    """Which gets no address space for it."""
+    write_state(tmp_path, Random(1))
+    for page in (0, 1):
+        flip_bit(tmp_path / "data.mdb", page * PAGE + PAGE_HEADER_BYTES + 16 + bit // 8, bit % 8)
+    with pytest.raises(ShardDamaged, match="sizes that are never set"):
+        LmdbState(tmp_path, 1)
 
 
 def test_a_file_that_cannot_be_read_now_is_no_damaged_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
