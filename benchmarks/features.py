@@ -79,7 +79,7 @@ class Scraper:
                 self.scrapes += 1
                 if self._end.wait(SCRAPE_S):
                     return
-        except OSError as error:
+        except Exception as error:  # Also what HTTP has to say: a round in which nobody asked does not count.
             self._failed = error
 
     def close(self) -> None:

@@ -32,7 +32,9 @@ OF_MISHAPS = frozenset({"shard_lost", "interrupted", "object_reset", "unavailabl
 MISHAP_TYPES = frozenset({"ShardLost", "Interrupted", "ObjectReset", "Unavailable", "Moved", "StartFailed"})
 
 
-_NOT_OF_THE_TEST = (os.path.dirname(os.path.dirname(__file__)), sysconfig.get_path("stdlib"))
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_PYTHON = sysconfig.get_path("stdlib") + os.sep
+_INSTALLED = (os.path.join(_PYTHON, "site-packages") + os.sep, os.path.join(_PYTHON, "dist-packages") + os.sep)
 Test = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -48,7 +50,8 @@ def place_of(error: BaseException) -> tuple[type[BaseException], str, int]:
     file, line = "", 0
     for frame, number in traceback.walk_tb(error.__traceback__):
         name, module = frame.f_code.co_filename, str(frame.f_globals.get("__name__"))
-        if not name.startswith(_NOT_OF_THE_TEST) and not module.startswith("_pytest."):
+        is_python = name.startswith(_PYTHON) and not name.startswith(_INSTALLED)
+        if not is_python and not name.startswith(_OURS) and not module.startswith("_pytest."):
             file, line = name, number
     return type(error), file, line
 

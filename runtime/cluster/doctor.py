@@ -10,6 +10,7 @@ import asyncio
 import time
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from urllib.parse import urlsplit
 
 import msgspec
@@ -113,7 +114,7 @@ def _fetch(url: str) -> Varz | str:
             return msgspec.json.decode(answer.read(_VARZ_BYTES_MAX), type=Varz)
     except msgspec.MsgspecError:
         return "is no monitoring port of nats-server"
-    except (OSError, ValueError) as error:  # Also what HTTP has to say.
+    except (OSError, ValueError, HTTPException) as error:
         return f"does not answer ({getattr(error, 'reason', error)})"
 
 

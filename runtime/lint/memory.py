@@ -118,10 +118,10 @@ def _is_new_key(target: ast.Subscript) -> bool:
 
 
 def _grown(node: ast.AST, module: Module) -> Iterator[tuple[str, int]]:
-    """What becomes larger, and in which line."""
+    """What becomes larger, and in which line. The node may be of a base in another module, whose parents are not known."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _GROWS:
         held = node.func.value
-        if _is_held(held) and not isinstance(module.parents[node], ast.Await):
+        if _is_held(held) and not isinstance(module.parents.get(node), ast.Await):
             yield name_of(held), node.lineno
     for target, _ in targets_of(node):
         if isinstance(target, ast.Subscript) and _is_new_key(target) and _is_held(target):

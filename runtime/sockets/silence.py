@@ -2,9 +2,9 @@
 
 Rule: the kernel asks the other kernel, and heartbeats of ZMTP are not used. A PING among the unread bytes of a connection that
 breaks while its receiver's queue is full ends the receiver's process, by an assertion of libzmq 4.3.5
-(`findings/zmq_a_ping_may_end_who_receives_it.sh`); and behind a full queue no PING is seen, so that who is only busy would be
-taken for gone. A process that hangs while its machine answers is not noticed here: its supervisor ends it. Nor is what
-lies behind a proxy of TCP that goes on: that has to say so itself.
+(`findings/zmq_a_ping_may_end_who_receives_it.sh`). Who reads nothing for so long of what is sent is taken for gone, as with
+heartbeats. A process that hangs while its machine answers is not noticed here: its supervisor ends it, or, where that hangs as
+well, calls end at their deadlines. Nor is what lies behind a proxy of TCP that goes on: that has to say so itself.
 """
 
 from __future__ import annotations

@@ -113,6 +113,9 @@ def _lint(kept: Path, origin: str) -> None:
         return
     except SystemError:  # See findings/python_ast_parse_bears_no_other_inside.sh.
         return
+    except Exception:  # Whatever it is, the app is loaded again when it is saved.
+        log.warning("lint: %s: it could not be looked through, which is a fault of lint", origin, exc_info=True)
+        return
     for each in suspects:
         log.warning("lint: %s:%d: %s: %s", origin, each.line, each.rule, each.text)
 

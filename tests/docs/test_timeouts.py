@@ -24,7 +24,7 @@ ROWS = {row[0].strip(): row[1].strip() for row in re.findall(r"^\| ([^|]+) \| ([
         ("a connection to a service that has not been there yet", limits.CONNECT_TIMEOUT_S),
         ("a reply", shell.TIMEOUT_S),
         ("a link to a worker", client_machine.CONNECT_S),
-        ("a peer whose machine stopped, or to which the way was cut", dealer._LOST_S),
+        ("a peer whose machine stopped, or to which the way was cut, or that reads nothing of what is sent", dealer._LOST_S),
         ("a call for a worker that is being started", limits.WAIT_START_S),
         ("a call for a worker that fails again and again", limits.WAIT_DOWN_S),
         ("a critical section, counted from when its body starts", limits.SECTION_TIMEOUT_S),

@@ -64,6 +64,13 @@ def test_whether_something_grows_depends_on_what_it_is(made: str, rules: list[st
     assert [each.rule for each in findings(f"{HEAD}        self.seen.append(1)\n{start}")] == rules
 
 
+def test_what_a_base_in_another_module_does_is_looked_at_as_well() -> None:
+    add = "        self.seen.append(n)\n        self.seen.clear()\n"
+    base = f"import tidegate\nclass Base(tidegate.DurableObject):\n    async def add(self, n):\n{add}"
+    app = "from base import Base\nclass A(Base):\n    async def m(self, n):\n        self.seen.append(n)\n        self.n = n\n"
+    assert [(each.line, each.rule) for each in findings(app, "app", {"base": base}.get)] == [(5, "memory")]
+
+
 def test_what_is_made_anew_at_each_start_may_be_made_by_another_method() -> None:
     load = "    async def on_start(self):\n        await self._load()\n    async def _load(self):\n        self.n = 1\n"
     assert not findings(f"{HEAD}        self.n = 2\n{load}")

@@ -209,6 +209,13 @@ def test_the_doctor_says_which_server_is_missing_where_the_majority_is_lost(
     assert len(found) > 2, "nor does the cluster answer"
 
 
+def test_a_monitor_that_is_no_monitor_is_said_to_be_none(servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
+    run(servers, "doctor", "--monitor", servers.urls[0].replace("nats://", "http://"))
+    said = capsys.readouterr().out
+    assert "NOT LOOKED AT" in said
+    assert "does not answer" in said
+
+
 def test_the_doctor_compares_the_clocks_of_the_hosts(servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
     with said_by_hosts(servers, {"fast": 3_600_000, "right": 0}):
         assert run(servers, "doctor", "--json", *monitors(servers)) == 1
