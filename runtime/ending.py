@@ -55,8 +55,9 @@ async def within(limit_s: float, what: Coroutine[Any, Any, T]) -> T:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, but that what does not end when it is cancelled is named in the log and left behind, and no thread is
-    waited for, which may look up a name."""
+    """As `asyncio.run`, but that what does not end when it is cancelled is named in the log and left behind, and threads are not
+    waited for here: what is to be done after it is not held up by one that looks up a name. The interpreter waits for them when
+    it ends."""
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
     try:

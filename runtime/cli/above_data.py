@@ -9,7 +9,8 @@ from tidegate.runtime.supervisor.folder_above import FolderAbove
 
 
 def above_of_root(owner: DataOwner, data: Path) -> dict[str, FolderAbove]:
-    """None where the owner of the data may change names there himself, as where a file system is mounted, and none through a
-    link: what that leads to may be his to say."""
+    """None where the owner of the data may change names there himself, as where a file system is mounted, and none where he says
+    what the path leads to, which then is another at any moment: through a link, or by what is his on the way."""
     above = FolderAbove(data, (owner.uid, owner.gid))
-    return {} if data.is_symlink() or may_change(owner, above.folder) else {"above": above}
+    is_his = data.is_symlink() or may_change(owner, data.absolute().parent) or may_change(owner, above.folder)
+    return {} if is_his else {"above": above}

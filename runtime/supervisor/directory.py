@@ -33,7 +33,7 @@ import msgspec
 from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.limits import SHARDS_MAX
 from tidegate.runtime.shipping import Shipping, remove_left
-from tidegate.runtime.supervisor.own_mount import finish, is_interrupted
+from tidegate.runtime.supervisor.own_mount import finish, is_interrupted, is_left
 from tidegate.runtime.wire.supervisor_messages import KEPT_SOURCE
 
 FORMAT = 2
@@ -274,7 +274,8 @@ def _read_description(path: Path, elsewhere: str, cluster: str = "") -> _Descrip
     try:
         text = file.read_bytes()
     except FileNotFoundError:
-        strangers = sorted(name for name in set(os.listdir(path)) - _OURS_BEFORE_FORMAT if not _is_beginning(path / name))
+        names = {name for name in os.listdir(path) if not is_left(name)} - _OURS_BEFORE_FORMAT
+        strangers = sorted(name for name in names if not _is_beginning(path / name))
         if strangers:
             problem = f"not a data directory of Tidegate: it holds {strangers[0]} but no tidegate.json"
             raise OperatorError("open data directory", path, problem, elsewhere) from None

@@ -23,7 +23,7 @@ _CANNOT_EXCHANGE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EPERM})
 
 
 class FolderAbove:
-    """All raise OSError."""
+    """All raise OSError; `put_in_place` where a file system is mounted also OperatorError, which names what is in the way."""
 
     asked = ("make", "remove", "put_in_place")
 

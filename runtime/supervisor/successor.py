@@ -19,7 +19,7 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.runtime.shipping import GIVEN_UP
 from tidegate.runtime.supervisor.directory import describe_directory, lock_directory, make_description
 from tidegate.runtime.supervisor.folder_above import FolderAbove
-from tidegate.runtime.supervisor.own_mount import content, is_interrupted, sync
+from tidegate.runtime.supervisor.own_mount import check_movable, content, is_interrupted, is_ours, sync
 
 _OF_ONE_DIRECTORY = frozenset({"tidegate.json", "lock", GIVEN_UP})
 """Files that the next one must not have of the one before."""
@@ -43,12 +43,13 @@ class Successor:
         try:
             if self._target.exists() and not self._target.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._target))
-            is_mount = self._above.is_mount
-            self.replaces = self._target.is_dir() and any(content(self._target) if is_mount else self._target.iterdir())
-            if self.replaces:
+            if has_something := self._has_something():
                 self._check_ours()
-            if self.replaces or is_mount:
+            if has_something or self._above.is_mount:
                 self._locks.append(lock_directory(self._target))
+            self.replaces = self._has_something()  # Only now: what was interrupted is as a whole in one place.
+            if self.replaces and self._above.is_mount:
+                check_movable(self._target)
             self.path = self._unfinished = self._make()
         except OSError as error:
             self.close()
@@ -56,6 +57,11 @@ class Successor:
         except BaseException:
             self.close()
             raise
+
+    def _has_something(self) -> bool:
+        if not self._target.is_dir():
+            return False
+        return any(content(self._target) if self._above.is_mount else self._target.iterdir())
 
     def _check_ours(self) -> None:
         """That nothing of others is moved away. A damaged directory may have lost its description."""
@@ -100,7 +106,7 @@ class Successor:
         try:
             for file in self._target.iterdir() if self.replaces else ():
                 there = self.path / file.name
-                if file.is_file() and file.name not in _OF_ONE_DIRECTORY and file.suffix != ".new" and not there.exists():
+                if self._goes_along(file) and not there.exists():
                     shutil.copy2(file, there)
             if access and not (mine := self.path / "access.json").exists():
                 mine.touch(mode=0o600)
@@ -111,9 +117,13 @@ class Successor:
         except OSError as error:
             raise self._failed("put in place", error) from error
 
+    def _goes_along(self, file: Path) -> bool:
+        stays = self._above.is_mount and not is_ours(file.name)
+        return not stays and file.name not in _OF_ONE_DIRECTORY and file.suffix != ".new" and file.is_file()
+
     def _exchange(self) -> Path | None:
-        if self.replaces:
-            self._unfinished = None  # From here on nothing is removed: it may be the old one.
+        if self.replaces and not self._above.is_mount:
+            self._unfinished = None  # From here on nothing is removed: what has this name may be the old one.
         aside = self._above.put_in_place(self.replaces)
         return Path(aside) if aside else None
 

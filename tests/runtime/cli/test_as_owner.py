@@ -26,6 +26,7 @@ import pytest
 from tests.support.damage import flip_bit, places_of_rows
 from tests.support.data_directory import OBJECTS, SHARDS, make_data_directory, state_file
 from tests.support.waiting import wait_until
+from tidegate.runtime.cli.above_data import above_of_root
 from tidegate.runtime.cli.as_owner import DataOwner, may_change, may_reach
 from tidegate.runtime.cli.cli import _parser
 from tidegate.runtime.cluster.nats_servers import NatsServers
@@ -130,6 +131,22 @@ def test_who_may_change_any_folder_or_link_on_the_way_decides_where_it_leads(her
     (here / "round").symlink_to("round")
     with pytest.raises(OSError, match="symbolic links"):
         may_change(owner(), here / "round")
+
+
+@needs_root
+def test_root_changes_no_names_where_the_owner_says_what_the_path_leads_to(here: Path) -> None:
+    for name in ("roots", "his"):
+        (here / name).mkdir(0o755)
+    (here / "roots" / "data").mkdir()
+    (here / "his" / "cur").symlink_to(here / "roots")
+    (here / "good").symlink_to("roots")
+    for path in (here / "roots" / "data", here / "his"):
+        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    assert above_of_root(owner(), here / "roots" / "data").keys() == {"above"}
+    assert above_of_root(owner(), here / "good" / "data").keys() == {"above"}
+    assert above_of_root(owner(), here / "his" / "cur" / "data") == {}
+    (here / "link").symlink_to("roots/data")
+    assert above_of_root(owner(), here / "link") == {}
 
 
 # Root's commands

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.service import ROOT
 from tests.support.waiting import wait_until
 from tidegate.runtime.addresses import free_port
 from tidegate.runtime.cluster.nats_servers import nats_server
@@ -131,6 +132,20 @@ def test_servers_that_want_a_password_are_read_from_the_variables_as_they_were_w
     assert units.cluster_in(made) == "nats://t0k%en@a:1,nats://t0k%en@b:1,nats://t0k%en@c:1/shop"
     assert units.cluster_in(f'{units.CLUSTER_VARIABLE}="nats://a:1"\n') == "nats://a:1"
     assert units.cluster_in(units.environment_file("shop.service")) is None
+
+
+def test_the_page_takes_servers_to_the_doctor_without_a_shell_that_reads_what_is_in_them(tmp_path: Path) -> None:
+    cluster = "nats://a&b;$(touch ran)`touch ran`*<@192.0.2.1:4222/shop"
+    (tmp_path / "environment").write_text(units.environment_file("shop.service", cluster))
+    (tmp_path / "tidegate").write_text('#!/bin/sh\nprintf "%s %s" "$TIDEGATE_SERVICE_CLUSTER" "$*"\n')
+    (tmp_path / "tidegate").chmod(0o755)
+    page = (ROOT / "docs" / "cluster.md").read_text()
+    (line,) = re.findall(r"^sudo (sh -c .*cluster doctor.*)$", page, re.MULTILINE)
+    line = line.replace("/etc/shop/environment", str(tmp_path / "environment"))
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=path, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"{cluster} cluster doctor --monitor http://"), done.stderr
+    assert not (tmp_path / "ran").exists()
 
 
 def test_the_sample_of_a_server_is_one_that_hosts_can_trust(tmp_path: Path) -> None:
