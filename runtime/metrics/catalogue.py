@@ -197,6 +197,11 @@ CLUSTER = (
         _count("cluster_shut_outs", "Shards that another host has claimed while a worker had them, or claimed them."),
         _count("cluster_replayed_bytes", "Bytes of records that were read because a state lacked them."),
         _count("cluster_reconnects", "How often a worker has connected to a NATS server anew."),
+        _gauge(
+            "cluster_snapshot_age_seconds",
+            "How old the oldest is of the newest snapshots of the shards that a worker serves; of a shard without one, for how "
+            "long that is known.",
+        ),
     ),
 )
 """With `--cluster` only."""
