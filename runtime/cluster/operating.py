@@ -16,6 +16,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from tidegate.runtime.cluster.bucket import PlacementRecord
+from tidegate.runtime.cluster.load import Balance, balance, exchanged, measured_load
 from tidegate.runtime.cluster.machine import BEAT_S
 from tidegate.runtime.cluster.membership import listen
 from tidegate.runtime.cluster.picture import LogShown, Picture, SnapshotShown, picture
@@ -119,6 +120,28 @@ def change(
             edited = edit(placement, live)
             if edited == placement or await record.replace(edited, revision):
                 return edited
+        raise OperatorError("change the placement of", cluster, "its hosts change it all the time", "try again", passes=True)
+
+    return asked(servers, cluster, ask)
+
+
+def balance_load(servers: Sequence[str], cluster: str, for_s: float) -> tuple[Balance, dict[str, str]]:
+    """Measures the load of shards for so long, and has those exchanged for which it is worth it; what was found, and the names of
+    hosts by id. Raises OperatorError also while shards are under way."""
+
+    async def ask(client: Client) -> tuple[Balance, dict[str, str]]:
+        record = await _record(client, cluster)
+        beats: list[Beat] = []
+        await listen(client, cluster, for_s, beats.append)
+        live = await listen(client, cluster, LISTEN_S)
+        for _ in range(_WRITE_TRIES):
+            placement, revision = await record.read()
+            if any(each.serves != each.should for each in picture(placement, live).shards):
+                hint = "wait until they have arrived: tidegate cluster status"
+                raise OperatorError("balance the load of", cluster, "shards are under way, or not served", hint, passes=True)
+            found = balance(placement, measured_load(beats, len(placement.owners)), live)
+            if not found.moves or await record.replace(exchanged(placement, found.moves), revision):
+                return found, {id: beat.name for id, beat in live.items()}
         raise OperatorError("change the placement of", cluster, "its hosts change it all the time", "try again", passes=True)
 
     return asked(servers, cluster, ask)

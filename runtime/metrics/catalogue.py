@@ -183,6 +183,7 @@ SERVICE = (
 
 CLUSTER = (
     _gauge("cluster_hosts", "Hosts of the cluster, by state: here, drains, waits (gets no shards yet), lost.", "state"),
+    _gauge("cluster_host_weight", "By which this host gets shards, and load: the cores that its workers have."),
     _gauge("cluster_shards_owned", "Shards that this host serves."),
     _gauge("cluster_shards_wanted", "Shards that this host is to have."),
     _gauge("cluster_shards_moving", "Shards of the cluster that are served by another host than should, or by nobody."),

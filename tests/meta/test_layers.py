@@ -124,7 +124,7 @@ RULES = {
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "shares"},
     "runtime/lint": "*",
-    "runtime/cluster": {"diagnosis", "machine", "picture", "placement", "records"},
+    "runtime/cluster": {"diagnosis", "load", "machine", "picture", "placement", "records"},
     "runtime/chaos/verdict": "*",
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule", "shapes"},

@@ -48,6 +48,7 @@ examples:
 _Hosts = Annotated[int, msgspec.Meta(ge=1, le=16)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65_000)]
 _Shard = Annotated[int, msgspec.Meta(ge=0, lt=SHARDS_MAX)]
+_MeasureS = Annotated[int, msgspec.Meta(ge=1, le=3_600)]
 _SHOWN_SHARDS = 12
 Edit = Callable[["ClusterPlacement", "dict[str, Beat]"], "ClusterPlacement"]
 
@@ -83,7 +84,12 @@ def add(commands: Any) -> None:
     drain = action("drain", "have no shard on that host, so that it can be stopped", "drain host-b", _drain)
     drain.add_argument("host", metavar="HOST", help="its name or its id")
     drain.add_argument("--off", action="store_true", help="it may have shards again")
-    action("rebalance", "forget what was moved by hand, and lost hosts, and deal evenly", "rebalance", _rebalance)
+    says = "forget what was moved by hand, and lost hosts, and deal evenly; or balance the load"
+    rebalance = action("rebalance", says, "rebalance --by load", _rebalance)
+    by = "the number of shards (default), or calls a second: measured, and some shards exchanged where it is worth it"
+    rebalance.add_argument("--by", choices=("number", "load"), default="number", help=by)
+    how_long = "with --by load: measure for so many seconds (default: %(default)s)"
+    rebalance.add_argument("--for", metavar="S", dest="for_s", type=read_as(_MeasureS), default=10, help=how_long)
     snapshot = action("snapshot", "have snapshots of shards taken now, and wait for them", "snapshot 3 4", _snapshot)
     snapshot.add_argument(
         "shards", metavar="SHARD", nargs="*", type=read_as(_Shard), help="its number; several (default: all of the cluster)"
@@ -276,7 +282,28 @@ def _drain(options: argparse.Namespace) -> int:
 def _rebalance(options: argparse.Namespace) -> int:
     from tidegate.runtime.cluster.placement import rebalanced
 
+    if options.by == "load":
+        return _rebalance_load(options)
     return _change(options, lambda placement, live: rebalanced(placement), "shards are dealt evenly to the hosts that are there")
+
+
+def _rebalance_load(options: argparse.Namespace) -> int:
+    from tidegate.runtime.cluster.operating import balance_load
+
+    found, names = balance_load(*_place(options), options.for_s)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(found), indent=2))
+        return EXIT_OK
+    uneven = f"the busiest host has {found.before:.2f} times its part of {found.calls_per_s:,.1f} calls/s"
+    lines = [f"shard {each.shard} goes from {names[each.source]} to {names[each.target]}" for each in found.moves]
+    if not found.calls_per_s:
+        lines.append("nothing moves: there are no calls")
+    elif not found.moves:
+        lines.append(f"nothing moves: {uneven}, and no exchange of two shards is worth it")
+    else:
+        lines.append(f"{uneven}, and is to have {found.after:.2f} times; again, once they have arrived, goes on")
+    print("\n".join(map(one_line, lines)))
+    return EXIT_OK
 
 
 def _host(placement: ClusterPlacement, live: dict[str, Beat], text: str) -> str:

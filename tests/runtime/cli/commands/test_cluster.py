@@ -91,6 +91,7 @@ def test_the_status_begins_with_what_is_wrong(servers: NatsServers, capsys: pyte
         (("move", "2", "host-a"), "the cluster has 2 shards (the last one is 1)"),
         (("move", "0", "host-a"), "host-a is not there (start it, or choose another)"),
         (("drain", "host-a"), "no other host could take its shards"),
+        (("rebalance", "--by", "load", "--for", "1"), "shards are under way, or not served"),
         (("snapshot", "1", "2"), "the cluster has 2 shards (the last one is 1)"),
     ],
 )
