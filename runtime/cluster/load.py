@@ -30,6 +30,9 @@ class Worth(NamedTuple):
     """By so much an exchange makes the larger of two shares smaller."""
 
 
+WORTH = Worth()
+
+
 class ShardMove(msgspec.Struct, frozen=True):
     shard: int
     source: str
@@ -60,7 +63,7 @@ def measured_load(beats: Iterable[Beat], shards: int) -> dict[int, float]:
     return loads
 
 
-def balance(placement: ClusterPlacement, loads: Mapping[int, float], there: Iterable[str], worth: Worth = Worth()) -> Balance:  # noqa: B008
+def balance(placement: ClusterPlacement, loads: Mapping[int, float], there: Iterable[str], worth: Worth = WORTH) -> Balance:
     """Which exchanges are worth it now, of the hosts that are there and get shards."""
     weights = {id: host.weight for id, host in placement.hosts.items() if id in set(there) - placement.draining}
     has: dict[str, list[int]] = {id: [] for id in weights}

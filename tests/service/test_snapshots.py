@@ -47,6 +47,8 @@ from tidegate.shard.worker import snapshotter
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 START_S = 60.0
 KEY = b"\0\1" + b"object".ljust(14)
+ALWAYS = SnapshotPolicy(1, 1e9)
+"""One is due as soon as there is anything new."""
 T = TypeVar("T")
 _numbers = count()
 
@@ -97,7 +99,7 @@ def cluster(servers: NatsServers) -> Cluster:
 class Owner:
     """Of the shard, as a worker is one, without anybody who calls."""
 
-    def __init__(self, cluster: Cluster, data: Path, policy: SnapshotPolicy = SnapshotPolicy(1, 1e9)) -> None:  # noqa: B008
+    def __init__(self, cluster: Cluster, data: Path, policy: SnapshotPolicy = ALWAYS) -> None:
         (data / "log").mkdir(parents=True, exist_ok=True)
         self.log = WorkerLog(cluster.servers.urls, cluster.name, "a test", policy)
         self.store = WorkerStore.open_shared(data, 0, (0,), lambda trouble: None, 1 << 20, self.log)

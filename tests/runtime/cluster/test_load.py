@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.runtime.cluster.test_machine import beat_of
-from tidegate.runtime.cluster.load import EXCHANGES_AT_ONCE, Worth, balance, exchanged, measured_load
+from tidegate.runtime.cluster.load import EXCHANGES_AT_ONCE, WORTH, Worth, balance, exchanged, measured_load
 from tidegate.runtime.cluster.placement import MOVES_AT_ONCE, deal, rebalanced
 from tidegate.runtime.cluster.records import ClusterPlacement, PlacedHost, empty_placement
 
@@ -26,7 +26,7 @@ def dealt(**weights: int) -> ClusterPlacement:
     return ClusterPlacement(deal(placement, hosts), hosts)
 
 
-def at_rest(placement: ClusterPlacement, loads: Mapping[int, float], worth: Worth = Worth()) -> ClusterPlacement:  # noqa: B008
+def at_rest(placement: ClusterPlacement, loads: Mapping[int, float], worth: Worth = WORTH) -> ClusterPlacement:
     for _ in range(ROUNDS):
         found = balance(placement, loads, placement.hosts, worth)
         if not found.moves:
@@ -116,7 +116,7 @@ def came_back(worth: Worth, seed: int) -> bool:
 
 
 def test_what_is_measured_a_little_differently_each_time_sends_no_shard_to_and_fro() -> None:
-    assert not any(came_back(Worth(), seed) for seed in range(100))
+    assert not any(came_back(WORTH, seed) for seed in range(100))
     assert all(came_back(BY_NUMBER_ONLY, seed) for seed in range(20)), "without hysteresis it would"
 
 
