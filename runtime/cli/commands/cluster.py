@@ -16,7 +16,7 @@ from tidegate.runtime.addresses import check_cluster, cluster_of
 from tidegate.runtime.cli.arguments import Parser, add_command, read_as
 from tidegate.runtime.cli.configuration import FILE_VARIABLE, WhereToLook, read_app, read_configuration
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail_usage
-from tidegate.runtime.cli.pages import duration, mebibytes, plural, table
+from tidegate.runtime.cli.pages import duration, plural, table
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.limits import SHARDS_MAX
@@ -189,12 +189,16 @@ def _snapshot_lines(shards: Sequence[ShardShown]) -> list[str]:
         if each.log is None:
             rows.append((str(each.shard), "not known", "", ""))
             continue
-        snapshot, since = each.log.snapshot, mebibytes(each.log.since_bytes)
+        snapshot, since = each.log.snapshot, _size(each.log.since_bytes)
         if snapshot is None:
             rows.append((str(each.shard), "none", "", since))
         else:
-            rows.append((str(each.shard), f"{duration(int(snapshot.age_s))} old", mebibytes(snapshot.packed_bytes), since))
+            rows.append((str(each.shard), f"{duration(int(snapshot.age_s))} old", _size(snapshot.packed_bytes), since))
     return table(rows, {2, 3})
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 10):,.1f} KiB" if size < 1 << 20 else f"{size / (1 << 20):,.1f} MiB"
 
 
 def _snapshot(options: argparse.Namespace) -> int:
@@ -219,11 +223,11 @@ def _said_lines(said: SnapshotSaid) -> list[str]:
     by = f" ({said.by})" if said.by else ""
     if said.snapshot is not None:
         what = "a snapshot was taken" if said.state == "taken" else "its newest snapshot has everything"
-        size, sequence = mebibytes(said.snapshot.packed_bytes), said.snapshot.sequence
+        size, sequence = _size(said.snapshot.packed_bytes), said.snapshot.sequence
         return [one_line(f"{begins} {what}: {size}, behind message {sequence}{by}")]
     if said.state == "failed":
         return [one_line(f"{begins} FAILED: {said.why}{by}"), one_line(f"  next: {said.next}")]
-    return [one_line(f"{begins} {'is being taken' if said.state == 'begun' else 'waits for others to be taken'}{by}")]
+    return [one_line(f"{begins} {'is being taken' if said.state == 'begun' else 'waits for its turn'}{by}")]
 
 
 def _hosts(options: argparse.Namespace) -> int:

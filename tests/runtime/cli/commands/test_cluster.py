@@ -69,7 +69,7 @@ def test_the_status_begins_with_what_is_wrong(servers: NatsServers, capsys: pyte
         ["host-a", "lost", "2", "0", "2"],
         ["host-b", "lost", "0", "0", "0"],
     ]
-    assert [line.split() for line in lines[-2:]] == [["0", "none", "0.0", "MiB"], ["1", "none", "0.0", "MiB"]]
+    assert [line.split() for line in lines[-2:]] == [["0", "none", "0.0", "KiB"], ["1", "none", "0.0", "KiB"]]
     name = f"{NAME}-0001"
     settings = ask(servers, f"STREAM.INFO.{name}")["config"]
     assert ask(servers, f"STREAM.DELETE.{name}")["success"]
