@@ -32,12 +32,12 @@ def render_status(status: ServiceStatus, now_ms: int) -> str:
 def _backups(status: ServiceStatus, now_ms: int) -> list[str]:
     """Those that succeeded. Others are problems."""
     good = sorted((each for each in status.backups if each.good_ms), key=lambda each: -each.good_ms)
-    ages = (_duration(max(0, now_ms - each.good_ms) // 1_000) for each in good)
+    ages = (duration(max(0, now_ms - each.good_ms) // 1_000) for each in good)
     return [one_line(f"backup to {each.place}: {age} ago ({each.backup})") for each, age in zip(good, ages, strict=True)]
 
 
 def head(status: ServiceStatus, now_ms: int) -> list[str]:
-    uptime = _duration(max(0, now_ms - status.started_at_ms) // 1_000)
+    uptime = duration(max(0, now_ms - status.started_at_ms) // 1_000)
     wrong = f", {plural(len(status.problems), 'problem')}" if status.problems else ""
     lines = [
         f"{status.state}{wrong} on {status.listen} for {uptime} (Tidegate {status.version}, start {status.start})",
@@ -233,7 +233,7 @@ def classes(status: ServiceStatus, shown_max: int | None = None) -> list[str]:
     return ["", *table(rows, {1, 2, 3, 4})]
 
 
-def _duration(seconds: int) -> str:
+def duration(seconds: int) -> str:
     days, rest = divmod(seconds, 86_400)
     hours, rest = divmod(rest, 3_600)
     minutes, seconds = divmod(rest, 60)

@@ -15,7 +15,7 @@ longer, each in its turn, and then do it themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -169,6 +169,10 @@ class MemberMachine:
         """Where this host is, and what it runs. Whether that is news."""
         before, self.me = self.me, msgspec.structs.replace(self.me, door=door, version=version)
         return self.me != before
+
+    def load_is(self, calls_per_s: Mapping[int, float]) -> None:
+        """Of this host, by shard. That is no news: it is said with the next beat."""
+        self.me = msgspec.structs.replace(self.me, loads={shard: round(rate, 2) for shard, rate in sorted(calls_per_s.items())})
 
     def retires(self) -> None:
         """This host is about to stop."""

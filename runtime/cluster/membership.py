@@ -13,7 +13,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -105,6 +105,10 @@ class Membership:
         if self.machine.owns(shards) or described:
             self._news()
 
+    def load_is(self, calls_per_s: Mapping[int, float]) -> None:
+        """It is said with the next beat."""
+        self.machine.load_is(calls_per_s)
+
     def retire(self) -> None:
         self.machine.retires()
         self._news()
@@ -156,6 +160,7 @@ class Membership:
             "cluster_apart": {(): int(bool(self.problem))},
             "cluster_placement_revision": {(): max(0, machine.revision)},
             "cluster_placement_age_seconds": {(): time.monotonic() - self._was_read_at},
+            "cluster_host_weight": {(): machine.me.weight},
             "cluster_shards_owned": {(): len(machine.me.serves)},
             "cluster_shards_wanted": {(): len(machine.target)},
         }

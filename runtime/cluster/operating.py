@@ -6,7 +6,9 @@ Each blocks, and raises OperatorError.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 import msgspec
@@ -14,16 +16,23 @@ import nats.errors
 from nats.aio.client import Client
 
 from tidegate.runtime.cluster.bucket import PlacementRecord
+from tidegate.runtime.cluster.load import Balance, balance, exchanged, measured_load
 from tidegate.runtime.cluster.machine import BEAT_S
 from tidegate.runtime.cluster.membership import listen
-from tidegate.runtime.cluster.picture import Picture, picture
+from tidegate.runtime.cluster.picture import LogShown, Picture, SnapshotShown, picture
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.founding import find_founded
 from tidegate.shard.replicated.servers import close, connect
+from tidegate.shard.replicated.snapshot_listing import KeptOfShard, kept_of_shards
+from tidegate.shard.replicated.snapshot_wishes import wish_for_snapshots
+from tidegate.shard.replicated.worker_log import stream_name
+from tidegate.shard.store.snapshots import SnapshotSaid
 
 LISTEN_S = 2.5 * BEAT_S
 """Each host that is there says something in that time."""
+_LOGS_S = 5.0
+"""For so long servers are asked what they keep of shards; then the rest is not known."""
 _WRITE_TRIES = 20
 _HINT = "see that JetStream is enabled and that enough servers of the cluster run"
 
@@ -38,6 +47,49 @@ def look(servers: Sequence[str], cluster: str) -> Picture:
         live = await listen(client, cluster, LISTEN_S)
         placement, _ = await record.read()
         return picture(placement, live)
+
+    return asked(servers, cluster, ask)
+
+
+def look_with_logs(servers: Sequence[str], cluster: str) -> Picture:
+    """As `look`, and what the servers keep of each shard."""
+
+    async def ask(client: Client) -> Picture:
+        founding = await find_founded(client, cluster)
+        record = PlacementRecord(client, cluster, founding.shards)
+        stream_of = partial(stream_name, cluster)
+        live, kept = await asyncio.gather(
+            listen(client, cluster, LISTEN_S), kept_of_shards(client, cluster, range(founding.shards), stream_of, _LOGS_S)
+        )
+        placement, _ = await record.read()
+        now_ms = time.time_ns() // 1_000_000
+        return picture(placement, live, {shard: _log_shown(each, now_ms) for shard, each in kept.items()})
+
+    return asked(servers, cluster, ask)
+
+
+def _log_shown(kept: KeptOfShard, now_ms: int) -> LogShown:
+    newest = kept.newest
+    if newest is None:
+        return LogShown(kept.stream.bytes, kept.grown_bytes, None)
+    age_s = max(0, now_ms - newest.taken_ms) / 1_000
+    shown = SnapshotShown(newest.place.sequence, newest.taken_ms, age_s, newest.file_bytes, newest.packed_bytes, newest.by)
+    return LogShown(kept.stream.bytes, kept.grown_bytes, shown)
+
+
+def take_snapshots(
+    servers: Sequence[str], cluster: str, shards: Sequence[int], told: Callable[[SnapshotSaid], object]
+) -> list[SnapshotSaid]:
+    """Has the owners of these shards (none: all) take one now, and waits; what came of each. `told` hears how far that is. Raises
+    OperatorError also for a shard that the cluster has not."""
+
+    async def ask(client: Client) -> list[SnapshotSaid]:
+        founding = await find_founded(client, cluster)
+        for shard in shards:
+            if shard >= founding.shards:
+                hint = f"the last one is {founding.shards - 1}"
+                raise OperatorError("take a snapshot of", f"shard {shard}", f"the cluster has {founding.shards} shards", hint)
+        return await wish_for_snapshots(client, cluster, list(dict.fromkeys(shards)) or list(range(founding.shards)), told)
 
     return asked(servers, cluster, ask)
 
@@ -68,6 +120,28 @@ def change(
             edited = edit(placement, live)
             if edited == placement or await record.replace(edited, revision):
                 return edited
+        raise OperatorError("change the placement of", cluster, "its hosts change it all the time", "try again", passes=True)
+
+    return asked(servers, cluster, ask)
+
+
+def balance_load(servers: Sequence[str], cluster: str, for_s: float) -> tuple[Balance, dict[str, str]]:
+    """Measures the load of shards for so long, and has those exchanged for which it is worth it; what was found, and the names of
+    hosts by id. Raises OperatorError also while shards are under way."""
+
+    async def ask(client: Client) -> tuple[Balance, dict[str, str]]:
+        record = await _record(client, cluster)
+        beats: list[Beat] = []
+        await listen(client, cluster, for_s, beats.append)
+        live = await listen(client, cluster, LISTEN_S)
+        for _ in range(_WRITE_TRIES):
+            placement, revision = await record.read()
+            if any(each.serves != each.should for each in picture(placement, live).shards):
+                hint = "wait until they have arrived: tidegate cluster status"
+                raise OperatorError("balance the load of", cluster, "shards are under way, or not served", hint, passes=True)
+            found = balance(placement, measured_load(beats, len(placement.owners)), live)
+            if not found.moves or await record.replace(exchanged(placement, found.moves), revision):
+                return found, {id: beat.name for id, beat in live.items()}
         raise OperatorError("change the placement of", cluster, "its hosts change it all the time", "try again", passes=True)
 
     return asked(servers, cluster, ask)

@@ -29,12 +29,38 @@ class HostShown(msgspec.Struct, frozen=True):
     version: str
 
 
+class SnapshotShown(msgspec.Struct, frozen=True):
+    """The newest of a shard that is whole."""
+
+    sequence: int
+    """The message of the stream behind which it is."""
+    taken_ms: int
+    """Unix time, by the clock of the host that took it."""
+    age_s: float
+    """By the clock of whoever looks."""
+    file_bytes: int
+    packed_bytes: int
+    """What it takes on the servers."""
+    by: str
+
+
+class LogShown(msgspec.Struct, frozen=True):
+    """What the servers keep of a shard."""
+
+    stream_bytes: int
+    since_bytes: int
+    """About so many of these follow the newest snapshot; all, where there is none."""
+    snapshot: SnapshotShown | None
+
+
 class ShardShown(msgspec.Struct, frozen=True):
     shard: int
     serves: str
     """The name of the host; empty: nobody."""
     should: str
     pinned: bool
+    log: LogShown | None = None
+    """None: the servers have not said it, or were not asked."""
 
 
 class Picture(msgspec.Struct, frozen=True):
@@ -43,7 +69,8 @@ class Picture(msgspec.Struct, frozen=True):
     shards: tuple[ShardShown, ...]
 
 
-def picture(placement: ClusterPlacement, live: Mapping[str, Beat]) -> Picture:
+def picture(placement: ClusterPlacement, live: Mapping[str, Beat], logs: Mapping[int, LogShown] = {}) -> Picture:
+    """`logs`: by shard, as far as they are known."""
     serving: dict[int, str] = {}
     for id, beat in live.items():
         for shard in beat.serves:
@@ -51,7 +78,13 @@ def picture(placement: ClusterPlacement, live: Mapping[str, Beat]) -> Picture:
                 serving[shard] = id
     names = _names(placement, live)
     shards = tuple(
-        ShardShown(shard, names.get(serving.get(shard, ""), ""), names.get(owner, ""), placement.pins.get(shard) == owner)
+        ShardShown(
+            shard,
+            names.get(serving.get(shard, ""), ""),
+            names.get(owner, ""),
+            placement.pins.get(shard) == owner,
+            logs.get(shard),
+        )
         for shard, owner in enumerate(placement.owners)
     )
     hosts = tuple(_host(id, names[id], placement, live) for id in sorted(names, key=lambda id: (names[id], id)) if id)

@@ -18,6 +18,8 @@ _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 _Name = Annotated[str, Meta(min_length=1, max_length=256)]
 _Weight = Annotated[int, Meta(ge=1, le=1 << 16)]
 
+_Rate = Annotated[float, Meta(ge=0, le=1e12)]
+
 
 class Beat(msgspec.Struct, frozen=True):
     """What a host says of itself."""
@@ -49,6 +51,8 @@ class Beat(msgspec.Struct, frozen=True):
     """It is about to stop, and waits a little for others to take its shards."""
     gone: bool = False
     """The last one: it serves nothing any more."""
+    loads: dict[int, _Rate] = {}
+    """Calls a second of the last two seconds or so, by shard, of those that had any."""
     wall_ms: int = 0
     """When this was said, by the host's clock, which nobody but `tidegate cluster doctor` looks at; 0: by an older version."""
 

@@ -183,6 +183,7 @@ SERVICE = (
 
 CLUSTER = (
     _gauge("cluster_hosts", "Hosts of the cluster, by state: here, drains, waits (gets no shards yet), lost.", "state"),
+    _gauge("cluster_host_weight", "By which this host gets shards, and load: the cores that its workers have."),
     _gauge("cluster_shards_owned", "Shards that this host serves."),
     _gauge("cluster_shards_wanted", "Shards that this host is to have."),
     _gauge("cluster_shards_moving", "Shards of the cluster that are served by another host than should, or by nobody."),
@@ -197,6 +198,11 @@ CLUSTER = (
         _count("cluster_shut_outs", "Shards that another host has claimed while a worker had them, or claimed them."),
         _count("cluster_replayed_bytes", "Bytes of records that were read because a state lacked them."),
         _count("cluster_reconnects", "How often a worker has connected to a NATS server anew."),
+        _gauge(
+            "cluster_snapshot_age_seconds",
+            "How old the oldest is of the newest snapshots of the shards that a worker serves; of a shard without one, for how "
+            "long that is known.",
+        ),
     ),
 )
 """With `--cluster` only."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 
 from tidegate.runtime.metrics.catalogue import CATALOGUE, Kind, Metric
-from tidegate.runtime.metrics.rates import Rates, rates_of
+from tidegate.runtime.metrics.rates import Rates, calls_by_shard, rates_of
 from tidegate.runtime.wire.counts import Counts, Histogram, Labels, Value, added, without
 
 Sums = dict[str, dict[Labels, Value]]
@@ -30,6 +30,8 @@ class _Process:
         self.counts: Counts = {}
         self.told_at = self.since = now
         self.rates: Rates | None = None
+        self.calls_by_shard: dict[int, float] = {}
+        """A second."""
         self.before: Counts = {}
 
 
@@ -47,7 +49,9 @@ class Ledger:
         known.counts = _sound(counts)
         known.told_at = now
         if now - known.since >= TOLD_S_MIN:
-            known.rates = rates_of(_since(known.counts, known.before), now - known.since)
+            since, elapsed_s = _since(known.counts, known.before), now - known.since
+            known.rates = rates_of(since, elapsed_s)
+            known.calls_by_shard = calls_by_shard(since, elapsed_s)
             known.since, known.before = now, known.counts
 
     def counted(self, key: str, *labels: str, value: int = 1) -> None:
@@ -82,6 +86,15 @@ class Ledger:
         """How fast it goes, over the last two seconds or so. None: that is not known."""
         known = self._alive.get(process)
         return None if known is None or now - known.told_at > STALE_S else known.rates
+
+    def calls_by_shard(self, now: float) -> dict[int, float]:
+        """Calls a second, over the last two seconds or so, of those shards that have any."""
+        sums: dict[int, float] = {}
+        for process in self._alive.values():
+            if now - process.told_at <= STALE_S:
+                for shard, rate in process.calls_by_shard.items():
+                    sums[shard] = sums.get(shard, 0.0) + rate
+        return sums
 
 
 def _add(sums: Sums, process: _Process, *, past: bool = False) -> None:

@@ -54,6 +54,16 @@ def rates_of(counts: Counts, elapsed_s: float) -> Rates:
     return rates
 
 
+def calls_by_shard(counts: Counts, elapsed_s: float) -> dict[int, float]:
+    """A second, of the shards that have any. `counts`: what has come in that time, of a worker."""
+    rows = counts.get("shard_calls", [])
+    return {
+        int(shard): value / elapsed_s
+        for (shard,), value in rows
+        if shard.isdecimal() and not isinstance(value, list) and value > 0
+    }
+
+
 def _plus(one: list[float], other: list[float]) -> list[float]:
     both: Value = added(one, other) if one else other
     assert isinstance(both, list)

@@ -3,7 +3,7 @@ import."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import zmq
@@ -26,6 +26,9 @@ class Member(Protocol):
 
     def is_now(self, shards: frozenset[int], door: str, version: str) -> None:
         """Of this host: what its workers have, where its door is (empty: nowhere now), and of the app which version they run."""
+
+    def load_is(self, calls_per_s: Mapping[int, float]) -> None:
+        """Of this host, by shard."""
 
     def retire(self) -> None:
         """This host is about to stop: others may take its shards."""

@@ -396,6 +396,8 @@ class Supervisor:
             if message.number == occupancy.ping_number and occupancy.pinged_at is not None:
                 self.ledger.observed("loop_lag_seconds", name, value=now - occupancy.pinged_at)
             self.ledger.told(self._places[seat], name, message.counts, now)
+            if self._member is not None:
+                self._member.load_is(self.ledger.calls_by_shard(now))
         elif isinstance(message, HeldUp):
             self.ledger.counted("held_up", name)
 

@@ -1,26 +1,35 @@
 """Who takes snapshots of the shards of a worker: knows when one is due, and takes one at a time.
 
 Each method blocks, on any thread but the loop's; a thread and a connection of its own speak with the servers, so that appends do
-not wait for what is large.
+not wait for what is large. Over it wishes of operators come, too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
+import nats.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 
+from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.replicated.log_thread import LogThread
+from tidegate.shard.replicated.mark import decode_mark
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.servers import connect
-from tidegate.shard.replicated.snapshot import SnapshotPolicy, decode_manifest, is_due
+from tidegate.shard.replicated.snapshot import SnapshotManifest, SnapshotPolicy, is_due
+from tidegate.shard.replicated.snapshot_listing import newest_whole
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream, size_of
 from tidegate.shard.replicated.snapshot_taking import take_snapshot
+from tidegate.shard.replicated.snapshot_wishes import decode_wish, encode_said, wishes_of
+from tidegate.shard.store.snapshots import Heard, KeptSnapshot
 
 logger = logging.getLogger("tidegate")
 
@@ -49,17 +58,38 @@ class SnapshotKeeper:
         self._thread: LogThread | None = None
         self._client: Client | None = None
         self._is_closed = False
+        self._heard: Heard | None = None
+
+    def listen(self, heard: Heard) -> None:
+        """`heard` is told of wishes of operators, on the thread here, from the first question of the others on."""
+        self._heard = heard
+
+    def oldest_s(self) -> float:
+        """How old the oldest is of the newest snapshots of the shards that were asked for; of one without, for how long that is
+        known. 0: none was. On any thread; does not block."""
+        return max((self._now() - since for _, since in [*self._newest.values()]), default=0.0)
 
     def is_due(self, shard: int) -> bool:
         """Raises OperatorError where the servers do not answer."""
         thread, client = self._open()
         size, created = thread.wait(size_of(client, self._stream_of(shard)))
         if shard not in self._newest:
-            self._newest[shard] = self._find_newest(thread, client, shard, created)
+            newest = self._find_newest(thread, client, shard, created)
+            self._newest[shard] = (None, self._now()) if newest is None else (newest.place, newest.taken_ms / 1_000)
         place, since = self._newest[shard]
         return is_due(size, place, self._now() - since, self._policy)
 
-    def take(self, shard: int, file: Path, mark: bytes, commit: int) -> None:
+    def kept(self, shard: int, mark: bytes) -> KeptSnapshot | None:
+        """The newest that is whole, as it is listed now, if it has all that a data file with that mark has. Raises
+        OperatorError."""
+        thread, client = self._open()
+        _, created = thread.wait(size_of(client, self._stream_of(shard)))
+        newest, place = self._find_newest(thread, client, shard, created), decode_mark(mark)
+        if newest is None or place is None or place.created != created or newest.place.sequence < place.sequence:
+            return None
+        return _kept(newest)
+
+    def take(self, shard: int, file: Path, mark: bytes, commit: int) -> KeptSnapshot:
         """Of a data file that says so of itself, and was looked through. Raises OperatorError."""
         thread, client = self._open()
         began = time.monotonic()
@@ -76,6 +106,7 @@ class SnapshotKeeper:
             *(shard, manifest.file_bytes >> 10, manifest.packed_bytes >> 10, time.monotonic() - began, manifest.place.sequence),
             max(1, taken.afterwards.purge_before),
         )
+        return _kept(manifest)
 
     def forget(self, shard: int) -> None:
         """It was given: others take snapshots of it from now on."""
@@ -96,20 +127,32 @@ class SnapshotKeeper:
                 self._thread = LogThread(self._closed, "tidegate-snapshots")
             if self._client is None or self._client.is_closed:
                 self._client = self._thread.wait(connect(self._servers))
+                self._thread.wait(self._hear(self._client))
             return self._thread, self._client
 
-    def _find_newest(self, thread: LogThread, client: Client, shard: int, created: str) -> tuple[StreamPlace | None, float]:
+    def _find_newest(self, thread: LogThread, client: Client, shard: int, created: str) -> SnapshotManifest | None:
         snapshots = SnapshotStream(client, self._cluster)
-        for name, listed in sorted(thread.wait(snapshots.listed(shard)).items(), reverse=True):
-            if not listed.manifests:
-                continue
-            try:
-                manifest = decode_manifest(thread.wait(snapshots.manifest(shard, name)) or b"")
-            except ValueError:
-                continue
-            if manifest.place.created == created:
-                return manifest.place, manifest.taken_ms / 1_000
-        return None, self._now()
+        return thread.wait(newest_whole(snapshots, shard, created, thread.wait(snapshots.listed(shard))))
+
+    async def _hear(self, client: Client) -> None:
+        """Raises OperatorError."""
+        try:
+            await client.subscribe(wishes_of(self._cluster), cb=self._answer)
+        except nats.errors.Error as error:
+            hint = "it goes on by itself"
+            raise OperatorError("hear wishes of", self._cluster, repr(error), hint, passes=True) from error
+
+    async def _answer(self, message: Msg) -> None:
+        try:
+            wish = decode_wish(message.data)
+        except msgspec.MsgspecError as error:
+            logger.debug("cluster %s: something that cannot be a wish was said: %s", self._cluster, error)
+            return
+        if self._heard is None or not message.reply:
+            return
+        said = await asyncio.wrap_future(self._heard(wish))
+        if said is not None:
+            await message.respond(encode_said(msgspec.structs.replace(said, by=self._words)))
 
     def _closed(self) -> LogBroken:
         return LogBroken("take snapshots of", self._cluster, "the log was closed", "open it again")
@@ -117,3 +160,7 @@ class SnapshotKeeper:
     async def _end(self) -> None:
         if self._client is not None:
             await self._client.close()
+
+
+def _kept(manifest: SnapshotManifest) -> KeptSnapshot:
+    return KeptSnapshot(manifest.place.sequence, manifest.file_bytes, manifest.packed_bytes, manifest.taken_ms)

@@ -75,14 +75,22 @@ class SnapshotStream:
 
     async def listed(self, shard: int) -> dict[SnapshotName, Listed]:
         """Of that shard; nothing where there is no such stream."""
-        request = {"subjects_filter": f"tidegate.snapshots.{self._cluster}.{shard:04d}.>"}
+        return (await self._list(f"{shard:04d}.>")).get(shard, {})
+
+    async def listed_of_all(self) -> dict[int, dict[SnapshotName, Listed]]:
+        """By shard, of those that have any."""
+        return await self._list(">")
+
+    async def _list(self, which: str) -> dict[int, dict[SnapshotName, Listed]]:
+        request = {"subjects_filter": f"tidegate.snapshots.{self._cluster}.{which}"}
         answer = await ask_patiently(self._client, f"STREAM.INFO.{self.name}", request, unless={_NO_STREAM})
-        found: dict[SnapshotName, Listed] = {}
+        found: dict[int, dict[SnapshotName, Listed]] = {}
         for subject, count in (answer.state.subjects or {}).items():
-            text, what = subject.split(".")[-2:]
-            if (name := parse_name(text)) is not None:
-                before = found.get(name, Listed(0, 0))
-                found[name] = before._replace(**{"manifests" if what == "manifest" else "pieces": count})
+            shard, text, what = subject.split(".")[-3:]
+            if shard.isdecimal() and (name := parse_name(text)) is not None:
+                of_shard = found.setdefault(int(shard), {})
+                before = of_shard.get(name, Listed(0, 0))
+                of_shard[name] = before._replace(**{"manifests" if what == "manifest" else "pieces": count})
         return found
 
     async def put_piece(self, shard: int, name: SnapshotName, data: bytes) -> int:

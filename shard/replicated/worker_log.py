@@ -157,7 +157,8 @@ class WorkerLog(WithoutSegments):
         """On any thread."""
         clients = [client for client in (self._client, self._reader_client) if client is not None]
         reconnects = sum(client.stats["reconnects"] for client in clients)
-        return {f"cluster_{name}": count for name, count in vars(self._counts).items()} | {"cluster_reconnects": reconnects}
+        counts = {f"cluster_{name}": count for name, count in vars(self._counts).items()}
+        return counts | {"cluster_reconnects": reconnects, "cluster_snapshot_age_seconds": round(self.snapshots.oldest_s())}
 
     def close(self) -> None:
         """Ends a claim or an append that waits, with LogBroken."""

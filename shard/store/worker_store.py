@@ -39,6 +39,7 @@ from tidegate.shard.store.interface import ShardCommit, ShardDamaged, ShardLeftB
 from tidegate.shard.store.logs import DELETED, NO_RUN, LogDirectory, LogMark, log_path, next_run, own_logs
 from tidegate.shard.store.record import decode_unread_record
 from tidegate.shard.store.recovery import Recovery, RecoveryReport, encode_seqs
+from tidegate.shard.store.snapshots import Snapshots
 from tidegate.shard.store.state.data_file import DATA_FILE, new_data, put_in_place
 from tidegate.shard.store.state.lmdb_state import LmdbState
 from tidegate.shard.store.state.pages import MAP_BYTES_MAX
@@ -73,16 +74,6 @@ Stopped = dict[int, ShardDamaged]
 """By shard, why it is stopped."""
 
 logger = logging.getLogger("tidegate")
-
-
-class Snapshots(Protocol):
-    """Of states, kept where a shared log is. Each method blocks, on any thread but the loop's, and raises OperatorError."""
-
-    def is_due(self, shard: int) -> bool: ...
-
-    def take(self, shard: int, file: Path, mark: bytes, commit: int) -> None:
-        """Of a data file that has that mark, and is up to that commit. The log may forget what earlier ones have."""
-        ...
 
 
 class SharedLog(Protocol):

@@ -1,15 +1,18 @@
-"""Snapshots of the shards that a worker of a cluster serves: looks whether one is due, and has it taken, beside what is served.
+"""Snapshots of the shards that a worker of a cluster serves: looks whether one is due, or an operator wishes for one, and has it
+taken, beside what is served.
 
 One at a time. What blocks is done in a thread, and no checkpoint is begun while a state is copied. A failure costs a line of the
-log, and it is tried again at the next look.
+log, and is told to whoever has wished; what is due is tried again at the next look.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
@@ -17,13 +20,22 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.neutral import NEUTRAL
 from tidegate.shard.store.interface import ShardDamaged
-from tidegate.shard.store.worker_store import Snapshots, WorkerStore
+from tidegate.shard.store.snapshots import ENDS, Snapshots, SnapshotSaid, SnapshotWish
+from tidegate.shard.store.worker_store import WorkerStore
 
 LOOK_S = 5.0
 """Between two looks. Each asks the servers once for each shard how long its stream is."""
 
 log = logging.getLogger("tidegate")
 T = TypeVar("T")
+
+
+class _Wished:
+    """The newest of a shard. Who wishes for one that has not ended means the same."""
+
+    def __init__(self, shard: int) -> None:
+        self.ids: deque[str] = deque(maxlen=16)
+        self.said = SnapshotSaid(shard, "waits")
 
 
 class Snapshotter:
@@ -37,8 +49,11 @@ class Snapshotter:
         self._task: asyncio.Task[None] | None = None
         self._said: dict[int, str] = {}
         """Of shards whose last attempt has failed, why."""
+        self._wished: dict[int, _Wished] = {}
+        self._wish_came = asyncio.Event()
 
     def start(self) -> None:
+        self._snapshots.listen(self._heard)
         self._task = self._loop.create_task(self._run(), name="snapshots", context=NEUTRAL)
 
     def end(self) -> None:
@@ -47,28 +62,78 @@ class Snapshotter:
             self._task.cancel()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _heard(self, wish: SnapshotWish) -> Future[SnapshotSaid | None]:
+        """On another thread."""
+        answer: Future[SnapshotSaid | None] = Future()
+        answer.set_running_or_notify_cancel()
+        self._loop.call_soon_threadsafe(lambda: answer.set_result(self._said_to(wish)), context=NEUTRAL)
+        return answer
+
+    def _said_to(self, wish: SnapshotWish) -> SnapshotSaid | None:
+        if wish.shard not in self._store.shards:
+            return None
+        wished = self._wished.get(wish.shard)
+        if wished is None or (wished.said.state in ENDS and wish.id not in wished.ids):
+            wished = self._wished[wish.shard] = _Wished(wish.shard)
+            self._wish_came.set()
+        if wish.id not in wished.ids:
+            wished.ids.append(wish.id)
+        return wished.said
+
     async def _run(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_S)
-            for shard in sorted(self._store.shards):
-                try:
-                    if shard in self._store.shards and await self._in_thread(partial(self._snapshots.is_due, shard)):
-                        await self.take(shard)
-                except LogBroken:
-                    return
-                except OperatorError as error:
-                    self._failed(shard, error)
-                else:
-                    self._said.pop(shard, None)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_S):
+                    await self._wish_came.wait()
+            self._wish_came.clear()
+            try:
+                await self._take_wished()
+                for shard in sorted(self._store.shards):
+                    await self._take_due(shard)
+                    await self._take_wished()
+            except LogBroken:
+                return
 
-    async def take(self, shard: int) -> None:
-        """Now. Raises OperatorError."""
+    async def _take_due(self, shard: int) -> None:
+        try:
+            if shard in self._store.shards and await self._in_thread(partial(self._snapshots.is_due, shard)):
+                await self.take(shard)
+        except LogBroken:
+            raise
+        except OperatorError as error:
+            self._failed(shard, error)
+        else:
+            self._said.pop(shard, None)
+
+    async def _take_wished(self) -> None:
+        for shard, wished in sorted(self._wished.items()):
+            if wished.said.state != "waits":
+                continue
+            wished.said = SnapshotSaid(shard, "begun")
+            try:
+                if (said := await self.take(shard, unless_kept=True)) is None:
+                    del self._wished[shard]  # Whoever has it now is told of the wish.
+                else:
+                    wished.said = said
+            except LogBroken:
+                raise
+            except OperatorError as error:
+                why = f"{error.operation} {error.place}: {error.problem}"
+                wished.said = SnapshotSaid(shard, "failed", why=why, next=error.hint)
+                self._failed(shard, error)
+
+    async def take(self, shard: int, *, unless_kept: bool = False) -> SnapshotSaid | None:
+        """Now; what came of it. `unless_kept`: not where there is one that has everything. None: the shard has left meanwhile.
+        Raises OperatorError."""
         copy = await self._store.copy_of(shard)
         if copy is None:
-            return
+            return None
         try:
             await self._in_thread(copy.look_through)
-            await self._in_thread(partial(self._snapshots.take, shard, copy.file, copy.mark, copy.commit))
+            if unless_kept and (kept := await self._in_thread(partial(self._snapshots.kept, shard, copy.mark))) is not None:
+                return SnapshotSaid(shard, "kept", kept)
+            taken = await self._in_thread(partial(self._snapshots.take, shard, copy.file, copy.mark, copy.commit))
+            return SnapshotSaid(shard, "taken", taken)
         finally:
             copy.remove()
 

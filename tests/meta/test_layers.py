@@ -30,7 +30,7 @@ LINES = {"runtime/logs/line", "runtime/logs/tracebacks"}
 """What a line of the log holds."""
 SERVING = LEAVES | LINES | {"runtime/options", "runtime/wire", "runtime/sockets", "runtime/child", "runtime/logs"}
 """What the processes that serve use of `runtime`: nothing that starts or watches processes, nothing of the client."""
-STORE = ("store/interface", "store", "store/state", "store/checkpoints", "store/worker_store")
+STORE = ("store/interface", "store/snapshots", "store", "store/state", "store/checkpoints", "store/worker_store")
 """What a worker puts together, from the bottom to the top."""
 
 ARROWS: dict[str, set[str]] = {
@@ -56,7 +56,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/child": LEAVES | LINES | {"runtime/wire", "runtime/logs"},
     "runtime/client": LEAVES | {"runtime/wire", "runtime/sockets"},
     "runtime/metrics": LEAVES | {"runtime/wire"},
-    "runtime/cluster": LEAVES | {"runtime/wire", "shard/replicated"},
+    "runtime/cluster": LEAVES | {"runtime/wire", "shard/replicated", "shard/store/snapshots"},
     "runtime/supervisor": SERVING | {"runtime/metrics", "runtime/lint"},
     "runtime/install": LEAVES,
     "runtime/chaos/verdict": LEAVES,
@@ -68,7 +68,7 @@ ARROWS: dict[str, set[str]] = {
     "runtime/chaos": LEAVES | {f"runtime/chaos/{floor}" for floor in ("verdict", "calls", "stage", "faults")},
     "runtime/cli/commands": SERVING
     | {"runtime/client", "runtime/supervisor", "runtime/install", "runtime/cli", "shard/offline", "shard/backup"}
-    | {"runtime/cluster", "shard/replicated", "shard/migration"}
+    | {"runtime/cluster", "shard/replicated", "shard/store/snapshots", "shard/migration"}
     | {"runtime/console", "testing", "testing/stock", "runtime/lint"}
     | {f"runtime/chaos{floor}" for floor in ("", "/stage", "/faults")},
     "runtime/cli": SERVING | {"runtime/client", "runtime/supervisor"},
@@ -77,14 +77,15 @@ ARROWS: dict[str, set[str]] = {
     "router": SERVING,
     "shard/neutral": set(),
     "shard/store/interface": {"runtime/errors"},
+    "shard/store/snapshots": set(),
     "shard/log": LEAVES,
     "shard/store": LEAVES | {"shard/store/interface", "shard/log"},
     "shard/store/state": LEAVES | {"shard/neutral", "shard/store/interface", "shard/log", "shard/store"},
     "shard/store/checkpoints": LEAVES
     | {f"shard/{floor}" for floor in ("neutral", "store/interface", "log", "store", "store/state")},
     "shard/store/worker_store": LEAVES
-    | {f"shard/{floor}" for floor in ("store/interface", "log", "store", "store/state", "store/checkpoints")},
-    "shard/replicated": LEAVES | {"shard/store/interface", "shard/log", "shard/store"},
+    | {f"shard/{floor}" for floor in ("store/interface", "store/snapshots", "log", "store", "store/state", "store/checkpoints")},
+    "shard/replicated": LEAVES | {"shard/store/interface", "shard/store/snapshots", "shard/log", "shard/store"},
     "shard/core": LEAVES | {"runtime/wire", "shard/store/interface"},
     "shard/offline": LEAVES
     | {"runtime/wire"}
@@ -123,7 +124,7 @@ RULES = {
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "shares"},
     "runtime/lint": "*",
-    "runtime/cluster": {"diagnosis", "machine", "picture", "placement", "records"},
+    "runtime/cluster": {"diagnosis", "load", "machine", "picture", "placement", "records"},
     "runtime/chaos/verdict": "*",
     "runtime/chaos/calls": {"workload"},
     "runtime/chaos/faults": {"catalogue", "schedule", "shapes"},

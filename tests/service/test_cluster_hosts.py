@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, cycle, pairwise
 from pathlib import Path
@@ -21,6 +22,7 @@ from tidegate.runtime.client.synchronous import connect_sync
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import look
 from tidegate.runtime.cluster.picture import Picture
+from tidegate.runtime.ids import shard_of_slot, slot_of
 
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 NAMES = [f"till-{number}" for number in range(24)]
@@ -91,9 +93,9 @@ def answered(endpoint: str, name: str, method: str, *arguments: Any) -> Any:
 class Callers:
     """Threads that call objects of all shards without pause, and keep what they are answered."""
 
-    def __init__(self, endpoint: str, prefix: str = "load") -> None:
+    def __init__(self, endpoint: str, prefix: str = "load", names: Sequence[str] = ()) -> None:
         self.longest_s = 0.0
-        self._numbers: dict[str, list[int]] = {f"{prefix}-{number}": [] for number in range(16)}
+        self._numbers: dict[str, list[int]] = {name: [] for name in names or [f"{prefix}-{number}" for number in range(16)]}
         self._errors: list[Any] = []
         self._endpoint = endpoint
         self._stop = threading.Event()
@@ -225,6 +227,33 @@ def test_operators_move_drain_and_rebalance_under_load(hosts: Hosts) -> None:
     one.judge()
     two.judge()
     print(f"longest calls: {one.longest_s * 1e3:.0f} ms, {two.longest_s * 1e3:.0f} ms")
+
+
+def test_hot_shards_of_one_host_are_spread_by_their_load(hosts: Hosts, capsys: pytest.CaptureFixture[str]) -> None:
+    first, _ = hosts.start("a"), hosts.start("b")
+    seen = hosts.wait_for(a=4, b=4)
+    hot = [each.shard for each in seen.shards if each.serves == "a"][:2]
+    names = [next(name for name in NAMES if shard_of_slot(slot_of("Till", name), 8) == shard) for shard in hot]
+    with Callers(first.endpoint, names=names) as callers:
+        found: dict[str, Any] = {}
+
+        def has_moved() -> bool:
+            """The first seconds of the load are not in what hosts say yet."""
+            nonlocal found
+            assert main(["cluster", "rebalance", "--by", "load", "--for", "3", "--json", "--cluster", hosts.place]) == 0
+            found = json.loads(capsys.readouterr().out)
+            return bool(found["moves"])
+
+        wait_until(has_moved, "an exchange", START_S)
+        assert found["before"] > found["after"]
+        assert len(found["moves"]) == 2
+        hosts.wait_for(a=4, b=4)
+        callers.wait_for_more()
+        served = {each.serves for each in hosts.look().shards if each.shard in hot}
+        assert served == {"a", "b"}, "one of them each"
+        assert main(["cluster", "rebalance", "--by", "load", "--for", "4", "--cluster", hosts.place]) == 0
+        assert capsys.readouterr().out.startswith("nothing moves: the busiest host has ")
+    callers.judge()
 
 
 def test_hosts_whose_clients_need_keys_know_each_other_and_strangers_are_not_let_in_at_a_door(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -18,26 +19,36 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, TypeVar, cast
 
+import msgspec
 import pytest
+from nats.aio.client import Client
 
 from tests.support.nats_cluster import ask
 from tests.support.service import ROOT, Serve, Service
 from tests.support.waiting import wait_until
+from tidegate.runtime.cli.cli import main
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated import snapshot_taking
 from tidegate.shard.replicated.founding import find_or_found
 from tidegate.shard.replicated.servers import connect
 from tidegate.shard.replicated.snapshot import SnapshotPolicy, decode_manifest, parse_name
+from tidegate.shard.replicated.snapshot_keeper import SnapshotKeeper
+from tidegate.shard.replicated.snapshot_listing import KeptOfShard, kept_of_shards
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream
-from tidegate.shard.replicated.worker_log import WorkerLog
+from tidegate.shard.replicated.snapshot_wishes import wish_for_snapshots, wishes_of
+from tidegate.shard.replicated.worker_log import NEVER, WorkerLog
 from tidegate.shard.store.interface import ObjectWrites, ShardCommit
 from tidegate.shard.store.record import CommitRecord, encode_record
+from tidegate.shard.store.snapshots import ENDS, SnapshotSaid, SnapshotWish
 from tidegate.shard.store.worker_store import WorkerStore
+from tidegate.shard.worker import snapshotter
 
 APP = str(ROOT / "tests" / "service" / "apps" / "tills.py")
 START_S = 60.0
 KEY = b"\0\1" + b"object".ljust(14)
+ALWAYS = SnapshotPolicy(1, 1e9)
+"""One is due as soon as there is anything new."""
 T = TypeVar("T")
 _numbers = count()
 
@@ -88,9 +99,9 @@ def cluster(servers: NatsServers) -> Cluster:
 class Owner:
     """Of the shard, as a worker is one, without anybody who calls."""
 
-    def __init__(self, cluster: Cluster, data: Path) -> None:
+    def __init__(self, cluster: Cluster, data: Path, policy: SnapshotPolicy = ALWAYS) -> None:
         (data / "log").mkdir(parents=True, exist_ok=True)
-        self.log = WorkerLog(cluster.servers.urls, cluster.name, "a test", SnapshotPolicy(1, 1e9))
+        self.log = WorkerLog(cluster.servers.urls, cluster.name, "a test", policy)
         self.store = WorkerStore.open_shared(data, 0, (0,), lambda trouble: None, 1 << 20, self.log)
 
     @property
@@ -341,6 +352,195 @@ def test_an_owner_that_is_killed_in_the_middle_leaves_what_a_claim_needs(cluster
         assert len({each.partition(".")[0] for each in cluster.snapshots()}) == 2
 
     asyncio.run(take())
+
+
+def test_what_is_shown_is_the_newest_that_is_whole_and_what_the_stream_has_since(cluster: Cluster, tmp_path: Path) -> None:
+    assert kept(cluster).newest is None
+    assert kept(cluster).grown_bytes == kept(cluster).stream.bytes
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    one, two = cluster.names()
+    newest, grown = kept(cluster).newest, kept(cluster).grown_bytes
+    assert newest is not None
+    assert newest.place.sequence == int(two.split("-")[0])
+    assert newest.file_bytes > newest.packed_bytes > len(LARGE)
+    assert 0 < grown < kept(cluster).stream.bytes
+    damage(cluster, two)
+    newest = kept(cluster).newest
+    assert newest is not None
+    assert newest.place.sequence == int(one.split("-")[0]), "of that which is damaged nobody could begin"
+    assert kept(cluster).grown_bytes > grown
+
+
+def kept(cluster: Cluster) -> KeptOfShard:
+    async def ask_it() -> dict[int, KeptOfShard]:
+        client = await connect(cluster.servers.urls)
+        try:
+            return await kept_of_shards(client, cluster.name, (0, 1), lambda shard: f"{cluster.name}-{shard:04d}", 10.0)
+        finally:
+            await client.close()
+
+    found = asyncio.run(ask_it())
+    assert found.keys() == {0}, "of a shard whose stream is not there nothing is known"
+    return found[0]
+
+
+def test_the_age_of_the_oldest_newest_snapshot_is_told(cluster: Cluster, tmp_path: Path) -> None:
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    newest = kept(cluster).newest
+    assert newest is not None
+    later = newest.taken_ms / 1_000 + 3_600
+    keeper = SnapshotKeeper(cluster.servers.urls, cluster.name, "", NEVER, lambda _: cluster.stream, lambda: later)
+    try:
+        assert keeper.oldest_s() == 0
+        keeper.is_due(0)
+        assert keeper.oldest_s() == pytest.approx(3_600)
+        keeper.forget(0)
+        assert keeper.oldest_s() == 0
+    finally:
+        keeper.close()
+
+
+# Wishes of operators
+
+
+@contextlib.asynccontextmanager
+async def wishing(cluster: Cluster, data: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Owner, Client]]:
+    """An owner that takes none by itself, with its snapshotter, and a connection of an operator."""
+    monkeypatch.setattr(snapshotter, "LOOK_S", 0.1)
+    started, client = Owner(cluster, data, NEVER), await connect(cluster.servers.urls)
+    taker = snapshotter.Snapshotter(asyncio.get_running_loop(), started.store, started.log.snapshots)
+    try:
+        started.put("k0", LARGE)
+        taker.start()
+        async with asyncio.timeout(90):
+            yield started, client
+    finally:
+        taker.end()
+        await client.close()
+        await started.store.close()
+
+
+async def wish(client: Client, cluster: Cluster) -> tuple[SnapshotSaid, list[str]]:
+    """What came of it, and each state that was told."""
+    told: list[SnapshotSaid] = []
+    (said,) = await wish_for_snapshots(client, cluster.name, [0], told.append)
+    assert told[-1] == said
+    return said, [each.state for each in told]
+
+
+def test_the_owner_takes_one_when_an_operator_wishes_it(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take() -> None:
+        async with wishing(cluster, tmp_path / "one", monkeypatch) as (first, client):
+            said, states = await wish(client, cluster)
+            assert (said.state, said.by, states[-1]) == ("taken", "a test", "taken")
+            (name,) = cluster.names()
+            assert said.snapshot is not None
+            assert said.snapshot.sequence == int(name.split("-")[0])
+            assert said.snapshot.packed_bytes > len(LARGE)
+            again, _ = await wish(client, cluster)
+            assert (again.state, again.snapshot) == ("kept", said.snapshot), "nothing has changed since"
+            first.put("k1", b"more")
+            assert (await wish(client, cluster))[0].state == "taken"
+            assert len(cluster.names()) == 2
+            await asyncio.to_thread(damage, cluster, cluster.names()[1])
+            assert (await wish(client, cluster))[0].state == "taken", "the newest is not whole"
+
+    asyncio.run(take())
+
+
+def test_the_same_wish_is_fulfilled_once_however_often_it_is_said(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take() -> None:
+        async with wishing(cluster, tmp_path / "one", monkeypatch) as (first, client):
+            await wish(client, cluster)  # From now on it hears.
+
+            async def say(id: str) -> SnapshotSaid:
+                wished = msgspec.json.encode(SnapshotWish(0, id))
+                return msgspec.json.decode((await client.request(wishes_of(cluster.name), wished)).data, type=SnapshotSaid)
+
+            async def ended(id: str) -> SnapshotSaid:
+                while (said := await say(id)).state not in ENDS:
+                    await asyncio.sleep(0.01)
+                return said
+
+            first.put("k1", b"more")
+            taken = await ended("one")
+            assert (taken.state, len(cluster.names())) == ("taken", 2)
+            first.put("k2", b"more")
+            assert await ended("one") == taken
+            await client.publish(wishes_of(cluster.name), b"\xff", reply="nobody")
+            await client.publish(wishes_of(cluster.name), b'{"shard": 7, "id": "x"}', reply="nobody")
+            assert (await ended("two")).state == "taken"
+
+    asyncio.run(take())
+
+
+def test_a_wish_is_heard_by_whoever_takes_the_shard_later(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take() -> None:
+        client = await connect(cluster.servers.urls)
+        waits = asyncio.create_task(wish(client, cluster))
+        try:
+            await client.flush()
+            async with wishing(cluster, tmp_path / "one", monkeypatch):
+                assert (await waits)[0].state == "taken"
+        finally:
+            waits.cancel()
+            await client.close()
+
+    asyncio.run(take())
+
+
+def test_why_one_could_not_be_taken_is_told_to_whoever_wished_it(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def lost(snapshots: SnapshotStream, sequence: int) -> bytes | None:
+        return None
+
+    async def take() -> None:
+        async with wishing(cluster, tmp_path / "one", monkeypatch) as (_, client):
+            with monkeypatch.context() as patched:
+                patched.setattr(SnapshotStream, "piece", lost)
+                said, _ = await wish(client, cluster)
+            assert said.state == "failed"
+            assert "is not what was stored" in said.why
+            assert "look at the disks" in said.next
+            assert (await wish(client, cluster))[0].state == "taken", "it is tried again for whoever wishes again"
+
+    asyncio.run(take())
+
+
+def test_operators_have_snapshots_taken_by_a_service_and_see_them_in_the_status(
+    serve: Serve, cluster: Cluster, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"{','.join(cluster.servers.urls)}/{cluster.name}"
+    service = serve(app=APP, data=tmp_path / "one", start=False)
+    service.expect("nats: ", "a publish after message", "nothing is read behind message")
+    launch(service, cluster)
+    for number in range(5):
+        service.call("Till", f"till-{number}", "add")
+    assert main(["cluster", "status", "--cluster", place]) == 0
+    assert any(line.startswith("0      none") and line.endswith(" KiB") for line in capsys.readouterr().out.splitlines())
+    assert main(["cluster", "snapshot", "--cluster", place]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("shard 0: a snapshot was taken: ") for line in lines)
+    assert lines[-1] == "1 of 1 shard with a snapshot of now"
+    (name,) = cluster.names()
+    assert main(["cluster", "snapshot", "0", "--json", "--cluster", place]) == 0
+    (said,) = json.loads(capsys.readouterr().out)
+    assert (said["state"], said["snapshot"][0]) == ("kept", int(name.split("-")[0]))
+    service.call("Till", "till-0", "add")
+    assert main(["cluster", "status", "--json", "--cluster", place]) == 0
+    log = json.loads(capsys.readouterr().out)["shards"][0]["log"]
+    assert log["snapshot"]["sequence"] == int(name.split("-")[0])
+    assert log["snapshot"]["age_s"] < START_S
+    assert 0 < log["since_bytes"] < log["stream_bytes"]
+    assert main(["cluster", "status", "--cluster", place]) == 0
+    assert any(line.startswith("0      ") and " old " in line for line in capsys.readouterr().out.splitlines())
 
 
 def start(serve: Serve, cluster: Cluster, data: Path) -> Service:

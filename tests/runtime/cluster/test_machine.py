@@ -31,6 +31,18 @@ from tidegate.runtime.cluster.records import (
 SHARDS = 4
 
 
+def test_the_load_of_a_host_is_said_with_its_next_beat_and_is_no_news_that_hurries() -> None:
+    me = member()
+    said = me.beat()
+    me.load_is({3: 2.5, 0: 1 / 3})
+    assert not me.has_news_since(said)
+    assert me.beat().loads == {0: 0.33, 3: 2.5}
+    assert decode_beat(encode(me.beat())).loads == {0: 0.33, 3: 2.5}
+    for wrong in (b"-1", b"1e99", b'"x"'):
+        with pytest.raises(msgspec.MsgspecError):
+            decode_beat(encode(me.beat()).replace(b"0.33", wrong))
+
+
 def beat_of(id: str, number: int = 1, **more: object) -> Beat:
     return msgspec.structs.replace(Beat(id, f"run-{id}", number, number, f"host {id}", f"tcp://{id}:1"), **more)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from tests.runtime.cluster.test_machine import beat_of, placed
-from tidegate.runtime.cluster.picture import picture
+from tidegate.runtime.cluster.picture import LogShown, picture
 from tidegate.runtime.cluster.records import Loss
 
 
@@ -21,6 +21,12 @@ def test_a_cluster_in_which_all_is_well_has_no_problem() -> None:
         (2, "host b", "host b", False),
         (3, "host b", "host b", True),
     ]
+
+
+def test_what_the_servers_keep_of_a_shard_is_shown_as_far_as_it_is_known() -> None:
+    log = LogShown(100, 100, None)
+    seen = picture(placed("aa"), {"a": beat_of("a", serves=(0, 1))}, {1: log})
+    assert [each.log for each in seen.shards] == [None, log]
 
 
 def test_what_is_wrong_is_said_with_the_host_and_the_next_step() -> None:

@@ -106,3 +106,21 @@ def test_rates_are_those_of_the_time_since_it_was_told_before() -> None:
     assert rates[SERVICE].calls_per_s < 0.5
     assert ledger.rates("a", 14.2 + STALE_S) is None
     assert ledger.rates("b", 14.0) is None
+
+
+def test_calls_of_each_shard_are_told_a_second_and_added_up_over_processes() -> None:
+    ledger = Ledger()
+
+    def told(process: str, now: float, **calls: int) -> None:
+        counts: Counts = {"shard_calls": [((shard.removeprefix("s"),), number) for shard, number in calls.items()]}
+        ledger.told(process, "worker 0", counts, now)
+
+    for process in "ab":
+        told(process, 8.0)
+        told(process, 10.0, s0=100, s1=7)
+    told("a", 12.0, s0=110, s1=7, s3=4)
+    told("b", 12.0, s0=102, s1=7, sx=9)
+    assert ledger.calls_by_shard(12.0) == {0: 6.0, 3: 2.0}, "since it was told before; what is no shard is left out"
+    ledger.gone("a")
+    assert ledger.calls_by_shard(12.0) == {0: 1.0}
+    assert ledger.calls_by_shard(12.0 + STALE_S + 1) == {}

@@ -28,6 +28,7 @@ from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.cluster.operating import change
 from tidegate.runtime.cluster.records import Beat, ClusterPlacement, Loss, PlacedHost, encode
 from tidegate.shard.replicated import servers as servers_module
+from tidegate.shard.replicated import snapshot_wishes
 from tidegate.shard.replicated.founding import find_or_found
 
 NAME = "commands"
@@ -68,6 +69,15 @@ def test_the_status_begins_with_what_is_wrong(servers: NatsServers, capsys: pyte
         ["host-a", "lost", "2", "0", "2"],
         ["host-b", "lost", "0", "0", "0"],
     ]
+    assert [line.split() for line in lines[-2:]] == [["0", "none", "0.0", "KiB"], ["1", "none", "0.0", "KiB"]]
+    name = f"{NAME}-0001"
+    settings = ask(servers, f"STREAM.INFO.{name}")["config"]
+    assert ask(servers, f"STREAM.DELETE.{name}")["success"]
+    try:
+        assert run(servers, "status") == 0
+        assert capsys.readouterr().out.splitlines()[-1] == "1      not known"
+    finally:
+        assert "error" not in ask(servers, f"STREAM.CREATE.{name}", settings)
     assert run(servers, "status", "--json") == 0
     assert [each["name"] for each in json.loads(capsys.readouterr().out)["hosts"]] == ["host-a", "host-b"]
     assert run(servers, "hosts", "--json") == 0
@@ -81,6 +91,8 @@ def test_the_status_begins_with_what_is_wrong(servers: NatsServers, capsys: pyte
         (("move", "2", "host-a"), "the cluster has 2 shards (the last one is 1)"),
         (("move", "0", "host-a"), "host-a is not there (start it, or choose another)"),
         (("drain", "host-a"), "no other host could take its shards"),
+        (("rebalance", "--by", "load", "--for", "1"), "shards are under way, or not served"),
+        (("snapshot", "1", "2"), "the cluster has 2 shards (the last one is 1)"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_next_step(
@@ -95,6 +107,33 @@ def test_lost_hosts_are_forgotten(servers: NatsServers, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["losses"] == {}
     assert run(servers, "drain", "host-a", "--off") == 0
     assert capsys.readouterr().out == "host-a may have shards again\n"
+
+
+def test_a_snapshot_that_nobody_takes_is_said_with_the_next_step(
+    servers: NatsServers, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_wishes, "NOBODY_S", 0.5)
+    assert run(servers, "snapshot", "1") == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "shard 1: FAILED: nobody who serves it has said anything for 0.5 s"
+    assert "tidegate cluster status" in lines[1]
+    assert lines[2] == "0 of 1 shard with a snapshot of now"
+    assert run(servers, "snapshot", "--json") == 1
+    assert [(each["shard"], each["state"]) for each in json.loads(capsys.readouterr().out)] == [(0, "failed"), (1, "failed")]
+
+
+def test_without_a_majority_a_snapshot_is_refused_with_the_next_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshot_wishes, "NOBODY_S", 0.5)
+    with NatsServers(tmp_path) as lonely:
+        find_or_found(lonely.urls, NAME, 1)
+        for name in lonely.names[:2]:
+            lonely.signal(name, signal.SIGKILL)
+        assert run(lonely, "snapshot", "0") == 1
+    said = capsys.readouterr()
+    refused = "see that JetStream is enabled and that enough servers of the cluster run" in said.err
+    assert refused or "nobody who serves it" in said.out, "a leader that is left goes on answering what it knows"
 
 
 def monitors(servers: NatsServers) -> tuple[str, ...]:
