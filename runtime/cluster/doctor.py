@@ -37,7 +37,8 @@ from tidegate.runtime.cluster.picture import picture
 from tidegate.runtime.cluster.records import Beat
 from tidegate.runtime.errors import OperatorError
 from tidegate.shard.replicated.founding import REPLICAS, bucket_name, find_founded, of_each
-from tidegate.shard.replicated.servers import ANSWER_S, check_fence, connect
+from tidegate.shard.replicated.servers import ANSWER_S, check_fence, close, connect
+from tidegate.shard.replicated.snapshot_stream import SnapshotStream
 from tidegate.shard.replicated.stream import ShardStream
 from tidegate.shard.replicated.worker_log import stream_name
 
@@ -80,7 +81,7 @@ def _host(server: str) -> str:
 async def _of_server(server: str, told: dict[str, Varz | str], *, named: bool) -> ServerSeen | Symptom:
     where = f"server {without_credentials([server])[0]}"
     try:
-        await (await connect([server])).close()  # It lets the hosts in.
+        await close(await connect([server]))  # It lets the hosts in.
         info = await _info(server)
     except OperatorError as error:
         return Symptom(error.problem, where, error.hint)
@@ -134,6 +135,7 @@ async def _of_cluster(client: Client, cluster: str) -> Findings:
     names = [stream_name(cluster, shard) for shard in range(founding.shards if founding.made else 0)]
     streams = await of_each(names, lambda name: _of_stream(client, name))
     streams.append(await _of_replicas(client, f"KV_{bucket_name(cluster)}"))
+    streams.append(await _of_snapshots(client, cluster))
     found.problems += [symptom for symptoms in streams for symptom in symptoms]
     if not any(streams):
         found.fine.append(f"{len(names)} streams of shards have three replicas each, and lose nothing")
@@ -152,6 +154,15 @@ async def _of_stream(client: Client, name: str) -> list[Symptom]:
     except OperatorError as error:
         return [_symptom(error, "stream")]
     return await _of_replicas(client, name)
+
+
+async def _of_snapshots(client: Client, cluster: str) -> list[Symptom]:
+    """The logs of shards are purged behind what is in there."""
+    snapshots = SnapshotStream(client, cluster)
+    try:
+        return await _of_replicas(client, snapshots.name) if await snapshots.is_there() else []
+    except OperatorError as error:
+        return [_symptom(error, "stream")]
 
 
 async def _of_replicas(client: Client, name: str) -> list[Symptom]:

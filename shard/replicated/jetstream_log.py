@@ -98,7 +98,7 @@ class JetStreamLog(WithoutSegments):
         return position
 
     def truncate(self, position: int) -> None:
-        """Nothing is removed before there are snapshots: another host may have nothing but the stream."""
+        """Nothing is removed: another host may have nothing but the stream. Who has snapshots is `WorkerLog`."""
 
     def statistics(self) -> LogStatistics:
         return LogStatistics(self.place.position, 1, 0, self.segments_max, 0, 0, self._appends, copies_on_write=False)

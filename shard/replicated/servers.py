@@ -42,6 +42,10 @@ class _State(msgspec.Struct):
     """Messages by subject, of those that were asked for."""
 
 
+class _Limits(msgspec.Struct):
+    max_storage: int = -1
+
+
 class ApiAnswer(msgspec.Struct):
     """Of the engine's API; fields that are not there are as here."""
 
@@ -49,6 +53,10 @@ class ApiAnswer(msgspec.Struct):
     config: dict[str, Any] = {}
     created: str = ""
     state: _State = msgspec.field(default_factory=_State)
+    storage: int = 0
+    """What an account has stored, replicas counted."""
+    limits: _Limits = msgspec.field(default_factory=_Limits)
+    """Of an account. Not above 0: there is none."""
 
 
 _decode_answer = msgspec.json.Decoder(ApiAnswer).decode

@@ -1,4 +1,4 @@
-"""What the stream of a shard has to be like, so that it keeps every message that it has confirmed, and confirms what it keeps."""
+"""What streams of a cluster have to be like, so that they keep every message that was confirmed, and confirm what they keep."""
 
 from __future__ import annotations
 
@@ -39,6 +39,12 @@ def stream_settings(name: str, subject: str, replicas: int, bytes_max: int) -> d
         "deny_delete": True,
         "allow_rollup_hdrs": False,
     }
+
+
+def snapshots_settings(name: str, subjects: str, replicas: int) -> dict[str, Any]:
+    """Of the stream of snapshots: the logs of shards are purged behind what is there. Its own messages are removed by us."""
+    settings = stream_settings(name, subjects, replicas, -1)
+    return settings | {"deny_delete": False, "deny_purge": False}
 
 
 def wrong_settings(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

@@ -27,6 +27,12 @@ MAGIC = b"tgsnap1\n"
 FORMAT = 1
 KEPT = 2
 _DIGEST_BYTES = 32
+_PIECE_ENTRY_BYTES_MAX = 1 + 9 + 5 + 2 + _DIGEST_BYTES
+"""What a manifest says of one piece."""
+_MORE_PIECES_BYTES = 4
+"""What the number of pieces takes besides, where there are many."""
+ROOM_SHARE_MAX = 0.75
+"""Of what the account may still store a snapshot takes no more: the rest is for what shards append meanwhile."""
 
 
 class SnapshotName(NamedTuple):
@@ -128,10 +134,25 @@ class StreamSize(NamedTuple):
 
 
 class SnapshotPolicy(NamedTuple):
-    """One is due when the stream has grown by so many bytes since the last one, or at all and that is so old."""
+    """One is due when the stream has grown by so many bytes since the last one, and by a share of what that one was of; or at
+    all, and that is so old."""
 
     grown_bytes: int
     age_s: float
+
+
+GROWN_SHARE = 0.5
+"""Of the data file: a large shard is not copied as a whole, again and again, for a small part of it."""
+
+
+class NewestSnapshot(NamedTuple):
+    """What is known of the newest one of a shard."""
+
+    place: StreamPlace | None
+    """Behind the newest message that it has. None: there is none."""
+    file_bytes: int
+    since_s: float
+    """Unix time: when it was taken; or since when it is known that there is none."""
 
 
 def grown_bytes(stream: StreamSize, since: int) -> int:
@@ -142,12 +163,50 @@ def grown_bytes(stream: StreamSize, since: int) -> int:
     return stream.bytes * min(there, max(0, stream.last - since)) // there
 
 
-def is_due(stream: StreamSize, newest: StreamPlace | None, age_s: float, policy: SnapshotPolicy) -> bool:
-    """`newest`: of the newest snapshot, which is so old; None: there is none, and `age_s` says for how long this was known."""
-    since = 0 if newest is None else newest.sequence
+def is_due(stream: StreamSize, newest: NewestSnapshot, now_s: float, policy: SnapshotPolicy) -> bool:
+    """`now_s`: Unix time."""
+    since = 0 if newest.place is None else newest.place.sequence
     if stream.last <= since:
         return False
-    return grown_bytes(stream, since) >= policy.grown_bytes or age_s >= policy.age_s
+    enough_bytes = max(policy.grown_bytes, newest.file_bytes * GROWN_SHARE)
+    return grown_bytes(stream, since) >= enough_bytes or now_s - newest.since_s >= policy.age_s
+
+
+# Whether there is room
+
+
+class SnapshotRoom(NamedTuple):
+    """What may be stored of snapshots. None: nobody says so here."""
+
+    message_bytes: int
+    """In one message: a piece, or the manifest."""
+    stream_bytes: int | None = None
+    """In the stream of snapshots, by its own limit."""
+    account_bytes: int | None = None
+    """In all streams of the account, each byte counted once."""
+
+
+def packed_bytes_max(file_bytes: int) -> int:
+    """No file packs into more: what cannot be made smaller is stored as it is, in blocks."""
+    return file_bytes + (file_bytes >> 10) + 64
+
+
+def why_no_room(packed_bytes: int, without_pieces: SnapshotManifest, room: SnapshotRoom) -> tuple[str, str] | None:
+    """Why a snapshot of so many bytes cannot be stored, and what to do. None: it can, as far as anybody knows."""
+    pieces = -(-packed_bytes // room.message_bytes)
+    sealed_bytes = len(encode_manifest(without_pieces)) + _MORE_PIECES_BYTES + pieces * _PIECE_ENTRY_BYTES_MAX
+    if sealed_bytes > room.message_bytes:
+        return f"it has too many pieces, {pieces}", "raise max_payload on every server, or spread the data over more shards"
+    need_bytes = packed_bytes + sealed_bytes
+    takes = f"it takes {need_bytes >> 10} KiB, and"
+    if room.stream_bytes is not None and need_bytes > room.stream_bytes:
+        said = f"{takes} its stream has room for {max(0, room.stream_bytes) >> 10} KiB more"
+        return said, "let it have more: `nats stream edit --max-bytes=…`"
+    if room.account_bytes is not None and need_bytes > room.account_bytes * ROOM_SHARE_MAX:
+        kept = f"of which {1 - ROOM_SHARE_MAX:.0%} are kept for what shards append"
+        said = f"{takes} the account has room for {max(0, room.account_bytes) >> 10} KiB more, {kept}"
+        return said, "let the account store more, or remove streams that nobody needs"
+    return None
 
 
 # What goes
@@ -174,16 +233,21 @@ class Afterwards(NamedTuple):
     """Snapshots that nobody needs any longer, and what was left of those that were never finished."""
 
 
+def of_no_use(epoch: int, found: Mapping[SnapshotName, SnapshotCondition]) -> list[SnapshotName]:
+    """What an owner of that epoch, who takes none at this moment, may remove of what was never finished. What is of a newer owner
+    may be on its way."""
+    return sorted(name for name, each in found.items() if each is SnapshotCondition.UNFINISHED and name.epoch <= epoch)
+
+
 def after_taking(taken: SnapshotName, found: Mapping[SnapshotName, SnapshotCondition]) -> Afterwards:
-    """`found`: what there is of this shard, of this very stream. `taken` is among the whole ones, else nothing follows. What is
-    unfinished of a newer owner may be on its way."""
+    """`found`: what there is of this shard, of this very stream. `taken` is among the whole ones, else nothing follows."""
     whole = sorted((name for name, condition in found.items() if condition is SnapshotCondition.WHOLE), reverse=True)
     kept = whole[:KEPT]
     if taken not in kept:
         return Afterwards(0, [])
-    remove = [name for name, each in found.items() if each is SnapshotCondition.UNFINISHED and name.epoch <= taken.epoch]
+    remove = of_no_use(taken.epoch, found)
     if len(kept) < KEPT:
-        return Afterwards(0, sorted(remove))
+        return Afterwards(0, remove)
     remove += [name for name, each in found.items() if each is not SnapshotCondition.UNFINISHED and name < kept[-1]]
     return Afterwards(kept[-1].sequence, sorted(remove))
 

@@ -12,14 +12,14 @@ import hashlib
 import logging
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nats.aio.client import Client
 
 from tidegate.shard.replicated.snapshot import SnapshotManifest, SnapshotName, decode_manifest, to_begin_with
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream, size_of
-from tidegate.shard.replicated.snapshot_taking import RunThere
+from tidegate.shard.replicated.snapshot_taking import READ_BYTES, RunThere
 from tidegate.shard.store.interface import ShardDamaged, ShardLeftBehind, ShardUnwritable
 
 PROGRESS_S = 5.0
@@ -98,12 +98,14 @@ def _write(run: RunThere, snapshots: SnapshotStream, shard: int, manifest: Snaps
                 if len(data) != piece.size or hashlib.sha256(data).digest() != piece.sha256:
                     raise _Unusable(f"piece {number} of {len(manifest.pieces)} is damaged")
                 try:
-                    plain = unpacker.decompress(data)
+                    for plain in _unpacked(unpacker, data):
+                        done += len(plain)
+                        if done > manifest.file_bytes:
+                            raise _Unusable(f"it unpacks to more than the {manifest.file_bytes} bytes that were taken")
+                        out.write(plain)
+                        digest.update(plain)
                 except zlib.error as error:
                     raise _Unusable(f"piece {number} of {len(manifest.pieces)} cannot be unpacked: {error}") from error
-                out.write(plain)
-                digest.update(plain)
-                done += len(plain)
                 if time.monotonic() - said_at >= PROGRESS_S:
                     said_at = time.monotonic()
                     logger.info("shard %d: %d of %d MiB of its snapshot are here", shard, done >> 20, manifest.file_bytes >> 20)
@@ -111,3 +113,10 @@ def _write(run: RunThere, snapshots: SnapshotStream, shard: int, manifest: Snaps
         raise ShardUnwritable(shard, "write a snapshot into", file.parent, error.strerror or str(error)) from error
     if done != manifest.file_bytes or digest.digest() != manifest.sha256 or not unpacker.eof:
         raise _Unusable("what its pieces add up to is not the file that was taken")
+
+
+def _unpacked(unpacker: zlib._Decompress, data: bytes) -> Iterator[bytes]:
+    """No more than `READ_BYTES` at once: what a piece unpacks to may be a thousand times as large."""
+    while plain := unpacker.decompress(data, READ_BYTES):
+        yield plain
+        data = unpacker.unconsumed_tail

@@ -22,9 +22,8 @@ from tidegate.runtime.errors import OperatorError
 from tidegate.shard.log.commit_log import LogBroken
 from tidegate.shard.replicated.log_thread import LogThread
 from tidegate.shard.replicated.mark import decode_mark
-from tidegate.shard.replicated.replay import StreamPlace
-from tidegate.shard.replicated.servers import connect
-from tidegate.shard.replicated.snapshot import SnapshotManifest, SnapshotPolicy, is_due
+from tidegate.shard.replicated.servers import close, connect
+from tidegate.shard.replicated.snapshot import NewestSnapshot, SnapshotManifest, SnapshotPolicy, is_due
 from tidegate.shard.replicated.snapshot_listing import newest_whole
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream, size_of
 from tidegate.shard.replicated.snapshot_taking import take_snapshot
@@ -51,10 +50,11 @@ class SnapshotKeeper:
         self._policy = policy
         self._stream_of = stream_of
         self._now = now
-        self._newest: dict[int, tuple[StreamPlace | None, float]] = {}
-        """Of shards that were asked for: behind which message the newest snapshot is, and when it was taken; where there is none,
-        since when that is known."""
-        self._opening = threading.Lock()
+        self._newest: dict[int, NewestSnapshot] = {}
+        """Of shards that were asked for."""
+        self._closing = threading.Lock()
+        """Never held while somebody waits for servers."""
+        self._connecting = threading.Lock()
         self._thread: LogThread | None = None
         self._client: Client | None = None
         self._is_closed = False
@@ -67,7 +67,7 @@ class SnapshotKeeper:
     def oldest_s(self) -> float:
         """How old the oldest is of the newest snapshots of the shards that were asked for; of one without, for how long that is
         known. 0: none was. On any thread; does not block."""
-        return max((self._now() - since for _, since in [*self._newest.values()]), default=0.0)
+        return max((self._now() - newest.since_s for newest in [*self._newest.values()]), default=0.0)
 
     def is_due(self, shard: int) -> bool:
         """Raises OperatorError where the servers do not answer."""
@@ -75,9 +75,8 @@ class SnapshotKeeper:
         size, created = thread.wait(size_of(client, self._stream_of(shard)))
         if shard not in self._newest:
             newest = self._find_newest(thread, client, shard, created)
-            self._newest[shard] = (None, self._now()) if newest is None else (newest.place, newest.taken_ms / 1_000)
-        place, since = self._newest[shard]
-        return is_due(size, place, self._now() - since, self._policy)
+            self._newest[shard] = NewestSnapshot(None, 0, self._now()) if newest is None else _newest(newest)
+        return is_due(size, self._newest[shard], self._now(), self._policy)
 
     def kept(self, shard: int, mark: bytes) -> KeptSnapshot | None:
         """The newest that is whole, as it is listed now, if it has all that a data file with that mark has. Raises
@@ -99,7 +98,7 @@ class SnapshotKeeper:
             thread.wait, client, SnapshotStream(client, self._cluster), stream, shard, file, mark, commit, self._words
         )
         manifest = taken.manifest
-        self._newest[shard] = manifest.place, manifest.taken_ms / 1_000
+        self._newest[shard] = _newest(manifest)
         logger.info(
             "shard %d: a snapshot of %d KiB, packed into %d, was taken in %.1f s, behind message %d; its stream begins with "
             "message %d now, or behind it",
@@ -114,21 +113,28 @@ class SnapshotKeeper:
 
     def close(self) -> None:
         """Whoever waits is told LogBroken."""
-        with self._opening:
+        with self._closing:
             self._is_closed = True
             if self._thread is not None:
                 self._thread.close(self._end)
 
     def _open(self) -> tuple[LogThread, Client]:
-        with self._opening:
+        with self._closing:
             if self._is_closed:
                 raise self._closed()
             if self._thread is None:
                 self._thread = LogThread(self._closed, "tidegate-snapshots")
-            if self._client is None or self._client.is_closed:
-                self._client = self._thread.wait(connect(self._servers))
-                self._thread.wait(self._hear(self._client))
-            return self._thread, self._client
+            thread = self._thread
+        with self._connecting:
+            if (client := self._client) is None or client.is_closed:
+                client = thread.wait(self._connect())
+            return thread, client
+
+    async def _connect(self) -> Client:
+        """`close` finds what was opened here, whoever waits for it."""
+        client = self._client = await connect(self._servers)
+        await self._hear(client)
+        return client
 
     def _find_newest(self, thread: LogThread, client: Client, shard: int, created: str) -> SnapshotManifest | None:
         snapshots = SnapshotStream(client, self._cluster)
@@ -159,7 +165,11 @@ class SnapshotKeeper:
 
     async def _end(self) -> None:
         if self._client is not None:
-            await self._client.close()
+            await close(self._client)  # It may have MiB for a server that reads nothing any more.
+
+
+def _newest(manifest: SnapshotManifest) -> NewestSnapshot:
+    return NewestSnapshot(manifest.place, manifest.file_bytes, manifest.taken_ms / 1_000)
 
 
 def _kept(manifest: SnapshotManifest) -> KeptSnapshot:

@@ -20,9 +20,11 @@ import nats.errors
 from nats.aio.client import Client
 
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.replicated.answers import decode_publish_answer
+from tidegate.shard.replicated.answers import decode_publish_answer, publish_event
+from tidegate.shard.replicated.owner import Acknowledged, LogRefused, PublishUnanswered
 from tidegate.shard.replicated.servers import ANSWER_S, START_PAUSE_S, START_S, ApiAnswer, ask_patiently, check_open, encode
-from tidegate.shard.replicated.snapshot import SnapshotName, StreamSize, parse_name
+from tidegate.shard.replicated.settings import snapshots_settings, wrong_settings
+from tidegate.shard.replicated.snapshot import SnapshotName, SnapshotRoom, StreamSize, parse_name
 
 REPLICAS = 3
 _NO_STREAM = 10059
@@ -45,6 +47,10 @@ def snapshots_name(cluster: str) -> str:
     return f"{cluster}-snapshots"
 
 
+class SnapshotRefused(OperatorError):
+    """There is no room for a message, and certainly it is not there."""
+
+
 class SnapshotStream:
     """All raise OperatorError, one that `passes` where nobody answers."""
 
@@ -58,20 +64,35 @@ class SnapshotStream:
         return self._client.max_payload - HEADERS_BYTES
 
     async def make(self) -> None:
-        """Unless it is there. Of one that was lost nothing is known: the next snapshots are the first ones again."""
-        settings: dict[str, Any] = {
-            "name": self.name,
-            "subjects": [f"tidegate.snapshots.{self._cluster}.>"],
-            "num_replicas": REPLICAS,
-            "storage": "file",
-            "retention": "limits",
-            "discard": "new",
-            "max_age": 0,
-            "allow_direct": True,
-        }
-        answer = await ask_patiently(self._client, f"STREAM.CREATE.{self.name}", settings, unless={_NAME_IN_USE})
-        if answer.error is not None:  # Somebody has changed its settings: that is an operator's affair.
-            await self._ask("STREAM.INFO", {})
+        """Unless it is there, as `is_there` says. Of one that was lost nothing is known: the next snapshots are the first ones
+        again."""
+        await ask_patiently(self._client, f"STREAM.CREATE.{self.name}", self._settings(), unless={_NAME_IN_USE})
+        if not await self.is_there():
+            raise OperatorError("use the stream", self.name, "it was deleted just now", "see `nats stream info`", passes=True)
+
+    async def is_there(self) -> bool:
+        """Raises OperatorError, too, where its settings could lose something: without it nobody may purge a shard's stream."""
+        answer = await ask_patiently(self._client, f"STREAM.INFO.{self.name}", {}, unless={_NO_STREAM})
+        if answer.error is not None:
+            return False
+        if wrong := wrong_settings(answer.config, self._settings()):
+            hint = "change that with `nats stream edit`; until then no snapshot is taken, and nothing is purged"
+            raise OperatorError("use the stream", self.name, f"it could lose snapshots: {', '.join(wrong)}", hint)
+        return True
+
+    async def room(self) -> SnapshotRoom:
+        """As far as the servers say it to hosts: how full their disks are they do not."""
+        stream = await self._ask("STREAM.INFO", {})
+        stream_max = stream.config.get("max_bytes", -1)
+        account = await ask_patiently(self._client, "INFO", {})
+        return SnapshotRoom(
+            self.piece_bytes_max,
+            stream_max - stream.state.bytes if stream_max > 0 else None,
+            (account.limits.max_storage - account.storage) // REPLICAS if account.limits.max_storage > 0 else None,
+        )
+
+    def _settings(self) -> dict[str, Any]:
+        return snapshots_settings(self.name, f"tidegate.snapshots.{self._cluster}.>", REPLICAS)
 
     async def listed(self, shard: int) -> dict[SnapshotName, Listed]:
         """Of that shard; nothing where there is no such stream."""
@@ -116,20 +137,26 @@ class SnapshotStream:
         return f"tidegate.snapshots.{self._cluster}.{shard:04d}.{name}.{what}"
 
     async def _put(self, subject: str, data: bytes) -> int:
-        """Until it is stored, perhaps twice: what is there besides goes with the snapshot."""
-        said = "no answer"
+        """Until it is stored, perhaps twice: what is there besides goes with the snapshot. Where there is no room it is given up
+        at once: shards want to append. Raises SnapshotRefused, or another OperatorError where it may be there."""
+        hint = "see that most servers run, and that they, the account and the stream may have more bytes: `nats stream info`"
+        is_open = False
         give_up_at = asyncio.get_running_loop().time() + START_S
         while True:
             try:
                 answer = decode_publish_answer((await self._client.request(subject, data, timeout=ANSWER_S)).data)
-                if answer.error is None and answer.stream == self.name and answer.seq > 0:
-                    return answer.seq
+                event = publish_event(answer, self.name)
+                if isinstance(event, Acknowledged):
+                    return event.sequence
                 said = "no acknowledgement" if answer.error is None else answer.error.description
+                if isinstance(event, LogRefused) and not is_open:
+                    raise SnapshotRefused("store a snapshot in", self.name, said, hint, passes=True)
+                is_full = isinstance(event, LogRefused) or (isinstance(event, PublishUnanswered) and event.no_room)
             except (nats.errors.Error, msgspec.MsgspecError, OSError) as error:
                 check_open(self._client, self.name)
-                said = repr(error)
-            if asyncio.get_running_loop().time() >= give_up_at:
-                hint = "see that most of the servers run, and that the stream may have more bytes: `nats stream info`"
+                said, is_full = repr(error), False
+            is_open = True
+            if is_full or asyncio.get_running_loop().time() >= give_up_at:
                 raise OperatorError("store a snapshot in", self.name, said, hint, passes=True)
             await asyncio.sleep(START_PAUSE_S)
 

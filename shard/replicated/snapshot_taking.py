@@ -1,13 +1,16 @@
 """A snapshot is taken: put piece by piece, read back, and only then is anything purged.
 
-What is left where it ends in between: before the manifest, pieces that count for nothing and go with the next snapshot of a
-later or the same owner; after it, one snapshot more, and a stream that is purged when the next one is taken.
+Whether there is room for it is looked at first, as far as servers say so: what fills them up stops all shards. What is left where
+it ends in between: before the manifest, nothing; where it is killed there, or cannot remove it, pieces that count for nothing and
+go before the next one of a later or the same owner is begun. After it, one snapshot more, and a stream that is purged when the
+next one is taken.
 
 On a thread of its own: `run` has something done where the servers are spoken with, and blocks.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import secrets
 import time
@@ -16,6 +19,7 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+import msgspec
 from nats.aio.client import Client
 
 from tidegate.runtime.errors import OperatorError
@@ -29,8 +33,11 @@ from tidegate.shard.replicated.snapshot import (
     after_taking,
     decode_manifest,
     encode_manifest,
+    of_no_use,
+    packed_bytes_max,
+    why_no_room,
 )
-from tidegate.shard.replicated.snapshot_stream import SnapshotStream, purge_before, size_of
+from tidegate.shard.replicated.snapshot_stream import SnapshotRefused, SnapshotStream, purge_before, size_of
 
 COMPRESSION = 1
 """The fastest: a snapshot shares its cores with a service."""
@@ -50,7 +57,7 @@ class Taken(NamedTuple):
 
 
 class _Packed:
-    """A file, compressed, in pieces; and what is known of it when all of it was read."""
+    """A file, compressed, in pieces; and what is known of it when all of it was read. Raises OperatorError where it cannot be."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -59,17 +66,25 @@ class _Packed:
 
     def pieces(self, piece_bytes: int) -> Iterator[bytes]:
         packer, waiting = zlib.compressobj(COMPRESSION), bytearray()
-        with self._file.open("rb") as file:
-            while data := file.read(READ_BYTES):
-                self.digest.update(data)
-                self.bytes += len(data)
-                waiting += packer.compress(data)
-                while len(waiting) >= piece_bytes:
-                    yield bytes(waiting[:piece_bytes])
-                    del waiting[:piece_bytes]
+        for data in self._read():
+            self.digest.update(data)
+            self.bytes += len(data)
+            waiting += packer.compress(data)
+            while len(waiting) >= piece_bytes:
+                yield bytes(waiting[:piece_bytes])
+                del waiting[:piece_bytes]
         waiting += packer.flush()
         for at in range(0, len(waiting), piece_bytes):
             yield bytes(waiting[at : at + piece_bytes])
+
+    def _read(self) -> Iterator[bytes]:
+        try:
+            with self._file.open("rb") as file:
+                while data := file.read(READ_BYTES):
+                    yield data
+        except OSError as error:
+            hint = "check the disk; it is tried again"
+            raise OperatorError("read a copy of a state", self._file, error.strerror or str(error), hint) from error
 
 
 def take_snapshot(
@@ -98,21 +113,16 @@ def take_snapshot(
             "put back store_dir of all servers as it was",
         )
     run(snapshots.make())
+    for unfinished in of_no_use(place.epoch, _conditions(run, snapshots, shard, created)):
+        run(snapshots.remove(shard, unfinished))
+    draft = SnapshotManifest(shard, mark, commit, 0, b"", [], time.time_ns() // 1_000_000, by)
+    _check_room(run, snapshots, file, draft)
     name = SnapshotName(place.sequence, place.epoch, secrets.token_hex(4))
-    packed, pieces = _Packed(file), []
-    for data in packed.pieces(snapshots.piece_bytes_max):
-        at = run(snapshots.put_piece(shard, name, data))
-        pieces.append(SnapshotPiece(at, len(data), hashlib.sha256(data).digest()))
-    manifest = SnapshotManifest(
-        shard, mark, commit, packed.bytes, packed.digest.digest(), pieces, time.time_ns() // 1_000_000, by
-    )  # fmt: skip
-    sealed = encode_manifest(manifest)
-    if len(sealed) > snapshots.piece_bytes_max:
-        hint = "raise max_payload on every server, or spread the data over more shards"
-        raise OperatorError("take a snapshot of", f"shard {shard}", f"it has too many pieces, {len(pieces)}", hint)
-    for piece in pieces:
-        _check_piece(shard, piece, run(snapshots.piece(piece.sequence)))
-    run(snapshots.put_manifest(shard, name, sealed))
+    with _removed_again(run, snapshots, shard, name, BaseException):
+        manifest = _put_pieces(run, snapshots, name, file, draft)
+        sealed = encode_manifest(manifest)
+    with _removed_again(run, snapshots, shard, name, SnapshotRefused):  # Else it may be there, and others count on it.
+        run(snapshots.put_manifest(shard, name, sealed))
     if run(snapshots.manifest(shard, name)) != sealed:
         raise _not_as_put(shard, "its manifest")
     found = _conditions(run, snapshots, shard, place.created)
@@ -121,6 +131,47 @@ def take_snapshot(
     afterwards = after_taking(name, found)
     carry_out(run, client, snapshots, stream, shard, afterwards)
     return Taken(name, manifest, afterwards)
+
+
+def _check_room(run: RunThere, snapshots: SnapshotStream, file: Path, draft: SnapshotManifest) -> None:
+    """Only where it might be too large as it is, it is packed once more, to see how large it gets."""
+    room = run(snapshots.room())
+    try:
+        file_bytes = file.stat().st_size
+    except OSError as error:
+        hint = "check the disk; it is tried again"
+        raise OperatorError("read a copy of a state", file, error.strerror or str(error), hint) from error
+    draft = msgspec.structs.replace(draft, file_bytes=file_bytes, sha256=hashlib.sha256().digest())
+    if why_no_room(packed_bytes_max(file_bytes), draft, room) is None:
+        return
+    if (why := why_no_room(sum(map(len, _Packed(file).pieces(READ_BYTES))), draft, room)) is not None:
+        raise OperatorError("take a snapshot of", f"shard {draft.shard}", *why)
+
+
+def _put_pieces(
+    run: RunThere, snapshots: SnapshotStream, name: SnapshotName, file: Path, draft: SnapshotManifest
+) -> SnapshotManifest:
+    """And reads them back; the manifest for them."""
+    shard, packed, pieces = draft.shard, _Packed(file), []
+    for data in packed.pieces(snapshots.piece_bytes_max):
+        at = run(snapshots.put_piece(shard, name, data))
+        pieces.append(SnapshotPiece(at, len(data), hashlib.sha256(data).digest()))
+    for piece in pieces:
+        _check_piece(shard, piece, run(snapshots.piece(piece.sequence)))
+    return msgspec.structs.replace(draft, file_bytes=packed.bytes, sha256=packed.digest.digest(), pieces=pieces)
+
+
+@contextlib.contextmanager
+def _removed_again(
+    run: RunThere, snapshots: SnapshotStream, shard: int, name: SnapshotName, after: type[BaseException]
+) -> Iterator[None]:
+    """What was put of it is in the way of everybody. Where it cannot be removed now, that comes before the next attempt."""
+    try:
+        yield
+    except after:
+        with contextlib.suppress(OperatorError):
+            run(snapshots.remove(shard, name))
+        raise
 
 
 def carry_out(run: RunThere, client: Client, snapshots: SnapshotStream, stream: str, shard: int, afterwards: Afterwards) -> None:

@@ -246,24 +246,29 @@ def _replay_opened(data_dir: Path, worker: int, state: LmdbState, log: SharedLog
 
 
 def _fetch(data_dir: Path, behind: ShardLeftBehind, log: SharedLog) -> None:
-    """Puts a snapshot in the place of the state. Until it is there as a whole, what was there stays. Raises OperatorError."""
+    """Puts a snapshot in the place of the state. Until it is there as a whole, what was there stays. Raises ShardDamaged, for
+    whatever reason it is not there, or LogBroken."""
     path, shard = data_dir / "shards" / f"{behind.shard:04d}", behind.shard
-    with new_data(path) as new:
 
-        def accept(mark: bytes, commit: int) -> None:
-            state = LmdbState(new, shard)  # Which looks through it.
-            try:
-                if (state.log_mark, state.applied_seq) != (mark, commit):
-                    problem = f"its file ends with commit {state.applied_seq}, and should with {commit}"
-                    raise ShardDamaged(shard, "take", f"shard {shard}", problem)
-            finally:
-                state.close()
-
-        log.fetch(behind, new / DATA_FILE, accept)
+    def accept(mark: bytes, commit: int) -> None:
+        state = LmdbState(new, shard)  # Which looks through it.
         try:
+            if (state.log_mark, state.applied_seq) != (mark, commit):
+                problem = f"its file ends with commit {state.applied_seq}, and should with {commit}"
+                raise ShardDamaged(shard, "take", f"shard {shard}", problem)
+        finally:
+            state.close()
+
+    try:
+        with new_data(path) as new:
+            log.fetch(behind, new / DATA_FILE, accept)
             put_in_place(new, path)
-        except OSError as error:
-            raise ShardUnwritable(shard, "put a snapshot in place in", path, error.strerror or str(error)) from error
+    except OSError as error:
+        raise ShardUnwritable(shard, "put a snapshot in place in", path, error.strerror or str(error)) from error
+    except (ShardDamaged, LogBroken):
+        raise
+    except OperatorError as error:
+        raise ShardUnwritable(shard, error.operation, error.place, error.problem) from error
 
 
 def _close_states(states: Sequence[LmdbState]) -> None:

@@ -120,7 +120,7 @@ RULES = {
     "shard/offline": {"rows"},
     "shard/migration": {"commits"},
     "shard/replicated": {"answers", "mark", "message", "owner", "replay", "settings", "snapshot"},
-    "shard/worker": {"duties", "patience"},
+    "shard/worker": {"attempts", "duties", "patience"},
     "router": {"machine", "system"},
     "runtime": {"errors", "ids", "limits", "shares"},
     "runtime/lint": "*",

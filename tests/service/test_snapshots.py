@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,10 +30,12 @@ from tests.support.waiting import wait_until
 from tidegate.runtime.cli.cli import main
 from tidegate.runtime.cluster.nats_servers import NatsServers
 from tidegate.runtime.errors import OperatorError
-from tidegate.shard.replicated import snapshot_taking
+from tidegate.shard.log.commit_log import LogBroken
+from tidegate.shard.replicated import servers as servers_module
+from tidegate.shard.replicated import snapshot_keeper, snapshot_taking
 from tidegate.shard.replicated.founding import find_or_found
 from tidegate.shard.replicated.servers import connect
-from tidegate.shard.replicated.snapshot import SnapshotPolicy, decode_manifest, parse_name
+from tidegate.shard.replicated.snapshot import SnapshotPolicy, SnapshotRoom, decode_manifest, parse_name
 from tidegate.shard.replicated.snapshot_keeper import SnapshotKeeper
 from tidegate.shard.replicated.snapshot_listing import KeptOfShard, kept_of_shards
 from tidegate.shard.replicated.snapshot_stream import SnapshotStream
@@ -84,6 +87,10 @@ class Cluster:
         """Messages of each, by subject."""
         found: dict[str, int] = self.state_of(f"{self.name}-snapshots").get("subjects") or {}
         return {".".join(subject.split(".")[-2:]): number for subject, number in found.items()}
+
+    def kept(self) -> set[str]:
+        """Of which there is anything."""
+        return {each.partition(".")[0] for each in self.snapshots()}
 
     def names(self) -> list[str]:
         return sorted(each.partition(".")[0] for each in self.snapshots() if each.endswith(".manifest"))
@@ -158,6 +165,8 @@ def test_the_stream_is_purged_behind_the_last_but_one_and_older_snapshots_go(clu
         assert cluster.first() == int(one.split("-")[0])
         async with owner(cluster, tmp_path / "one") as again:
             again.put("k3", b"more")
+            assert not again.log.snapshots.is_due(0), "that is little of a large shard"
+            again.put("large", LARGE[::-1])
             assert again.log.snapshots.is_due(0)
             await again.snapshot()
             assert not again.log.snapshots.is_due(0)
@@ -268,11 +277,157 @@ def test_what_reads_back_as_another_piece_counts_for_nothing(
                 await again.snapshot()
             monkeypatch.undo()
             assert (cluster.names(), cluster.first()) == (before, first)
-            assert len({each.partition(".")[0] for each in cluster.snapshots()}) == 3, "pieces without a manifest"
+            assert cluster.kept() == set(before), "its pieces are gone"
             await again.snapshot()
-            assert len({each.partition(".")[0] for each in cluster.snapshots()}) == 2, "they went with the next one"
+            assert cluster.kept() == set(cluster.names())
+            assert len(cluster.names()) == 2
 
     asyncio.run(take())
+
+
+def test_what_a_killed_owner_has_left_goes_before_the_first_piece(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    given = (cluster.servers.urls, cluster.name, str(tmp_path / "one"), "put_manifest")
+    code = f"from tests.service.test_snapshots import die_at; die_at(*{given!r})"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert cluster.kept() > set(cluster.names())
+
+    async def refuse(*_: Any) -> int:
+        assert await asyncio.to_thread(cluster.kept) == set(cluster.names())
+        raise OperatorError("store", "it", "there is no room", "wait")
+
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "one") as again:
+            monkeypatch.setattr(SnapshotStream, "put_piece", refuse)
+            with pytest.raises(OperatorError, match="there is no room"):
+                await again.snapshot()
+
+    asyncio.run(take())
+
+
+def limit(cluster: Cluster, **settings: Any) -> None:
+    stream = f"{cluster.name}-snapshots"
+    found = ask(cluster.servers, f"STREAM.INFO.{stream}")["config"]
+    assert "error" not in ask(cluster.servers, f"STREAM.UPDATE.{stream}", {**found, **settings})
+
+
+def refused(cluster: Cluster, data: Path, match: str, *, puts: bool) -> None:
+    """An attempt to take one, which leaves everything as it is."""
+    before, asked = (cluster.kept(), cluster.first()), 0
+    put_piece = SnapshotStream.put_piece
+
+    async def count_it(*given: Any) -> int:
+        nonlocal asked
+        asked += 1
+        return await put_piece(*given)
+
+    async def take() -> None:
+        async with owner(cluster, data) as again:
+            again.put("k4", b"more")
+            with pytest.raises(OperatorError, match=match):
+                await again.snapshot()
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(SnapshotStream, "put_piece", count_it)
+        asyncio.run(take())
+    assert bool(asked) == puts
+    assert (cluster.kept(), cluster.first()) == before
+    assert not list(data.rglob("new-*"))
+
+
+def test_one_that_would_take_all_room_is_not_begun(cluster: Cluster, tmp_path: Path) -> None:
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    limit(cluster, max_bytes=cluster.state_of(f"{cluster.name}-snapshots")["bytes"] + 200_000)
+    refused(cluster, tmp_path / "one", "its stream has room for 19. KiB more .let it have more", puts=False)
+
+
+def test_what_is_packed_counts_where_the_file_alone_would_be_too_large(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "one") as first:
+            first.put("zeros", bytes(900_000))
+            await first.snapshot()
+            await asyncio.to_thread(limit, cluster, max_bytes=500_000)
+            first.put("k1", b"more")
+            await first.snapshot()
+        assert len(cluster.names()) == 2
+
+    asyncio.run(take())
+
+
+def test_where_the_servers_have_no_room_after_all_its_pieces_go_again(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unknown(snapshots: SnapshotStream) -> SnapshotRoom:
+        return SnapshotRoom(snapshots.piece_bytes_max)
+
+    monkeypatch.setattr(SnapshotStream, "room", unknown)
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    limit(cluster, max_bytes=cluster.state_of(f"{cluster.name}-snapshots")["bytes"] + 200_000)
+    refused(cluster, tmp_path / "one", "maximum bytes exceeded", puts=True)
+
+
+def test_one_of_too_many_pieces_is_not_begun(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    monkeypatch.setattr(SnapshotStream, "piece_bytes_max", 2_000)
+    refused(cluster, tmp_path / "one", "it has too many pieces, 1.. .raise max_payload", puts=False)
+
+
+def test_nothing_is_purged_behind_a_stream_that_could_lose_snapshots(cluster: Cluster, tmp_path: Path) -> None:
+    asyncio.run(with_two(cluster, tmp_path / "one"))
+    limit(cluster, max_age=86_400 * 10**9)
+    refused(cluster, tmp_path / "one", "it could lose snapshots: max_age is", puts=False)
+    limit(cluster, max_age=0)
+
+    async def take() -> None:
+        async with owner(cluster, tmp_path / "one") as again:
+            await again.snapshot()
+
+    asyncio.run(take())
+
+
+def closed(keeper: SnapshotKeeper) -> None:
+    closing = threading.Thread(target=keeper.close, daemon=True)
+    closing.start()
+    closing.join(30)
+    assert not closing.is_alive(), "who ends waits for it"
+
+
+def test_its_end_does_not_wait_for_a_server_that_reads_nothing(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper = SnapshotKeeper(cluster.servers.urls, cluster.name, "", NEVER, lambda _: cluster.stream)
+    keeper.is_due(0)
+    close = Client.close
+
+    async def never(client: Client) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await close(client)
+
+    monkeypatch.setattr(Client, "close", never)
+    monkeypatch.setattr(servers_module, "ANSWER_S", 0.1)
+    closed(keeper)
+
+
+def test_its_end_does_not_wait_for_servers_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = threading.Event()
+
+    async def nobody(_: Any) -> Client:
+        tried.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(snapshot_keeper, "connect", nobody)
+    keeper = SnapshotKeeper(["nats://127.0.0.1:1"], "nobody", "", NEVER, str)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(keeper.is_due, 0)
+        assert tried.wait(30)
+        closed(keeper)
+        with pytest.raises(LogBroken):
+            asked.result(30)
 
 
 STEPS = ("put_piece", "put_manifest", "purge", "remove")

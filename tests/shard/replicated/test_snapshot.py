@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import zlib
+from bisect import bisect
+from random import Random
 
 import pytest
 
@@ -8,19 +11,24 @@ from tidegate.shard.replicated.mark import encode_mark
 from tidegate.shard.replicated.replay import StreamPlace
 from tidegate.shard.replicated.snapshot import (
     MAGIC,
+    NewestSnapshot,
     SnapshotCondition,
     SnapshotManifest,
     SnapshotName,
     SnapshotPiece,
     SnapshotPolicy,
+    SnapshotRoom,
     StreamSize,
     after_taking,
     decode_manifest,
     encode_manifest,
     grown_bytes,
     is_due,
+    of_no_use,
+    packed_bytes_max,
     parse_name,
     to_begin_with,
+    why_no_room,
 )
 
 CREATED = "2026-11-30T00:00:00Z"
@@ -70,19 +78,63 @@ def test_a_manifest_of_a_newer_format_is_refused_with_the_next_step(monkeypatch:
 POLICY = SnapshotPolicy(1_000, 60.0)
 
 
-def place(sequence: int) -> StreamPlace:
-    return StreamPlace(sequence, created=CREATED)
+NONE = NewestSnapshot(None, 0, 100.0)
+
+
+def newest(sequence: int, file_bytes: int = 0) -> NewestSnapshot:
+    return NewestSnapshot(StreamPlace(sequence, created=CREATED), file_bytes, 100.0)
 
 
 def test_a_snapshot_is_due_when_the_stream_has_grown_enough_or_is_old() -> None:
-    assert not is_due(StreamSize(1, 10, 999), None, 0.0, POLICY)
-    assert is_due(StreamSize(1, 10, 1_000), None, 0.0, POLICY)
-    assert not is_due(StreamSize(1, 10, 1_900), place(5), 59.0, POLICY)
-    assert is_due(StreamSize(1, 10, 2_000), place(5), 0.0, POLICY)
-    assert is_due(StreamSize(1, 10, 10), place(9), 60.0, POLICY)
-    assert not is_due(StreamSize(1, 10, 9_999), place(10), 1e9, POLICY), "it has all that there is"
-    assert not is_due(StreamSize(0, 0, 0), None, 1e9, POLICY)
-    assert not is_due(StreamSize(11, 10, 0), place(4), 0.0, POLICY), "somebody has purged everything"
+    assert not is_due(StreamSize(1, 10, 999), NONE, 100.0, POLICY)
+    assert is_due(StreamSize(1, 10, 1_000), NONE, 100.0, POLICY)
+    assert not is_due(StreamSize(1, 10, 1_900), newest(5), 159.0, POLICY)
+    assert is_due(StreamSize(1, 10, 2_000), newest(5), 100.0, POLICY)
+    assert is_due(StreamSize(1, 10, 10), newest(9), 160.0, POLICY)
+    assert not is_due(StreamSize(1, 10, 9_999), newest(10), 1e9, POLICY), "it has all that there is"
+    assert not is_due(StreamSize(0, 0, 0), NONE, 1e9, POLICY)
+    assert not is_due(StreamSize(11, 10, 0), newest(4), 100.0, POLICY), "somebody has purged everything"
+
+
+def test_of_a_large_shard_one_is_due_when_the_stream_has_grown_by_a_share_of_it() -> None:
+    assert not is_due(StreamSize(1, 10, 9_900), newest(5, 10_000), 100.0, POLICY)
+    assert is_due(StreamSize(1, 10, 10_000), newest(5, 10_000), 100.0, POLICY)
+    assert is_due(StreamSize(1, 10, 9_900), newest(5, 10_000), 160.0, POLICY), "but for one that is old"
+
+
+def test_how_large_a_manifest_gets_is_known_before_the_first_piece() -> None:
+    """Whatever is said to fit does, with places and sizes as large as they get; and what is refused hardly would."""
+    most = SnapshotPiece((1 << 63) - 1, (1 << 32) - 1, b"p" * 32)
+
+    def of(pieces: int) -> SnapshotManifest:
+        return SnapshotManifest(3, manifest(12).mark, 9, 1 << 40, b"s" * 32, [most] * pieces, 1 << 41, "me")
+
+    for message_bytes in (1_000, 1_100, 64 << 10, 4 << 20):
+        room = SnapshotRoom(message_bytes)
+        fitting = (
+            bisect(range(90_000), 0, key=lambda n, room=room: why_no_room(n * room.message_bytes, of(0), room) is not None) - 1
+        )
+        assert message_bytes - 100 < len(encode_manifest(of(fitting))) <= message_bytes
+    why = why_no_room(100 * 1_000, of(0), SnapshotRoom(1_000))
+    assert why == ("it has too many pieces, 100", "raise max_payload on every server, or spread the data over more shards")
+
+
+def test_a_snapshot_that_would_take_all_room_is_refused_with_the_next_step() -> None:
+    none, mib = manifest(1), 1 << 20
+    assert why_no_room(100 * mib, none, SnapshotRoom(mib)) is None, "nobody says how much there is"
+    assert why_no_room(100 * mib, none, SnapshotRoom(mib, 101 * mib, 200 * mib)) is None
+    assert why_no_room(100 * mib, none, SnapshotRoom(mib, 99 * mib)) == (
+        "it takes 102405 KiB, and its stream has room for 101376 KiB more", "let it have more: `nats stream edit --max-bytes=…`",
+    )  # fmt: skip
+    why = why_no_room(100 * mib, none, SnapshotRoom(mib, None, 120 * mib))
+    assert why is not None
+    assert why[0].endswith("the account has room for 122880 KiB more, of which 25% are kept for what shards append")
+    assert why_no_room(1, none, SnapshotRoom(mib, -5)) is not None
+
+
+@pytest.mark.parametrize("size", [0, 1, 16_383, 1 << 20, 3_000_001])
+def test_no_file_packs_into_more_than_is_expected(size: int) -> None:
+    assert len(zlib.compress(Random(1).randbytes(size), 1)) <= packed_bytes_max(size)
 
 
 def test_what_follows_a_message_is_a_share_of_what_there_is() -> None:
@@ -112,6 +164,8 @@ def test_one_that_is_not_whole_counts_for_nothing() -> None:
 def test_of_newer_owners_nothing_is_removed_that_may_be_on_its_way() -> None:
     found = {name(10): WHOLE, name(15, 1, "b"): UNFINISHED, name(20): WHOLE, name(30, 2): UNFINISHED}
     assert after_taking(name(20), found) == (10, [name(15, 1, "b")])
+    assert of_no_use(1, found) == [name(15, 1, "b")]
+    assert of_no_use(2, found) == [name(15, 1, "b"), name(30, 2)]
 
 
 def test_an_owner_that_was_shut_out_takes_nothing_away() -> None:

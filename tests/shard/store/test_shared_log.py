@@ -20,6 +20,7 @@ from tidegate.shard.store.interface import (
     ShardElsewhere,
     ShardLeftBehind,
     ShardUnreachable,
+    ShardUnwritable,
 )
 from tidegate.shard.store.record import CommitRecord, decode_unread_record, encode_record
 from tidegate.shard.store.worker_store import WorkerStore
@@ -261,6 +262,33 @@ def test_without_a_snapshot_a_shard_that_was_left_behind_is_stopped_with_the_rea
 
     with_store(tmp_path, log, look)
     assert (tmp_path / "shards" / "0000" / "data.mdb").read_bytes() == before
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OperatorError("look at", "it", "not there", "wait")])
+def test_where_a_snapshot_cannot_be_put_here_its_shard_is_stopped_and_the_others_are_served(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = Elsewhere()
+    after_snapshots(tmp_path / "one", log)
+
+    def fail(*_: object, **__: object) -> str:
+        raise error
+
+    async def look(store: WorkerStore) -> None:
+        assert list(store.shards) == [1]
+        assert [type(each) for each in store.stopped.values()] == [ShardUnwritable]
+        assert "No space left" in str(store.stopped[0]) or "not there" in str(store.stopped[0])
+
+    async def look_again(store: WorkerStore) -> None:
+        assert store.shards[0].get(KEY, "k") == b"last"
+
+    with monkeypatch.context() as failing:
+        if isinstance(error, OSError):
+            failing.setattr("tidegate.shard.store.state.data_file.tempfile.mkdtemp", fail)
+        else:
+            failing.setattr(log, "fetch", fail)
+        with_store(tmp_path / "two", log, look)
+    with_store(tmp_path / "two", log, look_again)
 
 
 def test_a_copy_has_everything_that_was_applied_and_what_is_written_meanwhile_waits_for_it(tmp_path: Path) -> None:

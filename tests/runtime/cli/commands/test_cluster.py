@@ -30,6 +30,7 @@ from tidegate.runtime.cluster.records import Beat, ClusterPlacement, Loss, Place
 from tidegate.shard.replicated import servers as servers_module
 from tidegate.shard.replicated import snapshot_wishes
 from tidegate.shard.replicated.founding import find_or_found
+from tidegate.shard.replicated.snapshot_stream import SnapshotStream
 
 NAME = "commands"
 
@@ -200,6 +201,30 @@ def test_the_doctor_names_streams_that_the_loss_of_a_server_would_lose(
     finally:
         for name, config in settings.items():
             ask(servers, f"STREAM.UPDATE.{name}", config)
+
+
+def test_the_doctor_looks_at_the_stream_of_snapshots(servers: NatsServers, capsys: pytest.CaptureFixture[str]) -> None:
+    stream, where = f"{NAME}-snapshots", f"stream {NAME}-snapshots"
+
+    async def make() -> None:
+        client = Client()
+        await client.connect(servers.urls)
+        try:
+            await SnapshotStream(client, NAME).make()
+        finally:
+            await client.close()
+
+    asyncio.run(make())
+    try:
+        run(servers, "doctor", "--json", *monitors(servers))
+        assert where not in examined(capsys)
+        settings = ask(servers, f"STREAM.INFO.{stream}")["config"]
+        assert "error" not in ask(servers, f"STREAM.UPDATE.{stream}", {**settings, "max_age": 86_400 * 10**9, "num_replicas": 1})
+        assert run(servers, "doctor", "--json", *monitors(servers)) == 1
+        found = examined(capsys)[where]
+        assert "it could lose snapshots: num_replicas is 1 instead of 3, max_age is 86400000000000 instead of 0" in found
+    finally:
+        ask(servers, f"STREAM.DELETE.{stream}")
 
 
 def test_the_doctor_finds_servers_that_confirm_before_they_sync_and_have_little_room(
