@@ -341,7 +341,8 @@ IDLE_EVICT_S = 10.0
 SLOW_CALL_S = 1.0
 """A call that takes longer, from its arrival to its answer, is named in the log."""
 SNAPSHOT_BYTES = 256 << 20
-"""A snapshot of a shard is taken when its stream has grown by so much since the last one (`[service] snapshot_mib`)."""
+"""A snapshot of a shard is taken when its stream has grown by so much since the last one (`[service] snapshot_mib`), and by half
+of what its data file took then."""
 SNAPSHOT_S = 86_400.0
 """Or at all, and the last one is so old (`[service] snapshot_s`)."""
 LONG_CALL_S = 60.0

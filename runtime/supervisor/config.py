@@ -226,8 +226,9 @@ class ServiceConfig(msgspec.Struct, frozen=True):
         Meta(
             ge=1,
             le=1 << 20,
-            description="In a cluster, a snapshot of a shard is taken when its stream has grown by so much since the last one. "
-            "What is before the last but one is removed from the stream then, so that it keeps about twice as much.",
+            description="In a cluster, a snapshot of a shard is taken when its stream has grown by so much since the last one, "
+            "and by half of what the data file of that one took. What is before the last but one is removed from the stream "
+            "then, so that it keeps about twice as much.",
         ),
     ] = SNAPSHOT_BYTES >> 20
     snapshot_s: Annotated[

@@ -35,6 +35,21 @@ class _Unusable(Exception):
     """A snapshot, with what is wrong with it."""
 
 
+class _Unpacker:
+    def __init__(self) -> None:
+        self._stream = zlib.decompressobj()
+
+    def unpacked(self, piece: bytes) -> Iterator[bytes]:
+        """No more than `READ_BYTES` at once: what a piece unpacks to may be a thousand times as large. Raises zlib.error."""
+        while plain := self._stream.decompress(piece, READ_BYTES):
+            yield plain
+            piece = self._stream.unconsumed_tail
+
+    @property
+    def has_ended(self) -> bool:
+        return self._stream.eof
+
+
 def fetch_snapshot(
     run: RunThere, client: Client, snapshots: SnapshotStream, stream: str, behind: ShardLeftBehind, file: Path, accept: Accept
 ) -> SnapshotManifest:
@@ -88,7 +103,7 @@ def _found(
 
 
 def _write(run: RunThere, snapshots: SnapshotStream, shard: int, manifest: SnapshotManifest, file: Path) -> None:
-    unpacker, digest, done, said_at = zlib.decompressobj(), hashlib.sha256(), 0, time.monotonic()
+    unpacker, digest, done, said_at = _Unpacker(), hashlib.sha256(), 0, time.monotonic()
     try:
         with file.open("wb") as out:
             for number, piece in enumerate(manifest.pieces, 1):
@@ -98,7 +113,7 @@ def _write(run: RunThere, snapshots: SnapshotStream, shard: int, manifest: Snaps
                 if len(data) != piece.size or hashlib.sha256(data).digest() != piece.sha256:
                     raise _Unusable(f"piece {number} of {len(manifest.pieces)} is damaged")
                 try:
-                    for plain in _unpacked(unpacker, data):
+                    for plain in unpacker.unpacked(data):
                         done += len(plain)
                         if done > manifest.file_bytes:
                             raise _Unusable(f"it unpacks to more than the {manifest.file_bytes} bytes that were taken")
@@ -111,12 +126,5 @@ def _write(run: RunThere, snapshots: SnapshotStream, shard: int, manifest: Snaps
                     logger.info("shard %d: %d of %d MiB of its snapshot are here", shard, done >> 20, manifest.file_bytes >> 20)
     except OSError as error:
         raise ShardUnwritable(shard, "write a snapshot into", file.parent, error.strerror or str(error)) from error
-    if done != manifest.file_bytes or digest.digest() != manifest.sha256 or not unpacker.eof:
+    if done != manifest.file_bytes or digest.digest() != manifest.sha256 or not unpacker.has_ended:
         raise _Unusable("what its pieces add up to is not the file that was taken")
-
-
-def _unpacked(unpacker: zlib._Decompress, data: bytes) -> Iterator[bytes]:
-    """No more than `READ_BYTES` at once: what a piece unpacks to may be a thousand times as large."""
-    while plain := unpacker.decompress(data, READ_BYTES):
-        yield plain
-        data = unpacker.unconsumed_tail

@@ -111,9 +111,7 @@ def test_how_large_a_manifest_gets_is_known_before_the_first_piece() -> None:
 
     for message_bytes in (1_000, 1_100, 64 << 10, 4 << 20):
         room = SnapshotRoom(message_bytes)
-        fitting = (
-            bisect(range(90_000), 0, key=lambda n, room=room: why_no_room(n * room.message_bytes, of(0), room) is not None) - 1
-        )
+        fitting = bisect(range(90_000), 0, key=lambda n: why_no_room(n * room.message_bytes, of(0), room) is not None) - 1
         assert message_bytes - 100 < len(encode_manifest(of(fitting))) <= message_bytes
     why = why_no_room(100 * 1_000, of(0), SnapshotRoom(1_000))
     assert why == ("it has too many pieces, 100", "raise max_payload on every server, or spread the data over more shards")

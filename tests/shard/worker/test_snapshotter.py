@@ -128,7 +128,7 @@ def test_a_copy_that_is_left_when_the_worker_ends_is_removed_then() -> None:
     async def take(snapshotter: Snapshotter, store: Store, taker: Taker) -> None:
         taken, ended = threading.Event(), threading.Event()
 
-        def wait(*_: object) -> KeptSnapshot:
+        def wait(shard: int, file: Path, mark: bytes, commit: int) -> KeptSnapshot:
             taken.set()
             ended.wait(30)
             return TAKEN
