@@ -133,7 +133,7 @@ def test_a_copy_that_is_left_when_the_worker_ends_is_removed_then() -> None:
             ended.wait(30)
             return TAKEN
 
-        taker.take = wait  # type: ignore[method-assign]
+        taker.take = wait
         snapshotter.start()
         taking = asyncio.create_task(snapshotter.take(0))
         await asyncio.to_thread(taken.wait, 30)
