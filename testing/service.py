@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from types import FunctionType
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -155,8 +156,7 @@ class SimulatedService:
             return
         found = list(dict.fromkeys(cls for cls in _subclasses(DurableObject) if names_of(cls)[0] == name))
         if len(found) > 1 and caller in self.classes:
-            module = sys.modules.get(self.classes[caller].cls.__module__)
-            known = {id(each) for each in vars(module).values()} if module is not None else set()
+            known = {id(each) for each in _names_around(self.classes[caller].cls).values()}
             found = [cls for cls in found if id(cls) in known] or found
         if len(found) > 1:
             near = {_home(each.cls) for each in self.classes.values()}
@@ -372,6 +372,14 @@ def _subclasses(cls: type[DurableObject]) -> Iterator[type[DurableObject]]:
     for derived in cls.__subclasses__():
         yield derived
         yield from _subclasses(derived)
+
+
+def _names_around(cls: type) -> dict[str, Any]:
+    """What its module knows: by its methods, for a module of the same name may have been loaded since."""
+    for method in vars(cls).values():
+        if isinstance(method, FunctionType) and method.__globals__.get("__name__") == cls.__module__:
+            return method.__globals__
+    return vars(sys.modules[cls.__module__]) if cls.__module__ in sys.modules else {}
 
 
 def _home(cls: type) -> tuple[str, str]:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import importlib.util
+import sys
 import unittest
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -50,6 +54,19 @@ async def test_classes_of_one_test_do_not_meet_those_of_another(objects: Objects
         objects.serve(type("Audit", (DurableObject,), {}))
 
 
+LOADED_TWICE = """
+from tidegate import DurableObject
+
+class Till(DurableObject):
+    async def take(self) -> int:
+        return 1
+
+class Buyer(DurableObject):
+    async def buy(self) -> int:
+        return await self.stub(Till, "a").take()
+"""
+
+
 class Ledger(DurableObject):
     async def where(self) -> str:
         return "here"
@@ -65,6 +82,27 @@ async def test_of_several_classes_of_a_name_that_is_meant_which_the_callers_modu
     elsewhere = type("Ledger", (DurableObject,), {"__module__": "json"})
     assert {await objects(AsksLedger, "a").ask(f"ledger-{n}") for n in range(8)} == {"here"}
     assert elsewhere.__name__ == "Ledger"
+
+
+async def test_of_two_modules_of_a_name_the_callers_own_is_looked_into(
+    objects: Objects, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after `tidegate test` in the process of a test, which loads the app once more."""
+    file = tmp_path / "shop_loaded_twice.py"
+    file.write_text(LOADED_TWICE)
+
+    def load() -> ModuleType:
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, file.stem, module)
+        spec.loader.exec_module(module)
+        return module
+
+    first, second = load(), load()
+    assert await objects(first.Buyer, "alice").buy() == 1
+    assert second.Till is not first.Till
 
 
 @pytest.mark.tidegate(workers=2)

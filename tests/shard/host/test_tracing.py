@@ -109,11 +109,11 @@ class Broken(SpanProcessor):
 
     def on_start(self, span: Any, parent_context: Any = None) -> None:
         if self._where == "start":
-            raise RuntimeError(f"no processor at the {self._where}")
+            raise RuntimeError(f"no processor of the app at the {self._where}")
 
     def on_end(self, span: Any) -> None:
         if self._where == "end":
-            raise RuntimeError(f"no processor at the {self._where}")
+            raise RuntimeError(f"no processor of the app at the {self._where}")
 
 
 @pytest.mark.parametrize("where", ["start", "end"])
@@ -125,7 +125,7 @@ async def test_a_call_is_answered_whatever_fails_in_its_trace(where: str, caplog
     assert await world.ask(Cart, "alice", "ask", "bob", traceparent=PARENT) == 0
     with pytest.raises(CallError, match="no such thing"):
         await world.ask(Cart, "alice", "fail", traceparent=PARENT)
-    lines = [record.getMessage() for record in caplog.records if f"no processor at the {where}" in record.getMessage()]
+    lines = [record.getMessage() for record in caplog.records if f"no processor of the app at the {where}" in record.getMessage()]
     assert len(lines) == 1, "once, however many calls"
 
 
