@@ -103,6 +103,7 @@ async def test_of_two_modules_of_a_name_the_callers_own_is_looked_into(
     first, second = load(), load()
     assert await objects(first.Buyer, "alice").buy() == 1
     assert second.Till is not first.Till
+    assert await objects(first.Till, "a").take() == 1
 
 
 @pytest.mark.tidegate(workers=2)
