@@ -7,7 +7,6 @@ which keeps what was freed in it while large messages come, and gives it back wh
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 
@@ -17,6 +16,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _MMAP_BYTES_MIN = 32 << 20
 """glibc's own bound on its bound."""
+_statm: int | None = None
+"""Open once for all sockets of the process: those of simulated services are never closed."""
 
 
 def keep_in_one_piece() -> None:
@@ -35,24 +36,13 @@ def give_back() -> None:
         trim(0)
 
 
-class Memory:
-    """What this process has in memory, in bytes. Asking takes microseconds, and no descriptor but one, which is there from the
-    first question on."""
-
-    def __init__(self) -> None:
-        self._fd: int | None = None
-
-    def in_use(self) -> int:
-        """0: the kernel does not say."""
-        try:
-            if self._fd is None:
-                self._fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-            return int(os.pread(self._fd, 64, 0).split()[1]) * _PAGE_BYTES
-        except (OSError, IndexError, ValueError):
-            return 0
-
-    def close(self) -> None:
-        if self._fd is not None:
-            with contextlib.suppress(OSError):
-                os.close(self._fd)
-            self._fd = None
+def in_memory() -> int:
+    """What this process has in memory, in bytes; 0 where the kernel does not say. Asking takes microseconds, and one descriptor
+    of the process from the first time on: when no other is left, it is there."""
+    global _statm
+    try:
+        if _statm is None:
+            _statm = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+        return int(os.pread(_statm, 64, 0).split()[1]) * _PAGE_BYTES
+    except (OSError, IndexError, ValueError):
+        return 0

@@ -20,7 +20,7 @@ import zmq
 from zmq.backend import Socket as BackendSocket
 
 from tidegate.runtime import descriptors
-from tidegate.runtime.heap import Memory, give_back
+from tidegate.runtime.heap import give_back, in_memory
 from tidegate.runtime.limits import (
     KNOCK_BARRED_S,
     KNOCK_LOOK_S,
@@ -69,8 +69,8 @@ class Connections:
         self._unfinished = unfinished
         self._rounds = rounds
         self._unfinished_look: asyncio.TimerHandle | None = None
-        self._memory = Memory()
         self._memory_looked_at = 0
+        in_memory()  # Its descriptor is there before those of clients.
         self._unfinished_logged_s = -math.inf
         self._guard = guard
         self.door = Door()
@@ -117,7 +117,6 @@ class Connections:
         self._edge.stop()
         self._socket.disable_monitor()
         self._monitor.close()
-        self._memory.close()
         self.door.close()
 
     def stream_door(self, path: str, fd: int) -> None:
@@ -226,7 +225,7 @@ class Connections:
         if self._monitor.closed or not self._unfinished:
             return
         assert self._loop is not None
-        memory = self._memory.in_use()
+        memory = in_memory()
         if memory >= self._memory_looked_at + UNFINISHED_GROWTH_BYTES:
             self._turn_out(self._unfinished.look(bytes_taken, self._rounds()))
             self._memory_looked_at = memory
