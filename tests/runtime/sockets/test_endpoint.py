@@ -17,7 +17,7 @@ import zmq
 
 from tests.support.endpoint_server import Server
 from tests.support.raw_zmtp import frame, greeted
-from tests.support.waiting import WITHIN_S
+from tests.support.waiting import WITHIN_S, wait_until
 from tidegate.runtime.limits import (
     BATCH_AHEAD_CALLS,
     BATCH_PATIENCE_S,
