@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from tidegate.runtime.errors import one_line
 from tidegate.runtime.limits import LONG_CALL_FACTOR, LONG_CALL_S
-from tidegate.shard.core.states import State
 from tidegate.shard.host.keyed_calls import KeyedRun
+from tidegate.shard.host.named import NamedObjects
 from tidegate.shard.host.settings import LongCall
 from tidegate.shard.loop.libraries import line_of
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tidegate.shard.host.host import Host
     from tidegate.shard.loop.task import ObjectTask
 
-NAMED_MAX = 20
-"""Objects at a time; those that come when there are so many are named when one of them is done."""
 LOOKED_AT_MAX = 1_000
 """Tasks of one object in one look."""
 
@@ -45,7 +43,7 @@ class LongCalls:
     def __init__(self, host: Host, slow_call_s: float) -> None:
         self._host = host
         self._bound_s = max(LONG_CALL_S, LONG_CALL_FACTOR * slow_call_s)
-        self._named: dict[Activation, _Long] = {}
+        self._named: NamedObjects[_Long] = NamedObjects()
 
     def look(self, activation: Activation, now_s: float) -> None:
         """At one that stays in memory."""
@@ -56,7 +54,7 @@ class LongCalls:
             return
         long = self._named.get(activation)
         if long is None:
-            if not self._has_room():
+            if not self._named.has_room():
                 return
             long = self._named[activation] = _Long()
         oldest = min(late, key=lambda task: task.began_s)
@@ -67,7 +65,7 @@ class LongCalls:
     def named(self) -> list[LongCall]:
         """For longest first."""
         now_s = self._host.turn.clock()
-        self._forget_gone()
+        self._named.forget_gone()
         for activation in list(self._named):
             self.look(activation, now_s)
         return sorted((long.row for long in self._named.values()), key=lambda row: row.since_ms)
@@ -84,13 +82,3 @@ class LongCalls:
             long.told_s = for_s
             label = origin.label if isinstance(origin, KeyedRun) else request_id
             host.log.takes_long(activation.id, method, label, long.row.told(for_s))
-
-    def _has_room(self) -> bool:
-        if len(self._named) >= NAMED_MAX:
-            self._forget_gone()
-        return len(self._named) < NAMED_MAX
-
-    def _forget_gone(self) -> None:
-        """Those that have been reset or do nothing any more."""
-        for activation in [each for each in self._named if each.state not in (State.STARTING, State.AWAKE)]:
-            del self._named[activation]

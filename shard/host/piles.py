@@ -22,10 +22,9 @@ from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import PILE_BYTES, PILE_CALLBACKS, PILE_TASKS
 from tidegate.shard.core.states import State
 from tidegate.shard.host.activation import Activation
+from tidegate.shard.host.named import NamedObjects
 from tidegate.shard.host.settings import PiledUp
 
-NAMED_MAX = 20
-"""Objects at a time; those that come when there are so many are named when one of them has less."""
 CACHE_SHARE = 4
 """A quarter of the memory for cached data is much for one object."""
 MEASURED_PER_S = 100
@@ -56,7 +55,7 @@ class Piles:
     def __init__(self, cache_bytes_max: int, say: Callable[[ObjectId, str], None]) -> None:
         self._cached_bytes = max(PILE_BYTES, cache_bytes_max // CACHE_SHARE)
         self._say = say
-        self._named: dict[Activation, _Pile] = {}
+        self._named: NamedObjects[_Pile] = NamedObjects()
         self._second_ends_s = -math.inf
         self._left = 0
         """Instances that may be measured in this second."""
@@ -75,7 +74,7 @@ class Piles:
         tasks, callbacks, cached = len(activation.tasks), len(activation.callbacks), activation.cache.bytes
         much = max(tasks / PILE_TASKS, callbacks / PILE_CALLBACKS, cached / self._cached_bytes, kept / PILE_BYTES)
         if pile is None:
-            if much < 1 or not self._has_room():
+            if much < 1 or not self._named.has_room():
                 return
             pile = self._named[activation] = _Pile()
         elif much < 0.5:
@@ -87,18 +86,8 @@ class Piles:
             self._say(activation.id, row.shown())
 
     def named(self) -> list[PiledUp]:
-        self._forget_gone()
+        self._named.forget_gone()
         return [pile.row for pile in self._named.values()]
-
-    def _has_room(self) -> bool:
-        if len(self._named) >= NAMED_MAX:
-            self._forget_gone()
-        return len(self._named) < NAMED_MAX
-
-    def _forget_gone(self) -> None:
-        """Those that have been reset or do nothing any more."""
-        for activation in [each for each in self._named if each.state not in (State.STARTING, State.AWAKE)]:
-            del self._named[activation]
 
 
 def kept_bytes(instance: object) -> int:

@@ -2,6 +2,7 @@
 tests are theirs nevertheless. A new source file has its test file, or a line here that says where its behaviour is tested."""
 
 TESTED_BY = {
+    "shard/host/named.py": "shard/host/test_piles.py",
     "runtime/cli/above_data.py": "runtime/cli/test_as_owner.py",
     "runtime/cli/out_file.py": "shard/offline/test_export.py",
     "runtime/cli/roots_part.py": "runtime/cli/test_files_of_others.py",

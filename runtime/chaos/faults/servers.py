@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import signal
+from abc import ABC, abstractmethod
 from random import Random
 
 from tidegate.runtime.chaos.faults.fault import Stage
@@ -11,9 +12,6 @@ from tidegate.runtime.chaos.faults.shapes import apart
 from tidegate.runtime.chaos.stage.cluster import ChaosCluster
 from tidegate.runtime.chaos.stage.leaders import META
 
-KILLED_S = 0.0, 5.0
-ASLEEP_S = 0.1, 8.0
-RETIRED_S = 0.5, 8.0
 NO_MAJORITY_S = 0.5, 12.0
 
 
@@ -32,46 +30,60 @@ def _victim(cluster: ChaosCluster, chance: Random) -> tuple[str, str]:
     return "a server", chance.choice(cluster.servers.names)
 
 
-class KillServer:
+class OneServer(ABC):
+    """Away for a while."""
+
+    away_s: tuple[float, float]
+
     def strike(self, stage: Stage, chance: Random) -> str:
         cluster = stage.hosts
         what, name = _victim(cluster, chance)
-        seconds = chance.uniform(*KILLED_S)
+        seconds = chance.uniform(*self.away_s)
+        self.goes(cluster, name)
+        try:
+            stage.pause(seconds)
+        finally:
+            self.comes_back(cluster, name)
+        return what
+
+    @abstractmethod
+    def goes(self, cluster: ChaosCluster, name: str) -> None: ...
+
+    @abstractmethod
+    def comes_back(self, cluster: ChaosCluster, name: str) -> None: ...
+
+
+class KillServer(OneServer):
+    away_s = 0.0, 5.0
+
+    def goes(self, cluster: ChaosCluster, name: str) -> None:
         cluster.servers.signal(name, signal.SIGKILL)
-        try:
-            stage.pause(seconds)
-        finally:
-            cluster.start_server(name)
-        return what
+
+    def comes_back(self, cluster: ChaosCluster, name: str) -> None:
+        cluster.start_server(name)
 
 
-class FreezeServer:
-    def strike(self, stage: Stage, chance: Random) -> str:
-        cluster = stage.hosts
-        what, name = _victim(cluster, chance)
-        seconds = chance.uniform(*ASLEEP_S)
+class FreezeServer(OneServer):
+    away_s = 0.1, 8.0
+
+    def goes(self, cluster: ChaosCluster, name: str) -> None:
         cluster.servers.signal(name, signal.SIGSTOP)
-        try:
-            stage.pause(seconds)
-        finally:
-            cluster.servers.signal(name, signal.SIGCONT)
-        return what
+
+    def comes_back(self, cluster: ChaosCluster, name: str) -> None:
+        cluster.servers.signal(name, signal.SIGCONT)
 
 
-class RetireServer:
+class RetireServer(OneServer):
     """As before an upgrade of it."""
 
-    def strike(self, stage: Stage, chance: Random) -> str:
-        cluster = stage.hosts
-        what, name = _victim(cluster, chance)
-        seconds = chance.uniform(*RETIRED_S)
+    away_s = 0.5, 8.0
+
+    def goes(self, cluster: ChaosCluster, name: str) -> None:
         cluster.servers.retire(name)
-        try:
-            stage.pause(seconds)
-        finally:
-            cluster.servers.signal(name, signal.SIGKILL)
-            cluster.start_server(name)
-        return what
+
+    def comes_back(self, cluster: ChaosCluster, name: str) -> None:
+        cluster.servers.signal(name, signal.SIGKILL)
+        cluster.start_server(name)
 
 
 class LoseMajority:

@@ -11,7 +11,7 @@ from tests.support.objects import CONTROL, control, until
 from tidegate import DurableObject
 from tidegate.runtime.ids import ObjectId
 from tidegate.runtime.limits import LONG_CALL_FACTOR, LONG_CALL_S
-from tidegate.shard.host.long_calls import NAMED_MAX
+from tidegate.shard.host.named import NAMED_MAX
 from tidegate.shard.host.settings import LongCall
 
 

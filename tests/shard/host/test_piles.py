@@ -15,7 +15,8 @@ from tests.support.host_world import World
 from tests.support.objects import CONTROL, LOG, control, until
 from tidegate.runtime.errors import MethodRaised
 from tidegate.runtime.limits import OBJECT_CALLBACKS_MAX, OBJECT_TASKS_MAX, PILE_BYTES, PILE_CALLBACKS, PILE_TASKS
-from tidegate.shard.host.piles import NAMED_MAX, kept_bytes
+from tidegate.shard.host.named import NAMED_MAX
+from tidegate.shard.host.piles import kept_bytes
 from tidegate.shard.host.settings import PiledUp
 
 
