@@ -105,6 +105,10 @@ def command(language: str, folder: Path) -> list[str]:
     return LANGUAGES[language].command()
 
 
+SLOW_TO_SEND = ["strace", "-qq", "-o", "/dev/null", "-etrace=write", "-einject=write:delay_exit=700000"]
+"""The thread that calls waits after each order that it gives to ZeroMQ's own, such as to connect."""
+
+
 def begin(command: list[str], guarded: Guarded, key: str, name: str) -> subprocess.Popen[str]:
     environment = {each: value for each, value in os.environ.items() if not each.startswith("TIDEGATE_KEY")}
     if key:
@@ -129,6 +133,17 @@ def test_a_client_with_a_key_counts_on_while_every_wrong_one_is_refused(guarded:
             assert REFUSED[key] in guarded.service.output
     with connect_sync(guarded.service.endpoint, key_file=guarded.file("web")) as client:
         assert client.call("Counter", language, "current") == 2
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to make a client slow")
+@pytest.mark.parametrize("language", WITH_KEYS)
+def test_a_client_that_is_turned_away_before_it_has_sent_anything_ends(guarded: Guarded, language: str, tmp_path: Path) -> None:
+    stranger = begin([*SLOW_TO_SEND, *command(language, tmp_path)], guarded, "unknown", language)
+    try:
+        out, _ = stranger.communicate(timeout=90)
+    finally:
+        stranger.kill()
+    assert (out, stranger.returncode != 0) == ("", True)
 
 
 def test_a_command_with_a_key_is_nobody_without_one(guarded: Guarded, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ int main(int argc, char **argv) {
     void *context = zmq_ctx_new(), *socket = zmq_socket(context, ZMQ_REQ);
     int timeout_ms = 10000, linger_ms = 0, again_ms_max = 1000, status = 1;
     zmq_setsockopt(socket, ZMQ_RCVTIMEO, &timeout_ms, sizeof timeout_ms);
+    zmq_setsockopt(socket, ZMQ_SNDTIMEO, &timeout_ms, sizeof timeout_ms); /* Who was turned away could send nothing for ever. */
     zmq_setsockopt(socket, ZMQ_LINGER, &linger_ms, sizeof linger_ms);
     zmq_setsockopt(socket, ZMQ_RECONNECT_IVL_MAX, &again_ms_max, sizeof again_ms_max);
     /* TIDEGATE_KEY_FILE, where the service asks for access keys: the words of its last line. */

@@ -10,9 +10,10 @@ public class Client {
         ZMQ.Socket socket = context.socket(ZMQ.REQ);
         socket.setLinger(0);
         socket.setReceiveTimeOut(10_000);
+        socket.setSendTimeOut(10_000);
         socket.connect(endpoint);
-        socket.send(("[1, \"Counter\", \"" + name + "\", \"get_unique_number\"]").getBytes(StandardCharsets.UTF_8), 0);
-        byte[] reply = socket.recv(0); // [id, 0, result] or [id, 1, {code, message, …}]
+        boolean sent = socket.send(("[1, \"Counter\", \"" + name + "\", \"get_unique_number\"]").getBytes(StandardCharsets.UTF_8), 0);
+        byte[] reply = sent ? socket.recv(0) : null; // [id, 0, result] or [id, 1, {code, message, …}]
         String body = reply == null ? "no answer" : new String(reply, StandardCharsets.UTF_8);
         socket.close();
         context.term();
