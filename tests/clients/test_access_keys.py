@@ -106,7 +106,8 @@ def command(language: str, folder: Path) -> list[str]:
 
 
 SLOW_TO_SEND = ["strace", "-qq", "-o", "/dev/null", "-etrace=write", "-einject=write:delay_exit=700000"]
-"""The thread that calls waits after each order that it gives to ZeroMQ's own, such as to connect."""
+"""The thread that calls waits after each order that it gives to ZeroMQ's own, such as to connect. Who does not bound its sends then
+hangs once in eight times or so (`findings/zmq_who_was_refused_may_send_nothing_for_ever.sh`)."""
 
 
 def begin(command: list[str], guarded: Guarded, key: str, name: str) -> subprocess.Popen[str]:
@@ -135,15 +136,19 @@ def test_a_client_with_a_key_counts_on_while_every_wrong_one_is_refused(guarded:
         assert client.call("Counter", language, "current") == 2
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to make a client slow")
-@pytest.mark.parametrize("language", WITH_KEYS)
-def test_a_client_that_is_turned_away_before_it_has_sent_anything_ends(guarded: Guarded, language: str, tmp_path: Path) -> None:
-    stranger = begin([*SLOW_TO_SEND, *command(language, tmp_path)], guarded, "unknown", language)
-    try:
-        out, _ = stranger.communicate(timeout=90)
-    finally:
-        stranger.kill()
-    assert (out, stranger.returncode != 0) == ("", True)
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace, to make clients slow")
+def test_clients_that_are_turned_away_before_they_have_sent_anything_end(guarded: Guarded, tmp_path: Path) -> None:
+    strangers = {}
+    for language in WITH_KEYS:
+        with contextlib.suppress(pytest.skip.Exception):  # What is not installed.
+            strangers[language] = begin([*SLOW_TO_SEND, *command(language, tmp_path)], guarded, "unknown", language)
+    assert strangers.keys() >= {*PYTHON}
+    for language, stranger in strangers.items():
+        try:
+            out, _ = stranger.communicate(timeout=90)
+        finally:
+            stranger.kill()
+        assert (language, out, stranger.returncode != 0) == (language, "", True)
 
 
 def test_a_command_with_a_key_is_nobody_without_one(guarded: Guarded, tmp_path: Path) -> None:
