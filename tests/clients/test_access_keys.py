@@ -106,8 +106,8 @@ def command(language: str, folder: Path) -> list[str]:
 
 
 SLOW_TO_SEND = ["strace", "-qq", "-o", "/dev/null", "-etrace=write", "-einject=write:delay_exit=700000"]
-"""The thread that calls waits after each order that it gives to ZeroMQ's own, such as to connect. Who does not bound its sends then
-hangs once in eight times or so (`findings/zmq_who_was_refused_may_send_nothing_for_ever.sh`)."""
+"""The thread that calls waits after each order that it gives to ZeroMQ's own, such as to connect. Who does not bound its sends
+then hangs once in eight times or so (`findings/zmq_who_was_refused_may_send_nothing_for_ever.sh`)."""
 
 
 def begin(command: list[str], guarded: Guarded, key: str, name: str) -> subprocess.Popen[str]:
