@@ -65,6 +65,9 @@ BLOCKED_S_MIN = 15.0
 """So long an object is to be in quarantine yet when the lines begin."""
 OVERDUE_HOURS = 1e-9
 
+PROGRESS = re.compile(r"^.+: \d+%\n", re.MULTILINE)
+"""Of what takes more than a second."""
+
 
 class Desk(NamedTuple):
     """Where the lines are typed."""
@@ -92,7 +95,7 @@ class Desk(NamedTuple):
     def typed(self, line: str) -> str:
         done = self.type(line)
         assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
-        return (done.stdout + done.stderr).strip()
+        return (done.stdout + PROGRESS.sub("", done.stderr)).strip()
 
     def is_answered(self, line: str, shown: str) -> bool:
         return is_as_shown(self.typed(line), shown)
