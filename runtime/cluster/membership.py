@@ -99,10 +99,12 @@ class Membership:
         await self._say(client, self.machine.last_word())
         await client.flush(timeout=1)
 
-    def is_now(self, shards: frozenset[int], door: str, version: str) -> None:
-        """Of this host: what its workers have, where its door is, and of the app which version they run."""
+    def is_now(self, shards: frozenset[int], ready: frozenset[int], door: str, version: str) -> None:
+        """Of this host: what its workers have, what they have read ahead, where its door is, and of the app which version they
+        run."""
         described = self.machine.describes(door, version)
-        if self.machine.owns(shards) or described:
+        has_read = self.machine.has_read(ready)
+        if self.machine.owns(shards) or has_read or described:
             self._news()
 
     def load_is(self, calls_per_s: Mapping[int, float]) -> None:
@@ -119,6 +121,10 @@ class Membership:
     @property
     def target(self) -> frozenset[int]:
         return self.machine.target
+
+    @property
+    def ahead(self) -> frozenset[int]:
+        return self.machine.ahead
 
     def homes(self) -> dict[int, str]:
         return self.machine.homes()

@@ -370,7 +370,7 @@ class Supervisor:
         self._obey(
             [
                 *self.supervision.elsewhere_is(self._member.homes(), self._member.doors()),
-                *self.supervision.set_shards(self._member.target),
+                *self.supervision.set_shards(self._member.target, self._member.ahead),
             ]
         )
 
@@ -378,7 +378,8 @@ class Supervisor:
         """Others may have to hear of what has become of this host."""
         if self._member is not None and self.supervision.shards is not None:
             version = app_version(self.supervision) or ""
-            self._member.is_now(self.supervision.shards.owned, self.supervision.door_endpoint, version)
+            shards = self.supervision.shards
+            self._member.is_now(shards.owned, shards.ready, self.supervision.door_endpoint, version)
 
     # Children
 

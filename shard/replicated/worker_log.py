@@ -82,6 +82,14 @@ class WorkerLog(WithoutSegments):
     def take(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> ShardDamaged | None:
         """As `claim`, of one shard, while others are appended to; on any thread. `applied` is told in one thread after the other.
         Raises LogBroken when it is closed, or can never append again."""
+        reached = self.follow(shard, mark, applied)
+        if isinstance(reached, ShardDamaged):
+            return reached
+        assert self._client is not None
+        return self._thread.wait(self._or_why_not(shard, self._client, self._own(self._client, shard, reached, applied)))
+
+    def follow(self, shard: int, mark: bytes, applied: Callable[[int, bytes], object]) -> bytes | ShardDamaged:
+        """Reads what its stream has, and disturbs no owner; the mark of a state that has all of it. Else as `take`."""
         if self._client is not None and self._client.is_closed:
             raise LogBroken("append to the streams of", self._cluster, "the connection was closed for good", "open it again")
         try:
@@ -90,11 +98,7 @@ class WorkerLog(WithoutSegments):
             raise
         except OperatorError as error:
             return ShardUnreachable(shard, error.operation, error.place, error.problem)
-        reached = reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied)))
-        if isinstance(reached, ShardDamaged):
-            return reached
-        assert self._client is not None
-        return self._thread.wait(self._or_why_not(shard, self._client, self._own(self._client, shard, reached, applied)))
+        return reader.wait(self._or_why_not(shard, client, self._follow(client, shard, mark, applied)))
 
     def give(self, shard: int) -> None:
         """It is not this process's any longer: whoever claims it next disturbs nobody. No record of it may be under way."""

@@ -192,6 +192,31 @@ def test_a_log_of_several_shards_loses_those_that_others_claim(servers: NatsServ
         second.close()
 
 
+def test_who_reads_a_log_disturbs_no_owner_and_claims_from_there(servers: NatsServers) -> None:
+    name = f"test-{next(_numbers)}"
+    find_or_found(servers.urls, name, 1)
+    owner, reader = (WorkerLog(servers.urls, name, "a test") for _ in range(2))
+    told: list[bytes] = []
+    try:
+        assert owner.claim({0: b""}, lambda shard, data: None) == {}
+        assert reader.claim({}, lambda shard, data: None) == {}
+        for seq in range(1, 301):
+            owner.append(record([0], seq))
+        mark = reader.follow(0, b"", lambda shard, data: told.append(data))
+        assert isinstance(mark, bytes)
+        assert len(told) == 300
+        assert owner.append(record([0], 301)) == 301, "it owns the shard still"
+        assert reader.take(0, mark, lambda shard, data: told.append(data)) is None
+        seqs = [commit.seq for data in told for commit in decode_unread_record(data).shards]
+        assert seqs == list(range(1, 302)), "each once"
+        assert reader.append(record([0], 302)) == 1
+        with pytest.raises(PartlyStored):
+            owner.append(record([0], 302))
+    finally:
+        owner.close()
+        reader.close()
+
+
 def test_a_stream_that_is_gone_is_not_made_again(servers: NatsServers) -> None:
     name = f"test-{next(_numbers)}"
     find_or_found(servers.urls, name, 2)

@@ -40,12 +40,12 @@ def test_all_who_waited_for_an_attempt_hear_how_it_failed_and_the_next_one_tries
     async def begin(client: Client) -> None:
         begun.append(client)
         if len(begun) == 1:
-            raise OperatorError("begin", "a test", "the first time it fails", None)
+            raise OperatorError("begin", "a test", "the first time it fails", "try again")
 
     async def tried() -> None:
         shared = SharedClient(server.urls, begin)
         failed = await asyncio.gather(shared.get(), shared.get(), return_exceptions=True)
-        assert [str(error) for error in failed] == ["cannot begin a test: the first time it fails"] * 2
+        assert [isinstance(error, OperatorError) and error.problem for error in failed] == ["the first time it fails"] * 2
         assert begun[0].is_closed
         assert await shared.get() is begun[1]
         await shared.close()
