@@ -88,6 +88,11 @@ def test_what_was_confirmed_is_found_by_a_host_that_has_nothing(serve: Serve, cl
     assert wait_until(lambda: exchange(service.endpoint, "Till", NAMES[0], "read") == (0, 8), "the worker's successor")
 
 
+def served_of(service: Service) -> list[tuple[str, int]]:
+    """The state of each host, and how many shards it serves."""
+    return sorted((each["state"], each["serves"]) for each in service.status()["cluster"]["hosts"])
+
+
 def test_a_host_that_slept_answers_nothing_old(serve: Serve, cluster: str, tmp_path: Path) -> None:
     first = start(serve, cluster, tmp_path / "first")
     first.expect(SHUT_OUT, "did not run for", "is lost", "held up its worker")
@@ -98,7 +103,7 @@ def test_a_host_that_slept_answers_nothing_old(serve: Serve, cluster: str, tmp_p
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: [each["serves"] for each in second.status()["cluster"]["hosts"] if each["serves"]] == [8], "all", 30)
+        wait_until(lambda: served_of(second) == [("here", 8), ("lost", 0)], "all", 30, seen=lambda: served_of(second))
         assert second.call("Till", "a", "add") == 2
     finally:
         for pid in pids:
