@@ -129,6 +129,10 @@ class Membership:
     def homes(self) -> dict[int, str]:
         return self.machine.homes()
 
+    def elsewhere(self) -> dict[int, str]:
+        live = self.machine.live()
+        return {shard: f"{live[id].name} ({live[id].listen})" for shard, id in self.machine.homes().items()}
+
     def doors(self) -> dict[str, str]:
         return self.machine.doors()
 

@@ -28,6 +28,9 @@ class Member(Protocol):
     def doors(self) -> dict[str, str]:
         """Where the other hosts that are there take calls of hosts, by id."""
 
+    def elsewhere(self) -> dict[int, str]:
+        """Which other host serves a shard, by shard: its name, and where its clients connect, for operators."""
+
     def is_now(self, shards: frozenset[int], ready: frozenset[int], door: str, version: str) -> None:
         """Of this host: what its workers have, what they have read ahead, where its door is (empty: nowhere now), and of the app
         which version they run."""

@@ -179,7 +179,13 @@ class Supervisor:
         }
         self._commands = CommandSocket(service.run_directory.path, self._on_command, answers)
         workers, shards = len(service.placement.workers), len(service.placement.owners)
-        self._errands = Errands(shards, workers, lambda shard: self.supervision.owner(shard), self._errand_ended)
+        self._errands = Errands(
+            shards,
+            workers,
+            lambda shard: self.supervision.owner(shard),
+            self._errand_ended,
+            lambda: {} if self._member is None else self._member.elsewhere(),
+        )
         self._audit = AuditLog(service.directory.path, service.directory.start)
         self._edits: dict[int, tuple[str, AuditedValues]] = {}
         """By errand: the name of the edit that it makes, and which values are told."""

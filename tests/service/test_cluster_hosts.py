@@ -145,6 +145,16 @@ def test_any_host_answers_for_every_object(hosts: Hosts, servers: NatsServers, c
         assert answered((first, second)[at % 2].endpoint, name, "add", 5) == 5
     for at, name in enumerate(NAMES):
         assert answered((second, first)[at % 2].endpoint, name, "read") == 5
+    of_b = {each.shard for each in seen.shards if each.serves == "b"}
+    there = next(name for name in NAMES if shard_of_slot(slot_of("Till", name), 8) in of_b)
+    capsys.readouterr()
+    assert main(["inspect", "Till", there, "--connect", first.endpoint]) == 1
+    assert f"is served by the host b ({second.endpoint}): give this there" in capsys.readouterr().err
+    assert main(["inspect", "Till", there, "--connect", second.endpoint]) == 0
+    assert main(["objects", "ls", "Till", "--connect", first.endpoint]) == 0
+    said = capsys.readouterr()
+    assert f"objects ls Till: the host b ({second.endpoint}) serves 4 of 8 shards, whose objects it knows alone" in said.err
+    assert f"Till/{there}" not in said.out.split()
 
 
 def test_objects_call_objects_of_other_hosts(hosts: Hosts) -> None:
